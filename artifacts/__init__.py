@@ -1,0 +1,1 @@
+"""The bundle format: the contract between the compiler and the runtime."""

@@ -1,0 +1,1 @@
+"""Bundle in, tokens and HTTP out."""
