@@ -1,0 +1,349 @@
+"""manifest.json: what a bundle is, what made it, and the digest of every file in it.
+
+The file is canonical JSON (ASCII, sorted keys, no spaces, one newline at the end), so that equal manifests
+are equal bytes. `bundle_digest` is the SHA-256 of that text with the digest itself left empty; the text holds
+the digest of every other file, so it stands for the whole bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from .errors import BundleError
+from .layout import Checker
+
+FORMAT_MAJOR: Final = 1
+FORMAT_MINOR: Final = 0
+FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
+MANIFEST_NAME: Final = "manifest.json"
+LAYOUT_NAME: Final = "layout.msgpack"
+WEIGHTS_NAME: Final = "weights.bin"
+MAX_MANIFEST_BYTES: Final = 16 << 20
+
+_MAX_FILES: Final = 4096
+_MAX_ROWS: Final = 1 << 16
+_MAX_TEXT: Final = 1 << 16
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_BUNDLE_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_VERSION: Final = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})", re.ASCII)
+_BACKENDS: Final = ("hip", "host")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model this is.
+
+    Args:
+        name: for people.
+        architecture: GGUF architecture name, as `llama`.
+        source_sha256: hex digest of the GGUF file.
+        parameters: number of weights.
+        quantization: for people, as `Q4_K_M`.
+        context_length: tokens.
+        metadata: further scalars from the GGUF file.
+    """
+
+    name: str
+    architecture: str
+    source_sha256: str
+    parameters: int
+    quantization: str
+    context_length: int
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEntry:
+    """One variant of the code.
+
+    Args:
+        arch: as `gfx1100` or `host`.
+        backend: `hip` or `host`.
+        level: ISA level, as `x86_64_v4`; empty where the arch says it all.
+        file: name of the code object in the bundle.
+        entry: symbol of the entry point; may be empty.
+        flags: the compiler flags that matter.
+        abi: version of the calling convention between runtime and code.
+        determinism: the determinism class that this variant is tested to hold.
+        golden_tolerance: largest allowed difference of a logit from the golden records.
+    """
+
+    arch: str
+    backend: str
+    level: str
+    file: str
+    entry: str
+    toolchain: str
+    toolchain_version: str
+    flags: tuple[str, ...]
+    abi: int
+    determinism: str
+    golden_tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and hex SHA-256 of one file."""
+
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The whole manifest. Free-form tables hold plain JSON values (lists, not tuples).
+
+    Args:
+        tokenizer: what the runtime needs to know of the tokenizer.
+        memory: the memory contract, in bytes.
+        generator: version of rocmforge that wrote the bundle.
+        options: what a rebuild needs to be given.
+        files: every file but the manifest; the writer fills it in.
+        bundle_digest: `sha256:` and 64 hex digits; the writer fills it in.
+        format_version: `major.minor`.
+    """
+
+    model: ModelIdentity
+    targets: tuple[TargetEntry, ...]
+    tokenizer: Mapping[str, object]
+    memory: Mapping[str, int]
+    kernels: tuple[Mapping[str, object], ...]
+    golden: tuple[Mapping[str, object], ...]
+    generator: str
+    options: Mapping[str, object]
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    bundle_digest: str = ""
+    format_version: str = FORMAT_VERSION
+
+
+def compute_digest(manifest: Manifest) -> str:
+    """Return `sha256:` and the hex digest of the manifest with its own digest left empty."""
+    text = _canonical(dataclasses.replace(manifest, bundle_digest=""))
+    return "sha256:" + hashlib.sha256(text).hexdigest()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Encode a manifest as canonical JSON, with the bundle digest computed afresh.
+
+    Raises:
+        ValueError: a number is not finite; TypeError: a value is not JSON. Both are defects of the caller.
+    """
+    return _canonical(dataclasses.replace(manifest, bundle_digest=compute_digest(manifest)))
+
+
+def decode_manifest(path: Path | str, data: bytes) -> Manifest:
+    """Decode and check a manifest.
+
+    Args:
+        path: the file, for messages.
+        data: its bytes.
+
+    Raises:
+        BundleError: anything wrong at all, with the field named.
+    """
+    check = Checker(path)
+    if len(data) > MAX_MANIFEST_BYTES:
+        check.fail("size", f"expected at most {MAX_MANIFEST_BYTES} bytes, found {len(data)}")
+    try:
+        root = json.loads(data.decode("ascii"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(path, "json", f"expected canonical JSON, found otherwise ({error})") from error
+    # The version comes first: a future format may differ in everything else.
+    table = _table(check, root, "manifest")
+    _check_version(check, table.get("format_version"))
+    manifest = _decode(check, table)
+    try:
+        digest, canonical = compute_digest(manifest), _canonical(manifest)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(path, "json", f"expected finite numbers, found otherwise ({error})") from error
+    if digest != manifest.bundle_digest:
+        check.fail("bundle_digest", f"expected {digest}, found {manifest.bundle_digest}")
+    if canonical != data:
+        check.fail("json", "expected the canonical form, found another (spaces, order or repeated keys)")
+    return manifest
+
+
+def check_file_name(check: Checker, name: str) -> str:
+    """Return `name` if it is a plain relative path that means the same on every file system.
+
+    Raises:
+        BundleError: it is absolute, has an empty, `.` or `..` part, a backslash, a control character, is not
+            in Unicode NFC, or is the manifest itself.
+    """
+    problem = ""
+    if not 0 < len(name) <= 512:
+        problem = f"1 to 512 characters, found {len(name)}"
+    elif name.startswith("/"):
+        problem = "a relative path, found an absolute one"
+    elif "\\" in name or not name.isprintable():
+        problem = "printable characters and no backslash"
+    elif unicodedata.normalize("NFC", name) != name:
+        problem = "Unicode form NFC"
+    elif any(part in ("", ".", "..") or len(part.encode()) > 255 for part in name.split("/")):
+        problem = "no empty, '.', '..' or overlong part"
+    elif name.casefold() == MANIFEST_NAME:
+        problem = "every file but the manifest"
+    if problem:
+        check.fail(f"files.{name}", f"expected {problem}")
+    return name
+
+
+def _canonical(manifest: Manifest) -> bytes:
+    text = json.dumps(manifest, default=_plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return (text + "\n").encode("ascii")
+
+
+def _plain(value: Any) -> dict[str, object]:
+    """Turn what json does not know into a dict: our dataclasses, and mappings that are not dicts."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _check_version(check: Checker, value: object) -> None:
+    """Apply the compatibility rule: this major, and a minor that is not newer."""
+    version = check.text(value, "format_version", 16)
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        check.fail("format_version", f"expected MAJOR.MINOR, found {version!r}")
+    if int(match[1]) != FORMAT_MAJOR or int(match[2]) > FORMAT_MINOR:
+        reads = f"{FORMAT_MAJOR}.0 to {FORMAT_VERSION}"
+        check.fail("format_version", f"expected {reads} (what this rocmforge reads), found {version}")
+
+
+def _decode(check: Checker, table: dict[str, object]) -> Manifest:
+    _exact_keys(check, table, Manifest, "")
+    digest = check.text(table["bundle_digest"], "bundle_digest", 128)
+    if not _BUNDLE_DIGEST.fullmatch(digest):
+        check.fail("bundle_digest", f"expected sha256: and 64 hex digits, found {digest!r}")
+    files = _files(check, table["files"])
+    targets = check.array(table["targets"], "targets", 0, 256)
+    memory = _table(check, table["memory"], "memory")
+    return Manifest(
+        model=_model(check, _table(check, table["model"], "model")),
+        targets=tuple(_target(check, row, f"targets[{i}]", files) for i, row in enumerate(targets)),
+        tokenizer=_table(check, table["tokenizer"], "tokenizer"),
+        memory={key: check.integer(value, f"memory.{key}") for key, value in memory.items()},
+        kernels=_rows(check, table["kernels"], "kernels"),
+        golden=_rows(check, table["golden"], "golden"),
+        generator=check.text(table["generator"], "generator"),
+        options=_table(check, table["options"], "options"),
+        files=files,
+        bundle_digest=digest,
+        format_version=check.text(table["format_version"], "format_version"),
+    )
+
+
+def _table(check: Checker, value: object, at: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        check.fail(at, f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def _exact_keys(check: Checker, table: Mapping[str, object], kind: Any, at: str) -> None:
+    """Require exactly the fields of the dataclass `kind`."""
+    expected = {f.name for f in dataclasses.fields(kind)}
+    for key in sorted(expected ^ table.keys()):
+        found = "none" if key in expected else "one"
+        check.fail(
+            f"{at}{key}", f"expected {'a value' if found == 'none' else 'no such field'}, found {found}"
+        )
+
+
+def _rows(check: Checker, value: object, at: str) -> tuple[Mapping[str, object], ...]:
+    rows = check.array(value, at, 0, _MAX_ROWS)
+    return tuple(_table(check, row, f"{at}[{i}]") for i, row in enumerate(rows))
+
+
+def _sha256(check: Checker, value: object, at: str) -> str:
+    digest = check.text(value, at, 128)
+    if not _SHA256.fullmatch(digest):
+        check.fail(at, f"expected 64 hex digits, found {digest!r}")
+    return digest
+
+
+def _model(check: Checker, table: dict[str, object]) -> ModelIdentity:
+    _exact_keys(check, table, ModelIdentity, "model.")
+    metadata = _table(check, table["metadata"], "model.metadata")
+    for key, value in metadata.items():
+        if not isinstance(value, (str, int, float, bool)):
+            check.fail(f"model.metadata.{key}", f"expected a scalar, found {type(value).__name__}")
+    return ModelIdentity(
+        name=check.text(table["name"], "model.name", _MAX_TEXT, empty=True),
+        architecture=check.text(table["architecture"], "model.architecture"),
+        source_sha256=_sha256(check, table["source_sha256"], "model.source_sha256"),
+        parameters=check.integer(table["parameters"], "model.parameters"),
+        quantization=check.text(table["quantization"], "model.quantization", empty=True),
+        context_length=check.integer(table["context_length"], "model.context_length", 1),
+        metadata=metadata,
+    )
+
+
+def _target(check: Checker, value: object, at: str, files: Mapping[str, FileEntry]) -> TargetEntry:
+    table = _table(check, value, at)
+    _exact_keys(check, table, TargetEntry, f"{at}.")
+    if table["backend"] not in _BACKENDS:
+        check.fail(f"{at}.backend", f"expected one of {', '.join(_BACKENDS)}")
+    file = check.text(table["file"], f"{at}.file")
+    if file not in files:
+        check.fail(f"{at}.file", f"expected a file of the bundle, found {file!r}")
+    tolerance = table["golden_tolerance"]
+    if not isinstance(tolerance, float) or not math.isfinite(tolerance) or tolerance < 0:
+        check.fail(f"{at}.golden_tolerance", "expected a finite number, 0.0 or more")
+    flags = check.array(table["flags"], f"{at}.flags", 0, 1024)
+    texts = {
+        name: check.text(table[name], f"{at}.{name}", empty=name in ("level", "entry"))
+        for name in ("arch", "backend", "level", "entry", "toolchain", "toolchain_version", "determinism")
+    }
+    return TargetEntry(
+        file=file,
+        flags=tuple(check.text(flag, f"{at}.flags[{i}]", _MAX_TEXT) for i, flag in enumerate(flags)),
+        abi=check.integer(table["abi"], f"{at}.abi", 0, 1 << 31),
+        golden_tolerance=tolerance,
+        **texts,
+    )
+
+
+def _files(check: Checker, value: object) -> dict[str, FileEntry]:
+    """Check the file table: safe names, none equal to another but for case, none both file and folder."""
+    table = _table(check, value, "files")
+    if len(table) > _MAX_FILES:
+        check.fail("files", f"expected at most {_MAX_FILES}, found {len(table)}")
+    files: dict[str, FileEntry] = {}
+    spellings: dict[str, str] = {}
+    folders: set[str] = set()
+    for name, row in table.items():
+        parts = check_file_name(check, name).split("/")
+        prefixes = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        folders.update(prefixes[:-1])
+        for prefix in prefixes:
+            folded = unicodedata.normalize("NFC", prefix.casefold())
+            if spellings.setdefault(folded, prefix) != prefix:
+                check.fail(
+                    f"files.{name}", f"expected to differ from {spellings[folded]!r} by more than case"
+                )
+        entry = _table(check, row, f"files.{name}")
+        _exact_keys(check, entry, FileEntry, f"files.{name}.")
+        files[name] = FileEntry(
+            check.integer(entry["n_bytes"], f"files.{name}.n_bytes"),
+            _sha256(check, entry["sha256"], f"files.{name}.sha256"),
+        )
+    for name in sorted(folders & files.keys()):
+        check.fail(f"files.{name}", "expected a file, found the folder of another")
+    for name in (LAYOUT_NAME, WEIGHTS_NAME):
+        if name not in files:
+            check.fail(f"files.{name}", "expected a value, found none")
+    return files

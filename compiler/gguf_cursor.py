@@ -1,0 +1,149 @@
+"""Checked reading of a foreign binary header: the one place that turns untrusted counts into reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..artifacts.errors import GgufError
+
+MAX_STRING_BYTES = 4 << 20
+MAX_HEADER_BYTES = 128 << 20
+# Memory that the header's values may take as Python objects. A Gemma vocabulary, the largest in use, takes
+# about 50 MB of it; a file of a million tiny keys is stopped here.
+MAX_OBJECT_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 20
+
+_U64 = struct.Struct("<Q")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[int, int]]:
+    """Open a regular file, never waiting on a FIFO or device; yields (descriptor, size in bytes)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise GgufError(path, "file", f"expected a readable file, found: {reason}") from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise GgufError(path, "file", f"expected a regular file, found {_file_kind(status.st_mode)}")
+        yield fd, status.st_size
+    except OSError as error:
+        raise GgufError(path, "file", f"expected a readable file, found: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def _file_kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+    return next((kind for is_kind, kind in kinds if is_kind(mode)), "a device")
+
+
+class Cursor:
+    """Reads forward through a header. Every access passes `require`: nothing is read or built unchecked."""
+
+    __slots__ = ("_fd", "_loaded", "_objects_left", "_size", "path", "position")
+
+    def __init__(self, path: Path, fd: int, size: int) -> None:
+        self.path = path
+        self.position = 0
+        self._fd = fd
+        self._size = size
+        self._loaded = bytearray()
+        self._objects_left = MAX_OBJECT_BYTES
+
+    def error(self, field: str, problem: str) -> GgufError:
+        return GgufError(self.path, field, problem, self.position)
+
+    def bounded(self, count: int, item_bytes: int, field: str) -> int:
+        """Return `count * item_bytes`, refusing what no file offset can hold."""
+        product = count * item_bytes
+        if product >= 1 << 63:
+            raise self.error(field, f"expected a count that the file can hold, found {count}")
+        return product
+
+    def require(self, n_bytes: int, field: str, what: str) -> None:
+        """Check that `n_bytes` of `what` can follow; reads nothing."""
+        left = self._size - self.position
+        if n_bytes > left:
+            raise self.error(field, f"expected {what} ({n_bytes} bytes or more), found {left} bytes left")
+        if self.position + n_bytes > MAX_HEADER_BYTES:
+            raise self.error(field, f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {what}")
+
+    def spend(self, n_bytes: int, field: str) -> None:
+        """Account for memory that values take as Python objects."""
+        self._objects_left -= n_bytes
+        if self._objects_left < 0:
+            raise self.error(
+                field, f"expected metadata of at most {MAX_OBJECT_BYTES} bytes in memory, found more"
+            )
+
+    def take(self, n_bytes: int, field: str, what: str) -> bytes:
+        """Read the next `n_bytes`."""
+        self._load(n_bytes, field, what)
+        start = self.position
+        self.position += n_bytes
+        return bytes(self._loaded[start : self.position])
+
+    def u32(self, field: str) -> int:
+        return int.from_bytes(self.take(4, field, "uint32"), "little")
+
+    def u64(self, field: str) -> int:
+        return int.from_bytes(self.take(8, field, "uint64"), "little")
+
+    def string(self, field: str, maximum: int = MAX_STRING_BYTES) -> str:
+        (text,) = self.strings(1, field, maximum, indexed=False)
+        return text
+
+    def strings(
+        self, count: int, field: str, maximum: int = MAX_STRING_BYTES, *, indexed: bool = True
+    ) -> tuple[str, ...]:
+        """Read `count` strings. Vocabularies have 10^5 of them, hence one flat loop."""
+        self.require(self.bounded(count, 8, field), field, f"{count} strings")
+        data, texts, size_of, unpack = self._loaded, [], sys.getsizeof, _U64.unpack_from
+        for index in range(count):
+            start = self.position + 8
+            if start > len(data):
+                self._load(8, field, "string length")
+            end = start + unpack(data, start - 8)[0]
+            if end > len(data) or end - start > maximum:
+                self._load_text(end - start, f"{field}[{index}]" if indexed else field, maximum)
+            try:
+                text = data[start:end].decode()
+            except UnicodeDecodeError as error:
+                self.position = start + error.start
+                name = f"{field}[{index}]" if indexed else field
+                found = bytes(data[start:end])[max(error.start - 8, 0) : error.start + 8]
+                raise self.error(name, f"expected UTF-8, found {found!r}") from None
+            self.position = end
+            self.spend(size_of(text) + 8, field)
+            texts.append(text)
+        return tuple(texts)
+
+    def _load_text(self, n_bytes: int, field: str, maximum: int) -> None:
+        if n_bytes > maximum:
+            raise self.error(field, f"expected at most {maximum} bytes of text, found {n_bytes}")
+        self.position += 8
+        self._load(n_bytes, field, "text")
+        self.position -= 8
+
+    def _load(self, n_bytes: int, field: str, what: str) -> None:
+        """Make the next `n_bytes` present in `_loaded`, reading ahead by doubling."""
+        self.require(n_bytes, field, what)
+        goal = self.position + n_bytes
+        if goal <= len(self._loaded):
+            return
+        goal = min(self._size, max(goal, 2 * len(self._loaded), _CHUNK_BYTES))
+        while len(self._loaded) < goal:
+            piece = os.pread(self._fd, goal - len(self._loaded), len(self._loaded))
+            if not piece:
+                found = len(self._loaded)
+                raise self.error(field, f"expected a file of {self._size} bytes, found {found}: it was cut")
+            self._loaded += piece

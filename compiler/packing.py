@@ -1,0 +1,219 @@
+"""Weights into the order in which the kernels read them: packing "rows16", without loss.
+
+Mirrors kernels/host/weights_quantized.h and weights_float.h, which say what each byte is. Formats of the
+blocks on the GGUF side: ggml's `ggml-common.h` as documented by the `gguf` package's `quants` module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+TILE_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Rows of blocks of 32 columns, taken apart.
+
+    Attributes:
+        quants: uint8[rows, blocks, 32], unsigned (or two's complement for Q8_0).
+        block_scales: bytes of each block that follow or precede its quants, one array a field,
+            uint8[rows, blocks, width].
+        super_scales: the same for each 8 blocks, uint8[rows, blocks / 8, width].
+    """
+
+    quants: Bytes
+    block_scales: tuple[Bytes, ...]
+    super_scales: tuple[Bytes, ...] = ()
+
+
+def _split_nibbles(packed: Bytes) -> Bytes:
+    """uint8[..., n] -> uint8[..., 2n]: all low halves, then all high halves."""
+    return np.concatenate([packed & 15, packed >> 4], axis=-1)
+
+
+def _bits(packed: Bytes) -> Bytes:
+    return np.unpackbits(packed, axis=-1, bitorder="little")
+
+
+def _read_legacy(raw: Bytes, *, minimum: bool, fifth: bool) -> Blocks:
+    """Q4_0, Q4_1, Q5_0, Q5_1: d, [m], [32 high bits], 16 bytes of nibbles."""
+    start = 4 if minimum else 2
+    quants = _split_nibbles(raw[..., start + 4 * fifth :])
+    if fifth:
+        quants |= _bits(raw[..., start : start + 4]) << 4
+    fields = (raw[..., 0:2], raw[..., 2:4]) if minimum else (raw[..., 0:2],)
+    return Blocks(quants, fields)
+
+
+def _read_q8_0(raw: Bytes) -> Blocks:
+    return Blocks(raw[..., 2:], (raw[..., 0:2],))
+
+
+def _read_k(raw: Bytes, *, fifth: bool) -> Blocks:
+    """Q4_K, Q5_K: d, dmin, 12 bytes of 6-bit scales and minima, [256 high bits], 128 bytes of nibbles."""
+    rows, supers, _ = raw.shape
+    packed = raw[..., 4:16]
+    scales = np.concatenate([packed[..., 0:4] & 63, (packed[..., 8:12] & 15) | (packed[..., 0:4] >> 6 << 4)], -1)
+    minima = np.concatenate([packed[..., 4:8] & 63, (packed[..., 8:12] >> 4) | (packed[..., 4:8] >> 6 << 4)], -1)
+    nibbles = raw[..., 16 + 32 * fifth :].reshape(rows, supers, 4, 32)
+    quants = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(rows, supers * 8, 32)
+    if fifth:
+        bits = _bits(raw[..., 16:48].reshape(rows, supers, 32, 1))  # [..., column, block]
+        quants |= bits.transpose(0, 1, 3, 2).reshape(rows, supers * 8, 32) << 4
+    fields = (scales.reshape(rows, supers * 8, 1), minima.reshape(rows, supers * 8, 1))
+    return Blocks(quants, fields, (raw[..., 0:2], raw[..., 2:4]))
+
+
+def _read_q6_k(raw: Bytes) -> Blocks:
+    """Q6_K: 128 bytes of low nibbles, 64 of high pairs, 16 int8 scales, d."""
+    rows, supers, _ = raw.shape
+    low = raw[..., :128].reshape(rows, supers, 2, 64)
+    nibbles = _split_nibbles(low).reshape(rows, supers, 2, 4, 32)
+    high = raw[..., 128:192].reshape(rows, supers, 2, 1, 32)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    quants = nibbles | ((high >> shifts & 3) << 4)
+    scales = raw[..., 192:208].reshape(rows, supers * 8, 2)
+    return Blocks(
+        quants.reshape(rows, supers * 8, 32), (scales[..., 0:1], scales[..., 1:2]), (raw[..., 208:210],)
+    )
+
+
+def _write_nibbles(vectors: Bytes) -> Bytes:
+    """uint8[tiles, blocks, 8, 64] -> [tiles, blocks, 256]."""
+    return _flat((vectors[:, :, :4] & 15) | (vectors[:, :, 4:] << 4))
+
+
+def _write_fifth(vectors: Bytes) -> Bytes:
+    """Bit v of a byte: the fifth bit of vector v. -> [tiles, blocks, 64]."""
+    return np.packbits(vectors >> 4 & 1, axis=2, bitorder="little")[:, :, 0]
+
+
+def _write_sixth(vectors: Bytes) -> Bytes:
+    """Bits 2v and 2v+1: the two high bits of vector v, then of v+4. -> [tiles, blocks, 128]."""
+    pairs = (vectors >> 4).reshape(*vectors.shape[:2], 2, 4, 64)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    return _flat(np.bitwise_or.reduce(pairs << shifts, axis=3))
+
+
+def _flat(array: Bytes) -> Bytes:
+    return np.ascontiguousarray(array).reshape(array.shape[0], array.shape[1], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedFormat:
+    """How a GGUF type is read and how its quants are written.
+
+    Attributes:
+        block_columns: columns of one GGUF block.
+        block_bytes: bytes of one GGUF block.
+        scales_first: per-block fields stand before the quants (types with superblocks) or after.
+    """
+
+    block_columns: int
+    block_bytes: int
+    read: Callable[[Bytes], Blocks]
+    write_quants: Callable[[Bytes], tuple[Bytes, ...]]
+    scales_first: bool = False
+
+
+_FORMATS: Mapping[str, QuantizedFormat] = {
+    "Q4_0": QuantizedFormat(
+        32, 18, lambda raw: _read_legacy(raw, minimum=False, fifth=False), lambda v: (_write_nibbles(v),)
+    ),
+    "Q4_1": QuantizedFormat(
+        32, 20, lambda raw: _read_legacy(raw, minimum=True, fifth=False), lambda v: (_write_nibbles(v),)
+    ),
+    "Q5_0": QuantizedFormat(
+        32,
+        22,
+        lambda raw: _read_legacy(raw, minimum=False, fifth=True),
+        lambda v: (_write_nibbles(v), _write_fifth(v)),
+    ),
+    "Q5_1": QuantizedFormat(
+        32,
+        24,
+        lambda raw: _read_legacy(raw, minimum=True, fifth=True),
+        lambda v: (_write_nibbles(v), _write_fifth(v)),
+    ),
+    "Q8_0": QuantizedFormat(32, 34, _read_q8_0, lambda v: (_flat(v),)),
+    "Q4_K": QuantizedFormat(
+        256, 144, lambda raw: _read_k(raw, fifth=False), lambda v: (_write_nibbles(v),), scales_first=True
+    ),
+    "Q5_K": QuantizedFormat(
+        256,
+        176,
+        lambda raw: _read_k(raw, fifth=True),
+        lambda v: (_write_nibbles(v), _write_fifth(v)),
+        scales_first=True,
+    ),
+    "Q6_K": QuantizedFormat(
+        256, 210, _read_q6_k, lambda v: (_write_nibbles(v), _write_sixth(v)), scales_first=True
+    ),
+}
+FLOAT_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
+PACKABLE_TYPES: tuple[str, ...] = (*FLOAT_BYTES, *_FORMATS)
+
+
+def row_bytes(ggml_type: str, columns: int) -> int:
+    """Bytes of one row of a GGUF tensor."""
+    if ggml_type in FLOAT_BYTES:
+        return FLOAT_BYTES[ggml_type] * columns
+    layout = _FORMATS[ggml_type]
+    return columns // layout.block_columns * layout.block_bytes
+
+
+def pack_rows(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
+    """Pack whole rows into tiles of 16; a last short tile is filled up with zero rows.
+
+    Args:
+        raw: uint8[rows, row_bytes], the tensor's bytes as in the GGUF.
+        ggml_type: one of `PACKABLE_TYPES`.
+        columns: elements of a row.
+    Returns:
+        uint8[tiles, tile_bytes].
+    """
+    padding = -raw.shape[0] % TILE_ROWS
+    if padding:
+        raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
+    if ggml_type in FLOAT_BYTES:
+        elements = raw.reshape(-1, TILE_ROWS, columns, FLOAT_BYTES[ggml_type])
+        return np.ascontiguousarray(elements.transpose(0, 2, 1, 3)).reshape(elements.shape[0], -1)
+    return _pack_quantized(raw, _FORMATS[ggml_type])
+
+
+def _pack_quantized(raw: Bytes, layout: QuantizedFormat) -> Bytes:
+    tiles = raw.shape[0] // TILE_ROWS
+    blocks = layout.read(raw.reshape(raw.shape[0], -1, layout.block_bytes))
+    num_blocks = blocks.quants.shape[1]
+    vectors = blocks.quants.reshape(tiles, TILE_ROWS, num_blocks, 8, 4).transpose(0, 2, 3, 1, 4)
+    quants = layout.write_quants(np.ascontiguousarray(vectors).reshape(tiles, num_blocks, 8, 64))
+    fields = tuple(_interleave(field) for field in blocks.block_scales)
+    packed = np.concatenate((*fields, *quants) if layout.scales_first else (*quants, *fields), axis=-1)
+    if blocks.super_scales:
+        inner = packed.reshape(tiles, num_blocks // 8, -1)
+        packed = np.concatenate((*(_interleave(field) for field in blocks.super_scales), inner), axis=-1)
+    return packed.reshape(tiles, -1)
+
+
+def _interleave(field: Bytes) -> Bytes:
+    """uint8[rows, blocks, width] -> [tiles, blocks, 16 * width]: one field of 16 rows side by side."""
+    rows, blocks, width = field.shape
+    tiles = field.reshape(rows // TILE_ROWS, TILE_ROWS, blocks, width).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(tiles).reshape(rows // TILE_ROWS, blocks, TILE_ROWS * width)
+
+
+def interleave_pairs(gate: Bytes, up: Bytes) -> Bytes:
+    """Tiles of gate and up in turn, two of each: what kernels/host/gate_up.h reads.
+
+    Args:
+        gate, up: uint8[tiles, tile_bytes], an even number of tiles.
+    """
+    width = gate.shape[1]
+    return np.concatenate([gate.reshape(-1, 2, width), up.reshape(-1, 2, width)], axis=1).reshape(-1, width)

@@ -1,0 +1,139 @@
+"""Passes over the graph. Each returns a new graph; together they fuse what would cost memory traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .graph import Graph, Node, Value, verify
+
+FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
+Q8_BLOCK = 32  # activations of one int8 block
+
+
+def merge_linears(graph: Graph) -> Graph:
+    """Neighbouring linears of one input, weight type and output become one with stacked weights.
+
+    Q, K and V (or those of them that share a type), gate and up. Biases merge along where all have one.
+    """
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        previous = nodes[-1] if nodes else None
+        if previous is not None and _mergeable(graph, previous, node):
+            nodes[-1] = replace(
+                previous, weights=previous.weights + node.weights, attributes={**previous.attributes}
+            )
+        else:
+            nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def split_weights(graph: Graph, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Matrices and biases of a linear, each in the order of the rows."""
+    matrices = tuple(name for name in node.weights if len(graph.weights[name].shape) == 2)
+    return matrices, tuple(name for name in node.weights if name not in matrices)
+
+
+def _mergeable(graph: Graph, first: Node, second: Node) -> bool:
+    if not (first.op == second.op == "linear" and first.inputs == second.inputs):
+        return False
+    first_matrices, first_biases = split_weights(graph, first)
+    second_matrices, second_biases = split_weights(graph, second)
+    return (
+        first.output == second.output
+        and graph.weights[first_matrices[0]].ggml_type == graph.weights[second_matrices[0]].ggml_type
+        and bool(first_biases) == bool(second_biases)
+    )
+
+
+def fuse_residuals(graph: Graph) -> Graph:
+    """`add(h, linear(x))` becomes a linear that adds into h in place."""
+    nodes: list[Node] = []
+    renamed: dict[str, str] = {}
+    for node in graph.nodes:
+        inputs = tuple(renamed.get(name, name) for name in node.inputs)
+        last = nodes[-1] if nodes else None
+        if node.op == "add" and last is not None and last.op == "linear" and last.output == inputs[1]:
+            nodes[-1] = replace(last, inputs=(*last.inputs, inputs[0]), output=inputs[0])
+            renamed[node.output] = inputs[0]
+        else:
+            nodes.append(replace(node, inputs=inputs))
+    return _without_unused(replace(graph, nodes=tuple(nodes)))
+
+
+def fuse_gate_up(graph: Graph) -> Graph:
+    """Merged gate and up followed by SwiGLU becomes one node, where rows come in whole int8 blocks."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        last = nodes[-1] if nodes else None
+        fits = graph.values[node.output].columns % Q8_BLOCK == 0
+        if node.op == "swiglu" and fits and last is not None and last.op == "linear" and len(last.weights) == 2:
+            nodes[-1] = Node("gate_up", last.inputs, node.output, last.weights)
+        else:
+            nodes.append(node)
+    return _without_unused(replace(graph, nodes=tuple(nodes)))
+
+
+def quantize_activations(graph: Graph) -> Graph:
+    """Inputs of quantized weights become int8 blocks: made by their producer if it can, else by a node."""
+    nodes: list[Node] = []
+    values = dict(graph.values)
+    quantized: dict[str, str] = {}
+    for node in graph.nodes:
+        if _wants_q8(graph, node):
+            source = node.inputs[0]
+            if source not in quantized:
+                quantized[source] = f"{source}.q8"
+                values[f"{source}.q8"] = replace(values[source], name=f"{source}.q8", dtype="q8")
+                nodes.append(Node("quantize", (source,), f"{source}.q8"))
+            nodes.append(replace(node, inputs=(quantized[source], *node.inputs[1:])))
+        else:
+            nodes.append(node)
+    return _fold_quantize(replace(graph, nodes=tuple(nodes), values=values))
+
+
+def _wants_q8(graph: Graph, node: Node) -> bool:
+    return node.op in {"linear", "gate_up"} and graph.weights[node.weights[0]].ggml_type not in FLOAT_TYPES
+
+
+def _fold_quantize(graph: Graph) -> Graph:
+    """A quantize node whose source has no other reader, and whose producer can write int8 blocks, goes."""
+    folded: dict[str, str] = {}
+    for node in graph.nodes:
+        source = node.inputs[0] if node.op == "quantize" else None
+        if source is not None and len(graph.consumers(source)) == 1 and _can_write_q8(graph, source):
+            folded[source] = node.output
+    nodes = tuple(
+        replace(node, output=folded.get(node.output, node.output))
+        for node in graph.nodes
+        if not (node.op == "quantize" and node.inputs[0] in folded)
+    )
+    return _without_unused(replace(graph, nodes=nodes))
+
+
+def _can_write_q8(graph: Graph, value: str) -> bool:
+    producer = next(node for node in graph.nodes if node.output == value)
+    if producer.op == "attention":
+        return bool(producer.attributes["head_dim"] % Q8_BLOCK == 0)
+    return producer.op in {"norm", "gate_up"}
+
+
+def _without_unused(graph: Graph) -> Graph:
+    used = {name for node in graph.nodes for name in (*node.inputs, node.output)}
+    values: dict[str, Value] = {name: value for name, value in graph.values.items() if name in used}
+    return replace(graph, values=values)
+
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    merge_linears,
+    fuse_residuals,
+    fuse_gate_up,
+    quantize_activations,
+)
+
+
+def run_passes(graph: Graph) -> Graph:
+    """All passes in order, the graph verified after each."""
+    for step in PASSES:
+        graph = verify(step(graph))
+    return graph

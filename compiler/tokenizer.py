@@ -1,0 +1,456 @@
+"""Stage: GGUF vocabulary in, `tokenizer.json` out.
+
+The result is read by the `tokenizers` library, and gives the token ids that llama.cpp gives for the same
+file. A model whose tokenizer is not byte-level BPE is compiled with a `tokenizer.json` of its own
+(`--tokenizer`).
+
+Letters and numbers are those of the library's Unicode version. With tokenizers 0.23 (Unicode 16) that parts
+from llama.cpp (Unicode 15.1) for the 4,382 code points, of planes 0 to 3, that are new letters or numbers.
+
+Source: llama.cpp `src/llama-vocab.cpp` (behaviour), GGUF specification, "Tokenizer".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..artifacts.errors import GgufError, InputError, printable
+from ..artifacts.tokenizer_config import MAX_VOCAB_SIZE, TokenizerConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as LibraryTokenizer
+
+log = logging.getLogger(__name__)
+
+MAX_TOKENIZER_JSON_BYTES = 256 << 20
+
+# `tokenizer.ggml.token_type`. Source: GGUF specification.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_SPECIAL_TYPES = frozenset({UNKNOWN, CONTROL, USER_DEFINED})
+
+# Tokens that llama.cpp takes for the end of a generation because of their text. Its fill-in-the-middle
+# separators are among them: what follows those is another file, not an answer.
+END_OF_GENERATION_NAMES = frozenset(
+    {
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<｜end▁of▁sentence｜>",
+        "<|fim_pad|>",
+        "<fim-pad>",
+        "<fim_pad>",
+        "<PAD>",
+        "[PAD]",
+        "<|fim_repo|>",
+        "<|repo_name|>",
+        "<fim-repo>",
+        "<REPO>",
+        "<reponame>",
+        "<|file_sep|>",
+    }
+)
+_END_ID_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+
+@dataclass(frozen=True, slots=True)
+class PreTokenizer:
+    """How text is cut before byte-pair merging.
+
+    Attributes:
+        splits: regular expressions (Oniguruma), applied in turn to the pieces that the one before left;
+            matches and the gaps between them both become pieces.
+        ignore_merges: a piece that is itself a token is taken as it is.
+        add_bos: what holds where the file does not say `tokenizer.ggml.add_bos_token`.
+    """
+
+    splits: tuple[str, ...]
+    ignore_merges: bool = False
+    add_bos: bool = False
+
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# The contractions are spelled out: with (?i) Oniguruma would fold more than ASCII (U+017F is an "s" to it).
+_LLAMA3 = (
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|"
+    r"\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_ROWS: tuple[tuple[tuple[str, ...], PreTokenizer], ...] = (
+    (
+        ("llama-bpe", "llama3", "llama-v3"),
+        PreTokenizer((_LLAMA3 % "1,3",), ignore_merges=True, add_bos=True),
+    ),
+    (("smollm",), PreTokenizer((r"\p{N}", _GPT2))),
+    (("qwen2", "deepseek-r1-qwen"), PreTokenizer((_LLAMA3 % "1",))),
+    (("gpt-2",), PreTokenizer((_GPT2,))),
+    # What llama.cpp does for files older than the key: not GPT-2's own rule.
+    (
+        ("default",),
+        PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+    ),
+)
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: row for names, row in _ROWS for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerArtifact:
+    """What of a tokenizer goes into a bundle.
+
+    Attributes:
+        json: text of `tokenizer.json`; equal inputs give equal text.
+        config: special tokens, for the manifest.
+        chat_template: Jinja source as the model has it, unchecked, or None.
+    """
+
+    json: str
+    config: TokenizerConfig
+    chat_template: str | None
+
+
+def build_tokenizer(metadata: Mapping[str, object], path: Path) -> TokenizerArtifact:
+    """Build the tokenizer that a GGUF file describes.
+
+    Args:
+        metadata: the file's key-value pairs; arrays as lists or NumPy arrays.
+        path: the file, for messages.
+
+    Raises:
+        GgufError: the tokenizer is of a kind that is not supported, or its vocabulary contradicts itself.
+    """
+    gguf = _Metadata(metadata, path)
+    model = gguf.text("tokenizer.ggml.model")
+    if model != "gpt2":
+        problem = (
+            f"expected gpt2 (byte-level BPE), found {model!r:.80}; give one with --tokenizer tokenizer.json"
+        )
+        raise gguf.error("tokenizer.ggml.model", problem)
+    pre = _pre_tokenizer(gguf)
+    tokens = gguf.tokens()
+    types = gguf.token_types(len(tokens))
+    merges = gguf.merges(tokens)
+
+    types = [
+        CONTROL if text in END_OF_GENERATION_NAMES and kind in _SPECIAL_TYPES else kind
+        for text, kind in zip(tokens, types, strict=True)
+    ]
+    config = _config(gguf, pre, tokens, types)
+    document = _document(pre, tokens, types, merges)
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    try:
+        _load_library(text)
+    except ValueError as error:
+        raise gguf.error("tokenizer.ggml.tokens", f"the tokenizers library refuses it: {error}") from None
+    return TokenizerArtifact(text, config, gguf.optional_text("tokenizer.chat_template"))
+
+
+def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None) -> TokenizerArtifact:
+    """Take a given `tokenizer.json` (option `--tokenizer`) in place of what the GGUF file describes.
+
+    Whether BOS and EOS are added is read off the tokenizer's own behaviour. Ids of BOS and EOS, and the
+    chat template, come from `metadata` where it has them.
+
+    Args:
+        path: the `tokenizer.json`.
+        metadata: key-value pairs of the GGUF file beside it, if any.
+
+    Raises:
+        InputError: the file cannot be read, or is not a tokenizer of that library, or names other special
+            tokens than the GGUF file.
+    """
+    try:
+        if path.stat().st_size > MAX_TOKENIZER_JSON_BYTES:
+            raise InputError(path, "tokenizer.json", f"expected at most {MAX_TOKENIZER_JSON_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, "tokenizer.json", f"cannot be read: {error}") from None
+    try:
+        library = _load_library(text)
+    except ValueError as error:
+        raise InputError(path, "tokenizer.json", f"the tokenizers library refuses it: {error}") from None
+    added = library.get_added_tokens_decoder()
+    for token in added.values():
+        if token.single_word:
+            raise InputError(path, "added_tokens", f"single_word of {token.content!r:.80} is not supported")
+    vocab = library.get_vocab(with_added_tokens=True)
+    if not vocab:
+        raise InputError(path, "model.vocab", "expected tokens, found none")
+    size = max(vocab.values()) + 1
+
+    gguf = _Metadata(metadata or {}, path)
+    bare = library.encode("a", add_special_tokens=False).ids
+    whole = library.encode("a", add_special_tokens=True).ids
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    front, back = whole[:at], whole[at + len(bare) :]
+    if len(front) > 1 or len(back) > 1:
+        problem = f"expected at most one token before and after the text, found {front} and {back}"
+        raise InputError(path, "post_processor", problem)
+    bos = front[0] if front else gguf.optional_id("bos", size)
+    eos = back[0] if back else gguf.optional_id("eos", size)
+    ends = {i for i, token in added.items() if token.special and token.content in END_OF_GENERATION_NAMES}
+    ends |= {i for key in _END_ID_KEYS if (i := gguf.optional_id(key, size)) is not None}
+    if eos is not None:
+        ends.add(eos)
+    elif len(ends) == 1:
+        eos = next(iter(ends))
+    config = TokenizerConfig(
+        bos_token_id=bos,
+        eos_token_ids=tuple(sorted(ends)),
+        add_bos=bool(front),
+        add_eos=bool(back),
+        bos_token="" if bos is None else library.id_to_token(bos) or "",
+        eos_token="" if eos is None else library.id_to_token(eos) or "",
+        vocab_size=size,
+        eos_token_id=eos,
+    )
+    # Round-tripped through `json`: a name or a space that its author chose does not change the digest.
+    canonical = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+    return TokenizerArtifact(canonical, config, gguf.optional_text("tokenizer.chat_template"))
+
+
+def byte_to_char() -> dict[int, str]:
+    """Return GPT-2's map from bytes to printable characters: 256 distinct ones.
+
+    Printable Latin-1 stands for itself; the rest, in order, take U+0100 and up.
+    """
+    printable_bytes = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [b for b in range(256) if b not in printable_bytes]
+    shifted = {b: chr(0x100 + i) for i, b in enumerate(others)}
+    return {b: shifted.get(b, chr(b)) for b in range(256)}
+
+
+def _load_library(text: str) -> LibraryTokenizer:
+    """Parse `tokenizer.json`; ValueError where the library refuses it."""
+    from tokenizers import Tokenizer as LibraryTokenizer  # noqa: PLC0415 - slow to import, seldom needed
+
+    try:
+        return LibraryTokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(str(error)) from None
+
+
+def _pre_tokenizer(gguf: _Metadata) -> PreTokenizer:
+    name = gguf.optional_text("tokenizer.ggml.pre")
+    if not name:
+        log.warning("%s has no tokenizer.ggml.pre: using llama.cpp's default rule", printable(gguf.path))
+        name = "default"
+    if name not in PRE_TOKENIZERS:
+        known = ", ".join(sorted(PRE_TOKENIZERS))
+        problem = f"expected one of {known}; found {name!r:.80}; give one with --tokenizer tokenizer.json"
+        raise gguf.error("tokenizer.ggml.pre", problem)
+    return PRE_TOKENIZERS[name]
+
+
+def _config(gguf: _Metadata, pre: PreTokenizer, tokens: list[str], types: list[int]) -> TokenizerConfig:
+    size = len(tokens)
+    ids = {key: gguf.optional_id(key, size) for key in ("bos", *_END_ID_KEYS)}
+    bos, eos = ids["bos"], ids["eos"]
+    ends = {i for key in _END_ID_KEYS if (i := ids[key]) is not None}
+    ends |= {
+        i
+        for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind == CONTROL and text in END_OF_GENERATION_NAMES
+    }
+    add_bos = gguf.optional_bool("tokenizer.ggml.add_bos_token")
+    add_eos = gguf.optional_bool("tokenizer.ggml.add_eos_token")
+    if add_bos and bos is None:
+        raise gguf.error(
+            "tokenizer.ggml.add_bos_token", "is true, but there is no tokenizer.ggml.bos_token_id"
+        )
+    if add_eos and eos is None:
+        raise gguf.error(
+            "tokenizer.ggml.add_eos_token", "is true, but there is no tokenizer.ggml.eos_token_id"
+        )
+    return TokenizerConfig(
+        bos_token_id=bos,
+        eos_token_ids=tuple(sorted(ends)),
+        add_bos=(pre.add_bos and bos is not None) if add_bos is None else add_bos,
+        add_eos=bool(add_eos),
+        bos_token="" if bos is None else tokens[bos],
+        eos_token="" if eos is None else tokens[eos],
+        vocab_size=size,
+        eos_token_id=eos,
+    )
+
+
+def _document(
+    pre: PreTokenizer, tokens: list[str], types: list[int], merges: list[tuple[str, str]]
+) -> dict[str, object]:
+    """Return `tokenizer.json` as an object. Ids past the vocabulary stand for bytes that it lacks."""
+    named = {part for left, right in merges for part in (left, right, left + right)}
+    vocab = {
+        text: i
+        for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind != UNUSED or text in named
+    }
+    # llama.cpp drops a byte that the vocabulary lacks, yet lets it part its neighbours. The library would
+    # close the gap and merge across it; so such bytes get ids of their own, which the runtime drops.
+    missing = [c for c in byte_to_char().values() if c not in vocab]
+    vocab |= {c: len(tokens) + i for i, c in enumerate(missing)}
+    added = [
+        {
+            "id": i,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind != USER_DEFINED,
+        }
+        for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in _SPECIAL_TYPES
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    splits: list[dict[str, object]] = [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+        for regex in pre.splits
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre.ignore_merges,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    """Typed access to a GGUF file's key-value pairs; every failure names the key."""
+
+    pairs: Mapping[str, object]
+    path: Path
+
+    def error(self, key: str, problem: str) -> GgufError:
+        return GgufError(self.path, key, problem)
+
+    def text(self, key: str) -> str:
+        value = self.optional_text(key)
+        if value is None:
+            raise self.error(key, "expected a string, found nothing")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        value = self.pairs.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self.error(key, f"expected a string, found {type(value).__name__}")
+        return value
+
+    def optional_bool(self, key: str) -> bool | None:
+        value = self.pairs.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.error(key, f"expected a boolean, found {type(value).__name__}")
+        return value
+
+    def optional_id(self, name: str, size: int) -> int | None:
+        """Read `tokenizer.ggml.<name>_token_id`, which must be below `size`."""
+        key = f"tokenizer.ggml.{name}_token_id"
+        value = self.pairs.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
+            raise self.error(key, f"expected a token id below {size}, found {value!r:.80}")
+        return value
+
+    def strings(self, key: str) -> list[str]:
+        value = self.pairs.get(key)
+        if value is None:
+            raise self.error(key, "expected an array of strings, found nothing")
+        if not isinstance(value, list | tuple):
+            raise self.error(key, f"expected an array of strings, found {type(value).__name__}")
+        for i, item in enumerate(value):
+            if not isinstance(item, str):
+                raise self.error(key, f"expected strings, found {type(item).__name__} at index {i}")
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                raise self.error(key, f"expected UTF-8, found {item!r:.80} at index {i}") from None
+        return list(value)
+
+    def tokens(self) -> list[str]:
+        """Read the vocabulary: distinct strings; an empty one is named by its index, as llama.cpp does."""
+        key = "tokenizer.ggml.tokens"
+        tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(self.strings(key))]
+        if not 0 < len(tokens) <= MAX_VOCAB_SIZE:
+            raise self.error(key, f"expected 1 to {MAX_VOCAB_SIZE} tokens, found {len(tokens)}")
+        seen: dict[str, int] = {}
+        for i, text in enumerate(tokens):
+            first = seen.setdefault(text, i)
+            if first != i:
+                raise self.error(key, f"expected distinct tokens, found {text!r:.80} at {first} and {i}")
+        return tokens
+
+    def token_types(self, size: int) -> list[int]:
+        """Read `int[size]` token types; all normal where the key is absent."""
+        key = "tokenizer.ggml.token_type"
+        value = self.pairs.get(key)
+        if value is None:
+            return [NORMAL] * size
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise self.error(key, f"expected an array of integers, found {type(value).__name__}")
+        types: list[int] = []
+        for item in value:
+            try:
+                number = int(item)
+            except (TypeError, ValueError, OverflowError):
+                raise self.error(
+                    key, f"expected integers, found {item!r:.80} at index {len(types)}"
+                ) from None
+            types.append(number)
+        if len(types) != size:
+            raise self.error(key, f"expected {size} entries, one a token, found {len(types)}")
+        return types
+
+    def merges(self, tokens: list[str]) -> list[tuple[str, str]]:
+        """Read the merges, best first: pairs of tokens whose concatenation is a token."""
+        key = "tokenizer.ggml.merges"
+        vocab = set(tokens)
+        pairs: dict[tuple[str, str], None] = {}
+        for i, line in enumerate(self.strings(key)):
+            # From 1 on: a token may itself begin with the space that parts the two.
+            cut = line.find(" ", 1)
+            if cut < 0:
+                raise self.error(key, f"expected two tokens, found {line!r:.80} at index {i}")
+            left, right = line[:cut], line[cut + 1 :]
+            for part in (left, right, left + right):
+                if part not in vocab:
+                    raise self.error(
+                        key, f"merge {i} ({line!r:.80}) names {part!r:.80}, not in the vocabulary"
+                    )
+            # A repeated merge keeps its first rank.
+            pairs.setdefault((left, right))
+        return list(pairs)

@@ -1,0 +1,119 @@
+"""weights.bin: every packed tensor of the plan, in order, streamed from the GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
+from .gguf_file import GgufFile, TensorInfo
+from .model_config import ModelConfig, weight_tensors
+from .packing import interleave_pairs, pack_rows, row_bytes
+from .plan import PackedTensor, Plan
+
+ROWS_AT_ONCE = 4096  # bounds the memory of a repack
+
+
+class Sink(Protocol):
+    """Where the bytes go; `artifacts.writer.BundleStream`."""
+
+    def write(self, data: memoryview) -> None:
+        """Append."""
+
+    def align(self, alignment: int) -> int:
+        """Pad with zeros to a multiple; returns the position."""
+
+    @property
+    def position(self) -> int:
+        """Bytes written."""
+
+
+def rope_table(config: ModelConfig, factors: npt.NDArray[np.float32] | None, length: int) -> npt.NDArray[np.float32]:
+    """Cosines and sines of every position: float32[length, rope_dim], cosines first.
+
+    From additions and multiplications in float64 alone, which IEEE 754 fixes to the bit; library sines differ
+    between machines, and a bundle must not.
+    """
+    frequencies = config.inverse_frequencies(factors).astype(np.float64)
+    turns = np.arange(length, dtype=np.float64)[:, None] * frequencies * (1 / (2 * np.pi))
+    turns -= np.floor(turns + 0.5)
+    sines, cosines = _sine(turns), _sine(0.25 - np.abs(turns))
+    return np.concatenate([cosines, sines], axis=1).astype(np.float32)
+
+
+def _sine(turns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """sin(2 pi t) for |t| <= 1/2: folded to |t| <= 1/4, then its Taylor series to t^21 (error below 1e-16)."""
+    folded = np.where(np.abs(turns) > 0.25, np.sign(turns) * 0.5 - turns, turns)
+    x = folded * (2 * np.pi)
+    square = x * x
+    series = np.full_like(x, 1.0)
+    for n in range(20, 0, -2):
+        series = 1.0 - series * square / (n * (n + 1))
+    return x * series
+
+
+def write_weights(
+    plan: Plan,
+    gguf: GgufFile,
+    config: ModelConfig,
+    max_seq_len: int,
+    sink: Sink,
+    progress: Callable[[int], None],
+) -> tuple[TensorEntry, ...]:
+    """Pack and write all tensors of a plan.
+
+    Args:
+        max_seq_len: rows of the rope table.
+        progress: called with the bytes written so far.
+    Returns:
+        where each one lies.
+    """
+    entries = []
+    for tensor in plan.tensors:
+        offset = sink.align(TENSOR_ALIGNMENT)
+        for part in _packed_parts(tensor, gguf, config, max_seq_len):
+            sink.write(memoryview(np.ascontiguousarray(part)).cast("B"))
+            progress(sink.position)
+        shape = (max_seq_len, config.rope_dim) if tensor.packing == "rope_table" else tensor.shape
+        entries.append(TensorEntry(tensor.name, tensor.packing, shape, offset, sink.position - offset))
+    return tuple(entries)
+
+
+def _packed_parts(
+    tensor: PackedTensor,
+    gguf: GgufFile,
+    config: ModelConfig,
+    max_seq_len: int,
+) -> Iterator[npt.NDArray[np.generic]]:
+    """A tensor piece by piece, so that the largest is never held twice."""
+    roles = weight_tensors(gguf, config)
+    if tensor.packing == "rope_table":
+        factors = read_floats(gguf, roles["rope_factors"]) if "rope_factors" in roles else None
+        yield rope_table(config, factors, max_seq_len)
+        return
+    infos = [roles[source] for source in tensor.sources]
+    if tensor.packing == "f32":
+        yield from (read_floats(gguf, info) for info in infos)
+        return
+    ggml_type, columns = infos[0].ggml_type.name, tensor.shape[1]
+    raw = [gguf.read_tensor(info.name).reshape(-1, row_bytes(ggml_type, columns)) for info in infos]
+    if tensor.packing.startswith("rows16_pairs_"):
+        gate, up = (pack_rows(part, ggml_type, columns) for part in raw)
+        yield interleave_pairs(gate, up)
+        return
+    stacked = raw[0] if len(raw) == 1 else np.concatenate(raw)
+    for row in range(0, len(stacked), ROWS_AT_ONCE):
+        yield pack_rows(stacked[row : row + ROWS_AT_ONCE], ggml_type, columns)
+
+
+def read_floats(gguf: GgufFile, tensor: TensorInfo) -> npt.NDArray[np.float32]:
+    """A float tensor of any float type as float32, exactly."""
+    raw, kind = gguf.read_tensor(tensor.name), tensor.ggml_type.name
+    if kind == "F32":
+        return raw.view(np.float32)
+    if kind == "F16":
+        return raw.view(np.float16).astype(np.float32)
+    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)

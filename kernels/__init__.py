@@ -1,0 +1,1 @@
+"""Hand-written kernel sources, a folder for each back end."""

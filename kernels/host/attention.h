@@ -1,0 +1,138 @@
+/* Causal attention of each token over its own sequence's pages, grouped queries.
+ *
+ * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32).
+ * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], key pages, value pages, out [T, NUM_HEADS * HEAD_DIM].
+ * Pages as in rope_kv.h. A work item is one head of up to 8 neighbouring tokens; those of one sequence share the loads.
+ *
+ * Every row walks the same spans of 256 positions, from 0, with a running maximum. Positions past its own weigh
+ * exactly 0, so a row's result does not depend on the rows beside it.
+ */
+#include "vector.h"
+
+#define ROWS_MAX 8
+#define SPAN 256
+#define VECTORS (HEAD_DIM / 16)
+#define PAGE ((size_t)NUM_KV_HEADS * HEAD_DIM * 16)
+#define QKV_STRIDE ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM)
+
+static int32_t attention_items(const struct step *step) { return (step->num_tokens + ROWS_MAX - 1) / ROWS_MAX * NUM_HEADS; }
+
+struct rows {
+    const float *query[ROWS_MAX];
+    int32_t position[ROWS_MAX];
+    float largest[ROWS_MAX], total[ROWS_MAX];
+    float scores[ROWS_MAX][SPAN] __attribute__((aligned(64)));
+    float sums[ROWS_MAX][HEAD_DIM] __attribute__((aligned(64)));
+};
+
+/* Scores of 16 positions from `first` on, for all rows. */
+ALWAYS_INLINE void score_page(struct rows *r, const uint16_t *keys, int32_t first, int32_t column, const int count)
+{
+    const i32x16 lane = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    f32x16 dots[ROWS_MAX];
+    for (int i = 0; i < count; i++) dots[i] = splat(0);
+    for (int32_t d = 0; d < HEAD_DIM; d++) {
+        const f32x16 key = load_f16(keys + d * 16);
+        for (int i = 0; i < count; i++) dots[i] = vector_fma(splat(r->query[i][d]), key, dots[i]);
+    }
+    for (int i = 0; i < count; i++) {
+        const i32x16 visible = (lane + first) <= splat_int(r->position[i]);
+        store_f32(r->scores[i] + column, vector_select(visible, dots[i] * SCALE, splat(-__builtin_inff())));
+    }
+}
+
+/* Scores to weights; what was summed before is rescaled to the new maximum. */
+ALWAYS_INLINE void soften_span(struct rows *r, int32_t width, const int count)
+{
+    for (int i = 0; i < count; i++) {
+        f32x16 largest = splat(r->largest[i]), total = splat(0);
+        for (int32_t c = 0; c < width; c += 16) largest = vector_max(largest, load_f32(r->scores[i] + c));
+        const float maximum = horizontal_max(largest), factor = vector_exp(splat(r->largest[i] - maximum))[0];
+        for (int32_t c = 0; c < width; c += 16) {
+            const f32x16 score = load_f32(r->scores[i] + c);
+            const i32x16 visible = score > splat(-__builtin_inff());
+            const f32x16 weight = vector_select(visible, vector_exp(score - maximum), splat(0));
+            store_f32(r->scores[i] + c, weight);
+            total += weight;
+        }
+        r->total[i] = r->total[i] * factor + horizontal_sum(total);
+        r->largest[i] = maximum;
+        for (int32_t d = 0; d < HEAD_DIM; d += 16) store_f32(r->sums[i] + d, load_f32(r->sums[i] + d) * factor);
+    }
+}
+
+ALWAYS_INLINE void add_page(struct rows *r, const uint16_t *values, int32_t column, int32_t positions, const int count)
+{
+    for (int32_t d = 0; d < HEAD_DIM; d += 16) {
+        f32x16 sums[ROWS_MAX];
+        for (int i = 0; i < count; i++) sums[i] = load_f32(r->sums[i] + d);
+        for (int32_t p = 0; p < positions; p++) {
+            const f32x16 value = load_f16(values + p * HEAD_DIM + d);
+            for (int i = 0; i < count; i++) sums[i] = vector_fma(splat(r->scores[i][column + p]), value, sums[i]);
+        }
+        for (int i = 0; i < count; i++) store_f32(r->sums[i] + d, sums[i]);
+    }
+}
+
+/* `count` neighbouring positions of one sequence. */
+ALWAYS_INLINE void attend(struct rows *r, const uint16_t *keys, const uint16_t *values, const int32_t *blocks,
+                          const int count)
+{
+    const int32_t end = r->position[count - 1] + 1;
+    for (int i = 0; i < count; i++) {
+        r->largest[i] = -3.0e38f;
+        r->total[i] = 0;
+        for (int32_t d = 0; d < HEAD_DIM; d += 16) store_f32(r->sums[i] + d, splat(0));
+    }
+    for (int32_t start = 0; start < end; start += SPAN) {
+        const int32_t width = minimum_int(SPAN, (end - start + 15) / 16 * 16);
+        for (int32_t c = 0; c < width; c += 16)
+            score_page(r, keys + blocks[(start + c) / 16] * PAGE, start + c, c, count);
+        soften_span(r, width, count);
+        for (int32_t c = 0; c < width; c += 16)
+            add_page(r, values + blocks[(start + c) / 16] * PAGE, c, minimum_int(16, end - start - c), count);
+    }
+}
+
+static void write_row(const struct rows *r, int i, void *out, int32_t token, int32_t head)
+{
+    float values[HEAD_DIM] __attribute__((aligned(64)));
+    const float inverse = 1.0f / r->total[i];
+    for (int32_t d = 0; d < HEAD_DIM; d += 16) store_f32(values + d, load_f32(r->sums[i] + d) * inverse);
+    const size_t first = (size_t)token * NUM_HEADS * HEAD_DIM + (size_t)head * HEAD_DIM;
+    if (OUT_Q8)
+        for (int32_t d = 0; d < HEAD_DIM; d += 32) quantize_block(values + d, (struct q8_block *)out + (first + d) / 32);
+    else
+        __builtin_memcpy((float *)out + first, values, sizeof values);
+}
+
+static void attention_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
+{
+    struct rows r;
+    for (int32_t item = begin; item < end; item++) {
+        const int32_t head = item % NUM_HEADS, kv_head = head / (NUM_HEADS / NUM_KV_HEADS);
+        const uint16_t *keys = (const uint16_t *)arguments[1] + (size_t)kv_head * HEAD_DIM * 16;
+        const uint16_t *values = (const uint16_t *)arguments[2] + (size_t)kv_head * HEAD_DIM * 16;
+        const int32_t last = minimum_int(step->num_tokens, (item / NUM_HEADS + 1) * ROWS_MAX);
+        int32_t token = item / NUM_HEADS * ROWS_MAX;
+        while (token < last) {
+            int32_t count = 0;
+            do {
+                r.query[count] = (const float *)arguments[0] + (size_t)(token + count) * QKV_STRIDE + head * HEAD_DIM;
+                r.position[count] = step->positions[token + count];
+                count++;
+            } while (token + count < last && step->rows[token + count] == step->rows[token]
+                     && step->positions[token + count] == r.position[count - 1] + 1);
+            const int32_t *blocks = step->block_table + (size_t)step->rows[token] * step->blocks_per_row;
+            if (count == ROWS_MAX) {
+                attend(&r, keys, values, blocks, ROWS_MAX);
+            } else {
+                count = 1;
+                attend(&r, keys, values, blocks, 1);
+            }
+            for (int32_t i = 0; i < count; i++) write_row(&r, i, arguments[3], token + i, head);
+            token += count;
+        }
+    }
+}
+EXPORT const struct kernel SYMBOL = { attention_items, attention_run };

@@ -1,0 +1,47 @@
+/* out[t, r] = silu(gate[r] . x[t]) * (up[r] . x[t]), silu(g) = g / (1 + e^-g).
+ *
+ * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32).
+ * Arguments: weights, activations, out. The weights hold two tiles of gate rows, then the two tiles of the same
+ * up rows: a work item makes 32 outputs, one int8 block, for all tokens.
+ */
+static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
+
+ALWAYS_INLINE f32x16 silu(f32x16 g) { return g / (1.0f + vector_exp(-g)); }
+
+ALWAYS_INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const int tokens)
+{
+    float values[8][32] __attribute__((aligned(64)));
+    f32x16 gate[8], up[8];
+    for (int half = 0; half < 2; half++) {
+        multiply_tile(tiles + (size_t)half * TILE_BYTES(COLUMNS), x, COLUMNS, tokens, gate);
+        multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES(COLUMNS), x, COLUMNS, tokens, up);
+        for (int t = 0; t < tokens; t++) store_f32(values[t] + 16 * half, silu(gate[t]) * up[t]);
+    }
+    for (int t = 0; t < tokens; t++) {
+        if (OUT_Q8)
+            quantize_block(values[t], (struct q8_block *)out + (size_t)t * (ROWS / 32));
+        else
+            __builtin_memcpy((float *)out + (size_t)t * ROWS, values[t], sizeof values[t]);
+    }
+}
+
+static void gate_up_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
+{
+    const size_t out_bytes = OUT_Q8 ? sizeof(struct q8_block) : 32 * sizeof(float), stride = out_bytes * (ROWS / 32);
+    const int32_t tokens = step->num_tokens;
+    for (int32_t item = begin; item < end; item++) {
+        const uint8_t *tiles = (const uint8_t *)arguments[0] + 4 * (size_t)item * TILE_BYTES(COLUMNS);
+        const char *x = (const char *)arguments[1];
+        char *out = (char *)arguments[2] + item * out_bytes;
+        int32_t t = 0;
+        for (; t + 8 <= tokens; t += 8)
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 8);
+        if (tokens - t >= 4) {
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 4);
+            t += 4;
+        }
+        for (; t < tokens; t++)
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 1);
+    }
+}
+EXPORT const struct kernel SYMBOL = { gate_up_items, gate_up_run };

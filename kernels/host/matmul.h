@@ -1,0 +1,54 @@
+/* out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * activation[t, c] (+ bias[r]).
+ *
+ * Constants: ROWS, COLUMNS, OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, TOKENS(step).
+ * Arguments: weights, activations, out float32[T, OUT_STRIDE], bias float32[ROWS].
+ * A work item is one tile of 16 rows, for all tokens.
+ */
+#define TOKEN_TILE 8
+
+static int32_t matmul_items(const struct step *step) { return TOKENS(step) ? (ROWS + 15) / 16 : 0; }
+
+ALWAYS_INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t valid)
+{
+    if (valid == 16) {
+        if (HAS_BIAS) sum += load_f32(bias);
+        if (ACCUMULATE) sum += load_f32(out);
+        store_f32(out, sum);
+        return;
+    }
+    for (int32_t r = 0; r < valid; r++) {
+        float value = sum[r];
+        if (HAS_BIAS) value += bias[r];
+        out[r] = ACCUMULATE ? value + out[r] : value;
+    }
+}
+
+ALWAYS_INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
+                                   int32_t valid, const int tokens)
+{
+    f32x16 sums[TOKEN_TILE];
+    multiply_tile(tile, activations, COLUMNS, tokens, sums);
+    for (int t = 0; t < tokens; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, sums[t], valid);
+}
+
+static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
+{
+    const int32_t tokens = TOKENS(step);
+    for (int32_t item = begin; item < end; item++) {
+        const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES(COLUMNS);
+        const char *x = (const char *)arguments[1];
+        float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
+        const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
+        const int32_t valid = minimum_int(16, ROWS - 16 * item);
+        int32_t t = 0;
+        for (; t + 8 <= tokens; t += 8)
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, valid, 8);
+        if (tokens - t >= 4) {
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, valid, 4);
+            t += 4;
+        }
+        for (; t < tokens; t++)
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, valid, 1);
+    }
+}
+EXPORT const struct kernel SYMBOL = { matmul_items, matmul_run };

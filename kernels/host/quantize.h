@@ -1,0 +1,13 @@
+/* out[t] = x[t] as int8 blocks. Constants: COLUMNS. Arguments: x float32[T, COLUMNS], out. */
+#include "vector.h"
+
+static int32_t quantize_items(const struct step *step) { return step->num_tokens; }
+
+static void quantize_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
+{
+    for (int32_t t = begin; t < end; t++)
+        for (int32_t b = 0; b < COLUMNS / 32; b++)
+            quantize_block((const float *)arguments[0] + (size_t)t * COLUMNS + 32 * b,
+                           (struct q8_block *)arguments[1] + (size_t)t * (COLUMNS / 32) + b);
+}
+EXPORT const struct kernel SYMBOL = { quantize_items, quantize_run };

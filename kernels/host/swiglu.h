@@ -1,0 +1,21 @@
+/* out[t] = silu(gate[t]) * up[t], for weights whose types keep gate and up apart.
+ * Constants: COLUMNS. Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS]. */
+#include "vector.h"
+
+static int32_t swiglu_items(const struct step *step) { return step->num_tokens; }
+
+static void swiglu_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
+{
+    for (int32_t t = begin; t < end; t++) {
+        const float *gate = (const float *)arguments[0] + (size_t)t * 2 * COLUMNS, *up = gate + COLUMNS;
+        float *out = (float *)arguments[1] + (size_t)t * COLUMNS;
+        for (int32_t c = 0; c < COLUMNS; c += 16) {
+            float g[16] = { 0 };
+            const int32_t valid = minimum_int(16, COLUMNS - c);
+            for (int32_t i = 0; i < valid; i++) g[i] = gate[c + i];
+            const f32x16 s = load_f32(g) / (1.0f + vector_exp(-load_f32(g)));
+            for (int32_t i = 0; i < valid; i++) out[c + i] = s[i] * up[c + i];
+        }
+    }
+}
+EXPORT const struct kernel SYMBOL = { swiglu_items, swiglu_run };

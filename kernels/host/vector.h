@@ -1,0 +1,121 @@
+/* 16-lane vectors: one vocabulary for every ISA level.
+ *
+ * Plain operators come from the compilers' vector extensions; what they cannot say (fused
+ * multiply-add, float16, int8 dot products) comes from the header of the level. Fused operations are
+ * always explicit, and the build switches contraction off, so that a row's arithmetic is the same in
+ * every instantiation of a kernel.
+ */
+#ifndef ROCMFORGE_VECTOR_H
+#define ROCMFORGE_VECTOR_H
+#include "common.h"
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+typedef uint16_t u16x32 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#include "vector_x86_64_v4.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "vector_x86_64_v3.h"
+#else
+#include "vector_portable.h"
+#endif
+
+ALWAYS_INLINE f32x16 splat(float x) { return (f32x16){ 0 } + x; }
+ALWAYS_INLINE i32x16 splat_int(int32_t x) { return (i32x16){ 0 } + x; }
+ALWAYS_INLINE f32x16 load_f32(const void *p)
+{
+    f32x16 v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+ALWAYS_INLINE void store_f32(void *p, f32x16 v) { __builtin_memcpy(p, &v, sizeof v); }
+ALWAYS_INLINE u8x64 load_bytes(const void *p)
+{
+    u8x64 v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+ALWAYS_INLINE f32x16 load_bf16(const void *p)
+{
+    u16x16 half;
+    __builtin_memcpy(&half, p, sizeof half);
+    return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
+}
+ALWAYS_INLINE f32x16 to_f32(i32x16 v) { return __builtin_convertvector(v, f32x16); }
+ALWAYS_INLINE f32x16 vector_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
+/* mask lanes are all ones or all zeros */
+ALWAYS_INLINE f32x16 vector_select(i32x16 mask, f32x16 yes, f32x16 no)
+{
+    return (f32x16)((mask & (i32x16)yes) | (~mask & (i32x16)no));
+}
+/* Nearest integer, ties to even, for |v| < 2^22: the float adder rounds. */
+ALWAYS_INLINE i32x16 vector_round(f32x16 v)
+{
+    const float magic = 12582912.0f; /* 1.5 * 2^23 */
+    return __builtin_convertvector((v + magic) - magic, i32x16);
+}
+/* Horizontal reductions by halves: a fixed order. */
+ALWAYS_INLINE float horizontal_sum(f32x16 v)
+{
+    float a[16];
+    store_f32(a, v);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) a[i] += a[i + width];
+    return a[0];
+}
+ALWAYS_INLINE int32_t horizontal_sum_int(i32x16 v)
+{
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++) sum += v[i];
+    return sum;
+}
+ALWAYS_INLINE float horizontal_max(f32x16 v)
+{
+    float a[16];
+    store_f32(a, v);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
+    return a[0];
+}
+/* e^v. v is clamped to [-87, 88]: e^-87 = 1.6e-38 stands for all below. exp(0) is exactly 1.
+ * Cody-Waite reduction to r in [-ln2/2, ln2/2], degree-6 polynomial (its Taylor error there is
+ * below 2^-25 relative to 1). */
+ALWAYS_INLINE f32x16 vector_exp(f32x16 v)
+{
+    v = vector_max(v, splat(-87.0f));
+    v = -vector_max(-v, splat(-88.0f));
+    const i32x16 n = vector_round(v * 1.44269504f);
+    const f32x16 nf = to_f32(n);
+    f32x16 r = vector_fma(nf, splat(-0.693359375f), v);
+    r = vector_fma(nf, splat(2.12194440e-4f), r);
+    f32x16 p = splat(1.0f / 720);
+    p = vector_fma(p, r, splat(1.0f / 120));
+    p = vector_fma(p, r, splat(1.0f / 24));
+    p = vector_fma(p, r, splat(1.0f / 6));
+    p = vector_fma(p, r, splat(0.5f));
+    p = vector_fma(p, r, splat(1.0f));
+    p = vector_fma(p, r, splat(1.0f));
+    return (f32x16)((i32x16)p + (n << 23));
+}
+/* 32 floats to one block of int8. */
+ALWAYS_INLINE void quantize_block(const float *x, struct q8_block *block)
+{
+    const f32x16 low = load_f32(x), high = load_f32(x + 16);
+    const float largest = horizontal_max(vector_max(vector_abs(low), vector_abs(high)));
+    const float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
+    const i32x16 a = vector_round(low * inverse), b = vector_round(high * inverse);
+    const i8x16 narrow_a = __builtin_convertvector(a, i8x16), narrow_b = __builtin_convertvector(b, i8x16);
+    block->scale = scale;
+    block->sums[0] = horizontal_sum_int(a);
+    block->sums[1] = horizontal_sum_int(b);
+    block->scaled_sum = scale * (float)(block->sums[0] + block->sums[1]);
+    __builtin_memcpy(block->quants, &narrow_a, 16);
+    __builtin_memcpy(block->quants + 16, &narrow_b, 16);
+}
+#endif

@@ -1,0 +1,59 @@
+/* 16-lane vectors in plain vector extensions, for any CPU. See vector.h. */
+
+#define SIGNED_DOT_OFFSET 0
+
+ALWAYS_INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; }
+ALWAYS_INLINE f32x16 vector_max(f32x16 a, f32x16 b)
+{
+    const i32x16 greater = a > b;
+    return (f32x16)((greater & (i32x16)a) | (~greater & (i32x16)b));
+}
+ALWAYS_INLINE f32x16 load_f16(const void *p)
+{
+    u16x16 half;
+    __builtin_memcpy(&half, p, sizeof half);
+    const u32x16 wide = __builtin_convertvector(half, u32x16);
+    const u32x16 sign = (wide & 0x8000) << 16, exponent = wide & 0x7c00, mantissa = wide & 0x3ff;
+    const u32x16 normal = ((wide & 0x7fff) << 13) + 0x38000000u;
+    const u32x16 special = ((wide & 0x7fff) << 13) + 0x70000000u; /* infinity, NaN */
+    const f32x16 subnormal = __builtin_convertvector((i32x16)mantissa, f32x16) * 0x1p-24f;
+    const u32x16 is_zero = (u32x16)(exponent == 0), is_special = (u32x16)(exponent == 0x7c00);
+    return (f32x16)(sign | (is_zero & (u32x16)subnormal) | (is_special & special) | (~is_zero & ~is_special & normal));
+}
+ALWAYS_INLINE void store_f16(void *p, f32x16 v)
+{
+    const u32x16 bits = (u32x16)v, sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+    /* Round to nearest even on the 13 bits that go; subnormals by letting float addition round. */
+    const u32x16 normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - 0x38000000u) >> 13;
+    const u32x16 subnormal = (u32x16)((f32x16)magnitude + 0.5f) - 0x3f000000u;
+    const u32x16 tiny = (u32x16)(magnitude < 0x38800000u), huge = (u32x16)(magnitude >= 0x477ff000u);
+    const u32x16 not_number = (u32x16)(magnitude > 0x7f800000u);
+    u32x16 half = (tiny & subnormal) | (huge & 0x7c00) | (~tiny & ~huge & normal);
+    half |= not_number & 0x200;
+    const u16x16 narrow = __builtin_convertvector(half | sign, u16x16);
+    __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+ALWAYS_INLINE i32x16 load_u8(const void *p)
+{
+    u8x16 bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(bytes, i32x16);
+}
+ALWAYS_INLINE i32x16 load_i8(const void *p)
+{
+    i8x16 bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(bytes, i32x16);
+}
+ALWAYS_INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
+{
+    const u32x16 lanes = (u32x16)w;
+    for (int j = 0; j < 4; j++) acc += (i32x16)((lanes >> (8 * j)) & 255) * (int32_t)x[j];
+    return acc;
+}
+ALWAYS_INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
+{
+    const u32x16 lanes = (u32x16)w;
+    for (int j = 0; j < 4; j++) acc += ((i32x16)(lanes << (24 - 8 * j)) >> 24) * (int32_t)x[j];
+    return acc;
+}

@@ -1,0 +1,190 @@
+/* Packings of quantized weights, "rows16": 16 rows side by side, 32 columns a block.
+ *
+ * Lane r of a 64-byte vector is row r: its 4 bytes are 4 neighbouring columns, what one int8 dot
+ * instruction takes. A block of 32 columns is 8 such vectors (columns 4v .. 4v+3). Packed by
+ * compiler/packing.py, whose layouts these functions mirror:
+ *   nibbles   4 x 64 bytes: low halves are vectors 0..3, high halves vectors 4..7
+ *   fifth     64 bytes: bit v of a byte belongs to vector v
+ *   sixth     2 x 64 bytes: bits 2v, 2v+1 of the first belong to vector v, of the second to v+4
+ */
+#include "vector.h"
+
+struct block_scales {
+    f32x16 scale[2];  /* of columns 0..15 and 16..31; equal where the type has one for 32 */
+    f32x16 minimum;   /* added: weight = scale * quant + minimum */
+};
+
+ALWAYS_INLINE u8x64 shift_right(u8x64 v, int n) { return (u8x64)((u16x32)v >> n); }
+ALWAYS_INLINE u8x64 shift_left(u8x64 v, int n) { return (u8x64)((u16x32)v << n); }
+
+ALWAYS_INLINE void unpack_nibbles(const uint8_t *p, u8x64 w[8])
+{
+    for (int v = 0; v < 4; v++) {
+        const u8x64 both = load_bytes(p + 64 * v);
+        w[v] = both & 15;
+        w[v + 4] = shift_right(both, 4) & 15;
+    }
+}
+ALWAYS_INLINE void unpack_fifth(const uint8_t *p, u8x64 w[8])
+{
+    const u8x64 bits = load_bytes(p);
+    for (int v = 0; v < 4; v++) {
+        w[v] |= shift_left(bits, 4 - v) & 16;
+        w[v + 4] |= shift_right(bits, v) & 16;
+    }
+}
+ALWAYS_INLINE void unpack_sixth(const uint8_t *p, u8x64 w[8])
+{
+    const u8x64 first = load_bytes(p), second = load_bytes(p + 64);
+    w[0] |= shift_left(first, 4) & 48;
+    w[1] |= shift_left(first, 2) & 48;
+    w[2] |= first & 48;
+    w[3] |= shift_right(first, 2) & 48;
+    w[4] |= shift_left(second, 4) & 48;
+    w[5] |= shift_left(second, 2) & 48;
+    w[6] |= second & 48;
+    w[7] |= shift_right(second, 2) & 48;
+}
+
+#if defined(WEIGHT_Q4_0) || defined(WEIGHT_Q4_1) || defined(WEIGHT_Q5_0) || defined(WEIGHT_Q5_1)
+#if defined(WEIGHT_Q4_0) || defined(WEIGHT_Q4_1)
+#define QUANT_BYTES 256
+#else
+#define QUANT_BYTES 320
+#endif
+#if defined(WEIGHT_Q4_1) || defined(WEIGHT_Q5_1)
+#define HAS_MINIMUM 1
+#define WEIGHT_OFFSET 0
+#define BLOCK_BYTES (QUANT_BYTES + 64)
+#else
+#define HAS_MINIMUM 0
+#define BLOCK_BYTES (QUANT_BYTES + 32)
+#if defined(WEIGHT_Q4_0)
+#define WEIGHT_OFFSET 8
+#else
+#define WEIGHT_OFFSET 16
+#endif
+#endif
+#define NUM_SCALES 1
+#define TILE_BYTES(columns) ((columns) / 32 * BLOCK_BYTES)
+ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+{
+    const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
+    unpack_nibbles(p, w);
+#if QUANT_BYTES == 320
+    unpack_fifth(p + 256, w);
+#endif
+    s->scale[0] = s->scale[1] = load_f16(p + QUANT_BYTES);
+    s->minimum = HAS_MINIMUM ? load_f16(p + QUANT_BYTES + 32 * HAS_MINIMUM) : splat(0);
+}
+
+#elif defined(WEIGHT_Q8_0)
+#define HAS_MINIMUM 0
+#define WEIGHT_OFFSET SIGNED_DOT_OFFSET
+#define WEIGHT_SIGNED 1
+#define NUM_SCALES 1
+#define BLOCK_BYTES 544
+#define TILE_BYTES(columns) ((columns) / 32 * BLOCK_BYTES)
+ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+{
+    const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
+    for (int v = 0; v < 8; v++) w[v] = load_bytes(p + 64 * v);
+    s->scale[0] = s->scale[1] = load_f16(p + 512);
+    s->minimum = splat(0);
+}
+
+#elif defined(WEIGHT_Q4_K) || defined(WEIGHT_Q5_K)
+/* 256 columns: scale and minimum of the superblock (f16[16] each), then 8 times
+ * { 6-bit scales u8[16], 6-bit minima u8[16], quants }. */
+#if defined(WEIGHT_Q4_K)
+#define BLOCK_BYTES (32 + 256)
+#else
+#define BLOCK_BYTES (32 + 320)
+#endif
+#define HAS_MINIMUM 1
+#define WEIGHT_OFFSET 0
+#define NUM_SCALES 1
+#define SUPER_BYTES (64 + 8 * BLOCK_BYTES)
+#define TILE_BYTES(columns) ((columns) / 256 * SUPER_BYTES)
+ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+{
+    const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
+    const uint8_t *p = super + 64 + (size_t)(block & 7) * BLOCK_BYTES;
+    unpack_nibbles(p + 32, w);
+#if defined(WEIGHT_Q5_K)
+    unpack_fifth(p + 32 + 256, w);
+#endif
+    s->scale[0] = s->scale[1] = load_f16(super) * to_f32(load_u8(p));
+    s->minimum = -(load_f16(super + 32) * to_f32(load_u8(p + 16)));
+}
+
+#elif defined(WEIGHT_Q6_K)
+/* 256 columns: scale of the superblock (f16[16]), then 8 times { int8 scales of columns 0..15 [16], of
+ * columns 16..31 [16], quants }. */
+#define BLOCK_BYTES (32 + 256 + 128)
+#define HAS_MINIMUM 0
+#define WEIGHT_OFFSET 32
+#define NUM_SCALES 2
+#define SUPER_BYTES (32 + 8 * BLOCK_BYTES)
+#define TILE_BYTES(columns) ((columns) / 256 * SUPER_BYTES)
+ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+{
+    const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
+    const uint8_t *p = super + 32 + (size_t)(block & 7) * BLOCK_BYTES;
+    unpack_nibbles(p + 32, w);
+    unpack_sixth(p + 32 + 256, w);
+    const f32x16 d = load_f16(super);
+    s->scale[0] = d * to_f32(load_i8(p));
+    s->scale[1] = d * to_f32(load_i8(p + 16));
+    s->minimum = splat(0);
+}
+#endif
+
+#ifndef WEIGHT_SIGNED
+#define WEIGHT_SIGNED 0
+#endif
+
+/* One tile: sums[t][r] = sum over columns of weight[r] * activation[t]. Column blocks in order, one
+ * accumulator a row: the order of a sum never depends on TOKENS. */
+ALWAYS_INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int columns, const int tokens,
+                                 f32x16 *sums)
+{
+    const int blocks = columns / 32;
+    const struct q8_block *x = (const struct q8_block *)activations;
+    for (int t = 0; t < tokens; t++) sums[t] = splat(0);
+    for (int b = 0; b < blocks; b++) {
+        u8x64 w[8];
+        struct block_scales s;
+        unpack_block(tile, b, w, &s);
+        for (int t = 0; t < tokens; t++) {
+            const struct q8_block *a = x + (size_t)t * blocks + b;
+            const f32x16 scale = splat(a->scale);
+            for (int part = 0; part < NUM_SCALES; part++) {
+                const int vectors = 8 / NUM_SCALES;
+                const int32_t sum = NUM_SCALES == 2 ? a->sums[part] : a->sums[0] + a->sums[1];
+                i32x16 dot = splat_int(-WEIGHT_OFFSET * sum);
+                for (int v = part * vectors; v < (part + 1) * vectors; v++)
+                    dot = WEIGHT_SIGNED ? dot_signed(dot, w[v], a->quants + 4 * v)
+                                        : dot_unsigned(dot, w[v], a->quants + 4 * v);
+                sums[t] = vector_fma(to_f32(dot), s.scale[part] * scale, sums[t]);
+            }
+            if (HAS_MINIMUM) sums[t] = vector_fma(s.minimum, splat(a->scaled_sum), sums[t]);
+        }
+    }
+}
+
+/* One row as floats, for the embedding: exactly scale * quant + minimum, as GGUF defines it. */
+ALWAYS_INLINE void dequantize_row(const uint8_t *tile, const int lane, const int columns, float *out)
+{
+    for (int b = 0; b < columns / 32; b++) {
+        u8x64 w[8];
+        struct block_scales s;
+        unpack_block(tile, b, w, &s);
+        for (int c = 0; c < 32; c++) {
+            const uint8_t byte = w[c / 4][4 * lane + c % 4];
+            const int32_t quant = WEIGHT_SIGNED ? (int8_t)byte : byte - WEIGHT_OFFSET;
+            const float product = s.scale[NUM_SCALES == 2 ? c / 16 : 0][lane] * (float)quant;
+            out[32 * b + c] = HAS_MINIMUM ? product + s.minimum[lane] : product;
+        }
+    }
+}

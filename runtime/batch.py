@@ -1,0 +1,79 @@
+"""One step's input and the seam to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..artifacts.layout import Layout
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSampling:
+    """How one row of logits becomes a token; the fields of `SamplingParams`, resolved.
+
+    `seen_tokens` are the distinct tokens of prompt and output, `seen_counts` how often each stands in the
+    output alone; both empty where no penalty is asked for. `counter` is the index of the token in its request.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    counter: int = 0
+    seen_tokens: Int32 | None = None
+    seen_counts: Int32 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """T tokens of S sequences; logits are asked for at R of the tokens.
+
+    Attributes:
+        token_ids: int32[T].
+        positions: int32[T], each within its sequence; neighbours of one sequence count up.
+        rows: int32[T], the sequence's row in `block_table`.
+        block_table: int32[S, P], physical blocks of the KV cache.
+        logits_rows: int32[R], indices into the tokens.
+        sampling: R entries.
+    """
+
+    token_ids: Int32
+    positions: Int32
+    rows: Int32
+    block_table: Int32
+    logits_rows: Int32
+    sampling: Sequence[RowSampling]
+
+
+class Program(Protocol):
+    """A bundle loaded on a device, with its KV cache."""
+
+    layout: Layout
+    num_blocks: int
+
+    def step(self, batch: Batch) -> Int32:
+        """Run a batch; returns int32[R], the sampled tokens (-1: that row's logits hold a NaN).
+
+        Raises:
+            DeviceError: the device failed.
+        """
+
+    def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
+        """float32[num_rows, vocab_size] of the last step, a copy; penalties applied."""
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes of the device's memory."""
+
+    def close(self) -> None:
+        """Free all that the device holds."""

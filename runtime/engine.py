@@ -1,0 +1,250 @@
+"""The engine: one thread that owns the device. schedule -> step -> postprocess."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict, deque
+from typing import Protocol
+
+from ..artifacts.errors import RocmforgeError
+from .batch import Program
+from .generation import EngineBusyError, EngineStats, GenerationRequest, RequestError
+from .kv_cache import BlockPool
+from .scheduler import Chunk, admit, make_batch, schedule
+from .sequence import Sequence
+from .tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUE = 256
+KEPT_FINISHED = 1024  # finished requests that /status still knows
+
+
+class EngineMetrics(Protocol):
+    """What the engine counts."""
+
+    def request_started(self) -> None:
+        """A request was queued."""
+
+    def request_finished(self, reason: str) -> None:
+        """A request ended: length, stop, eos, cancelled or failed."""
+
+    def tokens_generated(self, count: int) -> None:
+        """So many tokens were generated."""
+
+    def observe_prefill(self, seconds: float) -> None:
+        """From admission to the first token."""
+
+    def observe_decode(self, seconds: float) -> None:
+        """From the first token to the last."""
+
+    def observe_total(self, seconds: float) -> None:
+        """From submission to the end."""
+
+    def observe_ttft(self, seconds: float) -> None:
+        """From submission to the first token."""
+
+
+class Engine:
+    """Continuous batching over a program. Public methods may be called from any thread."""
+
+    def __init__(
+        self, program: Program, tokenizer: Tokenizer, max_context: int, metrics: EngineMetrics
+    ) -> None:
+        """Takes over `program`; call `start` to serve and `stop` to end."""
+        self._program = program
+        self._tokenizer = tokenizer
+        self._max_context = max_context
+        self._metrics = metrics
+        self._pool = BlockPool(program.num_blocks, program.layout.kv.block_size)
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._known: OrderedDict[int, Sequence] = OrderedDict()
+        self._wake = threading.Condition()
+        self._next_id = 1
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._rate = _Rate()
+
+    @property
+    def max_context(self) -> int:
+        """See `EngineApi`."""
+        return self._max_context
+
+    @property
+    def vocab_size(self) -> int:
+        """See `EngineApi`."""
+        return self._program.layout.vocab_size
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Refuse new requests, let those in flight finish for `timeout` seconds, cancel the rest."""
+        deadline = time.monotonic() + timeout
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        self._thread.join(timeout)
+        for sequence in list(self._known.values()):
+            sequence.cancel()
+        self._thread.join(max(5.0, deadline - time.monotonic()))
+        if not self._thread.is_alive():
+            self._program.close()
+
+    def submit(self, request: GenerationRequest) -> Sequence:
+        """See `EngineApi`."""
+        self._check(request)
+        seed = request.sampling.seed
+        with self._wake:
+            if self._stopping:
+                raise EngineBusyError("the server is stopping")
+            if len(self._waiting) >= MAX_QUEUE:
+                raise EngineBusyError(f"the queue is full ({MAX_QUEUE} requests)")
+            sequence = Sequence(
+                self._next_id, request, secrets.randbits(64) if seed is None else seed, self._tokenizer
+            )
+            self._next_id += 1
+            self._remember(sequence)
+            self._waiting.append(sequence)
+            self._metrics.request_started()
+            self._wake.notify_all()
+        return sequence
+
+    def _check(self, request: GenerationRequest) -> None:
+        ids = request.prompt_token_ids
+        if not ids:
+            raise RequestError("prompt", "expected at least one token, found none")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise RequestError("prompt", f"expected token ids from 0 to {self.vocab_size - 1}")
+        if len(ids) + request.max_tokens > self._max_context:
+            raise RequestError(
+                "max_tokens",
+                f"prompt ({len(ids)}) and max_tokens ({request.max_tokens}) exceed the context of {self._max_context}",
+            )
+        needed = self._pool.blocks_for(len(ids) + request.max_tokens)
+        if needed > self._pool.num_blocks:
+            raise RequestError(
+                "max_tokens", f"needs {needed} KV blocks, the cache has {self._pool.num_blocks}"
+            )
+
+    def _remember(self, sequence: Sequence) -> None:
+        self._known[sequence.request_id] = sequence
+        if len(self._known) > KEPT_FINISHED:
+            oldest = next((s for s in self._known.values() if s.finished), None)
+            if oldest is not None:
+                del self._known[oldest.request_id]
+
+    def find(self, request_id: int) -> Sequence | None:
+        """See `EngineApi`."""
+        with self._wake:
+            return self._known.get(request_id)
+
+    def stats(self) -> EngineStats:
+        """See `EngineApi`."""
+        free, total = self._program.memory()
+        return EngineStats(
+            running=self._thread.is_alive() and not self._stopping,
+            active=len(self._running),
+            queued=len(self._waiting),
+            pages_used=self._pool.num_blocks - self._pool.num_free,
+            pages_total=self._pool.num_blocks,
+            active_sequences=len(self._running),
+            tokens_per_second=self._rate.value(),
+            device_available=True,
+            memory_free_bytes=free,
+            memory_total_bytes=total,
+        )
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            self._drop_cancelled()
+            for sequence in admit(
+                self._waiting, self._running, self._pool, self._program.layout.max_sequences
+            ):
+                sequence.admitted_at = time.monotonic()
+            chunks = schedule(self._running, self._program.layout.max_batch_tokens)
+            if chunks:
+                self._step(chunks)
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not (self._waiting or self._running):
+                if self._stopping:
+                    return False
+                self._wake.wait()
+        return True
+
+    def _step(self, chunks: list[Chunk]) -> None:
+        try:
+            sampled = self._program.step(make_batch(chunks))
+        except RocmforgeError as error:
+            log.error("step failed: %s", error)
+            for chunk in chunks:
+                self._finish(chunk.sequence, "failed", str(error))
+            return
+        completing = [chunk.sequence for chunk in chunks if chunk.completes]
+        for chunk in chunks:
+            chunk.sequence.num_computed += chunk.count
+        for sequence, token in zip(completing, sampled.tolist(), strict=True):
+            self._take_token(sequence, token)
+        self._rate.add(len(completing))
+        self._metrics.tokens_generated(len(completing))
+
+    def _take_token(self, sequence: Sequence, token: int) -> None:
+        now = time.monotonic()
+        if sequence.first_token_at is None:
+            sequence.first_token_at = now
+            self._metrics.observe_ttft(now - sequence.submitted_at)
+            self._metrics.observe_prefill(now - (sequence.admitted_at or now))
+        if token < 0:
+            self._finish(sequence, "failed", "the model's logits are not numbers (NaN)")
+            return
+        is_eos = token in self._tokenizer.config.eos_token_ids and not sequence.request.ignore_eos
+        sequence.append(token, is_eos)
+        if sequence.finished:
+            self._release(sequence)
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [s for s in (*self._running, *self._waiting) if s.cancel_requested]:
+            self._finish(sequence, "cancelled")
+
+    def _finish(self, sequence: Sequence, reason: str, error: str | None = None) -> None:
+        sequence.finish(reason, error)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        self._pool.give_back(sequence.blocks)
+        sequence.blocks = []
+        now = time.monotonic()
+        if sequence.first_token_at is not None:
+            self._metrics.observe_decode(now - sequence.first_token_at)
+        self._metrics.observe_total(now - sequence.submitted_at)
+        self._metrics.request_finished(sequence.finish_reason or "failed")
+
+
+class _Rate:
+    """Tokens a second over the last seconds."""
+
+    WINDOW_SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=4096)
+
+    def add(self, tokens: int) -> None:
+        self._samples.append((time.monotonic(), tokens))
+
+    def value(self) -> float:
+        since = time.monotonic() - self.WINDOW_SECONDS
+        recent = [(at, tokens) for at, tokens in list(self._samples) if at >= since]
+        if len(recent) < 2:
+            return 0.0
+        return sum(tokens for _, tokens in recent[1:]) / max(recent[-1][0] - recent[0][0], 1e-6)

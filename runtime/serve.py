@@ -1,0 +1,113 @@
+"""`rfc serve`: a bundle on a device, behind HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artifacts.bundle import Bundle, open_bundle
+from ..artifacts.errors import UsageError, printable
+from ..artifacts.layout import Layout
+from ..artifacts.tokenizer_config import TokenizerConfig
+from .chat import ChatTemplate
+from .engine import Engine
+from .host_device import load_host_program
+from .http.app import HttpLimits, create_app
+from .http.server import run_server
+from .http.service import ServedModel, Service
+from .metrics import Metrics
+from .tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+DEFAULT_KV_BYTES = 1 << 30
+DEFAULT_KV_CONTEXTS = 4
+DRAIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What to serve and where. `max_context` and `kv_tokens` None: from the bundle."""
+
+    bundle: Path
+    host: str
+    port: int
+    threads: int
+    max_context: int | None = None
+    kv_tokens: int | None = None
+
+
+def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None) -> int:
+    """Blocks of the KV cache: as asked, or for some full contexts within `DEFAULT_KV_BYTES`, one at least."""
+    size = layout.kv.block_size
+    if kv_tokens is not None:
+        return -(-kv_tokens // size)
+    wanted = -(-max_context // size)
+    affordable = DEFAULT_KV_BYTES // layout.kv.bytes_per_block
+    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, affordable))
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer."""
+    config = TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
+    return Tokenizer(bundle.read("tokenizer.json").decode(), config)
+
+
+def load_chat_template(bundle: Bundle, config: TokenizerConfig) -> ChatTemplate:
+    """The bundle's chat template, or ChatML."""
+    name = "chat_template.jinja"
+    source = bundle.read(name).decode() if name in bundle.manifest.files else None
+    return ChatTemplate(source, config.bos_token, config.eos_token)
+
+
+def load_engine(bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, metrics: Metrics) -> Engine:
+    """An engine, not yet started, with the bundle's program on its device."""
+    layout = bundle.layout
+    max_context = options.max_context or layout.max_seq_len
+    if max_context > layout.max_seq_len:
+        raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
+    program = load_host_program(bundle, kv_blocks(layout, max_context, options.kv_tokens), options.threads)
+    return Engine(program, tokenizer, max_context, metrics)
+
+
+def served_model(bundle: Bundle) -> ServedModel:
+    """How the model presents itself over HTTP."""
+    model, path = bundle.manifest.model, bundle.path.resolve()
+    return ServedModel(
+        name=path.stem,
+        path=str(path),
+        size_bytes=sum(entry.n_bytes for entry in bundle.manifest.files.values()),
+        created=int(os.stat(path).st_mtime),
+        metadata=model.metadata,
+        context_length=bundle.layout.max_seq_len,
+        fingerprint=bundle.manifest.bundle_digest,
+    )
+
+
+def serve_bundle(options: ServeOptions) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain.
+
+    Raises:
+        RocmforgeError: the bundle, the device or the address is not to be had.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    bundle = open_bundle(options.bundle)
+    metrics = Metrics()
+    tokenizer = load_tokenizer(bundle)
+    engine = load_engine(bundle, options, tokenizer, metrics)
+    service = Service(
+        engine=engine,
+        tokenizer=tokenizer,
+        chat_template=load_chat_template(bundle, tokenizer.config),
+        model=served_model(bundle),
+        metrics=metrics,
+    )
+    engine.start()
+    log.info("serving %s on http://%s:%d", printable(bundle.path), options.host, options.port)
+    try:
+        run_server(create_app(service, HttpLimits()), options.host, options.port)
+    finally:
+        engine.stop(DRAIN_SECONDS)
+        bundle.close()

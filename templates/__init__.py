@@ -1,0 +1,1 @@
+"""Jinja kernel templates, a folder for each back end."""

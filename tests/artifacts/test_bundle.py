@@ -1,0 +1,226 @@
+"""Opening a bundle: exactly what the manifest lists, and nothing else."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rocmforge.artifacts.bundle import open_bundle, verify_bundle
+from rocmforge.artifacts.errors import BundleError
+from rocmforge.artifacts.writer import BundleWriter
+
+from .test_layout import DATA as LAYOUT_DATA
+from .test_layout import LAYOUT
+from .test_manifest import MANIFEST
+
+WEIGHTS = bytes(range(256)) * 9
+
+
+def write_bundle(goal: Path, code: bytes = b"\x7fELF code") -> Path:
+    with BundleWriter(goal) as writer:
+        with writer.open_stream("weights.bin") as stream:
+            stream.write(memoryview(WEIGHTS))
+        writer.add_bytes("layout.msgpack", LAYOUT_DATA)
+        writer.add_bytes("code/host.so", code)
+        writer.add_bytes("src/embed.c", b"int x;\n")
+        writer.add_bytes("tokenizer.json", b"{}")
+        writer.finish(MANIFEST)
+    return goal
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "model.rfb")
+
+
+def test_open_read_map(model: Path) -> None:
+    with open_bundle(model) as bundle:
+        assert bundle.layout == LAYOUT
+        assert bundle.manifest.files["weights.bin"].n_bytes == len(WEIGHTS)
+        assert bundle.read("tokenizer.json") == b"{}"
+        weights = bundle.map_weights()
+    assert weights[:] == WEIGHTS
+    with pytest.raises(TypeError):
+        weights[0] = 1
+    before = set(os.listdir("/proc/self/fd"))
+    open_bundle(model).close()
+    assert set(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(BundleError, match=r"weights\.bin"):
+        open_bundle(model).read("weights.bin")
+    with pytest.raises(BundleError, match="other"):
+        open_bundle(model).read("other")
+
+
+def test_verify_reads_all(model: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    verify_bundle(model, lambda name, n_bytes: seen.append((name, n_bytes))).close()
+    assert sum(n for name, n in seen if name == "weights.bin") == len(WEIGHTS)
+    flip(model / "weights.bin")
+    open_bundle(model).close()
+    with pytest.raises(BundleError, match=r"weights\.bin: expected sha256"):
+        verify_bundle(model)
+
+
+def flip(path: Path, at: int = 3) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def extra_folder(model: Path) -> None:
+    (model / "empty").mkdir()
+
+
+def link(model: Path) -> None:
+    (model / "tokenizer.json").rename(model.parent / "elsewhere.json")
+    (model / "tokenizer.json").symlink_to(model.parent / "elsewhere.json")
+
+
+def link_folder(model: Path) -> None:
+    (model / "code").rename(model.parent / "code")
+    (model / "code").symlink_to(model.parent / "code")
+
+
+def link_out(model: Path) -> None:
+    shutil.copytree(model, model.parent / "bundle_evil")
+    (model / "src" / "embed.c").unlink()
+    (model / "src" / "embed.c").symlink_to("../../bundle_evil/src/embed.c")
+
+
+def fifo(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    os.mkfifo(model / "tokenizer.json")
+
+
+def device(model: Path) -> None:
+    (model / "weights.bin").unlink()
+    try:
+        os.mknod(model / "weights.bin", 0o600 | 0o020000, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+def unix_socket(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    before = Path.cwd()
+    os.chdir(model)  # the path of a socket is limited to 108 bytes
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("tokenizer.json")
+    os.chdir(before)
+
+
+def huge_sparse(model: Path) -> None:
+    os.truncate(model / "manifest.json", 1 << 40)
+
+
+CASES: list[tuple[str, Callable[[Path], object], str]] = [
+    ("F27-code", lambda m: flip(m / "code/host.so"), "code/host.so"),
+    ("F27-source", lambda m: flip(m / "src/embed.c"), "src/embed.c"),
+    ("F27-layout", lambda m: flip(m / "layout.msgpack"), "layout.msgpack"),
+    ("F27-manifest", lambda m: flip(m / "manifest.json", 200), "manifest.json"),
+    ("F28-file", lambda m: (m / "code/evil.so").write_bytes(b""), "code/evil.so"),
+    ("F28-hidden-file", lambda m: (m / ".evil").write_bytes(b""), ".evil"),
+    ("F28-folder", extra_folder, "empty"),
+    ("F29-code", lambda m: (m / "code/host.so").unlink(), "code/host.so"),
+    ("F29-weights", lambda m: (m / "weights.bin").unlink(), "weights.bin"),
+    ("F29-manifest", lambda m: (m / "manifest.json").unlink(), "manifest.json"),
+    ("F29-folder", lambda m: shutil.rmtree(m / "src"), "src/embed.c"),
+    ("F29-bundle", shutil.rmtree, "bundle"),
+    ("F32-symlink", link, "tokenizer.json"),
+    ("F32-symlinked-folder", link_folder, "code"),
+    ("F32-hard-link", lambda m: os.link(m / "code/host.so", m.parent / "other"), "code/host.so"),
+    ("F32-fifo", fifo, "tokenizer.json"),
+    ("F32-device", device, "weights.bin"),
+    ("F32-socket", unix_socket, "tokenizer.json"),
+    ("F33-sibling-prefix", link_out, "src/embed.c"),
+    ("F38-weights-cut", lambda m: os.truncate(m / "weights.bin", 2303), "weights.bin"),
+    ("weights-longer", lambda m: os.truncate(m / "weights.bin", 2305), "weights.bin"),
+    ("manifest-huge", huge_sparse, "manifest.json"),
+]
+
+
+@pytest.mark.parametrize("spoil, name", [pytest.param(c[1], c[2], id=c[0]) for c in CASES])
+def test_spoiled_bundle_is_refused_by_name(model: Path, spoil: Callable[[Path], object], name: str) -> None:
+    spoil(model)
+    before = set(os.listdir("/proc/self/fd"))
+    begin = time.perf_counter()
+    with pytest.raises(BundleError) as caught:
+        open_bundle(model)
+    assert time.perf_counter() - begin < 2
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    del caught
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero", "/proc/self/mem", "a\0b"])
+def test_not_a_folder(path: str) -> None:
+    with pytest.raises(BundleError):
+        open_bundle(Path(path))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.sampled_from(["manifest.json", "layout.msgpack", "code/host.so"]), st.binary(max_size=64))
+def test_foreign_content_gives_a_bundle_error(model: Path, name: str, data: bytes) -> None:
+    before = (model / name).read_bytes()
+    (model / name).write_bytes(data)
+    try:
+        with pytest.raises(BundleError):
+            open_bundle(model)
+    finally:
+        (model / name).write_bytes(before)
+
+
+def test_F42_code_changed_in_place_after_the_check(model: Path) -> None:
+    with open_bundle(model) as bundle:
+        fd = bundle.open_code("code/host.so")
+        (model / "code/host.so").write_bytes(b"\x7fELF evil")
+        assert os.read(fd, 100) == b"\x7fELF code"
+        with pytest.raises(PermissionError):
+            os.pwrite(fd, b"evil", 0)
+        os.close(fd)
+        with pytest.raises(BundleError, match="sha256"):
+            bundle.open_code("code/host.so")
+
+
+def test_F42_weights_swapped_after_opening(model: Path) -> None:
+    with open_bundle(model) as bundle:
+        os.rename(model / "weights.bin", model.parent / "old")
+        (model / "weights.bin").write_bytes(b"x" * len(WEIGHTS))
+        assert bundle.map_weights()[:] == WEIGHTS
+        os.truncate(model.parent / "old", 100)
+        with pytest.raises(BundleError, match="found 100"):
+            bundle.map_weights()
+
+
+def test_F42_sealed_code_can_be_loaded(tmp_path: Path) -> None:
+    code = Path(_ctypes.__file__).read_bytes()
+    with open_bundle(write_bundle(tmp_path / "m.rfb", code)) as bundle:
+        fd = bundle.open_code("code/host.so")
+        library = ctypes.CDLL(f"/proc/self/fd/{fd}")
+        os.close(fd)
+        assert library.PyInit__ctypes
+
+
+def test_F60_short_reads(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda fd, n: read(fd, min(n, 7)))
+    verify_bundle(model).close()
+
+
+def test_F60_read_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int, n_bytes: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(BundleError, match="Input/output error"):
+        open_bundle(model)

@@ -1,0 +1,207 @@
+"""layout.msgpack: round trips, and bytes that nobody should trust."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rocmforge.artifacts.errors import BundleError
+from rocmforge.artifacts.layout import (
+    ITEM_BYTES,
+    BufferEntry,
+    KvLayout,
+    LaunchEntry,
+    Layout,
+    TensorEntry,
+    decode_layout,
+    encode_layout,
+)
+
+PATH = Path("model.rfb/layout.msgpack")
+
+LAYOUT = Layout(
+    tensors=(
+        TensorEntry("token_embd", "q8_0_r16", (64, 32), 0, 2176),
+        TensorEntry("norm", "f32", (32,), 2176, 128),
+    ),
+    buffers=(BufferEntry("hidden", "float32", 32, 0), BufferEntry("scratch", "int8", 0, 10)),
+    launches=(
+        LaunchEntry("embed_q8_0", ("tensor:token_embd", "buffer:hidden", "none")),
+        LaunchEntry("attention", ("buffer:hidden", "kv:1:key", "kv:1:value")),
+    ),
+    kv=KvLayout(num_layers=2, num_kv_heads=3, head_dim=64, block_size=16, bytes_per_element=2),
+    max_batch_tokens=8,
+    max_sequences=4,
+    vocab_size=64,
+    hidden_size=32,
+    max_seq_len=128,
+)
+DATA = encode_layout(LAYOUT)
+
+
+def changed(**fields: Any) -> bytes:
+    return encode_layout(dataclasses.replace(LAYOUT, **fields))
+
+
+def tensor(index: int, **fields: Any) -> tuple[TensorEntry, ...]:
+    tensors = list(LAYOUT.tensors)
+    tensors[index] = dataclasses.replace(tensors[index], **fields)
+    return tuple(tensors)
+
+
+def test_round_trip_and_sizes() -> None:
+    assert decode_layout(PATH, DATA, 2304) == LAYOUT
+    assert encode_layout(LAYOUT) == DATA
+    assert LAYOUT.weights_bytes == 2304
+    assert LAYOUT.arena_bytes() == 8 * 32 * 4 + 64
+    assert LAYOUT.kv.bytes_per_block == 2 * 2 * 3 * 64 * 16 * 2
+    assert LAYOUT.buffers[0].n_bytes(3) == 384
+
+
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Layout:
+    offset, tensors = 0, []
+    for name in draw(st.lists(names, unique=True, max_size=6)):
+        shape = tuple(draw(st.lists(st.integers(1, 9), max_size=4)))
+        n_bytes = draw(st.integers(9**4 // 8 + 1, 4096))
+        tensors.append(TensorEntry(name, draw(names), shape, offset, n_bytes))
+        offset += -(-n_bytes // 64) * 64
+    buffers = [
+        BufferEntry(name, draw(st.sampled_from(sorted(ITEM_BYTES))), draw(st.integers(0, 99)), 7)
+        for name in draw(st.lists(names, unique=True, max_size=6))
+    ]
+    known = [f"tensor:{t.name}" for t in tensors] + [f"buffer:{b.name}" for b in buffers]
+    arguments = st.lists(st.sampled_from([*known, "none", "kv:0:key", "kv:1:value"]), max_size=8)
+    launches = draw(st.lists(st.builds(LaunchEntry, st.just("k_1"), arguments.map(tuple)), max_size=6))
+    return dataclasses.replace(
+        LAYOUT, tensors=tuple(tensors), buffers=tuple(buffers), launches=tuple(launches)
+    )
+
+
+@given(layouts())
+def test_any_layout_round_trips(layout: Layout) -> None:
+    assert decode_layout(PATH, encode_layout(layout), layout.weights_bytes) == layout
+
+
+@settings(max_examples=400)
+@given(st.lists(st.tuples(st.integers(0, len(DATA) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_mutated_bytes_give_a_layout_or_a_bundle_error(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(DATA)
+    for at, value in changes:
+        data[at] = value
+    try:
+        decode_layout(PATH, bytes(data), 2304)
+    except BundleError:
+        return
+
+
+@given(st.binary(max_size=200))
+def test_foreign_bytes_give_a_bundle_error(data: bytes) -> None:
+    with pytest.raises(BundleError):
+        decode_layout(PATH, data, 2304)
+
+
+@pytest.mark.parametrize("cut", range(len(DATA)))
+def test_truncation_gives_a_bundle_error(cut: int) -> None:
+    with pytest.raises(BundleError):
+        decode_layout(PATH, DATA[:cut], 2304)
+
+
+def hostile(body: bytes, key: bytes = b"tensors") -> bytes:
+    return b"\x81" + bytes([0xA0 + len(key)]) + key + body
+
+
+HUGE = struct.pack(">I", 0xFFFFFFFF)
+MANY = struct.pack(">I", 20_000_000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(hostile(b"\xdd" + HUGE), id="F36-array-count"),
+        pytest.param(b"\xdf" + HUGE, id="F36-map-count"),
+        pytest.param(hostile(b"\x91\xdd" + HUGE), id="F36-inner-array-count"),
+        pytest.param(hostile(b"\x91\x95\xdb" + HUGE), id="F36-string-length"),
+        pytest.param(hostile(b"\x91\xdf" + HUGE), id="F36-inner-map-count"),
+        pytest.param(hostile(b"\x91" * 1_000_000), id="F37-nesting"),
+        pytest.param(hostile(b"\xdd" + MANY + b"\xa0" * 20_000_000), id="F37-empty-strings"),
+        pytest.param(hostile((b"\xdc\x00\x40" + b"\xa0" * 64) * 100_000), id="F37-arrays-of-empty-strings"),
+        pytest.param(hostile(b"\x91\xc7\x04\x05abcd"), id="F37-ext"),
+        pytest.param(hostile(b"\xd6\xff\x00\x00\x00\x00", b"kv"), id="F37-timestamp"),
+        pytest.param(hostile(b"\x91\xc4\x01a"), id="F37-bin"),
+        pytest.param(hostile(b"\x90") + b"\x00", id="trailing"),
+        pytest.param(hostile(b"\x90", b"other"), id="unknown-field"),
+        pytest.param(b"\x82" + hostile(b"\x90")[1:] * 2, id="field-twice"),
+        pytest.param(hostile(b"\x90"), id="field-missing"),
+        pytest.param(hostile(b"\x91\x95\xa1\xff\xa1a\x90\x00\x01"), id="bad-utf8"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+def test_hostile_msgpack(data: bytes) -> None:
+    tracemalloc.start()
+    begin = time.perf_counter()
+    with pytest.raises(BundleError):
+        decode_layout(PATH, data, 2304)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.perf_counter() - begin < 2
+    assert peak < (64 << 20) + 2 * len(data)
+
+
+@pytest.mark.parametrize(
+    "data, field",
+    [
+        pytest.param(changed(tensors=tensor(1, offset=2240)), "tensor norm.offset", id="F38-past-the-end"),
+        pytest.param(changed(tensors=tensor(1, offset=1 << 62)), "tensor norm.offset", id="F38-far-away"),
+        pytest.param(changed(tensors=tensor(1, offset=64)), "tensor norm.offset", id="F38-overlap"),
+        pytest.param(changed(tensors=tensor(1, offset=2176 - 32)), "tensor norm.offset", id="F38-misaligned"),
+        pytest.param(changed(tensors=tensor(1, offset=-64)), "tensors[1].offset", id="F38-negative"),
+        pytest.param(changed(tensors=tensor(1, n_bytes=0)), "tensors[1].n_bytes", id="F39-no-bytes"),
+        pytest.param(changed(tensors=tensor(1, shape=(1 << 40, 1 << 40))), "norm.shape", id="F39-overflow"),
+        pytest.param(changed(tensors=tensor(1, shape=(1025,))), "norm.shape", id="F39-too-many"),
+        pytest.param(changed(tensors=tensor(1, shape=(0,))), "tensors[1].shape", id="F39-zero"),
+        pytest.param(changed(tensors=tensor(1, shape=(True,))), "tensors[1].shape", id="F39-bool"),
+        pytest.param(changed(tensors=tensor(1, name="token_embd")), "tensors[1].name", id="duplicate-tensor"),
+        pytest.param(changed(buffers=LAYOUT.buffers[:1] * 2), "buffers[1].name", id="duplicate-buffer"),
+        pytest.param(
+            changed(buffers=(BufferEntry("hidden", "float64", 1, 1),)), "buffers[0].dtype", id="dtype"
+        ),
+        pytest.param(
+            changed(buffers=(*LAYOUT.buffers, BufferEntry("b", "int8", 1 << 40, 1 << 40))), "arena", id="huge"
+        ),
+        pytest.param(changed(launches=(LaunchEntry("a b", ()),)), "launches[0].kernel", id="symbol"),
+        pytest.param(changed(launches=(LaunchEntry("a", ("tensor:x",)),)), "arguments[0]", id="no-tensor"),
+        pytest.param(changed(launches=(LaunchEntry("a", ("buffer:x",)),)), "arguments[0]", id="no-buffer"),
+        pytest.param(changed(launches=(LaunchEntry("a", ("kv:2:key",)),)), "arguments[0]", id="no-layer"),
+        pytest.param(changed(launches=(LaunchEntry("a", ("kv:01:key",)),)), "arguments[0]", id="bad-layer"),
+        pytest.param(changed(max_batch_tokens=0), "max_batch_tokens", id="no-tokens"),
+        pytest.param(changed(vocab_size=1 << 40), "vocab_size", id="vocab"),
+        pytest.param(changed(hidden_size="32"), "hidden_size", id="type"),
+        pytest.param(changed(kv=dataclasses.replace(LAYOUT.kv, head_dim=0)), "kv.head_dim", id="kv-head-dim"),
+        pytest.param(msgpack.packb({1: 2}), "key", id="key-type"),
+        pytest.param(bytes((64 << 20) + 1), "size", id="too-large"),
+    ],
+)
+def test_bad_fields_are_named(data: bytes, field: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        decode_layout(PATH, data, 2304)
+    assert field in str(caught.value) or (field == "arena" and caught.value.field == "buffers")
+
+
+def test_largest_count_of_entries_stays_small() -> None:
+    tensors = tuple(TensorEntry(f"t{i}", "f32", (16,), 64 * i, 64) for i in range(10_000))
+    layout = dataclasses.replace(LAYOUT, tensors=tensors, launches=())
+    begin = time.perf_counter()
+    assert decode_layout(PATH, encode_layout(layout), layout.weights_bytes) == layout
+    assert time.perf_counter() - begin < 2

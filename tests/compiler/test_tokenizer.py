@@ -1,0 +1,276 @@
+"""The tokenizer built from a GGUF vocabulary, compared with llama.cpp's ids, and its refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from rocmforge.artifacts.errors import BundleError, GgufError, InputError
+from rocmforge.artifacts.tokenizer_config import TokenizerConfig
+from rocmforge.compiler.tokenizer import (
+    CONTROL,
+    NORMAL,
+    PRE_TOKENIZERS,
+    UNUSED,
+    USER_DEFINED,
+    build_tokenizer,
+    byte_to_char,
+    load_tokenizer_json,
+)
+from rocmforge.runtime.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests" / "data"
+PATH = Path("model.gguf")
+HARD_STRINGS: list[str] = json.loads((DATA / "hard_strings.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_metadata(smollm2_gguf: Path) -> dict[str, object]:
+    reader = GGUFReader(str(smollm2_gguf))
+    return {name: field.contents() for name, field in reader.fields.items()}
+
+
+def extended(metadata: Mapping[str, object]) -> dict[str, object]:
+    """The vocabulary with which the goldens of the other pre-tokenizers were made."""
+    spec = importlib.util.spec_from_file_location("oracle", ROOT / "tools" / "tokenizer_oracle.py")
+    assert spec is not None
+    assert spec.loader is not None
+    oracle = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(oracle)
+    keys = [f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")]
+    return {**metadata, **dict(zip(keys, oracle.extended(*[metadata[k] for k in keys]), strict=True))}
+
+
+@pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "qwen2", "gpt-2", "default"])
+def test_ids_equal_those_of_llama_cpp(smollm2_metadata: Mapping[str, object], pre: str) -> None:
+    metadata = smollm2_metadata
+    name = "smollm2"
+    if pre != "smollm":
+        metadata = {**extended(metadata), "tokenizer.ggml.pre": pre}
+        name = pre.replace("-", "_")
+    golden = json.loads((DATA / f"{name}_token_ids.json").read_text(encoding="utf-8"))
+    artifact = build_tokenizer(metadata, PATH)
+    tokenizer = Tokenizer(artifact.json, artifact.config)
+    assert len(golden) == len(HARD_STRINGS) >= 220
+    wrong = [
+        (text, ids, ours)
+        for text, ids in zip(HARD_STRINGS, golden, strict=True)
+        if (ours := tokenizer.encode(text, add_special=False)) != ids
+    ]
+    assert wrong == []
+
+
+def test_config_of_smollm2(smollm2_metadata: Mapping[str, object]) -> None:
+    artifact = build_tokenizer(smollm2_metadata, PATH)
+    # 4 is <reponame>, a fill-in-the-middle separator that llama.cpp also stops at.
+    assert artifact.config == TokenizerConfig(
+        1, (0, 2, 4), False, False, "<|im_start|>", "<|im_end|>", 49152, 2
+    )
+    assert artifact.chat_template is not None
+    assert artifact.json == build_tokenizer(smollm2_metadata, PATH).json
+
+
+def tiny(**changes: Any) -> dict[str, object]:
+    """Metadata of a small valid vocabulary: the bytes, three merges, two special tokens."""
+    tokens = ["<s>", "<|im_end|>", *byte_to_char().values(), "ab", "abc", "Ġa"]
+    metadata: dict[str, object] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.array([CONTROL] * 2 + [NORMAL] * (len(tokens) - 2), np.int32),
+        "tokenizer.ggml.merges": ["a b", "ab c", "Ġ a"],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    metadata |= {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    return {name: value for name, value in metadata.items() if value is not None}
+
+
+def tiny_tokenizer(**changes: Any) -> Tokenizer:
+    artifact = build_tokenizer(tiny(**changes), PATH)
+    return Tokenizer(artifact.json, artifact.config)
+
+
+def test_merges_and_special_tokens() -> None:
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.encode("abc<|im_end|> a", add_special=False) == [259, 1, 260]
+    assert 1 not in tokenizer.encode("abc<|im_end|>", parse_special=False)
+
+
+@pytest.mark.parametrize(
+    ("pre", "said", "expected"),
+    [
+        ("llama-bpe", None, True),
+        ("llama3", None, True),
+        ("llama-bpe", False, False),
+        ("gpt-2", None, False),
+        ("qwen2", None, False),
+        ("qwen2", True, True),
+        ("default", None, False),
+    ],
+)
+def test_add_bos(pre: str, said: bool | None, expected: bool) -> None:
+    tokenizer = tiny_tokenizer(pre=pre, add_bos_token=said)
+    assert tokenizer.config.add_bos is expected
+    assert tokenizer.encode("a")[:1] == ([0] if expected else tokenizer.encode("a", add_special=False))
+
+
+def test_add_eos() -> None:
+    assert tiny_tokenizer(add_eos_token=True).encode("ab") == [258, 1]
+
+
+def test_absent_pre_is_the_default_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert build_tokenizer(tiny(pre=None), PATH).json == build_tokenizer(tiny(pre="default"), PATH).json
+    assert "tokenizer.ggml.pre" in caplog.text
+
+
+def test_a_byte_that_the_vocabulary_lacks_is_dropped_and_parts_its_neighbours() -> None:
+    tokens = [t for t in tiny()["tokenizer.ggml.tokens"] if t != "!"]  # type: ignore[attr-defined]
+    types = [CONTROL] * 2 + [NORMAL] * (len(tokens) - 2)
+    tokenizer = tiny_tokenizer(
+        tokens=tokens, token_type=types, pre="smollm", merges=["a b", "# #", "ab c"][:1]
+    )
+    ids = tokenizer.encode("#!#", add_special=False)
+    assert ids == [tokens.index("#")] * 2
+
+
+def test_unused_tokens_have_no_bytes_and_are_not_found() -> None:
+    metadata = tiny()
+    tokens = [*metadata["tokenizer.ggml.tokens"], "[PAD]7"]  # type: ignore[misc]
+    tokenizer = tiny_tokenizer(
+        tokens=tokens, token_type=[CONTROL] * 2 + [NORMAL] * (len(tokens) - 3) + [UNUSED]
+    )
+    assert tokenizer.token_bytes(len(tokens) - 1) == b""
+    assert len(tokens) - 1 not in tokenizer.encode("[PAD]7")
+
+
+def test_user_defined_tokens_are_found_longest_first() -> None:
+    tokens = [*tiny()["tokenizer.ggml.tokens"], "<u>ab", "b<long>c"]  # type: ignore[misc]
+    tokenizer = tiny_tokenizer(
+        tokens=tokens, token_type=[CONTROL] * 2 + [NORMAL] * (len(tokens) - 4) + [USER_DEFINED] * 2
+    )
+    ids = tokenizer.encode("<u>ab<long>c", parse_special=False)
+    assert ids[-1] == len(tokens) - 1
+    assert tokenizer.decode(ids) == "<u>ab<long>c"
+
+
+def test_end_of_generation_needs_a_special_type() -> None:
+    tokens = [*tiny()["tokenizer.ggml.tokens"], "</s>", "<|eot_id|>"]  # type: ignore[misc]
+    types = [CONTROL] * 2 + [NORMAL] * (len(tokens) - 3) + [USER_DEFINED]
+    config = tiny_tokenizer(tokens=tokens, token_type=types).config
+    assert config.eos_token_ids == (1, len(tokens) - 1)
+
+
+BAD = [
+    ("model", "llama"),
+    ("model", "bert"),
+    ("model", None),
+    ("model", 7),
+    ("pre", "unheard-of"),
+    ("pre", 3),
+    ("tokens", None),
+    ("tokens", []),
+    ("tokens", "abc"),
+    ("tokens", ["a", "a"]),
+    ("tokens", ["a", 7]),
+    ("tokens", ["a", "\ud800"]),
+    ("token_type", [1]),
+    ("token_type", "1"),
+    ("token_type", 5),
+    ("token_type", np.zeros((261, 2))),
+    ("merges", None),
+    ("merges", ["ab"]),
+    ("merges", ["a zz"]),
+    ("merges", ["b a"]),
+    ("merges", [3]),
+    ("bos_token_id", 261),
+    ("eos_token_id", -1),
+    ("eot_token_id", 1 << 40),
+    ("bos_token_id", "0"),
+    ("bos_token_id", True),
+    ("add_bos_token", 1),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD, ids=[f"{f}-{i}" for i, (f, _) in enumerate(BAD)])
+def test_bad_vocabulary_is_refused_by_field(field: str, value: object) -> None:
+    with pytest.raises(GgufError) as caught:
+        build_tokenizer(tiny(**{field: value}), PATH)
+    assert caught.value.field == f"tokenizer.ggml.{field}"
+    assert "\n" not in str(caught.value)
+
+
+def test_other_kinds_are_refused_with_the_way_out() -> None:
+    with pytest.raises(GgufError, match=r"'llama'.*--tokenizer tokenizer\.json"):
+        build_tokenizer(tiny(model="llama"), PATH)
+    with pytest.raises(GgufError, match=r"llama-bpe.*smollm"):
+        build_tokenizer(tiny(pre="x"), PATH)
+
+
+def test_add_bos_without_bos_is_refused() -> None:
+    with pytest.raises(GgufError, match="add_bos_token"):
+        build_tokenizer(tiny(add_bos_token=True, bos_token_id=None), PATH)
+
+
+@pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
+def test_round_trip_through_a_file(pre: str, tmp_path: Path) -> None:
+    artifact = build_tokenizer(tiny(pre=pre), PATH)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(artifact.json, encoding="utf-8")
+    again = load_tokenizer_json(path, tiny(pre=pre))
+    assert again.json == artifact.json
+    text = "abc 123<|im_end|>\n é"
+    ours = Tokenizer(artifact.json, artifact.config).encode(text, add_special=False)
+    assert Tokenizer(again.json, again.config).encode(text, add_special=False) == ours
+    assert again.config.eos_token_ids == (1,)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "\x00", '{"model": {"type": "Nope"}}'])
+def test_bad_tokenizer_json_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text)
+    with pytest.raises(InputError):
+        load_tokenizer_json(path)
+    with pytest.raises(InputError):
+        load_tokenizer_json(tmp_path / "absent.json")
+
+
+CONFIG = TokenizerConfig(1, (2, 5), True, False, "<s>", "</s>", 10, 2)
+
+
+def test_config_round_trip() -> None:
+    obj = json.loads(json.dumps(CONFIG.to_json()))
+    assert TokenizerConfig.from_json(PATH, obj) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bos_token_id", 10),
+        ("bos_token_id", None),
+        ("bos_token_id", True),
+        ("eos_token_ids", [5, 2]),
+        ("eos_token_ids", [2, "5"]),
+        ("eos_token_ids", 2),
+        ("eos_token_ids", [2, 10]),
+        ("eos_token_id", 3),
+        ("add_bos", 1),
+        ("bos_token", None),
+        ("bos_token", "x" * 5000),
+        ("vocab_size", 0),
+        ("vocab_size", 1e9),
+        ("unheard_of", 1),
+    ],
+)
+def test_bad_config_is_refused(key: str, value: object) -> None:
+    with pytest.raises(BundleError):
+        TokenizerConfig.from_json(PATH, {**CONFIG.to_json(), key: value})
+    with pytest.raises(BundleError):
+        TokenizerConfig.from_json(PATH, [])

@@ -1,0 +1,196 @@
+"""Chat templates: what they may do, and what a hostile one may not."""
+
+# ruff: noqa: E501 - a template reads best on one line.
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime
+
+import pytest
+from rocmforge.runtime.chat import (
+    MAX_SECONDS,
+    MAX_SOURCE_CHARS,
+    ChatTemplate,
+    ChatTemplateError,
+    check_template,
+)
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<b>é</b> 'q'"}]
+
+
+def render(source: str | None, **extra: object) -> str:
+    return ChatTemplate(source, "<s>", "</s>").render(MESSAGES, **extra)  # type: ignore[arg-type]
+
+
+def test_chatml_is_the_fallback() -> None:
+    assert render(None) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<b>é</b> 'q'<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert render(None, add_generation_prompt=False).endswith("'q'<|im_end|>\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ bos_token }}x{{ eos_token }}", "<s>x</s>"),
+        ("{% for m in messages %}\n  {% if m.role == 'user' %}\nU\n  {% endif %}\n{% endfor %}\nE", "U\nE"),
+        ("{{ messages[1]|tojson }}", '{"role": "user", "content": "<b>é</b> \'q\'"}'),
+        ("{{ {'b': [1, 2], 'a': none}|tojson(indent=1) }}", '{\n "b": [\n  1,\n  2\n ],\n "a": null\n}'),
+        ("{% for m in messages %}{{ loop.index ~ '/' ~ loop.length }}{{ loop.last }} {% endfor %}",
+         "1/2False 2/2True "),
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
+         "user"),
+        ("{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t + m['role'] %}{% endfor %}"
+         "{{ ns.t }}", "systemuser"),
+        ("{% macro f(a, b=2) %}[{{ a }}{{ b }}]{% endmacro %}{{ f(1) }}", "[12]"),
+        ("{{ messages|map(attribute='role')|join(', ')|title }}", "System, User"),
+        ("{{ messages[1:]|length }}{{ messages[0].get('x', 'd') }}{{ tools is none }}{{ nothing }}", "1dTrue"),
+        ("{{ '%s-%02d' % ('a', 3) }}{{ 'a,b'.split(',')|last }}{{ ' x '.strip() }}{{ 2 ** 10 }}", "a-03bx1024"),
+        ("{% generation %}{{ range(3)|list }}{% endgeneration %}", "[0, 1, 2]"),
+        ("{% for k, v in {'a': 1}.items() %}{{ k }}={{ v }}{% endfor %}", "a=1"),
+        ("{{ extra_thing }}", "7"),
+    ],
+)  # fmt: skip
+def test_templates(source: str, expected: str) -> None:
+    check_template(source)
+    assert render(source, extra_thing=7) == expected
+
+
+def test_strftime_now() -> None:
+    year = datetime.now().year
+    assert render("{{ strftime_now('%Y') }}") in {str(year), str(year + 1)}
+
+
+def test_raise_exception_is_one_line() -> None:
+    with pytest.raises(ChatTemplateError, match=r"^chat template: no\\nsystem$"):
+        render("{{ raise_exception('no\\nsystem') }}")
+
+
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{{ 1 +", "{% endfor %}", "{{ 1|unheard_of }}", "{{ " + "(" * 9999]
+)
+def test_a_template_that_does_not_parse(source: str) -> None:
+    with pytest.raises(ChatTemplateError) as caught:
+        check_template(source)
+    assert "\n" not in str(caught.value)
+
+
+CANARY: list[str] = []
+
+
+def canary() -> None:
+    CANARY.append("sang")
+
+
+class Carrier(dict[str, object]):
+    """A message whose globals hold the canary."""
+
+    def method(self) -> None:
+        canary()
+
+
+HOSTILE = [
+    "{{ messages.__class__ }}",
+    "{{ ''|attr('__class__') }}",
+    "{{ ''['__class__']['__mro__'] }}",
+    "{{ messages|map(attribute='__class__')|list }}",
+    "{{ messages|groupby('__class__') }}",
+    "{{ raise_exception.__globals__ }}",
+    "{{ strftime_now.__globals__['canary']() }}",
+    "{{ carrier.method.__globals__['canary']() }}",
+    "{{ carrier.method.__func__.__globals__ }}",
+    "{{ '{0.__class__}'.format(messages) }}",
+    "{{ '{0.__class__}'.format_map(messages) }}",
+    "{{ ''.join.__self__.__class__ }}",
+    "{{ self.__dict__ }}",
+    "{{ self._TemplateReference__context }}",
+    "{{ cycler.__init__.__globals__.os.system('true') }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}",
+    "{{ messages.append(1) }}",
+    "{{ messages[0].update(role='x') }}",
+    "{{ (1).__class__.__bases__[0].__subclasses__() }}",
+    "{% set x = namespace.__init__ %}{{ x.__globals__ }}",
+    "{{ messages|random }}",
+]
+
+
+@pytest.mark.parametrize("source", HOSTILE)
+def test_F22_a_hostile_template_fails_clearly(source: str) -> None:
+    with pytest.raises(ChatTemplateError) as caught:
+        render(source, carrier=Carrier(), canary_name="canary")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("chat template: ")
+    assert CANARY == []
+    assert MESSAGES[0]["role"] == "system"
+
+
+BOMBS = [
+    "{% for i in range(10**9) %}{% endfor %}",
+    "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}",
+    "{% for i in range(10000) %}" + "x" * 10000 + "{% endfor %}",
+    "{{ 'a' * 10**12 }}",
+    "{{ 10**12 * 'a' }}",
+    "{{ [1] * 10**9 }}",
+    "{{ 9 ** 9 ** 9 ** 9 ** 9 }}",
+    "{% set ns = namespace(n=3) %}{% for i in range(100) %}{% set ns.n = ns.n * ns.n %}{% endfor %}",
+    "{% set ns = namespace(s='aa') %}{% for i in range(100) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "{% set ns = namespace(s='aa') %}{% for i in range(100) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+    "{% set ns = namespace(s=1) %}{% for i in range(99) %}{% set ns.s = {1: ns.s, 2: ns.s} %}{% endfor %}",
+    "{% set ns = namespace(s=1) %}{% for i in range(99) %}{% set ns.s = (ns.s, ns.s) %}{% endfor %}",
+    "{% set ns = namespace(s='aa') %}{% for i in range(9) %}{% set ns.s = ns.s|replace('a', 'a'*99) %}{% endfor %}",
+    "{% set ns = namespace(s='aa') %}{% for i in range(9) %}{% set ns.s = ns.s.replace('', 'a'*99) %}{% endfor %}",
+    "{% set s = 'a' * 1000000 %}{% set b %}{% for i in range(10000) %}{{ s }}{% endfor %}{% endset %}",
+    "{% macro f() %}{{ 'a' * 9999 }}{% for i in range(999) %}{{ 'a' * 9999 }}{% endfor %}{% endmacro %}{{ f() }}",
+    "{{ 'a'.ljust(10**10) }}",
+    "{{ 'a'.encode().ljust(10**10) }}",
+    "{{ 'a'|center(10**10) }}",
+    "{{ ('a\n' * 100000)|indent(1000) }}",
+    "{{ ('a\t' * 100000).expandtabs(1000) }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '%*d' % (1000000000, 1) }}",
+    "{{ '%1000000000d'|format(1) }}",
+    "{{ 'x'.join(['y' * 1000000] * 1000) }}",
+    "{{ (['y'] * 1000)|join('x' * 1000000) }}",
+    "{{ range(10000)|batch(1, 'x' * 1000000)|list|length }}",
+    "{{ [1]|batch(10**9, 'x')|list|length }}",
+    "{{ messages|tojson(indent=10**9) }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+    "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "{{ lipsum(n=10**9) }}",
+    "x" * (MAX_SOURCE_CHARS + 1),
+]
+
+
+@pytest.mark.parametrize("source", BOMBS, ids=range(len(BOMBS)))
+def test_F23_a_bomb_is_defused(source: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(ChatTemplateError):
+        render(source)
+    assert time.monotonic() - start < MAX_SECONDS + 3
+
+
+def test_F23_limits_leave_a_long_conversation_alone() -> None:
+    messages = [{"role": "user", "content": "word " * 2000}] * 500
+    assert len(ChatTemplate(None, "", "").render(messages)) > 5_000_000
+
+
+def test_one_template_serves_many_threads() -> None:
+    template = ChatTemplate(None, "", "")
+    results: list[str] = []
+    threads = [
+        threading.Thread(
+            target=lambda i=i: results.append(template.render([{"role": "user", "content": f"{i}"}]))
+        )
+        for i in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(results)) == 16

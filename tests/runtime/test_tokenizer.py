@@ -1,0 +1,122 @@
+"""Decoding, streaming and stop strings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rocmforge.compiler.tokenizer import CONTROL, NORMAL, build_tokenizer, byte_to_char
+from rocmforge.runtime.tokenizer import StopMatcher, StreamDecoder, Tokenizer
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Two control tokens, then the 256 bytes in order, then "ab"."""
+    tokens = ["<s>", "<|im_end|>", *byte_to_char().values(), "ab"]
+    artifact = build_tokenizer(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "gpt-2",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [CONTROL] * 2 + [NORMAL] * (len(tokens) - 2),
+            "tokenizer.ggml.merges": ["a b"],
+            "tokenizer.ggml.bos_token_id": 0,
+            "tokenizer.ggml.eos_token_id": 1,
+        },
+        Path("tiny.gguf"),
+    )
+    return Tokenizer(artifact.json, artifact.config)
+
+
+TINY = byte_tokenizer()
+TOKEN_IDS = st.lists(st.integers(0, TINY.config.vocab_size - 1), max_size=40)
+
+
+@given(TOKEN_IDS, st.booleans())
+def test_stream_equals_decode(ids: list[int], skip_special: bool) -> None:
+    stream = StreamDecoder(TINY, skip_special)
+    assert "".join([*map(stream.push, ids), stream.flush()]) == TINY.decode(ids, skip_special)
+
+
+@given(st.text(max_size=60))
+def test_bytes_round_trip(text: str) -> None:
+    ids = TINY.encode(text, parse_special=False)
+    assert b"".join(map(TINY.token_bytes, ids)) == text.encode()
+    stream = StreamDecoder(TINY)
+    shown = ""
+    for token_id in ids:
+        shown += stream.push(token_id)
+        assert text.startswith(shown)
+    assert shown == text
+
+
+def test_stream_waits_for_whole_characters_and_no_longer() -> None:
+    stream = StreamDecoder(TINY)
+    assert [stream.push(2 + byte) for byte in "é€".encode()] == ["", "é", "", "", "€"]
+    # 0xE2 waits; "a" shows that it was no character.
+    assert stream.push(2 + 0xE2) == ""
+    assert stream.push(2 + ord("a")) == "\ufffda"
+    assert stream.push(2 + 0xFF) == "\ufffd"
+    assert stream.push(2 + 0xF0) == ""
+    assert stream.flush() == "\ufffd"
+
+
+def test_special_tokens_and_foreign_ids() -> None:
+    assert TINY.encode("<s>") == [0]
+    assert TINY.decode([0, 2 + 97, 1]) == "a"
+    assert TINY.decode([0, 2 + 97, 1], skip_special=False) == "<s>a<|im_end|>"
+    assert TINY.token_bytes(-1) == TINY.token_bytes(10**12) == b""
+    assert TINY.encode("\ud800") == TINY.encode("\ufffd")
+    assert TINY.encode("") == []
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        Tokenizer("{", TINY.config)
+
+
+def test_real_vocabulary_streams(smollm2_gguf: Path) -> None:
+    reader = GGUFReader(str(smollm2_gguf))
+    artifact = build_tokenizer({k: f.contents() for k, f in reader.fields.items()}, smollm2_gguf)
+    tokenizer = Tokenizer(artifact.json, artifact.config)
+
+    @settings(max_examples=200)
+    @given(st.lists(st.integers(0, tokenizer.config.vocab_size - 1), max_size=30))
+    def holds(ids: list[int]) -> None:
+        stream = StreamDecoder(tokenizer)
+        assert "".join([*map(stream.push, ids), stream.flush()]) == tokenizer.decode(ids)
+
+    holds()
+
+
+def naive(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
+    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.text("abc", max_size=4), max_size=12),
+    st.lists(st.text("abc", max_size=5), max_size=4).map(tuple),
+)
+def test_stop_matcher_equals_a_search_of_the_whole(pieces: list[str], stops: tuple[str, ...]) -> None:
+    matcher = StopMatcher(stops)
+    shown = ""
+    for i, piece in enumerate(pieces):
+        text, stopped = matcher.push(piece)
+        shown += text
+        # Nothing is shown that a later piece could make a part of a stop string.
+        assert naive("".join(pieces), stops)[0].startswith(shown)
+        if stopped:
+            assert naive("".join(pieces[: i + 1]), stops) == (shown, True)
+    shown += matcher.flush()
+    assert (shown, matcher.stopped) == naive("".join(pieces), stops)
+
+
+def test_stop_matcher_holds_back_only_what_may_begin_a_stop() -> None:
+    matcher = StopMatcher(("</s>", "\n\n"))
+    assert matcher.push("hello <") == ("hello ", False)
+    assert matcher.push("b>\n") == ("<b>", False)
+    assert matcher.push("x\n") == ("\nx", False)
+    assert matcher.push("\nmore") == ("", True)
+    assert matcher.push("again") == ("", True)
+    assert matcher.flush() == ""
