@@ -64,7 +64,7 @@ _MAX_CONTEXT = click.option(
 )
 
 
-def _make_golden(
+def make_golden(
     layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, object]]:
     """Run prompts on code that is not yet in a bundle."""
@@ -113,7 +113,7 @@ def compile_command(
     goal = output or model.with_suffix(".rfb")
     options = CompileOptions(model, goal, archs or ("host",), tokenizer, max_context, toolchain, jobs)
     with choose_progress(as_json) as progress:
-        manifest = compile_model(options, BuildCache(cache_dir or default_cache_dir()), progress, _make_golden)
+        manifest = compile_model(options, BuildCache(cache_dir or default_cache_dir()), progress, make_golden)
     if as_json:
         click.echo(json.dumps({"bundle": str(goal), "digest": manifest.bundle_digest}))
     else:
@@ -161,7 +161,7 @@ def _compiled(path: Path, cache_dir: Path | None) -> Path:
         click.echo(f"{printable(path)} is not a bundle: compiling it to {printable(goal)}", err=True)
         goal.parent.mkdir(parents=True, exist_ok=True)
         with choose_progress(False) as progress:
-            compile_model(CompileOptions(path, goal), BuildCache(root), progress, _make_golden)
+            compile_model(CompileOptions(path, goal), BuildCache(root), progress, make_golden)
     else:
         click.echo(f"{printable(path)}: using its bundle {printable(goal)}", err=True)
     return goal

@@ -60,6 +60,7 @@ class Cursor:
         self._objects_left = MAX_OBJECT_BYTES
 
     def error(self, field: str, problem: str) -> GgufError:
+        """Return an error at the current position."""
         return GgufError(self.path, field, problem, self.position)
 
     def bounded(self, count: int, item_bytes: int, field: str) -> int:
@@ -93,12 +94,15 @@ class Cursor:
         return bytes(self._loaded[start : self.position])
 
     def u32(self, field: str) -> int:
+        """Read an unsigned 32-bit integer."""
         return int.from_bytes(self.take(4, field, "uint32"), "little")
 
     def u64(self, field: str) -> int:
+        """Read an unsigned 64-bit integer."""
         return int.from_bytes(self.take(8, field, "uint64"), "little")
 
     def string(self, field: str, maximum: int = MAX_STRING_BYTES) -> str:
+        """Read one string of at most `maximum` bytes."""
         (text,) = self.strings(1, field, maximum, indexed=False)
         return text
 

@@ -193,7 +193,10 @@ class GgufFile:
             self._check_size(size)
             start = tensor.offset - tensor.offset % mmap.ALLOCATIONGRANULARITY
             length = tensor.offset + tensor.n_bytes - start
-            mapping = mmap.mmap(fd, length, access=mmap.ACCESS_READ, offset=start)
+            try:
+                mapping = mmap.mmap(fd, length, access=mmap.ACCESS_READ, offset=start)
+            except ValueError:  # cut since its size was looked at
+                raise self.error(name, "expected the tensor's bytes, found a file that was cut") from None
         return np.frombuffer(mapping, np.uint8, tensor.n_bytes, tensor.offset - start)
 
     def read_tensor(self, name: str) -> npt.NDArray[np.uint8]:

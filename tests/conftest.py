@@ -1,0 +1,48 @@
+"""Fixtures for all tests: the real model, and its bundle, compiled once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.cli import make_golden
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.compile import CompileOptions, compile_model
+from rocmforge.compiler.progress import PlainProgress
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct Q4_1, as `tools/test` fetches it."""
+    path = os.environ.get("ROCFORGE_TEST_MODEL")
+    if not path:
+        pytest.fail("ROCFORGE_TEST_MODEL is not set: run the tests with tools/test")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def build_cache(tmp_path_factory: pytest.TempPathFactory) -> BuildCache:
+    """A build cache that all tests of the session share."""
+    return BuildCache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_path(
+    smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """SmolLM2's bundle, on disk."""
+    goal = tmp_path_factory.mktemp("bundle") / "smollm2.rfb"
+    with PlainProgress() as progress:
+        compile_model(CompileOptions(smollm2_gguf, goal), build_cache, progress, make_golden)
+    return goal
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_path: Path) -> Iterator[Bundle]:
+    """SmolLM2's bundle, open."""
+    with open_bundle(smollm2_path) as bundle:
+        yield bundle

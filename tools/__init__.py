@@ -1,0 +1,1 @@
+"""What developers and CI run: quick start, benchmarks, fixtures, oracles."""
