@@ -16,9 +16,9 @@ from ..artifacts.errors import ToolchainError, printable
 from .target import CodeVariant
 
 COMPILE_TIMEOUT_SECONDS = 120
-_CLANG_FLAGS = ("-fno-math-errno", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
+_CLANG_FLAGS = ("-fno-math-errno", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unused-parameter")
 # GCC warns that vectors wider than the ISA's have no stable ABI; ours never cross a call.
-_GCC_FLAGS = ("-fno-math-errno", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-psabi")
+_GCC_FLAGS = ("-fno-math-errno", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-psabi")
 _COMMON_FLAGS = (
     "-std=gnu11",
     "-O3",

@@ -93,6 +93,7 @@ class ReferenceModel:
 
     def _norm(self, x: Array, name: str) -> Array:
         weight = self.weight(f"{name}.weight")
+        assert weight is not None
         mean_square = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
         return np.asarray(x / np.sqrt(mean_square + self.epsilon) * weight, np.float32)
 
