@@ -86,9 +86,13 @@ def make_golden(
 
 @main.command("compile")
 @click.argument("model", type=click.Path(path_type=Path), envvar="ROCMFORGE_GGUF")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. [default: MODEL with .rfb]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The bundle. [default: MODEL with .rfb]"
+)
 @click.option("--arch", "archs", multiple=True, envvar="ROCm_ARCH", help="Target: host. [default: host]")
-@click.option("--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json."
+)
 @click.option("--toolchain", default="auto", show_default=True, help="auto, zig, or a C compiler such as cc.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=_default_threads, help="Compilers run at once.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
@@ -122,8 +126,14 @@ def compile_command(
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--addr", envvar="ROCMFORGE_ADDR", default="127.0.0.1:8080", show_default=True, help="HOST:PORT.")
-@click.option("--kv-tokens", type=click.IntRange(16), help="Tokens that the KV cache holds. [default: 4 contexts, at most 1 GiB]")
+@click.option(
+    "--addr", envvar="ROCMFORGE_ADDR", default="127.0.0.1:8080", show_default=True, help="HOST:PORT."
+)
+@click.option(
+    "--kv-tokens",
+    type=click.IntRange(16),
+    help="Tokens that the KV cache holds. [default: 4 contexts, at most 1 GiB]",
+)
 @_MAX_CONTEXT
 @_THREADS
 @_CACHE_DIR
@@ -142,7 +152,9 @@ def serve(
     if not port.isdigit() or int(port) > 65535:
         raise UsageError(f"--addr: expected HOST:PORT, found {printable(addr)}")
     path = _compiled(bundle, cache_dir)
-    serve_bundle(ServeOptions(path, host.strip("[]") or "127.0.0.1", int(port), threads, max_context, kv_tokens))
+    serve_bundle(
+        ServeOptions(path, host.strip("[]") or "127.0.0.1", int(port), threads, max_context, kv_tokens)
+    )
 
 
 def _compiled(path: Path, cache_dir: Path | None) -> Path:
@@ -165,6 +177,107 @@ def _compiled(path: Path, cache_dir: Path | None) -> Path:
     else:
         click.echo(f"{printable(path)}: using its bundle {printable(goal)}", err=True)
     return goal
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt", required=False)
+@click.option("-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="0: most likely."
+)
+@click.option("--top-k", type=click.IntRange(0), default=50, show_default=True, help="0: off.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
+@_MAX_CONTEXT
+@_THREADS
+@_CACHE_DIR
+def run(
+    bundle: Path,
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    max_context: int | None,
+    threads: int,
+    cache_dir: Path | None,
+) -> None:
+    """Continue PROMPT with a BUNDLE; without one, chat."""
+    from .runtime.generation import SamplingParams
+    from .runtime.terminal import RunOptions, run_bundle
+
+    sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    path = _compiled(bundle, cache_dir)
+    run_bundle(RunOptions(path, prompt, max_tokens, sampling, threads, max_context))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--kernels", is_flag=True, help="Of a bundle: its kernel table.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def inspect(path: Path, kernels: bool, as_json: bool) -> None:
+    """What is in a GGUF or a bundle, and the memory it will need."""
+    from .compiler.inspect import format_facts, inspect_gguf
+
+    if not path.is_dir():
+        facts = inspect_gguf(path)
+    else:
+        from .runtime.inspect import inspect_bundle
+
+        facts = inspect_bundle(path, kernels)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    table = facts.pop("kernels", None)
+    for line in format_facts(facts):
+        click.echo(line)
+    for row in table if isinstance(table, list) else ():
+        click.echo(f"{row['launches_per_step']:>5} x {row['symbol']}")
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_THREADS
+def verify(bundle: Path, threads: int) -> None:
+    """Check every digest of a BUNDLE and replay its golden records here."""
+    from .runtime.verify import verify as verify_bundle
+
+    verify_bundle(bundle, threads, click.echo)
+
+
+@main.command()
+@click.argument(
+    "folder", type=click.Path(path_type=Path), envvar="ROCMFORGE_MODELS", default=".", required=False
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def models(folder: Path, as_json: bool) -> None:
+    """GGUF files and bundles below FOLDER (default: $ROCMFORGE_MODELS, else here)."""
+    from .runtime.inspect import find_models
+
+    rows = find_models(folder)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['kind']:<7} {row['size_bytes'] / 2**20:>9.1f} MiB  {row['path']}  {row['about']}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(as_json: bool) -> None:
+    """Toolchains and devices found here, what is missing, and how to get it."""
+    from .compiler.doctor import examine
+
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([{"what": f.what, "ok": f.ok, "text": f.text} for f in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok' if finding.ok else '--':<3} {finding.what:<22} {finding.text}")
+    if not all(finding.ok for finding in findings if finding.needed):
+        raise SystemExit(4)
 
 
 if __name__ == "__main__":

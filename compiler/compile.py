@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
 from ..artifacts.errors import UsageError, printable
-from ..artifacts.layout import Layout, TensorEntry, encode_layout
+from ..artifacts.layout import Layout, encode_layout
 from ..artifacts.manifest import Manifest, ModelIdentity, TargetEntry
 from ..artifacts.writer import BundleWriter
 from .build import CodeObject, build_variants, render_sources
 from .build_cache import BuildCache, cache_key
 from .gguf_file import GgufFile, read_gguf
-from .graph import Graph, Weight, build_graph
+from .graph import Weight, build_graph
 from .model_config import ModelConfig, read_config, weight_tensors
 from .passes import run_passes
 from .plan import KernelSpec, Plan, make_plan
@@ -103,7 +102,11 @@ def compile_model(
                 kernels=tuple(_kernel_row(spec, plan) for spec in plan.kernels),
                 golden=tuple(golden),
                 generator=__version__,
-                options={"archs": list(options.archs), "max_context": max_seq_len, "toolchain": options.toolchain},
+                options={
+                    "archs": list(options.archs),
+                    "max_context": max_seq_len,
+                    "toolchain": options.toolchain,
+                },
             )
         )
 
@@ -192,8 +195,9 @@ def _golden(
 
 def _identity(gguf: GgufFile, config: ModelConfig, path: Path, progress: Progress) -> ModelIdentity:
     metadata = {
-        key: value for key, value in gguf.metadata.items() if isinstance(value, (str, int, float, bool))
-        and not key.startswith("tokenizer.")
+        key: value
+        for key, value in gguf.metadata.items()
+        if isinstance(value, (str, int, float, bool)) and not key.startswith("tokenizer.")
     }
     weights = weights_by_role(gguf, config)
     with path.open("rb") as file:

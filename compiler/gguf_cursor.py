@@ -91,7 +91,8 @@ class Cursor:
         self._load(n_bytes, field, what)
         start = self.position
         self.position += n_bytes
-        return bytes(self._loaded[start : self.position])
+        with memoryview(self._loaded) as view:
+            return bytes(view[start : self.position])
 
     def u32(self, field: str) -> int:
         """Read an unsigned 32-bit integer."""

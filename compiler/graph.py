@@ -135,9 +135,7 @@ def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
         weights: all weights by role.
     """
     builder = _Builder()
-    hidden = builder.add(
-        "embedding", (), Value("embedded", TOKENS, config.hidden_size), ("token_embedding",)
-    )
+    hidden = builder.add("embedding", (), Value("embedded", TOKENS, config.hidden_size), ("token_embedding",))
     for layer in range(config.num_layers):
         hidden = _add_layer(builder, config, weights, layer, hidden)
     normed = builder.add(
@@ -148,7 +146,9 @@ def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
         epsilon=config.rms_norm_eps,
     )
     output = "token_embedding" if config.tie_word_embeddings else "output"
-    logits = builder.add("linear", (normed,), Value("logits", LOGITS, config.vocab_size), (output,), out_offset=0)
+    logits = builder.add(
+        "linear", (normed,), Value("logits", LOGITS, config.vocab_size), (output,), out_offset=0
+    )
     builder.add("sample", (logits,), Value("sampled", LOGITS, config.vocab_size, "int32"))
     return verify(Graph(tuple(builder.nodes), builder.values, weights))
 
@@ -174,12 +174,21 @@ def _add_layer(
     query_size = config.num_heads * config.head_dim
     qkv_size = query_size + 2 * config.num_kv_heads * config.head_dim
     normed = builder.add(
-        "norm", (hidden,), value("attention_normed", config.hidden_size), (role("attention_norm"),), epsilon=epsilon
+        "norm",
+        (hidden,),
+        value("attention_normed", config.hidden_size),
+        (role("attention_norm"),),
+        epsilon=epsilon,
     )
     qkv = projections(("attention_q", "attention_k", "attention_v"), normed, value("qkv", qkv_size))
     norms = (role("attention_q_norm"), role("attention_k_norm")) if config.qk_norm else ()
     rotated = builder.add(
-        "rope_kv", (qkv,), value("rotated_qkv", qkv_size), ("rope_table", *norms), layer=layer, epsilon=epsilon
+        "rope_kv",
+        (qkv,),
+        value("rotated_qkv", qkv_size),
+        ("rope_table", *norms),
+        layer=layer,
+        epsilon=epsilon,
     )
     attended = builder.add(
         "attention", (rotated,), value("attended", query_size), layer=layer, head_dim=config.head_dim

@@ -60,8 +60,12 @@ def _read_k(raw: Bytes, *, fifth: bool) -> Blocks:
     """Q4_K, Q5_K: d, dmin, 12 bytes of 6-bit scales and minima, [256 high bits], 128 bytes of nibbles."""
     rows, supers, _ = raw.shape
     packed = raw[..., 4:16]
-    scales = np.concatenate([packed[..., 0:4] & 63, (packed[..., 8:12] & 15) | (packed[..., 0:4] >> 6 << 4)], -1)
-    minima = np.concatenate([packed[..., 4:8] & 63, (packed[..., 8:12] >> 4) | (packed[..., 4:8] >> 6 << 4)], -1)
+    scales = np.concatenate(
+        [packed[..., 0:4] & 63, (packed[..., 8:12] & 15) | (packed[..., 0:4] >> 6 << 4)], -1
+    )
+    minima = np.concatenate(
+        [packed[..., 4:8] & 63, (packed[..., 8:12] >> 4) | (packed[..., 4:8] >> 6 << 4)], -1
+    )
     nibbles = raw[..., 16 + 32 * fifth :].reshape(rows, supers, 4, 32)
     quants = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(rows, supers * 8, 32)
     if fifth:

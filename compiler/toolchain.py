@@ -16,9 +16,23 @@ from ..artifacts.errors import ToolchainError, printable
 from .target import CodeVariant
 
 COMPILE_TIMEOUT_SECONDS = 120
-_CLANG_FLAGS = ("-fno-math-errno", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unused-parameter")
+_CLANG_FLAGS = (
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-function",
+    "-Wno-unused-parameter",
+)
 # GCC warns that vectors wider than the ISA's have no stable ABI; ours never cross a call.
-_GCC_FLAGS = ("-fno-math-errno", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-psabi")
+_GCC_FLAGS = (
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-function",
+    "-Wno-unused-parameter",
+    "-Wno-psabi",
+)
 _COMMON_FLAGS = (
     "-std=gnu11",
     "-O3",
@@ -65,7 +79,9 @@ class Toolchain:
         Raises:
             ToolchainError: the compiler failed, hung or is gone.
         """
-        self._run((*self.compiler, *self.flags(variant), f"-I{include}", "-c", str(source), "-o", str(output)))
+        self._run(
+            (*self.compiler, *self.flags(variant), f"-I{include}", "-c", str(source), "-o", str(output))
+        )
 
     def link(self, objects: list[Path], output: Path) -> None:
         """Link objects to a shared object whose undefined symbols the loading process supplies.
@@ -96,7 +112,9 @@ class Toolchain:
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
             first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
-            raise ToolchainError(f"{Path(command[0]).name} failed ({done.returncode}): {printable(first, 400)}")
+            raise ToolchainError(
+                f"{Path(command[0]).name} failed ({done.returncode}): {printable(first, 400)}"
+            )
 
 
 def _zig() -> Toolchain:

@@ -31,7 +31,9 @@ class Sink(Protocol):
         """Bytes written."""
 
 
-def rope_table(config: ModelConfig, factors: npt.NDArray[np.float32] | None, length: int) -> npt.NDArray[np.float32]:
+def rope_table(
+    config: ModelConfig, factors: npt.NDArray[np.float32] | None, length: int
+) -> npt.NDArray[np.float32]:
     """Cosines and sines of every position: float32[length, rope_dim], cosines first.
 
     From additions and multiplications in float64 alone, which IEEE 754 fixes to the bit; library sines differ

@@ -5,6 +5,7 @@ The structures mirror kernels/host/common.h and program.h, at `ABI_VERSION`.
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import mmap
 import os
@@ -12,7 +13,6 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-import _ctypes
 import numpy as np
 import numpy.typing as npt
 
@@ -27,9 +27,22 @@ MAX_ARGUMENTS = 8
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 _LEVEL_FEATURES: Mapping[str, frozenset[str]] = {
     "x86_64_v4": frozenset(
-        "avx2 bmi1 bmi2 f16c fma movbe avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni".split()
+        [
+            "avx2",
+            "bmi1",
+            "bmi2",
+            "f16c",
+            "fma",
+            "movbe",
+            "avx512f",
+            "avx512bw",
+            "avx512cd",
+            "avx512dq",
+            "avx512vl",
+            "avx512_vnni",
+        ]
     ),
-    "x86_64_v3": frozenset("avx2 bmi1 bmi2 f16c fma movbe".split()),
+    "x86_64_v3": frozenset(["avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"]),
     "portable": frozenset(),
 }
 
@@ -109,7 +122,9 @@ class _Library:
         machine = int.from_bytes(header[18:20], "little")
         if header[:4] != b"\x7fELF" or machine != _ELF_MACHINES.get(platform.machine()):
             os.close(descriptor)
-            raise DeviceError(f"{name}: expected an ELF shared object for {platform.machine()}, found machine {machine}")
+            raise DeviceError(
+                f"{name}: expected an ELF shared object for {platform.machine()}, found machine {machine}"
+            )
         try:
             self.handle = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
         except OSError as error:

@@ -67,7 +67,9 @@ def load_engine(bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, met
     layout = bundle.layout
     max_context = options.max_context or layout.max_seq_len
     if max_context > layout.max_seq_len:
-        raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
+        raise UsageError(
+            f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}"
+        )
     program = load_host_program(bundle, kv_blocks(layout, max_context, options.kv_tokens), options.threads)
     return Engine(program, tokenizer, max_context, metrics)
 

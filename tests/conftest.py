@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache

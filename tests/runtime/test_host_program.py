@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
@@ -30,7 +29,9 @@ def run(program: HostProgram, chunks: list[tuple[int, int, list[int]]]) -> np.nd
             token_ids=np.array(tokens, np.int32),
             positions=np.concatenate([np.arange(s, s + len(ids), dtype=np.int32) for _, s, ids in chunks]),
             rows=np.repeat(np.arange(len(chunks), dtype=np.int32), [len(ids) for _, _, ids in chunks]),
-            block_table=np.array([[slot * width + i for i in range(width)] for slot, _, _ in chunks], np.int32),
+            block_table=np.array(
+                [[slot * width + i for i in range(width)] for slot, _, _ in chunks], np.int32
+            ),
             logits_rows=np.arange(len(tokens), dtype=np.int32),
             sampling=[RowSampling()] * len(tokens),
         )
@@ -106,9 +107,10 @@ def relative_tolerance(quantization: str) -> float:
     """Root mean square error of the logits over their standard deviation.
 
     Float weights: the KV cache is float16, whose rounding (relative 2^-11 at most) enters each layer once for
-    keys and once for values: 2 layers x 2 x 2^-11 = 0.2 %. Quantized weights: each int8 activation is off by
-    at most half a step of largest/127; over a block of 32 Gaussian values (largest about 2.1 sigma) the error is
-    2.1 / 127 / sqrt(12) = 0.48 % of sigma rms. A residual stream that passes 4 such matrices a layer, errors
-    independent, over 2 layers and the output: sqrt(9) x 0.48 % = 1.4 %; times 2 for what norms and softmax amplify.
+    keys and once for values: 2 layers x 2 x 2^-11 = 0.2 %. Quantized weights: an int8 activation is off by a
+    uniform error of one step, largest/127, so by largest / 127 / sqrt(12) rms. Over 32 Gaussian values the largest is
+    2.4 sigma: 0.54 % of sigma, for the inputs of QKV, output, and gate/up. What SwiGLU gives is a product of two such,
+    with a largest of 4.8 sigma: 1.1 %. In quadrature over 2 layers and the output matrix:
+    sqrt(2 (3 x 0.54^2 + 1.1^2) + 0.54^2) = 2.1 %; times 2 for what norms and softmax amplify.
     """
-    return 0.002 if quantization in FLOAT_TYPES else 0.03
+    return 0.002 if quantization in FLOAT_TYPES else 0.042

@@ -1,0 +1,48 @@
+"""`rfc inspect` of a GGUF: what is in it, and what it would need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..artifacts.errors import printable
+from .gguf_file import read_gguf
+from .model_config import read_config, unused_tensors
+
+
+def inspect_gguf(path: Path) -> dict[str, object]:
+    """Facts of a GGUF file, as plain data.
+
+    Raises:
+        GgufError: it cannot be trusted or compiled.
+    """
+    gguf = read_gguf(path)
+    config = read_config(gguf)
+    types = Counter(tensor.ggml_type.name for tensor in gguf.tensors.values())
+    kv_bytes = 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return {
+        "file": printable(path),
+        "gguf_version": gguf.version,
+        "architecture": config.architecture,
+        "name": printable(config.name),
+        "layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "heads": f"{config.num_heads} query, {config.num_kv_heads} key/value, of {config.head_dim}",
+        "vocabulary": config.vocab_size,
+        "context": config.max_seq_len,
+        "tensors": ", ".join(f"{count} {kind}" for kind, count in sorted(types.items())),
+        "unused_tensors": [printable(name) for name in unused_tensors(gguf, config)],
+        "weight_bytes": sum(tensor.n_bytes for tensor in gguf.tensors.values()),
+        "kv_bytes_per_token": kv_bytes,
+        "kv_bytes_full_context": kv_bytes * config.max_seq_len,
+    }
+
+
+def format_facts(facts: dict[str, object]) -> Iterator[str]:
+    """One line a fact."""
+    width = max(map(len, facts)) + 2
+    for key, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else value
+        yield f"{key.replace('_', ' '):<{width}}{shown}"
