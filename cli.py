@@ -86,13 +86,9 @@ def make_golden(
 
 @main.command("compile")
 @click.argument("model", type=click.Path(path_type=Path), envvar="ROCMFORGE_GGUF")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The bundle. [default: MODEL with .rfb]"
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. [default: MODEL with .rfb]")
 @click.option("--arch", "archs", multiple=True, envvar="ROCm_ARCH", help="Target: host. [default: host]")
-@click.option(
-    "--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json."
-)
+@click.option("--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json.")
 @click.option("--toolchain", default="auto", show_default=True, help="auto, zig, or a C compiler such as cc.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=_default_threads, help="Compilers run at once.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
@@ -126,9 +122,7 @@ def compile_command(
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--addr", envvar="ROCMFORGE_ADDR", default="127.0.0.1:8080", show_default=True, help="HOST:PORT."
-)
+@click.option("--addr", envvar="ROCMFORGE_ADDR", default="127.0.0.1:8080", show_default=True, help="HOST:PORT.")
 @click.option(
     "--kv-tokens",
     type=click.IntRange(16),
@@ -152,9 +146,7 @@ def serve(
     if not port.isdigit() or int(port) > 65535:
         raise UsageError(f"--addr: expected HOST:PORT, found {printable(addr)}")
     path = _compiled(bundle, cache_dir)
-    serve_bundle(
-        ServeOptions(path, host.strip("[]") or "127.0.0.1", int(port), threads, max_context, kv_tokens)
-    )
+    serve_bundle(ServeOptions(path, host.strip("[]") or "127.0.0.1", int(port), threads, max_context, kv_tokens))
 
 
 def _compiled(path: Path, cache_dir: Path | None) -> Path:
@@ -183,9 +175,7 @@ def _compiled(path: Path, cache_dir: Path | None) -> Path:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option(
-    "--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="0: most likely."
-)
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="0: most likely.")
 @click.option("--top-k", type=click.IntRange(0), default=50, show_default=True, help="0: off.")
 @click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
@@ -248,9 +238,7 @@ def verify(bundle: Path, threads: int) -> None:
 
 
 @main.command()
-@click.argument(
-    "folder", type=click.Path(path_type=Path), envvar="ROCMFORGE_MODELS", default=".", required=False
-)
+@click.argument("folder", type=click.Path(path_type=Path), envvar="ROCMFORGE_MODELS", default=".", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def models(folder: Path, as_json: bool) -> None:
     """GGUF files and bundles below FOLDER (default: $ROCMFORGE_MODELS, else here)."""
@@ -261,7 +249,7 @@ def models(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        click.echo(f"{row['kind']:<7} {row['size_bytes'] / 2**20:>9.1f} MiB  {row['path']}  {row['about']}")
+        click.echo(f"{row['kind']:<7} {int(str(row['size_bytes'])) / 2**20:>9.1f} MiB  {row['path']}  {row['about']}")
 
 
 @main.command()

@@ -140,9 +140,7 @@ def open_bundle(path: Path) -> Bundle:
         try:
             folder = _Descriptor(os.open(path, _FOLDER_FLAGS))
         except (OSError, ValueError) as error:
-            raise BundleError(
-                path, "bundle", f"expected a readable folder, found {_reason(error)}"
-            ) from error
+            raise BundleError(path, "bundle", f"expected a readable folder, found {_reason(error)}") from error
         try:
             return _open_files(path, folder)
         except BundleError:
@@ -296,9 +294,7 @@ def _open(path: Path, folder: int, name: str, n_bytes: int | None, limit: int | 
 
 
 @contextlib.contextmanager
-def _opened(
-    path: Path, folder: int, name: str, n_bytes: int | None, limit: int | None = None
-) -> Iterator[int]:
+def _opened(path: Path, folder: int, name: str, n_bytes: int | None, limit: int | None = None) -> Iterator[int]:
     """`_open`, closed at the end; a failing read becomes a `BundleError` too."""
     fd = _open(path, folder, name, n_bytes, limit)
     try:

@@ -19,8 +19,7 @@ def printable(text: object, limit: int = 200) -> str:
     """
     raw = str(text)
     escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in raw[: limit + 1]
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in raw[: limit + 1]
     )
     return escaped if len(escaped) <= limit else escaped[:limit] + "…"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from .errors import BundleError
 
@@ -275,9 +275,7 @@ def _read_table(check: Checker, unpacker: Any, budget: _Budget, table: str) -> I
 
 def _tensor(check: Checker, value: object, at: str) -> TensorEntry:
     name, packing, dims, offset, n_bytes = check.array(value, at, 5, 5)
-    shape = tuple(
-        check.integer(d, f"{at}.shape", 1, 1 << 48) for d in check.array(dims, f"{at}.shape", 0, _MAX_DIMS)
-    )
+    shape = tuple(check.integer(d, f"{at}.shape", 1, 1 << 48) for d in check.array(dims, f"{at}.shape", 0, _MAX_DIMS))
     return TensorEntry(
         name=check.text(name, f"{at}.name"),
         packing=check.text(packing, f"{at}.packing"),
@@ -324,9 +322,7 @@ def _check_tensors(check: Checker, tensors: tuple[TensorEntry, ...], weights_byt
             found = f"{tensor.offset} + {tensor.n_bytes}"
             check.fail(f"{at}.offset", f"expected an end within {weights_bytes} bytes, found {found}")
         if tensor.offset < end:
-            check.fail(
-                f"{at}.offset", f"expected at least {end}, the end of {before!r}, found {tensor.offset}"
-            )
+            check.fail(f"{at}.offset", f"expected at least {end}, the end of {before!r}, found {tensor.offset}")
         # No packing stores an element in less than a bit; the exact size is for the owner of the packing.
         if math.prod(tensor.shape) > 8 * tensor.n_bytes:
             check.fail(f"{at}.shape", f"expected to fit in {tensor.n_bytes} bytes, found {tensor.shape}")

@@ -258,9 +258,7 @@ def _exact_keys(check: Checker, table: Mapping[str, object], kind: Any, at: str)
     expected = {f.name for f in dataclasses.fields(kind)}
     for key in sorted(expected ^ table.keys()):
         found = "none" if key in expected else "one"
-        check.fail(
-            f"{at}{key}", f"expected {'a value' if found == 'none' else 'no such field'}, found {found}"
-        )
+        check.fail(f"{at}{key}", f"expected {'a value' if found == 'none' else 'no such field'}, found {found}")
 
 
 def _rows(check: Checker, value: object, at: str) -> tuple[Mapping[str, object], ...]:
@@ -332,9 +330,7 @@ def _files(check: Checker, value: object) -> dict[str, FileEntry]:
         for prefix in prefixes:
             folded = unicodedata.normalize("NFC", prefix.casefold())
             if spellings.setdefault(folded, prefix) != prefix:
-                check.fail(
-                    f"files.{name}", f"expected to differ from {spellings[folded]!r} by more than case"
-                )
+                check.fail(f"files.{name}", f"expected to differ from {spellings[folded]!r} by more than case")
         entry = _table(check, row, f"files.{name}")
         _exact_keys(check, entry, FileEntry, f"files.{name}.")
         files[name] = FileEntry(

@@ -55,9 +55,7 @@ class CompileOptions:
     jobs: int = 2
 
 
-def compile_model(
-    options: CompileOptions, cache: BuildCache, progress: Progress, make_golden: GoldenMaker
-) -> Manifest:
+def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress, make_golden: GoldenMaker) -> Manifest:
     """Compile a GGUF file into a bundle.
 
     Raises:
@@ -75,9 +73,7 @@ def compile_model(
     with BundleWriter(options.goal) as writer:
         sources = render_sources(plan, target)
         progress.stage("build kernels", len(sources) * len(target.variants), "objects")
-        code = build_variants(
-            sources, target, toolchain, cache, lambda done, _: progress.advance(done), options.jobs
-        )
+        code = build_variants(sources, target, toolchain, cache, lambda done, _: progress.advance(done), options.jobs)
         layout, weights_key = _write_weights(writer, plan, gguf, config, target, max_seq_len, progress)
         progress.stage("write bundle")
         writer.add_bytes("layout.msgpack", encode_layout(layout))
@@ -149,9 +145,7 @@ def _write_weights(
     total = sum(tensor.n_bytes for tensor in gguf.tensors.values())
     progress.stage("pack weights", total >> 20, "MiB")
     with writer.open_stream("weights.bin") as sink:
-        entries = write_weights(
-            plan, gguf, config, max_seq_len, sink, lambda done: progress.advance(done >> 20)
-        )
+        entries = write_weights(plan, gguf, config, max_seq_len, sink, lambda done: progress.advance(done >> 20))
     layout = Layout(
         tensors=entries,
         buffers=plan.buffers,

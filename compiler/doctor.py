@@ -47,9 +47,7 @@ def _examine() -> Iterator[Finding]:
     yield _gpus()
     cache = default_cache_dir()
     writable = _writable(cache)
-    yield Finding(
-        "build cache", writable, str(cache) if writable else f"{cache} cannot be written: --cache-dir", False
-    )
+    yield Finding("build cache", writable, str(cache) if writable else f"{cache} cannot be written: --cache-dir", False)
 
 
 def _try_toolchain() -> Finding:
@@ -85,9 +83,7 @@ def _gpus() -> Finding:
         if version:
             major, minor, step = version // 10000, version // 100 % 100, version % 100
             found.append(f"gfx{major}{minor}{step:x}")
-    return Finding(
-        "AMD GPU", bool(found), ", ".join(found) or "none found (no GPU target in this version yet)"
-    )
+    return Finding("AMD GPU", bool(found), ", ".join(found) or "none found (no GPU target in this version yet)")
 
 
 def _writable(path: Path) -> bool:

@@ -82,9 +82,7 @@ class Cursor:
         """Account for memory that values take as Python objects."""
         self._objects_left -= n_bytes
         if self._objects_left < 0:
-            raise self.error(
-                field, f"expected metadata of at most {MAX_OBJECT_BYTES} bytes in memory, found more"
-            )
+            raise self.error(field, f"expected metadata of at most {MAX_OBJECT_BYTES} bytes in memory, found more")
 
     def take(self, n_bytes: int, field: str, what: str) -> bytes:
         """Read the next `n_bytes`."""

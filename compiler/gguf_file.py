@@ -242,9 +242,7 @@ def read_gguf(path: Path) -> GgufFile:
         version = _read_version(cursor)
         tensor_count = cursor.u64("tensor count")
         key_count = cursor.u64("key count")
-        cursor.require(
-            cursor.bounded(key_count, _MIN_KEY_BYTES, "key count"), "key count", f"{key_count} keys"
-        )
+        cursor.require(cursor.bounded(key_count, _MIN_KEY_BYTES, "key count"), "key count", f"{key_count} keys")
         metadata = _read_metadata(cursor, key_count)
         needed = cursor.bounded(tensor_count, _MIN_TENSOR_BYTES, "tensor count")
         cursor.require(needed, "tensor count", f"{tensor_count} tensors")
@@ -252,9 +250,7 @@ def read_gguf(path: Path) -> GgufFile:
         headers = [_read_tensor_header(cursor, i) for i in range(tensor_count)]
         data_offset = -(-cursor.position // alignment) * alignment
     tensors = _place_tensors(path, headers, data_offset, alignment, size)
-    return GgufFile(
-        path, version, MappingProxyType(metadata), MappingProxyType(tensors), alignment, data_offset, size
-    )
+    return GgufFile(path, version, MappingProxyType(metadata), MappingProxyType(tensors), alignment, data_offset, size)
 
 
 def _read_version(cursor: Cursor) -> int:
@@ -375,9 +371,7 @@ def _read_tensor_header(cursor: Cursor, index: int) -> _TensorHeader:
         elements = cursor.bounded(elements, size, name)
     block, block_bytes = GGML_QUANT_SIZES[ggml_type]
     if innermost_first[0] % block:
-        problem = (
-            f"expected rows of a multiple of {block} elements ({ggml_type.name}), found {innermost_first[0]}"
-        )
+        problem = f"expected rows of a multiple of {block} elements ({ggml_type.name}), found {innermost_first[0]}"
         raise cursor.error(name, problem)
     n_bytes = cursor.bounded(elements // block, block_bytes, name)
     relative = cursor.u64(name)
@@ -438,8 +432,6 @@ def _describe(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, tuple | np.ndarray):
-        kind = (
-            value.dtype.name if isinstance(value, np.ndarray) else type(value[0]).__name__ if value else "no"
-        )
+        kind = value.dtype.name if isinstance(value, np.ndarray) else type(value[0]).__name__ if value else "no"
         return f"an array of {len(value)} {kind} values"
     return f"{type(value).__name__} {printable(repr(value), 60)}"

@@ -72,9 +72,7 @@ class Graph:
     def _line(self, node: Node) -> str:
         out = self.values[node.output]
         attributes = "".join(f" {key}={value}" for key, value in sorted(node.attributes.items()))
-        weights = "".join(
-            f" {self.weights[name].name}:{self.weights[name].ggml_type}" for name in node.weights
-        )
+        weights = "".join(f" {self.weights[name].name}:{self.weights[name].ggml_type}" for name in node.weights)
         return (
             f"{out.name}[{out.rows}, {out.columns}]{out.dtype} = {node.op}({', '.join(node.inputs)})"
             f"{weights}{attributes}"
@@ -146,16 +144,12 @@ def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
         epsilon=config.rms_norm_eps,
     )
     output = "token_embedding" if config.tie_word_embeddings else "output"
-    logits = builder.add(
-        "linear", (normed,), Value("logits", LOGITS, config.vocab_size), (output,), out_offset=0
-    )
+    logits = builder.add("linear", (normed,), Value("logits", LOGITS, config.vocab_size), (output,), out_offset=0)
     builder.add("sample", (logits,), Value("sampled", LOGITS, config.vocab_size, "int32"))
     return verify(Graph(tuple(builder.nodes), builder.values, weights))
 
 
-def _add_layer(
-    builder: _Builder, config: ModelConfig, weights: Mapping[str, Weight], layer: int, hidden: str
-) -> str:
+def _add_layer(builder: _Builder, config: ModelConfig, weights: Mapping[str, Weight], layer: int, hidden: str) -> str:
     def role(name: str) -> str:
         return f"layers.{layer}.{name}"
 

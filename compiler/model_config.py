@@ -140,9 +140,7 @@ def read_config(gguf_file: GgufFile) -> ModelConfig:
         architecture=row.name,
         name=gguf_file.get_str("general.name", gguf_file.path.stem),
         hidden_size=hidden_size,
-        intermediate_size=gguf_file.get_int(
-            row.key("intermediate_size"), minimum=1, maximum=MAX_INTERMEDIATE_SIZE
-        ),
+        intermediate_size=gguf_file.get_int(row.key("intermediate_size"), minimum=1, maximum=MAX_INTERMEDIATE_SIZE),
         num_layers=gguf_file.get_int(row.key("num_layers"), minimum=1, maximum=MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(gguf_file, row, num_heads),
@@ -241,9 +239,7 @@ def _rope_scaling(gguf_file: GgufFile, row: Architecture) -> RopeScaling:
     key = row.key("rope_scaling_kind")
     kind = gguf_file.get_str(key, "linear")
     if kind not in ("none", "linear"):
-        raise gguf_file.error(
-            key, f"expected none or linear, found {printable(kind)}, which is not supported"
-        )
+        raise gguf_file.error(key, f"expected none or linear, found {printable(kind)}, which is not supported")
     old = gguf_file.get_float(row.key("rope_scale_linear"), 0.0, minimum=0, maximum=1e6)
     factor = gguf_file.get_float(row.key("rope_scaling_factor"), old, minimum=0, maximum=1e6)
     if kind == "none" or factor == 0:

@@ -60,12 +60,8 @@ def _read_k(raw: Bytes, *, fifth: bool) -> Blocks:
     """Q4_K, Q5_K: d, dmin, 12 bytes of 6-bit scales and minima, [256 high bits], 128 bytes of nibbles."""
     rows, supers, _ = raw.shape
     packed = raw[..., 4:16]
-    scales = np.concatenate(
-        [packed[..., 0:4] & 63, (packed[..., 8:12] & 15) | (packed[..., 0:4] >> 6 << 4)], -1
-    )
-    minima = np.concatenate(
-        [packed[..., 4:8] & 63, (packed[..., 8:12] >> 4) | (packed[..., 4:8] >> 6 << 4)], -1
-    )
+    scales = np.concatenate([packed[..., 0:4] & 63, (packed[..., 8:12] & 15) | (packed[..., 0:4] >> 6 << 4)], -1)
+    minima = np.concatenate([packed[..., 4:8] & 63, (packed[..., 8:12] >> 4) | (packed[..., 4:8] >> 6 << 4)], -1)
     nibbles = raw[..., 16 + 32 * fifth :].reshape(rows, supers, 4, 32)
     quants = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(rows, supers * 8, 32)
     if fifth:
@@ -81,17 +77,17 @@ def _read_q6_k(raw: Bytes) -> Blocks:
     low = raw[..., :128].reshape(rows, supers, 2, 64)
     nibbles = _split_nibbles(low).reshape(rows, supers, 2, 4, 32)
     high = raw[..., 128:192].reshape(rows, supers, 2, 1, 32)
-    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
-    quants = nibbles | ((high >> shifts & 3) << 4)
+    shifts: Bytes = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    quants: Bytes = nibbles | ((high >> shifts & 3) << 4).astype(np.uint8)
     scales = raw[..., 192:208].reshape(rows, supers * 8, 2)
-    return Blocks(
-        quants.reshape(rows, supers * 8, 32), (scales[..., 0:1], scales[..., 1:2]), (raw[..., 208:210],)
-    )
+    return Blocks(quants.reshape(rows, supers * 8, 32), (scales[..., 0:1], scales[..., 1:2]), (raw[..., 208:210],))
 
 
 def _write_nibbles(vectors: Bytes) -> Bytes:
     """uint8[tiles, blocks, 8, 64] -> [tiles, blocks, 256]."""
-    return _flat((vectors[:, :, :4] & 15) | (vectors[:, :, 4:] << 4))
+    low: Bytes = vectors[:, :, :4] & np.uint8(15)
+    high: Bytes = vectors[:, :, 4:] << np.uint8(4)
+    return _flat(low | high)
 
 
 def _write_fifth(vectors: Bytes) -> Bytes:
@@ -103,7 +99,8 @@ def _write_sixth(vectors: Bytes) -> Bytes:
     """Bits 2v and 2v+1: the two high bits of vector v, then of v+4. -> [tiles, blocks, 128]."""
     pairs = (vectors >> 4).reshape(*vectors.shape[:2], 2, 4, 64)
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
-    return _flat(np.bitwise_or.reduce(pairs << shifts, axis=3))
+    shifted: Bytes = (pairs << shifts).astype(np.uint8)
+    return _flat(np.bitwise_or.reduce(shifted, axis=3))
 
 
 def _flat(array: Bytes) -> Bytes:
@@ -157,9 +154,7 @@ _FORMATS: Mapping[str, QuantizedFormat] = {
         lambda v: (_write_nibbles(v), _write_fifth(v)),
         scales_first=True,
     ),
-    "Q6_K": QuantizedFormat(
-        256, 210, _read_q6_k, lambda v: (_write_nibbles(v), _write_sixth(v)), scales_first=True
-    ),
+    "Q6_K": QuantizedFormat(256, 210, _read_q6_k, lambda v: (_write_nibbles(v), _write_sixth(v)), scales_first=True),
 }
 FLOAT_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
 PACKABLE_TYPES: tuple[str, ...] = (*FLOAT_BYTES, *_FORMATS)

@@ -20,9 +20,7 @@ def merge_linears(graph: Graph) -> Graph:
     for node in graph.nodes:
         previous = nodes[-1] if nodes else None
         if previous is not None and _mergeable(graph, previous, node):
-            nodes[-1] = replace(
-                previous, weights=previous.weights + node.weights, attributes={**previous.attributes}
-            )
+            nodes[-1] = replace(previous, weights=previous.weights + node.weights, attributes={**previous.attributes})
         else:
             nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
@@ -67,13 +65,7 @@ def fuse_gate_up(graph: Graph) -> Graph:
     for node in graph.nodes:
         last = nodes[-1] if nodes else None
         fits = graph.values[node.output].columns % Q8_BLOCK == 0
-        if (
-            node.op == "swiglu"
-            and fits
-            and last is not None
-            and last.op == "linear"
-            and len(last.weights) == 2
-        ):
+        if node.op == "swiglu" and fits and last is not None and last.op == "linear" and len(last.weights) == 2:
             nodes[-1] = Node("gate_up", last.inputs, node.output, last.weights)
         else:
             nodes.append(node)

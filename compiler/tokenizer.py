@@ -140,9 +140,7 @@ def build_tokenizer(metadata: Mapping[str, object], path: Path) -> TokenizerArti
     gguf = _Metadata(metadata, path)
     model = gguf.text("tokenizer.ggml.model")
     if model != "gpt2":
-        problem = (
-            f"expected gpt2 (byte-level BPE), found {model!r:.80}; give one with --tokenizer tokenizer.json"
-        )
+        problem = f"expected gpt2 (byte-level BPE), found {model!r:.80}; give one with --tokenizer tokenizer.json"
         raise gguf.error("tokenizer.ggml.model", problem)
     pre = _pre_tokenizer(gguf)
     tokens = gguf.tokens()
@@ -273,13 +271,9 @@ def _config(gguf: _Metadata, pre: PreTokenizer, tokens: list[str], types: list[i
     add_bos = gguf.optional_bool("tokenizer.ggml.add_bos_token")
     add_eos = gguf.optional_bool("tokenizer.ggml.add_eos_token")
     if add_bos and bos is None:
-        raise gguf.error(
-            "tokenizer.ggml.add_bos_token", "is true, but there is no tokenizer.ggml.bos_token_id"
-        )
+        raise gguf.error("tokenizer.ggml.add_bos_token", "is true, but there is no tokenizer.ggml.bos_token_id")
     if add_eos and eos is None:
-        raise gguf.error(
-            "tokenizer.ggml.add_eos_token", "is true, but there is no tokenizer.ggml.eos_token_id"
-        )
+        raise gguf.error("tokenizer.ggml.add_eos_token", "is true, but there is no tokenizer.ggml.eos_token_id")
     return TokenizerConfig(
         bos_token_id=bos,
         eos_token_ids=tuple(sorted(ends)),
@@ -298,9 +292,7 @@ def _document(
     """Return `tokenizer.json` as an object. Ids past the vocabulary stand for bytes that it lacks."""
     named = {part for left, right in merges for part in (left, right, left + right)}
     vocab = {
-        text: i
-        for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind != UNUSED or text in named
+        text: i for i, (text, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED or text in named
     }
     # llama.cpp drops a byte that the vocabulary lacks, yet lets it part its neighbours. The library would
     # close the gap and merge across it; so such bytes get ids of their own, which the runtime drops.
@@ -321,8 +313,7 @@ def _document(
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     splits: list[dict[str, object]] = [
-        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
-        for regex in pre.splits
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False} for regex in pre.splits
     ]
     return {
         "version": "1.0",
@@ -427,9 +418,7 @@ class _Metadata:
             try:
                 number = int(item)
             except (TypeError, ValueError, OverflowError):
-                raise self.error(
-                    key, f"expected integers, found {item!r:.80} at index {len(types)}"
-                ) from None
+                raise self.error(key, f"expected integers, found {item!r:.80} at index {len(types)}") from None
             types.append(number)
         if len(types) != size:
             raise self.error(key, f"expected {size} entries, one a token, found {len(types)}")
@@ -448,9 +437,7 @@ class _Metadata:
             left, right = line[:cut], line[cut + 1 :]
             for part in (left, right, left + right):
                 if part not in vocab:
-                    raise self.error(
-                        key, f"merge {i} ({line!r:.80}) names {part!r:.80}, not in the vocabulary"
-                    )
+                    raise self.error(key, f"merge {i} ({line!r:.80}) names {part!r:.80}, not in the vocabulary")
             # A repeated merge keeps its first rank.
             pairs.setdefault((left, right))
         return list(pairs)

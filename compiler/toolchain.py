@@ -79,9 +79,7 @@ class Toolchain:
         Raises:
             ToolchainError: the compiler failed, hung or is gone.
         """
-        self._run(
-            (*self.compiler, *self.flags(variant), f"-I{include}", "-c", str(source), "-o", str(output))
-        )
+        self._run((*self.compiler, *self.flags(variant), f"-I{include}", "-c", str(source), "-o", str(output)))
 
     def link(self, objects: list[Path], output: Path) -> None:
         """Link objects to a shared object whose undefined symbols the loading process supplies.
@@ -112,9 +110,7 @@ class Toolchain:
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
             first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
-            raise ToolchainError(
-                f"{Path(command[0]).name} failed ({done.returncode}): {printable(first, 400)}"
-            )
+            raise ToolchainError(f"{Path(command[0]).name} failed ({done.returncode}): {printable(first, 400)}")
 
 
 def _zig() -> Toolchain:

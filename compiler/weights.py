@@ -31,9 +31,7 @@ class Sink(Protocol):
         """Bytes written."""
 
 
-def rope_table(
-    config: ModelConfig, factors: npt.NDArray[np.float32] | None, length: int
-) -> npt.NDArray[np.float32]:
+def rope_table(config: ModelConfig, factors: npt.NDArray[np.float32] | None, length: int) -> npt.NDArray[np.float32]:
     """Cosines and sines of every position: float32[length, rope_dim], cosines first.
 
     From additions and multiplications in float64 alone, which IEEE 754 fixes to the bit; library sines differ
@@ -77,7 +75,7 @@ def write_weights(
     for tensor in plan.tensors:
         offset = sink.align(TENSOR_ALIGNMENT)
         for part in _packed_parts(tensor, gguf, config, max_seq_len):
-            sink.write(memoryview(np.ascontiguousarray(part)).cast("B"))
+            sink.write(np.ascontiguousarray(part).data.cast("B"))
             progress(sink.position)
         shape = (max_seq_len, config.rope_dim) if tensor.packing == "rope_table" else tensor.shape
         entries.append(TensorEntry(tensor.name, tensor.packing, shape, offset, sink.position - offset))

@@ -375,9 +375,7 @@ def _tojson(
         raise _LimitError("a JSON indent of more than 16")
     budget = _budget()
     budget.step()
-    encoder = json.JSONEncoder(
-        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     chunks: list[str] = []
     length = 0
     for chunk in encoder.iterencode(value):
@@ -502,11 +500,7 @@ def _make_environment() -> Environment:
             budget = _budget()
             budget.step()
             if operator == "**":
-                if (
-                    isinstance(left, int)
-                    and isinstance(right, int)
-                    and abs(right) * left.bit_length() > MAX_INT_BITS
-                ):
+                if isinstance(left, int) and isinstance(right, int) and abs(right) * left.bit_length() > MAX_INT_BITS:
                     raise _LimitError(f"an integer of more than {MAX_INT_BITS} bits")
             elif operator == "*":
                 for value, count in ((left, right), (right, left)):

@@ -51,9 +51,7 @@ class EngineMetrics(Protocol):
 class Engine:
     """Continuous batching over a program. Public methods may be called from any thread."""
 
-    def __init__(
-        self, program: Program, tokenizer: Tokenizer, max_context: int, metrics: EngineMetrics
-    ) -> None:
+    def __init__(self, program: Program, tokenizer: Tokenizer, max_context: int, metrics: EngineMetrics) -> None:
         """Takes over `program`; call `start` to serve and `stop` to end."""
         self._program = program
         self._tokenizer = tokenizer
@@ -105,9 +103,7 @@ class Engine:
                 raise EngineBusyError("the server is stopping")
             if len(self._waiting) >= MAX_QUEUE:
                 raise EngineBusyError(f"the queue is full ({MAX_QUEUE} requests)")
-            sequence = Sequence(
-                self._next_id, request, secrets.randbits(64) if seed is None else seed, self._tokenizer
-            )
+            sequence = Sequence(self._next_id, request, secrets.randbits(64) if seed is None else seed, self._tokenizer)
             self._next_id += 1
             self._remember(sequence)
             self._waiting.append(sequence)
@@ -128,9 +124,7 @@ class Engine:
             )
         needed = self._pool.blocks_for(len(ids) + request.max_tokens)
         if needed > self._pool.num_blocks:
-            raise RequestError(
-                "max_tokens", f"needs {needed} KV blocks, the cache has {self._pool.num_blocks}"
-            )
+            raise RequestError("max_tokens", f"needs {needed} KV blocks, the cache has {self._pool.num_blocks}")
 
     def _remember(self, sequence: Sequence) -> None:
         self._known[sequence.request_id] = sequence
@@ -163,9 +157,7 @@ class Engine:
     def _run(self) -> None:
         while self._wait_for_work():
             self._drop_cancelled()
-            for sequence in admit(
-                self._waiting, self._running, self._pool, self._program.layout.max_sequences
-            ):
+            for sequence in admit(self._waiting, self._running, self._pool, self._program.layout.max_sequences):
                 sequence.admitted_at = time.monotonic()
             chunks = schedule(self._running, self._program.layout.max_batch_tokens)
             if chunks:

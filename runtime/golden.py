@@ -29,7 +29,8 @@ def _prompt_step(program: Program, token_ids: Sequence[int], start: int) -> npt.
             sampling=[RowSampling()],
         )
     )
-    return program.logits(1)[0]
+    logits: npt.NDArray[np.float32] = program.logits(1)[0]
+    return logits
 
 
 def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:

@@ -25,24 +25,11 @@ from .batch import Batch, Int32, RowSampling
 ABI_VERSION = 1
 MAX_ARGUMENTS = 8
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+_V3_FEATURES = frozenset(("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"))
+_V4_FEATURES = _V3_FEATURES | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
 _LEVEL_FEATURES: Mapping[str, frozenset[str]] = {
-    "x86_64_v4": frozenset(
-        [
-            "avx2",
-            "bmi1",
-            "bmi2",
-            "f16c",
-            "fma",
-            "movbe",
-            "avx512f",
-            "avx512bw",
-            "avx512cd",
-            "avx512dq",
-            "avx512vl",
-            "avx512_vnni",
-        ]
-    ),
-    "x86_64_v3": frozenset(["avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"]),
+    "x86_64_v4": _V4_FEATURES,
+    "x86_64_v3": _V3_FEATURES,
     "portable": frozenset(),
 }
 
@@ -165,9 +152,7 @@ def _address(buffer: mmap.mmap) -> int:
 class HostProgram:
     """A bundle on the CPU. Not thread-safe: one thread owns it."""
 
-    def __init__(
-        self, layout: Layout, weights: mmap.mmap, code: int, name: str, num_blocks: int, threads: int
-    ) -> None:
+    def __init__(self, layout: Layout, weights: mmap.mmap, code: int, name: str, num_blocks: int, threads: int) -> None:
         """Load code, reserve arena and KV cache.
 
         Args:

@@ -49,9 +49,7 @@ def find_models(folder: Path) -> list[dict[str, object]]:
         if path.name == MANIFEST_NAME and path.is_file():
             rows.append(_bundle_row(path.parent))
         elif path.suffix == ".gguf" and path.is_file():
-            rows.append(
-                {"kind": "gguf", "path": printable(path), "size_bytes": path.stat().st_size, "about": ""}
-            )
+            rows.append({"kind": "gguf", "path": printable(path), "size_bytes": path.stat().st_size, "about": ""})
     return rows
 
 

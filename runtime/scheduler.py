@@ -31,9 +31,7 @@ class Chunk:
         return self.start + self.count == len(self.sequence.token_ids)
 
 
-def admit(
-    waiting: deque[Sequence], running: list[Sequence], pool: BlockPool, max_sequences: int
-) -> list[Sequence]:
+def admit(waiting: deque[Sequence], running: list[Sequence], pool: BlockPool, max_sequences: int) -> list[Sequence]:
     """Move sequences from `waiting` to `running` while blocks and places are free; returns those moved."""
     admitted = []
     while waiting and len(running) < max_sequences:

@@ -14,7 +14,8 @@ from ..artifacts.tokenizer_config import TokenizerConfig
 from .chat import ChatTemplate
 from .engine import Engine
 from .host_device import load_host_program
-from .http.app import HttpLimits, create_app
+from .http.app import create_app
+from .http.limits import HttpLimits
 from .http.server import run_server
 from .http.service import ServedModel, Service
 from .metrics import Metrics
@@ -67,9 +68,7 @@ def load_engine(bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, met
     layout = bundle.layout
     max_context = options.max_context or layout.max_seq_len
     if max_context > layout.max_seq_len:
-        raise UsageError(
-            f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}"
-        )
+        raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
     program = load_host_program(bundle, kv_blocks(layout, max_context, options.kv_tokens), options.threads)
     return Engine(program, tokenizer, max_context, metrics)
 
@@ -107,9 +106,12 @@ def serve_bundle(options: ServeOptions) -> None:
         metrics=metrics,
     )
     engine.start()
-    log.info("serving %s on http://%s:%d", printable(bundle.path), options.host, options.port)
+
+    def on_ready(host: str, port: int) -> None:
+        log.info("serving %s on http://%s:%d", printable(bundle.path), host, port)
+
     try:
-        run_server(create_app(service, HttpLimits()), options.host, options.port)
+        run_server(create_app(service, HttpLimits()), options.host, options.port, on_ready=on_ready)
     finally:
         engine.stop(DRAIN_SECONDS)
         bundle.close()

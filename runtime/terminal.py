@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +35,7 @@ def _print_piece(text: str) -> None:
 def _generate(engine: Engine, tokens: list[int], options: RunOptions, emit: Callable[[str], None]) -> str:
     room = engine.max_context - len(tokens)
     if room < 1:
-        raise RequestError(
-            "prompt", f"{len(tokens)} tokens leave no room in a context of {engine.max_context}"
-        )
+        raise RequestError("prompt", f"{len(tokens)} tokens leave no room in a context of {engine.max_context}")
     request = GenerationRequest(tuple(tokens), min(options.max_tokens, room), options.sampling)
     generation = engine.submit(request)
     try:
@@ -67,7 +65,7 @@ def run_bundle(options: RunOptions) -> None:
     try:
         if options.prompt is None:
             template = load_chat_template(bundle, tokenizer.config)
-            _chat(engine, tokenizer, lambda messages: template.render(messages), options)
+            _chat(engine, tokenizer, template.render, options)
         else:
             _generate(engine, tokenizer.encode(options.prompt), options, _print_piece)
             _print_piece("\n")
@@ -79,7 +77,7 @@ def run_bundle(options: RunOptions) -> None:
 def _chat(
     engine: Engine,
     tokenizer: Tokenizer,
-    render: Callable[[list[dict[str, object]]], str],
+    render: Callable[[Sequence[Mapping[str, object]]], str],
     options: RunOptions,
 ) -> None:
     messages: list[dict[str, object]] = []

@@ -36,12 +36,8 @@ def verify(path: Path, threads: int, report: Callable[[str], None]) -> None:
             program.close()
             problems = compare_golden(manifest.golden, found, target.golden_tolerance)
             if problems:
-                raise DeviceError(
-                    f"{target.arch} {target.level}: {problems[0]} ({len(problems)} differences)"
-                )
-            same = all(
-                a["logits_sha256"] == b["logits_sha256"] for a, b in zip(manifest.golden, found, strict=True)
-            )
+                raise DeviceError(f"{target.arch} {target.level}: {problems[0]} ({len(problems)} differences)")
+            same = all(a["logits_sha256"] == b["logits_sha256"] for a, b in zip(manifest.golden, found, strict=True))
             exact = "to the bit" if same else f"within {target.golden_tolerance}"
             report(f"{target.arch} {target.level}: {len(prompts)} golden records replayed, equal {exact}")
 

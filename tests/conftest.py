@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
@@ -30,9 +31,7 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory) -> BuildCache:
 
 
 @pytest.fixture(scope="session")
-def smollm2_path(
-    smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def smollm2_path(smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2's bundle, on disk."""
     goal = tmp_path_factory.mktemp("bundle") / "smollm2.rfb"
     with PlainProgress() as progress:

@@ -137,9 +137,7 @@ def write_model(
     return path
 
 
-def _add_hyperparameters(
-    writer: gguf.GGUFWriter, shape: Shape, with_head_dim: bool, rope_linear: float | None
-) -> None:
+def _add_hyperparameters(writer: gguf.GGUFWriter, shape: Shape, with_head_dim: bool, rope_linear: float | None) -> None:
     writer.add_name("fixture")
     writer.add_block_count(shape.num_layers)
     writer.add_context_length(shape.context_length)

@@ -19,9 +19,7 @@ PRE_TOKENIZERS = ("smollm", "llama-bpe", "qwen2", "gpt-2", "default")
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 
 
-def extended(
-    tokens: list[str], types: list[int], merges: list[str]
-) -> tuple[list[str], list[int], list[str]]:
+def extended(tokens: list[str], types: list[int], merges: list[str]) -> tuple[list[str], list[int], list[str]]:
     """Add what tells the pre-tokenizers apart, which SmolLM2's vocabulary does not.
 
     Merges of two and three digits show how numbers are cut; tokens that no merge makes show whether a whole

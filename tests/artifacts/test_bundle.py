@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rocmforge.artifacts.bundle import open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.writer import BundleWriter

@@ -9,10 +9,11 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import (
     ITEM_BYTES,
@@ -84,9 +85,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     known = [f"tensor:{t.name}" for t in tensors] + [f"buffer:{b.name}" for b in buffers]
     arguments = st.lists(st.sampled_from([*known, "none", "kv:0:key", "kv:1:value"]), max_size=8)
     launches = draw(st.lists(st.builds(LaunchEntry, st.just("k_1"), arguments.map(tuple)), max_size=6))
-    return dataclasses.replace(
-        LAYOUT, tensors=tuple(tensors), buffers=tuple(buffers), launches=tuple(launches)
-    )
+    return dataclasses.replace(LAYOUT, tensors=tuple(tensors), buffers=tuple(buffers), launches=tuple(launches))
 
 
 @given(layouts())
@@ -174,9 +173,7 @@ def test_hostile_msgpack(data: bytes) -> None:
         pytest.param(changed(tensors=tensor(1, shape=(True,))), "tensors[1].shape", id="F39-bool"),
         pytest.param(changed(tensors=tensor(1, name="token_embd")), "tensors[1].name", id="duplicate-tensor"),
         pytest.param(changed(buffers=LAYOUT.buffers[:1] * 2), "buffers[1].name", id="duplicate-buffer"),
-        pytest.param(
-            changed(buffers=(BufferEntry("hidden", "float64", 1, 1),)), "buffers[0].dtype", id="dtype"
-        ),
+        pytest.param(changed(buffers=(BufferEntry("hidden", "float64", 1, 1),)), "buffers[0].dtype", id="dtype"),
         pytest.param(
             changed(buffers=(*LAYOUT.buffers, BufferEntry("b", "int8", 1 << 40, 1 << 40))), "arena", id="huge"
         ),

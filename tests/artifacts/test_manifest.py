@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.manifest import (
     FileEntry,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rocmforge.artifacts import writer as writer_module
 from rocmforge.artifacts.bundle import open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError, RocmforgeError, UsageError
@@ -133,9 +134,7 @@ def test_unfinished_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["write", "fsync", "mkdir", "rename", "open"])
 @pytest.mark.parametrize("old", [False, True])
-def test_F59_disk_full_at_every_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, old: bool
-) -> None:
+def test_F59_disk_full_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, old: bool) -> None:
     goal = tmp_path / "m.rfb"
     whole = getattr(os, call)
     for limit in range(1, 60):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rocmforge.compiler.build_cache import BuildCache, cache_key, default_cache_dir
 
 KEY = cache_key("source", b"flags")
@@ -48,9 +49,7 @@ def test_put_and_get(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "extend", "empty"])
-def test_F66_corrupt_entry_is_found_and_rebuilt(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
+def test_F66_corrupt_entry_is_found_and_rebuilt(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     cache = BuildCache(tmp_path)
     changes = {"flip": b"contemt", "truncate": b"conten", "extend": b"content!", "empty": b""}
     for get in (cache.get, cache.get_file):
@@ -126,9 +125,7 @@ def test_F65_processes_build_a_thing_once(tmp_path: Path) -> None:
         "        print('built'); time.sleep(0.2); cache.put('code', key, b'content')\n"
     )
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path), KEY], stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path), KEY], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
     assert sum("built" in process.communicate(timeout=60)[0] for process in processes) == 1

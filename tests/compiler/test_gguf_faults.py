@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_file import GgufFile, read_gguf
 from rocmforge.compiler.model_config import read_config
@@ -292,9 +293,7 @@ def test_a_bad_hyperparameter(tmp_path: Path, key: str, kind: int, payload: byte
         "llama.attention.layer_norm_rms_epsilon": (F32, struct.pack("<f", 1e-5)),
     } | {key: (kind, payload)}
     pairs = tuple(pair(name, *value) for name, value in values.items())
-    path.write_bytes(
-        Raw(pairs=pairs, tensors=(tensor("token_embd.weight", (64, 2)),), data=bytes(512)).build()
-    )
+    path.write_bytes(Raw(pairs=pairs, tensors=(tensor("token_embd.weight", (64, 2)),), data=bytes(512)).build())
     message = refused(path, lambda p: read_config(read_gguf(p)))
     assert f"{key}: " in message
     assert problem in message

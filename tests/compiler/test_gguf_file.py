@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_file import read_gguf
 from rocmforge.tools.fixtures import write_model
@@ -159,9 +160,7 @@ def test_typed_getters(tmp_path: Path) -> None:
         ("get_int_list", "strs", {}, "strs: expected an array of integers, found an array of 1 str values"),
     ],
 )
-def test_typed_getters_F11(
-    tmp_path: Path, getter: str, key: str, arguments: dict[str, int], problem: str
-) -> None:
+def test_typed_getters_F11(tmp_path: Path, getter: str, key: str, arguments: dict[str, int], problem: str) -> None:
     pairs: dict[str, tuple[Kind, object]] = {
         "int": (Kind.UINT32, 7),
         "bool": (Kind.BOOL, True),

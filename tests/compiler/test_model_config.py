@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Quant
+
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.gguf_file import GgufFile, TensorInfo, read_gguf
@@ -219,9 +220,7 @@ def test_an_unsupported_type(llama: GgufFile, name: str, quant: Quant, known: st
 
 def test_unused_tensors_are_listed_and_meaningful_ones_refused(llama: GgufFile) -> None:
     extra = llama.tensors["output_norm.weight"]
-    odd = with_tensors(
-        llama, lambda tensors: tensors.update({"odd.weight": replace(extra, name="odd.weight")})
-    )
+    odd = with_tensors(llama, lambda tensors: tensors.update({"odd.weight": replace(extra, name="odd.weight")}))
     assert unused_tensors(odd, read_config(odd)) == ("odd.weight",)
     bias = with_tensors(llama, lambda tensors: tensors.update({"blk.0.ffn_up.bias": extra}))
     assert refusal(bias).startswith("blk.0.ffn_up.bias: expected no such tensor in a llama model")

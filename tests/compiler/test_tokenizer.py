@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGUFReader
+
 from rocmforge.artifacts.errors import BundleError, GgufError, InputError
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.tokenizer import (
@@ -70,9 +71,7 @@ def test_ids_equal_those_of_llama_cpp(smollm2_metadata: Mapping[str, object], pr
 def test_config_of_smollm2(smollm2_metadata: Mapping[str, object]) -> None:
     artifact = build_tokenizer(smollm2_metadata, PATH)
     # 4 is <reponame>, a fill-in-the-middle separator that llama.cpp also stops at.
-    assert artifact.config == TokenizerConfig(
-        1, (0, 2, 4), False, False, "<|im_start|>", "<|im_end|>", 49152, 2
-    )
+    assert artifact.config == TokenizerConfig(1, (0, 2, 4), False, False, "<|im_start|>", "<|im_end|>", 49152, 2)
     assert artifact.chat_template is not None
     assert artifact.json == build_tokenizer(smollm2_metadata, PATH).json
 
@@ -134,9 +133,7 @@ def test_absent_pre_is_the_default_with_a_warning(caplog: pytest.LogCaptureFixtu
 def test_a_byte_that_the_vocabulary_lacks_is_dropped_and_parts_its_neighbours() -> None:
     tokens = [t for t in tiny()["tokenizer.ggml.tokens"] if t != "!"]  # type: ignore[attr-defined]
     types = [CONTROL] * 2 + [NORMAL] * (len(tokens) - 2)
-    tokenizer = tiny_tokenizer(
-        tokens=tokens, token_type=types, pre="smollm", merges=["a b", "# #", "ab c"][:1]
-    )
+    tokenizer = tiny_tokenizer(tokens=tokens, token_type=types, pre="smollm", merges=["a b", "# #", "ab c"][:1])
     ids = tokenizer.encode("#!#", add_special=False)
     assert ids == [tokens.index("#")] * 2
 
@@ -144,9 +141,7 @@ def test_a_byte_that_the_vocabulary_lacks_is_dropped_and_parts_its_neighbours() 
 def test_unused_tokens_have_no_bytes_and_are_not_found() -> None:
     metadata = tiny()
     tokens = [*metadata["tokenizer.ggml.tokens"], "[PAD]7"]  # type: ignore[misc]
-    tokenizer = tiny_tokenizer(
-        tokens=tokens, token_type=[CONTROL] * 2 + [NORMAL] * (len(tokens) - 3) + [UNUSED]
-    )
+    tokenizer = tiny_tokenizer(tokens=tokens, token_type=[CONTROL] * 2 + [NORMAL] * (len(tokens) - 3) + [UNUSED])
     assert tokenizer.token_bytes(len(tokens) - 1) == b""
     assert len(tokens) - 1 not in tokenizer.encode("[PAD]7")
 

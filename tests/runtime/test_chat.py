@@ -1,7 +1,5 @@
 """Chat templates: what they may do, and what a hostile one may not."""
 
-# ruff: noqa: E501 - a template reads best on one line.
-
 from __future__ import annotations
 
 import threading
@@ -9,6 +7,7 @@ import time
 from datetime import datetime
 
 import pytest
+
 from rocmforge.runtime.chat import (
     MAX_SECONDS,
     MAX_SOURCE_CHARS,
@@ -26,8 +25,7 @@ def render(source: str | None, **extra: object) -> str:
 
 def test_chatml_is_the_fallback() -> None:
     assert render(None) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<b>é</b> 'q'<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<b>é</b> 'q'<|im_end|>\n<|im_start|>assistant\n"
     )
     assert render(None, add_generation_prompt=False).endswith("'q'<|im_end|>\n")
 
@@ -69,9 +67,7 @@ def test_raise_exception_is_one_line() -> None:
         render("{{ raise_exception('no\\nsystem') }}")
 
 
-@pytest.mark.parametrize(
-    "source", ["{% if %}", "{{ 1 +", "{% endfor %}", "{{ 1|unheard_of }}", "{{ " + "(" * 9999]
-)
+@pytest.mark.parametrize("source", ["{% if %}", "{{ 1 +", "{% endfor %}", "{{ 1|unheard_of }}", "{{ " + "(" * 9999])
 def test_a_template_that_does_not_parse(source: str) -> None:
     with pytest.raises(ChatTemplateError) as caught:
         check_template(source)
@@ -184,9 +180,7 @@ def test_one_template_serves_many_threads() -> None:
     template = ChatTemplate(None, "", "")
     results: list[str] = []
     threads = [
-        threading.Thread(
-            target=lambda i=i: results.append(template.render([{"role": "user", "content": f"{i}"}]))
-        )
+        threading.Thread(target=lambda i=i: results.append(template.render([{"role": "user", "content": f"{i}"}])))
         for i in range(16)
     ]
     for thread in threads:

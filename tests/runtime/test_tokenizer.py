@@ -8,6 +8,7 @@ import pytest
 from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rocmforge.compiler.tokenizer import CONTROL, NORMAL, build_tokenizer, byte_to_char
 from rocmforge.runtime.tokenizer import StopMatcher, StreamDecoder, Tokenizer
 

@@ -1,0 +1,76 @@
+"""Who may generate now: fewer requests than threads, and none once the server stops."""
+
+from __future__ import annotations
+
+import threading
+
+from ..generation import EngineBusyError
+
+
+class Slot:
+    """The right to occupy a thread with one generation; released once, however often asked."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._held = True
+
+    def release(self) -> None:
+        """Give it back. Called by the one thread that serves the request."""
+        if self._held:
+            self._held = False
+            self._admission.leave()
+
+
+class Admission:
+    """Counts the generations in progress, and refuses those beyond its capacity."""
+
+    def __init__(self, capacity: int) -> None:
+        """Admit up to `capacity` generations at once."""
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._active = 0
+        self._closed = False
+        self._aborted = False
+
+    def enter(self) -> Slot:
+        """Take a slot.
+
+        Raises:
+            EngineBusyError: all are taken, or the server is stopping.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineBusyError("the server is stopping")
+            if self._active >= self._capacity:
+                raise EngineBusyError(f"{self._active} requests are being served, the most at a time")
+            self._active += 1
+        return Slot(self)
+
+    def leave(self) -> None:
+        """Count one generation less."""
+        with self._lock:
+            self._active -= 1
+
+    def close(self) -> None:
+        """Admit none any more; those in progress go on."""
+        self._closed = True
+
+    def abort(self) -> None:
+        """Have those in progress cancelled, each by the thread that serves it."""
+        self._closed = True
+        self._aborted = True
+
+    @property
+    def active(self) -> int:
+        """Generations in progress."""
+        return self._active
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server is stopping."""
+        return self._closed
+
+    @property
+    def aborted(self) -> bool:
+        """Whether generations in progress must end now."""
+        return self._aborted

@@ -1,0 +1,69 @@
+"""The WSGI application: routes, errors, the access log."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import falcon
+
+from ...artifacts.errors import printable
+from . import errors
+from .admission import Admission
+from .limits import HttpLimits
+from .models import Model, ModelList, NativeModels
+from .native import Cancel, Generate, GenerateStream, Health, Index, MetricsText, Ready, Status
+from .openai import ChatCompletions, Completions
+from .resources import Context
+from .service import Service
+
+__all__ = ["HttpApp", "HttpLimits", "create_app"]
+
+log = logging.getLogger("rocmforge.access")
+
+
+class AccessLog:
+    """One line a request, when its answer (of a stream: its header) is made."""
+
+    def process_request(self, req: falcon.Request, _: falcon.Response) -> None:
+        """Note when it came."""
+        req.context.began = time.monotonic()
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        """Log it; what the client wrote is escaped, so that it cannot forge a line."""
+        elapsed = 1e3 * (time.monotonic() - req.context.began)
+        log.info("%s %s %d %.1f ms", printable(req.method, 20), printable(req.path), resp.status_code, elapsed)
+
+
+class HttpApp(falcon.App[falcon.Request, falcon.Response]):
+    """The application, with what its server must know to run and to stop it."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        """An application without routes; see `create_app`."""
+        super().__init__(middleware=[AccessLog()], cors_enable=True)
+        self.limits = limits
+        self.admission = Admission(limits.max_generations)
+
+
+def create_app(service: Service, limits: HttpLimits) -> HttpApp:
+    """Return the application that serves `service`."""
+    app = HttpApp(limits)
+    app.req_options.strip_url_path_trailing_slash = True
+    errors.install(app)
+    context = Context(service, limits, app.admission)
+    app.add_route("/", Index(context))
+    app.add_route("/generate", Generate(context))
+    app.add_route("/generate/stream", GenerateStream(context))
+    app.add_route("/status/{request_id}", Status(context))
+    app.add_route("/cancel/{request_id}", Cancel(context))
+    app.add_route("/models", NativeModels(context))
+    app.add_route("/health", Health(context))
+    app.add_route("/ready", Ready(context))
+    app.add_route("/metrics", MetricsText(context))
+    app.add_route("/v1/completions", Completions(context))
+    app.add_route("/v1/chat/completions", ChatCompletions(context))
+    app.add_route("/v1/models", ModelList(context))
+    app.add_route("/v1/models/{model_id:path}", Model(context))
+    return app

@@ -1,0 +1,150 @@
+"""Every error leaves through here, in the shape that clients of its path expect."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import falcon
+
+from ...artifacts.errors import RocmforgeError, printable
+from ..generation import EngineBusyError, RequestError
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+CLIENT_GONE_STATUS = "499 Client Closed Request"  # nobody reads it but the access log
+
+
+class CodedRequestError(RequestError):
+    """A refused request with a `code` that clients of /v1 know."""
+
+    code: ClassVar[str]
+
+
+class ContextLengthError(CodedRequestError):
+    """Prompt and output do not fit into the context."""
+
+    code = "context_length_exceeded"
+
+
+class UnsupportedError(CodedRequestError):
+    """A parameter that the API knows and this server does not honour yet."""
+
+    code = "unsupported_parameter"
+
+    def __init__(self, parameter: str, problem: str = "not supported yet"):
+        super().__init__(parameter, problem)
+
+
+class CancelledError(CodedRequestError):
+    """A blocking request of /v1 that `/cancel` ended; a 400, for clients retry a 5xx."""
+
+    code = "request_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("request", "cancelled")
+
+
+class NotFoundError(RocmforgeError):
+    """A request or model that is not here (HTTP 404)."""
+
+    def __init__(self, message: str, parameter: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.parameter = parameter
+        self.code = code
+
+
+class GenerationFailedError(RocmforgeError):
+    """The engine gave a request up (HTTP 500)."""
+
+
+class ClientGoneError(Exception):
+    """The client hung up; there is nobody to answer."""
+
+
+def error_document(
+    path: str, status: int, message: str, parameter: str | None = None, code: str | None = None
+) -> dict[str, object]:
+    """Return the JSON of an error, by the path that was asked."""
+    if path == "/v1" or path.startswith("/v1/"):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
+    if path == "/api" or path.startswith("/api/"):
+        return {"error": message}
+    return {"error": message, "status": "error"}
+
+
+def error_text(path: str, status: int, message: str) -> str:
+    """Return `error_document` as text."""
+    return json.dumps(error_document(path, status, message))
+
+
+def error_of(path: str, error: BaseException) -> tuple[int, dict[str, object]]:
+    """Return status and JSON of one of our errors, or of an unexpected one, whose text stays inside."""
+    if isinstance(error, RequestError):
+        code = error.code if isinstance(error, CodedRequestError) else None
+        return 400, error_document(path, 400, str(error), error.parameter, code)
+    if isinstance(error, EngineBusyError):
+        return 503, error_document(path, 503, str(error))
+    if isinstance(error, NotFoundError):
+        return 404, error_document(path, 404, str(error), error.parameter, error.code)
+    if isinstance(error, RocmforgeError):
+        return 500, error_document(path, 500, str(error))
+    return 500, error_document(path, 500, "internal server error")
+
+
+def install(app: falcon.App[Any, Any]) -> None:
+    """Make `app` answer all errors in our shapes."""
+    app.set_error_serializer(_serialize_http_error)
+    app.add_error_handler(Exception, _on_exception)
+    app.add_error_handler(falcon.HTTPError, _on_http_error)
+    app.add_error_handler(RocmforgeError, _on_our_error)
+    app.add_error_handler(ClientGoneError, _on_client_gone)
+
+
+def _describe(req: falcon.Request, error: falcon.HTTPError) -> str:
+    status = error.status_code
+    if status == 404:
+        return f"no such path: {printable(req.path)}"
+    if status == 405:
+        allowed = dict(error.headers or {}).get("Allow", "")
+        return f"{printable(req.method)} is not allowed here; allowed: {allowed}"
+    return error.description or HTTPStatus(status).phrase
+
+
+def _serialize_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    resp.content_type = falcon.MEDIA_JSON
+    resp.text = error_text(req.path, error.status_code, _describe(req, error))
+
+
+def _on_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
+    resp.status = error.status
+    if error.headers is not None:
+        resp.set_headers(error.headers)
+    _serialize_http_error(req, resp, error)
+
+
+def _on_our_error(req: falcon.Request, resp: falcon.Response, error: RocmforgeError, _: object) -> None:
+    status, document = error_of(req.path, error)
+    if status == 500:
+        log.error("%s %s: %s", printable(req.method), printable(req.path), error)
+    if status == 503:
+        resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    resp.status = status
+    resp.content_type = falcon.MEDIA_JSON
+    resp.text = json.dumps(document)
+
+
+def _on_exception(req: falcon.Request, resp: falcon.Response, error: Exception, _: object) -> None:
+    log.error("%s %s failed", printable(req.method), printable(req.path), exc_info=error)
+    resp.status, document = error_of(req.path, error)
+    resp.content_type = falcon.MEDIA_JSON
+    resp.text = json.dumps(document)
+
+
+def _on_client_gone(_: falcon.Request, resp: falcon.Response, error: ClientGoneError, __: object) -> None:
+    resp.status = CLIENT_GONE_STATUS
+    resp.text = ""

@@ -1,0 +1,187 @@
+"""What the handlers need: the engine, and the way from a request's text to the engine's tokens."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ...artifacts.errors import RocmforgeError
+from ..generation import EngineApi, GenerationRequest, RequestError
+from ..metrics import Metrics
+from .errors import ContextLengthError
+from .parameters import Conditions
+
+CACHE_TEXTS = 256
+CACHE_BYTES = 8 << 20
+TOKEN_BYTES = 8  # of a cached id: a pointer, as small ids are shared
+
+
+class SpecialTokens(Protocol):
+    """What handlers ask of a tokenizer's configuration."""
+
+    @property
+    def bos_token(self) -> str:
+        """Text of the BOS token, "" where there is none."""
+
+
+class TokenizerApi(Protocol):
+    """What handlers ask of the tokenizer."""
+
+    @property
+    def config(self) -> SpecialTokens:
+        """Its special tokens."""
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Return the token ids of a text."""
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Return the text of token ids."""
+
+
+class ChatTemplateApi(Protocol):
+    """What handlers ask of the chat template."""
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """Return the prompt of a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """How the model presents itself.
+
+    Attributes:
+        name: its id on /v1.
+        path: absolute path of the bundle.
+        size_bytes: all files of the bundle.
+        created: Unix seconds.
+        metadata: key-value pairs of the GGUF.
+        context_length: tokens, as the model was compiled.
+        fingerprint: bundle digest, or "".
+    """
+
+    name: str
+    path: str
+    size_bytes: int
+    created: int
+    metadata: Mapping[str, object]
+    context_length: int
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Counts for `/models`; `bytes` as held now."""
+
+    hits: int
+    misses: int
+    bytes: int
+
+
+class TokenCache:
+    """Token ids of texts seen lately: clients send the same prompts again. Thread-safe, bounded."""
+
+    def __init__(self, tokenizer: TokenizerApi) -> None:
+        """Cache what `tokenizer` answers."""
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[tuple[str, bool], tuple[int, ...]] = OrderedDict()
+        self._hits = self._misses = self._bytes = 0
+
+    def encode(self, text: str, add_special: bool) -> tuple[int, ...]:
+        """Return the token ids of a text, special tokens parsed."""
+        key = (text, add_special)
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._hits += 1
+                self._entries.move_to_end(key)
+                return found
+            self._misses += 1
+        ids = tuple(self._tokenizer.encode(text, add_special=add_special, parse_special=True))
+        self._store(key, ids)
+        return ids
+
+    def _store(self, key: tuple[str, bool], ids: tuple[int, ...]) -> None:
+        with self._lock:
+            if key in self._entries:  # another thread was faster
+                return
+            self._entries[key] = ids
+            self._bytes += _cost(key, ids)
+            while self._entries and (len(self._entries) > CACHE_TEXTS or self._bytes > CACHE_BYTES):
+                self._bytes -= _cost(*self._entries.popitem(last=False))
+
+    def stats(self) -> CacheStats:
+        """Hits, misses and bytes up to now."""
+        with self._lock:
+            return CacheStats(self._hits, self._misses, self._bytes)
+
+
+def _cost(key: tuple[str, bool], ids: tuple[int, ...]) -> int:
+    return len(key[0]) + TOKEN_BYTES * len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that is served, together."""
+
+    engine: EngineApi
+    tokenizer: TokenizerApi
+    chat_template: ChatTemplateApi
+    model: ServedModel
+    metrics: Metrics
+    cache: TokenCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", TokenCache(self.tokenizer))
+
+    def prompt_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a plain prompt."""
+        return self.cache.encode(text, add_special=True)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, object]]) -> tuple[int, ...]:
+        """Token ids of a conversation.
+
+        Raises:
+            RequestError: the model's template does not take these messages.
+        """
+        try:
+            text = self.chat_template.render(messages, tools=None, add_generation_prompt=True)
+        except RocmforgeError as error:
+            raise RequestError("messages", str(error)) from None
+        # Many templates write BOS themselves; twice would change the answer.
+        bos = self.tokenizer.config.bos_token
+        return self.cache.encode(text, add_special=not (bos and text.startswith(bos)))
+
+    def request(
+        self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None
+    ) -> GenerationRequest:
+        """Make the engine's request, if it fits into the context.
+
+        Args:
+            prompt: token ids.
+            conditions: as the client gave them.
+            default_max_tokens: where the client gave none, cut to what the context leaves; None: all of it.
+
+        Raises:
+            ContextLengthError: prompt, or prompt and the `max_tokens` asked for, exceed the context.
+        """
+        limit = self.engine.max_context
+        room = limit - len(prompt)
+        if room < 1:
+            raise ContextLengthError("prompt", f"expected fewer than {limit} tokens (the context), found {len(prompt)}")
+        asked = conditions.max_tokens
+        if asked is not None and asked > room:
+            raise ContextLengthError(
+                "max_tokens", f"a prompt of {len(prompt)} tokens leaves {room} of the context of {limit}, found {asked}"
+            )
+        if asked is None:
+            asked = room if default_max_tokens is None else min(default_max_tokens, room)
+        return GenerationRequest(prompt, asked, conditions.sampling, conditions.stop, conditions.ignore_eos)
