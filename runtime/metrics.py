@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
@@ -90,12 +92,11 @@ def _family(metric: Metric) -> str:
 
 def _sample(sample: Sample) -> str:
     bound = sample.labels.get("le")
-    if bound is None:
-        labels = ""
-    else:
-        labels = '{le="+Inf"}' if bound == "+Inf" else f'{{le="{_number(float(bound))}"}}'
+    labels = "" if bound is None else f'{{le="{_number(float(bound))}"}}'
     return f"{sample.name}{labels} {_number(sample.value)}"
 
 
 def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf"
     return str(int(value)) if value.is_integer() else repr(value)

@@ -19,9 +19,15 @@ def read_json(req: falcon.Request, max_bytes: int) -> Fields:
     """Read the body as a JSON object, whatever content type it claims (`curl -d` claims a form).
 
     Raises:
+        falcon.HTTPUnsupportedMediaType: it is compressed.
         falcon.HTTPContentTooLarge: more than `max_bytes`, by its Content-Length; nothing was read.
         RequestError: not a JSON object of finite numbers, in UTF-8, nested at most `MAX_DEPTH` deep.
     """
+    encoding = req.get_header("Content-Encoding", default="identity")
+    if encoding != "identity":
+        raise falcon.HTTPUnsupportedMediaType(
+            description=f"expected no Content-Encoding, found {printable(encoding, 60)}"
+        )
     length = req.content_length or 0
     if length > max_bytes:
         raise falcon.HTTPContentTooLarge(description=f"expected a body of at most {max_bytes} bytes, found {length}")

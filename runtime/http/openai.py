@@ -140,8 +140,8 @@ class Completions(Resource):
         """Answer at once or as a stream."""
         service = self.service
         call = read_completion(read_json(req, self.limits.max_body_bytes), service.engine.vocab_size)
-        job = start_job(req, service.engine, self.context.admission, lambda: self._request(call))
         echo = self._echo(call)
+        job = start_job(req, service.engine, self.context.admission, lambda: self._request(call))
         envelope = _envelope("cmpl", "text_completion", job.generation.request_id, service.model)
         if call.streaming.stream:
             self._stream(req, resp, job, call, envelope, echo)

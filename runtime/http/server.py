@@ -54,7 +54,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 class Server:
     """A listening server. `address` is what it is bound to, the port chosen where 0 was asked."""
 
-    def __init__(self, app: HttpApp, host: str, port: int, threads: int | None = None) -> None:
+    def __init__(self, app: HttpApp, host: str, port: int) -> None:
         """Bind and listen.
 
         Raises:
@@ -70,7 +70,7 @@ class Server:
                 map=self._sockets,
                 host=host,
                 port=port,
-                threads=threads or app.limits.threads,
+                threads=app.limits.threads,
                 connection_limit=1000,
                 channel_request_lookahead=1,
                 asyncore_use_poll=True,
@@ -153,7 +153,6 @@ def run_server(
     app: HttpApp,
     host: str,
     port: int,
-    threads: int | None = None,
     on_ready: Callable[[str, int], None] | None = None,
     drain_seconds: float = 30.0,
 ) -> None:
@@ -163,7 +162,6 @@ def run_server(
         app: what to serve.
         host: address or name to bind.
         port: 0 lets the system choose.
-        threads: in place of the application's own limit.
         on_ready: called with the bound address once connections are accepted.
         drain_seconds: how long requests in flight may take to end; then, or at a second signal, they are
             cancelled.
@@ -171,7 +169,7 @@ def run_server(
     Raises:
         RocmforgeError: the address cannot be bound.
     """
-    server = Server(app, host, port, threads)
+    server = Server(app, host, port)
     with _signals(server.stop):
         if on_ready is not None:
             on_ready(*server.address)
