@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import itertools
 import mmap
 import os
 import platform
@@ -99,9 +100,18 @@ def choose_variant(targets: tuple[TargetEntry, ...], level: str | None = None) -
     )
 
 
+_load_numbers = itertools.count(1)
+
+
+def _unique_path(descriptor: int) -> str:
+    """A path of an open file that no load before has used: glibc takes an equal path for the library that it
+    already has, though the descriptor's number may long stand for another file."""
+    detour = "".join("../fd/" if bit == "1" else "./" for bit in f"{next(_load_numbers):b}")
+    return f"/proc/self/fd/{detour}{descriptor}"
+
+
 class _Library:
-    """A loaded shared object. The descriptor that was checked is the one that is loaded, and it stays open
-    while the library is: glibc knows libraries by their path."""
+    """A loaded shared object; the descriptor that was checked is the one that is loaded."""
 
     def __init__(self, descriptor: int, name: str) -> None:
         self.descriptor = descriptor
@@ -113,7 +123,7 @@ class _Library:
                 f"{name}: expected an ELF shared object for {platform.machine()}, found machine {machine}"
             )
         try:
-            self.handle = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+            self.handle = ctypes.CDLL(_unique_path(descriptor))
         except OSError as error:
             os.close(descriptor)
             raise DeviceError(f"{name}: cannot be loaded: {error}") from None
