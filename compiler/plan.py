@@ -16,7 +16,7 @@ from .model_config import ModelConfig
 from .passes import FLOAT_TYPES, Q8_BLOCK, split_weights
 from .target import Target
 
-Q8_BLOCK_BYTES = 48  # sizeof(struct q8_block) in kernels/host/common.h
+Q8_BLOCK_BYTES = 52  # sizeof(struct q8_block) in kernels/host/common.h
 Parameter = int | float | bool | str
 
 

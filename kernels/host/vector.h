@@ -103,19 +103,21 @@ ALWAYS_INLINE f32x16 vector_exp(f32x16 v)
     p = vector_fma(p, r, splat(1.0f));
     return (f32x16)((i32x16)p + (n << 23));
 }
+/* 16 floats to int8, scaled so that the largest becomes 127. */
+ALWAYS_INLINE void quantize_half(f32x16 x, float *scale, int32_t *sum, int8_t *quants)
+{
+    const float largest = horizontal_max(vector_abs(x));
+    const i32x16 rounded = vector_round(x * (largest > 0 ? 127.0f / largest : 0));
+    const i8x16 narrow = __builtin_convertvector(rounded, i8x16);
+    *scale = largest / 127.0f;
+    *sum = horizontal_sum_int(rounded);
+    __builtin_memcpy(quants, &narrow, 16);
+}
 /* 32 floats to one block of int8. */
 ALWAYS_INLINE void quantize_block(const float *x, struct q8_block *block)
 {
-    const f32x16 low = load_f32(x), high = load_f32(x + 16);
-    const float largest = horizontal_max(vector_max(vector_abs(low), vector_abs(high)));
-    const float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
-    const i32x16 a = vector_round(low * inverse), b = vector_round(high * inverse);
-    const i8x16 narrow_a = __builtin_convertvector(a, i8x16), narrow_b = __builtin_convertvector(b, i8x16);
-    block->scale = scale;
-    block->sums[0] = horizontal_sum_int(a);
-    block->sums[1] = horizontal_sum_int(b);
-    block->scaled_sum = scale * (float)(block->sums[0] + block->sums[1]);
-    __builtin_memcpy(block->quants, &narrow_a, 16);
-    __builtin_memcpy(block->quants + 16, &narrow_b, 16);
+    for (int half = 0; half < 2; half++)
+        quantize_half(load_f32(x + 16 * half), block->scales + half, block->sums + half, block->quants + 16 * half);
+    block->scaled_sum = block->scales[0] * (float)block->sums[0] + block->scales[1] * (float)block->sums[1];
 }
 #endif

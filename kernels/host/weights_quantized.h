@@ -158,15 +158,19 @@ ALWAYS_INLINE void multiply_tile(const uint8_t *tile, const void *activations, c
         unpack_block(tile, b, w, &s);
         for (int t = 0; t < tokens; t++) {
             const struct q8_block *a = x + (size_t)t * blocks + b;
-            const f32x16 scale = splat(a->scale);
-            for (int part = 0; part < NUM_SCALES; part++) {
-                const int vectors = 8 / NUM_SCALES;
-                const int32_t sum = NUM_SCALES == 2 ? a->sums[part] : a->sums[0] + a->sums[1];
-                i32x16 dot = splat_int(-WEIGHT_OFFSET * sum);
-                for (int v = part * vectors; v < (part + 1) * vectors; v++)
+            f32x16 halves[2];
+            for (int half = 0; half < 2; half++) {
+                i32x16 dot = splat_int(-WEIGHT_OFFSET * a->sums[half]);
+                for (int v = 4 * half; v < 4 * half + 4; v++)
                     dot = WEIGHT_SIGNED ? dot_signed(dot, w[v], a->quants + 4 * v)
                                         : dot_unsigned(dot, w[v], a->quants + 4 * v);
-                sums[t] = vector_fma(to_f32(dot), s.scale[part] * scale, sums[t]);
+                halves[half] = to_f32(dot) * a->scales[half];
+            }
+            if (NUM_SCALES == 2) {
+                sums[t] = vector_fma(halves[0], s.scale[0], sums[t]);
+                sums[t] = vector_fma(halves[1], s.scale[1], sums[t]);
+            } else {
+                sums[t] = vector_fma(halves[0] + halves[1], s.scale[0], sums[t]);
             }
             if (HAS_MINIMUM) sums[t] = vector_fma(s.minimum, splat(a->scaled_sum), sums[t]);
         }

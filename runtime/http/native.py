@@ -1,4 +1,4 @@
-"""ROCmForge's own API. Source: `docs` of version 0.1.0 (paths, fields, defaults, error shape)."""
+"""ROCmForge's own API, as its documentation 0.1.0 has it: paths, fields, defaults, error shape."""
 
 from __future__ import annotations
 

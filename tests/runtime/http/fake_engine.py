@@ -1,0 +1,196 @@
+"""A scripted engine, tokenizer and template: what the HTTP layer sees, without a model."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rocmforge.artifacts.errors import RocmforgeError
+from rocmforge.runtime.generation import (
+    EngineBusyError,
+    EngineStats,
+    GenerationRequest,
+    GenerationState,
+    RequestError,
+    TokenEvent,
+)
+from rocmforge.runtime.http.app import HttpApp, HttpLimits, create_app
+from rocmforge.runtime.http.service import ServedModel, Service
+from rocmforge.runtime.metrics import Metrics
+
+BOS = "<s>"
+BOS_ID = 256
+VOCAB_SIZE = 300
+
+
+class FakeGeneration:
+    """Sends its script from a thread of its own."""
+
+    def __init__(self, request_id: int, request: GenerationRequest, engine: FakeEngine) -> None:
+        self.request_id = request_id
+        self.request = request
+        self.cancelled_at: float | None = None
+        self._cancel = threading.Event()
+        self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        self._sent: list[TokenEvent] = []
+        self._engine = engine
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        engine = self._engine
+        script = engine.reply[: self.request.max_tokens]
+        if self._cancel.wait(engine.prefill_seconds):
+            return self._send(None, "", "cancelled")
+        for i, text in enumerate(script):
+            if self._cancel.wait(engine.token_seconds):
+                return self._send(None, "", "cancelled")
+            if engine.fail_after == i:
+                return self._send(None, "", "failed", "the device is lost")
+            last = i + 1 == len(script)
+            length = len(script) == self.request.max_tokens
+            self._send(100 + i, text, ("length" if length else engine.end) if last else None)
+        return None
+
+    def _send(self, token: int | None, text: str, reason: str | None, error: str | None = None) -> None:
+        event = TokenEvent(token, text, reason is not None, reason, error)
+        self._sent.append(event)
+        self._events.put(event)
+
+    def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
+        while True:
+            try:
+                event = self._events.get(timeout=timeout)
+            except queue.Empty:
+                yield None
+                continue
+            yield event
+            if event.finished:
+                return
+
+    def state(self) -> GenerationState:
+        sent = list(self._sent)
+        last = sent[-1] if sent else TokenEvent(None, "")
+        return GenerationState(
+            self.request_id,
+            "".join(e.text for e in sent),
+            tuple(e.token for e in sent if e.token is not None),
+            len(self.request.prompt_token_ids),
+            last.finished,
+            last.finish_reason,
+            last.error,
+        )
+
+    def cancel(self) -> None:
+        if self.cancelled_at is None:
+            self.cancelled_at = time.monotonic()
+        self._cancel.set()
+
+
+@dataclass
+class FakeEngine:
+    """Answers every prompt with `reply`."""
+
+    reply: list[str] = field(default_factory=lambda: [" Paris", ",", " in", " France", "."])
+    end: str = "eos"
+    prefill_seconds: float = 0.0
+    token_seconds: float = 0.0
+    fail_after: int | None = None
+    busy: bool = False
+    broken: bool = False
+    running: bool = True
+    max_context: int = 128
+    vocab_size: int = VOCAB_SIZE
+    generations: list[FakeGeneration] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def submit(self, request: GenerationRequest) -> FakeGeneration:
+        if self.broken:
+            raise ZeroDivisionError("a secret")
+        if self.busy:
+            raise EngineBusyError("the queue is full")
+        if not request.prompt_token_ids:
+            raise RequestError("prompt", "expected at least one token, found none")
+        with self.lock:
+            generation = FakeGeneration(len(self.generations) + 1, request, self)
+            self.generations.append(generation)
+        return generation
+
+    def find(self, request_id: int) -> FakeGeneration | None:
+        return self.generations[request_id - 1] if 1 <= request_id <= len(self.generations) else None
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=self.running,
+            active=2,
+            queued=1,
+            pages_used=128,
+            pages_total=1000,
+            active_sequences=2,
+            tokens_per_second=32.5,
+            device_available=self.running,
+            memory_free_bytes=12079595520,
+            memory_total_bytes=17179869184,
+        )
+
+    @property
+    def last(self) -> FakeGeneration:
+        return self.generations[-1]
+
+
+@dataclass
+class FakeConfig:
+    bos_token: str = BOS
+
+
+class FakeTokenizer:
+    """One token a byte."""
+
+    def __init__(self) -> None:
+        self.config = FakeConfig()
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        ids = [BOS_ID] if add_special else []
+        if parse_special and text.startswith(BOS):
+            ids, text = [*ids, BOS_ID], text.removeprefix(BOS)
+        return ids + list(text.encode("utf-8", "replace"))
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+
+
+class FakeTemplate:
+    """`role:content` lines; refuses a conversation that begins with the assistant."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.messages: Sequence[Mapping[str, object]] = ()
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        self.messages = messages
+        if messages[0]["role"] == "assistant":
+            raise RocmforgeError("chat template: the user begins")
+        return self.prefix + "".join(f"{m['role']}:{m['content']}\n" for m in messages)
+
+
+MODEL = ServedModel(
+    name="org/tiny:q4",
+    path="/models/tiny.rfb",
+    size_bytes=4096,
+    created=1700000000,
+    metadata={"general.architecture": "llama", "llama.context_length": 128},
+    context_length=128,
+    fingerprint="sha256-abc",
+)
+
+
+def make_app(engine: FakeEngine, limits: HttpLimits | None = None, template: FakeTemplate | None = None) -> HttpApp:
+    service = Service(engine, FakeTokenizer(), template or FakeTemplate(), MODEL, Metrics())
+    return create_app(service, limits or HttpLimits(poll_seconds=0.02))

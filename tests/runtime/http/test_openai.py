@@ -1,0 +1,228 @@
+"""The /v1 endpoints: shapes, streams, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import falcon.testing
+import pytest
+
+from .fake_engine import FakeEngine, FakeTemplate, make_app
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> falcon.testing.TestClient:
+    return falcon.testing.TestClient(make_app(engine))
+
+
+def chat(client: falcon.testing.TestClient, **body: Any) -> falcon.testing.Result:
+    return client.simulate_post("/v1/chat/completions", json={"messages": HELLO, **body})
+
+
+def complete(client: falcon.testing.TestClient, **body: Any) -> falcon.testing.Result:
+    return client.simulate_post("/v1/completions", json={"prompt": "hi", **body})
+
+
+def stream_of(result: falcon.testing.Result) -> list[Any]:
+    parts = [p[6:] for p in result.text.split("\n\n") if p.startswith("data: ")]
+    assert result.text.startswith(": ping\n\n")
+    return [p if p == "[DONE]" else json.loads(p) for p in parts]
+
+
+def test_chat(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    document = chat(client, model="anything").json
+    assert document["id"].startswith("chatcmpl-1-")
+    assert (document["object"], document["model"]) == ("chat.completion", "org/tiny:q4")
+    assert document["system_fingerprint"] == "sha256-abc"
+    assert document["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": " Paris, in France.", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert document["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    assert engine.last.request.max_tokens == 128 - 9
+    assert engine.last.request.sampling.top_k == 0
+
+
+def test_chat_stream(client: falcon.testing.TestClient) -> None:
+    chunks = stream_of(chat(client, stream=True, max_completion_tokens=2))
+    assert chunks[-1] == "[DONE]"
+    assert [c["choices"][0]["delta"] for c in chunks[:-1]] == [
+        {"role": "assistant", "content": ""},
+        {"content": " Paris"},
+        {"content": ","},
+        {},
+    ]
+    assert [c["choices"][0]["finish_reason"] for c in chunks[:-1]] == [None, None, None, "length"]
+    assert {c["object"] for c in chunks[:-1]} == {"chat.completion.chunk"}
+    assert len({c["id"] for c in chunks[:-1]}) == 1
+    assert all("usage" not in c for c in chunks[:-1])
+
+
+def test_chat_stream_ends_with_usage_where_asked(client: falcon.testing.TestClient) -> None:
+    chunks = stream_of(chat(client, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-2]["choices"] == []
+    assert chunks[-2]["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    assert chunks[-3]["choices"][0]["delta"] == {}
+    assert chunks[-3]["usage"] is None
+
+
+def test_chat_takes_all_forms_of_messages(engine: FakeEngine) -> None:
+    template = FakeTemplate()
+    client = falcon.testing.TestClient(make_app(engine, template=template))
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "user", "content": "hi", "name": "Ann"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "42", "tool_call_id": "c1"},
+    ]
+    extras = {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "reasoning_effort": "low"}
+    assert chat(client, messages=messages, **extras).status_code == 200
+    assert list(template.messages) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hi", "name": "Ann"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "42", "tool_call_id": "c1"},
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "<s>"])
+def test_bos_comes_once(engine: FakeEngine, prefix: str) -> None:
+    client = falcon.testing.TestClient(make_app(engine, template=FakeTemplate(prefix)))
+    assert chat(client).status_code == 200
+    assert engine.last.request.prompt_token_ids.count(256) == 1
+
+
+def test_a_template_that_refuses_is_a_400(client: falcon.testing.TestClient) -> None:
+    result = chat(client, messages=[{"role": "assistant", "content": "x"}])
+    assert (result.status_code, result.json["error"]["param"]) == (400, "messages")
+
+
+def test_completion(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    document = complete(client, echo=True, stop="\nuser:", user="me").json
+    assert document["id"].startswith("cmpl-1-")
+    assert document["object"] == "text_completion"
+    assert document["choices"] == [
+        {"text": "hi Paris, in France.", "index": 0, "logprobs": None, "finish_reason": "stop"}
+    ]
+    assert document["usage"]["total_tokens"] == 8
+    assert (engine.last.request.max_tokens, engine.last.request.stop) == (16, ("\nuser:",))
+
+
+@pytest.mark.parametrize("prompt", ["hi", ["hi"], [256, 104, 105], [[256, 104, 105]]])
+def test_completion_takes_one_prompt_in_any_form(
+    client: falcon.testing.TestClient, engine: FakeEngine, prompt: object
+) -> None:
+    assert complete(client, prompt=prompt, echo=True).json["choices"][0]["text"].startswith("hi ")
+    assert engine.last.request.prompt_token_ids == (256, 104, 105)
+
+
+def test_completion_stream(client: falcon.testing.TestClient) -> None:
+    options = {"include_usage": True}
+    chunks = stream_of(complete(client, stream=True, echo=True, max_tokens=1, stream_options=options))
+    assert [c["choices"][0]["text"] for c in chunks[:-2]] == ["hi", " Paris", ""]
+    assert [c["choices"][0]["finish_reason"] for c in chunks[:-2]] == [None, None, "length"]
+    assert chunks[-2]["usage"]["completion_tokens"] == 1
+    assert chunks[-1] == "[DONE]"
+
+
+def test_a_failure_ends_the_stream_with_an_error(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    engine.fail_after = 1
+    chunks = stream_of(chat(client, stream=True))
+    assert chunks[-1]["error"] == {
+        "message": "the device is lost",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+    assert chat(client).status_code == 500
+    assert complete(client).json["error"]["message"] == "the device is lost"
+
+
+def test_models(client: falcon.testing.TestClient) -> None:
+    document = client.simulate_get("/v1/models").json
+    assert document["object"] == "list"
+    model = document["data"][0]
+    assert {k: model[k] for k in ("id", "object", "created", "owned_by")} == {
+        "id": "org/tiny:q4",
+        "object": "model",
+        "created": 1700000000,
+        "owned_by": "rocmforge",
+    }
+    assert client.simulate_get("/v1/models/org/tiny:q4").json == model
+    assert client.simulate_get("/v1/models/org%2Ftiny%3Aq4/").json == model
+    missing = client.simulate_get("/v1/models/other")
+    assert (missing.status_code, missing.json["error"]["code"]) == (404, "model_not_found")
+
+
+UNSUPPORTED = [
+    ("chat", "tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("chat", "tool_choice", "required"),
+    ("chat", "response_format", {"type": "json_object"}),
+    ("chat", "logprobs", True),
+    ("chat", "top_logprobs", 2),
+    ("chat", "n", 2),
+    ("chat", "logit_bias", {"5": 1}),
+    ("text", "n", 2),
+    ("text", "best_of", 2),
+    ("text", "suffix", "x"),
+    ("text", "logprobs", 0),
+    ("text", "prompt", ["a", "b"]),
+]
+
+
+@pytest.mark.parametrize("endpoint, name, value", UNSUPPORTED)
+def test_what_is_not_supported_is_refused_by_name(
+    client: falcon.testing.TestClient, endpoint: str, name: str, value: object
+) -> None:
+    result = (chat if endpoint == "chat" else complete)(client, **{name: value})
+    assert result.status_code == 400
+    error = result.json["error"]
+    assert (error["param"], error["code"], error["type"]) == (
+        name,
+        "unsupported_parameter",
+        "invalid_request_error",
+    )
+    assert "supported" in error["message"]
+
+
+@pytest.mark.parametrize("name", ["logprobs", "logit_bias", "suffix", "n", "best_of", "stop", "max_tokens", "seed"])
+def test_null_is_absent(client: falcon.testing.TestClient, name: str) -> None:
+    assert complete(client, **{name: None}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_f48_a_prompt_past_the_context_is_a_400(
+    client: falcon.testing.TestClient, engine: FakeEngine, stream: bool
+) -> None:
+    result = chat(client, messages=[{"role": "user", "content": "x" * 200}], stream=stream)
+    assert result.status_code == 400
+    assert result.json["error"]["code"] == "context_length_exceeded"
+    assert result.json["error"]["param"] == "prompt"
+    result = complete(client, max_tokens=126, stream=stream)
+    assert (result.json["error"]["code"], result.json["error"]["param"]) == (
+        "context_length_exceeded",
+        "max_tokens",
+    )
+    native = client.simulate_post("/generate", json={"prompt": "x" * 200})
+    assert (native.status_code, native.json["status"]) == (400, "error")
+    assert engine.generations == []
+    assert complete(client, max_tokens=125).status_code == 200
+
+
+@pytest.mark.parametrize("prompt", [[300], [-1], [True], [1.5], [], ["a", 1], {}, None, [2**70], [[]]])
+def test_f49_token_ids_out_of_range(client: falcon.testing.TestClient, prompt: object) -> None:
+    result = complete(client, prompt=prompt)
+    assert (result.status_code, result.json["error"]["param"]) == (400, "prompt")
