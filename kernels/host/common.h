@@ -50,7 +50,7 @@ struct kernel {
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* 32 activations as int8: value = scales[half] * quant. A scale for each 16 costs a little arithmetic and
- * brings the model closer to its float32 self than one for 32 (docs/numbers.md). Sums spare the kernels of
+ * brings the model closer to its float32 self than one for 32 (docs/performance.md). Sums spare the kernels of
  * weights with an offset or a minimum a second pass. */
 struct q8_block {
     float scales[2];  /* of quants 0..15 and 16..31 */
