@@ -7,7 +7,6 @@ that promise four billion elements cost nothing (FAULTS 36, 37).
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +16,13 @@ from typing import Any, Final, NoReturn
 import msgpack
 
 from .errors import BundleError
+from .packing_sizes import packed_bytes
 
 MAX_LAYOUT_BYTES: Final = 64 << 20
 TENSOR_ALIGNMENT: Final = 64
 ITEM_BYTES: Final = {"float32": 4, "int8": 1, "int32": 4, "uint16": 2, "uint8": 1}
+
+MAX_ARGUMENTS: Final = 8  # of a launch; kernels/host/program.h
 
 _MAX_ENTRIES: Final = {"tensors": 1 << 16, "buffers": 1 << 12, "launches": 1 << 16}
 _MAX_ENTRY_ITEMS: Final = 64  # elements of one array inside an entry: its fields, a shape, the arguments
@@ -303,7 +305,7 @@ def _launch(check: Checker, value: object, at: str) -> LaunchEntry:
     symbol = check.text(kernel, f"{at}.kernel")
     if not _SYMBOL.fullmatch(symbol):
         check.fail(f"{at}.kernel", f"expected a symbol, found {symbol!r}")
-    texts = check.array(arguments, f"{at}.arguments")
+    texts = check.array(arguments, f"{at}.arguments", 0, MAX_ARGUMENTS)
     return LaunchEntry(symbol, tuple(check.text(a, f"{at}.arguments[{i}]") for i, a in enumerate(texts)))
 
 
@@ -312,7 +314,7 @@ _DECODERS: Final[dict[str, _Decoder]] = {"tensors": _tensor, "buffers": _buffer,
 
 
 def _check_tensors(check: Checker, tensors: tuple[TensorEntry, ...], weights_bytes: int) -> None:
-    """Check that the tensors lie aligned inside the blob and apart, and that bytes and shapes can agree."""
+    """Check that the tensors lie aligned inside the blob and apart, and that shapes and bytes agree (FAULTS 38, 39)."""
     end, before = 0, ""
     for tensor in sorted(tensors, key=lambda t: t.offset):
         at = f"tensor {tensor.name}"
@@ -323,9 +325,13 @@ def _check_tensors(check: Checker, tensors: tuple[TensorEntry, ...], weights_byt
             check.fail(f"{at}.offset", f"expected an end within {weights_bytes} bytes, found {found}")
         if tensor.offset < end:
             check.fail(f"{at}.offset", f"expected at least {end}, the end of {before!r}, found {tensor.offset}")
-        # No packing stores an element in less than a bit; the exact size is for the owner of the packing.
-        if math.prod(tensor.shape) > 8 * tensor.n_bytes:
-            check.fail(f"{at}.shape", f"expected to fit in {tensor.n_bytes} bytes, found {tensor.shape}")
+        try:
+            expected = packed_bytes(tensor.packing, tensor.shape)
+        except ValueError as error:
+            check.fail(f"{at}.shape", f"{error}, found {tensor.packing!r} of {tensor.shape}")
+        if tensor.n_bytes != expected:
+            problem = f"expected {expected} bytes for {tensor.packing!r} of {tensor.shape}, found {tensor.n_bytes}"
+            check.fail(f"{at}.shape", problem)
         end, before = tensor.offset + tensor.n_bytes, tensor.name
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..artifacts.errors import UsageError, printable
+from ..artifacts.errors import GgufError, UsageError, printable
+from ..artifacts.host import HOST_ABI_VERSION
 from ..artifacts.layout import Layout, encode_layout
 from ..artifacts.manifest import Manifest, ModelIdentity, TargetEntry
 from ..artifacts.writer import BundleWriter
@@ -26,8 +27,8 @@ from .tokenizer import TokenizerArtifact, build_tokenizer, load_tokenizer_json
 from .toolchain import Toolchain, find_toolchain
 from .weights import write_weights
 
-ABI_VERSION = 1  # of kernels/host/program.h
 DEFAULT_MAX_CONTEXT = 32768
+MIN_CONTEXT = 32  # golden records need 16 tokens of prompt and some of output
 GOLDEN_TEXTS = ("The capital of France is", "def fibonacci(n):\n    ")
 
 GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict[str, object]]]
@@ -122,11 +123,13 @@ def _tokenizer(options: CompileOptions, gguf: GgufFile) -> TokenizerArtifact:
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:
+    if config.max_seq_len < MIN_CONTEXT:
+        problem = f"expected a context of {MIN_CONTEXT} tokens or more, found {config.max_seq_len}"
+        raise GgufError(options.model, "context_length", problem)
     if options.max_context is not None:
-        if not 1 <= options.max_context <= config.max_seq_len:
-            raise UsageError(
-                f"--max-context: expected 1 to {config.max_seq_len} (the model's), found {options.max_context}"
-            )
+        if not MIN_CONTEXT <= options.max_context <= config.max_seq_len:
+            limits = f"{MIN_CONTEXT} to {config.max_seq_len} (the model's)"
+            raise UsageError(f"--max-context: expected {limits}, found {options.max_context}")
         return options.max_context
     if config.max_seq_len > DEFAULT_MAX_CONTEXT:
         progress.note(f"context limited to {DEFAULT_MAX_CONTEXT} of {config.max_seq_len}; see --max-context")
@@ -228,7 +231,7 @@ def _target_entry(target: Target, item: CodeObject, toolchain: Toolchain) -> Tar
         toolchain=toolchain.name,
         toolchain_version=toolchain.version,
         flags=toolchain.flags(item.variant),
-        abi=ABI_VERSION,
+        abi=HOST_ABI_VERSION,
         determinism="batch-invariant",
         golden_tolerance=target.golden_tolerance,
     )

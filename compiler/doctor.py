@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError
+from ..artifacts.host import cpu_features
 from .build_cache import default_cache_dir
 from .target import TARGETS, CodeVariant
 from .toolchain import find_toolchain
@@ -39,7 +40,7 @@ def _examine() -> Iterator[Finding]:
         yield Finding(
             command, path is not None, f"{path} (--toolchain {command})" if path else "not on PATH (optional)"
         )
-    features = _cpu_features()
+    features = cpu_features()
     for variant in TARGETS["host"].variants:
         missing = [name for name in variant.cpu_features if name not in features]
         text = f"this CPU lacks {', '.join(missing)}" if missing else "this CPU runs it"
@@ -61,14 +62,6 @@ def _try_toolchain() -> Finding:
     except ToolchainError as error:
         return Finding("zig toolchain", False, str(error), needed=True)
     return Finding("zig toolchain", True, toolchain.version, needed=True)
-
-
-def _cpu_features() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _gpus() -> Finding:

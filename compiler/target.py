@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..artifacts.errors import UsageError
+from ..artifacts.host import LEVEL_FEATURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,6 @@ class Target:
     variants: tuple[CodeVariant, ...]
 
 
-_V3_FEATURES = ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
-_V4_FEATURES = (*_V3_FEATURES, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
-
 TARGETS: dict[str, Target] = {
     target.arch: target
     for target in (
@@ -60,9 +58,9 @@ TARGETS: dict[str, Target] = {
             # Levels differ in the order of int8 roundings alone: a quantum here and there.
             golden_tolerance=0.5,
             variants=(
-                CodeVariant("x86_64_v4", ("-march=x86-64-v4", "-mavx512vnni"), _V4_FEATURES),
-                CodeVariant("x86_64_v3", ("-march=x86-64-v3",), _V3_FEATURES),
-                CodeVariant("portable", (), ()),
+                CodeVariant("x86_64_v4", ("-march=x86-64-v4", "-mavx512vnni"), LEVEL_FEATURES["x86_64_v4"]),
+                CodeVariant("x86_64_v3", ("-march=x86-64-v3",), LEVEL_FEATURES["x86_64_v3"]),
+                CodeVariant("portable", (), LEVEL_FEATURES["portable"]),
             ),
         ),
     )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
+from ..artifacts.packing_sizes import packed_bytes
 from .gguf_file import GgufFile, TensorInfo
 from .model_config import ModelConfig, weight_tensors
 from .packing import interleave_pairs, pack_rows, row_bytes
@@ -78,7 +79,9 @@ def write_weights(
             sink.write(np.ascontiguousarray(part).data.cast("B"))
             progress(sink.position)
         shape = (max_seq_len, config.rope_dim) if tensor.packing == "rope_table" else tensor.shape
-        entries.append(TensorEntry(tensor.name, tensor.packing, shape, offset, sink.position - offset))
+        n_bytes = packed_bytes(tensor.packing, shape)
+        assert sink.position - offset == n_bytes, tensor.name  # what the runtime will hold it to
+        entries.append(TensorEntry(tensor.name, tensor.packing, shape, offset, n_bytes))
     return tuple(entries)
 
 

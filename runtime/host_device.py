@@ -1,6 +1,6 @@
 """The host CPU as a device: drives a bundle's shared object through ctypes.
 
-The structures mirror kernels/host/common.h and program.h, at `ABI_VERSION`.
+The structures mirror kernels/host/common.h and program.h, at `HOST_ABI_VERSION`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import mmap
 import os
 import platform
-from collections.abc import Mapping
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +19,15 @@ import numpy.typing as npt
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import DeviceError
-from ..artifacts.layout import TENSOR_ALIGNMENT, Layout
+from ..artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
+from ..artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ..artifacts.manifest import TargetEntry
 from .batch import Batch, Int32, RowSampling
 
-ABI_VERSION = 1
-MAX_ARGUMENTS = 8
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
-_V3_FEATURES = frozenset(("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"))
-_V4_FEATURES = _V3_FEATURES | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
-_LEVEL_FEATURES: Mapping[str, frozenset[str]] = {
-    "x86_64_v4": _V4_FEATURES,
-    "x86_64_v3": _V3_FEATURES,
-    "portable": frozenset(),
-}
+_ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # ELF-64 Object File Format, "ELF Header"
+_ELF_SEGMENT = struct.Struct("<IIQQQQQQ")  # "Program Header"
+_ELF_SECTION_BYTES = 64
 
 
 class _Sampling(ctypes.Structure):
@@ -72,29 +67,18 @@ class _Launch(ctypes.Structure):
     _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p * MAX_ARGUMENTS))
 
 
-def cpu_features() -> frozenset[str]:
-    """Feature flags of this CPU, as /proc/cpuinfo names them; empty where there is no such file."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return frozenset()
-    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    return frozenset(line.partition(":")[2].split())
-
-
 def choose_variant(targets: tuple[TargetEntry, ...], level: str | None = None) -> TargetEntry:
     """The best code object for this CPU, or the one asked for by `level`.
 
     Raises:
         DeviceError: the bundle has none that this machine can run.
     """
-    hosts = [target for target in targets if target.backend == "host"]
+    hosts = {target.level: target for target in targets if target.backend == "host"}
     features = cpu_features()
-    for target in hosts:
-        wanted = target.level == level if level else True
-        if wanted and _LEVEL_FEATURES.get(target.level, frozenset({"unknown"})) <= features:
-            return target
-    have = ", ".join(target.level for target in hosts) or "none"
+    for name, needed in LEVEL_FEATURES.items():
+        if name in hosts and level in (None, name) and features.issuperset(needed):
+            return hosts[name]
+    have = ", ".join(hosts) or "none"
     raise DeviceError(
         f"host: no code object for this CPU{f' at level {level}' if level else ''}; the bundle has: {have}"
     )
@@ -110,31 +94,67 @@ def _unique_path(descriptor: int) -> str:
     return f"/proc/self/fd/{detour}{descriptor}"
 
 
+def _check_elf(descriptor: int, name: str) -> None:
+    """Refuse what is no shared object for this machine, or not whole: the loader itself would map a file that is cut
+    short, and die of SIGBUS (FAULTS 41).
+
+    Raises:
+        DeviceError: what was expected and what was found.
+    """
+    size = os.fstat(descriptor).st_size
+    header = os.pread(descriptor, _ELF_HEADER.size, 0)
+    if len(header) < _ELF_HEADER.size or header[:6] != b"\x7fELF\x02\x01":
+        raise DeviceError(f"{name}: expected a 64-bit little-endian ELF file, found {size} bytes of something else")
+    _, _, _, kind, machine, _, _, segments, sections, _, _, segment_bytes, count, _, num_sections, _ = (
+        _ELF_HEADER.unpack(header)
+    )
+    if kind != 3 or machine != _ELF_MACHINES.get(platform.machine()):
+        raise DeviceError(
+            f"{name}: expected an ELF shared object for {platform.machine()}, found type {kind}, machine {machine}"
+        )
+    table = os.pread(descriptor, count * _ELF_SEGMENT.size, segments) if segments < size else b""
+    if segment_bytes != _ELF_SEGMENT.size or len(table) < count * _ELF_SEGMENT.size or not count:
+        raise DeviceError(f"{name}: expected {count} program headers @{segments}, found {size} bytes in all")
+    end = sections + num_sections * _ELF_SECTION_BYTES
+    for _, _, offset, _, _, in_file, _, _ in _ELF_SEGMENT.iter_unpack(table):
+        end = max(end, offset + in_file)
+    if end > size:
+        raise DeviceError(f"{name}: expected at least {end} bytes, found {size}: the code object is cut short")
+
+
 class _Library:
-    """A loaded shared object; the descriptor that was checked is the one that is loaded."""
+    """A loaded shared object; the descriptor that was checked is the one that is loaded, and it is owned."""
 
     def __init__(self, descriptor: int, name: str) -> None:
         self.descriptor = descriptor
-        header = os.pread(descriptor, 20, 0)
-        machine = int.from_bytes(header[18:20], "little")
-        if header[:4] != b"\x7fELF" or machine != _ELF_MACHINES.get(platform.machine()):
-            os.close(descriptor)
-            raise DeviceError(
-                f"{name}: expected an ELF shared object for {platform.machine()}, found machine {machine}"
-            )
         try:
+            _check_elf(descriptor, name)
             self.handle = ctypes.CDLL(_unique_path(descriptor))
         except OSError as error:
             os.close(descriptor)
             raise DeviceError(f"{name}: cannot be loaded: {error}") from None
-        self.handle.rfc_program_create.restype = ctypes.c_void_p
-        self.handle.rfc_program_create.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
-        self.handle.rfc_program_step.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-        self.handle.rfc_program_destroy.argtypes = (ctypes.c_void_p,)
-        version = self.handle.rfc_abi_version()
-        if version != ABI_VERSION:
+        except DeviceError:
+            os.close(descriptor)
+            raise
+        try:
+            self._bind(name)
+        except DeviceError:
             self.close()
-            raise DeviceError(f"{name}: expected ABI version {ABI_VERSION}, found {version}")
+            raise
+
+    def _bind(self, name: str) -> None:
+        try:
+            self.abi_version = self.handle.rfc_abi_version
+            self.create = self.handle.rfc_program_create
+            self.step = self.handle.rfc_program_step
+            self.destroy = self.handle.rfc_program_destroy
+        except AttributeError as error:
+            raise DeviceError(f"{name}: expected a program of rocmforge, found none: {error}") from None
+        self.create.restype = ctypes.c_void_p
+        self.create.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+        self.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self.destroy.argtypes = (ctypes.c_void_p,)
+        _check_abi(self.abi_version(), name)
 
     def kernel(self, symbol: str) -> int:
         try:
@@ -145,6 +165,11 @@ class _Library:
     def close(self) -> None:
         _ctypes.dlclose(self.handle._handle)
         os.close(self.descriptor)
+
+
+def _check_abi(version: int, name: str) -> None:
+    if version != HOST_ABI_VERSION:
+        raise DeviceError(f"{name}: expected ABI version {HOST_ABI_VERSION}, found {version}: compile the model again")
 
 
 def _anonymous(n_bytes: int, what: str) -> mmap.mmap:
@@ -179,16 +204,18 @@ class HostProgram:
         self.num_blocks = num_blocks
         self.threads = threads
         self._weights = weights
-        self._library = _Library(code, name)
-        self._arena = _anonymous(layout.arena_bytes(), "arena")
-        self._kv = _anonymous(num_blocks * layout.kv.bytes_per_block, "KV cache")
         self._buffer_offsets = _place_buffers(layout)
-        self._launches = self._resolve_launches()
-        self._handle = self._library.handle.rfc_program_create(
-            ctypes.addressof(self._launches), len(self._launches), threads
-        )
-        if not self._handle:
-            raise DeviceError(f"host: {threads} threads are not to be had")
+        self._library = _Library(code, name)
+        try:
+            self._arena = _anonymous(layout.arena_bytes(), "arena")
+            self._kv = _anonymous(num_blocks * layout.kv.bytes_per_block, "KV cache")
+            self._launches = self._resolve_launches()
+            self._handle = self._library.create(ctypes.addressof(self._launches), len(self._launches), threads)
+            if not self._handle:
+                raise DeviceError(f"host: {threads} threads are not to be had")
+        except DeviceError:
+            self._library.close()
+            raise
 
     def _resolve_launches(self) -> ctypes.Array[_Launch]:
         weights, arena, kv = _address(self._weights), _address(self._arena), _address(self._kv)
@@ -212,7 +239,7 @@ class HostProgram:
             if entry.kernel not in symbols:
                 symbols[entry.kernel] = self._library.kernel(entry.kernel)
             launch.kernel = symbols[entry.kernel]
-            for index, argument in enumerate(entry.arguments[:MAX_ARGUMENTS]):
+            for index, argument in enumerate(entry.arguments):
                 launch.arguments[index] = resolve(argument)
         return launches
 
@@ -236,7 +263,7 @@ class HostProgram:
             ctypes.addressof(sampling),
             sampled.ctypes.data,
         )
-        self._library.handle.rfc_program_step(self._handle, ctypes.addressof(step))
+        self._library.step(self._handle, ctypes.addressof(step))
         return sampled
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
@@ -255,7 +282,7 @@ class HostProgram:
     def close(self) -> None:
         """See `Program.close`."""
         if self._handle:
-            self._library.handle.rfc_program_destroy(self._handle)
+            self._library.destroy(self._handle)
             self._handle = None
             self._library.close()
 
@@ -276,6 +303,7 @@ def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str 
         DeviceError: no fitting code object, or memory or threads are not to be had.
     """
     target = choose_variant(bundle.manifest.targets, level)
+    _check_abi(target.abi, target.file)
     code = bundle.open_code(target.file)
     return HostProgram(bundle.layout, bundle.map_weights(), code, target.file, num_blocks, threads)
 

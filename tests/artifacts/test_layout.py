@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
 import time
 import tracemalloc
@@ -30,7 +31,7 @@ PATH = Path("model.rfb/layout.msgpack")
 
 LAYOUT = Layout(
     tensors=(
-        TensorEntry("token_embd", "q8_0_r16", (64, 32), 0, 2176),
+        TensorEntry("token_embd", "rows16_q8_0", (64, 32), 0, 2176),
         TensorEntry("norm", "f32", (32,), 2176, 128),
     ),
     buffers=(BufferEntry("hidden", "float32", 32, 0), BufferEntry("scratch", "int8", 0, 10)),
@@ -75,8 +76,8 @@ def layouts(draw: st.DrawFn) -> Layout:
     offset, tensors = 0, []
     for name in draw(st.lists(names, unique=True, max_size=6)):
         shape = tuple(draw(st.lists(st.integers(1, 9), max_size=4)))
-        n_bytes = draw(st.integers(9**4 // 8 + 1, 4096))
-        tensors.append(TensorEntry(name, draw(names), shape, offset, n_bytes))
+        n_bytes = 4 * math.prod(shape)
+        tensors.append(TensorEntry(name, "f32", shape, offset, n_bytes))
         offset += -(-n_bytes // 64) * 64
     buffers = [
         BufferEntry(name, draw(st.sampled_from(sorted(ITEM_BYTES))), draw(st.integers(0, 99)), 7)
@@ -169,6 +170,12 @@ def test_hostile_msgpack(data: bytes) -> None:
         pytest.param(changed(tensors=tensor(1, n_bytes=0)), "tensors[1].n_bytes", id="F39-no-bytes"),
         pytest.param(changed(tensors=tensor(1, shape=(1 << 40, 1 << 40))), "norm.shape", id="F39-overflow"),
         pytest.param(changed(tensors=tensor(1, shape=(1025,))), "norm.shape", id="F39-too-many"),
+        pytest.param(changed(tensors=tensor(1, shape=(31,))), "norm.shape", id="F39-too-few"),
+        pytest.param(changed(tensors=tensor(1, n_bytes=64)), "norm.shape", id="F39-bytes-too-few"),
+        pytest.param(changed(tensors=tensor(0, shape=(65, 32))), "token_embd.shape", id="F39-a-tile-too-many"),
+        pytest.param(changed(tensors=tensor(0, shape=(64, 33))), "token_embd.shape", id="F39-part-of-a-block"),
+        pytest.param(changed(tensors=tensor(0, shape=(2048,))), "token_embd.shape", id="F39-no-matrix"),
+        pytest.param(changed(tensors=tensor(0, packing="rows16_q9")), "token_embd.shape", id="F39-unknown-packing"),
         pytest.param(changed(tensors=tensor(1, shape=(0,))), "tensors[1].shape", id="F39-zero"),
         pytest.param(changed(tensors=tensor(1, shape=(True,))), "tensors[1].shape", id="F39-bool"),
         pytest.param(changed(tensors=tensor(1, name="token_embd")), "tensors[1].name", id="duplicate-tensor"),
@@ -178,6 +185,7 @@ def test_hostile_msgpack(data: bytes) -> None:
             changed(buffers=(*LAYOUT.buffers, BufferEntry("b", "int8", 1 << 40, 1 << 40))), "arena", id="huge"
         ),
         pytest.param(changed(launches=(LaunchEntry("a b", ()),)), "launches[0].kernel", id="symbol"),
+        pytest.param(changed(launches=(LaunchEntry("a", ("none",) * 9),)), "launches[0].arguments", id="arguments"),
         pytest.param(changed(launches=(LaunchEntry("a", ("tensor:x",)),)), "arguments[0]", id="no-tensor"),
         pytest.param(changed(launches=(LaunchEntry("a", ("buffer:x",)),)), "arguments[0]", id="no-buffer"),
         pytest.param(changed(launches=(LaunchEntry("a", ("kv:2:key",)),)), "arguments[0]", id="no-layer"),

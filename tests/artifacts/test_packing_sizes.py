@@ -1,0 +1,61 @@
+"""The sizes that the bundle format promises, against what the compiler writes and what GGUF says."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+
+from rocmforge.artifacts.packing_sizes import ROW_BLOCKS, packed_bytes
+from rocmforge.compiler.packing import PACKABLE_TYPES, interleave_pairs, pack_rows
+
+# Bytes that a row of a block gains: Q4_K and Q5_K spread 12 bytes of 6-bit fields to 16.
+GAIN = {"Q4_K": 4, "Q5_K": 4}
+
+
+def raw_rows(kind: str, rows: int, columns: int) -> np.ndarray:
+    """Rows of `kind` as a GGUF holds them, all zero: sizes from the `gguf` package."""
+    block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return np.zeros((rows, columns // block * n_bytes), np.uint8)
+
+
+@pytest.mark.parametrize("kind", PACKABLE_TYPES)
+@pytest.mark.parametrize("rows", [1, 16, 17, 64])
+def test_sizes_are_those_that_are_written(kind: str, rows: int) -> None:
+    block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    assert ROW_BLOCKS[kind.lower()] == (block, n_bytes + GAIN.get(kind, 0))
+    packed = pack_rows(raw_rows(kind, rows, 512), kind, 512)
+    assert packed_bytes(f"rows16_{kind.lower()}", (rows, 512)) == packed.nbytes
+    if rows % 32 == 0:
+        pairs = interleave_pairs(packed, packed)
+        assert packed_bytes(f"rows16_pairs_{kind.lower()}", (2 * rows, 512)) == pairs.nbytes
+
+
+def test_all_packable_types_have_a_size() -> None:
+    assert {kind.lower() for kind in PACKABLE_TYPES} == set(ROW_BLOCKS)
+    assert packed_bytes("f32", (3, 5)) == packed_bytes("f32", (15,)) == 60
+    assert packed_bytes("rope_table", (7, 4)) == 7 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    "packing, shape, problem",
+    [
+        ("rows16_q4_0", (16, 31), "multiple of 32 columns"),
+        ("rows16_q4_k", (16, 32), "multiple of 256 columns"),
+        ("rows16_q4_0", (512,), "columns"),
+        ("rows16_q4_0", (16, 32, 1), "columns"),
+        ("rows16_pairs_q4_0", (96, 32), "multiple of 64 rows"),
+        ("rows16_pairs_q4_0", (64,), "columns"),
+        ("rope_table", (8,), "positions"),
+        ("rope_table", (8, 3), "even"),
+        ("rows16_", (16, 32), "known packing"),
+        ("rows16_q4_0_", (16, 32), "known packing"),
+        ("rows16_pairs_pairs_q4_0", (64, 32), "known packing"),
+        ("q4_0", (16, 32), "known packing"),
+        ("rows16_q2_k", (16, 256), "known packing"),
+        ("", (16,), "known packing"),
+    ],
+)
+def test_F39_shapes_that_no_packing_holds(packing: str, shape: tuple[int, ...], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        packed_bytes(packing, shape)
