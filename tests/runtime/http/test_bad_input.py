@@ -55,20 +55,20 @@ F44 = {
 
 @pytest.mark.parametrize("path", ["/generate", "/generate/stream", "/v1/completions", CHAT])
 @pytest.mark.parametrize("body", F44.values(), ids=F44.keys())
-def test_f44_a_body_that_is_no_json(client: falcon.testing.TestClient, path: str, body: bytes) -> None:
+def test_F44_a_body_that_is_no_json(client: falcon.testing.TestClient, path: str, body: bytes) -> None:
     check_400(client, path, body, "body")
 
 
 @pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("depth", [101, 10_000])
 @pytest.mark.parametrize("path", ["/generate", CHAT])
-def test_f45_deep_nesting(client: falcon.testing.TestClient, path: str, depth: int, opening: str, closing: str) -> None:
+def test_F45_deep_nesting(client: falcon.testing.TestClient, path: str, depth: int, opening: str, closing: str) -> None:
     body = '{"prompt": "x", "a": ' + opening * depth + "1" + closing * depth + "}"
     assert "deep" in check_400(client, path, body.encode(), "body")
     check_400(client, path, (opening * depth).encode(), "body")
 
 
-def test_f45_nesting_within_the_bound_is_read(client: falcon.testing.TestClient) -> None:
+def test_F45_nesting_within_the_bound_is_read(client: falcon.testing.TestClient) -> None:
     body = '{"prompt": "x", "a": ' + "[" * 99 + "]" * 99 + "}"
     assert client.simulate_post("/generate", body=body).status_code == 200
 
@@ -90,7 +90,7 @@ F46_CASES = [(name, value) for name, values in F46 for value in values]
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", CHAT])
 @pytest.mark.parametrize("name, value", F46_CASES, ids=lambda v: repr(v)[:20])
-def test_f46_parameters_out_of_range_or_of_a_wrong_type(
+def test_F46_parameters_out_of_range_or_of_a_wrong_type(
     client: falcon.testing.TestClient, path: str, name: str, value: object
 ) -> None:
     base = {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}
@@ -108,7 +108,7 @@ V1 = [
 
 @pytest.mark.parametrize("path", ["/v1/completions", CHAT])
 @pytest.mark.parametrize("name, value", V1)
-def test_f46_parameters_of_v1(client: falcon.testing.TestClient, path: str, name: str, value: object) -> None:
+def test_F46_parameters_of_v1(client: falcon.testing.TestClient, path: str, name: str, value: object) -> None:
     outer, _, inner = name.partition(".")
     body: dict[str, object] = {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}
     body[outer] = {inner: value} if inner else value
@@ -132,16 +132,16 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("messages, parameter", MESSAGES)
-def test_f46_messages(client: falcon.testing.TestClient, messages: object, parameter: str) -> None:
+def test_F46_messages(client: falcon.testing.TestClient, messages: object, parameter: str) -> None:
     check_400(client, CHAT, json.dumps({"messages": messages}).encode(), parameter)
 
 
 @pytest.mark.parametrize("prompt", [None, 5, ["x"], {"a": 1}, True])
-def test_f46_a_native_prompt_is_a_string(client: falcon.testing.TestClient, prompt: object) -> None:
+def test_F46_a_native_prompt_is_a_string(client: falcon.testing.TestClient, prompt: object) -> None:
     check_400(client, "/generate", json.dumps({"prompt": prompt}).encode(), "prompt")
 
 
-def test_f47_an_oversized_body(client: falcon.testing.TestClient) -> None:
+def test_F47_an_oversized_body(client: falcon.testing.TestClient) -> None:
     body = json.dumps({"prompt": "x" * 100_000})
     native = client.simulate_post("/generate", body=body)
     assert (native.status_code, native.json["status"]) == (413, "error")
@@ -154,14 +154,14 @@ def test_f47_an_oversized_body(client: falcon.testing.TestClient) -> None:
     "method, path, allowed",
     [("GET", "/generate", "POST"), ("POST", "/health", "GET"), ("DELETE", "/v1/models", "GET")],
 )
-def test_f51_a_wrong_method(client: falcon.testing.TestClient, method: str, path: str, allowed: str) -> None:
+def test_F51_a_wrong_method(client: falcon.testing.TestClient, method: str, path: str, allowed: str) -> None:
     result = client.simulate_request(method, path)
     assert result.status_code == 405
     assert allowed in result.headers["allow"]
     assert isinstance(result.json["error"], dict) == path.startswith("/v1")
 
 
-def test_f51_a_wrong_encoding_and_no_growth_of_labels(client: falcon.testing.TestClient) -> None:
+def test_F51_a_wrong_encoding_and_no_growth_of_labels(client: falcon.testing.TestClient) -> None:
     before = client.simulate_get("/metrics").text.count("\n")
     result = client.simulate_post("/generate", body=b"x", headers={"Content-Encoding": "gzip"})
     assert (result.status_code, result.json["status"]) == (415, "error")

@@ -272,7 +272,7 @@ def test_cors_is_open(client: falcon.testing.TestClient) -> None:
     assert result.headers["access-control-allow-headers"] == "content-type"
 
 
-def test_f56_a_full_queue_is_a_503_to_be_retried(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+def test_F56_a_full_queue_is_a_503_to_be_retried(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     engine.busy = True
     result = client.simulate_post("/generate", json={"prompt": "x"})
     assert (result.status_code, result.headers["retry-after"]) == (503, "1")
@@ -281,7 +281,7 @@ def test_f56_a_full_queue_is_a_503_to_be_retried(client: falcon.testing.TestClie
     assert client.simulate_post("/generate", json={"prompt": "x"}).status_code == 200
 
 
-def test_f56_slots_come_back_whatever_happens(engine: FakeEngine) -> None:
+def test_F56_slots_come_back_whatever_happens(engine: FakeEngine) -> None:
     app = make_app(engine, HttpLimits(threads=2, spare_threads=1))
     client = falcon.testing.TestClient(app)
     client.simulate_post("/generate", json={"prompt": "x" * 1000})
@@ -300,7 +300,7 @@ def test_an_unexpected_error_keeps_its_text_inside(
     assert "a secret" in caplog.text
 
 
-def test_f57_the_access_log_is_not_to_be_forged(
+def test_F57_the_access_log_is_not_to_be_forged(
     client: falcon.testing.TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="rocmforge.access"):

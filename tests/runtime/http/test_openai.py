@@ -204,7 +204,7 @@ def test_null_is_absent(client: falcon.testing.TestClient, name: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_f48_a_prompt_past_the_context_is_a_400(
+def test_F48_a_prompt_past_the_context_is_a_400(
     client: falcon.testing.TestClient, engine: FakeEngine, stream: bool
 ) -> None:
     result = chat(client, messages=[{"role": "user", "content": "x" * 200}], stream=stream)
@@ -223,6 +223,6 @@ def test_f48_a_prompt_past_the_context_is_a_400(
 
 
 @pytest.mark.parametrize("prompt", [[300], [-1], [True], [1.5], [], ["a", 1], {}, None, [2**70], [[]]])
-def test_f49_token_ids_out_of_range(client: falcon.testing.TestClient, prompt: object) -> None:
+def test_F49_token_ids_out_of_range(client: falcon.testing.TestClient, prompt: object) -> None:
     result = complete(client, prompt=prompt)
     assert (result.status_code, result.json["error"]["param"]) == (400, "prompt")

@@ -138,7 +138,7 @@ F55 = [
 
 
 @pytest.mark.parametrize("phase, path, stream", F55)
-def test_f55_a_disconnect_cancels_the_generation(serve: Serve, phase: str, path: str, stream: bool) -> None:
+def test_F55_a_disconnect_cancels_the_generation(serve: Serve, phase: str, path: str, stream: bool) -> None:
     engine = FakeEngine(prefill_seconds=30) if phase == "prefill" else FakeEngine(token_seconds=0.01, reply=["x"] * 100)
     app = make_app(engine, HttpLimits())
     sock = send(serve(app), path, {**BODY, "stream": stream, "max_tokens": 100})
@@ -151,7 +151,7 @@ def test_f55_a_disconnect_cancels_the_generation(serve: Serve, phase: str, path:
     wait_until(lambda: app.admission.active == 0, 1)
 
 
-def test_f55_a_client_that_waits_is_not_cancelled(serve: Serve) -> None:
+def test_F55_a_client_that_waits_is_not_cancelled(serve: Serve) -> None:
     engine = FakeEngine(token_seconds=0.05)
     url = serve(make_app(engine, FAST))
     assert requests.post(f"{url}/generate", json=BODY, timeout=5).json()["finish_reason"] == "eos"
@@ -176,7 +176,7 @@ def test_a_cancelled_request_of_v1_is_an_error(serve: Serve, stream: bool) -> No
     assert b"[DONE]" not in received
 
 
-def test_f56_a_flood_leaves_health_a_thread(serve: Serve) -> None:
+def test_F56_a_flood_leaves_health_a_thread(serve: Serve) -> None:
     engine = FakeEngine(prefill_seconds=30)
     limits = HttpLimits(threads=6, spare_threads=2)
     url = serve(make_app(engine, limits))
@@ -200,7 +200,7 @@ def test_f56_a_flood_leaves_health_a_thread(serve: Serve) -> None:
 
 @pytest.mark.parametrize("size", [1_001, 3_000, 500_000])
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
-def test_f47_an_oversized_body_is_a_413_in_our_shape(serve: Serve, path: str, size: int) -> None:
+def test_F47_an_oversized_body_is_a_413_in_our_shape(serve: Serve, path: str, size: int) -> None:
     url = serve(make_app(FakeEngine(), HttpLimits(max_body_bytes=1000)))
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=5) as sock:
@@ -228,7 +228,7 @@ def test_what_waitress_refuses_has_our_shape_too(serve: Serve) -> None:
     assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]
 
 
-def test_a_port_in_use_is_one_line() -> None:
+def test_F70_a_port_in_use_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -249,7 +249,7 @@ def stopped_server(app: HttpApp, drain_seconds: float) -> tuple[str, Server, thr
     return f"http://127.0.0.1:{server.address[1]}", server, thread
 
 
-def test_stopping_lets_a_stream_end(serve: Serve) -> None:
+def test_F63_stopping_lets_a_stream_end(serve: Serve) -> None:
     engine = FakeEngine(token_seconds=0.1)
     url, server, thread = stopped_server(make_app(engine, FAST), 10)
     with requests.post(f"{url}/generate/stream", json=BODY, stream=True, timeout=5) as response:
