@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from . import __version__
-from .artifacts.errors import RocmforgeError, UsageError, printable
+from .artifacts.errors import BundleError, InputError, RocmforgeError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,24 +21,53 @@ if TYPE_CHECKING:
     from .artifacts.layout import Layout
 
 
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"rfc: {message}", err=True)
+    raise SystemExit(exit_code)
+
+
 class _Group(click.Group):
-    """Turns our errors into one line and their exit code; nothing else is caught."""
+    """Turns wrong usage, bad input and faults of the machine into one line and an exit code.
+
+    Nothing else is caught: a traceback means a defect of ours.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run the command line and exit."""
+        try:
+            result = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.UsageError as error:
+            hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+            _fail(printable(error.format_message(), 600) + hint, error.exit_code)
+        sys.exit(result if isinstance(result, int) else 0)
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            result = super().invoke(context)
+            sys.stdout.flush()
         except RocmforgeError as error:
-            click.echo(f"rfc: {error}", err=True)
-            raise SystemExit(error.exit_code) from None
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", 128 + signal.SIGINT)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise SystemExit(1) from None
+        except MemoryError:
+            _fail("out of memory", 1)
+        except OSError as error:
+            place = f"{printable(error.filename)}: " if error.filename else ""
+            _fail(f"{place}{printable(error.strerror or error)}", 1)
+        return result
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rfc")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """ROCmForge: compile a GGUF model into a bundle, serve the bundle."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(UsageError.exit_code)
 
 
 def _default_threads() -> int:
@@ -84,6 +115,11 @@ def make_golden(
         program.close()
 
 
+def _exit_cleanly_on_sigterm() -> None:
+    """Have SIGTERM unwind the stack, so that a compile removes what it has written."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 @main.command("compile")
 @click.argument("model", type=click.Path(path_type=Path), envvar="ROCMFORGE_GGUF")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. [default: MODEL with .rfb]")
@@ -110,6 +146,9 @@ def compile_command(
     from .compiler.compile import CompileOptions, compile_model
     from .compiler.progress import choose_progress
 
+    _exit_cleanly_on_sigterm()
+    if not model.name:
+        raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
     goal = output or model.with_suffix(".rfb")
     options = CompileOptions(model, goal, archs or ("host",), tokenizer, max_context, toolchain, jobs)
     with choose_progress(as_json) as progress:
@@ -142,33 +181,75 @@ def serve(
     """Serve a BUNDLE (or a GGUF, compiled first) over HTTP."""
     from .runtime.serve import ServeOptions, serve_bundle
 
-    host, _, port = addr.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"--addr: expected HOST:PORT, found {printable(addr)}")
+    host, port = _host_and_port(addr)
     path = _compiled(bundle, cache_dir)
-    serve_bundle(ServeOptions(path, host.strip("[]") or "127.0.0.1", int(port), threads, max_context, kv_tokens))
+    serve_bundle(ServeOptions(path, host, port, threads, max_context, kv_tokens))
+
+
+def _host_and_port(addr: str) -> tuple[str, int]:
+    host, _, port = addr.rpartition(":")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise UsageError(f"--addr: expected HOST:PORT, found {printable(addr)}")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _compiled(path: Path, cache_dir: Path | None) -> Path:
-    """The bundle itself; of a GGUF, its bundle in the cache, compiled now unless it is there."""
-    if path.is_dir() or not path.exists():
+    """The bundle itself; of a GGUF, its bundle in the cache, compiled now unless a sound one is there."""
+    if os.path.isdir(path):
         return path
     from .compiler.build_cache import BuildCache, cache_key, default_cache_dir
+
+    root = cache_dir or default_cache_dir()
+    identity = _check_gguf(path)
+    goal = root / "bundles" / f"{cache_key(*identity, __version__)[:32]}.rfb"
+    if os.path.lexists(goal):
+        problem = _problem_of(goal)
+        if problem is None:
+            click.echo(f"{printable(path)}: using its bundle {printable(goal)}", err=True)
+            return goal
+        click.echo(f"its bundle in the cache is damaged, and made anew: {problem}", err=True)
+        shutil.rmtree(goal, ignore_errors=True)
+    click.echo(f"{printable(path)} is not a bundle: compiling it to {printable(goal)}", err=True)
     from .compiler.compile import CompileOptions, compile_model
     from .compiler.progress import choose_progress
 
-    root = cache_dir or default_cache_dir()
-    status = path.stat()
-    identity = (str(path.resolve()), status.st_size, status.st_mtime_ns, __version__)
-    goal = root / "bundles" / f"{cache_key(*map(str, identity))[:32]}.rfb"
-    if not goal.exists():
-        click.echo(f"{printable(path)} is not a bundle: compiling it to {printable(goal)}", err=True)
+    _exit_cleanly_on_sigterm()
+    try:
         goal.parent.mkdir(parents=True, exist_ok=True)
-        with choose_progress(False) as progress:
-            compile_model(CompileOptions(path, goal), BuildCache(root), progress, make_golden)
-    else:
-        click.echo(f"{printable(path)}: using its bundle {printable(goal)}", err=True)
+    except OSError as error:
+        raise RocmforgeError(f"cannot write {printable(goal.parent)}: {error.strerror}; see --cache-dir") from None
+    with choose_progress(False) as progress:
+        compile_model(CompileOptions(path, goal), BuildCache(root), progress, make_golden)
     return goal
+
+
+def _check_gguf(path: Path) -> tuple[str, ...]:
+    """What tells this GGUF file, as it is now, from others.
+
+    Raises:
+        InputError: it is not a GGUF file.
+    """
+    try:
+        status = path.stat()
+        magic = b""
+        if path.is_file():  # opening a FIFO would wait for a writer
+            with path.open("rb") as file:
+                magic = file.read(4)
+    except OSError as error:
+        raise InputError(path, "file", f"expected a bundle or a GGUF file, found: {error.strerror}") from None
+    if magic != b"GGUF":
+        raise InputError(path, "file", "expected a bundle or a GGUF file, found neither")
+    return str(path.resolve()), str(status.st_size), str(status.st_mtime_ns)
+
+
+def _problem_of(bundle: Path) -> str | None:
+    from .artifacts.bundle import open_bundle
+
+    try:
+        open_bundle(bundle).close()
+    except BundleError as error:
+        return str(error)
+    return None
 
 
 @main.command()
@@ -211,7 +292,7 @@ def inspect(path: Path, kernels: bool, as_json: bool) -> None:
     """What is in a GGUF or a bundle, and the memory it will need."""
     from .compiler.inspect import format_facts, inspect_gguf
 
-    if not path.is_dir():
+    if not os.path.isdir(path):
         facts = inspect_gguf(path)
     else:
         from .runtime.inspect import inspect_bundle

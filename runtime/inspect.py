@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..artifacts.bundle import open_bundle
@@ -42,13 +43,15 @@ def find_models(folder: Path) -> list[dict[str, object]]:
     Raises:
         InputError: there is no such folder.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(folder, "folder", "expected a folder, found none")
     rows: list[dict[str, object]] = []
     for path in sorted(folder.rglob("*")):
-        if path.name == MANIFEST_NAME and path.is_file():
-            rows.append(_bundle_row(path.parent))
-        elif path.suffix == ".gguf" and path.is_file():
+        if path.name == MANIFEST_NAME and os.path.isfile(path):
+            # What a killed compile left is no bundle, however whole it looks.
+            if not path.parent.name.endswith(".partial"):
+                rows.append(_bundle_row(path.parent))
+        elif path.suffix == ".gguf" and os.path.isfile(path):
             rows.append({"kind": "gguf", "path": printable(path), "size_bytes": path.stat().st_size, "about": ""})
     return rows
 

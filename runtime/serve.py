@@ -18,6 +18,7 @@ from .http.app import create_app
 from .http.limits import HttpLimits
 from .http.server import run_server
 from .http.service import ServedModel, Service
+from .memory import available_memory, check_memory
 from .metrics import Metrics
 from .tokenizer import Tokenizer
 
@@ -40,14 +41,15 @@ class ServeOptions:
     kv_tokens: int | None = None
 
 
-def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None) -> int:
-    """Blocks of the KV cache: as asked, or for some full contexts within `DEFAULT_KV_BYTES`, one at least."""
+def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None, available: int | None) -> int:
+    """Blocks of the KV cache: as asked; or for some full contexts, one at least, the others only where they fit
+    into `DEFAULT_KV_BYTES` and half of the memory that is `available` (bytes, None: unknown)."""
     size = layout.kv.block_size
     if kv_tokens is not None:
         return -(-kv_tokens // size)
     wanted = -(-max_context // size)
-    affordable = DEFAULT_KV_BYTES // layout.kv.bytes_per_block
-    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, affordable))
+    budget = DEFAULT_KV_BYTES if available is None else min(DEFAULT_KV_BYTES, available // 2)
+    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, budget // layout.kv.bytes_per_block))
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -64,12 +66,20 @@ def load_chat_template(bundle: Bundle, config: TokenizerConfig) -> ChatTemplate:
 
 
 def load_engine(bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, metrics: Metrics) -> Engine:
-    """An engine, not yet started, with the bundle's program on its device."""
+    """An engine, not yet started, with the bundle's program on its device.
+
+    Raises:
+        UsageError: the context asked for is longer than the bundle's.
+        DeviceError: the device is not to be had, or its memory does not suffice; nothing was allocated then.
+    """
     layout = bundle.layout
     max_context = options.max_context or layout.max_seq_len
     if max_context > layout.max_seq_len:
         raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
-    program = load_host_program(bundle, kv_blocks(layout, max_context, options.kv_tokens), options.threads)
+    available = available_memory()
+    num_blocks = kv_blocks(layout, max_context, options.kv_tokens, available)
+    check_memory(layout, num_blocks, available)
+    program = load_host_program(bundle, num_blocks, options.threads)
     return Engine(program, tokenizer, max_context, metrics)
 
 
@@ -111,7 +121,8 @@ def serve_bundle(options: ServeOptions) -> None:
         log.info("serving %s on http://%s:%d", printable(bundle.path), host, port)
 
     try:
-        run_server(create_app(service, HttpLimits()), options.host, options.port, on_ready=on_ready)
+        app = create_app(service, HttpLimits())
+        run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
     finally:
-        engine.stop(DRAIN_SECONDS)
+        engine.stop(0.0)  # the server has drained: whoever is left has lost its client
         bundle.close()

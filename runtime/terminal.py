@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.bundle import open_bundle
+from ..artifacts.errors import RocmforgeError, UsageError
+from .chat import ChatTemplate
 from .engine import Engine
-from .generation import GenerationRequest, RequestError, SamplingParams
+from .generation import GenerationRequest, SamplingParams
 from .metrics import Metrics
 from .serve import ServeOptions, load_chat_template, load_engine, load_tokenizer
 from .tokenizer import Tokenizer
@@ -32,10 +36,9 @@ def _print_piece(text: str) -> None:
     sys.stdout.flush()
 
 
-def _generate(engine: Engine, tokens: list[int], options: RunOptions, emit: Callable[[str], None]) -> str:
+def _generate(engine: Engine, tokens: list[int], options: RunOptions, emit: Callable[[str], None]) -> None:
+    """Generate, telling `emit` each piece of text."""
     room = engine.max_context - len(tokens)
-    if room < 1:
-        raise RequestError("prompt", f"{len(tokens)} tokens leave no room in a context of {engine.max_context}")
     request = GenerationRequest(tuple(tokens), min(options.max_tokens, room), options.sampling)
     generation = engine.submit(request)
     try:
@@ -47,55 +50,93 @@ def _generate(engine: Engine, tokens: list[int], options: RunOptions, emit: Call
         raise
     state = generation.state()
     if state.error:
-        raise RequestError("generation", state.error)
-    return state.text
+        raise RocmforgeError(f"generation failed: {state.error}")
 
 
 def run_bundle(options: RunOptions) -> None:
     """Continue a prompt, or hold a chat until the end of input.
 
     Raises:
-        RocmforgeError: the bundle or the device is not to be had, or the prompt is too long.
+        RocmforgeError: the bundle or the device is not to be had, or the prompt is empty or too long.
     """
-    bundle = open_bundle(options.bundle)
-    tokenizer = load_tokenizer(bundle)
-    serve_options = ServeOptions(options.bundle, "", 0, options.threads, options.max_context)
-    engine = load_engine(bundle, serve_options, tokenizer, Metrics())
-    engine.start()
-    try:
-        if options.prompt is None:
-            template = load_chat_template(bundle, tokenizer.config)
-            _chat(engine, tokenizer, template.render, options)
-        else:
-            _generate(engine, tokenizer.encode(options.prompt), options, _print_piece)
-            _print_piece("\n")
-    finally:
-        engine.stop(0.0)
-        bundle.close()
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # no text that a model or a user writes ends in a traceback
+    with open_bundle(options.bundle) as bundle:
+        tokenizer = load_tokenizer(bundle)
+        # One sequence at a time: a KV cache of one context is enough.
+        kv_tokens = options.max_context or bundle.layout.max_seq_len
+        serve_options = ServeOptions(options.bundle, "", 0, options.threads, options.max_context, kv_tokens)
+        engine = load_engine(bundle, serve_options, tokenizer, Metrics())
+        engine.start()
+        try:
+            if options.prompt is None:
+                _Chat(engine, tokenizer, load_chat_template(bundle, tokenizer.config), options).hold()
+            else:
+                _continue(engine, tokenizer.encode(options.prompt), options)
+        finally:
+            engine.stop(0.0)
 
 
-def _chat(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    render: Callable[[Sequence[Mapping[str, object]]], str],
-    options: RunOptions,
-) -> None:
-    messages: list[dict[str, object]] = []
-    while True:
-        try:
-            question = input("> ")
-        except (EOFError, KeyboardInterrupt):
-            _print_piece("\n")
-            return
-        if not question.strip():
-            continue
-        messages.append({"role": "user", "content": question})
-        text = render(messages)
-        has_bos = bool(tokenizer.config.bos_token) and text.startswith(tokenizer.config.bos_token)
-        tokens = tokenizer.encode(text, add_special=not has_bos)
-        try:
-            answer = _generate(engine, tokens, options, _print_piece)
-        except KeyboardInterrupt:
-            answer = ""
+def _continue(engine: Engine, tokens: list[int], options: RunOptions) -> None:
+    if not tokens:
+        raise UsageError("PROMPT: expected a text, found nothing")
+    if len(tokens) >= engine.max_context:
+        raise UsageError(f"PROMPT: expected fewer than {engine.max_context} tokens (the context), found {len(tokens)}")
+    _generate(engine, tokens, options, _print_piece)
+    _print_piece("\n")
+
+
+class _Chat:
+    """A conversation in the terminal."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate, options: RunOptions) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._template = template
+        self._options = options
+        self._messages: list[dict[str, object]] = []
+
+    def hold(self) -> None:
+        """Answer line by line until the end of input, or Ctrl-C at the prompt."""
+        prompt = "> " if sys.stdin.isatty() else ""
+        while True:
+            try:
+                question = input(prompt)
+            except (EOFError, KeyboardInterrupt):
+                _print_piece("\n" if prompt else "")
+                return
+            if question.strip():
+                self._answer(question)
+
+    def _answer(self, question: str) -> None:
+        self._messages.append({"role": "user", "content": question})
+        tokens = self._tokens()
+        pieces: list[str] = []
+
+        def emit(text: str) -> None:
+            pieces.append(text)
+            _print_piece(text)
+
+        # Ctrl-C stops this answer; what was said of it counts.
+        with contextlib.suppress(KeyboardInterrupt):
+            _generate(self._engine, tokens, self._options, emit)
         _print_piece("\n")
-        messages.append({"role": "assistant", "content": answer})
+        self._messages.append({"role": "assistant", "content": "".join(pieces)})
+
+    def _tokens(self) -> list[int]:
+        """Token ids of the conversation, from which the oldest exchanges are dropped where it is too long.
+
+        Raises:
+            UsageError: the last message alone is too long.
+        """
+        bos, limit = self._tokenizer.config.bos_token, self._engine.max_context
+        while True:
+            text = self._template.render(self._messages)
+            tokens = self._tokenizer.encode(text, add_special=not (bos and text.startswith(bos)))
+            if len(tokens) < limit:
+                return tokens
+            if len(self._messages) < 3:
+                raise UsageError(f"expected a message of fewer than {limit} tokens (the context), found {len(tokens)}")
+            del self._messages[:2]
+            print("(the conversation is too long: its oldest exchange is forgotten)", file=sys.stderr)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..artifacts.bundle import verify_bundle
-from ..artifacts.errors import BundleError, DeviceError
-from .golden import compare_golden, record_golden
+from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, printable
+from ..artifacts.layout import Layout
+from .golden import GREEDY_TOKENS, compare_golden, record_golden
 from .host_device import load_host_program
 
 GOLDEN_BLOCKS = 4
@@ -18,32 +19,47 @@ def verify(path: Path, threads: int, report: Callable[[str], None]) -> None:
 
     Raises:
         BundleError: a file is not what the manifest says.
-        DeviceError: the bundle's code does not compute what it should here.
+        RocmforgeError: the bundle's code does not compute what it should here.
+        DeviceError: none of its code runs here.
     """
     with verify_bundle(path) as bundle:
         manifest = bundle.manifest
         report(f"digests: {len(manifest.files)} files match {manifest.bundle_digest}")
         if not manifest.golden:
             raise BundleError(path, "golden", "expected at least one record, found none")
-        prompts = [_prompt(path, record) for record in manifest.golden]
+        prompts = [_prompt(path, record, bundle.layout) for record in manifest.golden]
+        runs = 0
         for target in manifest.targets:
             try:
                 program = load_host_program(bundle, GOLDEN_BLOCKS, threads, target.level)
             except DeviceError as error:
                 report(f"{target.arch} {target.level}: not run: {error}")
                 continue
-            found = record_golden(program, prompts)
-            program.close()
-            problems = compare_golden(manifest.golden, found, target.golden_tolerance)
+            try:
+                found = record_golden(program, prompts)
+            finally:
+                program.close()
+            runs += 1
+            try:
+                problems = compare_golden(manifest.golden, found, target.golden_tolerance)
+            except (KeyError, TypeError, ValueError):
+                raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
             if problems:
-                raise DeviceError(f"{target.arch} {target.level}: {problems[0]} ({len(problems)} differences)")
-            same = all(a["logits_sha256"] == b["logits_sha256"] for a, b in zip(manifest.golden, found, strict=True))
+                raise RocmforgeError(f"{target.arch} {target.level}: {problems[0]} ({len(problems)} differences)")
+            pairs = zip(manifest.golden, found, strict=True)
+            same = all(want.get("logits_sha256") == have["logits_sha256"] for want, have in pairs)
             exact = "to the bit" if same else f"within {target.golden_tolerance}"
             report(f"{target.arch} {target.level}: {len(prompts)} golden records replayed, equal {exact}")
+        if not runs:
+            raise DeviceError(f"{printable(path)}: none of the bundle's code runs on this machine")
 
 
-def _prompt(path: Path, record: object) -> list[int]:
+def _prompt(path: Path, record: object, layout: Layout) -> list[int]:
+    """Token ids of a golden record, all of them safe to run."""
     prompt = record.get("prompt") if isinstance(record, dict) else None
-    if not isinstance(prompt, list) or not prompt or not all(isinstance(token, int) for token in prompt):
-        raise BundleError(path, "golden.prompt", "expected a list of token ids")
+    longest = min(layout.max_batch_tokens, layout.max_seq_len, GOLDEN_BLOCKS * layout.kv.block_size) - GREEDY_TOKENS
+    if not isinstance(prompt, list) or not 1 <= len(prompt) <= longest:
+        raise BundleError(path, "golden.prompt", f"expected 1 to {longest} token ids")
+    if not all(type(token) is int and 0 <= token < layout.vocab_size for token in prompt):
+        raise BundleError(path, "golden.prompt", f"expected token ids from 0 to {layout.vocab_size - 1}")
     return prompt
