@@ -63,7 +63,7 @@ class Program(Protocol):
     num_blocks: int
 
     def step(self, batch: Batch) -> Int32:
-        """Run a batch; returns int32[R], the sampled tokens (-1: that row's logits hold a NaN).
+        """Run a batch; returns int32[R], the sampled tokens (-1: that row's logits are not finite).
 
         Raises:
             DeviceError: the device failed.
