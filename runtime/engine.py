@@ -9,9 +9,16 @@ import time
 from collections import OrderedDict, deque
 from typing import Protocol
 
-from ..artifacts.errors import RocmforgeError
+from ..artifacts.errors import RocmforgeError, printable
 from .batch import Program
-from .generation import EngineBusyError, EngineStats, GenerationRequest, RequestError
+from .generation import (
+    FINISH_CANCELLED,
+    FINISH_FAILED,
+    EngineBusyError,
+    EngineStats,
+    GenerationRequest,
+    RequestError,
+)
 from .kv_cache import BlockPool
 from .scheduler import Chunk, admit, make_batch, schedule
 from .sequence import Sequence
@@ -21,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUE = 256
 KEPT_FINISHED = 1024  # finished requests that /status still knows
+CANCEL_SECONDS = 5.0  # for the last step, once all requests are cancelled
 
 
 class EngineMetrics(Protocol):
@@ -49,7 +57,11 @@ class EngineMetrics(Protocol):
 
 
 class Engine:
-    """Continuous batching over a program. Public methods may be called from any thread."""
+    """Continuous batching over a program. Public methods may be called from any thread.
+
+    The lock guards the queues, the pool and what is known; the engine's thread holds it for the policy and for
+    taking tokens, never while the device works.
+    """
 
     def __init__(self, program: Program, tokenizer: Tokenizer, max_context: int, metrics: EngineMetrics) -> None:
         """Takes over `program`; call `start` to serve and `stop` to end."""
@@ -61,7 +73,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._known: OrderedDict[int, Sequence] = OrderedDict()
-        self._wake = threading.Condition()
+        self._wake = threading.Condition()  # and the lock
         self._next_id = 1
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -82,16 +94,22 @@ class Engine:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Refuse new requests, let those in flight finish for `timeout` seconds, cancel the rest."""
-        deadline = time.monotonic() + timeout
+        """Refuse new requests, let those in flight finish for `timeout` seconds, cancel the rest.
+
+        Returns after at most `timeout` + `CANCEL_SECONDS`; the program stays open where a step still runs then.
+        """
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
-        self._thread.join(timeout)
-        for sequence in list(self._known.values()):
-            sequence.cancel()
-        self._thread.join(max(5.0, deadline - time.monotonic()))
-        if not self._thread.is_alive():
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+            with self._wake:
+                for sequence in (*self._running, *self._waiting):
+                    sequence.cancel()
+            self._thread.join(CANCEL_SECONDS)
+        if self._thread.is_alive():
+            log.error("the device did not finish its step within %g s; left alone", CANCEL_SECONDS)
+        else:
             self._program.close()
 
     def submit(self, request: GenerationRequest) -> Sequence:
@@ -117,6 +135,8 @@ class Engine:
             raise RequestError("prompt", "expected at least one token, found none")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise RequestError("prompt", f"expected token ids from 0 to {self.vocab_size - 1}")
+        if request.max_tokens < 1:
+            raise RequestError("max_tokens", f"expected at least 1, found {request.max_tokens}")
         if len(ids) + request.max_tokens > self._max_context:
             raise RequestError(
                 "max_tokens",
@@ -141,51 +161,61 @@ class Engine:
     def stats(self) -> EngineStats:
         """See `EngineApi`."""
         free, total = self._program.memory()
-        return EngineStats(
-            running=self._thread.is_alive() and not self._stopping,
-            active=len(self._running),
-            queued=len(self._waiting),
-            pages_used=self._pool.num_blocks - self._pool.num_free,
-            pages_total=self._pool.num_blocks,
-            active_sequences=len(self._running),
-            tokens_per_second=self._rate.value(),
-            device_available=True,
-            memory_free_bytes=free,
-            memory_total_bytes=total,
-        )
+        with self._wake:
+            return EngineStats(
+                running=self._thread.is_alive() and not self._stopping,
+                active=len(self._running),
+                queued=len(self._waiting),
+                pages_used=self._pool.num_blocks - self._pool.num_free,
+                pages_total=self._pool.num_blocks,
+                active_sequences=len(self._running),
+                tokens_per_second=self._rate.value(),
+                device_available=True,
+                memory_free_bytes=free,
+                memory_total_bytes=total,
+            )
 
     def _run(self) -> None:
-        while self._wait_for_work():
-            self._drop_cancelled()
-            for sequence in admit(self._waiting, self._running, self._pool, self._program.layout.max_sequences):
-                sequence.admitted_at = time.monotonic()
-            chunks = schedule(self._running, self._program.layout.max_batch_tokens)
-            if chunks:
-                self._step(chunks)
+        while chunks := self._next_chunks():
+            try:
+                sampled = self._program.step(make_batch(chunks))
+                self._take(chunks, sampled.tolist())
+            except Exception as error:  # whatever a step does, the next requests are served
+                self._fail(chunks, error)
 
-    def _wait_for_work(self) -> bool:
+    def _next_chunks(self) -> list[Chunk]:
+        """Wait for work and choose the next step; empty where the engine is stopping and all is done."""
+        layout = self._program.layout
         with self._wake:
-            while not (self._waiting or self._running):
-                if self._stopping:
-                    return False
+            while True:
+                self._drop_cancelled()
+                for sequence in admit(self._waiting, self._running, self._pool, layout.max_sequences):
+                    sequence.admitted_at = time.monotonic()
+                chunks = schedule(self._running, layout.max_batch_tokens)
+                if chunks or self._stopping:
+                    return chunks
                 self._wake.wait()
-        return True
 
-    def _step(self, chunks: list[Chunk]) -> None:
-        try:
-            sampled = self._program.step(make_batch(chunks))
-        except RocmforgeError as error:
-            log.error("step failed: %s", error)
-            for chunk in chunks:
-                self._finish(chunk.sequence, "failed", str(error))
-            return
+    def _take(self, chunks: list[Chunk], tokens: list[int]) -> None:
         completing = [chunk.sequence for chunk in chunks if chunk.completes]
-        for chunk in chunks:
-            chunk.sequence.num_computed += chunk.count
-        for sequence, token in zip(completing, sampled.tolist(), strict=True):
-            self._take_token(sequence, token)
-        self._rate.add(len(completing))
-        self._metrics.tokens_generated(len(completing))
+        with self._wake:
+            for chunk in chunks:
+                chunk.sequence.num_computed += chunk.count
+            for sequence, token in zip(completing, tokens, strict=True):
+                self._take_token(sequence, token)
+            self._rate.add(len(tokens))
+        self._metrics.tokens_generated(sum(token >= 0 for token in tokens))
+
+    def _fail(self, chunks: list[Chunk], error: Exception) -> None:
+        """End the requests of a step that failed: what it left in their pages is not known."""
+        if isinstance(error, RocmforgeError):
+            log.error("step failed: %s", error)
+        else:
+            log.exception("step failed")
+        reason = str(error) if isinstance(error, RocmforgeError) else f"internal error: {printable(repr(error))}"
+        with self._wake:
+            for sequence in [chunk.sequence for chunk in chunks if not chunk.sequence.finished]:
+                self._finish(sequence, FINISH_FAILED, reason)
 
     def _take_token(self, sequence: Sequence, token: int) -> None:
         now = time.monotonic()
@@ -194,7 +224,7 @@ class Engine:
             self._metrics.observe_ttft(now - sequence.submitted_at)
             self._metrics.observe_prefill(now - (sequence.admitted_at or now))
         if token < 0:
-            self._finish(sequence, "failed", "the model's logits are not numbers (NaN)")
+            self._finish(sequence, FINISH_FAILED, "the model's logits are not finite numbers (NaN or infinity)")
             return
         is_eos = token in self._tokenizer.config.eos_token_ids and not sequence.request.ignore_eos
         sequence.append(token, is_eos)
@@ -203,7 +233,7 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in (*self._running, *self._waiting) if s.cancel_requested]:
-            self._finish(sequence, "cancelled")
+            self._finish(sequence, FINISH_CANCELLED)
 
     def _finish(self, sequence: Sequence, reason: str, error: str | None = None) -> None:
         sequence.finish(reason, error)
@@ -220,7 +250,7 @@ class Engine:
         if sequence.first_token_at is not None:
             self._metrics.observe_decode(now - sequence.first_token_at)
         self._metrics.observe_total(now - sequence.submitted_at)
-        self._metrics.request_finished(sequence.finish_reason or "failed")
+        self._metrics.request_finished(sequence.finish_reason or FINISH_FAILED)
 
 
 class _Rate:

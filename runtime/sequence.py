@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .batch import RowSampling
-from .generation import GenerationRequest, GenerationState, TokenEvent
+from .generation import FINISH_EOS, FINISH_LENGTH, FINISH_STOP, GenerationRequest, GenerationState, TokenEvent
 from .tokenizer import StopMatcher, StreamDecoder, Tokenizer
 
 
@@ -91,13 +91,12 @@ class Sequence:
         self.token_ids.append(token)
         text, stopped = ("", False) if is_eos else self._stops.push(self._decoder.push(token))
         if stopped:
-            self._send(token, text, "stop")
+            self._send(token, text, FINISH_STOP)
         elif is_eos:
-            self._send(token, self._rest(), "eos")
+            self._send(token, self._rest(), FINISH_EOS)
         elif self.num_generated >= self.request.max_tokens:
-            rest, stopped = self._stops.push(self._decoder.flush())
-            tail = "" if stopped else self._stops.flush()
-            self._send(token, text + rest + tail, "stop" if stopped else "length")
+            text += self._rest()
+            self._send(token, text, FINISH_STOP if self._stops.stopped else FINISH_LENGTH)
         else:
             self._send(token, text, None)
 
@@ -107,6 +106,7 @@ class Sequence:
         self._send(None, self._rest(), reason)
 
     def _rest(self) -> str:
+        """What was held back: half a character, the beginning of a stop string."""
         text, stopped = self._stops.push(self._decoder.flush())
         return text if stopped else text + self._stops.flush()
 
