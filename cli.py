@@ -350,4 +350,4 @@ def doctor(as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name=Path(sys.argv[0]).name)
+    main(prog_name="rfc")

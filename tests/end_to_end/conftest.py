@@ -1,0 +1,34 @@
+"""Fixtures of the end-to-end tests: one server for many tests, and a small model where SmolLM2 is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.tests.end_to_end.process import Server, rfc, serving
+from rocmforge.tools.fixtures import write_model
+
+
+@pytest.fixture(scope="module")
+def server(smollm2_path: Path) -> Iterator[Server]:
+    """`rfc serve` of SmolLM2."""
+    with serving(smollm2_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated llama model."""
+    return write_model(tmp_path_factory.mktemp("small") / "small.gguf")
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle, made by `rfc compile`."""
+    goal = tmp_path_factory.mktemp("small") / "small.rfb"
+    done = rfc("compile", small_gguf, "-o", goal, "--cache-dir", build_cache.root)
+    assert done.returncode == 0, done.stderr
+    return goal
