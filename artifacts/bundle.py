@@ -13,7 +13,7 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,9 @@ from .manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     WEIGHTS_NAME,
+    FileEntry,
     Manifest,
+    TargetEntry,
     decode_manifest,
 )
 
@@ -63,9 +65,18 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    layout: Layout
+    layouts: Mapping[str, Layout]  # by the file's name
     _folder: _Descriptor
     _weights: _Descriptor
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that every bundle has, `layout.msgpack`: its first target's."""
+        return self.layouts[LAYOUT_NAME]
+
+    def layout_of(self, target: TargetEntry) -> Layout:
+        """The layout that the code of `target` was made for."""
+        return self.layouts[target.layout]
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file (not the weights), its digest checked.
@@ -169,24 +180,28 @@ def _open_files(path: Path, folder: _Descriptor) -> Bundle:
     if small > MAX_SMALL_FILES_BYTES:
         problem = f"expected at most {MAX_SMALL_FILES_BYTES} bytes beside the weights, found {small}"
         raise BundleError(path, "files", problem)
-    about_layout = files[LAYOUT_NAME]
-    if about_layout.n_bytes > MAX_LAYOUT_BYTES:
-        problem = f"expected at most {MAX_LAYOUT_BYTES} bytes, found {about_layout.n_bytes}"
-        raise BundleError(path, LAYOUT_NAME, problem)
+    layout_names = sorted({LAYOUT_NAME, *(target.layout for target in manifest.targets)})
     for name, entry in files.items():
-        if name not in (WEIGHTS_NAME, LAYOUT_NAME):
+        if name != WEIGHTS_NAME and name not in layout_names:
             with _opened(path, folder.fd, name, entry.n_bytes) as fd:
                 _check_digest(path, name, entry.sha256, _hash(fd, name, None))
-    with _opened(path, folder.fd, LAYOUT_NAME, about_layout.n_bytes) as fd:
-        data = _read_all(fd, about_layout.n_bytes)
-    _check_digest(path, LAYOUT_NAME, about_layout.sha256, hashlib.sha256(data).hexdigest())
     weights = _Descriptor(_open(path, folder.fd, WEIGHTS_NAME, files[WEIGHTS_NAME].n_bytes))
     try:
-        layout = decode_layout(path / LAYOUT_NAME, data, files[WEIGHTS_NAME].n_bytes)
+        layouts = {name: _read_layout(path, folder, files, name) for name in layout_names}
     except BaseException:
         weights.close()
         raise
-    return Bundle(path, manifest, layout, folder, weights)
+    return Bundle(path, manifest, layouts, folder, weights)
+
+
+def _read_layout(path: Path, folder: _Descriptor, files: Mapping[str, FileEntry], name: str) -> Layout:
+    entry = files[name]
+    if entry.n_bytes > MAX_LAYOUT_BYTES:
+        raise BundleError(path, name, f"expected at most {MAX_LAYOUT_BYTES} bytes, found {entry.n_bytes}")
+    with _opened(path, folder.fd, name, entry.n_bytes) as fd:
+        data = _read_all(fd, entry.n_bytes)
+    _check_digest(path, name, entry.sha256, hashlib.sha256(data).hexdigest())
+    return decode_layout(path / name, data, files[WEIGHTS_NAME].n_bytes)
 
 
 def verify_bundle(path: Path, progress: Callable[[str, int], None] | None = None) -> Bundle:

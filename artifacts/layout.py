@@ -30,6 +30,15 @@ _MAX_DIMS: Final = 8
 _MAX_NAME: Final = 512
 _MAX_ARENA_BYTES: Final = 1 << 42
 _SYMBOL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
+_GRID_FIELDS: Final = {
+    "threads": (1, 1024),
+    "x": (1, (1 << 31) - 1),
+    "tile": (1, 1 << 20),
+    "split": (0, 1 << 30),
+    "at_least": (0, (1 << 31) - 1),
+    "at_most": (1, (1 << 31) - 1),
+}
+GRID_ROWS: Final = ("tokens", "logits", "none")
 _KV_ARGUMENT: Final = re.compile(r"kv:(0|[1-9][0-9]{0,5}):(key|value)", re.ASCII)
 
 
@@ -101,13 +110,37 @@ class BufferEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class GridEntry:
+    """How a kernel is spread over a GPU, by what the step holds.
+
+    Attributes:
+        threads: work items of a workgroup.
+        x: workgroups in x.
+        rows: what counts in y: `tokens` or `logits` of the step, or `none`.
+        tile: of these, how many one workgroup takes: y = ceil(count / tile), and 1 for `none`.
+        split: 0: z = 1; else z = ceil(longest context of the step / split).
+        at_least: launched only where the count is not less (`none`: always),
+        at_most: and not more.
+    """
+
+    threads: int
+    x: int
+    rows: str = "none"
+    tile: int = 1
+    split: int = 0
+    at_least: int = 1
+    at_most: int = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchEntry:
     """One kernel launch: a symbol, and arguments that are each `tensor:NAME`, `buffer:NAME`,
-    `kv:LAYER:key`, `kv:LAYER:value` or `none`.
+    `kv:LAYER:key`, `kv:LAYER:value` or `none`. The host has no grid.
     """
 
     kernel: str
     arguments: tuple[str, ...]
+    grid: GridEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +209,16 @@ def encode_layout(layout: Layout) -> bytes:
     table: dict[str, object] = {
         "tensors": [[t.name, t.packing, list(t.shape), t.offset, t.n_bytes] for t in layout.tensors],
         "buffers": [[b.name, b.dtype, b.elements_per_token, b.elements_fixed] for b in layout.buffers],
-        "launches": [[entry.kernel, list(entry.arguments)] for entry in layout.launches],
+        "launches": [[entry.kernel, list(entry.arguments), _encode_grid(entry.grid)] for entry in layout.launches],
         "kv": [getattr(layout.kv, name) for name in _KV_FIELDS],
     }
     table.update({name: getattr(layout, name) for name in _SCALARS})
     encoded: bytes = msgpack.packb(table, use_bin_type=True)
     return encoded
+
+
+def _encode_grid(grid: GridEntry | None) -> list[object]:
+    return [] if grid is None else [grid.rows, *(getattr(grid, name) for name in _GRID_FIELDS)]
 
 
 def decode_layout(path: Path | str, data: bytes, weights_bytes: int) -> Layout:
@@ -301,12 +338,28 @@ def _buffer(check: Checker, value: object, at: str) -> BufferEntry:
 
 
 def _launch(check: Checker, value: object, at: str) -> LaunchEntry:
-    kernel, arguments = check.array(value, at, 2, 2)
+    kernel, arguments, grid = check.array(value, at, 3, 3)
     symbol = check.text(kernel, f"{at}.kernel")
     if not _SYMBOL.fullmatch(symbol):
         check.fail(f"{at}.kernel", f"expected a symbol, found {symbol!r}")
     texts = check.array(arguments, f"{at}.arguments", 0, MAX_ARGUMENTS)
-    return LaunchEntry(symbol, tuple(check.text(a, f"{at}.arguments[{i}]") for i, a in enumerate(texts)))
+    names = tuple(check.text(a, f"{at}.arguments[{i}]") for i, a in enumerate(texts))
+    return LaunchEntry(symbol, names, _grid(check, grid, f"{at}.grid"))
+
+
+def _grid(check: Checker, value: object, at: str) -> GridEntry | None:
+    fields = check.array(value, at, 0, 1 + len(_GRID_FIELDS))
+    if not fields:
+        return None
+    if len(fields) != 1 + len(_GRID_FIELDS):
+        check.fail(at, f"expected {1 + len(_GRID_FIELDS)} elements, found {len(fields)}")
+    rows = check.text(fields[0], f"{at}.rows")
+    if rows not in GRID_ROWS:
+        check.fail(f"{at}.rows", f"expected one of {', '.join(GRID_ROWS)}, found {rows!r}")
+    limits = zip(_GRID_FIELDS.items(), fields[1:], strict=True)
+    return GridEntry(
+        rows=rows, **{name: check.integer(v, f"{at}.{name}", low, high) for (name, (low, high)), v in limits}
+    )
 
 
 _Decoder = Callable[[Checker, object, str], _Entry]

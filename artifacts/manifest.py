@@ -70,6 +70,7 @@ class TargetEntry:
         backend: `hip` or `host`.
         level: ISA level, as `x86_64_v4`; empty where the arch says it all.
         file: name of the code object in the bundle.
+        layout: name of the layout that the code was made for; several targets may share one.
         entry: symbol of the entry point; may be empty.
         flags: the compiler flags that matter.
         abi: version of the calling convention between runtime and code.
@@ -81,6 +82,7 @@ class TargetEntry:
     backend: str
     level: str
     file: str
+    layout: str
     entry: str
     toolchain: str
     toolchain_version: str
@@ -298,6 +300,9 @@ def _target(check: Checker, value: object, at: str, files: Mapping[str, FileEntr
     file = check.text(table["file"], f"{at}.file")
     if file not in files:
         check.fail(f"{at}.file", f"expected a file of the bundle, found {file!r}")
+    layout = check.text(table["layout"], f"{at}.layout")
+    if layout not in files:
+        check.fail(f"{at}.layout", f"expected a file of the bundle, found {layout!r}")
     tolerance = table["golden_tolerance"]
     if not isinstance(tolerance, float) or not math.isfinite(tolerance) or tolerance < 0:
         check.fail(f"{at}.golden_tolerance", "expected a finite number, 0.0 or more")
@@ -308,6 +313,7 @@ def _target(check: Checker, value: object, at: str, files: Mapping[str, FileEntr
     }
     return TargetEntry(
         file=file,
+        layout=layout,
         flags=tuple(check.text(flag, f"{at}.flags[{i}]", _MAX_TEXT) for i, flag in enumerate(flags)),
         abi=check.integer(table["abi"], f"{at}.abi", 0, 1 << 31),
         golden_tolerance=tolerance,

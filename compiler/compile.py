@@ -11,7 +11,7 @@ from .. import __version__
 from ..artifacts.errors import GgufError, UsageError, printable
 from ..artifacts.host import HOST_ABI_VERSION
 from ..artifacts.layout import Layout, encode_layout
-from ..artifacts.manifest import Manifest, ModelIdentity, TargetEntry
+from ..artifacts.manifest import LAYOUT_NAME, Manifest, ModelIdentity, TargetEntry
 from ..artifacts.writer import BundleWriter
 from .build import CodeObject, build_variants, render_sources
 from .build_cache import BuildCache, cache_key
@@ -77,7 +77,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
         code = build_variants(sources, target, toolchain, cache, lambda done, _: progress.advance(done), options.jobs)
         layout, weights_key = _write_weights(writer, plan, gguf, config, target, max_seq_len, progress)
         progress.stage("write bundle")
-        writer.add_bytes("layout.msgpack", encode_layout(layout))
+        writer.add_bytes(LAYOUT_NAME, encode_layout(layout))
         writer.add_bytes("tokenizer.json", tokenizer.json.encode())
         if tokenizer.chat_template is not None:
             writer.add_bytes("chat_template.jinja", tokenizer.chat_template.encode())
@@ -227,6 +227,7 @@ def _target_entry(target: Target, item: CodeObject, toolchain: Toolchain) -> Tar
         backend=target.backend,
         level=item.variant.level,
         file=item.file,
+        layout=LAYOUT_NAME,
         entry="rfc_program_step",
         toolchain=toolchain.name,
         toolchain_version=toolchain.version,

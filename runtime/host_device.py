@@ -305,7 +305,7 @@ def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str 
     target = choose_variant(bundle.manifest.targets, level)
     _check_abi(target.abi, target.file)
     code = bundle.open_code(target.file)
-    return HostProgram(bundle.layout, bundle.map_weights(), code, target.file, num_blocks, threads)
+    return HostProgram(bundle.layout_of(target), bundle.map_weights(), code, target.file, num_blocks, threads)
 
 
 def _fill_sampling(slot: _Sampling, row: RowSampling) -> None:

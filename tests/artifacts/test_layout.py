@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import (
+    GRID_ROWS,
     ITEM_BYTES,
     BufferEntry,
+    GridEntry,
     KvLayout,
     LaunchEntry,
     Layout,
@@ -37,7 +39,9 @@ LAYOUT = Layout(
     buffers=(BufferEntry("hidden", "float32", 32, 0), BufferEntry("scratch", "int8", 0, 10)),
     launches=(
         LaunchEntry("embed_q8_0", ("tensor:token_embd", "buffer:hidden", "none")),
-        LaunchEntry("attention", ("buffer:hidden", "kv:1:key", "kv:1:value")),
+        LaunchEntry(
+            "attention", ("buffer:hidden", "kv:1:key", "kv:1:value"), GridEntry(128, 3, "tokens", 4, 256, 2, 8)
+        ),
     ),
     kv=KvLayout(num_layers=2, num_kv_heads=3, head_dim=64, block_size=16, bytes_per_element=2),
     max_batch_tokens=8,
@@ -85,7 +89,9 @@ def layouts(draw: st.DrawFn) -> Layout:
     ]
     known = [f"tensor:{t.name}" for t in tensors] + [f"buffer:{b.name}" for b in buffers]
     arguments = st.lists(st.sampled_from([*known, "none", "kv:0:key", "kv:1:value"]), max_size=8)
-    launches = draw(st.lists(st.builds(LaunchEntry, st.just("k_1"), arguments.map(tuple)), max_size=6))
+    grid = st.builds(GridEntry, st.integers(1, 1024), st.integers(1, 99), st.sampled_from(GRID_ROWS), st.integers(1, 9))
+    launch = st.builds(LaunchEntry, st.just("k_1"), arguments.map(tuple), st.none() | grid)
+    launches = draw(st.lists(launch, max_size=6))
     return dataclasses.replace(LAYOUT, tensors=tuple(tensors), buffers=tuple(buffers), launches=tuple(launches))
 
 
@@ -188,6 +194,8 @@ def test_hostile_msgpack(data: bytes) -> None:
         pytest.param(changed(launches=(LaunchEntry("a", ("none",) * 9),)), "launches[0].arguments", id="arguments"),
         pytest.param(changed(launches=(LaunchEntry("a", ("tensor:x",)),)), "arguments[0]", id="no-tensor"),
         pytest.param(changed(launches=(LaunchEntry("a", ("buffer:x",)),)), "arguments[0]", id="no-buffer"),
+        pytest.param(changed(launches=(LaunchEntry("a", (), GridEntry(0, 1)),)), "grid.threads", id="no-threads"),
+        pytest.param(changed(launches=(LaunchEntry("a", (), GridEntry(1, 1, "rows")),)), "grid.rows", id="rows"),
         pytest.param(changed(launches=(LaunchEntry("a", ("kv:2:key",)),)), "arguments[0]", id="no-layer"),
         pytest.param(changed(launches=(LaunchEntry("a", ("kv:01:key",)),)), "arguments[0]", id="bad-layer"),
         pytest.param(changed(max_batch_tokens=0), "max_batch_tokens", id="no-tokens"),

@@ -26,7 +26,18 @@ from rocmforge.artifacts.manifest import (
 PATH = Path("model.rfb/manifest.json")
 SHA = hashlib.sha256(b"").hexdigest()
 TARGET = TargetEntry(
-    "host", "host", "x86_64_v4", "code/host.so", "rf_step", "clang", "22.1", ("-O3",), 1, "bitwise", 0.0
+    "host",
+    "host",
+    "x86_64_v4",
+    "code/host.so",
+    "layout.msgpack",
+    "rf_step",
+    "clang",
+    "22.1",
+    ("-O3",),
+    1,
+    "bitwise",
+    0.0,
 )
 MANIFEST = Manifest(
     model=ModelIdentity("Tiny", "llama", SHA, 1000, "Q8_0", 128, {"general.license": "mit", "x": 1.5}),
