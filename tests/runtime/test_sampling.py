@@ -16,7 +16,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.host_device import load_host_program
+from rocmforge.runtime.host_device import HostProgram, choose_variant
 from rocmforge.tools.fixtures import write_model
 
 Logits = npt.NDArray[np.float32]
@@ -45,7 +45,8 @@ class Sampler:
 
     def __init__(self, bundle: Bundle, level: str):
         layout = dataclasses.replace(bundle.layout, launches=bundle.layout.launches[-1:])
-        self.program = load_host_program(dataclasses.replace(bundle, layout=layout), 1, 2, level)
+        file = choose_variant(bundle.manifest.targets, level).file
+        self.program = HostProgram(layout, bundle.map_weights(), bundle.open_code(file), file, 1, 2)
         self.vocab_size = layout.vocab_size
 
     def __call__(self, logits: Logits, sampling: list[RowSampling]) -> list[int]:
