@@ -1,0 +1,181 @@
+"""One request: its events, its text, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rocmforge.runtime.generation import GenerationRequest, SamplingParams, TokenEvent
+from rocmforge.runtime.sequence import Sequence
+
+from .test_tokenizer import TINY
+
+EOS = 1
+
+
+def ids_of(data: bytes | str) -> list[int]:
+    """One token a byte."""
+    return [2 + byte for byte in (data.encode() if isinstance(data, str) else data)]
+
+
+def make(prompt: str = "p", max_tokens: int = 100, stop: tuple[str, ...] = (), **sampling: float) -> Sequence:
+    request = GenerationRequest(tuple(ids_of(prompt)), max_tokens, SamplingParams(**sampling), stop)
+    return Sequence(1, request, 77, TINY)
+
+
+def feed(one: Sequence, tokens: list[int]) -> list[TokenEvent]:
+    """Append tokens until the sequence ends, then fail the test's script; the events so far."""
+    sent = 0
+    for token in tokens:
+        assert not one.finished
+        one.append(token, token == EOS)
+        sent += 1
+        if one.finished:
+            break
+    events = one.events(timeout=5)
+    return [event for event in (next(events) for _ in range(sent)) if event is not None]
+
+
+def text_of(events: list[TokenEvent]) -> str:
+    return "".join(event.text for event in events)
+
+
+def test_each_token_has_its_event() -> None:
+    one = make(max_tokens=3)
+    events = feed(one, ids_of("abcdef"))
+    assert [(event.token, event.text, event.finished) for event in events] == [
+        (2 + 97, "a", False),
+        (2 + 98, "b", False),
+        (2 + 99, "c", True),
+    ]
+    assert events[-1].finish_reason == "length"
+    assert one.state().tokens == tuple(ids_of("abc"))
+    assert (one.state().text, one.state().finish_reason, one.state().prompt_tokens) == ("abc", "length", 1)
+
+
+def test_eos_ends_and_has_no_text() -> None:
+    one = make()
+    events = feed(one, [*ids_of("ab"), EOS, *ids_of("c")])
+    assert [(event.token, event.text, event.finish_reason) for event in events] == [
+        (2 + 97, "a", None),
+        (2 + 98, "b", None),
+        (EOS, "", "eos"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "stop, output, text, reason",
+    [
+        pytest.param(("lo w",), "hello world", "hel", "stop", id="across-tokens"),
+        pytest.param(("zz", "wo"), "hello world", "hello ", "stop", id="one-of-two"),
+        pytest.param(("hello",), "hello", "", "stop", id="at-once"),
+        pytest.param(("world!",), "hello world", "hello world", "length", id="only-begun"),
+        pytest.param(("abcd", "bc"), "abc", "a", "stop", id="hidden-by-a-longer-one-that-stays-open"),
+        pytest.param(("abcd", "bc"), "abcd", "", "stop", id="the-longer-one-that-begins-earlier"),
+        pytest.param(("é",), "caf\u00e9", "caf", "stop", id="inside-a-character-of-two-bytes"),
+        pytest.param(("",), "ab", "ab", "length", id="empty"),
+    ],
+)
+def test_stop_strings(stop: tuple[str, ...], output: str, text: str, reason: str) -> None:
+    one = make(max_tokens=len(output.encode()), stop=stop)
+    events = feed(one, ids_of(output))
+    assert (text_of(events), events[-1].finish_reason) == (text, reason)
+    assert one.state().text == text
+    assert events[-1].finished
+
+
+def test_text_that_may_begin_a_stop_string_waits() -> None:
+    events = feed(make(max_tokens=5, stop=("bcd",)), ids_of("abcxy"))
+    assert [event.text for event in events] == ["a", "", "", "bcx", "y"]
+
+
+def test_eos_releases_what_was_held_back() -> None:
+    events = feed(make(stop=("bcd",)), [*ids_of("abc"), EOS])
+    assert [(event.text, event.finish_reason) for event in events] == [
+        ("a", None),
+        ("", None),
+        ("", None),
+        ("bc", "eos"),
+    ]
+
+
+@given(st.text(min_size=1, max_size=30), st.lists(st.text(min_size=1, max_size=4), max_size=3))
+def test_characters_are_never_halved_and_the_text_ends_before_the_first_stop(text: str, stops: list[str]) -> None:
+    whole = text.encode()
+    one = make(max_tokens=len(whole), stop=tuple(stops))
+    events = feed(one, ids_of(whole))
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    assert text_of(events) == (text[: min(found)] if found else text)
+    assert events[-1].finish_reason == ("stop" if found else "length")
+    assert [event.finished for event in events] == [False] * (len(events) - 1) + [True]
+
+
+@given(st.lists(st.integers(2, TINY.config.vocab_size - 1), min_size=1, max_size=40))
+def test_any_tokens_give_the_text_that_decode_gives(ids: list[int]) -> None:
+    assert text_of(feed(make(max_tokens=len(ids)), ids)) == TINY.decode(ids)
+
+
+def test_half_a_character_at_the_end_is_shown_as_such() -> None:
+    events = feed(make(max_tokens=2), ids_of("\u20ac".encode()[:2]))
+    assert [event.text for event in events] == ["", "\ufffd"]
+
+
+@pytest.mark.parametrize("reason, error", [("cancelled", None), ("failed", "the device is lost")])
+def test_an_end_without_a_token(reason: str, error: str | None) -> None:
+    one = make(stop=("bcd",))
+    feed(one, ids_of("abc"))
+    one.finish(reason, error)
+    last = next(one.events(timeout=5))
+    assert last == TokenEvent(None, "bc", True, reason, error)
+    state = one.state()
+    assert (state.text, state.finished, state.finish_reason, state.error) == ("abc", True, reason, error)
+    assert state.tokens == tuple(ids_of("abc"))
+
+
+def test_cancel_is_a_wish_that_any_thread_may_utter() -> None:
+    one = make()
+    thread = threading.Thread(target=one.cancel)
+    thread.start()
+    thread.join()
+    assert one.cancel_requested
+    assert not one.finished
+
+
+def test_events_report_silence() -> None:
+    one = make()
+    events = one.events(timeout=0.01)
+    assert next(events) is None
+    one.append(2 + 97, False)
+    one.finish("cancelled")
+    rest = [event for event in events if event is not None]
+    assert [event.finish_reason for event in rest] == [None, "cancelled"]
+
+
+def test_sampling_of_a_row() -> None:
+    one = make(prompt="aab", temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, frequency_penalty=0.25)
+    feed(one, ids_of("acc"))
+    row = one.row_sampling()
+    assert (row.temperature, row.top_k, row.top_p, row.min_p) == (0.5, 3, 0.9, 0.1)
+    assert (row.repetition_penalty, row.presence_penalty, row.frequency_penalty) == (1.0, 0.0, 0.25)
+    assert (row.seed, row.counter) == (77, 3)
+    assert row.seen_tokens is not None
+    assert row.seen_counts is not None
+    # Tokens of the prompt are known, and only those of the output are counted.
+    seen = dict(zip(row.seen_tokens.tolist(), row.seen_counts.tolist(), strict=True))
+    assert seen == {2 + ord("a"): 1, 2 + ord("b"): 0, 2 + ord("c"): 2}
+
+
+@pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
+def test_any_penalty_asks_for_what_was_seen(penalty: str) -> None:
+    assert make(**{penalty: 1.5}).row_sampling().seen_tokens is not None
+    assert make().row_sampling().seen_tokens is None
+
+
+def test_lengths() -> None:
+    one = make(prompt="abc", max_tokens=4)
+    assert (one.num_prompt_tokens, one.num_generated, one.max_length) == (3, 0, 7)
+    feed(one, ids_of("xy"))
+    assert (one.num_generated, one.max_length) == (2, 7)
