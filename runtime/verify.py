@@ -24,10 +24,10 @@ def verify(path: Path, threads: int, report: Callable[[str], None]) -> None:
     """
     with verify_bundle(path) as bundle:
         manifest = bundle.manifest
-        report(f"digests: {len(manifest.files)} files match {manifest.bundle_digest}")
         if not manifest.golden:
             raise BundleError(path, "golden", "expected at least one record, found none")
         prompts = [_prompt(path, record, bundle.layout) for record in manifest.golden]
+        report(f"digests: {len(manifest.files)} files match {manifest.bundle_digest}")
         runs = 0
         for target in manifest.targets:
             try:

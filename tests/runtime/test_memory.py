@@ -1,0 +1,70 @@
+"""The memory contract: what is available, and what is refused before anything is allocated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.errors import DeviceError
+from rocmforge.runtime.memory import available_memory, check_memory
+from rocmforge.runtime.serve import DEFAULT_KV_BYTES, kv_blocks
+
+MEMINFO = "MemTotal:       8000 kB\nMemFree:         100 kB\nMemAvailable:   5000 kB\n"
+
+
+def system(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def cgroup(folder: str, limit: str, used: int, cache: int) -> dict[str, str]:
+    stat = f"anon 1\nfile 2\ninactive_anon 3\nactive_file {cache}\ninactive_file 0\n"
+    return {f"{folder}/memory.max": limit, f"{folder}/memory.current": str(used), f"{folder}/memory.stat": stat}
+
+
+def test_available_is_what_the_kernel_estimates(tmp_path: Path) -> None:
+    assert available_memory(system(tmp_path, {"proc/meminfo": MEMINFO})) == 5000 * 1024
+
+
+def test_a_cgroup_allows_less(tmp_path: Path) -> None:
+    """The tightest of the limits on the way up counts; page cache in it is free to be taken."""
+    group = "sys/fs/cgroup/system.slice"
+    files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "1:name=x:/\n0::/system.slice/rfc.service\n"}
+    files |= cgroup(f"{group}/rfc.service", "max\n", 900, 0)
+    files |= cgroup(group, "1000000\n", 700_000, 100_000)
+    assert available_memory(system(tmp_path, files)) == 400_000
+
+
+def test_a_full_cgroup_leaves_nothing(tmp_path: Path) -> None:
+    files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/\n"} | cgroup("sys/fs/cgroup", "1000\n", 2000, 0)
+    assert available_memory(system(tmp_path, files)) == 0
+
+
+def test_unknown_where_the_system_does_not_say(tmp_path: Path) -> None:
+    assert available_memory(tmp_path) is None
+    assert available_memory(system(tmp_path, {"proc/meminfo": "MemTotal: 1 kB\n"})) is None
+
+
+def test_F72_refused_before_allocation_to_the_byte(smollm2: Bundle) -> None:
+    layout = smollm2.layout
+    needed = layout.arena_bytes() + 10 * layout.kv.bytes_per_block
+    check_memory(layout, 10, needed)
+    check_memory(layout, 10**12, None)
+    with pytest.raises(DeviceError, match=r"KV cache of 160 tokens .* need (\d+) MiB, \d+ MiB are available"):
+        check_memory(layout, 10, needed - 1)
+
+
+def test_default_kv_cache_adapts_to_the_memory(smollm2: Bundle) -> None:
+    layout = smollm2.layout
+    context = layout.max_seq_len // layout.kv.block_size
+    per_block = layout.kv.bytes_per_block
+    assert kv_blocks(layout, layout.max_seq_len, None, None) == 4 * context
+    assert 4 * context * per_block <= DEFAULT_KV_BYTES
+    assert kv_blocks(layout, layout.max_seq_len, None, 4 * context * per_block) == 2 * context
+    assert kv_blocks(layout, layout.max_seq_len, None, 0) == context  # one context at least: else refused
+    assert kv_blocks(layout, layout.max_seq_len, 17, 0) == 2
