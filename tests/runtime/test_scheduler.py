@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from .test_tokenizer import TINY
 BLOCK = 4
 
 
-def sequence(number: int, prompt: int, max_tokens: int, **sampling: float) -> Sequence:
+def sequence(number: int, prompt: int, max_tokens: int, **sampling: Any) -> Sequence:
     ids = tuple(2 + (number + i) % 256 for i in range(prompt))
     request = GenerationRequest(ids, max_tokens, SamplingParams(**sampling))
     return Sequence(number, request, 1000 + number, TINY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ def ids_of(data: bytes | str) -> list[int]:
     return [2 + byte for byte in (data.encode() if isinstance(data, str) else data)]
 
 
-def make(prompt: str = "p", max_tokens: int = 100, stop: tuple[str, ...] = (), **sampling: float) -> Sequence:
+def make(prompt: str = "p", max_tokens: int = 100, stop: tuple[str, ...] = (), **sampling: Any) -> Sequence:
     request = GenerationRequest(tuple(ids_of(prompt)), max_tokens, SamplingParams(**sampling), stop)
     return Sequence(1, request, 77, TINY)
 
@@ -170,7 +171,8 @@ def test_sampling_of_a_row() -> None:
 
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
 def test_any_penalty_asks_for_what_was_seen(penalty: str) -> None:
-    assert make(**{penalty: 1.5}).row_sampling().seen_tokens is not None
+    penalties: dict[str, Any] = {penalty: 1.5}
+    assert make(**penalties).row_sampling().seen_tokens is not None
     assert make().row_sampling().seen_tokens is None
 
 

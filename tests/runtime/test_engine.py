@@ -1,0 +1,567 @@
+"""The engine: on a real program, and on programs that do what a test needs of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.layout import KvLayout, Layout
+from rocmforge.artifacts.tokenizer_config import TokenizerConfig
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.runtime import engine as engine_module
+from rocmforge.runtime.batch import Batch, Int32, Program
+from rocmforge.runtime.engine import Engine
+from rocmforge.runtime.generation import (
+    EngineBusyError,
+    Generation,
+    GenerationRequest,
+    GenerationState,
+    RequestError,
+    SamplingParams,
+)
+from rocmforge.runtime.host_device import HostProgram, choose_variant
+from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.tools.fixtures import write_model
+
+from .test_host_program import compiled
+from .test_tokenizer import TINY
+
+SECONDS = 60.0  # after which a test gives up; nothing here takes one
+CONTEXT = 256
+EOS = 1
+
+
+class CountingMetrics:
+    """Counts what the engine reports."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.tokens = 0
+        self.finished: Counter[str] = Counter()
+        self.observed: Counter[str] = Counter()
+
+    def request_started(self) -> None:
+        self.started += 1
+
+    def request_finished(self, reason: str) -> None:
+        self.finished[reason] += 1
+
+    def tokens_generated(self, count: int) -> None:
+        self.tokens += count
+
+    def observe_prefill(self, seconds: float) -> None:
+        self._observe("prefill", seconds)
+
+    def observe_decode(self, seconds: float) -> None:
+        self._observe("decode", seconds)
+
+    def observe_total(self, seconds: float) -> None:
+        self._observe("total", seconds)
+
+    def observe_ttft(self, seconds: float) -> None:
+        self._observe("ttft", seconds)
+
+    def _observe(self, name: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.observed[name] += 1
+
+
+class ScriptedProgram:
+    """A program whose tokens come from a function of the batch; steps wait for permits where `gated`."""
+
+    def __init__(self, script: Callable[[Batch], list[int]] | None = None, num_blocks: int = 64, gated: bool = False):
+        self.layout = Layout(
+            tensors=(),
+            buffers=(),
+            launches=(),
+            kv=KvLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, bytes_per_element=2),
+            max_batch_tokens=32,
+            max_sequences=8,
+            vocab_size=TINY.config.vocab_size,
+            hidden_size=8,
+            max_seq_len=CONTEXT,
+        )
+        self.num_blocks = num_blocks
+        self.batches: list[Batch] = []
+        self.closed = 0
+        self._script = script or (lambda batch: [2 + ord("x")] * len(batch.logits_rows))
+        self._gated = gated
+        self._permits = threading.Semaphore(0)
+        self._begun = threading.Semaphore(0)
+
+    def step(self, batch: Batch) -> Int32:
+        self.batches.append(batch)
+        self._begun.release()
+        if self._gated:
+            assert self._permits.acquire(timeout=SECONDS)
+        return np.array(self._script(batch), np.int32)
+
+    def wait_for_step(self) -> None:
+        """Until the next step has begun."""
+        assert self._begun.acquire(timeout=SECONDS)
+
+    def let(self, steps: int) -> None:
+        """Let that many steps end."""
+        self._permits.release(steps)
+
+    def open(self) -> None:
+        """Let all steps end."""
+        self._gated = False
+        self._permits.release(1000)
+
+    def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
+        raise NotImplementedError
+
+    def memory(self) -> tuple[int, int]:
+        return 1, 2
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@contextlib.contextmanager
+def serving(
+    program: Program, tokenizer: Tokenizer = TINY, context: int = CONTEXT, metrics: CountingMetrics | None = None
+) -> Iterator[Engine]:
+    engine = Engine(program, tokenizer, context, metrics or CountingMetrics())
+    engine.start()
+    try:
+        yield engine
+    finally:
+        if isinstance(program, ScriptedProgram):
+            program.open()
+        engine.stop(0)
+
+
+def request(prompt: int | tuple[int, ...] = 3, max_tokens: int = 4, **fields: Any) -> GenerationRequest:
+    ids = tuple(range(2, 2 + prompt)) if isinstance(prompt, int) else prompt
+    return GenerationRequest(ids, max_tokens, **fields)
+
+
+def ended(generation: Generation) -> GenerationState:
+    """The state after the last event; what the events said must be what the state says."""
+    text, tokens, deadline = "", [], time.monotonic() + SECONDS
+    for event in generation.events(timeout=0.5):
+        assert time.monotonic() < deadline
+        if event is None:
+            continue
+        text += event.text
+        tokens += [] if event.token is None else [event.token]
+        if event.finished:
+            state = generation.state()
+            assert (state.text, state.tokens, state.finish_reason) == (text, tuple(tokens), event.finish_reason)
+            assert (state.finished, state.error) == (True, event.error)
+    return generation.state()
+
+
+# A real program.
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, build_cache: BuildCache) -> Iterator[Bundle]:
+    path = tmp_path_factory.mktemp("engine") / "model.gguf"
+    write_model(path, context_length=CONTEXT)
+    with compiled(path, build_cache) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bundle: Bundle) -> Tokenizer:
+    config = TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
+    return Tokenizer(bundle.read("tokenizer.json").decode(), config)
+
+
+def load(bundle: Bundle, num_blocks: int = 64, threads: int = 2, **limits: int) -> HostProgram:
+    """A program of the bundle, its layout's limits changed."""
+    layout = dataclasses.replace(bundle.layout, **limits)  # type: ignore[arg-type]
+    file = choose_variant(bundle.manifest.targets).file
+    return HostProgram(layout, bundle.map_weights(), bundle.open_code(file), file, num_blocks, threads)
+
+
+def assorted_requests(tokenizer: Tokenizer) -> list[GenerationRequest]:
+    random = np.random.default_rng(11)
+    samplings = (
+        SamplingParams(0.0),
+        SamplingParams(1.0, seed=5),
+        SamplingParams(0.8, top_k=20, top_p=0.9, seed=6),
+        SamplingParams(1.2, min_p=0.02, repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.2, seed=7),
+        SamplingParams(0.0, repetition_penalty=1.3),
+    )
+    made = []
+    for number in range(25):
+        prompt = tuple(random.integers(3, tokenizer.config.vocab_size, int(random.integers(1, 130))).tolist())
+        more = int(random.integers(1, 40))
+        stop = ("e ", "zz") if number % 7 == 3 else ()
+        made.append(GenerationRequest(prompt, more, samplings[number % 5], stop, ignore_eos=number % 2 == 0))
+    return made
+
+
+def test_each_request_of_a_batch_gets_what_it_gets_alone(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    """Alone, whole prompts, one thread; then together, prompts in chunks of up to 24, a KV cache too small for all."""
+    requests = assorted_requests(tokenizer)
+    with serving(load(bundle, 16, 1), tokenizer) as engine:
+        alone = [ended(engine.submit(one)) for one in requests]
+    assert {state.finish_reason for state in alone} >= {"length"}
+    assert all(state.tokens for state in alone)
+    program = load(bundle, 40, 2, max_batch_tokens=24, max_sequences=6)
+    metrics = CountingMetrics()
+    with serving(program, tokenizer, metrics=metrics) as engine:
+        together = [ended(generation) for generation in [engine.submit(one) for one in requests]]
+        stats = engine.stats()
+    for one, other in zip(alone, together, strict=True):
+        assert dataclasses.replace(other, request_id=one.request_id) == one
+    assert (stats.pages_used, stats.active, stats.queued) == (0, 0, 0)
+    assert (metrics.started, sum(metrics.finished.values())) == (25, 25)
+    assert metrics.tokens == sum(len(state.tokens) for state in together)
+    assert metrics.observed == dict.fromkeys(("prefill", "decode", "total", "ttft"), 25)
+
+
+def test_max_tokens_and_a_full_context(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    with serving(load(bundle, 16), tokenizer) as engine:
+        for prompt, more in ((1, 1), (3, 7), (CONTEXT - 1, 1), (200, 56), (1, CONTEXT - 1)):
+            sampling = SamplingParams(0.0)
+            state = ended(engine.submit(request(prompt, more, sampling=sampling, ignore_eos=True)))
+            assert (len(state.tokens), state.finish_reason) == (more, "length")
+            assert state.text == tokenizer.decode(state.tokens)
+
+
+def test_stop_strings_cut_the_text(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    with serving(load(bundle, 16), tokenizer) as engine:
+        sampling = SamplingParams(1.0, seed=3)
+        whole = ended(engine.submit(request(5, 60, sampling=sampling, ignore_eos=True)))
+        stop = whole.text[20:23]
+        state = ended(engine.submit(request(5, 60, sampling=sampling, ignore_eos=True, stop=(stop,))))
+    assert (state.text, state.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
+    assert state.tokens == whole.tokens[: len(state.tokens)]
+    assert len(state.tokens) < len(whole.tokens)
+
+
+def test_a_seed_is_drawn_where_none_is_given(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    with serving(load(bundle, 64), tokenizer) as engine:
+        one = request(5, 30, sampling=SamplingParams(2.0), ignore_eos=True)
+        found = {ended(engine.submit(one)).tokens for _ in range(4)}
+    assert len(found) == 4
+
+
+def test_F76_a_real_model_of_NaN_fails_its_requests(
+    tokenizer: Tokenizer, build_cache: BuildCache, tmp_path: Path
+) -> None:
+    path = write_model(tmp_path / "model.gguf", context_length=CONTEXT)
+    with compiled(path, build_cache) as made:
+        norm = next(entry for entry in made.layout.tensors if "output_norm" in entry.name)
+        with (made.path / "weights.bin").open("r+b") as weights:
+            weights.seek(norm.offset)
+            weights.write(np.full(norm.n_bytes // 4, np.nan, np.float32).tobytes())
+    with open_bundle(path.with_suffix(".rfb")) as broken, serving(load(broken, 16), tokenizer) as engine:
+        for sampling in (SamplingParams(0.0), SamplingParams(1.0)):
+            state = ended(engine.submit(request(sampling=sampling)))
+            assert (state.finish_reason, state.tokens) == ("failed", ())
+            assert state.error == "the model's logits are not finite numbers (NaN or infinity)"
+        assert engine.stats().pages_used == 0
+
+
+# Scripted programs.
+
+
+def test_eos_and_ignore_eos() -> None:
+    script = [2 + ord("a"), EOS, 2 + ord("b"), 2 + ord("c")]
+    with serving(ScriptedProgram(lambda batch: [script[row.counter] for row in batch.sampling])) as engine:
+        state = ended(engine.submit(request()))
+        assert (state.tokens, state.text, state.finish_reason) == (tuple(script[:2]), "a", "eos")
+        state = ended(engine.submit(request(ignore_eos=True)))
+        assert (state.tokens, state.text, state.finish_reason) == (tuple(script), "abc", "length")
+
+
+@pytest.mark.parametrize(
+    "one, parameter",
+    [
+        pytest.param(request((), 1), "prompt", id="empty"),
+        pytest.param(request((2, -1), 1), "prompt", id="F49-negative"),
+        pytest.param(request((2, TINY.config.vocab_size), 1), "prompt", id="F49-past-the-vocabulary"),
+        pytest.param(request((2, 10**30), 1), "prompt", id="F49-huge"),
+        pytest.param(request(CONTEXT, 1), "max_tokens", id="F48-prompt-fills-the-context"),
+        pytest.param(request((2,) * 100_000, 1), "max_tokens", id="F48-prompt-far-past-the-context"),
+        pytest.param(request(1, CONTEXT), "max_tokens", id="F48-with-max-tokens"),
+        pytest.param(request(1, 10**30), "max_tokens", id="F46-huge"),
+        pytest.param(request(1, 0), "max_tokens", id="F46-no-tokens"),
+        pytest.param(request(1, -5), "max_tokens", id="F46-negative"),
+        pytest.param(request(100, 60), "max_tokens", id="more-than-the-whole-cache"),
+    ],
+)
+def test_requests_that_cannot_be_served(one: GenerationRequest, parameter: str) -> None:
+    metrics = CountingMetrics()
+    with serving(ScriptedProgram(num_blocks=9), metrics=metrics) as engine:
+        with pytest.raises(RequestError) as caught:
+            engine.submit(one)
+        assert caught.value.parameter == parameter
+        assert metrics.started == 0
+        assert ended(engine.submit(request(140, 4))).finish_reason == "length"  # 144 tokens: 9 blocks
+
+
+def test_F56_a_full_queue_is_an_error_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "MAX_QUEUE", 3)
+    program = ScriptedProgram(num_blocks=1, gated=True)
+    with serving(program) as engine:
+        running = engine.submit(request())
+        program.wait_for_step()
+        queued = [engine.submit(request()) for _ in range(3)]
+        with pytest.raises(EngineBusyError, match="queue is full"):
+            engine.submit(request())
+        assert (engine.stats().active, engine.stats().queued) == (1, 3)
+        program.open()
+        for generation in (running, *queued):
+            assert ended(generation).finish_reason == "length"
+        assert ended(engine.submit(request())).finish_reason == "length"
+
+
+def test_F55_cancel_in_the_queue() -> None:
+    program = ScriptedProgram(num_blocks=1, gated=True)
+    with serving(program) as engine:
+        running, waiting = engine.submit(request()), engine.submit(request())
+        program.wait_for_step()
+        waiting.cancel()
+        program.let(1)
+        assert ended(waiting).finish_reason == "cancelled"
+        assert len(program.batches) <= 2
+        assert (engine.stats().queued, engine.stats().pages_used) == (0, 1)
+        program.open()
+        assert ended(running).finish_reason == "length"
+
+
+def test_F55_cancel_in_prefill_gives_the_pages_back_within_a_step() -> None:
+    program = ScriptedProgram(gated=True)
+    with serving(program) as engine:
+        generation = engine.submit(request(150, 10))
+        program.wait_for_step()
+        program.let(1)
+        program.wait_for_step()  # the second chunk of five
+        assert engine.stats().pages_used == 10
+        generation.cancel()
+        program.let(1)
+        state = ended(generation)
+        assert (state.finish_reason, state.tokens) == ("cancelled", ())
+        assert engine.stats().pages_used == 0
+        assert len(program.batches) == 2
+
+
+def test_F55_cancel_in_decode_gives_the_pages_back_within_a_step() -> None:
+    program = ScriptedProgram(gated=True)
+    metrics = CountingMetrics()
+    with serving(program, metrics=metrics) as engine:
+        generation, other = engine.submit(request(3, 100)), engine.submit(request(3, 6))
+        for _ in range(3):
+            program.wait_for_step()
+            program.let(1)
+        program.wait_for_step()
+        generation.cancel()
+        program.let(1)
+        state = ended(generation)
+        assert state.finish_reason == "cancelled"
+        assert 1 <= len(state.tokens) <= 4
+        assert engine.stats().pages_used == 1  # of the other
+        program.open()
+        assert ended(other).finish_reason == "length"
+        generation.cancel()  # harmless
+        assert ended(engine.submit(request())).finish_reason == "length"
+        assert engine.stats().pages_used == 0
+    assert metrics.finished == {"cancelled": 1, "length": 2}
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        pytest.param(DeviceError("hipErrorLaunchFailure: the kernel died"), "hipErrorLaunchFailure", id="F74-device"),
+        pytest.param(MemoryError(), "internal error: MemoryError()", id="F69-memory"),
+        pytest.param(ValueError("two\nlines"), "internal error: ValueError('two", id="defect"),
+    ],
+)
+def test_a_failed_step_fails_its_requests_alone(error: Exception, message: str) -> None:
+    def script(batch: Batch) -> list[int]:
+        if 255 in batch.token_ids:
+            raise error
+        return [2 + ord("x")] * len(batch.logits_rows)
+
+    program = ScriptedProgram(script, num_blocks=3, gated=True)
+    metrics = CountingMetrics()
+    with serving(program, metrics=metrics) as engine:
+        first = engine.submit(request(3))
+        program.wait_for_step()  # the others meet it in the second step
+        bad, beside = engine.submit(request((5, 255))), engine.submit(request(3))
+        waiting = engine.submit(request(3))  # no page is left for it: not in the step that fails
+        program.open()
+        for generation in (first, bad, beside):
+            state = ended(generation)
+            assert state.finish_reason == "failed"
+            assert state.error is not None
+            assert message in state.error
+            assert state.error.isprintable()
+        assert first.state().text == "x"
+        assert ended(waiting).finish_reason == "length"
+        assert ended(engine.submit(request())).finish_reason == "length"
+        stats = engine.stats()
+        assert (stats.running, stats.pages_used, stats.active) == (True, 0, 0)
+    assert metrics.finished == {"failed": 3, "length": 2}
+
+
+def test_a_step_with_too_few_tokens_fails_those_that_got_none() -> None:
+    program = ScriptedProgram(lambda batch: [2 + ord("x")] * min(2, len(batch.logits_rows)), gated=True)
+    with serving(program) as engine:
+        first = engine.submit(request(3, 5))
+        program.wait_for_step()
+        second, third = engine.submit(request(3, 1)), engine.submit(request(3, 1))
+        program.open()
+        assert ended(second).finish_reason == "length"  # taken before the lack was seen
+        for generation in (first, third):
+            state = ended(generation)
+            assert state.finish_reason == "failed"
+            assert state.error is not None
+            assert state.error.startswith("internal error: ValueError")
+        assert ended(engine.submit(request())).finish_reason == "length"
+        assert engine.stats().pages_used == 0
+
+
+def test_F76_a_row_of_NaN_fails_its_request_alone() -> None:
+    def script(batch: Batch) -> list[int]:
+        return [-1 if row.seed == 666 and row.counter == 2 else 2 + ord("x") for row in batch.sampling]
+
+    metrics = CountingMetrics()
+    with serving(ScriptedProgram(script), metrics=metrics) as engine:
+        good = engine.submit(request(3, 20, sampling=SamplingParams(seed=1)))
+        bad = engine.submit(request(3, 20, sampling=SamplingParams(seed=666)))
+        state = ended(bad)
+        assert (state.finish_reason, state.text) == ("failed", "xx")
+        assert state.error is not None
+        assert "not finite" in state.error
+        assert ended(good).text == "x" * 20
+        assert engine.stats().pages_used == 0
+    assert metrics.finished == {"failed": 1, "length": 1}
+    assert metrics.tokens == 22
+
+
+def test_stop_lets_requests_finish() -> None:
+    program = ScriptedProgram(gated=True)
+    engine = Engine(program, TINY, CONTEXT, CountingMetrics())
+    engine.start()
+    generations = [engine.submit(request()) for _ in range(12)]  # 8 run, 4 wait
+    program.wait_for_step()
+    stopping = threading.Thread(target=engine.stop, args=(SECONDS,))
+    stopping.start()
+    wait_until(lambda: not engine.stats().running)
+    with pytest.raises(EngineBusyError, match="stopping"):
+        engine.submit(request())
+    program.open()
+    stopping.join(SECONDS)
+    assert not stopping.is_alive()
+    assert [ended(generation).finish_reason for generation in generations] == ["length"] * 12
+    assert program.closed == 1
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_stop_cancels_what_does_not_finish_in_time() -> None:
+    program = ScriptedProgram(gated=True)
+    engine = Engine(program, TINY, CONTEXT, CountingMetrics())
+    engine.start()
+    generations = [engine.submit(request(3, 200)) for _ in range(12)]
+    program.wait_for_step()
+    stopping = threading.Thread(target=engine.stop, args=(0.05,))
+    stopping.start()
+    wait_until(lambda: generations[0].cancel_requested)
+    program.let(1)
+    stopping.join(SECONDS)
+    assert [ended(generation).finish_reason for generation in generations] == ["cancelled"] * 12
+    assert len(program.batches) == 1
+    assert (program.closed, engine.stats().pages_used) == (1, 0)
+
+
+def test_F75_stop_does_not_wait_for_a_device_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "CANCEL_SECONDS", 0.05)
+    program = ScriptedProgram(gated=True)
+    engine = Engine(program, TINY, CONTEXT, CountingMetrics())
+    engine.start()
+    generation = engine.submit(request())
+    program.wait_for_step()
+    engine.stop(0.05)
+    assert program.closed == 0  # its memory may still be in use
+    program.open()
+    assert ended(generation).finish_reason == "cancelled"
+    engine.stop(SECONDS)
+    assert program.closed == 1
+
+
+def test_stop_without_work_or_start() -> None:
+    for start in (True, False):
+        program = ScriptedProgram()
+        engine = Engine(program, TINY, CONTEXT, CountingMetrics())
+        if start:
+            engine.start()
+        engine.stop(SECONDS)
+        assert program.closed == 1
+        assert not engine.stats().running
+
+
+def test_finished_requests_are_known_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "KEPT_FINISHED", 4)
+    with serving(ScriptedProgram()) as engine:
+        numbers = []
+        for _ in range(10):
+            generation = engine.submit(request())
+            assert engine.find(generation.request_id) is generation
+            numbers.append(ended(generation).request_id)
+        assert len(set(numbers)) == 10
+        assert [number for number in numbers if engine.find(number)] == numbers[-4:]
+        assert engine.find(-1) is None
+
+
+def test_many_threads_submit_cancel_and_look() -> None:
+    """Queues and pool stay whole: every request ends once, every page comes back, no look at the engine fails."""
+    metrics = CountingMetrics()
+    program = ScriptedProgram(num_blocks=6)
+    ends: list[str | None] = []
+    problems: list[BaseException] = []
+
+    def client(engine: Engine, number: int) -> None:
+        random = np.random.default_rng(number)
+        try:
+            for _ in range(60):
+                generation = engine.submit(request(int(random.integers(1, 60)), int(random.integers(1, 30))))
+                if random.random() < 0.4:
+                    generation.cancel()
+                stats = engine.stats()
+                assert 0 <= stats.pages_used <= 6
+                assert stats.active <= 6
+                ends.append(ended(generation).finish_reason)
+        except BaseException as error:
+            problems.append(error)
+
+    with serving(program, metrics=metrics) as engine:
+        threads = [threading.Thread(target=client, args=(engine, number)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        assert problems == []
+        assert len(ends) == 360
+        stats = engine.stats()
+        assert (stats.pages_used, stats.active, stats.queued) == (0, 0, 0)
+    assert metrics.finished == Counter(ends)
+    assert set(ends) == {"length", "cancelled"}
+    for batch in program.batches:
+        assert len(batch.token_ids) <= 32
