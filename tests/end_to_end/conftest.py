@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.end_to_end.process import Server, rfc, serving
 from rocmforge.tools.fixtures import write_model
 
@@ -26,9 +25,15 @@ def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_bundle(small_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its bundle, made by `rfc compile`."""
-    goal = tmp_path_factory.mktemp("small") / "small.rfb"
-    done = rfc("compile", small_gguf, "-o", goal, "--cache-dir", build_cache.root)
+def small_bundle(small_gguf: Path) -> Path:
+    """Its bundle, made by `rfc compile` with a cold cache."""
+    goal = small_gguf.with_suffix(".rfb")
+    done = rfc("compile", small_gguf, "--cache-dir", small_gguf.parent / "cache")
     assert done.returncode == 0, done.stderr
     return goal
+
+
+@pytest.fixture(scope="session")
+def small_cache(small_bundle: Path) -> Path:
+    """The build cache after that: it holds what the small model needs, and nothing else."""
+    return small_bundle.parent / "cache"

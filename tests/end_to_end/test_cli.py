@@ -17,7 +17,6 @@ import pytest
 from rocmforge import __version__
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.manifest import encode_manifest
-from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.end_to_end.process import COMMAND, digest_of, environment, files_of, refused, rfc, serving
 from rocmforge.tools.fixtures import write_model
 
@@ -221,8 +220,8 @@ def start(gguf_path: Path, cache: Path) -> tuple[str, int]:
         return "".join(server.log), status
 
 
-def test_serve_compiles_a_gguf_once(small_gguf: Path, build_cache: BuildCache, tmp_path: Path) -> None:
-    shutil.copytree(build_cache.root, tmp_path / "rocmforge")  # the objects; not a bundle
+def test_serve_compiles_a_gguf_once(small_gguf: Path, small_cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_cache, tmp_path / "rocmforge")  # the objects; not a bundle
     log, status = start(small_gguf, tmp_path)
     assert (status, "is not a bundle: compiling it to" in log) == (200, True)
     log, status = start(small_gguf, tmp_path)
@@ -240,11 +239,11 @@ def test_serve_compiles_a_gguf_once(small_gguf: Path, build_cache: BuildCache, t
     assert files_of(bundle) == whole
 
 
-def test_serve_notices_that_a_gguf_has_changed(small_gguf: Path, build_cache: BuildCache, tmp_path: Path) -> None:
+def test_serve_notices_that_a_gguf_has_changed(small_gguf: Path, small_cache: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     for seed in (1, 2):
         write_model(model, seed=seed)
-        done = rfc("run", model, "hello", "-n", 1, "--cache-dir", build_cache.root)
+        done = rfc("run", model, "hello", "-n", 1, "--cache-dir", small_cache)
         assert done.returncode == 0, done.stderr
         assert "compiling it to" in done.stderr
 
@@ -377,7 +376,7 @@ def test_more_memory_than_there_is(kv_tokens: int, small_bundle: Path) -> None:
     refused(rfc("serve", small_bundle, "--kv-tokens", kv_tokens), 4, str(kv_tokens), "available", "--kv-tokens")
 
 
-def test_arch_by_environment(small_gguf: Path, tmp_path: Path, build_cache: BuildCache) -> None:
+def test_arch_by_environment(small_gguf: Path, tmp_path: Path, small_cache: Path) -> None:
     refused(rfc("compile", small_gguf, "-o", tmp_path / "goal.rfb", ROCm_ARCH="gfx9999"), 2, "gfx9999")
-    done = rfc("compile", "-o", tmp_path / "goal.rfb", "--cache-dir", build_cache.root, ROCMFORGE_GGUF=str(small_gguf))
+    done = rfc("compile", "-o", tmp_path / "goal.rfb", "--cache-dir", small_cache, ROCMFORGE_GGUF=str(small_gguf))
     assert digest_of(done).startswith("sha256:")
