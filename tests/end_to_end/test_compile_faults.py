@@ -175,13 +175,20 @@ def test_F61_kill_9_while_kernels_are_built(small_gguf: Path, small_bundle: Path
 )
 @pytest.mark.parametrize("stage", ["read model", "pack weights"])
 def test_interrupted_compile_leaves_nothing(
-    number: signal.Signals, code: int, lines: list[str], stage: str, smollm2_gguf: Path, tmp_path: Path
+    number: signal.Signals,
+    code: int,
+    lines: list[str],
+    stage: str,
+    smollm2_gguf: Path,
+    smollm2_path: Path,
+    build_cache: BuildCache,
+    tmp_path: Path,
 ) -> None:
-    """As a terminal does it: the signal goes to the compilers too. The first stage ends before kernels are built."""
+    """As a terminal does it: the signal goes to the compilers too, which run after the first stage with a cold cache."""
+    assert smollm2_path.exists()
     (tmp_path / "goals").mkdir()
-    options = ("-o", tmp_path / "goals" / "model.rfb", "--json", "--cache-dir", tmp_path / "cache")
-    if stage == "pack weights":
-        options = options[:3]
+    cache = tmp_path / "cache" if stage == "read model" else build_cache.root
+    options = ("-o", tmp_path / "goals" / "model.rfb", "--json", "--cache-dir", cache)
     with started("compile", smollm2_gguf, *options, start_new_session=True) as process:
         after_stage(process, stage)
         os.killpg(process.pid, number)
