@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..artifacts.errors import UsageError, printable
 from .build_cache import BuildCache, cache_key
+from .hip_toolchain import find_hip_toolchain
+from .host_toolchain import find_host_toolchain
 from .plan import Plan
 from .render import Source, kernel_headers, render_kernel, render_program
 from .target import CodeVariant, Target
@@ -17,17 +20,31 @@ from .toolchain import Toolchain
 
 @dataclass(frozen=True, slots=True)
 class CodeObject:
-    """One shared object of a bundle."""
+    """One code object of a bundle."""
 
     variant: CodeVariant
-    file: str
     data: bytes
 
 
+def find_toolchain(name: str, target: Target) -> Toolchain:
+    """The toolchain called `name` for a target: auto, zig or clang (the pinned wheel), hipcc, or a C compiler.
+
+    A name that is for GPUs alone leaves the host its default.
+
+    Raises:
+        ToolchainError: it is not there, or cannot build the target. UsageError: it is a C compiler, and no GPU's.
+    """
+    if target.backend == "host":
+        return find_host_toolchain("auto" if name == "hipcc" else name)
+    if name not in {"auto", "zig", "clang", "hipcc"}:
+        raise UsageError(f"--toolchain {printable(name)}: cannot build {target.arch}; expected auto, clang or hipcc")
+    return find_hip_toolchain({"zig": "clang"}.get(name, name), target.arch)
+
+
 def render_sources(plan: Plan, target: Target) -> tuple[Source, ...]:
-    """All translation units of a plan, the driver last."""
+    """All translation units of a plan; on the host the driver last."""
     kernels = tuple(render_kernel(target.backend, spec) for spec in plan.kernels)
-    return (*kernels, render_program(target.backend))
+    return (*kernels, render_program()) if target.backend == "host" else kernels
 
 
 def build_variants(
@@ -63,7 +80,7 @@ def build_variants(
             with cache.lock(key):
                 found = cache.get("object", key)
                 if found is None:
-                    unit = Path(folder, variant.level, source.name)
+                    unit = Path(folder, Path(variant.file).stem, source.name)
                     unit.parent.mkdir(exist_ok=True)
                     unit.write_text(source.text, "utf-8")
                     toolchain.compile(unit, unit.with_suffix(".o"), include, variant)
@@ -80,7 +97,7 @@ def build_variants(
                 progress(done, total)
         size = len(sources)
         return tuple(
-            _link(variant, sources, objects[i * size : (i + 1) * size], target, toolchain, Path(folder))
+            _link(variant, sources, objects[i * size : (i + 1) * size], toolchain, Path(folder))
             for i, variant in enumerate(target.variants)
         )
 
@@ -89,15 +106,14 @@ def _link(
     variant: CodeVariant,
     sources: tuple[Source, ...],
     objects: list[bytes],
-    target: Target,
     toolchain: Toolchain,
     folder: Path,
 ) -> CodeObject:
     paths = []
     for source, data in zip(sources, objects, strict=True):
-        path = folder / f"{variant.level}-{source.name}.o"
+        path = folder / f"{Path(variant.file).stem}-{source.name}.o"
         path.write_bytes(data)
         paths.append(path)
-    output = folder / f"{variant.level}.so"
+    output = folder / Path(variant.file).name
     toolchain.link(paths, output)
-    return CodeObject(variant, f"code/{target.arch}-{variant.level}.so", output.read_bytes())
+    return CodeObject(variant, output.read_bytes())

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
-from ..artifacts.errors import GgufError, UsageError, printable
-from ..artifacts.host import HOST_ABI_VERSION
-from ..artifacts.layout import Layout, encode_layout
-from ..artifacts.manifest import LAYOUT_NAME, Manifest, ModelIdentity, TargetEntry
+from ..artifacts.errors import UsageError
+from ..artifacts.layout import Layout, TensorEntry, encode_layout
+from ..artifacts.manifest import LAYOUT_NAME, WEIGHTS_NAME, Manifest
 from ..artifacts.writer import BundleWriter
-from .build import CodeObject, build_variants, render_sources
-from .build_cache import BuildCache, cache_key
+from .build import CodeObject, build_variants, find_toolchain, render_sources
+from .build_cache import BuildCache
+from .describe import identity, kernel_row, memory_contract, readme, target_entry
 from .gguf_file import GgufFile, read_gguf
-from .graph import Weight, build_graph
+from .golden import GoldenMaker, golden_prompts, golden_records
+from .graph import Graph, Weight, build_graph
+from .lower import make_plan
 from .model_config import ModelConfig, read_config, weight_tensors
 from .passes import run_passes
-from .plan import KernelSpec, Plan, make_plan
+from .plan import PackedTensor, Plan
 from .progress import Progress
-from .render import kernel_headers
-from .target import Target, find_target
+from .render import Source, kernel_headers
+from .target import Target, find_targets
 from .tokenizer import TokenizerArtifact, build_tokenizer, load_tokenizer_json
-from .toolchain import Toolchain, find_toolchain
-from .weights import write_weights
+from .toolchain import Toolchain
+from .weights import FileSink, write_weights
 
 DEFAULT_MAX_CONTEXT = 32768
-MIN_CONTEXT = 32  # golden records need 16 tokens of prompt and some of output
-GOLDEN_TEXTS = ("The capital of France is", "def fibonacci(n):\n    ")
-
-GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict[str, object]]]
-"""Runs prompts: (layout, path of weights.bin, the portable code object, prompts) -> golden records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class CompileOptions:
         archs: names of targets.
         tokenizer: a tokenizer.json to take instead of the GGUF's.
         max_context: most positions of a sequence; None: the model's, up to `DEFAULT_MAX_CONTEXT`.
-        toolchain: "auto", "zig" or a C compiler.
+        toolchain: "auto", or the name of one.
         jobs: compilers run at once.
     """
 
@@ -56,6 +53,33 @@ class CompileOptions:
     jobs: int = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is known of the model before any target is looked at.
+
+    Attributes:
+        weights: every weight by its role; `rope_table` is the one that the compiler makes itself.
+        max_seq_len: positions of a sequence, as chosen.
+    """
+
+    gguf: GgufFile
+    config: ModelConfig
+    tokenizer: TokenizerArtifact
+    weights: Mapping[str, Weight]
+    graph: Graph
+    max_seq_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One target on its way into the bundle."""
+
+    target: Target
+    toolchain: Toolchain
+    plan: Plan
+    sources: tuple[Source, ...]
+
+
 def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress, make_golden: GoldenMaker) -> Manifest:
     """Compile a GGUF file into a bundle.
 
@@ -63,53 +87,58 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
         RocmforgeError: anything that can go wrong, in one line; nothing is left behind.
     """
     progress.stage("read model")
-    target = find_target(*options.archs)
-    toolchain = find_toolchain(options.toolchain)
-    gguf = read_gguf(options.model)
-    config = read_config(gguf)
-    tokenizer = _tokenizer(options, gguf)
-    max_seq_len = _max_seq_len(options, config, progress)
-    graph = run_passes(build_graph(config, weights_by_role(gguf, config)))
-    plan = make_plan(graph, config, target)
+    targets = find_targets(options.archs)
+    toolchains = [find_toolchain(options.toolchain, target) for target in targets]
+    model = read_model(options, progress)
+    builds = [_build(model, target, toolchain) for target, toolchain in zip(targets, toolchains, strict=True)]
     with BundleWriter(options.goal) as writer:
-        sources = render_sources(plan, target)
-        progress.stage("build kernels", len(sources) * len(target.variants), "objects")
-        code = build_variants(sources, target, toolchain, cache, lambda done, _: progress.advance(done), options.jobs)
-        layout, weights_key = _write_weights(writer, plan, gguf, config, target, max_seq_len, progress)
+        code = compile_builds(builds, cache, progress, options.jobs)
+        layouts = _write_weights(writer, builds, model, progress)
         progress.stage("write bundle")
-        writer.add_bytes(LAYOUT_NAME, encode_layout(layout))
-        writer.add_bytes("tokenizer.json", tokenizer.json.encode())
-        if tokenizer.chat_template is not None:
-            writer.add_bytes("chat_template.jinja", tokenizer.chat_template.encode())
-        writer.add_bytes("graph.txt", graph.text().encode())
-        headers = [(f"src/{name}", text) for name, text in kernel_headers(target.backend).items()]
-        for name, text in (*headers, *((f"src/{s.name}", s.text) for s in sources)):
-            writer.add_bytes(name, text.encode())
-        for item in code:
-            writer.add_bytes(item.file, item.data)
+        names = _write_layouts(writer, builds, layouts)
+        _write_texts(writer, builds, model)
+        for item in (item for items in code for item in items):
+            writer.add_bytes(item.variant.file, item.data)
         progress.stage("golden records")
-        golden = _golden(writer, layout, code, tokenizer, weights_key, cache, make_golden)
-        writer.add_bytes("README.md", _readme(config, target).encode())
+        golden = _golden(writer, model, builds, code, layouts, options, cache, make_golden)
         return writer.finish(
             Manifest(
-                model=_identity(gguf, config, options.model, progress),
-                targets=tuple(_target_entry(target, item, toolchain) for item in code),
-                tokenizer=tokenizer.config.to_json(),
-                memory=memory_contract(layout),
-                kernels=tuple(_kernel_row(spec, plan) for spec in plan.kernels),
+                model=identity(model.gguf, model.config, model.weights),
+                targets=tuple(
+                    target_entry(build.target, item, build.toolchain, name)
+                    for build, items, name in zip(builds, code, names, strict=True)
+                    for item in items
+                ),
+                tokenizer=model.tokenizer.config.to_json(),
+                memory=memory_contract(layouts[0]),
+                kernels=_kernel_table(builds, layouts),
                 golden=tuple(golden),
                 generator=__version__,
                 options={
                     "archs": list(options.archs),
-                    "max_context": max_seq_len,
+                    "max_context": model.max_seq_len,
                     "toolchain": options.toolchain,
                 },
             )
         )
 
 
+def read_model(options: CompileOptions, progress: Progress) -> Model:
+    """Read and check all that the GGUF says.
+
+    Raises:
+        InputError: it cannot be trusted, or not be compiled. UsageError: an option does not fit the model.
+    """
+    gguf = read_gguf(options.model)
+    config = read_config(gguf)
+    tokenizer = _tokenizer(options, gguf)
+    weights = weights_by_role(gguf, config)
+    graph = run_passes(build_graph(config, weights))
+    return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress))
+
+
 def weights_by_role(gguf: GgufFile, config: ModelConfig) -> Mapping[str, Weight]:
-    """Every weight of the model by its role; `rope_table` is the one that the compiler makes itself."""
+    """Every weight of the model by its role, with the table of rotary positions."""
     weights = {"rope_table": Weight("rope_table", (config.max_seq_len, config.rope_dim), "F32")}
     for role, tensor in weight_tensors(gguf, config).items():
         weights[role] = Weight(role, tensor.shape, tensor.ggml_type.name)
@@ -123,147 +152,142 @@ def _tokenizer(options: CompileOptions, gguf: GgufFile) -> TokenizerArtifact:
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:
-    if config.max_seq_len < MIN_CONTEXT:
-        problem = f"expected a context of {MIN_CONTEXT} tokens or more, found {config.max_seq_len}"
-        raise GgufError(options.model, "context_length", problem)
     if options.max_context is not None:
-        if not MIN_CONTEXT <= options.max_context <= config.max_seq_len:
-            limits = f"{MIN_CONTEXT} to {config.max_seq_len} (the model's)"
-            raise UsageError(f"--max-context: expected {limits}, found {options.max_context}")
+        if not 1 <= options.max_context <= config.max_seq_len:
+            raise UsageError(
+                f"--max-context: expected 1 to {config.max_seq_len} (the model's), found {options.max_context}"
+            )
         return options.max_context
     if config.max_seq_len > DEFAULT_MAX_CONTEXT:
         progress.note(f"context limited to {DEFAULT_MAX_CONTEXT} of {config.max_seq_len}; see --max-context")
     return min(config.max_seq_len, DEFAULT_MAX_CONTEXT)
 
 
-def _write_weights(
-    writer: BundleWriter,
-    plan: Plan,
-    gguf: GgufFile,
-    config: ModelConfig,
-    target: Target,
-    max_seq_len: int,
-    progress: Progress,
-) -> tuple[Layout, str]:
-    total = sum(tensor.n_bytes for tensor in gguf.tensors.values())
+def _build(model: Model, target: Target, toolchain: Toolchain) -> Build:
+    plan = make_plan(model.graph, model.config, target)
+    return Build(target, toolchain, plan, render_sources(plan, target))
+
+
+def compile_builds(
+    builds: Sequence[Build], cache: BuildCache, progress: Progress, jobs: int
+) -> list[tuple[CodeObject, ...]]:
+    """The code objects of each build."""
+    sizes = [len(build.sources) * len(build.target.variants) for build in builds]
+    progress.stage("build kernels", sum(sizes), "objects")
+    code: list[tuple[CodeObject, ...]] = []
+    for index, build in enumerate(builds):
+        before = sum(sizes[:index])
+
+        def advance(done: int, _total: int, before: int = before) -> None:
+            progress.advance(before + done)
+
+        code.append(build_variants(build.sources, build.target, build.toolchain, cache, advance, jobs))
+    return code
+
+
+def _write_weights(writer: BundleWriter, builds: Sequence[Build], model: Model, progress: Progress) -> list[Layout]:
+    """Pack each distinct tensor once; the layout of each build."""
+    tensors = {tensor.name: tensor for build in builds for tensor in build.plan.tensors}
+    total = sum(tensor.n_bytes for tensor in model.gguf.tensors.values())
     progress.stage("pack weights", total >> 20, "MiB")
-    with writer.open_stream("weights.bin") as sink:
-        entries = write_weights(plan, gguf, config, max_seq_len, sink, lambda done: progress.advance(done >> 20))
-    layout = Layout(
-        tensors=entries,
-        buffers=plan.buffers,
-        launches=plan.launches,
-        kv=plan.kv,
-        max_batch_tokens=target.max_batch_tokens,
-        max_sequences=target.max_sequences,
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        max_seq_len=max_seq_len,
+    with writer.open_stream(WEIGHTS_NAME) as sink:
+        entries = write_weights(
+            tuple(tensors.values()),
+            model.gguf,
+            model.config,
+            model.max_seq_len,
+            sink,
+            lambda done: progress.advance(done >> 20),
+        )
+    return [make_layout(build, model, entries) for build in builds]
+
+
+def make_layout(build: Build, model: Model, entries: Sequence[TensorEntry]) -> Layout:
+    """What the runtime needs of a build; of the tensors, those that it uses."""
+    used = {tensor.name for tensor in build.plan.tensors}
+    return Layout(
+        tensors=tuple(entry for entry in entries if entry.name in used),
+        buffers=build.plan.buffers,
+        launches=build.plan.launches,
+        kv=build.plan.kv,
+        max_batch_tokens=build.target.max_batch_tokens,
+        max_sequences=build.target.max_sequences,
+        vocab_size=model.config.vocab_size,
+        hidden_size=model.config.hidden_size,
+        max_seq_len=model.max_seq_len,
     )
-    return layout, writer.files["weights.bin"].sha256
+
+
+def _write_layouts(writer: BundleWriter, builds: Sequence[Build], layouts: Sequence[Layout]) -> list[str]:
+    """Write each distinct layout once; the name of each build's."""
+    names: dict[bytes, str] = {}
+    for build, layout in zip(builds, layouts, strict=True):
+        data = encode_layout(layout)
+        if data not in names:
+            names[data] = f"layout-{build.target.arch}.msgpack" if names else LAYOUT_NAME
+            writer.add_bytes(names[data], data)
+    return [names[encode_layout(layout)] for layout in layouts]
+
+
+def _write_texts(writer: BundleWriter, builds: Sequence[Build], model: Model) -> None:
+    writer.add_bytes("tokenizer.json", model.tokenizer.json.encode())
+    if model.tokenizer.chat_template is not None:
+        writer.add_bytes("chat_template.jinja", model.tokenizer.chat_template.encode())
+    writer.add_bytes("graph.txt", model.graph.text().encode())
+    texts: dict[str, str] = {}
+    for build in builds:
+        backend = build.target.backend
+        texts.update({f"src/{backend}/{name}": text for name, text in kernel_headers(backend).items()})
+        texts.update({f"src/{backend}/{source.name}": source.text for source in build.sources})
+    for name, text in texts.items():
+        writer.add_bytes(name, text.encode())
+    writer.add_bytes("README.md", readme(model.config, [build.target for build in builds]).encode())
+
+
+def _kernel_table(builds: Sequence[Build], layouts: Sequence[Layout]) -> tuple[dict[str, object], ...]:
+    rows = {}
+    for build, layout in zip(builds, layouts, strict=True):
+        for spec in build.plan.kernels:
+            rows[spec.symbol] = kernel_row(spec, build.plan, layout)
+    return tuple(rows[symbol] for symbol in sorted(rows))
 
 
 def _golden(
     writer: BundleWriter,
-    layout: Layout,
-    code: Sequence[CodeObject],
-    tokenizer: TokenizerArtifact,
-    weights_key: str,
+    model: Model,
+    builds: Sequence[Build],
+    code: Sequence[Sequence[CodeObject]],
+    layouts: Sequence[Layout],
+    options: CompileOptions,
     cache: BuildCache,
     make_golden: GoldenMaker,
 ) -> list[dict[str, object]]:
-    """Golden records from the portable code object: its bits are the same on every machine."""
-    import json  # noqa: PLC0415
+    """Records from the host's portable code, whose bits are the same on every machine.
 
-    from tokenizers import Tokenizer  # noqa: PLC0415 - slow to import, and not needed by `rfc --help`
-
-    encoder = Tokenizer.from_str(tokenizer.json)
-    portable = next(item for item in code if item.variant.level == "portable")
-    prompts = [encoder.encode(text).ids[:16] or [0] for text in GOLDEN_TEXTS]
-    key = cache_key(weights_key, encode_layout(layout), portable.data, json.dumps(prompts))
-    found = cache.get("golden", key)
-    if found is not None:
-        records: list[dict[str, object]] = json.loads(found)
-        return records
-    records = make_golden(layout, writer.staging / "weights.bin", portable.data, prompts)
-    cache.put("golden", key, json.dumps(records).encode())
-    return records
+    A bundle without the host gets them from a host build that is thrown away.
+    """
+    prompts = golden_prompts(model.tokenizer)
+    for build, items, layout in zip(builds, code, layouts, strict=True):
+        if build.target.backend == "host":
+            portable = next(item.data for item in items if item.variant.level == "portable")
+            weights = writer.staging / WEIGHTS_NAME
+            return golden_records(
+                layout, weights, writer.files[WEIGHTS_NAME].sha256, portable, prompts, cache, make_golden
+            )
+    return _golden_without_host(model, prompts, options, cache, make_golden)
 
 
-def _identity(gguf: GgufFile, config: ModelConfig, path: Path, progress: Progress) -> ModelIdentity:
-    metadata = {
-        key: value
-        for key, value in gguf.metadata.items()
-        if isinstance(value, (str, int, float, bool)) and not key.startswith("tokenizer.")
-    }
-    weights = weights_by_role(gguf, config)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    bytes_by_type: dict[str, int] = {}
-    for tensor in gguf.tensors.values():
-        kind = tensor.ggml_type.name
-        bytes_by_type[kind] = bytes_by_type.get(kind, 0) + tensor.n_bytes
-    parameters = 0
-    for role, weight in weights.items():
-        if role != "rope_table":
-            size = 1
-            for extent in weight.shape:
-                size *= extent
-            parameters += size
-    return ModelIdentity(
-        name=config.name or printable(path.stem),
-        architecture=config.architecture,
-        source_sha256=digest,
-        parameters=parameters,
-        quantization=max(bytes_by_type, key=lambda kind: bytes_by_type[kind]),
-        context_length=config.max_seq_len,
-        metadata=metadata,
-    )
-
-
-def _target_entry(target: Target, item: CodeObject, toolchain: Toolchain) -> TargetEntry:
-    return TargetEntry(
-        arch=target.arch,
-        backend=target.backend,
-        level=item.variant.level,
-        file=item.file,
-        layout=LAYOUT_NAME,
-        entry="rfc_program_step",
-        toolchain=toolchain.name,
-        toolchain_version=toolchain.version,
-        flags=toolchain.flags(item.variant),
-        abi=HOST_ABI_VERSION,
-        determinism="batch-invariant",
-        golden_tolerance=target.golden_tolerance,
-    )
-
-
-def memory_contract(layout: Layout) -> dict[str, int]:
-    """Bytes that serving will need, before anything is allocated."""
-    per_block = layout.kv.bytes_per_block
-    return {
-        "weights_bytes": layout.weights_bytes,
-        "arena_bytes": layout.arena_bytes(),
-        "kv_bytes_per_block": per_block,
-        "kv_block_tokens": layout.kv.block_size,
-        "kv_bytes_per_full_context": per_block * -(-layout.max_seq_len // layout.kv.block_size),
-    }
-
-
-def _kernel_row(spec: KernelSpec, plan: Plan) -> dict[str, object]:
-    launches = sum(entry.kernel == spec.symbol for entry in plan.launches)
-    return {
-        "symbol": spec.symbol,
-        "template": spec.template,
-        "parameters": dict(spec.parameters),
-        "launches_per_step": launches,
-    }
-
-
-def _readme(config: ModelConfig, target: Target) -> str:
-    return (
-        f"# {config.name}\n\nA ROCmForge bundle for the `{target.arch}` target. Serve it with\n\n"
-        "    rfc serve .\n\n"
-        "`manifest.json` names every file with its digest; `src/` holds the sources of `code/`; `rfc verify .` checks\n"
-        "all of it and replays the golden records.\n"
-    )
+def _golden_without_host(
+    model: Model, prompts: list[list[int]], options: CompileOptions, cache: BuildCache, make_golden: GoldenMaker
+) -> list[dict[str, object]]:
+    target = find_targets(("host",))[0]
+    portable = replace(target, variants=target.variants[-1:])
+    build = _build(model, portable, find_toolchain("auto", target))
+    code = build_variants(build.sources, portable, build.toolchain, cache, lambda _done, _total: None, options.jobs)
+    with tempfile.TemporaryDirectory(prefix="rocmforge-golden-") as folder:
+        path = Path(folder, WEIGHTS_NAME)
+        with FileSink(path) as sink:
+            tensors: tuple[PackedTensor, ...] = build.plan.tensors
+            entries = write_weights(tensors, model.gguf, model.config, model.max_seq_len, sink, lambda _done: None)
+        layout = make_layout(build, model, entries)
+        return golden_records(layout, path, sink.sha256, code[0].data, prompts, cache, make_golden)

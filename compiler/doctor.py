@@ -12,8 +12,8 @@ from pathlib import Path
 from ..artifacts.errors import ToolchainError
 from ..artifacts.host import cpu_features
 from .build_cache import default_cache_dir
+from .host_toolchain import find_host_toolchain
 from .target import TARGETS, CodeVariant
-from .toolchain import find_toolchain
 
 KFD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 
@@ -54,11 +54,13 @@ def _examine() -> Iterator[Finding]:
 def _try_toolchain() -> Finding:
     """Find the default toolchain, and have it compile something."""
     try:
-        toolchain = find_toolchain()
+        toolchain = find_host_toolchain()
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text("int probe(void) { return 1; }\n")
-            toolchain.compile(source, Path(folder, "probe.o"), Path(folder), CodeVariant("portable", (), ()))
+            toolchain.compile(
+                source, Path(folder, "probe.o"), Path(folder), CodeVariant("portable", (), (), "probe.so")
+            )
     except ToolchainError as error:
         return Finding("zig toolchain", False, str(error), needed=True)
     return Finding("zig toolchain", True, toolchain.version, needed=True)

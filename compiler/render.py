@@ -16,7 +16,7 @@ from .plan import KernelSpec
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One translation unit: `name` as in the bundle's src/, `text` C."""
+    """One translation unit: `name` as in the bundle's src/<backend>/, `text` C or HIP."""
 
     name: str
     text: str
@@ -35,11 +35,15 @@ def _environment(backend: str) -> jinja2.Environment:
     )
 
 
+# Of a backend: the suffix of its sources; templates add ".j2".
+_SUFFIXES = {"host": ".c", "hip": ".hip"}
+
+
 def template_variables(backend: str, template: str) -> frozenset[str]:
     """Names that a template needs."""
     environment = _environment(backend)
     assert environment.loader is not None
-    text = environment.loader.get_source(environment, f"{template}.c.j2")[0]
+    text = environment.loader.get_source(environment, f"{template}{_SUFFIXES[backend]}.j2")[0]
     return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(text)))
 
 
@@ -48,15 +52,15 @@ def render_kernel(backend: str, spec: KernelSpec) -> Source:
     parameters = dict(spec.parameters)
     text = (
         _environment(backend)
-        .get_template(f"{spec.template}.c.j2")
+        .get_template(f"{spec.template}{_SUFFIXES[backend]}.j2")
         .render(symbol=spec.symbol, parameters=json.dumps(parameters, sort_keys=True), **parameters)
     )
-    return Source(f"{spec.symbol}.c", text)
+    return Source(f"{spec.symbol}{_SUFFIXES[backend]}", text)
 
 
-def render_program(backend: str) -> Source:
-    """The source of the step driver."""
-    return Source("program.c", _environment(backend).get_template("program.c.j2").render())
+def render_program() -> Source:
+    """The source of the host's step driver."""
+    return Source("program.c", _environment("host").get_template("program.c.j2").render())
 
 
 @cache

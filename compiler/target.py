@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..artifacts.errors import UsageError
+from ..artifacts.errors import UsageError, printable
 from ..artifacts.host import LEVEL_FEATURES
 
 
@@ -13,14 +14,36 @@ class CodeVariant:
     """One code object of a target.
 
     Attributes:
-        level: name of the ISA level; also the file name, `code/<arch>-<level>.so`.
+        level: name of the ISA level; empty where the arch says it all.
         flags: compiler flags that select it, never `-march=native`.
         cpu_features: names as in /proc/cpuinfo that a machine must have to run it.
+        file: name of the code object in the bundle.
     """
 
     level: str
     flags: tuple[str, ...]
     cpu_features: tuple[str, ...]
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFeatures:
+    """What kernels for a GPU may use.
+
+    Attributes:
+        wave_size: lanes of a wave, 32 or 64.
+        dot: the int8 dot instruction: `sudot4`, `sdot4` or `none`.
+        matrix: the int8 matrix instruction with 16 columns a step: `wmma_gfx11`, `wmma_gfx12`,
+            `mfma_16x16x16_i8`, `mfma_32x32x16_i8` or `none`.
+        lds_bytes: of a workgroup.
+        max_threads: of a workgroup.
+    """
+
+    wave_size: int
+    dot: str
+    matrix: str
+    lds_bytes: int = 64 << 10
+    max_threads: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +58,7 @@ class Target:
         max_sequences: rows of logits of one step; bounds the arena.
         golden_tolerance: largest difference of a logit from the golden record, in logits.
         variants: code objects, best first.
+        gpu: None for the host.
     """
 
     arch: str
@@ -44,36 +68,86 @@ class Target:
     max_sequences: int
     golden_tolerance: float
     variants: tuple[CodeVariant, ...]
+    gpu: GpuFeatures | None = None
 
 
-TARGETS: dict[str, Target] = {
-    target.arch: target
-    for target in (
-        Target(
-            arch="host",
-            backend="host",
-            kv_block_size=16,
-            max_batch_tokens=256,
-            max_sequences=64,
-            # Levels differ in the order of int8 roundings alone: a quantum here and there.
-            golden_tolerance=0.5,
-            variants=(
-                CodeVariant("x86_64_v4", ("-march=x86-64-v4", "-mavx512vnni"), LEVEL_FEATURES["x86_64_v4"]),
-                CodeVariant("x86_64_v3", ("-march=x86-64-v3",), LEVEL_FEATURES["x86_64_v3"]),
-                CodeVariant("portable", (), LEVEL_FEATURES["portable"]),
-            ),
+def _host() -> Target:
+    def variant(level: str, *flags: str) -> CodeVariant:
+        return CodeVariant(level, flags, LEVEL_FEATURES[level], f"code/host-{level}.so")
+
+    return Target(
+        arch="host",
+        backend="host",
+        kv_block_size=16,
+        max_batch_tokens=256,
+        max_sequences=64,
+        # Levels differ in the order of int8 roundings alone: a quantum here and there.
+        golden_tolerance=0.5,
+        variants=(
+            variant("x86_64_v4", "-march=x86-64-v4", "-mavx512vnni"),
+            variant("x86_64_v3", "-march=x86-64-v3"),
+            variant("portable"),
         ),
     )
+
+
+def _gpu(arch: str, features: GpuFeatures) -> Target:
+    # Version 4 is what ROCm 5.7 and all later load; generic arches exist from version 6 on.
+    version = 6 if arch.endswith("-generic") else 4
+    flags = (f"--offload-arch={arch}", f"-mcode-object-version={version}")
+    return Target(
+        arch=arch,
+        backend="hip",
+        kv_block_size=16,
+        max_batch_tokens=512,
+        max_sequences=64,
+        golden_tolerance=0.5,
+        variants=(CodeVariant("", flags, (), f"code/{arch}.hsaco"),),
+        gpu=features,
+    )
+
+
+# Which instructions an arch has: LLVM's AMDGPU usage guide and GCNProcessors; each row is built by a test.
+_VEGA = GpuFeatures(64, "sdot4", "none")
+_CDNA = GpuFeatures(64, "sdot4", "mfma_16x16x16_i8")
+_CDNA3 = GpuFeatures(64, "sdot4", "mfma_32x32x16_i8")
+_RDNA2 = GpuFeatures(32, "sdot4", "none")
+_RDNA3 = GpuFeatures(32, "sudot4", "wmma_gfx11")
+_RDNA4 = GpuFeatures(32, "sudot4", "wmma_gfx12")
+_GFX1250 = GpuFeatures(32, "sudot4", "none")  # its int8 matrix instruction takes 64 columns at once
+_GPUS = {
+    _VEGA: ("gfx906",),
+    _CDNA: ("gfx908", "gfx90a"),
+    _CDNA3: ("gfx942", "gfx950", "gfx9-4-generic"),
+    _RDNA2: ("gfx1030", "gfx1031", "gfx1032", "gfx1034", "gfx1035", "gfx1036", "gfx10-3-generic"),
+    _RDNA3: (
+        "gfx1100",
+        "gfx1101",
+        "gfx1102",
+        "gfx1103",
+        "gfx1150",
+        "gfx1151",
+        "gfx1152",
+        "gfx1153",
+        "gfx11-generic",
+    ),
+    _RDNA4: ("gfx1200", "gfx1201", "gfx12-generic"),
+    _GFX1250: ("gfx1250",),
+}
+
+TARGETS: dict[str, Target] = {
+    "host": _host(),
+    **{arch: _gpu(arch, features) for features, arches in _GPUS.items() for arch in arches},
 }
 
 
-def find_target(arch: str) -> Target:
-    """The row of `arch`.
+def find_targets(archs: Sequence[str]) -> tuple[Target, ...]:
+    """The rows of `archs`, each once, in their order.
 
     Raises:
-        UsageError: there is none; the message lists those known.
+        UsageError: one is unknown; the message lists those known.
     """
-    target = TARGETS.get(arch)
-    if target is None:
-        raise UsageError(f"--arch {arch}: unknown target; known: {', '.join(TARGETS)}")
-    return target
+    for arch in archs:
+        if arch not in TARGETS:
+            raise UsageError(f"--arch {printable(arch)}: unknown target; known: {', '.join(TARGETS)}")
+    return tuple(TARGETS[arch] for arch in dict.fromkeys(archs))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ from ..artifacts.packing_sizes import packed_bytes
 from .gguf_file import GgufFile, TensorInfo
 from .model_config import ModelConfig, weight_tensors
 from .packing import interleave_pairs, pack_rows, row_bytes
-from .plan import PackedTensor, Plan
+from .plan import PackedTensor
 
 ROWS_AT_ONCE = 4096  # bounds the memory of a repack
 
@@ -56,24 +58,61 @@ def _sine(turns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return x * series
 
 
+class FileSink:
+    """A plain file as a `Sink`. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+        self._position = 0
+
+    def __enter__(self) -> FileSink:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    @property
+    def position(self) -> int:
+        """See `Sink`."""
+        return self._position
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what was written."""
+        return self._digest.hexdigest()
+
+    def write(self, data: memoryview) -> None:
+        """See `Sink`."""
+        self._file.write(data)
+        self._digest.update(data)
+        self._position += len(data)
+
+    def align(self, alignment: int) -> int:
+        """See `Sink`."""
+        self.write(memoryview(bytes(-self._position % alignment)))
+        return self._position
+
+
 def write_weights(
-    plan: Plan,
+    tensors: Sequence[PackedTensor],
     gguf: GgufFile,
     config: ModelConfig,
     max_seq_len: int,
     sink: Sink,
     progress: Callable[[int], None],
 ) -> tuple[TensorEntry, ...]:
-    """Pack and write all tensors of a plan.
+    """Pack and write tensors.
 
     Args:
+        tensors: of one plan or of several, each once.
         max_seq_len: rows of the rope table.
         progress: called with the bytes written so far.
     Returns:
         where each one lies.
     """
     entries = []
-    for tensor in plan.tensors:
+    for tensor in tensors:
         offset = sink.align(TENSOR_ALIGNMENT)
         for part in _packed_parts(tensor, gguf, config, max_seq_len):
             sink.write(np.ascontiguousarray(part).data.cast("B"))

@@ -24,8 +24,8 @@ from rocmforge.artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_featu
 from rocmforge.artifacts.layout import LaunchEntry, Layout, TensorEntry, encode_layout
 from rocmforge.artifacts.manifest import FileEntry, TargetEntry, encode_manifest
 from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
-from rocmforge.compiler.toolchain import find_toolchain
 from rocmforge.runtime import host_device
 from rocmforge.runtime.host_device import HostProgram, choose_variant, load_host_program
 from rocmforge.tools.fixtures import write_model
@@ -198,9 +198,9 @@ DESTROY = "void rfc_program_destroy(void *program) {}\n"
 
 
 def build(folder: Path, source: str) -> bytes:
-    toolchain = find_toolchain()
+    toolchain = find_host_toolchain()
     (folder / "stub.c").write_text("#pragma GCC visibility push(default)\n" + source)
-    toolchain.compile(folder / "stub.c", folder / "stub.o", folder, CodeVariant("portable", (), ()))
+    toolchain.compile(folder / "stub.c", folder / "stub.o", folder, CodeVariant("portable", (), (), "stub.so"))
     toolchain.link([folder / "stub.o"], folder / "stub.so")
     return (folder / "stub.so").read_bytes()
 

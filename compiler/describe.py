@@ -1,0 +1,109 @@
+"""What a bundle says of itself: identity, targets, memory contract, kernel table, README."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+from ..artifacts.errors import printable
+from ..artifacts.hip import HIP_ABI_VERSION
+from ..artifacts.host import HOST_ABI_VERSION
+from ..artifacts.layout import Layout
+from ..artifacts.manifest import ModelIdentity, TargetEntry
+from .build import CodeObject
+from .gguf_file import GgufFile
+from .graph import Weight
+from .model_config import ModelConfig
+from .plan import KernelSpec, Plan
+from .target import Target
+from .toolchain import Toolchain
+
+
+def identity(gguf: GgufFile, config: ModelConfig, weights: Mapping[str, Weight]) -> ModelIdentity:
+    """Who the model is, with the digest of its file."""
+    metadata = {
+        key: value
+        for key, value in gguf.metadata.items()
+        if isinstance(value, (str, int, float, bool)) and not key.startswith("tokenizer.")
+    }
+    with gguf.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    bytes_by_type: dict[str, int] = {}
+    for tensor in gguf.tensors.values():
+        kind = tensor.ggml_type.name
+        bytes_by_type[kind] = bytes_by_type.get(kind, 0) + tensor.n_bytes
+    return ModelIdentity(
+        name=config.name or printable(gguf.path.stem),
+        architecture=config.architecture,
+        source_sha256=digest,
+        parameters=sum(math.prod(weight.shape) for role, weight in weights.items() if role != "rope_table"),
+        quantization=max(bytes_by_type, key=lambda kind: bytes_by_type[kind]),
+        context_length=config.max_seq_len,
+        metadata=metadata,
+    )
+
+
+def target_entry(target: Target, item: CodeObject, toolchain: Toolchain, layout_name: str) -> TargetEntry:
+    """The manifest's row of one code object."""
+    is_host = target.backend == "host"
+    return TargetEntry(
+        arch=target.arch,
+        backend=target.backend,
+        level=item.variant.level,
+        file=item.variant.file,
+        layout=layout_name,
+        entry="rfc_program_step" if is_host else "",
+        toolchain=toolchain.name,
+        toolchain_version=toolchain.version,
+        flags=toolchain.flags(item.variant),
+        abi=HOST_ABI_VERSION if is_host else HIP_ABI_VERSION,
+        determinism="batch-invariant",
+        golden_tolerance=target.golden_tolerance,
+    )
+
+
+def memory_contract(layout: Layout) -> dict[str, int]:
+    """Bytes that serving will need, before anything is allocated."""
+    per_block = layout.kv.bytes_per_block
+    return {
+        "weights_bytes": layout.weights_bytes,
+        "arena_bytes": layout.arena_bytes(),
+        "kv_bytes_per_block": per_block,
+        "kv_block_tokens": layout.kv.block_size,
+        "kv_bytes_per_full_context": per_block * -(-layout.max_seq_len // layout.kv.block_size),
+    }
+
+
+def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object]:
+    """A row of the kernel table: what it is specialised to, and what a step of one token costs it.
+
+    Bytes are those of the weights, of an embedding one row; operations are multiplications and additions with weights.
+    """
+    tensors = {f"tensor:{tensor.name}": tensor for tensor in layout.tensors}
+    launches = [entry for entry in plan.launches if entry.kernel == spec.symbol]
+    read = [tensors[name] for entry in launches for name in entry.arguments if name in tensors]
+    weights = [tensor for tensor in read if tensor.packing != "rope_table"]
+    n_bytes = sum(tensor.n_bytes for tensor in weights)
+    operations = sum(2 * math.prod(tensor.shape) for tensor in weights)
+    if spec.template == "embedding":
+        n_bytes, operations = n_bytes // layout.vocab_size, 0
+    return {
+        "symbol": spec.symbol,
+        "template": spec.template,
+        "parameters": dict(spec.parameters),
+        "launches_per_step": len(launches),
+        "weight_bytes_per_step": n_bytes,
+        "operations_per_token": operations,
+    }
+
+
+def readme(config: ModelConfig, targets: Sequence[Target]) -> str:
+    """The bundle's README.md."""
+    names = ", ".join(f"`{target.arch}`" for target in targets)
+    return (
+        f"# {config.name}\n\nA ROCmForge bundle for {names}. Serve it with\n\n"
+        "    rfc serve .\n\n"
+        "`manifest.json` names every file with its digest; `src/` holds the sources of `code/`; `rfc verify .` checks\n"
+        "all of it and replays the golden records.\n"
+    )

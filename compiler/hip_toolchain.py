@@ -1,0 +1,206 @@
+"""HIP toolchains: hipcc of ROCm or Debian, or the clang and lld of the `ziglang` wheel.
+
+Both go three steps: HIP to bitcode of the device alone, bitcode to an object, objects to one raw ELF. No ROCm header
+and no device library enters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..artifacts.errors import ToolchainError, printable
+from .target import CodeVariant
+from .toolchain import run_compiler, ziglang_folder, ziglang_version
+
+PROBE_TIMEOUT_SECONDS = 60
+_SOURCE_FLAGS = (
+    "-x",
+    "hip",
+    "-std=c++17",
+    "--offload-device-only",
+    "-nogpulib",
+    "-nogpuinc",
+    "-nostdinc",
+    "-fno-exceptions",
+    "-fno-rtti",
+    # A row's arithmetic must not depend on which kernel the compiler fused: kernels write their FMAs themselves.
+    "-ffp-contract=off",
+    # clang would otherwise derive an id from the path of the source.
+    "-fuse-cuid=none",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-function",
+    "-Wno-unused-parameter",
+    "-Wno-unused-command-line-argument",
+)
+_COMMON_FLAGS = ("-O3", "-g0", "-fno-ident")
+
+
+@dataclass(frozen=True)
+class HipToolchain:
+    """clang for AMD GPUs, under one of its names.
+
+    Attributes:
+        name: "hipcc" or "clang".
+        hip: command that compiles HIP.
+        clang: command that compiles bitcode.
+        linker: command that links, up to the objects.
+        version: one line.
+        arches: arches that it knows.
+    """
+
+    name: str
+    hip: tuple[str, ...]
+    clang: tuple[str, ...]
+    linker: tuple[str, ...]
+    version: str
+    arches: frozenset[str]
+
+    def flags(self, variant: CodeVariant) -> tuple[str, ...]:
+        """See `Toolchain`."""
+        return (*_SOURCE_FLAGS, *_COMMON_FLAGS, *variant.flags)
+
+    @cached_property
+    def digest(self) -> str:
+        """See `Toolchain`."""
+        return hashlib.sha256(f"{self.name}\n{self.version}".encode()).hexdigest()
+
+    def compile(self, source: Path, output: Path, include: Path, variant: CodeVariant) -> None:
+        """See `Toolchain`. Sources are named without their folder, which would enter the object."""
+        bitcode = output.with_suffix(".bc")
+        arch = next(flag.removeprefix("--offload-arch=") for flag in variant.flags if flag.startswith("--offload-arch"))
+        others = tuple(flag for flag in variant.flags if not flag.startswith("--offload-arch"))
+        first = (*self.hip, *self.flags(variant), f"-I{include}", "-emit-llvm", "-c", source.name, "-o", bitcode.name)
+        run_compiler(first, source.parent)
+        second = ("-x", "ir", "-target", "amdgcn-amd-amdhsa", f"-mcpu={arch}", "-nogpulib", *_COMMON_FLAGS, *others)
+        run_compiler((*self.clang, *second, "-c", bitcode.name, "-o", output.name), source.parent)
+
+    def link(self, objects: list[Path], output: Path) -> None:
+        """See `Toolchain`."""
+        command = (
+            *self.linker,
+            "-shared",
+            "--build-id=none",
+            "-s",
+            *(str(item) for item in objects),
+            "-o",
+            str(output),
+        )
+        run_compiler(command, output.parent)
+
+
+def _output(command: tuple[str, ...]) -> str:
+    """What a command prints.
+
+    Raises:
+        ToolchainError: it cannot be run, fails or hangs.
+    """
+    environment = {**os.environ, "HIP_PLATFORM": "amd", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolchainError(f"{command[0]}: cannot be run: {error}") from None
+    if done.returncode:
+        raise ToolchainError(f"{command[0]}: {' '.join(command[1:])} failed ({done.returncode})")
+    return done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
+
+
+def _known_arches(clang: tuple[str, ...]) -> frozenset[str]:
+    text = _output((*clang, "--target=amdgcn-amd-amdhsa", "-nogpulib", "--print-supported-cpus"))
+    return frozenset(re.findall(r"^\s+(gfx[0-9a-z-]+)\s*$", text, re.MULTILINE))
+
+
+def find_clang() -> HipToolchain:
+    """clang and lld of the `ziglang` wheel, which know every arch of the target table.
+
+    Raises:
+        ToolchainError: the wheel is not installed.
+    """
+    zig = str(ziglang_folder() / "zig")
+    clang = (zig, "clang")
+    return HipToolchain("clang", clang, clang, (zig, "ld.lld"), ziglang_version(), _known_arches(clang))
+
+
+def hipcc_path() -> Path | None:
+    """$HIPCC, else $ROCM_PATH/bin/hipcc, else hipcc on PATH."""
+    asked = os.environ.get("HIPCC")
+    if asked:
+        return Path(asked)
+    root = os.environ.get("ROCM_PATH")
+    if root and Path(root, "bin", "hipcc").is_file():
+        return Path(root, "bin", "hipcc")
+    found = shutil.which("hipcc")
+    return Path(found).absolute() if found else None
+
+
+def find_hipcc() -> HipToolchain:
+    """hipcc, with the clang and lld that it calls.
+
+    Raises:
+        ToolchainError: it is not there, or its clang is not.
+    """
+    path = hipcc_path()
+    if path is None:
+        raise ToolchainError(
+            "hipcc: not found by HIPCC, ROCM_PATH or PATH: apt-get install hipcc, or --toolchain clang"
+        )
+    text = _output((str(path), "--version"))
+    folder = re.search(r"^InstalledDir: (.+)$", text, re.MULTILINE)
+    major = re.search(r"clang version (\d+)", text)
+    if folder is None or major is None:
+        raise ToolchainError(f"{path}: --version names no clang: not hipcc?")
+    folders = (Path(folder[1]), Path(f"/usr/lib/llvm-{major[1]}/bin"))
+    clang = _first(path, [item / name for item in folders for name in (f"clang-{major[1]}", "clang")])
+    linker = _first(path, [item / name for item in folders for name in (f"ld.lld-{major[1]}", "ld.lld")])
+    lines = [line for line in text.splitlines() if "version" in line]
+    # hipcc is a script that guesses its platform: it takes nvcc where it sees one.
+    hip = ("/usr/bin/env", "HIP_PLATFORM=amd", str(path))
+    version = printable("; ".join(line.strip() for line in lines))
+    return HipToolchain("hipcc", hip, (clang,), (linker,), version, _known_arches((clang,)))
+
+
+def _first(hipcc: Path, candidates: list[Path]) -> str:
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK):
+            return str(candidate)
+    raise ToolchainError(f"{hipcc}: its {candidates[0].name} is not found; looked for {candidates[0]} and others")
+
+
+def find_hip_toolchain(name: str, arch: str) -> HipToolchain:
+    """A toolchain that can build `arch`.
+
+    Args:
+        name: "auto" (hipcc where it knows the arch, else clang), "hipcc" or "clang".
+        arch: a row of the target table.
+    Raises:
+        ToolchainError: it is not there, or does not know the arch.
+    """
+    if name == "auto" and hipcc_path() is not None:
+        try:
+            hipcc = find_hipcc()
+        except ToolchainError:
+            hipcc = None
+        if hipcc is not None and arch in hipcc.arches:
+            return hipcc
+    toolchain = find_hipcc() if name == "hipcc" else find_clang()
+    if arch not in toolchain.arches:
+        known = ", ".join(sorted(toolchain.arches))
+        raise ToolchainError(
+            f"--arch {arch}: {toolchain.name} ({toolchain.version}) cannot build it; it knows: {known}"
+        )
+    return toolchain
