@@ -184,7 +184,7 @@ def test_interrupted_compile_leaves_nothing(
     build_cache: BuildCache,
     tmp_path: Path,
 ) -> None:
-    """As a terminal does it: the signal goes to the compilers too, which run after the first stage with a cold cache."""
+    """As a terminal does it: the signal goes to the compilers too, which run after "read model" with a cold cache."""
     assert smollm2_path.exists()
     (tmp_path / "goals").mkdir()
     cache = tmp_path / "cache" if stage == "read model" else build_cache.root

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -16,7 +18,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, refused, rfc, serving
+from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, refused, rfc, serving, wait_until
 
 GREEDY = {"prompt": "The capital of France is", "max_tokens": 12, "temperature": 0}
 LONG = GREEDY | {"max_tokens": 4000, "ignore_eos": True}
@@ -176,8 +178,7 @@ def disconnect(server: Server, body: dict[str, object], after: bytes) -> None:
             chunk = client.recv(1 << 16)
             assert chunk
             received += chunk
-        while server.checks()["cache"]["pages_used"] == 0:
-            pass
+        wait_until(lambda: server.checks()["cache"]["pages_used"] > 0, "pages in use")
     server.wait_until_idle()
 
 
@@ -210,13 +211,21 @@ def test_F63_sigterm_lets_a_stream_end(smollm2_path: Path) -> None:
         assert not any("Traceback" in line for line in server.log)
 
 
+def refuses(server: Server) -> bool:
+    try:
+        server.get("/health")
+    except requests.ConnectionError:
+        return True
+    return False
+
+
 def test_F63_second_sigterm_cancels(smollm2_path: Path) -> None:
     with serving(smollm2_path) as server:
         with server.post("/generate/stream", LONG, stream=True) as response:
             events = server.events(response)
             next(events)
             server.process.send_signal(signal.SIGTERM)
-            next(events)
+            wait_until(lambda: refuses(server), "no new connections")  # signals that come too close are one
             server.process.send_signal(signal.SIGTERM)
             *_, last = events
         assert server.process.wait(PATIENCE_SECONDS) == 0
@@ -236,12 +245,22 @@ def test_F70_port_in_use(small_bundle: Path) -> None:
         refused(rfc("serve", small_bundle, "--addr", address), 1, address, "in use")
 
 
+def children(pid: int) -> set[int]:
+    """Processes that a process has started and that have not ended."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.add(int(path.parent.name))
+    return found
+
+
 def test_serving_starts_no_compiler(small_bundle: Path) -> None:
     with serving(small_bundle, PYTHONPROFILEIMPORTTIME="1") as server:
         server.post("/generate", {"prompt": "hello", "max_tokens": 4})
         server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4})
-        tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
-        assert "".join((task / "children").read_text() for task in tasks) == ""
+        assert children(os.getpid()) >= {server.process.pid}
+        assert children(server.process.pid) == set()
         server.stop()
     modules = {line.rpartition("|")[2].strip() for line in server.log if line.startswith("import time:")}
     assert "rocmforge.runtime.engine" in modules  # so the list is what it is taken for
@@ -259,7 +278,7 @@ def test_resident_memory_stays_within_its_bound(smollm2_path: Path) -> None:
     resident = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
     tokens = 301 + len(answer["tokens"])  # each word of the prompt is one token
     kv_bytes = -(-tokens // kv.block_size) * kv.bytes_per_block
-    assert weights_bytes < resident <= weights_bytes + kv_bytes + 150_000_000
+    assert resident <= weights_bytes + kv_bytes + 150_000_000
 
 
 BAD_BODIES = {
