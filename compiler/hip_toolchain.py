@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError, printable
-from .target import CodeVariant
+from .target import TARGETS, CodeVariant
 from .toolchain import run_compiler, ziglang_folder, ziglang_version
 
 PROBE_TIMEOUT_SECONDS = 60
@@ -199,8 +199,6 @@ def find_hip_toolchain(name: str, arch: str) -> HipToolchain:
             return hipcc
     toolchain = find_hipcc() if name == "hipcc" else find_clang()
     if arch not in toolchain.arches:
-        known = ", ".join(sorted(toolchain.arches))
-        raise ToolchainError(
-            f"--arch {arch}: {toolchain.name} ({toolchain.version}) cannot build it; it knows: {known}"
-        )
+        known = ", ".join(name for name in TARGETS if name in toolchain.arches)
+        raise ToolchainError(f"--arch {arch}: unknown to {toolchain.name} ({toolchain.version}), which knows: {known}")
     return toolchain
