@@ -16,7 +16,7 @@ from .build import CodeObject, build_variants, find_toolchain, render_sources
 from .build_cache import BuildCache
 from .describe import identity, kernel_row, memory_contract, readme, target_entry
 from .gguf_file import GgufFile, read_gguf
-from .golden import GoldenMaker, golden_prompts, golden_records
+from .golden import GoldenMaker, check_golden, golden_prompts, golden_records
 from .graph import Graph, Weight, build_graph
 from .lower import make_plan
 from .model_config import ModelConfig, read_config, weight_tensors
@@ -101,6 +101,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
             writer.add_bytes(item.variant.file, item.data)
         progress.stage("golden records")
         golden = _golden(writer, model, builds, code, layouts, options, cache, make_golden)
+        check_golden(golden, model.gguf.path)
         return writer.finish(
             Manifest(
                 model=identity(model.gguf, model.config, model.weights),
@@ -266,7 +267,7 @@ def _golden(
 
     A bundle without the host gets them from a host build that is thrown away.
     """
-    prompts = golden_prompts(model.tokenizer)
+    prompts = golden_prompts(model.tokenizer, model.max_seq_len)
     for build, items, layout in zip(builds, code, layouts, strict=True):
         if build.target.backend == "host":
             portable = next(item.data for item in items if item.variant.level == "portable")

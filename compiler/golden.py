@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ..artifacts.errors import GgufError
 from ..artifacts.layout import Layout, encode_layout
 from .build_cache import BuildCache, cache_key
 from .tokenizer import TokenizerArtifact
 
 GOLDEN_TEXTS = ("The capital of France is", "def fibonacci(n):\n    ")
 MAX_PROMPT_TOKENS = 16
+MAX_ANSWER_TOKENS = 4  # a record's greedy tokens; runtime/golden.py
 
 GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict[str, object]]]
 """Runs prompts: (layout, path of weights.bin, the portable code object, prompts) -> golden records."""
 
 
-def golden_prompts(tokenizer: TokenizerArtifact) -> list[list[int]]:
-    """Token ids of the texts, never empty."""
+def golden_prompts(tokenizer: TokenizerArtifact, max_seq_len: int) -> list[list[int]]:
+    """Token ids of the texts, never empty, that leave room for an answer in a context of `max_seq_len`."""
     from tokenizers import Tokenizer  # noqa: PLC0415 - slow to import, and not needed by `rfc --help`
 
     encoder = Tokenizer.from_str(tokenizer.json)
-    return [encoder.encode(text).ids[:MAX_PROMPT_TOKENS] or [0] for text in GOLDEN_TEXTS]
+    longest = max(1, min(MAX_PROMPT_TOKENS, max_seq_len - MAX_ANSWER_TOKENS))
+    return [encoder.encode(text).ids[:longest] or [0] for text in GOLDEN_TEXTS]
+
+
+def check_golden(records: Sequence[Mapping[str, Any]], model: Path) -> None:
+    """Refuse a model whose logits are not finite.
+
+    Raises:
+        GgufError: they are not.
+    """
+    for record in records:
+        for token, logit in record["top"]:
+            if not math.isfinite(logit):
+                raise GgufError(model, "weights", f"expected finite logits, found {logit} for token {token}")
 
 
 def golden_records(

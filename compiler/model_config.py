@@ -36,6 +36,7 @@ MATRIX_TYPES = (
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_HEAD_DIM = 1024
+HEAD_DIM_MULTIPLE = 16  # attention works on vectors of 16 elements of a head
 MAX_HIDDEN_SIZE = 1 << 17
 MAX_INTERMEDIATE_SIZE = 1 << 20
 MAX_VOCAB_SIZE = 1 << 21
@@ -72,7 +73,7 @@ class ModelConfig:
         num_layers: transformer blocks.
         num_heads: query heads; a multiple of `num_kv_heads`.
         num_kv_heads: key and value heads.
-        head_dim: elements of one head; even.
+        head_dim: elements of one head; a multiple of `HEAD_DIM_MULTIPLE`.
         vocab_size: rows of the token embedding.
         max_seq_len: tokens of context that the model was trained for.
         rope_theta: base of the rotary frequencies.
@@ -207,8 +208,9 @@ def _head_dim(gguf_file: GgufFile, row: Architecture, hidden_size: int, num_head
         problem = f"expected a divisor of the hidden size {hidden_size}, found {num_heads}"
         raise gguf_file.error(row.key("num_heads"), problem)
     head_dim = gguf_file.get_int(key, hidden_size // num_heads, minimum=2, maximum=MAX_HEAD_DIM)
-    if head_dim % 2:
-        raise gguf_file.error(key, f"expected an even head size, found {head_dim}")
+    if head_dim % HEAD_DIM_MULTIPLE:
+        at = key if key in gguf_file.metadata else row.key("num_heads")
+        raise gguf_file.error(at, f"expected heads of a multiple of {HEAD_DIM_MULTIPLE} elements, found {head_dim}")
     value_length = gguf_file.get_int(row.key("value_length"), head_dim)
     if value_length != head_dim:
         problem = f"expected the key length {head_dim}, found {value_length}"

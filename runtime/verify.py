@@ -57,7 +57,8 @@ def verify(path: Path, threads: int, report: Callable[[str], None]) -> None:
 def _prompt(path: Path, record: object, layout: Layout) -> list[int]:
     """Token ids of a golden record, all of them safe to run."""
     prompt = record.get("prompt") if isinstance(record, dict) else None
-    longest = min(layout.max_batch_tokens, layout.max_seq_len, GOLDEN_BLOCKS * layout.kv.block_size) - GREEDY_TOKENS
+    room = min(layout.max_batch_tokens, layout.max_seq_len, GOLDEN_BLOCKS * layout.kv.block_size)
+    longest = max(1, room - GREEDY_TOKENS)
     if not isinstance(prompt, list) or not 1 <= len(prompt) <= longest:
         raise BundleError(path, "golden.prompt", f"expected 1 to {longest} token ids")
     if not all(type(token) is int and 0 <= token < layout.vocab_size for token in prompt):

@@ -163,7 +163,7 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
         ("llama.attention.layer_norm_rms_epsilon", None, "expected a finite number, found nothing"),
         ("llama.attention.layer_norm_rms_epsilon", 0.0, "expected 1e-12 to 1, found 0.0"),
         ("llama.attention.value_length", 32, "expected the key length 16, found 32"),
-        ("llama.attention.key_length", 15, "expected an even head size, found 15"),
+        ("llama.attention.key_length", 15, "expected heads of a multiple of 16 elements, found 15"),
         ("llama.rope.dimension_count", 7, "expected an even number, found 7"),
         ("llama.rope.dimension_count", 18, "expected 2 to 16, found 18"),
         ("llama.rope.freq_base", 0.0, "expected 1 to"),
