@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError
+from ..artifacts.hip import KFD_NODES, installed_arches
 from ..artifacts.host import cpu_features
 from .build_cache import default_cache_dir
+from .hip_toolchain import find_hipcc
 from .host_toolchain import find_host_toolchain
 from .target import TARGETS, CodeVariant
-
-KFD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ def _examine() -> Iterator[Finding]:
         yield Finding(
             command, path is not None, f"{path} (--toolchain {command})" if path else "not on PATH (optional)"
         )
+    yield _hipcc()
     features = cpu_features()
     for variant in TARGETS["host"].variants:
         missing = [name for name in variant.cpu_features if name not in features]
@@ -66,19 +67,20 @@ def _try_toolchain() -> Finding:
     return Finding("zig toolchain", True, toolchain.version, needed=True)
 
 
+def _hipcc() -> Finding:
+    """The GPU code of every arch is built by the wheel's clang; hipcc is taken where it knows the arch."""
+    try:
+        hipcc = find_hipcc()
+    except ToolchainError as error:
+        return Finding("hipcc", False, f"{error} (optional: clang builds every arch)")
+    return Finding(
+        "hipcc", True, f"{hipcc.version} (knows {sum(arch in hipcc.arches for arch in TARGETS)} of our arches)"
+    )
+
+
 def _gpus() -> Finding:
-    """AMD GPUs by the KFD topology in sysfs: a node with a gfx_target_version is one."""
-    found = []
-    for properties in sorted(KFD_NODES.glob("*/properties")):
-        try:
-            fields = dict(line.split()[:2] for line in properties.read_text().splitlines() if " " in line)
-        except (OSError, ValueError):
-            continue
-        version = int(fields.get("gfx_target_version", "0"))
-        if version:
-            major, minor, step = version // 10000, version // 100 % 100, version % 100
-            found.append(f"gfx{major}{minor}{step:x}")
-    return Finding("AMD GPU", bool(found), ", ".join(found) or "none found (no GPU target in this version yet)")
+    found = installed_arches()
+    return Finding("AMD GPU", bool(found), ", ".join(found) or f"none found in {KFD_NODES} (the host target serves)")
 
 
 def _writable(path: Path) -> bool:
