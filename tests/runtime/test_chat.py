@@ -9,12 +9,12 @@ from datetime import datetime
 import pytest
 
 from rocmforge.runtime.chat import (
-    MAX_SECONDS,
     MAX_SOURCE_CHARS,
     ChatTemplate,
     ChatTemplateError,
     check_template,
 )
+from rocmforge.runtime.template_sandbox import MAX_SECONDS
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<b>é</b> 'q'"}]
 
