@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
-from .artifacts.errors import BundleError, InputError, RocmforgeError, UsageError, printable
+from .artifacts.errors import RocmforgeError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,9 +122,20 @@ def _exit_cleanly_on_sigterm() -> None:
 @main.command("compile")
 @click.argument("model", type=click.Path(path_type=Path), envvar="ROCMFORGE_GGUF")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. [default: MODEL with .rfb]")
-@click.option("--arch", "archs", multiple=True, envvar="ROCm_ARCH", help="Target: host. [default: host]")
+@click.option(
+    "--arch",
+    "archs",
+    multiple=True,
+    envvar="ROCm_ARCH",
+    help="Target: host, or a gfx name; may be given several times. [default: the GPUs found, else host]",
+)
 @click.option("--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json.")
-@click.option("--toolchain", default="auto", show_default=True, help="auto, zig, or a C compiler such as cc.")
+@click.option(
+    "--toolchain",
+    default="auto",
+    show_default=True,
+    help="auto, clang (the ziglang wheel's), hipcc, or for the host a C compiler such as cc.",
+)
 @click.option("--jobs", type=click.IntRange(1, 256), default=_default_threads, help="Compilers run at once.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 @_MAX_CONTEXT
@@ -150,7 +160,7 @@ def compile_command(
     if not model.name:
         raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
     goal = output or model.with_suffix(".rfb")
-    options = CompileOptions(model, goal, archs or ("host",), tokenizer, max_context, toolchain, jobs)
+    options = CompileOptions(model, goal, archs or _default_archs(), tokenizer, max_context, toolchain, jobs)
     with choose_progress(as_json) as progress:
         manifest = compile_model(options, BuildCache(cache_dir or default_cache_dir()), progress, make_golden)
     if as_json:
@@ -182,7 +192,7 @@ def serve(
     from .runtime.serve import ServeOptions, serve_bundle
 
     host, port = _host_and_port(addr)
-    path = _compiled(bundle, cache_dir)
+    path = _compiled(bundle, cache_dir, max_context)
     serve_bundle(ServeOptions(path, host, port, threads, max_context, kv_tokens))
 
 
@@ -193,63 +203,36 @@ def _host_and_port(addr: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def _compiled(path: Path, cache_dir: Path | None) -> Path:
+def _compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Path:
     """The bundle itself; of a GGUF, its bundle in the cache, compiled now unless a sound one is there."""
     if os.path.isdir(path):
         return path
-    from .compiler.build_cache import BuildCache, cache_key, default_cache_dir
-
-    root = cache_dir or default_cache_dir()
-    identity = _check_gguf(path)
-    goal = root / "bundles" / f"{cache_key(*identity, __version__)[:32]}.rfb"
-    if os.path.lexists(goal):
-        problem = _problem_of(goal)
-        if problem is None:
-            click.echo(f"{printable(path)}: using its bundle {printable(goal)}", err=True)
-            return goal
-        click.echo(f"its bundle in the cache is damaged, and made anew: {problem}", err=True)
-        shutil.rmtree(goal, ignore_errors=True)
-    click.echo(f"{printable(path)} is not a bundle: compiling it to {printable(goal)}", err=True)
-    from .compiler.compile import CompileOptions, compile_model
-    from .compiler.progress import choose_progress
+    from .compiler.build_cache import default_cache_dir
+    from .compiler.bundle_cache import cached_bundle
+    from .compiler.compile import CompileOptions
 
     _exit_cleanly_on_sigterm()
-    try:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RocmforgeError(f"cannot write {printable(goal.parent)}: {error.strerror}; see --cache-dir") from None
-    with choose_progress(False) as progress:
-        compile_model(CompileOptions(path, goal), BuildCache(root), progress, make_golden)
-    return goal
+    tokenizer = os.environ.get("ROCMFORGE_TOKENIZER")
+    options = CompileOptions(
+        path, path, _default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=_default_threads()
+    )
+    return cached_bundle(options, cache_dir or default_cache_dir(), _say, make_golden)
 
 
-def _check_gguf(path: Path) -> tuple[str, ...]:
-    """What tells this GGUF file, as it is now, from others.
-
-    Raises:
-        InputError: it is not a GGUF file.
-    """
-    try:
-        status = path.stat()
-        magic = b""
-        if path.is_file():  # opening a FIFO would wait for a writer
-            with path.open("rb") as file:
-                magic = file.read(4)
-    except OSError as error:
-        raise InputError(path, "file", f"expected a bundle or a GGUF file, found: {error.strerror}") from None
-    if magic != b"GGUF":
-        raise InputError(path, "file", "expected a bundle or a GGUF file, found neither")
-    return str(path.resolve()), str(status.st_size), str(status.st_mtime_ns)
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
-def _problem_of(bundle: Path) -> str | None:
-    from .artifacts.bundle import open_bundle
+def _default_archs() -> tuple[str, ...]:
+    """$ROCm_ARCH, else the GPUs found that have code, else the host."""
+    asked = os.environ.get("ROCm_ARCH", "").split()  # noqa: SIM112 - the owner's spelling
+    if asked:
+        return tuple(asked)
+    from .artifacts.hip import generic_arch, installed_arches
+    from .compiler.target import TARGETS
 
-    try:
-        open_bundle(bundle).close()
-    except BundleError as error:
-        return str(error)
-    return None
+    found = (arch if arch in TARGETS else generic_arch(arch) for arch in installed_arches())
+    return tuple(dict.fromkeys(arch for arch in found if arch)) or ("host",)
 
 
 @main.command()
@@ -280,7 +263,7 @@ def run(
     from .runtime.terminal import RunOptions, run_bundle
 
     sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    path = _compiled(bundle, cache_dir)
+    path = _compiled(bundle, cache_dir, max_context)
     run_bundle(RunOptions(path, prompt, max_tokens, sampling, threads, max_context))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,15 +28,17 @@ class CodeObject:
 
 
 def find_toolchain(name: str, target: Target) -> Toolchain:
-    """The toolchain called `name` for a target: auto, zig or clang (the pinned wheel), hipcc, or a C compiler.
+    """The toolchain called `name` for a target.
 
-    A name that is for GPUs alone leaves the host its default.
+    `auto` and `zig` are the pinned wheel's clang (for a GPU, `auto` prefers a hipcc that knows it). `clang` is the
+    wheel's for a GPU; for the host the one on PATH where there is one. `hipcc` leaves the host its default.
 
     Raises:
         ToolchainError: it is not there, or cannot build the target. UsageError: it is a C compiler, and no GPU's.
     """
     if target.backend == "host":
-        return find_host_toolchain("auto" if name == "hipcc" else name)
+        is_default = name == "hipcc" or (name == "clang" and shutil.which(name) is None)
+        return find_host_toolchain("auto" if is_default else name)
     if name not in {"auto", "zig", "clang", "hipcc"}:
         raise UsageError(f"--toolchain {printable(name)}: cannot build {target.arch}; expected auto, clang or hipcc")
     return find_hip_toolchain({"zig": "clang"}.get(name, name), target.arch)

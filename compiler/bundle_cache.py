@@ -1,0 +1,88 @@
+"""The bundle of a GGUF that is served directly: compiled once, kept beside the build cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from .. import __version__
+from ..artifacts.bundle import open_bundle
+from ..artifacts.errors import BundleError, InputError, RocmforgeError, printable
+from .build_cache import BuildCache, cache_key
+from .compile import CompileOptions, compile_model
+from .golden import GoldenMaker
+from .progress import choose_progress
+
+
+def cached_bundle(options: CompileOptions, root: Path, say: Callable[[str], None], make_golden: GoldenMaker) -> Path:
+    """The bundle of `options.model` in the cache, compiled now unless a sound one is there.
+
+    Args:
+        options: how to compile; `goal` is chosen here.
+        root: folder of the cache.
+        say: told in a line what is done.
+    Raises:
+        RocmforgeError: the model cannot be compiled, or the cache not be written.
+    """
+    model = options.model
+    identity = _identity(model)
+    tokenizer = _identity_of_file(options.tokenizer) if options.tokenizer else ()
+    chosen = (*options.archs, str(options.max_context), options.toolchain, *tokenizer)
+    goal = root / "bundles" / f"{cache_key(*identity, *chosen, __version__)[:32]}.rfb"
+    if os.path.lexists(goal):
+        problem = _problem_of(goal)
+        if problem is None:
+            say(f"{printable(model)}: using its bundle {printable(goal)}")
+            return goal
+        say(f"its bundle in the cache is damaged, and made anew: {problem}")
+        shutil.rmtree(goal, ignore_errors=True)
+    say(f"{printable(model)} is not a bundle: compiling it to {printable(goal)}")
+    try:
+        goal.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RocmforgeError(f"cannot write {printable(goal.parent)}: {error.strerror}; see --cache-dir") from None
+    with choose_progress(False) as progress:
+        compile_model(replace(options, goal=goal), BuildCache(root), progress, make_golden)
+    return goal
+
+
+def _identity(path: Path) -> tuple[str, ...]:
+    """What tells this GGUF file, as it is now, from others.
+
+    Raises:
+        InputError: it is not a GGUF file.
+    """
+    identity = _identity_of_file(path)
+    magic = b""
+    if path.is_file():  # opening a FIFO would wait for a writer
+        try:
+            with path.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise _missing(path, error) from None
+    if magic != b"GGUF":
+        raise InputError(path, "file", "expected a bundle or a GGUF file, found neither")
+    return identity
+
+
+def _identity_of_file(path: Path) -> tuple[str, ...]:
+    try:
+        status = path.stat()
+        return str(path.resolve()), str(status.st_size), str(status.st_mtime_ns)
+    except OSError as error:
+        raise _missing(path, error) from None
+
+
+def _missing(path: Path, error: OSError) -> InputError:
+    return InputError(path, "file", f"expected a bundle or a GGUF file, found: {error.strerror}")
+
+
+def _problem_of(bundle: Path) -> str | None:
+    try:
+        open_bundle(bundle).close()
+    except BundleError as error:
+        return str(error)
+    return None
