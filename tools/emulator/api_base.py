@@ -1,0 +1,33 @@
+"""What the parts of the emulated HIP API have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import hip_constants as hip
+from .device_state import DeviceState
+from .pointers import address_of
+
+
+class ApiBase:
+    """Holds the state; queues work on streams."""
+
+    def __init__(self, state: DeviceState):
+        self._state = state
+
+    def _enter(self, name: str) -> int:
+        return self._state.enter(name)
+
+    def _queue(self, stream: Any, work: Callable[[], int]) -> int:
+        """Do work now, or record it where the stream is capturing."""
+        found = self._state.streams.get(address_of(stream))
+        if found is None:
+            return self._state.done(hip.INVALID_HANDLE)
+        if found.capturing is not None:
+            found.capturing.append(work)
+            return hip.SUCCESS
+        return self._state.done(work())
+
+    def _capturing(self) -> bool:
+        return any(stream.capturing is not None for stream in self._state.streams.values())
