@@ -90,9 +90,9 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
     targets = find_targets(options.archs)
     toolchains = [find_toolchain(options.toolchain, target) for target in targets]
     model = read_model(options, progress)
-    progress.note(f"target: {', '.join(target.arch for target in targets)}")
     builds = [_build(model, target, toolchain) for target, toolchain in zip(targets, toolchains, strict=True)]
     with BundleWriter(options.goal) as writer:
+        progress.note(f"target: {', '.join(target.arch for target in targets)}")
         code = compile_builds(builds, cache, progress, options.jobs)
         layouts = _write_weights(writer, builds, model, progress)
         progress.stage("write bundle")
