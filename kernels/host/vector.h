@@ -83,6 +83,18 @@ ALWAYS_INLINE float horizontal_max(f32x16 v)
         for (int i = 0; i < width; i++) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
     return a[0];
 }
+/* The largest |v|; NaN where one lane is: as integers, magnitudes are in order, infinity and then NaN last. */
+ALWAYS_INLINE float horizontal_max_abs(f32x16 v)
+{
+    const i32x16 bits = (i32x16)vector_abs(v);
+    int32_t a[16];
+    float largest;
+    __builtin_memcpy(a, &bits, sizeof a);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
+    __builtin_memcpy(&largest, a, sizeof largest);
+    return largest;
+}
 /* e^v. v is clamped to [-87, 88]: e^-87 = 1.6e-38 stands for all below. exp(0) is exactly 1.
  * Cody-Waite reduction to r in [-ln2/2, ln2/2], degree-6 polynomial (its Taylor error there is
  * below 2^-25 relative to 1). */
@@ -103,10 +115,10 @@ ALWAYS_INLINE f32x16 vector_exp(f32x16 v)
     p = vector_fma(p, r, splat(1.0f));
     return (f32x16)((i32x16)p + (n << 23));
 }
-/* 16 floats to int8, scaled so that the largest becomes 127. */
+/* 16 floats to int8, scaled so that the largest becomes 127. What is not finite makes the scale so. */
 ALWAYS_INLINE void quantize_half(f32x16 x, float *scale, int32_t *sum, int8_t *quants)
 {
-    const float largest = horizontal_max(vector_abs(x));
+    const float largest = horizontal_max_abs(x);
     const i32x16 rounded = vector_round(x * (largest > 0 ? 127.0f / largest : 0));
     const i8x16 narrow = __builtin_convertvector(rounded, i8x16);
     *scale = largest / 127.0f;

@@ -1,0 +1,201 @@
+"""Runs single host kernels: builds any number of them in one shared object, and calls each by its record.
+
+The structures mirror kernels/host/common.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from rocmforge.artifacts.host import cpu_features
+from rocmforge.compiler.build import build_variants, find_toolchain
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.plan import KernelSpec, Parameter
+from rocmforge.compiler.render import render_kernel
+from rocmforge.compiler.target import TARGETS
+
+Array = npt.NDArray[Any]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+WEIGHT_TYPES = (*FLOAT_TYPES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+ROUNDING = 2.0**-24  # of one float32 operation, relative
+LEVELS = tuple(v.level for v in TARGETS["host"].variants if cpu_features().issuperset(v.cpu_features))
+"""ISA levels that this machine can run, best first."""
+
+Q8_BLOCK = np.dtype([("scales", "<f4", 2), ("sums", "<i4", 2), ("scaled_sum", "<f4"), ("quants", "i1", 32)])
+"""struct q8_block."""
+
+_GUARD_BYTES = 256
+_GUARD = 0xA5
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("num_tokens", "num_logits", "blocks_per_row", "reserved")),
+        *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "rows", "block_table", "logits_rows")),
+        *((name, ctypes.c_void_p) for name in ("sampling", "sampled")),
+    )
+
+
+_Items = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+_Run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+
+
+class _Kernel(ctypes.Structure):
+    _fields_ = (("items", _Items), ("run", _Run))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What kernels see of a batch; fields as in `runtime.batch.Batch`."""
+
+    num_tokens: int
+    token_ids: Sequence[int] = ()
+    positions: Sequence[int] = ()
+    rows: Sequence[int] = ()
+    block_table: Sequence[Sequence[int]] = ((),)
+    logits_rows: Sequence[int] = ()
+
+
+def spec(template: str, **parameters: Parameter) -> KernelSpec:
+    """A kernel of templates/host."""
+    return KernelSpec(template, tuple(sorted(parameters.items())))
+
+
+def weight_parameters(ggml_type: str, columns: int) -> dict[str, Parameter]:
+    """What kernels that read weights need beside their own."""
+    if ggml_type in FLOAT_TYPES:
+        return {"columns": columns, "weight_type": ggml_type, "weight_header": "weights_float.h"}
+    return {"columns": columns, "weight_type": ggml_type, "weight_header": "weights_quantized.h"}
+
+
+def activation_bytes(ggml_type: str, columns: int) -> int:
+    """Of one row, as a kernel with weights of that type reads it."""
+    return 4 * columns if ggml_type in FLOAT_TYPES else columns // 32 * Q8_BLOCK.itemsize
+
+
+def guarded(shape: tuple[int, ...], dtype: npt.DTypeLike) -> tuple[Array, Array]:
+    """An array for a kernel to write, filled with 0xA5, and the memory that it lies in the middle of."""
+    kind = np.dtype(dtype)
+    n_bytes = int(np.prod(shape)) * kind.itemsize
+    memory = np.full(n_bytes + 2 * _GUARD_BYTES, _GUARD, np.uint8)
+    return memory[_GUARD_BYTES : _GUARD_BYTES + n_bytes].view(kind).reshape(shape), memory
+
+
+def assert_guards_whole(memory: Array) -> None:
+    """The kernel wrote nothing before or after its output."""
+    assert (memory[:_GUARD_BYTES] == _GUARD).all(), "written before the output"
+    assert (memory[-_GUARD_BYTES:] == _GUARD).all(), "written after the output"
+
+
+class Kernels:
+    """One shared object of kernels, loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+
+    def run(self, kernel: KernelSpec, step: Step, *arguments: Array | None, by_item: bool = False) -> None:
+        """Run a kernel on arrays, which it reads and writes in place.
+
+        Args:
+            by_item: the work items one by one, the last first, as threads may take them.
+        """
+        record = _Kernel.in_dll(self._library, kernel.symbol)
+        arrays = [
+            np.ascontiguousarray(value, np.int32)
+            for value in (step.token_ids, step.positions, step.rows, step.block_table, step.logits_rows)
+        ]
+        native = _Step(
+            step.num_tokens, len(step.logits_rows), arrays[3].shape[-1], 0, *(array.ctypes.data for array in arrays)
+        )
+        assert all(array is None or array.flags.c_contiguous for array in arguments)
+        pointers = (ctypes.c_void_p * 8)(*(None if array is None else array.ctypes.data for array in arguments))
+        where = ctypes.addressof(native), ctypes.addressof(pointers)
+        items = record.items(where[0])
+        for first in reversed(range(items)) if by_item else ():
+            record.run(*where, first, first + 1)
+        if not by_item:
+            record.run(*where, 0, items)
+
+
+_numbers = itertools.count()
+
+
+def build(specs: Iterable[KernelSpec], cache: BuildCache, folder: Path, levels: Sequence[str]) -> Mapping[str, Kernels]:
+    """Build kernels with the pinned toolchain, at each of `levels`."""
+    host = TARGETS["host"]
+    target = replace(host, variants=tuple(variant for variant in host.variants if variant.level in levels))
+    sources = tuple(render_kernel("host", one) for one in {one.symbol: one for one in specs}.values())
+    code = build_variants(sources, target, find_toolchain("auto", target), cache, lambda _done, _total: None, 2)
+    loaded = {}
+    for item in code:
+        path = folder / f"{next(_numbers)}.so"  # glibc knows libraries by path
+        path.write_bytes(item.data)
+        loaded[item.variant.level] = Kernels(path)
+    return loaded
+
+
+def random_rows(random: np.random.Generator, ggml_type: str, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    """Rows of a GGUF tensor: every bit of it random, but for scales, which are finite and of normal size.
+
+    Returns:
+        uint8[rows, row_bytes].
+    """
+    if ggml_type in FLOAT_TYPES:
+        values = random.normal(0, 1, (rows, columns)).astype(np.float32)
+        if ggml_type == "BF16":
+            return np.ascontiguousarray(values.view(np.uint16)[:, 1::2]).view(np.uint8)
+        return values.astype({"F32": np.float32, "F16": np.float16}[ggml_type]).view(np.uint8)
+    block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]]
+    raw = random.integers(0, 256, (rows, columns // block, n_bytes), np.uint8)
+    for offset in SCALE_OFFSETS[ggml_type]:
+        scales = random.normal(0, 0.1, (rows, columns // block, 1)).astype("<f2")
+        raw[..., offset : offset + 2] = scales.view(np.uint8)
+    return raw.reshape(rows, -1)
+
+
+# Where the float16 fields of a block lie: block_q* in ggml's ggml-common.h.
+SCALE_OFFSETS = {
+    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q6_K": (208,),
+}
+
+
+def dequantize(raw: npt.NDArray[np.uint8], ggml_type: str) -> Float32:
+    """float32[rows, columns], by the `gguf` package."""
+    return np.asarray(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[ggml_type]), np.float32)
+
+
+def quantize_rows(x: Float32) -> npt.NDArray[np.void]:
+    """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], as kernels/host/vector.h says, to the bit."""
+    halves = x.reshape(len(x), -1, 2, 16)
+    largest = np.abs(halves).max(axis=-1)
+    with np.errstate(divide="ignore"):
+        factors = np.where(largest > 0, np.float32(127) / largest, np.float32(0)).astype(np.float32)
+    quants = np.rint(halves * factors[..., None]).astype(np.int8)
+    blocks = np.zeros(halves.shape[:2], Q8_BLOCK)
+    blocks["scales"] = largest / np.float32(127)
+    blocks["sums"] = quants.sum(axis=-1, dtype=np.int32)
+    products = blocks["scales"] * blocks["sums"].astype(np.float32)
+    blocks["scaled_sum"] = products[..., 0] + products[..., 1]
+    blocks["quants"] = quants.reshape(*halves.shape[:2], 32)
+    return blocks
+
+
+def activations(blocks: npt.NDArray[np.void]) -> Float64:
+    """float64[rows, columns] that `Q8_BLOCK`s stand for, exactly."""
+    scales = np.repeat(blocks["scales"].astype(np.float64), 16, axis=-1)
+    values: Float64 = (scales * blocks["quants"]).reshape(len(blocks), -1)
+    return values
