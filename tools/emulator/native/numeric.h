@@ -143,8 +143,11 @@ static inline i32 exponent_f64(f64 x) { u64 b; memcpy(&b, &x, 8); return b >> 52
 
 #define TINY_f32 0x1p-126
 #define TINY_f64 0x1p-1022
-// Scale a division's operands out of the ranges where the following steps would lose bits (ISA manual, V_DIV_SCALE).
-#define DIVISION(T, BIG, STEP, SMALL, INV, LOWEST, MAXEXP, NAN_)                                          \
+// Scale a division's operands out of the ranges where the following steps would lose bits (ISA manual, V_DIV_SCALE), and
+// put the special results in at its end (V_DIV_FIXUP). Where inverse and quotient are both denormal the manual scales the
+// denominator up, past infinity; here it is scaled down. The manual's rule for overflow names an infinite denominator, which
+// an earlier rule takes; here it is a quotient that is too large for sure, whose refinement has run into inf - inf.
+#define DIVISION(T, BIG, STEP, SMALL, LOWEST, MAXEXP, NAN_)                                               \
   static inline T scale_##T(T s0, T s1, T s2, u32 *vcc) {                                                 \
     *vcc = 0;                                                                                             \
     if (s2 == 0 || s1 == 0) return NAN_;                                                                  \
@@ -158,7 +161,7 @@ static inline i32 exponent_f64(f64 x) { u64 b; memcpy(&b, &x, 8); return b >> 52
     if (exponent_##T(s1) == 0) return (T)ldexp(s0, STEP);                                                 \
     if (tiny_inverse && tiny_ratio) {                                                                     \
       *vcc = 1;                                                                                           \
-      return s0 == s1 ? (T)ldexp(s0, STEP) : s0;                                                          \
+      return s0 == s1 ? (T)ldexp(s0, -STEP) : s0;                                                         \
     }                                                                                                     \
     if (tiny_inverse) return (T)ldexp(s0, -STEP);                                                         \
     if (tiny_ratio) {                                                                                     \
@@ -177,9 +180,23 @@ static inline i32 exponent_f64(f64 x) { u64 b; memcpy(&b, &x, 8); return b >> 52
     if (s1 == 0 || inf2) size = infinite;                                                                 \
     else if (inf1 || s2 == 0) size = 0;                                                                   \
     else if (exponent_##T(s2) - exponent_##T(s1) < LOWEST) size = 0;                                      \
-    else if (exponent_##T(s1) == MAXEXP) size = infinite;                                                 \
+    else if (exponent_##T(s2) - exponent_##T(s1) > MAXEXP) size = infinite;                               \
     else size = s0 < 0 || __builtin_signbit(s0) ? -s0 : s0;                                               \
     return negative ? -size : size;                                                                       \
   }
-DIVISION(f32, 96, 64, 23, 0, -150, 255, __builtin_nanf(""))
-DIVISION(f64, 768, 128, 53, 0, -1075, 2047, __builtin_nan(""))
+DIVISION(f32, 96, 64, 23, -150, 128, __builtin_nanf(""))
+DIVISION(f64, 768, 128, 53, -1075, 1024, __builtin_nan(""))
+
+static inline int vcc_bit(const Wave *w, int l) { return (int)(w->s[S_VCC + l / 32] >> (l & 31) & 1); }
+
+// The last step of a division, which undoes the scaling of V_DIV_SCALE: up where the quotient is large (the denominator was
+// scaled), down where it is small (the numerator was). The ISA manuals print one factor, 2^32, which no division survives.
+static inline f32 fmas_f32(f32 a, f32 b, f32 c, int scaled) {
+  if (!scaled) return __builtin_fmaf(a, b, c);
+  // In double, so that a denormal quotient is rounded once.
+  return (f32)(((f64)a * b + c) * (exponent_f32(c) > 127 ? 0x1p64 : 0x1p-64));
+}
+static inline f64 fmas_f64(f64 a, f64 b, f64 c, int scaled) {
+  f64 r = __builtin_fma(a, b, c);
+  return scaled ? r * (exponent_f64(c) > 1023 ? 0x1p128 : 0x1p-128) : r;
+}

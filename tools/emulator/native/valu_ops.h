@@ -99,8 +99,7 @@ OP3(v_maximum3_f32, f32, f32, f32, f32, maximum_f32(maximum_f32(a, b), c))
 OP3(v_maximumminimum_f32, f32, f32, f32, f32, minimum_f32(maximum_f32(a, b), c))
 OP3(v_minimummaximum_f32, f32, f32, f32, f32, maximum_f32(minimum_f32(a, b), c))
 OP3(v_div_fixup_f32, f32, f32, f32, f32, EACH(f32, fixup_f32(a[l], b[l], c[l])))
-OP3(v_div_fmas_f32, f32, f32, f32, f32, ({ V_f32 r = FMA(a, b, c);
-    select_f32((V_i32)spread(W == 64 ? (u64)w->s[S_VCC + 1] << 32 | w->s[S_VCC] : w->s[S_VCC]), r * 0x1p32f, r); }))
+OP3(v_div_fmas_f32, f32, f32, f32, f32, EACH(f32, fmas_f32(a[l], b[l], c[l], vcc_bit(w, l))))
 OP3(v_cvt_pk_u8_f32, u32, f32, u32, u32, EACH(u32, ({ u32 s = (b[l] & 3) * 8;
     (c[l] & ~(255u << s)) | (u32)clamp_to(a[l], 0, 255) << s; })))
 OP2(v_cvt_pk_rtz_f16_f32, u32, f32, f32, join((V_u16)half_towards_zero(a), (V_u16)half_towards_zero(b)))
@@ -122,8 +121,7 @@ OP2(v_maximum_f64, f64, f64, f64, maximum_f64(a, b))
 OP2(v_ldexp_f64, f64, f64, i32, EACH(f64, ldexp(a[l], b[l] > 4000 ? 4000 : b[l] < -4000 ? -4000 : b[l])))
 OP3(v_fma_f64, f64, f64, f64, f64, FMA(a, b, c))
 OP3(v_div_fixup_f64, f64, f64, f64, f64, EACH(f64, fixup_f64(a[l], b[l], c[l])))
-OP3(v_div_fmas_f64, f64, f64, f64, f64, ({ V_f64 r = FMA(a, b, c); u64 m = W == 64 ? (u64)w->s[S_VCC + 1] << 32 | w->s[S_VCC] : w->s[S_VCC];
-    EACH(f64, m >> l & 1 ? r[l] * 0x1p64 : r[l]); }))
+OP3(v_div_fmas_f64, f64, f64, f64, f64, EACH(f64, fmas_f64(a[l], b[l], c[l], vcc_bit(w, l))))
 
 OP2(v_add_f16, f16, f16, f16, a + b)
 OP2(v_sub_f16, f16, f16, f16, a - b)
