@@ -65,11 +65,17 @@ def fuse_gate_up(graph: Graph) -> Graph:
     for node in graph.nodes:
         last = nodes[-1] if nodes else None
         fits = graph.values[node.output].columns % Q8_BLOCK == 0
-        if node.op == "swiglu" and fits and last is not None and last.op == "linear" and len(last.weights) == 2:
+        if node.op == "swiglu" and fits and last is not None and _is_gate_and_up(graph, last):
             nodes[-1] = Node("gate_up", last.inputs, node.output, last.weights)
         else:
             nodes.append(node)
     return _without_unused(replace(graph, nodes=tuple(nodes)))
+
+
+def _is_gate_and_up(graph: Graph, node: Node) -> bool:
+    """A merged linear of two matrices, and nothing else."""
+    matrices, biases = split_weights(graph, node)
+    return node.op == "linear" and len(matrices) == 2 and not biases
 
 
 def quantize_activations(graph: Graph) -> Graph:

@@ -139,7 +139,7 @@ def assign_buffers(
             name = free[key].pop() if free.get(key) else f"buffer{len(buffers)}"
             buffers.setdefault(name, _buffer(name, value, target, q8_block_bytes))
             buffer_of[node.output] = name
-        for name in {*node.inputs, node.output}:
+        for name in dict.fromkeys((*node.inputs, node.output)):  # in order: the plan must not depend on hashes
             if last_use[name] == index and graph.values[name].dtype != "int32":
                 value = graph.values[name]
                 free.setdefault((value.rows, value.columns, value.dtype), []).append(buffer_of[name])
