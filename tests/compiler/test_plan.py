@@ -127,7 +127,7 @@ def test_what_a_kernel_is_specialised_to_decides_its_symbol() -> None:
         KernelSpec("matmul", (*spec.parameters[:1], ("has_bias", True), *spec.parameters[2:])),
         KernelSpec("matmul", (*spec.parameters[:1], ("has_bias", 0), *spec.parameters[2:])),
         KernelSpec("matmul", (*spec.parameters[:3], ("weight_type", "Q4_0"))),
-        KernelSpec("matmul", spec.parameters[1:]),
+        KernelSpec("matmul", (*spec.parameters[:1], *spec.parameters[2:])),
     ]
     assert len({one.symbol for one in (spec, *others)}) == 1 + len(others)
 
