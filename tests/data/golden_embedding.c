@@ -1,0 +1,6 @@
+/* embedding_q4_1_de5e4c0a: template host/embedding.c.j2, {"columns": 64, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
+#define SYMBOL embedding_q4_1_de5e4c0a
+#define COLUMNS 64
+#define WEIGHT_Q4_1
+#include "weights_quantized.h"
+#include "embedding.h"

@@ -1,0 +1,13 @@
+/* matmul_q4_1_17x64_810bbbbe: template host/matmul.c.j2, {"accumulate": false, "activation_bytes": 104, "at_logits_rows": true, "columns": 64, "has_bias": true, "out_offset": 3, "out_stride": 20, "rows": 17, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
+#define SYMBOL matmul_q4_1_17x64_810bbbbe
+#define ROWS 17
+#define COLUMNS 64
+#define OUT_STRIDE 20
+#define OUT_OFFSET 3
+#define HAS_BIAS 1
+#define ACCUMULATE 0
+#define TOKENS(step) ((step)->num_logits)
+#define ACTIVATION_BYTES 104
+#define WEIGHT_Q4_1
+#include "weights_quantized.h"
+#include "matmul.h"

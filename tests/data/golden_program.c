@@ -1,0 +1,2 @@
+/* The program: template host/program.c.j2. */
+#include "program.h"
