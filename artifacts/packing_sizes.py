@@ -2,7 +2,8 @@
 
 Packings: `f32` and `rope_table` are plain float32; `rows16_<type>` holds rows in tiles of 16, the last one filled up;
 `rows16_pairs_<type>` holds two matrices of equal size, tiles of the one and the other in turn, two of each
-(kernels/host/weights_quantized.h, weights_float.h, gate_up.h).
+(kernels/host/weights_quantized.h, weights_float.h, gate_up.h). `lanes32_<type>` and `lanes32_pairs_<type>` are the same
+in tiles of 32, pairs one by one (kernels/hip/weights_quantized.h, weights_float.h).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Final
 
 TILE_ROWS: Final = 16
 PAIR_ROWS: Final = 4 * TILE_ROWS  # two tiles of each of two matrices
+LANE_ROWS: Final = 32
 
-_ROWS: Final = "rows16_"
-_PAIRS: Final = "rows16_pairs_"
+_TILES: Final = {"rows16": (TILE_ROWS, PAIR_ROWS), "lanes32": (LANE_ROWS, 2 * LANE_ROWS)}
+"""Rows of a tile, and the rows of which pairs need a multiple, by the packing's first part."""
 
 ROW_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
     "f32": (1, 4),
@@ -33,6 +35,14 @@ ROW_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
 }
 """Columns of a block, and bytes that a row takes of a packed block, by weight type."""
 
+LANE_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
+    "f32": (8, 32),
+    "f16": (8, 16),
+    "bf16": (8, 16),
+    "q6_k": (256, 212),  # the float16 scale of the superblock as float32
+}
+"""Where `lanes32` differs from `ROW_BLOCKS`."""
+
 
 def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of `shape`, in elements.
@@ -46,13 +56,15 @@ def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
         if len(shape) != 2 or shape[1] % 2:
             raise ValueError("expected positions by an even number of cosines and sines")
         return 4 * math.prod(shape)
-    pairs = packing.startswith(_PAIRS)
-    kind = packing.removeprefix(_PAIRS if pairs else _ROWS)
-    if not packing.startswith(_ROWS) or kind not in ROW_BLOCKS:
+    family, _, kind = packing.partition("_")
+    pairs = kind.startswith("pairs_")
+    kind = kind.removeprefix("pairs_")
+    if family not in _TILES or kind not in ROW_BLOCKS:
         raise ValueError("expected a known packing")
-    columns, n_bytes = ROW_BLOCKS[kind]
+    columns, n_bytes = LANE_BLOCKS.get(kind, ROW_BLOCKS[kind]) if family == "lanes32" else ROW_BLOCKS[kind]
+    tile_rows, pair_rows = _TILES[family]
     if len(shape) != 2 or shape[1] % columns:
         raise ValueError(f"expected rows by a multiple of {columns} columns")
-    if pairs and shape[0] % PAIR_ROWS:
-        raise ValueError(f"expected a multiple of {PAIR_ROWS} rows")
-    return -(-shape[0] // TILE_ROWS) * TILE_ROWS * (shape[1] // columns * n_bytes)
+    if pairs and shape[0] % pair_rows:
+        raise ValueError(f"expected a multiple of {pair_rows} rows")
+    return -(-shape[0] // tile_rows) * tile_rows * (shape[1] // columns * n_bytes)

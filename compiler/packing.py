@@ -184,12 +184,22 @@ def pack_rows(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
     if ggml_type in FLOAT_BYTES:
         elements = raw.reshape(-1, TILE_ROWS, columns, FLOAT_BYTES[ggml_type])
         return np.ascontiguousarray(elements.transpose(0, 2, 1, 3)).reshape(elements.shape[0], -1)
-    return _pack_quantized(raw, _FORMATS[ggml_type])
+    return _pack_quantized(raw, ggml_type)
 
 
-def _pack_quantized(raw: Bytes, layout: QuantizedFormat) -> Bytes:
-    tiles = raw.shape[0] // TILE_ROWS
-    blocks = layout.read(raw.reshape(raw.shape[0], -1, layout.block_bytes))
+def read_blocks(raw: Bytes, ggml_type: str) -> Blocks:
+    """Take rows of a quantized type apart.
+
+    Args:
+        raw: uint8[rows, row_bytes].
+    """
+    layout = _FORMATS[ggml_type]
+    return layout.read(raw.reshape(raw.shape[0], -1, layout.block_bytes))
+
+
+def _pack_quantized(raw: Bytes, ggml_type: str) -> Bytes:
+    layout, tiles = _FORMATS[ggml_type], raw.shape[0] // TILE_ROWS
+    blocks = read_blocks(raw, ggml_type)
     num_blocks = blocks.quants.shape[1]
     vectors = blocks.quants.reshape(tiles, TILE_ROWS, num_blocks, 8, 4).transpose(0, 2, 3, 1, 4)
     quants = layout.write_quants(np.ascontiguousarray(vectors).reshape(tiles, num_blocks, 8, 64))

@@ -1,0 +1,253 @@
+"""The graph lowered to the kernels of AMD GPUs: templates/hip.
+
+A node may become several launches: matrix products have kernels for few tokens and for many, attention is split over
+the context where tokens are few. How a sum is cut, which decides its bits, depends on shapes alone.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..artifacts.errors import UsageError
+from ..artifacts.layout import BufferEntry, GridEntry
+from .graph import LOGITS, Graph, Node
+from .model_config import ModelConfig
+from .passes import FLOAT_TYPES, split_weights
+from .plan import Parameter, Planner, float_literal
+from .target import GpuFeatures, Target
+
+Q8_BLOCK_BYTES: Final = 48  # sizeof(struct q8_block) in kernels/hip/prelude.h
+TILE_ROWS: Final = 32
+FEW_TOKENS: Final = (1, 2, 4, 8)  # a kernel for each, up to so many tokens; more take the tiled kernel
+TILED_TOKENS: Final = 64
+SPLIT_TOKENS: Final = 16  # most tokens for which attention is split over the context
+MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
+MAX_SPLITS: Final = 64
+MAX_HEAD_DIM: Final = 256
+SUPERBLOCK_TYPES: Final = frozenset({"Q4_K", "Q5_K", "Q6_K"})
+_MANY: Final = (1 << 31) - 1
+_WAVES_WANTED: Final = 2048  # about what the large GPUs hold at once
+_MAX_THREADS: Final = 512
+
+
+def num_slices(rows: int, columns: int, unit_columns: int, wave_size: int) -> int:
+    """Waves that share the columns of a tile of rows: a power of two.
+
+    Args:
+        rows: of the matrix.
+        columns: of the matrix.
+        unit_columns: least that a wave can take.
+        wave_size: lanes of a wave.
+    """
+    tiles, units = -(-rows // TILE_ROWS), -(-columns // unit_columns)
+    slices, most = 1, _MAX_THREADS // wave_size
+    while slices < most and 2 * slices <= units and tiles * slices < _WAVES_WANTED:
+        slices *= 2
+    return slices
+
+
+class HipPlanner(Planner):
+    """Launches with grids; a step runs those whose token counts fit."""
+
+    def __init__(self, graph: Graph, config: ModelConfig, target: Target, max_seq_len: int | None = None) -> None:
+        """Args: as `Planner`; `max_seq_len` bounds the context (None: the model's own bound).
+
+        Raises:
+            UsageError: a shape that the kernels do not have.
+        """
+        super().__init__(graph, config, target, Q8_BLOCK_BYTES)
+        assert target.gpu is not None
+        self.gpu: GpuFeatures = target.gpu
+        self.max_seq_len = max_seq_len or config.max_seq_len
+        if config.head_dim % 8 or config.head_dim > MAX_HEAD_DIM:
+            raise UsageError(f"heads of {config.head_dim}: GPU kernels take multiples of 8 up to {MAX_HEAD_DIM}")
+
+    def _matrix(self, sources: tuple[str, ...], pairs: bool = False) -> str:
+        ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
+        return self.tensor(sources, f"lanes32_pairs_{ggml_type}" if pairs else f"lanes32_{ggml_type}")
+
+    def _weight_parameters(self, name: str) -> dict[str, Parameter]:
+        weight = self.graph.weights[name]
+        is_float = weight.ggml_type in FLOAT_TYPES
+        if is_float and weight.shape[1] % 8:
+            raise UsageError(f"{name}: {weight.shape[1]} columns: GPU kernels take multiples of 8")
+        return {
+            "columns": weight.shape[1],
+            "weight_type": weight.ggml_type,
+            "weight_kind": "float" if is_float else "quantized",
+            "wave_size": self.gpu.wave_size,
+        }
+
+    def embedding(self, node: Node) -> None:
+        """See `Node.op`."""
+        arguments = (self._matrix(node.weights), self.value(node.output))
+        self.launch("embedding", arguments, GridEntry(128, 1, "tokens"), **self._weight_parameters(node.weights[0]))
+
+    def norm(self, node: Node) -> None:
+        """See `Node.op`."""
+        out = self.graph.values[node.output]
+        self.launch(
+            "norm",
+            (self.value(node.inputs[0]), self.tensor(node.weights, "f32"), self.value(node.output)),
+            GridEntry(256, 1, "logits" if out.rows == LOGITS else "tokens"),
+            columns=out.columns,
+            epsilon=float_literal(node.attributes["epsilon"]),
+            out_q8=out.dtype == "q8",
+            at_logits_rows=out.rows == LOGITS,
+            wave_size=self.gpu.wave_size,
+        )
+
+    def _matmul(self, arguments: tuple[str, ...], name: str, stacked_rows: int, **parameters: Parameter) -> None:
+        """Launches of one matrix product: the kernels for few tokens, then the one for many.
+
+        Args:
+            arguments: weights, activations, out, bias.
+            name: one of the weights.
+            stacked_rows: rows of the packed tensor.
+            parameters: what is special to the product.
+        """
+        weight = self._weight_parameters(name)
+        unit = 256 if weight["weight_type"] in SUPERBLOCK_TYPES else 64
+        tiles = -(-stacked_rows // TILE_ROWS)
+        slices = num_slices(stacked_rows, int(weight["columns"]), unit, self.gpu.wave_size)
+        # A wave of 64 lanes takes two tiles side by side; one of 32 does so in turn, where that leaves waves enough.
+        row_tiles = 2 if parameters["gate_up"] or self.gpu.wave_size == 64 or tiles * slices >= _WAVES_WANTED else 1
+        rows = "logits" if parameters["at_logits_rows"] else "tokens"
+        is_float = weight["weight_kind"] == "float"
+        common = {**parameters, **weight, "slices": slices, "dot": "none" if is_float else self.gpu.dot}
+        at_least = 1
+        for tokens in FEW_TOKENS:
+            grid = GridEntry(slices * self.gpu.wave_size, -(-tiles // row_tiles), rows, tokens, 0, at_least, tokens)
+            self.launch("gemv", arguments, grid, tokens=tokens, row_tiles=row_tiles, **common)
+            at_least = tokens + 1
+        grid = GridEntry(4 * self.gpu.wave_size, -(-tiles // 2), rows, TILED_TOKENS, 0, at_least, _MANY)
+        self.launch("gemm", arguments, grid, matrix="none" if is_float else self.gpu.matrix, **common)
+
+    def linear(self, node: Node) -> None:
+        """See `Node.op`."""
+        matrices, biases = split_weights(self.graph, node)
+        out = self.graph.values[node.output]
+        rows = sum(self.graph.weights[name].shape[0] for name in matrices)
+        bias = self.tensor(biases, "f32") if biases else "none"
+        self._matmul(
+            (self._matrix(matrices), self.value(node.inputs[0]), self.value(node.output), bias),
+            matrices[0],
+            rows,
+            rows=rows,
+            gate_up=False,
+            out_q8=False,
+            out_stride=out.columns,
+            out_offset=node.attributes["out_offset"],
+            has_bias=bool(biases),
+            accumulate=len(node.inputs) == 2,
+            at_logits_rows=out.rows == LOGITS,
+        )
+
+    def gate_up(self, node: Node) -> None:
+        """See `Node.op`."""
+        out = self.graph.values[node.output]
+        self._matmul(
+            (self._matrix(node.weights, pairs=True), self.value(node.inputs[0]), self.value(node.output)),
+            node.weights[0],
+            2 * out.columns,
+            rows=out.columns,
+            gate_up=True,
+            out_q8=out.dtype == "q8",
+            out_stride=out.columns,
+            out_offset=0,
+            has_bias=False,
+            accumulate=False,
+            at_logits_rows=out.rows == LOGITS,
+        )
+
+    def _elementwise(self, op: str, node: Node) -> None:
+        columns = self.graph.values[node.output].columns
+        self.launch(
+            op,
+            (self.value(node.inputs[0]), self.value(node.output)),
+            GridEntry(256, -(-columns // 256), "tokens"),
+            columns=columns,
+            wave_size=self.gpu.wave_size,
+        )
+
+    def quantize(self, node: Node) -> None:
+        """See `Node.op`."""
+        self._elementwise("quantize", node)
+
+    def swiglu(self, node: Node) -> None:
+        """See `Node.op`."""
+        self._elementwise("swiglu", node)
+
+    def _heads(self) -> dict[str, Parameter]:
+        config = self.config
+        return {
+            "num_heads": config.num_heads,
+            "num_kv_heads": config.num_kv_heads,
+            "head_dim": config.head_dim,
+            "wave_size": self.gpu.wave_size,
+        }
+
+    def rope_kv(self, node: Node) -> None:
+        """See `Node.op`."""
+        layer = node.attributes["layer"]
+        norms = tuple(self.tensor((name,), "f32") for name in node.weights[1:])
+        table = self.tensor(node.weights[:1], "rope_table")
+        heads = self.config.num_heads + 2 * self.config.num_kv_heads
+        self.launch(
+            "rope_kv",
+            (self.value(node.inputs[0]), table, f"kv:{layer}:key", f"kv:{layer}:value", *norms),
+            GridEntry(4 * self.gpu.wave_size, -(-heads // 4), "tokens"),
+            rope_dim=self.config.rope_dim,
+            interleaved=self.config.rope_style == "interleaved",
+            qk_norm=bool(norms),
+            epsilon=float_literal(node.attributes["epsilon"]),
+            **self._heads(),
+        )
+
+    def attention(self, node: Node) -> None:
+        """See `Node.op`."""
+        config, layer, wave_size = self.config, node.attributes["layer"], self.gpu.wave_size
+        group = config.num_heads // config.num_kv_heads
+        head_rows = max(rows for rows in range(1, 9) if group % rows == 0)
+        token_rows = max(1, 4 // head_rows)
+        split = MIN_SPLIT
+        while split * MAX_SPLITS < self.max_seq_len:
+            split *= 2
+        splits = -(-self.max_seq_len // split)
+        common: dict[str, Parameter] = {
+            "scale": float_literal(config.head_dim**-0.5),
+            "out_q8": self.graph.values[node.output].dtype == "q8",
+            "split": split,
+            "max_splits": splits,
+            "head_rows": head_rows,
+            **self._heads(),
+        }
+        qkv, out = self.value(node.inputs[0]), self.value(node.output)
+        pages = (f"kv:{layer}:key", f"kv:{layer}:value")
+        parts = config.num_heads // head_rows
+        lanes = max(4, 1 << (config.head_dim // 8 - 1).bit_length())  # LANES of kernels/hip/attention.h
+        records = self._records(SPLIT_TOKENS * config.num_heads * splits * (config.head_dim + 4))
+        few = GridEntry(wave_size, parts, "tokens", 1, split, 1, SPLIT_TOKENS)
+        self.launch("attention_split", (qkv, *pages, records), few, token_rows=1, **common)
+        merge = GridEntry(64, -(-config.num_heads * lanes // 64), "tokens", 1, 0, 1, SPLIT_TOKENS)
+        self.launch("attention_merge", (records, out), merge, token_rows=1, **common)
+        many = GridEntry(4 * wave_size, parts, "tokens", 4 * token_rows, 0, SPLIT_TOKENS + 1, _MANY)
+        self.launch("attention_tiled", (qkv, *pages, out), many, token_rows=token_rows, **common)
+
+    def _records(self, elements: int) -> str:
+        """The argument for the buffer between the two halves of a split attention, one for all layers."""
+        name = "attention_records"
+        if all(buffer.name != name for buffer in self.buffers):
+            self.buffers = (*self.buffers, BufferEntry(name, "float32", 0, elements))
+        return f"buffer:{name}"
+
+    def sample(self, node: Node) -> None:
+        """See `Node.op`."""
+        vocab_size = self.graph.values[node.output].columns
+        self.launch(
+            "sample",
+            (self.value(node.inputs[0]),),
+            GridEntry(512, 1, "logits"),
+            vocab_size=vocab_size,
+            wave_size=self.gpu.wave_size,
+        )

@@ -1,0 +1,98 @@
+"""Weights into the order in which the GPU kernels read them: packing "lanes32", without loss.
+
+Mirrors kernels/hip/weights_quantized.h and weights_float.h, which say what each byte is: rows in tiles of 32, lane r of
+a load is row r, and a load takes 16, 8 or 4 neighbouring bytes a lane.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..artifacts.packing_sizes import LANE_ROWS
+from .packing import FLOAT_BYTES, Bytes, read_blocks
+
+PIECE_BYTES = 16  # of one lane's load
+
+
+def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
+    """Pack whole rows into tiles of 32; a last short tile is filled up with zero rows.
+
+    Args:
+        raw: uint8[rows, row_bytes], the tensor's bytes as in the GGUF.
+        ggml_type: one of `packing.PACKABLE_TYPES`.
+        columns: elements of a row; of float types a multiple of 8.
+    Returns:
+        uint8[tiles, tile_bytes].
+    """
+    padding = -raw.shape[0] % LANE_ROWS
+    if padding:
+        raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
+    tiles = raw.shape[0] // LANE_ROWS
+    if ggml_type in FLOAT_BYTES:
+        pieces = raw.reshape(tiles, LANE_ROWS, columns * FLOAT_BYTES[ggml_type] // PIECE_BYTES, PIECE_BYTES)
+        return np.ascontiguousarray(pieces.transpose(0, 2, 1, 3)).reshape(tiles, -1)
+    blocks = read_blocks(raw, ggml_type)
+    scales = np.concatenate(blocks.block_scales, axis=-1)
+    quants, high = _split_quants(blocks.quants, ggml_type)
+    chunks = _chunks(scales, quants, high, tiles)
+    if blocks.super_scales:
+        supers = np.concatenate(blocks.super_scales, axis=-1)
+        if ggml_type == "Q6_K":  # float16 widened, so that superblocks are multiples of 128 bytes
+            supers = supers.copy().view(np.float16).astype(np.float32).view(np.uint8)
+        inner = chunks.reshape(tiles, supers.shape[1], -1)
+        chunks = np.concatenate((_by_lane(supers, tiles), inner), axis=-1)
+    return chunks.reshape(tiles, -1)
+
+
+def _split_quants(quants: Bytes, ggml_type: str) -> tuple[Bytes, Bytes]:
+    """uint8[rows, blocks, 32] to the bytes of the 16-byte pieces and of the high bits, [rows, blocks, bytes]."""
+    if ggml_type == "Q8_0":
+        return quants, quants[..., :0]
+    nibbles = quants[..., :16] & np.uint8(15) | (quants[..., 16:] & np.uint8(15)) << np.uint8(4)
+    dwords = quants.reshape(*quants.shape[:2], 8, 4) >> 4  # [vector, byte]: column 4 * vector + byte
+    if ggml_type in {"Q5_0", "Q5_1", "Q5_K"}:
+        return nibbles, np.packbits(dwords, axis=2, bitorder="little")[:, :, 0]
+    if ggml_type == "Q6_K":
+        pairs = dwords.reshape(*quants.shape[:2], 2, 4, 4)
+        shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+        high: Bytes = np.bitwise_or.reduce((pairs << shifts).astype(np.uint8), axis=3)
+        return nibbles, high.reshape(*quants.shape[:2], 8)
+    return nibbles, quants[..., :0]
+
+
+def _chunks(scales: Bytes, quants: Bytes, high: Bytes, tiles: int) -> Bytes:
+    """Chunks of two blocks, the last one of a row perhaps of one. Returns uint8[tiles, bytes]."""
+    even = scales.shape[1] // 2 * 2
+    parts = []
+    if even:
+        parts.append(_chunk_part(scales[:, :even], quants[:, :even], high[:, :even], tiles, 2))
+    if even < scales.shape[1]:
+        parts.append(_chunk_part(scales[:, even:], quants[:, even:], high[:, even:], tiles, 1))
+    return np.concatenate(parts, axis=1)
+
+
+def _chunk_part(scales: Bytes, quants: Bytes, high: Bytes, tiles: int, width: int) -> Bytes:
+    def merged(field: Bytes) -> Bytes:  # the blocks of a chunk side by side
+        return field.reshape(field.shape[0], field.shape[1] // width, width * field.shape[2])
+
+    _, blocks, n_bytes = quants.shape
+    pieces = quants.reshape(tiles, LANE_ROWS, blocks // width, width * n_bytes // PIECE_BYTES, PIECE_BYTES)
+    by_piece = pieces.transpose(0, 2, 3, 1, 4).reshape(tiles, blocks // width, -1)
+    fields = (_by_lane(merged(scales), tiles), by_piece, _by_lane(merged(high), tiles))
+    return np.concatenate(fields, axis=-1).reshape(tiles, -1)
+
+
+def _by_lane(field: Bytes, tiles: int) -> Bytes:
+    """uint8[rows, units, width] -> [tiles, units, 32 * width]: one field of 32 rows side by side."""
+    _, units, width = field.shape
+    lanes = field.reshape(tiles, LANE_ROWS, units, width).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(lanes).reshape(tiles, units, LANE_ROWS * width)
+
+
+def interleave_lane_pairs(gate: Bytes, up: Bytes) -> Bytes:
+    """Tiles of gate and up in turn: what kernels/hip/gemv.h reads for GATE_UP.
+
+    Args:
+        gate, up: uint8[tiles, tile_bytes].
+    """
+    return np.stack([gate, up], axis=1).reshape(-1, gate.shape[1])

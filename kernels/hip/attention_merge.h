@@ -1,0 +1,31 @@
+/* Attention for few tokens, second half: merges the splits of each head in order.
+ *
+ * Constants as in attention.h. Arguments: records of attention_split.h, out [T, NUM_HEADS * HEAD_DIM].
+ * Grid: x = NUM_HEADS * LANES / THREADS, y tokens.
+ */
+#include "attention.h"
+#define THREADS 64
+
+KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
+{
+    const int32_t token = group_y(), item = group_x() * THREADS + thread_index();
+    const int32_t head = item / LANES, eighth = item % LANES;
+    if (token >= STEP->num_tokens || head >= NUM_HEADS || eighth >= EIGHTS) return;
+    const int32_t splits = STEP->positions[token] / SPLIT + 1;
+    const GLOBAL_MEMORY float *record =
+        (const GLOBAL_MEMORY float *)a0 + ((size_t)token * NUM_HEADS + head) * MAX_SPLITS * RECORD;
+    struct row all;
+    begin_row(&all);
+    for (int32_t s = 0; s < splits; s++, record += RECORD) {
+        struct row split;
+        UNROLL for (int i = 0; i < 8; i += 4) {
+            const f32x4 four = *(const GLOBAL_MEMORY f32x4 *)(record + 8 * eighth + i);
+            UNROLL for (int n = 0; n < 4; n++) split.sums[i + n] = four[n];
+        }
+        const f32x2 scales = *(const GLOBAL_MEMORY f32x2 *)(record + HEAD_DIM);
+        split.largest = scales[0];
+        split.total = scales[1];
+        merge_split(&all, &split);
+    }
+    write_eighth(&all, a1, token, head, eighth);
+}

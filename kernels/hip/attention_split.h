@@ -1,0 +1,67 @@
+/* Attention for few tokens, first half: each split of each token's context by a wave of its own.
+ *
+ * Constants as in attention.h, TOKEN_ROWS 1.
+ * Arguments: qkv float32[T, QKV_STRIDE], key pages, value pages, records float32[T, NUM_HEADS, MAX_SPLITS, RECORD].
+ * Grid: x = kv heads * HEAD_PARTS, y tokens, z splits of the longest context.
+ */
+#include "attention.h"
+#define THREADS WAVE_SIZE
+
+struct page_keys {
+    page_pointer key;
+    INLINE_MEMBER i32x4 eighth(int32_t d) const { return *(const GLOBAL_MEMORY i32x4 *)(key + d * 128); }
+};
+
+struct page_values {
+    page_pointer values; /* of this head and eighth, page 0 */
+    int32_t blocks[LANES > 16 ? 2 : 1], first, last; /* positions */
+    INLINE_MEMBER i32x4 at(int32_t k) const
+    {
+        const size_t page = (size_t)blocks[k / 16] * NUM_KV_HEADS;
+        return *(const GLOBAL_MEMORY i32x4 *)(values + page * PAGE_HEAD + minimum_int(first + k, last) % 16 * HEAD_DIM);
+    }
+};
+
+KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
+{
+    __shared__ alignas(16) float weights[ROWS][WAVE_SIZE];
+    const int32_t token = group_y(), start = group_z() * SPLIT, lane = lane_index();
+    if (token >= STEP->num_tokens) return;
+    const int32_t position = STEP->positions[token];
+    if (start > position) return;
+    const int32_t last = minimum_int(position, start + SPLIT - 1); /* lanes past it repeat it, and weigh 0 */
+    const int32_t kv_head = group_x() / HEAD_PARTS, head0 = group_x() * HEAD_ROWS;
+    const int32_t eighth = minimum_int(lane % LANES, EIGHTS - 1);
+    table_pointer table = STEP->block_table + (size_t)STEP->rows[token] * STEP->blocks_per_row;
+    query_pointer queries = (query_pointer)a0 + (size_t)token * QKV_STRIDE + head0 * HEAD_DIM;
+    int32_t positions[ROWS];
+    struct row rows[ROWS];
+    UNROLL for (int r = 0; r < ROWS; r++) {
+        positions[r] = position;
+        begin_row(rows + r);
+    }
+    NO_UNROLL for (int32_t first = start; first <= last; first += WAVE_SIZE) {
+        const int32_t own = minimum_int(first + lane, last), block = table[own / 16];
+        const struct page_keys keys = { (page_pointer)a1 + ((size_t)block * NUM_KV_HEADS + kv_head) * PAGE_HEAD + own % 16 * 8 };
+        struct page_values values;
+        values.values = (page_pointer)a2 + kv_head * PAGE_HEAD + 8 * eighth;
+        values.first = first + lane / LANES * LANES;
+        values.last = last;
+        UNROLL for (int k = 0; k < LANES; k += 16)
+            values.blocks[k / 16] = table[minimum_int(values.first + k, last) / 16];
+        weigh_chunk(keys, queries, positions, first, rows, weights);
+        sync_wave();
+        add_chunk(values, rows, weights);
+        sync_wave();
+    }
+    UNROLL for (int r = 0; r < ROWS; r++) {
+        end_split(rows + r);
+        const size_t record = ((size_t)token * NUM_HEADS + head0 + r) * MAX_SPLITS + group_z();
+        GLOBAL_MEMORY float *out = (GLOBAL_MEMORY float *)a3 + record * RECORD;
+        if (lane < EIGHTS)
+            UNROLL for (int i = 0; i < 8; i += 4)
+                *(GLOBAL_MEMORY f32x4 *)(out + 8 * lane + i) =
+                    f32x4{ rows[r].sums[i], rows[r].sums[i + 1], rows[r].sums[i + 2], rows[r].sums[i + 3] };
+        if (lane == 0) *(GLOBAL_MEMORY f32x2 *)(out + HEAD_DIM) = f32x2{ rows[r].largest, rows[r].total };
+    }
+}

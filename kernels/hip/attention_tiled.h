@@ -1,0 +1,98 @@
+/* Attention for many tokens: 4 waves of TOKEN_ROWS tokens each, which share the keys and values of a chunk in LDS.
+ *
+ * Constants as in attention.h. Arguments: qkv float32[T, QKV_STRIDE], key pages, value pages, out.
+ * Grid: x = kv heads * HEAD_PARTS, y = tokens / (4 * TOKEN_ROWS).
+ * Neighbouring tokens of one sequence make a segment; the segments of a tile come one after the other.
+ */
+#include "attention.h"
+#define THREADS (4 * WAVE_SIZE)
+#define TILE_TOKENS (4 * TOKEN_ROWS)
+#define CHUNK_PAGES (WAVE_SIZE / 16)
+
+struct lds_keys {
+    const _Float16 *key;
+    INLINE_MEMBER i32x4 eighth(int32_t d) const { return *(const i32x4 *)(key + d * 128); }
+};
+
+struct lds_values {
+    const _Float16 *values; /* of this eighth, position 0 of the chunk */
+    int32_t first, last; /* within the chunk */
+    INLINE_MEMBER i32x4 at(int32_t k) const { return *(const i32x4 *)(values + minimum_int(first + k, last) * HEAD_DIM); }
+};
+
+/* One head of the pages that hold the positions from `first` on; pages past `last` repeat its page. */
+INLINE void load_pages(page_pointer pages, table_pointer table, int32_t first, int32_t last, _Float16 *out)
+{
+    const int32_t pieces = PAGE_HEAD / 8;
+    for (int32_t i = thread_index(); i < CHUNK_PAGES * pieces; i += THREADS) {
+        const int32_t block = table[minimum_int(first / 16 + i / pieces, last / 16)];
+        const size_t page = (size_t)block * NUM_KV_HEADS * PAGE_HEAD;
+        ((i32x4 *)out)[i] = *(const GLOBAL_MEMORY i32x4 *)(pages + page + i % pieces * 8);
+    }
+}
+
+struct tile {
+    page_pointer keys, values; /* of this kv head, page 0 */
+    query_pointer queries; /* of the first row; of tokens past the last too, which go nowhere */
+    int32_t positions[ROWS]; /* -1: not of this segment */
+    struct row rows[ROWS];
+};
+
+/* One split of a segment whose greatest position is `last`. */
+INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, int32_t last, _Float16 *pages,
+                         float (*weights)[WAVE_SIZE])
+{
+    const int32_t lane = lane_index(), end = minimum_int(last, start + SPLIT - 1);
+    NO_UNROLL for (int32_t first = start; first <= end; first += WAVE_SIZE) {
+        load_pages(tile->keys, table, first, last, pages);
+        __syncthreads();
+        const struct lds_keys keys = { pages + lane / 16 * PAGE_HEAD + lane % 16 * 8 };
+        weigh_chunk(keys, tile->queries, tile->positions, first, tile->rows, weights);
+        __syncthreads();
+        load_pages(tile->values, table, first, last, pages);
+        __syncthreads();
+        const struct lds_values values = { pages + 8 * minimum_int(lane % LANES, EIGHTS - 1), lane / LANES * LANES, last - first };
+        add_chunk(values, tile->rows, weights);
+        __syncthreads();
+    }
+}
+
+KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
+{
+    __shared__ alignas(16) _Float16 pages[CHUNK_PAGES * PAGE_HEAD];
+    __shared__ alignas(16) float weights[4][ROWS][WAVE_SIZE];
+    const int32_t first = group_y() * TILE_TOKENS, end = minimum_int(STEP->num_tokens, first + TILE_TOKENS);
+    if (first >= end) return;
+    const int32_t kv_head = group_x() / HEAD_PARTS, head0 = group_x() * HEAD_ROWS, token0 = first + wave_index() * TOKEN_ROWS;
+    struct tile tile;
+    struct row all[ROWS];
+    tile.keys = (page_pointer)a1 + kv_head * PAGE_HEAD;
+    tile.values = (page_pointer)a2 + kv_head * PAGE_HEAD;
+    tile.queries = (query_pointer)a0 + (size_t)token0 * QKV_STRIDE + head0 * HEAD_DIM;
+    UNROLL for (int r = 0; r < ROWS; r++) begin_row(all + r);
+    int32_t begin = first;
+    while (begin < end) {
+        const int32_t sequence = STEP->rows[begin];
+        int32_t next = begin, last = 0;
+        for (; next < end && STEP->rows[next] == sequence; next++)
+            if (STEP->positions[next] > last) last = STEP->positions[next];
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            const int32_t token = token0 + r / HEAD_ROWS;
+            tile.positions[r] = token >= begin && token < next ? STEP->positions[token] : -1;
+        }
+        table_pointer table = STEP->block_table + (size_t)sequence * STEP->blocks_per_row;
+        NO_UNROLL for (int32_t start = 0; start <= last; start += SPLIT) {
+            UNROLL for (int r = 0; r < ROWS; r++) begin_row(tile.rows + r);
+            attend_split(&tile, table, start, last, pages, weights[wave_index()]);
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                end_split(tile.rows + r);
+                merge_split(all + r, tile.rows + r);
+            }
+        }
+        begin = next;
+    }
+    UNROLL for (int r = 0; r < ROWS; r++) {
+        const int32_t token = token0 + r / HEAD_ROWS;
+        if (token < end && lane_index() < EIGHTS) write_eighth(all + r, a3, token, head0 + r % HEAD_ROWS, lane_index());
+    }
+}

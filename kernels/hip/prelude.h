@@ -1,0 +1,167 @@
+/* What every GPU kernel sees: the step, its arguments, int8 blocks of activations, elementary arithmetic.
+ *
+ * All kernels have one signature: the step, then eight pointers. A grid may be larger than the step needs: workgroups
+ * beyond num_tokens or num_logits leave at once. The arithmetic is written out (fused multiply-adds included, contraction
+ * is off), so a row's bits do not depend on which instantiation of a kernel makes it.
+ */
+#ifndef ROCMFORGE_PRELUDE_H
+#define ROCMFORGE_PRELUDE_H
+#include "device.h"
+
+typedef float f32x2 __attribute__((vector_size(8), may_alias));
+typedef float f32x4 __attribute__((vector_size(16), may_alias));
+typedef int32_t i32x1 __attribute__((may_alias));
+typedef int32_t i32x2 __attribute__((vector_size(8), may_alias));
+typedef int32_t i32x4 __attribute__((vector_size(16), may_alias));
+typedef int32_t i32x8 __attribute__((vector_size(32), may_alias));
+typedef int32_t i32x16 __attribute__((vector_size(64), may_alias));
+typedef _Float16 f16x8 __attribute__((vector_size(16), may_alias));
+
+/* How one row of logits is turned into a token. As in kernels/host/common.h; mirrored by runtime/. */
+struct sampling {
+    float temperature; /* 0: the most likely token */
+    float top_p;       /* 1: off */
+    float min_p;       /* 0: off */
+    int32_t top_k;     /* 0: off */
+    float repetition_penalty;
+    float presence_penalty;
+    float frequency_penalty;
+    int32_t num_seen;                         /* distinct tokens of prompt and output */
+    const GLOBAL_MEMORY int32_t *seen_tokens; /* [num_seen] */
+    const GLOBAL_MEMORY int32_t *seen_counts; /* [num_seen] occurrences in the output alone */
+    uint64_t seed;
+    uint64_t counter;                         /* index of the token within its request: one draw a token */
+    const GLOBAL_MEMORY uint32_t *mask;       /* bit i % 32 of word i / 32: token i is allowed; null: all are */
+};
+
+/* One step over a batch: T tokens, S sequences, R rows of logits. As in kernels/host/common.h. */
+struct step {
+    int32_t num_tokens;                             /* T */
+    int32_t num_logits;                             /* R */
+    int32_t blocks_per_row;                         /* P, the row stride of block_table */
+    int32_t reserved;
+    const CONSTANT_MEMORY int32_t *token_ids;       /* [T] */
+    const CONSTANT_MEMORY int32_t *positions;       /* [T] position within its sequence */
+    const CONSTANT_MEMORY int32_t *rows;            /* [T] row of block_table */
+    const CONSTANT_MEMORY int32_t *block_table;     /* [S, P] physical block numbers */
+    const CONSTANT_MEMORY int32_t *logits_rows;     /* [R] indices of tokens */
+    const CONSTANT_MEMORY struct sampling *sampling; /* [R] */
+    GLOBAL_MEMORY int32_t *sampled;                 /* [R], out */
+};
+
+#define KERNEL_ARGUMENTS                                                                                               \
+    const void *__restrict__ step_argument, void *__restrict__ a0, void *__restrict__ a1, void *__restrict__ a2,       \
+        void *__restrict__ a3, void *__restrict__ a4, void *__restrict__ a5, void *__restrict__ a6,                    \
+        void *__restrict__ a7
+typedef const CONSTANT_MEMORY struct step *step_pointer;
+#define STEP ((step_pointer)step_argument)
+
+/* 32 activations as int8: value = scales[half] * quant. Half 0 is quants 0..15, half 1 quants 16..31. */
+struct q8_block {
+    int8_t quants[32];
+    float scales[2];
+    int16_t sums[2];  /* of the quants of each half: at most 16 * 127 */
+    float scaled_sum; /* scales[0] * sums[0] + scales[1] * sums[1] */
+};
+static_assert(sizeof(struct q8_block) == 48, "as compiler/lower_hip.py has it");
+
+INLINE int32_t minimum_int(int32_t a, int32_t b) { return a < b ? a : b; }
+INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+INLINE float maximum(float a, float b) { return a > b ? a : b; }
+INLINE float absolute(float x) { return __builtin_fabsf(x); }
+INLINE float from_bits(int32_t bits) { return __builtin_bit_cast(float, bits); }
+INLINE int32_t to_bits(float x) { return __builtin_bit_cast(int32_t, x); }
+INLINE float from_f16(int32_t bits) { return (float)__builtin_bit_cast(_Float16, (uint16_t)bits); }
+INLINE f16x8 as_halves(i32x4 x) { return __builtin_bit_cast(f16x8, x); }
+
+/* Nearest integer, ties to even, for |v| < 2^22: the float adder rounds. */
+INLINE float round_float(float v)
+{
+    const float magic = 12582912.0f; /* 1.5 * 2^23 */
+    return (v + magic) - magic;
+}
+/* e^v as on the host (vector_exp in kernels/host/vector.h, the same bits): v is clamped to [-87, 88]. */
+INLINE float exponential(float v)
+{
+    v = v > -87.0f ? v : -87.0f;
+    v = v < 88.0f ? v : 88.0f;
+    const float n = round_float(v * 1.44269504f);
+    const float r = fused(n, 2.12194440e-4f, fused(n, -0.693359375f, v));
+    float p = 1.0f / 720;
+    p = fused(p, r, 1.0f / 120);
+    p = fused(p, r, 1.0f / 24);
+    p = fused(p, r, 1.0f / 6);
+    p = fused(p, r, 0.5f);
+    p = fused(p, r, 1.0f);
+    p = fused(p, r, 1.0f);
+    return from_bits(to_bits(p) + ((int32_t)n << 23));
+}
+INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
+
+INLINE float wave_sum(float x)
+{
+    if (WAVE_SIZE == 64) x += shuffle_xor<32>(x);
+    x += shuffle_xor<16>(x);
+    x += shuffle_xor<8>(x);
+    x += shuffle_xor<4>(x);
+    x += shuffle_xor<2>(x);
+    return x + shuffle_xor<1>(x);
+}
+INLINE float wave_maximum(float x)
+{
+    if (WAVE_SIZE == 64) x = maximum(x, shuffle_xor<32>(x));
+    x = maximum(x, shuffle_xor<16>(x));
+    x = maximum(x, shuffle_xor<8>(x));
+    x = maximum(x, shuffle_xor<4>(x));
+    x = maximum(x, shuffle_xor<2>(x));
+    return maximum(x, shuffle_xor<1>(x));
+}
+
+/* 32 neighbouring lanes make one block; each brings one value, lane 0 of them the first. */
+INLINE void quantize_lane(float value, GLOBAL_MEMORY struct q8_block *block)
+{
+    const int32_t lane = thread_index() % 32, half = lane / 16;
+    float largest = absolute(value);
+    largest = maximum(largest, shuffle_xor<8>(largest));
+    largest = maximum(largest, shuffle_xor<4>(largest));
+    largest = maximum(largest, shuffle_xor<2>(largest));
+    largest = maximum(largest, shuffle_xor<1>(largest));
+    const int32_t quant = (int32_t)round_float(value * (largest > 0 ? 127.0f / largest : 0.0f));
+    int32_t sum = quant;
+    sum += shuffle_xor<8>(sum);
+    sum += shuffle_xor<4>(sum);
+    sum += shuffle_xor<2>(sum);
+    sum += shuffle_xor<1>(sum);
+    const float scale = largest / 127.0f, scaled = scale * (float)sum, other = shuffle_xor<16>(scaled);
+    block->quants[lane] = (int8_t)quant;
+    if (lane % 16 == 0) {
+        block->scales[half] = scale;
+        block->sums[half] = (int16_t)sum;
+        if (half == 0) block->scaled_sum = scaled + other;
+    }
+}
+
+/* The same blocks where a lane holds 8 neighbouring values: 4 neighbouring lanes make one block. `at` 8 times the
+ * lane's place among them. */
+INLINE void quantize_eight(const float values[8], GLOBAL_MEMORY struct q8_block *block, int32_t at)
+{
+    float largest = 0;
+    UNROLL for (int i = 0; i < 8; i++) largest = maximum(largest, absolute(values[i]));
+    largest = maximum(largest, shuffle_xor<1>(largest));
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f, scale = largest / 127.0f;
+    int32_t sum = 0, packed[2] = { 0, 0 };
+    UNROLL for (int i = 0; i < 8; i++) {
+        const int32_t quant = (int32_t)round_float(values[i] * inverse);
+        sum += quant;
+        packed[i / 4] |= (quant & 255) << (8 * (i % 4));
+    }
+    sum += shuffle_xor<1>(sum);
+    const float scaled = scale * (float)sum, other = shuffle_xor<2>(scaled);
+    *(GLOBAL_MEMORY i32x2 *)(block->quants + at) = i32x2{ packed[0], packed[1] };
+    if (at % 16 == 0) {
+        block->scales[at / 16] = scale;
+        block->sums[at / 16] = (int16_t)sum;
+        if (at == 0) block->scaled_sum = scaled + other;
+    }
+}
+#endif

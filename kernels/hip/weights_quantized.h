@@ -1,0 +1,193 @@
+/* Packings of quantized weights, "lanes32": rows in tiles of 32, lane r holds row r. Packed by compiler/packing_lanes.py.
+ *
+ * A chunk is 64 columns, two blocks of 32; the last one of a row may be a single block. Of a chunk of n blocks:
+ *   scales  [32 lanes][n blocks][SCALE_BYTES]   float16 scale (, float16 minimum); K types: a byte each
+ *   quants  [n blocks][PIECES][32 lanes][16]    nibbles: dword j holds columns 4j .. 4j+3 in the low halves of its
+ *                                               bytes, 16+4j .. 16+4j+3 in the high halves; Q8_0: piece 0 is columns
+ *                                               0..15, piece 1 columns 16..31
+ *   high    [32 lanes][n blocks][HIGH_BYTES]    fifth bits: bit v of byte b belongs to column 4v+b
+ *                                               Q6_K: bits 2v, 2v+1 of byte b of dword i to column 16i+4v+b
+ * K types have 4 chunks a superblock of 256 columns, after its [32 lanes][SUPER_BYTES]: float16 scale and minimum, of
+ * Q6_K a float32 scale (float16 widened: so every load of a wave starts at a multiple of 128 bytes).
+ */
+#include "prelude.h"
+
+#if defined(WEIGHT_Q4_0) || defined(WEIGHT_Q5_0)
+#define SCALE_BYTES 2
+#define HAS_MINIMUM 0
+#elif defined(WEIGHT_Q4_1) || defined(WEIGHT_Q5_1)
+#define SCALE_BYTES 4
+#define HAS_MINIMUM 1
+#elif defined(WEIGHT_Q8_0)
+#define SCALE_BYTES 2
+#define HAS_MINIMUM 0
+#define PIECES 2
+#elif defined(WEIGHT_Q4_K) || defined(WEIGHT_Q5_K)
+#define SCALE_BYTES 2
+#define HAS_MINIMUM 1
+#define SUPER_BYTES 4
+#elif defined(WEIGHT_Q6_K)
+#define SCALE_BYTES 2
+#define HAS_MINIMUM 0
+#define SUPER_BYTES 4
+#define NUM_SCALES 2
+#endif
+
+#if defined(WEIGHT_Q5_0) || defined(WEIGHT_Q5_1) || defined(WEIGHT_Q5_K)
+#define HIGH_BYTES 4
+#elif defined(WEIGHT_Q6_K)
+#define HIGH_BYTES 8
+#else
+#define HIGH_BYTES 0
+#endif
+
+#if defined(WEIGHT_Q4_0)
+#define WEIGHT_OFFSET 8
+#elif defined(WEIGHT_Q5_0)
+#define WEIGHT_OFFSET 16
+#elif defined(WEIGHT_Q6_K)
+#define WEIGHT_OFFSET 32
+#else
+#define WEIGHT_OFFSET 0
+#endif
+
+#ifndef PIECES
+#define PIECES 1
+#endif
+#ifndef NUM_SCALES
+#define NUM_SCALES 1 /* of a block: 2 where each 16 columns have their own */
+#endif
+#ifndef SUPER_BYTES
+#define SUPER_BYTES 0
+#endif
+
+#define BLOCKS (COLUMNS / 32)
+#define BLOCK_BYTES (SCALE_BYTES + 16 * PIECES + HIGH_BYTES)
+/* A row's sum is cut into units, which belong to slices in turn (gemv.h): a chunk, or a superblock. */
+#define UNIT_BLOCKS (SUPER_BYTES ? 8 : 2)
+#define UNIT_BYTES (32 * (UNIT_BLOCKS * BLOCK_BYTES + SUPER_BYTES))
+#define TILE_BYTES (32 * (BLOCKS * BLOCK_BYTES + BLOCKS / 8 * SUPER_BYTES))
+
+typedef const GLOBAL_MEMORY uint8_t *weight_pointer;
+
+struct raw_block {
+    i32x4 quants[PIECES];
+    int32_t scales, high[2], super;
+};
+
+/* Block p of a chunk of the row in `lane`. The unit begins at `base`, the same for all lanes, plus `origin`: so a load takes
+ * its address from a scalar register pair, a vector register and an immediate.
+ * Args: part: chunk of the unit; alone: it is the half chunk at the end of a row. */
+INLINE void load_block(weight_pointer base, uint32_t origin, uint32_t lane, uint32_t part, uint32_t p, const bool alone,
+                       struct raw_block *raw)
+{
+    const uint32_t n = alone ? 1 : 2;
+    if (SUPER_BYTES) raw->super = *(const GLOBAL_MEMORY int32_t *)(base + (origin + lane * 4));
+    base += 32 * SUPER_BYTES + part * (64 * BLOCK_BYTES);
+    weight_pointer scales = base + (origin + lane * (n * SCALE_BYTES));
+    if (alone) {
+        raw->scales = SCALE_BYTES == 4 ? *(const GLOBAL_MEMORY int32_t *)scales : *(const GLOBAL_MEMORY uint16_t *)scales;
+    } else if (SCALE_BYTES == 4) {
+        const i32x2 both = *(const GLOBAL_MEMORY i32x2 *)scales;
+        raw->scales = p ? both[1] : both[0];
+    } else {
+        raw->scales = *(const GLOBAL_MEMORY int32_t *)scales >> (16 * p);
+    }
+    base += n * (32 * SCALE_BYTES);
+    UNROLL for (uint32_t i = 0; i < PIECES; i++)
+        raw->quants[i] = *(const GLOBAL_MEMORY i32x4 *)(base + (origin + lane * 16 + (p * PIECES + i) * 512));
+    weight_pointer high = base + n * (512 * PIECES) + (origin + lane * (n * HIGH_BYTES));
+    if (HIGH_BYTES == 4 && alone) {
+        raw->high[0] = *(const GLOBAL_MEMORY int32_t *)high;
+    } else if (HIGH_BYTES == 4) {
+        const i32x2 both = *(const GLOBAL_MEMORY i32x2 *)high;
+        raw->high[0] = p ? both[1] : both[0];
+    } else if (HIGH_BYTES == 8) { /* superblocks have no half chunk */
+        const i32x4 both = *(const GLOBAL_MEMORY i32x4 *)high;
+        raw->high[0] = p ? both[2] : both[0];
+        raw->high[1] = p ? both[3] : both[1];
+    }
+}
+
+/* weight = scale * quant + minimum; quants stand WEIGHT_OFFSET too high, dword v holds columns 4v .. 4v+3. */
+struct block {
+    int32_t quants[8];
+    float scale[2], minimum;
+};
+
+INLINE void unpack_quants(const struct raw_block *raw, int32_t quants[8])
+{
+    if (PIECES == 2) {
+        UNROLL for (int v = 0; v < 8; v++) quants[v] = raw->quants[v / 4 * (PIECES - 1)][v % 4];
+        return;
+    }
+    UNROLL for (int v = 0; v < 4; v++) {
+        quants[v] = raw->quants[0][v] & 0x0f0f0f0f;
+        quants[v + 4] = (int32_t)((uint32_t)raw->quants[0][v] >> 4) & 0x0f0f0f0f;
+    }
+    if (HIGH_BYTES == 4) {
+        const uint32_t bits = (uint32_t)raw->high[0];
+        UNROLL for (int v = 0; v < 8; v++)
+            quants[v] |= (int32_t)((v < 4 ? bits << (4 - v) : bits >> (v - 4)) & 0x10101010u);
+    } else if (HIGH_BYTES == 8) {
+        UNROLL for (int v = 0; v < 8; v++) {
+            const uint32_t bits = (uint32_t)raw->high[v / 4];
+            quants[v] |= (int32_t)((v % 4 < 2 ? bits << (4 - 2 * (v % 4)) : bits >> (2 * (v % 4) - 4)) & 0x30303030u);
+        }
+    }
+}
+
+INLINE void unpack_block(const struct raw_block *raw, struct block *block)
+{
+    unpack_quants(raw, block->quants);
+    const int32_t low = raw->scales & 255, high = raw->scales >> 8 & 255;
+    block->minimum = 0;
+#if defined(WEIGHT_Q4_K) || defined(WEIGHT_Q5_K)
+    block->scale[0] = from_f16(raw->super) * (float)low;
+    block->minimum = -(from_f16(raw->super >> 16) * (float)high);
+#elif defined(WEIGHT_Q6_K)
+    block->scale[0] = from_bits(raw->super) * (float)(int8_t)low;
+    block->scale[1] = from_bits(raw->super) * (float)(int8_t)high;
+    return;
+#else
+    block->scale[0] = from_f16(raw->scales);
+    if (HAS_MINIMUM) block->minimum = from_f16(raw->scales >> 16);
+    (void)low;
+    (void)high;
+#endif
+    block->scale[1] = block->scale[0];
+}
+
+/* Adds one block of 32 columns to a row's sum: exact in int32 for each half, then float32 in this order. */
+INLINE float add_block(float sum, int32_t dot0, int32_t dot1, float x0, float x1, float x_scaled, float scale0,
+                       float scale1, float minimum)
+{
+    const float half0 = (float)dot0 * x0, half1 = (float)dot1 * x1;
+    if (NUM_SCALES == 2)
+        sum = fused(half1, scale1, fused(half0, scale0, sum));
+    else
+        sum = fused(half0 + half1, scale0, sum);
+    return HAS_MINIMUM ? fused(minimum, x_scaled, sum) : sum;
+}
+
+/* embedding.h: the work items of a row, and the floats of one, exactly scale * quant + minimum as GGUF defines it. */
+#define ROW_ITEMS BLOCKS
+#define ITEM_COLUMNS 32
+
+INLINE void dequantize_item(weight_pointer tile, int32_t lane, int32_t b, float out[32])
+{
+    struct raw_block raw;
+    struct block block;
+    const uint32_t unit = (uint32_t)b / UNIT_BLOCKS * UNIT_BYTES, part = (uint32_t)b % UNIT_BLOCKS / 2;
+    if (BLOCKS % 2 && b == BLOCKS - 1)
+        load_block(tile, unit, (uint32_t)lane, 0, 0, true, &raw);
+    else
+        load_block(tile + unit, 0, (uint32_t)lane, part, (uint32_t)b % 2, false, &raw);
+    unpack_block(&raw, &block);
+    UNROLL for (int c = 0; c < 32; c++) {
+        const int32_t byte = block.quants[c / 4] >> (8 * (c % 4));
+        const int32_t quant = PIECES == 2 ? (int8_t)byte : (byte & 255) - WEIGHT_OFFSET;
+        const float product = block.scale[c / 16] * (float)quant;
+        out[c] = HAS_MINIMUM ? product + block.minimum : product;
+    }
+}
