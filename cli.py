@@ -270,8 +270,9 @@ def run(
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--kernels", is_flag=True, help="Of a bundle: its kernel table.")
+@click.option("--arch", help="Of a bundle: the kernels of this arch, with registers, LDS, spills and occupancy.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def inspect(path: Path, kernels: bool, as_json: bool) -> None:
+def inspect(path: Path, kernels: bool, arch: str | None, as_json: bool) -> None:
     """What is in a GGUF or a bundle, and the memory it will need."""
     from .compiler.inspect import format_facts, inspect_gguf
 
@@ -280,15 +281,20 @@ def inspect(path: Path, kernels: bool, as_json: bool) -> None:
     else:
         from .runtime.inspect import inspect_bundle
 
-        facts = inspect_bundle(path, kernels)
+        facts = inspect_bundle(path, kernels, arch)
     if as_json:
         click.echo(json.dumps(facts))
         return
+    from .runtime.inspect import format_resources
+
     table = facts.pop("kernels", None)
     for line in format_facts(facts):
         click.echo(line)
     for row in table if isinstance(table, list) else ():
         click.echo(f"{row['launches_per_step']:>5} x {row['symbol']}")
+        for found in row["resources"]:
+            if arch in {None, found["arch"]}:
+                click.echo(f"        {format_resources(found)}")
 
 
 @main.command()

@@ -14,7 +14,7 @@ from ..artifacts.manifest import LAYOUT_NAME, WEIGHTS_NAME, Manifest
 from ..artifacts.writer import BundleWriter
 from .build import CodeObject, build_variants, find_toolchain, render_sources
 from .build_cache import BuildCache
-from .describe import identity, kernel_row, memory_contract, readme, target_entry
+from .describe import gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
 from .gguf_file import GgufFile, read_gguf
 from .golden import GoldenMaker, check_golden, golden_prompts, golden_records
 from .graph import Graph, Weight, build_graph
@@ -113,7 +113,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
                 ),
                 tokenizer=model.tokenizer.config.to_json(),
                 memory=memory_contract(layouts[0]),
-                kernels=_kernel_table(builds, layouts),
+                kernels=_kernel_table(builds, code, layouts),
                 golden=tuple(golden),
                 generator=__version__,
                 options={
@@ -166,7 +166,7 @@ def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progres
 
 
 def _build(model: Model, target: Target, toolchain: Toolchain) -> Build:
-    plan = make_plan(model.graph, model.config, target)
+    plan = make_plan(model.graph, model.config, target, model.max_seq_len)
     return Build(target, toolchain, plan, render_sources(plan, target))
 
 
@@ -246,12 +246,18 @@ def _write_texts(writer: BundleWriter, builds: Sequence[Build], model: Model) ->
     writer.add_bytes("README.md", readme(model.config, [build.target for build in builds]).encode())
 
 
-def _kernel_table(builds: Sequence[Build], layouts: Sequence[Layout]) -> tuple[dict[str, object], ...]:
-    rows = {}
-    for build, layout in zip(builds, layouts, strict=True):
+def _kernel_table(
+    builds: Sequence[Build], code: Sequence[Sequence[CodeObject]], layouts: Sequence[Layout]
+) -> tuple[dict[str, object], ...]:
+    rows: dict[str, dict[str, object]] = {}
+    resources: dict[str, list[dict[str, object]]] = {}
+    for build, items, layout in zip(builds, code, layouts, strict=True):
         for spec in build.plan.kernels:
             rows[spec.symbol] = kernel_row(spec, build.plan, layout)
-    return tuple(rows[symbol] for symbol in sorted(rows))
+        if build.target.backend == "hip":
+            for symbol, found in gpu_resources(build.target.arch, items[0].data).items():
+                resources.setdefault(symbol, []).append(found)
+    return tuple({**rows[symbol], "resources": resources.get(symbol, [])} for symbol in sorted(rows))
 
 
 def _golden(

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
+from ..artifacts.code_object import read_code_object
 from ..artifacts.errors import printable
 from ..artifacts.hip import HIP_ABI_VERSION
 from ..artifacts.host import HOST_ABI_VERSION
@@ -15,6 +16,7 @@ from .build import CodeObject
 from .gguf_file import GgufFile
 from .graph import Weight
 from .model_config import ModelConfig
+from .occupancy import waves_per_simd
 from .plan import KernelSpec, Plan
 from .target import Target
 from .toolchain import Toolchain
@@ -82,7 +84,8 @@ def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object
     """
     tensors = {f"tensor:{tensor.name}": tensor for tensor in layout.tensors}
     launches = [entry for entry in plan.launches if entry.kernel == spec.symbol]
-    read = [tensors[name] for entry in launches for name in entry.arguments if name in tensors]
+    of_one_token = [entry for entry in launches if entry.grid is None or entry.grid.at_least <= 1]
+    read = [tensors[name] for entry in of_one_token for name in entry.arguments if name in tensors]
     weights = [tensor for tensor in read if tensor.packing != "rope_table"]
     n_bytes = sum(tensor.n_bytes for tensor in weights)
     operations = sum(2 * math.prod(tensor.shape) for tensor in weights)
@@ -95,6 +98,23 @@ def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object
         "launches_per_step": len(launches),
         "weight_bytes_per_step": n_bytes,
         "operations_per_token": operations,
+    }
+
+
+def gpu_resources(arch: str, code: bytes) -> dict[str, dict[str, object]]:
+    """Of each kernel in a code object, by symbol: registers, LDS, spills, and the waves that a SIMD holds of it."""
+    return {
+        kernel.name: {
+            "arch": arch,
+            "vgprs": kernel.vgprs,
+            "sgprs": kernel.sgprs,
+            "spills": kernel.spills,
+            "scratch_bytes": kernel.scratch_bytes,
+            "lds_bytes": kernel.lds_bytes,
+            "threads": kernel.max_threads,
+            "waves_per_simd": waves_per_simd(kernel, arch),
+        }
+        for kernel in read_code_object(code).kernels
     }
 
 

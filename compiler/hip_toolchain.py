@@ -32,8 +32,6 @@ _SOURCE_FLAGS = (
     "-fno-rtti",
     # A row's arithmetic must not depend on which kernel the compiler fused: kernels write their FMAs themselves.
     "-ffp-contract=off",
-    # clang would otherwise derive an id from the path of the source.
-    "-fuse-cuid=none",
     "-Wall",
     "-Wextra",
     "-Werror",
@@ -78,8 +76,9 @@ class HipToolchain:
         bitcode = output.with_suffix(".bc")
         arch = next(flag.removeprefix("--offload-arch=") for flag in variant.flags if flag.startswith("--offload-arch"))
         others = tuple(flag for flag in variant.flags if not flag.startswith("--offload-arch"))
-        first = (*self.hip, *self.flags(variant), f"-I{include}", "-emit-llvm", "-c", source.name, "-o", bitcode.name)
-        run_compiler(first, source.parent)
+        # clang would otherwise derive the id of the unit from the path of the source.
+        unit = (f"-cuid={source.stem}", f"-I{include}", "-emit-llvm", "-c", source.name, "-o", bitcode.name)
+        run_compiler((*self.hip, *self.flags(variant), *unit), source.parent)
         second = ("-x", "ir", "-target", "amdgcn-amd-amdhsa", f"-mcpu={arch}", "-nogpulib", *_COMMON_FLAGS, *others)
         run_compiler((*self.clang, *second, "-c", bitcode.name, "-o", output.name), source.parent)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,10 +14,18 @@ from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
 from .gguf_file import GgufFile, TensorInfo
 from .model_config import ModelConfig, weight_tensors
-from .packing import interleave_pairs, pack_rows, row_bytes
+from .packing import Bytes, interleave_pairs, pack_rows, row_bytes
+from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor
 
 ROWS_AT_ONCE = 4096  # bounds the memory of a repack
+
+_Packer = tuple[Callable[[Bytes, str, int], Bytes], Callable[[Bytes, Bytes], Bytes]]
+# By the packing's first part: rows into tiles, and two packed matrices into one of pairs.
+_PACKERS: Mapping[str, _Packer] = {
+    "rows16": (pack_rows, interleave_pairs),
+    "lanes32": (pack_lanes, interleave_lane_pairs),
+}
 
 
 class Sink(Protocol):
@@ -142,13 +150,15 @@ def _packed_parts(
         return
     ggml_type, columns = infos[0].ggml_type.name, tensor.shape[1]
     raw = [gguf.read_tensor(info.name).reshape(-1, row_bytes(ggml_type, columns)) for info in infos]
-    if tensor.packing.startswith("rows16_pairs_"):
-        gate, up = (pack_rows(part, ggml_type, columns) for part in raw)
-        yield interleave_pairs(gate, up)
+    family, _, kind = tensor.packing.partition("_")
+    pack, interleave = _PACKERS[family]
+    if kind.startswith("pairs_"):
+        gate, up = (pack(part, ggml_type, columns) for part in raw)
+        yield interleave(gate, up)
         return
     stacked = raw[0] if len(raw) == 1 else np.concatenate(raw)
     for row in range(0, len(stacked), ROWS_AT_ONCE):
-        yield pack_rows(stacked[row : row + ROWS_AT_ONCE], ggml_type, columns)
+        yield pack(stacked[row : row + ROWS_AT_ONCE], ggml_type, columns)
 
 
 def read_floats(gguf: GgufFile, tensor: TensorInfo) -> npt.NDArray[np.float32]:

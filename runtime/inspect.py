@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..artifacts.bundle import open_bundle
-from ..artifacts.errors import InputError, RocmforgeError, printable
+from ..artifacts.errors import InputError, RocmforgeError, UsageError, printable
 from ..artifacts.manifest import MANIFEST_NAME
 
 
-def inspect_bundle(path: Path, with_kernels: bool = False) -> dict[str, object]:
+def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = None) -> dict[str, object]:
     """Facts of a bundle, as plain data.
 
+    Args:
+        with_kernels: with its kernel table,
+        arch: of this arch alone.
     Raises:
-        BundleError: it cannot be trusted.
+        BundleError: it cannot be trusted. UsageError: it has no code for `arch`.
     """
     with open_bundle(path) as bundle:
         manifest, layout = bundle.manifest, bundle.layout
@@ -32,9 +37,26 @@ def inspect_bundle(path: Path, with_kernels: bool = False) -> dict[str, object]:
         "kernel_launches_per_step": len(layout.launches),
         **manifest.memory,
     }
-    if with_kernels:
-        facts["kernels"] = [dict(row) for row in manifest.kernels]
+    if arch is not None and arch not in (have := [target.arch for target in manifest.targets]):
+        raise UsageError(f"--arch {printable(arch)}: the bundle has code for {', '.join(dict.fromkeys(have))}")
+    if with_kernels or arch is not None:
+        facts["kernels"] = [row for row in map(dict, manifest.kernels) if _is_for(row, arch)]
     return facts
+
+
+def format_resources(found: Mapping[str, Any]) -> str:
+    """One line of what a kernel takes on one arch."""
+    return (
+        f"{found['arch']}: {found['vgprs']} VGPRs, {found['sgprs']} SGPRs, {found['spills']} spills, "
+        f"{found['scratch_bytes']} B scratch, {found['lds_bytes']} B LDS, {found['threads']} threads, "
+        f"{found['waves_per_simd'] or '?'} waves a SIMD"
+    )
+
+
+def _is_for(row: dict[str, Any], arch: str | None) -> bool:
+    """Whether a row of the kernel table is a kernel of `arch`; one without resources is the host's."""
+    arches = [found["arch"] for found in row["resources"]]
+    return arch is None or (arch in arches if arches else arch == "host")
 
 
 def find_models(folder: Path) -> list[dict[str, object]]:
