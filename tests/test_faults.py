@@ -1,0 +1,34 @@
+"""docs/faults.md is what the tests say, and every required fault case is held by a test."""
+
+from __future__ import annotations
+
+import pytest
+
+from rocmforge.tools import faults
+
+
+@pytest.fixture(scope="module")
+def held() -> dict[int, set[str]]:
+    return faults.holders(faults.collect())
+
+
+def test_every_required_case_is_held(held: dict[int, set[str]]) -> None:
+    assert sorted(faults.REQUIRED - held.keys()) == []
+
+
+def test_table_is_up_to_date(held: dict[int, set[str]]) -> None:
+    assert faults.TABLE.read_text("utf-8") == faults.table(held), "run python -m rocmforge.tools.faults"
+
+
+def test_weight_types_are_no_cases() -> None:
+    ids = [
+        "a.py::test_logits[llama-F32]",
+        "a.py::test_rows[F16-x86_64_v4]",
+        "a.py::test_rows[F32]",
+        "a.py::t[F16-960x576]",
+    ]
+    assert faults.holders(ids) == {}
+    assert faults.holders(["a.py::test_F17_name", "b.py::test_x[F32-symlink]", "b.py::test_x[F32-link]"]) == {
+        17: {"a.py::test_F17_name"},
+        32: {"b.py::test_x"},
+    }
