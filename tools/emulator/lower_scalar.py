@@ -129,8 +129,8 @@ def _flow(lowering: Lowering, instruction: Instruction) -> None:
         if name == "s_barrier_wait" and signed(instruction.fields["simm"], 16) != -1:
             raise lowering.refuse(instruction, "only the workgroup's barrier (-1) is known")
         lowering.emit(name)
-    elif name == "s_trap":
-        lowering.emit(name, imm=[instruction.fields["simm"]])
+    elif name in ("s_trap", "s_sethalt"):
+        lowering.emit("s_trap", imm=[instruction.fields["simm"]])
     elif name in ("s_round_mode", "s_denorm_mode"):
         if instruction.fields["simm"] != (0 if name == "s_round_mode" else 15):
             raise lowering.refuse(instruction, "only rounding to nearest even, with denormals, is known")
