@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts.errors import UsageError, printable
+from ..artifacts.errors import ToolchainError, UsageError, printable
 from .build_cache import BuildCache, cache_key
 from .hip_toolchain import find_hip_toolchain
 from .host_toolchain import find_host_toolchain
@@ -87,7 +87,7 @@ def build_variants(
                     unit.parent.mkdir(exist_ok=True)
                     unit.write_text(source.text, "utf-8")
                     toolchain.compile(unit, unit.with_suffix(".o"), include, variant)
-                    found = unit.with_suffix(".o").read_bytes()
+                    found = _read_output(unit.with_suffix(".o"), toolchain)
                     cache.put("object", key, found)
             return found
 
@@ -119,4 +119,12 @@ def _link(
         paths.append(path)
     output = folder / Path(variant.file).name
     toolchain.link(paths, output)
-    return CodeObject(variant, output.read_bytes())
+    return CodeObject(variant, _read_output(output, toolchain))
+
+
+def _read_output(path: Path, toolchain: Toolchain) -> bytes:
+    """What a compiler that claims success must have written."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ToolchainError(f"{printable(toolchain.name)}: wrote no {path.name}: {error.strerror}") from None

@@ -14,6 +14,7 @@ from ..artifacts.errors import ToolchainError, printable
 from .target import CodeVariant
 from .toolchain import run_compiler, ziglang_folder, ziglang_version
 
+VERSION_TIMEOUT_SECONDS = 20
 _CLANG_FLAGS = (
     "-fno-math-errno",
     "-Wall",
@@ -113,14 +114,18 @@ def _system(command: str) -> HostToolchain:
     found = shutil.which(command)
     path = None if found is None else os.path.abspath(found)
     if path is None:
-        raise ToolchainError(f"--toolchain {command}: not found on PATH (zig needs nothing but pip)")
+        raise ToolchainError(f"--toolchain {printable(command)}: not found on PATH (zig needs nothing but pip)")
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolchainError(f"{path}: cannot be run: {error}") from None
+        done = subprocess.run([path, "--version"], capture_output=True, timeout=VERSION_TIMEOUT_SECONDS, check=False)
+    except OSError as error:
+        raise ToolchainError(f"{printable(path)}: cannot be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise ToolchainError(
+            f"{printable(path)}: --version gave no result within {VERSION_TIMEOUT_SECONDS} s"
+        ) from None
     lines = done.stdout.decode("utf-8", "replace").splitlines()
     if done.returncode or not lines:
-        raise ToolchainError(f"{path}: --version failed: not a C compiler?")
+        raise ToolchainError(f"{printable(path)}: --version failed: not a C compiler?")
     is_clang = "clang" in lines[0]
     return HostToolchain(
         name=command,

@@ -54,6 +54,7 @@ def run_compiler(command: tuple[str, ...], folder: Path) -> None:
     Raises:
         ToolchainError: it failed, hung or is gone.
     """
+    name = printable(command[0])
     # No HOME, no locale, no SOURCE_DATE_EPOCH: a compiler's output must not depend on who runs it.
     environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TMPDIR": tempfile.gettempdir()}
     try:
@@ -67,15 +68,15 @@ def run_compiler(command: tuple[str, ...], folder: Path) -> None:
             check=False,
         )
     except FileNotFoundError:
-        raise ToolchainError(f"{command[0]}: compiler not found") from None
+        raise ToolchainError(f"{name}: compiler not found") from None
     except OSError as error:
-        raise ToolchainError(f"{command[0]}: cannot be run: {error.strerror}") from None
+        raise ToolchainError(f"{name}: cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise ToolchainError(f"{command[0]}: gave no result within {COMPILE_TIMEOUT_SECONDS} s") from None
+        raise ToolchainError(f"{name}: gave no result within {COMPILE_TIMEOUT_SECONDS} s") from None
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
-        raise ToolchainError(f"{Path(command[0]).name} failed ({done.returncode}): {printable(first, 400)}")
+        raise ToolchainError(f"{Path(name).name} failed ({done.returncode}): {printable(first, 400)}")
 
 
 def ziglang_folder() -> Path:
