@@ -85,16 +85,17 @@ class JsonProgress(PlainProgress):
 
 
 class TerminalProgress:
-    """A bar a stage, drawn by rich."""
+    """A bar a stage, drawn by rich; on standard error."""
 
     def __init__(self) -> None:
-        from rich import progress  # noqa: PLC0415 - rich takes 0.1 s to import, and only terminals need it
+        from rich import console, progress  # noqa: PLC0415 - rich takes 0.1 s to import, and only terminals need it
 
         self._bars = progress.Progress(
             progress.TextColumn("{task.description:<22}"),
             progress.BarColumn(),
             progress.TextColumn("{task.fields[amount]:>24}"),
             progress.TimeElapsedColumn(),
+            console=console.Console(stderr=True),
         )
         self._task: progress.TaskID | None = None
         self._total, self._unit = 0, ""
@@ -112,7 +113,7 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """See `Progress`."""
-        self._bars.console.print(f"note: {text}", markup=False)
+        self._bars.console.print(f"note: {text}", markup=False, highlight=False)
 
     def _finish(self) -> None:
         if self._task is not None:
