@@ -8,6 +8,7 @@ import tempfile
 from functools import cache
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,9 +60,9 @@ class Gpu:
     """A module on an emulator, called with NumPy arrays (copied in and out) and ctypes scalars."""
 
     def __init__(
-        self, source: str, arch: str = "gfx1100", flags: tuple[str, ...] = (), device: str = "", **options: object
+        self, source: str, arch: str = "gfx1100", flags: tuple[str, ...] = (), device: str = "", **options: Any
     ):
-        self.api = HipEmulator(device or arch, **options)  # type: ignore[arg-type]
+        self.api = HipEmulator(device or arch, **options)
         self.module = ctypes.c_void_p()
         self.check(self.api.hipModuleLoadData(ctypes.byref(self.module), build(source, arch, *flags)))
 

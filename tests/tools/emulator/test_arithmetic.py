@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +14,18 @@ from .gpu_build import Gpu
 
 ARCHES = ["gfx1100", "gfx1201", "gfx942"]
 F32, F64, F16, I32, U32, I64, U64, I16, U16 = ["float", "double", "f16", "i32", "u32", "i64", "u64", "i16", "u16"]
-NUMPY = {
+NUMPY: dict[str, Any] = {
     F32: np.float32, F64: np.float64, F16: np.float16, I32: np.int32, U32: np.uint32, I64: np.int64, U64: np.uint64,
     I16: np.int16, U16: np.uint16,
 }  # fmt: skip
 
 
-def half(x: np.ndarray) -> np.ndarray:
+def half(x: np.ndarray) -> Any:
     return x.astype(np.float16)
 
 
 # name: (element types of the inputs, type of the output, expression, NumPy oracle).
-CASES = {
+CASES: dict[str, tuple[tuple[str, ...], str, str, Callable[..., Any] | None]] = {
     # Floats: add, sub, mul, fma, min, max, and what the compiler makes of negated and absolute operands.
     "add_f32": ((F32, F32), F32, "a + b", lambda a, b: a + b),
     "sub_f32": ((F32, F32), F32, "a - b", lambda a, b: a - b),
@@ -123,10 +125,10 @@ CASES = {
 N = 4096
 
 
-def inputs(kind: str, seed: int) -> np.ndarray:
+def inputs(kind: str, seed: int) -> Any:
     """Random bits, so every exponent, denormals, infinities and NaNs, mixed with moderate values and edges."""
     rng = np.random.default_rng(seed)
-    dtype = np.dtype(NUMPY[kind])
+    dtype: Any = np.dtype(NUMPY[kind])
     bits = rng.integers(0, 256, N * dtype.itemsize, dtype=np.uint8).view(dtype).copy()
     if dtype.kind == "f":
         info = np.finfo(dtype)
@@ -187,7 +189,7 @@ def exact_fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return result
 
 
-def special_oracle(name: str, arrays: list[np.ndarray]) -> np.ndarray:
+def special_oracle(name: str, arrays: list[np.ndarray]) -> Any:
     if name == "fma_f32":
         return exact_fma(*arrays)
     if name == "ldexp_f32":

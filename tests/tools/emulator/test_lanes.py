@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,15 @@ from .gpu_build import Gpu
 ARCHES = ["gfx1100", "gfx1201", "gfx942"]
 RDNA = ["gfx1100", "gfx1201"]
 N = 256
-Oracle = Callable[..., np.ndarray]
+Oracle = Callable[..., Any]
 
 
-def bytes_of(a: np.ndarray, dtype: type) -> np.ndarray:
+def bytes_of(a: np.ndarray, dtype: type) -> Any:
     return a.view(dtype).reshape(len(a), -1).astype(np.int64)
 
 
 def dot(signed_a: bool, signed_b: bool) -> Oracle:
-    def oracle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    def oracle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Any:
         x = bytes_of(a, np.int8 if signed_a else np.uint8)
         y = bytes_of(b, np.int8 if signed_b else np.uint8)
         return ((x * y).sum(1) + c.view(np.int32)).astype(np.int64).astype(np.uint32)
@@ -29,17 +30,17 @@ def dot(signed_a: bool, signed_b: bool) -> Oracle:
     return oracle
 
 
-def saturated(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def saturated(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Any:
     total = (bytes_of(a, np.int8) * bytes_of(b, np.int8)).sum(1) + c.view(np.int32)
     return np.clip(total, -(2**31), 2**31 - 1).astype(np.int32).view(np.uint32)
 
 
-def nibbles(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def nibbles(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Any:
     parts = [(x[:, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).astype(np.int64) for x in (a, b)]
     return ((parts[0] * parts[1]).sum(1) + c).astype(np.uint32)
 
 
-def byte_permute(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def byte_permute(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Any:
     """Bytes 0-3 are b's, 4-7 a's; 12 gives 0 and 13 up gives 255."""
     table = np.zeros((len(a), 16), np.uint8)
     table[:, :4], table[:, 4:8], table[:, 13:] = b.view(np.uint8).reshape(-1, 4), a.view(np.uint8).reshape(-1, 4), 255
@@ -56,7 +57,7 @@ def masked_half(a: np.ndarray, mask: int) -> np.ndarray:
     return (a.view(np.uint16) & mask).view(np.float16)
 
 
-def dot2(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def dot2(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Any:
     x, y = (v.view(np.float16).reshape(-1, 2).astype(np.float32) for v in (a, b))
     total: np.ndarray = (x[:, 0] * y[:, 0] + c.view(np.float32)).astype(np.float32)
     return (total + x[:, 1] * y[:, 1]).astype(np.float32).view(np.uint32)

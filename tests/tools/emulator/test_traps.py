@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ KERNEL trap(u32 *out) { if (out[0] == 0) __builtin_trap(); }
 U64, U32 = ctypes.c_uint64, ctypes.c_uint32
 
 
-def device(**options: object) -> Gpu:
+def device(**options: Any) -> Gpu:
     return Gpu(SOURCE, "gfx1100", **options)
 
 
