@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError, printable
+from .code_object_notes import merge_metadata_notes
 from .target import TARGETS, CodeVariant
 from .toolchain import run_compiler, ziglang_folder, ziglang_version
 
@@ -94,6 +95,7 @@ class HipToolchain:
             str(output),
         )
         run_compiler(command, output.parent)
+        output.write_bytes(merge_metadata_notes(output.read_bytes()))
 
 
 def _output(command: tuple[str, ...]) -> str:

@@ -1,0 +1,155 @@
+"""Runs single GPU kernels on the emulator: builds them, lays a step out in device memory, launches by grid entries.
+
+The structures mirror kernels/hip/prelude.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rocmforge.artifacts.layout import GridEntry
+from rocmforge.compiler.build import build_variants, find_toolchain
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.plan import KernelSpec
+from rocmforge.compiler.render import render_kernel
+from rocmforge.compiler.target import TARGETS
+from rocmforge.tests.kernel_harness import Array, Float32, Float64, Step, quantize_rows
+from rocmforge.tools.emulator import HipEmulator, KernelCounters
+
+ARCHES = ("gfx1100", "gfx1201", "gfx942")
+"""One of each family that the emulator runs: WMMA of two kinds, MFMA with waves of 64."""
+
+Q8_BLOCK = np.dtype([("quants", "i1", 32), ("scales", "<f4", 2), ("sums", "<i2", 2), ("scaled_sum", "<f4")])
+"""struct q8_block."""
+
+_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one row of logits is sampled; fields as in struct sampling, `mask` a bit a token."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seen: tuple[tuple[int, int], ...] = ()
+    seed: int = 0
+    counter: int = 0
+    mask: tuple[int, ...] | None = None
+
+
+def q8_rows(x: Float32) -> npt.NDArray[np.void]:
+    """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], to the bit."""
+    host = quantize_rows(x)
+    blocks = np.zeros(host.shape, Q8_BLOCK)
+    for name in ("quants", "scales", "sums", "scaled_sum"):
+        blocks[name] = host[name]
+    return blocks
+
+
+def q8_values(blocks: npt.NDArray[np.void]) -> Float64:
+    """float64[rows, columns] that blocks stand for, exactly."""
+    scales = np.repeat(blocks["scales"].astype(np.float64), 16, axis=-1)
+    return np.asarray((scales * blocks["quants"]).reshape(len(blocks), -1), np.float64)
+
+
+class Gpu:
+    """An emulated GPU with one module of kernels."""
+
+    def __init__(self, arch: str, specs: Iterable[KernelSpec], cache: BuildCache) -> None:
+        target = TARGETS[arch]
+        sources = tuple(render_kernel("hip", spec) for spec in {spec.symbol: spec for spec in specs}.values())
+        (code,) = build_variants(sources, target, find_toolchain("clang", target), cache, lambda _done, _total: None, 2)
+        self.api = HipEmulator(arch)
+        self.module = ctypes.c_void_p()
+        self._check(self.api.hipModuleLoadData(ctypes.byref(self.module), code.data))
+
+    def _check(self, code: int) -> None:
+        names = self.api.hipGetErrorName(code).decode(), self.api.hipGetErrorString(code).decode()
+        assert code == 0, ": ".join(names)
+
+    def _upload(self, array: Array, pointers: list[ctypes.c_void_p]) -> int:
+        pointer = ctypes.c_void_p()
+        self._check(self.api.hipMalloc(ctypes.byref(pointer), max(array.nbytes, 4)))
+        self._check(self.api.hipMemcpy(pointer, array.ctypes.data, array.nbytes, _HOST_TO_DEVICE))
+        pointers.append(pointer)
+        assert pointer.value is not None
+        return pointer.value
+
+    def _upload_sampling(self, rows: Sequence[Sampling], pointers: list[ctypes.c_void_p]) -> int:
+        packed = b""
+        for row in rows:
+            seen = np.array(row.seen, np.int32).reshape(-1, 2)
+            tokens, counts = (self._upload(np.ascontiguousarray(seen[:, i]), pointers) for i in range(2))
+            mask = 0 if row.mask is None else self._upload(np.array(row.mask, np.uint32), pointers)
+            packed += struct.pack(
+                "<3fi3fi2Q2QQ",
+                *(row.temperature, row.top_p, row.min_p, row.top_k),
+                *(row.repetition_penalty, row.presence_penalty, row.frequency_penalty, len(seen)),
+                *(tokens, counts, row.seed, row.counter, mask),
+            )
+        return self._upload(np.frombuffer(packed, np.uint8), pointers)
+
+    def run(
+        self,
+        kernel: KernelSpec,
+        grid: GridEntry,
+        step: Step,
+        *arguments: Array | None,
+        sampling: Sequence[Sampling] = (),
+    ) -> Array:
+        """Launch a kernel as the runtime does; arrays are copied in, and back out after it.
+
+        Args:
+            sampling: one a row of logits.
+        Returns:
+            int32[rows of logits], what was sampled.
+        """
+        pointers: list[ctypes.c_void_p] = []
+        fields = (step.token_ids, step.positions, step.rows, step.block_table, step.logits_rows)
+        arrays = [np.ascontiguousarray(value, np.int32) for value in fields]
+        num_logits = max(len(step.logits_rows), len(sampling))
+        sampled = np.full(max(num_logits, 1), -2, np.int32)
+        addresses = [self._upload(array, pointers) for array in arrays]
+        addresses += [self._upload_sampling(sampling, pointers), self._upload(sampled, pointers)]
+        sampled_at = pointers[-1]
+        packed = struct.pack("<4i7Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
+        values = [self._upload(np.frombuffer(packed, np.uint8), pointers)]
+        for index, array in enumerate(arguments):
+            values.append(0 if array is None else self._upload(array, pointers))
+            if array is not None:
+                self.api.label(pointers[-1], f"argument {index}")
+        self._launch(kernel, grid, step, num_logits, (values + [0] * 8)[:9])
+        for array, value in zip(arguments, values[1:], strict=True):
+            if array is not None:
+                self._check(self.api.hipMemcpy(array.ctypes.data, value, array.nbytes, _DEVICE_TO_HOST))
+        self._check(self.api.hipMemcpy(sampled.ctypes.data, sampled_at, sampled.nbytes, _DEVICE_TO_HOST))
+        for pointer in pointers:
+            self._check(self.api.hipFree(pointer))
+        return sampled[:num_logits]
+
+    def _launch(self, kernel: KernelSpec, grid: GridEntry, step: Step, num_logits: int, values: list[int]) -> None:
+        function = ctypes.c_void_p()
+        self._check(self.api.hipModuleGetFunction(ctypes.byref(function), self.module, kernel.symbol.encode()))
+        cells = [ctypes.c_void_p(value) for value in values]
+        table = (ctypes.c_void_p * 9)(*(ctypes.addressof(cell) for cell in cells))
+        count = {"tokens": step.num_tokens, "logits": num_logits, "none": 1}[grid.rows]
+        z = -(-(max(step.positions) + 1) // grid.split) if grid.split else 1
+        code = self.api.hipModuleLaunchKernel(
+            function, grid.x, -(-count // grid.tile), z, grid.threads, 1, 1, 0, None, table, None
+        )
+        self._check(code)
+
+    def counters(self, kernel: KernelSpec) -> KernelCounters:
+        """What a kernel has cost so far."""
+        return self.api.counters()[kernel.symbol]
