@@ -1,7 +1,7 @@
 """One metadata note for a code object of many kernels.
 
-Each object file brings a note that describes its own kernels, and the linker only lays the notes end to end. ROCm's loader
-reads the first metadata note it meets (amd_comgr's lookups stop there), so it would not find the kernels of the others.
+Each object file brings a note that describes its own kernels, and the linker only lays the notes end to end. A loader
+reads the first metadata note that it meets (ROCm's, by amd_comgr) and would not find the kernels of the others.
 """
 
 from __future__ import annotations
