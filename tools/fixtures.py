@@ -5,6 +5,7 @@ python -m rocmforge.tools.fixtures tiny.gguf --architecture qwen2 --quantization
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def write_model(
     rope_factors: bool = False,
     rope_linear: float | None = None,
     pre: str = "smollm",
+    types: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a small model.
 
@@ -101,6 +103,7 @@ def write_model(
         rope_factors: write `rope_freqs.weight`, as Llama 3.1 has it.
         rope_linear: factor of linear rotary scaling.
         pre: `tokenizer.ggml.pre`.
+        types: of matrices that have another than `quantization`, by the middle of the name: `{"attn_v": "Q6_K"}`.
 
     Returns:
         `path`.
@@ -126,7 +129,8 @@ def write_model(
     has_bias = architecture == "qwen2" if bias is None else bias
     for name, dims in _tensors(shape, has_bias, architecture == "qwen3", tie).items():
         kind = quant if name.startswith("blk.") else output_quant
-        _add_tensor(writer, random, name, dims, kind)
+        special = (types or {}).get(name.removesuffix(".weight").rsplit(".", 1)[-1])
+        _add_tensor(writer, random, name, dims, Quant[special] if special else kind)
     if rope_factors:
         factors = np.geomspace(1, 8, shape.head_dim // 2).astype(np.float32)
         writer.add_tensor("rope_freqs.weight", factors)

@@ -50,6 +50,17 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64}
+# Types of matrices that meet in one layer, as llama.cpp mixes them, and as nobody does.
+MIXTURES: dict[str, dict[str, Any]] = {
+    "v-and-down-apart": {"quantization": "Q4_K", "types": {"attn_v": "Q6_K", "ffn_down": "Q6_K"}},
+    "k-apart-with-biases": {"quantization": "Q5_K", "architecture": "qwen2", "types": {"attn_k": "Q8_0"}},
+    "all-three-apart": {"quantization": "Q4_0", "types": {"attn_q": "Q5_0", "attn_k": "Q5_1", "attn_v": "F16"}},
+    "gate-and-up-apart": {"quantization": "Q4_1", "types": {"ffn_gate": "Q8_0", "attn_output": "BF16"}},
+    "float-up-and-norms": {"quantization": "Q8_0", "architecture": "qwen3", "types": {"ffn_up": "F32"}},
+}
+
+
 @pytest.fixture
 def portable_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build for one level: shapes decide nothing that levels differ in, and one takes a tenth of the time."""
@@ -110,6 +121,16 @@ def test_unusual_shapes_agree_with_the_reference(
         found, expected = logits(bundle, ids), reference.forward(ids)
     assert np.isfinite(found).all()
     assert np.sqrt(np.mean((found - expected) ** 2)) < relative_tolerance(shape) * np.std(expected)
+
+
+@pytest.mark.usefixtures("portable_only")
+@pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
+def test_mixed_types_agree_with_the_reference(mixture: dict[str, Any], tmp_path: Path, build_cache: BuildCache) -> None:
+    reference, bundle = compiled(tmp_path, build_cache, **WIDE, **mixture)
+    with bundle:
+        ids = prompt(bundle)
+        found, expected = logits(bundle, ids), reference.forward(ids)
+    assert np.sqrt(np.mean((found - expected) ** 2)) < 0.042 * np.std(expected)
 
 
 def test_an_unusual_shape_at_every_level(tmp_path: Path, build_cache: BuildCache) -> None:
