@@ -189,6 +189,7 @@ def check_matmul(kernels: Kernels, kind: str, shape: Matmul, by_item: bool) -> N
     random = np.random.default_rng(shape.rows)
     raw = random_rows(random, kind, shape.rows, shape.columns)
     weights, bias = pack_rows(raw, kind, shape.columns), random.normal(0, 1, shape.rows).astype(np.float32)
+    longer = np.append(bias, np.full(16, 1e9, np.float32))  # where a last short tile must not reach
     for tokens in shape.tokens:
         inputs, x = matmul_inputs(random, kind, shape.columns, tokens)
         out, memory = guarded((tokens, shape.stride or shape.rows), np.float32)
@@ -199,7 +200,7 @@ def check_matmul(kernels: Kernels, kind: str, shape: Matmul, by_item: bool) -> N
         start = out[:, mine].astype(np.float64)
         # Where rows of logits are counted, tokens must not be.
         step = Step(99, logits_rows=range(tokens)) if shape.at_logits_rows else Step(tokens)
-        kernels.run(shape.spec(kind), step, weights, inputs, out, bias if shape.bias else None, by_item=by_item)
+        kernels.run(shape.spec(kind), step, weights, inputs, out, longer if shape.bias else None, by_item=by_item)
         expected = x @ weights_as_float64(raw, kind).T
         expected += bias * shape.bias
         tolerance = matmul_tolerance(raw, kind, x) + 3 * ROUNDING * np.abs(expected)
