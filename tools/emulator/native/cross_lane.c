@@ -30,15 +30,15 @@ static int dpp_source(u32 control, u32 l) {
 // Leaves the permuted source in row dst, and in EXEC the lanes that take part; dpp_end restores it.
 static int h_dpp_begin(Wave *w, const Op *o) {
   u64 exec = read_exec(w), enabled = 0;
-  V_u32 data = raw32(w, &o->s[0]), r = {};
+  Array data = array_of(raw32(w, &o->s[0])), r = {};
   for (u32 l = 0; l < W; l++) {
     int from = o->imm[0] < 0 ? (int)((l & ~7u) | ((u32)o->imm[5] >> (3 * (l & 7)) & 7)) : dpp_source((u32)o->imm[0], l);
     int valid = from >= 0 && (o->imm[4] || exec >> from & 1);
-    if (valid) r[l] = data[from];
+    if (valid) r.lane[l] = data.lane[from];
     int masked = !(o->imm[1] >> (l >> 4) & 1) || !(o->imm[2] >> (l >> 2 & 3) & 1);
     if (!masked && (valid || o->imm[3])) enabled |= 1ull << l;
   }
-  *(V_u32 *)w->v[o->dst] = r;
+  ROW(w, o->dst) = vector_of(&r);
   w->saved_exec[0] = w->s[S_EXEC];
   w->saved_exec[1] = w->s[S_EXEC + 1];
   write_scalar64(w, S_EXEC, exec & enabled);
@@ -77,13 +77,13 @@ static int h_sdwa_result(Wave *w, const Op *o) {
 // imm[1]: fetch inactive lanes; imm[2]: bound control, 0 where the source lane is inactive.
 static int permlane(Wave *w, const Op *o, V_u32 selector) {
   u64 exec = read_exec(w);
-  V_u32 data = raw32(w, &o->s[0]), r = ROW(w, o->dst);
+  Array data = array_of(raw32(w, &o->s[0])), r = array_of(ROW(w, o->dst)), select = array_of(selector & 15);
   for (u32 l = 0; l < W; l++) {
-    u32 from = ((l & ~15u) ^ (o->imm[0] ? 16 : 0)) | (selector[l] & 15);
-    if (o->imm[1] || exec >> from & 1) r[l] = data[from];
-    else if (o->imm[2]) r[l] = 0;
+    u32 from = ((l & ~15u) ^ (o->imm[0] ? 16 : 0)) | select.lane[l];
+    if (o->imm[1] || exec >> from & 1) r.lane[l] = data.lane[from];
+    else if (o->imm[2]) r.lane[l] = 0;
   }
-  store32(w, o->dst, r);
+  store32(w, o->dst, vector_of(&r));
   return 0;
 }
 static int h_v_permlane16_b32(Wave *w, const Op *o) {
@@ -100,13 +100,13 @@ static int h_v_permlane64_b32(Wave *w, const Op *o) {
 // Swap rows of 16 or halves of 32 lanes between two registers (gfx950): imm[0] lanes a row.
 static int h_v_permlane_swap_b32(Wave *w, const Op *o) {
   u32 n = (u32)o->imm[0];
-  V_u32 d = ROW(w, o->dst), s = raw32(w, &o->s[0]), d2 = d, s2 = s;
+  Array d = array_of(ROW(w, o->dst)), s = array_of(raw32(w, &o->s[0])), d2 = d, s2 = s;
   for (u32 l = 0; l < W; l++) {
-    if (l & n) d2[l] = s[l ^ n];
-    else s2[l] = d[l ^ n];
+    if (l & n) d2.lane[l] = s.lane[l ^ n];
+    else s2.lane[l] = d.lane[l ^ n];
   }
-  store32(w, o->dst, d2);
-  store32(w, o->s[0].index, s2);
+  store32(w, o->dst, vector_of(&d2));
+  store32(w, o->s[0].index, vector_of(&s2));
   return 0;
 }
 

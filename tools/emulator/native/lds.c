@@ -10,6 +10,16 @@ static int races(Wave *w, u32 word, u32 bytes, int kind, u32 *other) {
   u8 me = (u8)(w->index + 1);
   if (s->write_epoch != epoch) memset(s->writer, 0, 4), s->write_epoch = epoch;
   if (s->read_epoch != epoch) memset(s->reader, 0, 4), s->read_epoch = epoch;
+  if (bytes == 15 && kind != ATOMIC) {
+    // A whole word that only this wave has touched.
+    u32 writers, readers, mine = me * 0x01010101u;
+    memcpy(&writers, s->writer, 4);
+    memcpy(&readers, s->reader, 4);
+    if ((!writers || writers == mine) && (!readers || readers == mine)) {
+      memcpy(kind == READ ? s->reader : s->writer, &mine, 4);
+      return 0;
+    }
+  }
   for (int b = 0; b < 4; b++) {
     if (!(bytes >> b & 1)) continue;
     u8 writer = s->writer[b], reader = s->reader[b];
@@ -31,6 +41,7 @@ static int races(Wave *w, u32 word, u32 bytes, int kind, u32 *other) {
 // Extra cycles beyond one for each group of lanes served together: 128 bytes a cycle, 32 banks of 4 bytes.
 static u32 conflict_cycles(const u64 *address, u32 size, u64 lanes) {
   u32 width = size < 4 ? 4 : size == 12 ? 16 : size, group = 128 / width, extra = 0;
+  if (size != 12 && contiguous(address, size, lanes)) return 0;
   for (u32 first = 0; first < W; first += group) {
     u32 seen[32][8], count[32] = {}, worst = 0;
     u64 part = lanes >> first & (group == 64 ? ~0ull : (1ull << group) - 1);
@@ -166,27 +177,24 @@ static int h_ds_atomic(Wave *w, const Op *o) {
 
 // Backward permute: lane l takes the data of lane address / 4 (0 from an inactive one, unless imm[3] says fetch it anyway).
 static int h_ds_bpermute_b32(Wave *w, const Op *o) {
-  u64 lanes = read_exec(w);
-  V_u32 a = raw32(w, &o->s[0]) + (u32)o->imm[2], data = raw32(w, &o->s[1]), r;
-  for (u32 l = 0; l < W; l++) {
-    u32 from = a[l] / 4 & (W - 1);
-    r[l] = o->imm[3] || lanes >> from & 1 ? data[from] : 0;
-  }
-  store32(w, o->dst, r);
+  Array a = array_of((raw32(w, &o->s[0]) + (u32)o->imm[2]) / 4 & (W - 1)), r;
+  // An inactive lane gives 0.
+  Array data = array_of(o->imm[3] || w->full ? raw32(w, &o->s[1]) : raw32(w, &o->s[1]) & w->lanes);
+  for (u32 l = 0; l < W; l++) r.lane[l] = data.lane[a.lane[l]];
+  store32(w, o->dst, vector_of(&r));
   return 0;
 }
 static int h_ds_permute_b32(Wave *w, const Op *o) {
   u64 lanes = read_exec(w);
-  V_u32 a = raw32(w, &o->s[0]) + (u32)o->imm[2], data = raw32(w, &o->s[1]), r = {};
-  FOR_LANES(l, lanes) r[a[l] / 4 & (W - 1)] = data[l];
-  store32(w, o->dst, r);
+  Array a = array_of((raw32(w, &o->s[0]) + (u32)o->imm[2]) / 4 & (W - 1)), data = array_of(raw32(w, &o->s[1])), r = {};
+  FOR_LANES(l, lanes) r.lane[a.lane[l]] = data.lane[l];
+  store32(w, o->dst, vector_of(&r));
   return 0;
 }
 
 static int h_ds_swizzle_b32(Wave *w, const Op *o) {
-  u64 lanes = read_exec(w);
   u32 mode = (u32)o->imm[2];
-  V_u32 data = raw32(w, &o->s[0]), r;
+  Array data = array_of(raw32(w, &o->s[0]) & w->lanes), r;
   for (u32 l = 0; l < W; l++) {
     u32 from, in = l & 31;
     if (mode >= 0xe000) {
@@ -199,9 +207,9 @@ static int h_ds_swizzle_b32(Wave *w, const Op *o) {
     } else if (mode & 0x8000) from = (in & ~3u) | (mode >> (2 * (in & 3)) & 3);
     else from = ((in & (mode & 31)) | (mode >> 5 & 31)) ^ (mode >> 10 & 31);
     from = (from & 31) | (l & 32);
-    r[l] = lanes >> from & 1 ? data[from] : 0;
+    r.lane[l] = data.lane[from];
   }
-  store32(w, o->dst, r);
+  store32(w, o->dst, vector_of(&r));
   return 0;
 }
 

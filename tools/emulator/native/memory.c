@@ -64,6 +64,15 @@ int resolve_global(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes
   Line lines[2 * W];
   int n = 0;
   u64 misaligned = size >= 4 ? 3 : size - 1;
+  if (contiguous(address, size, lanes)) {
+    // The common case at once. Whatever is wrong is found lane by lane below, where the first lane at fault is named.
+    const Allocation *a = find(w, address[0]);
+    if (a && address[0] + size * W <= a->end && !(address[0] & misaligned) && !(kind != READ && a->read_only)) {
+      for (u32 l = 0; l < W; l++) out->at[l] = (u8 *)address[l];
+      if (w->launch->count) count_lines(w, lines, touch(lines, 0, a, address[0], size * W), kind);
+      return 0;
+    }
+  }
   FOR_LANES(l, lanes) {
     const Allocation *a = find(w, address[l]);
     if (!a || address[l] + size > a->end) return fail(w, o, FAULT_BOUNDS, (u32)l, address[l], size, kind != READ);
@@ -121,12 +130,12 @@ static void scratch_addresses(Wave *w, const Op *o, u64 *out) {
 }
 
 void move_in(Wave *w, u32 row, u32 size, u32 flags, u64 lanes, const Lanes *from) {
+  if (size >= 4) {
+    for (u32 i = 0; i < size / 4; i++) FOR_LANES(l, lanes) memcpy(&w->v[row + i][l], from->at[l] + 4 * i, 4);
+    return;
+  }
   FOR_LANES(l, lanes) {
     const u8 *p = from->at[l];
-    if (size >= 4) {
-      for (u32 i = 0; i < size / 4; i++) memcpy(&w->v[row + i][l], p + 4 * i, 4);
-      continue;
-    }
     u32 x;
     if (size == 1) x = flags & MEM_SIGNED ? (u32)(i32)(i8)*p : *p;
     else {

@@ -14,6 +14,14 @@ typedef struct {
 
 #define FOR_LANES(l, lanes) for (u64 left_ = (lanes), l; left_ && (l = (u64)__builtin_ctzll(left_), 1); left_ &= left_ - 1)
 
+// Whether all lanes are active and lane l accesses address[0] + l * size.
+static inline int contiguous(const u64 *address, u32 size, u64 lanes) {
+  if (lanes != (Mask)~(Mask)0) return 0;
+  V_u64 a, steps = __builtin_convertvector(EACH(u32, (u32)l), V_u64) * size;
+  memcpy(&a, address, sizeof a);
+  return !BITS(a != a[0] + steps);
+}
+
 int resolve_global(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes, int kind, Lanes *out);
 int resolve_lds(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes, int kind, Lanes *out);
 void move_in(Wave *w, u32 row, u32 size, u32 flags, u64 lanes, const Lanes *from);

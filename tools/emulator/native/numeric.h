@@ -5,11 +5,14 @@
 
 double exp2(double), log2(double), sin(double), cos(double), ldexp(double, int), floor(double), rint(double);
 
-#define EACH(T, expression)                            \
-  ({                                                   \
-    V_##T each_;                                       \
-    for (int l = 0; l < W; l++) each_[l] = (expression); \
-    each_;                                             \
+// Lane by lane. Into an array: storing to a vector by a variable index would spill the whole of it every time.
+#define EACH(T, expression)                                \
+  ({                                                       \
+    T each_[W] __attribute__((aligned(64)));               \
+    for (int l = 0; l < W; l++) each_[l] = (expression);   \
+    V_##T vector_;                                         \
+    memcpy(&vector_, each_, sizeof vector_);               \
+    vector_;                                               \
   })
 #define ALL(T, value) ((V_##T){} + (value))
 

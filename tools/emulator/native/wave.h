@@ -7,6 +7,11 @@
 #include <stdint.h>
 #include <string.h>
 
+// Freestanding C does not take these for its builtins; small constant sizes must become plain moves.
+#define memcpy __builtin_memcpy
+#define memset __builtin_memset
+#define memcmp __builtin_memcmp
+
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
@@ -157,6 +162,13 @@ typedef struct {
   const char *name, *types;  // types: destination then sources, e.g. "f32 f32 f32"
   Handler run;
 } Entry;
+
+// A vector as an array of lanes, and back.
+typedef struct {
+  u32 lane[W] __attribute__((aligned(64)));
+} Array;
+static inline Array array_of(V_u32 v) { Array a; memcpy(&a, &v, sizeof a); return a; }
+static inline V_u32 vector_of(const Array *a) { V_u32 v; memcpy(&v, a, sizeof v); return v; }
 
 static inline u64 read_exec(const Wave *w) { return W == 64 ? (u64)w->s[S_EXEC + 1] << 32 | w->s[S_EXEC] : w->s[S_EXEC]; }
 
