@@ -117,15 +117,18 @@ INLINE float wave_maximum(float x)
     return maximum(x, shuffle_xor<1>(x));
 }
 
-/* 32 neighbouring lanes make one block; each brings one value, lane 0 of them the first. */
+INLINE int32_t maximum_int(int32_t a, int32_t b) { return a > b ? a : b; }
+
+/* 32 neighbouring lanes make one block; each brings one value, lane 0 of them the first. The largest magnitude is found
+ * among bit patterns: there a NaN is above all, so the block's scale shows it. */
 INLINE void quantize_lane(float value, GLOBAL_MEMORY struct q8_block *block)
 {
     const int32_t lane = thread_index() % 32, half = lane / 16;
-    float largest = absolute(value);
-    largest = maximum(largest, shuffle_xor<8>(largest));
-    largest = maximum(largest, shuffle_xor<4>(largest));
-    largest = maximum(largest, shuffle_xor<2>(largest));
-    largest = maximum(largest, shuffle_xor<1>(largest));
+    int32_t top = to_bits(absolute(value));
+    top = maximum_int(top, shuffle_xor<8>(top));
+    top = maximum_int(top, shuffle_xor<4>(top));
+    top = maximum_int(top, shuffle_xor<2>(top));
+    const float largest = from_bits(maximum_int(top, shuffle_xor<1>(top)));
     const int32_t quant = (int32_t)round_float(value * (largest > 0 ? 127.0f / largest : 0.0f));
     int32_t sum = quant;
     sum += shuffle_xor<8>(sum);
@@ -145,9 +148,9 @@ INLINE void quantize_lane(float value, GLOBAL_MEMORY struct q8_block *block)
  * lane's place among them. */
 INLINE void quantize_eight(const float values[8], GLOBAL_MEMORY struct q8_block *block, int32_t at)
 {
-    float largest = 0;
-    UNROLL for (int i = 0; i < 8; i++) largest = maximum(largest, absolute(values[i]));
-    largest = maximum(largest, shuffle_xor<1>(largest));
+    int32_t top = 0;
+    UNROLL for (int i = 0; i < 8; i++) top = maximum_int(top, to_bits(absolute(values[i])));
+    const float largest = from_bits(maximum_int(top, shuffle_xor<1>(top)));
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f, scale = largest / 127.0f;
     int32_t sum = 0, packed[2] = { 0, 0 };
     UNROLL for (int i = 0; i < 8; i++) {

@@ -1,0 +1,416 @@
+"""Each GPU kernel, run by itself on emulated GPUs of three families, against NumPy in float64.
+
+References and bounds of errors are those of the host's kernels, whose arithmetic is the same but for the order of sums:
+a GPU cuts a row into slices, so that its terms go through no more additions than on the host, and one for each slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from rocmforge.artifacts.layout import GridEntry, LaunchEntry
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.graph import Graph, Node, Value, Weight
+from rocmforge.compiler.lower_hip import HipPlanner
+from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.packing_lanes import interleave_lane_pairs, pack_lanes
+from rocmforge.compiler.plan import KernelSpec
+from rocmforge.compiler.target import TARGETS
+from rocmforge.tests.compiler.test_kernels_host import (
+    SILU_TOLERANCE,
+    matmul_tolerance,
+    silu,
+    weights_as_float64,
+)
+from rocmforge.tests.hip_harness import ARCHES, Q8_BLOCK, Gpu, q8_rows, q8_values
+from rocmforge.tests.kernel_harness import (
+    FLOAT_TYPES,
+    ROUNDING,
+    WEIGHT_TYPES,
+    Array,
+    Float32,
+    Float64,
+    Step,
+    dequantize,
+    random_rows,
+)
+
+K_TYPES = ("Q4_K", "Q5_K", "Q6_K")
+CONFIG = ModelConfig(
+    architecture="llama",
+    name="",
+    hidden_size=64,
+    intermediate_size=64,
+    num_layers=1,
+    num_heads=3,
+    num_kv_heads=1,
+    head_dim=32,
+    vocab_size=64,
+    max_seq_len=304,
+    rope_theta=1e4,
+    rms_norm_eps=1e-6,
+    rope_style="interleaved",
+    rope_dim=32,
+    rope_scaling=RopeScaling(),
+    qkv_bias=False,
+    qk_norm=False,
+    tie_word_embeddings=True,
+)
+Launches = tuple[tuple[KernelSpec, GridEntry], ...]
+
+
+def lower(arch: str, node: Node, values: Sequence[Value], weights: Sequence[Weight], config: ModelConfig) -> Launches:
+    """What one node becomes: its kernels and their grids, in order."""
+    table = {weight.name: weight for weight in (*weights, Weight("source", (64, 64), "F32"))}
+    sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(node.inputs))
+    planner = HipPlanner(Graph((*sources, node), {value.name: value for value in values}, table), config, TARGETS[arch])
+    planner.launches.clear()
+    getattr(planner, node.op)(node)
+    return tuple((planner.kernels[launch.kernel], grid_of(launch)) for launch in planner.launches)
+
+
+def grid_of(launch: LaunchEntry) -> GridEntry:
+    assert launch.grid is not None
+    return launch.grid
+
+
+def fitting(launches: Launches, count: int) -> Launches:
+    """Those that the runtime launches for so many rows."""
+    return tuple((kernel, grid) for kernel, grid in launches if grid.at_least <= count <= grid.at_most)
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """A matrix product; `offset` and `stride` of its output."""
+
+    rows: int
+    columns: int
+    bias: bool = False
+    accumulate: bool = False
+    offset: int = 0
+    stride: int = 0
+    at_logits_rows: bool = False
+
+    def launches(self, arch: str, kind: str) -> Launches:
+        rows = "R" if self.at_logits_rows else "T"
+        values = (
+            Value("x", rows, self.columns, "float32" if kind in FLOAT_TYPES else "q8"),
+            Value("y", rows, self.stride or self.rows),
+        )
+        weights = (Weight("w", (self.rows, self.columns), kind), Weight("b", (self.rows,), "F32"))
+        node = Node(
+            "linear",
+            ("x", "y") if self.accumulate else ("x",),
+            "y",
+            ("w", "b") if self.bias else ("w",),
+            {"out_offset": self.offset},
+        )
+        return lower(arch, node, values, weights, CONFIG)
+
+
+def tail(kind: str) -> Matmul:
+    """Rows of 2 tiles and a short one; columns of whole units and a rest; offset, stride, bias."""
+    columns = 768 if kind in K_TYPES else 584 if kind in FLOAT_TYPES else 608
+    return Matmul(70, columns, bias=True, offset=3, stride=80)
+
+
+SHAPES: dict[str, Callable[[str], Matmul]] = {
+    "tail": tail,
+    "smallest": lambda kind: Matmul(1, 256 if kind in K_TYPES else 8 if kind in FLOAT_TYPES else 32),
+    "real": lambda kind: Matmul(576, 1536, accumulate=True),
+    "logits": lambda kind: Matmul(333, 512, at_logits_rows=True),
+}
+
+
+class Gpus:
+    """Emulated GPUs, each loaded with the kernels that a test names."""
+
+    def __init__(self, cache: BuildCache) -> None:
+        self.cache = cache
+
+    def __call__(self, arch: str, *launches: Launches) -> Gpu:
+        return Gpu(arch, [kernel for some in launches for kernel, _ in some], self.cache)
+
+
+@pytest.fixture(scope="module")
+def gpus(build_cache: BuildCache) -> Gpus:
+    return Gpus(build_cache)
+
+
+def padded(rows: Array, count: int = 64) -> Array:
+    """Activations as they lie in the arena: rows behind the last one hold anything, here what would show."""
+    out = np.zeros((max(count, len(rows)), *rows.shape[1:]), rows.dtype)
+    if rows.dtype == np.float32:
+        out[:] = np.nan
+    else:
+        out["scales"] = np.nan
+    out[: len(rows)] = rows
+    return out
+
+
+def inputs(random: np.random.Generator, kind: str, columns: int, tokens: int) -> tuple[Array, Float64]:
+    """Activations as the kernel reads them, and what they stand for."""
+    x = random.normal(0, 1, (tokens, columns)).astype(np.float32)
+    if kind in FLOAT_TYPES:
+        return x, x.astype(np.float64)
+    blocks = q8_rows(x)
+    return blocks, q8_values(blocks)
+
+
+def counted(shape: Matmul, tokens: int) -> Step:
+    # Where rows of logits are counted, tokens must not be.
+    return Step(99, logits_rows=range(tokens)) if shape.at_logits_rows else Step(tokens)
+
+
+def run_matmul(gpu: Gpu, shape: Matmul, launches: Launches, weights: Array, x: Array, out: Array, bias: Array) -> None:
+    for kernel, grid in fitting(launches, len(out)):
+        gpu.run(kernel, grid, counted(shape, len(out)), weights, padded(x), out, bias)
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_matmul(gpus: Gpus, arch: str, kind: str, name: str) -> None:
+    shape = SHAPES[name](kind)
+    launches = shape.launches(arch, kind)
+    gpu, random = gpus(arch, launches), np.random.default_rng(shape.rows)
+    raw = random_rows(random, kind, shape.rows, shape.columns)
+    weights, bias = pack_lanes(raw, kind, shape.columns), random.normal(0, 1, shape.rows).astype(np.float32)
+    most = 70 if name == "tail" else 17
+    x, values = inputs(random, kind, shape.columns, most)
+    start = random.normal(0, 1, (most, shape.stride or shape.rows)).astype(np.float32)
+    mine = slice(shape.offset, shape.offset + shape.rows)
+    expected = values @ weights_as_float64(raw, kind).T + bias * shape.bias
+    # Half of the host's bound: a GPU always fuses, so that each multiply-add rounds once.
+    tolerance = matmul_tolerance(raw, kind, values) / 2 + 16 * ROUNDING * (np.abs(expected) + np.abs(bias))
+    if shape.accumulate:
+        expected += start[:, mine]
+        tolerance += 3 * ROUNDING * np.abs(start[:, mine])
+    whole = start.copy()
+    run_matmul(gpu, shape, launches, weights, x, whole, bias)
+    assert (np.abs(whole[:, mine] - expected) <= tolerance).all()
+    assert tolerance.max() < 0.2 * np.abs(values).mean() * np.abs(weights_as_float64(raw, kind)).mean()
+    others = np.ones(whole.shape[1], bool)
+    others[mine] = False
+    assert np.array_equal(whole[:, others], start[:, others])
+    # A row has the same bits in any batch: by the kernels for few tokens and by the one for many.
+    for tokens in (1, 2, 3, 8, 9):
+        part = start[:tokens].copy()
+        run_matmul(gpu, shape, launches, weights, x[:tokens], part, bias)
+        assert part.tobytes() == whole[:tokens].tobytes(), tokens
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind != "F32"])
+@pytest.mark.parametrize("arch", ARCHES)
+def test_weights_come_in_whole_lines_and_once(gpus: Gpus, arch: str, kind: str) -> None:
+    """For one token: every 128-byte line of the weights is loaded once, in one piece."""
+    shape = Matmul(192, 1536)
+    launches = fitting(shape.launches(arch, kind), 1)
+    gpu, random = gpus(arch, launches), np.random.default_rng(1)
+    weights = pack_lanes(random_rows(random, kind, 192, 1536), kind, 1536)
+    x, _ = inputs(random, kind, 1536, 1)
+    run_matmul(gpu, shape, launches, weights, x, np.zeros((1, 192), np.float32), np.zeros(0, np.float32))
+    counters = gpu.counters(launches[0][0])
+    loads = counters.by_allocation["argument 0"][0]
+    assert (loads.bytes, loads.distinct_lines) == (weights.nbytes, weights.nbytes // 128)
+    assert loads.full_transactions == loads.transactions
+    # All that a decode step's product reads, against what it must: weights and activations once.
+    assert counters.loads.bytes <= 1.10 * (weights.nbytes + x.nbytes)
+    assert counters.instructions["scratch"] == 0
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_gate_up(gpus: Gpus, arch: str, kind: str) -> None:
+    columns = 256
+    forms = {}
+    for dtype in ("float32", "q8"):
+        values = (Value("x", "T", columns, "float32" if kind in FLOAT_TYPES else "q8"), Value("y", "T", 96, dtype))
+        weights = tuple(Weight(name, (96, columns), kind) for name in ("gate", "up"))
+        forms[dtype] = lower(arch, Node("gate_up", ("x",), "y", ("gate", "up")), values, weights, CONFIG)
+    gpu, random = gpus(arch, *forms.values()), np.random.default_rng(4)
+    gate, up = random_rows(random, kind, 96, columns), random_rows(random, kind, 96, columns)
+    packed = interleave_lane_pairs(pack_lanes(gate, kind, columns), pack_lanes(up, kind, columns))
+    x, real = inputs(random, kind, columns, 66)
+    if kind in FLOAT_TYPES:
+        x, real = (x / np.float32(8)).astype(np.float32), real / 8
+    whole = np.zeros((66, 96), np.float32)
+    none = np.zeros(0, np.float32)
+    run_matmul(gpu, Matmul(96, columns), forms["float32"], packed, x, whole, none)
+    g, u = real @ weights_as_float64(gate, kind).T, real @ weights_as_float64(up, kind).T
+    g_error, u_error = matmul_tolerance(gate, kind, real), matmul_tolerance(up, kind, real)
+    expected = silu(g) * u
+    tolerance = SILU_TOLERANCE * np.abs(expected) + 1.1 * g_error * (np.abs(u) + u_error) + np.abs(silu(g)) * u_error
+    assert (np.abs(whole - expected) <= tolerance + 1e-30).all()
+    for tokens in (1, 2, 4, 7, 66):
+        blocks = np.zeros((tokens, 3), Q8_BLOCK)
+        run_matmul(gpu, Matmul(96, columns), forms["q8"], packed, x[:tokens], blocks, none)
+        assert blocks.tobytes() == q8_rows(whole[:tokens]).tobytes()
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_embedding(gpus: Gpus, arch: str, kind: str) -> None:
+    columns = 512 if kind in K_TYPES else 584 if kind in FLOAT_TYPES else 608
+    node = Node("embedding", (), "y", ("w",))
+    launches = lower(arch, node, (Value("y", "T", columns),), (Weight("w", (70, columns), kind),), CONFIG)
+    raw = random_rows(np.random.default_rng(2), kind, 70, columns)
+    ids = [69, 0, 31, 32, 33, 5]
+    out = np.zeros((6, columns), np.float32)
+    gpus(arch, launches).run(*launches[0], Step(6, token_ids=ids), pack_lanes(raw, kind, columns), out)
+    assert np.array_equal(out, dequantize(raw, kind)[ids])
+
+
+def elementwise(arch: str, op: str, columns: int, dtype: str = "float32") -> Launches:
+    values = (Value("x", "T", 2 * columns if op == "swiglu" else columns), Value("y", "T", columns, dtype))
+    return lower(arch, Node(op, ("x",), "y"), values, (), CONFIG)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_swiglu(gpus: Gpus, arch: str) -> None:
+    launches = elementwise(arch, "swiglu", 259)
+    x = np.random.default_rng(1).normal(0, 4, (5, 518)).astype(np.float32)
+    x[0, :7] = [-1e30, -200, -88, 88, 200, 1e30, 0]
+    out = np.zeros((5, 259), np.float32)
+    gpus(arch, launches).run(*launches[0], Step(5), x, out)
+    g, u = x[:, :259].astype(np.float64), x[:, 259:].astype(np.float64)
+    # Past -87 the exponential stands still: what is left is |g| e^-87.
+    tolerance = SILU_TOLERANCE * np.abs(silu(g) * u) + np.where(g < -87, np.abs(g * u) * np.exp(-86.9), 0)
+    assert (np.abs(out - silu(g) * u) <= tolerance).all()
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_quantize_is_exactly_what_its_header_says(gpus: Gpus, arch: str) -> None:
+    launches = elementwise(arch, "quantize", 288, "q8")
+    gpu, random = gpus(arch, launches), np.random.default_rng(1)
+    x = (random.normal(0, 1, (64, 288)) * np.exp(random.uniform(-60, 60, (64, 1)))).astype(np.float32)
+    x[0] = 0
+    x[1, ::2] = 0
+    x[2] = np.arange(288)  # 127 / 15 and others: halves of a quant round to even
+    x[3] = np.where(np.arange(288) % 2, 127, 0.5)
+    out = np.zeros((64, 9), Q8_BLOCK)
+    gpu.run(*launches[0], Step(64), x, out)
+    assert out.tobytes() == q8_rows(x).tobytes()
+    for value in (np.nan, np.inf, -np.inf):
+        for column in (0, 17, 287):
+            bad = np.ones((1, 288), np.float32)
+            bad[0, column] = value
+            out = np.zeros((1, 9), Q8_BLOCK)
+            gpu.run(*launches[0], Step(1), bad, out)
+            assert np.flatnonzero(~np.isfinite(out["scales"].reshape(18))).tolist() == [column // 16]
+
+
+def norm(arch: str, columns: int, dtype: str, rows: str) -> Launches:
+    values = (Value("x", "T", columns), Value("y", rows, columns, dtype))
+    node = Node("norm", ("x",), "y", ("w",), {"epsilon": 1e-5})
+    return lower(arch, node, values, (Weight("w", (columns,), "F32"),), CONFIG)
+
+
+@pytest.mark.parametrize("rows", ["T", "R"])
+@pytest.mark.parametrize("columns", [1, 61, 576, 2048])
+@pytest.mark.parametrize("arch", ARCHES)
+def test_norm(gpus: Gpus, arch: str, columns: int, rows: str) -> None:
+    random = np.random.default_rng(1)
+    launches = norm(arch, columns, "float32", rows)
+    blocked = norm(arch, columns, "q8", rows) if columns % 32 == 0 else ()
+    gpu = gpus(arch, launches, blocked)
+    x = random.normal(0, 3, (6, columns)).astype(np.float32)
+    x[1] = 0
+    weight = random.normal(1, 0.3, columns).astype(np.float32)
+    asked = [5, 0, 2] if rows == "R" else list(range(6))
+    step = Step(6, logits_rows=asked if rows == "R" else ())
+    mean = np.mean(np.square(x[asked], dtype=np.float64), axis=1, keepdims=True)
+    expected = x[asked] / np.sqrt(mean + 1e-5) * weight
+    out = np.zeros((len(asked), columns), np.float32)
+    gpu.run(*launches[0], step, x, weight, out)
+    # 256 partial sums of columns / 256 terms; 6 halvings, 8 waves; root, quotient, two products.
+    tolerance = 2 * (columns / 256 + 1 + 6 + 8 + 8) * ROUNDING * np.abs(expected)
+    assert (np.abs(out - expected) <= tolerance).all()
+    if blocked:
+        blocks = np.zeros((len(asked), columns // 32), Q8_BLOCK)
+        gpu.run(*blocked[0], step, x, weight, blocks)
+        assert blocks.tobytes() == q8_rows(out).tobytes()
+
+
+ROPES = (
+    (16, 16, True, False),
+    (64, 64, False, True),
+    (80, 22, True, True),
+    (48, 32, False, False),
+    (128, 128, True, False),
+)
+
+
+def rope(arch: str, shape: tuple[int, int, bool, bool]) -> Launches:
+    head_dim, rope_dim, interleaved, qk_norm = shape
+    config = replace(
+        CONFIG,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=head_dim,
+        rope_dim=rope_dim,
+        rope_style="interleaved" if interleaved else "half",
+    )
+    names = ("q", "k") if qk_norm else ()
+    weights = (Weight("table", (32, rope_dim), "F32"), *(Weight(name, (head_dim,), "F32") for name in names))
+    values = (Value("x", "T", 8 * head_dim), Value("y", "T", 8 * head_dim))
+    node = Node("rope_kv", ("x",), "y", ("table", *names), {"layer": 0, "epsilon": 1e-6})
+    return lower(arch, node, values, weights, config)
+
+
+def rotated(qkv: Float32, table: Float32, positions: list[int], norms: list[Float32] | None, pairs: str) -> Float64:
+    """Queries and keys, float64[T, 6, head_dim]."""
+    heads = qkv[:, :6].astype(np.float64)
+    rope_dim = table.shape[1]
+    if norms:
+        weight = np.array([norms[0]] * 4 + [norms[1]] * 2, np.float64)
+        heads = heads / np.sqrt(np.mean(heads**2, axis=-1, keepdims=True) + 1e-6) * weight
+    cosines, sines = (part[positions][:, None].astype(np.float64) for part in np.split(table, 2, axis=1))
+    first = slice(0, rope_dim, 2) if pairs == "interleaved" else slice(0, rope_dim // 2)
+    second = slice(1, rope_dim, 2) if pairs == "interleaved" else slice(rope_dim // 2, rope_dim)
+    out = heads.copy()
+    out[..., first] = heads[..., first] * cosines - heads[..., second] * sines
+    out[..., second] = heads[..., first] * sines + heads[..., second] * cosines
+    return out
+
+
+@pytest.mark.parametrize("shape", ROPES, ids=str)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_rope_kv(gpus: Gpus, arch: str, shape: tuple[int, int, bool, bool]) -> None:
+    head_dim, rope_dim, interleaved, qk_norm = shape
+    launches, random = rope(arch, shape), np.random.default_rng(head_dim)
+    tokens, rows, positions = 5, [1, 1, 1, 0, 2], [14, 15, 16, 3, 0]
+    table = random.uniform(-1, 1, (32, rope_dim)).astype(np.float32)
+    qkv = random.normal(0, 1, (tokens, 8, head_dim)).astype(np.float32)
+    qkv[1, 7, :4] = [1e6, -1e6, 3e-8, -(2.0**-24)]  # values that overflow float16, and that are subnormal in it
+    norms = [random.normal(1, 0.3, head_dim).astype(np.float32) for _ in range(2)]
+    keys = np.full((6, 2, head_dim // 8, 16, 8), 7, np.float16)
+    values = np.full((6, 2, 16, head_dim), 7, np.float16)
+    wanted = keys.copy(), values.copy()
+    blocks = [[4, 0], [2, 5], [1, 3]]
+    step = Step(tokens, positions=positions, rows=rows, block_table=blocks)
+    out = qkv.copy()
+    gpus(arch, launches).run(*launches[0], step, out, table, keys, values, *norms)
+    pairs = "interleaved" if interleaved else "half"
+    expected = rotated(qkv, table, positions, norms if qk_norm else None, pairs)
+    # Two products and a sum; with the norm, its own roundings, counted as above.
+    roundings = 2 * (3 + (head_dim / 32 + 6 + 8) * qk_norm) * ROUNDING
+    size = 2 * np.abs(expected).max(-1, keepdims=True) + 2 * np.abs(qkv[:, :6]).max(-1, keepdims=True)
+    assert (np.abs(out[:, :4] - expected[:, :4]) <= (roundings * size)[:, :4]).all()
+    assert np.array_equal(out[:, 4:], qkv[:, 4:])
+    written = np.zeros((tokens, 2, head_dim), np.float32)
+    with np.errstate(over="ignore"):
+        for t, (row, position) in enumerate(zip(rows, positions, strict=True)):
+            block, slot = blocks[row][position // 16], position % 16
+            written[t] = keys[block, :, :, slot].reshape(2, head_dim)
+            wanted[0][block, :, :, slot] = keys[block, :, :, slot]
+            wanted[1][block, :, slot] = qkv[t, 6:].astype(np.float16)
+    # float16 rounds by half a unit of 2^-10, and what lies below 2^-14 by half of 2^-24.
+    tolerance = roundings * size[:, 4:] + np.abs(expected[:, 4:]) * 2.0**-11 + 2.0**-25
+    assert (np.abs(written - expected[:, 4:]) <= tolerance).all()
+    assert keys.tobytes() == wanted[0].tobytes()
+    assert values.tobytes() == wanted[1].tobytes()
