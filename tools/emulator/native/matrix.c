@@ -12,25 +12,57 @@ static f64 small_float(u32 x, int exponent_bits, int mantissa_bits, int bias, in
   return sign * (e ? ldexp(1 + m / one, e - bias) : ldexp(m / one, 1 - bias));
 }
 
-// Element k of the operand that starts at register row, in lane l.
-static f64 element(const Wave *w, u32 row, u32 l, u32 k, int type) {
-  const u32 word = type == E_F64 ? 0 : type == E_F32 || type == E_I32 ? w->v[row + k][l]
-                   : type <= E_BF16 ? w->v[row + k / 2][l] >> (16 * (k & 1))
-                   : type == E_I4 || type == E_U4 ? w->v[row + k / 8][l] >> (4 * (k & 7))
-                                                  : w->v[row + k / 4][l] >> (8 * (k & 3));
+static f64 float_element(const Wave *w, u32 row, u32 l, u32 k, int type) {
   switch (type) {
-    case E_F16: { u16 b = (u16)word; f16 h; memcpy(&h, &b, 2); return (f64)(f32)h; }
-    case E_BF16: { u32 b = word << 16; f32 f; memcpy(&f, &b, 4); return f; }
-    case E_F32: { f32 f; memcpy(&f, &word, 4); return f; }
+    case E_F16: { u16 b = (u16)(w->v[row + k / 2][l] >> (16 * (k & 1))); f16 h; memcpy(&h, &b, 2); return (f64)(f32)h; }
+    case E_BF16: { u32 b = w->v[row + k / 2][l] >> (16 * (k & 1)) << 16; f32 f; memcpy(&f, &b, 4); return f; }
+    case E_F32: { f32 f; memcpy(&f, &w->v[row + k][l], 4); return f; }
     case E_F64: { u64 b = (u64)w->v[row + 2 * k + 1][l] << 32 | w->v[row + 2 * k][l]; f64 f; memcpy(&f, &b, 8); return f; }
-    case E_I8: return (i8)word;
-    case E_U8: return (u8)word;
-    case E_I4: return (i32)(word << 28) >> 28;
-    case E_U4: return word & 15;
-    case E_I32: return (i32)word;
-    case E_FP8: return small_float(word & 255, 4, 3, w->launch->has_acc ? 8 : 7, 1);
-    default: return small_float(word & 255, 5, 2, w->launch->has_acc ? 16 : 15, 0);
+    case E_I32: return (i32)w->v[row + k][l];
+    case E_FP8: return small_float(w->v[row + k / 4][l] >> (8 * (k & 3)) & 255, 4, 3, w->launch->has_acc ? 8 : 7, 1);
+    default: return small_float(w->v[row + k / 4][l] >> (8 * (k & 3)) & 255, 5, 2, w->launch->has_acc ? 16 : 15, 0);
   }
+}
+
+// The first n elements of lane l's operand, which starts at register row.
+static void unpack(const Wave *w, u32 row, u32 l, u32 n, int type, f64 *out) {
+  int bits = type == E_I4 || type == E_U4 ? 4 : 8, up = 32 - bits;
+  if (type < E_I8 || type > E_U4) {
+    for (u32 k = 0; k < n; k++) out[k] = float_element(w, row, l, k, type);
+    return;
+  }
+  for (u32 k = 0, per_word = 32 / (u32)bits; k < n; k += per_word) {
+    u32 word = w->v[row + k / per_word][l];
+    for (u32 i = 0; i < per_word && k + i < n; i++) {
+      u32 x = word >> (i * (u32)bits) << up;
+      out[k + i] = type == E_I8 || type == E_I4 ? (f64)((i32)x >> up) : (f64)(x >> up);
+    }
+  }
+}
+
+// D[i][j] = sum over k of A[k][i] * B[k][j]; integers (of at most 8 bits) are exact in float too, which is faster.
+#define PRODUCT(T, M)                                                                               \
+  static void product_##T##_##M(u32 K, const f64 *A, const f64 *B, f64 *D) {                        \
+    T sums[M][M] = {}, row[M], column[M];                                                           \
+    for (u32 k = 0; k < K; k++) {                                                                   \
+      for (u32 j = 0; j < M; j++) row[j] = (T)B[k * M + j], column[j] = (T)A[k * M + j];            \
+      for (u32 i = 0; i < M; i++)                                                                   \
+        for (u32 j = 0; j < M; j++) sums[i][j] += column[i] * row[j];                               \
+    }                                                                                               \
+    for (u32 i = 0; i < M; i++)                                                                     \
+      for (u32 j = 0; j < M; j++) D[i * M + j] = (f64)sums[i][j];                                   \
+  }
+PRODUCT(f32, 4)
+PRODUCT(f32, 16)
+PRODUCT(f32, 32)
+PRODUCT(f64, 4)
+PRODUCT(f64, 16)
+PRODUCT(f64, 32)
+static void product(u32 M, u32 K, int type, const f64 *A, const f64 *B, f64 *D) {
+  int small = type >= E_I8 && type <= E_U4;
+  if (M == 4) (small ? product_f32_4 : product_f64_4)(K, A, B, D);
+  else if (M == 16) (small ? product_f32_16 : product_f64_16)(K, A, B, D);
+  else (small ? product_f32_32 : product_f64_32)(K, A, B, D);
 }
 
 // Integer sums are exact in double (K is at most 128); they wrap, or saturate with clamp, as 32-bit integers do.
@@ -61,16 +93,6 @@ static f64 signed_element(f64 x, u32 flip) { return flip ? -x : x; }
 // low, B high, C neg, C abs). gfx11: a lane holds a whole row of A (column of B), lanes 16-31 repeat lanes 0-15, and C's
 // register r holds row 2r + lane / 16 (wave64: 4r + lane / 16). gfx12: lanes 0-15 hold the first half of each 2 * size
 // run of K... as laid out in k_of, and C's register r holds row r + 8 * (lane / 16) (wave64: r + 4 * (lane / 16)).
-static u32 wmma_lane(u32 i, u32 k, u32 K, int generation, u32 *at) {
-  if (generation == 11) {
-    *at = k;
-    return i;
-  }
-  u32 parts = W / 16, run = K / parts;  // elements a lane holds
-  *at = k % run;
-  return i + 16 * (k / run);
-}
-
 // gfx11 wants A and B repeated in the upper lanes: a kernel that does not would be wrong on the hardware.
 static int check_repeated(Wave *w, const Op *o, u32 K) {
   for (int m = 0; m < 2; m++) {
@@ -86,18 +108,16 @@ static int check_repeated(Wave *w, const Op *o, u32 K) {
 static int h_wmma(Wave *w, const Op *o) {
   u32 K = (u32)o->imm[0], generation = (u32)o->imm[4], parts = W / 16, negate = (u32)o->imm[5];
   int ta = o->imm[1], tb = o->imm[2], tc = o->imm[3], half = tc == E_F16 || tc == E_BF16;
-  u32 a = o->s[0].index, b = o->s[1].index, c = o->s[2].index, high = o->s[2].shift ? 1 : 0;
-  f64 A[16][64], B[64][16], D[16][16] = {};
+  u32 c = o->s[2].index, high = o->s[2].shift ? 1 : 0, run = generation == 11 ? K : K / parts;
+  f64 operand[2][64 * 16], D[16][16], elements[64];
   if (generation == 11 && check_repeated(w, o, K)) return FAULTED;
-  for (u32 i = 0; i < 16; i++)
-    for (u32 k = 0; k < K; k++) {
-      u32 at, l = wmma_lane(i, k, K, (int)generation, &at);
-      A[i][k] = signed_element(element(w, a, l, at, ta), negate >> (at & 1) & 1);
-      B[k][i] = signed_element(element(w, b, l, at, tb), negate >> (2 + (at & 1)) & 1);
+  for (u32 m = 0; m < 2; m++)
+    for (u32 l = 0; l < 16 * (K / run); l++) {
+      unpack(w, o->s[m].index, l, run, m ? tb : ta, elements);
+      for (u32 k = 0; k < run; k++)
+        operand[m][(l / 16 * run + k) * 16 + l % 16] = signed_element(elements[k], negate >> (2 * m + (k & 1)) & 1);
     }
-  for (u32 i = 0; i < 16; i++)
-    for (u32 k = 0; k < K; k++)
-      for (u32 j = 0; j < 16; j++) D[i][j] += A[i][k] * B[k][j];
+  product(16, K, ta, operand[0], operand[1], D[0]);
   V_u32 out[8];
   u32 per_lane = 16 / parts;
   for (u32 r = 0; r < per_lane; r++) {
@@ -106,8 +126,8 @@ static int h_wmma(Wave *w, const Op *o) {
       u32 m = generation == 11 ? parts * r + l / 16 : r + per_lane * (l / 16), n = l & 15;
       u32 at = generation == 11 ? high : r & 1;
       f64 old = o->s[2].kind != KIND_VECTOR ? constant(&o->s[2], half ? E_F32 : tc)
-                : half                      ? element(w, c + row, l, at, tc)
-                                            : element(w, c, l, r, tc);
+                : half                      ? float_element(w, c + row, l, at, tc)
+                                            : float_element(w, c, l, r, tc);
       if (negate >> 5 & 1) old = __builtin_fabs(old);
       f64 value = D[m][n] + signed_element(old, negate >> 4 & 1);
       if (!half) {
@@ -129,13 +149,22 @@ static int h_wmma(Wave *w, const Op *o) {
 }
 
 // MFMA. imm: M (16, 32 or 4; N is the same), K, blocks, type of A and B, type of C and D, negation or broadcast (unused).
-// Lane l holds, of A, row l % M and the K elements of group l / M; of D, column l % N. D's rows come in runs of 4 a lane.
+// Lane l holds, of A, row l % M and the elements of K of its group; of D, column l % N. D's rows come in runs of 4 a lane.
+// Blocks are independent products, in neighbouring groups of lanes.
+#if W == 64
 static int h_mfma(Wave *w, const Op *o) {
-  u32 M = (u32)o->imm[0], K = (u32)o->imm[1], blocks = (u32)o->imm[2], type = (u32)o->imm[3], out = (u32)o->imm[4];
-  int type_b = o->imm[5] < 0 ? (int)type : o->imm[5];
-  u32 a = o->s[0].index, b = o->s[1].index, groups = 64 / M / blocks, run = K / groups;
-  u32 rows = M * M * blocks / 64, step = out == E_F64 ? 2 : 1, lanes = 64 / M;
+  u32 M = (u32)o->imm[0], K = (u32)o->imm[1], blocks = (u32)o->imm[2], out = (u32)o->imm[4];
+  u32 groups = 64 / M / blocks, run = K / groups, rows = M * M * blocks / 64, step = out == E_F64 ? 2 : 1, lanes = 64 / M;
+  static __thread f64 operand[2][16][64 * 16], D[16][32 * 32];
   static __thread u32 result[64][64];
+  f64 elements[64];
+  for (u32 m = 0; m < 2; m++)
+    for (u32 l = 0; l < 64; l++) {
+      unpack(w, o->s[m].index, l, run, m ? o->imm[5] : o->imm[3], elements);
+      u32 group = l / M % groups;
+      for (u32 k = 0; k < run; k++) operand[m][l / M / groups][(group * run + k) * M + l % M] = elements[k];
+    }
+  for (u32 block = 0; block < blocks; block++) product(M, K, o->imm[3], operand[0][block], operand[1][block], D[block]);
   for (u32 l = 0; l < 64; l++)
     for (u32 r = 0; r < rows; r++) {
       // Where lane l's register r lies in the result.
@@ -147,18 +176,14 @@ static int h_mfma(Wave *w, const Op *o) {
         block = r / per_block;
         i = r % per_block / 4 * 4 * lanes + l / M * 4 + r % 4;
       }
-      f64 sum = 0;
-      for (u32 k = 0; k < K; k++) {
-        u32 from = M * (block * groups + k / run), at = k % run;
-        sum += element(w, a, from + i, at, (int)type) * element(w, b, from + j, at, type_b);
-      }
-      f64 old = o->s[2].kind == KIND_VECTOR ? element(w, o->s[2].index, l, r, (int)out) : constant(&o->s[2], (int)out);
-      put(w, ROW_TEMPORARY, l, old + sum, (int)out, (int)o->clamp);
+      f64 old = o->s[2].kind == KIND_VECTOR ? float_element(w, o->s[2].index, l, r, (int)out) : constant(&o->s[2], (int)out);
+      put(w, ROW_TEMPORARY, l, old + D[block][i * M + j], (int)out, (int)o->clamp);
       for (u32 s = 0; s < step; s++) result[step * r + s][l] = w->v[ROW_TEMPORARY + s][l];
     }
   for (u32 r = 0; r < rows * step; r++) memcpy(w->v[o->dst + r], result[r], sizeof result[r]);
   return 0;
 }
+#endif
 
 #if W == 64
 #define MFMA_ENTRY {"mfma", "", h_mfma},
