@@ -57,6 +57,6 @@ def _merged(notes: bytes) -> bytes | None:
     if len(found) < 2:
         return None
     whole = {**found[0], _KERNELS: [kernel for metadata in found for kernel in metadata[_KERNELS]]}
-    packed = msgpack.packb(whole)
-    note = _NOTE.pack(len(_OWNER) - 1, len(packed), _NOTE_METADATA) + _OWNER + packed
+    packed: bytes = msgpack.packb(whole)
+    note: bytes = _NOTE.pack(len(_OWNER) - 1, len(packed), _NOTE_METADATA) + _OWNER + packed
     return note.ljust(-(-len(note) // 4) * 4, b"\0")
