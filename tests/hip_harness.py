@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.render import render_kernel
 from rocmforge.compiler.target import TARGETS
+from rocmforge.runtime.batch import RowSampling
 from rocmforge.tests.kernel_harness import Array, Float32, Float64, Step, quantize_rows
 from rocmforge.tools.emulator import HipEmulator, KernelCounters
 
@@ -29,23 +29,6 @@ Q8_BLOCK = np.dtype([("quants", "i1", 32), ("scales", "<f4", 2), ("sums", "<i2",
 """struct q8_block."""
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How one row of logits is sampled; fields as in struct sampling, `mask` a bit a token."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seen: tuple[tuple[int, int], ...] = ()
-    seed: int = 0
-    counter: int = 0
-    mask: tuple[int, ...] | None = None
 
 
 def q8_rows(x: Float32) -> npt.NDArray[np.void]:
@@ -86,17 +69,18 @@ class Gpu:
         assert pointer.value is not None
         return pointer.value
 
-    def _upload_sampling(self, rows: Sequence[Sampling], pointers: list[ctypes.c_void_p]) -> int:
-        packed = b""
-        for row in rows:
-            seen = np.array(row.seen, np.int32).reshape(-1, 2)
-            tokens, counts = (self._upload(np.ascontiguousarray(seen[:, i]), pointers) for i in range(2))
-            mask = 0 if row.mask is None else self._upload(np.array(row.mask, np.uint32), pointers)
+    def _upload_sampling(
+        self, rows: Sequence[RowSampling], masks: Sequence[Array | None], pointers: list[ctypes.c_void_p]
+    ) -> int:
+        packed, none = b"", np.zeros(0, np.int32)
+        for row, mask in zip(rows, masks or [None] * len(rows), strict=True):
+            seen, counts = (none if x is None else x for x in (row.seen_tokens, row.seen_counts))
             packed += struct.pack(
                 "<3fi3fi2Q2QQ",
                 *(row.temperature, row.top_p, row.min_p, row.top_k),
                 *(row.repetition_penalty, row.presence_penalty, row.frequency_penalty, len(seen)),
-                *(tokens, counts, row.seed, row.counter, mask),
+                *(self._upload(seen, pointers), self._upload(counts, pointers), row.seed, row.counter),
+                0 if mask is None else self._upload(mask, pointers),
             )
         return self._upload(np.frombuffer(packed, np.uint8), pointers)
 
@@ -106,12 +90,14 @@ class Gpu:
         grid: GridEntry,
         step: Step,
         *arguments: Array | None,
-        sampling: Sequence[Sampling] = (),
+        sampling: Sequence[RowSampling] = (),
+        masks: Sequence[Array | None] = (),
     ) -> Array:
         """Launch a kernel as the runtime does; arrays are copied in, and back out after it.
 
         Args:
             sampling: one a row of logits.
+            masks: of the tokens that are allowed, uint32 with a bit each, one a row of logits.
         Returns:
             int32[rows of logits], what was sampled.
         """
@@ -121,7 +107,7 @@ class Gpu:
         num_logits = max(len(step.logits_rows), len(sampling))
         sampled = np.full(max(num_logits, 1), -2, np.int32)
         addresses = [self._upload(array, pointers) for array in arrays]
-        addresses += [self._upload_sampling(sampling, pointers), self._upload(sampled, pointers)]
+        addresses += [self._upload_sampling(sampling, masks, pointers), self._upload(sampled, pointers)]
         sampled_at = pointers[-1]
         packed = struct.pack("<4i7Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
         values = [self._upload(np.frombuffer(packed, np.uint8), pointers)]

@@ -214,10 +214,11 @@ INLINE uint64_t find(const struct row *row, struct shared *lds, uint64_t goal, c
     return prefix;
 }
 
-/* The first token of all whose place is at least `lowest` and that weighs something, by place from below. */
+/* The token of the lowest place from `lowest` and the cut on that weighs something. */
 INLINE int32_t token_at(const struct row *row, struct shared *lds, uint64_t lowest)
 {
     uint64_t nearest = ~(uint64_t)0;
+    if (lowest < row->cut) lowest = row->cut;
     for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
         const float logit = row->logits[i];
         const uint64_t at = place(row, i, logit);
@@ -257,7 +258,8 @@ INLINE int32_t draw(struct row *row, struct shared *lds, sampling_pointer s)
     if (limited && total(row, lds, false) > (uint64_t)top_k) row->cut = find(row, lds, (uint64_t)top_k - 1, false);
     if (top_p < 1) {
         const uint64_t enough = share(top_p, total(row, lds, true));
-        row->cut = find(row, lds, enough ? enough - 1 : 0, true);
+        const uint64_t nucleus = find(row, lds, enough ? enough - 1 : 0, true);
+        if (nucleus > row->cut) row->cut = nucleus;
     }
     row->min_p = min_p < 1 ? min_p : 1.0f;
     const uint64_t kept = total(row, lds, true);
