@@ -12,6 +12,7 @@ from .api_stream import StreamApi
 from .counters import KernelCounters, TrafficCount
 from .device_state import DeviceState
 from .dispatch import LoadedKernel, instruction_counts, profile
+from .families import lds_bytes
 from .faults import TrappedFault
 from .pointers import address_of, write
 
@@ -200,8 +201,8 @@ class HipEmulator(MemoryApi, ModuleApi, StreamApi):
             hip.ATTRIBUTE_PCI_BUS_ID: 3,
             hip.ATTRIBUTE_PCI_DEVICE_ID: 0,
             hip.ATTRIBUTE_PCI_DOMAIN_ID: 0,
-            hip.ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: family.lds_bytes,
-            hip.ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR: family.lds_bytes,
+            hip.ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: lds_bytes(self._state.arch),
+            hip.ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR: lds_bytes(self._state.arch),
             hip.ATTRIBUTE_UNIFIED_ADDRESSING: 1,
             hip.ATTRIBUTE_WARP_SIZE: family.wave_sizes[0],
         }

@@ -12,7 +12,7 @@ from .code_object import CodeObject, parse
 from .device_state import Module
 from .dispatch import LoadedKernel
 from .errors import BadCodeObject, UnknownInstruction
-from .families import runs_on
+from .families import lds_bytes, runs_on
 from .faults import BOUNDS, KINDS, READ_ONLY
 from .library import load
 from .pointers import address_of, length_of, write
@@ -125,7 +125,7 @@ class ModuleApi(ApiBase):
         items = block[0] * block[1] * block[2]
         if min(grid) < 1 or min(block) < 1 or items > min(_MAX_WORKGROUP, loaded.kernel.max_workgroup):
             return self._state.done(hip.INVALID_CONFIGURATION, f"grid {grid}, block {block}")
-        if loaded.kernel.lds_bytes + shared > self._state.family.lds_bytes:
+        if loaded.kernel.lds_bytes + shared > lds_bytes(self._state.arch):
             return self._state.done(hip.LAUNCH_OUT_OF_RESOURCES, f"{loaded.kernel.lds_bytes + shared} bytes of LDS")
         arguments = _arguments(loaded, parameters, extra)
         if arguments is None:

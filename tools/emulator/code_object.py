@@ -20,6 +20,7 @@ _NT_METADATA = 32
 _R_ABS64, _R_RELATIVE64 = 3, 13
 _STT_FUNC = 2
 _MAX_IMAGE_BYTES = 256 << 20
+_MAX_KERNARG_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class CodeObject:
     Attributes:
         arch: from the ELF's flags.
         image: bytes as they lie in memory, before relocation.
-        relocations: (offset in the image, value relative to the image or None, addend).
+        relocations: (offset in the image, offset whose address it takes).
         functions: byte ranges of functions that are not kernels.
         symbols: name to (offset, size).
     """
@@ -89,7 +90,7 @@ def parse(data: bytes) -> CodeObject:
     """
     try:
         return _parse(data)
-    except (struct.error, IndexError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadCodeObject(f"damaged code object: {error!r}") from None
 
 
@@ -113,9 +114,13 @@ def _parse(data: bytes) -> CodeObject:
     return CodeObject(
         arch=MACHINES[flags & 0xFF],
         image=image,
-        relocations=_relocations(data, sections, symbols),
+        relocations=_relocations(data, sections, symbols, len(image)),
         kernels=kernels,
-        functions=tuple((begin, begin + size) for begin, size in functions if begin not in entries and size),
+        functions=tuple(
+            (begin, begin + size)
+            for begin, size in functions
+            if begin not in entries and size and begin >= 0 and begin + size <= len(image)
+        ),
         symbols=symbols,
     )
 
@@ -130,8 +135,8 @@ def _load(data: bytes, at: int, size: int, count: int) -> bytes:
     if not segments or total > _MAX_IMAGE_BYTES:
         raise BadCodeObject(f"{len(segments)} segments to load, {total} bytes")
     image = bytearray(total)
-    for offset, address, in_file, _ in segments:
-        if offset + in_file > len(data):
+    for offset, address, in_file, in_memory in segments:
+        if offset + in_file > len(data) or in_file > in_memory:
             raise BadCodeObject(f"cut off: a segment ends at {offset + in_file}, the file at {len(data)}")
         image[address : address + in_file] = data[offset : offset + in_file]
     return bytes(image)
@@ -159,7 +164,7 @@ def _symbols(data: bytes, sections: list[tuple[int, ...]]) -> tuple[dict[str, tu
 
 
 def _relocations(
-    data: bytes, sections: list[tuple[int, ...]], symbols: dict[str, tuple[int, int]]
+    data: bytes, sections: list[tuple[int, ...]], symbols: dict[str, tuple[int, int]], image_size: int
 ) -> tuple[tuple[int, int], ...]:
     """(place, target), both offsets in the image: the place takes the image's address plus the target."""
     result = []
@@ -170,6 +175,8 @@ def _relocations(
         for at in range(section[4], section[4] + section[5], 24):
             place, info, addend = struct.unpack_from("<QQq", data, at)
             kind, index = info & 0xFFFFFFFF, info >> 32
+            if not 0 <= place <= image_size - 8:
+                raise BadCodeObject(f"relocation of {place:#x}, the image ends at {image_size:#x}")
             if kind == _R_RELATIVE64:
                 result.append((place, addend))
             elif kind == _R_ABS64:
@@ -202,11 +209,19 @@ def _kernel(item: dict[str, Any], image: bytes, symbols: dict[str, tuple[int, in
     entry = struct.unpack_from("<q", image, descriptor + 16)[0]
     rsrc3, rsrc1, rsrc2, properties = struct.unpack_from("<IIIH", image, descriptor + 44)
     begin = descriptor + entry
-    arguments = (Argument(a[".offset"], a[".size"], a[".value_kind"]) for a in item.get(".args", []))
+    end = begin + symbols[name][1]
+    if not 0 <= begin < end <= len(image) or begin & 3:
+        raise BadCodeObject(f"kernel {name}: code from {begin:#x} to {end:#x} of {len(image):#x}")
+    arguments = [Argument(a[".offset"], a[".size"], a[".value_kind"]) for a in item.get(".args", [])]
+    if (
+        any(a.offset < 0 or a.size < 0 or a.offset + a.size > kernarg for a in arguments)
+        or kernarg > _MAX_KERNARG_BYTES
+    ):
+        raise BadCodeObject(f"kernel {name}: arguments beyond the {kernarg} bytes that the descriptor gives them")
     return Kernel(
         name=name,
         begin=begin,
-        end=begin + symbols[name][1],
+        end=end,
         lds_bytes=lds,
         scratch_bytes=scratch,
         kernarg_bytes=kernarg,

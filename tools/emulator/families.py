@@ -21,7 +21,6 @@ class Family:
     Attributes:
         name: "rdna3", "rdna4" or "cdna".
         opcodes: format name to opcode to canonical name.
-        lds_bytes: of a workgroup at most.
         packed_ids: the work-item ids share v0.
         architected_ids: the workgroup ids are in trap registers, not in user scalars.
         vgpr_granule: registers a step of the descriptor's count, by wave size.
@@ -34,7 +33,6 @@ class Family:
     architected_ids: bool
     has_acc: bool
     zero_high: bool
-    lds_bytes: int
     vgpr_granule: dict[int, int]
     opcodes: dict[str, dict[int, str]] = field(repr=False)
 
@@ -180,6 +178,11 @@ def family_name(arch: str) -> str:
     return _FAMILY_OF[arch]
 
 
+def lds_bytes(arch: str) -> int:
+    """Most LDS of a workgroup."""
+    return 160 << 10 if arch == "gfx950" else 64 << 10
+
+
 def runs_on(code_arch: str, device_arch: str) -> bool:
     """Whether a device takes a code object: of its own name, or the generic one of its family."""
     return code_arch in (device_arch, _GENERIC[family_name(device_arch)])
@@ -214,7 +217,6 @@ def family(name: str) -> Family:
         architected_ids=name == "rdna4",
         has_acc=cdna,
         zero_high=cdna,
-        lds_bytes=64 << 10,
         vgpr_granule={64: 8} if cdna else {32: 8, 64: 4},
         opcodes=_opcodes(name),
     )

@@ -12,7 +12,7 @@ from .families import Family
 from .library import Library
 from .structures import Kind, Operand
 
-ROW_ACC, ROW_TEMPORARY = 256, 512
+ROW_ACC, ROW_TEMPORARY = 256, 544
 S_NULL, S_M0 = 128, 125
 APERTURES = {235: 0x10000, 237: 0x20000}  # high words of SRC_SHARED_BASE and SRC_PRIVATE_BASE
 _FLOATS = {240: 0.5, 241: -0.5, 242: 1.0, 243: -1.0, 244: 2.0, 245: -2.0, 246: 4.0, 247: -4.0, 248: 0.15915494309189535}

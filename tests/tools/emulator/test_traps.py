@@ -224,3 +224,18 @@ def test_wrong_arch_and_damaged_code() -> None:
     assert api.hipModuleLoadData(ctypes.byref(module), good) == 0
     assert api.hipModuleUnload(module) == 0
     assert api.live_allocations == 0
+
+
+def test_corrupted_code_objects_are_refused_or_load() -> None:
+    """Random damage: loading and translating answer with a HIP error code or success, never with an exception."""
+    good, rng, codes = build(SOURCE, "gfx1100"), np.random.default_rng(11), []
+    for _ in range(300):
+        bad = bytearray(good)
+        for place in rng.integers(0, len(bad), int(rng.integers(1, 9))):
+            bad[place] = rng.integers(0, 256)
+        api, module, function = HipEmulator("gfx1100", threads=1), ctypes.c_void_p(), ctypes.c_void_p()
+        codes.append(api.hipModuleLoadData(ctypes.byref(module), bytes(bad)))
+        if not codes[-1]:
+            codes.append(api.hipModuleGetFunction(ctypes.byref(function), module, b"banks"))
+    assert set(codes) <= {0, 200, 209, 500}
+    assert {0, 200} <= set(codes)

@@ -45,10 +45,11 @@ typedef u64 Mask;
 typedef u32 Mask;
 #endif
 
-// Register file rows: 0-255 VGPRs, 256-511 accumulation VGPRs, then scratch rows for DPP, SDWA and dual issue.
-enum { ROW_ACC = 256, ROW_TEMPORARY = 512, NUM_ROWS = 520 };
-// Scalar registers by encoding; M0 is always 125 here, and 128 swallows writes to NULL.
-enum { S_VCC = 106, S_M0 = 125, S_EXEC = 126, S_NULL = 128, NUM_SCALARS = 136 };
+// Register file rows: 0-255 VGPRs, 256-511 accumulation VGPRs, room for what runs over their end (up to 32 registers), then
+// temporary rows for DPP, SDWA and dual issue.
+enum { ROW_ACC = 256, ROW_TEMPORARY = 544, NUM_ROWS = 560 };
+// Scalar registers by encoding; M0 is always 125 here, and 128 and up swallow writes to NULL (up to 16 words).
+enum { S_VCC = 106, S_M0 = 125, S_EXEC = 126, S_NULL = 128, NUM_SCALARS = 160 };
 
 enum Kind { KIND_NONE, KIND_VECTOR, KIND_SCALAR, KIND_CONSTANT, KIND_SCC, KIND_VCCZ, KIND_EXECZ };
 
