@@ -1,0 +1,325 @@
+"""A bundle on an AMD GPU, driven through HIP's C functions."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..artifacts.bundle import Bundle
+from ..artifacts.errors import DeviceError
+from ..artifacts.hip import KFD_NODES
+from ..artifacts.layout import Layout
+from ..artifacts.manifest import TargetEntry
+from .batch import Batch, Int32
+from .hip_api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check
+from .hip_device import GpuDevice, asked_device, choose_device, find_devices, read_code
+from .hip_launches import Graphs, StepShape, launch_all, resolve_launches
+from .hip_memory import (
+    DEVICE_ALIGNMENT,
+    DeviceMemory,
+    Progress,
+    place_buffers,
+    place_tensors,
+    upload_weights,
+)
+from .hip_step import StepMemory
+
+log = logging.getLogger(__name__)
+
+STEP_SECONDS: Final = 120.0
+"""A step that takes longer hangs: the slowest sane one takes a few seconds."""
+RESERVED_BYTES: Final = 256 << 20
+"""Left free when the KV cache takes the rest: code, graphs, the runtime's own."""
+_SPIN_SECONDS: Final = 20e-6
+_MEBIBYTE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KvSize:
+    """How large a KV cache is wanted.
+
+    Attributes:
+        blocks: exactly so many; None: as many as fit, for at most `max_sequences` contexts.
+        max_context: tokens of the longest sequence, of which one must fit.
+    """
+
+    blocks: int | None
+    max_context: int
+
+
+class HipProgram:
+    """A bundle on a GPU. `step`, `logits` and `close` belong to one thread; `memory` to any."""
+
+    def __init__(
+        self,
+        api: HipApi,
+        device: GpuDevice,
+        layout: Layout,
+        weights: mmap.mmap,
+        code: bytes,
+        num_blocks: int,
+        progress: Progress | None = None,
+        step_seconds: float = STEP_SECONDS,
+    ) -> None:
+        """Load code, upload weights, reserve arena and KV cache.
+
+        Args:
+            api: HIP.
+            device: to load on.
+            layout: that the code was made for.
+            weights: weights.bin, mapped.
+            code: a raw ELF code object for the device.
+            num_blocks: blocks of the KV cache.
+            progress: told of the upload.
+            step_seconds: after which a step is taken to hang.
+
+        Raises:
+            DeviceError: something is not to be had; nothing is left on the device then.
+        """
+        self.layout = layout
+        self.num_blocks = num_blocks
+        self.device = device
+        self._api = api
+        self._step_seconds = step_seconds
+        self._hung = False
+        self._memory = DeviceMemory(api)
+        self._stream = ctypes.c_void_p()
+        self._module = ctypes.c_void_p()
+        self._graphs: Graphs | None = None
+        self._last_memory = (0, 0)
+        self._image = ctypes.create_string_buffer(code, len(code))
+        try:
+            self._use_device()
+            self._last_memory = self._memory.info()
+            self._load(weights, progress)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, HipError):
+                raise DeviceError(f"{device}: {error}") from None
+            raise
+
+    def _use_device(self) -> None:
+        """HIP's current device is a property of the thread."""
+        check(self._api, self._api.hipSetDevice(self.device.index), "choice of the device")
+
+    def _load(self, weights: mmap.mmap, progress: Progress | None) -> None:
+        api, layout = self._api, self.layout
+        # The code first: whether it fits the GPU is known before gigabytes are moved.
+        code = api.hipModuleLoadData(ctypes.byref(self._module), self._image)
+        check(api, code, "load of the code object")
+        code = api.hipStreamCreateWithFlags(ctypes.byref(self._stream), STREAM_NON_BLOCKING)
+        check(api, code, "a stream")
+        self._buffer_offsets, arena_bytes = place_buffers(layout)
+        self._arena = self._zeroed(arena_bytes, "arena")
+        self._kv = self._zeroed(self.num_blocks * layout.kv.bytes_per_block, "KV cache")
+        self._sampled = self._memory.device(4 * layout.max_sequences, "sampled tokens")
+        self._sampled_image = self._memory.pinned(4 * layout.max_sequences, "sampled tokens")
+        self._step = StepMemory(api, self._memory, self._sampled)
+        self._tensors = upload_weights(api, self._memory, layout, weights, progress)
+        self._launches = resolve_launches(api, self._module, layout, self._step, self._address)
+        self._graphs = Graphs(api, self._launches, layout, self._stream)
+        self._graphs_generation = self._step.generation
+        check(api, api.hipStreamSynchronize(self._stream), "load")
+
+    def _zeroed(self, n_bytes: int, what: str) -> int:
+        """Masked attention reads pages before they are written; what it reads must be numbers."""
+        n_bytes = max(n_bytes, DEVICE_ALIGNMENT)
+        address = self._memory.device(n_bytes, what)
+        check(self._api, self._api.hipMemsetAsync(address, 0, n_bytes, self._stream), f"clearing of the {what}")
+        return address
+
+    def _address(self, argument: str) -> int | None:
+        kind, _, rest = argument.partition(":")
+        if kind == "tensor":
+            return self._tensors[rest]
+        if kind == "buffer":
+            return self._arena + self._buffer_offsets[rest]
+        if kind == "kv":
+            layer, _, which = rest.partition(":")
+            half_layer = self.num_blocks * self.layout.kv.bytes_per_block // (2 * self.layout.kv.num_layers)
+            return self._kv + (2 * int(layer) + (which == "value")) * half_layer
+        return None
+
+    def allocations(self) -> dict[str, int]:
+        """Addresses of device memory by what it is for, as `weights` and `KV cache`."""
+        return self._memory.allocations()
+
+    def step(self, batch: Batch) -> Int32:
+        """See `Program.step`."""
+        shape = StepShape(len(batch.token_ids), len(batch.logits_rows), int(batch.positions.max(initial=-1)) + 1)
+        layout = self.layout
+        if shape.tokens > layout.max_batch_tokens or shape.logits > layout.max_sequences:
+            limits = f"{layout.max_batch_tokens} tokens and {layout.max_sequences} rows of logits"
+            raise DeviceError(f"{self.device}: a step takes {limits}, found {shape.tokens} and {shape.logits}")
+        if self._hung:
+            raise DeviceError(f"{self.device}: hangs since an earlier step")
+        try:
+            self._use_device()
+            self._step.send(batch, self._stream)
+            self._launch(shape)
+            if shape.logits:
+                code = self._api.hipMemcpyAsync(
+                    self._sampled_image, self._sampled, 4 * shape.logits, COPY_DEVICE_TO_HOST, self._stream
+                )
+                check(self._api, code, "download of the sampled tokens")
+            self._wait()
+        except HipError as error:
+            # What was queued may still read the pinned memory that the next step overwrites.
+            self._api.hipStreamSynchronize(self._stream)
+            raise DeviceError(f"{self.device}: {error}") from None
+        image = (ctypes.c_int32 * shape.logits).from_address(self._sampled_image)
+        return np.array(image, np.int32)
+
+    def _launch(self, shape: StepShape) -> None:
+        assert self._graphs is not None
+        if self._graphs_generation != self._step.generation:
+            self._graphs.clear()
+            self._graphs_generation = self._step.generation
+        bucket = self._graphs.bucket(shape)
+        if bucket is None or not self._graphs.launch(bucket):
+            launch_all(self._api, self._launches, shape, self._stream)
+
+    def _wait(self) -> None:
+        """Wait for the stream, but not for ever: HIP has no call for that."""
+        deadline = time.monotonic() + self._step_seconds
+        while self._api.hipStreamQuery(self._stream) == NOT_READY:
+            if time.monotonic() > deadline:
+                self._hung = True
+                raise DeviceError(f"{self.device}: a step did not end within {self._step_seconds:g} s: the GPU hangs")
+            time.sleep(_SPIN_SECONDS)
+        check(self._api, self._api.hipStreamSynchronize(self._stream), "a kernel of the step")
+
+    def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
+        """See `Program.logits`."""
+        name = self.layout.launches[-1].arguments[0].removeprefix("buffer:")
+        rows = np.empty((num_rows, self.layout.vocab_size), np.float32)
+        source = self._arena + self._buffer_offsets[name]
+        try:
+            self._use_device()
+            code = self._api.hipMemcpyAsync(rows.ctypes.data, source, rows.nbytes, COPY_DEVICE_TO_HOST, self._stream)
+            check(self._api, code, "download of logits")
+            check(self._api, self._api.hipStreamSynchronize(self._stream), "download of logits")
+        except HipError as error:
+            raise DeviceError(f"{self.device}: {error}") from None
+        return rows
+
+    def memory(self) -> tuple[int, int]:
+        """See `Program.memory`; the last known where the device does not answer."""
+        try:
+            self._use_device()
+            self._last_memory = self._memory.info()
+        except HipError as error:
+            log.debug("%s", error)
+        return self._last_memory
+
+    def close(self) -> None:
+        """See `Program.close`. A GPU that hangs is left alone: freeing would wait for it."""
+        if self._hung:
+            return
+        self._api.hipSetDevice(self.device.index)
+        if self._stream.value:
+            self._api.hipStreamSynchronize(self._stream)
+        if self._graphs is not None:
+            self._graphs.clear()
+        self._memory.close()
+        if self._module.value:
+            self._api.hipModuleUnload(self._module)
+        if self._stream.value:
+            self._api.hipStreamDestroy(self._stream)
+        self._graphs, self._module, self._stream = None, ctypes.c_void_p(), ctypes.c_void_p()
+
+
+def num_kv_blocks(layout: Layout, size: KvSize, free: int, total: int, where: str) -> int:
+    """Blocks of the KV cache that fit beside weights and arena; holds the memory contract before anything is taken.
+
+    Args:
+        layout: of the bundle.
+        size: wanted.
+        free: bytes of the device's memory.
+        total: bytes of the device's memory.
+        where: the device, for the message.
+
+    Raises:
+        DeviceError: they do not fit; says how much is missing.
+    """
+    weights, arena = place_tensors(layout)[1], place_buffers(layout)[1]
+    context = -(-size.max_context // layout.kv.block_size)
+    wanted = context if size.blocks is None else size.blocks
+    needed = weights + arena + wanted * layout.kv.bytes_per_block
+    if needed > free:
+        raise DeviceError(
+            f"{where}: weights of {_mebibytes(weights)} MiB, an arena of {_mebibytes(arena)} MiB and a KV cache of "
+            f"{wanted * layout.kv.block_size} tokens ({_mebibytes(needed - weights - arena)} MiB) need "
+            f"{_mebibytes(needed)} MiB; {_mebibytes(free)} of {_mebibytes(total)} MiB are free, "
+            f"{_mebibytes(needed - free)} MiB too few; --kv-tokens or --max-context ask for less"
+        )
+    if size.blocks is not None:
+        return size.blocks
+    fitting = (free - weights - arena - RESERVED_BYTES) // layout.kv.bytes_per_block
+    return max(wanted, min(fitting, layout.max_sequences * context))
+
+
+def _mebibytes(n_bytes: int) -> int:
+    return -(-n_bytes // _MEBIBYTE)
+
+
+def load_hip_program(
+    bundle: Bundle,
+    api: HipApi,
+    kv: KvSize,
+    device: str | None = None,
+    nodes: Path | None = KFD_NODES,
+    targets: tuple[TargetEntry, ...] | None = None,
+    report: Callable[[str], None] = log.info,
+    progress: Progress | None = None,
+) -> HipProgram:
+    """A bundle on the GPU that was asked for, or the first that it has code for.
+
+    Args:
+        bundle: open.
+        api: HIP.
+        kv: how large the KV cache shall be.
+        device: index, arch or PCI address; None: $ROCMFORGE_GPU_DEVICE.
+        nodes: the KFD topology that belongs to `api`, if one does.
+        targets: of the bundle, to choose from; None: all.
+        report: told which GPU is taken, and which are passed over.
+        progress: told of the upload.
+
+    Raises:
+        DeviceError: no GPU, no code for it, or memory is not to be had.
+    """
+    devices = find_devices(api, nodes)
+    found, target = choose_device(devices, targets or bundle.manifest.targets, device or asked_device(), report)
+    return open_program(bundle, api, found, target, kv, report, progress)
+
+
+def open_program(
+    bundle: Bundle,
+    api: HipApi,
+    device: GpuDevice,
+    target: TargetEntry,
+    kv: KvSize,
+    report: Callable[[str], None] = log.info,
+    progress: Progress | None = None,
+) -> HipProgram:
+    """A bundle's code for `target` on `device`; see `load_hip_program`."""
+    layout = bundle.layout_of(target)
+    code = read_code(bundle, target, device.arch)
+    try:
+        check(api, api.hipSetDevice(device.index), "choice of the device")
+        free, total = DeviceMemory(api).info()
+    except HipError as error:
+        raise DeviceError(f"{device}: {error}") from None
+    num_blocks = num_kv_blocks(layout, kv, free, total, str(device))
+    report(f"{device}: code for {target.arch}, KV cache of {num_blocks * layout.kv.block_size} tokens")
+    weights = bundle.map_weights()
+    return HipProgram(api, device, layout, weights, code, num_blocks, progress)

@@ -1,0 +1,164 @@
+"""The memory of a step: what kernels read of a batch, in one piece, sent with one copy.
+
+The records mirror `struct step` and `struct sampling` of kernels/hip/prelude.h, at `HIP_ABI_VERSION`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .batch import Batch, Int32, RowSampling
+from .hip_api import COPY_HOST_TO_DEVICE, HipApi, check
+from .hip_memory import DeviceMemory
+
+SAMPLING: Final = np.dtype(
+    [
+        ("temperature", "<f4"),
+        ("top_p", "<f4"),
+        ("min_p", "<f4"),
+        ("top_k", "<i4"),
+        ("repetition_penalty", "<f4"),
+        ("presence_penalty", "<f4"),
+        ("frequency_penalty", "<f4"),
+        ("num_seen", "<i4"),
+        ("seen_tokens", "<u8"),
+        ("seen_counts", "<u8"),
+        ("seed", "<u8"),
+        ("counter", "<u8"),
+        ("mask", "<u8"),
+    ]
+)
+STEP: Final = np.dtype(
+    [
+        ("num_tokens", "<i4"),
+        ("num_logits", "<i4"),
+        ("blocks_per_row", "<i4"),
+        ("reserved", "<i4"),
+        ("token_ids", "<u8"),
+        ("positions", "<u8"),
+        ("rows", "<u8"),
+        ("block_table", "<u8"),
+        ("logits_rows", "<u8"),
+        ("sampling", "<u8"),
+        ("sampled", "<u8"),
+    ]
+)
+_ALIGNMENT: Final = 64
+_FIRST_BYTES: Final = 64 << 10
+
+
+class StepMemory:
+    """A piece of device memory and its pinned image; grows with the largest step.
+
+    Attributes:
+        pointer: to `struct step`, as kernels take it; changes only where the memory grows.
+        generation: counts how often that was.
+    """
+
+    def __init__(self, api: HipApi, memory: DeviceMemory, sampled: int, n_bytes: int = _FIRST_BYTES) -> None:
+        """Take the first memory.
+
+        Args:
+            api: HIP.
+            memory: to take it from.
+            sampled: device address of int32[R], where kernels leave the tokens.
+            n_bytes: to begin with.
+        Raises:
+            HipError: it is not to be had.
+        """
+        self._api = api
+        self._memory = memory
+        self._sampled = sampled
+        self.pointer = ctypes.c_void_p()
+        self.generation = 0
+        self._capacity = 0
+        self._pinned = 0
+        self._grow(n_bytes)
+
+    def send(self, batch: Batch, stream: ctypes.c_void_p) -> None:
+        """Queue the batch's copy to the device; the one before it must have been waited for.
+
+        Raises:
+            HipError: the batch is larger than all before, and memory is not to be had; or the copy failed.
+        """
+        pieces = _pieces(batch)
+        offsets, end = [], _aligned(STEP.itemsize)
+        for piece in pieces:
+            offsets.append(end)
+            end += _aligned(piece.nbytes)
+        if end > self._capacity:
+            self._grow(max(end, 2 * self._capacity))
+        device = self.pointer.value or 0
+        addresses = [device + offset for offset in offsets]
+        header = _header(batch, addresses, self._sampled)
+        _point_sampling(pieces, batch.sampling, addresses)
+        for offset, piece in zip((0, *offsets), (header, *pieces), strict=True):
+            ctypes.memmove(self._pinned + offset, piece.tobytes(), piece.nbytes)
+        code = self._api.hipMemcpyAsync(device, self._pinned, end, COPY_HOST_TO_DEVICE, stream)
+        check(self._api, code, "upload of a step")
+
+    def _grow(self, n_bytes: int) -> None:
+        """More memory; where it is not to be had, the old stays."""
+        device = self._memory.device(n_bytes, "step")
+        try:
+            pinned = self._memory.pinned(n_bytes, "step")
+        except BaseException:
+            self._memory.free(device)
+            raise
+        if self._capacity:
+            self._memory.free(self.pointer.value or 0)
+            self._memory.free(self._pinned)
+        self.pointer.value, self._pinned, self._capacity = device, pinned, n_bytes
+        self.generation += 1
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
+    """What follows the header: five int32 arrays, the sampling records, then each row's seen tokens and counts."""
+    arrays: list[Int32] = [batch.token_ids, batch.positions, batch.rows, batch.block_table, batch.logits_rows]
+    records = np.zeros(len(batch.logits_rows), SAMPLING)
+    for record, row in zip(records, batch.sampling, strict=False):
+        _fill(record, row)
+    pieces: list[npt.NDArray[Any]] = [*arrays, records]
+    for row in batch.sampling:
+        if row.seen_tokens is not None and row.seen_counts is not None:
+            pieces += [row.seen_tokens, row.seen_counts]
+    return pieces
+
+
+def _fill(record: Any, row: RowSampling) -> None:
+    record["temperature"], record["top_p"], record["min_p"] = row.temperature, row.top_p, row.min_p
+    record["top_k"] = row.top_k
+    record["repetition_penalty"] = row.repetition_penalty
+    record["presence_penalty"] = row.presence_penalty
+    record["frequency_penalty"] = row.frequency_penalty
+    record["seed"], record["counter"] = row.seed, row.counter
+
+
+def _point_sampling(pieces: Sequence[npt.NDArray[Any]], rows: Sequence[RowSampling], addresses: Sequence[int]) -> None:
+    """Enter the addresses of the seen tokens, which follow the records in the rows' order."""
+    records, at = pieces[5], 6
+    for record, row in zip(records, rows, strict=False):
+        if row.seen_tokens is not None and row.seen_counts is not None:
+            record["num_seen"] = len(row.seen_tokens)
+            record["seen_tokens"], record["seen_counts"] = addresses[at], addresses[at + 1]
+            at += 2
+
+
+def _header(batch: Batch, addresses: Sequence[int], sampled: int) -> npt.NDArray[Any]:
+    header = np.zeros(1, STEP)
+    header["num_tokens"], header["num_logits"] = len(batch.token_ids), len(batch.logits_rows)
+    header["blocks_per_row"] = batch.block_table.shape[1]
+    names = ("token_ids", "positions", "rows", "block_table", "logits_rows", "sampling")
+    for name, address in zip(names, addresses, strict=False):
+        header[name] = address
+    header["sampled"] = sampled
+    return header
