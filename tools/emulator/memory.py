@@ -5,12 +5,14 @@ from __future__ import annotations
 import bisect
 import ctypes
 import mmap
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from .structures import Allocation
 
 _GAP = 64 << 10  # bytes kept free on both sides
+_QUARANTINE = 64  # freed allocations whose addresses are not used again yet
 _POISON = 0xA5  # what fresh memory holds: hipMalloc promises nothing
 
 
@@ -52,6 +54,7 @@ class Memory:
         self.used = 0
         self._blocks: dict[int, Block] = {}
         self._order: list[int] = []
+        self._quarantine: deque[Block] = deque()
         self._table: ctypes.Array[Allocation] | None = None
         self._table_blocks: list[Block] = []
 
@@ -84,8 +87,13 @@ class Memory:
         self.used -= block.size if block.kind == "device" else 0
         self._table = None
         self._table_blocks = []
-        block.view = None
-        block.mapping.close()
+        # The pages go back at once, the addresses later: use after free must not find another allocation there.
+        block.mapping.madvise(mmap.MADV_DONTNEED)
+        self._quarantine.append(block)
+        if len(self._quarantine) > _QUARANTINE:
+            oldest = self._quarantine.popleft()
+            oldest.view = None
+            oldest.mapping.close()
         return True
 
     def find(self, address: int, size: int = 1) -> Block | None:

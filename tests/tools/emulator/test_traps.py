@@ -160,6 +160,8 @@ def test_use_after_free() -> None:
     gpu.check(gpu.api.hipModuleGetFunction(ctypes.byref(function), gpu.module, b"write_at"))
     gpu.check(gpu.api.hipModuleLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, None, table, None))
     gpu.check(gpu.api.hipFree(pointer))
+    # An allocation of the same size does not take the place at once, which would hide the fault.
+    gpu.upload(words())
     assert gpu.api.hipModuleLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, None, table, None) == 700
 
 

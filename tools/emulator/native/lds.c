@@ -4,10 +4,7 @@
 
 // Note one dword access in the shadow; true where it races. A race: two waves touch one byte between two barriers and one
 // of them writes; or two lanes write different values to one word in one instruction (found by the caller).
-static int races(Wave *w, u32 word, u32 bytes, int kind, u32 *other) {
-  Shadow *s = &w->group->shadow[word];
-  u32 epoch = w->group->epoch;
-  u8 me = (u8)(w->index + 1);
+static inline int races(Shadow *s, u32 epoch, u8 me, u32 bytes, int kind, u32 *other) {
   if (s->write_epoch != epoch) memset(s->writer, 0, 4), s->write_epoch = epoch;
   if (s->read_epoch != epoch) memset(s->reader, 0, 4), s->read_epoch = epoch;
   if (bytes == 15 && kind != ATOMIC) {
@@ -60,28 +57,34 @@ static u32 conflict_cycles(const u64 *address, u32 size, u64 lanes) {
   return extra;
 }
 
+// Initialisation and races of one lane's access.
+static inline int check_lane(Wave *w, const Op *o, u64 at, u32 l, u32 size, int kind) {
+  Shadow *restrict shadow = w->group->shadow + at / 4;
+  u8 *restrict valid = w->group->lds_valid + at / 4;
+  u32 epoch = w->group->epoch, other = 0, first = at & 3, words = (first + size + 3) / 4;
+  u8 me = (u8)(w->index + 1);
+  for (u32 i = 0; i < words; i++) {
+    u32 mask = size >= 4 ? 15 : ((1u << size) - 1) << first;
+    if (kind != WRITE && (valid[i] & mask) != mask) return fail(w, o, FAULT_UNINITIALISED, l, at + 4 * i, size, 0);
+    if (kind != READ) valid[i] |= (u8)mask;
+    if (__builtin_expect(races(&shadow[i], epoch, me, mask, kind, &other), 0)) {
+      fail(w, o, FAULT_RACE, l, at + 4 * i, size, kind != READ);
+      w->fault->other_wave = other;
+      return FAULTED;
+    }
+  }
+  return 0;
+}
+
 int resolve_lds(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes, int kind, Lanes *out) {
-  u32 bytes = w->launch->lds_bytes, other = 0;
+  u32 bytes = w->launch->lds_bytes;
   u64 misaligned = size >= 4 ? 3 : size - 1;
   FOR_LANES(l, lanes) {
     u64 at = address[l];
     if (at > bytes || size > bytes - at) return fail(w, o, FAULT_LDS_BOUNDS, (u32)l, at, size, kind != READ);
     if (at & misaligned) return fail(w, o, FAULT_ALIGNMENT, (u32)l, at, size, kind != READ);
     out->at[l] = w->group->lds + at;
-    if (!w->launch->check) continue;
-    for (u32 done = 0; done < size;) {
-      u32 word = (u32)(at + done) / 4, first = (u32)(at + done) & 3, run = size - done < 4 - first ? size - done : 4 - first;
-      u32 mask = ((1u << run) - 1) << first;
-      u8 *valid = &w->group->lds_valid[word];
-      if (kind != WRITE && (*valid & mask) != mask) return fail(w, o, FAULT_UNINITIALISED, (u32)l, at + done, size, 0);
-      if (kind != READ) *valid |= (u8)mask;
-      if (races(w, word, mask, kind, &other)) {
-        fail(w, o, FAULT_RACE, (u32)l, at + done, size, kind != READ);
-        w->fault->other_wave = other;
-        return FAULTED;
-      }
-      done += run;
-    }
+    if (w->launch->check && check_lane(w, o, at, (u32)l, size, kind)) return FAULTED;
   }
   if (w->launch->count) {
     w->totals->lds_instructions++;
