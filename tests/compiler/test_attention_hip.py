@@ -1,4 +1,4 @@
-"""Attention on emulated GPUs: split and merged, and tiled, against NumPy in float64, and against each other to the bit."""
+"""Attention on emulated GPUs: split and merged, and tiled, against NumPy in float64, and alike to the bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rocmforge.tests.compiler.test_kernels_host import Context, attend, context
 from rocmforge.tests.hip_harness import ARCHES, Q8_BLOCK, Gpu, q8_rows
 from rocmforge.tests.kernel_harness import Array, Step
 
-# Query heads, kv heads, head_dim: one head; groups of 3, 1, 8, 4 and 2; heads of no power of two, and of the largest size.
+# Query heads, kv heads, head_dim: one head; groups of 3, 1, 8, 4 and 2; heads of no power of two, and the largest.
 SHAPES = ((1, 1, 16), (6, 2, 48), (9, 3, 64), (3, 3, 32), (8, 1, 128), (4, 1, 80), (2, 1, 256), (16, 1, 64))
 
 
@@ -62,7 +62,7 @@ def test_attention(build_cache: BuildCache, arch: str, shape: tuple[int, int, in
     tokens = c.step.num_tokens
     assert tokens > SPLIT_TOKENS
     # What lies past the last position of a sequence, in its last page, may be anything.
-    last = {}
+    last: dict[int, int] = {}
     for row, position in zip(c.step.rows, c.step.positions, strict=True):
         last[row] = max(last.get(row, 0), position)
     for row, position in last.items():
