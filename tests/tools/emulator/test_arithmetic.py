@@ -24,6 +24,13 @@ def half(x: np.ndarray) -> Any:
     return x.astype(np.float16)
 
 
+def carries(a: np.ndarray, b: np.ndarray, sign: int) -> Any:
+    """High 64 bits of a sum or difference of 96-bit numbers, by Python's integers."""
+    low = 0xFFFFFFFF if sign > 0 else 0
+    pairs = zip(a.tolist(), b.tolist(), strict=True)
+    return np.array([((x << 32 | low) + sign * (y << 32 | 1)) >> 64 & (2**64 - 1) for x, y in pairs], np.uint64)
+
+
 # name: (element types of the inputs, type of the output, expression, NumPy oracle).
 CASES: dict[str, tuple[tuple[str, ...], str, str, Callable[..., Any] | None]] = {
     # Floats: add, sub, mul, fma, min, max, and what the compiler makes of negated and absolute operands.
@@ -66,6 +73,12 @@ CASES: dict[str, tuple[tuple[str, ...], str, str, Callable[..., Any] | None]] = 
     "mul24": ((U32, U32), U32, "(a & 0xffffff) * (b & 0xffffff)", lambda a, b: (a & 0xFFFFFF) * (b & 0xFFFFFF)),
     "add_u64": ((U64, U64), U64, "a + b", lambda a, b: a + b),
     "sub_u64": ((U64, U64), U64, "a - b", lambda a, b: a - b),
+    # Three words with carries: the middle one is full where b is, so it passes a carry on.
+    "carries": ((U64, U64), U64,
+                "(u64)((((unsigned __int128)a << 32 | 0xffffffffu) + ((unsigned __int128)b << 32 | 1)) >> 64)",
+                lambda a, b: carries(a, b, 1)),
+    "borrows": ((U64, U64), U64, "(u64)((((unsigned __int128)a << 32) - ((unsigned __int128)b << 32 | 1)) >> 64)",
+                lambda a, b: carries(a, b, -1)),
     "mul_u64": ((U64, U64), U64, "a * b", lambda a, b: a * b),
     "mad_u64": ((U32, U32, U64), U64, "(u64)a * b + c", lambda a, b, c: a.astype(np.uint64) * b + c),
     "mad_i64": ((I32, I32, I64), I64, "(i64)a * b + c", lambda a, b, c: a.astype(np.int64) * b + c),
@@ -224,3 +237,13 @@ def test_arithmetic(name: str, arch: str) -> None:
         same = out == want
     bad = np.flatnonzero(~same)
     assert not len(bad), [(int(i), *(a[i] for a in arrays), out[i], want[i]) for i in bad[:5]]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_fused_half_is_rounded_once(arch: str) -> None:
+    """1 + 2**-10 + 2**-11 * (1 - 2**-20) lies below the middle of two halves by less than a float can tell: rounded to
+    float first, it would go up."""
+    a, b, c = (np.full(N, v, np.float16) for v in ((1 + 2**-10) * 2**-5, (1 - 2**-10) * 2**-6, 1 + 2**-10))
+    out = np.zeros(N, np.float16)
+    gpu(arch).run("fma_f16", N // 128, 128, out, a, b, c)
+    assert set(out.tolist()) == {1 + 2**-10}

@@ -202,6 +202,14 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
         "v_or_b32_sdwa %0, %1, %2 dst_sel:WORD_1 dst_unused:UNUSED_PAD src0_sel:WORD_0 src1_sel:WORD_1",
         lambda a, b: ((a & 0xFFFF) | (b >> 16)) << 16,
     ),
+    "sdwa_compare": (
+        "gfx942",
+        """
+        v_cmp_gt_u32_sdwa s[20:21], %1, %2 src0_sel:BYTE_0 src1_sel:BYTE_3
+        v_cndmask_b32 %0, 1, 2, s[20:21]
+        """,
+        lambda a, b: np.where((a & 255) > b >> 24, np.uint32(2), np.uint32(1)),
+    ),
     "packed_f32": (
         "gfx942",
         """

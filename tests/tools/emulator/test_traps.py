@@ -40,6 +40,24 @@ KERNEL lds_race(u32 *out, u32 barrier) {
   if (barrier) { BARRIER; }
   out[THREAD] = s[63 - THREAD];
 }
+KERNEL lds_read_after_write(u32 *out) {
+  __shared__ u32 s[64];
+  if (THREAD < 32) s[THREAD] = THREAD;
+  out[THREAD] = s[THREAD & 31];
+}
+KERNEL lds_two_writers(u32 *out) {
+  __shared__ u32 s[64];
+  s[THREAD & 31] = 5;
+  BARRIER;
+  out[THREAD] = s[THREAD & 31];
+}
+KERNEL lds_atomic_and_plain(u32 *out) {
+  __shared__ u32 s[64];
+  if (THREAD < 32) s[THREAD] = 0;
+  BARRIER;
+  __hip_atomic_fetch_add(&s[THREAD & 31], 1u, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
+  out[THREAD] = s[THREAD & 31];
+}
 KERNEL lds_write_race(u32 *out, u32 shift) {
   __shared__ u32 s[64];
   s[THREAD >> shift] = THREAD;
@@ -136,6 +154,29 @@ def test_races_in_lds() -> None:
     assert gpu.launch("lds_write_race", 1, 64, words(), U32(6)) == 719
     assert gpu.api.fault is not None
     assert gpu.api.fault.kind == "race"
+
+
+@pytest.mark.parametrize("name", ["lds_read_after_write", "lds_two_writers", "lds_atomic_and_plain"])
+def test_races_between_waves(name: str) -> None:
+    """Wave 0 writes (or adds), wave 1 reads, writes or adds without a barrier between: even the same value races."""
+    gpu = device()
+    assert gpu.launch(name, 1, 64, words()) == 719
+    fault = gpu.api.fault
+    assert fault is not None
+    assert (fault.kind, fault.lane) == ("race", 0)
+    assert (fault.wave, "against wave 0" in fault.message) == (1, True)
+    # Within one wave the order is certain.
+    gpu = device()
+    gpu.run(name, 1, 32, words(32))
+
+
+def test_access_that_straddles_the_end() -> None:
+    """Lane 63 reads the last two bytes of the allocation and two beyond it."""
+    gpu = device()
+    assert gpu.launch("read_at", 1, 64, words(), np.zeros(127, np.uint16), U64(0)) == 700
+    assert gpu.api.fault is not None
+    assert gpu.api.fault.lane == 31
+    assert gpu.api.fault.wave == 1
 
 
 def test_unchecked_lds_is_not_trapped() -> None:

@@ -19,9 +19,10 @@ static inline int races(Shadow *s, u32 epoch, u8 me, u32 bytes, int kind, u32 *o
   }
   for (int b = 0; b < 4; b++) {
     if (!(bytes >> b & 1)) continue;
-    u8 writer = s->writer[b], reader = s->reader[b];
-    if (writer && writer != me && !(kind == ATOMIC && writer == ATOMIC_ID)) {
-      *other = writer == ATOMIC_ID ? SEVERAL : writer - 1u;
+    u8 writer = s->writer[b], reader = s->reader[b], by = writer & ~BY_ATOMIC;
+    int atomics = kind == ATOMIC && writer & BY_ATOMIC;  // so has SEVERAL
+    if (writer && by != me && !atomics) {
+      *other = writer == SEVERAL ? SEVERAL : by - 1u;
       return 1;
     }
     if (kind != READ && reader && reader != me) {
@@ -30,7 +31,7 @@ static inline int races(Shadow *s, u32 epoch, u8 me, u32 bytes, int kind, u32 *o
     }
     if (kind == READ) s->reader[b] = reader && reader != me ? SEVERAL : me;
     else if (kind == WRITE) s->writer[b] = me;
-    else s->writer[b] = ATOMIC_ID;
+    else if (writer != me) s->writer[b] = !writer || by == me ? me | BY_ATOMIC : SEVERAL;
   }
   return 0;
 }

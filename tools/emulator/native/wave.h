@@ -123,7 +123,8 @@ typedef struct {
 
 typedef struct {
   u32 write_epoch, read_epoch;
-  u8 writer[4], reader[4];  // wave + 1 for each byte; ATOMIC_ID for atomics; SEVERAL for more than one reader
+  // For each byte the wave + 1; a writer's with BY_ATOMIC where it was an atomic, SEVERAL where more than one wave's were.
+  u8 writer[4], reader[4];
 } Shadow;
 
 typedef struct {
@@ -155,7 +156,7 @@ typedef struct Wave {
 enum { RUNNING, WAITING, ENDED };
 enum { CONTINUE, YIELD, FAULTED };
 
-#define ATOMIC_ID 0xfe
+#define BY_ATOMIC 0x40  // waves are at most 32
 #define SEVERAL 0xff
 #define ROW(w, r) (*(V_u32 *)(w)->v[r])
 
