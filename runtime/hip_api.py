@@ -30,9 +30,6 @@ STREAM_NON_BLOCKING: Final = 1
 class HipApi(Protocol):
     """The functions used, as in hip_runtime_api.h. Out parameters are `ctypes.byref` objects, handles are void*."""
 
-    def hipInit(self, flags: int, /) -> int:
-        """Start HIP."""
-
     def hipGetErrorName(self, code: int, /) -> bytes:
         """As `hipErrorOutOfMemory`."""
 
@@ -135,7 +132,6 @@ _UNSIGNED = ctypes.c_uint
 _SIZE = ctypes.c_size_t
 
 _ARGUMENTS: Final[Mapping[str, tuple[Any, ...]]] = {
-    "hipInit": (_UNSIGNED,),
     "hipGetErrorName": (_INT,),
     "hipGetErrorString": (_INT,),
     "hipGetDeviceCount": (_POINTER,),

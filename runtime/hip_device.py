@@ -63,7 +63,6 @@ def find_devices(api: HipApi, nodes: Path | None = KFD_NODES) -> tuple[GpuDevice
     if nodes is not None and (arches := installed_arches(nodes)):
         # The driver sees GPUs, so what fails is the way to them.
         hint = f"; the driver has {', '.join(arches)}: may this user open /dev/kfd and /dev/dri (groups render, video)?"
-    check(api, api.hipInit(0), f"no AMD GPU can be used{hint}")
     check(api, api.hipGetDeviceCount(ctypes.byref(count)), f"no AMD GPU can be used{hint}")
     if count.value < 1:
         raise DeviceError(f"no AMD GPU can be used: HIP shows none{hint}")

@@ -1,0 +1,138 @@
+"""Which GPU is taken, and which code runs on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.hip import GENERIC_ARCHES, generic_arch
+from rocmforge.compiler.target import TARGETS
+from rocmforge.runtime.hip_device import (
+    DEVICE_VARIABLE,
+    GpuDevice,
+    asked_device,
+    choose_device,
+    code_for,
+    find_devices,
+)
+
+from .fake_hip import NO_DEVICE, Device, FakeHip
+from .hip_bundle import target
+
+IGPU = GpuDevice(0, "Radeon 890M", "gfx1150", "0000:c5:00.0")
+CARD = GpuDevice(1, "RX 7900 XTX", "gfx1100", "0000:03:00.0")
+OTHER = GpuDevice(2, "RX 7900 XTX", "gfx1100", "0000:43:00.0")
+DEVICES = (IGPU, CARD, OTHER)
+
+
+def topology(folder: Path, *nodes: dict[str, int]) -> Path:
+    for index, fields in enumerate(nodes):
+        path = folder / str(index) / "properties"
+        path.parent.mkdir()
+        path.write_text("".join(f"{name} {value}\n" for name, value in fields.items()))
+    return folder
+
+
+def node(version: int, bus: int, device: int = 0, function: int = 0, domain: int = 0, high: int = 0) -> dict[str, int]:
+    location = high << 28 | bus << 8 | device << 3 | function
+    return {"simd_count": 4, "domain": domain, "location_id": location, "gfx_target_version": version}
+
+
+def test_the_arch_is_the_topologys_by_pci_address(tmp_path: Path) -> None:
+    cpu = {"cpu_cores_count": 16, "gfx_target_version": 0, "location_id": 0x300, "domain": 0}
+    nodes = topology(tmp_path, cpu, node(110501, 0xC5), node(110000, 3), node(90402, 3, domain=1, high=2, function=1))
+    devices = find_devices(
+        FakeHip(
+            Device("gfx803", "card", "0000:03:00.0"),
+            Device("gfx803", "integrated", "0000:C5:00.0"),
+            Device("gfx803", "partition", "0001:03:00.0"),
+            Device("gfx803", "elsewhere", "0002:03:00.0"),
+        ),
+        nodes,
+    )
+    # What HIP's own structure says counts only where the topology knows nothing of the address.
+    assert [device.arch for device in devices] == ["gfx1100", "gfx1151", "gfx942", "gfx803"]
+    assert [device.index for device in devices] == [0, 1, 2, 3]
+
+
+def test_an_override_of_the_user_counts_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HSA_OVERRIDE_GFX_VERSION: HIP then takes code for another arch than the GPU's, and no code for its own."""
+    nodes = topology(tmp_path, node(110003, 3))
+    assert find_devices(FakeHip(), nodes)[0].arch == "gfx1103"
+    monkeypatch.setenv("HSA_OVERRIDE_GFX_VERSION", "11.0.0")
+    assert find_devices(FakeHip(), nodes)[0].arch == "gfx1100"
+
+
+def test_sources_of_the_arch_where_there_is_no_topology(tmp_path: Path) -> None:
+    assert find_devices(FakeHip(Device("gfx90a")), tmp_path)[0].arch == "gfx90a"
+    assert find_devices(FakeHip(Device("", "Emulated gfx942")), None)[0].arch == "gfx942"
+    unknown = find_devices(FakeHip(Device("", "Radeon")), None)[0]
+    assert unknown.arch == ""
+    with pytest.raises(DeviceError, match=r"no code for GPU 0 \(unknown arch, Radeon\)"):
+        choose_device([unknown], [target("gfx1100")])
+
+
+def test_F71_no_device() -> None:
+    api = FakeHip()
+    api.lost = NO_DEVICE
+    with pytest.raises(DeviceError, match="no AMD GPU can be used: hipErrorNoDevice"):
+        find_devices(api, None)
+
+
+def test_F71_a_gpu_that_this_user_may_not_open(tmp_path: Path) -> None:
+    api = FakeHip()
+    api.fail("hipGetDeviceCount", 1, NO_DEVICE)
+    with pytest.raises(DeviceError, match="the driver has gfx1100: may this user open /dev/kfd"):
+        find_devices(api, topology(tmp_path, node(110000, 3)))
+
+
+def test_the_first_gpu_that_the_bundle_covers() -> None:
+    said: list[str] = []
+    device, found = choose_device(DEVICES, [target("gfx1100")], None, said.append)
+    assert (device, found.arch) == (CARD, "gfx1100")
+    assert said == ["GPU 0 (gfx1150, Radeon 890M) is passed over: the bundle has no code for it"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("2", OTHER), ("1", CARD), ("gfx1100", CARD), ("GFX1100", CARD), ("0000:43:00.0", OTHER), ("43:00.0", OTHER)],
+)
+def test_the_gpu_that_was_asked_for(asked: str, expected: GpuDevice) -> None:
+    assert choose_device(DEVICES, [target("gfx1100")], asked)[0] == expected
+
+
+@pytest.mark.parametrize("asked", ["3", "gfx906", "0000:44:00.0", "-1", "١", "x\ny"])
+def test_no_such_gpu(asked: str) -> None:
+    with pytest.raises(DeviceError, match=r"no such GPU; found: GPU 0 .* at 0000:c5:00.0, GPU 1") as caught:
+        choose_device(DEVICES, [target("gfx1100")], asked)
+    assert str(caught.value).isprintable()
+
+
+def test_a_gpu_that_was_asked_for_but_is_not_covered() -> None:
+    message = r"no code for GPU 0 \(gfx1150, Radeon 890M\); it has code for gfx1100, gfx942"
+    with pytest.raises(DeviceError, match=message):
+        choose_device(DEVICES, [target("gfx1100"), target("gfx942")], "0")
+
+
+def test_exact_code_before_generic_and_nothing_by_its_digits() -> None:
+    exact, generic = target("gfx1100"), target("gfx11-generic")
+    assert code_for("gfx1100", [generic, exact]) == exact
+    assert code_for("gfx1103", [generic, exact]) == generic
+    assert code_for("gfx1103", [exact]) is None
+    for arch in ("gfx1030", "gfx1200", "gfx1170", "gfx110", "gfx", ""):
+        assert code_for(arch, [generic, exact]) is None, arch
+
+
+def test_every_exact_target_of_a_generic_family_falls_back_to_it() -> None:
+    for generic, members in GENERIC_ARCHES.items():
+        assert generic in TARGETS
+        assert all(generic_arch(member) == generic for member in members)
+    assert generic_arch("gfx90a") is None  # gfx9-4-generic is of gfx94x and gfx95x alone
+
+
+def test_the_variable() -> None:
+    assert asked_device({DEVICE_VARIABLE: " 1 "}) == "1"
+    assert asked_device({DEVICE_VARIABLE: " "}) is None
+    assert asked_device({}) is None

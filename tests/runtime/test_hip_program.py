@@ -1,0 +1,470 @@
+"""A program on a fake GPU: what is uploaded and launched, and that each fault is one clear error and no leak."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.hip import HIP_ABI_VERSION
+from rocmforge.artifacts.layout import LaunchEntry
+from rocmforge.runtime import hip_memory
+from rocmforge.runtime.batch import Batch, RowSampling
+from rocmforge.runtime.hip_device import GpuDevice
+from rocmforge.runtime.hip_program import RESERVED_BYTES, HipProgram, KvSize, load_hip_program
+from rocmforge.runtime.hip_step import SAMPLING, STEP
+
+from .fake_hip import (
+    CAPTURE_UNSUPPORTED,
+    INVALID_IMAGE,
+    LAUNCH_FAILURE,
+    NO_BINARY,
+    NO_DEVICE,
+    OUT_OF_MEMORY,
+    Device,
+    FakeHip,
+    Launched,
+    code_object,
+)
+from .hip_bundle import LAYOUT, WEIGHTS, hip_bundle, target
+
+BLOCKS = 20
+KV = KvSize(BLOCKS, 128)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+    with hip_bundle(tmp_path_factory.mktemp("hip")) as opened:
+        yield opened
+
+
+def load(bundle: Bundle, api: FakeHip, kv: KvSize = KV) -> HipProgram:
+    return load_hip_program(bundle, api, kv, nodes=None)
+
+
+def batch(*contexts: int, new: int = 1, rows: list[RowSampling] | None = None) -> Batch:
+    """A sequence for each context; its last `new` tokens are computed, the very last has a row of logits."""
+    count = len(contexts)
+    return Batch(
+        token_ids=np.arange(100, 100 + count * new, dtype=np.int32),
+        positions=np.concatenate([np.arange(c - new, c, dtype=np.int32) for c in contexts]),
+        rows=np.repeat(np.arange(count, dtype=np.int32), new),
+        block_table=np.zeros((count, 8), np.int32),
+        logits_rows=np.arange(new - 1, count * new, new, dtype=np.int32),
+        sampling=rows or [RowSampling()] * count,
+    )
+
+
+def grids(launched: list[Launched]) -> dict[str, tuple[int, int, int]]:
+    found = {item.kernel: item.grid for item in launched}
+    assert len(found) == len(launched)
+    return found
+
+
+def refused(api: FakeHip, act: Callable[[], object]) -> str:
+    """The one line with which it fails."""
+    with pytest.raises(DeviceError) as caught:
+        act()
+    assert caught.value.exit_code == 4
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_weights_arrive_whole_and_nothing_else(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hip_memory, "STAGING_BYTES", 1000)  # many pieces, the last ones short
+    api, seen = FakeHip(), list[tuple[int, int]]()
+    program = load_hip_program(bundle, api, KV, nodes=None, progress=lambda *done: seen.append(done))
+    batch_of_one = batch(1, new=1)
+    program.step(batch_of_one)
+    arguments = {item.kernel: item.arguments for item in api.launched}
+    for kernel, tensor in zip(("embedding", "gemv_2", "rope"), LAYOUT.tensors, strict=True):
+        expected = WEIGHTS[tensor.offset : tensor.offset + tensor.n_bytes]
+        assert api.read(arguments[kernel][1], tensor.n_bytes) == expected
+        assert arguments[kernel][1] % 256 == 0
+    total = sum(tensor.n_bytes for tensor in LAYOUT.tensors)
+    assert seen[-1] == (total, total)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    program.close()
+    assert api.held() == 0
+
+
+def test_arguments_point_at_what_they_name(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    program.step(batch(1))
+    by_name = {item.kernel: item.arguments for item in api.launched}
+    hidden, logits = by_name["embedding"][2], by_name["sample"][1]
+    half_layer = BLOCKS * 16 * 8 * 2  # positions x head_dim x bytes, one kv head
+    key = by_name["split"][1]
+    assert by_name["split"][2] - key == half_layer
+    assert [by_name["rope"][i] - key for i in (2, 3)] == [2 * half_layer, 3 * half_layer]
+    assert by_name["gemv_2"][2:] == (0, hidden, 0, 0, 0, 0, 0)
+    assert by_name["norm"][1] == hidden
+    assert logits - hidden >= 4 * (64 * 32 + 3)
+    assert api.read(key, 4 * half_layer) == bytes(4 * half_layer)  # pages are zero before they are written
+    assert len({item.arguments[0] for item in api.launched}) == 1
+    program.close()
+
+
+def test_a_step_is_in_memory_as_kernels_read_it(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    seen = np.array([5, 7, 9], np.int32), np.array([1, 0, 2], np.int32)
+    rows = [RowSampling(temperature=0.5, top_k=3, seed=2**64 - 1, counter=6), RowSampling(0.25, 0, 0.5, 0.125, 1.5)]
+    rows[1] = dataclasses.replace(rows[1], presence_penalty=2.5, frequency_penalty=3.5)
+    rows[1] = dataclasses.replace(rows[1], seen_tokens=seen[0], seen_counts=seen[1])
+    sent = batch(9, 12, new=3, rows=rows)
+    sampled = program.step(sent)
+    assert sampled.tolist() == [103, 106]
+    step = np.frombuffer(api.read(api.launched[0].arguments[0], STEP.itemsize), STEP)[0]
+    assert [int(step[name]) for name in ("num_tokens", "num_logits", "blocks_per_row")] == [6, 2, 8]
+    for name in ("token_ids", "positions", "rows", "block_table", "logits_rows"):
+        array = getattr(sent, name)
+        assert api.read(int(step[name]), array.nbytes) == array.tobytes(), name
+        assert int(step[name]) % 16 == 0
+    first, second = np.frombuffer(api.read(int(step["sampling"]), 2 * SAMPLING.itemsize), SAMPLING)
+    assert first.tolist() == (0.5, 1.0, 0.0, 3, 1.0, 0.0, 0.0, 0, 0, 0, 2**64 - 1, 6, 0)
+    assert second.tolist()[:8] == (0.25, 0.5, 0.125, 0, 1.5, 2.5, 3.5, 3)
+    for name, array in zip(("seen_tokens", "seen_counts"), seen, strict=True):
+        assert api.read(int(second[name]), array.nbytes) == array.tobytes()
+    program.close()
+
+
+def test_grids_of_a_prefill(bundle: Bundle) -> None:
+    """13 tokens that end at position 100, one row of logits: tiles of 16 and 8, no split, no GEMV."""
+    api = FakeHip()
+    program = load(bundle, api)
+    program.step(batch(100, new=13))
+    assert grids(api.launched) == {
+        "embedding": (1, 13, 1),
+        "gemm": (3, 1, 1),
+        "rope": (4, 13, 1),
+        "tiled": (2, 2, 1),
+        "once": (7, 1, 1),
+        "norm": (1, 1, 1),
+        "sample": (1, 1, 1),
+    }
+    assert {item.kernel: item.block for item in api.launched}["gemm"] == (128, 1, 1)
+    assert api.calls["hipGraphLaunch"] == 0
+    program.close()
+
+
+def test_a_chunk_without_logits_launches_nothing_for_them(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    sent = dataclasses.replace(batch(4, new=4), logits_rows=np.zeros(0, np.int32), sampling=[])
+    assert program.step(sent).shape == (0,)
+    assert {"norm", "sample"}.isdisjoint(grids(api.launched))
+    program.close()
+
+
+def test_decode_steps_are_captured_once_a_bucket_and_replayed_on_new_memory(bundle: Bundle) -> None:
+    """Buckets of tokens end at 1, 2, 4, 6 and 8 (where other kernels begin, too), of the context at 32, 64, 128."""
+    api = FakeHip()
+    program = load(bundle, api)
+
+    def run(*contexts: int) -> dict[str, tuple[int, int, int]]:
+        api.launched.clear()
+        expected = [int(t) + 1 for t in batch(*contexts).token_ids]
+        assert program.step(batch(*contexts)).tolist() == expected
+        assert {item.num_tokens for item in api.launched} == {len(contexts)}
+        return grids(api.launched)
+
+    assert run(3)["split"] == (2, 1, 1)
+    assert api.calls["hipGraphInstantiate"] == 1
+    launches = api.calls["hipModuleLaunchKernel"]
+    assert run(32)["split"] == (2, 1, 1)
+    assert (api.calls["hipGraphInstantiate"], api.calls["hipModuleLaunchKernel"]) == (1, launches)
+    assert run(33)["split"] == (2, 1, 2)
+    assert run(65)["split"] == run(128)["split"] == (2, 1, 4)
+    assert api.calls["hipGraphInstantiate"] == 3
+    assert run(5, 6, 7)["split"] == (2, 4, 1)  # launched for 4, the kernel itself sees 3
+    assert "tiled" not in run(5, 6, 7, 8)
+    assert api.calls["hipGraphInstantiate"] == 4
+    five = run(1, 2, 3, 4, 5)
+    assert five["gemv_6"] == (5, 1, 1)
+    assert five["tiled"] == (2, 1, 1)
+    assert "split" not in five
+    assert run(*range(1, 8))["gemm"] == (3, 1, 1)
+    assert api.calls["hipGraphInstantiate"] == 6
+    assert api.calls["hipGraphLaunch"] == 9
+    assert api.graphs == {}
+    program.close()
+    assert api.held() == 0
+
+
+def test_a_larger_step_moves_the_memory_and_the_graphs_with_it(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    program.step(batch(5))
+    before, held = api.launched[0].arguments[0], api.held()
+    seen = np.arange(20_000, dtype=np.int32)
+    api.launched.clear()
+    program.step(batch(5, rows=[RowSampling(seen_tokens=seen, seen_counts=seen)]))
+    moved = {item.arguments[0] for item in api.launched}
+    assert len(moved) == 1
+    assert before not in moved
+    assert api.calls["hipGraphInstantiate"] == 2
+    assert api.held() == held
+    program.close()
+    assert api.held() == 0
+
+
+def test_waits_for_a_busy_stream(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    api.busy = 5
+    assert program.step(batch(1)).tolist() == [101]
+    assert api.busy == 0
+    program.close()
+
+
+def test_logits_are_copied_from_their_buffer(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    program.step(batch(1))
+    values = np.random.default_rng(2).normal(size=(3, 48)).astype(np.float32)
+    address = next(item.arguments[1] for item in api.launched if item.kernel == "sample")
+    assert api.read(address, values.nbytes) == bytes(values.nbytes)
+    ctypes.memmove(address, values.tobytes(), values.nbytes)
+    assert np.array_equal(program.logits(3), values)
+    program.close()
+
+
+def test_memory_is_of_the_chosen_gpu_in_any_thread(bundle: Bundle) -> None:
+    api = FakeHip(Device("gfx1030"), Device("gfx1100"))
+    program = load(bundle, api)
+    assert {block.device for block in (*api.device_blocks.values(), *api.pinned_blocks.values())} == {1}
+    sets, found = api.calls["hipSetDevice"], list[tuple[int, int]]()
+    thread = threading.Thread(target=lambda: found.append(program.memory()))
+    thread.start()
+    thread.join()
+    assert found == [(api.memory_bytes - api.used(), api.memory_bytes)]
+    assert api.calls["hipSetDevice"] == sets + 1
+    program.close()
+
+
+def test_kv_cache_takes_what_is_free_and_no_more_than_is_of_use(bundle: Bundle) -> None:
+    per_block = LAYOUT.kv.bytes_per_block
+    everything = 8 * 128 // 16  # max_sequences contexts
+    for memory_bytes, expected in ((1 << 30, everything), (RESERVED_BYTES + (1 << 16), None)):
+        api = FakeHip(memory_bytes=memory_bytes)
+        program = load(bundle, api, KvSize(None, 128))
+        if expected is None:
+            assert 8 <= program.num_blocks < everything
+            # One more would have cut into what is reserved; what a step needs is not counted among it.
+            rest = api.memory_bytes - api.used() + (64 << 10) + 4 * 8 - RESERVED_BYTES
+            assert 0 <= rest < per_block
+        else:
+            assert program.num_blocks == expected
+        program.close()
+
+
+def test_F72_a_model_that_does_not_fit_is_refused_before_anything_is_taken(bundle: Bundle) -> None:
+    api = FakeHip(memory_bytes=60_000)
+    message = refused(api, lambda: load(bundle, api, KvSize(400, 128)))
+    assert "KV cache of 6400 tokens" in message
+    assert "MiB too few" in message
+    assert "--kv-tokens" in message
+    assert api.calls["hipMalloc"] + api.calls["hipHostMalloc"] == 0
+    assert api.held() == 0
+
+
+@pytest.mark.parametrize("function", ["hipMalloc", "hipHostMalloc"])
+def test_F72_out_of_memory_at_each_allocation_in_turn(bundle: Bundle, function: str) -> None:
+    api = FakeHip()
+    load(bundle, api).close()
+    count = api.calls[function]
+    assert count >= 4
+    for call in range(1, count + 1):
+        api = FakeHip()
+        api.fail(function, call, OUT_OF_MEMORY)
+        message = refused(api, lambda api=api: load(bundle, api))  # type: ignore[misc]
+        assert "hipErrorOutOfMemory (out of memory)" in message
+        assert "bytes for the" in message
+        assert f"of {1 << 30} are free" in message
+        assert api.held() == 0, call
+
+
+LOADING = (
+    "hipGetDeviceCount",
+    "hipSetDevice",
+    "hipMemGetInfo",
+    "hipMalloc",
+    "hipHostMalloc",
+    "hipMemcpyAsync",
+    "hipMemsetAsync",
+    "hipStreamCreateWithFlags",
+    "hipStreamSynchronize",
+    "hipModuleLoadData",
+    "hipModuleGetFunction",
+)
+
+
+@pytest.mark.parametrize("function", LOADING)
+def test_F77_any_call_that_fails_while_loading_leaves_nothing(bundle: Bundle, function: str) -> None:
+    """Where a call's failure does not matter (one of the waits while buffers are freed), loading succeeds."""
+    api = FakeHip()
+    load(bundle, api)
+    count, messages = api.calls[function], list[str]()
+    assert count
+    for call in range(1, count + 1):
+        api = FakeHip()
+        api.fail(function, call, LAUNCH_FAILURE)
+        try:
+            load(bundle, api).close()
+        except DeviceError as error:
+            messages.append(str(error))
+        assert api.held() == 0, call
+    assert all("hipErrorLaunchFailure" in message for message in messages)
+    assert len(messages) >= (1 if function == "hipStreamSynchronize" else count)
+
+
+def test_F73_no_memory_for_a_larger_step_fails_that_step_alone(bundle: Bundle) -> None:
+    seen = np.arange(20_000, dtype=np.int32)
+    large = batch(5, rows=[RowSampling(seen_tokens=seen, seen_counts=seen)])
+    for function in ("hipMalloc", "hipHostMalloc"):
+        api = FakeHip()
+        program = load(bundle, api)
+        held = api.held()
+        api.fail(function, 1, OUT_OF_MEMORY)
+        assert "bytes for the step" in refused(api, lambda program=program: program.step(large))  # type: ignore[misc]
+        assert api.held() == held
+        assert program.step(batch(7)).tolist() == [101]
+        assert program.step(large).tolist() == [101]
+        program.close()
+        assert api.held() == 0
+
+
+@pytest.mark.parametrize("new", [1, 9], ids=["captured", "launched one by one"])
+def test_F74_a_failed_launch_fails_the_step_alone(bundle: Bundle, new: int) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    for call in (1, 3, 7):
+        api.fail("hipModuleLaunchKernel", call, LAUNCH_FAILURE)
+        message = refused(api, lambda: program.step(batch(20, new=new)))
+        assert "launch of" in message
+        assert "hipErrorLaunchFailure" in message
+        assert api.graphs == {}
+        assert all(stream.capturing is None for stream in api.streams.values())
+    assert program.step(batch(20, new=new)).tolist() == [100 + new]
+    program.close()
+    assert api.held() == 0
+
+
+@pytest.mark.parametrize("function", ["hipStreamBeginCapture", "hipStreamEndCapture", "hipGraphInstantiate"])
+def test_F74_where_graphs_are_not_to_be_had_kernels_are_launched_one_by_one(bundle: Bundle, function: str) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    api.fail(function, 1, CAPTURE_UNSUPPORTED)
+    for _ in range(3):
+        assert program.step(batch(4)).tolist() == [101]
+    assert api.calls["hipGraphLaunch"] == 0
+    assert api.calls["hipStreamBeginCapture"] == 1
+    program.close()
+    assert api.held() == 0
+
+
+@pytest.mark.parametrize("function", ["hipGraphLaunch", "hipMemcpyAsync", "hipStreamQuery", "hipStreamSynchronize"])
+def test_F74_what_a_kernel_failed_with_is_told_at_the_end_of_the_step(bundle: Bundle, function: str) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    program.step(batch(4))
+    api.fail(function, 1, LAUNCH_FAILURE)
+    if function == "hipStreamQuery":  # says only whether it is done; the wait that follows says how it went
+        api.fail("hipStreamSynchronize", 1, LAUNCH_FAILURE)
+    assert "hipErrorLaunchFailure (unspecified launch failure)" in refused(api, lambda: program.step(batch(4)))
+    assert program.step(batch(4)).tolist() == [101]
+    program.close()
+    assert api.held() == 0
+
+
+def test_F75_a_gpu_that_hangs_fails_the_step_and_all_after_it(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = HipProgram(
+        api, GpuDevice(0, "x", "gfx1100", ""), LAYOUT, bundle.map_weights(), code_object("gfx1100"), 8, None, 0.05
+    )
+    api.hangs = True
+    assert "did not end within 0.05 s" in refused(api, lambda: program.step(batch(4)))
+    assert "hangs since" in refused(api, lambda: program.step(batch(4)))
+    program.close()  # returns: the fake would not have a wait
+
+
+def test_F77_a_lost_device_fails_each_step_and_closes(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    program.step(batch(4))
+    before = program.memory()
+    api.lost = NO_DEVICE
+    for _ in range(2):
+        assert "hipErrorNoDevice" in refused(api, lambda: program.step(batch(4)))
+        assert "hipErrorNoDevice" in refused(api, lambda: program.logits(1))
+    assert program.memory() == before  # /health still answers
+    program.close()
+    assert api.held() == 0
+
+
+def test_F41_code_for_another_arch_than_its_label(tmp_path: Path) -> None:
+    api = FakeHip()
+    with hip_bundle(tmp_path, code=code_object("gfx1030")) as bundle:
+        message = refused(api, lambda: load(bundle, api))
+    assert "code/gfx1100.hsaco: expected code for gfx1100, as the manifest says, found gfx1030" in message
+    assert api.held() == 0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [b"", b"\x7fELF", code_object("gfx1100")[:-1], code_object("gfx1100", machine=62), b"\0" * 4096],
+    ids=["F41-empty", "F41-magic", "F41-cut", "F41-x86", "F41-zeros"],
+)
+def test_code_that_is_no_code_object(tmp_path: Path, code: bytes) -> None:
+    api = FakeHip()
+    with hip_bundle(tmp_path, code=code) as bundle:
+        assert "code/gfx1100.hsaco: expected" in refused(api, lambda: load(bundle, api))
+    assert api.held() == 0
+
+
+@pytest.mark.parametrize(("code", "name"), [(INVALID_IMAGE, "InvalidImage"), (NO_BINARY, "NoBinaryForGpu")])
+def test_F41_code_that_hip_refuses(bundle: Bundle, code: int, name: str) -> None:
+    api = FakeHip()
+    api.fail("hipModuleLoadData", 1, code)
+    message = refused(api, lambda: load(bundle, api))
+    assert "load of the code object" in message
+    assert f"hipError{name}" in message
+    assert api.held() == 0
+
+
+def test_F41_code_without_a_kernel(bundle: Bundle) -> None:
+    api = FakeHip()
+    api.missing_kernels = {"rope"}
+    assert "kernel rope of the code object: hipErrorNotFound" in refused(api, lambda: load(bundle, api))
+    assert api.held() == 0
+
+
+def test_code_of_another_abi(tmp_path: Path) -> None:
+    row = dataclasses.replace(target("gfx1100"), abi=HIP_ABI_VERSION + 1)
+    with hip_bundle(tmp_path, targets=[row]) as bundle:
+        assert "compile the model again" in refused(FakeHip(), lambda: load(bundle, FakeHip()))
+
+
+def test_a_layout_for_the_host(tmp_path: Path) -> None:
+    layout = dataclasses.replace(LAYOUT, launches=(LaunchEntry("embedding", ()),))
+    api = FakeHip()
+    with hip_bundle(tmp_path, layout=layout) as bundle:
+        assert "expected a grid" in refused(api, lambda: load(bundle, api))
+    assert api.held() == 0
+
+
+def test_a_step_beyond_the_limits(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    assert "32 tokens and 8 rows" in refused(api, lambda: program.step(batch(100, new=33)))
+    assert "32 tokens and 8 rows" in refused(api, lambda: program.step(batch(*range(1, 10))))
+    program.close()
