@@ -242,8 +242,8 @@ def test_arithmetic(name: str, arch: str) -> None:
 @pytest.mark.parametrize("arch", ARCHES)
 def test_fused_half_is_rounded_once(arch: str) -> None:
     """(1 + 2**-10) +- 2**-11 * (1 - 2**-20) lie nearer to 1 + 2**-10 than to the halves beside it, by less than a float
-    can tell. Rounded to float first, the sum is a tie that goes up to the even half; cut to a float, the difference is a
-    tie that goes down to it."""
+    can tell. Rounded to float first, the sum is a tie that goes up to the even half; cut to a float, the difference is
+    a tie that goes down to it."""
     a, b, c = (np.full(N, v, np.float16) for v in ((1 + 2**-10) * 2**-5, (1 - 2**-10) * 2**-6, 1 + 2**-10))
     a[::2] *= -1
     out = np.zeros(N, np.float16)
