@@ -8,13 +8,24 @@ fall, waves too few to fill the card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from rocmforge.compiler.cards import Card
-from rocmforge.tools.emulator import KernelCounters
+import click
+import numpy as np
+
+from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.artifacts.errors import UsageError
+from rocmforge.compiler.cards import Card, cards_of
+from rocmforge.compiler.target import TARGETS
+from rocmforge.runtime.batch import Batch, RowSampling
+from rocmforge.runtime.hip_program import HipProgram, KvSize, load_hip_program
+from rocmforge.tools.emulator import HipEmulator, KernelCounters
 
 LINE_BYTES = 128
+PREFILL_TOKENS = 512
+WEIGHTS = "weights"
 MATRIX_OPERATIONS = {32: 2 * 16 * 16 * 16, 64: 2 * 32 * 32 * 16}  # of one instruction, by wave size
 
 
@@ -111,3 +122,84 @@ def _kernel_cost(name: str, counted: KernelCounters, wave_size: int, weights: st
         matrix_instructions=counted.instructions["matrix"],
         wave_size=wave_size,
     )
+
+
+def _step(program: HipProgram, start: int, count: int) -> None:
+    vocab_size, blocks = program.layout.vocab_size, program.num_blocks
+    program.step(
+        Batch(
+            token_ids=np.array([(7919 * index) % vocab_size for index in range(count)], np.int32),
+            positions=np.arange(start, start + count, dtype=np.int32),
+            rows=np.zeros(count, np.int32),
+            block_table=np.arange(blocks, dtype=np.int32)[None].copy(),
+            logits_rows=np.array([count - 1], np.int32),
+            sampling=[RowSampling()],
+        )
+    )
+
+
+def count_steps(bundle: Bundle, arch: str, prefill_tokens: int = PREFILL_TOKENS) -> tuple[StepCost, StepCost]:
+    """A prefill of `prefill_tokens`, then one decoded token, on an emulated device.
+
+    Returns:
+        the costs of both, prefill first.
+    Raises:
+        UsageError: the emulator has no such arch.
+    """
+    features = TARGETS[arch].gpu if arch in TARGETS else None
+    if features is None:
+        raise UsageError(f"--arch {arch}: expected a GPU")
+    emulator = HipEmulator(arch, check=False)
+    layout = next(bundle.layout_of(target) for target in bundle.manifest.targets if target.arch == arch)
+    tokens = min(prefill_tokens, layout.max_batch_tokens, layout.max_seq_len - 1)
+    blocks = -(-(tokens + 1) // layout.kv.block_size)
+    program = load_hip_program(bundle, emulator, KvSize(blocks, tokens + 1), nodes=None, report=str)
+    try:
+        emulator.label(program.allocations()["weights"], WEIGHTS)
+        weights = sum(entry.n_bytes for entry in layout.tensors if entry.packing != "rope_table")
+        kv_per_token = layout.kv.bytes_per_block // layout.kv.block_size
+        emulator.reset_counters()
+        _step(program, 0, tokens)
+        prefill = step_cost(emulator.counters(), tokens, weights + tokens * kv_per_token, features.wave_size, WEIGHTS)
+        emulator.reset_counters()
+        _step(program, tokens, 1)
+        least = weights + (tokens + 1) * kv_per_token
+        return prefill, step_cost(emulator.counters(), 1, least, features.wave_size, WEIGHTS)
+    finally:
+        program.close()
+
+
+def report(arch: str, prefill: StepCost, decode: StepCost) -> Iterator[str]:
+    """Lines for people."""
+    yield f"{arch}, counted on the emulator, a decoded token after {prefill.tokens}:"
+    ratio = decode.loaded / decode.least_bytes
+    yield (
+        f"  reads {decode.loaded / 1e6:.1f} MB, {ratio:.3f} times the least possible; "
+        f"{decode.full_share:.1%} of weight transactions full"
+    )
+    for kernel in sorted(decode.kernels, key=lambda kernel: -kernel.loaded)[:8]:
+        lanes = kernel.vector_instructions * kernel.wave_size / max(kernel.loaded, 1)
+        size = f"{kernel.loaded / 1e6:>8.3f} MB, {lanes:.2f} lane operations a byte"
+        yield f"  {kernel.launches:>4} x {kernel.name:<40} {size}"
+    yield "modelled, not measured: no launch gaps, every wave slot filled"
+    for card in cards_of(arch):
+        bound = "memory" if decode.memory_bound(card) else "compute"
+        yield (
+            f"  {card.name}: decode {1 / decode.seconds(card):,.0f} tokens/s ({bound}-bound), "
+            f"prefill {prefill.tokens / prefill.seconds(card):,.0f} tokens/s"
+        )
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.option("--arch", default="gfx1100", show_default=True)
+@click.option("--tokens", default=PREFILL_TOKENS, show_default=True, help="Of the prefill.")
+def main(bundle: Path, arch: str, tokens: int) -> None:
+    """Print the roofline of a bundle's code for one arch."""
+    with open_bundle(bundle) as opened:
+        for line in report(arch, *count_steps(opened, arch, tokens)):
+            click.echo(line)
+
+
+if __name__ == "__main__":
+    main()

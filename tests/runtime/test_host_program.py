@@ -12,8 +12,8 @@ from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.host_device import HostProgram, load_host_program
+from rocmforge.runtime.batch import Batch, Program, RowSampling
+from rocmforge.runtime.host_device import load_host_program
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 
@@ -21,7 +21,7 @@ LEVELS = ("x86_64_v4", "x86_64_v3", "portable")
 BLOCK = 16
 
 
-def run(program: HostProgram, chunks: list[tuple[int, int, list[int]]]) -> np.ndarray:
+def run(program: Program, chunks: list[tuple[int, int, list[int]]]) -> np.ndarray:
     """One step over chunks (slot, start, token ids); float32[tokens, vocab], logits at every token."""
     width = 8
     tokens = [token for _, _, ids in chunks for token in ids]
