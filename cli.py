@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
-from .artifacts.errors import RocmforgeError, UsageError, printable
+from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .artifacts.layout import Layout
+    from .runtime.devices import DeviceOptions
+    from .runtime.hip_api import HipApi
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
@@ -81,6 +83,12 @@ _THREADS = click.option(
     show_default="CPUs",
     help="Threads of the host target.",
 )
+_DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, host, hip, hip:INDEX, emulated or emulated:ARCH; auto: a GPU that the bundle has code for, else host.",
+)
 _CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -112,6 +120,24 @@ def make_golden(
         return record_golden(program, prompts)
     finally:
         program.close()
+
+
+def _device_options(device: str, threads: int) -> DeviceOptions:
+    from .runtime.devices import DeviceOptions
+
+    return DeviceOptions(device, threads, _make_emulator)
+
+
+def _make_emulator(arch: str) -> HipApi:
+    """An emulated GPU: a tool of the repository, which the runtime itself knows nothing of."""
+    try:
+        from .tools.emulator import HipEmulator
+    except ImportError as error:
+        raise DeviceError(
+            f"the emulator is not installed ({printable(error)}): it needs a checkout of rocmforge and its test extra, "
+            "`pip install -e .[test]`"
+        ) from None
+    return HipEmulator(arch)
 
 
 def _exit_cleanly_on_sigterm() -> None:
@@ -175,9 +201,10 @@ def compile_command(
 @click.option(
     "--kv-tokens",
     type=click.IntRange(16),
-    help="Tokens that the KV cache holds. [default: 4 contexts, at most 1 GiB]",
+    help="Tokens that the KV cache holds. [default: 4 contexts, at most 1 GiB; on a GPU what is free]",
 )
 @_MAX_CONTEXT
+@_DEVICE
 @_THREADS
 @_CACHE_DIR
 def serve(
@@ -185,6 +212,7 @@ def serve(
     addr: str,
     kv_tokens: int | None,
     max_context: int | None,
+    device: str,
     threads: int,
     cache_dir: Path | None,
 ) -> None:
@@ -193,7 +221,7 @@ def serve(
 
     host, port = _host_and_port(addr)
     path = _compiled(bundle, cache_dir, max_context)
-    serve_bundle(ServeOptions(path, host, port, threads, max_context, kv_tokens))
+    serve_bundle(ServeOptions(path, host, port, _device_options(device, threads), max_context, kv_tokens))
 
 
 def _host_and_port(addr: str) -> tuple[str, int]:
@@ -244,6 +272,7 @@ def _default_archs() -> tuple[str, ...]:
 @click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
 @_MAX_CONTEXT
+@_DEVICE
 @_THREADS
 @_CACHE_DIR
 def run(
@@ -255,6 +284,7 @@ def run(
     top_p: float,
     seed: int | None,
     max_context: int | None,
+    device: str,
     threads: int,
     cache_dir: Path | None,
 ) -> None:
@@ -264,7 +294,7 @@ def run(
 
     sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     path = _compiled(bundle, cache_dir, max_context)
-    run_bundle(RunOptions(path, prompt, max_tokens, sampling, threads, max_context))
+    run_bundle(RunOptions(path, prompt, max_tokens, sampling, _device_options(device, threads), max_context))
 
 
 @main.command()
@@ -299,12 +329,13 @@ def inspect(path: Path, kernels: bool, arch: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@_DEVICE
 @_THREADS
-def verify(bundle: Path, threads: int) -> None:
+def verify(bundle: Path, device: str, threads: int) -> None:
     """Check every digest of a BUNDLE and replay its golden records here."""
     from .runtime.verify import verify as verify_bundle
 
-    verify_bundle(bundle, threads, click.echo)
+    verify_bundle(bundle, _device_options(device, threads), click.echo)
 
 
 @main.command()

@@ -176,7 +176,7 @@ class HipError(DeviceError):
     """
 
     def __init__(self, doing: str, code: int, name: str, text: str) -> None:
-        super().__init__(f"{doing}: {name} ({text})")
+        super().__init__(f"{doing}: {name}" + (f" ({text})" if text not in {"", name} else ""))
         self.code = code
         self.name = name
 

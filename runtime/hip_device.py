@@ -137,7 +137,7 @@ def choose_device(
     devices: Sequence[GpuDevice],
     targets: Sequence[TargetEntry],
     asked: str | None = None,
-    report: Callable[[str], None] = log.info,
+    report: Callable[[str], object] = log.info,
 ) -> tuple[GpuDevice, TargetEntry]:
     """A GPU and the code that runs on it: the one asked for, else the first that the bundle has code for.
 

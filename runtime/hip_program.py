@@ -7,7 +7,6 @@ import logging
 import mmap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +31,9 @@ from .hip_memory import (
     upload_weights,
 )
 from .hip_step import StepMemory
+from .memory import KvSize
+
+__all__ = ["HipProgram", "KvSize", "load_hip_program", "num_kv_blocks", "open_program"]
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +43,6 @@ RESERVED_BYTES: Final = 256 << 20
 """Left free when the KV cache takes the rest: code, graphs, the runtime's own."""
 _SPIN_SECONDS: Final = 20e-6
 _MEBIBYTE: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class KvSize:
-    """How large a KV cache is wanted.
-
-    Attributes:
-        blocks: exactly so many; None: as many as fit, for at most `max_sequences` contexts.
-        max_context: tokens of the longest sequence, of which one must fit.
-    """
-
-    blocks: int | None
-    max_context: int
 
 
 class HipProgram:
@@ -279,7 +268,7 @@ def load_hip_program(
     device: str | None = None,
     nodes: Path | None = KFD_NODES,
     targets: tuple[TargetEntry, ...] | None = None,
-    report: Callable[[str], None] = log.info,
+    report: Callable[[str], object] = log.info,
     progress: Progress | None = None,
 ) -> HipProgram:
     """A bundle on the GPU that was asked for, or the first that it has code for.
@@ -308,7 +297,7 @@ def open_program(
     device: GpuDevice,
     target: TargetEntry,
     kv: KvSize,
-    report: Callable[[str], None] = log.info,
+    report: Callable[[str], object] = log.info,
     progress: Progress | None = None,
 ) -> HipProgram:
     """A bundle's code for `target` on `device`; see `load_hip_program`."""

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ..artifacts.errors import DeviceError
 from ..artifacts.layout import Layout
 
 MEBIBYTE = 1 << 20
+DEFAULT_KV_BYTES: Final = 1 << 30
+DEFAULT_KV_CONTEXTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class KvSize:
+    """How large a KV cache is wanted.
+
+    Attributes:
+        blocks: exactly so many; None: what fits and is of use.
+        max_context: tokens of the longest sequence, of which one must fit.
+    """
+
+    blocks: int | None
+    max_context: int
+
+
+def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None, available: int | None) -> int:
+    """Blocks of the host's KV cache: as asked; or for some full contexts, one at least, the others only where they fit
+    into `DEFAULT_KV_BYTES` and half of the memory that is `available` (bytes, None: unknown)."""
+    size = layout.kv.block_size
+    if kv_tokens is not None:
+        return -(-kv_tokens // size)
+    wanted = -(-max_context // size)
+    budget = DEFAULT_KV_BYTES if available is None else min(DEFAULT_KV_BYTES, available // 2)
+    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, budget // layout.kv.bytes_per_block))
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

@@ -9,47 +9,33 @@ from pathlib import Path
 
 from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.errors import UsageError, printable
-from ..artifacts.layout import Layout
 from ..artifacts.tokenizer_config import TokenizerConfig
 from .chat import ChatTemplate
+from .devices import DeviceOptions, Report, load_program
 from .engine import Engine
-from .host_device import load_host_program
 from .http.app import create_app
 from .http.limits import HttpLimits
 from .http.server import run_server
 from .http.service import ServedModel, Service
-from .memory import available_memory, check_memory
+from .memory import KvSize
 from .metrics import Metrics
 from .tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-DEFAULT_KV_BYTES = 1 << 30
-DEFAULT_KV_CONTEXTS = 4
 DRAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What to serve and where. `max_context` and `kv_tokens` None: from the bundle."""
+    """What to serve, where and on what. `max_context` and `kv_tokens` None: from the bundle and the device."""
 
     bundle: Path
     host: str
     port: int
-    threads: int
+    device: DeviceOptions
     max_context: int | None = None
     kv_tokens: int | None = None
-
-
-def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None, available: int | None) -> int:
-    """Blocks of the KV cache: as asked; or for some full contexts, one at least, the others only where they fit
-    into `DEFAULT_KV_BYTES` and half of the memory that is `available` (bytes, None: unknown)."""
-    size = layout.kv.block_size
-    if kv_tokens is not None:
-        return -(-kv_tokens // size)
-    wanted = -(-max_context // size)
-    budget = DEFAULT_KV_BYTES if available is None else min(DEFAULT_KV_BYTES, available // 2)
-    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, budget // layout.kv.bytes_per_block))
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -65,7 +51,9 @@ def load_chat_template(bundle: Bundle, config: TokenizerConfig) -> ChatTemplate:
     return ChatTemplate(source, config.bos_token, config.eos_token)
 
 
-def load_engine(bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, metrics: Metrics) -> Engine:
+def load_engine(
+    bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, metrics: Metrics, report: Report = log.info
+) -> Engine:
     """An engine, not yet started, with the bundle's program on its device.
 
     Raises:
@@ -76,10 +64,8 @@ def load_engine(bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, met
     max_context = options.max_context or layout.max_seq_len
     if max_context > layout.max_seq_len:
         raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
-    available = available_memory()
-    num_blocks = kv_blocks(layout, max_context, options.kv_tokens, available)
-    check_memory(layout, num_blocks, available)
-    program = load_host_program(bundle, num_blocks, options.threads)
+    blocks = None if options.kv_tokens is None else -(-options.kv_tokens // layout.kv.block_size)
+    program = load_program(bundle, options.device, KvSize(blocks, max_context), report)
     return Engine(program, tokenizer, max_context, metrics)
 
 

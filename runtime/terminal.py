@@ -12,6 +12,7 @@ from pathlib import Path
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import RocmforgeError, UsageError
 from .chat import ChatTemplate
+from .devices import DeviceOptions
 from .engine import Engine
 from .generation import GenerationRequest, SamplingParams
 from .metrics import Metrics
@@ -27,13 +28,17 @@ class RunOptions:
     prompt: str | None
     max_tokens: int
     sampling: SamplingParams
-    threads: int
+    device: DeviceOptions
     max_context: int | None
 
 
 def _print_piece(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _generate(engine: Engine, tokens: list[int], options: RunOptions, emit: Callable[[str], None]) -> None:
@@ -66,8 +71,8 @@ def run_bundle(options: RunOptions) -> None:
         tokenizer = load_tokenizer(bundle)
         # One sequence at a time: a KV cache of one context is enough.
         kv_tokens = options.max_context or bundle.layout.max_seq_len
-        serve_options = ServeOptions(options.bundle, "", 0, options.threads, options.max_context, kv_tokens)
-        engine = load_engine(bundle, serve_options, tokenizer, Metrics())
+        serve_options = ServeOptions(options.bundle, "", 0, options.device, options.max_context, kv_tokens)
+        engine = load_engine(bundle, serve_options, tokenizer, Metrics(), _say)
         engine.start()
         try:
             if options.prompt is None:

@@ -6,16 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..artifacts.bundle import verify_bundle
-from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, printable
+from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, printable
 from ..artifacts.layout import Layout
+from .devices import DeviceOptions, load_target
 from .golden import GREEDY_TOKENS, compare_golden, record_golden
-from .host_device import load_host_program
+from .memory import KvSize
 
 GOLDEN_BLOCKS = 4
 
 
-def verify(path: Path, threads: int, report: Callable[[str], None]) -> None:
-    """Check a bundle whole.
+def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) -> None:
+    """Check a bundle whole, and its code as far as it runs on the devices asked for.
 
     Raises:
         BundleError: a file is not what the manifest says.
@@ -30,10 +31,13 @@ def verify(path: Path, threads: int, report: Callable[[str], None]) -> None:
         report(f"digests: {len(manifest.files)} files match {manifest.bundle_digest}")
         runs = 0
         for target in manifest.targets:
+            name = f"{target.arch} {target.level}".rstrip()
             try:
-                program = load_host_program(bundle, GOLDEN_BLOCKS, threads, target.level)
-            except DeviceError as error:
-                report(f"{target.arch} {target.level}: not run: {error}")
+                program = load_target(bundle, target, options, KvSize(GOLDEN_BLOCKS, 1))
+            except (DeviceError, ToolchainError) as error:
+                report(f"{name}: not run: {error}")
+                continue
+            if program is None:
                 continue
             try:
                 found = record_golden(program, prompts)
@@ -45,11 +49,11 @@ def verify(path: Path, threads: int, report: Callable[[str], None]) -> None:
             except (KeyError, TypeError, ValueError):
                 raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
             if problems:
-                raise RocmforgeError(f"{target.arch} {target.level}: {problems[0]} ({len(problems)} differences)")
+                raise RocmforgeError(f"{name}: {problems[0]} ({len(problems)} differences)")
             pairs = zip(manifest.golden, found, strict=True)
             same = all(want.get("logits_sha256") == have["logits_sha256"] for want, have in pairs)
             exact = "to the bit" if same else f"within {target.golden_tolerance}"
-            report(f"{target.arch} {target.level}: {len(prompts)} golden records replayed, equal {exact}")
+            report(f"{name}: {len(prompts)} golden records replayed, equal {exact}")
         if not runs:
             raise DeviceError(f"{printable(path)}: none of the bundle's code runs on this machine")
 

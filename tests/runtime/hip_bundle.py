@@ -79,6 +79,7 @@ def hip_bundle(
     folder: Path,
     *arches: str,
     code: bytes | None = None,
+    code_of_host: bytes = b"",
     layout: Layout = LAYOUT,
     targets: Sequence[TargetEntry] | None = None,
 ) -> Bundle:
@@ -89,6 +90,7 @@ def hip_bundle(
         with writer.open_stream("weights.bin") as stream:
             stream.write(WEIGHTS)
         for row in rows:
-            writer.add_bytes(row.file, code_object(row.arch) if code is None else code)
+            own = code_of_host if row.backend == "host" else code_object(row.arch)
+            writer.add_bytes(row.file, own if code is None else code)
         writer.finish(dataclasses.replace(MANIFEST, targets=rows, files={}))
     return open_bundle(folder / "model.rfb")

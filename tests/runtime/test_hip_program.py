@@ -18,8 +18,9 @@ from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime import hip_memory
 from rocmforge.runtime.batch import Batch, RowSampling
 from rocmforge.runtime.hip_device import GpuDevice
-from rocmforge.runtime.hip_program import RESERVED_BYTES, HipProgram, KvSize, load_hip_program
+from rocmforge.runtime.hip_program import RESERVED_BYTES, HipProgram, load_hip_program
 from rocmforge.runtime.hip_step import SAMPLING, STEP
+from rocmforge.runtime.memory import KvSize
 
 from .fake_hip import (
     CAPTURE_UNSUPPORTED,
@@ -243,12 +244,15 @@ def test_memory_is_of_the_chosen_gpu_in_any_thread(bundle: Bundle) -> None:
     program = load(bundle, api)
     assert {block.device for block in (*api.device_blocks.values(), *api.pinned_blocks.values())} == {1}
     sets, found = api.calls["hipSetDevice"], list[tuple[int, int]]()
-    thread = threading.Thread(target=lambda: found.append(program.memory()))
-    thread.start()
-    thread.join()
-    assert found == [(api.memory_bytes - api.used(), api.memory_bytes)]
-    assert api.calls["hipSetDevice"] == sets + 1
-    program.close()
+    free = api.memory_bytes - api.used()
+    for act in (lambda: found.append(program.memory()), program.close):
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+        sets += 1
+        assert api.calls["hipSetDevice"] == sets
+    assert found == [(free, api.memory_bytes)]
+    assert api.held() == 0
 
 
 def test_kv_cache_takes_what_is_free_and_no_more_than_is_of_use(bundle: Bundle) -> None:

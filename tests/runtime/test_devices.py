@@ -1,0 +1,165 @@
+"""`--device`: which program is loaded, and what is said where it is none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.errors import DeviceError, ToolchainError, UsageError
+from rocmforge.runtime.devices import DeviceOptions, load_program, load_target
+from rocmforge.runtime.hip_api import HipApi
+from rocmforge.runtime.hip_device import DEVICE_VARIABLE
+from rocmforge.runtime.hip_program import HipProgram
+from rocmforge.runtime.host_device import HostProgram
+from rocmforge.runtime.memory import KvSize
+
+from .fake_hip import NO_DEVICE, Device, FakeHip
+from .hip_bundle import LAYOUT, hip_bundle, target
+
+KV = KvSize(8, 128)
+HOST = dataclasses.replace(target("gfx1100"), arch="host", backend="host", level="portable", file="code/host.so")
+
+
+def options(
+    api: FakeHip | None, device: str = "auto", emulator: Callable[[str], HipApi] | None = None
+) -> DeviceOptions:
+    """`api` None: a machine without HIP."""
+
+    def load() -> HipApi:
+        if api is None:
+            raise DeviceError("no HIP library could be loaded")
+        return api
+
+    return DeviceOptions(device, 1, emulator, load, Path("/nonexistent"))
+
+
+def refused(bundle: Bundle, what: DeviceOptions) -> str:
+    with pytest.raises(DeviceError) as caught:
+        load_program(bundle, what, KV)
+    assert caught.value.exit_code == 4
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "hip:", "host:0", "auto:1", "HIP", "cuda", "emulated:", "a\nb"])
+def test_other_forms_are_wrong_usage(device: str) -> None:
+    with pytest.raises(UsageError, match="--device: expected auto, host, hip") as caught:
+        DeviceOptions(device).parsed()
+    assert str(caught.value).isprintable()
+
+
+def test_forms() -> None:
+    forms = ("auto", "host", "hip", "hip:1", "hip:gfx1100", "hip:0000:03:00.0", "emulated:gfx942")
+    which = [DeviceOptions(device).parsed()[1] for device in forms]
+    assert which == [None, None, None, "1", "gfx1100", "0000:03:00.0", "gfx942"]
+
+
+def test_auto_takes_a_gpu_that_is_covered(tmp_path: Path) -> None:
+    api, said = FakeHip(Device("gfx1030", "small"), Device("gfx1101")), list[str]()
+    with hip_bundle(tmp_path, targets=[HOST, target("gfx11-generic")], code_of_host=b"x") as bundle:
+        program = load_program(bundle, options(api), KV, said.append)
+    assert isinstance(program, HipProgram)
+    assert (program.device.index, program.device.arch) == (1, "gfx1101")
+    assert any("GPU 0 (gfx1030, small) is passed over" in line for line in said)
+    assert any("code for gfx11-generic, KV cache of 128 tokens" in line for line in said)
+    program.close()
+
+
+def test_auto_without_a_fitting_gpu_takes_the_host_and_says_why(smollm2: Bundle, tmp_path: Path) -> None:
+    said: list[str] = []
+    program = load_program(smollm2, options(None), KV, said.append)
+    assert isinstance(program, HostProgram)
+    assert said == []  # nothing for a GPU is in it, so none was looked for
+    program.close()
+    for api, why in ((None, "no HIP library"), (FakeHip(Device("gfx1030")), "no code for GPU 0 (gfx1030")):
+        # The host's code is none, so that it was come to shows in the error.
+        bundle = hip_bundle(tmp_path, targets=[target("gfx1100"), HOST], code_of_host=b"x")
+        with bundle, pytest.raises(DeviceError, match=r"code/host\.so: expected a 64-bit"):
+            load_program(bundle, options(api), KV, said.append)
+        line = said.pop()
+        assert line.startswith("no GPU is used: ")
+        assert why in line
+
+
+def test_nothing_that_fits_lists_what_the_bundle_has_and_what_is_here(tmp_path: Path) -> None:
+    with hip_bundle(tmp_path, "gfx1100", "gfx942") as bundle:
+        assert "no HIP library could be loaded; the bundle has code for gfx1100, gfx942" in refused(
+            bundle, options(None)
+        )
+        message = refused(bundle, options(FakeHip(Device("gfx1030", "card"))))
+        assert "no code for GPU 0 (gfx1030, card)" in message
+        assert "gfx1100, gfx942" in message
+        assert "--device host: the bundle has no code for the host; it has code for gfx1100" in refused(
+            bundle, options(FakeHip(), "host")
+        )
+        lost = FakeHip()
+        lost.lost = NO_DEVICE
+        assert "hipErrorNoDevice" in refused(bundle, options(lost, "hip"))
+
+
+def test_which_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = FakeHip(Device("gfx1100"), Device("gfx1100", "second", "0000:43:00.0"))
+    with hip_bundle(tmp_path) as bundle:
+        for device, variable, index in (
+            ("hip:1", "0", 1),
+            ("hip", "1", 1),
+            ("auto", "0000:43:00.0", 1),
+            ("hip", "", 0),
+            ("hip:0000:43:00.0", "", 1),
+        ):
+            monkeypatch.setenv(DEVICE_VARIABLE, variable)
+            program = load_program(bundle, options(api, device), KV)
+            assert isinstance(program, HipProgram)
+            assert program.device.index == index
+            program.close()
+        monkeypatch.setenv(DEVICE_VARIABLE, "7")
+        assert "GPU 7: no such GPU" in refused(bundle, options(api))
+    assert api.held() == 0
+
+
+def test_a_gpu_out_of_memory_does_not_fall_back(tmp_path: Path) -> None:
+    with hip_bundle(tmp_path, targets=[target("gfx1100"), HOST], code_of_host=b"x") as bundle:
+        assert "MiB too few" in refused(bundle, options(FakeHip(memory_bytes=1000)))
+
+
+def emulator(arch: str) -> HipApi:
+    if arch != "gfx942":
+        raise ToolchainError(f"{arch}: not emulated")
+    return FakeHip(Device(arch))
+
+
+def test_emulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEVICE_VARIABLE, "3")  # of real GPUs
+    with hip_bundle(tmp_path, "gfx1100", "gfx942") as bundle:
+        for device in ("emulated", "emulated:gfx942"):
+            program = load_program(bundle, options(None, device, emulator), KvSize(None, 128))
+            assert isinstance(program, HipProgram)
+            assert program.device.arch == "gfx942"
+            assert program.num_blocks == 4 * 128 // LAYOUT.kv.block_size  # as sparing as the host
+            program.close()
+        assert "gfx1100: not emulated" in refused(bundle, options(None, "emulated:gfx1100", emulator))
+        assert "no code for gfx906" in refused(bundle, options(None, "emulated:gfx906", emulator))
+        assert "without an emulator" in refused(bundle, options(None, "emulated"))
+
+
+def test_each_target_for_verify(tmp_path: Path) -> None:
+    api = FakeHip(Device("gfx942"), Device("gfx1100"))
+    with hip_bundle(tmp_path, targets=[target("gfx1100"), target("gfx90a"), HOST], code_of_host=b"x") as bundle:
+        first, second, host = bundle.manifest.targets
+        for device in ("auto", "hip"):
+            program = load_target(bundle, first, options(api, device), KV)
+            assert isinstance(program, HipProgram)
+            assert program.device.index == 1
+            program.close()
+            with pytest.raises(DeviceError, match="no code for GPU 0"):
+                load_target(bundle, second, options(api, device), KV)
+        with pytest.raises(DeviceError, match="64-bit"):
+            load_target(bundle, host, options(None), KV)
+        for device, target_row in (("hip", host), ("emulated", host), ("host", first), ("emulated:gfx906", first)):
+            assert load_target(bundle, target_row, options(api, device, emulator), KV) is None
+        with pytest.raises(DeviceError, match="gfx1100: not emulated"):
+            load_target(bundle, first, options(api, "emulated", emulator), KV)
