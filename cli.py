@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
-from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
+from .artifacts.errors import RocmforgeError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,14 +129,9 @@ def _device_options(device: str, threads: int) -> DeviceOptions:
 
 
 def _make_emulator(arch: str) -> HipApi:
-    """An emulated GPU: a tool of the repository, which the runtime itself knows nothing of."""
-    try:
-        from .tools.emulator import HipEmulator
-    except ImportError as error:
-        raise DeviceError(
-            f"the emulator is not installed ({printable(error)}): it needs a checkout of rocmforge and its test extra, "
-            "`pip install -e .[test]`"
-        ) from None
+    """An emulated GPU: a tool, which the runtime itself knows nothing of."""
+    from .tools.emulator import HipEmulator
+
     return HipEmulator(arch)
 
 

@@ -13,12 +13,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
 from rocmforge.artifacts.code_object import CodeObjectError, read_code_object
 from rocmforge.artifacts.hip import GENERIC_ARCHES
+from rocmforge.runtime.hip_api import _ARGUMENTS, _TEXTS, PROPERTIES, HipApi
 from rocmforge.runtime.hip_step import STEP
 
 ERRORS = {
@@ -69,6 +71,11 @@ class Launched:
     token_ids: tuple[int, ...]
 
 
+def _handle_of(value: Any) -> int:
+    """Of a `c_void_p`, or of what C passes on of one."""
+    return int(value if isinstance(value, int) else value.value)
+
+
 @dataclass
 class Block:
     """An allocation, filled with a pattern."""
@@ -84,6 +91,16 @@ class Stream:
 
     queue: list[Callable[[], int]] = field(default_factory=list)
     capturing: list[Callable[[], int]] | None = None
+
+
+def through_c(fake: FakeHip) -> HipApi:
+    """The fake behind C functions of the library's own signatures: every argument is converted as for the library."""
+    library = SimpleNamespace()
+    properties = {name: (ctypes.c_void_p, ctypes.c_int) for name in PROPERTIES if hasattr(fake, name)}
+    for name, types in {**_ARGUMENTS, **properties}.items():
+        if name not in _TEXTS:
+            setattr(library, name, ctypes.CFUNCTYPE(ctypes.c_int, *types)(getattr(fake, name)))
+    return cast(HipApi, library)
 
 
 class FakeHip:
@@ -137,7 +154,12 @@ class FakeHip:
 
     @staticmethod
     def _write(out: Any, value: int, kind: Any) -> None:
-        kind.from_address(ctypes.addressof(out._obj)).value = value
+        kind.from_address(out if isinstance(out, int) else ctypes.addressof(out._obj)).value = value
+
+    @staticmethod
+    def _text(out: Any, text: str) -> None:
+        data = text.encode() + b"\0"
+        ctypes.memmove(out, data, len(data))
 
     def _handle(self, table: dict[int, Any], out: Any, value: Any) -> int:
         handle = next(self._handles)
@@ -153,7 +175,7 @@ class FakeHip:
         return getattr(self._thread, "device", 0)
 
     def _queue(self, stream: Any, work: Callable[[], int]) -> int:
-        found = self.streams[stream.value]
+        found = self.streams[_handle_of(stream)]
         (found.queue if found.capturing is None else found.capturing).append(work)
         return 0
 
@@ -180,19 +202,20 @@ class FakeHip:
         return self._enter("hipSetDevice")
 
     def hipDeviceGetName(self, name: Any, length: int, device: int) -> int:
-        name.value = self.devices[device].name.encode()
+        self._text(name, self.devices[device].name)
         return self._enter("hipDeviceGetName")
 
     def hipDeviceGetPCIBusId(self, text: Any, length: int, device: int) -> int:
-        text.value = self.devices[device].bus_id.encode()
+        self._text(text, self.devices[device].bus_id)
         return self._enter("hipDeviceGetPCIBusId")
 
     def hipGetDevicePropertiesR0600(self, properties: Any, device: int) -> int:
         """hipDeviceProp_t of ROCm 6: the name, and at 1160 gcnArchName with the features that HIP adds."""
         found = self.devices[device]
         arch = f"{found.arch}:sramecc+:xnack-".encode() if found.arch else b""
-        properties[: len(found.name)] = found.name.encode()
-        properties[1160 : 1160 + len(arch)] = arch
+        address = properties if isinstance(properties, int) else ctypes.addressof(properties)
+        ctypes.memmove(address, found.name.encode(), len(found.name))
+        ctypes.memmove(address + 1160, arch, len(arch))
         return self._enter("hipGetDevicePropertiesR0600")
 
     # Memory.
@@ -259,13 +282,13 @@ class FakeHip:
 
     def hipStreamDestroy(self, stream: Any) -> int:
         self._enter("hipStreamDestroy")
-        assert not self.streams.pop(stream.value).queue
+        assert not self.streams.pop(_handle_of(stream)).queue
         return 0
 
     def hipStreamSynchronize(self, stream: Any) -> int:
         assert not self.hangs
         code = self._enter("hipStreamSynchronize")
-        return self._drain(self.streams[stream.value]) or code
+        return self._drain(self.streams[_handle_of(stream)]) or code
 
     def hipStreamQuery(self, stream: Any) -> int:
         code = self._enter("hipStreamQuery")
@@ -280,7 +303,7 @@ class FakeHip:
         if code := self._enter("hipModuleLoadData"):
             return code
         try:
-            found = read_code_object(bytes(image)).arch
+            found = read_code_object(ctypes.string_at(image, 64) if isinstance(image, int) else bytes(image)).arch
         except CodeObjectError:
             return INVALID_IMAGE
         arch = self.devices[self._current()].arch
@@ -290,7 +313,7 @@ class FakeHip:
 
     def hipModuleUnload(self, module: Any) -> int:
         self._enter("hipModuleUnload")
-        del self.modules[module.value]
+        del self.modules[_handle_of(module)]
         return 0
 
     def hipModuleGetFunction(self, function: Any, module: Any, name: bytes) -> int:
@@ -316,11 +339,13 @@ class FakeHip:
     ) -> int:
         if code := self._enter("hipModuleLaunchKernel"):
             return code
+        if isinstance(parameters, int):
+            parameters = (ctypes.c_void_p * 9).from_address(parameters)
         arguments = tuple(ctypes.c_void_p.from_address(at).value or 0 for at in parameters)
         grid, block = (grid_x, grid_y, grid_z), (block_x, block_y, block_z)
         assert min(*grid, *block) > 0
         assert shared_bytes == 0
-        kernel = self.functions[function.value]
+        kernel = self.functions[_handle_of(function)]
         return self._queue(stream, lambda: self._run(kernel, grid, block, arguments))
 
     def _run(
@@ -342,12 +367,12 @@ class FakeHip:
     def hipStreamBeginCapture(self, stream: Any, mode: int) -> int:
         if code := self._enter("hipStreamBeginCapture"):
             return code
-        assert self.streams[stream.value].capturing is None
-        self.streams[stream.value].capturing = []
+        assert self.streams[_handle_of(stream)].capturing is None
+        self.streams[_handle_of(stream)].capturing = []
         return 0
 
     def hipStreamEndCapture(self, stream: Any, graph: Any) -> int:
-        found = self.streams[stream.value]
+        found = self.streams[_handle_of(stream)]
         assert found.capturing is not None
         recorded, found.capturing = found.capturing, None
         return self._enter("hipStreamEndCapture") or self._handle(self.graphs, graph, recorded)
@@ -355,21 +380,21 @@ class FakeHip:
     def hipGraphInstantiate(self, executable: Any, graph: Any, node: None, log: None, size: int) -> int:
         if code := self._enter("hipGraphInstantiate"):
             return code
-        return self._handle(self.executables, executable, self.graphs[graph.value])
+        return self._handle(self.executables, executable, self.graphs[_handle_of(graph)])
 
     def hipGraphLaunch(self, executable: Any, stream: Any) -> int:
         if code := self._enter("hipGraphLaunch"):
             return code
-        for work in self.executables[executable.value]:
+        for work in self.executables[_handle_of(executable)]:
             self._queue(stream, work)
         return 0
 
     def hipGraphExecDestroy(self, executable: Any) -> int:
         self._enter("hipGraphExecDestroy")
-        del self.executables[executable.value]
+        del self.executables[_handle_of(executable)]
         return 0
 
     def hipGraphDestroy(self, graph: Any) -> int:
         self._enter("hipGraphDestroy")
-        del self.graphs[graph.value]
+        del self.graphs[_handle_of(graph)]
         return 0

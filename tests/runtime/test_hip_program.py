@@ -33,6 +33,7 @@ from .fake_hip import (
     FakeHip,
     Launched,
     code_object,
+    through_c,
 )
 from .hip_bundle import LAYOUT, WEIGHTS, hip_bundle, target
 
@@ -214,6 +215,24 @@ def test_a_larger_step_moves_the_memory_and_the_graphs_with_it(bundle: Bundle) -
     assert before not in moved
     assert api.calls["hipGraphInstantiate"] == 2
     assert api.held() == held
+    program.close()
+    assert api.held() == 0
+
+
+def test_every_call_is_one_that_c_can_take(bundle: Bundle) -> None:
+    """Handles, out parameters and arrays go through C signatures, as they do to the library."""
+    api = FakeHip(Device("gfx90a"), Device("gfx1100"))
+    program = load_hip_program(bundle, through_c(api), KV, nodes=None)
+    assert program.device.arch == "gfx1100"
+    assert program.step(batch(100, new=13)).tolist() == [113]
+    seen = np.arange(20_000, dtype=np.int32)
+    rows = [RowSampling(seen_tokens=seen, seen_counts=seen), RowSampling()]
+    for _ in range(2):
+        assert program.step(batch(5, 40, rows=rows)).tolist() == [101, 102]
+    assert api.calls["hipGraphLaunch"] == 2
+    assert grids(api.launched[-7:])["split"] == (2, 2, 2)
+    assert program.logits(2).shape == (2, 48)
+    assert program.memory() == (api.memory_bytes - api.used(), api.memory_bytes)
     program.close()
     assert api.held() == 0
 
