@@ -120,8 +120,10 @@ class HipPlanner(Planner):
             grid = GridEntry(slices * self.gpu.wave_size, -(-tiles // row_tiles), rows, tokens, 0, at_least, tokens)
             self.launch("gemv", arguments, grid, tokens=tokens, row_tiles=row_tiles, **common)
             at_least = tokens + 1
-        grid = GridEntry(4 * self.gpu.wave_size, -(-tiles // 2), rows, TILED_TOKENS, 0, at_least, _MANY)
-        self.launch("gemm", arguments, grid, matrix="none" if is_float else self.gpu.matrix, **common)
+        matrix = "none" if is_float else self.gpu.matrix
+        waves = 8 if matrix.startswith("wmma") else 4  # GEMM_WAVES of kernels/hip/matrix.h
+        grid = GridEntry(waves * self.gpu.wave_size, -(-tiles // 2), rows, TILED_TOKENS, 0, at_least, _MANY)
+        self.launch("gemm", arguments, grid, matrix=matrix, **common)
 
     def linear(self, node: Node) -> None:
         """See `Node.op`."""
@@ -208,8 +210,9 @@ class HipPlanner(Planner):
         """See `Node.op`."""
         config, layer, wave_size = self.config, node.attributes["layer"], self.gpu.wave_size
         group = config.num_heads // config.num_kv_heads
-        head_rows = max(rows for rows in range(1, 9) if group % rows == 0)
-        token_rows = max(1, 4 // head_rows)
+        # Rows of a wave: heads of one group, so that each key is loaded once for them; in tiles tokens beside them.
+        few_rows, many_rows = (max(n for n in range(1, most + 1) if group % n == 0) for most in (8, 4))
+        token_rows = 4 // many_rows
         split = MIN_SPLIT
         while split * MAX_SPLITS < self.max_seq_len:
             split *= 2
@@ -219,20 +222,19 @@ class HipPlanner(Planner):
             "out_q8": self.graph.values[node.output].dtype == "q8",
             "split": split,
             "max_splits": splits,
-            "head_rows": head_rows,
             **self._heads(),
         }
         qkv, out = self.value(node.inputs[0]), self.value(node.output)
         pages = (f"kv:{layer}:key", f"kv:{layer}:value")
-        parts = config.num_heads // head_rows
         lanes = max(4, 1 << (config.head_dim // 8 - 1).bit_length())  # LANES of kernels/hip/attention.h
         records = self._records(SPLIT_TOKENS * config.num_heads * splits * (config.head_dim + 4))
-        few = GridEntry(wave_size, parts, "tokens", 1, split, 1, SPLIT_TOKENS)
-        self.launch("attention_split", (qkv, *pages, records), few, token_rows=1, **common)
+        few = GridEntry(wave_size, config.num_heads // few_rows, "tokens", 1, split, 1, SPLIT_TOKENS)
+        self.launch("attention_split", (qkv, *pages, records), few, head_rows=few_rows, token_rows=1, **common)
         merge = GridEntry(64, -(-config.num_heads * lanes // 64), "tokens", 1, 0, 1, SPLIT_TOKENS)
-        self.launch("attention_merge", (records, out), merge, token_rows=1, **common)
-        many = GridEntry(4 * wave_size, parts, "tokens", 4 * token_rows, 0, SPLIT_TOKENS + 1, _MANY)
-        self.launch("attention_tiled", (qkv, *pages, out), many, token_rows=token_rows, **common)
+        self.launch("attention_merge", (records, out), merge, head_rows=1, token_rows=1, **common)
+        x = config.num_heads // many_rows
+        many = GridEntry(4 * wave_size, x, "tokens", 4 * token_rows, 0, SPLIT_TOKENS + 1, _MANY)
+        self.launch("attention_tiled", (qkv, *pages, out), many, head_rows=many_rows, token_rows=token_rows, **common)
 
     def _records(self, elements: int) -> str:
         """The argument for the buffer between the two halves of a split attention, one for all layers."""

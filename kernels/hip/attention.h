@@ -1,7 +1,8 @@
 /* Causal attention over paged keys and values, grouped queries: what its three kernels share.
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), SPLIT (positions, a
- * multiple of 64), MAX_SPLITS, HEAD_ROWS (query heads of one kv head that a wave takes), TOKEN_ROWS (tokens of a wave).
+ * multiple of 64), MAX_SPLITS, HEAD_ROWS (query heads of one kv head that a wave takes), TOKEN_ROWS (tokens of a wave);
+ * by the kernel itself AHEAD_UNROLL and VALUES, values loaded at once.
  * Pages as in rope_kv.h.
  *
  * A row is one head of one token. Its context is cut into splits at multiples of SPLIT, a split into chunks of
@@ -49,7 +50,7 @@ INLINE void weigh_chunk(const Keys &keys, query_pointer queries, const int32_t *
 {
     float scores[ROWS];
     UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0;
-    _Pragma("unroll 2") for (int32_t d = 0; d < EIGHTS; d++) {
+    _Pragma(AHEAD_UNROLL) for (int32_t d = 0; d < EIGHTS; d++) {
         const f16x8 key = as_halves(keys.eighth(d));
         UNROLL for (int r = 0; r < ROWS; r++) {
             READ_AFTER(queries, scores[(r + ROWS - AHEAD) % ROWS]);
@@ -75,12 +76,12 @@ template <class Values>
 INLINE void add_chunk(const Values &values, struct row *rows, const float (*weights)[WAVE_SIZE])
 {
     const int32_t first = lane_index() / LANES * LANES;
-    _Pragma("unroll 2") for (int32_t k = 0; k < LANES; k += 4) {
-        f16x8 value[4];
-        UNROLL for (int n = 0; n < 4; n++) value[n] = as_halves(values.at(k + n));
+    _Pragma(AHEAD_UNROLL) for (int32_t k = 0; k < LANES; k += VALUES) {
+        f16x8 value[VALUES];
+        UNROLL for (int n = 0; n < VALUES; n++) value[n] = as_halves(values.at(k + n));
         UNROLL for (int r = 0; r < ROWS; r++) {
-            const f32x4 weight = *(const f32x4 *)(weights[r] + first + k);
-            UNROLL for (int n = 0; n < 4; n++)
+            const float *weight = weights[r] + first + k;
+            UNROLL for (int n = 0; n < VALUES; n++)
                 UNROLL for (int i = 0; i < 8; i++)
                     rows[r].sums[i] = fused(weight[n], (float)value[n][i], rows[r].sums[i]);
         }

@@ -3,6 +3,8 @@
  * Constants as in attention.h. Arguments: records of attention_split.h, out [T, NUM_HEADS * HEAD_DIM].
  * Grid: x = NUM_HEADS * LANES / THREADS, y tokens.
  */
+#define AHEAD_UNROLL "nounroll"
+#define VALUES 1
 #include "attention.h"
 #define THREADS 64
 

@@ -4,6 +4,13 @@
  * Arguments: qkv float32[T, QKV_STRIDE], key pages, value pages, records float32[T, NUM_HEADS, MAX_SPLITS, RECORD].
  * Grid: x = kv heads * HEAD_PARTS, y tokens, z splits of the longest context.
  */
+#if HEAD_ROWS > 4 /* few registers are left for loads in flight */
+#define AHEAD_UNROLL "nounroll"
+#define VALUES 2
+#else
+#define AHEAD_UNROLL "unroll 2"
+#define VALUES 4
+#endif
 #include "attention.h"
 #define THREADS WAVE_SIZE
 
@@ -14,17 +21,18 @@ struct page_keys {
 
 struct page_values {
     page_pointer values; /* of this head and eighth, page 0 */
-    int32_t blocks[LANES > 16 ? 2 : 1], first, last; /* positions */
+    int32_t block, next_block; /* of positions first and first + 16: LANES positions lie in one page, or in two */
+    int32_t first, last;
     INLINE_MEMBER i32x4 at(int32_t k) const
     {
-        const size_t page = (size_t)blocks[k / 16] * NUM_KV_HEADS;
+        const size_t page = (size_t)(LANES > 16 && k >= 16 ? next_block : block) * NUM_KV_HEADS;
         return *(const GLOBAL_MEMORY i32x4 *)(values + page * PAGE_HEAD + minimum_int(first + k, last) % 16 * HEAD_DIM);
     }
 };
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
-    __shared__ alignas(16) float weights[ROWS][WAVE_SIZE];
+    alignas(16) __shared__ float weights[ROWS][WAVE_SIZE];
     const int32_t token = group_y(), start = group_z() * SPLIT, lane = lane_index();
     if (token >= STEP->num_tokens) return;
     const int32_t position = STEP->positions[token];
@@ -47,8 +55,8 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         values.values = (page_pointer)a2 + kv_head * PAGE_HEAD + 8 * eighth;
         values.first = first + lane / LANES * LANES;
         values.last = last;
-        UNROLL for (int k = 0; k < LANES; k += 16)
-            values.blocks[k / 16] = table[minimum_int(values.first + k, last) / 16];
+        values.block = table[minimum_int(values.first, last) / 16];
+        values.next_block = LANES > 16 ? table[minimum_int(values.first + 16, last) / 16] : 0;
         weigh_chunk(keys, queries, positions, first, rows, weights);
         sync_wave();
         add_chunk(values, rows, weights);

@@ -4,6 +4,8 @@
  * Grid: x = kv heads * HEAD_PARTS, y = tokens / (4 * TOKEN_ROWS).
  * Neighbouring tokens of one sequence make a segment; the segments of a tile come one after the other.
  */
+#define AHEAD_UNROLL "nounroll"
+#define VALUES 2
 #include "attention.h"
 #define THREADS (4 * WAVE_SIZE)
 #define TILE_TOKENS (4 * TOKEN_ROWS)
@@ -59,8 +61,8 @@ INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, 
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
-    __shared__ alignas(16) _Float16 pages[CHUNK_PAGES * PAGE_HEAD];
-    __shared__ alignas(16) float weights[4][ROWS][WAVE_SIZE];
+    alignas(16) __shared__ _Float16 pages[CHUNK_PAGES * PAGE_HEAD];
+    alignas(16) __shared__ float weights[4][ROWS][WAVE_SIZE];
     const int32_t first = group_y() * TILE_TOKENS, end = minimum_int(STEP->num_tokens, first + TILE_TOKENS);
     if (first >= end) return;
     const int32_t kv_head = group_x() / HEAD_PARTS, head0 = group_x() * HEAD_ROWS, token0 = first + wave_index() * TOKEN_ROWS;

@@ -40,6 +40,9 @@ INLINE int32_t lane_index() { return thread_index() % WAVE_SIZE; }
 INLINE int32_t uniform_int(int32_t x) { return __builtin_amdgcn_readfirstlane(x); }
 INLINE int32_t wave_index() { return uniform_int(thread_index() / WAVE_SIZE); }
 
+/* No instruction is moved across, which bounds the registers that loads far ahead would take. */
+#define SCHEDULING_FENCE() __builtin_amdgcn_sched_barrier(0)
+
 /* What is read through the uniform `pointer` from here on waits for `value` (a float of the lane): without it the compiler
  * issues scalar loads ahead until it must spill. No instruction. */
 #define READ_AFTER(pointer, value) __asm__("" : "+s"(pointer), "+v"(value))

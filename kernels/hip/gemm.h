@@ -1,12 +1,12 @@
 /* Many tokens: what gemv.h does, bit for bit, 64 rows by 64 tokens a workgroup.
  *
- * Constants and arguments as in gemv.h, but ROW_TILES and TOKENS. Grid: x = row tiles / 2, y = tokens / 64; 4 waves.
+ * Constants and arguments as in gemv.h, but ROW_TILES and TOKENS. Grid: x = row tiles / 2, y = tokens / 64; GEMM_WAVES waves.
  * A chunk of 64 columns of weights and activations at a time goes to LDS (gemm_quantized.h, gemm_float.h); a wave
- * takes 32 rows by 32 tokens. The chunks come slice after slice, each slice summed on its own.
+ * takes 32 rows by WAVE_TOKENS tokens. The chunks come slice after slice, each slice summed on its own.
  */
 #include "epilogue.h"
 
-#define THREADS (4 * WAVE_SIZE)
+#define THREADS (GEMM_WAVES * WAVE_SIZE)
 #define NUM_TILES (GATE_UP ? ROWS / 16 : (ROWS + 31) / 32)
 #define CHUNKS ((COLUMNS + 63) / 64)
 #define UNITS ((CHUNKS + UNIT_CHUNKS - 1) / UNIT_CHUNKS)
@@ -69,7 +69,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     /* Past the last tile: the last one again, not stored. */
     const uint32_t second = group_x() * 2 + 1 < NUM_TILES ? TILE_BYTES : 0;
     activation_pointer x = (activation_pointer)a1 + (size_t)first * ACTIVATION_ROW;
-    const int32_t row0 = wave_index() % 2 * 32, token0 = wave_index() / 2 * 32;
+    const int32_t row0 = wave_index() % 2 * 32, token0 = wave_index() / 2 * WAVE_TOKENS;
     struct totals sums;
     begin_slice(&sums);
     struct fetched next;

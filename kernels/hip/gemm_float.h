@@ -33,7 +33,7 @@ INLINE int32_t chunk_width(int32_t chunk) { return COLUMNS % 64 ? minimum_int(64
 
 INLINE void store_fetched(const struct fetched *next, struct stage *stage, int32_t chunk)
 {
-    const int32_t threads = 4 * WAVE_SIZE, width = chunk_width(chunk);
+    const int32_t threads = GEMM_WAVES * WAVE_SIZE, width = chunk_width(chunk);
     for (int32_t i = thread_index(); i < 64 * (64 / PIECE); i += threads) {
         const int32_t row = i % 64, piece = i / 64;
         if (piece * PIECE >= width) break;
@@ -59,6 +59,7 @@ INLINE void multiply_chunk(const struct stage *stage, int32_t chunk, int32_t row
         f32x4 w[LANE_ROWS];
         UNROLL for (int i = 0; i < LANE_ROWS; i++) w[i] = *(const f32x4 *)(stage->weights[row0 + lane_row(i)] + c);
         UNROLL for (int t = 0; t < LANE_TOKENS; t++) {
+            if (t % 4 == 0) SCHEDULING_FENCE();
             const f32x4 x = *(const f32x4 *)(stage->x[token0 + lane_slot(t)] + c);
             UNROLL for (int i = 0; i < LANE_ROWS; i++)
                 UNROLL for (int n = 0; n < 4; n++) sums[i][t] = fused(w[i][n], x[n], sums[i][t]);

@@ -4,8 +4,8 @@
 
 #define UNIT_CHUNKS (UNIT_BLOCKS / 2)
 #define PAIRS 128 /* a chunk is this many blocks of weights, and as many of activations */
-#define TAKES_WEIGHTS(thread) (4 * WAVE_SIZE == PAIRS || (thread) < PAIRS)
-#define TAKES_ACTIVATIONS(thread) (4 * WAVE_SIZE == PAIRS || (thread) >= PAIRS)
+#define TAKES_WEIGHTS(thread) (GEMM_WAVES * WAVE_SIZE == PAIRS || (thread) < PAIRS)
+#define TAKES_ACTIVATIONS(thread) (GEMM_WAVES * WAVE_SIZE == PAIRS || (thread) >= PAIRS)
 
 typedef const GLOBAL_MEMORY struct q8_block *activation_pointer;
 #define ACTIVATION_ROW BLOCKS
@@ -91,6 +91,7 @@ INLINE void multiply_block(const struct stage *stage, const int p, int32_t row0,
         const int32_t row = row0 + lane_row(i);
         const float scale0 = stage->scales[p][0][row], scale1 = stage->scales[p][NUM_SCALES - 1][row];
         const float minimum = HAS_MINIMUM ? stage->minima[p][row] : 0.0f;
+        SCHEDULING_FENCE();
         UNROLL for (int t = 0; t < LANE_TOKENS; t += RUN) {
             int32_t dots0[RUN], dots1[RUN];
             multiply_run(w, x, i, t, dots0);

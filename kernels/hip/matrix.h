@@ -1,4 +1,4 @@
-/* 32 rows by 32 tokens of a product of int8 matrices, by one wave: WMMA, MFMA or dot instructions.
+/* 32 rows by 32 or 16 tokens of a product of int8 matrices, by one wave: WMMA, MFMA or dot instructions.
  *
  * Constants: MATRIX_WMMA_GFX11, MATRIX_WMMA_GFX12, MATRIX_MFMA_16X16X16_I8, MATRIX_MFMA_32X32X16_I8, or none of them.
  * The first operand of a matrix instruction is tokens, the second rows. A lane then holds LANE_ROWS rows, `lane_row(i)`,
@@ -12,8 +12,9 @@ INLINE i32x4 load_four(const int8_t *p) { return *(const i32x4 *)p; }
 INLINE i32x2 load_two(const int8_t *p) { return *(const i32x2 *)p; }
 
 #if defined(MATRIX_WMMA_GFX11) || defined(MATRIX_WMMA_GFX12)
+#define GEMM_WAVES 8 /* of 16 tokens: more would not fit the 128 registers that clang 15 has for WMMA */
 #define LANE_ROWS 2
-#define LANE_TOKENS 16
+#define LANE_TOKENS 8
 #define RUN 8
 INLINE int32_t lane_row(int32_t i) { return 16 * i + lane_index() % 16; }
 INLINE int32_t lane_slot(int32_t t) { return 16 * (t / 8) + 8 * (lane_index() / 16) + t % 8; }
@@ -84,3 +85,8 @@ INLINE void multiply_run(const int8_t *w, const int8_t *x, int i, int t, int32_t
     }
 }
 #endif
+
+#ifndef GEMM_WAVES
+#define GEMM_WAVES 4
+#endif
+#define WAVE_TOKENS (128 / GEMM_WAVES) /* of the 64 of a workgroup, which has 64 rows: two waves side by side */
