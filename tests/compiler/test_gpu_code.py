@@ -1,0 +1,29 @@
+"""Kernels of real shapes build for every kind of GPU, and none spills. `python -m rocmforge.tools.gpu_code` builds all
+shapes, types and arches; here is one arch of each kind, and the largest shape where registers are scarcest."""
+
+from __future__ import annotations
+
+import pytest
+
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.target import TARGETS
+from rocmforge.tools.gpu_code import SHAPES, build_shape, wasteful
+
+KINDS = {target.gpu: target.arch for target in TARGETS.values() if target.gpu is not None}
+CASES = [
+    *(("smollm2-135m", "Q4_1", arch) for arch in KINDS.values()),
+    *(("llama-8b", "Q4_K", arch) for arch in ("gfx1100", "gfx942")),
+    ("llama-1b", "Q6_K", "gfx1201"),
+]
+
+
+@pytest.mark.parametrize("shape, weight_type, arch", CASES)
+def test_no_kernel_spills_or_takes_scratch(shape: str, weight_type: str, arch: str, build_cache: BuildCache) -> None:
+    facts = build_shape(SHAPES[shape], weight_type, TARGETS[arch], build_cache, 2)
+    assert facts.arch == arch
+    assert {kernel.name.split("_")[0] for kernel in facts.kernels} >= {"gemv", "gemm", "attention", "norm", "sample"}
+    assert wasteful(facts) == ()
+    limits = TARGETS[arch].gpu
+    assert limits is not None
+    assert all(kernel.lds_bytes <= limits.lds_bytes for kernel in facts.kernels)
+    assert all(kernel.max_threads <= limits.max_threads for kernel in facts.kernels)
