@@ -204,6 +204,46 @@ def test_matmul(gpus: Gpus, arch: str, kind: str, name: str) -> None:
         assert part.tobytes() == whole[:tokens].tobytes(), tokens
 
 
+# GPUs that are not emulated have other instructions: their code paths run where these are left unused.
+OTHERS = {
+    "waves of 32, sudot4, no matrices": ("gfx1100", "sudot4"),
+    "waves of 32, no dots": ("gfx1201", "none"),
+    "waves of 64, sdot4, no matrices": ("gfx942", "sdot4"),
+    "waves of 64, no dots": ("gfx942", "none"),
+}
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q6_K", "Q8_0"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_all_instructions_give_the_same_bits(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch, other: str, kind: str
+) -> None:
+    arch, dot = OTHERS[other]
+    shape, random = tail(kind), np.random.default_rng(7)
+    weights = pack_lanes(random_rows(random, kind, shape.rows, shape.columns), kind, shape.columns)
+    bias = random.normal(0, 1, shape.rows).astype(np.float32)
+    x, _ = inputs(random, kind, shape.columns, 70)
+    results = []
+    for changed in (False, True):
+        if changed:
+            features = TARGETS[arch].gpu
+            assert features is not None
+            plain = replace(TARGETS[arch], gpu=replace(features, dot=dot, matrix="none"))
+            monkeypatch.setitem(TARGETS, arch, plain)
+        launches = shape.launches(arch, kind)
+        gpu = gpus(arch, launches)
+        for tokens in (70, 5):
+            out = np.zeros((tokens, shape.stride), np.float32)
+            run_matmul(gpu, shape, launches, weights, x[:tokens], out, bias)
+            results.append(out)
+        used = [counters.instructions for counters in gpu.api.counters().values()]
+        assert any(counts["matrix"] for counts in used) != changed
+        # Of plain arithmetic the compiler may make dots again, where the GPU has them.
+        assert any(counts["dot"] for counts in used) or dot == "none"
+    assert results[0].tobytes() == results[2].tobytes()
+    assert results[1].tobytes() == results[3].tobytes() == results[0][:5].tobytes()
+
+
 @pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind != "F32"])
 @pytest.mark.parametrize("arch", ARCHES)
 def test_weights_come_in_whole_lines_and_once(gpus: Gpus, arch: str, kind: str) -> None:
