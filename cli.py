@@ -157,6 +157,7 @@ def _exit_cleanly_on_sigterm() -> None:
     show_default=True,
     help="auto, clang (the ziglang wheel's), hipcc, or for the host a C compiler such as cc.",
 )
+@click.option("--tune", "tune", multiple=True, metavar="KEY=VALUE", help="A GPU kernel's tuning; see docs/gpu.md.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=_default_threads, help="Compilers run at once.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 @_MAX_CONTEXT
@@ -167,6 +168,7 @@ def compile_command(
     archs: tuple[str, ...],
     tokenizer: Path | None,
     toolchain: str,
+    tune: tuple[str, ...],
     jobs: int,
     as_json: bool,
     max_context: int | None,
@@ -176,12 +178,14 @@ def compile_command(
     from .compiler.build_cache import BuildCache, default_cache_dir
     from .compiler.compile import CompileOptions, compile_model
     from .compiler.progress import choose_progress
+    from .compiler.tuning import read_tuning
 
     _exit_cleanly_on_sigterm()
     if not model.name:
         raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
     goal = output or model.with_suffix(".rfb")
-    options = CompileOptions(model, goal, archs or _default_archs(), tokenizer, max_context, toolchain, jobs)
+    tuning = read_tuning(tune, os.environ)
+    options = CompileOptions(model, goal, archs or _default_archs(), tokenizer, max_context, toolchain, jobs, tuning)
     with choose_progress(as_json) as progress:
         manifest = compile_model(options, BuildCache(cache_dir or default_cache_dir()), progress, make_golden)
     if as_json:

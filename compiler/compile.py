@@ -19,6 +19,7 @@ from .gguf_file import GgufFile, read_gguf
 from .golden import GoldenMaker, check_golden, golden_prompts, golden_records
 from .graph import Graph, Weight, build_graph
 from .lower import make_plan
+from .lower_hip import DEFAULT_TUNING
 from .model_config import ModelConfig, read_config, weight_tensors
 from .passes import run_passes
 from .plan import PackedTensor, Plan
@@ -27,6 +28,7 @@ from .render import Source, kernel_headers
 from .target import Target, find_targets
 from .tokenizer import TokenizerArtifact, build_tokenizer, load_tokenizer_json
 from .toolchain import Toolchain
+from .tuning import Tuning
 from .weights import FileSink, write_weights
 
 DEFAULT_MAX_CONTEXT = 32768
@@ -42,6 +44,7 @@ class CompileOptions:
         max_context: most positions of a sequence; None: the model's, up to `DEFAULT_MAX_CONTEXT`.
         toolchain: "auto", or the name of one.
         jobs: compilers run at once.
+        tuning: of GPU kernels.
     """
 
     model: Path
@@ -51,6 +54,7 @@ class CompileOptions:
     max_context: int | None = None
     toolchain: str = "auto"
     jobs: int = 2
+    tuning: Tuning = DEFAULT_TUNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
     targets = find_targets(options.archs)
     toolchains = [find_toolchain(options.toolchain, target) for target in targets]
     model = read_model(options, progress)
-    builds = [_build(model, target, toolchain) for target, toolchain in zip(targets, toolchains, strict=True)]
+    pairs = zip(targets, toolchains, strict=True)
+    builds = [_build(model, target, toolchain, options.tuning) for target, toolchain in pairs]
     with BundleWriter(options.goal) as writer:
         progress.note(f"target: {', '.join(target.arch for target in targets)}")
         code = compile_builds(builds, cache, progress, options.jobs)
@@ -120,6 +125,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
                     "archs": list(options.archs),
                     "max_context": model.max_seq_len,
                     "toolchain": options.toolchain,
+                    "tuning": options.tuning.to_json(),
                 },
             )
         )
@@ -165,8 +171,8 @@ def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progres
     return min(config.max_seq_len, DEFAULT_MAX_CONTEXT)
 
 
-def _build(model: Model, target: Target, toolchain: Toolchain) -> Build:
-    plan = make_plan(model.graph, model.config, target, model.max_seq_len)
+def _build(model: Model, target: Target, toolchain: Toolchain, tuning: Tuning = DEFAULT_TUNING) -> Build:
+    plan = make_plan(model.graph, model.config, target, model.max_seq_len, tuning)
     return Build(target, toolchain, plan, render_sources(plan, target))
 
 

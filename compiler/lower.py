@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from .graph import Graph
-from .lower_hip import HipPlanner
+from .lower_hip import DEFAULT_TUNING, HipPlanner
 from .lower_host import HostPlanner
 from .model_config import ModelConfig
 from .plan import Plan
 from .target import Target
+from .tuning import Tuning
 
 
-def make_plan(graph: Graph, config: ModelConfig, target: Target, max_seq_len: int | None = None) -> Plan:
+def make_plan(
+    graph: Graph,
+    config: ModelConfig,
+    target: Target,
+    max_seq_len: int | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
+) -> Plan:
     """Lower a graph that has been through all passes.
 
     Args:
@@ -18,9 +25,10 @@ def make_plan(graph: Graph, config: ModelConfig, target: Target, max_seq_len: in
         config: the model's hyperparameters.
         target: a row of the target table.
         max_seq_len: positions of a sequence; None: the model's.
+        tuning: of GPU kernels.
     Raises:
-        UsageError: the target has no kernels for a shape of the model.
+        UsageError: the target has no kernels for a shape of the model, or cannot be tuned like that.
     """
     if target.backend == "hip":
-        return HipPlanner(graph, config, target, max_seq_len).finish()
+        return HipPlanner(graph, config, target, max_seq_len, tuning).finish()
     return HostPlanner(graph, config, target).finish()

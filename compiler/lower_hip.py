@@ -15,10 +15,11 @@ from .model_config import ModelConfig
 from .passes import FLOAT_TYPES, split_weights
 from .plan import Parameter, Planner, float_literal
 from .target import GpuFeatures, Target
+from .tuning import MOST_TOKENS, SLICE_LDS_BYTES, TILE_ROWS, Tuning, check_tuning
 
 Q8_BLOCK_BYTES: Final = 48  # sizeof(struct q8_block) in kernels/hip/prelude.h
-TILE_ROWS: Final = 32
-FEW_TOKENS: Final = (1, 2, 4, 8)  # a kernel for each, up to so many tokens; more take the tiled kernel
+THREADS: Final = 256  # of the elementwise kernels
+FEW_TOKENS: Final = (1, 2, 4, MOST_TOKENS)  # a kernel for each, up to so many tokens; more take the tiled kernel
 TILED_TOKENS: Final = 64
 SPLIT_TOKENS: Final = 16  # most tokens for which attention is split over the context
 MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
@@ -28,19 +29,20 @@ SUPERBLOCK_TYPES: Final = frozenset({"Q4_K", "Q5_K", "Q6_K"})
 _MANY: Final = (1 << 31) - 1
 _WAVES_WANTED: Final = 2048  # about what the large GPUs hold at once
 _MAX_THREADS: Final = 512
+DEFAULT_TUNING: Final = Tuning()
 
 
-def num_slices(rows: int, columns: int, unit_columns: int, wave_size: int) -> int:
+def num_slices(rows: int, columns: int, unit_columns: int, most: int) -> int:
     """Waves that share the columns of a tile of rows: a power of two.
 
     Args:
         rows: of the matrix.
         columns: of the matrix.
         unit_columns: least that a wave can take.
-        wave_size: lanes of a wave.
+        most: of them.
     """
     tiles, units = -(-rows // TILE_ROWS), -(-columns // unit_columns)
-    slices, most = 1, _MAX_THREADS // wave_size
+    slices = 1
     while slices < most and 2 * slices <= units and tiles * slices < _WAVES_WANTED:
         slices *= 2
     return slices
@@ -49,15 +51,25 @@ def num_slices(rows: int, columns: int, unit_columns: int, wave_size: int) -> in
 class HipPlanner(Planner):
     """Launches with grids; a step runs those whose token counts fit."""
 
-    def __init__(self, graph: Graph, config: ModelConfig, target: Target, max_seq_len: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        config: ModelConfig,
+        target: Target,
+        max_seq_len: int | None = None,
+        tuning: Tuning = DEFAULT_TUNING,
+    ) -> None:
         """Args: as `Planner`; `max_seq_len` bounds the context (None: the model's own bound).
 
         Raises:
-            UsageError: a shape that the kernels do not have.
+            UsageError: a shape that the kernels do not have, or a tuning that the target cannot have.
         """
+        check_tuning(tuning, target)
         super().__init__(graph, config, target, Q8_BLOCK_BYTES)
         assert target.gpu is not None
         self.gpu: GpuFeatures = target.gpu
+        self.tuning = tuning
+        self.threads = tuning.block_size or THREADS
         self.max_seq_len = max_seq_len or config.max_seq_len
         if config.head_dim % 8 or config.head_dim > MAX_HEAD_DIM:
             raise UsageError(f"heads of {config.head_dim}: GPU kernels take multiples of 8 up to {MAX_HEAD_DIM}")
@@ -89,13 +101,25 @@ class HipPlanner(Planner):
         self.launch(
             "norm",
             (self.value(node.inputs[0]), self.tensor(node.weights, "f32"), self.value(node.output)),
-            GridEntry(256, 1, "logits" if out.rows == LOGITS else "tokens"),
+            GridEntry(self.threads, 1, "logits" if out.rows == LOGITS else "tokens"),
             columns=out.columns,
+            threads=self.threads,
             epsilon=float_literal(node.attributes["epsilon"]),
             out_q8=out.dtype == "q8",
             at_logits_rows=out.rows == LOGITS,
             wave_size=self.gpu.wave_size,
         )
+
+    def _most_slices(self, columns: int) -> int:
+        """Waves that may share a row of `columns`; the same for every number of tokens, since it decides the bits."""
+        tuning, most = self.tuning, _MAX_THREADS // self.gpu.wave_size
+        if tuning.use_lds is False:
+            return 1
+        if tuning.tile_k is not None:
+            most = min(most, columns // tuning.tile_k)
+        if tuning.lds_size is not None:
+            most = min(most, tuning.lds_size // SLICE_LDS_BYTES)
+        return max(most, 1)
 
     def _matmul(self, arguments: tuple[str, ...], name: str, stacked_rows: int, **parameters: Parameter) -> None:
         """Launches of one matrix product: the kernels for few tokens, then the one for many.
@@ -109,9 +133,11 @@ class HipPlanner(Planner):
         weight = self._weight_parameters(name)
         unit = 256 if weight["weight_type"] in SUPERBLOCK_TYPES else 64
         tiles = -(-stacked_rows // TILE_ROWS)
-        slices = num_slices(stacked_rows, int(weight["columns"]), unit, self.gpu.wave_size)
+        slices = num_slices(stacked_rows, int(weight["columns"]), unit, self._most_slices(int(weight["columns"])))
         # A wave of 64 lanes takes two tiles side by side; one of 32 does so in turn, where that leaves waves enough.
         row_tiles = 2 if parameters["gate_up"] or self.gpu.wave_size == 64 or tiles * slices >= _WAVES_WANTED else 1
+        if self.tuning.tile_n is not None and not parameters["gate_up"]:
+            row_tiles = self.tuning.tile_n // TILE_ROWS
         rows = "logits" if parameters["at_logits_rows"] else "tokens"
         is_float = weight["weight_kind"] == "float"
         common = {**parameters, **weight, "slices": slices, "dot": "none" if is_float else self.gpu.dot}
@@ -167,8 +193,9 @@ class HipPlanner(Planner):
         self.launch(
             op,
             (self.value(node.inputs[0]), self.value(node.output)),
-            GridEntry(256, -(-columns // 256), "tokens"),
+            GridEntry(self.threads, -(-columns // self.threads), "tokens"),
             columns=columns,
+            threads=self.threads,
             wave_size=self.gpu.wave_size,
         )
 

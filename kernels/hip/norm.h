@@ -4,7 +4,6 @@
  * Arguments: x float32[T, COLUMNS], weight float32[COLUMNS], out. Grid: x 1, y rows.
  */
 #include "prelude.h"
-#define THREADS 256
 #define WAVES (THREADS / WAVE_SIZE)
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)

@@ -1,7 +1,6 @@
-/* out[t] = x[t] as int8 blocks. Constants: COLUMNS. Arguments: x float32[T, COLUMNS], out.
+/* out[t] = x[t] as int8 blocks. Constants: COLUMNS, THREADS. Arguments: x float32[T, COLUMNS], out.
  * Grid: x = COLUMNS / THREADS, y tokens. */
 #include "prelude.h"
-#define THREADS 256
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
