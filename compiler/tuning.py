@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from ..artifacts.errors import UsageError, printable
 from .target import Target
@@ -58,8 +59,9 @@ def read_tuning(items: Sequence[str], environment: Mapping[str, str]) -> Tuning:
             raise UsageError(f"--tune {printable(item)}: expected KEY=VALUE with one of {', '.join(names)}")
         given[name] = value
     use_lds = given.pop("use_lds", None)
-    numbers = {name: _number(name, value) for name, value in given.items()}
-    return replace(Tuning(**numbers), use_lds=None if use_lds is None else _flag("use_lds", use_lds))
+    tuning = Tuning(use_lds=None if use_lds is None else _flag("use_lds", use_lds))
+    numbers: dict[str, Any] = {name: _number(name, value) for name, value in given.items()}
+    return replace(tuning, **numbers)
 
 
 def _flag(name: str, value: str) -> bool:

@@ -72,6 +72,7 @@ def test_the_lines_of_a_rendered_kernel() -> None:
         f"#define SYMBOL {SPECS['norm'].symbol}",
         "#define WAVE_SIZE 32",
         "#define COLUMNS 64",
+        "#define THREADS 256",
         "#define EPSILON 1.000000000e-06f",
         f"#define OUT_Q8 {int(dict(SPECS['norm'].parameters)['out_q8'])}",
         f"#define AT_LOGITS_ROWS {int(dict(SPECS['norm'].parameters)['at_logits_rows'])}",
