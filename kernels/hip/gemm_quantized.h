@@ -97,6 +97,7 @@ INLINE void multiply_block(const struct stage *stage, const int p, int32_t row0,
             multiply_run(w, x, i, t, dots0);
             multiply_run(w + 16, x + 16, i, t, dots1);
             UNROLL for (int n = 0; n < RUN; n++) {
+                if (n % 4 == 0) SCHEDULING_FENCE();
                 const int32_t slot = token0 + lane_slot(t + n);
                 sums[i][t + n] = add_block(sums[i][t + n], dots0[n], dots1[n], stage->x_scales[p][0][slot],
                                            stage->x_scales[p][1][slot], HAS_MINIMUM ? stage->x_scaled[p][slot] : 0.0f,
