@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
-from .artifacts.errors import RocmforgeError, UsageError, printable
+from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -300,11 +300,14 @@ def run(
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--kernels", is_flag=True, help="Of a bundle: its kernel table.")
 @click.option("--arch", help="Of a bundle: the kernels of this arch, with registers, LDS, spills and occupancy.")
+@click.option("--emulate", is_flag=True, help="With --arch: run a prefill and a token on the emulator; a roofline.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def inspect(path: Path, kernels: bool, arch: str | None, as_json: bool) -> None:
+def inspect(path: Path, kernels: bool, arch: str | None, emulate: bool, as_json: bool) -> None:
     """What is in a GGUF or a bundle, and the memory it will need."""
     from .compiler.inspect import format_facts, inspect_gguf
 
+    if emulate and (arch is None or as_json or not os.path.isdir(path)):
+        raise UsageError("--emulate: expected a bundle and --arch, and not --json")
     if not os.path.isdir(path):
         facts = inspect_gguf(path)
     else:
@@ -324,6 +327,20 @@ def inspect(path: Path, kernels: bool, arch: str | None, as_json: bool) -> None:
         for found in row["resources"]:
             if arch in {None, found["arch"]}:
                 click.echo(f"        {format_resources(found)}")
+    if emulate and arch is not None:
+        _print_roofline(path, arch)
+
+
+def _print_roofline(path: Path, arch: str) -> None:
+    from .artifacts.bundle import open_bundle
+
+    try:
+        from .tools.roofline import count_steps, report
+    except ImportError as error:
+        raise DeviceError(f"--emulate: the emulator needs {error.name}: pip install 'rocmforge[emulator]'") from None
+    with open_bundle(path) as bundle:
+        for line in report(arch, *count_steps(bundle, arch)):
+            click.echo(line)
 
 
 @main.command()
