@@ -82,6 +82,16 @@ def test_prefill_decode_and_batch(model: tuple[Path, Bundle], arch: str) -> None
     program.close()
 
 
+def test_arches_of_one_wave_size_give_the_same_bits(model: tuple[Path, Bundle]) -> None:
+    ids = np.random.default_rng(6).integers(0, 320, 30).tolist()
+    logits = []
+    for arch in ("gfx1100", "gfx1201"):
+        program = load(model[1], arch)
+        logits.append(run(program, [(0, 0, ids)]))
+        program.close()
+    assert np.array_equal(logits[0], logits[1])
+
+
 @pytest.mark.parametrize("arch", ARCHES)
 def test_golden_records_of_the_host_hold(model: tuple[Path, Bundle], arch: str) -> None:
     _, bundle = model
