@@ -9,6 +9,9 @@ from typing import Final
 HIP_ABI_VERSION: Final = 1
 """Of kernels/hip: raised with any change to the step, the sampling or the arguments of a kernel."""
 
+HIP_SONAMES: Final = ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so")
+"""Names of HIP's runtime library, of ROCm 7, 6 and 5: the newest first."""
+
 GENERIC_ARCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "gfx9-4-generic": ("gfx942", "gfx950"),
     "gfx10-3-generic": ("gfx1030", "gfx1031", "gfx1032", "gfx1033", "gfx1034", "gfx1035", "gfx1036"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError
-from ..artifacts.hip import KFD_NODES, installed_arches
+from ..artifacts.hip import HIP_SONAMES, KFD_NODES, installed_arches
 from ..artifacts.host import cpu_features
 from .build_cache import default_cache_dir
 from .hip_toolchain import find_hipcc
@@ -47,6 +48,7 @@ def _examine() -> Iterator[Finding]:
         text = f"this CPU lacks {', '.join(missing)}" if missing else "this CPU runs it"
         yield Finding(f"host {variant.level}", not missing, text, needed=not variant.cpu_features)
     yield _gpus()
+    yield _hip_library()
     cache = default_cache_dir()
     writable = _writable(cache)
     yield Finding("build cache", writable, str(cache) if writable else f"{cache} cannot be written: --cache-dir", False)
@@ -81,6 +83,17 @@ def _hipcc() -> Finding:
 def _gpus() -> Finding:
     found = installed_arches()
     return Finding("AMD GPU", bool(found), ", ".join(found) or f"none found in {KFD_NODES} (the host target serves)")
+
+
+def _hip_library() -> Finding:
+    """What `rfc serve` needs of ROCm, and all that it needs."""
+    for name in HIP_SONAMES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return Finding("HIP runtime", True, name)
+    return Finding("HIP runtime", False, f"{HIP_SONAMES[0]} or older not found (GPUs need ROCm 5.7's or newer)")
 
 
 def _writable(path: Path) -> bool:

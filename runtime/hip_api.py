@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from ..artifacts.errors import DeviceError, printable
+from ..artifacts.hip import HIP_SONAMES
 
-SONAMES: Final = ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so")
 MINIMUM_ROCM: Final = "5.7"
 
 # Numbers of hip_runtime_api.h, the same in ROCm 5, 6 and 7.
@@ -205,7 +205,7 @@ def library_paths(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Where to look for the library: $ROCM_PATH/lib, the loader's own search, /opt/rocm/lib; newest first."""
     root = environment.get("ROCM_PATH")
     folders = ([str(Path(root, "lib"))] if root else []) + ["", "/opt/rocm/lib"]
-    return [os.path.join(folder, name) for folder in folders for name in SONAMES]
+    return [os.path.join(folder, name) for folder in folders for name in HIP_SONAMES]
 
 
 def load_hip(paths: Sequence[str] | None = None) -> HipApi:
@@ -226,7 +226,7 @@ def load_hip(paths: Sequence[str] | None = None) -> HipApi:
                 problems.append(printable(error))
             continue
         return _bind(library, path)
-    why = f": {problems[0]}" if problems else f" (looked for {', '.join(SONAMES)})"
+    why = f": {problems[0]}" if problems else f" (looked for {', '.join(HIP_SONAMES)})"
     raise DeviceError(f"no HIP library could be loaded{why}; AMD GPUs need ROCm {MINIMUM_ROCM} or newer")
 
 

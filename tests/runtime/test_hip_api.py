@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.hip import HIP_SONAMES as SONAMES
 from rocmforge.artifacts.hip import installed_arches
 from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
-from rocmforge.runtime.hip_api import _ARGUMENTS, SONAMES, HipApi, HipError, check, library_paths, load_hip
+from rocmforge.runtime.hip_api import _ARGUMENTS, HipApi, HipError, check, library_paths, load_hip
 from rocmforge.runtime.hip_device import find_devices
 from rocmforge.tools.emulator import HipEmulator
 
