@@ -106,7 +106,7 @@ class Manifest:
 
     Args:
         tokenizer: what the runtime needs to know of the tokenizer.
-        memory: the memory contract, in bytes.
+        memory: the memory contract of each arch, in bytes.
         generator: version of rocmforge that wrote the bundle.
         options: what a rebuild needs to be given.
         files: every file but the manifest; the writer fills it in.
@@ -117,7 +117,7 @@ class Manifest:
     model: ModelIdentity
     targets: tuple[TargetEntry, ...]
     tokenizer: Mapping[str, object]
-    memory: Mapping[str, int]
+    memory: Mapping[str, Mapping[str, int]]
     kernels: tuple[Mapping[str, object], ...]
     golden: tuple[Mapping[str, object], ...]
     generator: str
@@ -238,7 +238,7 @@ def _decode(check: Checker, table: dict[str, object]) -> Manifest:
         model=_model(check, _table(check, table["model"], "model")),
         targets=tuple(_target(check, row, f"targets[{i}]", files) for i, row in enumerate(targets)),
         tokenizer=_table(check, table["tokenizer"], "tokenizer"),
-        memory={key: check.integer(value, f"memory.{key}") for key, value in memory.items()},
+        memory={arch: _contract(check, rows, f"memory.{arch}") for arch, rows in memory.items()},
         kernels=_rows(check, table["kernels"], "kernels"),
         golden=_rows(check, table["golden"], "golden"),
         generator=check.text(table["generator"], "generator"),
@@ -253,6 +253,10 @@ def _table(check: Checker, value: object, at: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         check.fail(at, f"expected an object, found {type(value).__name__}")
     return value
+
+
+def _contract(check: Checker, value: object, at: str) -> dict[str, int]:
+    return {key: check.integer(n_bytes, f"{at}.{key}") for key, n_bytes in _table(check, value, at).items()}
 
 
 def _exact_keys(check: Checker, table: Mapping[str, object], kind: Any, at: str) -> None:

@@ -117,7 +117,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
                     for item in items
                 ),
                 tokenizer=model.tokenizer.config.to_json(),
-                memory=memory_contract(layouts[0]),
+                memory={b.target.arch: memory_contract(layout) for b, layout in zip(builds, layouts, strict=True)},
                 kernels=_kernel_table(builds, code, layouts),
                 golden=tuple(golden),
                 generator=__version__,

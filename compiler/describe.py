@@ -66,10 +66,10 @@ def target_entry(target: Target, item: CodeObject, toolchain: Toolchain, layout_
 
 
 def memory_contract(layout: Layout) -> dict[str, int]:
-    """Bytes that serving will need, before anything is allocated."""
+    """Bytes that serving will need on one target, before anything is allocated."""
     per_block = layout.kv.bytes_per_block
     return {
-        "weights_bytes": layout.weights_bytes,
+        "weights_bytes": sum(tensor.n_bytes for tensor in layout.tensors),
         "arena_bytes": layout.arena_bytes(),
         "kv_bytes_per_block": per_block,
         "kv_block_tokens": layout.kv.block_size,
@@ -80,7 +80,8 @@ def memory_contract(layout: Layout) -> dict[str, int]:
 def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object]:
     """A row of the kernel table: what it is specialised to, and what a step of one token costs it.
 
-    Bytes are those of the weights, of an embedding one row; operations are multiplications and additions with weights.
+    Kernels for more tokens are not launched then. Bytes are those of the weights, of an embedding one row; operations
+    are multiplications and additions with weights.
     """
     tensors = {f"tensor:{tensor.name}": tensor for tensor in layout.tensors}
     launches = [entry for entry in plan.launches if entry.kernel == spec.symbol]
@@ -95,7 +96,7 @@ def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object
         "symbol": spec.symbol,
         "template": spec.template,
         "parameters": dict(spec.parameters),
-        "launches_per_step": len(launches),
+        "launches_per_step": len(of_one_token),
         "weight_bytes_per_step": n_bytes,
         "operations_per_token": operations,
     }

@@ -33,15 +33,24 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
         "parameters": manifest.model.parameters,
         "quantization": manifest.model.quantization,
         "context": layout.max_seq_len,
-        "code": ", ".join(f"{t.arch} {t.level} ({t.toolchain_version})" for t in manifest.targets),
-        "kernel_launches_per_step": len(layout.launches),
-        **manifest.memory,
+        "code": ", ".join(
+            f"{' '.join(filter(None, (t.arch, t.level)))} ({t.toolchain_version})" for t in manifest.targets
+        ),
+        "kernel_launches_per_token": sum(entry.grid is None or entry.grid.at_least <= 1 for entry in layout.launches),
+        **_memory(manifest.memory),
     }
     if arch is not None and arch not in (have := [target.arch for target in manifest.targets]):
         raise UsageError(f"--arch {printable(arch)}: the bundle has code for {', '.join(dict.fromkeys(have))}")
     if with_kernels or arch is not None:
         facts["kernels"] = [row for row in map(dict, manifest.kernels) if _is_for(row, arch)]
     return facts
+
+
+def _memory(contract: Mapping[str, Mapping[str, int]]) -> dict[str, object]:
+    """The memory contract a line a figure; the arch is named where there are several that differ."""
+    if len({tuple(sorted(rows.items())) for rows in contract.values()}) <= 1:
+        return dict(next(iter(contract.values()), {}))
+    return {f"{arch}_{name}": n_bytes for arch, rows in contract.items() for name, n_bytes in rows.items()}
 
 
 def format_resources(found: Mapping[str, Any]) -> str:

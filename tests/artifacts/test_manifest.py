@@ -43,7 +43,7 @@ MANIFEST = Manifest(
     model=ModelIdentity("Tiny", "llama", SHA, 1000, "Q8_0", 128, {"general.license": "mit", "x": 1.5}),
     targets=(TARGET,),
     tokenizer={"kind": "bpe", "bos": 1, "stop": [1, 2]},
-    memory={"weights": 2304},
+    memory={"host": {"weights": 2304}},
     kernels=({"symbol": "embed", "bytes": 4},),
     golden=({"prompt": [1, 2], "logits": [0.5, -1.25]},),
     generator="0.1.0",
@@ -97,9 +97,12 @@ json_values = st.recursive(
 tables = st.dictionaries(st.text(), json_values, max_size=4)
 
 
-@given(tables, tables, st.dictionaries(st.text(), st.integers(0, 2**60)), st.text(max_size=30))
+contracts = st.dictionaries(st.text(), st.dictionaries(st.text(), st.integers(0, 2**60), max_size=3), max_size=3)
+
+
+@given(tables, tables, contracts, st.text(max_size=30))
 def test_any_manifest_round_trips(
-    options: dict[str, object], row: dict[str, object], memory: dict[str, int], name: str
+    options: dict[str, object], row: dict[str, object], memory: dict[str, dict[str, int]], name: str
 ) -> None:
     model = dataclasses.replace(MANIFEST.model, name=name)
     manifest = dataclasses.replace(MANIFEST, options=options, kernels=(row,), memory=memory, model=model)
@@ -187,7 +190,7 @@ def with_files(*names: str) -> bytes:
         pytest.param(edited("targets|0|golden_tolerance", -1.0), "golden_tolerance", id="tolerance"),
         pytest.param(edited("targets|0|flags", [1]), "targets[0].flags[0]", id="flags"),
         pytest.param(edited("targets|0|abi", ...), "targets[0].abi", id="field-missing"),
-        pytest.param(edited("memory|weights", "1"), "memory.weights", id="memory"),
+        pytest.param(edited("memory|host|weights", "1"), "memory.host.weights", id="memory"),
         pytest.param(edited("kernels", [1]), "kernels[0]", id="kernels"),
         pytest.param(b"[" * 100_000, "json", id="nesting"),
         pytest.param(b"[]", "manifest", id="not-an-object"),

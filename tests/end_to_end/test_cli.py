@@ -50,7 +50,7 @@ def test_inspect_bundle(small_bundle: Path) -> None:
     assert facts["digest"] == json.loads((small_bundle / "manifest.json").read_bytes())["bundle_digest"]
     assert facts["weights_bytes"] <= (small_bundle / "weights.bin").stat().st_size
     symbols = {row["symbol"] for row in facts["kernels"]}
-    assert sum(row["launches_per_step"] for row in facts["kernels"]) == facts["kernel_launches_per_step"]
+    assert sum(row["launches_per_step"] for row in facts["kernels"]) == facts["kernel_launches_per_token"]
     lines = rfc("inspect", small_bundle, "--kernels").stdout.splitlines()
     assert symbols == {line.split(" x ")[1] for line in lines if " x " in line}
 
