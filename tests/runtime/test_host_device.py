@@ -58,13 +58,14 @@ def load_code(bundle: Bundle, data: bytes, layout: Layout | None = None, **sizes
 
 def refused(error: type[Exception], load: Callable[[], object]) -> str:
     """The message with which `load` fails; it is one line, and every descriptor is closed again."""
+    gc.collect()  # what other tests left behind
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(error) as caught:
         load()
     message = str(caught.value)
     del caught
     gc.collect()  # a mapping of the weights keeps a descriptor, and the traceback kept the mapping
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert message.isprintable()
     return message
 
