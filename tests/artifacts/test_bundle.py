@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import gc
 import os
 import shutil
 import socket
@@ -52,9 +53,10 @@ def test_open_read_map(model: Path) -> None:
     assert weights[:] == WEIGHTS
     with pytest.raises(TypeError):
         weights[0] = 1
+    gc.collect()  # what other tests left behind
     before = set(os.listdir("/proc/self/fd"))
     open_bundle(model).close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     with pytest.raises(BundleError, match=r"weights\.bin"):
         open_bundle(model).read("weights.bin")
     with pytest.raises(BundleError, match="other"):
@@ -152,6 +154,7 @@ CASES: list[tuple[str, Callable[[Path], object], str]] = [
 @pytest.mark.parametrize("spoil, name", [pytest.param(c[1], c[2], id=c[0]) for c in CASES])
 def test_spoiled_bundle_is_refused_by_name(model: Path, spoil: Callable[[Path], object], name: str) -> None:
     spoil(model)
+    gc.collect()  # what other tests left behind
     before = set(os.listdir("/proc/self/fd"))
     begin = time.perf_counter()
     with pytest.raises(BundleError) as caught:
@@ -160,7 +163,7 @@ def test_spoiled_bundle_is_refused_by_name(model: Path, spoil: Callable[[Path], 
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
     del caught
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/zero", "/proc/self/mem", "a\0b"])
