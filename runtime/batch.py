@@ -12,6 +12,8 @@ import numpy.typing as npt
 from ..artifacts.layout import Layout
 
 Int32 = npt.NDArray[np.int32]
+UInt32 = npt.NDArray[np.uint32]
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class RowSampling:
 
     `seen_tokens` are the distinct tokens of prompt and output, `seen_counts` how often each stands in the
     output alone; both empty where no penalty is asked for. `counter` is the index of the token in its request.
+    `bias_tokens` are distinct, `biases` are added to their logits. `mask` has a bit a token, the lowest first: only
+    tokens whose bit is set may be drawn. `keep_logits`: leave the row of logits as the model made it.
     """
 
     temperature: float = 0.0
@@ -33,6 +37,11 @@ class RowSampling:
     counter: int = 0
     seen_tokens: Int32 | None = None
     seen_counts: Int32 | None = None
+    typical_p: float = 1.0
+    bias_tokens: Int32 | None = None
+    biases: Float32 | None = None
+    mask: UInt32 | None = None
+    keep_logits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class Program(Protocol):
         """
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
-        """float32[num_rows, vocab_size] of the last step, a copy; penalties applied."""
+        """float32[num_rows, vocab_size] of the last step, a copy; adjusted where `keep_logits` is not set."""
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes of the device's memory."""

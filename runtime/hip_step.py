@@ -31,6 +31,11 @@ SAMPLING: Final = np.dtype(
         ("seed", "<u8"),
         ("counter", "<u8"),
         ("mask", "<u8"),
+        ("typical_p", "<f4"),
+        ("num_biases", "<i4"),
+        ("bias_tokens", "<u8"),
+        ("biases", "<u8"),
+        ("originals", "<u8"),
     ]
 )
 STEP: Final = np.dtype(
@@ -48,6 +53,7 @@ STEP: Final = np.dtype(
         ("sampled", "<u8"),
     ]
 )
+_COUNTS: Final = {"seen_tokens": "num_seen", "bias_tokens": "num_biases"}  # the field that says how long it is
 _ALIGNMENT: Final = 64
 _FIRST_BYTES: Final = 64 << 10
 
@@ -122,16 +128,30 @@ def _aligned(n_bytes: int) -> int:
 
 
 def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
-    """What follows the header: five int32 arrays, the sampling records, then each row's seen tokens and counts."""
+    """What follows the header: five int32 arrays, the sampling records, then what each row's record points to."""
     arrays: list[Int32] = [batch.token_ids, batch.positions, batch.rows, batch.block_table, batch.logits_rows]
     records = np.zeros(len(batch.logits_rows), SAMPLING)
     for record, row in zip(records, batch.sampling, strict=False):
         _fill(record, row)
     pieces: list[npt.NDArray[Any]] = [*arrays, records]
     for row in batch.sampling:
-        if row.seen_tokens is not None and row.seen_counts is not None:
-            pieces += [row.seen_tokens, row.seen_counts]
+        pieces += _pointed_at(row).values()
     return pieces
+
+
+def _pointed_at(row: RowSampling) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a row, by the field of the record that holds their address."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    if row.seen_tokens is not None and row.seen_counts is not None:
+        arrays |= {"seen_tokens": row.seen_tokens, "seen_counts": row.seen_counts}
+    if row.bias_tokens is not None and row.biases is not None:
+        arrays |= {"bias_tokens": row.bias_tokens, "biases": row.biases}
+    if row.mask is not None:
+        arrays["mask"] = row.mask
+    adjusted = len(arrays.get("seen_tokens", ())) + len(arrays.get("bias_tokens", ()))
+    if row.keep_logits and adjusted:
+        arrays["originals"] = np.zeros(adjusted, np.float32)
+    return arrays
 
 
 def _fill(record: Any, row: RowSampling) -> None:
@@ -141,16 +161,18 @@ def _fill(record: Any, row: RowSampling) -> None:
     record["presence_penalty"] = row.presence_penalty
     record["frequency_penalty"] = row.frequency_penalty
     record["seed"], record["counter"] = row.seed, row.counter
+    record["typical_p"] = row.typical_p
 
 
 def _point_sampling(pieces: Sequence[npt.NDArray[Any]], rows: Sequence[RowSampling], addresses: Sequence[int]) -> None:
-    """Enter the addresses of the seen tokens, which follow the records in the rows' order."""
+    """Enter the addresses of the rows' arrays, which follow the records in the rows' order."""
     records, at = pieces[5], 6
     for record, row in zip(records, rows, strict=False):
-        if row.seen_tokens is not None and row.seen_counts is not None:
-            record["num_seen"] = len(row.seen_tokens)
-            record["seen_tokens"], record["seen_counts"] = addresses[at], addresses[at + 1]
-            at += 2
+        for name, array in _pointed_at(row).items():
+            record[name] = addresses[at]
+            if name in _COUNTS:
+                record[_COUNTS[name]] = len(array)
+            at += 1
 
 
 def _header(batch: Batch, addresses: Sequence[int], sampled: int) -> npt.NDArray[Any]:

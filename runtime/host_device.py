@@ -22,7 +22,7 @@ from ..artifacts.errors import DeviceError
 from ..artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
 from ..artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ..artifacts.manifest import TargetEntry
-from .batch import Batch, Int32, RowSampling
+from .batch import Batch, Float32, Int32, RowSampling
 
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 _ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # ELF-64 Object File Format, "ELF Header"
@@ -44,6 +44,12 @@ class _Sampling(ctypes.Structure):
         ("seen_counts", ctypes.c_void_p),
         ("seed", ctypes.c_uint64),
         ("counter", ctypes.c_uint64),
+        ("mask", ctypes.c_void_p),
+        ("typical_p", ctypes.c_float),
+        ("num_biases", ctypes.c_int32),
+        ("bias_tokens", ctypes.c_void_p),
+        ("biases", ctypes.c_void_p),
+        ("originals", ctypes.c_void_p),
     )
 
 
@@ -248,8 +254,7 @@ class HostProgram:
         num_logits = len(batch.logits_rows)
         sampled = np.zeros(num_logits, np.int32)
         sampling = (_Sampling * max(num_logits, 1))()
-        for slot, row in zip(sampling, batch.sampling, strict=False):
-            _fill_sampling(slot, row)
+        originals = [_fill_sampling(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
         step = _Step(
             len(batch.token_ids),
             num_logits,
@@ -264,6 +269,7 @@ class HostProgram:
             sampled.ctypes.data,
         )
         self._library.step(self._handle, ctypes.addressof(step))
+        del originals  # the kernel's scratch has to live until here
         return sampled
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
@@ -308,7 +314,8 @@ def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str 
     return HostProgram(bundle.layout_of(target), bundle.map_weights(), code, target.file, num_blocks, threads)
 
 
-def _fill_sampling(slot: _Sampling, row: RowSampling) -> None:
+def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:
+    """Returns the scratch that the slot points to, if any: the caller keeps it alive."""
     slot.temperature = row.temperature
     slot.top_p = row.top_p
     slot.min_p = row.min_p
@@ -322,3 +329,15 @@ def _fill_sampling(slot: _Sampling, row: RowSampling) -> None:
         slot.num_seen = len(row.seen_tokens)
         slot.seen_tokens = row.seen_tokens.ctypes.data
         slot.seen_counts = row.seen_counts.ctypes.data
+    slot.typical_p = row.typical_p
+    if row.mask is not None:
+        slot.mask = row.mask.ctypes.data
+    if row.bias_tokens is not None and row.biases is not None:
+        slot.num_biases = len(row.bias_tokens)
+        slot.bias_tokens = row.bias_tokens.ctypes.data
+        slot.biases = row.biases.ctypes.data
+    if not row.keep_logits or not slot.num_seen + slot.num_biases:
+        return None
+    originals = np.empty(slot.num_seen + slot.num_biases, np.float32)
+    slot.originals = originals.ctypes.data
+    return originals

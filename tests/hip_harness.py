@@ -69,18 +69,26 @@ class Gpu:
         assert pointer.value is not None
         return pointer.value
 
+    def _upload_mask(self, mask: Array | None, pointers: list[ctypes.c_void_p]) -> int:
+        return 0 if mask is None else self._upload(mask, pointers)
+
     def _upload_sampling(
         self, rows: Sequence[RowSampling], masks: Sequence[Array | None], pointers: list[ctypes.c_void_p]
     ) -> int:
         packed, none = b"", np.zeros(0, np.int32)
         for row, mask in zip(rows, masks or [None] * len(rows), strict=True):
             seen, counts = (none if x is None else x for x in (row.seen_tokens, row.seen_counts))
+            bias_tokens, biases = (none if x is None else x for x in (row.bias_tokens, row.biases))
+            originals = np.zeros(len(seen) + len(bias_tokens), np.float32) if row.keep_logits else None
             packed += struct.pack(
-                "<3fi3fi2Q2QQ",
+                "<3fi3fi2Q2QQfi3Q",
                 *(row.temperature, row.top_p, row.min_p, row.top_k),
                 *(row.repetition_penalty, row.presence_penalty, row.frequency_penalty, len(seen)),
                 *(self._upload(seen, pointers), self._upload(counts, pointers), row.seed, row.counter),
-                0 if mask is None else self._upload(mask, pointers),
+                self._upload_mask(row.mask if mask is None else mask, pointers),
+                *(row.typical_p, len(bias_tokens)),
+                *(self._upload(bias_tokens, pointers), self._upload(biases, pointers)),
+                0 if originals is None else self._upload(originals, pointers),
             )
         return self._upload(np.frombuffer(packed, np.uint8), pointers)
 

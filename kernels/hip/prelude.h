@@ -32,6 +32,11 @@ struct sampling {
     uint64_t seed;
     uint64_t counter;                         /* index of the token within its request: one draw a token */
     const GLOBAL_MEMORY uint32_t *mask;       /* bit i % 32 of word i / 32: token i is allowed; null: all are */
+    float typical_p;                          /* 1: off */
+    int32_t num_biases;
+    const GLOBAL_MEMORY int32_t *bias_tokens; /* [num_biases], distinct */
+    const GLOBAL_MEMORY float *biases;        /* [num_biases] added to their logits */
+    GLOBAL_MEMORY float *originals; /* [num_seen + num_biases] scratch, to leave the logits as they were; null: not */
 };
 
 /* One step over a batch: T tokens, S sequences, R rows of logits. As in kernels/host/common.h. */

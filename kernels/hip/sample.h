@@ -1,12 +1,12 @@
 /* sampled[r] = a token drawn from logits[r] under step->sampling[r]; the semantics of kernels/host/sample.h.
  *
- * Constants: VOCAB_SIZE. Arguments: logits float32[R, VOCAB_SIZE] (penalties are applied in place). Grid: x 1, y logits.
- * Order of filters: mask, penalties, temperature, top_k, top_p, min_p, then one draw by inverse distribution, in the
- * order of the logits (equal ones by id) where top_k or top_p is on, else by id. A row with a NaN, with +infinity or with
- * nothing that is allowed and finite gives -1.
+ * Constants: VOCAB_SIZE. Arguments: logits float32[R, VOCAB_SIZE] (biases and penalties are applied in place). Grid: x 1, y logits.
+ * Order of filters: mask, biases, penalties, temperature, top_k, top_p, min_p, typical_p, then one draw by inverse
+ * distribution, in the order of the logits (equal ones by id) where top_k or top_p is on, else by id. A row with a NaN,
+ * with +infinity or with nothing that is allowed and finite gives -1.
  *
  * Nothing is sorted. A place in the order is found digit by digit: a histogram of the next 8 bits of what is still
- * possible, of counts (top_k) or of weights (top_p, the draw). Weights are integers, so that sums have no order.
+ * possible, of counts (top_k) or of weights (top_p, typical_p, the draw). Weights are integers, so that sums have no order.
  */
 #include "prelude.h"
 
@@ -38,34 +38,77 @@ struct row {
     logits_pointer logits;
     const GLOBAL_MEMORY uint32_t *mask;
     float largest, temperature, min_p;
-    uint64_t cut; /* places below it are filtered out */
-    bool by_id;
+    float mean, farthest; /* typical_p: tokens whose x is farther than this from the mean weigh nothing */
+    uint64_t cut;         /* places by logit below it are filtered out */
+    int32_t order;        /* of places */
 };
+enum { BY_LOGIT, BY_ID, BY_DISTANCE };
 
 INLINE bool allowed(const GLOBAL_MEMORY uint32_t *mask, int32_t id) { return !mask || (mask[id / 32] >> (id % 32) & 1); }
 
-/* Greater is earlier. No two tokens share a place; 0 is no place: the token is masked or -infinity. */
-INLINE uint64_t place(const struct row *row, int32_t id, float logit)
+INLINE float scaled(const struct row *row, float logit) { return (logit - row->largest) / row->temperature; }
+
+INLINE uint64_t place_of(uint32_t key, int32_t id)
 {
-    if (!(logit >= -LARGEST_FLOAT) || !allowed(row->mask, id)) return 0;
-    const uint32_t bits = (uint32_t)to_bits(logit + 0.0f); /* + 0: the zeros are equal */
-    const uint32_t key = row->by_id ? 0u : bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
     return (uint64_t)key << ID_BITS | ((1u << ID_BITS) - 1 - (uint32_t)id);
 }
 
-/* e^((logit - largest) / temperature) in units of 2^-WEIGHT_BITS; 0 below min_p. */
-INLINE uint64_t weigh(const struct row *row, float logit)
+/* Greater is earlier. No two tokens share a place; 0 is no place: the token is masked, -infinity or cut off. */
+INLINE uint64_t place(const struct row *row, int32_t id, float logit)
 {
-    const float x = (logit - row->largest) / row->temperature;
-    const float weight = exponential(x);
-    if (!(x > -87.0f) || weight < row->min_p) return 0;
+    if (!(logit >= -LARGEST_FLOAT) || !allowed(row->mask, id)) return 0;
+    if (row->order == BY_ID) return place_of(0, id);
+    const uint32_t bits = (uint32_t)to_bits(logit + 0.0f); /* + 0: the zeros are equal */
+    const uint64_t by_logit = place_of(bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u), id);
+    if (by_logit < row->cut) return 0;
+    if (row->order == BY_LOGIT) return by_logit;
+    return place_of(~(uint32_t)to_bits(absolute(scaled(row, logit) - row->mean)), id);
+}
+
+/* A number from 0 to 1 in units of 2^-WEIGHT_BITS. */
+INLINE uint64_t in_units(float weight)
+{
     const int32_t bits = to_bits(weight), shift = (bits >> 23) - 150 + WEIGHT_BITS;
     const uint64_t mantissa = (uint64_t)((bits & 0x7fffff) | 0x800000);
     return shift >= 0 ? mantissa << shift : shift > -24 ? mantissa >> -shift : 0;
 }
 
-INLINE void apply_penalties(logits_pointer logits, sampling_pointer s)
+/* e^x in units, with x = (logit - largest) / temperature; 0 for what min_p or typical_p filters out. */
+INLINE uint64_t weigh(const struct row *row, float logit)
 {
+    const float x = scaled(row, logit), weight = exponential(x);
+    if (!(x > -87.0f) || weight < row->min_p || absolute(x - row->mean) > row->farthest) return 0;
+    return in_units(weight);
+}
+
+/* Minus x e^x in units, of what weighs something; at most 1 / e. */
+INLINE uint64_t weigh_distance(const struct row *row, float logit)
+{
+    const float x = scaled(row, logit);
+    return weigh(row, logit) ? in_units(-x * exponential(x)) : 0;
+}
+
+INLINE void save_logits(logits_pointer logits, sampling_pointer s)
+{
+    const int32_t num_seen = s->num_seen;
+    for (int32_t i = thread_index(); i < num_seen; i += THREADS) s->originals[i] = logits[s->seen_tokens[i]];
+    for (int32_t i = thread_index(); i < s->num_biases; i += THREADS)
+        s->originals[num_seen + i] = logits[s->bias_tokens[i]];
+}
+
+INLINE void restore_logits(logits_pointer logits, sampling_pointer s)
+{
+    const int32_t num_seen = s->num_seen;
+    for (int32_t i = thread_index(); i < num_seen; i += THREADS) logits[s->seen_tokens[i]] = s->originals[i];
+    for (int32_t i = thread_index(); i < s->num_biases; i += THREADS)
+        logits[s->bias_tokens[i]] = s->originals[num_seen + i];
+}
+
+/* Biases, then penalties. */
+INLINE void adjust(logits_pointer logits, sampling_pointer s)
+{
+    for (int32_t i = thread_index(); i < s->num_biases; i += THREADS) logits[s->bias_tokens[i]] += s->biases[i];
+    __syncthreads();
     for (int32_t i = thread_index(); i < s->num_seen; i += THREADS) {
         logits_pointer logit = logits + s->seen_tokens[i];
         const int32_t count = s->seen_counts[i];
@@ -122,14 +165,16 @@ INLINE int32_t most_likely(logits_pointer logits, const GLOBAL_MEMORY uint32_t *
     return id < VOCAB_SIZE ? id : -1;
 }
 
-/* Of all tokens from the cut on: how many, or what they weigh. */
-INLINE uint64_t total(const struct row *row, struct shared *lds, const bool weights)
+enum { COUNTS, WEIGHTS, DISTANCES };
+
+/* Of all tokens from the cut on: how many, what they weigh, or the sum of minus x e^x. */
+INLINE uint64_t total(const struct row *row, struct shared *lds, const int what)
 {
     uint64_t sum = 0;
     for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
         const float logit = row->logits[i];
-        const uint64_t at = place(row, i, logit);
-        if (at && at >= row->cut) sum += weights ? weigh(row, logit) : 1;
+        if (!place(row, i, logit)) continue;
+        sum += what == COUNTS ? 1 : what == WEIGHTS ? weigh(row, logit) : weigh_distance(row, logit);
     }
     sum = sum_of_lanes<WAVE_SIZE / 2>(sum);
     __syncthreads();
@@ -176,7 +221,7 @@ INLINE uint64_t find(const struct row *row, struct shared *lds, uint64_t goal, c
 {
     uint64_t prefix = 0;
     uint64_t before = 0;
-    NO_UNROLL for (int32_t shift = row->by_id ? ID_BITS - 8 : ID_BITS + 24; shift >= 0; shift -= 8) {
+    NO_UNROLL for (int32_t shift = row->order == BY_ID ? ID_BITS - 8 : ID_BITS + 24; shift >= 0; shift -= 8) {
         for (int32_t i = thread_index(); i < 256 * COPIES; i += THREADS) {
             lds->weights[i / COPIES][i % COPIES] = 0;
             lds->counts[i / COPIES][i % COPIES] = 0;
@@ -185,7 +230,7 @@ INLINE uint64_t find(const struct row *row, struct shared *lds, uint64_t goal, c
         for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
             const float logit = row->logits[i];
             const uint64_t at = place(row, i, logit);
-            if (!at || at < row->cut || at >> (shift + 8) != prefix) continue;
+            if (!at || at >> (shift + 8) != prefix) continue;
             const uint64_t weight = by_weight ? weigh(row, logit) : 1;
             if (!weight) continue;
             const int32_t bin = (int32_t)(at >> shift) & 255, copy = thread_index() % COPIES;
@@ -214,15 +259,14 @@ INLINE uint64_t find(const struct row *row, struct shared *lds, uint64_t goal, c
     return prefix;
 }
 
-/* The token of the lowest place from `lowest` and the cut on that weighs something. */
+/* The token of the lowest place from `lowest` on that weighs something. */
 INLINE int32_t token_at(const struct row *row, struct shared *lds, uint64_t lowest)
 {
     uint64_t nearest = ~(uint64_t)0;
-    if (lowest < row->cut) lowest = row->cut;
     for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
         const float logit = row->logits[i];
         const uint64_t at = place(row, i, logit);
-        if (at >= lowest && at < nearest && weigh(row, logit)) nearest = at;
+        if (at && at >= lowest && at < nearest && weigh(row, logit)) nearest = at;
     }
     if (thread_index() == 0) lds->found_weight = ~(uint64_t)0;
     __syncthreads();
@@ -249,20 +293,34 @@ INLINE uint64_t share(float top_p, uint64_t all)
     return enough + ((double)enough < exact);
 }
 
+/* Locally typical sampling, as kernels/host/sample.h has it. */
+INLINE void keep_typical(struct row *row, struct shared *lds, float typical_p)
+{
+    const uint64_t all = total(row, lds, WEIGHTS), sum = total(row, lds, DISTANCES);
+    const uint64_t enough = share(typical_p, all);
+    const int32_t order = row->order;
+    row->mean = -(float)((double)sum / (double)all);
+    row->order = BY_DISTANCE;
+    const uint64_t last = find(row, lds, enough ? enough - 1 : 0, true);
+    row->farthest = from_bits((int32_t)~(uint32_t)(last >> ID_BITS));
+    row->order = order;
+}
+
 INLINE int32_t draw(struct row *row, struct shared *lds, sampling_pointer s)
 {
     const int32_t top_k = s->top_k;
     const float top_p = s->top_p, min_p = s->min_p;
     const bool limited = top_k > 0 && top_k < VOCAB_SIZE;
-    row->by_id = !limited && !(top_p < 1);
-    if (limited && total(row, lds, false) > (uint64_t)top_k) row->cut = find(row, lds, (uint64_t)top_k - 1, false);
+    row->order = !limited && !(top_p < 1) ? BY_ID : BY_LOGIT;
+    if (limited && total(row, lds, COUNTS) > (uint64_t)top_k) row->cut = find(row, lds, (uint64_t)top_k - 1, false);
     if (top_p < 1) {
-        const uint64_t enough = share(top_p, total(row, lds, true));
+        const uint64_t enough = share(top_p, total(row, lds, WEIGHTS));
         const uint64_t nucleus = find(row, lds, enough ? enough - 1 : 0, true);
         if (nucleus > row->cut) row->cut = nucleus;
     }
     row->min_p = min_p < 1 ? min_p : 1.0f;
-    const uint64_t kept = total(row, lds, true);
+    if (s->typical_p < 1) keep_typical(row, lds, s->typical_p);
+    const uint64_t kept = total(row, lds, WEIGHTS);
     const uint64_t goal = multiply_high(random_bits(s->seed, s->counter) << 11, kept);
     return token_at(row, lds, find(row, lds, goal, true));
 }
@@ -273,8 +331,12 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t r = group_y();
     if (r >= STEP->num_logits) return;
     sampling_pointer s = STEP->sampling + r;
-    struct row row = { (logits_pointer)a0 + (size_t)r * VOCAB_SIZE, s->mask, 0, s->temperature, 0, 0, false };
-    apply_penalties(row.logits, s);
+    struct row row = { (logits_pointer)a0 + (size_t)r * VOCAB_SIZE, s->mask, 0, s->temperature, 0, 0, __builtin_inff(), 0, BY_ID };
+    if (s->originals) {
+        save_logits(row.logits, s);
+        __syncthreads();
+    }
+    adjust(row.logits, s);
     __syncthreads();
     int32_t token = most_likely(row.logits, row.mask, &lds);
     if (token >= 0 && row.temperature > 0) {
@@ -282,4 +344,8 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         token = draw(&row, &lds, s);
     }
     if (thread_index() == 0) STEP->sampled[r] = token;
+    if (s->originals) {
+        __syncthreads();
+        restore_logits(row.logits, s);
+    }
 }

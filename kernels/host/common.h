@@ -23,6 +23,12 @@ struct sampling {
     const int32_t *seen_counts; /* [num_seen] occurrences in the output alone */
     uint64_t seed;
     uint64_t counter; /* index of the token within its request: one draw a token */
+    const uint32_t *mask; /* bit i % 32 of word i / 32: token i is allowed; null: all are */
+    float typical_p;      /* 1: off */
+    int32_t num_biases;
+    const int32_t *bias_tokens; /* [num_biases], distinct */
+    const float *biases;        /* [num_biases] added to their logits */
+    float *originals; /* [num_seen + num_biases] scratch, to leave the logits as they were; null: as adjusted */
 };
 
 /* One step over a batch. Mirrors runtime/host_device.py. T tokens, S sequences, R rows of logits. */

@@ -7,7 +7,7 @@
 #include "common.h"
 
 #define MAX_ARGUMENTS 8
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 struct launch {
     const struct kernel *kernel;

@@ -15,7 +15,14 @@ from rocmforge.runtime.batch import RowSampling
 from rocmforge.tests.compiler.test_kernels_hip import CONFIG, lower
 from rocmforge.tests.hip_harness import ARCHES, Gpu
 from rocmforge.tests.kernel_harness import Step
-from rocmforge.tests.runtime.test_sampling import VOCAB, acceptable, random_sampling, uniform
+from rocmforge.tests.runtime.test_sampling import (
+    VOCAB,
+    acceptable,
+    adjusted_rows,
+    mask_of,
+    random_sampling,
+    uniform,
+)
 
 Logits = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint32]
@@ -45,11 +52,6 @@ def sample(request: pytest.FixtureRequest, build_cache: BuildCache) -> Sampler:
 
 def rows_of(random: np.random.Generator, count: int = ROWS, vocab_size: int = VOCAB) -> Logits:
     return random.normal(0, 3, (count, vocab_size)).astype(np.float32)
-
-
-def mask_of(allowed: npt.NDArray[np.bool_]) -> Mask:
-    bits = np.packbits(np.pad(allowed, (0, -len(allowed) % 32)), bitorder="little")
-    return bits.view(np.uint32)
 
 
 def test_tokens_are_those_of_the_oracle(sample: Sampler) -> None:
@@ -106,6 +108,10 @@ LOGITS = np.array([[1, 5, 3, 5, 4] + [-9] * (VOCAB - 5)], np.float32)
         pytest.param(RowSampling(1.0, top_p=0.5), {1, 3}, id="nucleus"),
         pytest.param(RowSampling(1.0, top_k=3, top_p=0.9), {1, 3, 4}, id="nucleus-of-top-k"),
         pytest.param(RowSampling(1.0, min_p=0.3), {1, 3, 4}, id="min-p"),
+        pytest.param(RowSampling(1.0, typical_p=0.0), {1, 3}, id="typical-p-0-keeps-ties"),
+        pytest.param(RowSampling(1.0, typical_p=0.7), {1, 3}, id="typical-p"),
+        pytest.param(RowSampling(1.0, typical_p=0.9), {1, 3, 4}, id="typical-p-three"),
+        pytest.param(RowSampling(1.0, top_k=1, typical_p=0.9), {1}, id="typical-p-after-top-k"),
     ],
 )
 def test_only_allowed_tokens_are_drawn_and_all_of_them(sample: Sampler, s: RowSampling, expected: set[int]) -> None:
@@ -130,6 +136,16 @@ def test_penalties_are_those_of_float32(sample: Sampler) -> None:
         expected[row, seen] = np.where(counts > 0, x - taken, x)
     tokens = sample(logits, sampling)
     assert sample.logits.tobytes() == expected.tobytes()
+    assert tokens == [int(np.argmax(row)) for row in expected]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_biases_come_before_penalties_and_logits_are_kept_where_asked(sample: Sampler, keep: bool) -> None:
+    random = np.random.default_rng(7)
+    logits = rows_of(random)
+    sampling, expected = adjusted_rows(random, logits)
+    tokens = sample(logits, [dataclasses.replace(s, keep_logits=keep) for s in sampling])
+    assert sample.logits.tobytes() == (logits if keep else expected).tobytes()
     assert tokens == [int(np.argmax(row)) for row in expected]
 
 

@@ -132,7 +132,7 @@ def test_a_step_is_in_memory_as_kernels_read_it(bundle: Bundle) -> None:
         assert api.read(int(step[name]), array.nbytes) == array.tobytes(), name
         assert int(step[name]) % 16 == 0
     first, second = np.frombuffer(api.read(int(step["sampling"]), 2 * SAMPLING.itemsize), SAMPLING)
-    assert first.tolist() == (0.5, 1.0, 0.0, 3, 1.0, 0.0, 0.0, 0, 0, 0, 2**64 - 1, 6, 0)
+    assert first.tolist() == (0.5, 1.0, 0.0, 3, 1.0, 0.0, 0.0, 0, 0, 0, 2**64 - 1, 6, 0, 1.0, 0, 0, 0, 0)
     assert second.tolist()[:8] == (0.25, 0.5, 0.125, 0, 1.5, 2.5, 3.5, 3)
     for name, array in zip(("seen_tokens", "seen_counts"), seen, strict=True):
         assert api.read(int(second[name]), array.nbytes) == array.tobytes()

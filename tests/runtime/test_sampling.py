@@ -76,7 +76,22 @@ def uniform(seed: int, counter: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / (1 << 53)
 
 
-def draw(logits: Logits, s: RowSampling, top_p: float, min_p: float, point: float) -> int:
+def typical(x: npt.NDArray[np.float64], typical_p: float, shift: float) -> npt.NDArray[np.bool_]:
+    """Meister et al. 2023, equation 12: the fewest tokens that make up typical_p, those first whose information is
+    nearest to the entropy; equally near ones stay together. `x` are logits, `shift` moves the entropy."""
+    p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+    information = -np.log(np.where(p > 0, p, 1))
+    distance = np.abs(information - (p * information).sum() - shift)
+    distance[p == 0] = np.inf
+    order = np.argsort(distance, kind="stable")
+    last = min(int(np.searchsorted(np.cumsum(p[order]), typical_p)), len(x) - 1)
+    near: npt.NDArray[np.bool_] = distance <= distance[order[last]]
+    return near
+
+
+def draw(
+    logits: Logits, s: RowSampling, top_p: float, min_p: float, point: float, typical_p: float = 1.0, shift: float = 0.0
+) -> int:
     """The token at `point` of the distribution that is left after all filters, in float64."""
     x = logits.astype(np.float64)
     if s.temperature == 0:
@@ -88,6 +103,8 @@ def draw(logits: Logits, s: RowSampling, top_p: float, min_p: float, point: floa
         cumulative = np.cumsum(weights[ids])
         ids = ids[: np.searchsorted(cumulative, top_p * cumulative[-1]) + 1]
     ids = ids[weights[ids] >= min_p]
+    if s.typical_p < 1:
+        ids = ids[typical(x[ids] / s.temperature, typical_p, shift)]
     cumulative = np.cumsum(weights[ids])
     return int(ids[min(np.searchsorted(cumulative, point * cumulative[-1], side="right"), len(ids) - 1)])
 
@@ -99,8 +116,11 @@ def acceptable(logits: Logits, s: RowSampling) -> set[int]:
     """
     point = uniform(s.seed, s.counter)
     off = 2 * WEIGHT_ERROR
+    # The mean of x, at most 87, is as exact as its weights and x itself.
+    nudges = [(t, d) for t in (1 - off, 1, 1 + off) for d in (-87 * off, 0, 87 * off)] if s.typical_p < 1 else [(1, 0)]
     return {
-        draw(logits, s, s.top_p * a, s.min_p * b, min(point * c, 1.0))
+        draw(logits, s, s.top_p * a, s.min_p * b, min(point * c, 1.0), s.typical_p * t, d)
+        for t, d in nudges
         for a in (1 - off, 1, 1 + off)
         for b in (1 - off, 1, min(1 + off, 1 / max(s.min_p, 1e-9)))
         for c in (1 - off, 1, 1 + off)
@@ -115,7 +135,14 @@ def random_sampling(random: np.random.Generator) -> RowSampling:
         min_p=float(np.float32(random.choice([0.0, 0.0, 0.01, 0.1, 0.5]))),
         seed=int(random.integers(0, 1 << 64, dtype=np.uint64)),
         counter=int(random.integers(0, 1 << 20)),
+        typical_p=float(np.float32(random.choice([1.0, 1.0, 0.2, 0.9]))),
     )
+
+
+def mask_of(allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
+    """A bit a token, the lowest first."""
+    bits = np.packbits(np.pad(allowed, (0, -len(allowed) % 32)), bitorder="little")
+    return bits.view(np.uint32)
 
 
 def rows_of(random: np.random.Generator, count: int = ROWS) -> Logits:
@@ -207,6 +234,11 @@ LOGITS = np.array([[1, 5, 3, 5, 4] + [-9] * (VOCAB - 5)], np.float32)
         pytest.param(RowSampling(1.0, top_p=0.5), {1, 3}, id="nucleus"),
         pytest.param(RowSampling(1.0, top_k=3, top_p=0.9), {1, 3, 4}, id="nucleus-of-top-k"),
         pytest.param(RowSampling(1.0, min_p=0.3), {1, 3, 4}, id="min-p"),
+        # Of p 0.40, 0.40, 0.147, 0.054, 0.007: entropy 1.22 nats, information 0.92, 0.92, 1.92, 2.92, 4.92.
+        pytest.param(RowSampling(1.0, typical_p=0.0), {1, 3}, id="typical-p-0-keeps-ties"),
+        pytest.param(RowSampling(1.0, typical_p=0.7), {1, 3}, id="typical-p"),
+        pytest.param(RowSampling(1.0, typical_p=0.9), {1, 3, 4}, id="typical-p-three"),
+        pytest.param(RowSampling(1.0, top_k=1, typical_p=0.9), {1}, id="typical-p-after-top-k"),
     ],
 )
 def test_only_allowed_tokens_are_drawn_and_all_of_them(sample: Sampler, s: RowSampling, expected: set[int]) -> None:
@@ -279,6 +311,74 @@ def test_masked_tokens_are_never_drawn(sample: Sampler, s: RowSampling) -> None:
     drawn = set(sample(logits, [dataclasses.replace(s, counter=i) for i in range(ROWS)]))
     assert drawn <= set(range(100, 110))
     assert len(drawn) > 5
+
+
+def test_masked_rows_are_drawn_as_if_the_others_were_not_there(sample: Sampler) -> None:
+    random = np.random.default_rng(6)
+    logits, sampling, expected = rows_of(random), [], []
+    for row in logits:
+        allowed = random.random(VOCAB) < random.choice([0.01, 0.3, 0.9])
+        allowed[random.integers(VOCAB)] = True
+        s = random_sampling(random)
+        sampling.append(dataclasses.replace(s, mask=mask_of(allowed)))
+        expected.append(acceptable(np.where(allowed, row, np.float32(-np.inf)), s))
+    tokens = sample(logits, sampling)
+    assert all(token in choices for token, choices in zip(tokens, expected, strict=True))
+    assert sample.program.logits(ROWS).tobytes() == logits.tobytes()  # a mask leaves them alone
+    greedy = [dataclasses.replace(s, temperature=0.0) for s in sampling]
+    best = [int(np.argmax(np.where(allowed_of(s), row, -np.inf))) for row, s in zip(logits, sampling, strict=True)]
+    assert sample(logits, greedy) == best
+    assert sample(logits[:1], [RowSampling(1.0, mask=mask_of(np.zeros(VOCAB, bool)))]) == [-1]
+
+
+def allowed_of(s: RowSampling) -> npt.NDArray[np.bool_]:
+    assert s.mask is not None
+    return np.unpackbits(s.mask.view(np.uint8), bitorder="little")[:VOCAB].astype(bool)
+
+
+def adjusted_rows(random: np.random.Generator, logits: Logits) -> tuple[list[RowSampling], Logits]:
+    """Biases and penalties that overlap, and the logits after them: each operation rounds once, to float32."""
+    sampling, expected = [], logits.copy()
+    for row in range(len(logits)):
+        biased, seen = (random.permutation(VOCAB)[: random.integers(0, 200)].astype(np.int32) for _ in range(2))
+        biases = random.uniform(-100, 100, len(biased)).astype(np.float32)
+        counts = random.integers(0, 4, len(seen)).astype(np.int32)
+        sampling.append(
+            RowSampling(
+                0.0,
+                repetition_penalty=2.0,
+                presence_penalty=0.5,
+                frequency_penalty=0.25,
+                seen_tokens=seen,
+                seen_counts=counts,
+                bias_tokens=biased,
+                biases=biases,
+            )
+        )
+        expected[row, biased] += biases
+        x = expected[row, seen]
+        x = np.where(x > 0, x / np.float32(2), x * np.float32(2))
+        taken = np.float32(0.5) + np.float32(0.25) * counts.astype(np.float32)
+        expected[row, seen] = np.where(counts > 0, x - taken, x)
+    return sampling, expected
+
+
+def test_biases_come_before_penalties(sample: Sampler) -> None:
+    random = np.random.default_rng(7)
+    logits = rows_of(random)
+    sampling, expected = adjusted_rows(random, logits)
+    tokens = sample(logits, sampling)
+    assert sample.program.logits(ROWS).tobytes() == expected.tobytes()
+    assert tokens == [int(np.argmax(row)) for row in expected]
+
+
+def test_logits_are_kept_where_asked(sample: Sampler) -> None:
+    random = np.random.default_rng(8)
+    logits = rows_of(random)
+    sampling, expected = adjusted_rows(random, logits)
+    tokens = sample(logits, [dataclasses.replace(s, keep_logits=True) for s in sampling])
+    assert sample.program.logits(ROWS).tobytes() == logits.tobytes()
+    assert tokens == [int(np.argmax(row)) for row in expected]
 
 
 def test_a_large_vocabulary(smollm2: Bundle) -> None:
