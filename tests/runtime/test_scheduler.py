@@ -175,8 +175,3 @@ def test_blocks_are_held_once_and_none_is_lost(num_blocks: int, actions: list[tu
     for blocks in held:
         pool.give_back(blocks)
     assert sorted(pool.take(num_blocks) or []) == list(range(num_blocks))
-
-
-def test_blocks_for() -> None:
-    pool = BlockPool(4, BLOCK)
-    assert [pool.blocks_for(tokens) for tokens in (0, 1, 4, 5, 8, 9)] == [0, 1, 1, 2, 2, 3]

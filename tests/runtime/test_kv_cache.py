@@ -1,0 +1,152 @@
+"""Pages: who holds which, what is found again, what is forgotten first."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from rocmforge.runtime.kv_cache import BlockPool, page_key
+
+BLOCK = 4
+
+
+def test_blocks_for() -> None:
+    pool = BlockPool(4, BLOCK)
+    assert [pool.blocks_for(tokens) for tokens in (0, 1, 4, 5, 8, 9)] == [0, 1, 1, 2, 2, 3]
+
+
+@given(st.lists(st.lists(st.integers(0, 200_000), min_size=BLOCK, max_size=BLOCK), max_size=4))
+def test_keys_tell_pages_and_what_is_before_them_apart(pages: list[list[int]]) -> None:
+    """Pages in every order and of every length: equal keys only for equal beginnings."""
+    found: dict[bytes, tuple[int, ...]] = {}
+    for chosen in itertools.permutations(pages):
+        key = b""
+        for number, page in enumerate(chosen):
+            key = page_key(key, page)
+            beginning = tuple(token for part in chosen[: number + 1] for token in part)
+            assert found.setdefault(key, beginning) == beginning
+    assert len(set(found.values())) == len(found)
+
+
+def test_a_page_is_found_only_once_shared() -> None:
+    pool = BlockPool(4, BLOCK)
+    taken = pool.take(2)
+    assert taken is not None
+    assert pool.find(b"a") is None
+    pool.share(taken[0], b"a")
+    assert pool.find(b"a") == taken[0]
+    assert pool.find(b"b") is None
+    pool.give_back(taken)
+    assert pool.num_free == 3  # `find` holds the shared one still
+    pool.give_back([taken[0]])
+    assert (pool.num_free, pool.num_cached) == (4, 1)
+    assert pool.find(b"a") == taken[0]
+    assert pool.num_free == 3
+
+
+def test_the_first_of_equal_pages_stays() -> None:
+    pool = BlockPool(4, BLOCK)
+    first, second = pool.take(2) or []
+    pool.share(first, b"a")
+    pool.share(second, b"a")
+    pool.give_back([first, second])
+    assert (pool.find(b"a"), pool.num_cached) == (first, 1)
+
+
+def test_the_least_recently_used_goes_first_and_of_one_chain_the_last() -> None:
+    pool = BlockPool(4, BLOCK)
+    chain = pool.take(3) or []
+    for block, key in zip(chain, (b"a", b"b", b"c"), strict=True):
+        pool.share(block, key)
+    other = pool.take(1) or []
+    pool.share(other[0], b"x")
+    pool.give_back(chain)
+    pool.give_back(other)
+    assert pool.find(b"c") == chain[2]
+    pool.give_back([chain[2]])  # now the last used
+    for gone in (b"b", b"a", b"x", b"c"):
+        assert pool.take(1) is not None
+        assert pool.find(gone) is None
+    assert pool.take(1) is None
+
+
+def test_pages_without_content_go_before_those_with() -> None:
+    pool = BlockPool(3, BLOCK)
+    shared = pool.take(1) or []
+    pool.share(shared[0], b"a")
+    pool.give_back(shared)
+    assert pool.take(2) is not None
+    assert pool.num_cached == 1
+    assert pool.take(1) == shared
+    assert pool.num_cached == 0
+
+
+def test_pages_in_doubt_are_not_found() -> None:
+    pool = BlockPool(2, BLOCK)
+    taken = pool.take(2) or []
+    pool.share(taken[0], b"a")
+    pool.distrust(taken)
+    assert (pool.find(b"a"), pool.num_cached) == (None, 0)
+    pool.give_back(taken)
+    assert sorted(pool.take(2) or []) == [0, 1]
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Any order of calls against a model that remembers, for each block, its holders and its content."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(6, BLOCK)
+        self.held: list[int] = []  # a block as often as it is held
+        self.content: dict[bytes, int] = {}
+
+    @rule(count=st.integers(0, 7))
+    def take(self, count: int) -> None:
+        free = 6 - len(set(self.held))
+        taken = self.pool.take(count)
+        assert (taken is None) == (count > free)
+        if taken is not None:
+            assert len(set(taken)) == count
+            assert set(taken).isdisjoint(self.held)
+            self.held += taken
+            # What was evicted has no content any more, so what is written to it is never found.
+            self.content = {key: block for key, block in self.content.items() if block not in taken}
+
+    @rule(number=st.integers(0, 20))
+    def give_back(self, number: int) -> None:
+        if self.held:
+            self.pool.give_back([self.held.pop(number % len(self.held))])
+
+    @rule(number=st.integers(0, 20), key=st.sampled_from([b"a", b"b", b"c", b"d"]))
+    def share(self, number: int, key: bytes) -> None:
+        if self.held:
+            block = self.held[number % len(self.held)]
+            self.pool.share(block, key)
+            if key not in self.content and block not in self.content.values():
+                self.content[key] = block
+
+    @rule(key=st.sampled_from([b"a", b"b", b"c", b"d"]))
+    def find(self, key: bytes) -> None:
+        block = self.pool.find(key)
+        assert block == self.content.get(key)
+        if block is not None:
+            self.held.append(block)
+
+    @rule(number=st.integers(0, 20))
+    def distrust(self, number: int) -> None:
+        if self.held:
+            block = self.held[number % len(self.held)]
+            self.pool.distrust([block])
+            self.content = {key: other for key, other in self.content.items() if other != block}
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.pool.num_free == 6 - len(set(self.held))
+        assert self.pool.num_cached == len(self.content)
+
+
+TestPool = PoolMachine.TestCase
+TestPool.settings = settings(deadline=None, max_examples=200)
