@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..artifacts.errors import RocmforgeError
+from .batch import UInt32
+from .logprobs import TokenLogprobs
 
 FINISH_LENGTH = "length"
 FINISH_STOP = "stop"
@@ -35,7 +37,8 @@ class SamplingParams:
     those filters off. Penalties: `repetition_penalty` as in CTRL (divides positive logits,
     multiplies negative ones, of every token of prompt and output), `presence_penalty` and
     `frequency_penalty` as OpenAI defines them (over the output alone). `seed` None: the engine
-    draws one.
+    draws one. `typical_p` 1 is off (locally typical sampling, the last of the filters). `logit_bias` are token
+    ids, each once, and what is added to their logits before the penalties.
     """
 
     temperature: float = 1.0
@@ -46,17 +49,47 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
+    typical_p: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Constraint(Protocol):
+    """What the output must match. One request owns it: it goes forward with the tokens."""
+
+    def mask(self) -> UInt32:
+        """A bit a token, the lowest first: those that may come next.
+
+        Raises:
+            RocmforgeError: it cannot be said.
+        """
+
+    def take(self, token: int) -> bool:
+        """Go on by a token; returns whether nothing but the end can follow.
+
+        Raises:
+            RocmforgeError: it cannot go on.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt, already tokenized, and the conditions under which its continuation ends."""
+    """A prompt, already tokenized, and the conditions under which its continuation ends.
+
+    `stop_token_ids` end it as stop strings do: their text is not part of it. `logprobs`: give each token's
+    log-probability and those of so many of the likeliest; None: give none.
+    `client` names who asks: clients are served in turn. `deadline_seconds` after which it is cancelled, wherever it is.
+    """
 
     prompt_token_ids: tuple[int, ...]
     max_tokens: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    constraint: Constraint | None = None
+    client: str = ""
+    deadline_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +99,8 @@ class TokenEvent:
     `text` holds only whole characters, and never a part of a stop string; a token whose text is
     not yet decided has `text` "" and the text arrives with a later event. The last event
     has `finished` True; `token` is None where the end came without a new token (a cancel, a failure).
-    `error` says why where `finish_reason` is "failed".
+    `error` says why where `finish_reason` is "failed", or "cancelled" by a time limit. `logprobs` are there
+    where they were asked for and the token is a part of the output: those that end it are not.
     """
 
     token: int | None
@@ -74,6 +108,7 @@ class TokenEvent:
     finished: bool = False
     finish_reason: str | None = None
     error: str | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +122,7 @@ class GenerationState:
     finished: bool
     finish_reason: str | None
     error: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Generation(Protocol):
@@ -108,7 +144,12 @@ class Generation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counts for `/health` and the gauges of `/metrics`."""
+    """Counts for `/health` and the gauges of `/metrics`.
+
+    `pages_used` are held by requests; `pages_cached` known for their content, held or not. `prefix_hit_tokens` did
+    not have to be computed, `preemptions` took place, since the engine began. `device_available` is false, and so is
+    `running`, while a step hangs or a lost device is set up again.
+    """
 
     running: bool
     active: int
@@ -120,6 +161,9 @@ class EngineStats:
     device_available: bool
     memory_free_bytes: int
     memory_total_bytes: int
+    pages_cached: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
 
 
 class EngineApi(Protocol):

@@ -9,8 +9,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..artifacts.errors import RocmforgeError
 from .batch import RowSampling
-from .generation import FINISH_EOS, FINISH_LENGTH, FINISH_STOP, GenerationRequest, GenerationState, TokenEvent
+from .generation import (
+    FINISH_CANCELLED,
+    FINISH_EOS,
+    FINISH_FAILED,
+    FINISH_LENGTH,
+    FINISH_STOP,
+    GenerationRequest,
+    GenerationState,
+    TokenEvent,
+)
+from .logprobs import TokenLogprobs
 from .tokenizer import StopMatcher, StreamDecoder, Tokenizer
 
 
@@ -27,12 +38,19 @@ class Sequence:
         self.token_ids = list(request.prompt_token_ids)
         self.num_computed = 0  # tokens whose keys and values lie in the cache
         self.blocks: list[int] = []
+        self.page_keys: list[bytes] = []  # of its first pages, as far as they were asked for
+        self.prefilling = False  # admitted, and what it had then is not yet computed
         self.cancel_requested = False
         self.finish_reason: str | None = None
         self.error: str | None = None
         self.submitted_at = time.monotonic()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
+        bias = request.sampling.logit_bias
+        self._bias_tokens = np.array([token for token, _ in bias], np.int32) if bias else None
+        self._biases = np.array([value for _, value in bias], np.float32) if bias else None
+        self._mask = request.constraint.mask() if request.constraint else None
+        self._logprobs: list[TokenLogprobs] = []
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopMatcher(request.stop)
         self._pieces: list[str] = []
@@ -54,9 +72,23 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def num_uncomputed(self) -> int:
+        """Tokens that a step has yet to compute; the next token follows from the last of them."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
     def max_length(self) -> int:
         """Tokens that prompt and output can come to: what must fit into its blocks."""
         return self.num_prompt_tokens + self.request.max_tokens
+
+    def overdue(self, now: float, queue_seconds: float) -> tuple[str, str] | None:
+        """How and why it has to end at `now`: by its own time limit, or after `queue_seconds` without having begun."""
+        waited, limit = now - self.submitted_at, self.request.deadline_seconds
+        if limit is not None and waited >= limit:
+            return FINISH_CANCELLED, f"the request's time limit of {limit:g} s has passed"
+        if self.admitted_at is None and waited >= queue_seconds:
+            return FINISH_FAILED, f"waited {queue_seconds:g} s in the queue"
+        return None
 
     @property
     def finished(self) -> bool:
@@ -84,24 +116,49 @@ class Sequence:
             self.num_generated,
             seen_tokens,
             seen_counts,
+            params.typical_p,
+            self._bias_tokens,
+            self._biases,
+            self._mask,
+            keep_logits=self.request.logprobs is not None,
         )
 
-    def append(self, token: int, is_eos: bool) -> None:
+    def append(self, token: int, is_eos: bool, logprobs: TokenLogprobs | None = None) -> None:
         """Take the next token, send its event, and finish where it is the last."""
         self.token_ids.append(token)
-        text, stopped = ("", False) if is_eos else self._stops.push(self._decoder.push(token))
-        if stopped:
-            self._send(token, text, FINISH_STOP)
-        elif is_eos:
+        if token in self.request.stop_token_ids:
+            self._send(token, self._rest(), FINISH_STOP)
+            return
+        if is_eos:
             self._send(token, self._rest(), FINISH_EOS)
-        elif self.num_generated >= self.request.max_tokens:
+            return
+        text, stopped = self._stops.push(self._decoder.push(token))
+        complete = not stopped and self._advance_constraint(token)
+        if self.error is not None:
+            self._send(token, text, FINISH_FAILED, logprobs)
+        elif stopped:
+            self._send(token, text, FINISH_STOP, logprobs)
+        elif complete or self.num_generated >= self.request.max_tokens:
             text += self._rest()
-            self._send(token, text, FINISH_STOP if self._stops.stopped else FINISH_LENGTH)
+            self._send(token, text, FINISH_STOP if complete or self._stops.stopped else FINISH_LENGTH, logprobs)
         else:
-            self._send(token, text, None)
+            self._send(token, text, None, logprobs)
+
+    def _advance_constraint(self, token: int) -> bool:
+        """Whether the constraint has its whole text; sets `error` where it gives up."""
+        constraint = self.request.constraint
+        if constraint is None:
+            return False
+        try:
+            complete = constraint.take(token)
+            self._mask = None if complete else constraint.mask()
+        except RocmforgeError as error:
+            self.error = str(error)
+            return False
+        return complete
 
     def finish(self, reason: str, error: str | None = None) -> None:
-        """End without a new token: cancelled or failed."""
+        """End without a new token: cancelled or failed; `error` says why."""
         self.error = error
         self._send(None, self._rest(), reason)
 
@@ -110,10 +167,12 @@ class Sequence:
         text, stopped = self._stops.push(self._decoder.flush())
         return text if stopped else text + self._stops.flush()
 
-    def _send(self, token: int | None, text: str, reason: str | None) -> None:
+    def _send(self, token: int | None, text: str, reason: str | None, logprobs: TokenLogprobs | None = None) -> None:
         self._pieces.append(text)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
         self.finish_reason = reason
-        self._events.put(TokenEvent(token, text, reason is not None, reason, self.error))
+        self._events.put(TokenEvent(token, text, reason is not None, reason, self.error, logprobs))
 
     def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
         """See `Generation`."""
@@ -138,6 +197,7 @@ class Sequence:
             reason is not None,
             reason,
             self.error,
+            tuple(self._logprobs),
         )
 
     def cancel(self) -> None:

@@ -1,0 +1,43 @@
+"""Log-probabilities of a step's tokens, for clients that ask for them.
+
+They are those of the model itself: the softmax of the row of logits as it left the model, before biases, penalties,
+temperature and masks. So do OpenAI's service (a bias does not show in them) and llama.cpp's server by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .batch import Float32
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The natural logarithm of a token's probability, and the likeliest tokens with theirs, likeliest first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def token_logprobs(logits: Float32, token: int, num_top: int) -> TokenLogprobs:
+    """Logarithms of probabilities, in float64.
+
+    Args:
+        logits: float32[vocab_size], a row as the model made it; finite or -infinity, one finite at least.
+        token: the one that was drawn.
+        num_top: how many of the likeliest to list; equally likely ones by id.
+    """
+    values = logits.astype(np.float64)
+    largest = values.max()
+    normalizer = largest + np.log(np.exp(values - largest).sum())
+    top: tuple[tuple[int, float], ...] = ()
+    if num_top:
+        num_top = min(num_top, len(values))
+        least = np.partition(values, len(values) - num_top)[len(values) - num_top]
+        ids = np.flatnonzero(values >= least)  # more than asked for where there are ties
+        ids = ids[np.argsort(-values[ids], kind="stable")][:num_top]
+        top = tuple((int(i), float(values[i] - normalizer)) for i in ids)
+    return TokenLogprobs(token, float(values[token] - normalizer), top)
