@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-from ..artifacts.errors import RocmforgeError, printable
+from ..artifacts.errors import DeviceError, RocmforgeError, printable
 from .batch import Program
 from .generation import (
     FINISH_CANCELLED,
@@ -20,65 +23,90 @@ from .generation import (
     RequestError,
 )
 from .kv_cache import BlockPool
+from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle, Observer
 from .logprobs import TokenLogprobs, token_logprobs
-from .scheduler import Chunk, admit, make_batch, schedule
+from .scheduler import Chunk, Scheduler, StepLimits, make_batch
 from .sequence import Sequence
 from .tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-MAX_QUEUE = 256
 KEPT_FINISHED = 1024  # finished requests that /status still knows
 CANCEL_SECONDS = 5.0  # for the last step, once all requests are cancelled
+REBUILD_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)  # between attempts at a new program; the last again and again
+LOOK_SECONDS: Final = 0.25  # how often the watchdog looks, at least
 
 
-class EngineMetrics(Protocol):
-    """What the engine counts."""
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What bounds queue and steps.
 
-    def request_started(self) -> None:
-        """A request was queued."""
+    Attributes:
+        max_queue: requests that may wait.
+        queue_seconds: longest wait of a request that has not begun; it fails then.
+        step_seconds: after which a step counts as hung; its requests fail then.
+        prefill_tokens: tokens of prompts in a step in which others decode.
+    """
 
-    def request_finished(self, reason: str) -> None:
-        """A request ended: length, stop, eos, cancelled or failed."""
-
-    def tokens_generated(self, count: int) -> None:
-        """So many tokens were generated."""
-
-    def observe_prefill(self, seconds: float) -> None:
-        """From admission to the first token."""
-
-    def observe_decode(self, seconds: float) -> None:
-        """From the first token to the last."""
-
-    def observe_total(self, seconds: float) -> None:
-        """From submission to the end."""
-
-    def observe_ttft(self, seconds: float) -> None:
-        """From submission to the first token."""
+    max_queue: int = 256
+    queue_seconds: float = 600.0
+    step_seconds: float = 600.0
+    prefill_tokens: int = 64
 
 
 class Engine:
     """Continuous batching over a program. Public methods may be called from any thread.
 
-    The lock guards the queues, the pool and what is known; the engine's thread holds it for the policy and for
-    taking tokens, never while the device works.
+    The lock guards the scheduler and what is known; the engine's thread holds it for the policy and for taking
+    tokens, never while the device works.
     """
 
-    def __init__(self, program: Program, tokenizer: Tokenizer, max_context: int, metrics: EngineMetrics) -> None:
-        """Takes over `program`; call `start` to serve and `stop` to end."""
-        self._program = program
+    def __init__(
+        self,
+        program: Program,
+        tokenizer: Tokenizer,
+        max_context: int,
+        metrics: EngineMetrics,
+        *,
+        limits: EngineLimits = EngineLimits(),
+        make_program: Callable[[], Program] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """Takes over `program`; call `start` to serve and `stop` to end.
+
+        Args:
+            program: the model on its device.
+            tokenizer: of the model.
+            max_context: most tokens of a request.
+            metrics: what counts.
+            limits: of queue and steps.
+            make_program: another such program, after the device failed; None: the same one is tried again.
+            observer: told the turns of each request, under the lock: it must be quick and not call back.
+        """
+        self._program: Program | None = program
+        self._layout = program.layout
         self._tokenizer = tokenizer
         self._max_context = max_context
         self._metrics = metrics
-        self._pool = BlockPool(program.num_blocks, program.layout.kv.block_size)
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._limits = limits
+        self._make_program = make_program
+        self._life = Lifecycle(metrics, observer)
+        steps = StepLimits(self._layout.max_batch_tokens, self._layout.max_sequences, limits.prefill_tokens)
+        self._scheduler = Scheduler(self._new_pool(program.num_blocks), steps, self._life.tell)
         self._known: OrderedDict[int, Sequence] = OrderedDict()
         self._wake = threading.Condition()  # and the lock
         self._next_id = 1
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._problem: str | None = None  # why there is no device
+        self._in_step: list[Chunk] = []
+        self._step_began = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(program,), name="engine", daemon=True)
+        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._rate = _Rate()
+
+    def _new_pool(self, num_blocks: int) -> BlockPool:
+        return BlockPool(num_blocks, self._layout.kv.block_size)
 
     @property
     def max_context(self) -> int:
@@ -88,11 +116,12 @@ class Engine:
     @property
     def vocab_size(self) -> int:
         """See `EngineApi`."""
-        return self._program.layout.vocab_size
+        return self._layout.vocab_size
 
     def start(self) -> None:
         """Begin to serve."""
         self._thread.start()
+        self._watchdog.start()
 
     def stop(self, timeout: float) -> None:
         """Refuse new requests, let those in flight finish for `timeout` seconds, cancel the rest.
@@ -105,13 +134,14 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join(timeout)
             with self._wake:
-                for sequence in (*self._running, *self._waiting):
+                for sequence in self._live():
                     sequence.cancel()
             self._thread.join(CANCEL_SECONDS)
         if self._thread.is_alive():
             log.error("the device did not finish its step within %g s; left alone", CANCEL_SECONDS)
         else:
-            self._program.close()
+            self._ended.set()
+            self._close(self._program)
 
     def submit(self, request: GenerationRequest) -> Sequence:
         """See `EngineApi`."""
@@ -120,13 +150,15 @@ class Engine:
         with self._wake:
             if self._stopping:
                 raise EngineBusyError("the server is stopping")
-            if len(self._waiting) >= MAX_QUEUE:
-                raise EngineBusyError(f"the queue is full ({MAX_QUEUE} requests)")
+            if self._problem is not None:
+                raise EngineBusyError(f"the device is not available: {self._problem}")
+            if len(self._scheduler.waiting) >= self._limits.max_queue:
+                raise EngineBusyError(f"the queue is full ({self._limits.max_queue} requests)")
             sequence = Sequence(self._next_id, request, secrets.randbits(64) if seed is None else seed, self._tokenizer)
             self._next_id += 1
             self._remember(sequence)
-            self._waiting.append(sequence)
-            self._metrics.request_started()
+            self._scheduler.waiting.push(sequence)
+            self._life.tell(QUEUED, sequence, sequence.num_prompt_tokens)
             self._wake.notify_all()
         return sequence
 
@@ -143,9 +175,14 @@ class Engine:
                 "max_tokens",
                 f"prompt ({len(ids)}) and max_tokens ({request.max_tokens}) exceed the context of {self._max_context}",
             )
-        needed = self._pool.blocks_for(len(ids) + request.max_tokens)
-        if needed > self._pool.num_blocks:
-            raise RequestError("max_tokens", f"needs {needed} KV blocks, the cache has {self._pool.num_blocks}")
+        problem = self._too_long(len(ids) + request.max_tokens)
+        if problem is not None:
+            raise RequestError("max_tokens", problem)
+
+    def _too_long(self, tokens: int) -> str | None:
+        pool = self._scheduler.pool
+        needed = pool.blocks_for(tokens)
+        return f"needs {needed} KV blocks, the cache has {pool.num_blocks}" if needed > pool.num_blocks else None
 
     def _remember(self, sequence: Sequence) -> None:
         self._known[sequence.request_id] = sequence
@@ -161,80 +198,72 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """See `EngineApi`."""
-        free, total = self._program.memory()
+        free, total = self._memory()
         with self._wake:
+            scheduler, pool = self._scheduler, self._scheduler.pool
             return EngineStats(
-                running=self._thread.is_alive() and not self._stopping,
-                active=len(self._running),
-                queued=len(self._waiting),
-                pages_used=self._pool.num_blocks - self._pool.num_free,
-                pages_total=self._pool.num_blocks,
-                active_sequences=len(self._running),
+                running=self._thread.is_alive() and not self._stopping and self._problem is None,
+                active=len(scheduler.running),
+                queued=len(scheduler.waiting),
+                pages_used=pool.num_blocks - pool.num_free,
+                pages_total=pool.num_blocks,
+                active_sequences=len(scheduler.running),
                 tokens_per_second=self._rate.value(),
-                device_available=True,
+                device_available=self._problem is None,
                 memory_free_bytes=free,
                 memory_total_bytes=total,
+                pages_cached=pool.num_cached,
+                prefix_hit_tokens=scheduler.prefix_hit_tokens,
+                preemptions=scheduler.preemptions,
             )
 
-    def _run(self) -> None:
-        while chunks := self._next_chunks():
+    def _memory(self) -> tuple[int, int]:
+        program = self._program
+        if program is None or self._problem is not None:
+            return 0, 0
+        try:
+            return program.memory()
+        except DeviceError:  # lost just now, or long ago and not yet noticed
+            return 0, 0
+
+    def _run(self, program: Program | None) -> None:
+        """The loop. Ends with `stop`, or when the watchdog has put another thread in its place."""
+        while (program := program or self._rebuild()) and (chunks := self._next_chunks()):
             try:
-                tokens = self._program.step(make_batch(chunks)).tolist()
-                self._take(chunks, tokens, self._logprobs(chunks, tokens))
+                tokens = program.step(make_batch(chunks)).tolist()
+                self._take(chunks, tokens, _logprobs(program, chunks, tokens))
             except Exception as error:  # whatever a step does, the next requests are served
-                self._fail(chunks, error)
+                program = self._fail(chunks, error, program)
+        if self._replaced():
+            self._close(program)
 
     def _next_chunks(self) -> list[Chunk]:
         """Wait for work and choose the next step; empty where the engine is stopping and all is done."""
-        layout = self._program.layout
         with self._wake:
-            while True:
-                self._drop_cancelled()
-                for sequence in admit(self._waiting, self._running, self._pool, layout.max_sequences):
-                    sequence.admitted_at = time.monotonic()
-                chunks = schedule(self._running, layout.max_batch_tokens)
-                if chunks or self._stopping:
-                    return chunks
+            while not self._replaced():
+                self._drop_ended()
+                self._in_step, self._step_began = self._scheduler.next_chunks(), time.monotonic()
+                if self._in_step or self._stopping:
+                    return self._in_step
                 self._wake.wait()
-
-    def _logprobs(self, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
-        """Of the step's tokens, where they were asked for."""
-        asked = [chunk.sequence.request.logprobs for chunk in chunks if chunk.completes]
-        if all(count is None for count in asked):
-            return [None] * len(tokens)
-        rows = self._program.logits(len(tokens))
-        return [
-            None if count is None or token < 0 else token_logprobs(row, token, count)
-            for row, token, count in zip(rows, tokens, asked, strict=True)
-        ]
+            return []
 
     def _take(self, chunks: list[Chunk], tokens: list[int], logprobs: list[TokenLogprobs | None]) -> None:
         completing = [chunk.sequence for chunk in chunks if chunk.completes]
         with self._wake:
+            if self._given_up(chunks):
+                return
             for chunk in chunks:
-                chunk.sequence.num_computed += chunk.count
+                self._scheduler.computed(chunk)
             for sequence, token, logprob in zip(completing, tokens, logprobs, strict=True):
                 self._take_token(sequence, token, logprob)
+            self._in_step = []
             self._rate.add(len(tokens))
         self._metrics.tokens_generated(sum(token >= 0 for token in tokens))
 
-    def _fail(self, chunks: list[Chunk], error: Exception) -> None:
-        """End the requests of a step that failed: what it left in their pages is not known."""
-        if isinstance(error, RocmforgeError):
-            log.error("step failed: %s", error)
-        else:
-            log.exception("step failed")
-        reason = str(error) if isinstance(error, RocmforgeError) else f"internal error: {printable(repr(error))}"
-        with self._wake:
-            for sequence in [chunk.sequence for chunk in chunks if not chunk.sequence.finished]:
-                self._finish(sequence, FINISH_FAILED, reason)
-
     def _take_token(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
-        now = time.monotonic()
         if sequence.first_token_at is None:
-            sequence.first_token_at = now
-            self._metrics.observe_ttft(now - sequence.submitted_at)
-            self._metrics.observe_prefill(now - (sequence.admitted_at or now))
+            self._life.tell(FIRST_TOKEN, sequence)
         if token < 0:
             self._finish(sequence, FINISH_FAILED, "the model's logits are not finite numbers (NaN or infinity)")
             return
@@ -243,26 +272,139 @@ class Engine:
         if sequence.finished:
             self._release(sequence)
 
-    def _drop_cancelled(self) -> None:
-        for sequence in [s for s in (*self._running, *self._waiting) if s.cancel_requested]:
-            self._finish(sequence, FINISH_CANCELLED)
+    def _drop_ended(self) -> None:
+        """End those that were cancelled, and those whose time is over."""
+        now, queue_seconds = time.monotonic(), self._limits.queue_seconds
+        for sequence in self._live():
+            if sequence.cancel_requested:
+                self._finish(sequence, FINISH_CANCELLED)
+            elif (overdue := sequence.overdue(now, queue_seconds)) is not None:
+                self._finish(sequence, *overdue)
+
+    def _live(self) -> list[Sequence]:
+        return [*self._scheduler.running, *self._scheduler.waiting]
 
     def _finish(self, sequence: Sequence, reason: str, error: str | None = None) -> None:
         sequence.finish(reason, error)
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        if sequence in self._running:
-            self._running.remove(sequence)
+        reason = sequence.finish_reason or FINISH_FAILED
+        self._scheduler.release(sequence, trusted=reason != FINISH_FAILED)
+        self._life.tell(FINISHED, sequence, sequence.num_generated, reason)
+
+    # What goes wrong.
+
+    def _fail(self, chunks: list[Chunk], error: Exception, program: Program) -> Program | None:
+        """A step raised; returns the program to go on with, None: another is needed."""
+        lost = isinstance(error, DeviceError) and self._make_program is not None
+        with self._wake:
+            if self._given_up(chunks):
+                return program
+            self._fail_step(error)
+            if lost:
+                self._problem, self._program = str(error), None
+        if not lost:
+            return program
+        self._close(program)
+        return None
+
+    def _fail_step(self, error: Exception) -> None:
+        """End the requests of a step that failed, and start the others over: what it left in the cache is not known."""
+        if isinstance(error, RocmforgeError):
+            log.error("step failed: %s", error)
         else:
-            self._waiting.remove(sequence)
-        self._pool.give_back(sequence.blocks)
-        sequence.blocks = []
-        now = time.monotonic()
-        if sequence.first_token_at is not None:
-            self._metrics.observe_decode(now - sequence.first_token_at)
-        self._metrics.observe_total(now - sequence.submitted_at)
-        self._metrics.request_finished(sequence.finish_reason or FINISH_FAILED)
+            log.error("step failed", exc_info=error)
+        reason = str(error) if isinstance(error, RocmforgeError) else f"internal error: {printable(repr(error))}"
+        chunks, self._in_step = self._in_step, []
+        for sequence in [chunk.sequence for chunk in chunks if not chunk.sequence.finished]:
+            self._finish(sequence, FINISH_FAILED, reason)
+        self._scheduler.start_over(self._new_pool(self._scheduler.pool.num_blocks))
+
+    def _given_up(self, chunks: list[Chunk]) -> bool:
+        """Whether the watchdog has failed this step already. Where the device came back after all, it is used again."""
+        if self._in_step is chunks:
+            return False
+        if not self._replaced():
+            self._problem = None
+        return True
+
+    def _replaced(self) -> bool:
+        return self._thread is not threading.current_thread()
+
+    def _watch(self) -> None:
+        """The watchdog: fails a step that hangs. With `make_program`, another thread goes on with another program."""
+        limit = self._limits.step_seconds
+        while not self._ended.wait(min(LOOK_SECONDS, limit / 4)):
+            with self._wake:
+                if self._problem is not None:
+                    self._drop_ended()  # the engine's thread hangs, or is busy with a new program
+                if not self._in_step or time.monotonic() - self._step_began < limit:
+                    continue
+                error = DeviceError(f"the device did not finish its step within {limit:g} s")
+                self._fail_step(error)
+                self._problem = str(error)
+                if self._make_program is not None and not self._stopping:
+                    self._program = None
+                    self._thread = threading.Thread(target=self._run, args=(None,), name="engine", daemon=True)
+                    self._thread.start()
+
+    def _rebuild(self) -> Program | None:
+        """A new program, however many attempts it takes; None where the engine stops before."""
+        make = self._make_program
+        delays = itertools.chain(REBUILD_SECONDS, itertools.repeat(REBUILD_SECONDS[-1]))
+        while make is not None:
+            try:
+                program = make()
+            except Exception as error:
+                log.exception("the device is not available", exc_info=error)
+                if not self._wait_without_device(time.monotonic() + next(delays)):
+                    break
+            else:
+                self._adopt(program)
+                return program
+        return None
+
+    def _wait_without_device(self, until: float) -> bool:
+        """Whether there is to be another attempt, at `until`; the watchdog drops what is cancelled meanwhile."""
+        with self._wake:
+            while (left := until - time.monotonic()) > 0:
+                if self._stopping:
+                    for sequence in self._live():
+                        self._finish(sequence, FINISH_FAILED, self._problem)
+                    return False
+                self._wake.wait(left)
+        return True
+
+    def _adopt(self, program: Program) -> None:
+        with self._wake:
+            self._scheduler.start_over(self._new_pool(program.num_blocks))
+            for sequence in self._live():
+                problem = self._too_long(sequence.max_length)
+                if problem is not None:
+                    self._finish(sequence, FINISH_FAILED, problem)
+            self._program, self._problem = program, None
+        log.info("the device is available again")
+
+    def _close(self, program: Program | None) -> None:
+        """Free what it holds, as far as the device still lets it."""
+        try:
+            if program is not None:
+                program.close()
+        except Exception:
+            log.exception("the device's memory could not be freed")
+
+
+def _logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
+    """Of the step's tokens, where they were asked for."""
+    asked = [chunk.sequence.request.logprobs for chunk in chunks if chunk.completes]
+    if all(count is None for count in asked):
+        return [None] * len(tokens)
+    rows = program.logits(len(tokens))
+    return [
+        None if count is None or token < 0 else token_logprobs(row, token, count)
+        for row, token, count in zip(rows, tokens, asked, strict=True)
+    ]
 
 
 class _Rate:

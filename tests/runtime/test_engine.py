@@ -22,7 +22,7 @@ from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.batch import Batch, Int32, Program
-from rocmforge.runtime.engine import Engine
+from rocmforge.runtime.engine import Engine, EngineLimits
 from rocmforge.runtime.generation import (
     EngineBusyError,
     Generation,
@@ -133,9 +133,13 @@ class ScriptedProgram:
 
 @contextlib.contextmanager
 def serving(
-    program: Program, tokenizer: Tokenizer = TINY, context: int = CONTEXT, metrics: CountingMetrics | None = None
+    program: Program,
+    tokenizer: Tokenizer = TINY,
+    context: int = CONTEXT,
+    metrics: CountingMetrics | None = None,
+    **options: Any,
 ) -> Iterator[Engine]:
-    engine = Engine(program, tokenizer, context, metrics or CountingMetrics())
+    engine = Engine(program, tokenizer, context, metrics or CountingMetrics(), **options)
     engine.start()
     try:
         yield engine
@@ -310,10 +314,9 @@ def test_requests_that_cannot_be_served(one: GenerationRequest, parameter: str) 
         assert ended(engine.submit(request(140, 4))).finish_reason == "length"  # 144 tokens: 9 blocks
 
 
-def test_F56_a_full_queue_is_an_error_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "MAX_QUEUE", 3)
+def test_F56_a_full_queue_is_an_error_until_there_is_room() -> None:
     program = ScriptedProgram(num_blocks=1, gated=True)
-    with serving(program) as engine:
+    with serving(program, limits=EngineLimits(max_queue=3)) as engine:
         running = engine.submit(request())
         program.wait_for_step()
         queued = [engine.submit(request()) for _ in range(3)]

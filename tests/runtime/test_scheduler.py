@@ -1,18 +1,20 @@
-"""The policy: who is admitted, what a step computes, and who holds which block."""
+"""The policy: who is admitted, what a step computes, who gives way, and whose turn it is."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.runtime.fair_queue import FairQueue
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.kv_cache import BlockPool
-from rocmforge.runtime.scheduler import Chunk, admit, make_batch, schedule
+from rocmforge.runtime.scheduler import Chunk, Scheduler, StepLimits, make_batch
 from rocmforge.runtime.sequence import Sequence
 
 from .test_tokenizer import TINY
@@ -20,9 +22,10 @@ from .test_tokenizer import TINY
 BLOCK = 4
 
 
-def sequence(number: int, prompt: int, max_tokens: int, **sampling: Any) -> Sequence:
-    ids = tuple(2 + (number + i) % 256 for i in range(prompt))
-    request = GenerationRequest(ids, max_tokens, SamplingParams(**sampling))
+def sequence(number: int, prompt: int, max_tokens: int, client: str = "", alike: bool = False, **s: Any) -> Sequence:
+    """Prompts begin differently, so that nothing is shared, or are `alike`."""
+    ids = tuple(2 + (i if alike else 7 * number + i) % 256 for i in range(prompt))
+    request = GenerationRequest(ids, max_tokens, SamplingParams(**s), client=client)
     return Sequence(number, request, 1000 + number, TINY)
 
 
@@ -30,103 +33,323 @@ def take_token(one: Sequence) -> None:
     one.append(2 + ord("x"), False)
 
 
+def make(num_blocks: int = 100, max_tokens: int = 64, max_sequences: int = 8, prefill_tokens: int = 64) -> Harness:
+    return Harness(BlockPool(num_blocks, BLOCK), StepLimits(max_tokens, max_sequences, prefill_tokens))
+
+
+class Harness:
+    """A scheduler, and a device that knows of each block whose tokens were written to it."""
+
+    def __init__(self, pool: BlockPool, limits: StepLimits) -> None:
+        self.told: list[tuple[str, int, int]] = []
+        self.scheduler = Scheduler(pool, limits, lambda kind, one, n: self.told.append((kind, one.request_id, n)))
+        self.limits = limits
+        self.cells: dict[int, tuple[int, ...]] = {}  # (block, place): all tokens up to this one
+        self.computed: Counter[int] = Counter()
+
+    @property
+    def pool(self) -> BlockPool:
+        return self.scheduler.pool
+
+    @property
+    def running(self) -> list[int]:
+        return [one.request_id for one in self.scheduler.running]
+
+    def add(self, *sequences: Sequence) -> None:
+        for one in sequences:
+            self.scheduler.waiting.push(one)
+
+    def step(self) -> list[Chunk]:
+        """Choose, check, compute, append."""
+        chunks = self.scheduler.next_chunks()
+        self.check(chunks)
+        for chunk in chunks:
+            self.write(chunk)
+        for chunk in chunks:
+            self.read(chunk)
+            self.scheduler.computed(chunk)
+            self.computed[chunk.sequence.request_id] += chunk.count
+            if chunk.completes:
+                take_token(chunk.sequence)
+                if chunk.sequence.finished:
+                    self.scheduler.release(chunk.sequence)
+        return chunks
+
+    def check(self, chunks: list[Chunk]) -> None:
+        running, limits = self.scheduler.running, self.limits
+        held = {block for one in running for block in one.blocks}
+        assert len(held) == self.pool.num_blocks - self.pool.num_free
+        assert len(running) <= limits.max_sequences
+        assert all(not one.blocks and one.num_computed == 0 for one in self.scheduler.waiting)
+        counts = [chunk.count for chunk in chunks]
+        assert sum(counts) <= limits.max_tokens
+        decoding = [chunk for chunk in chunks if not chunk.sequence.prefilling]
+        if decoding:
+            assert sum(count for count in counts if count > 1) <= limits.prefill_tokens
+        for chunk in chunks:
+            assert chunk.sequence in running
+            assert chunk.start == chunk.sequence.num_computed
+            assert 1 <= chunk.count <= chunk.sequence.num_uncomputed
+        # All that decode have their token, as far as the budget goes, in the order of admission; prompts come after.
+        wanting = [one for one in running if one.num_uncomputed == 1 and not one.prefilling]
+        assert [chunk.sequence for chunk in decoding] == wanting[: len(decoding)]
+        assert len(decoding) == len(wanting) or (max(counts) == 1 and len(chunks) == limits.max_tokens)
+        last = chunks.index(decoding[-1]) if decoding else 0
+        assert all(chunk.count == 1 for chunk in chunks[:last])
+
+    def write(self, chunk: Chunk) -> None:
+        one = chunk.sequence
+        for position in range(chunk.start, chunk.start + chunk.count):
+            block = one.blocks[position // BLOCK]
+            self.cells[block * BLOCK + position % BLOCK] = tuple(one.token_ids[: position + 1])
+
+    def read(self, chunk: Chunk) -> None:
+        """What attention sees: at each place, what belongs there."""
+        one = chunk.sequence
+        for position in range(chunk.start + chunk.count):
+            block = one.blocks[position // BLOCK]
+            assert self.cells[block * BLOCK + position % BLOCK] == tuple(one.token_ids[: position + 1])
+
+
 @dataclass(frozen=True)
 class Load:
-    """Requests as (arrival in steps, prompt tokens, max_tokens), and the room there is."""
+    """Requests as (arrival in steps, prompt tokens, max_tokens, client), and the room there is."""
 
-    requests: list[tuple[int, int, int]]
+    requests: list[tuple[int, int, int, int]]
+    alike: bool
     num_blocks: int
-    max_sequences: int
-    max_tokens: int
+    limits: StepLimits
 
 
 @st.composite
 def loads(draw: st.DrawFn) -> Load:
-    one = st.tuples(st.integers(0, 20), st.integers(1, 40), st.integers(1, 12))
+    one = st.tuples(st.integers(0, 20), st.integers(1, 40), st.integers(1, 12), st.integers(0, 2))
     requests = sorted(draw(st.lists(one, min_size=1, max_size=12)))
-    largest = max(-(-(prompt + more) // BLOCK) for _, prompt, more in requests)
-    return Load(requests, draw(st.integers(largest, 4 * largest)), draw(st.integers(1, 6)), draw(st.integers(1, 24)))
+    largest = max(-(-(prompt + more) // BLOCK) for _, prompt, more, _ in requests)
+    limits = StepLimits(draw(st.integers(1, 24)), draw(st.integers(1, 6)), draw(st.integers(1, 24)))
+    return Load(requests, draw(st.booleans()), draw(st.integers(largest, 3 * largest)), limits)
 
 
-def check_chunks(chunks: list[Chunk], running: list[Sequence], max_tokens: int) -> None:
-    remaining = {id(s): len(s.token_ids) - s.num_computed for s in running}
-    decoding = [s for s in running if remaining[id(s)] == 1]
-    prompts = [s for s in running if remaining[id(s)] > 1]
-    assert 0 < sum(chunk.count for chunk in chunks) <= max_tokens
-    assert sum(chunk.count for chunk in chunks) == min(max_tokens, sum(remaining.values()))
-    for chunk in chunks:
-        assert chunk.start == chunk.sequence.num_computed
-        assert 1 <= chunk.count <= remaining[id(chunk.sequence)]
-        assert chunk.completes == (chunk.count == remaining[id(chunk.sequence)])
-    chosen = [chunk.sequence for chunk in chunks]
-    # Decoding first, then prompts in the order of their arrival; only the last may be cut.
-    assert chosen == (decoding[:max_tokens] + prompts)[: len(chosen)]
-    assert all(chunk.completes for chunk in chunks[:-1])
-
-
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(loads())
-def test_every_request_ends_and_no_limit_is_passed(load: Load) -> None:
-    arriving = deque((at, sequence(i, prompt, more)) for i, (at, prompt, more) in enumerate(load.requests))
-    pool = BlockPool(load.num_blocks, BLOCK)
-    waiting: deque[Sequence] = deque()
-    running: list[Sequence] = []
-    order: list[int] = []
-    # Each step computes one token at least, and each request is computed once.
-    bound = 21 + sum(prompt + more for _, prompt, more in load.requests)
-    for step in range(bound):
+def test_every_request_ends_and_reads_only_what_it_or_its_like_wrote(load: Load) -> None:
+    harness = Harness(BlockPool(load.num_blocks, BLOCK), load.limits)
+    made = [
+        (at, sequence(i, prompt, more, f"client {client}", load.alike))
+        for i, (at, prompt, more, client) in enumerate(load.requests)
+    ]
+    arriving = deque(made)
+    # The first admitted computes a token at least in each step, and is never preempted; then the next is the first.
+    bound = 21 + sum(prompt + more for _, prompt, more, _ in load.requests)
+    first: Sequence | None = None
+    for step in range(bound + 1):
         while arriving and arriving[0][0] <= step:
-            waiting.append(arriving.popleft()[1])
-        order += [one.request_id for one in admit(waiting, running, pool, load.max_sequences)]
-        held = [block for one in running for block in one.blocks]
-        assert len(running) <= load.max_sequences
-        assert len(set(held)) == len(held) == pool.num_blocks - pool.num_free
-        assert all(len(one.blocks) == pool.blocks_for(one.max_length) for one in running)
-        if waiting and len(running) < load.max_sequences:
-            assert pool.blocks_for(waiting[0].max_length) > pool.num_free
-        if not running:
-            assert not waiting
-            if not arriving:
-                break
-            continue
-        chunks = schedule(running, load.max_tokens)
-        check_chunks(chunks, running, load.max_tokens)
-        for chunk in chunks:
-            chunk.sequence.num_computed += chunk.count
-            if chunk.completes:
-                take_token(chunk.sequence)
-        for one in [one for one in running if one.finished]:
-            running.remove(one)
-            pool.give_back(one.blocks)
-    assert (list(arriving), list(waiting), running) == ([], [], [])
-    assert order == sorted(order)  # nobody is overtaken
-    assert pool.num_free == pool.num_blocks
+            harness.add(arriving.popleft()[1])
+        harness.step()
+        if first is not None and not first.finished:
+            assert harness.scheduler.running[0] is first
+        first = harness.scheduler.running[0] if harness.scheduler.running else None
+        if not arriving and first is None and not harness.scheduler.waiting:
+            break
+    assert all(one.finished and one.num_generated == one.request.max_tokens for _, one in made)
+    assert harness.pool.num_free == harness.pool.num_blocks
+    hits = sum(count for kind, _, count in harness.told if kind == "prefix_hit")
+    assert hits == harness.scheduler.prefix_hit_tokens
+    if harness.scheduler.preemptions == 0:
+        wanted = sum(prompt + more - 1 for _, prompt, more, _ in load.requests)
+        assert sum(harness.computed.values()) == wanted - hits
 
 
 def test_a_long_prompt_does_not_stop_those_that_decode() -> None:
-    """Budget 8, two decoding: the prompt gets the other 6 of every step."""
+    """Two decode, and a prompt of 30 gets 6 tokens of each step; alone it gets the whole budget."""
+    harness = make(max_tokens=16, prefill_tokens=6)
     decoding = [sequence(i, 1, 50) for i in range(2)]
-    prompt = sequence(2, 30, 5)
-    counts = []
-    while prompt.num_computed < 30:
-        chunks = schedule([prompt, *decoding], 8)
-        assert [chunk.sequence for chunk in chunks] == [*decoding, prompt]
-        counts.append(chunks[-1].count)
-        for chunk in chunks:
-            chunk.sequence.num_computed += chunk.count
-            if chunk.sequence is not prompt:
-                take_token(chunk.sequence)
-    assert counts == [6, 6, 6, 6, 6]
+    harness.add(*decoding)
+    harness.step()
+    harness.add(sequence(2, 30, 5))
+    for _ in range(5):
+        assert [(chunk.sequence.request_id, chunk.count) for chunk in harness.step()] == [(0, 1), (1, 1), (2, 6)]
+    assert [(chunk.sequence.request_id, chunk.count) for chunk in harness.step()] == [(0, 1), (1, 1), (2, 1)]
+    alone = make(max_tokens=16, prefill_tokens=6)
+    alone.add(sequence(0, 30, 5))
+    assert [chunk.count for chunk in alone.step()] == [16]
 
 
 def test_a_large_request_at_the_head_is_waited_for() -> None:
-    pool = BlockPool(10, BLOCK)
-    waiting = deque([sequence(0, 16, 4), sequence(1, 36, 4), sequence(2, 1, 1)])
-    running: list[Sequence] = []
-    assert [one.request_id for one in admit(waiting, running, pool, 8)] == [0]
-    assert admit(waiting, running, pool, 8) == []  # 2 would fit, and would starve 1
-    pool.give_back(running.pop().blocks)
-    assert [one.request_id for one in admit(waiting, running, pool, 8)] == [1]
+    harness = make(num_blocks=10)
+    harness.add(sequence(0, 16, 4), sequence(1, 36, 4), sequence(2, 1, 1))
+    harness.step()
+    assert harness.running == [0]  # 2 would fit, and would starve 1
+    for _ in range(3):
+        harness.step()
+    assert harness.running == []
+    harness.step()
+    assert harness.running == [1]
+
+
+def test_admission_asks_for_the_prompt_and_a_page() -> None:
+    """Of 10 pages, each prompt of 4 tokens takes 1 and 1 more, whatever its length could come to."""
+    harness = make(num_blocks=10)
+    harness.add(*(sequence(i, 4, 36) for i in range(8)))
+    harness.step()
+    assert harness.running == [0, 1, 2, 3, 4]
+
+
+def test_the_last_admitted_gives_way_and_comes_first_again() -> None:
+    harness = make(num_blocks=5)
+    first, second, third = sequence(0, 4, 9), sequence(1, 4, 9), sequence(2, 1, 1)
+    harness.add(first, second)
+    while harness.scheduler.preemptions == 0:
+        harness.step()
+    # Both had 9 tokens and 2 pages; the first took the fifth page.
+    assert harness.running == [0]
+    assert harness.scheduler.waiting.first() is second
+    assert ("preempted", 1, 9) in harness.told
+    tokens = list(second.token_ids)
+    harness.add(third)
+    while not third.finished:
+        harness.step()
+    assert first.finished
+    assert second.token_ids[:9] == tokens
+    assert harness.told.index(("admitted", 2, 0)) > harness.told.index(("prefix_hit", 1, 8))
+    while not second.finished:
+        harness.step()
+    assert [kind for kind, number, _ in harness.told if number == 1] == [
+        "admitted",
+        "prefilled",
+        "preempted",
+        "admitted",
+        "prefix_hit",
+        "prefilled",
+    ]
+    assert harness.computed[1] == 12  # nothing twice: nobody needed the pages that it had given back
+
+
+def test_the_sampling_of_a_preempted_request_goes_on() -> None:
+    harness = make(num_blocks=4)
+    one = sequence(0, 4, 9)
+    harness.add(one)
+    for _ in range(3):
+        harness.step()
+    before = one.row_sampling()
+    harness.scheduler.start_over(BlockPool(4, BLOCK))
+    assert (one.num_computed, one.blocks, harness.running) == (0, [], [])
+    (chunk,) = harness.scheduler.next_chunks()
+    assert (chunk.start, chunk.count, chunk.completes) == (0, 7, True)
+    assert (one.row_sampling().counter, one.row_sampling().seed) == (before.counter, before.seed) == (3, 1000)
+
+
+def run_alone(harness: Harness, one: Sequence) -> int:
+    """Tokens that it computed."""
+    harness.add(one)
+    while not one.finished:
+        harness.step()
+    return harness.computed[one.request_id]
+
+
+@pytest.mark.parametrize(
+    "prompt, hit",
+    [
+        pytest.param(20, 16, id="whole-but-a-token-is-left-to-compute"),
+        pytest.param(21, 20, id="whole"),
+        pytest.param(18, 16, id="beginning"),
+        pytest.param(40, 20, id="longer"),
+        pytest.param(4, 0, id="a-page-and-nothing-left"),
+        pytest.param(5, 4, id="a-page"),
+        pytest.param(3, 0, id="less-than-a-page"),
+    ],
+)
+def test_a_prefix_is_computed_once(prompt: int, hit: int) -> None:
+    harness = make()
+    assert run_alone(harness, sequence(0, 20, 1, alike=True)) == 20
+    assert run_alone(harness, sequence(1, prompt, 1, alike=True)) == prompt - hit
+    assert harness.scheduler.prefix_hit_tokens == hit
+
+
+def test_an_answer_is_a_prefix_too() -> None:
+    harness = make()
+    first = sequence(0, 6, 7)
+    run_alone(harness, first)
+    again = Sequence(1, GenerationRequest((*first.token_ids, 2, 3), 1), 1, TINY)
+    assert run_alone(harness, again) == 15 - 12
+
+
+def test_two_at_once_compute_their_prefix_once() -> None:
+    """The second is admitted before the first has computed anything, and catches up page by page."""
+    harness = make(max_tokens=8)
+    first, second = sequence(0, 33, 2, alike=True), sequence(1, 35, 2, alike=True)
+    harness.add(first, second)
+    while not (first.finished and second.finished):
+        harness.step()
+    assert (harness.computed[0], harness.computed[1]) == (34, 36 - 32)
+
+
+def test_a_page_of_a_failed_request_is_not_used_again() -> None:
+    harness = make()
+    one = sequence(0, 20, 5, alike=True)
+    harness.add(one)
+    harness.step()
+    harness.scheduler.release(one, trusted=False)
+    assert (harness.pool.num_free, harness.pool.num_cached) == (100, 0)
+    assert run_alone(harness, sequence(1, 20, 1, alike=True)) == 20
+
+
+def test_a_page_not_yet_computed_is_not_found() -> None:
+    harness = make()
+    one, other = sequence(0, 20, 5, alike=True), sequence(1, 20, 5, alike=True)
+    harness.add(one)
+    chunks = harness.scheduler.next_chunks()
+    harness.add(other)
+    harness.scheduler._admit()
+    assert (len(chunks), other.num_computed, harness.pool.num_cached) == (1, 0, 0)
+    assert set(one.blocks).isdisjoint(other.blocks)
+
+
+def test_clients_take_turns() -> None:
+    queue = FairQueue()
+    for number, client in enumerate("aaaabba"):
+        queue.push(sequence(number, 1, 1, client))
+    queue.push(sequence(7, 1, 1, "c"))
+    popped = []
+    for _ in range(3):
+        first = queue.first()
+        popped.append(queue.pop())
+        assert popped[-1] is first
+    queue.push(sequence(8, 1, 1, "b"))
+    queue.push_front(sequence(9, 1, 1, "a"))
+    while queue:
+        popped.append(queue.pop())
+    assert [one.request_id for one in popped] == [0, 4, 7, 9, 1, 5, 2, 8, 3, 6]
+    with pytest.raises(IndexError):
+        queue.pop()
+    assert queue.first() is None
+
+
+def test_out_of_turn() -> None:
+    queue = FairQueue()
+    made = [sequence(number, 1, 1, client) for number, client in enumerate("aab")]
+    for one in made:
+        queue.push(one)
+    again = sequence(3, 1, 1, "b")
+    queue.push_front(again)
+    for one, left in ((again, 3), (made[2], 2), (made[0], 1)):
+        queue.remove(one)
+        assert len(queue) == len(list(queue)) == left
+        with pytest.raises(ValueError, match="not in deque"):
+            queue.remove(one)
+    assert queue.pop() is made[1]
+
+
+def test_a_client_of_many_requests_does_not_keep_another_waiting() -> None:
+    """One runs at a time; a hundred of one client stand before the one of the other."""
+    harness = make(max_sequences=1)
+    harness.add(*(sequence(number, 1, 1, "many") for number in range(100)))
+    harness.step()
+    one = sequence(100, 1, 1, "one")
+    harness.add(one)
+    for _ in range(2):
+        harness.step()
+    assert one.finished
 
 
 def test_batch_arrays() -> None:
@@ -151,27 +374,3 @@ def test_batch_without_logits() -> None:
     one.blocks = [0]
     batch = make_batch([Chunk(one, 0, 8)])
     assert (len(batch.token_ids), len(batch.logits_rows), list(batch.sampling)) == (8, 0, [])
-
-
-@given(st.integers(1, 40), st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=60))
-def test_blocks_are_held_once_and_none_is_lost(num_blocks: int, actions: list[tuple[bool, int]]) -> None:
-    pool, held = BlockPool(num_blocks, BLOCK), []
-    for is_take, number in actions:
-        if is_take:
-            free = pool.num_free
-            blocks = pool.take(number)
-            assert (blocks is None) == (number > free)
-            if blocks is None:
-                assert pool.num_free == free
-            else:
-                assert len(blocks) == number
-                held.append(blocks)
-        elif held:
-            pool.give_back(held.pop(number % len(held)))
-        out = [block for blocks in held for block in blocks]
-        assert len(set(out)) == len(out)
-        assert all(0 <= block < num_blocks for block in out)
-        assert pool.num_free == num_blocks - len(out)
-    for blocks in held:
-        pool.give_back(blocks)
-    assert sorted(pool.take(num_blocks) or []) == list(range(num_blocks))

@@ -1,0 +1,92 @@
+"""The life of each request, told from one place: to its own clock, to the metrics, and to whoever listens."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from .generation import FINISH_FAILED
+from .sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+QUEUED: Final = "queued"
+ADMITTED: Final = "admitted"  # it holds pages, and its prompt is computed in the next steps; again after `PREEMPTED`
+PREFIX_HIT: Final = "prefix_hit"  # `tokens` of it lay in the cache
+PREFILLED: Final = "prefilled"  # all `tokens` that it had when admitted are computed
+FIRST_TOKEN: Final = "first_token"
+PREEMPTED: Final = "preempted"  # its pages went to others, its `tokens` stay; it stands at the head of the queue
+FINISHED: Final = "finished"  # for `reason`, with `tokens` generated
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEvent:
+    """A turn in a request's life. `at`: seconds of `time.monotonic`."""
+
+    kind: str
+    request_id: int
+    at: float
+    tokens: int = 0
+    reason: str | None = None
+
+
+Observer = Callable[[RequestEvent], None]
+
+
+class EngineMetrics(Protocol):
+    """What the engine counts."""
+
+    def request_started(self) -> None:
+        """A request was queued."""
+
+    def request_finished(self, reason: str) -> None:
+        """A request ended: length, stop, eos, cancelled or failed."""
+
+    def tokens_generated(self, count: int) -> None:
+        """So many tokens were generated."""
+
+    def observe_prefill(self, seconds: float) -> None:
+        """From admission to the first token."""
+
+    def observe_decode(self, seconds: float) -> None:
+        """From the first token to the last."""
+
+    def observe_total(self, seconds: float) -> None:
+        """From submission to the end."""
+
+    def observe_ttft(self, seconds: float) -> None:
+        """From submission to the first token."""
+
+
+class Lifecycle:
+    """Tells metrics and an observer. Called under the engine's lock: what listens must be quick, and not call back."""
+
+    def __init__(self, metrics: EngineMetrics, observer: Observer | None = None) -> None:
+        """Args: what counts; who is told each event."""
+        self._metrics = metrics
+        self._observer = observer
+
+    def tell(self, kind: str, sequence: Sequence, tokens: int = 0, reason: str | None = None) -> None:
+        """A request has come to one of the turns above."""
+        now = time.monotonic()
+        if kind == QUEUED:
+            self._metrics.request_started()
+        elif kind == ADMITTED and sequence.admitted_at is None:
+            sequence.admitted_at = now
+        elif kind == FIRST_TOKEN:
+            sequence.first_token_at = now
+            self._metrics.observe_ttft(now - sequence.submitted_at)
+            self._metrics.observe_prefill(now - (sequence.admitted_at or now))
+        elif kind == FINISHED:
+            if sequence.first_token_at is not None:
+                self._metrics.observe_decode(now - sequence.first_token_at)
+            self._metrics.observe_total(now - sequence.submitted_at)
+            self._metrics.request_finished(reason or FINISH_FAILED)
+        if self._observer is not None:
+            try:
+                self._observer(RequestEvent(kind, sequence.request_id, now, tokens, reason))
+            except Exception:  # whoever listens must not stop the engine
+                log.exception("an observer of requests failed")
