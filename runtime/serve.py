@@ -11,6 +11,7 @@ from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.tokenizer_config import TokenizerConfig
 from .chat import ChatTemplate
+from .constraints import ConstraintCompiler
 from .devices import DeviceOptions, Report, load_program
 from .engine import Engine
 from .http.app import create_app
@@ -100,6 +101,7 @@ def serve_bundle(options: ServeOptions) -> None:
         chat_template=load_chat_template(bundle, tokenizer.config),
         model=served_model(bundle),
         metrics=metrics,
+        constraints=ConstraintCompiler(tokenizer),
     )
     engine.start()
 

@@ -19,11 +19,13 @@ from ..generation import (
     GenerationState,
     TokenEvent,
 )
+from ..logprobs import TokenLogprobs
 from .body import read_json
 from .errors import CancelledError, GenerationFailedError, error_of
+from .logprobs import chat_logprobs, completion_logprobs, token_text
 from .parameters import ChatCall, CompletionCall, Streaming, read_chat, read_completion
 from .resources import Resource, answer
-from .service import ServedModel
+from .service import ServedModel, TokenizerApi
 from .streaming import DONE, Job, collect, send_events, sse, start_job
 
 DEFAULT_MAX_TOKENS = 16  # of a completion; a chat may use the rest of the context
@@ -79,16 +81,31 @@ def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-Choice = Callable[[str, str | None], dict[str, object]]
+Logprobs = dict[str, object]
+Choice = Callable[[str, str | None, Logprobs | None], dict[str, object]]
+LogprobsOf = Callable[[TokenLogprobs], Logprobs]
 
 
-def _completion_choice(text: str, reason: str | None) -> dict[str, object]:
-    return {"text": text, "index": 0, "logprobs": None, "finish_reason": reason}
+def _completion_choice(text: str, reason: str | None, logprobs: Logprobs | None = None) -> dict[str, object]:
+    return {"text": text, "index": 0, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _chat_choice(text: str, reason: str | None) -> dict[str, object]:
+def _chat_choice(text: str, reason: str | None, logprobs: Logprobs | None = None) -> dict[str, object]:
     delta = {"content": text} if text else {}
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+class _CompletionLogprobs:
+    """Log-probabilities of a streamed completion: each chunk says where in the whole text its token begins."""
+
+    def __init__(self, tokenizer: TokenizerApi) -> None:
+        self._tokenizer = tokenizer
+        self._offset = 0
+
+    def __call__(self, entry: TokenLogprobs) -> Logprobs:
+        document = completion_logprobs(self._tokenizer, [entry], self._offset)
+        self._offset += len(token_text(self._tokenizer, entry.token))
+        return document
 
 
 def _role_choice() -> dict[str, object]:
@@ -99,12 +116,21 @@ def _role_choice() -> dict[str, object]:
 class ChunkEncoder:
     """Tokens to the events of one streamed answer. Its prompt's and output's tokens it counts itself."""
 
-    def __init__(self, path: str, envelope: Envelope, choice: Choice, streaming: Streaming, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        envelope: Envelope,
+        choice: Choice,
+        streaming: Streaming,
+        prompt_tokens: int,
+        logprobs_of: LogprobsOf,
+    ) -> None:
         self._path = path
         self._envelope = envelope
         self._choice = choice
         self._include_usage = streaming.include_usage
         self._prompt_tokens = prompt_tokens
+        self._logprobs_of = logprobs_of
         self._completion_tokens = 0
 
     def chunk(self, choice: dict[str, object]) -> bytes:
@@ -115,8 +141,9 @@ class ChunkEncoder:
     def __call__(self, event: TokenEvent) -> Iterator[bytes]:
         """Yield the events of one token, or of the end."""
         self._completion_tokens += event.token is not None
-        if event.text:
-            yield self.chunk(self._choice(event.text, None))
+        logprobs = self._logprobs_of(event.logprobs) if event.logprobs else None
+        if event.text or logprobs:
+            yield self.chunk(self._choice(event.text, None, logprobs))
         if event.finished:
             yield from self._end(event)
 
@@ -126,7 +153,7 @@ class ChunkEncoder:
         except (GenerationFailedError, CancelledError) as error:
             yield sse(error_of(self._path, error)[1])
             return
-        yield self.chunk(self._choice("", reason))
+        yield self.chunk(self._choice("", reason, None))
         if self._include_usage:
             usage = _usage(self._prompt_tokens, self._completion_tokens)
             yield sse(self._envelope.document([], usage=usage))
@@ -148,7 +175,9 @@ class Completions(Resource):
             return
         state = collect(job, self.limits)
         reason = _check_finish(state.finish_reason, state.error)
-        choice = _completion_choice(echo + state.text, reason)
+        asked = call.conditions.logprobs is not None
+        logprobs = completion_logprobs(service.tokenizer, state.logprobs, 0) if asked else None
+        choice = _completion_choice(echo + state.text, reason, logprobs)
         answer(resp, envelope.document([choice], usage=_state_usage(state)))
 
     def _request(self, call: CompletionCall) -> GenerationRequest:
@@ -170,7 +199,8 @@ class Completions(Resource):
         echo: str,
     ) -> None:
         prompt_tokens = job.generation.state().prompt_tokens
-        encoder = ChunkEncoder(req.path, envelope, _completion_choice, call.streaming, prompt_tokens)
+        logprobs_of = _CompletionLogprobs(self.service.tokenizer)
+        encoder = ChunkEncoder(req.path, envelope, _completion_choice, call.streaming, prompt_tokens, logprobs_of)
         opening = [encoder.chunk(_completion_choice(echo, None))] if echo else []
         send_events(req, resp, job, self.limits, opening, encoder)
 
@@ -190,7 +220,9 @@ class ChatCompletions(Resource):
         reason = _check_finish(state.finish_reason, state.error)
         envelope = _envelope("chatcmpl", "chat.completion", state.request_id, service.model)
         message = {"role": "assistant", "content": state.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        asked = call.conditions.logprobs is not None
+        logprobs = chat_logprobs(service.tokenizer, state.logprobs) if asked else None
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}
         answer(resp, envelope.document([choice], usage=_state_usage(state)))
 
     def _request(self, call: ChatCall) -> GenerationRequest:
@@ -199,7 +231,11 @@ class ChatCompletions(Resource):
     def _stream(self, req: falcon.Request, resp: falcon.Response, job: Job, call: ChatCall) -> None:
         envelope = _envelope("chatcmpl", "chat.completion.chunk", job.generation.request_id, self.service.model)
         prompt_tokens = job.generation.state().prompt_tokens
-        encoder = ChunkEncoder(req.path, envelope, _chat_choice, call.streaming, prompt_tokens)
+
+        def logprobs_of(entry: TokenLogprobs) -> Logprobs:
+            return chat_logprobs(self.service.tokenizer, [entry])
+
+        encoder = ChunkEncoder(req.path, envelope, _chat_choice, call.streaming, prompt_tokens, logprobs_of)
         send_events(req, resp, job, self.limits, [encoder.chunk(_role_choice())], encoder)
 
 

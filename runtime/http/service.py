@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...artifacts.errors import RocmforgeError
-from ..generation import EngineApi, GenerationRequest, RequestError
+from ..constraints import ConstraintSpec
+from ..generation import Constraint, EngineApi, GenerationRequest, RequestError
 from ..metrics import Metrics
-from .errors import ContextLengthError
+from .errors import ContextLengthError, UnsupportedError
 from .parameters import Conditions
 
 CACHE_TEXTS = 256
@@ -39,6 +40,20 @@ class TokenizerApi(Protocol):
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of token ids."""
+
+    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
+        """Return the exact bytes of one token."""
+
+
+class ConstraintApi(Protocol):
+    """What makes constraints on output."""
+
+    def compile(self, spec: ConstraintSpec) -> Constraint:
+        """Return a constraint at the beginning of its output.
+
+        Raises:
+            RequestError: it is wrong, or beyond the limits.
+        """
 
 
 class ChatTemplateApi(Protocol):
@@ -137,6 +152,7 @@ class Service:
     chat_template: ChatTemplateApi
     model: ServedModel
     metrics: Metrics
+    constraints: ConstraintApi | None = None
     cache: TokenCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +188,7 @@ class Service:
 
         Raises:
             ContextLengthError: prompt, or prompt and the `max_tokens` asked for, exceed the context.
+            RequestError: the constraint on the output is wrong, or beyond the limits.
         """
         limit = self.engine.max_context
         room = limit - len(prompt)
@@ -184,4 +201,20 @@ class Service:
             )
         if asked is None:
             asked = room if default_max_tokens is None else min(default_max_tokens, room)
-        return GenerationRequest(prompt, asked, conditions.sampling, conditions.stop, conditions.ignore_eos)
+        return GenerationRequest(
+            prompt,
+            asked,
+            conditions.sampling,
+            conditions.stop,
+            conditions.ignore_eos,
+            conditions.stop_token_ids,
+            conditions.logprobs,
+            self._constraint(conditions.constraint),
+        )
+
+    def _constraint(self, spec: ConstraintSpec | None) -> Constraint | None:
+        if spec is None:
+            return None
+        if self.constraints is None:
+            raise UnsupportedError(spec.parameter)
+        return self.constraints.compile(spec)

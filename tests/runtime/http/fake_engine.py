@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.runtime.generation import (
     EngineBusyError,
@@ -19,6 +21,7 @@ from rocmforge.runtime.generation import (
 )
 from rocmforge.runtime.http.app import HttpApp, HttpLimits, create_app
 from rocmforge.runtime.http.service import ServedModel, Service
+from rocmforge.runtime.logprobs import TokenLogprobs
 from rocmforge.runtime.metrics import Metrics
 
 BOS = "<s>"
@@ -55,7 +58,11 @@ class FakeGeneration:
         return None
 
     def _send(self, token: int | None, text: str, reason: str | None, error: str | None = None) -> None:
-        event = TokenEvent(token, text, reason is not None, reason, error)
+        asked = self.request.logprobs
+        logprobs = None
+        if token is not None and asked is not None:
+            logprobs = TokenLogprobs(token, -0.5, ((token, -0.5), (65, -np.inf))[:asked])
+        event = TokenEvent(token, text, reason is not None, reason, error, logprobs)
         self._sent.append(event)
         self._events.put(event)
 
@@ -81,6 +88,7 @@ class FakeGeneration:
             last.finished,
             last.finish_reason,
             last.error,
+            tuple(e.logprobs for e in sent if e.logprobs is not None),
         )
 
     def cancel(self) -> None:
@@ -159,6 +167,9 @@ class FakeTokenizer:
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b""
 
 
 class FakeTemplate:

@@ -170,15 +170,11 @@ def test_models(client: falcon.testing.TestClient) -> None:
 UNSUPPORTED = [
     ("chat", "tools", [{"type": "function", "function": {"name": "f"}}]),
     ("chat", "tool_choice", "required"),
-    ("chat", "response_format", {"type": "json_object"}),
-    ("chat", "logprobs", True),
-    ("chat", "top_logprobs", 2),
+    ("chat", "response_format", {"type": "json_object"}),  # this service has no library for it
     ("chat", "n", 2),
-    ("chat", "logit_bias", {"5": 1}),
     ("text", "n", 2),
     ("text", "best_of", 2),
     ("text", "suffix", "x"),
-    ("text", "logprobs", 0),
     ("text", "prompt", ["a", "b"]),
 ]
 
@@ -226,3 +222,75 @@ def test_F48_a_prompt_past_the_context_is_a_400(
 def test_F49_token_ids_out_of_range(client: falcon.testing.TestClient, prompt: object) -> None:
     result = complete(client, prompt=prompt)
     assert (result.status_code, result.json["error"]["param"]) == (400, "prompt")
+
+
+def entry(token: int, logprob: float) -> dict[str, object]:
+    return {"token": chr(token), "logprob": logprob, "bytes": [token]}
+
+
+@pytest.mark.parametrize("top", [0, 2])
+def test_chat_logprobs(client: falcon.testing.TestClient, top: int) -> None:
+    """-9999 stands for minus infinity, which is no JSON."""
+    drawn = [entry(100, -0.5), entry(101, -0.5)]
+    expected = [{**item, "top_logprobs": [item, entry(65, -9999)][:top]} for item in drawn]
+    asked = {"logprobs": True, "top_logprobs": top, "max_tokens": 2}
+    assert chat(client, **asked).json["choices"][0]["logprobs"] == {"content": expected, "refusal": None}
+    chunks = stream_of(chat(client, stream=True, **asked))[:-1]
+    found = [c["choices"][0]["logprobs"] for c in chunks if c["choices"][0]["logprobs"]]
+    assert [document["content"] for document in found] == [[item] for item in expected]
+
+
+def test_completion_logprobs(client: falcon.testing.TestClient) -> None:
+    document = complete(client, logprobs=1, max_tokens=2).json["choices"][0]["logprobs"]
+    assert document == {
+        "tokens": ["d", "e"],
+        "token_logprobs": [-0.5, -0.5],
+        "top_logprobs": [{"d": -0.5}, {"e": -0.5}],
+        "text_offset": [0, 1],
+    }
+    chunks = stream_of(complete(client, stream=True, logprobs=1, max_tokens=2))[:-1]
+    streamed = [c["choices"][0]["logprobs"] for c in chunks if c["choices"][0]["logprobs"]]
+    assert {key: [item for part in streamed for item in part[key]] for key in document} == document
+
+
+def test_conditions_reach_the_engine(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    bias = {"5": -100, "7": 2.5}
+    assert chat(client, typical_p=0.5, logit_bias=bias, stop_token_ids=[9, 299]).status_code == 200
+    request = engine.last.request
+    assert (request.sampling.typical_p, request.sampling.logit_bias) == (0.5, ((5, -100.0), (7, 2.5)))
+    assert request.stop_token_ids == (9, 299)
+
+
+CONSTRAINTS = [
+    ("response_format", {"type": "yaml"}, "response_format.type"),
+    ("response_format", {"type": "json_schema"}, "response_format.json_schema.schema"),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": 5}}, "response_format.json_schema.schema"),
+    ("response_format", "json", "response_format"),
+    ("regex", 5, "regex"),
+    ("grammar", ["a"], "grammar"),
+    ("logit_bias", {"x": 1}, "logit_bias"),
+    ("logit_bias", {"300": 1}, "logit_bias"),
+    ("logit_bias", {"-1": 1}, "logit_bias"),
+    ("logit_bias", {"5": 101}, "logit_bias"),
+    ("logit_bias", {"5": True}, "logit_bias"),
+    ("logit_bias", {str(i): 1 for i in range(1025)}, "logit_bias"),
+    ("stop_token_ids", [300], "stop_token_ids"),
+    ("stop_token_ids", list(range(17)), "stop_token_ids"),
+    ("typical_p", 1.5, "typical_p"),
+    ("top_logprobs", 2, "top_logprobs"),
+    ("top_logprobs", 21, "top_logprobs"),
+    ("logprobs", 1, "logprobs"),
+]
+
+
+@pytest.mark.parametrize("name, value, parameter", CONSTRAINTS)
+def test_F46_sampling_and_constraints(
+    client: falcon.testing.TestClient, name: str, value: object, parameter: str
+) -> None:
+    result = chat(client, **{name: value})
+    assert (result.status_code, result.json["error"]["param"]) == (400, parameter)
+
+
+def test_one_constraint_at_most(client: falcon.testing.TestClient) -> None:
+    result = chat(client, regex="a", response_format={"type": "json_object"})
+    assert (result.status_code, result.json["error"]["param"]) == (400, "regex")

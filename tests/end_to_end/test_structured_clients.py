@@ -1,0 +1,92 @@
+"""Constraints and log-probabilities through OpenAI's own client, against a real `rfc serve` of SmolLM2."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+
+from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tools.structured_output import SCHEMAS
+
+QUESTION: dict[str, Any] = {
+    "model": "smollm2",
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 8,
+    "temperature": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_SECONDS
+    ) as connected:
+        yield connected
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_output_follows_a_schema(client: openai.OpenAI, name: str) -> None:
+    shape: Any = {"type": "json_schema", "json_schema": {"name": name, "schema": SCHEMAS[name], "strict": True}}
+    asked = {**QUESTION, "max_tokens": 400, "temperature": 1, "seed": 1}
+    choice = client.chat.completions.create(**asked, response_format=shape).choices[0]
+    assert choice.finish_reason == "stop"
+    jsonschema.Draft202012Validator(SCHEMAS[name]).validate(json.loads(choice.message.content or ""))
+
+
+def test_output_follows_an_expression(client: openai.OpenAI) -> None:
+    made = client.completions.create(
+        model="smollm2", prompt="Paris was founded in", max_tokens=20, extra_body={"regex": " [0-9]{3} (AD|BC)"}
+    )
+    assert re.fullmatch(" [0-9]{3} (AD|BC)", made.choices[0].text)
+
+
+def test_a_wrong_constraint_names_its_parameter(client: openai.OpenAI) -> None:
+    shape: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**QUESTION, response_format=shape)
+    assert caught.value.param == "response_format"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**QUESTION, extra_body={"regex": "["})
+    assert caught.value.param == "regex"
+
+
+def test_logprobs(client: openai.OpenAI) -> None:
+    """Greedy: the drawn token is the likeliest. A stream gives the same as the whole."""
+    whole = client.chat.completions.create(**QUESTION, logprobs=True, top_logprobs=3).choices[0].logprobs
+    assert whole is not None
+    assert whole.content
+    for entry in whole.content:
+        assert [entry.token, entry.logprob] == [entry.top_logprobs[0].token, entry.top_logprobs[0].logprob]
+        assert sorted((top.logprob for top in entry.top_logprobs), reverse=True) == [
+            top.logprob for top in entry.top_logprobs
+        ]
+        assert sum(math.exp(top.logprob) for top in entry.top_logprobs) <= 1
+    chunks = client.chat.completions.create(**QUESTION, logprobs=True, top_logprobs=3, stream=True)
+    choices = [chunk.choices[0] for chunk in chunks]
+    streamed = [entry for choice in choices if choice.logprobs for entry in choice.logprobs.content or []]
+    assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in whole.content]
+
+
+def test_completion_logprobs(client: openai.OpenAI) -> None:
+    made = client.completions.create(
+        model="smollm2", prompt="The capital of France is", max_tokens=6, temperature=0, logprobs=2
+    ).choices[0]
+    assert made.logprobs is not None
+    assert "".join(made.logprobs.tokens or []) == made.text
+    assert made.logprobs.text_offset is not None
+    starts = [made.text[offset:] for offset in made.logprobs.text_offset]
+    assert all(rest.startswith(token) for rest, token in zip(starts, made.logprobs.tokens or [], strict=True))
+
+
+def test_the_server_starts_without_the_library_of_constraints() -> None:
+    code = "import sys, rocmforge.runtime.serve; sys.exit('llguidance' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
