@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import queue
 import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,7 @@ from .generation import (
     EngineStats,
     GenerationRequest,
     RequestError,
+    TokenEvent,
 )
 from .kv_cache import BlockPool
 from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle, Observer
@@ -95,7 +97,7 @@ class Engine:
         self._scheduler = Scheduler(self._new_pool(program.num_blocks), steps, self._life.tell)
         self._known: OrderedDict[int, Sequence] = OrderedDict()
         self._wake = threading.Condition()  # and the lock
-        self._next_id = 1
+        self._ids = itertools.count(1)
         self._stopping = False
         self._problem: str | None = None  # why there is no device
         self._in_step: list[Chunk] = []
@@ -145,22 +147,34 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> Sequence:
         """See `EngineApi`."""
-        self._check(request)
-        seed = request.sampling.seed
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Collection[GenerationRequest]) -> list[Sequence]:
+        """See `EngineApi`."""
+        for request in requests:
+            self._check(request)
+        inbox: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        # Before the lock is taken: the first mask of a constraint takes time, and may fail.
+        sequences = [
+            Sequence(next(self._ids), request, _seed(request), self._tokenizer, index, inbox)
+            for index, request in enumerate(requests)
+        ]
         with self._wake:
-            if self._stopping:
-                raise EngineBusyError("the server is stopping")
-            if self._problem is not None:
-                raise EngineBusyError(f"the device is not available: {self._problem}")
-            if len(self._scheduler.waiting) >= self._limits.max_queue:
-                raise EngineBusyError(f"the queue is full ({self._limits.max_queue} requests)")
-            sequence = Sequence(self._next_id, request, secrets.randbits(64) if seed is None else seed, self._tokenizer)
-            self._next_id += 1
-            self._remember(sequence)
-            self._scheduler.waiting.push(sequence)
-            self._life.tell(QUEUED, sequence, sequence.num_prompt_tokens)
+            self._check_room(len(requests))
+            for sequence in sequences:
+                self._remember(sequence)
+                self._scheduler.waiting.push(sequence)
+                self._life.tell(QUEUED, sequence, sequence.num_prompt_tokens)
             self._wake.notify_all()
-        return sequence
+        return sequences
+
+    def _check_room(self, count: int) -> None:
+        if self._stopping:
+            raise EngineBusyError("the server is stopping")
+        if self._problem is not None:
+            raise EngineBusyError(f"the device is not available: {self._problem}")
+        if len(self._scheduler.waiting) + count > self._limits.max_queue:
+            raise EngineBusyError(f"the queue is full ({self._limits.max_queue} requests)")
 
     def _check(self, request: GenerationRequest) -> None:
         ids = request.prompt_token_ids
@@ -393,6 +407,11 @@ class Engine:
                 program.close()
         except Exception:
             log.exception("the device's memory could not be freed")
+
+
+def _seed(request: GenerationRequest) -> int:
+    seed = request.sampling.seed
+    return secrets.randbits(64) if seed is None else seed
 
 
 def _logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,7 +101,8 @@ class TokenEvent:
     not yet decided has `text` "" and the text arrives with a later event. The last event
     has `finished` True; `token` is None where the end came without a new token (a cancel, a failure).
     `error` says why where `finish_reason` is "failed", or "cancelled" by a time limit. `logprobs` are there
-    where they were asked for and the token is a part of the output: those that end it are not.
+    where they were asked for and the token is a part of the output: those that end it are not. `index` is the
+    request's place among those submitted with it.
     """
 
     token: int | None
@@ -109,6 +111,7 @@ class TokenEvent:
     finish_reason: str | None = None
     error: str | None = None
     logprobs: TokenLogprobs | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +135,39 @@ class Generation(Protocol):
     def request_id(self) -> int:
         """Number by which `/status` and `/cancel` know it."""
 
+    @property
+    def inbox(self) -> queue.SimpleQueue[TokenEvent]:
+        """Where its events arrive, and those of all that were submitted with it; each is there once."""
+
     def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
-        """Yield events as they come, and None each time `timeout` seconds pass without one."""
+        """Yield events as they come, and None each time `timeout` seconds pass without one.
+
+        For a request submitted alone; `events_of` is for several.
+        """
 
     def state(self) -> GenerationState:
         """What has been generated up to now."""
 
     def cancel(self) -> None:
         """Ask for the end; the last event says "cancelled" within a step. Harmless when finished."""
+
+
+def events_of(generations: Sequence[Generation], timeout: float | None = None) -> Iterator[TokenEvent | None]:
+    """Yield the events of all, in the order of their coming, until the last has finished.
+
+    Args:
+        generations: all that one call of `submit_all` returned; their events are read by nobody else.
+        timeout: seconds without an event after which None is yielded, again and again; None: wait for ever.
+    """
+    unfinished = len(generations)
+    while unfinished:
+        try:
+            event = generations[0].inbox.get(timeout=timeout)
+        except queue.Empty:
+            yield None
+            continue
+        unfinished -= event.finished
+        yield event
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +211,13 @@ class EngineApi(Protocol):
         Raises:
             RequestError: the prompt is empty, has an id outside the vocabulary, or exceeds the context.
             EngineBusyError: no room in the queue, or the engine is stopping.
+        """
+
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
+        """Queue all of the requests or, where one cannot be, none; `events_of` yields their events.
+
+        Raises:
+            RequestError, EngineBusyError: see `submit`.
         """
 
     def find(self, request_id: int) -> Generation | None:

@@ -20,6 +20,7 @@ from .generation import (
     GenerationRequest,
     GenerationState,
     TokenEvent,
+    events_of,
 )
 from .logprobs import TokenLogprobs
 from .tokenizer import StopMatcher, StreamDecoder, Tokenizer
@@ -31,8 +32,18 @@ class Sequence:
     The engine's thread writes; other threads read snapshots, wait for events and set `cancel_requested`.
     """
 
-    def __init__(self, request_id: int, request: GenerationRequest, seed: int, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        request: GenerationRequest,
+        seed: int,
+        tokenizer: Tokenizer,
+        index: int = 0,
+        inbox: queue.SimpleQueue[TokenEvent] | None = None,
+    ) -> None:
         self._request_id = request_id
+        self._index = index
+        self._inbox: queue.SimpleQueue[TokenEvent] = inbox or queue.SimpleQueue()
         self.request = request
         self.seed = seed
         self.token_ids = list(request.prompt_token_ids)
@@ -54,12 +65,16 @@ class Sequence:
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopMatcher(request.stop)
         self._pieces: list[str] = []
-        self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
 
     @property
     def request_id(self) -> int:
         """See `Generation`."""
         return self._request_id
+
+    @property
+    def inbox(self) -> queue.SimpleQueue[TokenEvent]:
+        """See `Generation`."""
+        return self._inbox
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -172,19 +187,11 @@ class Sequence:
         if logprobs is not None:
             self._logprobs.append(logprobs)
         self.finish_reason = reason
-        self._events.put(TokenEvent(token, text, reason is not None, reason, self.error, logprobs))
+        self._inbox.put(TokenEvent(token, text, reason is not None, reason, self.error, logprobs, self._index))
 
     def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
         """See `Generation`."""
-        while True:
-            try:
-                event = self._events.get(timeout=timeout)
-            except queue.Empty:
-                yield None
-                continue
-            yield event
-            if event.finished:
-                return
+        return events_of([self], timeout)
 
     def state(self) -> GenerationState:
         """See `Generation`."""

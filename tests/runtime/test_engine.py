@@ -30,6 +30,7 @@ from rocmforge.runtime.generation import (
     GenerationState,
     RequestError,
     SamplingParams,
+    events_of,
 )
 from rocmforge.runtime.host_device import HostProgram, choose_variant
 from rocmforge.runtime.tokenizer import Tokenizer
@@ -327,6 +328,50 @@ def test_F56_a_full_queue_is_an_error_until_there_is_room() -> None:
         for generation in (running, *queued):
             assert ended(generation).finish_reason == "length"
         assert ended(engine.submit(request())).finish_reason == "length"
+
+
+def test_requests_submitted_together_share_their_events() -> None:
+    script = [2 + ord(letter) for letter in "abcdef"]
+    with serving(ScriptedProgram(lambda batch: [script[row.counter] for row in batch.sampling])) as engine:
+        generations = engine.submit_all([request(3, n) for n in (1, 3, 6, 2)])
+        events = [event for event in events_of(generations, 0.5) if event is not None]
+    assert len(events) == 1 + 3 + 6 + 2
+    for index, generation in enumerate(generations):
+        own = [event for event in events if event.index == index]
+        state = generation.state()
+        assert "".join(event.text for event in own) == state.text == "abcdef"[: len(own)]
+        assert [event.finished for event in own] == [False] * (len(own) - 1) + [True]
+    # Decoded side by side: the first has its one token before the third has its sixth.
+    assert [event.index for event in events if event.finished] == [0, 3, 1, 2]
+
+
+def test_the_events_of_several_say_when_nothing_comes() -> None:
+    program = ScriptedProgram(gated=True)
+    with serving(program) as engine:
+        events = events_of(engine.submit_all([request(3, 1), request(3, 1)]), 0.01)
+        assert [next(events), next(events)] == [None, None]
+        program.open()
+        found = [event.index for event in events if event is not None]
+        assert found == [0, 1]
+    assert list(events_of([], 0.01)) == []
+
+
+def test_all_requests_are_queued_or_none() -> None:
+    program, metrics = ScriptedProgram(num_blocks=1, gated=True), CountingMetrics()
+    with serving(program, metrics=metrics, limits=EngineLimits(max_queue=3)) as engine:
+        running = engine.submit(request())
+        program.wait_for_step()
+        first = engine.submit(request())
+        with pytest.raises(EngineBusyError, match="queue is full"):
+            engine.submit_all([request()] * 3)
+        with pytest.raises(RequestError):
+            engine.submit_all([request(), request(1, 0)])
+        assert (metrics.started, engine.stats().queued) == (2, 1)
+        both = engine.submit_all([request()] * 2)
+        program.open()
+        assert {ended(one).finish_reason for one in (running, first)} == {"length"}
+        assert [event.finish_reason for event in events_of(both) if event and event.finished] == ["length"] * 2
+    assert metrics.started == 4
 
 
 def test_F55_cancel_in_the_queue() -> None:

@@ -18,6 +18,7 @@ from rocmforge.runtime.generation import (
     GenerationState,
     RequestError,
     TokenEvent,
+    events_of,
 )
 from rocmforge.runtime.http.app import HttpApp, HttpLimits, create_app
 from rocmforge.runtime.http.service import ServedModel, Service
@@ -32,12 +33,20 @@ VOCAB_SIZE = 300
 class FakeGeneration:
     """Sends its script from a thread of its own."""
 
-    def __init__(self, request_id: int, request: GenerationRequest, engine: FakeEngine) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        request: GenerationRequest,
+        engine: FakeEngine,
+        index: int = 0,
+        inbox: queue.SimpleQueue[TokenEvent] | None = None,
+    ) -> None:
         self.request_id = request_id
+        self.index = index
+        self.inbox: queue.SimpleQueue[TokenEvent] = inbox or queue.SimpleQueue()
         self.request = request
         self.cancelled_at: float | None = None
         self._cancel = threading.Event()
-        self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         self._sent: list[TokenEvent] = []
         self._engine = engine
         threading.Thread(target=self._run, daemon=True).start()
@@ -62,20 +71,12 @@ class FakeGeneration:
         logprobs = None
         if token is not None and asked is not None:
             logprobs = TokenLogprobs(token, -0.5, ((token, -0.5), (65, -np.inf))[:asked])
-        event = TokenEvent(token, text, reason is not None, reason, error, logprobs)
+        event = TokenEvent(token, text, reason is not None, reason, error, logprobs, self.index)
         self._sent.append(event)
-        self._events.put(event)
+        self.inbox.put(event)
 
     def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
-        while True:
-            try:
-                event = self._events.get(timeout=timeout)
-            except queue.Empty:
-                yield None
-                continue
-            yield event
-            if event.finished:
-                return
+        return events_of([self], timeout)
 
     def state(self) -> GenerationState:
         sent = list(self._sent)
@@ -115,16 +116,21 @@ class FakeEngine:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def submit(self, request: GenerationRequest) -> FakeGeneration:
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[FakeGeneration]:
         if self.broken:
             raise ZeroDivisionError("a secret")
         if self.busy:
             raise EngineBusyError("the queue is full")
-        if not request.prompt_token_ids:
+        if not all(request.prompt_token_ids for request in requests):
             raise RequestError("prompt", "expected at least one token, found none")
+        inbox: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         with self.lock:
-            generation = FakeGeneration(len(self.generations) + 1, request, self)
-            self.generations.append(generation)
-        return generation
+            known = len(self.generations)
+            made = [FakeGeneration(known + 1 + i, one, self, i, inbox) for i, one in enumerate(requests)]
+            self.generations += made
+        return made
 
     def find(self, request_id: int) -> FakeGeneration | None:
         return self.generations[request_id - 1] if 1 <= request_id <= len(self.generations) else None
