@@ -10,6 +10,7 @@ import falcon
 from ...artifacts.errors import printable
 from . import errors
 from .admission import Admission
+from .auth import Gate, Security, cors_middleware
 from .limits import HttpLimits
 from .models import Model, ModelList, NativeModels
 from .native import Cancel, Generate, GenerateStream, Health, Index, MetricsText, Ready, Status
@@ -40,16 +41,17 @@ class AccessLog:
 class HttpApp(falcon.App[falcon.Request, falcon.Response]):
     """The application, with what its server must know to run and to stop it."""
 
-    def __init__(self, limits: HttpLimits) -> None:
+    def __init__(self, limits: HttpLimits, security: Security) -> None:
         """An application without routes; see `create_app`."""
-        super().__init__(middleware=[AccessLog()], cors_enable=True)
+        super().__init__(middleware=[AccessLog(), cors_middleware(security), Gate(security)])
         self.limits = limits
+        self.security = security
         self.admission = Admission(limits.max_generations)
 
 
-def create_app(service: Service, limits: HttpLimits) -> HttpApp:
-    """Return the application that serves `service`."""
-    app = HttpApp(limits)
+def create_app(service: Service, limits: HttpLimits, security: Security | None = None) -> HttpApp:
+    """Return the application that serves `service`; without `security` to everybody."""
+    app = HttpApp(limits, security or Security())
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     context = Context(service, limits, app.admission)

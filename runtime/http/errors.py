@@ -15,6 +15,12 @@ from ..generation import EngineBusyError, RequestError
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
+# Type and code of errors of /v1 that are no fault of the request itself.
+KINDS = {
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", "insufficient_permissions"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+}
 CLIENT_GONE_STATUS = "499 Client Closed Request"  # nobody reads it but the access log
 
 
@@ -70,8 +76,8 @@ def error_document(
 ) -> dict[str, object]:
     """Return the JSON of an error, by the path that was asked."""
     if path == "/v1" or path.startswith("/v1/"):
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
+        kind, usual_code = KINDS.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
+        return {"error": {"message": message, "type": kind, "param": parameter, "code": code or usual_code}}
     if path == "/api" or path.startswith("/api/"):
         return {"error": message}
     return {"error": message, "status": "error"}

@@ -21,6 +21,7 @@ from rocmforge.runtime.generation import (
     events_of,
 )
 from rocmforge.runtime.http.app import HttpApp, HttpLimits, create_app
+from rocmforge.runtime.http.auth import Security
 from rocmforge.runtime.http.service import ServedModel, Service
 from rocmforge.runtime.logprobs import TokenLogprobs
 from rocmforge.runtime.metrics import Metrics
@@ -208,6 +209,11 @@ MODEL = ServedModel(
 )
 
 
-def make_app(engine: FakeEngine, limits: HttpLimits | None = None, template: FakeTemplate | None = None) -> HttpApp:
+def make_app(
+    engine: FakeEngine,
+    limits: HttpLimits | None = None,
+    template: FakeTemplate | None = None,
+    security: Security | None = None,
+) -> HttpApp:
     service = Service(engine, FakeTokenizer(), template or FakeTemplate(), MODEL, Metrics())
-    return create_app(service, limits or HttpLimits(poll_seconds=0.02))
+    return create_app(service, limits or HttpLimits(poll_seconds=0.02), security)

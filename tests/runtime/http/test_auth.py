@@ -1,0 +1,277 @@
+"""API keys, their scopes, limits by client, and pages of other origins."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import falcon.testing
+import openai
+import pytest
+from falcon.inspect import inspect_routes
+
+from rocmforge.artifacts.errors import UsageError
+from rocmforge.runtime.http.app import HttpApp
+from rocmforge.runtime.http.auth import OPEN_PATHS, KeyRing, Security, load_keys
+from rocmforge.runtime.http.rate_limit import RateLimiter, client_of_address
+
+from .fake_engine import FakeEngine, make_app
+
+Client = falcon.testing.TestClient
+SECRET = "a-key-of-somebody-0123456789"
+SCRAPER = "a-key-of-prometheus-01234567"
+ADMIN = "a-key-of-the-owner-0123456789"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyRing:
+    hashed = hashlib.sha256(SCRAPER.encode()).hexdigest()
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\n\n{SECRET}\nsha256:{hashed} metrics prometheus\n{ADMIN} use,admin owner\n")
+    ring = load_keys(path, None)
+    assert ring is not None
+    return ring
+
+
+@pytest.fixture
+def client(keys: KeyRing) -> Client:
+    return Client(make_app(FakeEngine(), security=Security(keys)))
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def basic(key: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{key}".encode()).decode()}
+
+
+def routes(app: HttpApp) -> list[tuple[str, str]]:
+    """Every method of every route, with something in the place of its variables."""
+    found = []
+    for route in inspect_routes(app):
+        path = "/".join("1" if part.startswith("{") else part for part in route.path.split("/"))
+        found += [(method.method, path) for method in route.methods if not method.internal]
+    return found
+
+
+def test_F58_no_key_on_every_route_but_health(client: Client) -> None:
+    assert isinstance(client.app, HttpApp)
+    asked = [*routes(client.app), ("GET", "/no/such/path"), ("POST", "/v1/none"), ("DELETE", "/generate")]
+    assert len(asked) > 15
+    for method, path in asked:
+        for headers in ({}, bearer(SECRET[:-1]), bearer(SECRET + "x"), bearer(""), {"Authorization": SECRET}):
+            result = client.simulate_request(method, path, json={"prompt": "x"}, headers=headers)
+            if path in OPEN_PATHS:
+                assert result.status_code < 400
+                continue
+            assert result.status_code == 401, (method, path, headers)
+            assert "Bearer" in result.headers["WWW-Authenticate"]
+            if method != "HEAD":
+                error = result.json["error"]
+                assert isinstance(error, dict) == path.startswith("/v1")
+    assert client.simulate_get("/health").status_code == 200
+    assert client.simulate_get("/ready/").status_code == 200
+
+
+def test_F58_the_open_paths_are_exact(client: Client) -> None:
+    for path in ("/health/../metrics", "/healthz", "/health/x", "//health", "/Health", "/health%2f..%2fmetrics"):
+        assert client.simulate_get(path).status_code == 401, path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [bearer(SECRET), {"Authorization": f"bearer  {SECRET}"}, {"x-api-key": SECRET}, basic(SECRET)],
+    ids=["bearer", "bearer in lower case", "anthropic", "browser"],
+)
+def test_ways_to_show_a_key(client: Client, headers: dict[str, str]) -> None:
+    assert client.simulate_get("/v1/models", headers=headers).status_code == 200
+
+
+def test_a_password_of_the_browser_is_for_our_own_pages(client: Client) -> None:
+    for site, status in (("same-origin", 200), ("none", 200), ("same-site", 401), ("cross-site", 401)):
+        headers = {**basic(SECRET), "Sec-Fetch-Site": site}
+        assert client.simulate_get("/v1/models", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    "value", ["Basic ???", "Basic", "Bearer", "Basic " + "Y" * 7, "Bearer \xff", "Bearer a, b"]
+)
+def test_no_header_is_an_error_of_ours(client: Client, value: str) -> None:
+    assert client.simulate_get("/v1/models", headers={"Authorization": value}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "key, path, status",
+    [
+        (SECRET, "/v1/models", 200),
+        (SECRET, "/metrics", 403),
+        (SCRAPER, "/metrics", 200),
+        (SCRAPER, "/v1/models", 403),
+        (SCRAPER, "/status/1", 403),
+        (ADMIN, "/metrics", 200),
+        (ADMIN, "/v1/models", 200),
+    ],
+)
+def test_scopes(client: Client, key: str, path: str, status: int) -> None:
+    result = client.simulate_get(path, headers=bearer(key))
+    assert result.status_code == status
+    if status == 403 and path.startswith("/v1"):
+        assert result.json["error"]["type"] == "permission_error"
+
+
+@pytest.mark.parametrize(
+    "method, path, allowed",
+    [
+        ("GET", "/traces", {SCRAPER, ADMIN}),
+        ("GET", "/traces?clear=false", {SCRAPER, ADMIN}),
+        ("GET", "/traces?clear=true", {ADMIN}),
+        ("GET", "/traces?clear=1", {ADMIN}),
+        ("GET", "/traces?clear=false&clear=true", {ADMIN}),
+        ("GET", "/v1/integrations", {SECRET, ADMIN}),
+        ("POST", "/v1/integrations", {ADMIN}),
+        ("DELETE", "/v1/integrations/ollama", {ADMIN}),
+    ],
+)
+def test_what_an_administrator_alone_may(client: Client, method: str, path: str, allowed: set[str]) -> None:
+    for key in (SECRET, SCRAPER, ADMIN):
+        status = client.simulate_request(method, path, headers=bearer(key)).status_code
+        assert (status != 403) == (key in allowed), key
+        assert status != 401
+
+
+def test_the_openai_client_knows_the_error(serve: Callable[[HttpApp], str], keys: KeyRing) -> None:
+    url = serve(make_app(FakeEngine(), security=Security(keys)))
+    with pytest.raises(openai.AuthenticationError) as refused:
+        openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0).models.list()
+    assert (refused.value.type, refused.value.code) == ("authentication_error", "invalid_api_key")
+    assert openai.OpenAI(base_url=f"{url}/v1", api_key=SECRET, max_retries=0).models.list().data
+    with pytest.raises(openai.PermissionDeniedError):
+        openai.OpenAI(base_url=f"{url}/v1", api_key=SCRAPER, max_retries=0).models.list()
+
+
+def test_no_key_is_kept_or_logged(client: Client, keys: KeyRing, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        client.simulate_get("/v1/models", headers=bearer(SECRET))
+        result = client.simulate_get("/v1/models", headers=bearer(SECRET + "x"))
+    assert caplog.records
+    assert SECRET not in caplog.text
+    assert SECRET not in result.text
+    assert SECRET not in repr([(key.digest, key.name) for key in keys._keys])
+
+
+def test_a_preflight_needs_no_key(client: Client) -> None:
+    headers = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST"}
+    result = client.simulate_options("/v1/chat/completions", headers=headers)
+    assert result.status_code == 200
+    assert result.headers["Access-Control-Allow-Origin"] == "*"
+    assert "POST" in result.headers["Access-Control-Allow-Methods"]
+    # The page must be able to read why it was refused.
+    refused = client.simulate_post("/v1/chat/completions", headers={"Origin": "https://chat.example"})
+    assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (401, "*")
+
+
+def test_origins_that_are_listed() -> None:
+    client = Client(make_app(FakeEngine(), security=Security(cors_origins=("https://chat.example",))))
+    ask = {"Access-Control-Request-Method": "POST"}
+    good = client.simulate_options("/generate", headers={"Origin": "https://chat.example", **ask})
+    assert good.headers["Access-Control-Allow-Origin"] == "https://chat.example"
+    bad = client.simulate_options("/generate", headers={"Origin": "https://evil.example", **ask})
+    assert "Access-Control-Allow-Origin" not in bad.headers
+    body = '{"prompt": "x"}'
+    for origin, status in (
+        ("https://chat.example", 200),
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://falconframework.org", 200),  # the page that the server itself shows: Falcon's test client is there
+    ):
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        assert client.simulate_post("/generate", body=body, headers=headers).status_code == status, origin
+    assert client.simulate_post("/generate", body=body).status_code == 200
+
+
+def test_a_limit_by_client() -> None:
+    app = make_app(FakeEngine(), security=Security(rate_per_minute=3))
+    client = Client(app)
+    statuses = [client.simulate_get("/v1/models").status_code for _ in range(5)]
+    assert statuses == [200, 200, 200, 429, 429]
+    refused = client.simulate_get("/v1/models")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 20
+    assert refused.json["error"]["type"] == "rate_limit_error"
+    assert client.simulate_get("/v1/models", remote_addr="192.0.2.7").status_code == 200
+    assert client.simulate_get("/health").status_code == 200
+    assert client.simulate_get("/metrics").status_code == 200
+
+
+def test_a_limit_by_key_and_on_guesses(keys: KeyRing) -> None:
+    client = Client(make_app(FakeEngine(), security=Security(keys, rate_per_minute=2)))
+    guesses = [client.simulate_get("/v1/models", headers=bearer(f"guess{i}")).status_code for i in range(4)]
+    assert guesses == [401, 401, 429, 429]
+    for key in (SECRET, ADMIN):  # from the same address
+        statuses = [client.simulate_get("/v1/models", headers=bearer(key)).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+
+
+def test_the_bucket_refills_evenly() -> None:
+    now = [100.0]
+    limiter = RateLimiter(6, clock=lambda: now[0])
+    assert [limiter.take("a") for _ in range(7)] == [0] * 6 + [10]
+    now[0] += 4
+    assert limiter.take("a") == 6
+    now[0] += 6
+    assert [limiter.take("a"), limiter.take("a")] == [0, 10]
+    now[0] += 3600
+    assert [limiter.take("a") for _ in range(7)] == [0] * 6 + [10]  # never more than a full bucket
+
+
+def test_F56_a_flood_of_addresses_takes_bounded_memory() -> None:
+    limiter = RateLimiter(1, max_clients=100)
+    for i in range(1000):
+        assert limiter.take(f"10.0.{i // 256}.{i % 256}") == 0
+    assert len(limiter) == 100
+    assert limiter.take("10.0.3.231") > 0  # the last is still known
+
+
+def test_what_an_address_stands_for() -> None:
+    assert client_of_address("192.0.2.1") == "192.0.2.1"
+    assert client_of_address("::ffff:192.0.2.1") == "192.0.2.1"
+    assert client_of_address("2001:db8:1:2:3:4:5:6") == client_of_address("2001:db8:1:2::") == "2001:db8:1:2::/64"
+    assert client_of_address("2001:db8:1:3::1") != client_of_address("2001:db8:1:2::1")
+    assert client_of_address("localhost") == "localhost"
+
+
+BAD_FILES = {
+    "no key": (b"# nothing\n", "at least one key"),
+    "not text": (b"\xff\xfe\n", "UTF-8"),
+    "short hash": (b"sha256:abcd use\n", "line 1: expected 64 hex digits"),
+    "unknown scope": (b"\n\nsecretsecret root me\n", "line 3: expected scopes of use, metrics, admin, found root"),
+    "four words": (b"secretsecret use me too\n", "line 1: expected KEY SCOPES NAME"),
+}
+
+
+@pytest.mark.parametrize("data, problem", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_bad_file_of_keys_is_one_line_without_keys(tmp_path: Path, data: bytes, problem: str) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(data)
+    with pytest.raises(UsageError) as refused:
+        load_keys(path, None)
+    assert problem in str(refused.value)
+    assert "secretsecret" not in str(refused.value)
+
+
+def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        load_keys(tmp_path / "none", None)
+
+
+def test_a_single_key_of_the_environment() -> None:
+    assert load_keys(None, None) is None
+    assert load_keys(None, "") is None
+    ring = load_keys(None, "only-one\n")
+    assert ring is not None
+    client = Client(make_app(FakeEngine(), security=Security(ring)))
+    assert client.simulate_get("/metrics", headers=bearer("only-one")).status_code == 200
+    assert client.simulate_get("/traces?clear=1", headers=bearer("only-one")).status_code == 404  # allowed, not there
