@@ -13,6 +13,7 @@ import click
 
 from . import __version__
 from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
+from .cli_serve import http_limits, security_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from .artifacts.layout import Layout
     from .runtime.devices import DeviceOptions
     from .runtime.hip_api import HipApi
+    from .runtime.http.auth import Security
+    from .runtime.http.limits import HttpLimits
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
@@ -202,6 +205,8 @@ def compile_command(
     type=click.IntRange(16),
     help="Tokens that the KV cache holds. [default: 4 contexts, at most 1 GiB; on a GPU what is free]",
 )
+@http_limits
+@security_options
 @_MAX_CONTEXT
 @_DEVICE
 @_THREADS
@@ -210,6 +215,8 @@ def serve(
     bundle: Path,
     addr: str,
     kv_tokens: int | None,
+    limits: HttpLimits,
+    security: Security,
     max_context: int | None,
     device: str,
     threads: int,
@@ -220,7 +227,8 @@ def serve(
 
     host, port = _host_and_port(addr)
     path = _compiled(bundle, cache_dir, max_context)
-    serve_bundle(ServeOptions(path, host, port, _device_options(device, threads), max_context, kv_tokens))
+    device_options = _device_options(device, threads)
+    serve_bundle(ServeOptions(path, host, port, device_options, max_context, kv_tokens, limits, security))
 
 
 def _host_and_port(addr: str) -> tuple[str, int]:

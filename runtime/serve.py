@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..artifacts.bundle import Bundle, open_bundle
@@ -15,6 +15,7 @@ from .constraints import ConstraintCompiler
 from .devices import DeviceOptions, Report, load_program
 from .engine import Engine
 from .http.app import create_app
+from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
 from .http.server import run_server
 from .http.service import ServedModel, Service
@@ -37,6 +38,8 @@ class ServeOptions:
     device: DeviceOptions
     max_context: int | None = None
     kv_tokens: int | None = None
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    security: Security = field(default_factory=Security)
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -106,10 +109,11 @@ def serve_bundle(options: ServeOptions) -> None:
     engine.start()
 
     def on_ready(host: str, port: int) -> None:
+        warn_if_open(options.security, host)
         log.info("serving %s on http://%s:%d", printable(bundle.path), host, port)
 
     try:
-        app = create_app(service, HttpLimits())
+        app = create_app(service, options.limits, options.security)
         run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
     finally:
         engine.stop(0.0)  # the server has drained: whoever is left has lost its client

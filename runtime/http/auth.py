@@ -6,6 +6,8 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -19,6 +21,8 @@ import falcon
 
 from ...artifacts.errors import UsageError, printable
 from .rate_limit import RateLimiter, client_of_address
+
+log = logging.getLogger(__name__)
 
 MAX_KEY_FILE_BYTES = 1 << 20
 OPEN_PATHS = frozenset({"/health", "/ready", "/v1/health"})
@@ -131,6 +135,16 @@ class Security:
     rate_per_minute: int | None = None
     cors_origins: tuple[str, ...] = ("*",)
     trusted_proxy: str | None = None
+
+
+def warn_if_open(security: Security, host: str) -> None:
+    """Say so where everybody who reaches `host`, the bound address, may use the server."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if security.keys is None and not local:
+        log.warning("whoever reaches %s may use this server: no API keys are set (see --api-keys)", printable(host))
 
 
 def cors_middleware(security: Security) -> falcon.CORSMiddleware[Any, Any]:

@@ -11,6 +11,13 @@ class HttpLimits:
 
     Attributes:
         max_body_bytes: largest request body; beyond it a request gets a 413.
+        max_header_bytes: largest request line and header; beyond it a request gets a 431.
+        max_prompt_tokens: longest prompt, where that is to be shorter than the context; None: the context.
+        max_connections: connections held at once; beyond them a 503.
+        header_seconds: how long a request's header may take to arrive, from its first byte.
+        body_seconds: how long the whole request may.
+        idle_seconds: how long a connection may wait for its next request.
+        write_seconds: how long a client that reads nothing, or next to nothing, is waited for.
         threads: threads of the server, each of which answers one request at a time.
         spare_threads: how many of them never generate, so that `/health` always finds one.
         ping_seconds: a stream with nothing to say sends a comment this often.
@@ -19,6 +26,13 @@ class HttpLimits:
     """
 
     max_body_bytes: int = 4 << 20
+    max_header_bytes: int = 32 << 10
+    max_prompt_tokens: int | None = None
+    max_connections: int = 2000
+    header_seconds: float = 15.0
+    body_seconds: float = 60.0
+    idle_seconds: float = 120.0
+    write_seconds: float = 30.0
     threads: int = 24
     spare_threads: int = 4
     ping_seconds: float = 15.0

@@ -97,9 +97,7 @@ def test_a_password_of_the_browser_is_for_our_own_pages(client: Client) -> None:
         assert client.simulate_get("/v1/models", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize(
-    "value", ["Basic ???", "Basic", "Bearer", "Basic " + "Y" * 7, "Bearer \xff", "Bearer a, b"]
-)
+@pytest.mark.parametrize("value", ["Basic ???", "Basic", "Bearer", "Basic " + "Y" * 7, "Bearer \xff", "Bearer a, b"])
 def test_no_header_is_an_error_of_ours(client: Client, value: str) -> None:
     assert client.simulate_get("/v1/models", headers={"Authorization": value}).status_code == 401
 
