@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -13,13 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from waitress import wasyncore  # type: ignore[import-untyped]
-from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
-from waitress.server import BaseWSGIServer, create_server  # type: ignore[import-untyped]
-from waitress.task import ErrorTask  # type: ignore[import-untyped]
+from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 
 from ...artifacts.errors import RocmforgeError, printable
 from .app import HttpApp
-from .errors import error_text
+from .connections import Channel, Dispatcher, Listener, close_overdue_refusals
 
 log = logging.getLogger(__name__)
 
@@ -28,27 +27,12 @@ log = logging.getLogger(__name__)
 BODY_SLACK = 4
 ABORT_SECONDS = 2.0
 LOOP_SECONDS = 0.5
-
-
-class JsonErrorTask(ErrorTask):  # type: ignore[misc]
-    """Answers what waitress itself refuses (a malformed or oversized request) in our shape, not text/plain."""
-
-    def execute(self) -> None:
-        """Write status, header and body."""
-        error = self.request.error
-        path = getattr(self.request, "path", "") or ""
-        body = error_text(path, error.code, f"{error.reason}: {printable(error.body)}").encode()
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class Channel(HTTPChannel):  # type: ignore[misc]
-    """A client's connection."""
-
-    error_task_class = JsonErrorTask
+SWEEP_SECONDS = 0.25
+# What one client may leave unread of a stream before the stream waits for it.
+MAX_UNREAD_BYTES = 256 << 10
+URGENT_THREADS = 2
+# Descriptors for everything but connections: the bundle, the device, refusals.
+RESERVED_DESCRIPTORS = 384
 
 
 class Server:
@@ -64,44 +48,72 @@ class Server:
         self._sockets: dict[int, Any] = {}
         self._stopping = threading.Event()
         self._aborting = threading.Event()
+        self._next_sweep = 0.0
+        self._dispatcher = Dispatcher(app.limits.threads)
+        self._urgent = Dispatcher(URGENT_THREADS)
         try:
-            self._server = create_server(
-                app,
-                map=self._sockets,
-                host=host,
-                port=port,
-                threads=app.limits.threads,
-                connection_limit=1000,
-                channel_request_lookahead=1,
-                asyncore_use_poll=True,
-                ident=None,
-                max_request_body_size=BODY_SLACK * app.limits.max_body_bytes + 1,
-            )
+            self._listeners = self._listen(host, port)
         except (OSError, ValueError) as error:
+            self._close()
             raise RocmforgeError(f"cannot listen on {printable(host)}:{port}: {_reason(error)}") from None
-        for listener in self._listeners():
-            listener.channel_class = Channel
-        first = self._listeners()[0]
+        first = self._listeners[0]
         self.address: tuple[str, int] = (str(first.effective_host), int(first.effective_port))
 
-    def _listeners(self) -> list[Any]:
-        return [entry for entry in self._sockets.values() if isinstance(entry, BaseWSGIServer)]
+    def _listen(self, host: str, port: int) -> list[Listener]:
+        limits, proxy = self._app.limits, self._app.security.trusted_proxy
+        believed: dict[str, object] = {
+            "trusted_proxy": proxy,
+            "trusted_proxy_count": 1,
+            "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"},
+        }
+        adjustments = Adjustments(
+            host=host,
+            port=port,
+            threads=limits.threads,
+            channel_request_lookahead=1,
+            ident=None,
+            max_request_header_size=limits.max_header_bytes,
+            max_request_body_size=BODY_SLACK * limits.max_body_bytes + 1,
+            outbuf_high_watermark=MAX_UNREAD_BYTES,
+            log_socket_errors=False,
+            **(believed if proxy else {}),
+        )
+        max_connections = _connections_possible(limits.max_connections)
+        listeners: list[Listener] = []
+        for address in adjustments.listen:
+            listener = Listener(
+                self._app,
+                self._sockets,
+                dispatcher=self._dispatcher,
+                adj=adjustments,
+                sockinfo=address,
+                limits=limits,
+                max_connections=max_connections,
+                urgent=self._urgent,
+            )
+            listeners.append(listener)
+        return listeners
 
-    def _channels(self) -> list[Any]:
-        return [entry for entry in list(self._sockets.values()) if isinstance(entry, HTTPChannel)]
+    def _channels(self) -> list[Channel]:
+        return [entry for entry in list(self._sockets.values()) if isinstance(entry, Channel)]
 
     def run(self, drain_seconds: float) -> None:
         """Serve until `stop`, then let requests in flight end, for `drain_seconds` at most."""
         while not self._stopping.is_set():
             self._turn()
         self._app.admission.close()
-        listeners = self._listeners()
-        for listener in listeners:
-            wasyncore.dispatcher.close(listener)  # not its own close: workers still need the trigger
+        for listener in self._listeners:
+            listener.stop_accepting()
         self._drain(drain_seconds)
         self._app.admission.abort()
         self._drain(ABORT_SECONDS, abortable=False)
-        self._server.task_dispatcher.shutdown(timeout=1)
+        for channel in self._channels():
+            channel.handle_close()  # a thread that waits for its reader wakes up
+        self._close()
+
+    def _close(self) -> None:
+        self._dispatcher.shutdown(timeout=1)
+        self._urgent.shutdown(timeout=1)
         wasyncore.close_all(self._sockets)
 
     def _drain(self, seconds: float, abortable: bool = True) -> None:
@@ -114,6 +126,12 @@ class Server:
 
     def _turn(self, seconds: float = LOOP_SECONDS) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=self._sockets, count=1)
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_SECONDS
+            for listener in self._listeners:
+                listener.sweep()
+            close_overdue_refusals(self._sockets)
 
     def stop(self) -> None:
         """Begin to stop; asked again, drop what is in flight. From any thread, or a signal handler."""
@@ -123,9 +141,35 @@ class Server:
         self._wake()
 
     def _wake(self) -> None:
-        for listener in self._listeners():
+        for listener in self._listeners:
             with contextlib.suppress(OSError):
                 listener.pull_trigger()
+
+
+def _connections_possible(wanted: int) -> int:
+    """How many of the connections wanted the system's limit on open files leaves room for; raised where it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + RESERVED_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    possible = max(1, soft - RESERVED_DESCRIPTORS)
+    log.warning("at most %d connections at once, for no more than %d files may be open (ulimit -n)", possible, soft)
+    return possible
+
+
+class _OneLine(logging.Filter):
+    """What waitress logs may hold a client's path as it came: escaped, it cannot forge a line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let it pass, escaped."""
+        record.msg, record.args = printable(record.getMessage(), 500), ()
+        return True
+
+
+logging.getLogger("waitress").addFilter(_OneLine())
 
 
 def _reason(error: OSError | ValueError) -> str:
