@@ -18,7 +18,6 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import KvLayout, Layout
-from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.batch import Batch, Int32, Program
@@ -172,20 +171,6 @@ def ended(generation: Generation) -> GenerationState:
 
 
 # A real program.
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, build_cache: BuildCache) -> Iterator[Bundle]:
-    path = tmp_path_factory.mktemp("engine") / "model.gguf"
-    write_model(path, context_length=CONTEXT)
-    with compiled(path, build_cache) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tokenizer(bundle: Bundle) -> Tokenizer:
-    config = TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
-    return Tokenizer(bundle.read("tokenizer.json").decode(), config)
 
 
 def load(bundle: Bundle, num_blocks: int = 64, threads: int = 2, **limits: int) -> HostProgram:
