@@ -18,6 +18,7 @@ def http_limits(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--max-header", type=click.IntRange(1 << 10, 1 << 20), help="Largest header. [default: 32 KiB]")
     @click.option("--max-prompt-tokens", type=click.IntRange(1), help="Longest prompt. [default: the context]")
     @click.option("--max-connections", type=click.IntRange(1, 1 << 16), help="Connections at once. [default: 2000]")
+    @click.option("--max-streams", type=click.IntRange(1, 1024), help="Generations served at once. [default: 96]")
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -25,6 +26,7 @@ def http_limits(command: Callable[..., None]) -> Callable[..., None]:
         max_header: int | None,
         max_prompt_tokens: int | None,
         max_connections: int | None,
+        max_streams: int | None,
         **extra: Any,
     ) -> None:
         from .runtime.http.limits import HttpLimits
@@ -34,6 +36,7 @@ def http_limits(command: Callable[..., None]) -> Callable[..., None]:
             "max_header_bytes": max_header,
             "max_prompt_tokens": max_prompt_tokens,
             "max_connections": max_connections,
+            "max_streams": max_streams,
         }
         limits = HttpLimits(**{name: value for name, value in given.items() if value is not None})
         command(*args, limits=limits, **extra)

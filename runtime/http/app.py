@@ -46,7 +46,7 @@ class HttpApp(falcon.App[falcon.Request, falcon.Response]):
         super().__init__(middleware=[AccessLog(), cors_middleware(security), Gate(security)])
         self.limits = limits
         self.security = security
-        self.admission = Admission(limits.max_generations)
+        self.admission = Admission(limits.max_streams)
 
 
 def create_app(service: Service, limits: HttpLimits, security: Security | None = None) -> HttpApp:

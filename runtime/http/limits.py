@@ -18,8 +18,8 @@ class HttpLimits:
         body_seconds: how long the whole request may.
         idle_seconds: how long a connection may wait for its next request.
         write_seconds: how long a client that reads nothing, or next to nothing, is waited for.
-        threads: threads of the server, each of which answers one request at a time.
-        spare_threads: how many of them never generate, so that `/health` always finds one.
+        max_streams: generation requests served at once, each by a thread of its own; beyond them a 503.
+        spare_threads: threads beside those, that never generate.
         ping_seconds: a stream with nothing to say sends a comment this often.
         poll_seconds: how often a waiting request looks whether its client is still there.
         cancel_seconds: how long `/cancel` waits for the engine to end the request.
@@ -33,13 +33,13 @@ class HttpLimits:
     body_seconds: float = 60.0
     idle_seconds: float = 120.0
     write_seconds: float = 30.0
-    threads: int = 24
-    spare_threads: int = 4
+    max_streams: int = 96
+    spare_threads: int = 8
     ping_seconds: float = 15.0
     poll_seconds: float = 0.1
     cancel_seconds: float = 5.0
 
     @property
-    def max_generations(self) -> int:
-        """Generation requests served at once."""
-        return max(1, self.threads - self.spare_threads)
+    def threads(self) -> int:
+        """Threads of the server, each of which answers one request at a time."""
+        return self.max_streams + self.spare_threads

@@ -282,7 +282,7 @@ def test_F56_a_full_queue_is_a_503_to_be_retried(client: falcon.testing.TestClie
 
 
 def test_F56_slots_come_back_whatever_happens(engine: FakeEngine) -> None:
-    app = make_app(engine, HttpLimits(threads=2, spare_threads=1))
+    app = make_app(engine, HttpLimits(max_streams=1, spare_threads=1))
     client = falcon.testing.TestClient(app)
     client.simulate_post("/generate", json={"prompt": "x" * 1000})
     client.simulate_post("/generate/stream", json={"prompt": "x"})

@@ -178,7 +178,7 @@ def test_a_cancelled_request_of_v1_is_an_error(serve: Serve, stream: bool) -> No
 
 def test_F56_a_flood_leaves_health_a_thread(serve: Serve) -> None:
     engine = FakeEngine(prefill_seconds=30)
-    limits = HttpLimits(threads=6, spare_threads=2)
+    limits = HttpLimits(max_streams=4, spare_threads=2)
     url = serve(make_app(engine, limits))
     held = [send(url, "/generate/stream", BODY) for _ in range(4)]
     wait_until(lambda: len(engine.generations) == 4, 2)
