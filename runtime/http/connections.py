@@ -33,6 +33,9 @@ ACCEPTS_PER_TURN = 64
 # Once all connections are taken, one that has been idle for so long makes room for a new one.
 EVICTABLE_SECONDS = 5.0
 MAX_REFUSALS = 256
+# The kernel's buffer of what a client has not read. Left to itself it grows to megabytes, for each connection; and
+# whether a slow client reads at all would show only after most of that.
+SEND_BUFFER_BYTES = 128 << 10
 REFUSAL_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 WARNING_SECONDS = 10.0
@@ -221,6 +224,11 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         """Have a thread serve a channel's first request."""
         urgent = channel.requests[0].path in URGENT_PATHS
         (self._urgent if urgent else self.task_dispatcher).add_task(channel)
+
+    def set_socket_options(self, conn: socket.socket) -> None:
+        """Set a new connection's."""
+        super().set_socket_options(conn)
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def readable(self) -> bool:
         """Whether to accept now."""
