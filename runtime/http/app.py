@@ -13,8 +13,9 @@ from .admission import Admission
 from .auth import Gate, Security, cors_middleware
 from .limits import HttpLimits
 from .models import Model, ModelList, NativeModels
-from .native import Cancel, Generate, GenerateStream, Health, Index, MetricsText, Ready, Status
+from .native import Cancel, Generate, GenerateStream, Health, MetricsText, Ready, Status
 from .openai import ChatCompletions, Completions
+from .page import add_page
 from .resources import Context
 from .service import Service
 
@@ -55,7 +56,7 @@ def create_app(service: Service, limits: HttpLimits, security: Security | None =
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     context = Context(service, limits, app.admission)
-    app.add_route("/", Index(context))
+    add_page(app)
     app.add_route("/generate", Generate(context))
     app.add_route("/generate/stream", GenerateStream(context))
     app.add_route("/status/{request_id}", Status(context))

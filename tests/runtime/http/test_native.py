@@ -252,14 +252,6 @@ def test_head_answers_as_get_without_a_body(client: falcon.testing.TestClient, p
     assert (result.status_code, result.content) == (200, b"")
 
 
-def test_root_says_what_this_is(client: falcon.testing.TestClient) -> None:
-    assert client.simulate_get("/").json == {
-        "service": "rocmforge",
-        "version": "0.1.0",
-        "model": "org/tiny:q4",
-    }
-
-
 def test_cors_is_open(client: falcon.testing.TestClient) -> None:
     headers = {
         "Origin": "http://example.org",
