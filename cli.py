@@ -13,13 +13,14 @@ import click
 
 from . import __version__
 from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
-from .cli_serve import http_limits, security_options
+from .cli_serve import engine_limits, http_limits, security_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .artifacts.layout import Layout
     from .runtime.devices import DeviceOptions
+    from .runtime.engine import EngineLimits
     from .runtime.hip_api import HipApi
     from .runtime.http.auth import Security
     from .runtime.http.limits import HttpLimits
@@ -207,6 +208,7 @@ def compile_command(
 )
 @http_limits
 @security_options
+@engine_limits
 @_MAX_CONTEXT
 @_DEVICE
 @_THREADS
@@ -217,6 +219,7 @@ def serve(
     kv_tokens: int | None,
     limits: HttpLimits,
     security: Security,
+    engine_limits: EngineLimits,
     max_context: int | None,
     device: str,
     threads: int,
@@ -227,8 +230,8 @@ def serve(
 
     host, port = _host_and_port(addr)
     path = _compiled(bundle, cache_dir, max_context)
-    device_options = _device_options(device, threads)
-    serve_bundle(ServeOptions(path, host, port, device_options, max_context, kv_tokens, limits, security))
+    on = _device_options(device, threads)
+    serve_bundle(ServeOptions(path, host, port, on, max_context, kv_tokens, limits, security, engine_limits))
 
 
 def _host_and_port(addr: str) -> tuple[str, int]:

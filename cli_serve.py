@@ -1,4 +1,4 @@
-"""Options of `rfc serve` about HTTP: what it takes, and from whom."""
+"""Options of `rfc serve`: what it takes over HTTP and from whom, and what bounds its engine."""
 
 from __future__ import annotations
 
@@ -71,5 +71,47 @@ def security_options(command: Callable[..., None]) -> Callable[..., None]:
 
         keys = load_keys(api_keys, os.environ.get("ROCMFORGE_API_KEY"))
         command(*args, security=Security(keys, rate_limit, cors_origin or ("*",), trusted_proxy), **extra)
+
+    return wrapped
+
+
+def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of `engine_limits`."""
+
+    @click.option("--max-queue", type=click.IntRange(1, 1 << 16), help="Requests that may wait. [default: 256]")
+    @click.option(
+        "--queue-seconds",
+        type=click.FloatRange(0, min_open=True),
+        help="Longest wait of a request; it fails then. [default: 600]",
+    )
+    @click.option(
+        "--step-seconds",
+        type=click.FloatRange(0, min_open=True),
+        help="After which a step counts as hung: its requests fail, the model is loaded again. [default: 600]",
+    )
+    @click.option(
+        "--prefill-tokens",
+        type=click.IntRange(1),
+        help="Tokens of prompts in a step in which others decode. [default: 64]",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        max_queue: int | None,
+        queue_seconds: float | None,
+        step_seconds: float | None,
+        prefill_tokens: int | None,
+        **extra: Any,
+    ) -> None:
+        from .runtime.engine import EngineLimits
+
+        given: dict[str, Any] = {
+            "max_queue": max_queue,
+            "queue_seconds": queue_seconds,
+            "step_seconds": step_seconds,
+            "prefill_tokens": prefill_tokens,
+        }
+        limits = EngineLimits(**{name: value for name, value in given.items() if value is not None})
+        command(*args, engine_limits=limits, **extra)
 
     return wrapped

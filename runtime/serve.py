@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..artifacts.bundle import Bundle, open_bundle
@@ -13,7 +13,8 @@ from ..artifacts.tokenizer_config import TokenizerConfig
 from .chat import ChatTemplate
 from .constraints import ConstraintCompiler
 from .devices import DeviceOptions, Report, load_program
-from .engine import Engine
+from .engine import Engine, EngineLimits
+from .host_device import HostProgram
 from .http.app import create_app
 from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
@@ -40,6 +41,7 @@ class ServeOptions:
     kv_tokens: int | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
     security: Security = field(default_factory=Security)
+    engine_limits: EngineLimits = field(default_factory=EngineLimits)
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -69,8 +71,19 @@ def load_engine(
     if max_context > layout.max_seq_len:
         raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
     blocks = None if options.kv_tokens is None else -(-options.kv_tokens // layout.kv.block_size)
-    program = load_program(bundle, options.device, KvSize(blocks, max_context), report)
-    return Engine(program, tokenizer, max_context, metrics)
+    size = KvSize(blocks, max_context)
+    program = load_program(bundle, options.device, size, report)
+    device = options.device
+    if device.device == "auto":  # what was chosen: a GPU that is lost is waited for, not replaced by the CPU
+        device = replace(device, device="host" if isinstance(program, HostProgram) else "hip")
+    return Engine(
+        program,
+        tokenizer,
+        max_context,
+        metrics,
+        limits=options.engine_limits,
+        make_program=lambda: load_program(bundle, device, size, report),
+    )
 
 
 def served_model(bundle: Bundle) -> ServedModel:

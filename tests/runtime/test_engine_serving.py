@@ -1,0 +1,118 @@
+"""`rfc serve`'s engine: its options, and the program that it loads again after the device failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.errors import DeviceError
+from rocmforge.cli import main
+from rocmforge.runtime import engine as engine_module
+from rocmforge.runtime import serve as serve_module
+from rocmforge.runtime.batch import Batch, Int32, Program
+from rocmforge.runtime.devices import DeviceOptions, Report, load_program
+from rocmforge.runtime.engine import EngineLimits
+from rocmforge.runtime.generation import SamplingParams
+from rocmforge.runtime.host_device import HostProgram
+from rocmforge.runtime.memory import KvSize
+from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.serve import ServeOptions, load_engine
+from rocmforge.runtime.tokenizer import Tokenizer
+
+from .test_engine import SECONDS, ended, request, wait_until
+
+
+def options(bundle: Bundle, device: str = "auto") -> ServeOptions:
+    return ServeOptions(bundle.path, "", 0, DeviceOptions(device, 1, None), kv_tokens=512)
+
+
+def test_F77_the_model_is_loaded_again_on_the_same_device(
+    bundle: Bundle, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[str, KvSize]] = []
+    step = HostProgram.step
+    lost = False
+
+    def load(of: Bundle, device: DeviceOptions, size: KvSize, report: Report) -> Program:
+        loaded.append((device.device, size))
+        return load_program(of, device, size, report)
+
+    def fail_once(program: HostProgram, batch: Batch) -> Int32:
+        nonlocal lost
+        if lost:
+            lost = False
+            raise DeviceError("gone")
+        return step(program, batch)
+
+    monkeypatch.setattr(serve_module, "load_program", load)
+    monkeypatch.setattr(HostProgram, "step", fail_once)
+    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
+    engine = load_engine(bundle, options(bundle), tokenizer, Metrics())
+    engine.start()
+    try:
+        one = request(20, 10, sampling=SamplingParams(0.0), ignore_eos=True)
+        expected = ended(engine.submit(one))
+        lost = True
+        assert ended(engine.submit(one)).error == "gone"
+        wait_until(lambda: engine.stats().running)
+        assert ended(engine.submit(one)).tokens == expected.tokens
+    finally:
+        engine.stop(SECONDS)
+    size = KvSize(32, bundle.layout.max_seq_len)
+    assert loaded == [("auto", size), ("host", size)]
+
+
+def test_a_lost_gpu_is_not_replaced_by_the_cpu(
+    bundle: Bundle, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def load(of: Bundle, device: DeviceOptions, size: KvSize, report: Report) -> Program:
+        asked.append(device.device)
+        if len(asked) > 1:
+            raise DeviceError("no device")
+        return FailingGpu()
+
+    class FailingGpu:
+        layout, num_blocks = bundle.layout, 32
+
+        def step(self, batch: Batch) -> Int32:
+            raise DeviceError("gone")
+
+        def memory(self) -> tuple[int, int]:
+            return 1, 2
+
+        def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
+            raise NotImplementedError
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(serve_module, "load_program", load)
+    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
+    engine = load_engine(bundle, options(bundle), tokenizer, Metrics())
+    engine.start()
+    try:
+        assert ended(engine.submit(request())).error == "gone"
+        wait_until(lambda: len(asked) > 3)
+        assert not engine.stats().device_available
+    finally:
+        engine.stop(SECONDS)
+    assert asked[0] == "auto"
+    assert set(asked[1:]) == {"hip"}
+
+
+def test_options_of_the_command_line_reach_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[ServeOptions] = []
+    monkeypatch.setattr(serve_module, "serve_bundle", served.append)
+    given = ["--max-queue", "7", "--queue-seconds", "1.5", "--step-seconds", "9", "--prefill-tokens", "33"]
+    for arguments in ([], given):
+        with pytest.raises(SystemExit) as ended_with:
+            main.main(["serve", str(bundle.path), *arguments])
+        assert ended_with.value.code == 0
+    assert [one.engine_limits for one in served] == [EngineLimits(), EngineLimits(7, 1.5, 9.0, 33)]
+    assert {one.bundle for one in served} == {Path(bundle.path)}
