@@ -1,8 +1,8 @@
 """layout.msgpack: the plan as the runtime sees it.
 
 The file is one msgpack map. Its three tables (tensors, buffers, launches) are arrays of small positional
-arrays; everything else is an integer. It is decoded entry by entry, never as one object, so that a few bytes
-that promise four billion elements cost nothing (FAULTS 36, 37).
+arrays, `kv` and `final_norm` are such arrays, and everything else is an integer. It is decoded entry by entry,
+never as one object, so that a few bytes that promise four billion elements cost nothing (FAULTS 36, 37).
 """
 
 from __future__ import annotations
@@ -161,8 +161,26 @@ class KvLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class FinalNorm:
+    """What makes hidden states of what the last layer leaves in the arena; nothing overwrites that within a step.
+
+    Attributes:
+        buffer: float32[T, hidden_size] after the last layer.
+        tensor: float32[hidden_size], the weights of the RMS norm that follows.
+        epsilon: of that norm.
+    """
+
+    buffer: str
+    tensor: str
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything that the runtime needs beside the code and the weights."""
+    """Everything that the runtime needs beside the code and the weights.
+
+    `final_norm` is None in bundles of format 1.0: they give no embeddings.
+    """
 
     tensors: tuple[TensorEntry, ...]
     buffers: tuple[BufferEntry, ...]
@@ -173,6 +191,7 @@ class Layout:
     vocab_size: int
     hidden_size: int
     max_seq_len: int
+    final_norm: FinalNorm | None = None
 
     @property
     def weights_bytes(self) -> int:
@@ -213,6 +232,8 @@ def encode_layout(layout: Layout) -> bytes:
         "kv": [getattr(layout.kv, name) for name in _KV_FIELDS],
     }
     table.update({name: getattr(layout, name) for name in _SCALARS})
+    if layout.final_norm is not None:
+        table["final_norm"] = [layout.final_norm.buffer, layout.final_norm.tensor, layout.final_norm.epsilon]
     encoded: bytes = msgpack.packb(table, use_bin_type=True)
     return encoded
 
@@ -236,6 +257,7 @@ def decode_layout(path: Path | str, data: bytes, weights_bytes: int) -> Layout:
         raise BundleError(path, "msgpack", f"expected a layout, found malformed data ({error!r})") from error
     _check_tensors(check, layout.tensors, weights_bytes)
     _check_launches(check, layout)
+    _check_final_norm(check, layout)
     if layout.arena_bytes() > _MAX_ARENA_BYTES:
         check.fail("buffers", f"expected at most {_MAX_ARENA_BYTES} bytes, found {layout.arena_bytes()}")
     return layout
@@ -284,6 +306,9 @@ def _read(check: Checker, data: bytes) -> Layout:
             values = check.array(unpacker.unpack(), key, len(_KV_FIELDS), len(_KV_FIELDS))
             pairs = zip(_KV_FIELDS.items(), values, strict=True)
             fields[key] = KvLayout(*(check.integer(v, f"kv.{name}", 1, high) for (name, high), v in pairs))
+        elif key == "final_norm":
+            budget.spent = 0
+            fields[key] = _final_norm(check, unpacker.unpack())
         elif key in _SCALARS:
             fields[key] = check.integer(unpacker.unpack(), key, 1, _SCALARS[key])
         else:
@@ -362,6 +387,13 @@ def _grid(check: Checker, value: object, at: str) -> GridEntry | None:
     )
 
 
+def _final_norm(check: Checker, value: object) -> FinalNorm:
+    buffer, tensor, epsilon = check.array(value, "final_norm", 3, 3)
+    if not isinstance(epsilon, float) or not 0.0 <= epsilon < 1.0:  # spelled so that a NaN fails
+        check.fail("final_norm.epsilon", f"expected a number from 0 to 1, found {epsilon!r}")
+    return FinalNorm(check.text(buffer, "final_norm.buffer"), check.text(tensor, "final_norm.tensor"), epsilon)
+
+
 _Decoder = Callable[[Checker, object, str], _Entry]
 _DECODERS: Final[dict[str, _Decoder]] = {"tensors": _tensor, "buffers": _buffer, "launches": _launch}
 
@@ -403,3 +435,16 @@ def _check_launches(check: Checker, layout: Layout) -> None:
             if kv is None or int(kv[1]) >= layout.kv.num_layers:
                 at = f"launches[{index}].arguments[{position}]"
                 check.fail(at, f"expected a known tensor, buffer or layer, found {argument!r}")
+
+
+def _check_final_norm(check: Checker, layout: Layout) -> None:
+    """Check that buffer and tensor exist and are as large as they are read."""
+    norm, size = layout.final_norm, layout.hidden_size
+    if norm is None:
+        return
+    buffer = next((b for b in layout.buffers if b.name == norm.buffer), None)
+    if buffer is None or (buffer.dtype, buffer.elements_per_token) != ("float32", size):
+        check.fail("final_norm.buffer", f"expected a buffer of {size} float32 a token, found {norm.buffer!r}")
+    tensor = next((t for t in layout.tensors if t.name == norm.tensor), None)
+    if tensor is None or (tensor.packing, tensor.shape) != ("f32", (size,)):
+        check.fail("final_norm.tensor", f"expected a tensor f32 of {size} elements, found {norm.tensor!r}")

@@ -223,6 +223,7 @@ def make_layout(build: Build, model: Model, entries: Sequence[TensorEntry]) -> L
         vocab_size=model.config.vocab_size,
         hidden_size=model.config.hidden_size,
         max_seq_len=model.max_seq_len,
+        final_norm=build.plan.final_norm,
     )
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..artifacts.layout import BufferEntry, GridEntry, KvLayout, LaunchEntry
+from ..artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry
 from .graph import LOGITS, Graph, Value
 from .model_config import ModelConfig
 from .passes import Q8_BLOCK
@@ -68,6 +68,7 @@ class Plan:
     buffers: tuple[BufferEntry, ...]
     tensors: tuple[PackedTensor, ...]
     kv: KvLayout
+    final_norm: FinalNorm
 
 
 class Planner:
@@ -110,7 +111,14 @@ class Planner:
         config = self.config
         kv = KvLayout(config.num_layers, config.num_kv_heads, config.head_dim, self.target.kv_block_size, 2)
         kernels = tuple(self.kernels[symbol] for symbol in sorted(self.kernels))
-        return Plan(kernels, tuple(self.launches), self.buffers, tuple(self.tensors.values()), kv)
+        tensors = tuple(self.tensors.values())
+        return Plan(kernels, tuple(self.launches), self.buffers, tensors, kv, self._final_norm())
+
+    def _final_norm(self) -> FinalNorm:
+        """The norm before the output matrix. Values after it have R rows, so none of them takes the buffer it reads."""
+        node = next(n for n in self.graph.nodes if n.op == "norm" and self.graph.values[n.output].rows == LOGITS)
+        tensor = self.tensor(node.weights, "f32").removeprefix("tensor:")
+        return FinalNorm(self.buffer_of[node.inputs[0]], tensor, float(node.attributes["epsilon"]))
 
 
 def float_literal(value: float) -> str:

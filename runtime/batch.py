@@ -81,6 +81,13 @@ class Program(Protocol):
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         """float32[num_rows, vocab_size] of the last step, a copy; adjusted where `keep_logits` is not set."""
 
+    def hidden(self, first: int, count: int) -> Float32:
+        """float32[count, hidden_size] after the final norm: of the tokens `first ..` of the last step, a copy.
+
+        Raises:
+            DeviceError: the device failed, or the bundle gives no hidden states.
+        """
+
     def memory(self) -> tuple[int, int]:
         """Free and total bytes of the device's memory."""
 

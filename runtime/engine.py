@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..artifacts.errors import DeviceError, RocmforgeError, printable
-from .batch import Program
+from .batch import Float32, Program
+from .embedding_sequence import EmbeddingSequence, hidden_states
+from .embeddings import EmbeddingRequest
 from .generation import (
     FINISH_CANCELLED,
     FINISH_FAILED,
@@ -160,13 +162,31 @@ class Engine:
             for index, request in enumerate(requests)
         ]
         with self._wake:
-            self._check_room(len(requests))
+            self._queue(sequences)
             for sequence in sequences:
                 self._remember(sequence)
-                self._scheduler.waiting.push(sequence)
-                self._life.tell(QUEUED, sequence, sequence.num_prompt_tokens)
-            self._wake.notify_all()
         return sequences
+
+    def embed(self, requests: Collection[EmbeddingRequest]) -> list[EmbeddingSequence]:
+        """See `EngineApi`."""
+        if self._layout.final_norm is None:
+            raise RequestError("model", "its bundle gives no embeddings: compile it again")
+        if len(requests) > self._limits.max_queue:
+            raise RequestError("input", f"expected at most {self._limits.max_queue} at once, found {len(requests)}")
+        for request in requests:
+            self._check_embedding(request)
+        sequences = [EmbeddingSequence(next(self._ids), request, self._tokenizer) for request in requests]
+        with self._wake:
+            self._queue(sequences)
+        return sequences
+
+    def _queue(self, sequences: Collection[Sequence]) -> None:
+        """All of them, or none."""
+        self._check_room(len(sequences))
+        for sequence in sequences:
+            self._scheduler.waiting.push(sequence)
+            self._life.tell(QUEUED, sequence, sequence.num_prompt_tokens)
+        self._wake.notify_all()
 
     def _check_room(self, count: int) -> None:
         if self._stopping:
@@ -178,10 +198,7 @@ class Engine:
 
     def _check(self, request: GenerationRequest) -> None:
         ids = request.prompt_token_ids
-        if not ids:
-            raise RequestError("prompt", "expected at least one token, found none")
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
-            raise RequestError("prompt", f"expected token ids from 0 to {self.vocab_size - 1}")
+        self._check_ids("prompt", ids)
         if request.max_tokens < 1:
             raise RequestError("max_tokens", f"expected at least 1, found {request.max_tokens}")
         if len(ids) + request.max_tokens > self._max_context:
@@ -192,6 +209,21 @@ class Engine:
         problem = self._too_long(len(ids) + request.max_tokens)
         if problem is not None:
             raise RequestError("max_tokens", problem)
+
+    def _check_embedding(self, request: EmbeddingRequest) -> None:
+        ids = request.prompt_token_ids
+        self._check_ids("input", ids)
+        if len(ids) > self._max_context:
+            raise RequestError("input", f"{len(ids)} tokens exceed the context of {self._max_context}")
+        problem = self._too_long(len(ids))
+        if problem is not None:
+            raise RequestError("input", problem)
+
+    def _check_ids(self, parameter: str, ids: Collection[int]) -> None:
+        if not ids:
+            raise RequestError(parameter, "expected at least one token, found none")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise RequestError(parameter, f"expected token ids from 0 to {self.vocab_size - 1}")
 
     def _too_long(self, tokens: int) -> str | None:
         pool = self._scheduler.pool
@@ -245,7 +277,7 @@ class Engine:
         while (program := program or self._rebuild()) and (chunks := self._next_chunks()):
             try:
                 tokens = program.step(make_batch(chunks)).tolist()
-                self._take(chunks, tokens, _logprobs(program, chunks, tokens))
+                self._take(chunks, tokens, _logprobs(program, chunks, tokens), hidden_states(program, chunks))
             except Exception as error:  # whatever a step does, the next requests are served
                 program = self._fail(chunks, error, program)
         if self._replaced():
@@ -262,15 +294,25 @@ class Engine:
                 self._wake.wait()
             return []
 
-    def _take(self, chunks: list[Chunk], tokens: list[int], logprobs: list[TokenLogprobs | None]) -> None:
-        completing = [chunk.sequence for chunk in chunks if chunk.completes]
+    def _take(
+        self,
+        chunks: list[Chunk],
+        tokens: list[int],
+        logprobs: list[TokenLogprobs | None],
+        hidden: list[tuple[Chunk, EmbeddingSequence, Float32]],
+    ) -> None:
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
         with self._wake:
             if self._given_up(chunks):
                 return
             for chunk in chunks:
                 self._scheduler.computed(chunk)
-            for sequence, token, logprob in zip(completing, tokens, logprobs, strict=True):
+            for sequence, token, logprob in zip(sampling, tokens, logprobs, strict=True):
                 self._take_token(sequence, token, logprob)
+            for chunk, embedding, states in hidden:
+                embedding.take(chunk, states)
+                if embedding.finished:
+                    self._release(embedding)
             self._in_step = []
             self._rate.add(len(tokens))
         self._metrics.tokens_generated(sum(token >= 0 for token in tokens))
@@ -416,7 +458,7 @@ def _seed(request: GenerationRequest) -> int:
 
 def _logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
     """Of the step's tokens, where they were asked for."""
-    asked = [chunk.sequence.request.logprobs for chunk in chunks if chunk.completes]
+    asked = [chunk.sequence.request.logprobs for chunk in chunks if chunk.samples]
     if all(count is None for count in asked):
         return [None] * len(tokens)
     rows = program.logits(len(tokens))

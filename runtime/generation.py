@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..artifacts.errors import RocmforgeError
 from .batch import UInt32
+from .embeddings import EmbeddingRequest, PendingEmbedding
 from .logprobs import TokenLogprobs
 
 FINISH_LENGTH = "length"
@@ -218,6 +219,15 @@ class EngineApi(Protocol):
 
         Raises:
             RequestError, EngineBusyError: see `submit`.
+        """
+
+    def embed(self, requests: Sequence[EmbeddingRequest]) -> Sequence[PendingEmbedding]:
+        """Queue all of the requests for embeddings or, where one cannot be, none.
+
+        Raises:
+            RequestError: a text is empty, has an id outside the vocabulary, or exceeds the context; they are more than
+                the queue holds; or the bundle is too old to give embeddings.
+            EngineBusyError: see `submit`.
         """
 
     def find(self, request_id: int) -> Generation | None:

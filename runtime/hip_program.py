@@ -18,7 +18,8 @@ from ..artifacts.errors import DeviceError
 from ..artifacts.hip import KFD_NODES
 from ..artifacts.layout import Layout
 from ..artifacts.manifest import TargetEntry
-from .batch import Batch, Int32
+from .batch import Batch, Float32, Int32
+from .hidden import HiddenStates
 from .hip_api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check
 from .hip_device import GpuDevice, asked_device, choose_device, find_devices, read_code
 from .hip_launches import Graphs, StepShape, launch_all, resolve_launches
@@ -46,7 +47,7 @@ _MEBIBYTE: Final = 1 << 20
 
 
 class HipProgram:
-    """A bundle on a GPU. `step`, `logits` and `close` belong to one thread; `memory` to any."""
+    """A bundle on a GPU. `step`, `logits`, `hidden` and `close` belong to one thread; `memory` to any."""
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class HipProgram:
         self.num_blocks = num_blocks
         self.device = device
         self._api = api
+        self._hidden = HiddenStates(layout, weights)
         self._step_seconds = step_seconds
         self._hung = False
         self._memory = DeviceMemory(api)
@@ -191,15 +193,25 @@ class HipProgram:
         """See `Program.logits`."""
         name = self.layout.launches[-1].arguments[0].removeprefix("buffer:")
         rows = np.empty((num_rows, self.layout.vocab_size), np.float32)
-        source = self._arena + self._buffer_offsets[name]
+        self._download(rows.ctypes.data, self._arena + self._buffer_offsets[name], rows.nbytes, "logits")
+        return rows
+
+    def hidden(self, first: int, count: int) -> Float32:
+        """See `Program.hidden`."""
+        buffer, offset, n_bytes = self._hidden.place(first, count)
+        rows = ctypes.create_string_buffer(n_bytes)
+        source = self._arena + self._buffer_offsets[buffer] + offset
+        self._download(ctypes.addressof(rows), source, n_bytes, "hidden states")
+        return self._hidden.normed(rows.raw)
+
+    def _download(self, goal: int, source: int, n_bytes: int, what: str) -> None:
         try:
             self._use_device()
-            code = self._api.hipMemcpyAsync(rows.ctypes.data, source, rows.nbytes, COPY_DEVICE_TO_HOST, self._stream)
-            check(self._api, code, "download of logits")
-            check(self._api, self._api.hipStreamSynchronize(self._stream), "download of logits")
+            code = self._api.hipMemcpyAsync(goal, source, n_bytes, COPY_DEVICE_TO_HOST, self._stream)
+            check(self._api, code, f"download of {what}")
+            check(self._api, self._api.hipStreamSynchronize(self._stream), f"download of {what}")
         except HipError as error:
             raise DeviceError(f"{self.device}: {error}") from None
-        return rows
 
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`; the last known where the device does not answer."""

@@ -23,6 +23,7 @@ from ..artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
 from ..artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ..artifacts.manifest import TargetEntry
 from .batch import Batch, Float32, Int32, RowSampling
+from .hidden import HiddenStates
 
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 _ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # ELF-64 Object File Format, "ELF Header"
@@ -210,6 +211,7 @@ class HostProgram:
         self.num_blocks = num_blocks
         self.threads = threads
         self._weights = weights
+        self._hidden = HiddenStates(layout, weights)
         self._buffer_offsets = _place_buffers(layout)
         self._library = _Library(code, name)
         try:
@@ -279,6 +281,12 @@ class HostProgram:
         count = num_rows * self.layout.vocab_size
         flat = np.frombuffer(self._arena, np.float32, count, offset)
         return flat.reshape(num_rows, self.layout.vocab_size).copy()
+
+    def hidden(self, first: int, count: int) -> Float32:
+        """See `Program.hidden`."""
+        buffer, offset, n_bytes = self._hidden.place(first, count)
+        begin = self._buffer_offsets[buffer] + offset
+        return self._hidden.normed(self._arena[begin : begin + n_bytes])
 
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`; from /proc/meminfo."""

@@ -30,8 +30,13 @@ class Chunk:
 
     @property
     def completes(self) -> bool:
-        """Whether a next token follows from it."""
+        """Whether it is the last of what the sequence has now."""
         return self.start + self.count == len(self.sequence.token_ids)
+
+    @property
+    def samples(self) -> bool:
+        """Whether a next token follows from it."""
+        return self.completes and self.sequence.samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ class Scheduler:
     def _reuse(self, sequence: Sequence) -> int:
         """Go on from the pages that are known already, but leave a token to compute; returns the tokens skipped."""
         size, before = self.pool.block_size, sequence.num_computed
-        while sequence.num_computed % size == 0 and sequence.num_uncomputed > size:
+        while sequence.reuses_prefix and sequence.num_computed % size == 0 and sequence.num_uncomputed > size:
             index = sequence.num_computed // size
             block = self.pool.find(_key(sequence, index, size))
             if block is None:
@@ -186,12 +191,12 @@ def make_batch(chunks: list[Chunk]) -> Batch:
         block_table[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
     counts = np.array([chunk.count for chunk in chunks])
     ends = np.cumsum(counts)
-    completing = [index for index, chunk in enumerate(chunks) if chunk.completes]
+    sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
     return Batch(
         token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
         positions=np.concatenate([np.arange(c.start, c.start + c.count, dtype=np.int32) for c in chunks]),
         rows=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
         block_table=block_table,
-        logits_rows=(ends[completing] - 1).astype(np.int32),
-        sampling=[chunks[index].sequence.row_sampling() for index in completing],
+        logits_rows=(ends[sampling] - 1).astype(np.int32),
+        sampling=[chunks[index].sequence.row_sampling() for index in sampling],
     )

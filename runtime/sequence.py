@@ -32,6 +32,9 @@ class Sequence:
     The engine's thread writes; other threads read snapshots, wait for events and set `cancel_requested`.
     """
 
+    samples = True  # tokens are drawn from what the model makes of it
+    reuses_prefix = True  # what was computed for others need not be computed again
+
     def __init__(
         self,
         request_id: int,

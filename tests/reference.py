@@ -50,15 +50,27 @@ class ReferenceModel:
         Returns:
             float32[T, vocab_size] logits.
         """
-        embedding = self.weight("token_embd.weight")
-        assert embedding is not None
-        hidden = embedding[np.asarray(token_ids)]
+        output = self.weight("output.weight")
+        return self.hidden(token_ids) @ (self._embedding if output is None else output).T
+
+    def hidden(self, token_ids: Sequence[int]) -> Array:
+        """Run a whole prompt, causally, up to the final norm.
+
+        Returns:
+            float32[T, hidden_size].
+        """
+        hidden: Array = self._embedding[np.asarray(token_ids)]
         for layer in range(self.num_layers):
             prefix = f"blk.{layer}."
             hidden = hidden + self._attention(prefix, self._norm(hidden, f"{prefix}attn_norm"))
             hidden = hidden + self._feed_forward(prefix, self._norm(hidden, f"{prefix}ffn_norm"))
-        output = self.weight("output.weight")
-        return self._norm(hidden, "output_norm") @ (embedding if output is None else output).T
+        return self._norm(hidden, "output_norm")
+
+    @property
+    def _embedding(self) -> Array:
+        embedding = self.weight("token_embd.weight")
+        assert embedding is not None
+        return embedding
 
     def generate(self, token_ids: Sequence[int], count: int) -> list[int]:
         """Return `count` tokens that follow greedily; ties go to the lowest id."""

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.manifest import (
+    FORMAT_MAJOR,
+    FORMAT_MINOR,
     FileEntry,
     Manifest,
     ModelIdentity,
@@ -166,7 +168,7 @@ def with_files(*names: str) -> bytes:
         pytest.param(with_files("straße", "STRASSE"), "files.", id="F34-case-folding"),
         pytest.param(edited("format_version", "2.0"), "format_version", id="F40-next-major"),
         pytest.param(edited("format_version", "0.9"), "format_version", id="F40-earlier-major"),
-        pytest.param(edited("format_version", "1.1"), "format_version", id="F40-newer-minor"),
+        pytest.param(edited("format_version", f"{FORMAT_MAJOR}.{FORMAT_MINOR + 1}"), "format_version", id="F40-minor"),
         pytest.param(edited("format_version", "1.0.0"), "format_version", id="F40-malformed"),
         pytest.param(edited("format_version", 1), "format_version", id="F40-type"),
         pytest.param(edited("format_version", ...), "format_version", id="F40-missing"),

@@ -124,6 +124,9 @@ class ScriptedProgram:
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         raise NotImplementedError
 
+    def hidden(self, first: int, count: int) -> npt.NDArray[np.float32]:
+        raise NotImplementedError
+
     def memory(self) -> tuple[int, int]:
         return 1, 2
 

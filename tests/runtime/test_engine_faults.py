@@ -247,6 +247,9 @@ class FaultyProgram:
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         return self._program.logits(num_rows)
 
+    def hidden(self, first: int, count: int) -> npt.NDArray[np.float32]:
+        return self._program.hidden(first, count)
+
     def memory(self) -> tuple[int, int]:
         return self._program.memory()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rocmforge.artifacts.errors import RocmforgeError
+from rocmforge.runtime.embeddings import EmbeddingRequest, PendingEmbedding
 from rocmforge.runtime.generation import (
     EngineBusyError,
     EngineStats,
@@ -132,6 +133,9 @@ class FakeEngine:
             made = [FakeGeneration(known + 1 + i, one, self, i, inbox) for i, one in enumerate(requests)]
             self.generations += made
         return made
+
+    def embed(self, requests: Sequence[EmbeddingRequest]) -> list[PendingEmbedding]:
+        raise NotImplementedError
 
     def find(self, request_id: int) -> FakeGeneration | None:
         return self.generations[request_id - 1] if 1 <= request_id <= len(self.generations) else None
