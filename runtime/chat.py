@@ -5,6 +5,7 @@ It runs in Jinja's immutable sandbox, under the limits that `ChatTemplate` lists
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,16 @@ class ChatTemplate:
         self._source = CHATML if source is None else source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._template: Template | None = None
+
+    @property
+    def source(self) -> str:
+        """Jinja source."""
+        return self._source
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it tells the model of tools, and writes their calls and results."""
+        return re.search(r"\btools\b", self._source) is not None
 
     def render(
         self,

@@ -19,6 +19,7 @@ from .http.app import create_app
 from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
 from .http.server import run_server
+from .http.registry import OneModel
 from .http.service import ServedModel, Service
 from .memory import KvSize
 from .metrics import Metrics
@@ -116,7 +117,6 @@ def serve_bundle(options: ServeOptions) -> None:
         tokenizer=tokenizer,
         chat_template=load_chat_template(bundle, tokenizer.config),
         model=served_model(bundle),
-        metrics=metrics,
         constraints=ConstraintCompiler(tokenizer),
     )
     engine.start()
@@ -126,7 +126,7 @@ def serve_bundle(options: ServeOptions) -> None:
         log.info("serving %s on http://%s:%d", printable(bundle.path), host, port)
 
     try:
-        app = create_app(service, options.limits, options.security)
+        app = create_app(OneModel(service), metrics, options.limits, options.security)
         run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
     finally:
         engine.stop(0.0)  # the server has drained: whoever is left has lost its client

@@ -8,18 +8,25 @@ import time
 import falcon
 
 from ...artifacts.errors import printable
-from . import errors
+from ..metrics import Metrics
+from . import chat_completions, completions, errors, native
+from . import models as models_of
 from .admission import Admission
 from .auth import Gate, Security, cors_middleware
 from .limits import HttpLimits
-from .models import Model, ModelList, NativeModels
-from .native import Cancel, Generate, GenerateStream, Health, MetricsText, Ready, Status
-from .openai import ChatCompletions, Completions
+from .openapi import OpenApi, Route
 from .page import add_page
+from .registry import Models
 from .resources import Context
-from .service import Service
 
 __all__ = ["HttpApp", "HttpLimits", "create_app"]
+
+ROUTES: tuple[Route, ...] = (
+    *native.ROUTES,
+    *models_of.ROUTES,
+    *completions.ROUTES,
+    *chat_completions.ROUTES,
+)
 
 log = logging.getLogger("rocmforge.access")
 
@@ -50,23 +57,14 @@ class HttpApp(falcon.App[falcon.Request, falcon.Response]):
         self.admission = Admission(limits.max_streams)
 
 
-def create_app(service: Service, limits: HttpLimits, security: Security | None = None) -> HttpApp:
-    """Return the application that serves `service`; without `security` to everybody."""
+def create_app(models: Models, metrics: Metrics, limits: HttpLimits, security: Security | None = None) -> HttpApp:
+    """Return the application that serves `models`; without `security` to everybody."""
     app = HttpApp(limits, security or Security())
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
-    context = Context(service, limits, app.admission)
+    context = Context(models, limits, app.admission, metrics)
     add_page(app)
-    app.add_route("/generate", Generate(context))
-    app.add_route("/generate/stream", GenerateStream(context))
-    app.add_route("/status/{request_id}", Status(context))
-    app.add_route("/cancel/{request_id}", Cancel(context))
-    app.add_route("/models", NativeModels(context))
-    app.add_route("/health", Health(context))
-    app.add_route("/ready", Ready(context))
-    app.add_route("/metrics", MetricsText(context))
-    app.add_route("/v1/completions", Completions(context))
-    app.add_route("/v1/chat/completions", ChatCompletions(context))
-    app.add_route("/v1/models", ModelList(context))
-    app.add_route("/v1/models/{model_id:path}", Model(context))
+    for route in ROUTES:
+        app.add_route(route.path, route.resource(context))
+    app.add_route("/openapi.json", OpenApi(context, ROUTES))
     return app

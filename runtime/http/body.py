@@ -1,21 +1,24 @@
-"""Request bodies: untrusted bytes to a JSON object, and its fields by type and range."""
+"""Request bodies: untrusted bytes to a JSON object, and that to a struct of the schema."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from typing import TypeVar
 
 import falcon
+import msgspec
 
 from ...artifacts.errors import printable
 from ..generation import RequestError
 
 MAX_DEPTH = 100
 
+T = TypeVar("T")
 
-def read_json(req: falcon.Request, max_bytes: int) -> Fields:
+
+def read_json(req: falcon.Request, max_bytes: int) -> dict[str, object]:
     """Read the body as a JSON object, whatever content type it claims (`curl -d` claims a form).
 
     Raises:
@@ -36,9 +39,9 @@ def read_json(req: falcon.Request, max_bytes: int) -> Fields:
         raise RequestError("body", "expected a JSON object, found nothing")
     value = _parse(raw)
     if not isinstance(value, dict):
-        raise RequestError("body", f"expected a JSON object, found {_kind(value)}")
+        raise RequestError("body", f"expected a JSON object, found {kind_of(value)}")
     _check_depth(value)
-    return Fields(value)
+    return value
 
 
 def _parse(raw: bytes) -> object:
@@ -79,7 +82,7 @@ def _check_depth(value: object) -> None:
     raise RequestError("body", f"nested more than {MAX_DEPTH} deep")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """Name a JSON value's type, and show it where it is short."""
     if value is None:
         return "null"
@@ -102,103 +105,62 @@ def _short(value: object) -> str:
 
 def wrong(parameter: str, expected: str, found: object) -> RequestError:
     """Return the error that says what a parameter should have been."""
-    return RequestError(parameter, f"expected {expected}, found {_kind(found)}")
+    return RequestError(parameter, f"expected {expected}, found {kind_of(found)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Typed access to a JSON object. An absent field and null both mean the default.
+def read(req: falcon.Request, kind: type[T], max_bytes: int) -> T:
+    """Read the body as a struct of the schema.
 
-    Attributes:
-        values: the object.
-        prefix: what names it in messages, such as "messages[0].".
+    Raises:
+        As `read_json`.
+        RequestError: a field is missing, or of another type or range; names it by its path.
     """
+    return convert(read_json(req, max_bytes), kind)
 
-    values: Mapping[str, object]
-    prefix: str = ""
 
-    def get(self, name: str) -> object:
-        """The raw value, or None."""
-        return self.values.get(name)
+def convert(value: object, kind: type[T]) -> T:
+    """Validate a JSON value; fields that the schema does not know are left out.
 
-    def integer(self, name: str, low: int, high: int) -> int | None:
-        """An integer in [low, high]. `true` is none, though Python thinks so.
+    Raises:
+        RequestError: names the field at fault by its path, such as `messages[0].content`.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), value) from None
 
-        Raises:
-            RequestError: it is anything else.
-        """
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise wrong(self.prefix + name, f"an integer from {low} to {high}", value)
-        return value
 
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        """A number in [low, high].
+_AT = re.compile(r" - at `(?P<key>key in )?\$(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 
-        Raises:
-            RequestError: it is anything else.
-        """
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise wrong(self.prefix + name, f"a number from {low:g} to {high:g}", value)
-        return float(value)
 
-    def boolean(self, name: str, default: bool = False) -> bool:
-        """True or false.
+def _explain(message: str, value: object) -> RequestError:
+    """From the library's words: "Expected `int`, got `str` - at `$.max_tokens`"."""
+    found = _AT.search(message)
+    path, text = (found["path"], message[: found.start()]) if found else ("", message)
+    text = text.replace("`", "")
+    missing = re.fullmatch(r"Object missing required field (.+)", text)
+    if missing:
+        return RequestError(f"{path}.{missing[1]}".lstrip("."), "expected it to be there, found nothing")
+    expected = text.partition(", got ")[0]
+    expected = expected[:1].lower() + expected[1:]
+    at = _walk(value, path)
+    shown = "" if at is _LOST else f", found {kind_of(at)}"
+    path = path.removesuffix("[...]")  # a value of a mapping, whose key the library does not say
+    return RequestError(printable(path.lstrip("."), 100) or "body", printable(f"{expected}{shown}", 200))
 
-        Raises:
-            RequestError: it is anything else.
-        """
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise wrong(self.prefix + name, "true or false", value)
-        return value
 
-    def text(self, name: str) -> str:
-        """A string that must be there.
+_LOST = object()
 
-        Raises:
-            RequestError: it is not.
-        """
-        value = self.values.get(name)
-        if not isinstance(value, str):
-            raise wrong(self.prefix + name, "a string", value)
-        return value
 
-    def optional_text(self, name: str) -> str | None:
-        """A string, or None.
-
-        Raises:
-            RequestError: it is anything else.
-        """
-        return None if self.values.get(name) is None else self.text(name)
-
-    def array(self, name: str) -> list[object]:
-        """An array that must be there.
-
-        Raises:
-            RequestError: it is not.
-        """
-        value = self.values.get(name)
-        if not isinstance(value, list):
-            raise wrong(self.prefix + name, "an array", value)
-        return value
-
-    def object(self, name: str) -> Fields:
-        """An object; an empty one where it is absent.
-
-        Raises:
-            RequestError: it is anything else.
-        """
-        value = self.values.get(name)
-        if value is None:
-            value = {}
-        if not isinstance(value, dict):
-            raise wrong(self.prefix + name, "an object", value)
-        return Fields(value, f"{self.prefix}{name}.")
+def _walk(value: object, path: str) -> object:
+    """The value at a path; `_LOST` where it cannot be said (a value of a mapping has no name in the path)."""
+    for step in _STEP.finditer(path):
+        name, index = step["name"], step["index"]
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and index is not None and index.isdigit() and int(index) < len(value):
+            value = value[int(index)]
+        else:
+            return _LOST
+    return value

@@ -5,38 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..logprobs import TokenLogprobs
+from .schema.openai import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 from .service import TokenizerApi
 
 LEAST = -9999.0  # stands for minus infinity, which JSON cannot say, as OpenAI's API has it
 
 
-def chat_logprobs(tokenizer: TokenizerApi, entries: Iterable[TokenLogprobs]) -> dict[str, object]:
+def chat_logprobs(tokenizer: TokenizerApi, entries: Iterable[TokenLogprobs]) -> ChatLogprobs:
     """`logprobs` of a chat's choice or chunk."""
-    content = [
-        {
-            **_entry(tokenizer, entry.token, entry.logprob),
-            "top_logprobs": [_entry(tokenizer, token, logprob) for token, logprob in entry.top],
-        }
-        for entry in entries
+    return ChatLogprobs(content=[_entry(tokenizer, entry) for entry in entries])
+
+
+def _entry(tokenizer: TokenizerApi, entry: TokenLogprobs) -> TokenLogprob:
+    top = [
+        TopLogprob(token=token_text(tokenizer, token), logprob=_finite(logprob), bytes=_exact_bytes(tokenizer, token))
+        for token, logprob in entry.top
     ]
-    return {"content": content, "refusal": None}
+    return TokenLogprob(
+        token=token_text(tokenizer, entry.token),
+        logprob=_finite(entry.logprob),
+        bytes=_exact_bytes(tokenizer, entry.token),
+        top_logprobs=top,
+    )
 
 
-def completion_logprobs(tokenizer: TokenizerApi, entries: Iterable[TokenLogprobs], offset: int) -> dict[str, object]:
+def completion_logprobs(tokenizer: TokenizerApi, entries: Iterable[TokenLogprobs], offset: int) -> CompletionLogprobs:
     """`logprobs` of a completion's choice or chunk, whose text begins at the character `offset` of the whole."""
-    tokens: list[str] = []
-    values: list[float] = []
-    tops: list[dict[str, float]] = []
-    offsets: list[int] = []
+    document = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
     for entry in entries:
         text = token_text(tokenizer, entry.token)
-        tokens.append(text)
-        values.append(_finite(entry.logprob))
+        document.tokens.append(text)
+        document.token_logprobs.append(_finite(entry.logprob))
         # Tokens that are parts of characters may look the same: the likeliest of them is kept.
-        tops.append({token_text(tokenizer, token): _finite(logprob) for token, logprob in reversed(entry.top)})
-        offsets.append(offset)
+        top = {token_text(tokenizer, token): _finite(logprob) for token, logprob in reversed(entry.top)}
+        document.top_logprobs.append(top)
+        document.text_offset.append(offset)
         offset += len(text)
-    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+    return document
 
 
 def token_text(tokenizer: TokenizerApi, token: int) -> str:
@@ -44,9 +49,8 @@ def token_text(tokenizer: TokenizerApi, token: int) -> str:
     return tokenizer.token_bytes(token, skip_special=False).decode("utf-8", "replace")
 
 
-def _entry(tokenizer: TokenizerApi, token: int, logprob: float) -> dict[str, object]:
-    exact = list(tokenizer.token_bytes(token, skip_special=False))
-    return {"token": token_text(tokenizer, token), "logprob": _finite(logprob), "bytes": exact}
+def _exact_bytes(tokenizer: TokenizerApi, token: int) -> list[int]:
+    return list(tokenizer.token_bytes(token, skip_special=False))
 
 
 def _finite(logprob: float) -> float:

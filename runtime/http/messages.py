@@ -1,70 +1,90 @@
-"""Chat messages as clients send them, in the one form that chat templates read."""
+"""Chat messages of OpenAI's form, in the one form that chat templates read."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from ..generation import RequestError
-from .body import Fields, wrong
+from .conversation import Message
 from .errors import UnsupportedError
+from .schema.openai import ChatMessage, ContentPart, MessageToolCall
 
-# "developer" is what newer OpenAI clients call "system"; templates know the older name.
-_ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
+# "developer" is what newer clients call "system", "function" what older ones call "tool"; templates know these names.
+_ROLES = {"developer": "system", "function": "tool"}
 
 
-def read_messages(values: list[object]) -> tuple[dict[str, object], ...]:
-    """Validate a conversation.
+def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """A conversation for a template.
 
     Returns:
-        One dict a message: "role", "content" (text), and where given "name", "tool_calls", "tool_call_id".
+        One dict a message: "role", "content" (text), and where given "name", "tool_calls" (whose arguments are
+        objects), "tool_call_id", "reasoning_content".
 
     Raises:
         RequestError: names the message and field at fault.
     """
-    if not values:
-        raise RequestError("messages", "expected at least one message, found none")
-    return tuple(_message(value, f"messages[{i}]") for i, value in enumerate(values))
+    return tuple(_message(message, f"messages[{index}]") for index, message in enumerate(messages))
 
 
-def _message(value: object, where: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise wrong(where, "an object", value)
-    fields = Fields(value, f"{where}.")
-    role = fields.text("role")
-    if role not in _ROLES:
-        raise wrong(f"{where}.role", "system, developer, user, assistant or tool", role)
-    message: dict[str, object] = {
-        "role": _ROLES[role],
-        "content": _content(fields.get("content"), f"{where}.content"),
+def _message(message: ChatMessage, where: str) -> Message:
+    document: Message = {
+        "role": _ROLES.get(message.role, message.role),
+        "content": read_content(message.content, f"{where}.content"),
     }
-    for name in ("name", "tool_call_id"):
-        text = fields.optional_text(name)
-        if text is not None:
-            message[name] = text
-    if fields.get("tool_calls") is not None:
-        message["tool_calls"] = fields.array("tool_calls")
-    return message
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        value = getattr(message, name)
+        if value is not None:
+            document[name] = value
+    if message.tool_calls:
+        document["tool_calls"] = [
+            _call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
+        ]
+    return document
 
 
-def _content(value: object, where: str) -> str:
-    """A string, null, or parts that are all text."""
-    if value is None:
+def _call(call: MessageToolCall, where: str) -> dict[str, object]:
+    function = {"name": call.function.name, "arguments": read_arguments(call.function.arguments, where)}
+    document: dict[str, object] = {"type": "function", "function": function}
+    if call.id is not None:
+        document["id"] = call.id
+    return document
+
+
+def read_arguments(arguments: object, where: str) -> dict[str, object]:
+    """Arguments of an earlier call, which come as an object or as its text.
+
+    Raises:
+        RequestError: they are neither.
+    """
+    if isinstance(arguments, str) and arguments.strip():
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise RequestError(f"{where}.function.arguments", "expected the text of a JSON object") from None
+    arguments = arguments or {}
+    if not isinstance(arguments, dict):
+        raise RequestError(f"{where}.function.arguments", "expected a JSON object")
+    return arguments
+
+
+def read_content(content: str | Sequence[ContentPart] | None, where: str) -> str:
+    """The text of a string, of parts that are all text, or of null.
+
+    Raises:
+        UnsupportedError: a part is no text.
+    """
+    if content is None:
         return ""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise wrong(where, "a string, an array of parts, or null", value)
-    return "".join(_part(part, f"{where}[{i}]") for i, part in enumerate(value))
+    if isinstance(content, str):
+        return content
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
 
 
-def _part(value: object, where: str) -> str:
-    if not isinstance(value, dict):
-        raise wrong(where, "an object", value)
-    fields = Fields(value, f"{where}.")
-    if fields.text("type") != "text":
+def _part(part: ContentPart, where: str) -> str:
+    if part.type not in ("text", "input_text", "output_text", "refusal"):
         raise UnsupportedError(f"{where}.type", "only text parts are supported")
-    return fields.text("text")
+    text = part.refusal if part.type == "refusal" else part.text
+    if text is None:
+        raise RequestError(f"{where}.text", "expected a string, found nothing")
+    return text

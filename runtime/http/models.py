@@ -1,4 +1,4 @@
-"""The model that is served, natively and as /v1 lists it."""
+"""The models that are served, natively and as /v1 lists them."""
 
 from __future__ import annotations
 
@@ -6,54 +6,55 @@ from typing import Any
 
 import falcon
 
-from ...artifacts.errors import printable
-from .errors import NotFoundError
+from .openapi import Operation, Route
 from .resources import ReadResource, answer
-from .service import Service
+from .schema.native import NativeModel, NativeModelList, TokenizerCacheCounts
+from .schema.openai import ModelDocument, ModelListDocument
+from .service import ServedModel
 
 
-def _entry(service: Service) -> dict[str, object]:
-    model = service.model
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "rocmforge",
-        "context_length": service.engine.max_context,
-    }
+def model_document(card: ServedModel) -> ModelDocument:
+    """A model as /v1 lists it."""
+    return ModelDocument(id=card.name, created=card.created, context_length=card.context_length)
 
 
 class NativeModels(ReadResource):
     """`GET /models`: the native fields, and beside them those of /v1, as clients ask this path for either."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer with the one model and the state of the tokenizer's cache."""
-        model, cache = self.service.model, self.service.cache.stats()
-        answer(
-            resp,
-            {
-                "models": [{"path": model.path, "size": model.size_bytes, "metadata": dict(model.metadata)}],
-                "tokenizer_cache": {"hits": cache.hits, "misses": cache.misses, "bytes": cache.bytes},
-                "object": "list",
-                "data": [_entry(self.service)],
-            },
+        """Answer with the models and the state of their tokenizers' caches."""
+        models = self.context.models
+        caches = [service.cache.stats() for service in models.loaded()]
+        counts = TokenizerCacheCounts(
+            hits=sum(cache.hits for cache in caches),
+            misses=sum(cache.misses for cache in caches),
+            bytes=sum(cache.bytes for cache in caches),
         )
+        natives = [
+            NativeModel(path=card.path, size=card.size_bytes, metadata=dict(card.metadata)) for card in models.cards()
+        ]
+        data = [model_document(card) for card in models.cards()]
+        answer(resp, NativeModelList(models=natives, tokenizer_cache=counts, data=data))
 
 
 class ModelList(ReadResource):
     """`GET /v1/models`."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer with a list of one."""
-        answer(resp, {"object": "list", "data": [_entry(self.service)]})
+        """Answer with all models."""
+        answer(resp, ModelListDocument(data=[model_document(card) for card in self.context.models.cards()]))
 
 
 class Model(ReadResource):
     """`GET /v1/models/{model_id}`; ids may hold `:` and `/`."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer with the model, if it is the one served."""
-        model_id = str(params["model_id"])
-        if model_id != self.service.model.name:
-            raise NotFoundError(f"model {printable(model_id)} not found", "model", "model_not_found")
-        answer(resp, _entry(self.service))
+        """Answer with the model, if it is served."""
+        answer(resp, model_document(self.context.models.card(str(params["model_id"]))))
+
+
+ROUTES = [
+    Route("/models", NativeModels, get=Operation("The models, and the tokenizers' caches.", None, NativeModelList)),
+    Route("/v1/models", ModelList, "openai", get=Operation("The models.", None, ModelListDocument)),
+    Route("/v1/models/{model_id:path}", Model, "openai", get=Operation("A model.", None, ModelDocument)),
+]

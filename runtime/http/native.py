@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import falcon
 
 from ... import __version__
 from ...artifacts.errors import printable
-from ..generation import FINISH_FAILED, EngineStats, Generation, GenerationRequest, GenerationState, TokenEvent
+from ..generation import (
+    FINISH_FAILED,
+    EngineStats,
+    Generation,
+    GenerationRequest,
+    GenerationState,
+    SamplingParams,
+    TokenEvent,
+)
 from ..metrics import CONTENT_TYPE
-from .body import read_json
+from .body import read
+from .conditions import read_conditions
 from .errors import GenerationFailedError, NotFoundError, error_document
-from .parameters import GenerateCall, read_generate
+from .openapi import Operation, Route
+from .registry import total_stats
 from .resources import ReadResource, Resource, answer
-from .streaming import Job, collect, send_events, sse, start_job
+from .schema.common import UNSET
+from .schema.native import Generated, GenerateRequest, HealthDocument, ReadyDocument, TokenDocument
+from .service import Service
+from .streaming import Encoder, Job, collect, send_stream, sse, start_job
 
 SERVICE = "rocmforge"
 DEFAULT_MAX_TOKENS = 100
@@ -24,16 +37,23 @@ MEBIBYTE = 1 << 20
 CANCEL_POLL_SECONDS = 0.005
 
 
+_DEFAULTS = SamplingParams(top_k=50, top_p=0.9)
+
+
 class _GenerateResource(Resource):
     """What the two generation endpoints share."""
 
     def start(self, req: falcon.Request) -> Job:
         """Check all that can be checked, and submit."""
-        call = read_generate(read_json(req, self.limits.max_body_bytes), self.service.engine.vocab_size)
-        return start_job(req, self.service.engine, self.context.admission, lambda: self._request(call))
+        body = read(req, GenerateRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(None) as lease:
+            service = lease.service
+            return start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, body))
 
-    def _request(self, call: GenerateCall) -> GenerationRequest:
-        return self.service.request(self.service.prompt_ids(call.prompt), call.conditions, DEFAULT_MAX_TOKENS)
+
+def _requests(service: Service, body: GenerateRequest) -> list[GenerationRequest]:
+    conditions = read_conditions(body, body.max_tokens, service.engine.vocab_size, _DEFAULTS)
+    return [service.request(service.prompt_ids(body.prompt), conditions, DEFAULT_MAX_TOKENS)]
 
 
 class Generate(_GenerateResource):
@@ -41,7 +61,9 @@ class Generate(_GenerateResource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer when the generation has ended."""
-        state = collect(self.start(req), self.limits)
+        job = self.start(req)
+        collect(job, self.limits)
+        state = job.generations[0].state()
         if state.finish_reason == FINISH_FAILED:
             raise GenerationFailedError(state.error or "generation failed")
         answer(resp, _state_document(state))
@@ -53,21 +75,24 @@ class GenerateStream(_GenerateResource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with an event a token, and no closing `[DONE]`."""
         job = self.start(req)
-        request_id = job.generation.request_id
+        send_stream(req, resp, job, self.limits, _TokenEncoder(job.generations[0].request_id))
 
-        def encode(event: TokenEvent) -> Iterator[bytes]:
-            document: dict[str, object] = {
-                "request_id": request_id,
-                "token": event.token,
-                "text": event.text,
-                "finished": event.finished,
-                "finish_reason": event.finish_reason,
-            }
-            if event.error is not None:
-                document["error"] = event.error
-            yield sse(document)
 
-        send_events(req, resp, job, self.limits, [], encode)
+class _TokenEncoder(Encoder):
+    def __init__(self, request_id: int) -> None:
+        self._request_id = request_id
+
+    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+        yield sse(
+            TokenDocument(
+                request_id=self._request_id,
+                token=event.token,
+                text=event.text,
+                finished=event.finished,
+                finish_reason=event.finish_reason,
+                error=UNSET if event.error is None else event.error,
+            )
+        )
 
 
 class Status(ReadResource):
@@ -94,20 +119,21 @@ class Cancel(Resource):
 def _find(resource: Resource, request_id: str) -> Generation:
     # 18 digits stay below 2^63 and below Python's limit on the digits of an integer.
     numeric = request_id.isascii() and request_id.isdigit() and len(request_id) <= 18
-    found = resource.service.engine.find(int(request_id)) if numeric else None
-    if found is None:
-        raise NotFoundError(f"request {printable(request_id, 60)} not found")
-    return found
+    for service in resource.context.models.loaded() if numeric else ():
+        found = service.engine.find(int(request_id))
+        if found is not None:
+            return found
+    raise NotFoundError(f"request {printable(request_id, 60)} not found")
 
 
-def _state_document(state: GenerationState) -> dict[str, object]:
-    return {
-        "request_id": state.request_id,
-        "text": state.text,
-        "tokens": list(state.tokens),
-        "finished": state.finished,
-        "finish_reason": state.finish_reason,
-    }
+def _state_document(state: GenerationState) -> Generated:
+    return Generated(
+        request_id=state.request_id,
+        text=state.text,
+        tokens=list(state.tokens),
+        finished=state.finished,
+        finish_reason=state.finish_reason,
+    )
 
 
 class Health(ReadResource):
@@ -115,16 +141,9 @@ class Health(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer 200 in either case: the body says whether all is well, `/ready` by its status."""
-        stats = self.service.engine.stats()
-        answer(
-            resp,
-            {
-                "status": "healthy" if stats.running else "unhealthy",
-                "service": SERVICE,
-                "version": __version__,
-                "checks": _checks(stats),
-            },
-        )
+        stats = total_stats(self.context.models)
+        status: Literal["healthy", "unhealthy"] = "healthy" if stats.running else "unhealthy"
+        answer(resp, HealthDocument(status=status, service=SERVICE, version=__version__, checks=_checks(stats)))
 
 
 def _checks(stats: EngineStats) -> dict[str, object]:
@@ -163,8 +182,8 @@ class Ready(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer 200 while requests are accepted, else 503."""
-        if self.service.engine.stats().running and not self.context.admission.closed:
-            answer(resp, {"ready": True, "service": SERVICE})
+        if total_stats(self.context.models).running and not self.context.admission.closed:
+            answer(resp, ReadyDocument(ready=True, service=SERVICE))
         else:
             resp.status = falcon.HTTP_503
             answer(resp, error_document(req.path, 503, "Service Unavailable"))
@@ -176,7 +195,7 @@ class MetricsText(ReadResource):
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer in the Prometheus text format."""
         resp.content_type = CONTENT_TYPE
-        resp.data = self.service.metrics.render(self.service.engine.stats())
+        resp.data = self.context.metrics.render(total_stats(self.context.models))
 
 
 class Index(ReadResource):
@@ -184,4 +203,20 @@ class Index(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with name, version and model."""
-        answer(resp, {"service": SERVICE, "version": __version__, "model": self.service.model.name})
+        answer(resp, {"service": SERVICE, "version": __version__, "model": self.context.models.card(None).name})
+
+
+_ID = (("type", "integer"), ("minimum", 0))
+ROUTES = [
+    Route("/generate", Generate, post=Operation("Continue a prompt.", GenerateRequest, Generated)),
+    Route(
+        "/generate/stream",
+        GenerateStream,
+        post=Operation("Continue a prompt, token by token.", GenerateRequest, None, TokenDocument),
+    ),
+    Route("/status/{request_id}", Status, get=Operation("How far a generation is.", None, Generated), path_schema=_ID),
+    Route("/cancel/{request_id}", Cancel, post=Operation("End a generation.", None, Generated), path_schema=_ID),
+    Route("/health", Health, get=Operation("How the server is.", None, HealthDocument)),
+    Route("/ready", Ready, get=Operation("Whether requests are accepted.", None, ReadyDocument)),
+    Route("/metrics", MetricsText, get=Operation("Counters in Prometheus' text format.", media_type="text/plain")),
+]

@@ -7,9 +7,10 @@ from typing import Any
 
 import falcon
 
+from ..metrics import Metrics
 from .admission import Admission
 from .limits import HttpLimits
-from .service import Service
+from .registry import Models
 from .streaming import dump
 
 
@@ -17,9 +18,10 @@ from .streaming import dump
 class Context:
     """What a resource works with."""
 
-    service: Service
+    models: Models
     limits: HttpLimits
     admission: Admission
+    metrics: Metrics
 
 
 class Resource:
@@ -27,7 +29,6 @@ class Resource:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.service = context.service
         self.limits = context.limits
 
 

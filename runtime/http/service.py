@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ...artifacts.errors import RocmforgeError
 from ..constraints import ConstraintSpec
 from ..generation import Constraint, EngineApi, GenerationRequest, RequestError
-from ..metrics import Metrics
+from .conditions import SEED_BITS, Conditions
+from .conversation import Conversation, spell_out_tools, tool_descriptions
 from .errors import ContextLengthError, UnsupportedError
-from .parameters import Conditions
 
 CACHE_TEXTS = 256
 CACHE_BYTES = 8 << 20
@@ -59,11 +59,20 @@ class ConstraintApi(Protocol):
 class ChatTemplateApi(Protocol):
     """What handlers ask of the chat template."""
 
+    @property
+    def source(self) -> str:
+        """Its Jinja source."""
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
         tools: Sequence[Mapping[str, object]] | None = None,
         add_generation_prompt: bool = True,
+        **extra: object,
     ) -> str:
         """Return the prompt of a conversation."""
 
@@ -80,6 +89,7 @@ class ServedModel:
         metadata: key-value pairs of the GGUF.
         context_length: tokens, as the model was compiled.
         fingerprint: bundle digest, or "".
+        aliases: further names that clients may call it.
     """
 
     name: str
@@ -89,6 +99,7 @@ class ServedModel:
     metadata: Mapping[str, object]
     context_length: int
     fingerprint: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +155,22 @@ def _cost(key: tuple[str, bool], ids: tuple[int, ...]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A rendered conversation: its text, its tokens, and whether it ends with an open `<think>`."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    inside_reasoning: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
-    """Everything that is served, together."""
+    """A model that is served, with all that belongs to it."""
 
     engine: EngineApi
     tokenizer: TokenizerApi
     chat_template: ChatTemplateApi
     model: ServedModel
-    metrics: Metrics
     constraints: ConstraintApi | None = None
     cache: TokenCache = field(init=False)
 
@@ -162,19 +181,44 @@ class Service:
         """Token ids of a plain prompt."""
         return self.cache.encode(text, add_special=True)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, object]]) -> tuple[int, ...]:
-        """Token ids of a conversation.
+    def chat_prompt(self, conversation: Conversation) -> ChatPrompt:
+        """A conversation as a prompt.
 
         Raises:
             RequestError: the model's template does not take these messages.
         """
+        template, tools = self.chat_template, conversation.usable_tools
+        messages: Sequence[Mapping[str, object]] = conversation.messages
+        if not template.takes_tools:
+            messages = spell_out_tools(conversation.messages, tools)
         try:
-            text = self.chat_template.render(messages, tools=None, add_generation_prompt=True)
+            text = template.render(
+                messages,
+                tools=tool_descriptions(tools) or None,
+                add_generation_prompt=True,
+                **conversation.template_variables,
+            )
         except RocmforgeError as error:
             raise RequestError("messages", str(error)) from None
         # Many templates write BOS themselves; twice would change the answer.
         bos = self.tokenizer.config.bos_token
-        return self.cache.encode(text, add_special=not (bos and text.startswith(bos)))
+        ids = self.cache.encode(text, add_special=not (bos and text.startswith(bos)))
+        return ChatPrompt(text, ids, text.rstrip().endswith("<think>"))
+
+    def requests(
+        self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None, count: int
+    ) -> list[GenerationRequest]:
+        """`request`, for several outputs of one prompt: with a seed, each has one of its own, the first that seed.
+
+        Raises:
+            RequestError: see `request`.
+        """
+        seed = conditions.sampling.seed
+        made = []
+        for index in range(count):
+            sampling = replace(conditions.sampling, seed=None if seed is None else (seed + index) % 2**SEED_BITS)
+            made.append(self.request(prompt, replace(conditions, sampling=sampling), default_max_tokens))
+        return made
 
     def request(
         self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None

@@ -23,6 +23,7 @@ from rocmforge.runtime.generation import (
 )
 from rocmforge.runtime.http.app import HttpApp, HttpLimits, create_app
 from rocmforge.runtime.http.auth import Security
+from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import ServedModel, Service
 from rocmforge.runtime.logprobs import TokenLogprobs
 from rocmforge.runtime.metrics import Metrics
@@ -189,14 +190,21 @@ class FakeTemplate:
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
         self.messages: Sequence[Mapping[str, object]] = ()
+        self.tools: Sequence[Mapping[str, object]] | None = None
+        self.extra: Mapping[str, object] = {}
+        self.source = "{{ messages }}{{ tools }}"
+        self.takes_tools = True
 
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
         tools: Sequence[Mapping[str, object]] | None = None,
         add_generation_prompt: bool = True,
+        **extra: object,
     ) -> str:
         self.messages = messages
+        self.tools = tools
+        self.extra = extra
         if messages[0]["role"] == "assistant":
             raise RocmforgeError("chat template: the user begins")
         return self.prefix + "".join(f"{m['role']}:{m['content']}\n" for m in messages)
@@ -219,5 +227,5 @@ def make_app(
     template: FakeTemplate | None = None,
     security: Security | None = None,
 ) -> HttpApp:
-    service = Service(engine, FakeTokenizer(), template or FakeTemplate(), MODEL, Metrics())
-    return create_app(service, limits or HttpLimits(poll_seconds=0.02), security)
+    service = Service(engine, FakeTokenizer(), template or FakeTemplate(), MODEL)
+    return create_app(OneModel(service), Metrics(), limits or HttpLimits(poll_seconds=0.02), security)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import falcon.testing
 import pytest
@@ -26,12 +27,13 @@ def check_400(client: falcon.testing.TestClient, path: str, body: bytes, paramet
     if path.startswith("/v1/"):
         error = result.json["error"]
         assert set(error) == {"message", "type", "param", "code"}
-        assert (error["type"], error["param"]) == ("invalid_request_error", parameter)
+        assert error["type"] == "invalid_request_error"
+        assert re.fullmatch(rf"{re.escape(parameter)}(\[\d+\])?", error["param"])  # it, or one item of it
         message = error["message"]
     else:
         assert result.json["status"] == "error"
         message = result.json["error"]
-    assert message.startswith(f"{parameter}: ")
+    assert re.match(rf"{re.escape(parameter)}(\[\d+\])?: ", message)
     assert message.isprintable()
     assert client.simulate_post("/generate", json={"prompt": "x"}).status_code == 200
     return str(message)
@@ -77,7 +79,7 @@ F46: list[tuple[str, list[object]]] = [
     ("max_tokens", [-1, 0, 1.5, "5", True, [], {}, 2**31, 10**40, -(10**40)]),
     ("temperature", [-0.1, 2.1, "hot", True, [], 10**400]),
     ("top_p", [-1, 1.1, "x"]),
-    ("top_k", [-1, 301, 1.5, "x", False]),
+    ("top_k", [-2, 2**31, 1.5, "x", False]),
     ("min_p", [-1, 2]),
     ("repetition_penalty", [0, -1, 11]),
     ("presence_penalty", [-2.1, 2.1]),

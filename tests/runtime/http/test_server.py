@@ -42,11 +42,11 @@ def client_of(url: str) -> openai.OpenAI:
 
 def test_the_openai_client(serve: Serve) -> None:
     client = client_of(serve(make_app(FakeEngine())))
-    answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    answer = client.chat.completions.create(model="org/tiny:q4", messages=[{"role": "user", "content": "hi"}])
     assert answer.choices[0].message.content == " Paris, in France."
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 5
-    completion = client.completions.create(model="m", prompt="hi", max_tokens=2)
+    completion = client.completions.create(model="org/tiny:q4", prompt="hi", max_tokens=2)
     assert (completion.choices[0].text, completion.choices[0].finish_reason) == (" Paris,", "length")
     assert [m.id for m in client.models.list()] == ["org/tiny:q4"]
     assert client.models.retrieve("org/tiny:q4").owned_by == "rocmforge"
@@ -56,7 +56,7 @@ def test_the_openai_client_streams(serve: Serve) -> None:
     client = client_of(serve(make_app(FakeEngine(token_seconds=0.01))))
     chunks = list(
         client.chat.completions.create(
-            model="m",
+            model="org/tiny:q4",
             messages=[{"role": "user", "content": "hi"}],
             stream=True,
             stream_options={"include_usage": True},
@@ -65,7 +65,7 @@ def test_the_openai_client_streams(serve: Serve) -> None:
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == " Paris, in France."
     assert chunks[-1].usage is not None
-    pieces = [c.choices[0].text for c in client.completions.create(model="m", prompt="hi", stream=True)]
+    pieces = [c.choices[0].text for c in client.completions.create(model="org/tiny:q4", prompt="hi", stream=True)]
     assert "".join(pieces) == " Paris, in France."
 
 
@@ -73,10 +73,10 @@ def test_the_openai_client_reads_our_errors(serve: Serve) -> None:
     engine = FakeEngine(fail_after=1)
     client = client_of(serve(make_app(engine)))
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="m", prompt="x" * 500)
+        client.completions.create(model="org/tiny:q4", prompt="x" * 500)
     assert refused.value.code == "context_length_exceeded"
     with pytest.raises(openai.APIError, match="the device is lost"):
-        list(client.completions.create(model="m", prompt="x", stream=True))
+        list(client.completions.create(model="org/tiny:q4", prompt="x", stream=True))
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
 

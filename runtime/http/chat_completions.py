@@ -1,0 +1,245 @@
+"""`POST /v1/chat/completions`, at once and as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import falcon
+
+from ..generation import RequestError, TokenEvent
+from ..logprobs import TokenLogprobs
+from ..tool_calls import ToolCall
+from .body import read
+from .conditions import read_conditions
+from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts
+from .logprobs import chat_logprobs
+from .messages import read_messages
+from .openai_answers import Envelope, check_finish, new_call_id, new_envelope, usage_of
+from .openapi import Operation, Route
+from .resources import Resource, answer
+from .schema.common import UNSET, Unset
+from .schema.openai import (
+    AnswerMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatRequest,
+    ChunkChoice,
+    Delta,
+    FinishReason,
+    FunctionCall,
+    FunctionDelta,
+    NamedTool,
+    ToolCallDelta,
+    Usage,
+)
+from .schema.openai import ChatLogprobs as LogprobsDocument
+from .schema.openai import ToolCall as ToolCallDocument
+from .service import TokenizerApi
+from .streaming import DONE, Encoder, collect, send_stream, sse, start_job
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request, checked."""
+
+    conversation: Conversation
+    count: int
+    stream: bool
+    include_usage: bool
+
+
+def read_call(body: ChatRequest, vocab_size: int) -> Call:
+    """Check what the schema cannot say.
+
+    Raises:
+        RequestError: names the parameter at fault.
+    """
+    if body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs", "expected logprobs to be true beside it")
+    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    conditions = read_conditions(body, max_tokens, vocab_size)
+    if body.logprobs:
+        conditions = replace(conditions, logprobs=body.top_logprobs or 0)
+    given = [tool.function for tool in body.tools or ()]
+    if isinstance(body.tool_choice, NamedTool):
+        tools, tool_choice = choose_tool(given, None, body.tool_choice.function.name, "tool_choice")
+    else:
+        tools, tool_choice = choose_tool(given, body.tool_choice, None, "tool_choice")
+    conversation = Conversation(
+        read_messages(body.messages),
+        conditions,
+        tools,
+        tool_choice,
+        body.parallel_tool_calls is not False,
+        template_variables(body),
+    )
+    options = body.stream_options
+    return Call(conversation, body.n or 1, body.stream or False, bool(options and options.include_usage))
+
+
+_RESERVED = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+
+
+def template_variables(body: ChatRequest) -> dict[str, object]:
+    """Variables for the chat template: those of the request, and how much it is to think.
+
+    Raises:
+        RequestError: one of them is not the client's to set.
+    """
+    given = dict(body.chat_template_kwargs or {})
+    if reserved := _RESERVED & set(given):
+        raise RequestError("chat_template_kwargs", f"expected other names than {min(reserved)}")
+    if body.reasoning_effort is not None:
+        given = {
+            "reasoning_effort": body.reasoning_effort,
+            "enable_thinking": body.reasoning_effort not in ("none", "minimal"),
+            **given,
+        }
+    return given
+
+
+class ChatCompletions(Resource):
+    """`POST /v1/chat/completions`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer at once or as a stream."""
+        body = read(req, ChatRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(body.model) as lease:
+            service = lease.service
+            call = read_call(body, service.engine.vocab_size)
+            conversation = call.conversation
+            prompt = service.chat_prompt(conversation)
+            job = start_job(
+                req,
+                lease.keep(),
+                self.context.admission,
+                lambda: service.requests(prompt.token_ids, conversation.constrained(), None, call.count),
+            )
+        readers = [
+            AnswerReader(conversation.usable_tools, prompt.inside_reasoning, conversation.parallel_tool_calls)
+            for _ in range(call.count)
+        ]
+        envelope = new_envelope("chatcmpl", job.generations[0].request_id, service.model)
+        if call.stream:
+            encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, len(prompt.token_ids))
+            send_stream(req, resp, job, self.limits, encoder)
+            return
+        parts = [readers[event.index].read(event) for event in collect(job, self.limits)]
+        asked = conversation.conditions.logprobs is not None
+        choices = [_choice(service.tokenizer, index, parts, asked) for index in range(call.count)]
+        usage = usage_of(len(prompt.token_ids), sum(part.tokens for part in parts))
+        answer(
+            resp,
+            ChatCompletion(
+                id=envelope.id,
+                created=envelope.created,
+                model=envelope.model,
+                system_fingerprint=envelope.system_fingerprint,
+                choices=choices,
+                usage=usage,
+            ),
+        )
+
+
+def _choice(tokenizer: TokenizerApi, index: int, parts: list[AnswerPart], asked: bool) -> ChatChoice:
+    whole = join_parts([part for part in parts if part.index == index])
+    reason = check_finish(whole.finish_reason, whole.error)
+    calls = [_call_document(call) for call in whole.calls]
+    message = AnswerMessage(
+        content=None if calls and not whole.content.strip() else whole.content,
+        reasoning_content=whole.reasoning or UNSET,
+        tool_calls=calls or UNSET,
+    )
+    logprobs = chat_logprobs(tokenizer, whole.logprobs) if asked else None
+    return ChatChoice(index=index, message=message, finish_reason=reason, logprobs=logprobs)
+
+
+def _call_document(call: ToolCall) -> ToolCallDocument:
+    return ToolCallDocument(id=new_call_id(), function=FunctionCall(name=call.name, arguments=call.arguments))
+
+
+class _StreamEncoder(Encoder):
+    def __init__(
+        self,
+        tokenizer: TokenizerApi,
+        envelope: Envelope,
+        call: Call,
+        readers: list[AnswerReader],
+        prompt_tokens: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._envelope = envelope
+        self._include_usage = call.include_usage
+        self._readers = readers
+        self._prompt_tokens = prompt_tokens
+        self._tokens = 0
+        self._num_calls = [0] * call.count
+
+    def opening(self) -> Iterator[bytes]:
+        for index in range(len(self._readers)):
+            yield self._chunk(index, Delta(role="assistant", content=""))
+
+    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+        part = self._readers[event.index].read(event)
+        self._tokens += part.tokens
+        logprobs = self._logprobs(part.logprobs)
+        if part.reasoning:
+            yield self._chunk(part.index, Delta(reasoning_content=part.reasoning))
+        if part.content or logprobs:
+            yield self._chunk(part.index, Delta(content=part.content or UNSET), None, logprobs)
+        for call in part.calls:
+            yield from self._call(part.index, call)
+        if part.finish_reason is not None:
+            yield self._chunk(part.index, Delta(), check_finish(part.finish_reason, part.error))
+
+    def closing(self) -> Iterator[bytes]:
+        if self._include_usage:
+            yield sse(self._document([], usage_of(self._prompt_tokens, self._tokens)))
+        yield DONE
+
+    def _call(self, index: int, call: ToolCall) -> Iterator[bytes]:
+        """Id, type and name once, then the arguments."""
+        number = self._num_calls[index]
+        self._num_calls[index] += 1
+        function = FunctionDelta(name=call.name, arguments="")
+        first = ToolCallDelta(index=number, id=new_call_id(), type="function", function=function)
+        yield self._chunk(index, Delta(tool_calls=[first]))
+        rest = ToolCallDelta(index=number, function=FunctionDelta(arguments=call.arguments))
+        yield self._chunk(index, Delta(tool_calls=[rest]))
+
+    def _logprobs(self, entry: TokenLogprobs | None) -> LogprobsDocument | None:
+        return None if entry is None else chat_logprobs(self._tokenizer, [entry])
+
+    def _chunk(
+        self,
+        index: int,
+        delta: Delta,
+        reason: FinishReason | None = None,
+        logprobs: LogprobsDocument | None = None,
+    ) -> bytes:
+        choice = ChunkChoice(index=index, delta=delta, finish_reason=reason, logprobs=logprobs)
+        # Where usage is asked for, all events but the last say null.
+        return sse(self._document([choice], None if self._include_usage else UNSET))
+
+    def _document(self, choices: list[ChunkChoice], usage: Usage | Unset | None) -> ChatChunk:
+        envelope = self._envelope
+        return ChatChunk(
+            id=envelope.id,
+            created=envelope.created,
+            model=envelope.model,
+            system_fingerprint=envelope.system_fingerprint,
+            choices=choices,
+            usage=usage,
+        )
+
+
+ROUTES = [
+    Route(
+        "/v1/chat/completions",
+        ChatCompletions,
+        "openai",
+        post=Operation("Answer a conversation.", ChatRequest, ChatCompletion, stream=ChatChunk),
+    )
+]

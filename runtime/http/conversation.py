@@ -1,0 +1,265 @@
+"""A chat, whichever API it came by: how it becomes a prompt, and how the model's tokens become an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ..constraints import ConstraintSpec
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, RequestError, TokenEvent
+from ..logprobs import TokenLogprobs
+from ..reasoning import ReasoningSplitter
+from ..tool_calls import ToolCall, ToolCallParser
+from .conditions import Conditions
+from .schema.common import FunctionTool
+
+ToolChoice = Literal["auto", "none", "required"]
+Message = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What to answer, and how.
+
+    Attributes:
+        messages: as chat templates read them; see `messages.read_messages`.
+        conditions: of sampling; its constraint is that of the answer.
+        tools: that the model may call; only one where a certain one is asked for.
+        tool_choice: whether it may, must not or must.
+        parallel_tool_calls: whether it may call several at once.
+        template_variables: further variables of the chat template.
+    """
+
+    messages: tuple[Message, ...]
+    conditions: Conditions = field(default_factory=Conditions)
+    tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    template_variables: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def usable_tools(self) -> tuple[FunctionTool, ...]:
+        """Tools that an answer may call."""
+        return () if self.tool_choice == "none" else self.tools
+
+    def constrained(self) -> Conditions:
+        """The conditions, with the constraint that makes the model call a tool where it must.
+
+        Raises:
+            RequestError: it must and there is none, or the answer has another constraint.
+        """
+        if self.tool_choice != "required":
+            return self.conditions
+        if not self.tools:
+            raise RequestError("tool_choice", "expected tools beside it, found none")
+        if self.conditions.constraint is not None:
+            raise RequestError(self.conditions.constraint.parameter, "expected no constraint beside a required tool")
+        spec = ConstraintSpec("json_schema", call_schema(self.tools), "tools")
+        return replace(self.conditions, constraint=spec)
+
+
+def choose_tool(
+    tools: Sequence[FunctionTool], choice: str | None, name: str | None, parameter: str
+) -> tuple[tuple[FunctionTool, ...], ToolChoice]:
+    """Tools and choice, as `Conversation` has them.
+
+    Args:
+        tools: of the request.
+        choice: auto, none or required; None: auto.
+        name: the one tool that must be called, or None.
+        parameter: that names it, for messages.
+
+    Raises:
+        RequestError: no tool has that name.
+    """
+    if name is None:
+        return tuple(tools), "none" if choice == "none" else "required" if choice == "required" else "auto"
+    named = tuple(tool for tool in tools if tool.name == name)
+    if not named:
+        raise RequestError(parameter, "expected the name of one of the tools")
+    return named, "required"
+
+
+def call_schema(tools: Sequence[FunctionTool]) -> dict[str, object]:
+    """JSON schema of a call of one of the tools: `{"name": ..., "arguments": {...}}`."""
+    if len(tools) == 1:
+        return _one_call(tools[0], "#")
+    return {"anyOf": [_one_call(tool, f"#/anyOf/{index}") for index, tool in enumerate(tools)]}
+
+
+def _one_call(tool: FunctionTool, at: str) -> dict[str, object]:
+    arguments = _moved(tool.parameters or {"type": "object"}, f"{at}/properties/arguments")
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: object, at: str) -> object:
+    """A schema whose references within itself hold where it lies at the pointer `at` of another."""
+    if isinstance(schema, list):
+        return [_moved(item, at) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value, at) for key, value in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = at + reference[1:]
+    return moved
+
+
+# Models whose template knows of no tools are told of them here, in the form that Hermes was trained on.
+_INSTRUCTIONS = (
+    "You may call one or more functions to assist with the user's request. The functions, one JSON object a line:\n"
+    "<tools>\n{tools}\n</tools>\n"
+    "To call a function, answer with a JSON object of its name and arguments, within these tags:\n"
+    '<tool_call>\n{{"name": "<name of the function>", "arguments": {{...}}}}\n</tool_call>'
+)
+
+
+def tool_descriptions(tools: Sequence[FunctionTool]) -> list[dict[str, object]]:
+    """Tools as chat templates read them."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description or "",
+                "parameters": tool.parameters or {"type": "object", "properties": {}},
+            },
+        }
+        for tool in tools
+    ]
+
+
+def spell_out_tools(messages: Sequence[Message], tools: Sequence[FunctionTool]) -> list[Message]:
+    """A conversation in plain text, for a template that knows of no tools: who may be called, calls, and results."""
+    spelled = [_spelled(message) for message in messages]
+    if tools:
+        lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tool_descriptions(tools))
+        text = _INSTRUCTIONS.format(tools=lines)
+        if spelled[0]["role"] == "system":
+            spelled[0] = {**spelled[0], "content": f"{spelled[0]['content']}\n\n{text}"}
+        else:
+            spelled.insert(0, {"role": "system", "content": text})
+    return spelled
+
+
+def _spelled(message: Message) -> Message:
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    texts = [f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls]
+    content = "\n".join([*([str(message["content"])] if message["content"] else []), *texts])
+    return {"role": message["role"], "content": content}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPart:
+    """What one token added to an answer, or its end.
+
+    Attributes:
+        index: which answer of several.
+        reasoning: text within `<think>`.
+        content: text of the answer.
+        calls: that are complete now.
+        tokens: 1 where there is a token, else 0.
+        logprobs: of the token, where they were asked for.
+        finish_reason: "stop", "length", "tool_calls" or "cancelled" at the end; "failed" with an `error`.
+        error: why it failed.
+    """
+
+    index: int
+    reasoning: str = ""
+    content: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    tokens: int = 0
+    logprobs: TokenLogprobs | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+class AnswerReader:
+    """Reads the events of one chat answer.
+
+    Args:
+        tools: that it may call.
+        inside_reasoning: whether the prompt ends within `<think>`.
+        parallel_tool_calls: whether more than one call is taken.
+    """
+
+    def __init__(
+        self, tools: Sequence[FunctionTool] = (), inside_reasoning: bool = False, parallel_tool_calls: bool = True
+    ) -> None:
+        self._splitter = ReasoningSplitter(inside_reasoning)
+        self._parser = ToolCallParser({tool.name for tool in tools}) if tools else None
+        self._most_calls = None if parallel_tool_calls else 1
+        self._num_calls = 0
+
+    def read(self, event: TokenEvent) -> AnswerPart:
+        """Take the next event; returns its part, which may be empty."""
+        reasoning, content = self._splitter.push(event.text)
+        calls: list[ToolCall] = []
+        if self._parser is not None:
+            content, calls = self._parser.push(content)
+        if event.finished:
+            more, rest = self._splitter.flush()
+            reasoning += more
+            if self._parser is None:
+                content += rest
+            else:
+                for text, found in (self._parser.push(rest), self._parser.flush()):
+                    content += text
+                    calls += found
+        if self._most_calls is not None:
+            calls = calls[: self._most_calls - self._num_calls]
+        self._num_calls += len(calls)
+        return AnswerPart(
+            event.index,
+            reasoning,
+            content,
+            tuple(calls),
+            int(event.token is not None),
+            event.logprobs,
+            self._reason(event.finish_reason) if event.finished else None,
+            event.error,
+        )
+
+    def _reason(self, reason: str | None) -> str:
+        if reason in (FINISH_FAILED, FINISH_CANCELLED):
+            return str(reason)
+        if self._num_calls:
+            return "tool_calls"
+        return "length" if reason == FINISH_LENGTH else "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: the parts together."""
+
+    reasoning: str
+    content: str
+    calls: tuple[ToolCall, ...]
+    tokens: int
+    logprobs: tuple[TokenLogprobs, ...]
+    finish_reason: str
+    error: str | None
+
+
+def join_parts(parts: Sequence[AnswerPart]) -> Answer:
+    """The answer that the parts of one index come to."""
+    return Answer(
+        "".join(part.reasoning for part in parts),
+        "".join(part.content for part in parts),
+        tuple(call for part in parts for call in part.calls),
+        sum(part.tokens for part in parts),
+        tuple(part.logprobs for part in parts if part.logprobs is not None),
+        parts[-1].finish_reason or "stop",
+        parts[-1].error,
+    )

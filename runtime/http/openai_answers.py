@@ -1,0 +1,60 @@
+"""What OpenAI's endpoints share: ids, usage, how a generation's end is said."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH
+from .errors import CancelledError, GenerationFailedError
+from .schema.common import UNSET, Unset
+from .schema.openai import FinishReason, Usage
+from .service import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The fields that all parts of one answer share."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str | Unset
+
+
+def new_envelope(prefix: str, request_id: int, model: ServedModel) -> Envelope:
+    """Of a new answer."""
+    # Request ids start again with the server; the random part keeps ids apart in a client's logs.
+    answer_id = f"{prefix}-{request_id}-{secrets.token_hex(6)}"
+    return Envelope(answer_id, int(time.time()), model.name, model.fingerprint or UNSET)
+
+
+def new_call_id() -> str:
+    """By which the result of a call will name it."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> Usage:
+    """Usage, and its sum."""
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+    )
+
+
+def check_finish(reason: str | None, error: str | None) -> FinishReason:
+    """OpenAI's word for how a generation, or an answer to a chat, ended.
+
+    Raises:
+        GenerationFailedError: it failed.
+        CancelledError: somebody cancelled it.
+    """
+    if reason == FINISH_FAILED:
+        raise GenerationFailedError(error or "generation failed")
+    if reason == FINISH_CANCELLED:
+        raise CancelledError
+    if reason == "tool_calls":
+        return "tool_calls"
+    return "length" if reason == FINISH_LENGTH else "stop"

@@ -1,0 +1,124 @@
+"""What the schemas of several APIs share: the numbers that steer sampling, tools, and constraints on output."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MAX_TOKENS_LIMIT = 2**31 - 1
+MAX_STOPS = 16
+MAX_STOP_CHARS = 1024
+MAX_TOP_LOGPROBS = 20
+MAX_CHOICES = 16
+MAX_TOOLS = 128
+
+Unset = msgspec.UnsetType
+UNSET = msgspec.UNSET
+
+Json = dict[str, Any]
+"""An object whose fields are not ours to know."""
+
+Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)]
+Temperature = Annotated[float, Meta(ge=0.0, le=2.0, description="0: always the likeliest token.")]
+TopP = Annotated[float, Meta(ge=0.0, le=1.0)]
+TopK = Annotated[int, Meta(ge=-1, le=MAX_TOKENS_LIMIT, description="0 or -1: off.")]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=10.0, description="1: off.")]
+# 64 bits, signed or not. JSON schema's validators need numbers that a double can hold, so the lower half is not named.
+Seed = int
+StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+Stop = StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)]
+TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
+Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
+TokenIds = list[Annotated[int, Meta(ge=0, le=MAX_TOKENS_LIMIT)]]
+
+
+class JsonSchemaFormat(Struct, kw_only=True):
+    """A JSON schema, with the name that OpenAI's clients give it."""
+
+    schema: Json
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, kw_only=True):
+    """What the output must be; `schema` beside the type is llama.cpp's and LM Studio's form."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchemaFormat | None = None
+    schema: Json | None = None
+
+
+class SamplingFields(Struct, kw_only=True):
+    """How tokens are drawn and when they end: fields that every generating endpoint takes."""
+
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: TopP | None = None
+    min_p: Probability | None = None
+    typical_p: Probability | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Seed | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
+    stop: Stop | None = None
+    stop_token_ids: Annotated[TokenIds, Meta(max_length=MAX_STOPS)] | None = None
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    regex: Annotated[str, Meta(description="The output must match this expression.")] | None = None
+    grammar: Annotated[str, Meta(description="The output must match this grammar, in Lark's language.")] | None = None
+
+
+class StreamOptions(Struct, kw_only=True):
+    """OpenAI's options of a stream."""
+
+    include_usage: bool | None = None
+
+
+class FunctionTool(Struct, kw_only=True):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: Json | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, kw_only=True):
+    """A tool of a chat."""
+
+    function: FunctionTool
+    type: Literal["function"] = "function"
+
+
+class ErrorDetail(Struct, kw_only=True):
+    """What went wrong, as /v1 says it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Struct, kw_only=True):
+    """An error of /v1."""
+
+    error: ErrorDetail
+
+
+class NativeError(Struct, kw_only=True):
+    """An error of the native API."""
+
+    error: str
+    status: Literal["error"] = "error"
+
+
+class TextError(Struct, kw_only=True):
+    """An error of /api."""
+
+    error: str
