@@ -163,6 +163,14 @@ def _exit_cleanly_on_sigterm() -> None:
 )
 @click.option("--tune", "tune", multiple=True, metavar="KEY=VALUE", help="A GPU kernel's tuning; see docs/gpu.md.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=_default_threads, help="Compilers run at once.")
+@click.option(
+    "--kv-type",
+    "kv_dtype",
+    type=click.Choice(("f16", "q8_0")),
+    default="f16",
+    show_default=True,
+    help="How keys and values are kept; q8_0 takes about half the memory.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 @_MAX_CONTEXT
 @_CACHE_DIR
@@ -174,6 +182,7 @@ def compile_command(
     toolchain: str,
     tune: tuple[str, ...],
     jobs: int,
+    kv_dtype: str,
     as_json: bool,
     max_context: int | None,
     cache_dir: Path | None,
@@ -189,7 +198,8 @@ def compile_command(
         raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
     goal = output or model.with_suffix(".rfb")
     tuning = read_tuning(tune, os.environ)
-    options = CompileOptions(model, goal, archs or _default_archs(), tokenizer, max_context, toolchain, jobs, tuning)
+    chosen = archs or _default_archs()
+    options = CompileOptions(model, goal, chosen, tokenizer, max_context, toolchain, jobs, tuning, kv_dtype)
     with choose_progress(as_json) as progress:
         manifest = compile_model(options, BuildCache(cache_dir or default_cache_dir()), progress, make_golden)
     if as_json:

@@ -38,6 +38,8 @@ _GRID_FIELDS: Final = {
     "at_least": (0, (1 << 31) - 1),
     "at_most": (1, (1 << 31) - 1),
 }
+KV_DTYPES: Final = ("f16", "q8_0")
+KV_GROUP: Final = 32  # elements of a head that share a scale in q8_0, as in a GGUF
 GRID_ROWS: Final = ("tokens", "logits", "none")
 _KV_ARGUMENT: Final = re.compile(r"kv:(0|[1-9][0-9]{0,5}):(key|value)", re.ASCII)
 
@@ -145,19 +147,27 @@ class LaunchEntry:
 
 @dataclass(frozen=True, slots=True)
 class KvLayout:
-    """Shape of the paged key/value cache; a block holds `block_size` tokens of every layer."""
+    """Shape of the paged key/value cache; a block holds `block_size` tokens of every layer.
+
+    Its `dtype` is one of `KV_DTYPES`: `f16`, or `q8_0`, int8 with a float16 scale for each `KV_GROUP` elements.
+    """
 
     num_layers: int
     num_kv_heads: int
     head_dim: int
     block_size: int
-    bytes_per_element: int
+    dtype: str
 
     @property
     def bytes_per_block(self) -> int:
         """Bytes of one block: the keys and the values of all layers."""
-        elements = self.num_layers * self.num_kv_heads * self.head_dim * self.block_size
-        return 2 * elements * self.bytes_per_element
+        heads = self.num_layers * self.num_kv_heads * self.block_size
+        return 2 * heads * kv_head_bytes(self.dtype, self.head_dim)
+
+
+def kv_head_bytes(dtype: str, head_dim: int) -> int:
+    """Bytes of one key, or one value, of one head."""
+    return head_dim + 2 * (head_dim // KV_GROUP) if dtype == "q8_0" else 2 * head_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +229,6 @@ _KV_FIELDS: Final = {
     "num_kv_heads": 1 << 16,
     "head_dim": 1 << 16,
     "block_size": 1 << 16,
-    "bytes_per_element": 8,
 }
 
 
@@ -229,7 +238,7 @@ def encode_layout(layout: Layout) -> bytes:
         "tensors": [[t.name, t.packing, list(t.shape), t.offset, t.n_bytes] for t in layout.tensors],
         "buffers": [[b.name, b.dtype, b.elements_per_token, b.elements_fixed] for b in layout.buffers],
         "launches": [[entry.kernel, list(entry.arguments), _encode_grid(entry.grid)] for entry in layout.launches],
-        "kv": [getattr(layout.kv, name) for name in _KV_FIELDS],
+        "kv": [*(getattr(layout.kv, name) for name in _KV_FIELDS), layout.kv.dtype],
     }
     table.update({name: getattr(layout, name) for name in _SCALARS})
     if layout.final_norm is not None:
@@ -303,9 +312,7 @@ def _read(check: Checker, data: bytes) -> Layout:
             fields[key] = tuple(_read_table(check, unpacker, budget, key))
         elif key == "kv":
             budget.spent = 0
-            values = check.array(unpacker.unpack(), key, len(_KV_FIELDS), len(_KV_FIELDS))
-            pairs = zip(_KV_FIELDS.items(), values, strict=True)
-            fields[key] = KvLayout(*(check.integer(v, f"kv.{name}", 1, high) for (name, high), v in pairs))
+            fields[key] = _kv(check, unpacker.unpack())
         elif key == "final_norm":
             budget.spent = 0
             fields[key] = _final_norm(check, unpacker.unpack())
@@ -319,6 +326,21 @@ def _read(check: Checker, data: bytes) -> Layout:
         if key not in fields:
             check.fail(key, "expected a value, found none")
     return Layout(**fields)
+
+
+def _kv(check: Checker, value: object) -> KvLayout:
+    *numbers, dtype = check.array(value, "kv", len(_KV_FIELDS) + 1, len(_KV_FIELDS) + 1)
+    pairs = zip(_KV_FIELDS.items(), numbers, strict=True)
+    integers = (check.integer(number, f"kv.{name}", 1, high) for (name, high), number in pairs)
+    num_layers, num_kv_heads, head_dim, block_size = integers
+    if dtype == 2:  # format 1.0 had bytes of an element here, always those of float16
+        dtype = "f16"
+    kind = check.text(dtype, "kv.dtype")
+    if kind not in KV_DTYPES:
+        check.fail("kv.dtype", f"expected one of {', '.join(KV_DTYPES)}, found {kind!r}")
+    if kind == "q8_0" and head_dim % KV_GROUP:
+        check.fail("kv.head_dim", f"expected a multiple of {KV_GROUP} for q8_0, found {head_dim}")
+    return KvLayout(num_layers, num_kv_heads, head_dim, block_size, kind)
 
 
 def _read_table(check: Checker, unpacker: Any, budget: _Budget, table: str) -> Iterator[_Entry]:

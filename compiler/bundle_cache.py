@@ -30,7 +30,7 @@ def cached_bundle(options: CompileOptions, root: Path, say: Callable[[str], None
     model = options.model
     identity = _identity(model)
     tokenizer = _identity_of_file(options.tokenizer) if options.tokenizer else ()
-    chosen = (*options.archs, str(options.max_context), options.toolchain, *tokenizer)
+    chosen = (*options.archs, str(options.max_context), options.toolchain, options.kv_dtype, *tokenizer)
     goal = root / "bundles" / f"{cache_key(*identity, *chosen, __version__)[:32]}.rfb"
     if os.path.lexists(goal):
         problem = _problem_of(goal)

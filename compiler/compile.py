@@ -45,6 +45,7 @@ class CompileOptions:
         toolchain: "auto", or the name of one.
         jobs: compilers run at once.
         tuning: of GPU kernels.
+        kv_dtype: of the KV cache, one of `KV_DTYPES`.
     """
 
     model: Path
@@ -55,6 +56,7 @@ class CompileOptions:
     toolchain: str = "auto"
     jobs: int = 2
     tuning: Tuning = DEFAULT_TUNING
+    kv_dtype: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
     toolchains = [find_toolchain(options.toolchain, target) for target in targets]
     model = read_model(options, progress)
     pairs = zip(targets, toolchains, strict=True)
-    builds = [_build(model, target, toolchain, options.tuning) for target, toolchain in pairs]
+    builds = [_build(model, target, toolchain, options.kv_dtype, options.tuning) for target, toolchain in pairs]
     with BundleWriter(options.goal) as writer:
         progress.note(f"target: {', '.join(target.arch for target in targets)}")
         code = compile_builds(builds, cache, progress, options.jobs)
@@ -126,6 +128,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
                     "max_context": model.max_seq_len,
                     "toolchain": options.toolchain,
                     "tuning": options.tuning.to_json(),
+                    "kv_type": options.kv_dtype,
                 },
             )
         )
@@ -171,8 +174,8 @@ def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progres
     return min(config.max_seq_len, DEFAULT_MAX_CONTEXT)
 
 
-def _build(model: Model, target: Target, toolchain: Toolchain, tuning: Tuning = DEFAULT_TUNING) -> Build:
-    plan = make_plan(model.graph, model.config, target, model.max_seq_len, tuning)
+def _build(model: Model, target: Target, toolchain: Toolchain, kv_dtype: str, tuning: Tuning = DEFAULT_TUNING) -> Build:
+    plan = make_plan(model.graph, model.config, target, model.max_seq_len, tuning, kv_dtype)
     return Build(target, toolchain, plan, render_sources(plan, target))
 
 
@@ -297,7 +300,7 @@ def _golden_without_host(
 ) -> list[dict[str, object]]:
     target = find_targets(("host",))[0]
     portable = replace(target, variants=target.variants[-1:])
-    build = _build(model, portable, find_toolchain("auto", target))
+    build = _build(model, portable, find_toolchain("auto", target), options.kv_dtype)
     code = build_variants(build.sources, portable, build.toolchain, cache, lambda _done, _total: None, options.jobs)
     with tempfile.TemporaryDirectory(prefix="rocmforge-golden-") as folder:
         path = Path(folder, WEIGHTS_NAME)

@@ -17,6 +17,7 @@ def make_plan(
     target: Target,
     max_seq_len: int | None = None,
     tuning: Tuning = DEFAULT_TUNING,
+    kv_dtype: str = "f16",
 ) -> Plan:
     """Lower a graph that has been through all passes.
 
@@ -26,9 +27,10 @@ def make_plan(
         target: a row of the target table.
         max_seq_len: positions of a sequence; None: the model's.
         tuning: of GPU kernels.
+        kv_dtype: of the KV cache, one of `KV_DTYPES`.
     Raises:
         UsageError: the target has no kernels for a shape of the model, or cannot be tuned like that.
     """
     if target.backend == "hip":
-        return HipPlanner(graph, config, target, max_seq_len, tuning).finish()
-    return HostPlanner(graph, config, target).finish()
+        return HipPlanner(graph, config, target, max_seq_len, tuning, kv_dtype).finish()
+    return HostPlanner(graph, config, target, kv_dtype).finish()

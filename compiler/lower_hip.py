@@ -58,6 +58,7 @@ class HipPlanner(Planner):
         target: Target,
         max_seq_len: int | None = None,
         tuning: Tuning = DEFAULT_TUNING,
+        kv_dtype: str = "f16",
     ) -> None:
         """Args: as `Planner`; `max_seq_len` bounds the context (None: the model's own bound).
 
@@ -65,7 +66,7 @@ class HipPlanner(Planner):
             UsageError: a shape that the kernels do not have, or a tuning that the target cannot have.
         """
         check_tuning(tuning, target)
-        super().__init__(graph, config, target, Q8_BLOCK_BYTES)
+        super().__init__(graph, config, target, Q8_BLOCK_BYTES, kv_dtype)
         assert target.gpu is not None
         self.gpu: GpuFeatures = target.gpu
         self.tuning = tuning
@@ -213,6 +214,7 @@ class HipPlanner(Planner):
             "num_heads": config.num_heads,
             "num_kv_heads": config.num_kv_heads,
             "head_dim": config.head_dim,
+            "kv_q8_0": self.kv_dtype == "q8_0",
             "wave_size": self.gpu.wave_size,
         }
 

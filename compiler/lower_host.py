@@ -14,8 +14,8 @@ Q8_BLOCK_BYTES = 52  # sizeof(struct q8_block) in kernels/host/common.h
 class HostPlanner(Planner):
     """One launch a node; a step runs them in order on all threads."""
 
-    def __init__(self, graph: Graph, config: ModelConfig, target: Target) -> None:
-        super().__init__(graph, config, target, Q8_BLOCK_BYTES)
+    def __init__(self, graph: Graph, config: ModelConfig, target: Target, kv_dtype: str = "f16") -> None:
+        super().__init__(graph, config, target, Q8_BLOCK_BYTES, kv_dtype)
 
     def _matrix(self, sources: tuple[str, ...], pairs: bool = False) -> str:
         ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
@@ -94,6 +94,7 @@ class HostPlanner(Planner):
             "num_heads": config.num_heads,
             "num_kv_heads": config.num_kv_heads,
             "head_dim": config.head_dim,
+            "kv_q8_0": self.kv_dtype == "q8_0",
         }
 
     def rope_kv(self, node: Node) -> None:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry
+from ..artifacts.errors import UsageError
+from ..artifacts.layout import KV_GROUP, BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry
 from .graph import LOGITS, Graph, Value
 from .model_config import ModelConfig
 from .passes import Q8_BLOCK
@@ -74,9 +75,20 @@ class Plan:
 class Planner:
     """Collects what nodes are lowered to, one by one. A back end adds a method for each op, of the op's name."""
 
-    def __init__(self, graph: Graph, config: ModelConfig, target: Target, q8_block_bytes: int) -> None:
-        """Args: a graph that has been through all passes; `q8_block_bytes` as the back end's struct has them."""
+    def __init__(
+        self, graph: Graph, config: ModelConfig, target: Target, q8_block_bytes: int, kv_dtype: str = "f16"
+    ) -> None:
+        """Args: a graph that has been through all passes; `q8_block_bytes` as the back end's struct has them;
+        `kv_dtype` of the KV cache, one of `KV_DTYPES`.
+
+        Raises:
+            UsageError: the model's heads have no such KV cache.
+        """
         self.graph, self.config, self.target = graph, config, target
+        self.kv_dtype = kv_dtype
+        if kv_dtype == "q8_0" and config.head_dim % KV_GROUP:
+            found = f"found heads of {config.head_dim}"
+            raise UsageError(f"--kv-type q8_0: expected heads of a multiple of {KV_GROUP} elements, {found}")
         self.q8_block_bytes = q8_block_bytes
         self.kernels: dict[str, KernelSpec] = {}
         self.launches: list[LaunchEntry] = []
@@ -109,7 +121,7 @@ class Planner:
         for node in self.graph.nodes:
             getattr(self, node.op)(node)
         config = self.config
-        kv = KvLayout(config.num_layers, config.num_kv_heads, config.head_dim, self.target.kv_block_size, 2)
+        kv = KvLayout(config.num_layers, config.num_kv_heads, config.head_dim, self.target.kv_block_size, self.kv_dtype)
         kernels = tuple(self.kernels[symbol] for symbol in sorted(self.kernels))
         tensors = tuple(self.tensors.values())
         return Plan(kernels, tuple(self.launches), self.buffers, tensors, kv, self._final_norm())

@@ -37,6 +37,7 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
             f"{' '.join(filter(None, (t.arch, t.level)))} ({t.toolchain_version})" for t in manifest.targets
         ),
         "kernel_launches_per_token": sum(entry.grid is None or entry.grid.at_least <= 1 for entry in layout.launches),
+        "kv_type": layout.kv.dtype,
         **_memory(manifest.memory),
     }
     if arch is not None and arch not in (have := [target.arch for target in manifest.targets]):

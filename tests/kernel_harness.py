@@ -178,6 +178,68 @@ def dequantize(raw: npt.NDArray[np.uint8], ggml_type: str) -> Float32:
     return np.asarray(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[ggml_type]), np.float32)
 
 
+def q8_0(x: Array) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
+    """float[..., n] as the `gguf` package quantizes it: int8[..., n] and scales float16[..., n / 32]."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        raw = gguf.quants.quantize(np.asarray(x, np.float32).reshape(-1, x.shape[-1]), gguf.GGMLQuantizationType.Q8_0)
+    blocks = raw.reshape(*x.shape[:-1], x.shape[-1] // 32, 34)
+    scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
+    return np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(x.shape), scales
+
+
+def kv_pages(keys: Array, values: Array, dtype: str, lanes: bool = False) -> tuple[Array, Array]:
+    """Pages of the KV cache, uint8[block, kv head, bytes], as the kernels' kv_pages.h has them.
+
+    Args:
+        keys: [block, kv head, head_dim, 16].
+        values: [block, kv head, 16, head_dim].
+        dtype: of the pages, one of `KV_DTYPES`.
+        lanes: as the GPU has them.
+    """
+    by_position = keys.transpose(0, 1, 3, 2), values
+    if dtype == "q8_0":
+        (key_quants, key_scales), (value_quants, value_scales) = map(q8_0, by_position)
+        return _page(key_quants, key_scales, lanes), _page(value_quants, value_scales, None)
+    with np.errstate(over="ignore"):
+        halves = [x.astype(np.float16) for x in by_position]
+    return _page(halves[0], None, lanes), _page(halves[1], None, None)
+
+
+def page_masks(written: Array, kv_heads: int, head_dim: int, dtype: str, lanes: bool = False) -> tuple[Array, Array]:
+    """Which bytes of the pages belong to positions of which bool[block, 16] `written` is true."""
+    marks = -written.astype(np.int16)
+    shape = (len(written), kv_heads, 16)
+    elements, scales = (np.broadcast_to(marks[:, None, :, None], (*shape, n)) for n in (head_dim, head_dim // 32))
+    if dtype == "q8_0":
+        elements = elements.astype(np.int8)
+    pages = (_page(elements, scales if dtype == "q8_0" else None, order) for order in (lanes, None))
+    first, second = (page == 0xFF for page in pages)
+    return first, second
+
+
+def _page(elements: Array, scales: Array | None, key_lanes: bool | None) -> Array:
+    """[block, kv head, 16, head_dim] with scales [block, kv head, 16, head_dim / 32] in a page's order.
+
+    Args:
+        key_lanes: None for values; of keys, whether 8 elements lie side by side.
+    """
+    blocks, kv_heads, _, head_dim = elements.shape
+    if key_lanes:
+        elements = elements.reshape(blocks, kv_heads, 16, head_dim // 8, 8).swapaxes(2, 3)
+    elif key_lanes is not None:
+        elements = elements.swapaxes(2, 3)
+    parts = (elements,) if scales is None else (elements, scales.swapaxes(2, 3))
+    return np.concatenate([np.ascontiguousarray(x).view(np.uint8).reshape(blocks, kv_heads, -1) for x in parts], -1)
+
+
+def as_stored(x: Array, dtype: str) -> Array:
+    """What is left of [..., head_dim] when pages of `dtype` have held it: float16, or float32 for q8_0."""
+    if dtype == "f16":
+        return x.astype(np.float16)
+    quants, scales = q8_0(x)
+    return quants * np.repeat(scales.astype(np.float32), 32, axis=-1)
+
+
 def quantize_rows(x: Float32) -> npt.NDArray[np.void]:
     """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], as kernels/host/vector.h says, to the bit."""
     halves = x.reshape(len(x), -1, 2, 16)

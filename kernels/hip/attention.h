@@ -1,9 +1,9 @@
 /* Causal attention over paged keys and values, grouped queries: what its three kernels share.
  *
- * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), SPLIT (positions, a
- * multiple of 64), MAX_SPLITS, HEAD_ROWS (query heads of one kv head that a wave takes), TOKEN_ROWS (tokens of a wave);
+ * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), KV_Q8_0, SPLIT
+ * (positions, a multiple of 64), MAX_SPLITS, HEAD_ROWS (query heads of one kv head that a wave takes), TOKEN_ROWS (tokens of a wave);
  * by the kernel itself AHEAD_UNROLL and VALUES, values loaded at once.
- * Pages as in rope_kv.h.
+ * Pages: [block, kv head], each as in kv_pages.h.
  *
  * A row is one head of one token. Its context is cut into splits at multiples of SPLIT, a split into chunks of
  * WAVE_SIZE positions. Within a split a running maximum goes from chunk to chunk; the splits' results are merged in
@@ -13,21 +13,19 @@
  * Scores: a lane is a position. Sums: LANES neighbouring lanes hold a value's HEAD_DIM elements, 8 each, and take LANES
  * of the chunk's positions; at the end of a split the WAVE_SIZE / LANES partial sums are added.
  */
-#include "prelude.h"
+#include "kv_pages.h"
 
 #define GROUP (NUM_HEADS / NUM_KV_HEADS)
 #define HEAD_PARTS (GROUP / HEAD_ROWS)
 #define ROWS (HEAD_ROWS * TOKEN_ROWS)
 #define EIGHTS (HEAD_DIM / 8)
 #define LANES (EIGHTS <= 4 ? 4 : EIGHTS <= 8 ? 8 : EIGHTS <= 16 ? 16 : 32)
-#define PAGE_HEAD (HEAD_DIM * 16)
 #define QKV_STRIDE ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM)
 #define RECORD (HEAD_DIM + 4) /* float32 of a split's result: sums, largest, total, two unused */
 #define LOWEST -3.0e38f
 #define AHEAD (ROWS < 4 ? ROWS : 4) /* rows whose queries are loaded before they are needed */
 static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM <= 256, "a lane holds 8 elements, a wave at least one position");
 
-typedef const GLOBAL_MEMORY _Float16 *page_pointer;
 typedef const CONSTANT_MEMORY float *query_pointer;
 typedef const CONSTANT_MEMORY int32_t *table_pointer;
 
@@ -51,7 +49,7 @@ INLINE void weigh_chunk(const Keys &keys, query_pointer queries, const int32_t *
     float scores[ROWS];
     UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0;
     _Pragma(AHEAD_UNROLL) for (int32_t d = 0; d < EIGHTS; d++) {
-        const f16x8 key = as_halves(keys.eighth(d));
+        const read_eight key = keys.eighth(d);
         UNROLL for (int r = 0; r < ROWS; r++) {
             READ_AFTER(queries, scores[(r + ROWS - AHEAD) % ROWS]);
             query_pointer query = queries + r / HEAD_ROWS * QKV_STRIDE + r % HEAD_ROWS * HEAD_DIM + 8 * d;
@@ -77,8 +75,8 @@ INLINE void add_chunk(const Values &values, struct row *rows, const float (*weig
 {
     const int32_t first = lane_index() / LANES * LANES;
     _Pragma(AHEAD_UNROLL) for (int32_t k = 0; k < LANES; k += VALUES) {
-        f16x8 value[VALUES];
-        UNROLL for (int n = 0; n < VALUES; n++) value[n] = as_halves(values.at(k + n));
+        read_eight value[VALUES];
+        UNROLL for (int n = 0; n < VALUES; n++) value[n] = values.at(k + n);
         UNROLL for (int r = 0; r < ROWS; r++) {
             const float *weight = weights[r] + first + k;
             UNROLL for (int n = 0; n < VALUES; n++)

@@ -16,17 +16,24 @@
 
 struct page_keys {
     page_pointer key;
-    INLINE_MEMBER i32x4 eighth(int32_t d) const { return *(const GLOBAL_MEMORY i32x4 *)(key + d * 128); }
+    scale_pointer scales; /* of this position */
+    INLINE_MEMBER read_eight eighth(int32_t d) const
+    {
+        return dequantized(*(const GLOBAL_MEMORY kv_eight *)(key + d * 128), KV_SCALE(scales, d / 4 * 16));
+    }
 };
 
 struct page_values {
     page_pointer values; /* of this head and eighth, page 0 */
+    scale_pointer scales; /* of these */
     int32_t block, next_block; /* of positions first and first + 16: LANES positions lie in one page, or in two */
     int32_t first, last;
-    INLINE_MEMBER i32x4 at(int32_t k) const
+    INLINE_MEMBER read_eight at(int32_t k) const
     {
         const size_t page = (size_t)(LANES > 16 && k >= 16 ? next_block : block) * NUM_KV_HEADS;
-        return *(const GLOBAL_MEMORY i32x4 *)(values + page * PAGE_HEAD + minimum_int(first + k, last) % 16 * HEAD_DIM);
+        const int32_t position = minimum_int(first + k, last) % 16;
+        return dequantized(*(const GLOBAL_MEMORY kv_eight *)(values + page * PAGE_HEAD + position * HEAD_DIM),
+                           KV_SCALE(scales, page * (PAGE_HEAD / 2) + position));
     }
 };
 
@@ -50,9 +57,11 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     }
     NO_UNROLL for (int32_t first = start; first <= last; first += WAVE_SIZE) {
         const int32_t own = minimum_int(first + lane, last), block = table[own / 16];
-        const struct page_keys keys = { (page_pointer)a1 + ((size_t)block * NUM_KV_HEADS + kv_head) * PAGE_HEAD + own % 16 * 8 };
+        const page_pointer key_page = (page_pointer)a1 + ((size_t)block * NUM_KV_HEADS + kv_head) * PAGE_HEAD;
+        const struct page_keys keys = { key_page + own % 16 * 8, (scale_pointer)(key_page + PAGE_ELEMENTS) + own % 16 };
         struct page_values values;
         values.values = (page_pointer)a2 + kv_head * PAGE_HEAD + 8 * eighth;
+        values.scales = (scale_pointer)((page_pointer)a2 + kv_head * PAGE_HEAD + PAGE_ELEMENTS) + eighth / 4 * 16;
         values.first = first + lane / LANES * LANES;
         values.last = last;
         values.block = table[minimum_int(values.first, last) / 16];

@@ -12,24 +12,34 @@
 #define CHUNK_PAGES (WAVE_SIZE / 16)
 
 struct lds_keys {
-    const _Float16 *key;
-    INLINE_MEMBER i32x4 eighth(int32_t d) const { return *(const i32x4 *)(key + d * 128); }
+    const kv_element *key;
+    const _Float16 *scales; /* of this position */
+    INLINE_MEMBER read_eight eighth(int32_t d) const
+    {
+        return dequantized(*(const kv_eight *)(key + d * 128), KV_SCALE(scales, d / 4 * 16));
+    }
 };
 
 struct lds_values {
-    const _Float16 *values; /* of this eighth, position 0 of the chunk */
+    const kv_element *values; /* of this eighth, position 0 of the chunk */
+    const _Float16 *scales; /* of these */
     int32_t first, last; /* within the chunk */
-    INLINE_MEMBER i32x4 at(int32_t k) const { return *(const i32x4 *)(values + minimum_int(first + k, last) * HEAD_DIM); }
+    INLINE_MEMBER read_eight at(int32_t k) const
+    {
+        const int32_t position = minimum_int(first + k, last), page = KV_Q8_0 ? position / 16 : 0;
+        const kv_element *value = values + position * HEAD_DIM + page * (PAGE_HEAD - PAGE_ELEMENTS);
+        return dequantized(*(const kv_eight *)value, KV_SCALE(scales, page * (PAGE_HEAD / 2) + position % 16));
+    }
 };
 
 /* One head of the pages that hold the positions from `first` on; pages past `last` repeat its page. */
-INLINE void load_pages(page_pointer pages, table_pointer table, int32_t first, int32_t last, _Float16 *out)
+INLINE void load_pages(page_pointer pages, table_pointer table, int32_t first, int32_t last, kv_element *out)
 {
-    const int32_t pieces = PAGE_HEAD / 8;
+    const int32_t pieces = PAGE_HEAD * sizeof(kv_element) / 16;
     for (int32_t i = thread_index(); i < CHUNK_PAGES * pieces; i += THREADS) {
         const int32_t block = table[minimum_int(first / 16 + i / pieces, last / 16)];
         const size_t page = (size_t)block * NUM_KV_HEADS * PAGE_HEAD;
-        ((i32x4 *)out)[i] = *(const GLOBAL_MEMORY i32x4 *)(pages + page + i % pieces * 8);
+        ((i32x4 *)out)[i] = ((const GLOBAL_MEMORY i32x4 *)(pages + page))[i % pieces];
     }
 }
 
@@ -41,19 +51,22 @@ struct tile {
 };
 
 /* One split of a segment whose greatest position is `last`. */
-INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, int32_t last, _Float16 *pages,
+INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, int32_t last, kv_element *pages,
                          float (*weights)[WAVE_SIZE])
 {
     const int32_t lane = lane_index(), end = minimum_int(last, start + SPLIT - 1);
     NO_UNROLL for (int32_t first = start; first <= end; first += WAVE_SIZE) {
         load_pages(tile->keys, table, first, last, pages);
         __syncthreads();
-        const struct lds_keys keys = { pages + lane / 16 * PAGE_HEAD + lane % 16 * 8 };
+        const kv_element *head = pages + lane / 16 * PAGE_HEAD;
+        const struct lds_keys keys = { head + lane % 16 * 8, (const _Float16 *)(head + PAGE_ELEMENTS) + lane % 16 };
         weigh_chunk(keys, tile->queries, tile->positions, first, tile->rows, weights);
         __syncthreads();
         load_pages(tile->values, table, first, last, pages);
         __syncthreads();
-        const struct lds_values values = { pages + 8 * minimum_int(lane % LANES, EIGHTS - 1), lane / LANES * LANES, last - first };
+        const int32_t eighth = minimum_int(lane % LANES, EIGHTS - 1);
+        const _Float16 *scales = (const _Float16 *)(pages + PAGE_ELEMENTS) + eighth / 4 * 16;
+        const struct lds_values values = { pages + 8 * eighth, scales, lane / LANES * LANES, last - first };
         add_chunk(values, tile->rows, weights);
         __syncthreads();
     }
@@ -61,7 +74,7 @@ INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, 
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
-    alignas(16) __shared__ _Float16 pages[CHUNK_PAGES * PAGE_HEAD];
+    alignas(16) __shared__ kv_element pages[CHUNK_PAGES * PAGE_HEAD];
     alignas(16) __shared__ float weights[4][ROWS][WAVE_SIZE];
     const int32_t first = group_y() * TILE_TOKENS, end = minimum_int(STEP->num_tokens, first + TILE_TOKENS);
     if (first >= end) return;

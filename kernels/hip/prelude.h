@@ -10,6 +10,7 @@
 
 typedef float f32x2 __attribute__((vector_size(8), may_alias));
 typedef float f32x4 __attribute__((vector_size(16), may_alias));
+typedef float f32x8 __attribute__((vector_size(32), may_alias));
 typedef int32_t i32x1 __attribute__((may_alias));
 typedef int32_t i32x2 __attribute__((vector_size(8), may_alias));
 typedef int32_t i32x4 __attribute__((vector_size(16), may_alias));

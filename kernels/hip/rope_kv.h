@@ -1,25 +1,31 @@
 /* Rotates queries and keys, writes keys and values into the paged cache; queries stay in place.
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, ROPE_INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
- * QK_NORM (RMS norm of each head before the rotation), EPSILON.
+ * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines, then
  * sines), key pages, value pages, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
- * Pages, float16: keys [block, kv head, HEAD_DIM / 8, 16 positions, 8], values [block, kv head, 16 positions, HEAD_DIM].
+ * Pages: [block, kv head], each as in kv_pages.h.
  * Grid: x = heads / 4, y tokens; a wave takes one head.
  */
-#include "prelude.h"
+#include "kv_pages.h"
 
 #define THREADS (4 * WAVE_SIZE)
 #define HEADS (NUM_HEADS + 2 * NUM_KV_HEADS)
-#define PAGE_HEAD (HEAD_DIM * 16) /* elements of one head of a page */
 
 typedef GLOBAL_MEMORY float *float_pointer;
-typedef GLOBAL_MEMORY _Float16 *half_pointer;
+typedef GLOBAL_MEMORY kv_element *element_pointer;
+#if KV_Q8_0
+typedef float *key_pointer; /* in LDS: a scale is known when the whole head is */
+#define KEY_OFFSET(d) (d)
+#else
+typedef element_pointer key_pointer; /* its head's part of the page, from its position on */
+#define KEY_OFFSET(d) ((d) / 8 * 128 + (d) % 8)
+#endif
 
-/* Where a key goes: its head's part of the page, from its position on. */
+/* Where a rotated head goes. */
 struct goal {
     float_pointer query;
-    half_pointer key;
+    key_pointer key;
 };
 
 INLINE void put(const struct goal *goal, int32_t d, float value)
@@ -27,7 +33,7 @@ INLINE void put(const struct goal *goal, int32_t d, float value)
     if (goal->query)
         goal->query[d] = value;
     else
-        goal->key[d / 8 * 128 + d % 8] = (_Float16)value;
+        goal->key[KEY_OFFSET(d)] = value;
 }
 
 INLINE void rotate_head(const GLOBAL_MEMORY float *x, const GLOBAL_MEMORY float *weight,
@@ -51,6 +57,35 @@ INLINE void rotate_head(const GLOBAL_MEMORY float *x, const GLOBAL_MEMORY float 
         put(goal, d, QK_NORM ? x[d] * inverse * weight[d] : x[d]);
 }
 
+#if KV_Q8_0
+/* Nearest integer, ties away from zero, for |v| < 2^31. */
+INLINE int32_t round_away(float v)
+{
+    const int32_t whole = (int32_t)v;
+    const float rest = v - (float)whole; /* exact */
+    return whole + (rest >= 0.5f) - (rest <= -0.5f);
+}
+
+/* A key or a value into its head of a page, as GGUF's Q8_0 has it; 32 neighbouring lanes share a scale. What is not finite
+ * makes the scale so. The reciprocal of a subnormal scale may be no number; float16 has 0 for such a scale, so the quants
+ * may be 0 too. */
+template <bool IS_KEY, class Source> INLINE void store_head(Source x, element_pointer head, int32_t position)
+{
+    for (int32_t d = lane_index(); d < HEAD_DIM; d += WAVE_SIZE) {
+        const float value = x[d];
+        int32_t top = to_bits(absolute(value));
+        top = maximum_int(top, shuffle_xor<16>(top));
+        top = maximum_int(top, shuffle_xor<8>(top));
+        top = maximum_int(top, shuffle_xor<4>(top));
+        top = maximum_int(top, shuffle_xor<2>(top));
+        const float scale = from_bits(maximum_int(top, shuffle_xor<1>(top))) / 127.0f;
+        const float inverse = scale >= 0x1p-126f ? 1.0f / scale : 0.0f;
+        head[IS_KEY ? d / 8 * 128 + position * 8 + d % 8 : position * HEAD_DIM + d] = (int8_t)round_away(value * inverse);
+        if (d % 32 == 0) ((GLOBAL_MEMORY _Float16 *)(head + PAGE_ELEMENTS))[d / 32 * 16 + position] = (_Float16)scale;
+    }
+}
+#endif
+
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
     const int32_t token = group_y(), head = group_x() * 4 + wave_index();
@@ -64,11 +99,25 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         rotate_head(x, (const GLOBAL_MEMORY float *)a4, cosines, &goal);
     } else if (head < NUM_HEADS + NUM_KV_HEADS) {
         const size_t page = (size_t)block * NUM_KV_HEADS + (head - NUM_HEADS);
-        const struct goal goal = { 0, (half_pointer)a2 + page * PAGE_HEAD + position % 16 * 8 };
+        const element_pointer keys = (element_pointer)a2 + page * PAGE_HEAD;
+#if KV_Q8_0
+        __shared__ float staged[4][HEAD_DIM];
+        const struct goal goal = { 0, staged[wave_index()] };
         rotate_head(x, (const GLOBAL_MEMORY float *)a5, cosines, &goal);
+        sync_wave();
+        store_head<true>(staged[wave_index()], keys, position % 16);
+#else
+        const struct goal goal = { 0, keys + position % 16 * 8 };
+        rotate_head(x, (const GLOBAL_MEMORY float *)a5, cosines, &goal);
+#endif
     } else {
         const size_t page = (size_t)block * NUM_KV_HEADS + (head - NUM_HEADS - NUM_KV_HEADS);
-        half_pointer value = (half_pointer)a3 + page * PAGE_HEAD + position % 16 * HEAD_DIM;
+        const element_pointer values = (element_pointer)a3 + page * PAGE_HEAD;
+#if KV_Q8_0
+        store_head<false>(x, values, position % 16);
+#else
+        const element_pointer value = values + position % 16 * HEAD_DIM;
         for (int32_t d = lane_index(); d < HEAD_DIM; d += WAVE_SIZE) value[d] = (_Float16)x[d];
+#endif
     }
 }

@@ -1,18 +1,17 @@
 /* Causal attention of each token over its own sequence's pages, grouped queries.
  *
- * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32).
+ * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], key pages, value pages, out [T, NUM_HEADS * HEAD_DIM].
- * Pages as in rope_kv.h. A work item is one head of up to 8 neighbouring tokens; those of one sequence share the loads.
+ * Pages: [block, kv head], each as in kv_pages.h. A work item is one head of up to 8 neighbouring tokens; those of one sequence share the loads.
  *
  * Every row walks the same spans of 256 positions, from 0, with a running maximum. Positions past its own weigh
  * exactly 0, so a row's result does not depend on the rows beside it.
  */
-#include "vector.h"
+#include "kv_pages.h"
 
 #define ROWS_MAX 8
 #define SPAN 256
 #define VECTORS (HEAD_DIM / 16)
-#define PAGE ((size_t)NUM_KV_HEADS * HEAD_DIM * 16)
 #define QKV_STRIDE ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM)
 
 static int32_t attention_items(const struct step *step) { return (step->num_tokens + ROWS_MAX - 1) / ROWS_MAX * NUM_HEADS; }
@@ -26,13 +25,13 @@ struct rows {
 };
 
 /* Scores of 16 positions from `first` on, for all rows. */
-ALWAYS_INLINE void score_page(struct rows *r, const uint16_t *keys, int32_t first, int32_t column, const int count)
+ALWAYS_INLINE void score_page(struct rows *r, const uint8_t *keys, int32_t first, int32_t column, const int count)
 {
     const i32x16 lane = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
     f32x16 dots[ROWS_MAX];
     for (int i = 0; i < count; i++) dots[i] = splat(0);
     for (int32_t d = 0; d < HEAD_DIM; d++) {
-        const f32x16 key = load_f16(keys + d * 16);
+        const f32x16 key = load_keys(keys, d);
         for (int i = 0; i < count; i++) dots[i] = vector_fma(splat(r->query[i][d]), key, dots[i]);
     }
     for (int i = 0; i < count; i++) {
@@ -61,13 +60,15 @@ ALWAYS_INLINE void soften_span(struct rows *r, int32_t width, const int count)
     }
 }
 
-ALWAYS_INLINE void add_page(struct rows *r, const uint16_t *values, int32_t column, int32_t positions, const int count)
+ALWAYS_INLINE void add_page(struct rows *r, const uint8_t *values, int32_t column, int32_t positions, const int count)
 {
     for (int32_t d = 0; d < HEAD_DIM; d += 16) {
+        float scales[16];
         f32x16 sums[ROWS_MAX];
+        load_scales(values, d, scales);
         for (int i = 0; i < count; i++) sums[i] = load_f32(r->sums[i] + d);
         for (int32_t p = 0; p < positions; p++) {
-            const f32x16 value = load_f16(values + p * HEAD_DIM + d);
+            const f32x16 value = load_value(values, p, d, scales);
             for (int i = 0; i < count; i++) sums[i] = vector_fma(splat(r->scores[i][column + p]), value, sums[i]);
         }
         for (int i = 0; i < count; i++) store_f32(r->sums[i] + d, sums[i]);
@@ -75,7 +76,7 @@ ALWAYS_INLINE void add_page(struct rows *r, const uint16_t *values, int32_t colu
 }
 
 /* `count` neighbouring positions of one sequence. */
-ALWAYS_INLINE void attend(struct rows *r, const uint16_t *keys, const uint16_t *values, const int32_t *blocks,
+ALWAYS_INLINE void attend(struct rows *r, const uint8_t *keys, const uint8_t *values, const int32_t *blocks,
                           const int count)
 {
     const int32_t end = r->position[count - 1] + 1;
@@ -87,10 +88,10 @@ ALWAYS_INLINE void attend(struct rows *r, const uint16_t *keys, const uint16_t *
     for (int32_t start = 0; start < end; start += SPAN) {
         const int32_t width = minimum_int(SPAN, (end - start + 15) / 16 * 16);
         for (int32_t c = 0; c < width; c += 16)
-            score_page(r, keys + blocks[(start + c) / 16] * PAGE, start + c, c, count);
+            score_page(r, keys + blocks[(start + c) / 16] * KV_PAGE_BYTES, start + c, c, count);
         soften_span(r, width, count);
         for (int32_t c = 0; c < width; c += 16)
-            add_page(r, values + blocks[(start + c) / 16] * PAGE, c, minimum_int(16, end - start - c), count);
+            add_page(r, values + blocks[(start + c) / 16] * KV_PAGE_BYTES, c, minimum_int(16, end - start - c), count);
     }
 }
 
@@ -111,8 +112,8 @@ static void attention_run(const struct step *step, void *const *arguments, int32
     struct rows r;
     for (int32_t item = begin; item < end; item++) {
         const int32_t head = item % NUM_HEADS, kv_head = head / (NUM_HEADS / NUM_KV_HEADS);
-        const uint16_t *keys = (const uint16_t *)arguments[1] + (size_t)kv_head * HEAD_DIM * 16;
-        const uint16_t *values = (const uint16_t *)arguments[2] + (size_t)kv_head * HEAD_DIM * 16;
+        const uint8_t *keys = (const uint8_t *)arguments[1] + (size_t)kv_head * KV_HEAD_BYTES;
+        const uint8_t *values = (const uint8_t *)arguments[2] + (size_t)kv_head * KV_HEAD_BYTES;
         const int32_t last = minimum_int(step->num_tokens, (item / NUM_HEADS + 1) * ROWS_MAX);
         int32_t token = item / NUM_HEADS * ROWS_MAX;
         while (token < last) {

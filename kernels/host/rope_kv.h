@@ -1,12 +1,12 @@
 /* Rotates queries and keys, writes keys and values into the paged cache; queries stay in place.
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, ROPE_INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
- * QK_NORM (RMS norm of each head before the rotation), EPSILON.
+ * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines, then
  * sines), key pages, value pages, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
- * Pages, float16: keys [block, kv head, HEAD_DIM, 16 positions], values [block, kv head, 16 positions, HEAD_DIM].
+ * Pages: [block, kv head], each as in kv_pages.h.
  */
-#include "vector.h"
+#include "kv_pages.h"
 
 static int32_t rope_kv_items(const struct step *step) { return step->num_tokens; }
 
@@ -29,27 +29,16 @@ static void rotate_head(float *x, const float *cosines)
     }
 }
 
-static void write_head(const float *key, const float *value, uint16_t *keys, uint16_t *values)
-{
-    for (int32_t c = 0; c < HEAD_DIM; c += 16) {
-        uint16_t half[16];
-        store_f16(half, load_f32(key + c));
-        for (int32_t i = 0; i < 16; i++) keys[(c + i) * 16] = half[i];
-        store_f16(values + c, load_f32(value + c));
-    }
-}
-
 static void rope_kv_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    const size_t page = (size_t)NUM_KV_HEADS * HEAD_DIM * 16;
     for (int32_t t = begin; t < end; t++) {
         float *query = (float *)arguments[0] + (size_t)t * (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM;
         float *key = query + NUM_HEADS * HEAD_DIM, *value = key + NUM_KV_HEADS * HEAD_DIM;
         const int32_t position = step->positions[t];
         const float *cosines = (const float *)arguments[1] + (size_t)position * ROPE_DIM;
         const int32_t block = step->block_table[(size_t)step->rows[t] * step->blocks_per_row + position / 16];
-        uint16_t *keys = (uint16_t *)arguments[2] + block * page + position % 16;
-        uint16_t *values = (uint16_t *)arguments[3] + block * page + (size_t)(position % 16) * HEAD_DIM;
+        uint8_t *keys = (uint8_t *)arguments[2] + block * KV_PAGE_BYTES;
+        uint8_t *values = (uint8_t *)arguments[3] + block * KV_PAGE_BYTES;
         for (int32_t h = 0; h < NUM_HEADS; h++) {
             if (QK_NORM) normalize_head(query + h * HEAD_DIM, (const float *)arguments[4]);
             rotate_head(query + h * HEAD_DIM, cosines);
@@ -57,8 +46,8 @@ static void rope_kv_run(const struct step *step, void *const *arguments, int32_t
         for (int32_t h = 0; h < NUM_KV_HEADS; h++) {
             if (QK_NORM) normalize_head(key + h * HEAD_DIM, (const float *)arguments[5]);
             rotate_head(key + h * HEAD_DIM, cosines);
-            write_head(key + h * HEAD_DIM, value + h * HEAD_DIM, keys + (size_t)h * HEAD_DIM * 16,
-                       values + (size_t)h * HEAD_DIM * 16);
+            store_key(keys + (size_t)h * KV_HEAD_BYTES, position % 16, key + h * HEAD_DIM);
+            store_value(values + (size_t)h * KV_HEAD_BYTES, position % 16, value + h * HEAD_DIM);
         }
     }
 }

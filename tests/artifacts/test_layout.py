@@ -43,7 +43,7 @@ LAYOUT = Layout(
             "attention", ("buffer:hidden", "kv:1:key", "kv:1:value"), GridEntry(128, 3, "tokens", 4, 256, 2, 8)
         ),
     ),
-    kv=KvLayout(num_layers=2, num_kv_heads=3, head_dim=64, block_size=16, bytes_per_element=2),
+    kv=KvLayout(num_layers=2, num_kv_heads=3, head_dim=64, block_size=16, dtype="f16"),
     max_batch_tokens=8,
     max_sequences=4,
     vocab_size=64,
@@ -69,7 +69,15 @@ def test_round_trip_and_sizes() -> None:
     assert LAYOUT.weights_bytes == 2304
     assert LAYOUT.arena_bytes() == 8 * 32 * 4 + 64
     assert LAYOUT.kv.bytes_per_block == 2 * 2 * 3 * 64 * 16 * 2
+    # Each 32 elements of a head: a float16 and 32 int8, not 32 float16.
+    assert dataclasses.replace(LAYOUT.kv, dtype="q8_0").bytes_per_block == 2 * 2 * 3 * 16 * (64 + 2 * 2)
     assert LAYOUT.buffers[0].n_bytes(3) == 384
+
+
+def test_format_1_0_had_bytes_of_an_element() -> None:
+    table = msgpack.unpackb(DATA)
+    table["kv"][-1] = 2
+    assert decode_layout(PATH, msgpack.packb(table), 2304) == LAYOUT
 
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -202,6 +210,10 @@ def test_hostile_msgpack(data: bytes) -> None:
         pytest.param(changed(vocab_size=1 << 40), "vocab_size", id="vocab"),
         pytest.param(changed(hidden_size="32"), "hidden_size", id="type"),
         pytest.param(changed(kv=dataclasses.replace(LAYOUT.kv, head_dim=0)), "kv.head_dim", id="kv-head-dim"),
+        pytest.param(changed(kv=dataclasses.replace(LAYOUT.kv, dtype="q4_0")), "kv.dtype", id="kv-dtype"),
+        pytest.param(
+            changed(kv=dataclasses.replace(LAYOUT.kv, dtype="q8_0", head_dim=80)), "kv.head_dim", id="kv-q8_0-of-80"
+        ),
         pytest.param(msgpack.packb({1: 2}), "key", id="key-type"),
         pytest.param(bytes((64 << 20) + 1), "size", id="too-large"),
     ],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from rocmforge.artifacts.layout import GridEntry, LaunchEntry
+from rocmforge.artifacts.layout import GridEntry, LaunchEntry, kv_head_bytes
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Graph, Node, Value, Weight
 from rocmforge.compiler.lower_hip import HipPlanner
@@ -21,6 +21,7 @@ from rocmforge.compiler.packing_lanes import interleave_lane_pairs, pack_lanes
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.target import TARGETS
 from rocmforge.tests.compiler.test_kernels_host import (
+    HARD_TO_ROUND,
     SILU_TOLERANCE,
     matmul_tolerance,
     silu,
@@ -36,6 +37,8 @@ from rocmforge.tests.kernel_harness import (
     Float64,
     Step,
     dequantize,
+    kv_pages,
+    page_masks,
     random_rows,
 )
 
@@ -63,11 +66,19 @@ CONFIG = ModelConfig(
 Launches = tuple[tuple[KernelSpec, GridEntry], ...]
 
 
-def lower(arch: str, node: Node, values: Sequence[Value], weights: Sequence[Weight], config: ModelConfig) -> Launches:
+def lower(
+    arch: str,
+    node: Node,
+    values: Sequence[Value],
+    weights: Sequence[Weight],
+    config: ModelConfig,
+    kv_dtype: str = "f16",
+) -> Launches:
     """What one node becomes: its kernels and their grids, in order."""
     table = {weight.name: weight for weight in (*weights, Weight("source", (64, 64), "F32"))}
     sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(node.inputs))
-    planner = HipPlanner(Graph((*sources, node), {value.name: value for value in values}, table), config, TARGETS[arch])
+    graph = Graph((*sources, node), {value.name: value for value in values}, table)
+    planner = HipPlanner(graph, config, TARGETS[arch], kv_dtype=kv_dtype)
     planner.launches.clear()
     getattr(planner, node.op)(node)
     return tuple((planner.kernels[launch.kernel], grid_of(launch)) for launch in planner.launches)
@@ -376,17 +387,21 @@ def test_norm(gpus: Gpus, arch: str, columns: int, rows: str) -> None:
         assert blocks.tobytes() == q8_rows(out).tobytes()
 
 
+# head_dim, rope_dim, interleaved, qk_norm, kv_dtype.
 ROPES = (
-    (16, 16, True, False),
-    (64, 64, False, True),
-    (80, 22, True, True),
-    (48, 32, False, False),
-    (128, 128, True, False),
+    (16, 16, True, False, "f16"),
+    (64, 64, False, True, "f16"),
+    (80, 22, True, True, "f16"),
+    (48, 32, False, False, "f16"),
+    (128, 128, True, False, "f16"),
+    (32, 32, True, False, "q8_0"),
+    (64, 64, False, True, "q8_0"),
+    (96, 22, True, True, "q8_0"),
 )
 
 
-def rope(arch: str, shape: tuple[int, int, bool, bool]) -> Launches:
-    head_dim, rope_dim, interleaved, qk_norm = shape
+def rope(arch: str, shape: tuple[int, int, bool, bool, str]) -> Launches:
+    head_dim, rope_dim, interleaved, qk_norm, kv_dtype = shape
     config = replace(
         CONFIG,
         num_heads=4,
@@ -399,7 +414,7 @@ def rope(arch: str, shape: tuple[int, int, bool, bool]) -> Launches:
     weights = (Weight("table", (32, rope_dim), "F32"), *(Weight(name, (head_dim,), "F32") for name in names))
     values = (Value("x", "T", 8 * head_dim), Value("y", "T", 8 * head_dim))
     node = Node("rope_kv", ("x",), "y", ("table", *names), {"layer": 0, "epsilon": 1e-6})
-    return lower(arch, node, values, weights, config)
+    return lower(arch, node, values, weights, config, kv_dtype)
 
 
 def rotated(qkv: Float32, table: Float32, positions: list[int], norms: list[Float32] | None, pairs: str) -> Float64:
@@ -420,37 +435,35 @@ def rotated(qkv: Float32, table: Float32, positions: list[int], norms: list[Floa
 
 @pytest.mark.parametrize("shape", ROPES, ids=str)
 @pytest.mark.parametrize("arch", ARCHES)
-def test_rope_kv(gpus: Gpus, arch: str, shape: tuple[int, int, bool, bool]) -> None:
-    head_dim, rope_dim, interleaved, qk_norm = shape
+def test_rope_kv(gpus: Gpus, arch: str, shape: tuple[int, int, bool, bool, str]) -> None:
+    head_dim, rope_dim, interleaved, qk_norm, kv_dtype = shape
     launches, random = rope(arch, shape), np.random.default_rng(head_dim)
     tokens, rows, positions = 5, [1, 1, 1, 0, 2], [14, 15, 16, 3, 0]
     table = random.uniform(-1, 1, (32, rope_dim)).astype(np.float32)
     qkv = random.normal(0, 1, (tokens, 8, head_dim)).astype(np.float32)
+    qkv[:, 4:6] = qkv[:, :2]  # keys that a query shows before they are rounded
     qkv[1, 7, :4] = [1e6, -1e6, 3e-8, -(2.0**-24)]  # values that overflow float16, and that are subnormal in it
+    qkv[2, 6:, :16] = HARD_TO_ROUND
     norms = [random.normal(1, 0.3, head_dim).astype(np.float32) for _ in range(2)]
-    keys = np.full((6, 2, head_dim // 8, 16, 8), 7, np.float16)
-    values = np.full((6, 2, 16, head_dim), 7, np.float16)
-    wanted = keys.copy(), values.copy()
     blocks = [[4, 0], [2, 5], [1, 3]]
     step = Step(tokens, positions=positions, rows=rows, block_table=blocks)
-    out = qkv.copy()
-    gpus(arch, launches).run(*launches[0], step, out, table, keys, values, *norms)
+    pages = [np.full((6, 2, 16 * kv_head_bytes(kv_dtype, head_dim)), 0xA5, np.uint8) for _ in range(2)]
+    out, exchanged = qkv.copy(), qkv.copy()
+    gpus(arch, launches).run(*launches[0], step, exchanged, table, *(page.copy() for page in pages), *reversed(norms))
+    gpus(arch, launches).run(*launches[0], step, out, table, *pages, *norms)
     pairs = "interleaved" if interleaved else "half"
     expected = rotated(qkv, table, positions, norms if qk_norm else None, pairs)
     # Two products and a sum; with the norm, its own roundings, counted as above.
     roundings = 2 * (3 + (head_dim / 32 + 6 + 8) * qk_norm) * ROUNDING
     size = 2 * np.abs(expected).max(-1, keepdims=True) + 2 * np.abs(qkv[:, :6]).max(-1, keepdims=True)
     assert (np.abs(out[:, :4] - expected[:, :4]) <= (roundings * size)[:, :4]).all()
+    assert (np.abs(exchanged[:, :2] - expected[:, 4:]) <= (roundings * size)[:, 4:]).all()
     assert np.array_equal(out[:, 4:], qkv[:, 4:])
-    written = np.zeros((tokens, 2, head_dim), np.float32)
-    with np.errstate(over="ignore"):
-        for t, (row, position) in enumerate(zip(rows, positions, strict=True)):
-            block, slot = blocks[row][position // 16], position % 16
-            written[t] = keys[block, :, :, slot].reshape(2, head_dim)
-            wanted[0][block, :, :, slot] = keys[block, :, :, slot]
-            wanted[1][block, :, slot] = qkv[t, 6:].astype(np.float16)
-    # float16 rounds by half a unit of 2^-10, and what lies below 2^-14 by half of 2^-24.
-    tolerance = roundings * size[:, 4:] + np.abs(expected[:, 4:]) * 2.0**-11 + 2.0**-25
-    assert (np.abs(written - expected[:, 4:]) <= tolerance).all()
-    assert keys.tobytes() == wanted[0].tobytes()
-    assert values.tobytes() == wanted[1].tobytes()
+    keys, values = np.zeros((6, 2, head_dim, 16), np.float32), np.zeros((6, 2, 16, head_dim), np.float32)
+    written = np.zeros((6, 16), bool)
+    for t, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        block, slot = blocks[row][position // 16], position % 16
+        keys[block, :, :, slot], values[block, :, slot], written[block, slot] = exchanged[t, :2], qkv[t, 6:], True
+    masks = page_masks(written, 2, head_dim, kv_dtype, lanes=True)
+    for page, mask, wanted in zip(pages, masks, kv_pages(keys, values, kv_dtype, lanes=True), strict=True):
+        assert np.array_equal(page, np.where(mask, wanted, 0xA5))

@@ -8,12 +8,13 @@ rounds a multiply-add twice, hence a factor of 2 throughout.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from rocmforge.artifacts.layout import KV_DTYPES, kv_head_bytes
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.packing import interleave_pairs, pack_rows
 from rocmforge.compiler.plan import KernelSpec
@@ -30,10 +31,13 @@ from rocmforge.tests.kernel_harness import (
     Step,
     activation_bytes,
     activations,
+    as_stored,
     assert_guards_whole,
     build,
     dequantize,
     guarded,
+    kv_pages,
+    page_masks,
     quantize_rows,
     random_rows,
     spec,
@@ -96,28 +100,44 @@ def norm(columns: int, out_q8: bool = False, at_logits_rows: bool = False) -> Ke
 NORMS = (norm(1), norm(61), norm(576), norm(576, True), norm(64, False, True), norm(64, True, True))
 
 
-def rope(head_dim: int, rope_dim: int, interleaved: bool, qk_norm: bool) -> KernelSpec:
-    flags = {"interleaved": interleaved, "qk_norm": qk_norm}
+def rope(head_dim: int, rope_dim: int, interleaved: bool, qk_norm: bool, kv_dtype: str) -> KernelSpec:
+    flags = {"interleaved": interleaved, "qk_norm": qk_norm, "kv_q8_0": kv_dtype == "q8_0"}
     return spec("rope_kv", num_heads=3, num_kv_heads=2, head_dim=head_dim, rope_dim=rope_dim, epsilon="1e-6f", **flags)
 
 
+# The largest is 127, so q8_0's scale is 1: ties, which go away from zero, and what adding a half would round up to one.
+HARD_TO_ROUND = (127, -0.5, 0.5, 1.5, -1.5, 2.5, -2.5, 126.5, -126.5, 0.49999997, -0.49999997, 0, -0.0, 3, 1e-30, 1e-45)
+# head_dim, rope_dim, interleaved, qk_norm, kv_dtype.
 ROPES = {
-    (head_dim, rope_dim, interleaved, qk_norm): rope(head_dim, rope_dim, interleaved, qk_norm)
-    for head_dim, rope_dim, interleaved, qk_norm in (
-        (16, 16, True, False),
-        (64, 64, False, True),
-        (80, 22, True, True),
-        (48, 32, False, False),
+    shape: rope(*shape)
+    for shape in (
+        (16, 16, True, False, "f16"),
+        (64, 64, False, True, "f16"),
+        (80, 22, True, True, "f16"),
+        (48, 32, False, False, "f16"),
+        (32, 32, True, False, "q8_0"),
+        (64, 64, False, True, "q8_0"),
+        (96, 22, True, True, "q8_0"),
     )
 }
 
 
-def attention(heads: int, kv_heads: int, head_dim: int, out_q8: bool = False) -> KernelSpec:
-    shape = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
+def attention(heads: int, kv_heads: int, head_dim: int, kv_dtype: str = "f16", out_q8: bool = False) -> KernelSpec:
+    shape = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "kv_q8_0": kv_dtype == "q8_0"}
     return spec("attention", scale=f"{head_dim**-0.5:.9e}f", out_q8=out_q8, **shape)
 
 
-ATTENTIONS = ((1, 1, 16), (6, 2, 48), (9, 3, 64), (8, 1, 128))
+# Query heads, kv heads, head_dim, kv_dtype.
+ATTENTIONS = (
+    (1, 1, 16, "f16"),
+    (6, 2, 48, "f16"),
+    (9, 3, 64, "f16"),
+    (8, 1, 128, "f16"),
+    (1, 1, 32, "q8_0"),
+    (6, 2, 96, "q8_0"),
+    (9, 3, 64, "q8_0"),
+)
+REAL_ATTENTIONS = tuple((9, 3, 64, kv_dtype) for kv_dtype in KV_DTYPES)
 QUANTIZE = spec("quantize", columns=96)
 SWIGLU = spec("swiglu", columns=37)
 
@@ -131,7 +151,7 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
         *NORMS,
         *ROPES.values(),
         *(attention(*shape) for shape in ATTENTIONS),
-        attention(*ATTENTIONS[2], out_q8=True),
+        *(attention(*shape, out_q8=True) for shape in REAL_ATTENTIONS),
         QUANTIZE,
         SWIGLU,
     ]
@@ -360,15 +380,17 @@ def test_norm(built: Built, level: str) -> None:
 
 @pytest.mark.parametrize("shape", ROPES, ids=str)
 @pytest.mark.parametrize("level", LEVELS)
-def test_rope_kv(built: Built, level: str, shape: tuple[int, int, bool, bool]) -> None:
-    head_dim, rope_dim, interleaved, qk_norm = shape
+def test_rope_kv(built: Built, level: str, shape: tuple[int, int, bool, bool, str]) -> None:
+    head_dim, rope_dim, interleaved, qk_norm, kv_dtype = shape
     random = np.random.default_rng(head_dim)
     tokens, rows, positions = 5, [1, 1, 1, 0, 2], [14, 15, 16, 3, 0]
     table = random.uniform(-1, 1, (32, rope_dim)).astype(np.float32)
     qkv = random.normal(0, 1, (tokens, 7, head_dim)).astype(np.float32)
     qkv[1, 5, :4] = [1e6, -1e6, 3e-8, -(2.0**-24)]  # values that overflow float16, and that are subnormal in it
+    qkv[2, 5:, :16] = HARD_TO_ROUND
     norms = [random.normal(1, 0.3, head_dim).astype(np.float32) for _ in range(2)]
-    pages = [guarded((6, 2, *page), np.float16) for page in ((head_dim, 16), (16, head_dim))]
+    page_bytes = 16 * kv_head_bytes(kv_dtype, head_dim)
+    pages = [guarded((6, 2, page_bytes), np.uint8) for _ in range(2)]
     untouched = [page.copy() for page, _ in pages]
     out, memory = guarded(qkv.shape, np.float32)
     out[:] = qkv
@@ -391,13 +413,16 @@ def test_rope_kv(built: Built, level: str, shape: tuple[int, int, bool, bool]) -
     assert (np.abs(out[:, :5] - expected) <= 2 * roundings * ROUNDING * 2 * np.abs(heads).max(-1, keepdims=True)).all()
     assert np.array_equal(out[:, 5:], qkv[:, 5:])
     assert_guards_whole(memory)
-    with np.errstate(over="ignore"):
-        for t, (row, position) in enumerate(zip(rows, positions, strict=True)):
-            block, slot = blocks[row][position // 16], position % 16
-            untouched[0][block, :, :, slot] = out[t, 3:5].astype(np.float16)
-            untouched[1][block, :, slot] = out[t, 5:].astype(np.float16)
-    for (page, around), wanted in zip(pages, untouched, strict=True):
-        assert page.tobytes() == wanted.tobytes()
+    keys, values = np.zeros((6, 2, head_dim, 16), np.float32), np.zeros((6, 2, 16, head_dim), np.float32)
+    written = np.zeros((6, 16), bool)
+    for t, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        block, slot = blocks[row][position // 16], position % 16
+        keys[block, :, :, slot], values[block, :, slot], written[block, slot] = out[t, 3:5], out[t, 5:], True
+    masks = page_masks(written, 2, head_dim, kv_dtype)
+    for (page, around), before, mask, wanted in zip(
+        pages, untouched, masks, kv_pages(keys, values, kv_dtype), strict=True
+    ):
+        assert np.array_equal(page, np.where(mask, wanted, before))
         assert_guards_whole(around)
 
 
@@ -405,26 +430,30 @@ def test_rope_kv(built: Built, level: str, shape: tuple[int, int, bool, bool]) -
 class Context:
     """Sequences in a paged cache; a batch of chunks (sequence, first position, tokens)."""
 
-    keys: npt.NDArray[np.float16]  # [block, kv head, head_dim, 16]
-    values: npt.NDArray[np.float16]  # [block, kv head, 16, head_dim]
+    keys: Array  # [block, kv head, head_dim, 16], what the pages hold
+    values: Array  # [block, kv head, 16, head_dim]
     blocks: list[list[int]]
     qkv: Float32
     step: Step
+    kv_dtype: str
+
+    def pages(self, lanes: bool = False) -> tuple[Array, Array]:
+        return kv_pages(self.keys, self.values, self.kv_dtype, lanes)
 
 
 CHUNKS = ((0, 0, 11), (1, 299, 1), (2, 250, 17), (3, 15, 2), (1, 40, 1))
 
 
-def context(random: np.random.Generator, heads: int, kv_heads: int, head_dim: int) -> Context:
+def context(random: np.random.Generator, heads: int, kv_heads: int, head_dim: int, kv_dtype: str = "f16") -> Context:
     per_row = 19  # 304 positions: more than one span of 256
     blocks = random.permutation(4 * per_row).reshape(4, per_row).tolist()
     pages = (4 * per_row, kv_heads)
-    keys = random.normal(0, 1, (*pages, head_dim, 16)).astype(np.float16)
-    values = random.normal(0, 1, (*pages, 16, head_dim)).astype(np.float16)
+    keys, values = (as_stored(random.normal(0, 1, (*pages, 16, head_dim)), kv_dtype) for _ in range(2))
     positions = [first + i for _, first, count in CHUNKS for i in range(count)]
     rows = [sequence for sequence, _, count in CHUNKS for _ in range(count)]
     qkv = random.normal(0, 1, (len(rows), heads + 2 * kv_heads, head_dim)).astype(np.float32)
-    return Context(keys, values, blocks, qkv, Step(len(rows), positions=positions, rows=rows, block_table=blocks))
+    step = Step(len(rows), positions=positions, rows=rows, block_table=blocks)
+    return Context(keys.swapaxes(2, 3), values, blocks, qkv, step, kv_dtype)
 
 
 def attend(c: Context, heads: int, head_dim: int) -> tuple[Float64, Float64]:
@@ -455,39 +484,41 @@ def attend(c: Context, heads: int, head_dim: int) -> tuple[Float64, Float64]:
 
 @pytest.mark.parametrize("shape", ATTENTIONS, ids=str)
 @pytest.mark.parametrize("level", LEVELS)
-def test_attention(built: Built, level: str, shape: tuple[int, int, int]) -> None:
-    heads, _, head_dim = shape
+def test_attention(built: Built, level: str, shape: tuple[int, int, int, str]) -> None:
+    heads, _, head_dim, _ = shape
     c = context(np.random.default_rng(head_dim), *shape)
+    pages = c.pages()
     out, memory = guarded((c.step.num_tokens, heads, head_dim), np.float32)
-    built(level).run(attention(*shape), c.step, c.qkv, c.keys, c.values, out)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, out)
     expected, tolerance = attend(c, heads, head_dim)
     assert (np.abs(out - expected) <= tolerance).all()
     assert tolerance.max() < 0.001
     assert_guards_whole(memory)
     again, _ = guarded(out.shape, np.float32)
-    built(level).run(attention(*shape), c.step, c.qkv, c.keys, c.values, again, by_item=True)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, again, by_item=True)
     assert again.tobytes() == out.tobytes()
 
 
+@pytest.mark.parametrize("shape", REAL_ATTENTIONS, ids=str)
 @pytest.mark.parametrize("level", LEVELS)
-def test_attention_as_int8_and_alone(built: Built, level: str) -> None:
-    shape = ATTENTIONS[2]
+def test_attention_as_int8_and_alone(built: Built, level: str, shape: tuple[int, int, int, str]) -> None:
     c = context(np.random.default_rng(9), *shape)
+    pages = c.pages()
     tokens, row_bytes = c.step.num_tokens, shape[0] * shape[2]
     floats, _ = guarded((tokens, row_bytes), np.float32)
-    built(level).run(attention(*shape), c.step, c.qkv, c.keys, c.values, floats)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, floats)
     blocks, memory = guarded((tokens, row_bytes // 32), Q8_BLOCK)
-    built(level).run(attention(*shape, out_q8=True), c.step, c.qkv, c.keys, c.values, blocks)
+    built(level).run(attention(*shape, out_q8=True), c.step, c.qkv, *pages, blocks)
     assert blocks.tobytes() == quantize_rows(floats).tobytes()
     assert_guards_whole(memory)
     # A row's bits do not depend on its neighbours, nor on what lies past its position.
     for t in range(tokens):
         row, position = c.step.rows[t], c.step.positions[t]
-        later = Context(c.keys.copy(), c.values.copy(), c.blocks, c.qkv, c.step)
+        later = replace(c, keys=c.keys.copy(), values=c.values.copy())
         page, slot = c.blocks[row][position // 16], position % 16
         later.keys[page, :, :, slot + 1 :] = 1000
         later.values[page, :, slot + 1 :] = 1000
         step = Step(1, positions=[position], rows=[row], block_table=c.blocks)
         alone = np.zeros((1, row_bytes), np.float32)
-        built(level).run(attention(*shape), step, c.qkv[t : t + 1], later.keys, later.values, alone)
+        built(level).run(attention(*shape), step, c.qkv[t : t + 1], *later.pages(), alone)
         assert np.array_equal(alone[0], floats[t])

@@ -37,7 +37,9 @@ KERNELS = [name for name in TEMPLATES if name != "program"]
 
 _Q4_1: dict[str, Parameter] = {"weight_type": "Q4_1", "weight_header": "weights_quantized.h", "columns": 64}
 TINY: Mapping[str, KernelSpec] = {
-    "attention": spec("attention", num_heads=2, num_kv_heads=1, head_dim=32, scale="1.767766953e-01f", out_q8=True),
+    "attention": spec(
+        "attention", num_heads=2, num_kv_heads=1, head_dim=32, kv_q8_0=False, scale="1.767766953e-01f", out_q8=True
+    ),
     "embedding": spec("embedding", **_Q4_1),
     "gate_up": spec("gate_up", rows=32, out_q8=False, activation_bytes=104, **_Q4_1),
     "matmul": spec(
@@ -58,6 +60,7 @@ TINY: Mapping[str, KernelSpec] = {
         num_heads=2,
         num_kv_heads=1,
         head_dim=32,
+        kv_q8_0=True,
         rope_dim=16,
         interleaved=True,
         qk_norm=False,

@@ -1,5 +1,5 @@
-/* rope_kv_e4045e39: template host/rope_kv.c.j2, {"epsilon": "1.000000000e-05f", "head_dim": 32, "interleaved": true, "num_heads": 2, "num_kv_heads": 1, "qk_norm": false, "rope_dim": 16} */
-#define SYMBOL rope_kv_e4045e39
+/* rope_kv_48eaef56: template host/rope_kv.c.j2, {"epsilon": "1.000000000e-05f", "head_dim": 32, "interleaved": true, "kv_q8_0": true, "num_heads": 2, "num_kv_heads": 1, "qk_norm": false, "rope_dim": 16} */
+#define SYMBOL rope_kv_48eaef56
 #define NUM_HEADS 2
 #define NUM_KV_HEADS 1
 #define HEAD_DIM 32
@@ -7,4 +7,5 @@
 #define ROPE_INTERLEAVED 1
 #define QK_NORM 0
 #define EPSILON 1.000000000e-05f
+#define KV_Q8_0 1
 #include "rope_kv.h"

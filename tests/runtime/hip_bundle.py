@@ -47,7 +47,7 @@ LAYOUT = Layout(
     ),
     buffers=(BufferEntry("hidden", "float32", 64, 3), BufferEntry("logits", "float32", 0, 8 * 48)),
     launches=LAUNCHES,
-    kv=KvLayout(num_layers=2, num_kv_heads=1, head_dim=8, block_size=16, bytes_per_element=2),
+    kv=KvLayout(num_layers=2, num_kv_heads=1, head_dim=8, block_size=16, dtype="f16"),
     max_batch_tokens=32,
     max_sequences=8,
     vocab_size=48,

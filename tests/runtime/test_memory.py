@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,12 @@ def test_default_kv_cache_adapts_to_the_memory(smollm2: Bundle) -> None:
     assert kv_blocks(layout, layout.max_seq_len, None, 4 * context * per_block) == 2 * context
     assert kv_blocks(layout, layout.max_seq_len, None, 0) == context  # one context at least: else refused
     assert kv_blocks(layout, layout.max_seq_len, 17, 0) == 2
+
+
+def test_q8_0_gives_more_pages_in_the_same_memory(smollm2: Bundle) -> None:
+    """64 elements of a head take 64 int8 and two float16 scales: 68 bytes in place of 128."""
+    float16 = smollm2.layout
+    q8_0 = replace(float16, kv=replace(float16.kv, dtype="q8_0"))
+    available = 2 * 300 * float16.kv.bytes_per_block
+    assert kv_blocks(float16, 2400, None, available) == 300
+    assert kv_blocks(q8_0, 2400, None, available) == 300 * 128 // 68
