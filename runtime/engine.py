@@ -302,6 +302,7 @@ class Engine:
         hidden: list[tuple[Chunk, EmbeddingSequence, Float32]],
     ) -> None:
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        seconds = time.monotonic() - self._step_began
         with self._wake:
             if self._given_up(chunks):
                 return
@@ -316,6 +317,7 @@ class Engine:
             self._in_step = []
             self._rate.add(len(tokens))
         self._metrics.tokens_generated(sum(token >= 0 for token in tokens))
+        self._metrics.observe_step(seconds, len(chunks), sum(chunk.count for chunk in chunks))
 
     def _take_token(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
         if sequence.first_token_at is None:

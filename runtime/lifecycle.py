@@ -60,6 +60,15 @@ class EngineMetrics(Protocol):
     def observe_ttft(self, seconds: float) -> None:
         """From submission to the first token."""
 
+    def observe_step(self, seconds: float, sequences: int, tokens: int) -> None:
+        """A step of the device computed so many tokens of so many sequences."""
+
+    def prefix_hit(self, tokens: int) -> None:
+        """So many tokens lay in the cache already, and were not computed."""
+
+    def preempted(self) -> None:
+        """A request gave its pages to others."""
+
 
 class Lifecycle:
     """Tells metrics and an observer. Called under the engine's lock: what listens must be quick, and not call back."""
@@ -76,6 +85,10 @@ class Lifecycle:
             self._metrics.request_started()
         elif kind == ADMITTED and sequence.admitted_at is None:
             sequence.admitted_at = now
+        elif kind == PREFIX_HIT:
+            self._metrics.prefix_hit(tokens)
+        elif kind == PREEMPTED:
+            self._metrics.preempted()
         elif kind == FIRST_TOKEN:
             sequence.first_token_at = now
             self._metrics.observe_ttft(now - sequence.submitted_at)

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-from .generation import FINISH_CANCELLED, FINISH_FAILED, EngineStats
+from .generation import (
+    FINISH_CANCELLED,
+    FINISH_EOS,
+    FINISH_FAILED,
+    FINISH_LENGTH,
+    FINISH_STOP,
+    EngineStats,
+)
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-BUCKETS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # seconds
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # seconds
+STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
+SEQUENCE_BUCKETS: Final = tuple(2**power for power in range(9))  # 1 to 256
+TOKEN_BUCKETS: Final = tuple(2**power for power in range(14))  # 1 to 8192
+REASONS: Final = (FINISH_LENGTH, FINISH_STOP, FINISH_EOS, FINISH_CANCELLED, FINISH_FAILED)
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER: Final = "other"
 
 
 class Metrics:
-    """What the engine counts. Thread-safe; no metric has labels, so their number never grows."""
+    """What engine and server count. Thread-safe.
+
+    Labels take values from small sets only: finish reasons, known methods, templates of our routes, status codes that
+    we send. So the number of series does not grow with what clients ask.
+    """
 
     def __init__(self) -> None:
         """Start all counts at zero, in a registry of their own."""
@@ -32,15 +51,34 @@ class Metrics:
         self._active = self._gauge("active_requests", "Current number of active requests")
         self._ttft = self._histogram("ttft_seconds", "Time to first token in seconds")
         self._rate = self._gauge("tokens_per_second", "Tokens generated per second")
+        self._add_of_engine()
+        self._http = self._counter("http_requests", "Total number of HTTP requests", ("method", "route", "status"))
 
-    def _counter(self, name: str, help_text: str) -> Counter:
-        return Counter(f"rocmforge_{name}", help_text, registry=self._registry)
+    def _add_of_engine(self) -> None:
+        self._finished = self._counter("requests_finished", "Total number of inference requests ended", ("reason",))
+        for reason in REASONS:  # all there from the first scrape on: a rate needs a zero to begin with
+            self._finished.labels(reason)
+        self._hits = self._counter("prefix_cache_hit_tokens", "Total number of prompt tokens found in the KV cache")
+        self._preemptions = self._counter("preemptions", "Total number of times a request gave its KV pages to others")
+        self._pages = self._gauge("kv_pages", "Pages of the KV cache")
+        self._pages_used = self._gauge("kv_pages_used", "Pages of the KV cache that requests hold")
+        self._pages_cached = self._gauge(
+            "kv_pages_cached", "Pages of the KV cache known for their content, held or not"
+        )
+        self._step = self._histogram(
+            "step_duration_seconds", "Duration of a step of the device in seconds", STEP_BUCKETS
+        )
+        self._step_sequences = self._histogram("step_sequences", "Sequences in a step (batch size)", SEQUENCE_BUCKETS)
+        self._step_tokens = self._histogram("step_tokens", "Tokens computed in a step", TOKEN_BUCKETS)
+
+    def _counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"rocmforge_{name}", help_text, labels, registry=self._registry)
 
     def _gauge(self, name: str, help_text: str) -> Gauge:
         return Gauge(f"rocmforge_{name}", help_text, registry=self._registry)
 
-    def _histogram(self, name: str, help_text: str) -> Histogram:
-        return Histogram(f"rocmforge_{name}", help_text, registry=self._registry, buckets=BUCKETS)
+    def _histogram(self, name: str, help_text: str, buckets: Sequence[float] = BUCKETS) -> Histogram:
+        return Histogram(f"rocmforge_{name}", help_text, registry=self._registry, buckets=buckets)
 
     def request_started(self) -> None:
         """A request was queued."""
@@ -50,6 +88,7 @@ class Metrics:
         """A request ended, for one of the reasons in `generation`."""
         counter = {FINISH_FAILED: self._failed, FINISH_CANCELLED: self._cancelled}.get(reason, self._completed)
         counter.inc()
+        self._finished.labels(reason if reason in REASONS else OTHER).inc()
 
     def tokens_generated(self, count: int) -> None:
         """So many tokens were generated."""
@@ -71,6 +110,30 @@ class Metrics:
         """From submission to the first token."""
         self._ttft.observe(seconds)
 
+    def observe_step(self, seconds: float, sequences: int, tokens: int) -> None:
+        """A step of the device computed so many tokens of so many sequences."""
+        self._step.observe(seconds)
+        self._step_sequences.observe(sequences)
+        self._step_tokens.observe(tokens)
+
+    def prefix_hit(self, tokens: int) -> None:
+        """So many tokens lay in the cache already, and were not computed."""
+        self._hits.inc(tokens)
+
+    def preempted(self) -> None:
+        """A request gave its pages to others."""
+        self._preemptions.inc()
+
+    def http_answered(self, method: str, route: str | None, status: int) -> None:
+        """An HTTP request was answered.
+
+        Args:
+            method: as the client wrote it.
+            route: template of the route; None where no route has that path.
+            status: of the answer.
+        """
+        self._http.labels(method if method in METHODS else OTHER, route or OTHER, str(status)).inc()
+
     def render(self, stats: EngineStats) -> bytes:
         """Return the scrape: all counts, and the gauges as `stats` says.
 
@@ -80,6 +143,9 @@ class Metrics:
         self._queue_length.set(stats.queued)
         self._active.set(stats.active)
         self._rate.set(stats.tokens_per_second)
+        self._pages.set(stats.pages_total)
+        self._pages_used.set(stats.pages_used)
+        self._pages_cached.set(stats.pages_cached)
         return "\n".join(_family(metric) for metric in self._registry.collect()).encode()
 
 
@@ -91,9 +157,14 @@ def _family(metric: Metric) -> str:
 
 
 def _sample(sample: Sample) -> str:
-    bound = sample.labels.get("le")
-    labels = "" if bound is None else f'{{le="{_number(float(bound))}"}}'
-    return f"{sample.name}{labels} {_number(sample.value)}"
+    labels = ",".join(f'{name}="{_label_value(name, value)}"' for name, value in sample.labels.items())
+    return f"{sample.name}{{{labels}}} {_number(sample.value)}" if labels else f"{sample.name} {_number(sample.value)}"
+
+
+def _label_value(name: str, value: str) -> str:
+    if name == "le":
+        return _number(float(value))
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _number(value: float) -> str:

@@ -51,6 +51,9 @@ class CountingMetrics:
         self.tokens = 0
         self.finished: Counter[str] = Counter()
         self.observed: Counter[str] = Counter()
+        self.steps: list[tuple[int, int]] = []  # sequences and tokens of each
+        self.hit_tokens = 0
+        self.preemptions = 0
 
     def request_started(self) -> None:
         self.started += 1
@@ -73,6 +76,16 @@ class CountingMetrics:
     def observe_ttft(self, seconds: float) -> None:
         self._observe("ttft", seconds)
 
+    def observe_step(self, seconds: float, sequences: int, tokens: int) -> None:
+        assert seconds >= 0
+        self.steps.append((sequences, tokens))
+
+    def prefix_hit(self, tokens: int) -> None:
+        self.hit_tokens += tokens
+
+    def preempted(self) -> None:
+        self.preemptions += 1
+
     def _observe(self, name: str, seconds: float) -> None:
         assert seconds >= 0
         self.observed[name] += 1
@@ -86,7 +99,7 @@ class ScriptedProgram:
             tensors=(),
             buffers=(),
             launches=(),
-            kv=KvLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, dtype="f16"),
+            kv=KvLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, bytes_per_element=2),
             max_batch_tokens=32,
             max_sequences=8,
             vocab_size=TINY.config.vocab_size,
