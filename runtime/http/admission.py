@@ -1,10 +1,12 @@
-"""Who may generate now: fewer requests than threads, and none once the server stops."""
+"""Who may generate now: fewer requests than threads, none once the server stops, and no prompt that is too long."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
-from ..generation import EngineBusyError
+from ..generation import EngineBusyError, GenerationRequest
+from .errors import ContextLengthError
 
 
 class Slot:
@@ -24,9 +26,10 @@ class Slot:
 class Admission:
     """Counts the generations in progress, and refuses those beyond its capacity."""
 
-    def __init__(self, capacity: int) -> None:
-        """Admit up to `capacity` generations at once."""
+    def __init__(self, capacity: int, max_prompt_tokens: int | None = None) -> None:
+        """Admit up to `capacity` generations at once, of prompts of up to `max_prompt_tokens`."""
         self._capacity = capacity
+        self._max_prompt_tokens = max_prompt_tokens
         self._lock = threading.Lock()
         self._active = 0
         self._closed = False
@@ -45,6 +48,17 @@ class Admission:
                 raise EngineBusyError(f"{self._active} requests are being served, the most at a time")
             self._active += 1
         return Slot(self)
+
+    def check(self, requests: Iterable[GenerationRequest]) -> None:
+        """Check the length of prompts.
+
+        Raises:
+            ContextLengthError: one is too long.
+        """
+        limit = self._max_prompt_tokens
+        longest = max((len(request.prompt_token_ids) for request in requests), default=0)
+        if limit is not None and longest > limit:
+            raise ContextLengthError("prompt", f"expected at most {limit} tokens (the server's limit), found {longest}")
 
     def leave(self) -> None:
         """Count one generation less."""

@@ -54,7 +54,7 @@ class HttpApp(falcon.App[falcon.Request, falcon.Response]):
         super().__init__(middleware=[AccessLog(), cors_middleware(security), Gate(security)])
         self.limits = limits
         self.security = security
-        self.admission = Admission(limits.max_streams)
+        self.admission = Admission(limits.max_streams, limits.max_prompt_tokens)
 
 
 def create_app(models: Models, metrics: Metrics, limits: HttpLimits, security: Security | None = None) -> HttpApp:

@@ -130,6 +130,7 @@ def start_job(
     try:
         client = str(getattr(req.context, "client", ""))
         requests = [dataclasses.replace(request, client=client) for request in make()]
+        admission.check(requests)
         generations = lease.service.engine.submit_all(requests)
     except BaseException:
         slot.release()

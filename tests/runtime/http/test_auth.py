@@ -14,8 +14,8 @@ import pytest
 from falcon.inspect import inspect_routes
 
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.runtime.http.app import HttpApp
-from rocmforge.runtime.http.auth import OPEN_PATHS, KeyRing, Security, load_keys
+from rocmforge.runtime.http.app import HttpApp, HttpLimits
+from rocmforge.runtime.http.auth import OPEN_PATHS, KeyRing, Security, load_keys, warn_if_open
 from rocmforge.runtime.http.rate_limit import RateLimiter, client_of_address
 
 from .fake_engine import FakeEngine, make_app
@@ -273,3 +273,44 @@ def test_a_single_key_of_the_environment() -> None:
     client = Client(make_app(FakeEngine(), security=Security(ring)))
     assert client.simulate_get("/metrics", headers=bearer("only-one")).status_code == 200
     assert client.simulate_get("/traces?clear=1", headers=bearer("only-one")).status_code == 404  # allowed, not there
+
+
+@pytest.mark.parametrize(
+    "host, keys, warned",
+    [("127.0.0.1", False, False), ("::1", False, False), ("0.0.0.0", False, True), ("::", True, False)],
+)
+def test_a_server_open_to_all_says_so_once(
+    caplog: pytest.LogCaptureFixture, host: str, keys: bool, warned: bool
+) -> None:
+    warn_if_open(Security(load_keys(None, "key") if keys else None), host)
+    assert len(caplog.records) == warned
+    assert "--api-keys" in caplog.text or not warned
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+def test_F48_a_prompt_longer_than_the_server_allows(path: str) -> None:
+    app = make_app(FakeEngine(), HttpLimits(max_prompt_tokens=20, poll_seconds=0.02))
+    for length, status in ((12, 200), (40, 400)):
+        text = "x" * length
+        body = {"prompt": text, "messages": [{"role": "user", "content": text}], "model": "org/tiny:q4"}
+        result = Client(app).simulate_post(path, json={k: body[k] for k in FIELDS[path]})
+        assert result.status_code == status, result.text
+    error = result.json["error"]
+    assert "expected at most 20 tokens" in (error["message"] if path.startswith("/v1") else error)
+    assert app.admission.active == 0
+
+
+FIELDS = {
+    "/generate": ["prompt"],
+    "/v1/completions": ["prompt", "model"],
+    "/v1/chat/completions": ["messages", "model"],
+}
+
+
+def test_the_client_of_a_generation_is_known_to_the_queue(keys: KeyRing) -> None:
+    engine = FakeEngine()
+    client = Client(make_app(engine, security=Security(keys)))
+    client.simulate_post("/generate", json={"prompt": "x"}, headers=bearer(ADMIN))
+    assert engine.last.request.client == "owner"
+    Client(make_app(engine)).simulate_post("/generate", json={"prompt": "x"}, remote_addr="192.0.2.7")
+    assert engine.last.request.client == "192.0.2.7"
