@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,7 +22,7 @@ class Client:
     """Talks to one server."""
 
     def __init__(self, url: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        """Args: the server's base URL; seconds to wait for each answer.
+        """Args: the server's base URL; seconds to wait for each answer. `ROCMFORGE_API_KEY` is shown to it.
 
         Raises:
             UsageError: it is no http URL.
@@ -31,6 +32,7 @@ class Client:
             raise UsageError(f"--url: expected a URL as {DEFAULT_URL}, found {printable(url)}")
         self._url = url.rstrip("/")
         self._timeout = timeout
+        self._key = os.environ.get("ROCMFORGE_API_KEY", "").strip()
 
     def generate(self, body: Mapping[str, object]) -> dict[str, Any]:
         """The whole answer of `POST /generate`.
@@ -89,6 +91,8 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "*/*"}
         request = urllib.request.Request(self._url + path, data, headers, method=method)
+        if self._key:
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         try:
             return urllib.request.urlopen(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
