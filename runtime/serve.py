@@ -98,6 +98,8 @@ def served_model(bundle: Bundle) -> ServedModel:
         metadata=model.metadata,
         context_length=bundle.layout.max_seq_len,
         fingerprint=bundle.manifest.bundle_digest,
+        parameters=model.parameters,
+        quantization=model.quantization,
     )
 
 

@@ -90,6 +90,8 @@ class ServedModel:
         context_length: tokens, as the model was compiled.
         fingerprint: bundle digest, or "".
         aliases: further names that clients may call it.
+        parameters: number of weights; 0: unknown.
+        quantization: as `Q4_K_M`, or "".
     """
 
     name: str
@@ -100,6 +102,8 @@ class ServedModel:
     context_length: int
     fingerprint: str = ""
     aliases: tuple[str, ...] = ()
+    parameters: int = 0
+    quantization: str = ""
 
 
 @dataclass(frozen=True, slots=True)
