@@ -9,7 +9,7 @@ import falcon
 
 from ...artifacts.errors import printable
 from ..metrics import Metrics
-from . import chat_completions, completions, errors, native
+from . import chat_completions, completions, errors, native, responses
 from . import models as models_of
 from .admission import Admission
 from .auth import Gate, Security, cors_middleware
@@ -26,6 +26,7 @@ ROUTES: tuple[Route, ...] = (
     *models_of.ROUTES,
     *completions.ROUTES,
     *chat_completions.ROUTES,
+    *responses.ROUTES,
 )
 
 log = logging.getLogger("rocmforge.access")

@@ -12,7 +12,7 @@ from ..logprobs import TokenLogprobs
 from ..tool_calls import ToolCall
 from .body import read
 from .conditions import read_conditions
-from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts
+from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
 from .logprobs import chat_logprobs
 from .messages import read_messages
 from .openai_answers import Envelope, check_finish, new_call_id, new_envelope, usage_of
@@ -91,13 +91,7 @@ def template_variables(body: ChatRequest) -> dict[str, object]:
     given = dict(body.chat_template_kwargs or {})
     if reserved := _RESERVED & set(given):
         raise RequestError("chat_template_kwargs", f"expected other names than {min(reserved)}")
-    if body.reasoning_effort is not None:
-        given = {
-            "reasoning_effort": body.reasoning_effort,
-            "enable_thinking": body.reasoning_effort not in ("none", "minimal"),
-            **given,
-        }
-    return given
+    return {**thinking_variables(body.reasoning_effort), **given}
 
 
 class ChatCompletions(Resource):

@@ -82,6 +82,13 @@ def choose_tool(
     return named, "required"
 
 
+def thinking_variables(effort: str | None) -> dict[str, object]:
+    """Variables by which chat templates of reasoning models are told how much to think; None: as they like."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, "enable_thinking": effort not in ("none", "minimal")}
+
+
 def call_schema(tools: Sequence[FunctionTool]) -> dict[str, object]:
     """JSON schema of a call of one of the tools: `{"name": ..., "arguments": {...}}`."""
     if len(tools) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import falcon
@@ -11,6 +11,7 @@ from ..metrics import Metrics
 from .admission import Admission
 from .limits import HttpLimits
 from .registry import Models
+from .response_store import ResponseStore
 from .streaming import dump
 
 
@@ -22,6 +23,7 @@ class Context:
     limits: HttpLimits
     admission: Admission
     metrics: Metrics
+    responses: ResponseStore = field(default_factory=ResponseStore)
 
 
 class Resource:

@@ -1,0 +1,149 @@
+"""A chat answer as the items of OpenAI's responses, and the events that tell of them as they grow."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from ..tool_calls import ToolCall
+from .conversation import AnswerPart, Message
+from .logprobs import chat_logprobs
+from .openai_answers import new_call_id
+from .schema.responses import Event
+from .service import TokenizerApi
+
+
+class ItemBuilder:
+    """Builds the items of one response, part by part; each turn is an event without its sequence number."""
+
+    def __init__(self, tokenizer: TokenizerApi) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.messages: dict[str, Message] = {}  # by the ids of items: how they read in a later conversation
+        self.reasoning_tokens = 0
+        self._tokenizer = tokenizer
+        self._open: dict[str, Any] | None = None  # the item that grows; it is the last
+
+    @property
+    def answer(self) -> Message:
+        """The whole answer as one message of a conversation."""
+        content = "".join(m["content"] for m in self.messages.values() if isinstance(m["content"], str))
+        calls = [call for m in self.messages.values() for call in _calls_of(m)]
+        return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+
+    def add(self, part: AnswerPart) -> Iterator[Event]:
+        """Take a part of the answer."""
+        if part.reasoning:
+            self.reasoning_tokens += part.tokens
+            yield from self._grow_reasoning(part.reasoning)
+        if part.content or (part.logprobs and not part.calls and self._open is not None):
+            yield from self._grow_text(part)
+        for call in part.calls:
+            yield from self._call(call)
+        if part.finish_reason is not None:
+            yield from self._close("completed" if part.finish_reason != "length" else "incomplete")
+
+    def _index(self) -> int:
+        return len(self.items) - 1
+
+    def _begin(self, item: dict[str, Any]) -> Event:
+        self.items.append(item)
+        self._open = item
+        return {"type": "response.output_item.added", "output_index": self._index(), "item": _copy(item)}
+
+    def _at(self, **more: object) -> dict[str, object]:
+        """The fields by which an event names the item that grows."""
+        assert self._open is not None  # only called while one does
+        return {"item_id": self._open["id"], "output_index": self._index(), **more}
+
+    def _grow_reasoning(self, text: str) -> Iterator[Event]:
+        if self._open is None or self._open["type"] != "reasoning":
+            yield from self._close("completed")
+            yield self._begin({"id": _new_id("rs"), "type": "reasoning", "summary": []})
+            part = {"type": "summary_text", "text": ""}
+            self.items[-1]["summary"].append(dict(part))
+            at = self._at(summary_index=0, part=part)
+            yield {"type": "response.reasoning_summary_part.added", **at}
+        self.items[-1]["summary"][0]["text"] += text
+        yield {"type": "response.reasoning_summary_text.delta", **self._at(summary_index=0, delta=text)}
+
+    def _grow_text(self, part: AnswerPart) -> Iterator[Event]:
+        if self._open is None or self._open["type"] != "message":
+            if not part.content.strip() and not part.logprobs:
+                return  # white space around reasoning and calls makes no message
+            yield from self._close("completed")
+            message = {"id": _new_id("msg"), "type": "message", "status": "in_progress", "role": "assistant"}
+            yield self._begin({**message, "content": []})
+            empty = _text_part("")
+            self.items[-1]["content"].append(_text_part(""))
+            yield {"type": "response.content_part.added", **self._at(content_index=0, part=empty)}
+        logprobs = _logprobs(self._tokenizer, part)
+        content = self.items[-1]["content"][0]
+        content["text"] += part.content
+        content["logprobs"] += logprobs
+        at = self._at(content_index=0, delta=part.content, logprobs=logprobs)
+        yield {"type": "response.output_text.delta", **at}
+
+    def _call(self, call: ToolCall) -> Iterator[Event]:
+        yield from self._close("completed")
+        item = {"id": _new_id("fc"), "type": "function_call", "call_id": new_call_id(), "name": call.name}
+        yield self._begin({**item, "arguments": "", "status": "in_progress"})
+        self.items[-1]["arguments"] = call.arguments
+        yield {"type": "response.function_call_arguments.delta", **self._at(delta=call.arguments)}
+        at = self._at(arguments=call.arguments, name=call.name)
+        yield {"type": "response.function_call_arguments.done", **at}
+        yield from self._close("completed")
+
+    def _close(self, status: str) -> Iterator[Event]:
+        item = self._open
+        if item is None:
+            return
+        if item["type"] == "message":
+            part = item["content"][0]
+            at = self._at(content_index=0, text=part["text"], logprobs=part["logprobs"])
+            yield {"type": "response.output_text.done", **at}
+            yield {"type": "response.content_part.done", **self._at(content_index=0, part=_copy(part))}
+            self.messages[item["id"]] = {"role": "assistant", "content": part["text"]}
+        elif item["type"] == "reasoning":
+            part = item["summary"][0]
+            yield {"type": "response.reasoning_summary_text.done", **self._at(summary_index=0, text=part["text"])}
+            yield {"type": "response.reasoning_summary_part.done", **self._at(summary_index=0, part=_copy(part))}
+        else:
+            self.messages[item["id"]] = call_message(item["call_id"], item["name"], item["arguments"])
+        if "status" in item:
+            item["status"] = status
+        yield {"type": "response.output_item.done", "output_index": self._index(), "item": _copy(item)}
+        self._open = None
+
+
+def call_message(call_id: str, name: str, arguments: str) -> Message:
+    """A call of the assistant's, as a message of a conversation; `arguments` is the text of a JSON object."""
+    function = {"name": name, "arguments": json.loads(arguments or "{}")}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+    }
+
+
+def _calls_of(message: Message) -> list[object]:
+    calls = message.get("tool_calls")
+    return calls if isinstance(calls, list) else []
+
+
+def _text_part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _logprobs(tokenizer: TokenizerApi, part: AnswerPart) -> list[object]:
+    return list(chat_logprobs(tokenizer, [part.logprobs]).content) if part.logprobs else []
+
+
+def _copy(item: dict[str, Any]) -> dict[str, Any]:
+    """As it is now: an event must not change with the item."""
+    return {key: list(value) if isinstance(value, list) else value for key, value in item.items()}
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(16)}"
