@@ -20,6 +20,7 @@ from rocmforge.artifacts.layout import (
     GRID_ROWS,
     ITEM_BYTES,
     BufferEntry,
+    FinalNorm,
     GridEntry,
     KvLayout,
     LaunchEntry,
@@ -49,6 +50,7 @@ LAYOUT = Layout(
     vocab_size=64,
     hidden_size=32,
     max_seq_len=128,
+    final_norm=FinalNorm("hidden", "norm", 1e-5),
 )
 DATA = encode_layout(LAYOUT)
 
@@ -100,7 +102,9 @@ def layouts(draw: st.DrawFn) -> Layout:
     grid = st.builds(GridEntry, st.integers(1, 1024), st.integers(1, 99), st.sampled_from(GRID_ROWS), st.integers(1, 9))
     launch = st.builds(LaunchEntry, st.just("k_1"), arguments.map(tuple), st.none() | grid)
     launches = draw(st.lists(launch, max_size=6))
-    return dataclasses.replace(LAYOUT, tensors=tuple(tensors), buffers=tuple(buffers), launches=tuple(launches))
+    return dataclasses.replace(
+        LAYOUT, tensors=tuple(tensors), buffers=tuple(buffers), launches=tuple(launches), final_norm=None
+    )
 
 
 @given(layouts())
@@ -210,6 +214,13 @@ def test_hostile_msgpack(data: bytes) -> None:
         pytest.param(changed(vocab_size=1 << 40), "vocab_size", id="vocab"),
         pytest.param(changed(hidden_size="32"), "hidden_size", id="type"),
         pytest.param(changed(kv=dataclasses.replace(LAYOUT.kv, head_dim=0)), "kv.head_dim", id="kv-head-dim"),
+        pytest.param(changed(final_norm=FinalNorm("other", "norm", 0.0)), "final_norm.buffer", id="no-hidden"),
+        pytest.param(changed(final_norm=FinalNorm("scratch", "norm", 0.0)), "final_norm.buffer", id="small-hidden"),
+        pytest.param(changed(final_norm=FinalNorm("hidden", "other", 0.0)), "final_norm.tensor", id="no-norm"),
+        pytest.param(changed(final_norm=FinalNorm("hidden", "token_embd", 0.0)), "final_norm.tensor", id="big-norm"),
+        pytest.param(changed(final_norm=FinalNorm("hidden", "norm", math.nan)), "final_norm.epsilon", id="epsilon"),
+        pytest.param(changed(final_norm=FinalNorm("hidden", "norm", 1)), "final_norm.epsilon", id="epsilon-type"),
+        pytest.param(changed(hidden_size=64), "final_norm.buffer", id="F39-hidden-size"),
         pytest.param(changed(kv=dataclasses.replace(LAYOUT.kv, dtype="q4_0")), "kv.dtype", id="kv-dtype"),
         pytest.param(
             changed(kv=dataclasses.replace(LAYOUT.kv, dtype="q8_0", head_dim=80)), "kv.head_dim", id="kv-q8_0-of-80"
@@ -226,7 +237,7 @@ def test_bad_fields_are_named(data: bytes, field: str) -> None:
 
 def test_largest_count_of_entries_stays_small() -> None:
     tensors = tuple(TensorEntry(f"t{i}", "f32", (16,), 64 * i, 64) for i in range(10_000))
-    layout = dataclasses.replace(LAYOUT, tensors=tensors, launches=())
+    layout = dataclasses.replace(LAYOUT, tensors=tensors, launches=(), final_norm=None)
     begin = time.perf_counter()
     assert decode_layout(PATH, encode_layout(layout), layout.weights_bytes) == layout
     assert time.perf_counter() - begin < 2

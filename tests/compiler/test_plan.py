@@ -19,7 +19,7 @@ from rocmforge.compiler.lower_host import Q8_BLOCK_BYTES
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.plan import KernelSpec, Plan, assign_buffers, float_literal
-from rocmforge.compiler.target import TARGETS
+from rocmforge.compiler.target import TARGETS, Target
 from rocmforge.tests.compiler.test_passes import CONFIGS, TYPES
 from rocmforge.tests.graph_interpreter import BASE, Interpreter, make_weights, random_values
 from rocmforge.tests.kernel_harness import Q8_BLOCK
@@ -77,6 +77,22 @@ def test_the_buffer_check_finds_an_alias() -> None:
     bad = {**buffer_of, "layers.0.attention_normed": buffer_of["embedded"]}
     good, other = (Interpreter(graph, BASE, numbers, [1, 2], storage).run() for storage in (buffer_of, bad))
     assert not np.allclose(good, other)
+
+
+@pytest.mark.parametrize("target", [HOST, TARGETS["gfx1100"]], ids=["host", "gfx1100"])
+@pytest.mark.parametrize("types", TYPES.values(), ids=TYPES)
+def test_nothing_overwrites_what_the_last_layer_leaves(types: dict[str, str], target: Target) -> None:
+    plan = make_plan(passed(BASE, types), BASE, target)
+    norm = plan.final_norm
+    readers = [i for i, launch in enumerate(plan.launches) if f"tensor:{norm.tensor}" in launch.arguments]
+    assert len(readers) == 1
+    assert plan.launches[readers[0]].arguments[0] == f"buffer:{norm.buffer}"
+    after = [argument for launch in plan.launches[readers[0] + 1 :] for argument in launch.arguments]
+    assert after
+    assert f"buffer:{norm.buffer}" not in after
+    assert norm.epsilon == BASE.rms_norm_eps
+    buffer = next(buffer for buffer in plan.buffers if buffer.name == norm.buffer)
+    assert (buffer.dtype, buffer.elements_per_token) == ("float32", BASE.hidden_size)
 
 
 def test_logits_of_one_step_fit_their_buffers() -> None:

@@ -64,12 +64,16 @@ def model(
 def test_prefill_decode_and_batch(model: tuple[Path, Bundle], arch: str) -> None:
     path, bundle = model
     ids = np.random.default_rng(5).integers(0, 320, 40).tolist()
-    expected = ReferenceModel(path).forward(ids)
+    reference = ReferenceModel(path)
+    expected, hidden = reference.forward(ids), reference.hidden(ids)
     program = load(bundle, arch)
-    whole = run(program, [(0, 0, ids)])
+    whole, states = run(program, [(0, 0, ids)]), program.hidden(0, len(ids))
     assert np.isfinite(whole).all()
+    tolerance = relative_tolerance(path.stem.rpartition("-")[2])
     error = np.sqrt(np.mean((whole - expected) ** 2)) / np.std(expected)
-    assert error < relative_tolerance(path.stem.rpartition("-")[2]), error
+    assert error < tolerance, error
+    error = np.sqrt(np.mean((states - hidden) ** 2) / np.mean(hidden**2))
+    assert error < tolerance, error
 
     chunks = [run(program, [(1, start, ids[start : start + size])]) for start, size in ((0, 7), (7, 20), (27, 9))]
     decoded = [run(program, [(1, position, ids[position : position + 1])]) for position in range(36, 40)]
@@ -79,6 +83,7 @@ def test_prefill_decode_and_batch(model: tuple[Path, Bundle], arch: str) -> None
     run(program, [(2, 0, ids[:10]), (3, 0, ids[:25])])
     batch = run(program, [(2, 10, ids[10:20]), (4, 0, ids[:16]), (3, 25, ids[25:26])])
     assert np.array_equal(batch, np.concatenate([whole[10:20], whole[:16], whole[25:26]]))
+    assert np.array_equal(program.hidden(10, 17), np.concatenate([states[:16], states[25:26]]))
     program.close()
 
 

@@ -68,6 +68,23 @@ def test_logits_are_bitwise_the_same_alone_batched_chunked_and_threaded(smollm2:
         program.close()
 
 
+def test_hidden_states_are_bitwise_the_same_alone_batched_and_chunked(smollm2: Bundle, prompt: list[int]) -> None:
+    program = load_host_program(smollm2, 64, 2)
+    run(program, [(0, 0, prompt)])
+    expected = program.hidden(0, len(prompt))
+    assert len(np.unique(expected)) > expected.size // 2
+    assert np.array_equal(program.hidden(17, 5), expected[17:22])
+    start, parts = 0, []
+    for size in (1, 20, 33, 6):
+        run(program, [(1, start, prompt[start : start + size])])
+        parts.append(program.hidden(0, size))
+        start += size
+    assert np.array_equal(np.concatenate(parts), expected)
+    run(program, [(2, 0, [5, 6, 7]), (3, 0, prompt[:30]), (4, 0, [8])])
+    assert np.array_equal(program.hidden(3, 30), expected[:30])
+    program.close()
+
+
 def test_v3_and_v4_give_the_same_bits(smollm2: Bundle, prompt: list[int]) -> None:
     results = []
     for level in ("x86_64_v4", "x86_64_v3"):
@@ -89,14 +106,18 @@ def test_logits_against_the_float32_reference(
     path = tmp_path / "model.gguf"
     write_model(path, architecture=architecture, quantization=quantization)
     ids = np.random.default_rng(5).integers(0, 320, 40).tolist()
-    expected = ReferenceModel(path).forward(ids)
+    reference = ReferenceModel(path)
+    expected, hidden = reference.forward(ids), reference.hidden(ids)
     for level in LEVELS:
         with compiled(path, build_cache) as bundle:
             program = load_host_program(bundle, 64, 2, level)
-            found = run(program, [(0, 0, ids)])
+            found, states = run(program, [(0, 0, ids)]), program.hidden(0, len(ids))
             program.close()
         assert np.isfinite(found).all()
         error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
+        assert error < relative_tolerance(quantization), (level, error)
+        # The same bound: the logits' without the output matrix's share.
+        error = np.sqrt(np.mean((states - hidden) ** 2) / np.mean(hidden**2))
         assert error < relative_tolerance(quantization), (level, error)
 
 
