@@ -165,6 +165,7 @@ class StopMatcher:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self._stopped = False
+        self.matched: str | None = None  # the stop string that was met
 
     def push(self, text: str) -> tuple[str, bool]:
         """Take a piece of text.
@@ -177,12 +178,13 @@ class StopMatcher:
             return "", True
         window = self._held + text
         hold = self._first_open_start(window)
-        found = [at for stop in self._stops if (at := window.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := window.find(stop)) >= 0]
         # A longer stop string that begins earlier may still be open: it could win, so it is waited for.
-        if found and min(found) <= hold:
+        if found and min(found)[0] <= hold:
             self._stopped = True
             self._held = ""
-            return window[: min(found)], True
+            at, self.matched = min(found)
+            return window[:at], True
         self._held = window[hold:]
         return window[:hold], False
 
@@ -191,9 +193,12 @@ class StopMatcher:
         if self._stopped:
             return ""
         window, self._held = self._held, ""
-        found = [at for stop in self._stops if (at := window.find(stop)) >= 0]
-        self._stopped = bool(found)
-        return window[: min(found)] if found else window
+        found = [(at, stop) for stop in self._stops if (at := window.find(stop)) >= 0]
+        if not found:
+            return window
+        self._stopped = True
+        at, self.matched = min(found)
+        return window[:at]
 
     @property
     def stopped(self) -> bool:

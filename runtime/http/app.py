@@ -1,15 +1,12 @@
-"""The WSGI application: routes, errors, the access log."""
+"""The WSGI application: routes, errors, what stands before them."""
 
 from __future__ import annotations
 
-import logging
-import time
-
 import falcon
 
-from ...artifacts.errors import printable
 from ..metrics import Metrics
-from . import chat_completions, completions, errors, native, responses
+from ..tracing import UNTRACED, Tracer
+from . import anthropic, chat_completions, completions, errors, native, observe, responses
 from . import models as models_of
 from .admission import Admission
 from .auth import Gate, Security, cors_middleware
@@ -23,47 +20,39 @@ __all__ = ["HttpApp", "HttpLimits", "create_app"]
 
 ROUTES: tuple[Route, ...] = (
     *native.ROUTES,
+    *observe.ROUTES,
     *models_of.ROUTES,
     *completions.ROUTES,
     *chat_completions.ROUTES,
     *responses.ROUTES,
+    *anthropic.ROUTES,
 )
-
-log = logging.getLogger("rocmforge.access")
-
-
-class AccessLog:
-    """One line a request, when its answer (of a stream: its header) is made."""
-
-    def process_request(self, req: falcon.Request, _: falcon.Response) -> None:
-        """Note when it came."""
-        req.context.began = time.monotonic()
-
-    def process_response(
-        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
-    ) -> None:
-        """Log it; what the client wrote is escaped, so that it cannot forge a line."""
-        elapsed = 1e3 * (time.monotonic() - req.context.began)
-        log.info("%s %s %d %.1f ms", printable(req.method, 20), printable(req.path), resp.status_code, elapsed)
 
 
 class HttpApp(falcon.App[falcon.Request, falcon.Response]):
     """The application, with what its server must know to run and to stop it."""
 
-    def __init__(self, limits: HttpLimits, security: Security) -> None:
+    def __init__(self, limits: HttpLimits, security: Security, watch: observe.Observe) -> None:
         """An application without routes; see `create_app`."""
-        super().__init__(middleware=[AccessLog(), cors_middleware(security), Gate(security)])
+        super().__init__(middleware=[watch, cors_middleware(security), Gate(security)])
         self.limits = limits
         self.security = security
         self.admission = Admission(limits.max_streams, limits.max_prompt_tokens)
 
 
-def create_app(models: Models, metrics: Metrics, limits: HttpLimits, security: Security | None = None) -> HttpApp:
-    """Return the application that serves `models`; without `security` to everybody."""
-    app = HttpApp(limits, security or Security())
+def create_app(
+    models: Models,
+    metrics: Metrics,
+    limits: HttpLimits,
+    security: Security | None = None,
+    tracer: Tracer | None = None,
+) -> HttpApp:
+    """Return the application that serves `models`; without `security` to everybody, without `tracer` untraced."""
+    tracer = tracer or Tracer(UNTRACED)
+    app = HttpApp(limits, security or Security(), observe.Observe(metrics, tracer))
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
-    context = Context(models, limits, app.admission, metrics)
+    context = Context(models, limits, app.admission, metrics, tracer)
     add_page(app)
     for route in ROUTES:
         app.add_route(route.path, route.resource(context))

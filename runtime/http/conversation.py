@@ -180,6 +180,7 @@ class AnswerPart:
         logprobs: of the token, where they were asked for.
         finish_reason: "stop", "length", "tool_calls" or "cancelled" at the end; "failed" with an `error`.
         error: why it failed.
+        stop: the stop string that ended it.
     """
 
     index: int
@@ -190,6 +191,7 @@ class AnswerPart:
     logprobs: TokenLogprobs | None = None
     finish_reason: str | None = None
     error: str | None = None
+    stop: str | None = None
 
 
 class AnswerReader:
@@ -236,6 +238,7 @@ class AnswerReader:
             event.logprobs,
             self._reason(event.finish_reason) if event.finished else None,
             event.error,
+            event.stop,
         )
 
     def _reason(self, reason: str | None) -> str:

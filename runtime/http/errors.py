@@ -24,6 +24,18 @@ KINDS = {
 CLIENT_GONE_STATUS = "499 Client Closed Request"  # nobody reads it but the access log
 
 
+# Anthropic's words for its errors, by status. Source: its API reference, "Errors".
+_ANTHROPIC_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+
 class CodedRequestError(RequestError):
     """A refused request with a `code` that clients of /v1 know."""
 
@@ -77,7 +89,10 @@ def error_document(
     """Return the JSON of an error, by the path that was asked."""
     if path == "/v1" or path.startswith("/v1/"):
         kind, usual_code = KINDS.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
-        return {"error": {"message": message, "type": kind, "param": parameter, "code": code or usual_code}}
+        error = {"message": message, "type": kind, "param": parameter, "code": code or usual_code}
+        if path.startswith("/v1/messages"):  # Anthropic's shape, with the fields of /v1 beside it
+            return {"type": "error", "error": {**error, "type": _ANTHROPIC_KINDS.get(status, "invalid_request_error")}}
+        return {"error": error}
     if path == "/api" or path.startswith("/api/"):
         return {"error": message}
     return {"error": message, "status": "error"}

@@ -12,6 +12,7 @@ import msgspec
 
 from ... import __version__
 from .resources import Context, ReadResource, Resource, answer
+from .schema.anthropic import AnthropicError
 from .schema.common import NativeError, OpenAIError, TextError
 
 Api = Literal["native", "openai", "ollama", "anthropic"]
@@ -19,7 +20,7 @@ _ERRORS: dict[str, Any] = {
     "native": NativeError,
     "openai": OpenAIError,
     "ollama": TextError,
-    "anthropic": dict[str, Any],
+    "anthropic": AnthropicError,
 }
 
 

@@ -1,0 +1,175 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`, as Anthropic's clients expect them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import falcon
+
+from ..generation import TokenEvent
+from ..tool_calls import ToolCall
+from .anthropic_input import read_conversation
+from .body import read
+from .conversation import AnswerPart, AnswerReader, join_parts
+from .errors import error_of
+from .openai_answers import check_finish
+from .openapi import Operation, Route
+from .resources import Resource, answer
+from .schema.anthropic import (
+    AnthropicUsage,
+    CountRequest,
+    MessageDocument,
+    MessageEvent,
+    MessagesRequest,
+    TokenCount,
+)
+from .streaming import Encoder, collect, named_sse, send_stream, start_job
+
+PING = named_sse("ping", {"type": "ping"})
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+
+
+def _stop_reason(part: AnswerPart) -> StopReason:
+    """Raises: as `check_finish`."""
+    reason = check_finish(part.finish_reason, part.error)
+    if reason == "tool_calls":
+        return "tool_use"
+    if reason == "length":
+        return "max_tokens"
+    return "end_turn" if part.stop is None else "stop_sequence"
+
+
+def _tool_use(call: ToolCall) -> dict[str, object]:
+    return {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": call.name, "input": {}}
+
+
+def _document(model: str, prompt_tokens: int) -> MessageDocument:
+    return MessageDocument(
+        id=f"msg_{secrets.token_hex(12)}",
+        model=model,
+        content=[],
+        stop_reason=None,
+        usage=AnthropicUsage(input_tokens=prompt_tokens, output_tokens=0),
+    )
+
+
+class Messages(Resource):
+    """`POST /v1/messages`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer at once or as a stream."""
+        body = read(req, MessagesRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(body.model) as lease:
+            service = lease.service
+            conversation = read_conversation(body, service.engine.vocab_size)
+            prompt = service.chat_prompt(conversation)
+            job = start_job(
+                req,
+                lease.keep(),
+                self.context.admission,
+                lambda: service.requests(prompt.token_ids, conversation.constrained(), None, 1),
+            )
+        reader = AnswerReader(conversation.usable_tools, prompt.inside_reasoning, conversation.parallel_tool_calls)
+        document = _document(service.model.name, len(prompt.token_ids))
+        if body.stream:
+            send_stream(req, resp, job, self.limits, _StreamEncoder(document, reader))
+            return
+        parts = [reader.read(event) for event in collect(job, self.limits)]
+        document.stop_reason, document.stop_sequence = _stop_reason(parts[-1]), parts[-1].stop
+        whole = join_parts(parts)
+        if whole.reasoning:
+            document.content.append({"type": "thinking", "thinking": whole.reasoning, "signature": ""})
+        if whole.content.strip() or not whole.calls:
+            document.content.append({"type": "text", "text": whole.content})
+        document.content += [{**_tool_use(call), "input": json.loads(call.arguments)} for call in whole.calls]
+        document.usage.output_tokens = whole.tokens
+        answer(resp, document)
+
+
+class CountTokens(Resource):
+    """`POST /v1/messages/count_tokens`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the tokens of the prompt."""
+        body = read(req, CountRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(body.model) as lease:
+            prompt = lease.service.chat_prompt(read_conversation(body, lease.service.engine.vocab_size))
+        answer(resp, TokenCount(input_tokens=len(prompt.token_ids)))
+
+
+class _StreamEncoder(Encoder):
+    ping = PING
+
+    def __init__(self, document: MessageDocument, reader: AnswerReader) -> None:
+        self._document = document
+        self._reader = reader
+        self._tokens = 0
+        self._index = -1
+        self._open: str | None = None  # type of the block that grows
+
+    def opening(self) -> Iterator[bytes]:
+        yield self._event("message_start", message=self._document)
+
+    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+        part = self._reader.read(event)
+        self._tokens += part.tokens
+        if part.reasoning:
+            yield from self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            yield self._delta(type="thinking_delta", thinking=part.reasoning)
+        if part.content and (part.content.strip() or self._open == "text"):
+            yield from self._begin("text", {"type": "text", "text": ""})
+            yield self._delta(type="text_delta", text=part.content)
+        for call in part.calls:
+            yield from self._end_block()
+            yield from self._begin("tool_use", _tool_use(call))
+            yield self._delta(type="input_json_delta", partial_json=call.arguments)
+        if part.finish_reason is not None:
+            yield from self._finish(part)
+
+    def _finish(self, part: AnswerPart) -> Iterator[bytes]:
+        delta = {"stop_reason": _stop_reason(part), "stop_sequence": part.stop}
+        yield from self._end_block()
+        usage = AnthropicUsage(input_tokens=self._document.usage.input_tokens, output_tokens=self._tokens)
+        yield self._event("message_delta", delta=delta, usage=usage)
+        yield self._event("message_stop")
+
+    def failure(self, path: str, error: BaseException) -> bytes:
+        return named_sse("error", error_of(path, error)[1])
+
+    def _begin(self, kind: str, block: dict[str, object]) -> Iterator[bytes]:
+        if self._open == kind:
+            return
+        yield from self._end_block()
+        self._index += 1
+        self._open = kind
+        yield self._event("content_block_start", index=self._index, content_block=block)
+
+    def _end_block(self) -> Iterator[bytes]:
+        if self._open is not None:
+            self._open = None
+            yield self._event("content_block_stop", index=self._index)
+
+    def _delta(self, **delta: object) -> bytes:
+        return self._event("content_block_delta", index=self._index, delta=delta)
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        return named_sse(kind, {"type": kind, **fields})
+
+
+ROUTES = [
+    Route(
+        "/v1/messages",
+        Messages,
+        "anthropic",
+        post=Operation("Answer a conversation.", MessagesRequest, MessageDocument, stream=MessageEvent),
+    ),
+    Route(
+        "/v1/messages/count_tokens",
+        CountTokens,
+        "anthropic",
+        post=Operation("Count a prompt's tokens.", CountRequest, TokenCount),
+    ),
+]
