@@ -13,7 +13,7 @@ import click
 
 from . import __version__
 from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
-from .cli_serve import engine_limits, http_limits, security_options
+from .cli_serve import engine_limits, http_limits, logs_and_traces, security_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .runtime.hip_api import HipApi
     from .runtime.http.auth import Security
     from .runtime.http.limits import HttpLimits
+    from .runtime.logs import LogOptions
+    from .runtime.tracing import TraceOptions
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
@@ -219,6 +221,7 @@ def compile_command(
 @http_limits
 @security_options
 @engine_limits
+@logs_and_traces
 @_MAX_CONTEXT
 @_DEVICE
 @_THREADS
@@ -230,18 +233,22 @@ def serve(
     limits: HttpLimits,
     security: Security,
     engine_limits: EngineLimits,
+    logs: LogOptions,
+    traces: TraceOptions,
     max_context: int | None,
     device: str,
     threads: int,
     cache_dir: Path | None,
 ) -> None:
     """Serve a BUNDLE (or a GGUF, compiled first) over HTTP."""
+    from .runtime.logs import configure
     from .runtime.serve import ServeOptions, serve_bundle
 
+    configure(logs)
     host, port = _host_and_port(addr)
     path = _compiled(bundle, cache_dir, max_context)
     on = _device_options(device, threads)
-    serve_bundle(ServeOptions(path, host, port, on, max_context, kv_tokens, limits, security, engine_limits))
+    serve_bundle(ServeOptions(path, host, port, on, max_context, kv_tokens, limits, security, engine_limits, traces))
 
 
 def _host_and_port(addr: str) -> tuple[str, int]:

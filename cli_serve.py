@@ -115,3 +115,61 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, engine_limits=limits, **extra)
 
     return wrapped
+
+
+def logs_and_traces(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of `logs` and `traces`."""
+
+    @click.option(
+        "--log-level",
+        type=click.Choice(("off", "error", "warn", "info", "debug", "trace")),
+        help="What is logged. [default: as RUST_LOG says, else info]",
+    )
+    @click.option(
+        "--log-format",
+        envvar="ROCFORGE_LOG_FORMAT",
+        type=click.Choice(("text", "json", "human")),
+        default="text",
+        show_default=True,
+        help="Lines of text (also: human), or JSON.",
+    )
+    @click.option(
+        "--log-file",
+        envvar="ROCFORGE_LOG_FILE",
+        type=click.Path(path_type=Path),
+        help="Where to. [default: standard error]",
+    )
+    @click.option(
+        "--trace-sample-rate",
+        envvar=("ROCMFORGE_TRACE_SAMPLE_RATE", "ROCMORGE_TRACE_SAMPLE_RATE"),
+        type=click.FloatRange(0, 1),
+        default=0.1,
+        show_default=True,
+        help="Part of the requests that are traced.",
+    )
+    @click.option(
+        "--max-traces",
+        envvar="ROCMFORGE_MAX_TRACES",
+        type=click.IntRange(0, 1_000_000),
+        default=1000,
+        show_default=True,
+        help="Traces kept for /traces.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        log_level: str | None,
+        log_format: str,
+        log_file: Path | None,
+        trace_sample_rate: float,
+        max_traces: int,
+        **extra: Any,
+    ) -> None:
+        from .runtime.logs import LogOptions
+        from .runtime.tracing import read_options
+
+        logs = LogOptions(log_level, os.environ.get("RUST_LOG", ""), log_format == "json", log_file)
+        traces = read_options(os.environ, trace_sample_rate, max_traces)
+        command(*args, logs=logs, traces=traces, **extra)
+
+    return wrapped

@@ -18,12 +18,14 @@ from .host_device import HostProgram
 from .http.app import create_app
 from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
-from .http.server import run_server
 from .http.registry import OneModel
+from .http.server import run_server
 from .http.service import ServedModel, Service
+from .lifecycle import Observer
 from .memory import KvSize
 from .metrics import Metrics
 from .tokenizer import Tokenizer
+from .tracing import UNTRACED, TraceOptions, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class ServeOptions:
     limits: HttpLimits = field(default_factory=HttpLimits)
     security: Security = field(default_factory=Security)
     engine_limits: EngineLimits = field(default_factory=EngineLimits)
+    traces: TraceOptions = UNTRACED
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -59,7 +62,12 @@ def load_chat_template(bundle: Bundle, config: TokenizerConfig) -> ChatTemplate:
 
 
 def load_engine(
-    bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, metrics: Metrics, report: Report = log.info
+    bundle: Bundle,
+    options: ServeOptions,
+    tokenizer: Tokenizer,
+    metrics: Metrics,
+    report: Report = log.info,
+    observer: Observer | None = None,
 ) -> Engine:
     """An engine, not yet started, with the bundle's program on its device.
 
@@ -84,6 +92,7 @@ def load_engine(
         metrics,
         limits=options.engine_limits,
         make_program=lambda: load_program(bundle, device, size, report),
+        observer=observer,
     )
 
 
@@ -109,16 +118,17 @@ def serve_bundle(options: ServeOptions) -> None:
     Raises:
         RocmforgeError: the bundle, the device or the address is not to be had.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     bundle = open_bundle(options.bundle)
     metrics = Metrics()
     tokenizer = load_tokenizer(bundle)
-    engine = load_engine(bundle, options, tokenizer, metrics)
+    model = served_model(bundle)
+    tracer = Tracer(options.traces)
+    engine = load_engine(bundle, options, tokenizer, metrics, observer=tracer.observer(model.name))
     service = Service(
         engine=engine,
         tokenizer=tokenizer,
         chat_template=load_chat_template(bundle, tokenizer.config),
-        model=served_model(bundle),
+        model=model,
         constraints=ConstraintCompiler(tokenizer),
     )
     engine.start()
@@ -128,8 +138,9 @@ def serve_bundle(options: ServeOptions) -> None:
         log.info("serving %s on http://%s:%d", printable(bundle.path), host, port)
 
     try:
-        app = create_app(OneModel(service), metrics, options.limits, options.security)
+        app = create_app(OneModel(service), metrics, options.limits, options.security, tracer)
         run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
     finally:
         engine.stop(0.0)  # the server has drained: whoever is left has lost its client
+        tracer.close()
         bundle.close()

@@ -19,7 +19,6 @@ from ..generation import (
     SamplingParams,
     TokenEvent,
 )
-from ..metrics import CONTENT_TYPE
 from .body import read
 from .conditions import read_conditions
 from .errors import GenerationFailedError, NotFoundError, error_document
@@ -189,15 +188,6 @@ class Ready(ReadResource):
             answer(resp, error_document(req.path, 503, "Service Unavailable"))
 
 
-class MetricsText(ReadResource):
-    """`GET /metrics`."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer in the Prometheus text format."""
-        resp.content_type = CONTENT_TYPE
-        resp.data = self.context.metrics.render(total_stats(self.context.models))
-
-
 class Index(ReadResource):
     """`GET /`: what this is, for a person or a client that looks whether somebody is there."""
 
@@ -218,5 +208,4 @@ ROUTES = [
     Route("/cancel/{request_id}", Cancel, post=Operation("End a generation.", None, Generated), path_schema=_ID),
     Route("/health", Health, get=Operation("How the server is.", None, HealthDocument)),
     Route("/ready", Ready, get=Operation("Whether requests are accepted.", None, ReadyDocument)),
-    Route("/metrics", MetricsText, get=Operation("Counters in Prometheus' text format.", media_type="text/plain")),
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import falcon
 
 from ..metrics import Metrics
+from ..tracing import Tracer
 from .admission import Admission
 from .limits import HttpLimits
 from .registry import Models
@@ -23,6 +24,7 @@ class Context:
     limits: HttpLimits
     admission: Admission
     metrics: Metrics
+    tracer: Tracer
     responses: ResponseStore = field(default_factory=ResponseStore)
 
 

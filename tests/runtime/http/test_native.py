@@ -209,7 +209,7 @@ def test_metrics_have_the_documented_names(client: falcon.testing.TestClient) ->
     result = client.simulate_get("/metrics")
     assert result.headers["content-type"].startswith("text/plain")
     found = re.findall(r"^# TYPE rocmforge_(\w+) (?:counter|histogram|gauge)$", result.text, re.M)
-    assert found == NAMES
+    assert found[: len(NAMES)] == NAMES  # then those that only this project has
     assert "_created" not in result.text
     assert "\nrocmforge_queue_length 1\n" in result.text
     assert "\nrocmforge_tokens_per_second 32.5\n" in result.text
