@@ -79,7 +79,7 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
     return Call(conversation, body.n or 1, body.stream or False, bool(options and options.include_usage))
 
 
-_RESERVED = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+_RESERVED = {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
 
 
 def template_variables(body: ChatRequest) -> dict[str, object]:
@@ -88,6 +88,8 @@ def template_variables(body: ChatRequest) -> dict[str, object]:
     Raises:
         RequestError: one of them is not the client's to set.
     """
+    if body.chat_template is not None:
+        raise RequestError("chat_template", "expected none: only the model's own template is used")
     given = dict(body.chat_template_kwargs or {})
     if reserved := _RESERVED & set(given):
         raise RequestError("chat_template_kwargs", f"expected other names than {min(reserved)}")

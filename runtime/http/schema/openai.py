@@ -86,6 +86,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: Json | None = None
+    chat_template: str | None = None  # refused
 
 
 Prompt = str | TokenIds | list[str] | list[TokenIds]
