@@ -13,6 +13,7 @@ from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.tests.end_to_end.process import Server, serving
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +45,10 @@ def smollm2(smollm2_path: Path) -> Iterator[Bundle]:
     """SmolLM2's bundle, open."""
     with open_bundle(smollm2_path) as bundle:
         yield bundle
+
+
+@pytest.fixture(scope="module")
+def server(smollm2_path: Path) -> Iterator[Server]:
+    """`rfc serve` of SmolLM2, one for all tests of a module."""
+    with serving(smollm2_path) as running:
+        yield running

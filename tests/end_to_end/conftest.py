@@ -1,21 +1,13 @@
-"""Fixtures of the end-to-end tests: one server for many tests, and a small model where SmolLM2 is not needed."""
+"""Fixtures of the end-to-end tests: a small model where SmolLM2 is not needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rocmforge.tests.end_to_end.process import Server, rfc, serving
+from rocmforge.tests.end_to_end.process import rfc
 from rocmforge.tools.fixtures import write_model
-
-
-@pytest.fixture(scope="module")
-def server(smollm2_path: Path) -> Iterator[Server]:
-    """`rfc serve` of SmolLM2."""
-    with serving(smollm2_path) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,87 @@
+"""Anthropic's own client against a real server of SmolLM2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import pytest
+
+from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+
+QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "What is the capital of France? One sentence."}]
+WEATHER: list[dict[str, Any]] = [{"role": "user", "content": "What is the weather in Paris?"}]
+TOOL: dict[str, Any] = {
+    "name": "get_weather",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=PATIENCE_SECONDS) as connected:
+        yield connected
+
+
+def body(**more: Any) -> dict[str, Any]:
+    # Greedy by `extra_body`: the newest client has no argument for it.
+    return {"model": "smollm2", "max_tokens": 60, "messages": QUESTION, "extra_body": {"temperature": 0}, **more}
+
+
+def test_an_answer(client: anthropic.Anthropic) -> None:
+    made = client.messages.create(**body(system="Be brief."))
+    assert (made.content[0].text, made.stop_reason) == ("The capital of France is Paris.", "end_turn")
+    assert (
+        made.usage.input_tokens
+        == client.messages.count_tokens(model="smollm2", messages=QUESTION, system="Be brief.").input_tokens
+    )
+
+
+def test_a_stream_tells_the_same(client: anthropic.Anthropic) -> None:
+    whole = client.messages.create(**body())
+    with client.messages.stream(**body()) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == whole.content[0].text == final.content[0].text
+    assert (final.usage.output_tokens, final.stop_reason) == (whole.usage.output_tokens, "end_turn")
+
+
+def test_ends(client: anthropic.Anthropic) -> None:
+    stopped = client.messages.create(**body(stop_sequences=["Par", "x"]))
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "Par")
+    assert stopped.content[0].text == "The capital of France is "
+    assert client.messages.create(**body(max_tokens=2)).stop_reason == "max_tokens"
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_weather"}], ids=["any", "named"])
+def test_a_tool_is_called_and_its_result_is_read(client: anthropic.Anthropic, choice: dict[str, str]) -> None:
+    asked = body(messages=WEATHER, tools=[TOOL], tool_choice=choice)
+    made = client.messages.create(**asked)
+    block = made.content[0]
+    assert (made.stop_reason, block.type, block.name) == ("tool_use", "tool_use", "get_weather")
+    with client.messages.stream(**asked) as stream:
+        assert stream.get_final_message().content[0].input == block.input
+    result = {"type": "tool_result", "tool_use_id": block.id, "content": [{"type": "text", "text": "It is sunny."}]}
+    turn = {"role": "assistant", "content": [{k: getattr(block, k) for k in ("type", "id", "name", "input")}]}
+    answer = client.messages.create(
+        **body(messages=[*WEATHER, turn, {"role": "user", "content": [result]}], tools=[TOOL])
+    )
+    assert answer.usage.input_tokens > made.usage.input_tokens
+    assert answer.content[0].type == "text"
+
+
+def test_errors_by_type(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError) as missing:
+        client.messages.create(**body(model="other"))
+    assert missing.value.body["error"]["type"] == "not_found_error"
+    with pytest.raises(anthropic.BadRequestError, match="temperature"):
+        client.messages.create(**body(extra_body={"temperature": 3}))
+    with pytest.raises(anthropic.BadRequestError, match="messages"):
+        client.messages.create(**body(messages=[]))
+    assert client.messages.create(**body()).content[0].text
