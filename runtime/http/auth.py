@@ -168,6 +168,7 @@ class Gate:
             HTTPError: 401, 403 or 429.
         """
         req.context.client = client_of_address(req.remote_addr)
+        req.context.scopes = frozenset(Scope) if self._keys is None else frozenset()
         if req.path in OPEN_PATHS or _is_preflight(req):
             return
         self._check_origin(req)
@@ -175,10 +176,10 @@ class Gate:
         key = self._authenticate(req)
         if key is not None:
             req.context.client = key.name
+            req.context.scopes = key.scopes
         if scope is Scope.USE:  # a scrape is no load, and must not be lost
             self._count(req.context.client)
-        if key is not None and not key.scopes & {scope, Scope.ADMIN}:
-            raise falcon.HTTPForbidden(description=f"this key lacks the scope {scope}")
+        demand(req, scope)
 
     def _check_origin(self, req: falcon.Request) -> None:
         # CORS only keeps a page from reading the answer: a simple POST would have its effect all the same.
@@ -206,6 +207,16 @@ class Gate:
         wait = self._limiter.take(client) if self._limiter is not None else 0
         if wait:
             raise falcon.HTTPTooManyRequests(description=f"too many requests; try again in {wait} s", retry_after=wait)
+
+
+def demand(req: falcon.Request, scope: Scope) -> None:
+    """Check that whoever asks may do what needs `scope`; for handlers, where not the path but the body tells.
+
+    Raises:
+        HTTPForbidden: the key lacks it.
+    """
+    if not req.context.scopes & {scope, Scope.ADMIN}:
+        raise falcon.HTTPForbidden(description=f"this key lacks the scope {scope}")
 
 
 def _is_preflight(req: falcon.Request) -> bool:
