@@ -12,6 +12,7 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.layout import (
     BufferEntry,
+    FinalNorm,
     GridEntry,
     KvLayout,
     LaunchEntry,
@@ -53,6 +54,7 @@ LAYOUT = Layout(
     vocab_size=48,
     hidden_size=64,
     max_seq_len=128,
+    final_norm=FinalNorm("hidden", "norm", 0.25),
 )
 WEIGHTS = np.random.default_rng(1).integers(0, 256, 25000, np.uint8).tobytes()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 
 from .test_engine import CONTEXT, SECONDS, CountingMetrics, ScriptedProgram, ended, load, request, serving
+from .test_engine_faults import FaultyProgram, fault_plan
 from .test_host_program import compiled, relative_tolerance
 from .test_tokenizer import TINY
 
@@ -344,6 +346,30 @@ def test_F77_a_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
         assert failure(failing) == ("failed", "hipErrorNoDevice: gone")
         assert np.allclose(vector(waiting), 8**-0.5)
         assert lost.closed == 1
+
+
+def test_F74_failures_and_every_embedding_ends_once(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    """Forty faults at random between steps: an embedding fails with a reason, or has the bits that it has alone."""
+    requests = assorted(tokenizer)
+    with serving(load(bundle), tokenizer) as engine:
+        expected = embed(engine, *requests)
+    program = FaultyProgram(load(bundle, 40, max_batch_tokens=24), fault_plan(40, 5))
+    outcomes, metrics = Counter[str](), CountingMetrics()
+    with serving(program, tokenizer, metrics=metrics) as engine:
+        while sum(program.faults.values()) < 40:
+            generation = engine.submit(request(20, 8, sampling=SamplingParams(0.0)))
+            for pending, wanted in zip(engine.embed(requests), expected, strict=True):
+                try:
+                    assert np.array_equal(vector(pending), wanted)
+                    outcomes["stop"] += 1
+                except EmbeddingError as error:
+                    outcomes[error.reason] += 1
+            outcomes[str(ended(generation).finish_reason)] += 1
+        stats = engine.stats()
+    assert (stats.pages_used, stats.active, stats.queued) == (0, 0, 0)
+    assert metrics.finished == outcomes
+    assert min(outcomes["stop"], outcomes["failed"]) > 0
+    assert outcomes["cancelled"] == 0
 
 
 # A real model.

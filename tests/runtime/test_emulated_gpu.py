@@ -17,6 +17,9 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.runtime.batch import Batch, Program, RowSampling
+from rocmforge.runtime.embeddings import EmbeddingRequest
+from rocmforge.runtime.engine import EngineLimits
+from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.golden import compare_golden, record_golden
 from rocmforge.runtime.hip_program import HipProgram, KvSize, load_hip_program
 from rocmforge.runtime.host_device import load_host_program
@@ -26,6 +29,7 @@ from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.fixtures import write_model
 from rocmforge.tools.roofline import step_cost
 
+from .test_engine import ended, serving
 from .test_host_program import relative_tolerance, run
 
 ARCHES = ("gfx1100", "gfx1201", "gfx942")
@@ -85,6 +89,28 @@ def test_prefill_decode_and_batch(model: tuple[Path, Bundle], arch: str) -> None
     assert np.array_equal(batch, np.concatenate([whole[10:20], whole[:16], whole[25:26]]))
     assert np.array_equal(program.hidden(10, 17), np.concatenate([states[:16], states[25:26]]))
     program.close()
+
+
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+def test_embeddings_through_the_engine(model: tuple[Path, Bundle], arch: str) -> None:
+    """The bound is derived in test_embeddings.py."""
+    path, bundle = model
+    ids = tuple(np.random.default_rng(8).integers(3, 320, 20).tolist())
+    hidden = ReferenceModel(path).hidden(ids).astype(np.float64)
+    requests = [EmbeddingRequest(ids, "mean"), EmbeddingRequest(ids, "last")]
+    found = []
+    for limits in (EngineLimits(), EngineLimits(prefill_tokens=3)):
+        with serving(load(bundle, arch), load_tokenizer(bundle), 64, limits=limits) as engine:
+            beside = engine.submit(GenerationRequest((5,), 3, ignore_eos=True))
+            found.append([pending.result(60.0) for pending in engine.embed(requests)])
+            assert ended(beside).error is None
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other)
+    for vector, states in zip(found[0], (hidden, hidden[-1:]), strict=True):
+        length = np.linalg.norm(states.mean(0))
+        spread = np.linalg.norm(states, axis=1).mean() / length
+        error = np.linalg.norm(vector - states.mean(0) / length)
+        assert error < 2 * spread * relative_tolerance(path.stem.rpartition("-")[2]), error
 
 
 def test_arches_of_one_wave_size_give_the_same_bits(model: tuple[Path, Bundle]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -258,6 +259,26 @@ def test_logits_are_copied_from_their_buffer(bundle: Bundle) -> None:
     program.close()
 
 
+def test_hidden_states_are_what_the_last_layer_left_and_its_norm(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    program.step(batch(1))
+    values = np.random.default_rng(2).normal(size=(5, 64)).astype(np.float32)
+    address = next(item.arguments[2] for item in api.launched if item.kernel == "embedding")
+    ctypes.memmove(address, values.tobytes(), values.nbytes)
+    weight = np.frombuffer(WEIGHTS, np.float32, 64, LAYOUT.tensors[1].offset).astype(np.float64)  # random bits
+    expected = [weight * row / math.sqrt(np.mean(row**2) + 0.25) for row in values.astype(np.float64)]
+    with np.errstate(over="ignore"):
+        # Both are made in float64; rounding to float32 may differ by a unit in the last place, 2^-23 of the value.
+        for first, count in ((0, 5), (3, 2), (2, 1)):
+            wanted = np.array(expected[first : first + count]).astype(np.float32)
+            np.testing.assert_allclose(program.hidden(first, count), wanted, rtol=2**-23, atol=2**-149)
+    for function in ("hipMemcpyAsync", "hipStreamSynchronize"):
+        api.fail(function, 1, LAUNCH_FAILURE)
+        assert "download of hidden states" in refused(api, lambda: program.hidden(0, 1))
+    program.close()
+
+
 def test_memory_is_of_the_chosen_gpu_in_any_thread(bundle: Bundle) -> None:
     api = FakeHip(Device("gfx1030"), Device("gfx1100"))
     program = load(bundle, api)
@@ -429,6 +450,7 @@ def test_F77_a_lost_device_fails_each_step_and_closes(bundle: Bundle) -> None:
     for _ in range(2):
         assert "hipErrorNoDevice" in refused(api, lambda: program.step(batch(4)))
         assert "hipErrorNoDevice" in refused(api, lambda: program.logits(1))
+        assert "hipErrorNoDevice" in refused(api, lambda: program.hidden(0, 1))
     assert program.memory() == before  # /health still answers
     program.close()
     assert api.held() == 0
