@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -314,3 +317,16 @@ def test_the_client_of_a_generation_is_known_to_the_queue(keys: KeyRing) -> None
     assert engine.last.request.client == "owner"
     Client(make_app(engine)).simulate_post("/generate", json={"prompt": "x"}, remote_addr="192.0.2.7")
     assert engine.last.request.client == "192.0.2.7"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_documented_way_to_make_a_key(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    found = re.search(r"```\n(KEY=.*?)```", text, re.DOTALL)
+    assert found is not None
+    done = subprocess.run(["bash", "-ec", found[1]], cwd=tmp_path, capture_output=True, text=True, check=True)
+    ring = load_keys(tmp_path / "keys", None)
+    assert ring is not None
+    key = ring.find(done.stdout.strip())
+    assert key is not None
+    assert (key.name, key.scopes) == ("alice", {"use"})
