@@ -81,7 +81,7 @@ def hidden_states(program: Program, chunks: List[Chunk]) -> list[tuple[Chunk, Em
     found: list[tuple[Chunk, EmbeddingSequence, Float32]] = []
     end = 0
     for chunk in chunks:
-        end += chunk.count
+        end += chunk.num_tokens
         sequence = chunk.sequence
         if isinstance(sequence, EmbeddingSequence) and (rows := sequence.rows_of(chunk)):
             found.append((chunk, sequence, program.hidden(end - rows, rows)))

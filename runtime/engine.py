@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from ..artifacts.errors import DeviceError, RocmforgeError, printable
@@ -50,12 +51,14 @@ class EngineLimits:
         queue_seconds: longest wait of a request that has not begun; it fails then.
         step_seconds: after which a step counts as hung; its requests fail then.
         prefill_tokens: tokens of prompts in a step in which others decode.
+        draft_tokens: guesses at next tokens that a step computes for a sequence; 0: none.
     """
 
     max_queue: int = 256
     queue_seconds: float = 600.0
     step_seconds: float = 600.0
     prefill_tokens: int = 64
+    draft_tokens: int = 0
 
 
 class Engine:
@@ -95,7 +98,8 @@ class Engine:
         self._limits = limits
         self._make_program = make_program
         self._life = Lifecycle(metrics, observer)
-        steps = StepLimits(self._layout.max_batch_tokens, self._layout.max_sequences, limits.prefill_tokens)
+        layout = self._layout
+        steps = StepLimits(layout.max_batch_tokens, layout.max_sequences, limits.prefill_tokens, limits.draft_tokens)
         self._scheduler = Scheduler(self._new_pool(program.num_blocks), steps, self._life.tell)
         self._known: OrderedDict[int, Sequence] = OrderedDict()
         self._wake = threading.Condition()  # and the lock
@@ -261,6 +265,8 @@ class Engine:
                 pages_cached=pool.num_cached,
                 prefix_hit_tokens=scheduler.prefix_hit_tokens,
                 preemptions=scheduler.preemptions,
+                draft_tokens=scheduler.draft_tokens,
+                draft_tokens_right=scheduler.draft_tokens_right,
             )
 
     def _memory(self) -> tuple[int, int]:
@@ -301,23 +307,39 @@ class Engine:
         logprobs: list[TokenLogprobs | None],
         hidden: list[tuple[Chunk, EmbeddingSequence, Float32]],
     ) -> None:
-        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        drawn = zip(tokens, logprobs, strict=True)
         seconds = time.monotonic() - self._step_began
         with self._wake:
             if self._given_up(chunks):
                 return
             for chunk in chunks:
                 self._scheduler.computed(chunk)
-            for sequence, token, logprob in zip(sampling, tokens, logprobs, strict=True):
-                self._take_token(sequence, token, logprob)
+            taken = sum(self._take_tokens(chunk, list(islice(drawn, chunk.num_logits))) for chunk in chunks)
+            if next(drawn, None) is not None:
+                raise ValueError("the device drew more tokens than were asked for")
             for chunk, embedding, states in hidden:
                 embedding.take(chunk, states)
                 if embedding.finished:
                     self._release(embedding)
             self._in_step = []
-            self._rate.add(len(tokens))
-        self._metrics.tokens_generated(sum(token >= 0 for token in tokens))
-        self._metrics.observe_step(seconds, len(chunks), sum(chunk.count for chunk in chunks))
+            self._rate.add(taken)
+        self._metrics.tokens_generated(taken)
+        self._metrics.observe_step(seconds, len(chunks), sum(chunk.num_tokens for chunk in chunks))
+
+    def _take_tokens(self, chunk: Chunk, drawn: list[tuple[int, TokenLogprobs | None]]) -> int:
+        """Take the next token, and those after drafts that are right; returns how many that were."""
+        if len(drawn) < chunk.num_logits:
+            raise ValueError("the device drew fewer tokens than were asked for")
+        sequence, before = chunk.sequence, chunk.sequence.num_generated
+        right = 0
+        for index, (token, logprob) in enumerate(drawn):
+            self._take_token(sequence, token, logprob)
+            if sequence.finished or chunk.drafts[index : index + 1] != (token,):
+                break
+            right += 1
+        if chunk.drafts and not sequence.finished:
+            self._scheduler.drafts_judged(chunk, right)
+        return sequence.num_generated - before
 
     def _take_token(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
         if sequence.first_token_at is None:
@@ -460,7 +482,7 @@ def _seed(request: GenerationRequest) -> int:
 
 def _logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
     """Of the step's tokens, where they were asked for."""
-    asked = [chunk.sequence.request.logprobs for chunk in chunks if chunk.samples]
+    asked = [chunk.sequence.request.logprobs for chunk in chunks for _ in range(chunk.num_logits)]
     if all(count is None for count in asked):
         return [None] * len(tokens)
     rows = program.logits(len(tokens))

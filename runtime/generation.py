@@ -175,9 +175,10 @@ def events_of(generations: Sequence[Generation], timeout: float | None = None) -
 class EngineStats:
     """Counts for `/health` and the gauges of `/metrics`.
 
-    `pages_used` are held by requests; `pages_cached` known for their content, held or not. `prefix_hit_tokens` did
-    not have to be computed, `preemptions` took place, since the engine began. `device_available` is false, and so is
-    `running`, while a step hangs or a lost device is set up again.
+    `pages_used` are held by requests; `pages_cached` known for their content, held or not. Since the engine began
+    `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens` guessed
+    `draft_tokens_right` were right. `device_available` is false, and so is `running`, while a step hangs or a lost
+    device is set up again.
     """
 
     running: bool
@@ -193,6 +194,8 @@ class EngineStats:
     pages_cached: int = 0
     prefix_hit_tokens: int = 0
     preemptions: int = 0
+    draft_tokens: int = 0
+    draft_tokens_right: int = 0
 
 
 class EngineApi(Protocol):

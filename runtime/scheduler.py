@@ -4,12 +4,14 @@ Decoding sequences come first, one token each. What is left of the step's budget
 admission, cut into chunks; beside others that decode they get a small budget only, so that nobody's next token waits
 for a long prompt. A sequence is admitted once its prompt and one page more are free. Where pages run out later, the
 last admitted gives its own back and is computed again when there is room: the first admitted always goes on.
+
+Where drafts are made, a decoding sequence may have its guesses computed in the same step, in the room that is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,16 +19,18 @@ from .batch import Batch
 from .fair_queue import FairQueue
 from .kv_cache import BlockPool, page_key
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
+from .prompt_lookup import PromptLookup
 from .sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start .. start + count - 1` of a sequence, to be computed in this step."""
+    """Tokens `start .. start + count - 1` of a sequence and guesses at those after, to be computed in this step."""
 
     sequence: Sequence
     start: int
     count: int
+    drafts: tuple[int, ...] = ()
 
     @property
     def completes(self) -> bool:
@@ -38,6 +42,16 @@ class Chunk:
         """Whether a next token follows from it."""
         return self.completes and self.sequence.samples
 
+    @property
+    def num_tokens(self) -> int:
+        """That the step computes."""
+        return self.count + len(self.drafts)
+
+    @property
+    def num_logits(self) -> int:
+        """Tokens that the step draws: the next, and after each draft the one that follows if it is right."""
+        return 1 + len(self.drafts) if self.samples else 0
+
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
@@ -45,13 +59,15 @@ class StepLimits:
 
     Attributes:
         max_tokens: tokens in all.
-        max_sequences: sequences admitted at once.
+        max_sequences: sequences admitted at once, and tokens drawn.
         prefill_tokens: tokens of prompts, where others decode.
+        draft_tokens: guesses for one sequence; 0: none.
     """
 
     max_tokens: int
     max_sequences: int
     prefill_tokens: int
+    draft_tokens: int = 0
 
 
 class Scheduler:
@@ -64,6 +80,8 @@ class Scheduler:
         self.running: list[Sequence] = []  # in the order of admission
         self.prefix_hit_tokens = 0
         self.preemptions = 0
+        self.draft_tokens = 0
+        self.draft_tokens_right = 0
         self._limits = limits
         self._tell = tell
 
@@ -74,14 +92,27 @@ class Scheduler:
         return self._choose()
 
     def computed(self, chunk: Chunk) -> None:
-        """A step has computed a chunk: pages that it filled may be shared."""
-        sequence, size = chunk.sequence, self.pool.block_size
-        sequence.num_computed += chunk.count
-        for index in range(chunk.start // size, sequence.num_computed // size):
-            self.pool.share(sequence.blocks[index], _key(sequence, index, size))
+        """A step has computed a chunk, whatever its drafts are worth: pages that it filled may be shared."""
+        sequence = chunk.sequence
+        self._advance(sequence, chunk.count)
         if sequence.prefilling and chunk.completes:
             sequence.prefilling = False
             self._tell(PREFILLED, sequence, sequence.num_computed)
+
+    def drafts_judged(self, chunk: Chunk, right: int) -> None:
+        """So many of a computed chunk's drafts are tokens of the sequence now; what the others left is overwritten."""
+        sequence = chunk.sequence
+        self._advance(sequence, right)
+        self.draft_tokens += len(chunk.drafts)
+        self.draft_tokens_right += right
+        if sequence.lookup is not None:
+            sequence.lookup.judge(len(chunk.drafts), right, len(sequence.token_ids))
+
+    def _advance(self, sequence: Sequence, count: int) -> None:
+        size, before = self.pool.block_size, sequence.num_computed
+        sequence.num_computed += count
+        for index in range(before // size, sequence.num_computed // size):
+            self.pool.share(sequence.blocks[index], _key(sequence, index, size))
 
     def release(self, sequence: Sequence, trusted: bool = True) -> None:
         """A sequence has ended: out of queue or step, its pages back; not `trusted`: nobody shall use them again."""
@@ -152,7 +183,33 @@ class Scheduler:
                 count = min(sequence.num_uncomputed, budget)
                 chunks.append(Chunk(sequence, sequence.num_computed, count))
                 budget -= count
-        return chunks
+        return self._with_drafts(chunks) if limits.draft_tokens else chunks
+
+    def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The same, and in what is left of the step guesses for those that decode."""
+        tokens = self._limits.max_tokens - sum(chunk.num_tokens for chunk in chunks)
+        logits = self._limits.max_sequences - sum(chunk.num_logits for chunk in chunks)
+        room, found = min(tokens, logits), []
+        for chunk in chunks:
+            decodes = chunk.samples and not chunk.sequence.prefilling
+            drafts = tuple(self._drafts(chunk.sequence, room)) if decodes and room > 0 else ()
+            found.append(replace(chunk, drafts=drafts))
+            room -= len(drafts)
+        return found
+
+    def _drafts(self, sequence: Sequence, room: int) -> list[int]:
+        """Guesses, as far as there are pages for them: nobody gives one back for a guess."""
+        if sequence.lookup is None:
+            sequence.lookup = PromptLookup(self._limits.draft_tokens)
+        drafts = sequence.lookup.propose(sequence.token_ids, min(room, sequence.max_drafts))
+        length = len(sequence.token_ids)
+        missing = self.pool.blocks_for(length + len(drafts)) - len(sequence.blocks)
+        if missing > 0:
+            taken = self.pool.take(missing)
+            if taken is None:
+                return drafts[: len(sequence.blocks) * self.pool.block_size - length]
+            sequence.blocks += taken
+        return drafts
 
     def _reuse(self, sequence: Sequence) -> int:
         """Go on from the pages that are known already, but leave a token to compute; returns the tokens skipped."""
@@ -184,19 +241,18 @@ def _key(sequence: Sequence, index: int, size: int) -> bytes:
 
 def make_batch(chunks: list[Chunk]) -> Batch:
     """The arrays of a step, chunk after chunk."""
-    token_ids = [chunk.sequence.token_ids[chunk.start : chunk.start + chunk.count] for chunk in chunks]
+    token_ids = [[*c.sequence.token_ids[c.start : c.start + c.count], *c.drafts] for c in chunks]
     width = max(len(chunk.sequence.blocks) for chunk in chunks)
     block_table = np.zeros((len(chunks), width), np.int32)
     for row, chunk in enumerate(chunks):
         block_table[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
-    counts = np.array([chunk.count for chunk in chunks])
-    ends = np.cumsum(counts)
-    sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
+    counts = np.array([chunk.num_tokens for chunk in chunks])
+    logits_rows = [np.arange(end - c.num_logits, end) for c, end in zip(chunks, np.cumsum(counts), strict=True)]
     return Batch(
         token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
-        positions=np.concatenate([np.arange(c.start, c.start + c.count, dtype=np.int32) for c in chunks]),
+        positions=np.concatenate([np.arange(c.start, c.start + c.num_tokens, dtype=np.int32) for c in chunks]),
         rows=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
         block_table=block_table,
-        logits_rows=(ends[sampling] - 1).astype(np.int32),
-        sampling=[chunks[index].sequence.row_sampling() for index in sampling],
+        logits_rows=np.concatenate(logits_rows).astype(np.int32),
+        sampling=[row for c in chunks if c.samples for row in c.sequence.row_samplings(c.drafts)],
     )

@@ -6,6 +6,7 @@ import queue
 import time
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Sequence as List
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from .generation import (
     events_of,
 )
 from .logprobs import TokenLogprobs
+from .prompt_lookup import PromptLookup
 from .tokenizer import StopMatcher, StreamDecoder, Tokenizer
 
 
@@ -53,6 +55,7 @@ class Sequence:
         self.num_computed = 0  # tokens whose keys and values lie in the cache
         self.blocks: list[int] = []
         self.page_keys: list[bytes] = []  # of its first pages, as far as they were asked for
+        self.lookup: PromptLookup | None = None  # where drafts are made for it
         self.prefilling = False  # admitted, and what it had then is not yet computed
         self.cancel_requested = False
         self.finish_reason: str | None = None
@@ -113,13 +116,28 @@ class Sequence:
         """Whether the last event was sent."""
         return self.finish_reason is not None
 
-    def row_sampling(self) -> RowSampling:
-        """How its next token is drawn."""
-        params = self.request.sampling
-        seen_tokens = seen_counts = None
+    @property
+    def max_drafts(self) -> int:
+        """Guesses at next tokens that can be of use: not where each token decides which may follow it."""
+        return 0 if self.request.constraint else self.request.max_tokens - self.num_generated - 1
+
+    def row_samplings(self, drafts: List[int] = ()) -> list[RowSampling]:
+        """How its next token is drawn, and after each of the drafts the one that follows if it is right."""
+        params, seen = self.request.sampling, None
         if (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1.0, 0.0, 0.0):
             seen = Counter(dict.fromkeys(self.request.prompt_token_ids, 0))
             seen.update(self.token_ids[self.num_prompt_tokens :])
+        rows = [self._row_sampling(self.num_generated, seen)]
+        for index, draft in enumerate(drafts, self.num_generated + 1):
+            if seen is not None:
+                seen[draft] += 1
+            rows.append(self._row_sampling(index, seen))
+        return rows
+
+    def _row_sampling(self, counter: int, seen: Counter[int] | None) -> RowSampling:
+        params = self.request.sampling
+        seen_tokens = seen_counts = None
+        if seen is not None:
             seen_tokens = np.fromiter(seen.keys(), np.int32, len(seen))
             seen_counts = np.fromiter(seen.values(), np.int32, len(seen))
         return RowSampling(
@@ -131,7 +149,7 @@ class Sequence:
             params.presence_penalty,
             params.frequency_penalty,
             self.seed,
-            self.num_generated,
+            counter,
             seen_tokens,
             seen_counts,
             params.typical_p,

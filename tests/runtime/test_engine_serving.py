@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
@@ -23,11 +21,11 @@ from rocmforge.runtime.metrics import Metrics
 from rocmforge.runtime.serve import ServeOptions, load_engine
 from rocmforge.runtime.tokenizer import Tokenizer
 
-from .test_engine import SECONDS, ended, request, wait_until
+from .test_engine import SECONDS, ScriptedProgram, ended, request, wait_until
 
 
 def options(bundle: Bundle, device: str = "auto") -> ServeOptions:
-    return ServeOptions(bundle.path, "", 0, DeviceOptions(device, 1, None), kv_tokens=512)
+    return ServeOptions((bundle.path,), "", 0, DeviceOptions(device, 1, None), kv_tokens=512)
 
 
 def test_F77_the_model_is_loaded_again_on_the_same_device(
@@ -75,22 +73,10 @@ def test_a_lost_gpu_is_not_replaced_by_the_cpu(
         asked.append(device.device)
         if len(asked) > 1:
             raise DeviceError("no device")
-        return FailingGpu()
+        return ScriptedProgram(fail)
 
-    class FailingGpu:
-        layout, num_blocks = bundle.layout, 32
-
-        def step(self, batch: Batch) -> Int32:
-            raise DeviceError("gone")
-
-        def memory(self) -> tuple[int, int]:
-            return 1, 2
-
-        def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
-            raise NotImplementedError
-
-        def close(self) -> None:
-            pass
+    def fail(batch: Batch) -> list[int]:
+        raise DeviceError("gone")
 
     monkeypatch.setattr(serve_module, "load_program", load)
     monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
@@ -108,11 +94,11 @@ def test_a_lost_gpu_is_not_replaced_by_the_cpu(
 
 def test_options_of_the_command_line_reach_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[ServeOptions] = []
-    monkeypatch.setattr(serve_module, "serve_bundle", served.append)
+    monkeypatch.setattr(serve_module, "serve_bundles", served.append)
     given = ["--max-queue", "7", "--queue-seconds", "1.5", "--step-seconds", "9", "--prefill-tokens", "33"]
     for arguments in ([], given):
         with pytest.raises(SystemExit) as ended_with:
             main.main(["serve", str(bundle.path), *arguments])
         assert ended_with.value.code == 0
     assert [one.engine_limits for one in served] == [EngineLimits(), EngineLimits(7, 1.5, 9.0, 33)]
-    assert {one.bundle for one in served} == {Path(bundle.path)}
+    assert {one.bundles for one in served} == {(Path(bundle.path),)}

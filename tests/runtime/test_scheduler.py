@@ -231,12 +231,12 @@ def test_the_sampling_of_a_preempted_request_goes_on() -> None:
     harness.add(one)
     for _ in range(3):
         harness.step()
-    before = one.row_sampling()
+    before = one.row_samplings()[0]
     harness.scheduler.start_over(BlockPool(4, BLOCK))
     assert (one.num_computed, one.blocks, harness.running) == (0, [], [])
     (chunk,) = harness.scheduler.next_chunks()
     assert (chunk.start, chunk.count, chunk.completes) == (0, 7, True)
-    assert (one.row_sampling().counter, one.row_sampling().seed) == (before.counter, before.seed) == (3, 1000)
+    assert (one.row_samplings()[0].counter, one.row_samplings()[0].seed) == (before.counter, before.seed) == (3, 1000)
 
 
 def run_alone(harness: Harness, one: Sequence) -> int:

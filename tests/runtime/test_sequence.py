@@ -158,7 +158,7 @@ def test_events_report_silence() -> None:
 def test_sampling_of_a_row() -> None:
     one = make(prompt="aab", temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, frequency_penalty=0.25)
     feed(one, ids_of("acc"))
-    row = one.row_sampling()
+    row = one.row_samplings()[0]
     assert (row.temperature, row.top_k, row.top_p, row.min_p) == (0.5, 3, 0.9, 0.1)
     assert (row.repetition_penalty, row.presence_penalty, row.frequency_penalty) == (1.0, 0.0, 0.25)
     assert (row.seed, row.counter) == (77, 3)
@@ -172,8 +172,8 @@ def test_sampling_of_a_row() -> None:
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
 def test_any_penalty_asks_for_what_was_seen(penalty: str) -> None:
     penalties: dict[str, Any] = {penalty: 1.5}
-    assert make(**penalties).row_sampling().seen_tokens is not None
-    assert make().row_sampling().seen_tokens is None
+    assert make(**penalties).row_samplings()[0].seen_tokens is not None
+    assert make().row_samplings()[0].seen_tokens is None
 
 
 def test_lengths() -> None:
