@@ -94,6 +94,12 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
         type=click.IntRange(1),
         help="Tokens of prompts in a step in which others decode. [default: 64]",
     )
+    @click.option(
+        "--speculate",
+        type=click.IntRange(0, 63),
+        help="Next tokens to guess from the text so far and compute at once: faster where text repeats itself, as in"
+        " editing; no token changes. [default: 0, none]",
+    )
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -101,6 +107,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
         queue_seconds: float | None,
         step_seconds: float | None,
         prefill_tokens: int | None,
+        speculate: int | None,
         **extra: Any,
     ) -> None:
         from .runtime.engine import EngineLimits
@@ -110,6 +117,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
             "queue_seconds": queue_seconds,
             "step_seconds": step_seconds,
             "prefill_tokens": prefill_tokens,
+            "draft_tokens": speculate,
         }
         limits = EngineLimits(**{name: value for name, value in given.items() if value is not None})
         command(*args, engine_limits=limits, **extra)

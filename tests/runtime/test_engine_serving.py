@@ -95,10 +95,21 @@ def test_a_lost_gpu_is_not_replaced_by_the_cpu(
 def test_options_of_the_command_line_reach_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[ServeOptions] = []
     monkeypatch.setattr(serve_module, "serve_bundles", served.append)
-    given = ["--max-queue", "7", "--queue-seconds", "1.5", "--step-seconds", "9", "--prefill-tokens", "33"]
+    given = [
+        "--max-queue",
+        "7",
+        "--queue-seconds",
+        "1.5",
+        "--step-seconds",
+        "9",
+        "--prefill-tokens",
+        "33",
+        "--speculate",
+        "7",
+    ]
     for arguments in ([], given):
         with pytest.raises(SystemExit) as ended_with:
             main.main(["serve", str(bundle.path), *arguments])
         assert ended_with.value.code == 0
-    assert [one.engine_limits for one in served] == [EngineLimits(), EngineLimits(7, 1.5, 9.0, 33)]
+    assert [one.engine_limits for one in served] == [EngineLimits(), EngineLimits(7, 1.5, 9.0, 33, 7)]
     assert {one.bundles for one in served} == {(Path(bundle.path),)}
