@@ -6,7 +6,18 @@ import falcon
 
 from ..metrics import Metrics
 from ..tracing import UNTRACED, Tracer
-from . import anthropic, chat_completions, completions, errors, native, observe, responses
+from . import (
+    anthropic,
+    chat_completions,
+    completions,
+    embeddings,
+    errors,
+    native,
+    observe,
+    ollama,
+    ollama_models,
+    responses,
+)
 from . import models as models_of
 from .admission import Admission
 from .auth import Gate, Security, cors_middleware
@@ -24,6 +35,9 @@ ROUTES: tuple[Route, ...] = (
     *models_of.ROUTES,
     *completions.ROUTES,
     *chat_completions.ROUTES,
+    *embeddings.ROUTES,
+    *ollama.ROUTES,
+    *ollama_models.ROUTES,
     *responses.ROUTES,
     *anthropic.ROUTES,
 )

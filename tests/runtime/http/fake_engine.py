@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rocmforge.artifacts.errors import RocmforgeError
-from rocmforge.runtime.embeddings import EmbeddingRequest, PendingEmbedding
+from rocmforge.runtime.batch import Float32
+from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
 from rocmforge.runtime.generation import (
     EngineBusyError,
     EngineStats,
@@ -101,6 +102,37 @@ class FakeGeneration:
         self._cancel.set()
 
 
+class FakeEmbedding:
+    """A vector that says of which tokens it was made: `fake_vector`. Never there while `prefill_seconds` is not 0."""
+
+    def __init__(self, request: EmbeddingRequest, engine: FakeEngine) -> None:
+        self.request = request
+        self.cancelled = False
+        self._engine = engine
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    def result(self, timeout: float | None = None) -> Float32 | None:
+        if self._engine.fail_after is not None:
+            raise EmbeddingError("failed", "the device is lost")
+        if self._engine.prefill_seconds:
+            time.sleep(min(timeout or 0.0, self._engine.prefill_seconds))
+            return None
+        return fake_vector(self.request.prompt_token_ids, self.request.pooling)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def fake_vector(ids: Sequence[int], pooling: str = "mean") -> Float32:
+    """float32[4] of length 1."""
+    values = np.array([sum(ids) if pooling == "mean" else ids[-1], len(ids), ids[0], 1], np.float64)
+    vector: Float32 = (values / np.linalg.norm(values)).astype(np.float32)
+    return vector
+
+
 @dataclass
 class FakeEngine:
     """Answers every prompt with `reply`."""
@@ -116,6 +148,7 @@ class FakeEngine:
     max_context: int = 128
     vocab_size: int = VOCAB_SIZE
     generations: list[FakeGeneration] = field(default_factory=list)
+    embeddings: list[FakeEmbedding] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def submit(self, request: GenerationRequest) -> FakeGeneration:
@@ -135,8 +168,12 @@ class FakeEngine:
             self.generations += made
         return made
 
-    def embed(self, requests: Sequence[EmbeddingRequest]) -> list[PendingEmbedding]:
-        raise NotImplementedError
+    def embed(self, requests: Sequence[EmbeddingRequest]) -> list[FakeEmbedding]:
+        if self.busy:
+            raise EngineBusyError("the queue is full")
+        made = [FakeEmbedding(request, self) for request in requests]
+        self.embeddings += made
+        return made
 
     def find(self, request_id: int) -> FakeGeneration | None:
         return self.generations[request_id - 1] if 1 <= request_id <= len(self.generations) else None
@@ -215,9 +252,16 @@ MODEL = ServedModel(
     path="/models/tiny.rfb",
     size_bytes=4096,
     created=1700000000,
-    metadata={"general.architecture": "llama", "llama.context_length": 128},
+    metadata={
+        "general.architecture": "llama",
+        "general.name": "Tiny",
+        "llama.context_length": 256,
+        "llama.embedding_length": 4,
+    },
     context_length=128,
     fingerprint="sha256-abc",
+    parameters=8_030_261_248,
+    quantization="Q4_K_M",
 )
 
 

@@ -1,0 +1,168 @@
+"""`POST /v1/embeddings`, and how any API gets embeddings of the engine."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import falcon
+
+from ..batch import Float32
+from ..embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Pooling
+from ..generation import FINISH_CANCELLED, RequestError
+from .body import read
+from .completions import read_prompts
+from .errors import CancelledError, ClientGoneError, ContextLengthError, GenerationFailedError, UnsupportedError
+from .model_card import hidden_size
+from .openapi import Operation, Route
+from .registry import Lease
+from .resources import Context, Resource, answer
+from .schema.embeddings import Embedding, EmbeddingList, EmbeddingsRequest, EmbeddingUsage
+from .service import ServedModel, Service
+
+MAX_INPUTS = 2048
+GROUP = 16  # texts that are with the engine at once: a request with many leaves room in the queue for others
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors, float32[hidden_size] of length 1 each, and the tokens of all texts."""
+
+    vectors: list[Float32]
+    tokens: int
+
+
+def token_ids(
+    service: Service, value: object, parameter: str, context: Context, truncate: bool = False
+) -> list[tuple[int, ...]]:
+    """Texts of a request as tokens, all of them checked before any is computed.
+
+    Args:
+        value: a string, token ids, or an array of these.
+        parameter: what names it in the request.
+        truncate: cut what exceeds the context, as Ollama does.
+
+    Raises:
+        RequestError: it is something else, there are too many, one is empty, or has ids that are none of the model's.
+        ContextLengthError: one exceeds the context.
+    """
+    prompts = read_prompts(value, service.engine.vocab_size, parameter)
+    if len(prompts) > MAX_INPUTS:
+        raise RequestError(parameter, f"expected at most {MAX_INPUTS} texts, found {len(prompts)}")
+    limit = min(service.engine.max_context, context.limits.max_prompt_tokens or service.engine.max_context)
+    found = []
+    for prompt in prompts:
+        ids = service.prompt_ids(prompt) if isinstance(prompt, str) else tuple(prompt)
+        if truncate:
+            ids = ids[:limit]
+        if not ids:
+            raise RequestError(parameter, "expected at least one token in each text, found none")
+        if len(ids) > limit:
+            raise ContextLengthError(parameter, f"expected at most {limit} tokens (the context), found {len(ids)}")
+        found.append(ids)
+    return found
+
+
+def check_dimensions(model: ServedModel, dimensions: int | None) -> None:
+    """Refuse to shorten vectors: those of a language model are not made for it.
+
+    Raises:
+        UnsupportedError: another length is asked for than the model's.
+    """
+    size = hidden_size(model)
+    if dimensions is not None and dimensions != size:
+        length = "that of the model's hidden states" if size is None else str(size)
+        raise UnsupportedError("dimensions", f"expected {length}, found {dimensions}")
+
+
+def embed(
+    req: falcon.Request,
+    lease: Lease,
+    context: Context,
+    pooling: Pooling,
+    make: Callable[[], Sequence[tuple[int, ...]]],
+) -> Embedded:
+    """Take a slot, tokenize, and wait for all vectors. The lease is left to the caller.
+
+    Raises:
+        RequestError: a text cannot be served; see `token_ids`.
+        EngineBusyError: no slot, or no room in the engine's queue.
+        ClientGoneError: the client hung up, and what was queued is cancelled.
+        GenerationFailedError, CancelledError: the engine gave a text up.
+    """
+    gone: Callable[[], bool] = req.env.get("waitress.client_disconnected", _never)
+    client = str(getattr(req.context, "client", ""))
+    slot = context.admission.enter()
+    try:
+        prompts = make()
+        vectors: list[Float32] = []
+        for start in range(0, len(prompts), GROUP):
+            group = [EmbeddingRequest(ids, pooling, client) for ids in prompts[start : start + GROUP]]
+            vectors += _wait(lease.service.engine.embed(group), gone, context)
+    finally:
+        slot.release()
+    return Embedded(vectors, sum(map(len, prompts)))
+
+
+def _wait(pending: Sequence[PendingEmbedding], gone: Callable[[], bool], context: Context) -> list[Float32]:
+    vectors: list[Float32] = []
+    try:
+        for one in pending:
+            while (vector := one.result(context.limits.poll_seconds)) is None:
+                if gone():
+                    raise ClientGoneError
+                if context.admission.aborted:
+                    raise CancelledError
+            vectors.append(vector)
+    except EmbeddingError as error:
+        if error.reason == FINISH_CANCELLED:
+            raise CancelledError from None
+        raise GenerationFailedError(str(error)) from None
+    finally:
+        for one in pending[len(vectors) :]:
+            one.cancel()
+    return vectors
+
+
+def _never() -> bool:
+    return False
+
+
+class Embeddings(Resource):
+    """`POST /v1/embeddings`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with a vector a text."""
+        body = read(req, EmbeddingsRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(body.model) as lease:
+            model = lease.service.model
+            check_dimensions(model, body.dimensions)
+            done = embed(
+                req,
+                lease,
+                self.context,
+                body.pooling or "mean",
+                lambda: token_ids(lease.service, body.input, "input", self.context),
+            )
+        as_text = body.encoding_format == "base64"
+        data = [
+            Embedding(index=index, embedding=_base64(vector) if as_text else vector.tolist())
+            for index, vector in enumerate(done.vectors)
+        ]
+        usage = EmbeddingUsage(prompt_tokens=done.tokens, total_tokens=done.tokens)
+        answer(resp, EmbeddingList(data=data, model=model.name, usage=usage))
+
+
+def _base64(vector: Float32) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+ROUTES = [
+    Route(
+        "/v1/embeddings",
+        Embeddings,
+        "openai",
+        post=Operation("Turn texts into vectors.", EmbeddingsRequest, EmbeddingList),
+    )
+]

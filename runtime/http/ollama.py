@@ -1,0 +1,134 @@
+"""Ollama's `POST /api/chat` and `/api/generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import falcon
+
+from .answer_clock import AnswerClock, collect_timed
+from .body import read
+from .conversation import AnswerReader, join_parts
+from .ollama_lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
+from .ollama_requests import Asked, read_chat, read_generate, unloads
+from .openapi import Operation, Route
+from .registry import Lease
+from .resources import Resource, answer
+from .schema.ollama import (
+    ChatLine,
+    GenerateLine,
+    GeneratingFields,
+    Line,
+    OllamaAnswerMessage,
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+)
+from .service import ChatPrompt
+from .streaming import NDJSON, send_stream, start_job
+
+
+class _GeneratingResource(Resource):
+    """What chat and generate share."""
+
+    def load(self, body: GeneratingFields, line: ChatLine | GenerateLine, clock: AnswerClock) -> Line:
+        """Answer a request without a prompt: load the model, or unload it."""
+        if unloads(body.keep_alive):
+            card = self.context.models.card(body.model)
+            unload: Callable[[str], object] | None = getattr(self.context.models, "unload", None)
+            if unload is not None:
+                unload(card.name)
+            return loaded_line(line, "unload", clock)
+        with self.context.models.lease(body.model):
+            clock.loaded()
+        return loaded_line(line, "load", clock)
+
+    def generate(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        lease: Lease,
+        body: GeneratingFields,
+        asked: Asked,
+        clock: AnswerClock,
+        line: Callable[[Answering], Callable[[Said], Line]],
+    ) -> None:
+        """Answer at once or, as Ollama does unless told not to, as a stream."""
+        service, conversation = lease.service, asked.conversation
+        prompt = (
+            service.chat_prompt(conversation)
+            if asked.raw is None
+            else ChatPrompt(asked.raw, service.prompt_ids(asked.raw), False)
+        )
+        clock.loaded()
+        job = start_job(
+            req,
+            lease.keep(),
+            self.context.admission,
+            lambda: service.requests(prompt.token_ids, conversation.conditions, asked.max_tokens, 1),
+        )
+        reader: Reader = RawReader()
+        if asked.raw is None:
+            reader = AnswerReader(conversation.usable_tools, prompt.inside_reasoning)
+        answering = Answering(body.model, service.tokenizer, len(prompt.token_ids), clock)
+        make = line(answering)
+        if body.stream is not False:
+            send_stream(req, resp, job, self.limits, LineEncoder(answering, reader, make))
+            return
+        whole = join_parts([reader.read(event) for event in collect_timed(job, self.limits, clock)])
+        said = Said(whole.reasoning, whole.content, whole.calls, whole.logprobs)
+        answer(resp, answering.end(make(said), whole.finish_reason, whole.error))
+
+
+class OllamaChat(_GeneratingResource):
+    """`POST /api/chat`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer the conversation; load the model where there is none."""
+        clock = AnswerClock()
+        body = read(req, OllamaChatRequest, self.limits.max_body_bytes)
+        if not body.messages:
+            message = OllamaAnswerMessage()
+            line = ChatLine(model=body.model, created_at=now(), done=True, message=message)
+            answer(resp, self.load(body, line, clock))
+            return
+        unloads(body.keep_alive)  # refused where it is no duration; how long models stay is the server's choice
+        with self.context.models.lease(body.model) as lease:
+            asked = read_chat(body, lease.service.engine.vocab_size)
+            self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.chat_line)
+
+
+class OllamaGenerate(_GeneratingResource):
+    """`POST /api/generate`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer the prompt; load the model where there is none."""
+        clock = AnswerClock()
+        body = read(req, OllamaGenerateRequest, self.limits.max_body_bytes)
+        if not body.prompt:
+            line = GenerateLine(model=body.model, created_at=now(), done=True, response="")
+            answer(resp, self.load(body, line, clock))
+            return
+        unloads(body.keep_alive)
+        with self.context.models.lease(body.model) as lease:
+            asked = read_generate(body, lease.service.engine.vocab_size)
+            self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.generate_line)
+
+
+ROUTES = [
+    Route(
+        "/api/chat",
+        OllamaChat,
+        "ollama",
+        post=Operation(
+            "Answer a conversation.", OllamaChatRequest, ChatLine, stream=ChatLine, stream_media_type=NDJSON
+        ),
+    ),
+    Route(
+        "/api/generate",
+        OllamaGenerate,
+        "ollama",
+        post=Operation(
+            "Answer a prompt.", OllamaGenerateRequest, GenerateLine, stream=GenerateLine, stream_media_type=NDJSON
+        ),
+    ),
+]

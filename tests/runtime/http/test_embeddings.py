@@ -1,0 +1,121 @@
+"""`POST /v1/embeddings`."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import falcon.testing
+import numpy as np
+import pytest
+
+from rocmforge.runtime.http.embeddings import GROUP, MAX_INPUTS
+
+from .fake_engine import FakeEngine, fake_vector, make_app
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> falcon.testing.TestClient:
+    return falcon.testing.TestClient(make_app(engine))
+
+
+def embed(client: falcon.testing.TestClient, **body: Any) -> falcon.testing.Result:
+    return client.simulate_post("/v1/embeddings", json={"model": "org/tiny:q4", **body})
+
+
+HI = (256, *b"hi")
+
+
+@pytest.mark.parametrize("given", ["hi", ["hi"], list(HI), [list(HI)]])
+def test_one_text_in_any_form(client: falcon.testing.TestClient, given: object) -> None:
+    document = embed(client, input=given).json
+    assert document == {
+        "object": "list",
+        "model": "org/tiny:q4",
+        "data": [{"object": "embedding", "index": 0, "embedding": fake_vector(HI).tolist()}],
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }
+
+
+def test_several_texts_keep_their_order(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    texts = [f"text {i}" for i in range(GROUP + 3)]
+    document = embed(client, input=texts).json
+    assert [entry["index"] for entry in document["data"]] == list(range(GROUP + 3))
+    for text, entry in zip(texts, document["data"], strict=True):
+        assert entry["embedding"] == fake_vector((256, *text.encode())).tolist()
+    assert document["usage"]["total_tokens"] == sum(1 + len(text) for text in texts)
+    assert len(engine.embeddings) == GROUP + 3
+
+
+def test_base64_is_little_endian_float32(client: falcon.testing.TestClient) -> None:
+    numbers = embed(client, input="hi").json["data"][0]["embedding"]
+    text = embed(client, input="hi", encoding_format="base64").json["data"][0]["embedding"]
+    assert np.frombuffer(base64.b64decode(text), "<f4").tolist() == numbers
+
+
+def test_pooling(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    assert embed(client, input="hi", pooling="last").json["data"][0]["embedding"] == fake_vector(HI, "last").tolist()
+    assert embed(client, input="hi", dimensions=4).status_code == 200  # as long as they are
+    assert [one.request.pooling for one in engine.embeddings] == ["last", "mean"]
+
+
+WRONG: dict[str, tuple[dict[str, object], str, str | None]] = {
+    "F46-none": ({}, "input", None),
+    "F46-null": ({"input": None}, "input", None),
+    "F46-number": ({"input": 3}, "input", None),
+    "F46-empty": ({"input": []}, "input", None),
+    "F46-mixed": ({"input": ["a", 3]}, "input", None),
+    "F46-too-many": ({"input": ["a"] * (MAX_INPUTS + 1)}, "input", None),
+    "F46-pooling": ({"input": "a", "pooling": "max"}, "pooling", None),
+    "F46-dimensions": ({"input": "a", "dimensions": 2}, "dimensions", "unsupported_parameter"),
+    "F46-format": ({"input": "a", "encoding_format": "int8"}, "encoding_format", None),
+    "F48-one-of-two": ({"input": ["a", "b" * 128]}, "input", "context_length_exceeded"),
+    "F49-id": ({"input": [[300]]}, "input", None),
+    "F49-negative": ({"input": [-1]}, "input", None),
+    "F49-empty-ids": ({"input": [[1], []]}, "input", None),
+}
+
+
+@pytest.mark.parametrize(("body", "parameter", "code"), WRONG.values(), ids=WRONG.keys())
+def test_refused_before_anything_is_computed(
+    client: falcon.testing.TestClient, engine: FakeEngine, body: dict[str, object], parameter: str, code: str | None
+) -> None:
+    result = embed(client, **body)
+    error = result.json["error"]
+    assert (result.status_code, error["param"], error["code"]) == (400, parameter, code)
+    assert engine.embeddings == []
+    assert embed(client, input="hi").status_code == 200
+
+
+def test_unknown_model(client: falcon.testing.TestClient) -> None:
+    result = embed(client, input="hi", model="gpt")
+    assert (result.status_code, result.json["error"]["code"]) == (404, "model_not_found")
+
+
+def test_failures_give_the_slot_back(engine: FakeEngine) -> None:
+    app = make_app(engine)
+    client = falcon.testing.TestClient(app)
+    engine.fail_after = 0
+    result = embed(client, input=["a", "b"])
+    assert (result.status_code, result.json["error"]["message"]) == (500, "the device is lost")
+    assert all(one.cancelled for one in engine.embeddings)
+    engine.fail_after, engine.busy = None, True
+    assert embed(client, input="a").status_code == 503
+    assert app.admission.active == 0
+
+
+def test_F55_a_client_that_left_is_noticed(engine: FakeEngine) -> None:
+    app = make_app(engine)
+    client = falcon.testing.TestClient(app)
+    engine.prefill_seconds = 0.01
+    result = client.simulate_post(
+        "/v1/embeddings", json={"input": ["a", "b"]}, extras={"waitress.client_disconnected": lambda: True}
+    )
+    assert result.status_code == 499
+    assert [one.cancelled for one in engine.embeddings] == [True, True]
+    assert app.admission.active == 0
