@@ -12,7 +12,7 @@ import pytest
 from rocmforge.runtime.http.app import HttpLimits
 from rocmforge.runtime.metrics import Metrics
 
-from .fake_engine import FakeEngine, make_app
+from .fake_engine import MODEL, FakeEngine, make_app
 
 NAMES = [
     "requests_started_total",
