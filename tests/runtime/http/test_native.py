@@ -159,7 +159,7 @@ def test_models_has_native_fields_and_a_list(client: falcon.testing.TestClient) 
         {
             "path": "/models/tiny.rfb",
             "size": 4096,
-            "metadata": {"general.architecture": "llama", "llama.context_length": 128},
+            "metadata": MODEL.metadata,
         }
     ]
     assert document["tokenizer_cache"] == {"hits": 2, "misses": 1, "bytes": 5 + 8 * 6}
