@@ -1,0 +1,449 @@
+"""Traces: which requests, which spans, the ring; their JSON is read by the `opentelemetry-proto` package."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import falcon.testing
+import pytest
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
+
+from rocmforge.artifacts.errors import UsageError
+from rocmforge.runtime import tracing
+from rocmforge.runtime.engine import Engine
+from rocmforge.runtime.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.http.app import HttpLimits, create_app
+from rocmforge.runtime.http.registry import OneModel
+from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.lifecycle import (
+    ADMITTED,
+    FINISHED,
+    FIRST_TOKEN,
+    PREEMPTED,
+    PREFILLED,
+    PREFIX_HIT,
+    QUEUED,
+    RequestEvent,
+)
+from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.trace_records import HttpRecord
+from rocmforge.runtime.tracing import CURRENT, Sampling, TraceOptions, Tracer, read_options, read_traceparent
+
+from .http.fake_engine import MODEL, FakeEngine, FakeGeneration, FakeTemplate, FakeTokenizer
+from .test_engine import ScriptedProgram, serving
+
+SECONDS = 60.0
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+PARENT_ID = "b7ad6b7169203331"
+ALL = TraceOptions(Sampling(1.0))
+HTTP = HttpRecord("POST", "/generate", "/generate", 200, "abc")
+
+
+def trace_once(tracer: Tracer, request_id: int = 1, reason: str = "length", status: int = 200) -> None:
+    """A request as the server and an engine tell it: queued at 10 s, ended at 14 s after having been preempted."""
+    trace = tracer.begin(None)
+    assert trace is not None
+    observe = tracer.observer("tiny")
+    token = CURRENT.set(trace)
+    observe(RequestEvent(QUEUED, request_id, 10.0, 20))
+    CURRENT.reset(token)
+    observe(RequestEvent(ADMITTED, request_id, 11.0))
+    observe(RequestEvent(PREFIX_HIT, request_id, 11.0, 16))
+    observe(RequestEvent(PREFILLED, request_id, 12.0, 20))
+    observe(RequestEvent(FIRST_TOKEN, request_id, 12.0))
+    observe(RequestEvent(PREEMPTED, request_id, 12.5, 22))
+    observe(RequestEvent(ADMITTED, request_id, 13.0))
+    observe(RequestEvent(FINISHED, request_id, 14.0, 5, reason))
+    tracer.end(trace, HttpRecord("POST", "/generate", "/generate", status, "abc"))
+
+
+def decode(document: Mapping[str, Any]) -> TracesData:
+    """Read OTLP JSON with the standard's own messages.
+
+    Protobuf's JSON has bytes in base64, OTLP's has ids in hex: they are turned here, and nothing else.
+    """
+
+    def turned(value: Any) -> Any:
+        if isinstance(value, list):
+            return [turned(one) for one in value]
+        if isinstance(value, dict):
+            return {
+                key: base64.b64encode(binascii.unhexlify(one)).decode() if key in ids else turned(one)
+                for key, one in value.items()
+            }
+        return value
+
+    ids = {"traceId", "spanId", "parentSpanId"}
+    found: TracesData = json_format.ParseDict(turned(document), TracesData())  # refuses unknown fields
+    return found
+
+
+def attributes(span: Span) -> dict[str, object]:
+    return {one.key: getattr(one.value, one.value.WhichOneof("value") or "") for one in span.attributes}
+
+
+class TracedEngine(FakeEngine):
+    """A scripted engine that tells an observer, as the real one does."""
+
+    observer: Any = None
+
+    def submit_all(self, requests: Any) -> list[FakeGeneration]:
+        generations = super().submit_all(requests)
+        for one in generations:
+            self.observer(RequestEvent(QUEUED, one.request_id, time.monotonic(), 3))
+            self.observer(RequestEvent(ADMITTED, one.request_id, time.monotonic()))
+            self.observer(RequestEvent(FIRST_TOKEN, one.request_id, time.monotonic()))
+            self.observer(RequestEvent(FINISHED, one.request_id, time.monotonic(), 5, "length"))
+        return generations
+
+
+@pytest.fixture
+def client() -> falcon.testing.TestClient:
+    """Of a server that traces everything."""
+    return client_of(ALL)
+
+
+def client_of(options: TraceOptions) -> falcon.testing.TestClient:
+    tracer, engine = Tracer(options), TracedEngine()
+    engine.observer = tracer.observer("tiny")
+    service = Service(engine, FakeTokenizer(), FakeTemplate(), MODEL)
+    app = create_app(OneModel(service), Metrics(), HttpLimits(poll_seconds=0.02), tracer=tracer)
+    return falcon.testing.TestClient(app)
+
+
+def spans_of(client: falcon.testing.TestClient, query: str = "") -> list[Span]:
+    document = client.simulate_get(f"/traces?format=otlp{query}").json
+    [resource] = decode(document).resource_spans
+    [scope] = resource.scope_spans
+    return list(scope.spans)
+
+
+def roots(client: falcon.testing.TestClient, query: str = "") -> list[str]:
+    return [str(attributes(span)["url.path"]) for span in spans_of(client, query) if span.name.startswith("POST ")]
+
+
+def test_a_standard_decoder_reads_the_otlp_form(client: falcon.testing.TestClient) -> None:
+    headers = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01", "X-Request-Id": "mine"}
+    client.simulate_post("/generate", json={"prompt": "abc"}, headers=headers)
+    [resource] = decode(client.simulate_get("/traces?format=otlp").json).resource_spans
+    assert {one.key: one.value.string_value for one in resource.resource.attributes}["service.name"] == "rocmforge"
+    [scope] = resource.scope_spans
+    assert scope.scope.name == "rocmforge.engine"
+    by_name = {span.name: span for span in scope.spans}
+    assert list(by_name) == ["POST /generate", "inference_request", "queue", "prefill", "decode"]
+    assert {span.trace_id.hex() for span in scope.spans} == {TRACE_ID}
+    http, whole = by_name["POST /generate"], by_name["inference_request"]
+    assert http.parent_span_id.hex() == PARENT_ID
+    assert whole.parent_span_id == http.span_id
+    assert {by_name[name].parent_span_id for name in ("queue", "prefill", "decode")} == {whole.span_id}
+    assert (http.kind, whole.kind, by_name["queue"].kind) == (
+        Span.SPAN_KIND_SERVER,
+        Span.SPAN_KIND_SERVER,
+        Span.SPAN_KIND_INTERNAL,
+    )
+    assert whole.status.code == Status.STATUS_CODE_OK
+    assert attributes(http)["http.response.status_code"] == 200
+    assert attributes(whole)["request_id"] == 1
+    assert len({span.span_id for span in scope.spans}) == 5
+
+
+def test_the_spans_say_when_and_how_much() -> None:
+    tracer = Tracer(ALL)
+    trace_once(tracer)
+    [[http, whole, queue, prefill, decode_span]] = tracer.ended()
+    begin = whole.start_time
+    assert begin is not None
+    spans = (whole, queue, prefill, decode_span)
+    times = [((span.start_time or 0) - begin, (span.end_time or 0) - begin) for span in spans]
+    assert times == [(0, 4 * 10**9), (0, 10**9), (10**9, 2 * 10**9), (2 * 10**9, 4 * 10**9)]
+    assert dict(whole.attributes or {}) == {
+        "request_id": 1,
+        "token_count": 5,
+        "gen_ai.request.model": "tiny",
+        "gen_ai.usage.input_tokens": 20,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.response.finish_reasons": ("length",),
+        "rocmforge.prefix_hit_tokens": 16,
+        "rocmforge.preemptions": 1,
+    }
+    assert http.parent is None
+
+
+def test_times_are_those_of_the_clock() -> None:
+    tracer = Tracer(ALL)
+    before = time.time_ns()
+    trace_once(tracer)
+    [[http, *_]] = tracer.ended()
+    # The clock may be set while this runs, by less than a second.
+    assert before - 10**9 <= (http.start_time or 0) <= (http.end_time or 0) <= time.time_ns() + 10**9
+
+
+@pytest.mark.parametrize(
+    "reason, status, of_generation, of_http", [("stop", 200, 1, 0), ("cancelled", 499, 0, 0), ("failed", 500, 2, 2)]
+)
+def test_status(reason: str, status: int, of_generation: int, of_http: int) -> None:
+    tracer = Tracer(ALL)
+    trace_once(tracer, reason=reason, status=status)
+    [[http, whole, *_]] = tracer.ended()
+    assert (whole.status.status_code.value, http.status.status_code.value) == (of_generation, of_http)
+
+
+def test_a_request_that_ends_in_the_queue_has_no_other_phase() -> None:
+    tracer = Tracer(ALL)
+    trace = tracer.begin(None)
+    assert trace is not None
+    observe = tracer.observer("tiny")
+    token = CURRENT.set(trace)
+    observe(RequestEvent(QUEUED, 1, 10.0, 20))
+    CURRENT.reset(token)
+    tracer.end(trace, HTTP)
+    assert tracer.ended() == []  # not yet: the engine has still to drop it
+    observe(RequestEvent(FINISHED, 1, 12.0, 0, "cancelled"))
+    [spans] = tracer.ended()
+    assert [span.name for span in spans] == ["POST /generate", "inference_request", "queue"]
+
+
+def test_the_shape_of_the_documentation(client: falcon.testing.TestClient) -> None:
+    client.simulate_post("/generate", json={"prompt": "abc"})
+    [resource] = client.simulate_get("/traces").json["resource_spans"]
+    assert resource["resource"]["attributes"][0] == {"key": "service.name", "value": {"stringValue": "rocmforge"}}
+    [scope] = resource["scope_spans"]
+    assert scope["scope"] == {"name": "rocmforge.engine"}
+    [span] = [span for span in scope["spans"] if span["name"] == "inference_request"]
+    assert {key: type(value) for key, value in span.items()} == {
+        "trace_id": str,
+        "span_id": str,
+        "parent_span_id": str,
+        "name": str,
+        "kind": int,
+        "start_time_unix_nano": int,
+        "end_time_unix_nano": int,
+        "attributes": list,
+        "status": dict,
+    }
+    assert [len(base64.b64decode(span[key])) for key in ("trace_id", "span_id", "parent_span_id")] == [16, 8, 8]
+    assert (span["kind"], span["status"]) == (2, {"status": 1})
+    assert span["attributes"][:2] == [
+        {"key": "request_id", "value": {"intValue": "1"}},
+        {"key": "token_count", "value": {"intValue": "5"}},
+    ]
+
+
+def test_limit_takes_the_last_and_clear_forgets_what_was_returned(client: falcon.testing.TestClient) -> None:
+    for path in ("/generate", "/generate/stream", "/v1/completions"):
+        client.simulate_post(path, json={"prompt": "abc"})
+    everything = ["/generate", "/generate/stream", "/v1/completions"]
+    assert roots(client) == everything
+    assert roots(client, "&limit=2") == everything[1:]
+    assert roots(client, "&limit=0") == []
+    assert roots(client, "&limit=99") == everything
+    client.simulate_head("/traces?clear=true")
+    assert roots(client, "&limit=1&clear=true") == everything[2:]
+    assert roots(client, "&clear=true") == everything[:2]
+    assert roots(client) == []
+
+
+@pytest.mark.parametrize(
+    "query, parameter",
+    [
+        ("limit=x", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=1.0", "limit"),
+        ("limit=99999999999999999999", "limit"),
+        ("limit=%D9%A1", "limit"),
+        ("clear=maybe", "clear"),
+        ("format=xml", "format"),
+    ],
+)
+def test_F46_a_wrong_parameter_is_named(client: falcon.testing.TestClient, query: str, parameter: str) -> None:
+    result = client.simulate_get(f"/traces?{query}")
+    assert (result.status_code, result.json["status"]) == (400, "error")
+    assert result.json["error"].startswith(f"{parameter}: expected ")
+
+
+def test_the_ring_is_bounded_and_forgets_the_oldest() -> None:
+    tracer = Tracer(TraceOptions(Sampling(1.0), max_traces=3))
+    for request_id in range(10):
+        trace_once(tracer, request_id)
+    assert [(whole.attributes or {})["request_id"] for _, whole, *_ in tracer.ended()] == [7, 8, 9]
+
+
+def test_only_requests_that_generate_are_kept(client: falcon.testing.TestClient) -> None:
+    client.simulate_get("/health")
+    client.simulate_post("/generate", json={"prompt": 5})
+    assert spans_of(client) == []
+
+
+def test_the_part_that_is_traced_is_the_rate() -> None:
+    """Of 4,000 requests at 0.1: 400, standard deviation 19; six of them to either side happen once in 10^8 runs."""
+    tracer = Tracer(TraceOptions(Sampling(0.1)))
+    traced = sum(tracer.begin(None) is not None for _ in range(4000))
+    assert 286 < traced < 514
+
+
+@pytest.mark.parametrize("rate, expected", [(0.0, 0), (1.0, 3)])
+def test_rates_of_none_and_all(rate: float, expected: int) -> None:
+    client = client_of(TraceOptions(Sampling(rate)))
+    for _ in range(3):
+        client.simulate_post("/generate", json={"prompt": "abc"})
+    assert len(roots(client)) == expected
+
+
+@pytest.mark.parametrize(
+    "sampling, flags, traced",
+    [
+        (Sampling(0.0), "01", True),
+        (Sampling(1.0), "00", False),
+        (Sampling(0.0, by_parent=False), "01", False),
+        (Sampling(1.0, by_parent=False), "00", True),
+        # By the lower half of the id, 8448eb211c80319c: 0.5167 of all.
+        (Sampling(0.51, by_parent=False), "01", False),
+        (Sampling(0.52, by_parent=False), "00", True),
+    ],
+)
+def test_the_callers_decision(sampling: Sampling, flags: str, traced: bool) -> None:
+    header = f"00-{TRACE_ID}-{PARENT_ID}-{flags}"
+    assert (Tracer(TraceOptions(sampling)).begin(header) is not None) == traced
+
+
+def test_the_sdk_decides_alike() -> None:
+    from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased  # noqa: PLC0415
+
+    for ratio in (0.0, 0.51, 0.52, 1.0):
+        decision = TraceIdRatioBased(ratio).should_sample(None, int(TRACE_ID, 16), "x").decision
+        ours = Tracer(TraceOptions(Sampling(ratio, by_parent=False))).begin(f"00-{TRACE_ID}-{PARENT_ID}-01")
+        assert (ours is not None) == (decision is Decision.RECORD_AND_SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "x",
+        f"00-{TRACE_ID}-{PARENT_ID}",
+        f"00-{TRACE_ID}-{PARENT_ID}-01-more",
+        f"ff-{TRACE_ID}-{PARENT_ID}-01",
+        f"00-{'0' * 32}-{PARENT_ID}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{TRACE_ID.upper()}-{PARENT_ID}-01",
+        f"01-{TRACE_ID}-{PARENT_ID}-01-" + "x" * 1000,
+    ],
+)
+def test_a_wrong_traceparent_is_ignored(header: str) -> None:
+    assert read_traceparent(header) is None
+
+
+def test_a_traceparent_of_a_later_version_is_read() -> None:
+    parent = read_traceparent(f"01-{TRACE_ID}-{PARENT_ID}-03-more")
+    assert parent is not None
+    assert (f"{parent.trace_id:032x}", f"{parent.span_id:016x}", parent.sampled) == (TRACE_ID, PARENT_ID, True)
+
+
+@pytest.mark.parametrize(
+    "environ, sampling",
+    [
+        ({}, Sampling(0.3)),
+        ({"OTEL_TRACES_SAMPLER": "always_on"}, Sampling(1.0, False)),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, Sampling(0.0, False)),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_on"}, Sampling(1.0)),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}, Sampling(0.25)),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio"}, Sampling(1.0, False)),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "7"}, Sampling(1.0, False)),
+        ({"OTEL_TRACES_SAMPLER": "jaeger_remote"}, Sampling(0.3)),
+        ({"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_SAMPLER": "always_on"}, Sampling(0.0, False)),
+    ],
+)
+def test_standard_variables_of_sampling(environ: dict[str, str], sampling: Sampling) -> None:
+    assert read_options(environ, 0.3, 10).sampling == sampling
+
+
+@pytest.mark.parametrize(
+    "environ, export",
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, False),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, False),
+    ],
+)
+def test_standard_variables_of_export(environ: dict[str, str], export: bool) -> None:
+    assert read_options(environ, 0.1, 10).export == export
+
+
+@pytest.mark.parametrize(
+    "environ, message",
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: expected otlp or none, found zipkin"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, found grpc",
+        ),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_options(environ, 0.1, 10)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("name", ["opentelemetry.exporter.otlp.proto.none", "no_such_package.at.all"])
+def test_a_missing_exporter_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tracing, "_EXPORTER", name)
+    with pytest.raises(UsageError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: .* pip install 'rocmforge\[otel\]'"):
+        read_options({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, 0.1, 10)
+
+
+@pytest.fixture
+def traced_engine() -> Iterator[tuple[Engine, Tracer, Counter[str]]]:
+    """A real engine over a scripted program, and the calls of its observer."""
+    tracer, calls = Tracer(ALL), Counter[str]()
+    observe = tracer.observer("tiny")
+
+    def counted(event: RequestEvent) -> None:
+        calls[event.kind] += 1
+        observe(event)
+
+    with serving(ScriptedProgram(), observer=counted) as engine:
+        yield engine, tracer, calls
+
+
+def test_a_real_engine_is_traced_at_no_cost_for_a_token(
+    traced_engine: tuple[Engine, Tracer, Counter[str]],
+) -> None:
+    engine, tracer, calls = traced_engine
+    trace = tracer.begin(None)
+    assert trace is not None
+    token = CURRENT.set(trace)
+    generations = engine.submit_all([GenerationRequest((3, 4, 5), tokens, SamplingParams()) for tokens in (2, 200)])
+    CURRENT.reset(token)
+    tracer.end(trace, HTTP)
+    deadline = time.monotonic() + SECONDS
+    while not tracer.ended() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    [spans] = tracer.ended()
+    counts = {(s.attributes or {})["request_id"]: (s.attributes or {})["token_count"] for s in spans[1::4]}
+    assert counts == {generations[0].request_id: 2, generations[1].request_id: 200}
+    assert calls == {QUEUED: 2, ADMITTED: 2, PREFILLED: 2, FIRST_TOKEN: 2, FINISHED: 2}
+
+
+def test_an_engine_is_not_traced_outside_of_a_request(traced_engine: tuple[Engine, Tracer, Counter[str]]) -> None:
+    engine, tracer, _ = traced_engine
+    for event in engine.submit(GenerationRequest((3, 4, 5), 2, SamplingParams())).events(SECONDS):
+        assert event is not None
+    assert tracer.ended() == []
+
+
+def test_importing_the_server_does_not_load_the_sdk() -> None:
+    code = "import sys, rocmforge.cli, rocmforge.runtime.serve; print([m for m in sys.modules if 'opentelemetry' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
