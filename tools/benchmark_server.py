@@ -7,6 +7,7 @@ python -m rocmforge.tools.benchmark_server BUNDLE --prefix 2000
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import statistics
 import time
@@ -19,6 +20,7 @@ from typing import Any, Final
 import click
 
 from rocmforge.tools.http_load import Address, Exchange, HttpError
+from rocmforge.tools.quiet import Others, wait_until_quiet
 from rocmforge.tools.server_process import ServerProcess, free_port, rfc_serve
 
 PATH: Final = "/v1/completions"
@@ -100,35 +102,56 @@ def llama_server(binary: Path, model: Path, port: int, threads: int, slots: int)
     return [str(binary), "-m", str(model), "-c", str(1024 * slots), *options]
 
 
-async def compare(ours: Address, theirs: Address | None, rounds: int, requests: int, at_once: int) -> None:
-    """Rounds in turn; medians, and the medians of the ratios."""
-    chooser = random.Random(1)
-    found: list[tuple[Round, Round | None]] = []
-    for index in range(rounds + 1):
-        bodies = [body_of(random_ids(chooser, 64), 64) for _ in range(requests)]
-        mine = await run_round(ours, bodies, at_once)
-        other = await run_round(theirs, bodies, at_once) if theirs else None
-        if index:  # the first warms up
-            found.append((mine, other))
-            click.echo(f"  {_line(mine)}{'' if other is None else f' | llama.cpp {_line(other)}'}")
-    rate = statistics.median(mine.tokens_per_second for mine, _ in found)
-    click.echo(f"{rate:.0f} tokens/s, p95 to the first token {statistics.median(m.p95 for m, _ in found):.3f} s")
-    pairs = [(mine, other) for mine, other in found if other is not None]
-    if pairs:
-        rates = [mine.tokens_per_second / other.tokens_per_second for mine, other in pairs]
-        firsts = [mine.p95 / other.p95 for mine, other in pairs]
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How many rounds, of how many requests, and how quiet the machine must be for a round to count."""
+
+    rounds: int
+    requests: int
+    at_once: int
+    others: float
+    patience: float
+
+
+async def compare(servers: list[ServerProcess], conditions: Conditions) -> list[list[Round]]:
+    """Rounds of each server in turn; those in which others used too much of the machine are not counted."""
+    chooser, deadline = random.Random(1), time.monotonic() + conditions.patience
+    pids = [os.getpid(), *(server.pid for server in servers)]
+    found: list[list[Round]] = []
+    warm = False
+    while len(found) < conditions.rounds and wait_until_quiet(conditions.others, deadline - time.monotonic()):
+        bodies = [body_of(random_ids(chooser, 64), 64) for _ in range(conditions.requests)]
+        with Others(pids) as others:
+            line = [await run_round(server.address, bodies, conditions.at_once) for server in servers]
+        if others.share > conditions.others:
+            click.echo(f"  not counted, others used {others.share:.0%} of the machine: {_line(line)}")
+        elif warm:
+            click.echo(f"  {_line(line)} (others {others.share:.0%})")
+            found.append(line)
+        warm = True
+    return found
+
+
+def report(found: list[list[Round]]) -> None:
+    """Medians, and the medians of the ratios."""
+    click.echo(f"{len(found)} rounds")
+    for index, name in enumerate(("rocmforge", "llama.cpp")[: len(found[0]) if found else 0]):
+        rates = [line[index].tokens_per_second for line in found]
+        firsts = [line[index].p95 for line in found]
         click.echo(
-            f"llama.cpp: {statistics.median(other.tokens_per_second for _, other in pairs):.0f} tokens/s, "
-            f"p95 {statistics.median(other.p95 for _, other in pairs):.3f} s"
+            f"{name}: {statistics.median(rates):.0f} tokens/s, p95 to the first token {statistics.median(firsts):.3f} s"
         )
+    if found and len(found[0]) == 2:
+        rates = [mine.tokens_per_second / other.tokens_per_second for mine, other in found]
+        firsts = [mine.p95 / other.p95 for mine, other in found]
         click.echo(
             f"median ratio: tokens/s {statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f}), "
             f"p95 to the first token {statistics.median(firsts):.2f} ({min(firsts):.2f} to {max(firsts):.2f})"
         )
 
 
-def _line(found: Round) -> str:
-    return f"{found.tokens_per_second:.0f} tokens/s, p95 {found.p95:.3f} s"
+def _line(line: list[Round]) -> str:
+    return " | ".join(f"{found.tokens_per_second:.0f} tokens/s, p95 {found.p95:.3f} s" for found in line)
 
 
 async def shared_prefix(address: Address, length: int, rounds: int) -> None:
@@ -153,28 +176,24 @@ async def shared_prefix(address: Address, length: int, rounds: int) -> None:
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--requests", default=32, show_default=True)
 @click.option("--at-once", default=8, show_default=True)
+@click.option("--others", default=0.1, show_default=True, help="Share of the machine that others may use in a round.")
+@click.option("--patience", default=600.0, show_default=True, help="Seconds to wait for quiet.")
 def main(
-    bundle: Path,
-    model: Path | None,
-    peer: Path | None,
-    prefix: int | None,
-    threads: int,
-    rounds: int,
-    requests: int,
-    at_once: int,
+    bundle: Path, model: Path | None, peer: Path | None, prefix: int | None, threads: int, **conditions: Any
 ) -> None:
     """64 tokens in and 64 out, `--requests` of them, `--at-once` at a time; ours and llama.cpp's in turn."""
+    given = Conditions(**conditions)
     with ExitStack() as stack:
         port = free_port()
-        ours = stack.enter_context(ServerProcess(rfc_serve(bundle, port, "--threads", str(threads)), port))
+        servers = [stack.enter_context(ServerProcess(rfc_serve(bundle, port, "--threads", str(threads)), port))]
         if prefix:
-            asyncio.run(shared_prefix(ours.address, prefix, rounds))
+            asyncio.run(shared_prefix(servers[0].address, prefix, given.rounds))
             return
-        theirs = None
         if peer and model:
             port = free_port()
-            theirs = stack.enter_context(ServerProcess(llama_server(peer, model, port, threads, at_once), port)).address
-        asyncio.run(compare(ours.address, theirs, rounds, requests, at_once))
+            command = llama_server(peer, model, port, threads, given.at_once)
+            servers.append(stack.enter_context(ServerProcess(command, port)))
+        report(asyncio.run(compare(servers, given)))
 
 
 if __name__ == "__main__":

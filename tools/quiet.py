@@ -1,0 +1,64 @@
+"""How much of the machine others use while something is measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+PROBE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    at: float
+    busy: float  # seconds of processor time that all have used, steal included
+    own: float
+
+
+def _process_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _read(pids: Sequence[int]) -> _Reading:
+    line = Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, line)
+    busy = (user + nice + system + irq + softirq + steal) / _TICKS
+    return _Reading(time.perf_counter(), busy, sum(_process_seconds(pid) for pid in pids))
+
+
+class Others:
+    """Measures `share`: of the machine's processors, what others than `pids` used meanwhile. A context manager."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        """Args: processes that belong to the measurement, this one not included of itself."""
+        self._pids = pids
+        self.share = 0.0
+
+    def __enter__(self) -> Others:
+        self._began = _read(self._pids)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ended, began = _read(self._pids), self._began
+        others = (ended.busy - began.busy) - (ended.own - began.own)
+        self.share = max(0.0, others / (ended.at - began.at) / (os.cpu_count() or 1))
+
+
+def wait_until_quiet(share: float, patience: float) -> bool:
+    """Whether others used at most `share` of the machine for a moment, within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        with Others([os.getpid()]) as others:
+            time.sleep(PROBE_SECONDS)
+        if others.share <= share:
+            return True
+    return False
