@@ -148,7 +148,7 @@ async def health_beside_streams(http: Http, streams: int, seconds: float) -> dic
                     tokens += data.count(b"data: ")
 
     running = [asyncio.create_task(stream(number)) for number in range(streams)]
-    while not outcomes[200]:
+    while not outcomes:
         await asyncio.sleep(0.05)
     await asyncio.sleep(1.0)
     watcher = asyncio.create_task(health_times(http, stop))
@@ -167,8 +167,8 @@ async def health_beside_streams(http: Http, streams: int, seconds: float) -> dic
     }
 
 
-async def normal_beside_slow(http: Http, slow: int, requests: int) -> dict[str, object]:
-    """What becomes of `requests` ordinary ones beside `slow` clients that send a byte at a time."""
+async def normal_beside_slow(http: Http, slow: int, requests: int, senders: int = 8) -> dict[str, object]:
+    """What becomes of `requests` ordinary ones, of `senders`, beside `slow` clients that send a byte at a time."""
     stop = asyncio.Event()
     ends: Counter[str] = Counter()
 
@@ -202,7 +202,7 @@ async def normal_beside_slow(http: Http, slow: int, requests: int) -> dict[str, 
             times.append(time.perf_counter() - began)
             statuses[status] += 1
 
-    await asyncio.gather(*(normal() for _ in range(8)))
+    await asyncio.gather(*(normal() for _ in range(senders)))
     stop.set()
     await asyncio.gather(*slow_tasks)
     return {
