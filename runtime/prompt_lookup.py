@@ -11,6 +11,7 @@ from typing import Final
 
 _GRAM_LENGTHS: Final = (3, 2)  # tokens that must have stood there before; the longer says more
 _FIRST_LENGTH: Final = 4
+_LEAST_LENGTH: Final = 3  # after a part was right
 _LONGEST_PAUSE: Final = 16  # tokens
 
 
@@ -62,7 +63,8 @@ class PromptLookup:
         """
         if right:
             self._misses = 0
-            self._length = min(2 * proposed if right == proposed else right + 1, self._max_drafts)
+            wanted = 2 * proposed if right == proposed else max(right + 1, _LEAST_LENGTH)
+            self._length = min(wanted, self._max_drafts)
         else:
             self._misses += 1
             self._length = min(_FIRST_LENGTH, self._max_drafts)
