@@ -211,13 +211,19 @@ def compile_command(
 
 
 @main.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundles", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--addr", envvar="ROCMFORGE_ADDR", default="127.0.0.1:8080", show_default=True, help="HOST:PORT.")
 @click.option(
     "--kv-tokens",
     type=click.IntRange(16),
     help="Tokens that the KV cache holds. [default: 4 contexts, at most 1 GiB; on a GPU what is free]",
 )
+@click.option(
+    "--idle-seconds",
+    type=click.FloatRange(0),
+    help="Unload a model that nobody has used for so long; 0: never. [default: 300 where there are several]",
+)
+@click.option("--max-loaded", type=click.IntRange(1), help="Models loaded at once. [default: all]")
 @http_limits
 @security_options
 @engine_limits
@@ -227,9 +233,11 @@ def compile_command(
 @_THREADS
 @_CACHE_DIR
 def serve(
-    bundle: Path,
+    bundles: tuple[Path, ...],
     addr: str,
     kv_tokens: int | None,
+    idle_seconds: float | None,
+    max_loaded: int | None,
     limits: HttpLimits,
     security: Security,
     engine_limits: EngineLimits,
@@ -240,15 +248,43 @@ def serve(
     threads: int,
     cache_dir: Path | None,
 ) -> None:
-    """Serve a BUNDLE (or a GGUF, compiled first) over HTTP."""
+    """Serve BUNDLES over HTTP: bundles, folders of them, or GGUFs, which are compiled first.
+
+    The first is loaded at once and answers where no model is named; the others are loaded when they are asked for.
+    """
     from .runtime.logs import configure
-    from .runtime.serve import ServeOptions, serve_bundle
+    from .runtime.serve import ServeOptions, serve_bundles
 
     configure(logs)
     host, port = _host_and_port(addr)
-    path = _compiled(bundle, cache_dir, max_context)
+    paths = tuple(_compiled(path, cache_dir, max_context) for given in bundles for path in _bundles_in(given))
     on = _device_options(device, threads)
-    serve_bundle(ServeOptions(path, host, port, on, max_context, kv_tokens, limits, security, engine_limits, traces))
+    serve_bundles(
+        ServeOptions(
+            paths,
+            host,
+            port,
+            on,
+            max_context,
+            kv_tokens,
+            limits,
+            security,
+            engine_limits,
+            traces,
+            idle_seconds,
+            max_loaded,
+        )
+    )
+
+
+def _bundles_in(path: Path) -> list[Path]:
+    """The path itself; of a folder that is no bundle, the bundles in it, by name."""
+    from .artifacts.manifest import MANIFEST_NAME
+
+    if not os.path.isdir(path) or (path / MANIFEST_NAME).exists():  # of a path that is too long: false
+        return [path]
+    found = sorted(child for child in path.iterdir() if (child / MANIFEST_NAME).is_file())
+    return found or [path]  # what is wrong with it is said where it is opened
 
 
 def _host_and_port(addr: str) -> tuple[str, int]:

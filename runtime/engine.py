@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -78,6 +78,7 @@ class Engine:
         limits: EngineLimits = EngineLimits(),
         make_program: Callable[[], Program] | None = None,
         observer: Observer | None = None,
+        request_ids: Iterator[int] | None = None,
     ) -> None:
         """Takes over `program`; call `start` to serve and `stop` to end.
 
@@ -89,6 +90,7 @@ class Engine:
             limits: of queue and steps.
             make_program: another such program, after the device failed; None: the same one is tried again.
             observer: told the turns of each request, under the lock: it must be quick and not call back.
+            request_ids: numbers of its requests, where other engines count with it.
         """
         self._program: Program | None = program
         self._layout = program.layout
@@ -103,7 +105,7 @@ class Engine:
         self._scheduler = Scheduler(self._new_pool(program.num_blocks), steps, self._life.tell)
         self._known: OrderedDict[int, Sequence] = OrderedDict()
         self._wake = threading.Condition()  # and the lock
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(1) if request_ids is None else request_ids
         self._stopping = False
         self._problem: str | None = None  # why there is no device
         self._in_step: list[Chunk] = []

@@ -1,9 +1,12 @@
-"""`rfc serve`: a bundle on a device, behind HTTP."""
+"""`rfc serve`: bundles on a device, behind HTTP."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,25 +21,30 @@ from .host_device import HostProgram
 from .http.app import create_app
 from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
-from .http.registry import OneModel
 from .http.server import run_server
 from .http.service import ServedModel, Service
 from .lifecycle import Observer
 from .memory import KvSize
 from .metrics import Metrics
+from .model_pool import NEVER, Load, ModelPool
 from .tokenizer import Tokenizer
 from .tracing import UNTRACED, TraceOptions, Tracer
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
+IDLE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What to serve, where and on what. `max_context` and `kv_tokens` None: from the bundle and the device."""
+    """What to serve, where and on what. `max_context` and `kv_tokens` None: from the bundle and the device.
 
-    bundle: Path
+    `idle_seconds` after which a model that nobody uses is unloaded; 0: never; None: `IDLE_SECONDS` where there are
+    several. `max_loaded` at once; None: all.
+    """
+
+    bundles: tuple[Path, ...]
     host: str
     port: int
     device: DeviceOptions
@@ -46,6 +54,8 @@ class ServeOptions:
     security: Security = field(default_factory=Security)
     engine_limits: EngineLimits = field(default_factory=EngineLimits)
     traces: TraceOptions = UNTRACED
+    idle_seconds: float | None = None
+    max_loaded: int | None = None
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -68,6 +78,7 @@ def load_engine(
     metrics: Metrics,
     report: Report = log.info,
     observer: Observer | None = None,
+    request_ids: Iterator[int] | None = None,
 ) -> Engine:
     """An engine, not yet started, with the bundle's program on its device.
 
@@ -93,12 +104,13 @@ def load_engine(
         limits=options.engine_limits,
         make_program=lambda: load_program(bundle, device, size, report),
         observer=observer,
+        request_ids=request_ids,
     )
 
 
 def served_model(bundle: Bundle) -> ServedModel:
     """How the model presents itself over HTTP."""
-    model, path = bundle.manifest.model, bundle.path.resolve()
+    model, path = bundle.manifest.model, Path(os.path.abspath(bundle.path))  # a link is known by its own name
     return ServedModel(
         name=path.stem,
         path=str(path),
@@ -112,35 +124,92 @@ def served_model(bundle: Bundle) -> ServedModel:
     )
 
 
-def serve_bundle(options: ServeOptions) -> None:
+class BundleModel:
+    """A bundle on its device. Call `stop`."""
+
+    def __init__(self, path: Path, options: ServeOptions, shared: Shared) -> None:
+        """Load and start it.
+
+        Raises:
+            RocmforgeError: the bundle or the device is not to be had.
+        """
+        self._bundle = open_bundle(path)
+        try:
+            tokenizer = load_tokenizer(self._bundle)
+            model = served_model(self._bundle)
+            self._engine = load_engine(
+                self._bundle,
+                options,
+                tokenizer,
+                shared.metrics,
+                observer=shared.tracer.observer(model.name),
+                request_ids=shared.request_ids,
+            )
+        except BaseException:
+            self._bundle.close()
+            raise
+        self.service = Service(
+            engine=self._engine,
+            tokenizer=tokenizer,
+            chat_template=load_chat_template(self._bundle, tokenizer.config),
+            model=model,
+            constraints=ConstraintCompiler(tokenizer),
+        )
+        self._engine.start()
+
+    def stop(self, timeout: float) -> None:
+        """See `LoadedModel`."""
+        self._engine.stop(timeout)
+        self._bundle.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all models of a server have in common: request ids count on from one to the next."""
+
+    metrics: Metrics
+    tracer: Tracer
+    request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+
+def make_pool(options: ServeOptions, shared: Shared) -> ModelPool:
+    """The models to serve; the first is loaded, so that what is wrong with it shows at once.
+
+    Raises:
+        RocmforgeError: a bundle is not to be had, or the first does not load.
+    """
+    models: list[tuple[ServedModel, Load]] = []
+    for path in options.bundles:
+        with open_bundle(path) as bundle:
+            models.append((served_model(bundle), functools.partial(BundleModel, path, options, shared)))
+    several = len(models) > 1
+    idle = options.idle_seconds if options.idle_seconds is not None else IDLE_SECONDS if several else NEVER
+    pool = ModelPool(models, idle or NEVER, options.max_loaded)
+    try:
+        pool.lease(None).release()
+    except BaseException:
+        pool.close(0.0)
+        raise
+    return pool
+
+
+def serve_bundles(options: ServeOptions) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain.
 
     Raises:
-        RocmforgeError: the bundle, the device or the address is not to be had.
+        RocmforgeError: a bundle, the device or the address is not to be had.
     """
-    bundle = open_bundle(options.bundle)
-    metrics = Metrics()
-    tokenizer = load_tokenizer(bundle)
-    model = served_model(bundle)
-    tracer = Tracer(options.traces)
-    engine = load_engine(bundle, options, tokenizer, metrics, observer=tracer.observer(model.name))
-    service = Service(
-        engine=engine,
-        tokenizer=tokenizer,
-        chat_template=load_chat_template(bundle, tokenizer.config),
-        model=model,
-        constraints=ConstraintCompiler(tokenizer),
-    )
-    engine.start()
+    shared = Shared(Metrics(), Tracer(options.traces))
+    pool = make_pool(options, shared)
 
     def on_ready(host: str, port: int) -> None:
         warn_if_open(options.security, host)
-        log.info("serving %s on http://%s:%d", printable(bundle.path), host, port)
+        names = ", ".join(printable(card.name if len(pool.cards()) > 1 else card.path) for card in pool.cards())
+        log.info("serving %s on http://%s:%d", names, host, port)
 
     try:
-        app = create_app(OneModel(service), metrics, options.limits, options.security, tracer)
+        app = create_app(pool, shared.metrics, options.limits, options.security, shared.tracer)
         run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
     finally:
-        engine.stop(0.0)  # the server has drained: whoever is left has lost its client
-        tracer.close()
-        bundle.close()
+        pool.close(0.0)  # the server has drained: whoever is left has lost its client
+        shared.tracer.close()

@@ -71,7 +71,7 @@ def run_bundle(options: RunOptions) -> None:
         tokenizer = load_tokenizer(bundle)
         # One sequence at a time: a KV cache of one context is enough.
         kv_tokens = options.max_context or bundle.layout.max_seq_len
-        serve_options = ServeOptions(options.bundle, "", 0, options.device, options.max_context, kv_tokens)
+        serve_options = ServeOptions((options.bundle,), "", 0, options.device, options.max_context, kv_tokens)
         engine = load_engine(bundle, serve_options, tokenizer, Metrics(), _say)
         engine.start()
         try:
