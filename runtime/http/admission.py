@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import Self
 
 from ..generation import EngineBusyError, GenerationRequest
 from .errors import ContextLengthError
@@ -15,6 +16,12 @@ class Slot:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._held = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give it back. Called by the one thread that serves the request."""

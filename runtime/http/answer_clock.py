@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..generation import TokenEvent
@@ -56,8 +57,8 @@ class Durations:
     generation: int
 
 
-def collect_timed(job: Job, limits: HttpLimits, clock: AnswerClock) -> list[TokenEvent]:
-    """Wait for the end of all generations; returns their events.
+def collect_timed(job: Job, limits: HttpLimits, clocks: Sequence[AnswerClock]) -> list[TokenEvent]:
+    """Wait for the end of all generations, each of which has a clock; returns their events.
 
     Raises:
         ClientGoneError: the client hung up, and the generations were cancelled.
@@ -66,7 +67,7 @@ def collect_timed(job: Job, limits: HttpLimits, clock: AnswerClock) -> list[Toke
     try:
         for event in job.events(limits.poll_seconds):
             if event is not None:
-                clock.take(event)
+                clocks[event.index].take(event)
                 events.append(event)
     finally:
         job.close()

@@ -74,7 +74,7 @@ class _GeneratingResource(Resource):
         if body.stream is not False:
             send_stream(req, resp, job, self.limits, LineEncoder(answering, reader, make))
             return
-        whole = join_parts([reader.read(event) for event in collect_timed(job, self.limits, clock)])
+        whole = join_parts([reader.read(event) for event in collect_timed(job, self.limits, [clock])])
         said = Said(whole.reasoning, whole.content, whole.calls, whole.logprobs)
         answer(resp, answering.end(make(said), whole.finish_reason, whole.error))
 

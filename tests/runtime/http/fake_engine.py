@@ -75,7 +75,8 @@ class FakeGeneration:
         logprobs = None
         if token is not None and asked is not None:
             logprobs = TokenLogprobs(token, -0.5, ((token, -0.5), (65, -np.inf))[:asked])
-        event = TokenEvent(token, text, reason is not None, reason, error, logprobs, self.index)
+        stop = self._engine.stop if reason == "stop" else None
+        event = TokenEvent(token, text, reason is not None, reason, error, logprobs, self.index, stop)
         self._sent.append(event)
         self.inbox.put(event)
 
@@ -139,6 +140,7 @@ class FakeEngine:
 
     reply: list[str] = field(default_factory=lambda: [" Paris", ",", " in", " France", "."])
     end: str = "eos"
+    stop: str | None = None  # the stop string that ends the answer
     prefill_seconds: float = 0.0
     token_seconds: float = 0.0
     fail_after: int | None = None

@@ -1,0 +1,137 @@
+"""llama.cpp's endpoints beside `/completion`: properties, slots, tokens and templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+
+from ... import __version__
+from . import chat_completions
+from .body import read
+from .conditions import Conditions, check_token_ids
+from .errors import UnsupportedError
+from .llama_cpp_completion import generation_settings
+from .llama_cpp_requests import DEFAULT_SAMPLING, read_mixed
+from .native import Health
+from .openapi import Operation, Route
+from .resources import ReadResource, Resource, answer
+from .schema.common import Json
+from .schema.llama_cpp import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    PropsDocument,
+    SlotDocument,
+    TemplateAnswer,
+    TokenizeAnswer,
+    TokenizeRequest,
+    TokenPiece,
+)
+from .schema.native import HealthDocument
+from .schema.openai import ChatRequest
+from .service import TokenizerApi
+
+
+class Props(ReadResource):
+    """`GET /props`."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with what a client may want to know before it asks for text."""
+        with self.context.models.lease(req.get_param("model")) as lease:
+            service = lease.service
+            settings = generation_settings(service, Conditions(sampling=DEFAULT_SAMPLING), None)
+            answer(
+                resp,
+                PropsDocument(
+                    default_generation_settings={"n_ctx": service.engine.max_context, "params": settings},
+                    total_slots=self.limits.max_streams,
+                    model_alias=service.model.name,
+                    model_path=service.model.path,
+                    chat_template=service.chat_template.source,
+                    build_info=f"rocmforge-{__version__}",
+                    modalities={"vision": False, "audio": False},
+                ),
+            )
+
+
+class Slots(ReadResource):
+    """`GET /slots`: as many as generations may run at once. Nothing of their prompts is told."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with which of them are busy."""
+        n_ctx, busy = self.context.models.card(None).context_length, self.context.admission.active
+        slots = [SlotDocument(id=i, n_ctx=n_ctx, is_processing=i < busy) for i in range(self.limits.max_streams)]
+        answer(resp, slots)
+
+
+class Tokenize(Resource):
+    """`POST /tokenize`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with token ids."""
+        body = read(req, TokenizeRequest, self.limits.max_body_bytes)
+        texts = [body.content] if isinstance(body.content, str) else body.content
+        add_special, parse_special = body.add_special or False, body.parse_special is not False
+        with self.context.models.lease(body.model) as lease, self.context.admission.enter():
+            service = lease.service
+            ids = read_mixed(service, texts, "content", add_special, parse_special)
+            tokens: list[int | TokenPiece] = list(ids)
+            if body.with_pieces:
+                tokens = [_piece(service.tokenizer, token) for token in ids]
+        answer(resp, TokenizeAnswer(tokens=tokens))
+
+
+def _piece(tokenizer: TokenizerApi, token: int) -> TokenPiece:
+    exact = tokenizer.token_bytes(token, skip_special=False)
+    try:
+        return TokenPiece(id=token, piece=exact.decode())
+    except UnicodeDecodeError:
+        return TokenPiece(id=token, piece=list(exact))
+
+
+class Detokenize(Resource):
+    """`POST /detokenize`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with their text, that of control tokens included."""
+        body = read(req, DetokenizeRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(body.model) as lease:
+            service = lease.service
+            ids = check_token_ids("tokens", body.tokens, service.engine.vocab_size)
+            answer(resp, DetokenizeAnswer(content=service.tokenizer.decode(ids, skip_special=False)))
+
+
+class ApplyTemplate(Resource):
+    """`POST /apply-template`: takes what `/v1/chat/completions` takes."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the prompt that the model would read."""
+        body = read(req, ChatRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(body.model) as lease, self.context.admission.enter():
+            service = lease.service
+            call = chat_completions.read_call(body, service.engine.vocab_size)
+            answer(resp, TemplateAnswer(prompt=service.chat_prompt(call.conversation).text))
+
+
+class Infill(Resource):
+    """`POST /infill`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Refuse; the body is not read."""
+        raise UnsupportedError("/infill", "not supported: text is only continued here, not filled in")
+
+
+_MODEL: tuple[tuple[str, dict[str, object]], ...] = (("model", {"type": "string"}),)
+ROUTES = [
+    Route("/v1/health", Health, "openai", get=Operation("The same as /health.", None, HealthDocument)),
+    Route("/props", Props, get=Operation("Properties of server and model.", None, PropsDocument, query=_MODEL)),
+    Route("/slots", Slots, get=Operation("Which generations run.", None, list[SlotDocument])),
+    Route("/tokenize", Tokenize, post=Operation("The tokens of a text.", TokenizeRequest, TokenizeAnswer)),
+    Route("/detokenize", Detokenize, post=Operation("The text of tokens.", DetokenizeRequest, DetokenizeAnswer)),
+    Route(
+        "/apply-template",
+        ApplyTemplate,
+        post=Operation("A conversation as the model reads it.", ChatRequest, TemplateAnswer),
+    ),
+    Route("/infill", Infill, post=Operation("Not supported: answers 400.", Json, Json)),
+]

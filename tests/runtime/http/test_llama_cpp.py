@@ -1,0 +1,322 @@
+"""The API of llama.cpp's server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import falcon.testing
+import pytest
+
+from rocmforge import __version__
+from rocmforge.artifacts.tokenizer_config import TokenizerConfig
+from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintSpec
+from rocmforge.runtime.generation import RequestError
+from rocmforge.runtime.http.limits import HttpLimits
+from rocmforge.runtime.http.llama_cpp_requests import lark_of
+
+from .fake_engine import BOS_ID, FakeEngine, make_app
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> falcon.testing.TestClient:
+    return falcon.testing.TestClient(make_app(engine))
+
+
+def complete(client: falcon.testing.TestClient, path: str = "/completion", **body: Any) -> falcon.testing.Result:
+    return client.simulate_post(path, json={"prompt": "hi", **body})
+
+
+def events(result: falcon.testing.Result) -> list[dict[str, Any]]:
+    assert result.headers["content-type"].startswith("text/event-stream")
+    assert "[DONE]" not in result.text  # nothing of llama.cpp's own sends it
+    return [json.loads(part[6:]) for part in result.text.split("\n\n") if part.startswith("data: ")]
+
+
+@pytest.mark.parametrize("path", ["/completion", "/completions"])
+def test_completion(client: falcon.testing.TestClient, engine: FakeEngine, path: str) -> None:
+    document = complete(client, path).json
+    assert document["content"] == " Paris, in France."
+    assert (document["index"], document["stop"], document["tokens"]) == (0, True, [])
+    assert (document["stop_type"], document["stopping_word"], document["truncated"]) == ("eos", "", False)
+    assert (document["tokens_evaluated"], document["tokens_predicted"]) == (3, 5)
+    assert (document["model"], document["prompt"]) == ("org/tiny:q4", "hi")
+    settings = document["generation_settings"]
+    assert (settings["n_predict"], settings["n_ctx"], settings["seed"], settings["stream"]) == (-1, 128, -1, False)
+    timings = document["timings"]
+    assert (timings["prompt_n"], timings["predicted_n"]) == (3, 5)
+    assert timings["predicted_per_second"] == pytest.approx(1e3 * 5 / timings["predicted_ms"])
+    assert timings["prompt_per_token_ms"] == pytest.approx(timings["prompt_ms"] / 3)
+    sampling = engine.last.request.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.8, 40, 0.95, 0.05)
+    assert engine.last.request.max_tokens == 128 - 3
+
+
+def test_completion_streams(client: falcon.testing.TestClient) -> None:
+    got = events(complete(client, stream=True, n_predict=2))
+    assert [(event["content"], event["tokens"], event["stop"]) for event in got] == [
+        (" Paris", [100], False),
+        (",", [101], False),
+        ("", [], True),
+    ]
+    assert [event["tokens_predicted"] for event in got] == [1, 2, 2]
+    assert (got[-1]["stop_type"], got[-1]["generation_settings"]["n_predict"]) == ("limit", 2)
+    assert "timings" in got[-1]
+    assert "timings" not in got[0]
+
+
+def test_stopping_word(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    engine.end, engine.stop = "stop", "\nuser:"
+    document = complete(client, stop=["x", "\nuser:"], return_tokens=True).json
+    assert (document["stop_type"], document["stopping_word"]) == ("word", "\nuser:")
+    assert document["tokens"] == [100, 101, 102, 103, 104]
+    assert engine.last.request.stop == ("x", "\nuser:")
+
+
+def test_options_become_conditions(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    complete(
+        client,
+        n_predict=7,
+        temperature=0,
+        top_k=0,
+        top_p=1,
+        min_p=0,
+        typical_p=0.5,
+        repeat_penalty=1.1,
+        presence_penalty=0.2,
+        frequency_penalty=0.3,
+        seed=9,
+        ignore_eos=True,
+        logit_bias=[[5, 1.5], [6, False]],
+        dry_multiplier=0.0,
+        mirostat=0,
+        cache_prompt=True,
+    )
+    request = engine.last.request
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.0, 0, 1.0, 0.0)
+    assert (sampling.typical_p, sampling.repetition_penalty) == (0.5, 1.1)
+    assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.seed) == (0.2, 0.3, 9)
+    assert sampling.logit_bias == ((5, 1.5), (6, -100.0))
+    assert (request.max_tokens, request.ignore_eos) == (7, True)
+    complete(client, logit_bias={"5": 2}, seed=-1, n_predict=10_000)
+    request = engine.last.request
+    assert (request.sampling.logit_bias, request.sampling.seed, request.max_tokens) == (((5, 2.0),), None, 125)
+
+
+HI = (BOS_ID, *b"hi")
+PROMPTS: dict[str, tuple[object, list[tuple[int, ...]]]] = {
+    "text": ("hi", [HI]),
+    "tokens": ([1, 2], [(1, 2)]),
+    "mixed": ([1, "a", 2], [(1, 97, 2)]),
+    "mixed-text-first": (["a", 2, "b"], [(BOS_ID, 97, 2, 98)]),
+    "object": ({"prompt_string": "hi"}, [HI]),
+    "one-text": (["hi"], [HI]),
+    "texts": (["hi", "yo"], [HI, (BOS_ID, *b"yo")]),
+    "all-kinds": (["hi", [1, 2], {"prompt_string": "hi"}, [3, "a"]], [HI, (1, 2), HI, (3, 97)]),
+}
+
+
+@pytest.mark.parametrize(("prompt", "ids"), PROMPTS.values(), ids=PROMPTS.keys())
+def test_prompts_in_all_forms(
+    client: falcon.testing.TestClient, engine: FakeEngine, prompt: object, ids: list[tuple[int, ...]]
+) -> None:
+    document = complete(client, prompt=prompt).json
+    assert [one.request.prompt_token_ids for one in engine.generations] == ids
+    documents = document if len(ids) > 1 else [document]
+    assert [one["index"] for one in documents] == list(range(len(ids)))
+    assert {one["content"] for one in documents} == {" Paris, in France."}
+    streamed = events(complete(client, prompt=prompt, stream=True))
+    for index in range(len(ids)):
+        assert "".join(e["content"] for e in streamed if e["index"] == index) == " Paris, in France."
+    assert sum(event["stop"] for event in streamed) == len(ids)
+
+
+def test_n_probs(client: falcon.testing.TestClient) -> None:
+    document = complete(client, n_probs=2, n_predict=1).json
+    assert document["completion_probabilities"] == [
+        {
+            "id": 100,
+            "token": "d",
+            "bytes": [100],
+            "logprob": -0.5,
+            "top_logprobs": [
+                {"id": 100, "token": "d", "bytes": [100], "logprob": -0.5},
+                {"id": 65, "token": "A", "bytes": [65], "logprob": -9999.0},
+            ],
+        }
+    ]
+    assert "completion_probabilities" not in complete(client).json
+
+
+GBNF = r"""
+root   ::= "{" ws pair ("," ws pair)* "}"   # an object
+pair   ::= "\"" [a-z]+ "\"" ":" ws number
+number ::= [0-9]{1,3}
+ws     ::= [ \t]*
+"""
+
+
+def test_gbnf_means_what_it_says() -> None:
+    """Judged by texts that llama.cpp's grammar would take, a byte a token."""
+    config = TokenizerConfig(None, (256,), False, False, "", "</s>", 257, 256)
+    compiler = ConstraintCompiler(_Bytes(config))  # type: ignore[arg-type]
+
+    def accepts(text: str) -> bool:
+        matcher = compiler.compile(ConstraintSpec("grammar", lark_of(GBNF), "grammar"))
+        for index, byte in enumerate(text.encode()):
+            mask = matcher.mask()
+            if not mask[byte // 32] >> (byte % 32) & 1:
+                return False
+            if matcher.take(byte):
+                return index + 1 == len(text.encode())
+        return bool(matcher.mask()[8] & 1)  # the end, token 256, may follow
+
+    assert accepts('{"a":1}')
+    assert accepts('{ "ab": 123,"c":\t4}')
+    for text in ('{"a":1234}', '{"A":1}', "{}", '{"a":1', '["a"]', '{"a":1,}'):
+        assert not accepts(text), text
+
+
+class _Bytes:
+    """A tokenizer of bytes."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        self.config = config
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b"" if skip_special else b"</s>"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["root ::= x", 'root ::= "a', "hello", "(" * 5000, "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "x" * 70_000],
+    ids=["unknown-rule", "open-string", "no-rule", "not-a-name", "nested", "long"],
+)
+def test_bad_gbnf_is_refused(client: falcon.testing.TestClient, engine: FakeEngine, grammar: str) -> None:
+    with pytest.raises(RequestError, match=r"^grammar: "):
+        lark_of(grammar)
+    result = complete(client, grammar=grammar)
+    assert (result.status_code, result.json["error"].partition(":")[0]) == (400, "grammar")
+    assert engine.generations == []
+
+
+WRONG: dict[str, tuple[dict[str, object], str]] = {
+    "F46-n_predict": ({"n_predict": 0}, "n_predict"),
+    "F46-temperature": ({"temperature": -0.1}, "temperature"),
+    "F46-n_probs": ({"n_probs": 21}, "n_probs"),
+    "F46-mirostat": ({"mirostat": 2}, "mirostat"),
+    "F46-xtc": ({"xtc_probability": 0.5}, "xtc_probability"),
+    "F46-prompt-null": ({"prompt": None}, "prompt"),
+    "F46-prompt-empty": ({"prompt": []}, "prompt"),
+    "F46-prompt-many": ({"prompt": ["a"] * 65}, "prompt"),
+    "F46-prompt-odd": ({"prompt": [1, None]}, "prompt[1]"),
+    "F46-image": ({"prompt": {"prompt_string": "a", "multimodal_data": ["aGk="]}}, "prompt.multimodal_data"),
+    "F46-bias": ({"logit_bias": [[5, 101.0]]}, "logit_bias"),
+    "F46-two-constraints": ({"grammar": 'root ::= "a"', "json_schema": {}}, "grammar"),
+    "F48-context": ({"prompt": "x" * 200}, "prompt"),
+    "F49-bias": ({"logit_bias": [[300, 1.0]]}, "logit_bias"),
+    "F49-prompt": ({"prompt": [300]}, "prompt"),
+    "F49-one-of-two": ({"prompt": ["a", [-1]]}, "prompt"),
+    "no-constraints-here": ({"json_schema": {}}, "json_schema"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("body", "parameter"), WRONG.values(), ids=WRONG.keys())
+def test_refused(
+    client: falcon.testing.TestClient, engine: FakeEngine, body: dict[str, object], parameter: str, stream: bool
+) -> None:
+    result = client.simulate_post("/completion", json={"prompt": "hi", "stream": stream, **body})
+    assert (result.status_code, result.json["error"].partition(": ")[0]) == (400, parameter)
+    assert result.json["status"] == "error"
+    assert engine.generations == []
+
+
+def test_a_failure_midway_ends_the_stream(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    engine.fail_after = 1
+    got = events(complete(client, stream=True))
+    assert got[-1] == {"error": "the device is lost", "status": "error"}
+    assert complete(client).status_code == 500
+
+
+def test_tokenize_and_back(client: falcon.testing.TestClient) -> None:
+    def tokens(**body: object) -> object:
+        return client.simulate_post("/tokenize", json=body).json["tokens"]
+
+    assert tokens(content="hé") == [*"hé".encode()]
+    assert tokens(content="<s>hi") == [BOS_ID, *b"hi"]
+    assert tokens(content="<s>", parse_special=False) == [*b"<s>"]
+    assert tokens(content="hi", add_special=True) == [BOS_ID, *b"hi"]
+    assert tokens(content=["hi", 7], add_special=True) == [BOS_ID, *b"hi", 7]
+    assert tokens(content="é", with_pieces=True) == [{"id": 195, "piece": [195]}, {"id": 169, "piece": [169]}]
+    assert tokens(content="a", with_pieces=True) == [{"id": 97, "piece": "a"}]
+    assert tokens(content="") == []
+    assert client.simulate_post("/detokenize", json={"tokens": [*"hé".encode()]}).json == {"content": "hé"}
+    assert client.simulate_post("/detokenize", json={"tokens": []}).json == {"content": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {}),
+        ("/tokenize", {"content": 3}),
+        ("/tokenize", {"content": [300]}),
+        ("/tokenize", {"content": [None]}),
+        ("/detokenize", {"tokens": [300]}),
+        ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": "a"}),
+        ("/infill", {"input_prefix": "a"}),
+        ("/apply-template", {"messages": []}),
+    ],
+    ids=[
+        "F46-none",
+        "F46-type",
+        "F49-content",
+        "F46-null",
+        "F49-id",
+        "F49-negative",
+        "F46-tokens",
+        "infill",
+        "F46-empty",
+    ],
+)
+def test_refused_beside_completion(client: falcon.testing.TestClient, path: str, body: dict[str, object]) -> None:
+    result = client.simulate_post(path, json=body)
+    assert (result.status_code, result.json["status"]) == (400, "error")
+
+
+def test_apply_template(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    assert client.simulate_post("/apply-template", json={"messages": messages}).json == {"prompt": "user:hi\n"}
+    assert engine.generations == []
+
+
+def test_props_slots_and_health(engine: FakeEngine) -> None:
+    client = falcon.testing.TestClient(make_app(engine, HttpLimits(max_streams=3)))
+    props = client.simulate_get("/props").json
+    assert (props["total_slots"], props["model_path"], props["model_alias"]) == (3, "/models/tiny.rfb", "org/tiny:q4")
+    assert props["default_generation_settings"]["n_ctx"] == 128
+    assert props["default_generation_settings"]["params"]["top_k"] == 40
+    assert props["chat_template"] == "{{ messages }}{{ tools }}"
+    assert props["build_info"] == f"rocmforge-{__version__}"
+    assert client.simulate_get("/props", params={"model": "gpt"}).status_code == 404
+    slots = client.simulate_get("/slots").json
+    assert [(slot["id"], slot["n_ctx"], slot["is_processing"]) for slot in slots] == [(i, 128, False) for i in range(3)]
+    health = client.simulate_get("/v1/health")
+    assert (health.status_code, health.json["status"]) == (200, "healthy")
+
+
+def test_slots_count_what_runs(engine: FakeEngine) -> None:
+    app = make_app(engine, HttpLimits(max_streams=2))
+    with app.admission.enter():
+        slots = falcon.testing.TestClient(app).simulate_get("/slots").json
+    assert [slot["is_processing"] for slot in slots] == [True, False]
