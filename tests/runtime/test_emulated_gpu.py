@@ -40,8 +40,10 @@ def ignore(_line: str) -> None:
     """Which device is taken is no news here."""
 
 
-def compiled(path: Path, cache: BuildCache, goal: Path, toolchain: str = "zig") -> Bundle:
-    options = CompileOptions(path, goal, (*ARCHES, "host"), toolchain=toolchain)
+def compiled(
+    path: Path, cache: BuildCache, goal: Path, toolchain: str = "zig", archs: tuple[str, ...] = (*ARCHES, "host")
+) -> Bundle:
+    options = CompileOptions(path, goal, archs, toolchain=toolchain)
     with PlainProgress() as progress:
         compile_model(options, cache, progress, make_golden)
     return open_bundle(goal)

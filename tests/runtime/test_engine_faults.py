@@ -270,30 +270,39 @@ def fault_plan(count: int, seed: int) -> Iterator[str]:
         yield "none"
 
 
-@pytest.mark.parametrize("rebuilt", [True, False], ids=["rebuilt", "same-program"])
-def test_F74_a_hundred_failures_and_every_request_ends_once(
-    bundle: Bundle, tokenizer: Tokenizer, rebuilt: bool
+def survive_failures(
+    load_sound: Callable[[], Program],
+    load_small: Callable[[], Program],
+    tokenizer: Tokenizer,
+    prompt_tokens: int,
+    rebuilt: bool,
+    limits: EngineLimits,
 ) -> None:
-    """Whoever survives has the tokens that it has alone; pages and requests come back; nobody waits for ever."""
+    """A hundred faults while 20 requests come again and again, 5 at a time, with prompts of up to `prompt_tokens`.
+
+    Whoever survives has the tokens that it has alone; pages and requests come back; nobody waits for ever.
+    """
     random = np.random.default_rng(3)
     prompts = [
-        tuple(random.integers(3, tokenizer.config.vocab_size, int(random.integers(1, 90))).tolist()) for _ in range(10)
+        tuple(random.integers(3, tokenizer.config.vocab_size, int(random.integers(1, prompt_tokens))).tolist())
+        for _ in range(10)
     ]
     requests = [
         GenerationRequest(prompts[n % 10], 5 + n, SamplingParams(float(n % 2), seed=n), ignore_eos=True)
         for n in range(20)
     ]
-    with serving(load(bundle, 64), tokenizer) as engine:
+    with serving(load_sound(), tokenizer) as engine:
         expected = [ended(engine.submit(one)) for one in requests]
     plan = fault_plan(100, 7)
     made: list[FaultyProgram] = []
 
     def make() -> FaultyProgram:
-        made.append(FaultyProgram(load(bundle, 24, max_batch_tokens=40), plan))
+        made.append(FaultyProgram(load_small(), plan))
         return made[-1]
 
     metrics, outcomes, submitted = CountingMetrics(), Counter[str](), 0
-    with serving(make(), tokenizer, metrics=metrics, make_program=make if rebuilt else None) as engine:
+    more = {"metrics": metrics, "limits": limits, "make_program": make if rebuilt else None}
+    with serving(make(), tokenizer, **more) as engine:
         while sum(sum(program.faults.values()) for program in made) < 100 or submitted % 20:
             number = submitted % 20
             generations = []
@@ -311,6 +320,7 @@ def test_F74_a_hundred_failures_and_every_request_ends_once(
         wait_until(lambda: engine.stats().running)
         stats = engine.stats()
         assert (stats.pages_used, stats.active, stats.queued) == (0, 0, 0)
+        assert (stats.draft_tokens > 0) == (limits.draft_tokens > 0)
         assert ended(submit_when_ready(engine, requests[0])).tokens == expected[0].tokens
     faults = sum((program.faults for program in made), Counter[str]())
     assert (sum(faults.values()), set(faults)) == (100, set(FAULTS))
@@ -319,6 +329,21 @@ def test_F74_a_hundred_failures_and_every_request_ends_once(
     outcomes["length"] += 1
     assert metrics.finished == outcomes
     assert metrics.started == submitted + 1
+
+
+@pytest.mark.parametrize("draft_tokens", [0, 4], ids=["", "drafts"])
+@pytest.mark.parametrize("rebuilt", [True, False], ids=["F77-rebuilt", "F74-same-program"])
+def test_a_hundred_failures_and_every_request_ends_once(
+    bundle: Bundle, tokenizer: Tokenizer, rebuilt: bool, draft_tokens: int
+) -> None:
+    survive_failures(
+        lambda: load(bundle, 64),
+        lambda: load(bundle, 24, max_batch_tokens=40),
+        tokenizer,
+        90,
+        rebuilt,
+        EngineLimits(draft_tokens=draft_tokens),
+    )
 
 
 def submit_when_ready(engine: Engine, one: GenerationRequest) -> Generation:

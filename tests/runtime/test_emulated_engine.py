@@ -1,0 +1,65 @@
+"""The engine on GPU code that an emulator runs: failing steps, and drafts that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rocmforge.artifacts.bundle import Bundle
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.runtime import engine as engine_module
+from rocmforge.runtime.engine import EngineLimits
+from rocmforge.runtime.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.tools.fixtures import write_model
+
+from .test_emulated_gpu import compiled, load
+from .test_engine import ended, serving
+from .test_engine_faults import survive_failures
+
+ARCH = "gfx1100"
+
+
+@pytest.fixture(scope="module")
+def gpu_bundle(tmp_path_factory: pytest.TempPathFactory, build_cache: BuildCache) -> Iterator[Bundle]:
+    path = tmp_path_factory.mktemp("emulated") / "model.gguf"
+    write_model(path)
+    with compiled(path, build_cache, path.with_suffix(".rfb"), archs=(ARCH, "host")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def gpu_tokenizer(gpu_bundle: Bundle) -> Tokenizer:
+    return load_tokenizer(gpu_bundle)
+
+
+def test_F77_a_hundred_failures_and_every_request_ends_once(
+    gpu_bundle: Bundle, gpu_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
+    survive_failures(
+        lambda: load(gpu_bundle, ARCH, 32, checked=False),
+        lambda: load(gpu_bundle, ARCH, 12, checked=False),
+        gpu_tokenizer,
+        20,
+        rebuilt=True,
+        limits=EngineLimits(),
+    )
+
+
+def test_drafts_change_no_token(gpu_bundle: Bundle, gpu_tokenizer: Tokenizer) -> None:
+    random = np.random.default_rng(2)
+    requests = [
+        GenerationRequest(tuple(np.resize(random.integers(3, 300, 5), 15).tolist()), 40, sampling, ignore_eos=True)
+        for sampling in (SamplingParams(0.0), SamplingParams(1.0, top_k=3, seed=4, repetition_penalty=1.1))
+    ]
+    found = []
+    for draft_tokens in (0, 5):
+        limits = EngineLimits(draft_tokens=draft_tokens)
+        with serving(load(gpu_bundle, ARCH, 32, checked=False), gpu_tokenizer, 64, limits=limits) as engine:
+            found.append([ended(generation).tokens for generation in [engine.submit(one) for one in requests]])
+            assert (engine.stats().draft_tokens_right > 0) == (draft_tokens > 0)
+    assert found[0] == found[1]
