@@ -22,9 +22,11 @@ class ReferenceModel:
 
     Args:
         path: a GGUF file of architecture llama, qwen2 or qwen3.
+        q8_0_cache: keys and values go through Q8_0, 32 neighbouring elements of a head a block.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, q8_0_cache: bool = False) -> None:
+        self._q8_0_cache = q8_0_cache
         reader = gguf.GGUFReader(path)
         self._fields = {name: field.contents() for name, field in reader.fields.items()}
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -134,10 +136,16 @@ class ReferenceModel:
         rotated[..., second] = x[..., first] * sin + x[..., second] * cos
         return rotated
 
+    def _cached(self, x: Array) -> Array:
+        if not self._q8_0_cache:
+            return x
+        rows, kind = x.reshape(-1, self.head_dim), gguf.GGMLQuantizationType.Q8_0
+        return np.asarray(gguf.quants.dequantize(gguf.quants.quantize(rows, kind), kind), np.float32).reshape(x.shape)
+
     def _attention(self, prefix: str, x: Array) -> Array:
         query = self._rotate(self._heads(x, prefix, "q"))
-        key = self._rotate(self._heads(x, prefix, "k"))
-        value = self._heads(x, prefix, "v")
+        key = self._cached(self._rotate(self._heads(x, prefix, "k")))
+        value = self._cached(self._heads(x, prefix, "v"))
         group = self.num_heads // self.num_kv_heads
         key, value = (np.repeat(heads, group, axis=1) for heads in (key, value))
         scores = np.einsum("qhd,khd->hqk", query, key) / np.sqrt(np.float32(self.head_dim))

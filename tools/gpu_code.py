@@ -1,6 +1,6 @@
 """Builds the GPU kernels of real model shapes for every arch, without any weights, and lists what they take.
 
-python -m rocmforge.tools.gpu_code [--shape llama-8b] [--type Q4_K] [--arch gfx1100]
+python -m rocmforge.tools.gpu_code [--shape llama-8b] [--type Q4_K] [--arch gfx1100] [--kv-type q8_0]
 Exits 1 where a kernel spills registers or takes scratch memory.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import click
 
 from rocmforge.artifacts.code_object import CodeObjectFacts, KernelResources, read_code_object
+from rocmforge.artifacts.layout import KV_DTYPES
 from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
 from rocmforge.compiler.build_cache import BuildCache, default_cache_dir
 from rocmforge.compiler.graph import Graph, Weight, build_graph
@@ -92,14 +93,16 @@ def shape_graph(shape: ModelShape, weight_type: str) -> tuple[Graph, ModelConfig
     return run_passes(build_graph(config, weights)), config
 
 
-def build_shape(shape: ModelShape, weight_type: str, target: Target, cache: BuildCache, jobs: int) -> CodeObjectFacts:
+def build_shape(
+    shape: ModelShape, weight_type: str, target: Target, cache: BuildCache, jobs: int, kv_dtype: str = "f16"
+) -> CodeObjectFacts:
     """Build all kernels of a shape for one arch.
 
     Raises:
         ToolchainError: a kernel does not compile.
     """
     graph, config = shape_graph(shape, weight_type)
-    plan = make_plan(graph, config, target, shape.max_seq_len)
+    plan = make_plan(graph, config, target, shape.max_seq_len, kv_dtype=kv_dtype)
     sources = render_sources(plan, target)
     toolchain = find_toolchain("clang", target)
     (code,) = build_variants(sources, target, toolchain, cache, lambda _done, _total: None, jobs)
@@ -125,12 +128,13 @@ def _chosen(
 @click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="[default: all]")
 @click.option("--type", "types", multiple=True, type=click.Choice(PACKABLE_TYPES), help="[default: all]")
 @click.option("--arch", "arches", multiple=True, type=click.Choice([t.arch for t in GPUS]), help="[default: all]")
+@click.option("--kv-type", "kv_dtype", type=click.Choice(KV_DTYPES), default="f16", show_default=True)
 @click.option("--jobs", default=2, show_default=True)
-def main(shapes: tuple[str, ...], types: tuple[str, ...], arches: tuple[str, ...], jobs: int) -> None:
+def main(shapes: tuple[str, ...], types: tuple[str, ...], arches: tuple[str, ...], kv_dtype: str, jobs: int) -> None:
     """Build and list."""
     cache, bad, count = BuildCache(default_cache_dir()), 0, 0
     for name, kind, target in _chosen(shapes, types, arches):
-        facts = build_shape(SHAPES[name], kind, target, cache, jobs)
+        facts = build_shape(SHAPES[name], kind, target, cache, jobs, kv_dtype)
         most = max(facts.kernels, key=lambda kernel: kernel.vgprs)
         click.echo(
             f"{name} {kind} {target.arch}: {len(facts.kernels)} kernels, at most {most.vgprs} VGPRs ({most.name})"

@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import pytest
 
+from rocmforge.artifacts.layout import KV_DTYPES
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.target import TARGETS
 from rocmforge.tools.gpu_code import SHAPES, build_shape, wasteful
 
 KINDS = {target.gpu: target.arch for target in TARGETS.values() if target.gpu is not None}
 CASES = [
-    *(("smollm2-135m", "Q4_1", arch) for arch in KINDS.values()),
-    *(("llama-8b", "Q4_K", arch) for arch in ("gfx1100", "gfx942")),
-    ("llama-1b", "Q6_K", "gfx1201"),
+    *(("smollm2-135m", "Q4_1", arch, kv_dtype) for arch in KINDS.values() for kv_dtype in KV_DTYPES),
+    *(("llama-8b", "Q4_K", arch, kv_dtype) for arch in ("gfx1100", "gfx942") for kv_dtype in KV_DTYPES),
+    ("llama-1b", "Q6_K", "gfx1201", "f16"),
 ]
 
 
-@pytest.mark.parametrize("shape, weight_type, arch", CASES)
-def test_no_kernel_spills_or_takes_scratch(shape: str, weight_type: str, arch: str, build_cache: BuildCache) -> None:
-    facts = build_shape(SHAPES[shape], weight_type, TARGETS[arch], build_cache, 2)
+@pytest.mark.parametrize("shape, weight_type, arch, kv_dtype", CASES)
+def test_no_kernel_spills_or_takes_scratch(
+    shape: str, weight_type: str, arch: str, kv_dtype: str, build_cache: BuildCache
+) -> None:
+    facts = build_shape(SHAPES[shape], weight_type, TARGETS[arch], build_cache, 2, kv_dtype)
     assert facts.arch == arch
     assert {kernel.name.split("_")[0] for kernel in facts.kernels} >= {"gemv", "gemm", "attention", "norm", "sample"}
     assert wasteful(facts) == ()
