@@ -224,6 +224,13 @@ def compile_command(
     help="Unload a model that nobody has used for so long; 0: never. [default: 300 where there are several]",
 )
 @click.option("--max-loaded", type=click.IntRange(1), help="Models loaded at once. [default: all]")
+@click.option(
+    "--integration",
+    "integrations",
+    multiple=True,
+    metavar="NAME=URL",
+    help="Offer the models of another server too: ollama, NAME=URL of an Ollama, or NAME=URL/v1. Repeatable.",
+)
 @http_limits
 @security_options
 @engine_limits
@@ -238,6 +245,7 @@ def serve(
     kv_tokens: int | None,
     idle_seconds: float | None,
     max_loaded: int | None,
+    integrations: tuple[str, ...],
     limits: HttpLimits,
     security: Security,
     engine_limits: EngineLimits,
@@ -273,6 +281,7 @@ def serve(
             traces,
             idle_seconds,
             max_loaded,
+            integrations,
         )
     )
 

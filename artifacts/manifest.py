@@ -25,6 +25,8 @@ FORMAT_MAJOR: Final = 1
 FORMAT_MINOR: Final = 1
 FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME: Final = "manifest.json"
+TENSOR_COUNT: Final = "GGUF.tensor_count"
+"""In `ModelIdentity.metadata`: tensors of the GGUF file, by the name that the gguf package has for that number."""
 LAYOUT_NAME: Final = "layout.msgpack"
 WEIGHTS_NAME: Final = "weights.bin"
 MAX_MANIFEST_BYTES: Final = 16 << 20

@@ -11,7 +11,7 @@ from ..artifacts.errors import printable
 from ..artifacts.hip import HIP_ABI_VERSION
 from ..artifacts.host import HOST_ABI_VERSION
 from ..artifacts.layout import Layout
-from ..artifacts.manifest import ModelIdentity, TargetEntry
+from ..artifacts.manifest import TENSOR_COUNT, ModelIdentity, TargetEntry
 from .build import CodeObject
 from .gguf_file import GgufFile
 from .graph import Weight
@@ -29,6 +29,7 @@ def identity(gguf: GgufFile, config: ModelConfig, weights: Mapping[str, Weight])
         for key, value in gguf.metadata.items()
         if isinstance(value, (str, int, float, bool)) and not key.startswith("tokenizer.")
     }
+    metadata[TENSOR_COUNT] = len(gguf.tensors)
     with gguf.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     bytes_by_type: dict[str, int] = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.errors import UsageError, printable
+from ..artifacts.manifest import TENSOR_COUNT
 from ..artifacts.tokenizer_config import TokenizerConfig
 from .chat import ChatTemplate
 from .constraints import ConstraintCompiler
@@ -23,6 +24,7 @@ from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
 from .http.server import run_server
 from .http.service import ServedModel, Service
+from .integrations import IntegrationManager, parse_integration
 from .lifecycle import Observer
 from .memory import KvSize
 from .metrics import Metrics
@@ -41,7 +43,7 @@ class ServeOptions:
     """What to serve, where and on what. `max_context` and `kv_tokens` None: from the bundle and the device.
 
     `idle_seconds` after which a model that nobody uses is unloaded; 0: never; None: `IDLE_SECONDS` where there are
-    several. `max_loaded` at once; None: all.
+    several. `max_loaded` at once; None: all. `integrations`: see `parse_integration`.
     """
 
     bundles: tuple[Path, ...]
@@ -56,6 +58,7 @@ class ServeOptions:
     traces: TraceOptions = UNTRACED
     idle_seconds: float | None = None
     max_loaded: int | None = None
+    integrations: tuple[str, ...] = ()
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -121,6 +124,9 @@ def served_model(bundle: Bundle) -> ServedModel:
         fingerprint=bundle.manifest.bundle_digest,
         parameters=model.parameters,
         quantization=model.quantization,
+        tensor_count=int(model.metadata.get(TENSOR_COUNT, 0)),
+        vocab_size=bundle.layout.vocab_size,
+        weights_bytes=bundle.layout.weights_bytes,
     )
 
 
@@ -199,6 +205,9 @@ def serve_bundles(options: ServeOptions) -> None:
     Raises:
         RocmforgeError: a bundle, the device or the address is not to be had.
     """
+    integrations = IntegrationManager()
+    for text in options.integrations:
+        integrations.add_integration(*parse_integration(text))
     shared = Shared(Metrics(), Tracer(options.traces))
     pool = make_pool(options, shared)
 
@@ -208,7 +217,7 @@ def serve_bundles(options: ServeOptions) -> None:
         log.info("serving %s on http://%s:%d", names, host, port)
 
     try:
-        app = create_app(pool, shared.metrics, options.limits, options.security, shared.tracer)
+        app = create_app(pool, shared.metrics, options.limits, options.security, shared.tracer, integrations)
         run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
     finally:
         pool.close(0.0)  # the server has drained: whoever is left has lost its client

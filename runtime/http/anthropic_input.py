@@ -88,9 +88,8 @@ def _result(block: Block, where: str) -> Message:
     if not block.tool_use_id:
         raise RequestError(f"{where}.tool_use_id", "expected a string, found nothing")
     content = block.content
-    text = (
-        content if isinstance(content, str) else _text([convert(b, Block) for b in content or ()], f"{where}.content")
-    )
+    if not isinstance(content, str):
+        content = _text([convert(part, Block) for part in content or ()], f"{where}.content")
     return {"role": "tool", "content": content, "tool_call_id": block.tool_use_id}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import falcon
 
+from ..integrations import IntegrationManager
 from ..metrics import Metrics
 from ..tracing import UNTRACED, Tracer
 from . import (
@@ -21,9 +22,11 @@ from . import (
     ollama_models,
     responses,
 )
+from . import integrations as integrations_of
 from . import models as models_of
 from .admission import Admission
 from .auth import Gate, Security, cors_middleware
+from .integrations import Proxy
 from .limits import HttpLimits
 from .openapi import OpenApi, Route
 from .page import add_page
@@ -46,6 +49,7 @@ ROUTES: tuple[Route, ...] = (
     *lm_studio.ROUTES,
     *responses.ROUTES,
     *anthropic.ROUTES,
+    *integrations_of.ROUTES,
 )
 
 
@@ -66,13 +70,17 @@ def create_app(
     limits: HttpLimits,
     security: Security | None = None,
     tracer: Tracer | None = None,
+    integrations: IntegrationManager | None = None,
 ) -> HttpApp:
     """Return the application that serves `models`; without `security` to everybody, without `tracer` untraced."""
     tracer = tracer or Tracer(UNTRACED)
     app = HttpApp(limits, security or Security(), observe.Observe(metrics, tracer))
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
-    context = Context(models, limits, app.admission, metrics, tracer)
+    integrations = integrations or IntegrationManager()
+    if integrations.names():
+        app.add_middleware(Proxy(integrations, models, limits, app.admission))
+    context = Context(models, limits, app.admission, metrics, tracer, integrations)
     add_page(app)
     for route in ROUTES:
         app.add_route(route.path, route.resource(context))

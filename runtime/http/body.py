@@ -21,11 +21,24 @@ T = TypeVar("T")
 def read_json(req: falcon.Request, max_bytes: int) -> dict[str, object]:
     """Read the body as a JSON object, whatever content type it claims (`curl -d` claims a form).
 
+    Its bytes are kept in `req.context.body`, so that it can be read again.
+
     Raises:
         falcon.HTTPUnsupportedMediaType: it is compressed.
         falcon.HTTPContentTooLarge: more than `max_bytes`, by its Content-Length; nothing was read.
         RequestError: not a JSON object of finite numbers, in UTF-8, nested at most `MAX_DEPTH` deep.
     """
+    raw: bytes | None = getattr(req.context, "body", None)
+    if raw is None:
+        raw = req.context.body = _read_bytes(req, max_bytes)
+    value = _parse(raw)
+    if not isinstance(value, dict):
+        raise RequestError("body", f"expected a JSON object, found {kind_of(value)}")
+    _check_depth(value)
+    return value
+
+
+def _read_bytes(req: falcon.Request, max_bytes: int) -> bytes:
     encoding = req.get_header("Content-Encoding", default="identity")
     if encoding != "identity":
         raise falcon.HTTPUnsupportedMediaType(
@@ -34,14 +47,10 @@ def read_json(req: falcon.Request, max_bytes: int) -> dict[str, object]:
     length = req.content_length or 0
     if length > max_bytes:
         raise falcon.HTTPContentTooLarge(description=f"expected a body of at most {max_bytes} bytes, found {length}")
-    raw = req.bounded_stream.read(length)
+    raw: bytes = req.bounded_stream.read(length)
     if not raw:
         raise RequestError("body", "expected a JSON object, found nothing")
-    value = _parse(raw)
-    if not isinstance(value, dict):
-        raise RequestError("body", f"expected a JSON object, found {kind_of(value)}")
-    _check_depth(value)
-    return value
+    return raw
 
 
 def _parse(raw: bytes) -> object:

@@ -11,6 +11,7 @@ import falcon
 
 from ...artifacts.errors import RocmforgeError, printable
 from ..generation import EngineBusyError, RequestError
+from ..integrations import IntegrationError
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ def error_of(path: str, error: BaseException) -> tuple[int, dict[str, object]]:
         return 400, error_document(path, 400, str(error), error.parameter, code)
     if isinstance(error, EngineBusyError):
         return 503, error_document(path, 503, str(error))
+    if isinstance(error, IntegrationError):
+        return 502, error_document(path, 502, str(error))
     if isinstance(error, NotFoundError):
         return 404, error_document(path, 404, str(error), error.parameter, error.code)
     if isinstance(error, RocmforgeError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import falcon
 
+from ..integrations import IntegrationManager
 from ..metrics import Metrics
 from ..tracing import Tracer
 from .admission import Admission
@@ -25,6 +26,7 @@ class Context:
     admission: Admission
     metrics: Metrics
     tracer: Tracer
+    integrations: IntegrationManager = field(default_factory=IntegrationManager)
     responses: ResponseStore = field(default_factory=ResponseStore)
 
 

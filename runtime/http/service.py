@@ -92,6 +92,9 @@ class ServedModel:
         aliases: further names that clients may call it.
         parameters: number of weights; 0: unknown.
         quantization: as `Q4_K_M`, or "".
+        tensor_count: tensors of the GGUF; 0: unknown.
+        vocab_size: token ids.
+        weights_bytes: weights as the device holds them.
     """
 
     name: str
@@ -104,6 +107,9 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
     parameters: int = 0
     quantization: str = ""
+    tensor_count: int = 0
+    vocab_size: int = 0
+    weights_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,11 @@ def test_a_tool_is_called_and_its_result_is_read(client: anthropic.Anthropic, ch
         **body(messages=[*WEATHER, turn, {"role": "user", "content": [result]}], tools=[TOOL])
     )
     assert answer.usage.input_tokens > made.usage.input_tokens
+    plain = {**result, "content": "It is sunny."}
+    counted = client.messages.count_tokens(
+        model="smollm2", messages=[*WEATHER, turn, {"role": "user", "content": [plain]}], tools=[TOOL]
+    )
+    assert counted.input_tokens == answer.usage.input_tokens
     assert answer.content[0].type == "text"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
 from .common import UNSET, Count, Json, SamplingFields, Unset
+from .models import ListedModel
 
 
 class GenerateRequest(SamplingFields, kw_only=True):
@@ -62,7 +63,7 @@ class NativeModelList(Struct, kw_only=True):
 
     models: list[NativeModel]
     tokenizer_cache: TokenizerCacheCounts
-    data: list[Any]
+    data: list[ListedModel]
     object: Literal["list"] = "list"
 
 

@@ -263,20 +263,3 @@ class Completion(Struct, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     system_fingerprint: str | Unset = UNSET
     usage: Usage | Unset | None = UNSET
-
-
-class ModelDocument(Struct, kw_only=True):
-    """A model."""
-
-    id: str
-    created: int
-    context_length: int
-    object: Literal["model"] = "model"
-    owned_by: str = "rocmforge"
-
-
-class ModelListDocument(Struct, kw_only=True):
-    """`GET /v1/models`."""
-
-    data: list[ModelDocument]
-    object: Literal["list"] = "list"

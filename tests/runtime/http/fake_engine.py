@@ -264,6 +264,9 @@ MODEL = ServedModel(
     fingerprint="sha256-abc",
     parameters=8_030_261_248,
     quantization="Q4_K_M",
+    tensor_count=272,
+    vocab_size=VOCAB_SIZE,
+    weights_bytes=4_000_000,
 )
 
 

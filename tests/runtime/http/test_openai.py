@@ -162,6 +162,9 @@ def test_models(client: falcon.testing.TestClient) -> None:
         "created": 1700000000,
         "owned_by": "rocmforge",
     }
+    assert model["compact_id"] == "org/tiny:q4|Q4_K_M|0|272|0|300"
+    assert (model["quantization"], model["tensor_count"], model["loaded"]) == ("Q4_K_M", 272, True)
+    assert len(client.simulate_get("/v1/models/org/tiny:q4").content) < 1024
     assert client.simulate_get("/v1/models/org/tiny:q4").json == model
     assert client.simulate_get("/v1/models/org%2Ftiny%3Aq4/").json == model
     missing = client.simulate_get("/v1/models/other")

@@ -1,0 +1,125 @@
+"""`/v1/integrations`, and requests for models of other servers on their way to these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import falcon
+
+from ..integrations import Forwarded, IntegrationManager
+from .admission import Admission, Slot
+from .body import read_json
+from .limits import HttpLimits
+from .openapi import Operation, Route
+from .registry import Models
+from .resources import ReadResource, answer
+from .schema.models import IntegrationHealth, IntegrationList
+
+PROXIED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
+PROXIED_OLLAMA = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"})
+
+
+class Integrations(ReadResource):
+    """`GET /v1/integrations`."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with all, and with those that are available."""
+        health = self.context.integrations.health_check()
+        available = [name for name, one in health.items() if one.available]
+        answer(resp, IntegrationList(integrations=list(health), available=available))
+
+
+class IntegrationsHealth(ReadResource):
+    """`GET /v1/integrations/health`."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with how each is."""
+        document = {
+            name: IntegrationHealth(
+                available=one.available,
+                version=one.version,
+                status="healthy" if one.available else "unhealthy",
+            )
+            for name, one in self.context.integrations.health_check().items()
+        }
+        answer(resp, document)
+
+
+class Proxy:
+    """Middleware: sends on what asks for a model that is not ours but of an integration."""
+
+    def __init__(
+        self, integrations: IntegrationManager, models: Models, limits: HttpLimits, admission: Admission
+    ) -> None:
+        self._integrations = integrations
+        self._own = {name for card in models.cards() for name in (card.name, f"{card.name}:latest", *card.aliases)}
+        self._limits = limits
+        self._admission = admission
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        """Answer in the place of the resource where the model is another server's.
+
+        Raises:
+            RequestError: the body is no JSON object.
+            IntegrationError: the server cannot be reached.
+            EngineBusyError: too many requests are being served.
+        """
+        ollama = req.path in PROXIED_OLLAMA
+        if req.method != "POST" or not (ollama or req.path in PROXIED):
+            return
+        model = read_json(req, self._limits.max_body_bytes).get("model")
+        if not isinstance(model, str) or model in self._own:
+            return
+        integration = self._integrations.find(model)
+        if integration is None or (ollama and integration.prefix):
+            return
+        slot = self._admission.enter()
+        try:
+            forwarded = integration.forward(req.path.removeprefix(integration.prefix), req.context.body)
+        except BaseException:
+            slot.release()
+            raise
+        resp.status = falcon.code_to_http_status(forwarded.status)
+        resp.content_type = forwarded.content_type
+        resp.set_headers(dict(forwarded.headers))
+        resp.stream = _Body(forwarded, slot)
+        resp.complete = True
+
+
+class _Body:
+    """The answer's bytes; whoever hangs up ends the generation at the other server too."""
+
+    def __init__(self, forwarded: Forwarded, slot: Slot) -> None:
+        self._forwarded = forwarded
+        self._slot = slot
+        self._chunks = forwarded.chunks()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Called by the server, whatever happened."""
+        self._forwarded.close()
+        self._slot.release()
+
+
+ROUTES = [
+    Route(
+        "/v1/integrations",
+        Integrations,
+        "openai",
+        get=Operation("Other servers whose models are offered.", None, IntegrationList),
+    ),
+    Route(
+        "/v1/integrations/health",
+        IntegrationsHealth,
+        "openai",
+        get=Operation("How these servers are.", None, dict[str, IntegrationHealth]),
+    ),
+]
