@@ -99,7 +99,7 @@ class ScriptedProgram:
             tensors=(),
             buffers=(),
             launches=(),
-            kv=KvLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, bytes_per_element=2),
+            kv=KvLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, dtype="f16"),
             max_batch_tokens=32,
             max_sequences=8,
             vocab_size=TINY.config.vocab_size,
