@@ -126,6 +126,24 @@ def test_every_request_is_counted_streams_and_refusals_too() -> None:
         assert f"rocmforge_http_requests_total{{{line}\n" in text
 
 
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_F55_a_stream_that_its_client_leaves_is_counted_once(chunks: int) -> None:
+    app = make_app(FakeEngine(token_seconds=PATIENCE_SECONDS))
+    body = b'{"prompt": "x"}'
+    environ = falcon.testing.create_environ("/generate/stream", method="POST", body=body)
+    stream = app(environ, falcon.testing.StartResponseMock())
+    for _ in range(chunks):
+        assert next(iter(stream))
+    client, line = (
+        falcon.testing.TestClient(app),
+        'rocmforge_http_requests_total{method="POST",route="/generate/stream"',
+    )
+    assert line not in client.simulate_get("/metrics").text  # not before its answer has ended
+    for _ in range(2):  # whoever closes, again is harmless
+        stream.close()  # type: ignore[attr-defined]
+    assert f'{line},status="200"}} 1\n' in client.simulate_get("/metrics").text
+
+
 def documented() -> dict[str, tuple[str, str]]:
     """Type and labels of each metric in the table of docs/operations.md."""
     text = (ROOT / "docs" / "operations.md").read_text()
