@@ -1,0 +1,175 @@
+"""What HTTP costs: the same streams through `rfc serve`, and from the engine in this process, in turn.
+
+python -m rocmforge.tools.benchmark_overhead BUNDLE
+
+At one stream: how much later the first token comes, and each further one. At 64: how much of the throughput is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import statistics
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.runtime.engine import Engine
+from rocmforge.runtime.generation import GenerationRequest, SamplingParams, events_of
+from rocmforge.runtime.host_device import load_host_program
+from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.tools.benchmark_server import PATH, body_of, random_ids
+from rocmforge.tools.http_load import Address
+from rocmforge.tools.quiet import Others, wait_until_quiet
+from rocmforge.tools.server_process import ServerProcess, free_port, rfc_serve
+
+PROMPT_TOKENS = 64
+KV_BLOCKS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some streams at once: seconds to each one's first token, and of all; tokens of each."""
+
+    first: tuple[float, ...]
+    seconds: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        """Seconds of a further token: what the run took after the first tokens, by tokens of one stream."""
+        return (self.seconds - statistics.median(self.first)) / (self.tokens - 1)
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second of all streams together."""
+        return len(self.first) * self.tokens / self.seconds
+
+
+class _Listener(asyncio.Protocol):
+    """Sends a request and looks at nothing but the time of the first `data:` and of the end: it must cost little."""
+
+    def __init__(self, request: bytes, ended: asyncio.Future[None]) -> None:
+        self._request, self._ended = request, ended
+        self._last = b""
+        self.first_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send."""
+        self.sent_at = time.perf_counter()
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Look at the clock."""
+        if not self.first_at and b"data:" in self._last + data:
+            self.first_at = time.perf_counter()
+        self._last = data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """All has come."""
+        if b"[DONE]" in self._last or exc is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(exc)
+
+
+async def over_http(address: Address, prompts: list[list[int]], tokens: int) -> Run:
+    """The streams through the server."""
+    loop = asyncio.get_running_loop()
+    listeners = []
+    began = time.perf_counter()
+    ends: list[asyncio.Future[None]] = []
+    for prompt in prompts:
+        body = json.dumps(body_of(prompt, tokens)).encode()
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        ends.append(loop.create_future())
+        made = _Listener(head.encode() + body, ends[-1])
+        listeners.append(made)
+        await loop.create_connection(lambda made=made: made, address.host, address.port)  # type: ignore[misc]
+    await asyncio.gather(*ends)
+    seconds = time.perf_counter() - began
+    return Run(tuple(one.first_at - one.sent_at for one in listeners), seconds, tokens)
+
+
+def in_process(engine: Engine, prompts: list[list[int]], tokens: int) -> Run:
+    """The same from the engine itself."""
+    began = time.perf_counter()
+    requests = [
+        GenerationRequest(tuple(prompt), tokens, SamplingParams(temperature=0.0), ignore_eos=True) for prompt in prompts
+    ]
+    first = [0.0] * len(prompts)
+    for event in events_of(engine.submit_all(requests)):
+        if event is not None and not first[event.index]:
+            first[event.index] = time.perf_counter() - began
+    return Run(tuple(first), time.perf_counter() - began, tokens)
+
+
+def measure(
+    server: ServerProcess, engine: Engine, streams: int, tokens: int, rounds: int, others_share: float, patience: float
+) -> list[tuple[Run, Run]]:
+    """Rounds in turn, over HTTP and in this process; those that others disturbed are left out."""
+    chooser, deadline = random.Random(streams), time.monotonic() + patience
+    pids = [os.getpid(), server.pid]
+    found: list[tuple[Run, Run]] = []
+    warm = False
+    while len(found) < rounds and wait_until_quiet(others_share, deadline - time.monotonic()):
+        with Others(pids) as others:
+            mine = asyncio.run(
+                over_http(server.address, [random_ids(chooser, PROMPT_TOKENS) for _ in range(streams)], tokens)
+            )
+            bare = in_process(engine, [random_ids(chooser, PROMPT_TOKENS) for _ in range(streams)], tokens)
+        click.echo(f"  {mine.rate:.0f} and {bare.rate:.0f} tokens/s, others {others.share:.0%}")
+        if warm and others.share <= others_share:
+            found.append((mine, bare))
+        warm = True
+    return found
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.option("--threads", default=2, show_default=True)
+@click.option("--rounds", default=15, show_default=True)
+@click.option("--streams", type=int, multiple=True, default=(1, 64), show_default=True)
+@click.option("--tokens", default=64, show_default=True, help="Of each stream.")
+@click.option("--others", default=0.1, show_default=True, help="Share of the machine that others may use in a round.")
+@click.option("--patience", default=300.0, show_default=True, help="Seconds to wait for quiet, for each measurement.")
+def main(
+    bundle: Path, threads: int, rounds: int, streams: tuple[int, ...], tokens: int, others: float, patience: float
+) -> None:
+    """One stream, then 64; medians over the rounds that count: those in which others used little of the machine."""
+    port = free_port()
+    with ExitStack() as stack:
+        server = stack.enter_context(ServerProcess(rfc_serve(bundle, port, "--threads", str(threads)), port))
+        opened = open_bundle(bundle)
+        program = load_host_program(opened, KV_BLOCKS, threads)
+        engine = Engine(program, load_tokenizer(opened), opened.layout.max_seq_len, Metrics())
+        engine.start()
+        stack.callback(engine.stop, 1.0)
+        for count in streams:
+            found = measure(server, engine, count, tokens, rounds, others, patience)
+            click.echo(f"{count} streams, {len(found)} rounds")
+            if not found:
+                continue
+            later = [statistics.median(mine.first) - statistics.median(bare.first) for mine, bare in found]
+            slower = [mine.per_token - bare.per_token for mine, bare in found]
+            shares = [mine.rate / bare.rate for mine, bare in found]
+            click.echo(
+                f"  tokens/s over HTTP {statistics.median(mine.rate for mine, _ in found):.0f}, in process "
+                f"{statistics.median(bare.rate for _, bare in found):.0f}: median ratio {statistics.median(shares):.3f}"
+            )
+            click.echo(
+                f"  first token later by {1000 * statistics.median(later):.1f} ms (worst {1000 * max(later):.1f}), "
+                f"each further one by {1000 * statistics.median(slower):.3f} ms (medians)"
+            )
+
+
+if __name__ == "__main__":
+    main()
