@@ -89,7 +89,9 @@ class Turn {
   }
 
   close(facts) {
+    const wanted = atEnd();
     this.root.append(make("p", "facts", facts));
+    follow(wanted);
   }
 
   get content() {
@@ -102,11 +104,15 @@ class Turn {
 }
 
 function append(parent, text) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END;
+  const wanted = atEnd();
   // One text node that grows: as cheap for the last token of a long answer as for the first.
   if (parent.firstChild) parent.firstChild.appendData(text);
   else parent.append(text);
-  follow(atEnd);
+  follow(wanted);
+}
+
+function atEnd() {
+  return log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END;
 }
 
 function follow(wanted) {
