@@ -79,7 +79,7 @@ class Tokenizer:
         if add_special and self.config.add_bos and self.config.bos_token_id is not None:
             ids.append(self.config.bos_token_id)
         if self._whole is not None and parse_special:
-            ids += self._whole.encode(text, add_special_tokens=False).ids
+            ids += _ids(self._whole, text)
         else:
             for piece in self._split_special(text, parse_special):
                 ids += [piece] if isinstance(piece, int) else self._encode_plain(piece)
@@ -115,7 +115,7 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         size = self.config.vocab_size
         # Ids past the vocabulary stand for bytes that it lacks (see compiler/tokenizer.py).
-        return [i for i in self._library.encode(text, add_special_tokens=False).ids if i < size]
+        return [i for i in _ids(self._library, text) if i < size]
 
     def _split_special(self, text: str, parse_special: bool) -> list[str | int]:
         """Cut special tokens out of a text: each one everywhere, the longest first."""
@@ -229,6 +229,13 @@ def _cut(piece: str, special: _SpecialText) -> list[str | int]:
         if text:
             out.append(text)
     return out
+
+
+def _ids(library: tokenizers.Tokenizer, text: str) -> list[int]:
+    # Of the library's ways to encode, those of batches alone let other threads run meanwhile: a text of
+    # megabytes takes seconds, and a server has other clients.
+    ids: list[int] = library.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return ids
 
 
 def _without_surrogates(text: str) -> str:

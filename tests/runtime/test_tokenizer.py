@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,24 @@ def test_stop_matcher_holds_back_only_what_may_begin_a_stop() -> None:
     assert matcher.push("\nmore") == ("", True)
     assert matcher.push("again") == ("", True)
     assert matcher.flush() == ""
+
+
+def test_F47_a_long_text_leaves_other_threads_running() -> None:
+    """A server answers others while it tokenizes what one client sent."""
+    turns, stop = [0], threading.Event()
+
+    def others() -> None:
+        while not stop.wait(0.0005):
+            turns[0] += 1
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    try:
+        before = turns[0]
+        ids = TINY.encode("a river and the town on its banks. " * 30_000)
+        during = turns[0] - before
+    finally:
+        stop.set()
+        thread.join()
+    assert len(ids) > 100_000
+    assert during > 5  # a library that keeps the interpreter's lock leaves it one, if it comes first
