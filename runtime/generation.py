@@ -103,7 +103,7 @@ class TokenEvent:
     has `finished` True; `token` is None where the end came without a new token (a cancel, a failure).
     `error` says why where `finish_reason` is "failed", or "cancelled" by a time limit. `logprobs` are there
     where they were asked for and the token is a part of the output: those that end it are not. `index` is the
-    request's place among those submitted with it.
+    request's place among those submitted with it; `stop` the stop string that ended it, where one did.
     """
 
     token: int | None
@@ -113,6 +113,7 @@ class TokenEvent:
     error: str | None = None
     logprobs: TokenLogprobs | None = None
     index: int = 0
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

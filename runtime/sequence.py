@@ -208,7 +208,8 @@ class Sequence:
         if logprobs is not None:
             self._logprobs.append(logprobs)
         self.finish_reason = reason
-        self._inbox.put(TokenEvent(token, text, reason is not None, reason, self.error, logprobs, self._index))
+        stop = self._stops.matched if reason == FINISH_STOP else None
+        self._inbox.put(TokenEvent(token, text, reason is not None, reason, self.error, logprobs, self._index, stop))
 
     def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
         """See `Generation`."""

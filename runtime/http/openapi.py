@@ -127,8 +127,7 @@ def _operation(route: Route, method: str, operation: Operation, schemas: _Schema
     elif operation.media_type != "application/json":
         content[operation.media_type] = {"schema": {"type": "string"}}
     if operation.stream is not None:
-        # Each event is of this type; OpenAPI 3.1 has no word for a stream of them.
-        content[operation.stream_media_type] = {"schema": {"type": "string"}, "x-event": schemas.of(operation.stream)}
+        content[operation.stream_media_type] = {"schema": _event_schema(operation, schemas)}
     document: dict[str, object] = {
         "summary": operation.summary,
         "operationId": f"{method}_{re.sub(r'[^a-zA-Z0-9]+', '_', route.path).strip('_') or 'index'}",
@@ -151,6 +150,14 @@ def _operation(route: Route, method: str, operation: Operation, schemas: _Schema
         body = {"application/json": {"schema": schemas.of(operation.request)}}
         document["requestBody"] = {"required": not operation.body_optional, "content": body}
     return document
+
+
+def _event_schema(operation: Operation, schemas: _Schemas) -> object:
+    """Of one event or line: OpenAPI 3.1 has no word for a stream of them."""
+    if operation.stream_media_type != "text/event-stream":
+        return schemas.of(operation.stream)
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schemas.of(operation.stream)}
+    return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
 
 
 _STATUSES = {

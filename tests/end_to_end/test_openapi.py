@@ -1,0 +1,87 @@
+"""The OpenAPI document against a real server: thousands of generated requests, and no answer that it does not allow.
+
+The generated model has random weights and a short context, so that a request takes milliseconds. How many requests a
+route gets is set by $ROCMFORGE_OPENAPI_CASES; 120 come to more than 5,000 in all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, serving
+
+CASES = int(os.environ.get("ROCMFORGE_OPENAPI_CASES", "15"))
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+GOOD = {"prompt": "x", "max_tokens": 1, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def tiny(small_bundle: Path) -> Iterator[Server]:
+    with serving(small_bundle) as running:
+        yield running
+
+
+def make_likely(case: Any, model: str) -> None:
+    """Have most requests ask for the model that is there, and for few tokens: else they end before the engine."""
+    if isinstance(case.body, dict):
+        if "model" in case.body and len(str(case.body["model"])) % 4:
+            case.body["model"] = model
+        for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"):
+            value = case.body.get(name)
+            if isinstance(value, int) and value > 16:
+                case.body[name] = value % 16 + 1
+
+
+def test_no_answer_that_the_document_does_not_allow(tiny: Server) -> None:
+    model = requests.get(f"{tiny.url}/v1/models", timeout=PATIENCE_SECONDS).json()["data"][0]["id"]
+    schema = schemathesis.openapi.from_url(f"{tiny.url}/openapi.json")
+    statuses = Counter[int]()
+
+    def check(case: Any) -> None:
+        make_likely(case, model)
+        response = case.call(timeout=PATIENCE_SECONDS)
+        statuses[response.status_code] += 1
+        case.validate_response(response, checks=CHECKS)
+        if statuses.total() % 100 == 0:
+            good = requests.post(f"{tiny.url}/generate", json=GOOD, timeout=PATIENCE_SECONDS)
+            assert good.status_code == 200
+
+    for result in schema.get_all_operations():
+        given = hypothesis.given(case=result.ok().as_strategy())
+        limited = hypothesis.settings(
+            max_examples=CASES,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        limited(given(check))()
+    print(dict(statuses))
+    assert statuses.total() >= 10 * CASES
+    assert statuses[200] > 0
+    health = requests.get(f"{tiny.url}/health", timeout=PATIENCE_SECONDS).json()
+    assert health["status"] == "healthy"
+    assert health["checks"]["cache"]["pages_used"] == 0
