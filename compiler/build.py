@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ..artifacts.errors import ToolchainError, UsageError, printable
 from .build_cache import BuildCache, cache_key
+from .guarded_folder import guarded_folder
 from .hip_toolchain import find_hip_toolchain
 from .host_toolchain import find_host_toolchain
 from .plan import Plan
@@ -71,8 +71,8 @@ def build_variants(
     header_key = cache_key(*(part for item in sorted(headers.items()) for part in item))
     total = len(sources) * len(target.variants)
     done = 0
-    with tempfile.TemporaryDirectory(prefix="rocmforge-") as folder:
-        include = Path(folder, "include")
+    with guarded_folder("rocmforge-") as folder:
+        include = folder / "include"
         include.mkdir()
         for name, text in headers.items():
             (include / name).write_text(text, "utf-8")
@@ -83,7 +83,7 @@ def build_variants(
             with cache.lock(key):
                 found = cache.get("object", key)
                 if found is None:
-                    unit = Path(folder, Path(variant.file).stem, source.name)
+                    unit = folder / Path(variant.file).stem / source.name
                     unit.parent.mkdir(exist_ok=True)
                     unit.write_text(source.text, "utf-8")
                     toolchain.compile(unit, unit.with_suffix(".o"), include, variant)
@@ -100,7 +100,7 @@ def build_variants(
                 progress(done, total)
         size = len(sources)
         return tuple(
-            _link(variant, sources, objects[i * size : (i + 1) * size], toolchain, Path(folder))
+            _link(variant, sources, objects[i * size : (i + 1) * size], toolchain, folder)
             for i, variant in enumerate(target.variants)
         )
 

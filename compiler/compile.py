@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from .describe import gpu_resources, identity, kernel_row, memory_contract, read
 from .gguf_file import GgufFile, read_gguf
 from .golden import GoldenMaker, check_golden, golden_prompts, golden_records
 from .graph import Graph, Weight, build_graph
+from .guarded_folder import guarded_folder
 from .lower import make_plan
 from .lower_hip import DEFAULT_TUNING
 from .model_config import ModelConfig, read_config, weight_tensors
@@ -302,8 +302,8 @@ def _golden_without_host(
     portable = replace(target, variants=target.variants[-1:])
     build = _build(model, portable, find_toolchain("auto", target), options.kv_dtype)
     code = build_variants(build.sources, portable, build.toolchain, cache, lambda _done, _total: None, options.jobs)
-    with tempfile.TemporaryDirectory(prefix="rocmforge-golden-") as folder:
-        path = Path(folder, WEIGHTS_NAME)
+    with guarded_folder("rocmforge-golden-") as folder:
+        path = folder / WEIGHTS_NAME
         with FileSink(path) as sink:
             tensors: tuple[PackedTensor, ...] = build.plan.tensors
             entries = write_weights(tensors, model.gguf, model.config, model.max_seq_len, sink, lambda _done: None)

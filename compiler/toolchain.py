@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from importlib import metadata, util
 from pathlib import Path
 from typing import Protocol
@@ -49,14 +48,14 @@ class Toolchain(Protocol):
 
 
 def run_compiler(command: tuple[str, ...], folder: Path) -> None:
-    """Run a compiler or linker in `folder`.
+    """Run a compiler or linker in `folder`, where its own temporary files go too.
 
     Raises:
         ToolchainError: it failed, hung or is gone.
     """
     name = printable(command[0])
     # No HOME, no locale, no SOURCE_DATE_EPOCH: a compiler's output must not depend on who runs it.
-    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TMPDIR": tempfile.gettempdir()}
+    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TMPDIR": str(folder)}
     try:
         done = subprocess.run(
             command,

@@ -24,6 +24,7 @@ from rocmforge.tests.end_to_end.process import (
     files_of,
     refused,
     rfc,
+    wait_until,
 )
 from rocmforge.tools.fixtures import write_model
 
@@ -164,6 +165,51 @@ def test_F61_kill_9_while_kernels_are_built(small_gguf: Path, small_bundle: Path
     done = rfc(*compile_again[:-1])
     assert digest_of(done) == digest_at(goal) == digest_at(small_bundle)
     assert leftovers(goal) == []
+
+
+SLOW_COMPILER = """\
+#!/bin/sh
+case "$1" in --version) echo "slow compiler 1.0"; exit;; esac
+sleep 300 &
+echo $$ $! >> "$(dirname "$0")/pids"
+wait
+"""
+
+
+def running(pid: int) -> bool:
+    """Whether a process lives; one that is dead and not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_F68_a_compile_that_is_killed_leaves_no_compiler_and_no_folder(
+    small_gguf: Path, small_bundle: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    """The compilers here start a process of their own, as gcc and hipcc do, and would run for minutes."""
+    tools, temporary, goal = tmp_path / "tools", tmp_path / "temporary", tmp_path / "model.rfb"
+    tools.mkdir()
+    temporary.mkdir()
+    compiler, pids = tools / "slow-cc", tools / "pids"
+    compiler.write_text(SLOW_COMPILER)
+    compiler.chmod(0o755)
+    arguments = ("compile", small_gguf, "-o", goal, "--cache-dir", tmp_path / "cache", "--jobs", "2")
+    command = [*COMMAND, *map(str, arguments), "--toolchain", str(compiler)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment(TMPDIR=str(temporary)))
+    try:
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 4, "two compilers with a child each")
+        compilers = [int(pid) for pid in pids.read_text().split()]
+        assert all(map(running, compilers))
+        assert len(list(temporary.iterdir())) == 1
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not any(map(running, compilers)), "the compilers' end")
+    wait_until(lambda: list(temporary.iterdir()) == [], "the folder's end")
+    done = rfc("compile", small_gguf, "-o", goal, "--cache-dir", small_cache, TMPDIR=str(temporary))
+    assert digest_of(done) == digest_at(small_bundle)
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -301,7 +302,7 @@ def survive_failures(
         return made[-1]
 
     metrics, outcomes, submitted = CountingMetrics(), Counter[str](), 0
-    more = {"metrics": metrics, "limits": limits, "make_program": make if rebuilt else None}
+    more: dict[str, Any] = {"metrics": metrics, "limits": limits, "make_program": make if rebuilt else None}
     with serving(make(), tokenizer, **more) as engine:
         while sum(sum(program.faults.values()) for program in made) < 100 or submitted % 20:
             number = submitted % 20
