@@ -15,9 +15,11 @@ PROBE_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
+    """Processor time up to `at`, all in seconds: of the whole machine, and of the processes that belong together."""
+
     at: float
-    busy: float  # seconds of processor time that all have used, steal included
+    busy: float  # what the host took from this machine (steal) included
     own: float
 
 
@@ -26,11 +28,12 @@ def _process_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _read(pids: Sequence[int]) -> _Reading:
+def read(pids: Sequence[int]) -> Reading:
+    """Processor time of the machine, and of `pids` together."""
     line = Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[1:9]
     user, nice, system, _idle, _wait, irq, softirq, steal = map(int, line)
     busy = (user + nice + system + irq + softirq + steal) / _TICKS
-    return _Reading(time.perf_counter(), busy, sum(_process_seconds(pid) for pid in pids))
+    return Reading(time.perf_counter(), busy, sum(_process_seconds(pid) for pid in pids))
 
 
 class Others:
@@ -42,13 +45,13 @@ class Others:
         self.share = 0.0
 
     def __enter__(self) -> Others:
-        self._began = _read(self._pids)
+        self._began = read(self._pids)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ended, began = _read(self._pids), self._began
+        ended, began = read(self._pids), self._began
         others = (ended.busy - began.busy) - (ended.own - began.own)
         self.share = max(0.0, others / (ended.at - began.at) / (os.cpu_count() or 1))
 
