@@ -76,7 +76,7 @@ def test_requests_alike_at_once(bundle: Bundle, tokenizer: Tokenizer) -> None:
     assert all(map(same, found, expected))
 
 
-def test_preemption_and_eviction_change_no_token(bundle: Bundle, tokenizer: Tokenizer) -> None:
+def test_F73_pages_that_run_out_change_no_token(bundle: Bundle, tokenizer: Tokenizer) -> None:
     """12 requests of up to 14 pages, some of one prefix, on 20 pages: they are preempted, and their pages evicted."""
     requests = [
         GenerationRequest(
