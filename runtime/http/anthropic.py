@@ -13,6 +13,7 @@ from ..generation import TokenEvent
 from ..tool_calls import ToolCall
 from .anthropic_input import read_conversation
 from .body import read
+from .chat_job import start_chat
 from .conversation import AnswerPart, AnswerReader, join_parts
 from .errors import error_of
 from .openai_answers import check_finish
@@ -26,7 +27,7 @@ from .schema.anthropic import (
     MessagesRequest,
     TokenCount,
 )
-from .streaming import Encoder, collect, named_sse, send_stream, start_job
+from .streaming import Encoder, collect, named_sse, send_stream
 
 PING = named_sse("ping", {"type": "ping"})
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
@@ -65,14 +66,8 @@ class Messages(Resource):
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             conversation = read_conversation(body, service.engine.vocab_size)
-            prompt = service.chat_prompt(conversation)
-            job = start_job(
-                req,
-                lease.keep(),
-                self.context.admission,
-                lambda: service.requests(prompt.token_ids, conversation.constrained(), None, 1),
-            )
-        reader = AnswerReader(conversation.usable_tools, prompt.inside_reasoning, conversation.parallel_tool_calls)
+            job, prompt, readers = start_chat(req, lease, self.context.admission, conversation)
+        reader = readers[0]
         document = _document(service.model.name, len(prompt.token_ids))
         if body.stream:
             send_stream(req, resp, job, self.limits, _StreamEncoder(document, reader))

@@ -150,7 +150,8 @@ def warn_if_open(security: Security, host: str) -> None:
 def cors_middleware(security: Security) -> falcon.CORSMiddleware[Any, Any]:
     """Answers preflight requests, and names the origins that may read an answer."""
     anyone = "*" in security.cors_origins
-    return falcon.CORSMiddleware("*" if anyone else security.cors_origins, expose_headers=("Retry-After", "X-Request-Id"))
+    origins = "*" if anyone else security.cors_origins
+    return falcon.CORSMiddleware(origins, expose_headers=("Retry-After", "X-Request-Id"))
 
 
 class Gate:

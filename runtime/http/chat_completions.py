@@ -11,6 +11,7 @@ from ..generation import RequestError, TokenEvent
 from ..logprobs import TokenLogprobs
 from ..tool_calls import ToolCall
 from .body import read
+from .chat_job import start_chat
 from .conditions import read_conditions
 from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
 from .logprobs import chat_logprobs
@@ -37,7 +38,7 @@ from .schema.openai import (
 from .schema.openai import ChatLogprobs as LogprobsDocument
 from .schema.openai import ToolCall as ToolCallDocument
 from .service import TokenizerApi
-from .streaming import DONE, Encoder, collect, send_stream, sse, start_job
+from .streaming import DONE, Encoder, collect, send_stream, sse
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +107,7 @@ class ChatCompletions(Resource):
             service = lease.service
             call = read_call(body, service.engine.vocab_size)
             conversation = call.conversation
-            prompt = service.chat_prompt(conversation)
-            job = start_job(
-                req,
-                lease.keep(),
-                self.context.admission,
-                lambda: service.requests(prompt.token_ids, conversation.constrained(), None, call.count),
-            )
-        readers = [
-            AnswerReader(conversation.usable_tools, prompt.inside_reasoning, conversation.parallel_tool_calls)
-            for _ in range(call.count)
-        ]
+            job, prompt, readers = start_chat(req, lease, self.context.admission, conversation, call.count)
         envelope = new_envelope("chatcmpl", job.generations[0].request_id, service.model)
         if call.stream:
             encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, len(prompt.token_ids))

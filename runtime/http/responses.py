@@ -14,6 +14,7 @@ import msgspec
 from ...artifacts.errors import printable
 from ..generation import FINISH_CANCELLED, FINISH_FAILED, RequestError, TokenEvent
 from .body import read
+from .chat_job import start_chat
 from .conditions import Conditions, constraint_of_format
 from .conversation import AnswerPart, AnswerReader, choose_tool, thinking_variables
 from .conversation import Conversation as Chat
@@ -40,7 +41,7 @@ from .schema.responses import (
     TextOptions,
     ToolChoiceFunction,
 )
-from .streaming import Encoder, collect, named_sse, send_stream, start_job
+from .streaming import Encoder, collect, named_sse, send_stream
 
 LOGPROBS = "message.output_text.logprobs"  # as `include` names them
 
@@ -155,17 +156,10 @@ class Responses(Resource):
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             chat = read_chat(body, store, client)
-            prompt = service.chat_prompt(chat)
-            job = start_job(
-                req,
-                lease.keep(),
-                self.context.admission,
-                lambda: service.requests(prompt.token_ids, chat.constrained(), None, 1),
-            )
-        reader = AnswerReader(chat.usable_tools, prompt.inside_reasoning, chat.parallel_tool_calls)
+            job, prompt, readers = start_chat(req, lease, self.context.admission, chat)
         document = _document(body, service.model.name)
         builder = ItemBuilder(service.tokenizer)
-        run = _Run(body, chat, document, reader, builder, len(prompt.token_ids), client, store)
+        run = _Run(body, chat, document, readers[0], builder, len(prompt.token_ids), client, store)
         if body.stream:
             send_stream(req, resp, job, self.limits, _StreamEncoder(run))
             return
