@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import falcon
 
@@ -247,9 +247,19 @@ class Unsupported(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Refuse; the body is not read."""
-        raise UnsupportedError(req.path, "not supported: models are made with `rfc compile` and named to `rfc serve`")
+        _refuse_change(req)
 
-    on_delete = on_post
+
+class Delete(Resource):
+    """`DELETE /api/delete`."""
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Refuse; the body is not read."""
+        _refuse_change(req)
+
+
+def _refuse_change(req: falcon.Request) -> NoReturn:
+    raise UnsupportedError(req.path, "not supported: models are made with `rfc compile` and named to `rfc serve`")
 
 
 _REFUSED = Operation("Not supported: answers 400.", Json, Json)
@@ -280,5 +290,5 @@ ROUTES = [
         ),
     ),
     *(Route(f"/api/{name}", Unsupported, "ollama", post=_REFUSED) for name in ("create", "copy", "push")),
-    Route("/api/delete", Unsupported, "ollama", delete=_REFUSED),
+    Route("/api/delete", Delete, "ollama", delete=_REFUSED),
 ]
