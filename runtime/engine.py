@@ -8,7 +8,7 @@ import queue
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -29,8 +29,9 @@ from .generation import (
 )
 from .kv_cache import BlockPool
 from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle, Observer
-from .logprobs import TokenLogprobs, token_logprobs
-from .scheduler import Chunk, Scheduler, StepLimits, make_batch
+from .logprobs import TokenLogprobs
+from .rate import Rate
+from .scheduler import Chunk, Scheduler, StepLimits, make_batch, step_logprobs
 from .sequence import Sequence
 from .tokenizer import Tokenizer
 
@@ -113,7 +114,7 @@ class Engine:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(program,), name="engine", daemon=True)
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._rate = _Rate()
+        self._rate = Rate()
 
     def _new_pool(self, num_blocks: int) -> BlockPool:
         return BlockPool(num_blocks, self._layout.kv.block_size)
@@ -285,7 +286,7 @@ class Engine:
         while (program := program or self._rebuild()) and (chunks := self._next_chunks()):
             try:
                 tokens = program.step(make_batch(chunks)).tolist()
-                self._take(chunks, tokens, _logprobs(program, chunks, tokens), hidden_states(program, chunks))
+                self._take(chunks, tokens, step_logprobs(program, chunks, tokens), hidden_states(program, chunks))
             except Exception as error:  # whatever a step does, the next requests are served
                 program = self._fail(chunks, error, program)
         if self._replaced():
@@ -480,34 +481,3 @@ class Engine:
 def _seed(request: GenerationRequest) -> int:
     seed = request.sampling.seed
     return secrets.randbits(64) if seed is None else seed
-
-
-def _logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
-    """Of the step's tokens, where they were asked for."""
-    asked = [chunk.sequence.request.logprobs for chunk in chunks for _ in range(chunk.num_logits)]
-    if all(count is None for count in asked):
-        return [None] * len(tokens)
-    rows = program.logits(len(tokens))
-    return [
-        None if count is None or token < 0 else token_logprobs(row, token, count)
-        for row, token, count in zip(rows, tokens, asked, strict=True)
-    ]
-
-
-class _Rate:
-    """Tokens a second over the last seconds."""
-
-    WINDOW_SECONDS = 5.0
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=4096)
-
-    def add(self, tokens: int) -> None:
-        self._samples.append((time.monotonic(), tokens))
-
-    def value(self) -> float:
-        since = time.monotonic() - self.WINDOW_SECONDS
-        recent = [(at, tokens) for at, tokens in list(self._samples) if at >= since]
-        if len(recent) < 2:
-            return 0.0
-        return sum(tokens for _, tokens in recent[1:]) / max(recent[-1][0] - recent[0][0], 1e-6)

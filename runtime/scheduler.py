@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .batch import Batch
+from .batch import Batch, Program
 from .fair_queue import FairQueue
 from .kv_cache import BlockPool, page_key
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
+from .logprobs import TokenLogprobs, token_logprobs
 from .prompt_lookup import PromptLookup
 from .sequence import Sequence
 
@@ -256,3 +257,15 @@ def make_batch(chunks: list[Chunk]) -> Batch:
         logits_rows=np.concatenate(logits_rows).astype(np.int32),
         sampling=[row for c in chunks if c.samples for row in c.sequence.row_samplings(c.drafts)],
     )
+
+
+def step_logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
+    """Log-probabilities of the tokens of a step's chunks, where they were asked for."""
+    asked = [chunk.sequence.request.logprobs for chunk in chunks for _ in range(chunk.num_logits)]
+    if all(count is None for count in asked):
+        return [None] * len(tokens)
+    rows = program.logits(len(tokens))
+    return [
+        None if count is None or token < 0 else token_logprobs(row, token, count)
+        for row, token, count in zip(rows, tokens, asked, strict=True)
+    ]

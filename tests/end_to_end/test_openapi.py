@@ -35,7 +35,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-GOOD = {"prompt": "x", "max_tokens": 1, "temperature": 0}
+GOOD: Any = {"prompt": "x", "max_tokens": 1, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def test_no_answer_that_the_document_does_not_allow(tiny: Server) -> None:
             good = requests.post(f"{tiny.url}/generate", json=GOOD, timeout=PATIENCE_SECONDS)
             assert good.status_code == 200
 
-    for result in schema.get_all_operations():
+    results: Any = schema.get_all_operations()
+    for result in results:
         given = hypothesis.given(case=result.ok().as_strategy())
         limited = hypothesis.settings(
             max_examples=CASES,

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import falcon.testing
 import pytest
@@ -33,7 +33,7 @@ EVENTS = b'data: {"a": 1}\n\ndata: [DONE]\n\n'
 class Backend(BaseHTTPRequestHandler):
     """An Ollama and an OpenAI server in one; keeps what it was asked."""
 
-    asked: list[tuple[str, Any, str | None]]
+    asked: ClassVar[list[tuple[str, Any, str | None]]]
 
     def do_GET(self) -> None:
         answers = {"/api/tags": TAGS, "/api/version": {"version": "0.11.5"}, "/v1/models": {"data": [{"id": "gpt"}]}}
@@ -61,10 +61,12 @@ class Backend(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def backend() -> Iterator[tuple[str, list[tuple[str, Any, str | None]]]]:
-    handler = type("Handler", (Backend,), {"asked": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    class Handler(Backend):
+        asked: ClassVar[list[tuple[str, Any, str | None]]] = []
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", handler.asked
+        yield f"http://127.0.0.1:{server.server_port}", Handler.asked
         server.shutdown()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def test_a_model_is_loaded_when_it_is_asked_for() -> None:
     assert [card.name for card in pool.cards()] == ["a", "b"]
     with pool.lease(None), pool.lease("b"), pool.lease("b:latest"):
         assert (a.loads, b.loads) == (1, 1)
-        assert pool.loaded() == [a, b]
+        assert pool.loaded() == [a.service, b.service]
     with pytest.raises(NotFoundError, match="model c not found; here: a, b"):
         pool.lease("c")
     pool.close(0)
@@ -117,6 +118,15 @@ def test_a_client_says_how_long_it_stays() -> None:
     remaining = pool.expires_in("a")
     assert remaining is not None
     assert 90 < remaining <= 100
+
+
+def test_what_a_client_says_ends_with_the_model() -> None:
+    """A client that unloads a model once does not have it unloaded after each later request of others."""
+    pool = pool_of(FakeModel("a"))
+    pool.lease("a").release()
+    pool.keep("a", 0)
+    pool.lease("a").release()
+    assert pool.expires_in("a") == math.inf
 
 
 def test_the_one_unused_for_longest_makes_room() -> None:
