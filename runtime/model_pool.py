@@ -165,7 +165,8 @@ class ModelPool:
                 if not self._make_room():
                     raise
         with self._lock:
-            entry.loaded, entry.used_at = loaded, time.monotonic()
+            # What a client asked for ended with the model that it asked it of: else a 0 would unload it for ever.
+            entry.loaded, entry.used_at, entry.keep_seconds = loaded, time.monotonic(), None
         log.info("loaded %s in %.1f s", printable(entry.card.name), time.monotonic() - began)
 
     def _make_room(self) -> bool:

@@ -10,7 +10,7 @@ from .answer_clock import AnswerClock, collect_timed
 from .body import read
 from .conversation import AnswerReader, join_parts
 from .ollama_lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
-from .ollama_requests import Asked, read_chat, read_generate, unloads
+from .ollama_requests import Asked, keep_seconds, read_chat, read_generate
 from .openapi import Operation, Route
 from .registry import Lease
 from .resources import Resource, answer
@@ -32,13 +32,12 @@ class _GeneratingResource(Resource):
 
     def load(self, body: GeneratingFields, line: ChatLine | GenerateLine, clock: AnswerClock) -> Line:
         """Answer a request without a prompt: load the model, or unload it."""
-        if unloads(body.keep_alive):
-            card = self.context.models.card(body.model)
-            unload: Callable[[str], object] | None = getattr(self.context.models, "unload", None)
-            if unload is not None:
-                unload(card.name)
+        models, seconds = self.context.models, keep_seconds(body.keep_alive)
+        if seconds == 0:
+            models.keep(body.model, 0)
             return loaded_line(line, "unload", clock)
-        with self.context.models.lease(body.model):
+        with models.lease(body.model):
+            models.keep(body.model, seconds)
             clock.loaded()
         return loaded_line(line, "load", clock)
 
@@ -91,8 +90,9 @@ class OllamaChat(_GeneratingResource):
             line = ChatLine(model=body.model, created_at=now(), done=True, message=message)
             answer(resp, self.load(body, line, clock))
             return
-        unloads(body.keep_alive)  # refused where it is no duration; how long models stay is the server's choice
+        seconds = keep_seconds(body.keep_alive)
         with self.context.models.lease(body.model) as lease:
+            self.context.models.keep(body.model, seconds)
             asked = read_chat(body, lease.service.engine.vocab_size)
             self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.chat_line)
 
@@ -108,8 +108,9 @@ class OllamaGenerate(_GeneratingResource):
             line = GenerateLine(model=body.model, created_at=now(), done=True, response="")
             answer(resp, self.load(body, line, clock))
             return
-        unloads(body.keep_alive)
+        seconds = keep_seconds(body.keep_alive)
         with self.context.models.lease(body.model) as lease:
+            self.context.models.keep(body.model, seconds)
             asked = read_generate(body, lease.service.engine.vocab_size)
             self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.generate_line)
 

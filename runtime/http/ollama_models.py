@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any, NoReturn
 
 import falcon
 
 from ... import __version__
 from ...artifacts.errors import printable
-from ..embeddings import Pooling
 from ..generation import RequestError
 from . import model_card
 from .answer_clock import AnswerClock
 from .body import read
 from .embeddings import Embedded, check_dimensions, embed, token_ids
 from .errors import NotFoundError, UnsupportedError
-from .ollama_requests import unloads
+from .ollama_requests import keep_seconds
 from .openapi import Operation, Route
 from .resources import ReadResource, Resource, answer
 from .schema.common import UNSET, Json
@@ -38,7 +38,7 @@ from .schema.ollama import (
 from .service import ServedModel, Service
 from .streaming import NDJSON, ndjson
 
-NEVER = "9999-12-31T23:59:59Z"
+FAR, FAR_SECONDS = "9999-12-31T23:59:59Z", 1e10  # when a model expires that never does; in seconds, three centuries
 
 
 def tagged(name: str) -> str:
@@ -83,18 +83,21 @@ class Running(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with the models that are loaded."""
-        answer(resp, RunningList(models=[_running(service) for service in self.context.models.loaded()]))
+        models = self.context.models
+        running = [_running(service, models.expires_in(service.model.name)) for service in models.loaded()]
+        answer(resp, RunningList(models=running))
 
 
-def _running(service: Service) -> RunningModel:
+def _running(service: Service, expires_in: float | None) -> RunningModel:
     model = service.model
+    seconds = expires_in or 0.0
     return RunningModel(
         name=tagged(model.name),
         model=tagged(model.name),
         size=model.size_bytes,
         digest=model_card.digest(model),
         details=details_of(model),
-        expires_at=NEVER,
+        expires_at=model_card.rfc3339(time.time() + seconds) if seconds < FAR_SECONDS else FAR,
         size_vram=model.size_bytes,  # the weights lie whole on their device
         context_length=service.engine.max_context,
     )
@@ -165,12 +168,10 @@ class OllamaEmbed(Resource):
         """Answer with a vector a text."""
         clock = AnswerClock()
         body = read(req, OllamaEmbedRequest, self.limits.max_body_bytes)
-        unloads(body.keep_alive)
         check_dimensions(self.context.models.card(body.model), body.dimensions)
         embedded = Embedded([], 0)
         if body.input:  # without, Ollama loads the model and gives no vectors
-            truncate = body.truncate is not False
-            embedded = _embed(self, req, body.model, body.input, "input", body.pooling or "mean", truncate, clock)
+            embedded = _embed(self, req, body, body.input, "input", body.truncate is not False, clock)
         answer(
             resp,
             EmbedAnswer(
@@ -189,13 +190,11 @@ class OllamaEmbeddings(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with one vector; with none where there is no prompt."""
         body = read(req, OllamaEmbeddingsRequest, self.limits.max_body_bytes)
-        unloads(body.keep_alive)
         vector: list[float] = []
         if body.prompt:
-            pooling = body.pooling or "mean"
-            embedded = _embed(self, req, body.model, body.prompt, "prompt", pooling, True, AnswerClock())
+            embedded = _embed(self, req, body, body.prompt, "prompt", True, AnswerClock())
             vector = embedded.vectors[0].tolist()
-        else:
+        else:  # Ollama loads the model
             self.context.models.card(body.model)
         answer(resp, EmbeddingsAnswer(embedding=vector))
 
@@ -203,21 +202,21 @@ class OllamaEmbeddings(Resource):
 def _embed(
     resource: Resource,
     req: falcon.Request,
-    model: str,
+    body: OllamaEmbedRequest | OllamaEmbeddingsRequest,
     value: object,
     parameter: str,
-    pooling: Pooling,
     truncate: bool,
     clock: AnswerClock,
 ) -> Embedded:
-    context = resource.context
-    with context.models.lease(model) as lease:
+    context, seconds = resource.context, keep_seconds(body.keep_alive)
+    with context.models.lease(body.model) as lease:
+        context.models.keep(body.model, seconds)
         clock.loaded()
         return embed(
             req,
             lease,
             context,
-            pooling,
+            body.pooling or "mean",
             lambda: token_ids(lease.service, value, parameter, context, truncate),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -154,21 +155,28 @@ def thinking_of(think: bool | str | None) -> dict[str, object]:
     return {"enable_thinking": True, "reasoning_effort": think}
 
 
-_DURATION = re.compile(r"[-+]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})(ns|us|µs|ms|s|m|h|$)", re.ASCII)
+_DURATION = re.compile(r"(\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})(ns|us|µs|ms|s|m|h|$)", re.ASCII)
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def unloads(keep_alive: float | str | None) -> bool:
-    """Whether a model is to be unloaded after the request: 0, or a duration in Go's notation that is 0.
+def keep_seconds(keep_alive: float | str | None) -> float | None:
+    """How long a model is to stay loaded after the request: seconds, or a duration in Go's notation.
+
+    Returns:
+        Infinity for what is negative, as Ollama has it; None where nothing is asked for.
 
     Raises:
         RequestError: it is no duration.
     """
+    if keep_alive is None:
+        return None
     if not isinstance(keep_alive, str):
-        return keep_alive == 0
-    rest, amounts = keep_alive.strip(), []
-    while found := _DURATION.match(rest):
-        amounts.append(float(found[1]))
-        rest = rest[found.end() :]
-    if rest or not amounts:
+        return math.inf if keep_alive < 0 else float(keep_alive)
+    text = keep_alive.strip()
+    rest, seconds, parts = text[1:] if text[:1] in ("+", "-") else text, 0.0, 0
+    while rest and (found := _DURATION.match(rest)):
+        seconds += float(found[1]) * _SECONDS[found[2]]
+        rest, parts = rest[found.end() :], parts + 1
+    if rest or not parts:
         raise RequestError("keep_alive", f"expected seconds or a duration such as 5m, found {kind_of(keep_alive)}")
-    return not any(amounts)
+    return math.inf if text.startswith("-") else seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol, Self
 
@@ -62,6 +63,12 @@ class Models(Protocol):
     def loaded(self) -> list[Service]:
         """Those that are loaded now; the default first where it is."""
 
+    def keep(self, name: str | None, seconds: float | None) -> None:
+        """Have a model stay loaded for so long after its last use; None: as the server has it. 0 unloads it at once."""
+
+    def expires_in(self, name: str) -> float | None:
+        """Seconds until it is unloaded unless it is used; None where it is not loaded, infinity where it stays."""
+
 
 class OneModel:
     """A registry of one model that is always loaded."""
@@ -85,6 +92,15 @@ class OneModel:
     def loaded(self) -> list[Service]:
         """See `Models`."""
         return [self._service]
+
+    def keep(self, name: str | None, seconds: float | None) -> None:
+        """See `Models`; it stays whatever is asked for."""
+        self.card(name)
+
+    def expires_in(self, name: str) -> float | None:
+        """See `Models`."""
+        self.card(name)
+        return math.inf
 
 
 def find_card(cards: list[ServedModel], name: str | None) -> ServedModel:

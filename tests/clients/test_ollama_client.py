@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,15 @@ def test_loading_and_pulling(client: ollama.Client) -> None:
     assert client.pull(MODEL).status == "success"
     assert [progress.status for progress in client.pull(MODEL, stream=True)][-1] == "success"
     assert client.generate(MODEL, keep_alive=0).done_reason == "unload"
-    assert client.chat(MODEL, QUESTION, options=GREEDY).done  # loaded again, if it was unloaded
+    assert client.ps().models == []
+    assert client.chat(MODEL, QUESTION, options=GREEDY, keep_alive="10m").done  # loaded again
+    (running,) = client.ps().models
+    assert running.expires_at is not None
+    assert running.expires_at - datetime.now(UTC) < timedelta(minutes=10)
+    assert client.generate(MODEL).done_reason == "load"
+    (running,) = client.ps().models
+    assert running.expires_at is not None
+    assert running.expires_at.year == 9999
 
 
 def test_errors_by_status(client: ollama.Client) -> None:

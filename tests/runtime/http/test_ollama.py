@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime
 from typing import Any
 
 import falcon.testing
 import pytest
 
-from .fake_engine import FakeEngine, FakeTemplate, make_app
+from rocmforge.runtime.generation import RequestError
+from rocmforge.runtime.http.app import HttpLimits, create_app
+from rocmforge.runtime.http.ollama_requests import keep_seconds
+from rocmforge.runtime.http.registry import OneModel
+from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.metrics import Metrics
+
+from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
 
 HELLO = [{"role": "user", "content": "hi"}]
 DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
@@ -292,9 +300,53 @@ def test_refused(
     assert chat(client).status_code == 200
 
 
-@pytest.mark.parametrize("keep_alive", [0, 5, -1, "5m", "1h30m", "0", "-1s", "1.5h", None])
-def test_keep_alive_in_all_forms(client: falcon.testing.TestClient, keep_alive: object) -> None:
+@pytest.mark.parametrize(
+    ("keep_alive", "seconds"),
+    [
+        (None, None),
+        (0, 0.0),
+        (5, 5.0),
+        (1.5, 1.5),
+        (-1, math.inf),
+        ("0", 0.0),
+        ("300", 300.0),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("250ms", 0.25),
+        ("-1s", math.inf),
+    ],
+)
+def test_keep_alive_in_all_forms(
+    client: falcon.testing.TestClient, keep_alive: float | str | None, seconds: float | None
+) -> None:
+    """Numbers are seconds, text is a duration of Go, and what is negative is for ever."""
+    assert keep_seconds(keep_alive) == seconds
     assert lines(chat(client, keep_alive=keep_alive))[-1]["done"] is True
+
+
+@pytest.mark.parametrize("keep_alive", ["", " ", "m", "5x", "1h-5m", "--5", "5 m"])
+def test_no_keep_alive(keep_alive: str) -> None:
+    with pytest.raises(RequestError, match=r"^keep_alive: "):
+        keep_seconds(keep_alive)
+
+
+def test_the_registry_is_told_how_long_a_model_stays(engine: FakeEngine) -> None:
+    service = Service(engine, FakeTokenizer(), FakeTemplate(), MODEL)
+    told: list[float | None] = []
+
+    class Registry(OneModel):
+        def keep(self, name: str | None, seconds: float | None) -> None:
+            assert name == "org/tiny:q4"
+            told.append(seconds)
+
+    client = falcon.testing.TestClient(create_app(Registry(service), Metrics(), HttpLimits(poll_seconds=0.02)))
+    for keep_alive in ("10m", None, 0):
+        chat(client, keep_alive=keep_alive)
+        generate(client, keep_alive=keep_alive)
+        chat(client, keep_alive=keep_alive, messages=[])
+        client.simulate_post("/api/embed", json={"model": "org/tiny:q4", "input": "a", "keep_alive": keep_alive})
+    assert told == [600] * 4 + [None] * 4 + [0] * 4
 
 
 def test_unknown_model(client: falcon.testing.TestClient) -> None:
