@@ -12,7 +12,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tools.fixtures import write_model
 
-from .test_engine import CONTEXT
+from .engine_harness import CONTEXT
 from .test_host_program import compiled
 
 

@@ -30,7 +30,7 @@ from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 
-from .test_engine import CONTEXT, SECONDS, CountingMetrics, ScriptedProgram, ended, load, request, serving
+from .engine_harness import CONTEXT, SECONDS, CountingMetrics, ScriptedProgram, ended, load, request, serving
 from .test_engine_faults import FaultyProgram, fault_plan
 from .test_host_program import compiled, relative_tolerance
 from .test_tokenizer import TINY

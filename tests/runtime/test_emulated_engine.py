@@ -16,8 +16,8 @@ from rocmforge.runtime.serve import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tools.fixtures import write_model
 
+from .engine_harness import ended, serving
 from .test_emulated_gpu import compiled, load
-from .test_engine import ended, serving
 from .test_engine_faults import survive_failures
 
 ARCH = "gfx1100"

@@ -29,7 +29,7 @@ from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.fixtures import write_model
 from rocmforge.tools.roofline import step_cost
 
-from .test_engine import ended, serving
+from .engine_harness import ended, serving
 from .test_host_program import relative_tolerance, run
 
 ARCHES = ("gfx1100", "gfx1201", "gfx942")

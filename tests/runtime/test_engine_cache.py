@@ -13,7 +13,7 @@ from rocmforge.runtime.generation import GenerationRequest, GenerationState, Sam
 from rocmforge.runtime.lifecycle import RequestEvent
 from rocmforge.runtime.tokenizer import Tokenizer
 
-from .test_engine import CountingMetrics, ended, load, serving
+from .engine_harness import CountingMetrics, ended, load, serving
 
 PAGE = 16
 SAMPLINGS = (

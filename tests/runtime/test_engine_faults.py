@@ -22,7 +22,7 @@ from rocmforge.runtime.generation import EngineBusyError, Generation, Generation
 from rocmforge.runtime.lifecycle import RequestEvent
 from rocmforge.runtime.tokenizer import Tokenizer
 
-from .test_engine import SECONDS, CountingMetrics, ScriptedProgram, ended, load, request, serving, wait_until
+from .engine_harness import SECONDS, CountingMetrics, ScriptedProgram, ended, load, request, serving, wait_until
 from .test_tokenizer import TINY
 
 

@@ -21,7 +21,7 @@ from rocmforge.runtime.metrics import Metrics
 from rocmforge.runtime.serve import ServeOptions, load_engine
 from rocmforge.runtime.tokenizer import Tokenizer
 
-from .test_engine import SECONDS, ScriptedProgram, ended, request, wait_until
+from .engine_harness import SECONDS, ScriptedProgram, ended, request, wait_until
 
 
 def options(bundle: Bundle, device: str = "auto") -> ServeOptions:

@@ -14,7 +14,7 @@ from rocmforge.runtime.generation import GenerationRequest, GenerationState, Sam
 from rocmforge.runtime.host_device import HostProgram
 from rocmforge.runtime.tokenizer import Tokenizer
 
-from .test_engine import EOS, CountingMetrics, ScriptedProgram, ended, load, request, serving
+from .engine_harness import EOS, CountingMetrics, ScriptedProgram, ended, load, request, serving
 
 PENALIZED = SamplingParams(0.0, repetition_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.1)
 SAMPLINGS = {

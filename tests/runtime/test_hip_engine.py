@@ -12,9 +12,9 @@ from rocmforge.runtime.generation import GenerationRequest, GenerationState, Sam
 from rocmforge.runtime.hip_program import load_hip_program
 from rocmforge.runtime.memory import KvSize
 
+from .engine_harness import SECONDS, CountingMetrics
 from .fake_hip import LAUNCH_FAILURE, NO_DEVICE, OUT_OF_MEMORY, FakeHip
 from .hip_bundle import hip_bundle
-from .test_engine import SECONDS, CountingMetrics
 from .test_tokenizer import TINY
 
 

@@ -24,8 +24,8 @@ from rocmforge.runtime.serve import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 
+from .engine_harness import assorted_requests, ended, load, serving
 from .test_emulated_gpu import load as load_gpu
-from .test_engine import assorted_requests, ended, load, serving
 from .test_host_program import LEVELS, run
 
 ARCHES = ("gfx1100", "gfx942")

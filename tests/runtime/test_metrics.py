@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rocmforge.runtime.generation import EngineStats, GenerationRequest, SamplingParams
 from rocmforge.runtime.metrics import METHODS, REASONS, Metrics
 
+from .engine_harness import ScriptedProgram, serving
 from .http.fake_engine import FakeEngine, make_app
-from .test_engine import ScriptedProgram, serving
 
 ROOT = Path(__file__).parents[2]
 IDLE = EngineStats(True, 0, 0, 3, 64, 0, 0.0, True, 0, 0, pages_cached=9)

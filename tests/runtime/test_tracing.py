@@ -37,8 +37,8 @@ from rocmforge.runtime.metrics import Metrics
 from rocmforge.runtime.trace_records import HttpRecord
 from rocmforge.runtime.tracing import CURRENT, Sampling, TraceOptions, Tracer, read_options, read_traceparent
 
+from .engine_harness import ScriptedProgram, serving
 from .http.fake_engine import MODEL, FakeEngine, FakeGeneration, FakeTemplate, FakeTokenizer
-from .test_engine import ScriptedProgram, serving
 
 SECONDS = 60.0
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
