@@ -11,7 +11,7 @@ from ..constraints import ConstraintSpec
 from ..generation import RequestError, SamplingParams
 from .body import kind_of
 from .conditions import Conditions, read_conditions
-from .conversation import Conversation, Message
+from .conversation import Conversation, Message, thinking_variables
 from .errors import UnsupportedError
 from .messages import read_arguments
 from .schema.common import SamplingFields
@@ -152,7 +152,7 @@ def thinking_of(think: bool | str | None) -> dict[str, object]:
         return {"enable_thinking": think}
     if think not in ("low", "medium", "high"):
         raise RequestError("think", f'expected true, false, "low", "medium" or "high", found {kind_of(think)}')
-    return {"enable_thinking": True, "reasoning_effort": think}
+    return thinking_variables(think)
 
 
 _DURATION = re.compile(r"(\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})(ns|us|µs|ms|s|m|h|$)", re.ASCII)
