@@ -122,7 +122,6 @@ def test_langchain_whole_and_streamed(start: Start) -> None:
 
 
 def test_a_call_that_is_cut_off_is_text(start: Start) -> None:
-
     with ollama.Client(start(CALLS[:5])) as client:
         message = client.chat(MODEL, QUESTION, tools=[weather]).message
         assert message.tool_calls is None
