@@ -188,14 +188,6 @@ class Ready(ReadResource):
             answer(resp, error_document(req.path, 503, "Service Unavailable"))
 
 
-class Index(ReadResource):
-    """`GET /`: what this is, for a person or a client that looks whether somebody is there."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer with name, version and model."""
-        answer(resp, {"service": SERVICE, "version": __version__, "model": self.context.models.card(None).name})
-
-
 _ID = (("type", "integer"), ("minimum", 0))
 ROUTES = [
     Route("/generate", Generate, post=Operation("Continue a prompt.", GenerateRequest, Generated)),

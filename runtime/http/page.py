@@ -1,4 +1,4 @@
-"""The web page at `/`: plain files of the folder `page`, no build step, nothing from elsewhere."""
+"""The pages at `/` and `/docs`: plain files of the folder `page`, no build step, nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...artifacts.errors import printable
 from .errors import NotFoundError
 
 INDEX = "index.html"
+DOCS = "docs.html"
 # What Ollama's clients look for at `/`.
 GREETING = "Ollama is running"
 MEDIA_TYPES = {
@@ -52,9 +53,10 @@ def load_page() -> dict[str, PageFile]:
 
 
 def add_page(app: falcon.App[Any, Any]) -> None:
-    """Route `/` and the files that the page needs."""
+    """Route `/`, `/docs`, and the files that these pages need."""
     page = load_page()
     app.add_route("/", Home(page[INDEX]))
+    app.add_route("/docs", Docs(page[DOCS]))
     app.add_route("/page/{name}", PageAsset(page))
 
 
@@ -95,6 +97,19 @@ class Home:
             resp.text = GREETING
 
     on_head = on_get  # Falcon drops the body
+
+
+class Docs:
+    """`GET /docs`: a page that shows what `/openapi.json` says."""
+
+    def __init__(self, page: PageFile) -> None:
+        self._page = page
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the page."""
+        _send(req, resp, self._page)
+
+    on_head = on_get
 
 
 class PageAsset:

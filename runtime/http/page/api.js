@@ -1,5 +1,8 @@
 // The server, as the page uses it: paths are relative, so that a proxy may put the page below a prefix.
 
+/** Under which the tab's session storage keeps the API key. */
+export const KEY_ITEM = "rocmforge.key";
+
 /** What the server, or the way to it, answered instead of what was asked. `parameter` is the setting at fault, or "". */
 export class ApiError extends Error {
   constructor(message, parameter = "") {
@@ -41,6 +44,11 @@ async function ask(path, key, options = {}) {
 export async function listModels(key) {
   const document = await (await ask("v1/models", key)).json();
   return document.data.map((model) => model.id);
+}
+
+/** The OpenAPI document. */
+export async function openApi(key) {
+  return (await ask("openapi.json", key)).json();
 }
 
 /** The body of /health. */

@@ -1,8 +1,7 @@
 // The chat, its settings and its keys. What a model or a person wrote is only ever set as text, never as HTML.
-import { ApiError, chat, listModels } from "./api.js";
+import { ApiError, KEY_ITEM, chat, listModels } from "./api.js";
 import { watch } from "./live.js";
 
-const KEY_ITEM = "rocmforge.key";
 const NEAR_END = 40; // pixels: who has scrolled further up is reading, and is left there
 
 const element = (id) => document.getElementById(id);
