@@ -7,12 +7,13 @@ from collections.abc import Callable
 import falcon
 
 from .answer_clock import AnswerClock, collect_timed
+from .auth import Scope, demand
 from .body import read
 from .conversation import AnswerReader, join_parts
 from .ollama_lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
 from .ollama_requests import Asked, keep_seconds, read_chat, read_generate
 from .openapi import Operation, Route
-from .registry import Lease
+from .registry import Lease, keep
 from .resources import Resource, answer
 from .schema.ollama import (
     ChatLine,
@@ -30,14 +31,21 @@ from .streaming import NDJSON, send_stream, start_job
 class _GeneratingResource(Resource):
     """What chat and generate share."""
 
-    def load(self, body: GeneratingFields, line: ChatLine | GenerateLine, clock: AnswerClock) -> Line:
-        """Answer a request without a prompt: load the model, or unload it."""
+    def load(
+        self, req: falcon.Request, body: GeneratingFields, line: ChatLine | GenerateLine, clock: AnswerClock
+    ) -> Line:
+        """Answer a request without a prompt: load the model, or unload it.
+
+        Raises:
+            HTTPForbidden: the key may not unload it.
+        """
         models, seconds = self.context.models, keep_seconds(body.keep_alive)
         if seconds == 0:
+            demand(req, Scope.ADMIN)
             models.keep(body.model, 0)
             return loaded_line(line, "unload", clock)
         with models.lease(body.model):
-            models.keep(body.model, seconds)
+            keep(req, models, body.model, seconds)
             clock.loaded()
         return loaded_line(line, "load", clock)
 
@@ -88,11 +96,11 @@ class OllamaChat(_GeneratingResource):
         if not body.messages:
             message = OllamaAnswerMessage()
             line = ChatLine(model=body.model, created_at=now(), done=True, message=message)
-            answer(resp, self.load(body, line, clock))
+            answer(resp, self.load(req, body, line, clock))
             return
         seconds = keep_seconds(body.keep_alive)
         with self.context.models.lease(body.model) as lease:
-            self.context.models.keep(body.model, seconds)
+            keep(req, self.context.models, body.model, seconds)
             asked = read_chat(body, lease.service.engine.vocab_size)
             self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.chat_line)
 
@@ -106,11 +114,11 @@ class OllamaGenerate(_GeneratingResource):
         body = read(req, OllamaGenerateRequest, self.limits.max_body_bytes)
         if not body.prompt:
             line = GenerateLine(model=body.model, created_at=now(), done=True, response="")
-            answer(resp, self.load(body, line, clock))
+            answer(resp, self.load(req, body, line, clock))
             return
         seconds = keep_seconds(body.keep_alive)
         with self.context.models.lease(body.model) as lease:
-            self.context.models.keep(body.model, seconds)
+            keep(req, self.context.models, body.model, seconds)
             asked = read_generate(body, lease.service.engine.vocab_size)
             self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.generate_line)
 

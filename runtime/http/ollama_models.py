@@ -18,6 +18,7 @@ from .embeddings import Embedded, check_dimensions, embed, token_ids
 from .errors import NotFoundError, UnsupportedError
 from .ollama_requests import keep_seconds
 from .openapi import Operation, Route
+from .registry import keep
 from .resources import ReadResource, Resource, answer
 from .schema.common import UNSET, Json
 from .schema.ollama import (
@@ -210,7 +211,7 @@ def _embed(
 ) -> Embedded:
     context, seconds = resource.context, keep_seconds(body.keep_alive)
     with context.models.lease(body.model) as lease:
-        context.models.keep(body.model, seconds)
+        keep(req, context.models, body.model, seconds)
         clock.loaded()
         return embed(
             req,

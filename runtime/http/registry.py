@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Protocol, Self
 
+import falcon
+
 from ...artifacts.errors import printable
 from ..generation import EngineStats
+from .auth import Scope
 from .errors import NotFoundError
 from .service import ServedModel, Service
 
@@ -150,3 +153,9 @@ _SUMMED = (
     "prefix_hit_tokens",
     "preemptions",
 )
+
+
+def keep(req: falcon.Request, models: Models, name: str | None, seconds: float | None) -> None:
+    """Have a model stay loaded as the client asks, where its key lets it decide for all; else as the server has it."""
+    if Scope.ADMIN in getattr(req.context, "scopes", ()):
+        models.keep(name, seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import falcon.testing
@@ -12,6 +13,7 @@ import pytest
 
 from rocmforge.runtime.generation import RequestError
 from rocmforge.runtime.http.app import HttpLimits, create_app
+from rocmforge.runtime.http.auth import Security, load_keys
 from rocmforge.runtime.http.ollama_requests import keep_seconds
 from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import Service
@@ -371,3 +373,16 @@ def test_busy(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     result = chat(client)
     assert (result.status_code, result.headers["retry-after"]) == (503, "1")
     assert result.json == {"error": "the queue is full"}
+
+
+def test_F58_a_key_that_is_only_for_use_does_not_unload(engine: FakeEngine, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("plain-key-of-alice use alice\nother-key-of-root admin root\n")
+    ring = load_keys(keys, None)
+    client = falcon.testing.TestClient(make_app(engine, security=Security(ring)))
+    body = {"model": MODEL.name, "keep_alive": 0}
+    statuses = []
+    for key in ("plain-key-of-alice", "other-key-of-root"):
+        headers = {"Authorization": f"Bearer {key}"}
+        statuses.append(client.simulate_post("/api/generate", json=body, headers=headers).status_code)
+    assert statuses == [403, 200]
