@@ -30,7 +30,9 @@ from rocmforge.tools.server_process import Held, ServerProcess, free_port, rfc_s
 from rocmforge.tools.traffic import STREAM, make_bodies
 
 ROUND_SECONDS: Final = 10.0
-WARM_UP_SHARE: Final = 0.2  # of the time: bounded tables fill, pages are touched for the first time
+# Until both are over, bounded tables fill (1,024 finished requests), and pages are touched for the first time.
+WARM_UP_SHARE: Final = 0.2  # of the time
+WARM_UP_REQUESTS: Final = 2000
 MEMORY_ALLOWED_MIB: Final = 2.0
 LONGEST_TIMEOUT: Final = 120.0
 _SCHEMA: Final = {
@@ -241,7 +243,7 @@ async def measure(server: ServerProcess, minutes: float, clients: int, seed: int
     samples: list[Sample] = []
     warm_up = 0
     while (elapsed := time.monotonic() - began) < 60 * minutes:
-        if elapsed < 60 * minutes * WARM_UP_SHARE:
+        if elapsed < 60 * minutes * WARM_UP_SHARE or sum(traffic.counts.values()) < WARM_UP_REQUESTS:
             warm_up = len(samples) + 1
         await run_round(traffic, clients)
         samples.append(await take_sample(server))
