@@ -246,12 +246,15 @@ class Service:
         """
         limit = self.engine.max_context
         room = limit - len(prompt)
+        # Clients tell that error from others by llama.cpp's words, "exceeds the available context size".
         if room < 1:
-            raise ContextLengthError("prompt", f"expected fewer than {limit} tokens (the context), found {len(prompt)}")
+            raise ContextLengthError("prompt", f"{len(prompt)} tokens exceeds the available context size of {limit}")
         asked = conditions.max_tokens
         if asked is not None and asked > room:
             raise ContextLengthError(
-                "max_tokens", f"a prompt of {len(prompt)} tokens leaves {room} of the context of {limit}, found {asked}"
+                "max_tokens",
+                f"expected at most {room}, found {asked}: "
+                f"with a prompt of {len(prompt)} tokens that exceeds the available context size of {limit}",
             )
         if asked is None:
             asked = room if default_max_tokens is None else min(default_max_tokens, room)
