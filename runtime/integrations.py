@@ -128,9 +128,7 @@ class BaseIntegration(ABC):
             IntegrationError: it cannot be reached.
         """
         connection, response = self._send("POST", path, body, IDLE_SECONDS)
-        headers = {
-            name: value for name, value in response.getheaders() if name.lower() in ("retry-after", "cache-control")
-        }
+        headers = {name: value for name, value in response.getheaders() if name.lower() in KEPT_HEADERS}
         content_type = response.getheader("Content-Type") or "application/json"
         return Forwarded(response.status, content_type, headers, response, connection)
 
