@@ -106,7 +106,9 @@ class Docs:
         self._page = page
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with the page."""
+        """Answer with the page; `/docs/` leads here, as the page's own addresses are relative."""
+        if str(req.env["PATH_INFO"]).endswith("/"):
+            raise falcon.HTTPPermanentRedirect("../docs")
         _send(req, resp, self._page)
 
     on_head = on_get

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from rocmforge.tests.end_to_end.browser import Watched, chromium, watched
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, serving
+from rocmforge.tests.end_to_end.test_page import COLOURS, luminance
 
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 CHAT = "#post_v1_chat_completions"
@@ -140,3 +141,14 @@ def test_a_server_that_wants_a_key(page: Page) -> None:
     with page.expect_request("**/openapi.json") as asked:
         page.reload()
     assert asked.value.headers["authorization"] == "Bearer sk-test"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_is_that_of_wcag_aa(browser: Browser, small: Server, scheme: str) -> None:
+    with watched(browser, small.url, color_scheme=scheme) as view:
+        open_docs(view, CHAT)
+        found = view.page.evaluate(COLOURS)
+    assert len(found) > 100
+    for least, what, colour, back in found:
+        darker, lighter = sorted([luminance(colour), luminance(back)])
+        assert (lighter + 0.05) / (darker + 0.05) >= least, (what, colour, back)

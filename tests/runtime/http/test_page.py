@@ -44,7 +44,7 @@ def test_a_client_without_accept_gets_the_greeting(client: falcon.testing.TestCl
     assert client.simulate_get("/").text == "Ollama is running"
 
 
-@pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in load_page())])
+@pytest.mark.parametrize("path", ["/", "/docs", *(f"/page/{name}" for name in load_page())])
 def test_headers_of_the_page(client: falcon.testing.TestClient, path: str) -> None:
     result = client.simulate_get(path, headers={"Accept": "text/html"})
     assert result.status_code == 200
@@ -54,7 +54,7 @@ def test_headers_of_the_page(client: falcon.testing.TestClient, path: str) -> No
     assert result.headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("path", ["/", "/page/app.js"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/page/app.js"])
 def test_a_copy_that_the_client_has_is_not_sent_again(client: falcon.testing.TestClient, path: str) -> None:
     first = client.simulate_get(path, headers={"Accept": "text/html"})
     headers = {"Accept": "text/html", "If-None-Match": first.headers["etag"]}
@@ -68,6 +68,11 @@ def test_a_copy_that_the_client_has_is_not_sent_again(client: falcon.testing.Tes
 @pytest.mark.parametrize("name", ["none.js", "..%2fpage.py", "%2e%2e", "page.py", ".", "app.js%00"])
 def test_only_the_files_of_the_page_are_served(client: falcon.testing.TestClient, name: str) -> None:
     assert client.simulate_get(f"/page/{name}").status_code == 404
+
+
+def test_a_slash_at_the_end_leads_to_the_docs(client: falcon.testing.TestClient) -> None:
+    result = client.simulate_get("/docs/")
+    assert (result.status_code, result.headers["location"]) == (308, "../docs")
 
 
 def test_all_files_of_the_page_are_used_and_none_is_elsewhere() -> None:
