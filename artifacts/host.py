@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-HOST_ABI_VERSION: Final = 2
+HOST_ABI_VERSION: Final = 3
 """Of kernels/host/common.h and program.h: raised with any change to a structure or signature there."""
 
 _V3_FEATURES = ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.layout import Layout
+from .token_masks import PendingMask
 
 Int32 = npt.NDArray[np.int32]
 UInt32 = npt.NDArray[np.uint32]
@@ -23,7 +24,8 @@ class RowSampling:
     `seen_tokens` are the distinct tokens of prompt and output, `seen_counts` how often each stands in the
     output alone; both empty where no penalty is asked for. `counter` is the index of the token in its request.
     `bias_tokens` are distinct, `biases` are added to their logits. `mask` has a bit a token, the lowest first: only
-    tokens whose bit is set may be drawn. `keep_logits`: leave the row of logits as the model made it.
+    tokens whose bit is set may be drawn; a program waits for a pending one when the forward pass is under way.
+    `keep_logits`: leave the row of logits as the model made it.
     """
 
     temperature: float = 0.0
@@ -40,8 +42,12 @@ class RowSampling:
     typical_p: float = 1.0
     bias_tokens: Int32 | None = None
     biases: Float32 | None = None
-    mask: UInt32 | None = None
+    mask: UInt32 | PendingMask | None = None
     keep_logits: bool = False
+
+    def wait_for_mask(self) -> UInt32 | None:
+        """The mask, where there is one."""
+        return self.mask.wait() if isinstance(self.mask, PendingMask) else self.mask
 
 
 @dataclass(frozen=True, slots=True)

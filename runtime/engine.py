@@ -33,6 +33,7 @@ from .logprobs import TokenLogprobs
 from .rate import Rate
 from .scheduler import Chunk, Scheduler, StepLimits, make_batch, step_logprobs
 from .sequence import Sequence
+from .token_masks import TokenMasks
 from .tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Engine:
         self._limits = limits
         self._make_program = make_program
         self._life = Lifecycle(metrics, observer)
+        self._masks = TokenMasks(program.layout.vocab_size)
         layout = self._layout
         steps = StepLimits(layout.max_batch_tokens, layout.max_sequences, limits.prefill_tokens, limits.draft_tokens)
         self._scheduler = Scheduler(self._new_pool(program.num_blocks), steps, self._life.tell)
@@ -152,6 +154,7 @@ class Engine:
             log.error("the device did not finish its step within %g s; left alone", CANCEL_SECONDS)
         else:
             self._ended.set()
+            self._masks.close()
             self._close(self._program)
 
     def submit(self, request: GenerationRequest) -> Sequence:
@@ -348,12 +351,15 @@ class Engine:
         if sequence.first_token_at is None:
             self._life.tell(FIRST_TOKEN, sequence)
         if token < 0:
-            self._finish(sequence, FINISH_FAILED, "the model's logits are not finite numbers (NaN or infinity)")
+            problem = sequence.mask_error() or "the model's logits are not finite numbers (NaN or infinity)"
+            self._finish(sequence, FINISH_FAILED, problem)
             return
         is_eos = token in self._tokenizer.config.eos_token_ids and not sequence.request.ignore_eos
         sequence.append(token, is_eos, logprobs)
         if sequence.finished:
             self._release(sequence)
+        else:
+            sequence.begin_mask(self._masks)
 
     def _drop_ended(self) -> None:
         """End those that were cancelled, and those whose time is over."""

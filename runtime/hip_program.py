@@ -117,7 +117,7 @@ class HipProgram:
         self._step = StepMemory(api, self._memory, self._sampled)
         self._tensors = upload_weights(api, self._memory, layout, weights, progress)
         self._launches = resolve_launches(api, self._module, layout, self._step, self._address)
-        self._graphs = Graphs(api, self._launches, layout, self._stream)
+        self._graphs = Graphs(api, self._launches[:-1], layout, self._stream)
         self._graphs_generation = self._step.generation
         check(api, api.hipStreamSynchronize(self._stream), "load")
 
@@ -156,7 +156,10 @@ class HipProgram:
         try:
             self._use_device()
             self._step.send(batch, self._stream)
-            self._launch(shape)
+            self._launch_forward(shape)
+            # The device is at work by now; masks have to be there when tokens are drawn, by the last launch.
+            self._step.send_masks(batch, self._stream)
+            launch_all(self._api, self._launches[-1:], shape, self._stream)
             if shape.logits:
                 code = self._api.hipMemcpyAsync(
                     self._sampled_image, self._sampled, 4 * shape.logits, COPY_DEVICE_TO_HOST, self._stream
@@ -170,14 +173,14 @@ class HipProgram:
         image = (ctypes.c_int32 * shape.logits).from_address(self._sampled_image)
         return np.array(image, np.int32)
 
-    def _launch(self, shape: StepShape) -> None:
+    def _launch_forward(self, shape: StepShape) -> None:
         assert self._graphs is not None
         if self._graphs_generation != self._step.generation:
             self._graphs.clear()
             self._graphs_generation = self._step.generation
         bucket = self._graphs.bucket(shape)
         if bucket is None or not self._graphs.launch(bucket):
-            launch_all(self._api, self._launches, shape, self._stream)
+            launch_all(self._api, self._launches[:-1], shape, self._stream)
 
     def _wait(self) -> None:
         """Wait for the stream, but not for ever: HIP has no call for that."""

@@ -1,4 +1,4 @@
-"""The memory of a step: what kernels read of a batch, in one piece, sent with one copy.
+"""The memory of a step: what kernels read of a batch, in one piece. Masks are its end, and are sent by themselves.
 
 The records mirror `struct step` and `struct sampling` of kernels/hip/prelude.h, at `HIP_ABI_VERSION`.
 """
@@ -84,29 +84,44 @@ class StepMemory:
         self.generation = 0
         self._capacity = 0
         self._pinned = 0
+        self._masks: list[int] = []  # offsets of those of the last batch
         self._grow(n_bytes)
 
     def send(self, batch: Batch, stream: ctypes.c_void_p) -> None:
-        """Queue the batch's copy to the device; the one before it must have been waited for.
+        """Queue the copy to the device of all but the masks; the batch before it must have been waited for.
 
         Raises:
             HipError: the batch is larger than all before, and memory is not to be had; or the copy failed.
         """
         pieces = _pieces(batch)
-        offsets, end = [], _aligned(STEP.itemsize)
-        for piece in pieces:
-            offsets.append(end)
-            end += _aligned(piece.nbytes)
-        if end > self._capacity:
-            self._grow(max(end, 2 * self._capacity))
+        offsets, end = _place([piece.nbytes for piece in pieces], _aligned(STEP.itemsize))
+        self._masks, total = _place([row.mask.nbytes for row in batch.sampling if row.mask is not None], end)
+        if total > self._capacity:
+            self._grow(max(total, 2 * self._capacity))
         device = self.pointer.value or 0
         addresses = [device + offset for offset in offsets]
         header = _header(batch, addresses, self._sampled)
-        _point_sampling(pieces, batch.sampling, addresses)
+        _point_sampling(pieces, batch.sampling, addresses, [device + offset for offset in self._masks])
         for offset, piece in zip((0, *offsets), (header, *pieces), strict=True):
             ctypes.memmove(self._pinned + offset, piece.tobytes(), piece.nbytes)
         code = self._api.hipMemcpyAsync(device, self._pinned, end, COPY_HOST_TO_DEVICE, stream)
         check(self._api, code, "upload of a step")
+
+    def send_masks(self, batch: Batch, stream: ctypes.c_void_p) -> None:
+        """Wait for the masks of the batch that was sent, and queue their copy; nothing where there are none.
+
+        Raises:
+            HipError: the copy failed.
+        """
+        masks = [mask for row in batch.sampling if (mask := row.wait_for_mask()) is not None]
+        if not masks:
+            return
+        for offset, mask in zip(self._masks, masks, strict=True):
+            ctypes.memmove(self._pinned + offset, mask.tobytes(), mask.nbytes)
+        first, n_bytes = self._masks[0], self._masks[-1] + masks[-1].nbytes - self._masks[0]
+        device = (self.pointer.value or 0) + first
+        code = self._api.hipMemcpyAsync(device, self._pinned + first, n_bytes, COPY_HOST_TO_DEVICE, stream)
+        check(self._api, code, "upload of a step's masks")
 
     def _grow(self, n_bytes: int) -> None:
         """More memory; where it is not to be had, the old stays."""
@@ -127,6 +142,15 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
+def _place(sizes: Sequence[int], first: int) -> tuple[list[int], int]:
+    """Offsets of pieces of so many bytes, one after another from `first`, and where the last ends."""
+    offsets = []
+    for n_bytes in sizes:
+        offsets.append(first)
+        first += _aligned(n_bytes)
+    return offsets, first
+
+
 def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
     """What follows the header: five int32 arrays, the sampling records, then what each row's record points to."""
     arrays: list[Int32] = [batch.token_ids, batch.positions, batch.rows, batch.block_table, batch.logits_rows]
@@ -140,14 +164,12 @@ def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
 
 
 def _pointed_at(row: RowSampling) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of a row, by the field of the record that holds their address."""
+    """Arrays of a row but its mask, by the field of the record that holds their address."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     if row.seen_tokens is not None and row.seen_counts is not None:
         arrays |= {"seen_tokens": row.seen_tokens, "seen_counts": row.seen_counts}
     if row.bias_tokens is not None and row.biases is not None:
         arrays |= {"bias_tokens": row.bias_tokens, "biases": row.biases}
-    if row.mask is not None:
-        arrays["mask"] = row.mask
     adjusted = len(arrays.get("seen_tokens", ())) + len(arrays.get("bias_tokens", ()))
     if row.keep_logits and adjusted:
         arrays["originals"] = np.zeros(adjusted, np.float32)
@@ -164,15 +186,19 @@ def _fill(record: Any, row: RowSampling) -> None:
     record["typical_p"] = row.typical_p
 
 
-def _point_sampling(pieces: Sequence[npt.NDArray[Any]], rows: Sequence[RowSampling], addresses: Sequence[int]) -> None:
-    """Enter the addresses of the rows' arrays, which follow the records in the rows' order."""
-    records, at = pieces[5], 6
+def _point_sampling(
+    pieces: Sequence[npt.NDArray[Any]], rows: Sequence[RowSampling], addresses: Sequence[int], masks: Sequence[int]
+) -> None:
+    """Enter the addresses of the rows' arrays, which follow the records in the rows' order, and of their masks."""
+    records, at, left = pieces[5], 6, iter(masks)
     for record, row in zip(records, rows, strict=False):
         for name, array in _pointed_at(row).items():
             record[name] = addresses[at]
             if name in _COUNTS:
                 record[_COUNTS[name]] = len(array)
             at += 1
+        if row.mask is not None:
+            record["mask"] = next(left)
 
 
 def _header(batch: Batch, addresses: Sequence[int], sampled: int) -> npt.NDArray[Any]:

@@ -22,8 +22,9 @@ from ..artifacts.errors import DeviceError
 from ..artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
 from ..artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ..artifacts.manifest import TargetEntry
-from .batch import Batch, Float32, Int32, RowSampling
+from .batch import Batch, Float32, Int32, RowSampling, UInt32
 from .hidden import HiddenStates
+from .token_masks import PendingMask
 
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 _ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # ELF-64 Object File Format, "ELF Header"
@@ -159,7 +160,7 @@ class _Library:
             raise DeviceError(f"{name}: expected a program of rocmforge, found none: {error}") from None
         self.create.restype = ctypes.c_void_p
         self.create.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
-        self.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
         self.destroy.argtypes = (ctypes.c_void_p,)
         _check_abi(self.abi_version(), name)
 
@@ -270,8 +271,13 @@ class HostProgram:
             ctypes.addressof(sampling),
             sampled.ctypes.data,
         )
-        self._library.step(self._handle, ctypes.addressof(step))
-        del originals  # the kernel's scratch has to live until here
+        first, end = 0, len(self._launches)
+        if any(isinstance(row.mask, PendingMask) for row in batch.sampling):
+            first = end - 1  # the last launch draws the tokens
+            self._library.step(self._handle, ctypes.addressof(step), 0, first)
+        masks = [_fill_mask(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
+        self._library.step(self._handle, ctypes.addressof(step), first, end)
+        del originals, masks  # what the kernel reads and its scratch have to live until here
         return sampled
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
@@ -338,8 +344,6 @@ def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:
         slot.seen_tokens = row.seen_tokens.ctypes.data
         slot.seen_counts = row.seen_counts.ctypes.data
     slot.typical_p = row.typical_p
-    if row.mask is not None:
-        slot.mask = row.mask.ctypes.data
     if row.bias_tokens is not None and row.biases is not None:
         slot.num_biases = len(row.bias_tokens)
         slot.bias_tokens = row.bias_tokens.ctypes.data
@@ -349,3 +353,11 @@ def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:
     originals = np.empty(slot.num_seen + slot.num_biases, np.float32)
     slot.originals = originals.ctypes.data
     return originals
+
+
+def _fill_mask(slot: _Sampling, row: RowSampling) -> UInt32 | None:
+    """Waits for the mask, if there is one, and returns it: the caller keeps it alive."""
+    mask = row.wait_for_mask()
+    if mask is not None:
+        slot.mask = mask.ctypes.data
+    return mask

@@ -11,7 +11,7 @@ from collections.abc import Sequence as List
 import numpy as np
 
 from ..artifacts.errors import RocmforgeError
-from .batch import RowSampling
+from .batch import RowSampling, UInt32
 from .generation import (
     FINISH_CANCELLED,
     FINISH_EOS,
@@ -25,6 +25,7 @@ from .generation import (
 )
 from .logprobs import TokenLogprobs
 from .prompt_lookup import PromptLookup
+from .token_masks import PendingMask, TokenMasks
 from .tokenizer import StopMatcher, StreamDecoder, Tokenizer
 
 
@@ -66,7 +67,8 @@ class Sequence:
         bias = request.sampling.logit_bias
         self._bias_tokens = np.array([token for token, _ in bias], np.int32) if bias else None
         self._biases = np.array([value for _, value in bias], np.float32) if bias else None
-        self._mask = request.constraint.mask() if request.constraint else None
+        # The first is computed here, by the thread that submits: where it fails, the request is refused.
+        self._mask: UInt32 | PendingMask | None = request.constraint.mask() if request.constraint else None
         self._logprobs: list[TokenLogprobs] = []
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopMatcher(request.stop)
@@ -183,15 +185,20 @@ class Sequence:
     def _advance_constraint(self, token: int) -> bool:
         """Whether the constraint has its whole text; sets `error` where it gives up."""
         constraint = self.request.constraint
-        if constraint is None:
-            return False
         try:
-            complete = constraint.take(token)
-            self._mask = None if complete else constraint.mask()
+            return constraint is not None and constraint.take(token)
         except RocmforgeError as error:
             self.error = str(error)
             return False
-        return complete
+
+    def begin_mask(self, masks: TokenMasks) -> None:
+        """Have it computed which tokens its constraint allows next, while the device works."""
+        if self.request.constraint is not None:
+            self._mask = masks.begin(self.request.constraint)
+
+    def mask_error(self) -> str | None:
+        """Why its last mask could not be computed, where it could not: then no token was drawn."""
+        return self._mask.error() if isinstance(self._mask, PendingMask) else None
 
     def finish(self, reason: str, error: str | None = None) -> None:
         """End without a new token: cancelled or failed; `error` says why."""

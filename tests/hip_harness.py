@@ -85,7 +85,7 @@ class Gpu:
                 *(row.temperature, row.top_p, row.min_p, row.top_k),
                 *(row.repetition_penalty, row.presence_penalty, row.frequency_penalty, len(seen)),
                 *(self._upload(seen, pointers), self._upload(counts, pointers), row.seed, row.counter),
-                self._upload_mask(row.mask if mask is None else mask, pointers),
+                self._upload_mask(row.wait_for_mask() if mask is None else mask, pointers),
                 *(row.typical_p, len(bias_tokens)),
                 *(self._upload(bias_tokens, pointers), self._upload(biases, pointers)),
                 0 if originals is None else self._upload(originals, pointers),

@@ -1,4 +1,4 @@
-/* The program: launches in order over a pool of threads. Python enters once a step.
+/* The program: launches in order over a pool of threads. Python enters once a step, or once for each part of one.
  *
  * Threads take work items of a launch from a shared counter, so a thread that the system holds back
  * does not hold the others; which thread does an item never changes its result. Between launches
@@ -7,7 +7,7 @@
 #include "common.h"
 
 #define MAX_ARGUMENTS 8
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 struct launch {
     const struct kernel *kernel;
@@ -16,7 +16,8 @@ struct launch {
 
 struct program {
     const struct launch *launches;
-    int32_t num_launches, num_threads;
+    int32_t num_threads;
+    int32_t first, end; /* launches to run */
     const struct step *step;
     unsigned long *threads;
     struct { int32_t next; int32_t padding[15]; } *counters; /* [num_launches], a cache line each */
@@ -58,7 +59,8 @@ static void run_launches(struct program *program)
 {
     const struct step *step = program->step;
     const uint32_t first_arrival = program->first_arrival;
-    for (int32_t l = 0; l < program->num_launches; l++) {
+    const int32_t first = program->first, end = program->end;
+    for (int32_t l = first; l < end; l++) {
         const struct launch *launch = program->launches + l;
         const int32_t items = launch->kernel->items(step);
         const int32_t share = items / (program->num_threads * 4), chunk = share > 0 ? share : 1;
@@ -68,7 +70,7 @@ static void run_launches(struct program *program)
             launch->kernel->run(step, launch->arguments, begin, minimum_int(begin + chunk, items));
         }
         /* A thread may still look here when the next step has begun: hence no reset, and a difference. */
-        const uint32_t goal = first_arrival + (uint32_t)(l + 1) * (uint32_t)program->num_threads;
+        const uint32_t goal = first_arrival + (uint32_t)(l - first + 1) * (uint32_t)program->num_threads;
         int32_t spins = 0;
         __atomic_fetch_add(&program->arrived, 1, __ATOMIC_ACQ_REL);
         while ((int32_t)(__atomic_load_n(&program->arrived, __ATOMIC_ACQUIRE) - goal) < 0) relax(&spins);
@@ -115,7 +117,6 @@ EXPORT struct program *rfc_program_create(const struct launch *launches, int32_t
     struct program *program = calloc(1, sizeof *program);
     if (!program) return 0;
     program->launches = launches;
-    program->num_launches = num_launches;
     program->counters = calloc((size_t)num_launches + 1, sizeof *program->counters);
     program->threads = calloc((size_t)num_threads, sizeof *program->threads);
     program->num_threads = 1;
@@ -128,11 +129,15 @@ EXPORT struct program *rfc_program_create(const struct launch *launches, int32_t
     return 0;
 }
 
-EXPORT void rfc_program_step(struct program *program, const struct step *step)
+/* Runs the launches [first, end) of a step. */
+EXPORT void rfc_program_step(struct program *program, const struct step *step, int32_t first, int32_t end)
 {
+    if (first >= end) return; /* without a barrier a worker might miss it, and read the next one's range */
     program->step = step;
+    program->first = first;
+    program->end = end;
     program->first_arrival = program->arrived;
-    for (int32_t l = 0; l < program->num_launches; l++) program->counters[l].next = 0;
+    for (int32_t l = first; l < end; l++) program->counters[l].next = 0;
     wake_workers(program);
     run_launches(program);
 }

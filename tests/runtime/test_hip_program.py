@@ -184,7 +184,8 @@ def test_decode_steps_are_captured_once_a_bucket_and_replayed_on_new_memory(bund
     assert api.calls["hipGraphInstantiate"] == 1
     launches = api.calls["hipModuleLaunchKernel"]
     assert run(32)["split"] == (2, 1, 1)
-    assert (api.calls["hipGraphInstantiate"], api.calls["hipModuleLaunchKernel"]) == (1, launches)
+    # Tokens are drawn outside of the graph: by one launch.
+    assert (api.calls["hipGraphInstantiate"], api.calls["hipModuleLaunchKernel"]) == (1, launches + 1)
     assert run(33)["split"] == (2, 1, 2)
     assert run(65)["split"] == run(128)["split"] == (2, 1, 4)
     assert api.calls["hipGraphInstantiate"] == 3

@@ -332,8 +332,9 @@ def test_masked_rows_are_drawn_as_if_the_others_were_not_there(sample: Sampler) 
 
 
 def allowed_of(s: RowSampling) -> npt.NDArray[np.bool_]:
-    assert s.mask is not None
-    return np.unpackbits(s.mask.view(np.uint8), bitorder="little")[:VOCAB].astype(bool)
+    mask = s.wait_for_mask()
+    assert mask is not None
+    return np.unpackbits(mask.view(np.uint8), bitorder="little")[:VOCAB].astype(bool)
 
 
 def adjusted_rows(random: np.random.Generator, logits: Logits) -> tuple[list[RowSampling], Logits]:
