@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence as List
+from dataclasses import replace
 
 import numpy as np
 
@@ -217,6 +218,14 @@ class Sequence:
         self.finish_reason = reason
         stop = self._stops.matched if reason == FINISH_STOP else None
         self._inbox.put(TokenEvent(token, text, reason is not None, reason, self.error, logprobs, self._index, stop))
+        if reason is not None:
+            self._forget_constraint()
+
+    def _forget_constraint(self) -> None:
+        """Ended requests are known for a while, and a constraint may hold hundreds of kilobytes."""
+        self._mask = None
+        if self.request.constraint is not None:
+            self.request = replace(self.request, constraint=None)
 
     def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
         """See `Generation`."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rocmforge.runtime.batch import UInt32
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams, TokenEvent
 from rocmforge.runtime.sequence import Sequence
 
@@ -181,3 +184,36 @@ def test_lengths() -> None:
     assert (one.num_prompt_tokens, one.num_generated, one.max_length) == (3, 0, 7)
     feed(one, ids_of("xy"))
     assert (one.num_generated, one.max_length) == (2, 7)
+
+
+class Anything:
+    """A constraint that allows every token, and is complete after `length` of them."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+
+    def mask(self) -> UInt32:
+        return np.full(9, 0xFFFFFFFF, np.uint32)
+
+    def take(self, token: int) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("how", ["complete", "length", "cancelled"])
+def test_an_ended_request_holds_its_constraint_no_longer(how: str) -> None:
+    constraint = Anything(3 if how == "complete" else 10)
+    held = weakref.ref(constraint)
+    one = Sequence(
+        1, GenerationRequest(tuple(ids_of("p")), 3 if how == "length" else 9, constraint=constraint), 7, TINY
+    )
+    del constraint
+    for token in ids_of("ab"):
+        one.append(token, False)
+    assert held() is not None
+    if how == "cancelled":
+        one.finish("cancelled")
+    else:
+        one.append(ids_of("c")[0], False)
+    assert one.finish_reason == {"complete": "stop"}.get(how, how)
+    assert held() is None
