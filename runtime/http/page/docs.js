@@ -58,8 +58,11 @@ function typeOf(schema) {
   return { text: (schema.type ?? "any") + rangeOf(schema), references: [] };
 }
 
+const NO_LIMIT = 2 ** 31 - 1; // the largest number that the server takes anywhere tells a reader nothing
+
 function rangeOf(schema) {
-  const { minimum, maximum } = schema;
+  const minimum = schema.minimum;
+  const maximum = schema.maximum === NO_LIMIT ? undefined : schema.maximum;
   if (minimum === undefined && maximum === undefined) return "";
   if (maximum === undefined) return `, at least ${minimum}`;
   return minimum === undefined ? `, at most ${maximum}` : `, ${minimum} to ${maximum}`;
@@ -93,7 +96,9 @@ class Schemas {
 
   fields(schema) {
     const required = new Set(schema.required ?? []);
-    const rows = Object.entries(schema.properties).map(([name, field]) => [
+    const entries = Object.entries(schema.properties);
+    entries.sort(([first], [second]) => required.has(second) - required.has(first)); // stable: else as declared
+    const rows = entries.map(([name, field]) => [
       make("code", {}, name),
       this.show(field.$ref ? { anyOf: [field] } : field),
       required.has(name) ? "always" : field.default == null ? "" : `default ${JSON.stringify(field.default)}`,
