@@ -26,7 +26,7 @@ from . import integrations as integrations_of
 from . import models as models_of
 from .admission import Admission
 from .auth import Gate, Security, cors_middleware
-from .integrations import Proxy
+from .integrations import PROXIED, PROXIED_OLLAMA, Proxy
 from .limits import HttpLimits
 from .openapi import OpenApi, Route
 from .page import add_page
@@ -84,5 +84,5 @@ def create_app(
     add_page(app)
     for route in ROUTES:
         app.add_route(route.path, route.resource(context))
-    app.add_route("/openapi.json", OpenApi(context, ROUTES))
+    app.add_route("/openapi.json", OpenApi(context, ROUTES, PROXIED | PROXIED_OLLAMA))
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import falcon
@@ -77,8 +77,13 @@ class Route:
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
-def openapi_document(routes: Sequence[Route]) -> dict[str, object]:
-    """OpenAPI 3.1 of the routes. Source: the OpenAPI specification 3.1.0."""
+def openapi_document(routes: Sequence[Route], proxied: frozenset[str] = frozenset()) -> dict[str, object]:
+    """OpenAPI 3.1 of the routes. Source: the OpenAPI specification 3.1.0.
+
+    Args:
+        routes: all of them.
+        proxied: paths whose requests may go to another server.
+    """
     schemas = _Schemas(routes)
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
@@ -87,6 +92,8 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, object]:
         for method in ("get", "post", "delete"):
             operation = getattr(route, method)
             if operation is not None:
+                if route.path in proxied:
+                    operation = replace(operation, errors=(*operation.errors, 502))
                 entry[method] = _operation(route, method, operation, schemas)
     return {
         "openapi": "3.1.0",
@@ -169,6 +176,7 @@ _STATUSES = {
     415: "The body is compressed.",
     429: "Too many requests; see Retry-After.",
     500: "The engine failed.",
+    502: "The server that has the model cannot be reached.",
     503: "Busy, or without its device; see Retry-After.",
 }
 
@@ -184,9 +192,9 @@ def _error_responses(route: Route, operation: Operation, schemas: _Schemas) -> d
 class OpenApi(ReadResource):
     """`GET /openapi.json`."""
 
-    def __init__(self, context: Context, routes: Sequence[Route]) -> None:
+    def __init__(self, context: Context, routes: Sequence[Route], proxied: frozenset[str]) -> None:
         super().__init__(context)
-        self._document = openapi_document(routes)
+        self._document = openapi_document(routes, proxied)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with the document."""

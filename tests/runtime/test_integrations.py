@@ -13,6 +13,7 @@ import pytest
 
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.runtime.http.app import create_app
+from rocmforge.runtime.http.integrations import PROXIED, PROXIED_OLLAMA
 from rocmforge.runtime.http.limits import HttpLimits
 from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import Service
@@ -147,6 +148,9 @@ def test_one_that_goes_away(backend: tuple[str, Any]) -> None:
     assert (answer.status_code, answer.json["error"]["type"]) == (502, "server_error")
     assert "Connection refused" in answer.json["error"]["message"]
     assert client.simulate_post("/v1/completions", json={"prompt": "x"}).status_code == 200
+    paths = client.simulate_get("/openapi.json").json["paths"]
+    told = {path for path, entry in paths.items() if "502" in entry.get("post", {"responses": ()})["responses"]}
+    assert told == PROXIED | PROXIED_OLLAMA
 
 
 @pytest.mark.parametrize("text", ["", "x", "x=", "x=ftp://a", "x=http://", "a b=http://a", "other"])
