@@ -30,7 +30,8 @@ from rocmforge.tools.server_process import Held, ServerProcess, free_port, rfc_s
 from rocmforge.tools.traffic import STREAM, make_bodies
 
 ROUND_SECONDS: Final = 10.0
-# Until both are over, bounded tables fill (1,024 finished requests), and pages are touched for the first time.
+# Until both are over, bounded tables fill (1,024 finished requests, 1,000 traces: every request is traced), and pages
+# are touched for the first time.
 WARM_UP_SHARE: Final = 0.2  # of the time
 WARM_UP_REQUESTS: Final = 2000
 MEMORY_ALLOWED_MIB: Final = 2.0
@@ -270,7 +271,8 @@ async def measure(server: ServerProcess, minutes: float, clients: int, seed: int
 def main(bundle: Path, minutes: float, clients: int, threads: int, kv_tokens: int, seed: int) -> None:
     """Soak `rfc serve BUNDLE`, on the host."""
     port = free_port()
-    command = rfc_serve(bundle, port, "--threads", str(threads), "--kv-tokens", str(kv_tokens))
+    options = ("--threads", str(threads), "--kv-tokens", str(kv_tokens), "--trace-sample-rate", "1")
+    command = rfc_serve(bundle, port, *options)
     with ServerProcess(command, port) as server:
         problems = asyncio.run(measure(server, minutes, clients, seed))
         status = server.stop()
