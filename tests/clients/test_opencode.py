@@ -32,8 +32,8 @@ def settings(url: str) -> dict[str, Any]:
 def run(url: str, node_folder: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`opencode run` in an empty project, with a home of its own."""
     project, home = tmp_path / "project", tmp_path / "home"
-    project.mkdir()
-    home.mkdir()
+    project.mkdir(exist_ok=True)
+    home.mkdir(exist_ok=True)
     (project / "opencode.json").write_text(json.dumps(settings(url)))
     return subprocess.run(
         [node_folder / "node_modules/.bin/opencode", "run", *arguments, "--format", "json"],
@@ -52,15 +52,23 @@ def run(url: str, node_folder: Path, tmp_path: Path, *arguments: str) -> subproc
     )
 
 
-def test_a_run_is_answered(server: Server, node_folder: Path, tmp_path: Path) -> None:
-    done = run(server.url, node_folder, tmp_path, QUESTION)
+def tokens_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Check that a run was answered; return its count of tokens."""
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert not [event for event in events if event["type"] == "error"], events
-    assert events[0]["type"] == "step_start"
-    said = [event["part"] for event in events if event["type"] in {"text", "tool_use"}]
-    assert said, events
-    tokens = events[-1]["part"]["tokens"]
-    assert events[-1]["type"] == "step_finish"
-    assert 6000 < tokens["input"] < 8192 - MAX_TOKENS  # its whole prompt was read: nothing was cut
+    assert (events[0]["type"], events[-1]["type"]) == ("step_start", "step_finish")
+    assert [event for event in events if event["type"] in {"text", "tool_use"}], events
+    tokens: dict[str, Any] = events[-1]["part"]["tokens"]
     assert 1 <= tokens["output"] <= MAX_TOKENS
+    return tokens
+
+
+def test_a_run_is_answered_and_continued(server: Server, node_folder: Path, tmp_path: Path) -> None:
+    first = tokens_of(run(server.url, node_folder, tmp_path, QUESTION))
+    assert 6000 < first["input"] < 8192 - MAX_TOKENS  # its whole prompt was read: nothing was cut
+    before = server.counter("prefix_cache_hit_tokens")
+    second = tokens_of(run(server.url, node_folder, tmp_path, "--continue", "And of Spain?"))
+    assert second["input"] > first["input"]
+    # Its prompt begins as the first did, up to the first's question: that lies in the cache.
+    assert server.counter("prefix_cache_hit_tokens") - before > 6000
