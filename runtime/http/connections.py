@@ -7,8 +7,9 @@ import errno
 import logging
 import os
 import socket
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from http import HTTPStatus
 from typing import Any
 
@@ -194,6 +195,17 @@ def _farewell(status: HTTPStatus, message: str) -> bytes:
     ).encode() + body
 
 
+class LastWaiterFirst(threading.Condition):
+    """Wakes who began to wait last. In turn, each of a hundred threads would fill an allocator's cache of its own."""
+
+    _waiters: deque[object]  # of the base class, which wakes the leftmost
+
+    def notify(self, n: int = 1) -> None:
+        """Wake the `n` that began to wait last."""
+        self._waiters.rotate(n)
+        super().notify(n)
+
+
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     """Threads that serve requests."""
 
@@ -202,6 +214,7 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     def __init__(self, threads: int) -> None:
         self.queue_logger.setLevel(logging.ERROR)  # a line for each request of a flood would make it worse
         super().__init__()
+        self.queue_cv = LastWaiterFirst(self.lock)
         self.set_thread_count(threads)
 
 

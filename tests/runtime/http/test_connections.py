@@ -179,10 +179,14 @@ def test_F53_deadlines_spare_requests_that_are_served(start: Start) -> None:
     server = start(make_app(FakeEngine(prefill_seconds=1.2), SLOW))
     with connect(server) as sock:
         sock.sendall(SMUGGLED)
-        first = sock.recv(65536)
-        assert first.startswith(b"HTTP/1.1 200 ")
-        sock.sendall(SMUGGLED)
-        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for _ in range(2):
+            sock.sendall(SMUGGLED)
+            answer = sock.recv(65536)
+            while not answer.endswith(b"}"):  # header and body are two writes
+                more = sock.recv(65536)
+                assert more, answer
+                answer += more
+            assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_idle_connection_is_closed(start: Start) -> None:
