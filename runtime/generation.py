@@ -118,7 +118,7 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class GenerationState:
-    """A snapshot of one request: everything generated so far."""
+    """A snapshot of one request: everything generated so far. `cached_tokens` of its prompt lay in the prefix cache."""
 
     request_id: int
     text: str
@@ -128,6 +128,7 @@ class GenerationState:
     finish_reason: str | None
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    cached_tokens: int = 0
 
 
 class Generation(Protocol):

@@ -228,6 +228,8 @@ class Scheduler:
     def _count_hit(self, sequence: Sequence, tokens: int) -> None:
         if tokens:
             self.prefix_hit_tokens += tokens
+            if not sequence.num_generated:  # later it is what a preempted one had computed itself
+                sequence.cached_tokens += tokens
             self._tell(PREFIX_HIT, sequence, tokens)
 
 

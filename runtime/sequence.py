@@ -58,6 +58,7 @@ class Sequence:
         self.blocks: list[int] = []
         self.page_keys: list[bytes] = []  # of its first pages, as far as they were asked for
         self.lookup: PromptLookup | None = None  # where drafts are made for it
+        self.cached_tokens = 0  # of its prompt, that did not have to be computed
         self.prefilling = False  # admitted, and what it had then is not yet computed
         self.cancel_requested = False
         self.finish_reason: str | None = None
@@ -243,6 +244,7 @@ class Sequence:
             reason,
             self.error,
             tuple(self._logprobs),
+            min(self.cached_tokens, self.num_prompt_tokens),
         )
 
     def cancel(self) -> None:

@@ -38,7 +38,7 @@ from .schema.openai import (
 from .schema.openai import ChatLogprobs as LogprobsDocument
 from .schema.openai import ToolCall as ToolCallDocument
 from .service import TokenizerApi
-from .streaming import DONE, Encoder, collect, send_stream, sse
+from .streaming import DONE, Encoder, Job, collect, send_stream, sse
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,13 @@ class ChatCompletions(Resource):
             job, prompt, readers = start_chat(req, lease, self.context.admission, conversation, call.count)
         envelope = new_envelope("chatcmpl", job.generations[0].request_id, service.model)
         if call.stream:
-            encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, len(prompt.token_ids))
+            encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, job)
             send_stream(req, resp, job, self.limits, encoder)
             return
         parts = [readers[event.index].read(event) for event in collect(job, self.limits)]
         asked = conversation.conditions.logprobs is not None
         choices = [_choice(service.tokenizer, index, parts, asked) for index in range(call.count)]
-        usage = usage_of(len(prompt.token_ids), sum(part.tokens for part in parts))
+        usage = usage_of(len(prompt.token_ids), sum(part.tokens for part in parts), job.cached_tokens)
         answer(
             resp,
             ChatCompletion(
@@ -154,13 +154,13 @@ class _StreamEncoder(Encoder):
         envelope: Envelope,
         call: Call,
         readers: list[AnswerReader],
-        prompt_tokens: int,
+        job: Job,
     ) -> None:
         self._tokenizer = tokenizer
         self._envelope = envelope
         self._include_usage = call.include_usage
         self._readers = readers
-        self._prompt_tokens = prompt_tokens
+        self._job = job
         self._tokens = 0
         self._num_calls = [0] * call.count
 
@@ -183,7 +183,7 @@ class _StreamEncoder(Encoder):
 
     def closing(self) -> Iterator[bytes]:
         if self._include_usage:
-            yield sse(self._document([], usage_of(self._prompt_tokens, self._tokens)))
+            yield sse(self._document([], usage_of(self._job.prompt_tokens, self._tokens, self._job.cached_tokens)))
         yield DONE
 
     def _call(self, index: int, call: ToolCall) -> Iterator[bytes]:

@@ -41,7 +41,7 @@ from .schema.responses import (
     TextOptions,
     ToolChoiceFunction,
 )
-from .streaming import Encoder, collect, named_sse, send_stream
+from .streaming import Encoder, Job, collect, named_sse, send_stream
 
 LOGPROBS = "message.output_text.logprobs"  # as `include` names them
 
@@ -108,7 +108,7 @@ class _Run:
     document: ResponseDocument
     reader: AnswerReader
     builder: ItemBuilder
-    prompt_tokens: int
+    job: Job
     client: str
     store: ResponseStore
     tokens: int = 0
@@ -125,11 +125,12 @@ class _Run:
             status, error = "failed", ResponseError(code="server_error", message=part.error or part.finish_reason)
         elif part.finish_reason == "length":
             status, details = "incomplete", {"reason": "max_output_tokens"}
+        prompt_tokens = self.job.prompt_tokens
         usage = ResponseUsage(
-            input_tokens=self.prompt_tokens,
+            input_tokens=prompt_tokens,
             output_tokens=self.tokens,
-            total_tokens=self.prompt_tokens + self.tokens,
-            input_tokens_details=InputDetails(),
+            total_tokens=prompt_tokens + self.tokens,
+            input_tokens_details=InputDetails(cached_tokens=self.job.cached_tokens),
             output_tokens_details=OutputDetails(reasoning_tokens=self.builder.reasoning_tokens),
         )
         document: ResponseDocument = msgspec.structs.replace(
@@ -156,10 +157,10 @@ class Responses(Resource):
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             chat = read_chat(body, store, client)
-            job, prompt, readers = start_chat(req, lease, self.context.admission, chat)
+            job, _, readers = start_chat(req, lease, self.context.admission, chat)
         document = _document(body, service.model.name)
         builder = ItemBuilder(service.tokenizer)
-        run = _Run(body, chat, document, readers[0], builder, len(prompt.token_ids), client, store)
+        run = _Run(body, chat, document, readers[0], builder, job, client, store)
         if body.stream:
             send_stream(req, resp, job, self.limits, _StreamEncoder(run))
             return

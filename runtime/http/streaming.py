@@ -79,6 +79,11 @@ class Job:
         """Tokens of all prompts; one that has several outputs counts once."""
         return self.generations[0].state().prompt_tokens
 
+    @property
+    def cached_tokens(self) -> int:
+        """Of the first prompt, that lay in the prefix cache."""
+        return self.generations[0].state().cached_tokens
+
     def events(self, poll_seconds: float) -> Iterator[TokenEvent | None]:
         """Yield events of all generations until the last has finished, and None at least every `poll_seconds`.
 

@@ -44,6 +44,7 @@ def test_an_answer_and_its_memory(client: openai.OpenAI) -> None:
     second = create(client, input="And of Spain?", previous_response_id=first.id)
     assert "Madrid" in second.output_text
     assert second.usage.input_tokens > first.usage.total_tokens
+    assert 0 < second.usage.input_tokens_details.cached_tokens < second.usage.input_tokens
     assert client.responses.retrieve(first.id).output_text == first.output_text
     client.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
