@@ -167,7 +167,8 @@ class ModelPool:
         with self._lock:
             # What a client asked for ended with the model that it asked it of: else a 0 would unload it for ever.
             entry.loaded, entry.used_at, entry.keep_seconds = loaded, time.monotonic(), None
-        log.info("loaded %s in %.1f s", printable(entry.card.name), time.monotonic() - began)
+        level = logging.INFO if len(self._entries) > 1 else logging.DEBUG  # of one, that it is served says enough
+        log.log(level, "loaded %s in %.1f s", printable(entry.card.name), time.monotonic() - began)
 
     def _make_room(self) -> bool:
         """Unload the model that nobody uses and that was used least lately; whether there was one."""
