@@ -128,7 +128,7 @@ class GenerationState:
     finish_reason: str | None
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
-    cached_tokens: int = 0
+    cached_tokens: int = field(default=0, compare=False)  # how it was computed, not what it came to
 
 
 class Generation(Protocol):

@@ -101,7 +101,7 @@ class Completions(Resource):
         envelope = new_envelope("cmpl", job.generations[0].request_id, service.model)
         echoes = [_echo(service.tokenizer, prompt) if call.echo else "" for prompt in call.prompts]
         if call.stream:
-            encoder = _StreamEncoder(service.tokenizer, envelope, call, echoes, _prompt_tokens(job, call))
+            encoder = _StreamEncoder(service.tokenizer, envelope, call, echoes, job)
             send_stream(req, resp, job, self.limits, encoder)
             return
         collect(job, self.limits)
@@ -113,7 +113,7 @@ class Completions(Resource):
             logprobs = completion_logprobs(service.tokenizer, state.logprobs, 0) if asked else None
             text = echoes[index // call.count] + state.text
             choices.append(CompletionChoice(text=text, index=index, finish_reason=reason, logprobs=logprobs))
-        usage = usage_of(_prompt_tokens(job, call), sum(len(state.tokens) for state in states))
+        usage = usage_of(_prompt_tokens(job, call), sum(len(state.tokens) for state in states), job.cached_tokens)
         answer(resp, _document(envelope, choices, usage))
 
 
@@ -146,14 +146,13 @@ def _document(envelope: Envelope, choices: list[CompletionChoice], usage: Usage 
 
 
 class _StreamEncoder(Encoder):
-    def __init__(
-        self, tokenizer: TokenizerApi, envelope: Envelope, call: Call, echoes: list[str], prompt_tokens: int
-    ) -> None:
+    def __init__(self, tokenizer: TokenizerApi, envelope: Envelope, call: Call, echoes: list[str], job: Job) -> None:
         self._tokenizer = tokenizer
         self._envelope = envelope
         self._call = call
         self._echoes = echoes
-        self._prompt_tokens = prompt_tokens
+        self._job = job
+        self._prompt_tokens = _prompt_tokens(job, call)
         self._tokens = 0
         self._offsets = [0] * (len(call.prompts) * call.count)  # characters of the tokens with log-probabilities
 
@@ -173,7 +172,9 @@ class _StreamEncoder(Encoder):
 
     def closing(self) -> Iterator[bytes]:
         if self._call.include_usage:
-            yield sse(_document(self._envelope, [], usage_of(self._prompt_tokens, self._tokens)))
+            yield sse(
+                _document(self._envelope, [], usage_of(self._prompt_tokens, self._tokens, self._job.cached_tokens))
+            )
         yield DONE
 
     def _logprobs(self, event: TokenEvent) -> LogprobsDocument | None:

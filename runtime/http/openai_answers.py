@@ -35,13 +35,13 @@ def new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Usage:
-    """Usage, and its sum; how much of the prompt was cached, where some of it was."""
+def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Usage:
+    """Usage, its sum, and how much of the prompt lay in the prefix cache."""
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
-        prompt_tokens_details={"cached_tokens": cached_tokens} if cached_tokens else UNSET,
+        prompt_tokens_details={"cached_tokens": cached_tokens},
     )
 
 

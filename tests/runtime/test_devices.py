@@ -10,6 +10,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError, ToolchainError, UsageError
+from rocmforge.artifacts.host import HOST_ABI_VERSION
 from rocmforge.runtime.devices import DeviceOptions, load_program, load_target
 from rocmforge.runtime.hip_api import HipApi
 from rocmforge.runtime.hip_device import DEVICE_VARIABLE
@@ -21,7 +22,9 @@ from .fake_hip import NO_DEVICE, Device, FakeHip
 from .hip_bundle import LAYOUT, hip_bundle, target
 
 KV = KvSize(8, 128)
-HOST = dataclasses.replace(target("gfx1100"), arch="host", backend="host", level="portable", file="code/host.so")
+HOST = dataclasses.replace(
+    target("gfx1100"), arch="host", backend="host", level="portable", file="code/host.so", abi=HOST_ABI_VERSION
+)
 
 
 def options(

@@ -113,7 +113,7 @@ class Usage(Struct, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: dict[str, int] | Unset = UNSET
+    prompt_tokens_details: dict[str, int]
 
 
 class TopLogprob(Struct, kw_only=True):

@@ -37,6 +37,15 @@ def stream_of(result: falcon.testing.Result) -> list[Any]:
     return [p if p == "[DONE]" else json.loads(p) for p in parts]
 
 
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, object]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
 def test_chat(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     document = chat(client, model="org/tiny:q4").json
     assert document["id"].startswith("chatcmpl-1-")
@@ -50,7 +59,7 @@ def test_chat(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
             "finish_reason": "stop",
         }
     ]
-    assert document["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    assert document["usage"] == usage(9, 5)
     assert engine.last.request.max_tokens == 128 - 9
     assert engine.last.request.sampling.top_k == 0
 
@@ -73,7 +82,7 @@ def test_chat_stream(client: falcon.testing.TestClient) -> None:
 def test_chat_stream_ends_with_usage_where_asked(client: falcon.testing.TestClient) -> None:
     chunks = stream_of(chat(client, stream=True, stream_options={"include_usage": True}))
     assert chunks[-2]["choices"] == []
-    assert chunks[-2]["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    assert chunks[-2]["usage"] == usage(9, 5)
     assert chunks[-3]["choices"][0]["delta"] == {}
     assert chunks[-3]["usage"] is None
 
@@ -208,7 +217,7 @@ def test_several_answers(client: falcon.testing.TestClient, engine: FakeEngine) 
     document = chat(client, n=3, seed=7).json
     assert [choice["index"] for choice in document["choices"]] == [0, 1, 2]
     assert [generation.request.sampling.seed for generation in engine.generations] == [7, 8, 9]
-    assert document["usage"] == {"prompt_tokens": 9, "completion_tokens": 15, "total_tokens": 24}
+    assert document["usage"] == usage(9, 15)
     chunks = stream_of(chat(client, n=2, stream=True))
     ends = [c["choices"][0]["index"] for c in chunks[:-1] if c["choices"][0]["finish_reason"]]
     assert sorted(ends) == [0, 1]
