@@ -107,8 +107,11 @@ class _Chat:
         prompt = "> " if sys.stdin.isatty() else ""
         while True:
             try:
-                question = input(prompt)
-            except (EOFError, KeyboardInterrupt):
+                _print_piece(prompt)  # not by `input`: it loses a Ctrl-C that comes right after the prompt
+                question = sys.stdin.readline()
+            except KeyboardInterrupt:
+                question = ""
+            if not question:
                 _print_piece("\n" if prompt else "")
                 return
             if question.strip():
