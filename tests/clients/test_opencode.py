@@ -64,11 +64,17 @@ def tokens_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return tokens
 
 
+def prompt_of(tokens: dict[str, Any]) -> int:
+    """Tokens of a prompt: opencode counts those that were cached apart."""
+    return int(tokens["input"] + tokens["cache"]["read"])
+
+
 def test_a_run_is_answered_and_continued(server: Server, node_folder: Path, tmp_path: Path) -> None:
     first = tokens_of(run(server.url, node_folder, tmp_path, QUESTION))
-    assert 6000 < first["input"] < 8192 - MAX_TOKENS  # its whole prompt was read: nothing was cut
+    assert 6000 < prompt_of(first) < 8192 - MAX_TOKENS  # its whole prompt was read: nothing was cut
     before = server.counter("prefix_cache_hit_tokens")
     second = tokens_of(run(server.url, node_folder, tmp_path, "--continue", "And of Spain?"))
-    assert second["input"] > first["input"]
-    # Its prompt begins as the first did, up to the first's question: that lies in the cache.
+    assert prompt_of(second) > prompt_of(first)
+    # Its prompt begins as the first did, up to the first's question: that lies in the cache, and opencode is told.
+    assert second["cache"]["read"] > 6000
     assert server.counter("prefix_cache_hit_tokens") - before > 6000
