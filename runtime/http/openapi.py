@@ -194,8 +194,11 @@ class OpenApi(ReadResource):
 
     def __init__(self, context: Context, routes: Sequence[Route], proxied: frozenset[str]) -> None:
         super().__init__(context)
-        self._document = openapi_document(routes, proxied)
+        self._routes, self._proxied = routes, proxied
+        self._document: dict[str, object] | None = None  # takes 30 ms: made when it is asked for
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with the document."""
+        if self._document is None:  # two threads may both come here: they make the same
+            self._document = openapi_document(self._routes, self._proxied)
         answer(resp, self._document)
