@@ -20,6 +20,7 @@ from .registry import Lease
 from .resources import Context, Resource, answer
 from .schema.embeddings import Embedding, EmbeddingList, EmbeddingsRequest, EmbeddingUsage
 from .service import ServedModel, Service
+from .streaming import client_of, gone_of
 
 MAX_INPUTS = 2048
 GROUP = 16  # texts that are with the engine at once: a request with many leaves room in the queue for others
@@ -91,8 +92,8 @@ def embed(
         ClientGoneError: the client hung up, and what was queued is cancelled.
         GenerationFailedError, CancelledError: the engine gave a text up.
     """
-    gone: Callable[[], bool] = req.env.get("waitress.client_disconnected", _never)
-    client = str(getattr(req.context, "client", ""))
+    gone = gone_of(req)
+    client = client_of(req)
     slot = context.admission.enter()
     try:
         prompts = make()
@@ -123,10 +124,6 @@ def _wait(pending: Sequence[PendingEmbedding], gone: Callable[[], bool], context
         for one in pending[len(vectors) :]:
             one.cancel()
     return vectors
-
-
-def _never() -> bool:
-    return False
 
 
 class Embeddings(Resource):

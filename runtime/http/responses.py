@@ -41,7 +41,7 @@ from .schema.responses import (
     TextOptions,
     ToolChoiceFunction,
 )
-from .streaming import Encoder, Job, collect, named_sse, send_stream
+from .streaming import Encoder, Job, client_of, collect, named_sse, send_stream
 
 LOGPROBS = "message.output_text.logprobs"  # as `include` names them
 
@@ -153,7 +153,7 @@ class Responses(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream."""
         body = read(req, ResponsesRequest, self.limits.max_body_bytes)
-        client, store = str(getattr(req.context, "client", "")), self.context.responses
+        client, store = client_of(req), self.context.responses
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             chat = read_chat(body, store, client)
@@ -228,7 +228,7 @@ class Response(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with a response that is kept."""
-        client, response_id = str(getattr(req.context, "client", "")), str(params["response_id"])
+        client, response_id = client_of(req), str(params["response_id"])
         stored = self.context.responses.get(client, response_id)
         if stored is None:
             raise _missing(response_id)
@@ -236,7 +236,7 @@ class Response(ReadResource):
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, response_id: str) -> None:
         """Forget it."""
-        if not self.context.responses.delete(str(getattr(req.context, "client", "")), response_id):
+        if not self.context.responses.delete(client_of(req), response_id):
             raise _missing(response_id)
         answer(resp, DeletedResponse(id=response_id))
 

@@ -133,16 +133,25 @@ def start_job(
         lease.release()
         raise
     try:
-        client = str(getattr(req.context, "client", ""))
-        requests = [dataclasses.replace(request, client=client) for request in make()]
+        requests = [dataclasses.replace(request, client=client_of(req)) for request in make()]
         admission.check(requests)
         generations = lease.service.engine.submit_all(requests)
     except BaseException:
         slot.release()
         lease.release()
         raise
+    return Job(generations, slot, lease, gone_of(req), admission)
+
+
+def client_of(req: falcon.Request) -> str:
+    """Who asks, as `auth.Gate` has noted it: the key's name or the address; "" without a gate."""
+    return str(getattr(req.context, "client", ""))
+
+
+def gone_of(req: falcon.Request) -> Callable[[], bool]:
+    """What says whether the client has hung up."""
     gone: Callable[[], bool] = req.env.get("waitress.client_disconnected", _never)
-    return Job(generations, slot, lease, gone, admission)
+    return gone
 
 
 def _never() -> bool:
