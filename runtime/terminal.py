@@ -115,7 +115,7 @@ class _Chat:
                 _print_piece("\n" if prompt else "")
                 return
             if question.strip():
-                self._answer(question)
+                self._answer(question.rstrip("\n"))
 
     def _answer(self, question: str) -> None:
         self._messages.append({"role": "user", "content": question})

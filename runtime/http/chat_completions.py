@@ -38,7 +38,7 @@ from .schema.openai import (
 from .schema.openai import ChatLogprobs as LogprobsDocument
 from .schema.openai import ToolCall as ToolCallDocument
 from .service import TokenizerApi
-from .streaming import DONE, Encoder, Job, collect, send_stream, sse
+from .streaming import DONE, DONE_DATA, Encoder, Job, collect, send_stream, sse
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +227,6 @@ ROUTES = [
         "/v1/chat/completions",
         ChatCompletions,
         "openai",
-        post=Operation("Answer a conversation.", ChatRequest, ChatCompletion, stream=ChatChunk),
+        post=Operation("Answer a conversation.", ChatRequest, ChatCompletion, stream=ChatChunk, stream_end=DONE_DATA),
     )
 ]

@@ -19,7 +19,7 @@ from .schema.common import UNSET, Unset
 from .schema.openai import Completion, CompletionChoice, CompletionRequest, FinishReason, Usage
 from .schema.openai import CompletionLogprobs as LogprobsDocument
 from .service import Service, TokenizerApi
-from .streaming import DONE, Encoder, Job, collect, send_stream, sse, start_job
+from .streaming import DONE, DONE_DATA, Encoder, Job, collect, send_stream, sse, start_job
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 64
@@ -202,6 +202,6 @@ ROUTES = [
         "/v1/completions",
         Completions,
         "openai",
-        post=Operation("Continue a text.", CompletionRequest, Completion, stream=Completion),
+        post=Operation("Continue a text.", CompletionRequest, Completion, stream=Completion, stream_end=DONE_DATA),
     )
 ]

@@ -35,6 +35,7 @@ class Operation:
         stream: type of one event, where it can stream.
         media_type: of the answer, where it is not JSON.
         stream_media_type: of the stream.
+        stream_end: data of the last event, where that is no JSON.
         query: names of parameters to their JSON schemas.
         errors: statuses beside those that all operations may answer.
         body_optional: whether the body may be left out.
@@ -46,6 +47,7 @@ class Operation:
     stream: Any = None
     media_type: str = "application/json"
     stream_media_type: str = "text/event-stream"
+    stream_end: str | None = None
     query: tuple[tuple[str, dict[str, object]], ...] = ()
     errors: tuple[int, ...] = ()
     body_optional: bool = False
@@ -163,7 +165,9 @@ def _event_schema(operation: Operation, schemas: _Schemas) -> object:
     """Of one event or line: OpenAPI 3.1 has no word for a stream of them."""
     if operation.stream_media_type != "text/event-stream":
         return schemas.of(operation.stream)
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schemas.of(operation.stream)}
+    encoded = {"contentMediaType": "application/json", "contentSchema": schemas.of(operation.stream)}
+    data: dict[str, object] = {"type": "string"}
+    data |= encoded if operation.stream_end is None else {"anyOf": [{"const": operation.stream_end}, encoded]}
     return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
 
 

@@ -21,7 +21,8 @@ from .registry import Lease
 log = logging.getLogger(__name__)
 
 PING = b": ping\n\n"
-DONE = b"data: [DONE]\n\n"
+DONE_DATA = "[DONE]"
+DONE = f"data: {DONE_DATA}\n\n".encode()
 SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
