@@ -13,6 +13,7 @@ import click
 
 from . import __version__
 from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
+from .cli_client import cancel, generate, status
 from .cli_serve import engine_limits, http_limits, logs_and_traces, security_options
 
 if TYPE_CHECKING:
@@ -427,55 +428,6 @@ def verify(bundle: Path, device: str, threads: int) -> None:
     verify_bundle(bundle, _device_options(device, threads), click.echo)
 
 
-_URL = click.option("--url", envvar="ROCMFORGE_URL", default="http://127.0.0.1:8080", show_default=True, help="Server.")
-
-
-@main.command()
-@click.argument("prompt")
-@_URL
-@click.option("-n", "--max-tokens", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="0: most likely.")
-@click.option("--top-k", type=click.IntRange(0), default=50, show_default=True, help="0: off.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
-@click.option("--stream/--no-stream", default=True, show_default=True, help="Print the text as it comes.")
-@click.option("--json", "as_json", is_flag=True, help="The answer, or each event of the stream, as JSON.")
-def generate(prompt: str, url: str, stream: bool, as_json: bool, **sampling: Any) -> None:
-    """Have a running server continue PROMPT."""
-    from .runtime.client import Client
-
-    body = {"prompt": prompt, **{key: value for key, value in sampling.items() if value is not None}}
-    client = Client(url)
-    events = client.generate_stream(body) if stream else iter([client.generate(body)])
-    for event in events:
-        click.echo(json.dumps(event) if as_json else event["text"], nl=as_json)
-        sys.stdout.flush()
-        if event["finish_reason"] == "failed":
-            raise RocmforgeError(f"generation {event['request_id']} failed: {printable(event.get('error') or '?')}")
-    if not as_json:
-        click.echo()
-
-
-@main.command()
-@click.argument("request_id", type=click.IntRange(0))
-@_URL
-def status(request_id: int, url: str) -> None:
-    """How far a server's generation REQUEST_ID is, as JSON."""
-    from .runtime.client import Client
-
-    click.echo(json.dumps(Client(url).status(request_id)))
-
-
-@main.command()
-@click.argument("request_id", type=click.IntRange(0))
-@_URL
-def cancel(request_id: int, url: str) -> None:
-    """End a server's generation REQUEST_ID; what it had come to, as JSON."""
-    from .runtime.client import Client
-
-    click.echo(json.dumps(Client(url).cancel(request_id)))
-
-
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), envvar="ROCMFORGE_MODELS", default=".", required=False)
 @click.option("--url", help="Ask this server instead of looking into a folder.")
@@ -513,6 +465,10 @@ def doctor(as_json: bool) -> None:
     if not all(finding.ok for finding in findings if finding.needed):
         raise SystemExit(4)
 
+
+main.add_command(generate)
+main.add_command(status)
+main.add_command(cancel)
 
 if __name__ == "__main__":
     main(prog_name="rfc")
