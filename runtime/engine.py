@@ -345,6 +345,7 @@ class Engine:
             right += 1
         if chunk.drafts and not sequence.finished:
             self._scheduler.drafts_judged(chunk, right)
+            self._metrics.drafts_judged(len(chunk.drafts), right)
         return sequence.num_generated - before
 
     def _take_token(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:

@@ -69,6 +69,9 @@ class EngineMetrics(Protocol):
     def preempted(self) -> None:
         """A request gave its pages to others."""
 
+    def drafts_judged(self, drafts: int, right: int) -> None:
+        """So many of the tokens guessed for a request were right."""
+
 
 class Lifecycle:
     """Tells metrics and an observer. Called under the engine's lock: what listens must be quick, and not call back."""

@@ -44,6 +44,7 @@ class CountingMetrics:
         self.steps: list[tuple[int, int]] = []  # sequences and tokens of each
         self.hit_tokens = 0
         self.preemptions = 0
+        self.drafts: list[tuple[int, int]] = []  # made and right, of each that was judged
 
     def request_started(self) -> None:
         self.started += 1
@@ -53,6 +54,9 @@ class CountingMetrics:
 
     def tokens_generated(self, count: int) -> None:
         self.tokens += count
+
+    def drafts_judged(self, drafts: int, right: int) -> None:
+        self.drafts.append((drafts, right))
 
     def observe_prefill(self, seconds: float) -> None:
         self._observe("prefill", seconds)

@@ -89,6 +89,8 @@ def test_alone(bundle: Bundle, tokenizer: Tokenizer, plain: list[GenerationState
         stats = engine.stats()
     assert all(map(same, found, plain))
     assert 0 < stats.draft_tokens_right < stats.draft_tokens  # both kinds took place
+    made, right = (sum(counts) for counts in zip(*metrics.drafts, strict=True))
+    assert (made, right) == (stats.draft_tokens, stats.draft_tokens_right)
     assert stats.pages_used == 0
     assert metrics.tokens == sum(len(state.tokens) for state in plain)
     assert program.steps <= metrics.tokens - stats.draft_tokens_right + len(found)  # one a prompt, and the drafts saved

@@ -43,6 +43,8 @@ def filled() -> Metrics:
     metrics.observe_total(0.6)
     metrics.prefix_hit(48)
     metrics.preempted()
+    metrics.drafts_judged(7, 5)
+    metrics.drafts_judged(3, 0)
     metrics.http_answered("GET", "/status/{request_id}", 200)
     metrics.http_answered("GET", None, 404)
     metrics.http_answered('FORGED"} 1\nrocmforge_x{a="', None, 405)
@@ -56,6 +58,8 @@ def test_what_the_engine_and_the_server_tell_is_counted() -> None:
     assert found["rocmforge_requests_completed_total", ""] == 3
     assert found["rocmforge_prefix_cache_hit_tokens_total", ""] == 48
     assert found["rocmforge_preemptions_total", ""] == 1
+    assert found["rocmforge_draft_tokens_total", ""] == 10
+    assert found["rocmforge_draft_tokens_right_total", ""] == 5
     assert found["rocmforge_kv_pages", ""] == 64
     assert found["rocmforge_kv_pages_used", ""] == 3
     assert found["rocmforge_kv_pages_cached", ""] == 9
