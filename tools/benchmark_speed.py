@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,7 +20,6 @@ from rocmforge.runtime.batch import Batch, RowSampling
 from rocmforge.runtime.host_device import HostProgram, load_host_program
 from rocmforge.tools.peer import Peer
 
-NUM_BLOCKS = 64
 _probe_data = np.ones(64 << 20, np.float32)
 
 
@@ -41,7 +41,7 @@ def _step(program: HostProgram, token_ids: list[int], start: int) -> None:
             token_ids=np.array(token_ids, np.int32),
             positions=np.arange(start, start + count, dtype=np.int32),
             rows=np.zeros(count, np.int32),
-            block_table=np.arange(NUM_BLOCKS, dtype=np.int32)[None].copy(),
+            block_table=np.arange((start + count + 15) // 16, dtype=np.int32)[None],
             logits_rows=np.array([count - 1], np.int32),
             sampling=[RowSampling()],
         )
@@ -83,21 +83,34 @@ def _report(name: str, ours: list[float], theirs: list[float]) -> None:
 @click.argument("bundle", type=click.Path(exists=True, path_type=Path))
 @click.option("--model", type=click.Path(exists=True, path_type=Path), help="The GGUF, for llama.cpp.")
 @click.option("--peer", type=click.Path(exists=True, path_type=Path), help="A Python that has llama_cpp.")
+@click.option(
+    "--prefill", "prompts", type=click.IntRange(1), multiple=True, default=(512,), show_default=True, help="Tokens."
+)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=11, show_default=True)
 @click.option("--level", help="ISA level. [default: the best]")
-def main(bundle: Path, model: Path | None, peer: Path | None, threads: int, rounds: int, level: str | None) -> None:
-    """Decode 64 tokens and prefill 512, ours and llama.cpp's in turn; medians over the rounds."""
+def main(
+    bundle: Path,
+    model: Path | None,
+    peer: Path | None,
+    prompts: tuple[int, ...],
+    threads: int,
+    rounds: int,
+    level: str | None,
+) -> None:
+    """Decode 64 tokens and prefill prompts, ours and llama.cpp's in turn; medians over the rounds."""
     opened = open_bundle(bundle)
-    program = load_host_program(opened, NUM_BLOCKS, threads, level)
+    context = max(1024, *prompts)
+    program = load_host_program(opened, context // 16 + 1, threads, level)
     weights = opened.layout.weights_bytes
-    other = Peer(peer, model, threads) if peer and model else None
-    results: dict[str, tuple[list[float], list[float]]] = {"decode": ([], []), "prefill of 512": ([], [])}
+    other = Peer(peer, model, threads, context=context) if peer and model else None
     shares = []
     runs: dict[str, tuple[Callable[[], float], Callable[[Peer], float]]] = {
-        "decode": (lambda: decode(program, 64), lambda p: p.decode(64)),
-        "prefill of 512": (lambda: prefill(program, 512), lambda p: p.prefill(512)),
+        "decode": (lambda: decode(program, 64), lambda p: p.decode(64))
     }
+    for count in prompts:
+        runs[f"prefill of {count}"] = (partial(prefill, program, count), partial(Peer.prefill, count=count))
+    results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in runs}
     for index in range(rounds + 1):
         bandwidth = read_bandwidth(threads)
         for name, (ours, theirs) in runs.items():

@@ -36,11 +36,11 @@ def answer(model: Llama, request: dict[str, Any]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Serve requests until the end of input. Arguments: the GGUF, threads, whether every token's logits are kept."""
-    path, threads, logits_all = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "all"
+    """Serve requests until the end of input. Arguments: the GGUF, threads, the context, which logits are kept."""
+    path, threads, context, logits_all = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "all"
     model = Llama(
         path,
-        n_ctx=1024,
+        n_ctx=context,
         n_batch=512,
         n_threads=threads,
         n_threads_batch=threads,

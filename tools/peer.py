@@ -14,13 +14,16 @@ import numpy.typing as npt
 class Peer:
     """A running `llama_cpp_worker.py`. A context manager."""
 
-    def __init__(self, python: Path, model: Path, threads: int, *, logits_all: bool = False) -> None:
+    def __init__(
+        self, python: Path, model: Path, threads: int, *, context: int = 1024, logits_all: bool = False
+    ) -> None:
         """Start it and wait until it has loaded the model.
 
         Args:
             python: of the environment that `tools/build_peer` made.
             model: a GGUF file.
             threads: for prompts and for single tokens.
+            context: most tokens of a prompt and what follows it.
             logits_all: keep every token's logits, which `logits` needs and timings must not have.
         Raises:
             RuntimeError: it did not start.
@@ -28,7 +31,7 @@ class Peer:
         worker = Path(__file__).with_name("llama_cpp_worker.py")
         kept = "all" if logits_all else "last"
         self._process = subprocess.Popen(
-            [str(python), str(worker), str(model), str(threads), kept],
+            [str(python), str(worker), str(model), str(threads), str(context), kept],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

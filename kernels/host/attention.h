@@ -2,14 +2,14 @@
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], key pages, value pages, out [T, NUM_HEADS * HEAD_DIM].
- * Pages: [block, kv head], each as in kv_pages.h. A work item is one head of up to 8 neighbouring tokens; those of one sequence share the loads.
+ * Pages: [block, kv head], each as in kv_pages.h. A work item is one head of ROWS_MAX neighbouring tokens; those of one sequence share the loads.
  *
  * Every row walks the same spans of 256 positions, from 0, with a running maximum. Positions past its own weigh
  * exactly 0, so a row's result does not depend on the rows beside it.
  */
 #include "kv_pages.h"
 
-#define ROWS_MAX 8
+#define ROWS_MAX ACCUMULATORS
 #define SPAN 256
 #define VECTORS (HEAD_DIM / 16)
 #define QKV_STRIDE ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM)

@@ -26,7 +26,8 @@ typedef int8_t i8x16 __attribute__((vector_size(16)));
 #include "vector_portable.h"
 #endif
 
-ALWAYS_INLINE f32x16 splat(float x) { return (f32x16){ 0 } + x; }
+/* x - 0 is x, so compilers make it one broadcast; 0 + x is not where x is -0, and would be an addition. */
+ALWAYS_INLINE f32x16 splat(float x) { return x - (f32x16){ 0 }; }
 ALWAYS_INLINE i32x16 splat_int(int32_t x) { return (i32x16){ 0 } + x; }
 ALWAYS_INLINE f32x16 load_f32(const void *p)
 {

@@ -1,6 +1,7 @@
 /* 16-lane vectors in plain vector extensions, for any CPU. See vector.h. */
 
 #define SIGNED_DOT_OFFSET 0
+#define ACCUMULATORS 8 /* in memory; the more there are, the fewer conversions of operands */
 
 ALWAYS_INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; }
 ALWAYS_INLINE f32x16 vector_max(f32x16 a, f32x16 b)

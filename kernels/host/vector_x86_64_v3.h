@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #define SIGNED_DOT_OFFSET 0
+#define ACCUMULATORS 6 /* vectors summed to at once: 12 of the 16 registers, the others hold operands */
 
 typedef union { f32x16 whole; __m256 half[2]; } f32_halves;
 typedef union { i32x16 whole; __m256i half[2]; } i32_halves;

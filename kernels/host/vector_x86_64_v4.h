@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #define SIGNED_DOT_OFFSET 128 /* dot_signed adds 128 to each weight: its caller takes 128 * sum away */
+#define ACCUMULATORS 8 /* vectors summed to at once: as many as hide the latency of an addition */
 
 ALWAYS_INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
 {
