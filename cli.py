@@ -158,6 +158,7 @@ def _exit_cleanly_on_sigterm() -> None:
     help="Target: host, or a gfx name; may be given several times. [default: the GPUs found, else host]",
 )
 @click.option("--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json.")
+@click.option("--chat-template", type=click.Path(path_type=Path), help="A file of Jinja, instead of the model's own.")
 @click.option(
     "--toolchain",
     default="auto",
@@ -182,6 +183,7 @@ def compile_command(
     output: Path | None,
     archs: tuple[str, ...],
     tokenizer: Path | None,
+    chat_template: Path | None,
     toolchain: str,
     tune: tuple[str, ...],
     jobs: int,
@@ -195,6 +197,7 @@ def compile_command(
     from .compiler.compile import CompileOptions, compile_model
     from .compiler.progress import choose_progress
     from .compiler.tuning import read_tuning
+    from .runtime.chat import check_template
 
     _exit_cleanly_on_sigterm()
     if not model.name:
@@ -202,9 +205,12 @@ def compile_command(
     goal = output or model.with_suffix(".rfb")
     tuning = read_tuning(tune, os.environ)
     chosen = archs or _default_archs()
-    options = CompileOptions(model, goal, chosen, tokenizer, max_context, toolchain, jobs, tuning, kv_dtype)
+    options = CompileOptions(
+        model, goal, chosen, tokenizer, max_context, toolchain, jobs, tuning, kv_dtype, chat_template
+    )
+    cache = BuildCache(cache_dir or default_cache_dir())
     with choose_progress(as_json) as progress:
-        manifest = compile_model(options, BuildCache(cache_dir or default_cache_dir()), progress, make_golden)
+        manifest = compile_model(options, cache, progress, make_golden, check_template)
     if as_json:
         click.echo(json.dumps({"bundle": str(goal), "digest": manifest.bundle_digest}))
     else:
@@ -311,13 +317,14 @@ def _compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pa
     from .compiler.build_cache import default_cache_dir
     from .compiler.bundle_cache import cached_bundle
     from .compiler.compile import CompileOptions
+    from .runtime.chat import check_template
 
     _exit_cleanly_on_sigterm()
     tokenizer = os.environ.get("ROCMFORGE_TOKENIZER")
     options = CompileOptions(
         path, path, _default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=_default_threads()
     )
-    return cached_bundle(options, cache_dir or default_cache_dir(), _say, make_golden)
+    return cached_bundle(options, cache_dir or default_cache_dir(), _say, make_golden, check_template)
 
 
 def _say(line: str) -> None:

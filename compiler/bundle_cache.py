@@ -12,18 +12,28 @@ from .. import __version__
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import BundleError, InputError, RocmforgeError, printable
 from .build_cache import BuildCache, cache_key
+from .chat_template import TemplateCheck
 from .compile import CompileOptions, compile_model
 from .golden import GoldenMaker
 from .progress import choose_progress
 
 
-def cached_bundle(options: CompileOptions, root: Path, say: Callable[[str], None], make_golden: GoldenMaker) -> Path:
+def cached_bundle(
+    options: CompileOptions,
+    root: Path,
+    say: Callable[[str], None],
+    make_golden: GoldenMaker,
+    check_template: TemplateCheck,
+) -> Path:
     """The bundle of `options.model` in the cache, compiled now unless a sound one is there.
 
     Args:
         options: how to compile; `goal` is chosen here.
         root: folder of the cache.
         say: told in a line what is done.
+        make_golden: as `compile_model` has it.
+        check_template: as `compile_model` has it.
+
     Raises:
         RocmforgeError: the model cannot be compiled, or the cache not be written.
     """
@@ -45,7 +55,7 @@ def cached_bundle(options: CompileOptions, root: Path, say: Callable[[str], None
     except OSError as error:
         raise RocmforgeError(f"cannot write {printable(goal.parent)}: {error.strerror}; see --cache-dir") from None
     with choose_progress(False) as progress:
-        compile_model(replace(options, goal=goal), BuildCache(root), progress, make_golden)
+        compile_model(replace(options, goal=goal), BuildCache(root), progress, make_golden, check_template)
     return goal
 
 

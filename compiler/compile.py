@@ -13,6 +13,7 @@ from ..artifacts.manifest import LAYOUT_NAME, WEIGHTS_NAME, Manifest
 from ..artifacts.writer import BundleWriter
 from .build import CodeObject, build_variants, find_toolchain, render_sources
 from .build_cache import BuildCache
+from .chat_template import TemplateCheck, choose_template
 from .describe import gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
 from .gguf_file import GgufFile, read_gguf
 from .golden import GoldenMaker, check_golden, golden_prompts, golden_records
@@ -46,6 +47,7 @@ class CompileOptions:
         jobs: compilers run at once.
         tuning: of GPU kernels.
         kv_dtype: of the KV cache, one of `KV_DTYPES`.
+        chat_template: a file of Jinja source to take instead of the GGUF's.
     """
 
     model: Path
@@ -57,6 +59,7 @@ class CompileOptions:
     jobs: int = 2
     tuning: Tuning = DEFAULT_TUNING
     kv_dtype: str = "f16"
+    chat_template: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,21 @@ class Build:
     sources: tuple[Source, ...]
 
 
-def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress, make_golden: GoldenMaker) -> Manifest:
+def compile_model(
+    options: CompileOptions,
+    cache: BuildCache,
+    progress: Progress,
+    make_golden: GoldenMaker,
+    check_template: TemplateCheck | None = None,
+) -> Manifest:
     """Compile a GGUF file into a bundle.
+
+    Args:
+        options: what the user asked for.
+        cache: of objects and golden records.
+        progress: told of each stage.
+        make_golden: runs the new code.
+        check_template: raises where the runtime cannot use a chat template; None: it is not checked.
 
     Raises:
         RocmforgeError: anything that can go wrong, in one line; nothing is left behind.
@@ -95,7 +111,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
     progress.stage("read model")
     targets = find_targets(options.archs)
     toolchains = [find_toolchain(options.toolchain, target) for target in targets]
-    model = read_model(options, progress)
+    model = read_model(options, progress, check_template)
     pairs = zip(targets, toolchains, strict=True)
     builds = [_build(model, target, toolchain, options.kv_dtype, options.tuning) for target, toolchain in pairs]
     with BundleWriter(options.goal) as writer:
@@ -134,7 +150,7 @@ def compile_model(options: CompileOptions, cache: BuildCache, progress: Progress
         )
 
 
-def read_model(options: CompileOptions, progress: Progress) -> Model:
+def read_model(options: CompileOptions, progress: Progress, check_template: TemplateCheck | None = None) -> Model:
     """Read and check all that the GGUF says.
 
     Raises:
@@ -143,6 +159,7 @@ def read_model(options: CompileOptions, progress: Progress) -> Model:
     gguf = read_gguf(options.model)
     config = read_config(gguf)
     tokenizer = _tokenizer(options, gguf)
+    tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
     weights = weights_by_role(gguf, config)
     graph = run_passes(build_graph(config, weights))
     return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress))

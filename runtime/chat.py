@@ -104,7 +104,7 @@ class ChatTemplate:
 
 
 def check_template(source: str) -> None:
-    """Parse a template, as the compiler does with a model's.
+    """Parse a template: `rfc compile` refuses a model whose template does not.
 
     Raises:
         ChatTemplateError: it is too long, or no Jinja.

@@ -337,6 +337,23 @@ def test_F24_escape_codes_in_names(tmp_path: Path, small_gguf: Path) -> None:
     assert refused(rfc("compile", model), 3).isascii()
 
 
+def test_a_chat_template_that_does_not_parse_and_another_in_its_place(
+    tmp_path: Path, small_gguf: Path, small_cache: Path
+) -> None:
+    model, goal, file = tmp_path / "m.gguf", tmp_path / "m.rfb", tmp_path / "chat.jinja"
+    data = small_gguf.read_bytes()
+    model.write_bytes(data.replace(b"{% for ", b"{% fro ", 1))
+    assert model.read_bytes() != data
+    compile_it = ("compile", model, "-o", goal, "--cache-dir", small_cache)
+    refused(rfc(*compile_it), 3, "m.gguf: tokenizer.chat_template: line 1: ", "--chat-template")
+    served = rfc("serve", model, "--cache-dir", tmp_path / "cache")
+    assert (served.returncode, "tokenizer.chat_template: line 1: " in served.stderr.splitlines()[-1]) == (3, True)
+    assert not goal.exists()
+    file.write_text("{{ messages[-1].content }}!")
+    digest_of(rfc(*compile_it, "--chat-template", file))
+    assert open_bundle(goal).read("chat_template.jinja") == file.read_bytes()
+
+
 WRONG_USAGE: dict[str, list[str]] = {
     "command": ["frobnicate"],
     "option": ["--frobnicate"],
