@@ -163,12 +163,6 @@ class BundleWriter:
         with self.open_stream(name) as stream:
             stream.write(data)
 
-    def add_file(self, name: str, source: Path) -> None:
-        """Copy one whole file, from the build cache for example."""
-        with self.open_stream(name) as stream, open(source, "rb", buffering=0) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                stream.write(chunk)
-
     def open_stream(self, name: str) -> BundleStream:
         """Begin a file that is written piece by piece, and hashed meanwhile."""
         check_file_name(Checker(self._goal), name)
