@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..artifacts.errors import InputError, RocmforgeError
+from .text_file import read_text_file
 from .tokenizer import TokenizerArtifact
 
 # Raises a `RocmforgeError` where the runtime cannot use a template: its Jinja sandbox is not the compiler's to import.
@@ -29,7 +30,9 @@ def choose_template(
         InputError: the file cannot be read, or the template not be used.
     """
     if file is not None:
-        tokenizer = replace(tokenizer, chat_template=_read(file))
+        tokenizer = replace(
+            tokenizer, chat_template=read_text_file(file, "chat template", "Jinja source", MAX_FILE_BYTES)
+        )
     if tokenizer.chat_template is not None and check is not None:
         try:
             check(tokenizer.chat_template)
@@ -40,16 +43,3 @@ def choose_template(
             problem += "; give another with rfc compile --chat-template FILE"
             raise InputError(model, "tokenizer.chat_template", problem) from None
     return tokenizer
-
-
-def _read(file: Path) -> str:
-    try:
-        if not file.is_file():
-            raise InputError(file, "chat template", "expected a file of Jinja source")
-        if (size := file.stat().st_size) > MAX_FILE_BYTES:
-            raise InputError(file, "chat template", f"expected at most {MAX_FILE_BYTES} bytes, found {size}")
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(file, "chat template", f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(file, "chat template", f"expected UTF-8, found {error.reason} at byte {error.start}") from None

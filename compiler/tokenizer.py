@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from ..artifacts.errors import GgufError, InputError, printable
 from ..artifacts.tokenizer_config import MAX_VOCAB_SIZE, TokenizerConfig
+from .text_file import read_text_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as LibraryTokenizer
@@ -175,12 +176,7 @@ def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None
         InputError: the file cannot be read, or is not a tokenizer of that library, or names other special
             tokens than the GGUF file.
     """
-    try:
-        if path.stat().st_size > MAX_TOKENIZER_JSON_BYTES:
-            raise InputError(path, "tokenizer.json", f"expected at most {MAX_TOKENIZER_JSON_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, "tokenizer.json", f"cannot be read: {error}") from None
+    text = read_text_file(path, "tokenizer.json", "JSON", MAX_TOKENIZER_JSON_BYTES)
     try:
         library = _load_library(text)
     except ValueError as error:

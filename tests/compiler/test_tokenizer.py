@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,10 @@ def test_bad_config_is_refused(key: str, value: object) -> None:
         TokenizerConfig.from_json(PATH, {**CONFIG.to_json(), key: value})
     with pytest.raises(BundleError):
         TokenizerConfig.from_json(PATH, [])
+
+
+def test_a_tokenizer_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name, found in (("fifo", "a folder, a pipe or a device"), (".", "a folder"), ("none", "No such file")):
+        with pytest.raises(InputError, match=rf"tokenizer\.json: expected a file of JSON, found:? {found}"):
+            load_tokenizer_json(tmp_path / name)
