@@ -125,7 +125,7 @@ class ConstraintCompiler:
         raise RequestError(spec.parameter, _first_line(library.get_error()))
 
     def _load_vocabulary(self) -> LLTokenizer:
-        from llguidance import LLTokenizer, TokenizerWrapper  # noqa: PLC0415
+        from llguidance import LLTokenizer, TokenizerWrapper  # noqa: PLC0415 - slow to import, as in `compile`
 
         with self._lock:
             if self._vocabulary is None:

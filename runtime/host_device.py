@@ -297,7 +297,8 @@ class HostProgram:
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`; from /proc/meminfo."""
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        return tuple(int(fields[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))  # type: ignore[return-value]
+        available, total = (int(fields[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
+        return available, total
 
     def close(self) -> None:
         """See `Program.close`."""

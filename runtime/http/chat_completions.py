@@ -107,7 +107,7 @@ class ChatCompletions(Resource):
             service = lease.service
             call = read_call(body, service.engine.vocab_size)
             conversation = call.conversation
-            job, prompt, readers = start_chat(req, lease, self.context.admission, conversation, call.count)
+            job, _, readers = start_chat(req, lease, self.context.admission, conversation, call.count)
         envelope = new_envelope("chatcmpl", job.generations[0].request_id, service.model)
         if call.stream:
             encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, job)
@@ -116,7 +116,7 @@ class ChatCompletions(Resource):
         parts = [readers[event.index].read(event) for event in collect(job, self.limits)]
         asked = conversation.conditions.logprobs is not None
         choices = [_choice(service.tokenizer, index, parts, asked) for index in range(call.count)]
-        usage = usage_of(len(prompt.token_ids), sum(part.tokens for part in parts), job.cached_tokens)
+        usage = usage_of(job.prompt_tokens, sum(part.tokens for part in parts), job.cached_tokens)
         answer(
             resp,
             ChatCompletion(
