@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import queue
 import secrets
 import threading
 import time
@@ -24,8 +23,8 @@ from .generation import (
     EngineBusyError,
     EngineStats,
     GenerationRequest,
+    Inbox,
     RequestError,
-    TokenEvent,
 )
 from .kv_cache import BlockPool
 from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle, Observer
@@ -165,7 +164,7 @@ class Engine:
         """See `EngineApi`."""
         for request in requests:
             self._check(request)
-        inbox: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        inbox = Inbox()
         # Before the lock is taken: the first mask of a constraint takes time, and may fail.
         sequences = [
             Sequence(next(self._ids), request, _seed(request), self._tokenizer, index, inbox)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -116,6 +117,39 @@ class TokenEvent:
     stop: str | None = None
 
 
+class Inbox:
+    """Events on their way from the engine to who waits for them. Thread-safe.
+
+    They are kept until `get` fetches them; or `hand_on` names who takes them as they come, in the engine's thread.
+    """
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._taker: Callable[[TokenEvent], None] | None = None
+
+    def put(self, event: TokenEvent) -> None:
+        """The next event."""
+        with self._lock:
+            (self._taker or self._events.put)(event)
+
+    def get(self, timeout: float | None = None) -> TokenEvent:
+        """Wait for the next event.
+
+        Raises:
+            queue.Empty: none came within `timeout` seconds.
+        """
+        return self._events.get(timeout=timeout)
+
+    def hand_on(self, taker: Callable[[TokenEvent], None]) -> None:
+        """Have `taker` called with the events that wait, now, and with each that comes; it must be quick."""
+        with self._lock:
+            while not self._events.empty():
+                taker(self._events.get())
+            self._taker = taker
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationState:
     """A snapshot of one request: everything generated so far. `cached_tokens` of its prompt lay in the prefix cache."""
@@ -139,7 +173,7 @@ class Generation(Protocol):
         """Number by which `/status` and `/cancel` know it."""
 
     @property
-    def inbox(self) -> queue.SimpleQueue[TokenEvent]:
+    def inbox(self) -> Inbox:
         """Where its events arrive, and those of all that were submitted with it; each is there once."""
 
     def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from .generation import (
     FINISH_STOP,
     GenerationRequest,
     GenerationState,
+    Inbox,
     TokenEvent,
     events_of,
 )
@@ -46,11 +46,11 @@ class Sequence:
         seed: int,
         tokenizer: Tokenizer,
         index: int = 0,
-        inbox: queue.SimpleQueue[TokenEvent] | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self._request_id = request_id
         self._index = index
-        self._inbox: queue.SimpleQueue[TokenEvent] = inbox or queue.SimpleQueue()
+        self._inbox = inbox or Inbox()
         self.request = request
         self.seed = seed
         self.token_ids = list(request.prompt_token_ids)
@@ -82,7 +82,7 @@ class Sequence:
         return self._request_id
 
     @property
-    def inbox(self) -> queue.SimpleQueue[TokenEvent]:
+    def inbox(self) -> Inbox:
         """See `Generation`."""
         return self._inbox
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..generation import TokenEvent
+from .job import Job
 from .limits import HttpLimits
-from .streaming import Job
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from .body import read
 from .chat_job import start_chat
 from .conversation import AnswerPart, AnswerReader, join_parts
 from .errors import error_of
+from .job import collect
 from .openai_answers import check_finish
 from .openapi import Operation, Route
 from .resources import Resource, answer
@@ -27,7 +28,7 @@ from .schema.anthropic import (
     MessagesRequest,
     TokenCount,
 )
-from .streaming import Encoder, collect, named_sse, send_stream
+from .streaming import Encoder, named_sse, send_stream
 
 PING = named_sse("ping", {"type": "ping"})
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]

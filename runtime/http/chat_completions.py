@@ -14,6 +14,7 @@ from .body import read
 from .chat_job import start_chat
 from .conditions import read_conditions
 from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
+from .job import Job, collect
 from .logprobs import chat_logprobs
 from .messages import read_messages
 from .openai_answers import Envelope, check_finish, new_call_id, new_envelope, usage_of
@@ -38,7 +39,7 @@ from .schema.openai import (
 from .schema.openai import ChatLogprobs as LogprobsDocument
 from .schema.openai import ToolCall as ToolCallDocument
 from .service import TokenizerApi
-from .streaming import DONE, DONE_DATA, Encoder, Job, collect, send_stream, sse
+from .streaming import DONE, DONE_DATA, Encoder, send_stream, sse
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ import falcon
 from ..generation import GenerationRequest
 from .admission import Admission
 from .conversation import AnswerReader, Conversation
+from .job import Job, start_job
 from .registry import Lease
 from .service import ChatPrompt
-from .streaming import Job, start_job
 
 
 def start_chat(

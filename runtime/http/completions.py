@@ -11,6 +11,7 @@ from ..generation import GenerationRequest, RequestError, TokenEvent
 from .body import kind_of, read
 from .conditions import Conditions, check_token_ids, read_conditions
 from .errors import UnsupportedError
+from .job import Job, collect, start_job
 from .logprobs import completion_logprobs, token_text
 from .openai_answers import Envelope, check_finish, new_envelope, usage_of
 from .openapi import Operation, Route
@@ -19,7 +20,7 @@ from .schema.common import UNSET, Unset
 from .schema.openai import Completion, CompletionChoice, CompletionRequest, FinishReason, Usage
 from .schema.openai import CompletionLogprobs as LogprobsDocument
 from .service import Service, TokenizerApi
-from .streaming import DONE, DONE_DATA, Encoder, Job, collect, send_stream, sse, start_job
+from .streaming import DONE, DONE_DATA, Encoder, send_stream, sse
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 64

@@ -14,15 +14,16 @@ from http import HTTPStatus
 from typing import Any
 
 from waitress import wasyncore  # type: ignore[import-untyped]
-from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
+from waitress.channel import ClientDisconnected, HTTPChannel  # type: ignore[import-untyped]
 from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[import-untyped]
 from waitress.server import TcpWSGIServer  # type: ignore[import-untyped]
-from waitress.task import ErrorTask, ThreadedTaskDispatcher  # type: ignore[import-untyped]
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: ignore[import-untyped]
 from waitress.utilities import BadRequest, RequestHeaderFieldsTooLarge  # type: ignore[import-untyped]
 
 from ...artifacts.errors import printable
-from .errors import RETRY_AFTER_SECONDS, error_text
+from .errors import RETRY_AFTER_SECONDS, ClientGoneError, error_text
 from .limits import HttpLimits
+from .stream_writer import STREAM_OUTPUT, StreamOutput, StreamWriter
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +107,39 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
+class Task(WSGITask):  # type: ignore[misc]
+    """A request being answered. Its stream, if that is the answer, is sent by the server's stream writer."""
+
+    def get_environment(self) -> dict[str, Any]:
+        """As WSGI has it, and how to stream."""
+        environ: dict[str, Any] = super().get_environment()
+        environ[STREAM_OUTPUT] = StreamOutput(self.channel.server.stream_writer, _Body(self))
+        self.environ = None  # waitress keeps it here: a cycle now, that would outlive the request
+        return environ
+
+
+class _Body:
+    """See `stream_writer.Connection`."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    @property
+    def full(self) -> bool:
+        channel = self._task.channel
+        return bool(channel.total_outbufs_len > channel.adj.outbuf_high_watermark)
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._task.write(data)
+        except ClientDisconnected:
+            raise ClientGoneError from None
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]
     """A client's connection."""
 
+    task_class = Task
     error_task_class = JsonErrorTask
     parser_class = Parser
 
@@ -223,8 +254,17 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
 
     channel_class = Channel
 
-    def __init__(self, *args: Any, limits: HttpLimits, max_connections: int, urgent: Dispatcher, **extra: Any) -> None:
-        """As waitress makes it, and: limits, how many connections to hold, threads for URGENT_PATHS."""
+    def __init__(
+        self,
+        *args: Any,
+        limits: HttpLimits,
+        max_connections: int,
+        urgent: Dispatcher,
+        stream_writer: StreamWriter,
+        **extra: Any,
+    ) -> None:
+        """As waitress makes it, and: limits, how many connections to hold, threads for URGENT_PATHS, what streams."""
+        self.stream_writer = stream_writer
         self._limits = limits
         self._max_connections = max_connections
         self._urgent = urgent

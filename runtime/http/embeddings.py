@@ -14,13 +14,13 @@ from ..generation import FINISH_CANCELLED, RequestError
 from .body import read
 from .completions import read_prompts
 from .errors import CancelledError, ClientGoneError, ContextLengthError, GenerationFailedError, UnsupportedError
+from .job import client_of, gone_of
 from .model_card import hidden_size
 from .openapi import Operation, Route
 from .registry import Lease
 from .resources import Context, Resource, answer
 from .schema.embeddings import Embedding, EmbeddingList, EmbeddingsRequest, EmbeddingUsage
 from .service import ServedModel, Service
-from .streaming import client_of, gone_of
 
 MAX_INPUTS = 2048
 GROUP = 16  # texts that are with the engine at once: a request with many leaves room in the queue for others

@@ -12,6 +12,7 @@ from ..logprobs import TokenLogprobs
 from .answer_clock import AnswerClock, collect_timed
 from .body import read
 from .conditions import Conditions
+from .job import start_job
 from .llama_cpp_requests import read_call, read_prompts
 from .logprobs import LEAST, token_text
 from .openai_answers import check_finish
@@ -27,7 +28,7 @@ from .schema.llama_cpp import (
     LlamaTokenProbability,
 )
 from .service import Service, TokenizerApi
-from .streaming import Encoder, send_stream, sse, start_job
+from .streaming import Encoder, send_stream, sse
 
 
 class Completion(Resource):

@@ -22,13 +22,14 @@ from ..generation import (
 from .body import read
 from .conditions import read_conditions
 from .errors import GenerationFailedError, NotFoundError, error_document
+from .job import Job, collect, start_job
 from .openapi import Operation, Route
 from .registry import total_stats
 from .resources import ReadResource, Resource, answer
 from .schema.common import UNSET
 from .schema.native import Generated, GenerateRequest, HealthDocument, ReadyDocument, TokenDocument
 from .service import Service
-from .streaming import Encoder, Job, collect, send_stream, sse, start_job
+from .streaming import Encoder, send_stream, sse
 
 SERVICE = "rocmforge"
 DEFAULT_MAX_TOKENS = 100

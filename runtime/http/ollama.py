@@ -10,6 +10,7 @@ from .answer_clock import AnswerClock, collect_timed
 from .auth import Scope, demand
 from .body import read
 from .conversation import AnswerReader, join_parts
+from .job import start_job
 from .ollama_lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
 from .ollama_requests import Asked, keep_seconds, read_chat, read_generate
 from .openapi import Operation, Route
@@ -25,7 +26,7 @@ from .schema.ollama import (
     OllamaGenerateRequest,
 )
 from .service import ChatPrompt
-from .streaming import NDJSON, send_stream, start_job
+from .streaming import NDJSON, send_stream
 
 
 class _GeneratingResource(Resource):

@@ -19,6 +19,7 @@ from .conditions import Conditions, constraint_of_format
 from .conversation import AnswerPart, AnswerReader, choose_tool, thinking_variables
 from .conversation import Conversation as Chat
 from .errors import NotFoundError, UnsupportedError
+from .job import Job, client_of, collect
 from .openai_answers import check_finish
 from .openapi import Operation, Route
 from .resources import ReadResource, Resource, answer
@@ -41,7 +42,7 @@ from .schema.responses import (
     TextOptions,
     ToolChoiceFunction,
 )
-from .streaming import Encoder, Job, client_of, collect, named_sse, send_stream
+from .streaming import Encoder, named_sse, send_stream
 
 LOGPROBS = "message.output_text.logprobs"  # as `include` names them
 

@@ -19,6 +19,7 @@ from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 from ...artifacts.errors import RocmforgeError, printable
 from .app import HttpApp
 from .connections import Channel, Dispatcher, Listener, close_overdue_refusals
+from .stream_writer import StreamWriter
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Server:
         self._next_sweep = 0.0
         self._dispatcher = Dispatcher(app.limits.threads)
         self._urgent = Dispatcher(URGENT_THREADS)
+        self._stream_writer = StreamWriter(app.limits.poll_seconds)
         try:
             self._listeners = self._listen(host, port)
         except (OSError, ValueError) as error:
@@ -90,6 +92,7 @@ class Server:
                 limits=limits,
                 max_connections=max_connections,
                 urgent=self._urgent,
+                stream_writer=self._stream_writer,
             )
             listeners.append(listener)
         return listeners
@@ -99,6 +102,7 @@ class Server:
 
     def run(self, drain_seconds: float) -> None:
         """Serve until `stop`, then let requests in flight end, for `drain_seconds` at most."""
+        self._stream_writer.start()
         while not self._stopping.is_set():
             self._turn()
         self._app.admission.close()
@@ -114,6 +118,7 @@ class Server:
     def _close(self) -> None:
         self._dispatcher.shutdown(timeout=1)
         self._urgent.shutdown(timeout=1)
+        self._stream_writer.stop()
         wasyncore.close_all(self._sockets)
 
     def _drain(self, seconds: float, abortable: bool = True) -> None:

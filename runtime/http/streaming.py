@@ -1,22 +1,21 @@
-"""Waiting for tokens on behalf of a client that may leave: for streams and for blocking calls."""
+"""Streamed answers: how an API makes bytes of tokens, and what is sent beside them."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import falcon
 import msgspec
 
 from ...artifacts.errors import RocmforgeError
-from ..generation import Generation, GenerationRequest, TokenEvent, events_of
-from .admission import Admission, Slot
+from ..generation import TokenEvent
 from .errors import ClientGoneError, error_of
+from .job import Job
 from .limits import HttpLimits
-from .registry import Lease
+from .stream_writer import STREAM_OUTPUT, StreamOutput
 
 log = logging.getLogger(__name__)
 
@@ -51,124 +50,6 @@ def named_sse(event: str, document: object) -> bytes:
 def ndjson(document: object) -> bytes:
     """One line of a stream of JSON lines."""
     return dump(document) + b"\n"
-
-
-class Job:
-    """Generations, the slot and the model that they occupy, and the client that waits for them.
-
-    Used by the one thread that serves the request. `close` must be called, and cancels what is unfinished.
-    """
-
-    def __init__(
-        self,
-        generations: Sequence[Generation],
-        slot: Slot,
-        lease: Lease,
-        gone: Callable[[], bool],
-        admission: Admission,
-    ) -> None:
-        self.generations = generations
-        self.lease = lease
-        self._slot = slot
-        self._gone = gone
-        self._admission = admission
-        self._unfinished = len(generations)
-        self._closed = False
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all prompts; one that has several outputs counts once."""
-        return self.generations[0].state().prompt_tokens
-
-    @property
-    def cached_tokens(self) -> int:
-        """Of the first prompt, that lay in the prefix cache."""
-        return self.generations[0].state().cached_tokens
-
-    def events(self, poll_seconds: float) -> Iterator[TokenEvent | None]:
-        """Yield events of all generations until the last has finished, and None at least every `poll_seconds`.
-
-        Raises:
-            ClientGoneError: the client hung up.
-        """
-        for event in events_of(self.generations, timeout=poll_seconds):
-            if event is not None and event.finished:
-                self._unfinished -= 1
-            elif self._gone():
-                raise ClientGoneError
-            elif self._admission.aborted:
-                self._cancel()
-            yield event
-
-    def _cancel(self) -> None:
-        for generation in self.generations:
-            generation.cancel()
-
-    def close(self) -> None:
-        """Cancel the generations unless they have finished, and give slot and model back."""
-        if not self._closed:
-            self._closed = True
-            if self._unfinished:
-                self._cancel()
-            self._slot.release()
-            self.lease.release()
-
-
-def start_job(
-    req: falcon.Request,
-    lease: Lease,
-    admission: Admission,
-    make: Callable[[], Sequence[GenerationRequest]],
-) -> Job:
-    """Take a slot, make the requests (rendering and tokenizing, which take time), and submit them.
-
-    The lease is given back where this fails, else by the job.
-
-    Raises:
-        RequestError: the request cannot be served.
-        EngineBusyError: no slot, or no room in the engine's queue.
-    """
-    try:
-        slot = admission.enter()
-    except BaseException:
-        lease.release()
-        raise
-    try:
-        requests = [dataclasses.replace(request, client=client_of(req)) for request in make()]
-        admission.check(requests)
-        generations = lease.service.engine.submit_all(requests)
-    except BaseException:
-        slot.release()
-        lease.release()
-        raise
-    return Job(generations, slot, lease, gone_of(req), admission)
-
-
-def client_of(req: falcon.Request) -> str:
-    """Who asks, as `auth.Gate` has noted it: the key's name or the address; "" without a gate."""
-    return str(getattr(req.context, "client", ""))
-
-
-def gone_of(req: falcon.Request) -> Callable[[], bool]:
-    """What says whether the client has hung up."""
-    gone: Callable[[], bool] = req.env.get("waitress.client_disconnected", _never)
-    return gone
-
-
-def _never() -> bool:
-    return False
-
-
-def collect(job: Job, limits: HttpLimits) -> list[TokenEvent]:
-    """Wait for the end of all generations; returns their events.
-
-    Raises:
-        ClientGoneError: the client hung up, and the generations were cancelled.
-    """
-    try:
-        return [event for event in job.events(limits.poll_seconds) if event is not None]
-    finally:
-        job.close()
 
 
 class EventStream:
@@ -217,28 +98,46 @@ class Encoder:
         return sse(error_of(path, error)[1])
 
 
+class _Chunks:
+    """The bytes of a stream's events as they are to be sent, and between them what says that it lives."""
+
+    def __init__(self, encoder: Encoder, ping_seconds: float) -> None:
+        self._encoder = encoder
+        self._ping_seconds = ping_seconds
+        self._last = time.monotonic()
+
+    def __call__(self, event: TokenEvent | None) -> bytes:
+        """Of the next event, or of None having come for a while; may be empty."""
+        chunk = b"" if event is None else b"".join(self._encoder.encode(event))
+        now = time.monotonic()
+        if not chunk and now - self._last >= self._ping_seconds:
+            chunk = self._encoder.ping
+        if chunk:
+            self._last = now
+        return chunk
+
+
 def send_stream(req: falcon.Request, resp: falcon.Response, job: Job, limits: HttpLimits, encoder: Encoder) -> None:
     """Answer with a stream. The job is closed when it ends."""
     resp.content_type = encoder.media_type
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
-    resp.stream = EventStream(job, _chunks(req.path, job, limits, encoder))
+    output: StreamOutput | None = req.env.get(STREAM_OUTPUT)
+    resp.stream = EventStream(job, _body(req.path, job, limits, encoder, output))
 
 
-def _chunks(path: str, job: Job, limits: HttpLimits, encoder: Encoder) -> Iterator[bytes]:
+def _body(path: str, job: Job, limits: HttpLimits, encoder: Encoder, output: StreamOutput | None) -> Iterator[bytes]:
+    """What this thread sends of a stream; a server's `output` sends the tokens, where there is one."""
+    chunks = _Chunks(encoder, limits.ping_seconds)
     try:
         # The headers leave with the first chunk, and prefill may take long.
         if encoder.ping:
             yield encoder.ping
         yield from encoder.opening()
-        last = time.monotonic()
-        for event in job.events(limits.poll_seconds):
-            chunk = b"" if event is None else b"".join(encoder.encode(event))
-            if not chunk and time.monotonic() - last >= limits.ping_seconds:
-                chunk = encoder.ping
-            if chunk:
-                yield chunk
-                last = time.monotonic()
+        if output is not None:
+            output.send(job, chunks)
+        else:
+            yield from filter(None, map(chunks, job.events(limits.poll_seconds)))
         yield from encoder.closing()
     except ClientGoneError:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from rocmforge.runtime.generation import (
     EngineStats,
     GenerationRequest,
     GenerationState,
+    Inbox,
     RequestError,
     TokenEvent,
     events_of,
@@ -43,11 +43,11 @@ class FakeGeneration:
         request: GenerationRequest,
         engine: FakeEngine,
         index: int = 0,
-        inbox: queue.SimpleQueue[TokenEvent] | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.request_id = request_id
         self.index = index
-        self.inbox: queue.SimpleQueue[TokenEvent] = inbox or queue.SimpleQueue()
+        self.inbox = inbox or Inbox()
         self.request = request
         self.cancelled_at: float | None = None
         self._cancel = threading.Event()
@@ -163,7 +163,7 @@ class FakeEngine:
             raise EngineBusyError("the queue is full")
         if not all(request.prompt_token_ids for request in requests):
             raise RequestError("prompt", "expected at least one token, found none")
-        inbox: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        inbox = Inbox()
         with self.lock:
             known = len(self.generations)
             made = [FakeGeneration(known + 1 + i, one, self, i, inbox) for i, one in enumerate(requests)]

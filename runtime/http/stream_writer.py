@@ -1,0 +1,172 @@
+"""One thread that encodes and sends the tokens of all streams.
+
+A thread for each stream would have to be woken for each of its tokens, and wait for the interpreter's lock: at 64
+streams that took more of the processor than encoding and sending did.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+from ..generation import TokenEvent
+from .errors import ClientGoneError
+from .job import Job
+
+# Key of the WSGI environment, under which a server that has a `StreamWriter` gives an answer its `StreamOutput`.
+STREAM_OUTPUT = "rocmforge.stream_output"
+
+
+class Connection(Protocol):
+    """Where the bytes of an answer go."""
+
+    @property
+    def full(self) -> bool:
+        """Whether its client reads too slowly: `write` would wait for it."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the body, or keep them until they can be sent.
+
+        Raises:
+            ClientGoneError: the client hung up.
+        """
+
+
+class Encode(Protocol):
+    """Makes the bytes to be sent of an event; of None, those that say that the stream lives."""
+
+    def __call__(self, event: TokenEvent | None, /) -> bytes:
+        """May be empty."""
+
+
+class StreamWriter:
+    """The thread, and the streams that it sends."""
+
+    def __init__(self, poll_seconds: float) -> None:
+        """Look every `poll_seconds` whether the clients of silent streams are still there."""
+        self._poll_seconds = poll_seconds
+        self._events: queue.SimpleQueue[tuple[_Stream, TokenEvent | None] | None] = queue.SimpleQueue()
+        self._streams: set[_Stream] = set()
+        self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, whatever is still to be sent."""
+        self._events.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def send(self, job: Job, encode: Encode, connection: Connection) -> None:
+        """Send all events of a job; returns after the last.
+
+        Raises:
+            ClientGoneError: the client hung up.
+            Exception: whatever `encode` raised.
+        """
+        stream = _Stream(job, encode, connection)
+        self._events.put((stream, None))
+        job.generations[0].inbox.hand_on(lambda event: self._events.put((stream, event)))
+        stream.wait()
+
+    def _run(self) -> None:
+        next_look = time.monotonic() + self._poll_seconds
+        while True:
+            try:
+                item = self._events.get(timeout=max(0.0, next_look - time.monotonic()))
+            except queue.Empty:
+                pass
+            else:
+                if item is None:
+                    break
+                self._take(*item)
+            if time.monotonic() >= next_look:
+                self._look()
+                next_look = time.monotonic() + self._poll_seconds
+        for stream in self._streams:
+            stream.end(ClientGoneError())
+
+    def _take(self, stream: _Stream, event: TokenEvent | None) -> None:
+        if event is None:
+            self._streams.add(stream)
+        else:
+            stream.take(event)
+
+    def _look(self) -> None:
+        self._streams = {stream for stream in self._streams if not stream.ended}
+        for stream in self._streams:
+            stream.look()
+
+
+class StreamOutput:
+    """A connection, and the writer that sends streams to it."""
+
+    def __init__(self, writer: StreamWriter, connection: Connection) -> None:
+        self._writer = writer
+        self._connection = connection
+
+    def send(self, job: Job, encode: Encode) -> None:
+        """See `StreamWriter`."""
+        self._writer.send(job, encode, self._connection)
+
+
+class _Stream:
+    """An answer under way. Its methods are the writer's thread's, but for `wait`; they never wait for the client."""
+
+    def __init__(self, job: Job, encode: Encode, connection: Connection) -> None:
+        self._job = job
+        self._encode = encode
+        self._connection = connection
+        self._held: deque[TokenEvent | None] = deque()  # until the client has read more
+        self._ended = threading.Event()
+        self._error: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be sent."""
+        return self._ended.is_set()
+
+    def wait(self) -> None:
+        """Wait for the end. Raises what brought it about, if it was not the last event."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    def end(self, error: Exception | None = None) -> None:
+        """Send nothing more."""
+        self._error = error
+        self._ended.set()
+
+    def take(self, event: TokenEvent | None) -> None:
+        """An event has come, or none for a while."""
+        if self.ended:
+            return
+        self._held.append(event)
+        try:
+            while self._held and not self._connection.full:
+                self._send(self._held.popleft())
+        except Exception as error:  # of this stream: the others go on
+            self.end(error)
+
+    def look(self) -> None:
+        """Go on if the client has read; end if it has left."""
+        try:
+            self._job.look()
+        except ClientGoneError as error:
+            self.end(error)
+        else:
+            self.take(None)
+
+    def _send(self, event: TokenEvent | None) -> None:
+        chunk = self._encode(event)
+        if chunk:
+            self._connection.write(chunk)
+        if event is not None:
+            self._job.took(event)
+            if self._job.ended:
+                self.end()
