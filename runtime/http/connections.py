@@ -157,6 +157,25 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.began = time.monotonic()
         return result
 
+    def write_soon(self, data: Any) -> int:
+        """Send bytes, or what of them cannot be sent at once soon; see waitress. Most leave here, with no buffer."""
+        sent = self._send_at_once(data) if isinstance(data, bytes) else 0
+        if sent and sent == len(data):
+            return sent
+        return sent + int(super().write_soon(data[sent:] if sent else data))
+
+    def _send_at_once(self, data: bytes) -> int:
+        """How many of the bytes have been sent: none where others wait, or the connection is not as it should be."""
+        with self.outbuf_lock:
+            if self.total_outbufs_len or not self.connected:
+                return 0
+            try:
+                sent = int(self.socket.send(data))
+            except OSError:  # it is full, or broken: what is written next will tell
+                return 0
+        self.last_activity = time.time()
+        return sent
+
     def _flush_some(self, do_close: bool = True) -> bool:
         before = self.total_outbufs_len
         result = bool(super()._flush_some(do_close=do_close))
