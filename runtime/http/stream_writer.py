@@ -75,10 +75,10 @@ class StreamWriter:
         stream.wait()
 
     def _run(self) -> None:
-        next_look = time.monotonic() + self._poll_seconds
+        next_look = 0.0
         while True:
             try:
-                item = self._events.get(timeout=max(0.0, next_look - time.monotonic()))
+                item = self._events.get(timeout=max(0.0, next_look - time.monotonic()) if self._streams else None)
             except queue.Empty:
                 pass
             else:
@@ -122,7 +122,7 @@ class _Stream:
         self._job = job
         self._encode = encode
         self._connection = connection
-        self._held: deque[TokenEvent | None] = deque()  # until the client has read more
+        self._held: deque[TokenEvent | None] = deque()  # until the client has read more; None: nothing came for a while
         self._ended = threading.Event()
         self._error: Exception | None = None
 
@@ -139,28 +139,33 @@ class _Stream:
 
     def end(self, error: Exception | None = None) -> None:
         """Send nothing more."""
-        self._error = error
-        self._ended.set()
+        if not self.ended:
+            self._error = error
+            self._ended.set()
 
-    def take(self, event: TokenEvent | None) -> None:
-        """An event has come, or none for a while."""
-        if self.ended:
-            return
-        self._held.append(event)
-        try:
-            while self._held and not self._connection.full:
-                self._send(self._held.popleft())
-        except Exception as error:  # of this stream: the others go on
-            self.end(error)
+    def take(self, event: TokenEvent) -> None:
+        """An event has come."""
+        if not self.ended:
+            self._held.append(event)
+            self._go_on()
 
     def look(self) -> None:
         """Go on if the client has read; end if it has left."""
+        if not self._held:
+            self._held.append(None)
         try:
             self._job.look()
         except ClientGoneError as error:
             self.end(error)
         else:
-            self.take(None)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        try:
+            while self._held and not self._connection.full:
+                self._send(self._held.popleft())
+        except Exception as error:  # of this stream: the others go on
+            self.end(error)
 
     def _send(self, event: TokenEvent | None) -> None:
         chunk = self._encode(event)
