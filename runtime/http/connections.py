@@ -158,7 +158,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return result
 
     def write_soon(self, data: Any) -> int:
-        """Send bytes, or what of them cannot be sent at once soon; see waitress. Most leave here, with no buffer."""
+        """Send bytes; what cannot be sent at once will be soon. Most leave here, without waitress's buffer."""
         sent = self._send_at_once(data) if isinstance(data, bytes) else 0
         if sent and sent == len(data):
             return sent
