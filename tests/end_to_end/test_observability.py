@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import re
 import shutil
 import socket
@@ -30,6 +31,7 @@ PROMQL = {
     "utilization": "rocmforge_active_requests / rocmforge_queue_length",
 }
 TOKENS = 5
+REQUESTS = 4
 
 
 def free_port() -> int:
@@ -62,18 +64,25 @@ def prometheus(target: str, folder: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
+        # It listens before it is ready, and answers 503 until then.
+        wait_until(lambda: answers(f"http://{address}/-/ready"), "Prometheus")
         yield f"http://{address}"
     finally:
         server.kill()
         server.wait()
 
 
+def answers(url: str) -> bool:
+    """Whether something answers there with a 200."""
+    try:
+        return requests.get(url, timeout=10).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
 def query(url: str, text: str) -> float | None:
     """The value of a query that has one answer, if it has one by now."""
-    try:
-        answer = requests.get(f"{url}/api/v1/query", params={"query": text}, timeout=10).json()
-    except requests.ConnectionError:
-        return None
+    answer = requests.get(f"{url}/api/v1/query", params={"query": text}, timeout=10).json()
     assert answer["status"] == "success", answer
     result = answer["data"]["result"]
     assert len(result) <= 1
@@ -89,25 +98,39 @@ def small_server(small_bundle: Path) -> Iterator[Server]:
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_prometheus_scrapes_it_and_the_documented_queries_have_values(small_server: Server, tmp_path: Path) -> None:
+    def generate() -> int:
+        answer = small_server.post("/generate", {"prompt": "x", "max_tokens": TOKENS})
+        answer.raise_for_status()
+        return len(answer.json()["tokens"])
+
+    counters = ("requests_started", "requests_completed", "tokens_generated")
+    generate()  # a counter with labels is not there before it has counted
+    small_server.wait_until_idle()
     with prometheus(small_server.url.removeprefix("http://"), tmp_path) as url:
-        found: dict[str, float] = {}
 
-        def all_found() -> bool:
-            small_server.post("/generate", {"prompt": "x", "max_tokens": TOKENS}).raise_for_status()
-            for name, text in PROMQL.items():
-                value = query(url, text)
-                # Nothing runs when it is scraped, so that utilization is 0/0; a rate is 0/0 until something happened.
-                if value is not None and (name == "utilization" or value == value):
-                    found[name] = value
-            return found.keys() == PROMQL.keys()
+        def counts() -> list[float | None]:
+            return [query(url, f"sum(rocmforge_{name}_total)") for name in counters]
 
-        wait_until(all_found, f"values of all queries, now {found}")
+        wait_until(lambda: None not in counts(), "a scrape")
+        before = [count or 0.0 for count in counts()]
+        tokens = sum(generate() for _ in range(REQUESTS))
+        after = [before[0] + REQUESTS, before[1] + REQUESTS, before[2] + tokens]
+        wait_until(lambda: counts() == after, f"a scrape of {after} after {before}")
+        found = {name: query(url, text) for name, text in PROMQL.items()}
         assert query(url, 'rocmforge_kv_pages{job!=""}') is None  # the labels are dropped, as documented
         assert query(url, "rocmforge_kv_pages") == small_server.checks()["cache"]["pages_total"]
         assert query(url, "rate(rocmforge_step_sequences_sum[5m]) / rate(rocmforge_step_sequences_count[5m])") == 1
-    assert 0.5 < found["success rate"] <= 1.01  # a scrape may fall between begin and end of a request
-    assert 0 < found["tokens"] <= 2 * TOKENS
-    assert 0 < found["first token"] <= 100
+    # A rate is extrapolated by up to a scrape interval, and less where a counter would have begun below 0: by a factor
+    # of 1 to 2 after two scrapes, which may differ between two counters.
+    assert 0.5 <= value_of(found["success rate"]) <= 2
+    assert 0.5 <= value_of(found["tokens"]) / (tokens / REQUESTS) <= 2
+    assert 0 < value_of(found["first token"]) <= 100
+    assert math.isnan(value_of(found["utilization"]))  # 0 of 0: nothing ran when it was scraped
+
+
+def value_of(found: float | None) -> float:
+    assert found is not None
+    return found
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
