@@ -182,10 +182,8 @@ def _check_abi(version: int, name: str) -> None:
 
 def _anonymous(n_bytes: int, what: str) -> mmap.mmap:
     """Zeroed memory; pages are taken from the system only when they are first written."""
-    # Private: in shared memory, which is mmap's default, threads that first write to the same page wait for each other.
-    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
-        return mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE), kind)
+        return mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE))
     except (OSError, OverflowError):
         raise DeviceError(f"host: {n_bytes} bytes for the {what} are not to be had") from None
 
