@@ -149,6 +149,14 @@ class Inbox:
                 taker(self._events.get())
             self._taker = taker
 
+    def close(self) -> None:
+        """Nobody waits any more: forget who took them, and drop what comes. The engine knows its requests for long."""
+        self.hand_on(_drop)
+
+
+def _drop(_: TokenEvent) -> None:
+    pass
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationState:

@@ -89,6 +89,7 @@ class Job:
             self._closed = True
             if self._unfinished:
                 self._cancel()
+            self.generations[0].inbox.close()
             self._slot.release()
             self.lease.release()
 

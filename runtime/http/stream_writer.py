@@ -76,26 +76,27 @@ class StreamWriter:
 
     def _run(self) -> None:
         next_look = 0.0
-        while True:
-            try:
-                item = self._events.get(timeout=max(0.0, next_look - time.monotonic()) if self._streams else None)
-            except queue.Empty:
-                pass
-            else:
-                if item is None:
-                    break
-                self._take(*item)
+        while self._next(max(0.0, next_look - time.monotonic()) if self._streams else None):
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + self._poll_seconds
         for stream in self._streams:
             stream.end(ClientGoneError())
 
-    def _take(self, stream: _Stream, event: TokenEvent | None) -> None:
+    def _next(self, timeout: float | None) -> bool:
+        """Handle what comes within `timeout` seconds, and keep nothing of it; False: it is time to stop."""
+        try:
+            item = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return True
+        if item is None:
+            return False
+        stream, event = item
         if event is None:
             self._streams.add(stream)
         else:
             stream.take(event)
+        return True
 
     def _look(self) -> None:
         self._streams = {stream for stream in self._streams if not stream.ended}

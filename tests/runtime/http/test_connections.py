@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -20,7 +21,8 @@ import requests
 
 from rocmforge.runtime.http import connections
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
-from rocmforge.runtime.http.connections import Channel
+from rocmforge.runtime.http.connections import Channel, Task
+from rocmforge.runtime.http.job import Job
 from rocmforge.runtime.http.server import MAX_UNREAD_BYTES, Server
 
 from .fake_engine import FakeEngine, make_app
@@ -242,6 +244,25 @@ def test_F54_a_reader_that_is_merely_slow_gets_all(start: Start) -> None:
             time.sleep(0.02)
     assert received.count(b'"text":"xxx') == len(LONG)
     assert received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate/stream"])
+def test_an_answered_request_leaves_nothing(start: Start, path: str) -> None:
+    engine = FakeEngine()
+    app = make_app(engine)
+    server = start(app)
+    gc.collect()
+    gc.disable()  # nor anything that only the collector would find
+    try:
+        for _ in range(3):
+            requests.post(url_of(server, path), json=BODY, timeout=PATIENCE).raise_for_status()
+        deadline = time.monotonic() + PATIENCE
+        while [left for left in gc.get_objects() if isinstance(left, Task | Job)]:
+            assert time.monotonic() < deadline, "a task or a job is still there"
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+    assert len(engine.generations) == 3  # which an engine remembers
 
 
 def test_F56_connections_past_the_limit_get_a_503(start: Start) -> None:
