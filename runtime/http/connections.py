@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -23,7 +24,7 @@ from waitress.utilities import BadRequest, RequestHeaderFieldsTooLarge  # type: 
 from ...artifacts.errors import printable
 from .errors import RETRY_AFTER_SECONDS, ClientGoneError, error_text
 from .limits import HttpLimits
-from .stream_writer import STREAM_OUTPUT, StreamOutput, StreamWriter
+from .stream_writer import SEND_EVENTS, StreamWriter
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Task(WSGITask):  # type: ignore[misc]
     def get_environment(self) -> dict[str, Any]:
         """As WSGI has it, and how to stream."""
         environ: dict[str, Any] = super().get_environment()
-        environ[STREAM_OUTPUT] = StreamOutput(self.channel.server.stream_writer, _Body(self))
+        environ[SEND_EVENTS] = partial(self.channel.server.stream_writer.send, _Body(self))
         self.environ = None  # waitress keeps it here: a cycle now, that would outlive the request
         return environ
 
@@ -170,11 +171,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             if self.total_outbufs_len or not self.connected:
                 return 0
             try:
-                sent = int(self.socket.send(data))
+                return int(self.socket.send(data))
             except OSError:  # it is full, or broken: what is written next will tell
                 return 0
-        self.last_activity = time.time()
-        return sent
 
     def _flush_some(self, do_close: bool = True) -> bool:
         before = self.total_outbufs_len

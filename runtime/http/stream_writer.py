@@ -10,14 +10,15 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from ..generation import TokenEvent
 from .errors import ClientGoneError
 from .job import Job
 
-# Key of the WSGI environment, under which a server that has a `StreamWriter` gives an answer its `StreamOutput`.
-STREAM_OUTPUT = "rocmforge.stream_output"
+# Key of the WSGI environment, under which a server that has a `StreamWriter` gives an answer its `SendEvents`.
+SEND_EVENTS = "rocmforge.send_events"
 
 
 class Connection(Protocol):
@@ -35,11 +36,10 @@ class Connection(Protocol):
         """
 
 
-class Encode(Protocol):
-    """Makes the bytes to be sent of an event; of None, those that say that the stream lives."""
-
-    def __call__(self, event: TokenEvent | None, /) -> bytes:
-        """May be empty."""
+# Makes the bytes to be sent of an event; of None, those that say that the stream lives. They may be none.
+Encode = Callable[[TokenEvent | None], bytes]
+# `StreamWriter.send` to one connection.
+SendEvents = Callable[[Job, Encode], None]
 
 
 class StreamWriter:
@@ -62,7 +62,7 @@ class StreamWriter:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def send(self, job: Job, encode: Encode, connection: Connection) -> None:
+    def send(self, connection: Connection, job: Job, encode: Encode) -> None:
         """Send all events of a job; returns after the last.
 
         Raises:
@@ -102,18 +102,6 @@ class StreamWriter:
         self._streams = {stream for stream in self._streams if not stream.ended}
         for stream in self._streams:
             stream.look()
-
-
-class StreamOutput:
-    """A connection, and the writer that sends streams to it."""
-
-    def __init__(self, writer: StreamWriter, connection: Connection) -> None:
-        self._writer = writer
-        self._connection = connection
-
-    def send(self, job: Job, encode: Encode) -> None:
-        """See `StreamWriter`."""
-        self._writer.send(job, encode, self._connection)
 
 
 class _Stream:

@@ -15,7 +15,7 @@ from ..generation import TokenEvent
 from .errors import ClientGoneError, error_of
 from .job import Job
 from .limits import HttpLimits
-from .stream_writer import STREAM_OUTPUT, StreamOutput
+from .stream_writer import SEND_EVENTS, SendEvents
 
 log = logging.getLogger(__name__)
 
@@ -122,20 +122,20 @@ def send_stream(req: falcon.Request, resp: falcon.Response, job: Job, limits: Ht
     resp.content_type = encoder.media_type
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
-    output: StreamOutput | None = req.env.get(STREAM_OUTPUT)
-    resp.stream = EventStream(job, _body(req.path, job, limits, encoder, output))
+    send_events: SendEvents | None = req.env.get(SEND_EVENTS)
+    resp.stream = EventStream(job, _body(req.path, job, limits, encoder, send_events))
 
 
-def _body(path: str, job: Job, limits: HttpLimits, encoder: Encoder, output: StreamOutput | None) -> Iterator[bytes]:
-    """What this thread sends of a stream; a server's `output` sends the tokens, where there is one."""
+def _body(path: str, job: Job, limits: HttpLimits, encoder: Encoder, send_events: SendEvents | None) -> Iterator[bytes]:
+    """What this thread sends of a stream; the server's `send_events` sends the tokens, where it has that."""
     chunks = _Chunks(encoder, limits.ping_seconds)
     try:
         # The headers leave with the first chunk, and prefill may take long.
         if encoder.ping:
             yield encoder.ping
         yield from encoder.opening()
-        if output is not None:
-            output.send(job, chunks)
+        if send_events is not None:
+            send_events(job, chunks)
         else:
             yield from filter(None, map(chunks, job.events(limits.poll_seconds)))
         yield from encoder.closing()

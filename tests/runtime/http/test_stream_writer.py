@@ -45,7 +45,7 @@ class Client:
 
     def _send(self) -> None:
         try:
-            self.writer.send(self.job, self.encode, self)
+            self.writer.send(self, self.job, self.encode)
         except Exception as error:
             self.error = error
 
