@@ -50,6 +50,7 @@ class StreamWriter:
         self._poll_seconds = poll_seconds
         self._events: queue.SimpleQueue[tuple[_Stream, TokenEvent | None] | None] = queue.SimpleQueue()
         self._streams: set[_Stream] = set()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +59,7 @@ class StreamWriter:
 
     def stop(self) -> None:
         """End, whatever is still to be sent."""
+        self._stopped = True
         self._events.put(None)
         if self._thread.ident is not None:
             self._thread.join()
@@ -72,6 +74,8 @@ class StreamWriter:
         stream = _Stream(job, encode, connection)
         self._events.put((stream, None))
         job.generations[0].inbox.hand_on(lambda event: self._events.put((stream, event)))
+        if self._stopped:  # too late for the thread to see it
+            stream.end(ClientGoneError())
         stream.wait()
 
     def _run(self) -> None:

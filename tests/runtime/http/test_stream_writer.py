@@ -185,5 +185,9 @@ def test_stopping_lets_nobody_wait_for_ever() -> None:
     assert isinstance(client.joined().error, ClientGoneError)
 
 
-def test_one_that_never_began_can_be_stopped() -> None:
-    StreamWriter(POLL_SECONDS).stop()
+def test_who_comes_after_the_end_does_not_wait_either() -> None:
+    writer = StreamWriter(POLL_SECONDS)  # one that never began can be stopped too
+    writer.stop()
+    client = Client(writer)
+    client.thread.start()
+    assert isinstance(client.joined().error, ClientGoneError)
