@@ -1,0 +1,54 @@
+"""Programs of others, each pinned and installed once in a folder of its own: what they need must not meet our own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from rocmforge.tests.clients.node_packages import find_node
+
+INSTALL_SECONDS = 1800.0  # the largest bring a gigabyte from the registry
+
+
+def python_program(name: str, *requirements: str) -> Path:
+    """Return the `bin` folder of a virtual environment with the requirements, each pinned (`aider-chat==0.86.1`)."""
+    folder = _folder(name, requirements)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "installed").exists():
+            _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+            pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _run([*pip, *requirements])
+            (folder / "installed").touch()
+    return folder / "bin"
+
+
+def node_program(name: str, *packages: str) -> Path:
+    """Return the `node_modules/.bin` folder of an installation of npm packages, each pinned (`promptfoo@0.118.0`)."""
+    find_node()
+    folder = _folder(name, packages)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "installed").exists():
+            folder.mkdir(exist_ok=True)
+            _run(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", *packages])
+            (folder / "installed").touch()
+    return folder / "node_modules/.bin"
+
+
+def _folder(name: str, wanted: tuple[str, ...]) -> Path:
+    """Below `$ROCMFORGE_WORK`, which `tools/test` sets, else below the user's cache; its name tells what is in it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rocmforge-tests"
+    programs = Path(os.environ.get("ROCMFORGE_WORK") or cache).resolve() / "programs"
+    programs.mkdir(parents=True, exist_ok=True)
+    return programs / f"{name}-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:12]}"
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}: {done.stderr[-4000:]}")
