@@ -19,7 +19,7 @@ from .tokenizer import Tokenizer
 class EmbeddingSequence(Sequence):
     """A generation of no tokens, for the scheduler; also the `PendingEmbedding` that the HTTP thread holds."""
 
-    samples = False
+    ends_with_prompt = False  # but with what `take` makes of the hidden states
 
     def __init__(self, request_id: int, request: EmbeddingRequest, tokenizer: Tokenizer) -> None:
         carrier = GenerationRequest(

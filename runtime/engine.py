@@ -20,6 +20,7 @@ from .embeddings import EmbeddingRequest
 from .generation import (
     FINISH_CANCELLED,
     FINISH_FAILED,
+    FINISH_LENGTH,
     EngineBusyError,
     EngineStats,
     GenerationRequest,
@@ -208,8 +209,8 @@ class Engine:
     def _check(self, request: GenerationRequest) -> None:
         ids = request.prompt_token_ids
         self._check_ids("prompt", ids)
-        if request.max_tokens < 1:
-            raise RequestError("max_tokens", f"expected at least 1, found {request.max_tokens}")
+        if request.max_tokens < 0:
+            raise RequestError("max_tokens", f"expected at least 0, found {request.max_tokens}")
         if len(ids) + request.max_tokens > self._max_context:
             raise RequestError(
                 "max_tokens",
@@ -342,6 +343,8 @@ class Engine:
             if sequence.finished or chunk.drafts[index : index + 1] != (token,):
                 break
             right += 1
+        if chunk.completes and sequence.ends_with_prompt:
+            self._finish(sequence, FINISH_LENGTH)
         if chunk.drafts and not sequence.finished:
             self._scheduler.drafts_judged(chunk, right)
             self._metrics.drafts_judged(len(chunk.drafts), right)

@@ -78,6 +78,7 @@ class Constraint(Protocol):
 class GenerationRequest:
     """A prompt, already tokenized, and the conditions under which its continuation ends.
 
+    `max_tokens` 0: the prompt is computed, and its pages may be shared, but no token is drawn.
     `stop_token_ids` end it as stop strings do: their text is not part of it. `logprobs`: give each token's
     log-probability and those of so many of the likeliest; None: give none.
     `client` names who asks: clients are served in turn. `deadline_seconds` after which it is cancelled, wherever it is.

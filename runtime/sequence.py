@@ -36,7 +36,6 @@ class Sequence:
     The engine's thread writes; other threads read snapshots, wait for events and set `cancel_requested`.
     """
 
-    samples = True  # tokens are drawn from what the model makes of it
     reuses_prefix = True  # what was computed for others need not be computed again
 
     def __init__(
@@ -85,6 +84,16 @@ class Sequence:
     def inbox(self) -> Inbox:
         """See `Generation`."""
         return self._inbox
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn from what the model makes of it."""
+        return self.request.max_tokens > 0
+
+    @property
+    def ends_with_prompt(self) -> bool:
+        """Whether nothing is left to do once its prompt is computed."""
+        return not self.samples
 
     @property
     def num_prompt_tokens(self) -> int:

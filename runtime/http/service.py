@@ -247,9 +247,9 @@ class Service:
         limit = self.engine.max_context
         room = limit - len(prompt)
         # Clients tell that error from others by llama.cpp's words, "exceeds the available context size".
-        if room < 1:
-            raise ContextLengthError("prompt", f"{len(prompt)} tokens exceeds the available context size of {limit}")
         asked = conditions.max_tokens
+        if room < (0 if asked == 0 else 1):
+            raise ContextLengthError("prompt", f"{len(prompt)} tokens exceeds the available context size of {limit}")
         if asked is not None and asked > room:
             raise ContextLengthError(
                 "max_tokens",

@@ -72,6 +72,21 @@ def test_max_tokens_and_a_full_context(bundle: Bundle, tokenizer: Tokenizer) -> 
             assert state.text == tokenizer.decode(state.tokens)
 
 
+def test_a_request_of_no_tokens_has_its_prompt_computed(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    """In several steps, to the end of the context; those that come after find its pages."""
+    metrics = CountingMetrics()
+    with serving(load(bundle, 40, max_batch_tokens=32), tokenizer, metrics=metrics) as engine:
+        for prompt in (1, 70, CONTEXT):
+            state = ended(engine.submit(request(prompt, 0)))
+            assert (state.finish_reason, state.tokens, state.text) == ("length", (), "")
+            assert state.prompt_tokens == prompt
+        assert ended(engine.submit(request(70, 1))).cached_tokens == 64
+        assert engine.stats().pages_used == 0
+    assert metrics.finished == {"length": 4}
+    assert sum(tokens for _, tokens in metrics.steps) == 1 + 70 + CONTEXT - 64 + 70 - 64
+    assert metrics.tokens == 1
+
+
 def test_stop_strings_cut_the_text(bundle: Bundle, tokenizer: Tokenizer) -> None:
     with serving(load(bundle, 16), tokenizer) as engine:
         sampling = SamplingParams(1.0, seed=3)
@@ -130,7 +145,6 @@ def test_eos_and_ignore_eos() -> None:
         pytest.param(request((2,) * 100_000, 1), "max_tokens", id="F48-prompt-far-past-the-context"),
         pytest.param(request(1, CONTEXT), "max_tokens", id="F48-with-max-tokens"),
         pytest.param(request(1, 10**30), "max_tokens", id="F46-huge"),
-        pytest.param(request(1, 0), "max_tokens", id="F46-no-tokens"),
         pytest.param(request(1, -5), "max_tokens", id="F46-negative"),
         pytest.param(request(100, 60), "max_tokens", id="more-than-the-whole-cache"),
     ],
@@ -195,7 +209,7 @@ def test_all_requests_are_queued_or_none() -> None:
         with pytest.raises(EngineBusyError, match="queue is full"):
             engine.submit_all([request()] * 3)
         with pytest.raises(RequestError):
-            engine.submit_all([request(), request(1, 0)])
+            engine.submit_all([request(), request(1, -1)])
         assert (metrics.started, engine.stats().queued) == (2, 1)
         both = engine.submit_all([request()] * 2)
         program.open()

@@ -21,6 +21,7 @@ Json = dict[str, Any]
 """An object whose fields are not ours to know."""
 
 Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)]
+CountOrZero = Annotated[int, Meta(ge=0, le=MAX_TOKENS_LIMIT)]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0, description="0: always the likeliest token.")]
 TopP = Annotated[float, Meta(ge=0.0, le=1.0)]
 TopK = Annotated[int, Meta(ge=-1, le=MAX_TOKENS_LIMIT, description="0 or -1: off.")]

@@ -10,6 +10,7 @@ from .common import (
     UNSET,
     Choices,
     Count,
+    CountOrZero,
     Json,
     SamplingFields,
     StreamOptions,
@@ -97,7 +98,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
     prompt: Any  # described by `Prompt`; JSON schema's union of arrays is not one that msgspec tells apart
     model: str | None = None
-    max_tokens: Count | None = None
+    max_tokens: CountOrZero | None = None
     n: Choices | None = None
     best_of: Choices | None = None
     echo: bool | None = None

@@ -60,6 +60,8 @@ class FakeGeneration:
         script = engine.reply[: self.request.max_tokens]
         if self._cancel.wait(engine.prefill_seconds):
             return self._send(None, "", "cancelled")
+        if not self.request.max_tokens:
+            return self._send(None, "", "length")
         for i, text in enumerate(script):
             if self._cancel.wait(engine.token_seconds):
                 return self._send(None, "", "cancelled")

@@ -139,6 +139,20 @@ def test_completion_takes_one_prompt_in_any_form(
     assert engine.last.request.prompt_token_ids == (256, 104, 105)
 
 
+def test_a_completion_of_no_tokens(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    """The prompt is computed, and may fill the context; nothing is drawn."""
+    document = complete(client, prompt="x" * 127, max_tokens=0).json
+    assert document["choices"] == [{"text": "", "index": 0, "logprobs": None, "finish_reason": "length"}]
+    assert document["usage"] == usage(128, 0)
+    assert engine.last.request.max_tokens == 0
+    chunks = stream_of(complete(client, max_tokens=0, echo=True, stream=True))
+    assert [(c["choices"][0]["text"], c["choices"][0]["finish_reason"]) for c in chunks[:-1]] == [
+        ("hi", None),
+        ("", "length"),
+    ]
+    assert complete(client, prompt="x" * 128, max_tokens=0).json["error"]["code"] == "context_length_exceeded"
+
+
 def test_completion_stream(client: falcon.testing.TestClient) -> None:
     options = {"include_usage": True}
     chunks = stream_of(complete(client, stream=True, echo=True, max_tokens=1, stream_options=options))
