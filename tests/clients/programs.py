@@ -21,9 +21,9 @@ def python_program(name: str, *requirements: str) -> Path:
     folder = _folder(name, requirements)
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / "installed").exists():
-            _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-            pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _run([*pip, *requirements])
+            uv = [sys.executable, "-m", "uv"]  # resolves in seconds what takes pip minutes
+            _run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
+            _run([*uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *requirements])
             (folder / "installed").touch()
     return folder / "bin"
 
