@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from ..artifacts.errors import RocmforgeError, printable
+from ..artifacts.errors import printable
 from .batch import UInt32
 from .generation import RequestError
 from .tokenizer import Tokenizer
@@ -39,8 +39,8 @@ _JSON_OPTIONS: Final = {"whitespace_flexible": False, "item_separator": ", ", "k
 Kind = Literal["json_object", "json_schema", "regex", "grammar"]
 
 
-class ConstraintError(RocmforgeError):
-    """A constraint that met a limit while text was generated under it."""
+class ConstraintError(RequestError):
+    """A constraint that met a limit while text was generated under it: the request's fault, as it would be at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,10 @@ class ConstraintSpec:
 class Matcher:
     """A constraint on its way through one output. Not thread-safe: one sequence owns it."""
 
-    def __init__(self, library: LLMatcher) -> None:
+    def __init__(self, library: LLMatcher, parameter: str) -> None:
+        """`parameter` of the request, for messages."""
         self._library = library
+        self._parameter = parameter
 
     def mask(self) -> UInt32:
         """A bit a token, the lowest first: those that may come next. The end is one of them where the text may end.
@@ -87,11 +89,11 @@ class Matcher:
 
     def copy(self) -> Matcher:
         """Another one at the same place."""
-        return Matcher(self._library.deep_copy())
+        return Matcher(self._library.deep_copy(), self._parameter)
 
     def _check(self) -> None:
         if self._library.is_error():
-            raise ConstraintError(f"constraint: {_first_line(self._library.get_error())}")
+            raise ConstraintError(self._parameter, _first_line(self._library.get_error()))
 
 
 class ConstraintCompiler:
@@ -114,11 +116,8 @@ class ConstraintCompiler:
         grammar = _grammar(LLMatcher, spec)
         library = LLMatcher(self._load_vocabulary(), grammar, log_level=0, limits=LLParserLimits(**_LIMITS))
         if not library.is_error():
-            matcher = Matcher(library)
-            try:
-                matcher.mask()  # some limits are only met here
-            except ConstraintError as error:
-                raise RequestError(spec.parameter, str(error).removeprefix("constraint: ")) from None
+            matcher = Matcher(library, spec.parameter)
+            matcher.mask()  # some limits are only met here
             if library.is_stopped() and not library.is_accepting():
                 raise RequestError(spec.parameter, "nothing can match it")
             return matcher

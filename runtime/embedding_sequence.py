@@ -9,7 +9,7 @@ import numpy as np
 
 from .batch import Float32, Program
 from .embeddings import EmbeddingError, EmbeddingRequest
-from .generation import FINISH_FAILED, FINISH_STOP, GenerationRequest
+from .generation import FINISH_FAILED, FINISH_STOP, Failure, GenerationRequest
 from .logprobs import TokenLogprobs
 from .scheduler import Chunk
 from .sequence import Sequence
@@ -56,7 +56,7 @@ class EmbeddingSequence(Sequence):
         with np.errstate(invalid="ignore"):
             length = np.sqrt(np.sum(self._sum * self._sum))  # of the sum: its mean points the same way
         if not np.isfinite(length):
-            self.finish(FINISH_FAILED, "the model's hidden states are not finite numbers (NaN or infinity)")
+            self.finish(FINISH_FAILED, Failure("the model's hidden states are not finite numbers (NaN or infinity)"))
             return
         embedding = (self._sum / (length or 1.0)).astype(np.float32)
         embedding.flags.writeable = False
@@ -72,7 +72,7 @@ class EmbeddingSequence(Sequence):
         if not self._done.wait(timeout):
             return None
         if self._embedding is None:
-            raise EmbeddingError(self.finish_reason or FINISH_FAILED, self.error)
+            raise EmbeddingError(self.finish_reason or FINISH_FAILED, str(self.error) if self.error else None)
         return self._embedding
 
 

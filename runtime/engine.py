@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from ..artifacts.errors import DeviceError, RocmforgeError, printable
+from ..artifacts.errors import DeviceError, RocmforgeError
 from .batch import Float32, Program
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .embeddings import EmbeddingRequest
@@ -23,9 +23,11 @@ from .generation import (
     FINISH_LENGTH,
     EngineBusyError,
     EngineStats,
+    Failure,
     GenerationRequest,
     Inbox,
     RequestError,
+    failure_of,
 )
 from .kv_cache import BlockPool
 from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle, Observer
@@ -354,7 +356,7 @@ class Engine:
         if sequence.first_token_at is None:
             self._life.tell(FIRST_TOKEN, sequence)
         if token < 0:
-            problem = sequence.mask_error() or "the model's logits are not finite numbers (NaN or infinity)"
+            problem = sequence.mask_error() or Failure("the model's logits are not finite numbers (NaN or infinity)")
             self._finish(sequence, FINISH_FAILED, problem)
             return
         is_eos = token in self._tokenizer.config.eos_token_ids and not sequence.request.ignore_eos
@@ -376,7 +378,7 @@ class Engine:
     def _live(self) -> list[Sequence]:
         return [*self._scheduler.running, *self._scheduler.waiting]
 
-    def _finish(self, sequence: Sequence, reason: str, error: str | None = None) -> None:
+    def _finish(self, sequence: Sequence, reason: str, error: Failure | None = None) -> None:
         sequence.finish(reason, error)
         self._release(sequence)
 
@@ -407,10 +409,10 @@ class Engine:
             log.error("step failed: %s", error)
         else:
             log.error("step failed", exc_info=error)
-        reason = str(error) if isinstance(error, RocmforgeError) else f"internal error: {printable(repr(error))}"
+        failure = failure_of(error)
         chunks, self._in_step = self._in_step, []
         for sequence in [chunk.sequence for chunk in chunks if not chunk.sequence.finished]:
-            self._finish(sequence, FINISH_FAILED, reason)
+            self._finish(sequence, FINISH_FAILED, failure)
         self._scheduler.start_over(self._new_pool(self._scheduler.pool.num_blocks))
 
     def _given_up(self, chunks: list[Chunk]) -> bool:
@@ -463,7 +465,7 @@ class Engine:
             while (left := until - time.monotonic()) > 0:
                 if self._stopping:
                     for sequence in self._live():
-                        self._finish(sequence, FINISH_FAILED, self._problem)
+                        self._finish(sequence, FINISH_FAILED, Failure(self._problem or "the engine is stopping"))
                     return False
                 self._wake.wait(left)
         return True
@@ -474,7 +476,7 @@ class Engine:
             for sequence in self._live():
                 problem = self._too_long(sequence.max_length)
                 if problem is not None:
-                    self._finish(sequence, FINISH_FAILED, problem)
+                    self._finish(sequence, FINISH_FAILED, Failure(problem))
             self._program, self._problem = program, None
         log.info("the device is available again")
 

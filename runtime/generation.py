@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..artifacts.errors import RocmforgeError
+from ..artifacts.errors import RocmforgeError, printable
 from .batch import UInt32
 from .embeddings import EmbeddingRequest, PendingEmbedding
 from .logprobs import TokenLogprobs
@@ -30,6 +30,30 @@ class RequestError(RocmforgeError):
 
 class EngineBusyError(RocmforgeError):
     """The queue is full, or the engine is stopping; try again later (HTTP 503, Retry-After)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a generation failed, or was cancelled by a time limit: a value, for an exception would keep alive all that
+    lies on its way.
+
+    Attributes:
+        message: one line.
+        parameter: of the request, where that is at fault: asked again, it would fail again.
+    """
+
+    message: str
+    parameter: str | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What an exception says of the generation that it ended."""
+    if isinstance(error, RocmforgeError):
+        return Failure(str(error), error.parameter if isinstance(error, RequestError) else None)
+    return Failure(f"internal error: {printable(repr(error))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +136,7 @@ class TokenEvent:
     text: str
     finished: bool = False
     finish_reason: str | None = None
-    error: str | None = None
+    error: Failure | None = None
     logprobs: TokenLogprobs | None = None
     index: int = 0
     stop: str | None = None
@@ -169,7 +193,7 @@ class GenerationState:
     prompt_tokens: int
     finished: bool
     finish_reason: str | None
-    error: str | None = None
+    error: Failure | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     cached_tokens: int = field(default=0, compare=False)  # how it was computed, not what it came to
 

@@ -18,11 +18,13 @@ from .generation import (
     FINISH_FAILED,
     FINISH_LENGTH,
     FINISH_STOP,
+    Failure,
     GenerationRequest,
     GenerationState,
     Inbox,
     TokenEvent,
     events_of,
+    failure_of,
 )
 from .logprobs import TokenLogprobs
 from .prompt_lookup import PromptLookup
@@ -61,7 +63,7 @@ class Sequence:
         self.prefilling = False  # admitted, and what it had then is not yet computed
         self.cancel_requested = False
         self.finish_reason: str | None = None
-        self.error: str | None = None
+        self.error: Failure | None = None
         self.submitted_at = time.monotonic()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
@@ -115,13 +117,13 @@ class Sequence:
         """Tokens that prompt and output can come to: what must fit into its blocks."""
         return self.num_prompt_tokens + self.request.max_tokens
 
-    def overdue(self, now: float, queue_seconds: float) -> tuple[str, str] | None:
+    def overdue(self, now: float, queue_seconds: float) -> tuple[str, Failure] | None:
         """How and why it has to end at `now`: by its own time limit, or after `queue_seconds` without having begun."""
         waited, limit = now - self.submitted_at, self.request.deadline_seconds
         if limit is not None and waited >= limit:
-            return FINISH_CANCELLED, f"the request's time limit of {limit:g} s has passed"
+            return FINISH_CANCELLED, Failure(f"the request's time limit of {limit:g} s has passed")
         if self.admitted_at is None and waited >= queue_seconds:
-            return FINISH_FAILED, f"waited {queue_seconds:g} s in the queue"
+            return FINISH_FAILED, Failure(f"waited {queue_seconds:g} s in the queue")
         return None
 
     @property
@@ -199,7 +201,7 @@ class Sequence:
         try:
             return constraint is not None and constraint.take(token)
         except RocmforgeError as error:
-            self.error = str(error)
+            self.error = failure_of(error)
             return False
 
     def begin_mask(self, masks: TokenMasks) -> None:
@@ -207,11 +209,12 @@ class Sequence:
         if self.request.constraint is not None:
             self._mask = masks.begin(self.request.constraint)
 
-    def mask_error(self) -> str | None:
+    def mask_error(self) -> Failure | None:
         """Why its last mask could not be computed, where it could not: then no token was drawn."""
-        return self._mask.error() if isinstance(self._mask, PendingMask) else None
+        error = self._mask.error() if isinstance(self._mask, PendingMask) else None
+        return None if error is None else failure_of(error)
 
-    def finish(self, reason: str, error: str | None = None) -> None:
+    def finish(self, reason: str, error: Failure | None = None) -> None:
         """End without a new token: cancelled or failed; `error` says why."""
         self.error = error
         self._send(None, self._rest(), reason)

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..artifacts.errors import RocmforgeError, printable
+from ..artifacts.errors import RocmforgeError
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +50,12 @@ class PendingMask:
             return np.zeros(self._num_words, np.uint32)
         return self._future.result()
 
-    def error(self) -> str | None:
-        """Why it failed, in one line; waits, as `wait` does."""
+    def error(self) -> BaseException | None:
+        """Why it failed; waits, as `wait` does."""
         error = self._future.exception()
-        if error is None:
-            return None
-        if isinstance(error, RocmforgeError):
-            return str(error)
-        log.error("a mask could not be computed", exc_info=error)
-        return f"internal error: {printable(repr(error))}"
+        if error is not None and not isinstance(error, RocmforgeError):
+            log.error("a mask could not be computed", exc_info=error)
+        return error
 
 
 class TokenMasks:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..constraints import ConstraintSpec
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, RequestError, TokenEvent
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, RequestError, TokenEvent
 from ..logprobs import TokenLogprobs
 from ..reasoning import ReasoningSplitter
 from ..tool_calls import ToolCall, ToolCallParser
@@ -190,7 +190,7 @@ class AnswerPart:
     tokens: int = 0
     logprobs: TokenLogprobs | None = None
     finish_reason: str | None = None
-    error: str | None = None
+    error: Failure | None = None
     stop: str | None = None
 
 
@@ -259,7 +259,7 @@ class Answer:
     tokens: int
     logprobs: tuple[TokenLogprobs, ...]
     finish_reason: str
-    error: str | None
+    error: Failure | None
 
 
 def join_parts(parts: Sequence[AnswerPart]) -> Answer:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import falcon
 
 from ...artifacts.errors import RocmforgeError, printable
-from ..generation import EngineBusyError, RequestError
+from ..generation import EngineBusyError, Failure, RequestError
 from ..integrations import IntegrationError
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,21 @@ class NotFoundError(RocmforgeError):
 
 class GenerationFailedError(RocmforgeError):
     """The engine gave a request up (HTTP 500)."""
+
+
+class RequestFailedError(RequestError):
+    """A generation that failed by the request's own fault, after it had begun (HTTP 400: clients retry a 5xx)."""
+
+    def __init__(self, failure: Failure):
+        RocmforgeError.__init__(self, failure.message)
+        self.parameter = failure.parameter or "request"
+
+
+def generation_error(failure: Failure | None) -> RocmforgeError:
+    """What to raise of a generation that failed."""
+    if failure is None:
+        return GenerationFailedError("generation failed")
+    return GenerationFailedError(failure.message) if failure.parameter is None else RequestFailedError(failure)
 
 
 class ClientGoneError(Exception):

@@ -119,8 +119,7 @@ class _Answering:
         """The last event of a stream, without text.
 
         Raises:
-            GenerationFailedError: it failed.
-            CancelledError: somebody cancelled it.
+            As `check_finish`.
         """
         finish = check_finish(last.finish_reason, last.error)
         return LlamaCompletion(

@@ -21,7 +21,7 @@ from ..generation import (
 )
 from .body import read
 from .conditions import read_conditions
-from .errors import GenerationFailedError, NotFoundError, error_document
+from .errors import NotFoundError, error_document, generation_error
 from .job import Job, collect, start_job
 from .openapi import Operation, Route
 from .registry import total_stats
@@ -65,7 +65,7 @@ class Generate(_GenerateResource):
         collect(job, self.limits)
         state = job.generations[0].state()
         if state.finish_reason == FINISH_FAILED:
-            raise GenerationFailedError(state.error or "generation failed")
+            raise generation_error(state.error)
         answer(resp, _state_document(state))
 
 
@@ -90,7 +90,7 @@ class _TokenEncoder(Encoder):
                 text=event.text,
                 finished=event.finished,
                 finish_reason=event.finish_reason,
-                error=UNSET if event.error is None else event.error,
+                error=UNSET if event.error is None else str(event.error),
             )
         )
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..generation import TokenEvent
+from ..generation import Failure, TokenEvent
 from ..logprobs import TokenLogprobs
 from ..tool_calls import ToolCall
 from .answer_clock import AnswerClock
@@ -79,12 +79,11 @@ class Answering:
             line.logprobs = self._logprobs(said)
         return line
 
-    def end(self, line: Line, reason: str | None, error: str | None) -> Line:
+    def end(self, line: Line, reason: str | None, error: Failure | None) -> Line:
         """Make a line the last one.
 
         Raises:
-            GenerationFailedError: it failed.
-            CancelledError: somebody cancelled it.
+            As `check_finish`.
         """
         finish = check_finish(reason, error)
         durations = self.clock.durations()

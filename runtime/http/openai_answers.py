@@ -6,8 +6,8 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH
-from .errors import CancelledError, GenerationFailedError
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure
+from .errors import CancelledError, generation_error
 from .schema.common import UNSET, Unset
 from .schema.openai import FinishReason, Usage
 from .service import ServedModel
@@ -45,15 +45,16 @@ def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> 
     )
 
 
-def check_finish(reason: str | None, error: str | None) -> FinishReason:
+def check_finish(reason: str | None, error: Failure | None) -> FinishReason:
     """OpenAI's word for how a generation, or an answer to a chat, ended.
 
     Raises:
         GenerationFailedError: it failed.
+        RequestFailedError: it failed by the request's own fault.
         CancelledError: somebody cancelled it.
     """
     if reason == FINISH_FAILED:
-        raise GenerationFailedError(error or "generation failed")
+        raise generation_error(error)
     if reason == FINISH_CANCELLED:
         raise CancelledError
     if reason == "tool_calls":

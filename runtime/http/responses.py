@@ -12,7 +12,7 @@ import falcon
 import msgspec
 
 from ...artifacts.errors import printable
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, RequestError, TokenEvent
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, Failure, RequestError, TokenEvent
 from .body import read
 from .chat_job import start_chat
 from .conditions import Conditions, constraint_of_format
@@ -123,7 +123,7 @@ class _Run:
         """The response as it ended, kept where the client wants it kept."""
         status, error, details = "completed", None, None
         if part.finish_reason in (FINISH_FAILED, FINISH_CANCELLED):
-            status, error = "failed", ResponseError(code="server_error", message=part.error or part.finish_reason)
+            status, error = "failed", _error_of(part)
         elif part.finish_reason == "length":
             status, details = "incomplete", {"reason": "max_output_tokens"}
         prompt_tokens = self.job.prompt_tokens
@@ -146,6 +146,12 @@ class _Run:
             messages = (*self.chat.messages, self.builder.answer)
             self.store.put(self.client, StoredResponse(document, messages, self.builder.messages))
         return document
+
+
+def _error_of(part: AnswerPart) -> ResponseError:
+    """OpenAI's code says whether asking again may help."""
+    failure = part.error or Failure(part.finish_reason or FINISH_FAILED)
+    return ResponseError(code="invalid_prompt" if failure.parameter else "server_error", message=failure.message)
 
 
 class Responses(Resource):
@@ -216,7 +222,7 @@ class _StreamEncoder(Encoder):
             yield self._event({"type": f"response.{document.status}", "response": document})
 
     def failure(self, path: str, error: BaseException) -> bytes:
-        failed = AnswerPart(0, finish_reason=FINISH_FAILED, error="the server failed")
+        failed = AnswerPart(0, finish_reason=FINISH_FAILED, error=Failure("the server failed"))
         return self._event({"type": "response.failed", "response": self._run.finish(failed)})
 
     def _event(self, event: dict[str, Any]) -> bytes:

@@ -90,3 +90,16 @@ def test_completion_logprobs(client: openai.OpenAI) -> None:
 def test_the_server_starts_without_the_library_of_constraints() -> None:
     code = "import sys, rocmforge.runtime.serve; sys.exit('llguidance' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_F101_a_constraint_that_meets_a_limit_after_its_first_token(client: openai.OpenAI) -> None:
+    """Its expression is small until the model has written "Yes"; OpenAI's client would ask again after a 500."""
+    beyond = {"regex": "Yes((a?){500}a{500}|b)"}
+    patient = client.with_options(max_retries=2)
+    with pytest.raises(openai.BadRequestError) as caught:
+        patient.chat.completions.create(**QUESTION, extra_body=beyond)
+    assert (caught.value.param, caught.value.type) == ("regex", "invalid_request_error")
+    with pytest.raises(openai.APIError) as streamed:
+        list(patient.chat.completions.create(**QUESTION, stream=True, extra_body=beyond))
+    assert (streamed.value.param, streamed.value.type) == ("regex", "invalid_request_error")
+    assert client.chat.completions.create(**QUESTION).choices[0].message.content

@@ -118,7 +118,7 @@ def test_F76_a_real_model_of_NaN_fails_its_requests(
         for sampling in (SamplingParams(0.0), SamplingParams(1.0)):
             state = ended(engine.submit(request(sampling=sampling)))
             assert (state.finish_reason, state.tokens) == ("failed", ())
-            assert state.error == "the model's logits are not finite numbers (NaN or infinity)"
+            assert str(state.error) == "the model's logits are not finite numbers (NaN or infinity)"
         assert engine.stats().pages_used == 0
 
 
@@ -297,8 +297,8 @@ def test_a_failed_step_fails_its_requests_alone(error: Exception, message: str) 
             state = ended(generation)
             assert state.finish_reason == "failed"
             assert state.error is not None
-            assert message in state.error
-            assert state.error.isprintable()
+            assert message in state.error.message
+            assert state.error.message.isprintable()
         assert first.state().text == "x"
         assert ended(waiting).finish_reason == "length"
         assert ended(engine.submit(request())).finish_reason == "length"
@@ -319,7 +319,7 @@ def test_a_step_with_too_few_tokens_fails_those_that_got_none() -> None:
             state = ended(generation)
             assert state.finish_reason == "failed"
             assert state.error is not None
-            assert state.error.startswith("internal error: ValueError")
+            assert state.error.message.startswith("internal error: ValueError")
         assert ended(engine.submit(request())).finish_reason == "length"
         assert engine.stats().pages_used == 0
 
@@ -335,7 +335,7 @@ def test_F76_a_row_of_NaN_fails_its_request_alone() -> None:
         state = ended(bad)
         assert (state.finish_reason, state.text) == ("failed", "xx")
         assert state.error is not None
-        assert "not finite" in state.error
+        assert "not finite" in state.error.message
         assert ended(good).text == "x" * 20
         assert engine.stats().pages_used == 0
     assert metrics.finished == {"failed": 1, "length": 1}

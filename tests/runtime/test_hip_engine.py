@@ -55,8 +55,8 @@ def test_a_failing_step_fails_its_requests_alone(tmp_path: Path, function: str, 
     api.fail(function, 1, code)
     state = wait(engine, REQUEST)
     assert state.error is not None
-    assert name in state.error
-    assert "GPU 0 (gfx1100" in state.error
+    assert name in state.error.message
+    assert "GPU 0 (gfx1100" in state.error.message
     again = wait(engine, REQUEST)
     assert again.error is None
     assert engine.stats().pages_used == 0

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocmforge.runtime.batch import UInt32
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams, TokenEvent
+from rocmforge.runtime.generation import Failure, GenerationRequest, SamplingParams, TokenEvent
 from rocmforge.runtime.sequence import Sequence
 
 from .test_tokenizer import TINY
@@ -127,8 +127,8 @@ def test_half_a_character_at_the_end_is_shown_as_such() -> None:
     assert [event.text for event in events] == ["", "\ufffd"]
 
 
-@pytest.mark.parametrize("reason, error", [("cancelled", None), ("failed", "the device is lost")])
-def test_an_end_without_a_token(reason: str, error: str | None) -> None:
+@pytest.mark.parametrize("reason, error", [("cancelled", None), ("failed", Failure("the device is lost"))])
+def test_an_end_without_a_token(reason: str, error: Failure | None) -> None:
     one = make(stop=("bcd",))
     feed(one, ids_of("abc"))
     one.finish(reason, error)

@@ -17,7 +17,7 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.batch import Batch, RowSampling
 from rocmforge.runtime.constraints import ConstraintError
 from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams
+from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams, failure_of
 from rocmforge.runtime.hip_program import load_hip_program
 from rocmforge.runtime.hip_step import SAMPLING, STEP
 from rocmforge.runtime.host_device import HostProgram, load_host_program
@@ -71,7 +71,7 @@ def test_a_mask_has_the_words_of_the_vocabulary(masks: TokenMasks) -> None:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: raise_error(ConstraintError("constraint: too complex")), "constraint: too complex"),
+        (lambda: raise_error(ConstraintError("response_format", "too complex")), "response_format: too complex"),
         (lambda: raise_error(ZeroDivisionError("a\nb")), r"internal error: ZeroDivisionError('a\nb')"),
         (lambda: raise_error(SystemExit(3)), "internal error: SystemExit(3)"),
         (lambda: np.zeros(2, np.uint32), "internal error: ValueError('expected a mask of 3 words, found 2')"),
@@ -82,7 +82,9 @@ def test_a_mask_that_fails_allows_nothing_and_says_why(
 ) -> None:
     pending = masks.begin(Source(make))
     assert pending.wait().tolist() == [0, 0, 0]
-    assert pending.error() == message
+    error = pending.error()
+    assert error is not None
+    assert str(failure_of(error)) == message
     assert masks.begin(Source(lambda: np.ones(3, np.uint32))).wait().tolist() == [1, 1, 1]
 
 
@@ -128,7 +130,7 @@ def test_the_host_computes_before_the_mask_is_there(program: HostProgram, monkey
 
     def make() -> Mask:
         if not began.wait(SECONDS):
-            raise ConstraintError("the device waits for the mask")
+            raise ConstraintError("response_format", "the device waits for the mask")
         return only(vocab_size, 77)
 
     with pending_masks(vocab_size) as masks:
@@ -151,7 +153,7 @@ def test_pending_masks_draw_the_same_tokens_and_leave_the_same_logits(program: H
             rows[index] = dataclasses.replace(rows[index], mask=pending)
         assert program.step(batch(*rows)).tolist() == expected
         assert program.logits(4).tobytes() == logits.tobytes()
-        failing = masks.begin(Source(lambda: raise_error(ConstraintError("no"))))
+        failing = masks.begin(Source(lambda: raise_error(ConstraintError("response_format", "no"))))
         rows[1] = dataclasses.replace(rows[1], mask=failing)
         assert program.step(batch(*rows)).tolist() == [expected[0], -1, *expected[2:]]
 
@@ -198,7 +200,7 @@ def test_the_gpu_is_at_work_before_the_mask_is_there(tmp_path: Path, replays: in
 
         def make() -> Mask:
             if not api.began.wait(SECONDS):
-                raise ConstraintError("the device waits for the mask")
+                raise ConstraintError("response_format", "the device waits for the mask")
             return only(size, 3, 40)
 
         seen = np.array([4, 5], np.int32)
@@ -267,7 +269,7 @@ def test_tokens_obey_masks_that_the_device_did_not_wait_for(
 
     def hold() -> None:
         if not began.wait(SECONDS):
-            raise ConstraintError("the device waits for the mask")
+            raise ConstraintError("response_format", "the device waits for the mask")
 
     script = Script(program.layout.vocab_size, hold)
     take = script.take
@@ -287,13 +289,13 @@ def test_tokens_obey_masks_that_the_device_did_not_wait_for(
 def test_a_mask_that_fails_fails_its_own_request_alone(engine: Engine, program: HostProgram) -> None:
     def hold() -> None:
         if len(bad.taken) == 3:
-            raise ConstraintError("constraint: too complex")
+            raise ConstraintError("response_format", "too complex")
 
     bad = Script(program.layout.vocab_size, hold)
     good = engine.submit(request(Script(program.layout.vocab_size)))
     free = engine.submit(request(None, 12))
     state = ended(engine.submit(request(bad)))
-    assert (state.tokens, state.finish_reason, state.error) == (TEXT[:3], "failed", "constraint: too complex")
+    assert (state.tokens, state.finish_reason, str(state.error)) == (TEXT[:3], "failed", "response_format: too complex")
     assert ended(good).tokens == TEXT
     assert len(ended(free).tokens) == 12
     assert engine.stats().pages_used == 0

@@ -15,6 +15,7 @@ from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
 from rocmforge.runtime.generation import (
     EngineBusyError,
     EngineStats,
+    Failure,
     GenerationRequest,
     GenerationState,
     Inbox,
@@ -66,13 +67,13 @@ class FakeGeneration:
             if self._cancel.wait(engine.token_seconds):
                 return self._send(None, "", "cancelled")
             if engine.fail_after == i:
-                return self._send(None, "", "failed", "the device is lost")
+                return self._send(None, "", "failed", engine.failure)
             last = i + 1 == len(script)
             length = len(script) == self.request.max_tokens
             self._send(100 + i, text, ("length" if length else engine.end) if last else None)
         return None
 
-    def _send(self, token: int | None, text: str, reason: str | None, error: str | None = None) -> None:
+    def _send(self, token: int | None, text: str, reason: str | None, error: Failure | None = None) -> None:
         asked = self.request.logprobs
         logprobs = None
         if token is not None and asked is not None:
@@ -146,6 +147,7 @@ class FakeEngine:
     prefill_seconds: float = 0.0
     token_seconds: float = 0.0
     fail_after: int | None = None
+    failure: Failure = field(default_factory=lambda: Failure("the device is lost"))
     busy: bool = False
     broken: bool = False
     running: bool = True
