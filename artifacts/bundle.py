@@ -13,10 +13,10 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from .errors import BundleError
 from .layout import MAX_LAYOUT_BYTES, Layout, decode_layout
@@ -29,12 +29,14 @@ from .manifest import (
     Manifest,
     TargetEntry,
     decode_manifest,
+    listed_files,
 )
 
 CHUNK_BYTES: Final = 1 << 20
 # All files but the weights are hashed when a bundle is opened, so their sum bounds the time that this takes.
 MAX_SMALL_FILES_BYTES: Final = 1 << 30
 
+_Result = TypeVar("_Result")
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -147,13 +149,28 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: the bundle is not exactly what its manifest says; names the file and the field.
     """
+    return _in_folder(path, _open_files)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a folder that is anything but a bundle of ours: of whatever format version, sound or damaged, but with
+    nothing beside what its manifest lists.
+
+    Raises:
+        BundleError: names what is no part of a bundle.
+    """
+    _in_folder(path, _check_nothing_else)
+
+
+def _in_folder(path: Path, action: Callable[[Path, _Descriptor], _Result]) -> _Result:
+    """Open the folder and call `action`, which then owns it unless it raises."""
     while True:
         try:
             folder = _Descriptor(os.open(path, _FOLDER_FLAGS))
         except (OSError, ValueError) as error:
             raise BundleError(path, "bundle", f"expected a readable folder, found {_reason(error)}") from error
         try:
-            return _open_files(path, folder)
+            return action(path, folder)
         except BundleError:
             # A compiler may have replaced this folder and be removing it: then the new one counts.
             replaced = _is_replaced(path, folder)
@@ -169,11 +186,21 @@ def _is_replaced(path: Path, folder: _Descriptor) -> bool:
         return False
 
 
+def _check_nothing_else(path: Path, folder: _Descriptor) -> None:
+    """See `check_replaceable`."""
+    listed = listed_files(path / MANIFEST_NAME, _read_manifest(path, folder))
+    _found_files(path, folder.fd, listed | {MANIFEST_NAME})
+    folder.close()
+
+
+def _read_manifest(path: Path, folder: _Descriptor) -> bytes:
+    with _opened(path, folder.fd, MANIFEST_NAME, None, MAX_MANIFEST_BYTES) as fd:
+        return _read_all(fd, os.fstat(fd).st_size)
+
+
 def _open_files(path: Path, folder: _Descriptor) -> Bundle:
     """Check the files of the open folder and return the bundle, which then owns `folder`."""
-    with _opened(path, folder.fd, MANIFEST_NAME, None, MAX_MANIFEST_BYTES) as fd:
-        data = _read_all(fd, os.fstat(fd).st_size)
-    manifest = decode_manifest(path / MANIFEST_NAME, data)
+    manifest = decode_manifest(path / MANIFEST_NAME, _read_manifest(path, folder))
     files = manifest.files
     _check_listing(path, folder.fd, manifest)
     small = sum(entry.n_bytes for name, entry in files.items() if name != WEIGHTS_NAME)
@@ -240,7 +267,13 @@ def _check_digest(path: Path, name: str, expected: str, found: str) -> None:
 
 def _check_listing(path: Path, folder: int, manifest: Manifest) -> None:
     """Refuse what exists but is not listed, and what is listed but does not exist."""
-    expected = set(manifest.files) | {MANIFEST_NAME}
+    expected = manifest.files.keys() | {MANIFEST_NAME}
+    for name in sorted(expected - _found_files(path, folder, expected)):
+        raise BundleError(path, name, "expected a file, found none")
+
+
+def _found_files(path: Path, folder: int, expected: Set[str]) -> set[str]:
+    """Names below the open folder; refuses what is neither expected nor the folder of such a file."""
     folders = {name[:cut] for name in expected for cut, c in enumerate(name) if c == "/"}
     found: set[str] = set()
     pending = [""]
@@ -255,8 +288,7 @@ def _check_listing(path: Path, folder: int, manifest: Manifest) -> None:
                 if is_folder:
                     pending.append(name)
                 found.add(name)
-    for name in sorted(expected - found):
-        raise BundleError(path, name, "expected a file, found none")
+    return found
 
 
 @contextlib.contextmanager

@@ -155,14 +155,8 @@ def decode_manifest(path: Path | str, data: bytes) -> Manifest:
         BundleError: anything wrong at all, with the field named.
     """
     check = Checker(path)
-    if len(data) > MAX_MANIFEST_BYTES:
-        check.fail("size", f"expected at most {MAX_MANIFEST_BYTES} bytes, found {len(data)}")
-    try:
-        root = json.loads(data.decode("ascii"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(path, "json", f"expected canonical JSON, found otherwise ({error})") from error
     # The version comes first: a future format may differ in everything else.
-    table = _table(check, root, "manifest")
+    table = _table(check, _decode_json(path, data), "manifest")
     _check_version(check, table.get("format_version"))
     manifest = _decode(check, table)
     try:
@@ -174,6 +168,30 @@ def decode_manifest(path: Path | str, data: bytes) -> Manifest:
     if canonical != data:
         check.fail("json", "expected the canonical form, found another (spaces, order or repeated keys)")
     return manifest
+
+
+def listed_files(path: Path | str, data: bytes) -> frozenset[str]:
+    """Names of the files that a manifest of any format version lists, as far as such a one can be judged: canonical
+    JSON with a version, a table of files, and the digest of itself.
+
+    Args:
+        path: the file, for messages.
+        data: its bytes.
+
+    Raises:
+        BundleError: it is not the manifest of a bundle.
+    """
+    check = Checker(path)
+    table = _table(check, _decode_json(path, data), "manifest")
+    _major_and_minor(check, table.get("format_version"))
+    try:
+        text, files = _canonical(table | {"bundle_digest": ""}), _table(check, table.get("files"), "files")
+    except (ValueError, RecursionError) as error:
+        raise BundleError(path, "json", f"expected finite numbers, found otherwise ({error})") from error
+    digest = "sha256:" + hashlib.sha256(text).hexdigest()
+    if table.get("bundle_digest") != digest or _canonical(table) != data:
+        check.fail("bundle_digest", "expected the digest of the manifest itself, found another")
+    return frozenset(files)
 
 
 def check_file_name(check: Checker, name: str) -> str:
@@ -201,7 +219,16 @@ def check_file_name(check: Checker, name: str) -> str:
     return name
 
 
-def _canonical(manifest: Manifest) -> bytes:
+def _decode_json(path: Path | str, data: bytes) -> object:
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(path, "size", f"expected at most {MAX_MANIFEST_BYTES} bytes, found {len(data)}")
+    try:
+        return json.loads(data.decode("ascii"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(path, "json", f"expected canonical JSON, found otherwise ({error})") from error
+
+
+def _canonical(manifest: Manifest | Mapping[str, object]) -> bytes:
     text = json.dumps(manifest, default=_plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return (text + "\n").encode("ascii")
 
@@ -219,13 +246,18 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _check_version(check: Checker, value: object) -> None:
     """Apply the compatibility rule: this major, and a minor that is not newer."""
+    major, minor = _major_and_minor(check, value)
+    if major != FORMAT_MAJOR or minor > FORMAT_MINOR:
+        reads = f"{FORMAT_MAJOR}.0 to {FORMAT_VERSION}"
+        check.fail("format_version", f"expected {reads} (what this rocmforge reads), found {major}.{minor}")
+
+
+def _major_and_minor(check: Checker, value: object) -> tuple[int, int]:
     version = check.text(value, "format_version", 16)
     match = _VERSION.fullmatch(version)
     if match is None:
         check.fail("format_version", f"expected MAJOR.MINOR, found {version!r}")
-    if int(match[1]) != FORMAT_MAJOR or int(match[2]) > FORMAT_MINOR:
-        reads = f"{FORMAT_MAJOR}.0 to {FORMAT_VERSION}"
-        check.fail("format_version", f"expected {reads} (what this rocmforge reads), found {version}")
+    return int(match[1]), int(match[2])
 
 
 def _decode(check: Checker, table: dict[str, object]) -> Manifest:

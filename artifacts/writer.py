@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from .bundle import CHUNK_BYTES, open_bundle
-from .errors import RocmforgeError, UsageError, printable
+from .bundle import CHUNK_BYTES, check_replaceable, open_bundle
+from .errors import BundleError, RocmforgeError, UsageError, printable
 from .layout import Checker
 from .manifest import MANIFEST_NAME, FileEntry, Manifest, check_file_name, decode_manifest, encode_manifest
 
@@ -115,10 +115,10 @@ class BundleWriter:
     Without `finish`, or after any exception, nothing of it is left.
 
     Args:
-        goal: where the bundle will be; replaced if it is a bundle already.
+        goal: where the bundle will be; replaced if it is a bundle already, and holds nothing else.
 
     Raises:
-        UsageError: the goal exists and is not a bundle (raised by `__enter__`, before anything is written).
+        UsageError: the goal exists and is not such a bundle (raised by `__enter__`, before anything is written).
         RocmforgeError: the folder of the goal cannot be written.
     """
 
@@ -133,6 +133,7 @@ class BundleWriter:
         _refuse_other(self._goal)
         with self._failing_in_one_line():
             _remove_abandoned(self._goal)
+            _refuse_other(self._goal)  # one that was moved aside may be back
             self._staging, self._lock = _make_staging(self._goal)
         return self
 
@@ -230,14 +231,16 @@ class BundleWriter:
             raise RocmforgeError(f"cannot write {printable(self._goal)}: {reason}") from error
 
 
-def _is_bundle(path: Path) -> bool:
-    return path.is_dir() and os.path.lexists(path / MANIFEST_NAME)
-
-
 def _refuse_other(goal: Path) -> None:
-    """Refuse to replace what is not a bundle."""
-    if os.path.lexists(goal) and not _is_bundle(goal) and os.path.lexists(goal):
-        raise UsageError(f"{printable(goal)} exists and is not a bundle; remove it or name another goal")
+    """Refuse to replace what is not a bundle, or holds more than one."""
+    if not os.path.lexists(goal):
+        return
+    try:
+        check_replaceable(goal)
+    except BundleError as error:
+        if os.path.lexists(goal):  # nobody has just moved it away
+            problem = "what is not a bundle alone is not replaced: remove it or name another goal"
+            raise UsageError(f"{error}; {problem}") from None
 
 
 def _make_staging(goal: Path) -> tuple[Path, int]:
@@ -280,14 +283,18 @@ def _remove_abandoned(goal: Path) -> None:
             continue
         path = goal.parent / name
         # An error here means that the folder is in use, or gone, or not ours to remove.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, BundleError):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 _lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if match[1] and _is_bundle(path) and not os.path.lexists(goal):
+                # Without a manifest it was never finished, or is half removed.
+                whole = match[1] and os.path.lexists(path / MANIFEST_NAME)
+                if whole and not os.path.lexists(goal):
                     os.rename(path, goal)
-                else:
-                    _remove(path)
+                    continue
+                if whole:
+                    check_replaceable(path)
+                _remove(path)
             finally:
                 os.close(fd)
 

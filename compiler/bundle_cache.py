@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from .. import __version__
-from ..artifacts.bundle import open_bundle
+from ..artifacts.bundle import check_replaceable, open_bundle
 from ..artifacts.errors import BundleError, InputError, RocmforgeError, printable
 from .build_cache import BuildCache, cache_key
 from .chat_template import TemplateCheck
@@ -48,7 +49,7 @@ def cached_bundle(
             say(f"{printable(model)}: using its bundle {printable(goal)}")
             return goal
         say(f"its bundle in the cache is damaged, and made anew: {problem}")
-        shutil.rmtree(goal, ignore_errors=True)
+        _make_room(goal, say)
     say(f"{printable(model)} is not a bundle: compiling it to {printable(goal)}")
     try:
         goal.parent.mkdir(parents=True, exist_ok=True)
@@ -96,3 +97,14 @@ def _problem_of(bundle: Path) -> str | None:
     except BundleError as error:
         return str(error)
     return None
+
+
+def _make_room(goal: Path, say: Callable[[str], None]) -> None:
+    """A damaged bundle is replaced as any is; what may be more than one is moved aside, and not removed."""
+    try:
+        check_replaceable(goal)
+    except BundleError:
+        aside = goal.with_name(f"{goal.name}.{secrets.token_hex(8)}.damaged")
+        with contextlib.suppress(OSError):  # where it cannot be moved, the compiler says that it is in the way
+            os.rename(goal, aside)
+            say(f"what may be more than a bundle was moved aside: {printable(aside)}")

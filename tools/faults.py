@@ -102,6 +102,7 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         68: "parent killed",
         69: "out of memory",
         70: "descriptors exhausted, port in use",
+        78: "goal that is somebody else's folder, or holds more than a bundle",
     },
     "Device": {
         71: "no driver, no device",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -96,18 +98,146 @@ def test_F32_names_are_checked_when_written(tmp_path: Path, name: str) -> None:
         writer.add_bytes(name, b"")
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "empty"])
-def test_goal_that_is_no_bundle_is_refused(tmp_path: Path, kind: str) -> None:
-    goal = tmp_path / "home"
-    if kind == "file":
-        goal.write_text("precious")
-    else:
-        goal.mkdir()
-        if kind == "folder":
-            (goal / "precious").write_text("precious")
-    with pytest.raises(UsageError, match="is not a bundle"), BundleWriter(goal):
-        pass
-    assert os.listdir(tmp_path) == ["home"]
+def change_manifest(model: Path, **changes: object) -> None:
+    """With its digest made anew, as another version of rocmforge would write it."""
+    table = json.loads((model / "manifest.json").read_bytes()) | changes | {"bundle_digest": ""}
+    text = json.dumps(table, sort_keys=True, separators=(",", ":")) + "\n"
+    digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    text = text.replace('"bundle_digest":""', f'"bundle_digest":"{digest}"')
+    (model / "manifest.json").write_text(text)
+
+
+def empty(goal: Path) -> None:
+    shutil.rmtree(goal)
+    goal.mkdir()
+
+
+def extension(goal: Path) -> None:
+    """Somebody's folder: browser extensions and web apps have a manifest.json too."""
+    empty(goal)
+    (goal / "manifest.json").write_text('{"manifest_version": 3, "name": "precious"}')
+    (goal / "precious.js").write_text("precious")
+
+
+def file(goal: Path) -> None:
+    shutil.rmtree(goal)
+    goal.write_text("precious")
+
+
+def swap_file_for_folder(goal: Path, name: str) -> None:
+    (goal / name).unlink()
+    (goal / name).mkdir()
+    (goal / name / "precious").write_text("precious")
+
+
+def newer_with_notes(goal: Path) -> None:
+    change_manifest(goal, format_version="9.0")
+    (goal / "notes.txt").write_text("precious")
+
+
+# What is made of a bundle, and what the message names.
+OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "file": (file, "Not a directory"),
+    "empty-folder": (empty, "manifest.json"),
+    "folder-without-manifest": (lambda m: (m / "manifest.json").unlink(), "manifest.json"),
+    "other-manifest": (extension, "format_version"),
+    "manifest-that-is-no-json": (lambda m: (m / "manifest.json").write_text("precious"), "json"),
+    "manifest-of-a-list": (lambda m: (m / "manifest.json").write_text("[]"), "manifest"),
+    "manifest-nested-deep": (lambda m: (m / "manifest.json").write_text("[" * 100_000), "json"),
+    "manifest-changed": (
+        lambda m: (m / "manifest.json").write_bytes((m / "manifest.json").read_bytes().replace(b"host", b"most")),
+        "bundle_digest",
+    ),
+    "manifest-is-a-folder": (lambda m: swap_file_for_folder(m, "manifest.json"), "manifest"),
+    "files-are-no-table": (lambda m: change_manifest(m, files=["weights.bin"]), "files"),
+    "version-is-none-of-ours": (lambda m: change_manifest(m, format_version="three"), "format_version"),
+    "extra-file": (lambda m: (m / "notes.txt").write_text("precious"), "notes.txt"),
+    "extra-hidden-file": (lambda m: (m / ".git").write_text("precious"), ".git"),
+    "extra-file-in-a-folder": (lambda m: (m / "src" / "mine.c").write_text("precious"), "src/mine.c"),
+    "extra-empty-folder": (lambda m: (m / "mine").mkdir(), "mine"),
+    "folder-for-a-file": (lambda m: swap_file_for_folder(m, "tokenizer.json"), "tokenizer.json"),
+    "extra-file-beside-a-newer-format": (newer_with_notes, "notes.txt"),
+}
+
+
+@pytest.mark.parametrize("make,named", OTHERS.values(), ids=[f"F78-{name}" for name in OTHERS])
+@pytest.mark.parametrize("link", [False, True], ids=["named", "linked"])
+def test_goal_that_is_more_or_less_than_a_bundle_is_not_touched(
+    tmp_path: Path, make: Callable[[Path], object], named: str, link: bool
+) -> None:
+    goal = write_bundle(tmp_path / "home")
+    make(goal)
+    if link:
+        (tmp_path / "link").symlink_to(goal)
+    before, names = content(tmp_path), sorted(os.listdir(tmp_path))
+    with pytest.raises(UsageError, match="is not a bundle alone") as caught:
+        write_bundle(tmp_path / "link" if link else goal)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (content(tmp_path), sorted(os.listdir(tmp_path))) == (before, names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: change_manifest(m, format_version="1.0"),
+        lambda m: change_manifest(m, format_version="9.7", targets="otherwise", new_field={"a": [1.5, None]}),
+        lambda m: os.truncate(m / "weights.bin", 3),
+        lambda m: shutil.rmtree(m / "src"),
+        lambda m: (m / "src" / "embed.c").unlink(),
+    ],
+    ids=["older", "newer", "damaged", "folder-missing", "file-missing"],
+)
+def test_a_bundle_of_another_version_or_a_damaged_one_is_replaced(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    goal = write_bundle(tmp_path / "m.rfb", b"old")
+    change(goal)
+    write_bundle(goal, b"new")
+    assert open_bundle(goal).read("code/host.so") == b"new"
+    assert os.listdir(tmp_path) == ["m.rfb"]
+
+
+@pytest.mark.parametrize("swap", [True, False], ids=["exchange", "aside"])
+def test_F78_what_came_while_the_bundle_was_written_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool
+) -> None:
+    if not swap:
+        monkeypatch.setattr(writer_module, "exchange", no_exchange)
+    goal = write_bundle(tmp_path / "m.rfb", b"old")
+    publish = BundleWriter._publish
+
+    def meanwhile(writer: BundleWriter) -> None:
+        (goal / "notes.txt").write_text("precious")
+        publish(writer)
+
+    monkeypatch.setattr(BundleWriter, "_publish", meanwhile)
+    with pytest.raises(UsageError, match=r"notes\.txt"):
+        write_bundle(goal, b"new")
+    assert content(goal)["notes.txt"] == b"precious"
+    assert content(goal)["code/host.so"] == b"old"
+    assert os.listdir(tmp_path) == ["m.rfb"]
+
+
+def test_F78_a_folder_moved_aside_is_put_back_whatever_it_holds(tmp_path: Path) -> None:
+    goal = write_bundle(tmp_path / "m.rfb", b"old")
+    (goal / "notes.txt").write_text("precious")
+    before = content(goal)
+    os.rename(goal, tmp_path / ".m.rfb.0123456789abcdef.aside.partial")
+    with pytest.raises(UsageError, match=r"notes\.txt"):
+        write_bundle(goal, b"new")
+    assert (content(goal), os.listdir(tmp_path)) == (before, ["m.rfb"])
+
+
+def test_F78_a_folder_moved_aside_is_kept_where_its_name_is_taken(tmp_path: Path) -> None:
+    goal, aside = write_bundle(tmp_path / "m.rfb", b"newer"), tmp_path / ".m.rfb.0123456789abcdef.aside.partial"
+    os.rename(write_bundle(tmp_path / "old.rfb", b"old"), aside)
+    (aside / "notes.txt").write_text("precious")
+    write_bundle(goal, b"new")
+    assert content(aside)["notes.txt"] == b"precious"
+    (aside / "notes.txt").unlink()
+    write_bundle(goal, b"new")
+    assert os.listdir(tmp_path) == ["m.rfb"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])

@@ -242,9 +242,12 @@ def test_serve_compiles_a_gguf_once(small_gguf: Path, small_cache: Path, tmp_pat
         assert (status, "damaged" in log, damage in log) == (200, True, True)
         assert files_of(bundle) == whole
     (bundle / "manifest.json").unlink()
+    (bundle / "notes.txt").write_text("precious")
     log, status = start(small_gguf, tmp_path)
-    assert (status, "damaged" in log) == (200, True)
+    assert (status, "damaged" in log, "moved aside" in log) == (200, True, True)
     assert files_of(bundle) == whole
+    notes = (bundle.parent).glob("*.damaged/notes.txt")
+    assert [note.read_text() for note in notes] == ["precious"]
 
 
 def test_serve_notices_that_a_gguf_has_changed(small_gguf: Path, small_cache: Path, tmp_path: Path) -> None:

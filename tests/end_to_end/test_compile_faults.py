@@ -280,6 +280,17 @@ def test_F64_no_folder_for_the_goal(goal: str, small_gguf: Path, small_cache: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_F78_a_goal_that_is_somebody_elses_folder(small_gguf: Path, small_cache: Path, tmp_path: Path) -> None:
+    goal = tmp_path / "extension"
+    goal.mkdir()
+    (goal / "manifest.json").write_text('{"manifest_version": 3}')
+    (goal / "page.js").write_text("precious")
+    before = files_of(tmp_path)
+    done = rfc("compile", small_gguf, "-o", goal, "--cache-dir", small_cache)
+    refused_after_progress(done, 2, "extension/manifest.json", "format_version", "is not replaced")
+    assert files_of(tmp_path) == before
+
+
 def test_F65_the_same_compile_twice_at_once(small_gguf: Path, small_bundle: Path, tmp_path: Path) -> None:
     goal = tmp_path / "goals" / "model.rfb"
     goal.parent.mkdir()
