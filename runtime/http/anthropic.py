@@ -10,7 +10,7 @@ from typing import Any, Literal
 import falcon
 
 from ..generation import TokenEvent
-from ..tool_calls import ToolCall
+from ..tool_calls import CallPiece, WholeCalls
 from .anthropic_input import read_conversation
 from .body import read
 from .chat_job import start_chat
@@ -44,8 +44,8 @@ def _stop_reason(part: AnswerPart) -> StopReason:
     return "end_turn" if part.stop is None else "stop_sequence"
 
 
-def _tool_use(call: ToolCall) -> dict[str, object]:
-    return {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": call.name, "input": {}}
+def _tool_use(name: str) -> dict[str, object]:
+    return {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": name, "input": {}}
 
 
 def _document(model: str, prompt_tokens: int) -> MessageDocument:
@@ -78,9 +78,10 @@ class Messages(Resource):
         whole = join_parts(parts)
         if whole.reasoning:
             document.content.append({"type": "thinking", "thinking": whole.reasoning, "signature": ""})
-        if whole.content.strip() or not whole.calls:
-            document.content.append({"type": "text", "text": whole.content})
-        document.content += [{**_tool_use(call), "input": json.loads(call.arguments)} for call in whole.calls]
+        text, calls = WholeCalls().take(whole.turns, end=True)
+        if text.strip() or not calls:
+            document.content.append({"type": "text", "text": text})
+        document.content += [{**_tool_use(call.name), "input": json.loads(call.arguments)} for call in calls]
         document.usage.output_tokens = whole.tokens
         answer(resp, document)
 
@@ -115,15 +116,24 @@ class _StreamEncoder(Encoder):
         if part.reasoning:
             yield from self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             yield self._delta(type="thinking_delta", thinking=part.reasoning)
-        if part.content and (part.content.strip() or self._open == "text"):
-            yield from self._begin("text", {"type": "text", "text": ""})
-            yield self._delta(type="text_delta", text=part.content)
-        for call in part.calls:
-            yield from self._end_block()
-            yield from self._begin("tool_use", _tool_use(call))
-            yield self._delta(type="input_json_delta", partial_json=call.arguments)
+        for turn in part.turns:
+            yield from self._text(turn) if isinstance(turn, str) else self._call(turn)
         if part.finish_reason is not None:
             yield from self._finish(part)
+
+    def _text(self, text: str) -> Iterator[bytes]:
+        if text.strip() or self._open == "text":  # white space around calls makes no block
+            yield from self._begin("text", {"type": "text", "text": ""})
+            yield self._delta(type="text_delta", text=text)
+
+    def _call(self, piece: CallPiece) -> Iterator[bytes]:
+        if piece.name is not None:
+            yield from self._end_block()
+            yield from self._begin("tool_use", _tool_use(piece.name))
+        if piece.arguments:
+            yield self._delta(type="input_json_delta", partial_json=piece.arguments)
+        if piece.whole:
+            yield from self._end_block()
 
     def _finish(self, part: AnswerPart) -> Iterator[bytes]:
         delta = {"stop_reason": _stop_reason(part), "stop_sequence": part.stop}

@@ -9,7 +9,7 @@ import falcon
 
 from ..generation import RequestError, TokenEvent
 from ..logprobs import TokenLogprobs
-from ..tool_calls import ToolCall
+from ..tool_calls import CallPiece, ToolCall
 from .body import read
 from .chat_job import start_chat
 from .conditions import read_conditions
@@ -163,7 +163,7 @@ class _StreamEncoder(Encoder):
         self._readers = readers
         self._job = job
         self._tokens = 0
-        self._num_calls = [0] * call.count
+        self._calls = [-1] * call.count  # the latest of each answer
 
     def opening(self) -> Iterator[bytes]:
         for index in range(len(self._readers)):
@@ -175,10 +175,10 @@ class _StreamEncoder(Encoder):
         logprobs = self._logprobs(part.logprobs)
         if part.reasoning:
             yield self._chunk(part.index, Delta(reasoning_content=part.reasoning))
-        if part.content or logprobs:
-            yield self._chunk(part.index, Delta(content=part.content or UNSET), None, logprobs)
-        for call in part.calls:
-            yield from self._call(part.index, call)
+        for turn in part.turns or (("",) if logprobs else ()):
+            delta = Delta(content=turn or UNSET) if isinstance(turn, str) else self._call(part.index, turn)
+            yield self._chunk(part.index, delta, None, logprobs)
+            logprobs = None
         if part.finish_reason is not None:
             yield self._chunk(part.index, Delta(), check_finish(part.finish_reason, part.error))
 
@@ -187,15 +187,15 @@ class _StreamEncoder(Encoder):
             yield sse(self._document([], usage_of(self._job.prompt_tokens, self._tokens, self._job.cached_tokens)))
         yield DONE
 
-    def _call(self, index: int, call: ToolCall) -> Iterator[bytes]:
+    def _call(self, index: int, piece: CallPiece) -> Delta:
         """Id, type and name once, then the arguments."""
-        number = self._num_calls[index]
-        self._num_calls[index] += 1
-        function = FunctionDelta(name=call.name, arguments="")
-        first = ToolCallDelta(index=number, id=new_call_id(), type="function", function=function)
-        yield self._chunk(index, Delta(tool_calls=[first]))
-        rest = ToolCallDelta(index=number, function=FunctionDelta(arguments=call.arguments))
-        yield self._chunk(index, Delta(tool_calls=[rest]))
+        if piece.name is None:
+            rest = ToolCallDelta(index=self._calls[index], function=FunctionDelta(arguments=piece.arguments))
+            return Delta(tool_calls=[rest])
+        self._calls[index] += 1
+        function = FunctionDelta(name=piece.name, arguments=piece.arguments)
+        first = ToolCallDelta(index=self._calls[index], id=new_call_id(), type="function", function=function)
+        return Delta(tool_calls=[first])
 
     def _logprobs(self, entry: TokenLogprobs | None) -> LogprobsDocument | None:
         return None if entry is None else chat_logprobs(self._tokenizer, [entry])

@@ -32,8 +32,5 @@ def start_chat(
         return lease.service.requests(prompts[0].token_ids, conditions, None, count)
 
     job = start_job(req, lease.keep(), admission, make)
-    readers = [
-        AnswerReader(conversation.usable_tools, prompts[0].inside_reasoning, conversation.parallel_tool_calls)
-        for _ in range(count)
-    ]
+    readers = [AnswerReader(conversation, prompts[0].inside_reasoning) for _ in range(count)]
     return job, prompts[0], readers

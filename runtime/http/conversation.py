@@ -11,7 +11,7 @@ from ..constraints import ConstraintSpec
 from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, RequestError, TokenEvent
 from ..logprobs import TokenLogprobs
 from ..reasoning import ReasoningSplitter
-from ..tool_calls import ToolCall, ToolCallParser
+from ..tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, join_calls
 from .conditions import Conditions
 from .schema.common import FunctionTool
 
@@ -173,9 +173,8 @@ class AnswerPart:
 
     Attributes:
         index: which answer of several.
-        reasoning: text within `<think>`.
-        content: text of the answer.
-        calls: that are complete now.
+        reasoning: text within `<think>`; it comes before the turns.
+        turns: text of the answer and pieces of calls, in their order.
         tokens: 1 where there is a token, else 0.
         logprobs: of the token, where they were asked for.
         finish_reason: "stop", "length", "tool_calls" or "cancelled" at the end; "failed" with an `error`.
@@ -185,8 +184,7 @@ class AnswerPart:
 
     index: int
     reasoning: str = ""
-    content: str = ""
-    calls: tuple[ToolCall, ...] = ()
+    turns: tuple[Turn, ...] = ()
     tokens: int = 0
     logprobs: TokenLogprobs | None = None
     finish_reason: str | None = None
@@ -198,42 +196,32 @@ class AnswerReader:
     """Reads the events of one chat answer.
 
     Args:
-        tools: that it may call.
+        conversation: that it answers.
         inside_reasoning: whether the prompt ends within `<think>`.
-        parallel_tool_calls: whether more than one call is taken.
     """
 
-    def __init__(
-        self, tools: Sequence[FunctionTool] = (), inside_reasoning: bool = False, parallel_tool_calls: bool = True
-    ) -> None:
+    def __init__(self, conversation: Conversation, inside_reasoning: bool = False) -> None:
+        names = {tool.name for tool in conversation.usable_tools}
         self._splitter = ReasoningSplitter(inside_reasoning)
-        self._parser = ToolCallParser({tool.name for tool in tools}) if tools else None
-        self._most_calls = None if parallel_tool_calls else 1
+        self._parser = ToolCallParser(names, conversation.tool_choice == "required") if names else None
+        self._most_calls = None if conversation.parallel_tool_calls else 1
         self._num_calls = 0
+        self._broken = False  # the latest call is not whole, so far
 
     def read(self, event: TokenEvent) -> AnswerPart:
         """Take the next event; returns its part, which may be empty."""
         reasoning, content = self._splitter.push(event.text)
-        calls: list[ToolCall] = []
-        if self._parser is not None:
-            content, calls = self._parser.push(content)
+        turns = self._turns(content)
         if event.finished:
             more, rest = self._splitter.flush()
             reasoning += more
-            if self._parser is None:
-                content += rest
-            else:
-                for text, found in (self._parser.push(rest), self._parser.flush()):
-                    content += text
-                    calls += found
-        if self._most_calls is not None:
-            calls = calls[: self._most_calls - self._num_calls]
-        self._num_calls += len(calls)
+            turns += self._turns(rest)
+            if self._parser is not None:
+                turns += self._parser.flush()
         return AnswerPart(
             event.index,
             reasoning,
-            content,
-            tuple(calls),
+            tuple(turn for turn in turns if self._wanted(turn)),
             int(event.token is not None),
             event.logprobs,
             self._reason(event.finish_reason) if event.finished else None,
@@ -241,10 +229,26 @@ class AnswerReader:
             event.stop,
         )
 
+    def _turns(self, content: str) -> list[Turn]:
+        if self._parser is not None:
+            return self._parser.push(content)
+        return [content] if content else []
+
+    def _wanted(self, turn: Turn) -> bool:
+        """Whether it is none of a call beyond the first, where only one may be."""
+        if not isinstance(turn, CallPiece):
+            return True
+        if turn.name is not None:
+            self._num_calls += 1
+        if self._most_calls is not None and self._num_calls > self._most_calls:
+            return False
+        self._broken = not turn.whole
+        return True
+
     def _reason(self, reason: str | None) -> str:
         if reason in (FINISH_FAILED, FINISH_CANCELLED):
             return str(reason)
-        if self._num_calls:
+        if self._num_calls and not self._broken:
             return "tool_calls"
         return "length" if reason == FINISH_LENGTH else "stop"
 
@@ -254,20 +258,28 @@ class Answer:
     """A whole answer: the parts together."""
 
     reasoning: str
-    content: str
-    calls: tuple[ToolCall, ...]
+    turns: tuple[Turn, ...]
     tokens: int
     logprobs: tuple[TokenLogprobs, ...]
     finish_reason: str
     error: Failure | None
+
+    @property
+    def content(self) -> str:
+        """Text of the answer."""
+        return "".join(turn for turn in self.turns if isinstance(turn, str))
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """Calls of tools; the model may have broken one off."""
+        return join_calls(self.turns)
 
 
 def join_parts(parts: Sequence[AnswerPart]) -> Answer:
     """The answer that the parts of one index come to."""
     return Answer(
         "".join(part.reasoning for part in parts),
-        "".join(part.content for part in parts),
-        tuple(call for part in parts for call in part.calls),
+        tuple(turn for part in parts for turn in part.turns),
         sum(part.tokens for part in parts),
         tuple(part.logprobs for part in parts if part.logprobs is not None),
         parts[-1].finish_reason or "stop",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import falcon
 
+from ..tool_calls import WholeCalls
 from .answer_clock import AnswerClock, collect_timed
 from .auth import Scope, demand
 from .body import read
@@ -76,14 +77,15 @@ class _GeneratingResource(Resource):
         )
         reader: Reader = RawReader()
         if asked.raw is None:
-            reader = AnswerReader(conversation.usable_tools, prompt.inside_reasoning)
+            reader = AnswerReader(conversation, prompt.inside_reasoning)
         answering = Answering(body.model, service.tokenizer, len(prompt.token_ids), clock)
         make = line(answering)
         if body.stream is not False:
             send_stream(req, resp, job, self.limits, LineEncoder(answering, reader, make))
             return
         whole = join_parts([reader.read(event) for event in collect_timed(job, self.limits, [clock])])
-        said = Said(whole.reasoning, whole.content, whole.calls, whole.logprobs)
+        content, calls = WholeCalls().take(whole.turns, end=True)
+        said = Said(whole.reasoning, content, tuple(calls), whole.logprobs)
         answer(resp, answering.end(make(said), whole.finish_reason, whole.error))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..generation import Failure, TokenEvent
 from ..logprobs import TokenLogprobs
-from ..tool_calls import ToolCall
+from ..tool_calls import ToolCall, WholeCalls
 from .answer_clock import AnswerClock
 from .conversation import AnswerPart, AnswerReader
 from .errors import error_of
@@ -126,7 +126,7 @@ class RawReader:
         """Take the next event."""
         return AnswerPart(
             event.index,
-            content=event.text,
+            turns=(event.text,) if event.text else (),
             tokens=int(event.token is not None),
             logprobs=event.logprobs,
             finish_reason=event.finish_reason if event.finished else None,
@@ -148,12 +148,14 @@ class LineEncoder(Encoder):
         self._answering = answering
         self._reader = reader
         self._make = make
+        self._calls = WholeCalls()
 
     def encode(self, event: TokenEvent) -> Iterator[bytes]:
         """See `Encoder`."""
         self._answering.clock.take(event)
         part = self._reader.read(event)
-        said = Said(part.reasoning, part.content, part.calls, (part.logprobs,) if part.logprobs else ())
+        content, calls = self._calls.take(part.turns, end=part.finish_reason is not None)
+        said = Said(part.reasoning, content, tuple(calls), (part.logprobs,) if part.logprobs else ())
         if said:
             yield ndjson(self._make(said))
         if part.finish_reason is not None:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from ..tool_calls import ToolCall
+from ..tool_calls import CallPiece, ToolCall
 from .conversation import AnswerPart, Message
 from .logprobs import chat_logprobs
 from .openai_answers import new_call_id
@@ -37,10 +37,15 @@ class ItemBuilder:
         if part.reasoning:
             self.reasoning_tokens += part.tokens
             yield from self._grow_reasoning(part.reasoning)
-        if part.content or (part.logprobs and not part.calls and self._open is not None):
-            yield from self._grow_text(part)
-        for call in part.calls:
-            yield from self._call(call)
+        logprobs = _logprobs(self._tokenizer, part)
+        for turn in part.turns:
+            if isinstance(turn, str):
+                yield from self._grow_text(turn, logprobs)
+                logprobs = []
+            else:
+                yield from self._grow_call(turn)
+        if logprobs and not part.turns and self._open is not None and self._open["type"] == "message":
+            yield from self._grow_text("", logprobs)
         if part.finish_reason is not None:
             yield from self._close("completed" if part.finish_reason != "length" else "incomplete")
 
@@ -68,9 +73,9 @@ class ItemBuilder:
         self.items[-1]["summary"][0]["text"] += text
         yield {"type": "response.reasoning_summary_text.delta", **self._at(summary_index=0, delta=text)}
 
-    def _grow_text(self, part: AnswerPart) -> Iterator[Event]:
+    def _grow_text(self, text: str, logprobs: list[object]) -> Iterator[Event]:
         if self._open is None or self._open["type"] != "message":
-            if not part.content.strip() and not part.logprobs:
+            if not text.strip() and not logprobs:
                 return  # white space around reasoning and calls makes no message
             yield from self._close("completed")
             message = {"id": _new_id("msg"), "type": "message", "status": "in_progress", "role": "assistant"}
@@ -78,24 +83,24 @@ class ItemBuilder:
             empty = _text_part("")
             self.items[-1]["content"].append(_text_part(""))
             yield {"type": "response.content_part.added", **self._at(content_index=0, part=empty)}
-        logprobs = _logprobs(self._tokenizer, part)
         content = self.items[-1]["content"][0]
-        content["text"] += part.content
+        content["text"] += text
         content["logprobs"] += logprobs
-        at = self._at(content_index=0, delta=part.content, logprobs=logprobs)
-        yield {"type": "response.output_text.delta", **at}
+        yield {"type": "response.output_text.delta", **self._at(content_index=0, delta=text, logprobs=logprobs)}
 
-    def _call(self, call: ToolCall) -> Iterator[Event]:
-        yield from self._close("completed")
-        item = {"id": _new_id("fc"), "type": "function_call", "call_id": new_call_id(), "name": call.name}
-        yield self._begin({**item, "arguments": "", "status": "in_progress"})
-        self.items[-1]["arguments"] = call.arguments
-        yield {"type": "response.function_call_arguments.delta", **self._at(delta=call.arguments)}
-        at = self._at(arguments=call.arguments, name=call.name)
-        yield {"type": "response.function_call_arguments.done", **at}
-        yield from self._close("completed")
+    def _grow_call(self, piece: CallPiece) -> Iterator[Event]:
+        if piece.name is not None:
+            yield from self._close("completed")
+            item = {"id": _new_id("fc"), "type": "function_call", "call_id": new_call_id(), "name": piece.name}
+            yield self._begin({**item, "arguments": "", "status": "in_progress"})
+        if piece.arguments:
+            self.items[-1]["arguments"] += piece.arguments
+            yield {"type": "response.function_call_arguments.delta", **self._at(delta=piece.arguments)}
+        if piece.whole:
+            yield from self._close("completed", whole=True)
 
-    def _close(self, status: str) -> Iterator[Event]:
+    def _close(self, status: str, whole: bool = False) -> Iterator[Event]:
+        """End the item that grows, if one does; `whole`: it is a call, and its arguments are an object."""
         item = self._open
         if item is None:
             return
@@ -110,7 +115,11 @@ class ItemBuilder:
             yield {"type": "response.reasoning_summary_text.done", **self._at(summary_index=0, text=part["text"])}
             yield {"type": "response.reasoning_summary_part.done", **self._at(summary_index=0, part=_copy(part))}
         else:
-            self.messages[item["id"]] = call_message(item["call_id"], item["name"], item["arguments"])
+            name, arguments = item["name"], item["arguments"]
+            yield {"type": "response.function_call_arguments.done", **self._at(arguments=arguments, name=name)}
+            status = "completed" if whole else "incomplete"
+            broken: Message = {"role": "assistant", "content": ToolCall(name, arguments, whole).text}
+            self.messages[item["id"]] = call_message(item["call_id"], name, arguments) if whole else broken
         if "status" in item:
             item["status"] = status
         yield {"type": "response.output_item.done", "output_index": self._index(), "item": _copy(item)}

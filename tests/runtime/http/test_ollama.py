@@ -183,6 +183,16 @@ def test_tool_calls_have_objects_for_arguments(stream: bool, template: FakeTempl
 
 
 @pytest.mark.parametrize("stream", [True, False])
+def test_a_call_that_breaks_off_is_content(stream: bool) -> None:
+    client = falcon.testing.TestClient(make_app(FakeEngine(reply=[*CALLING[:2], '"arguments": {"city', '": "Bern"'])))
+    result = chat(client, tools=[TOOL], stream=stream, options={"num_predict": 4})
+    got = lines(result) if stream else [result.json]
+    assert not [line for line in got if "tool_calls" in line["message"]]
+    assert "".join(line["message"]["content"] for line in got) == '{"name": "weather", "arguments": {"city": "Bern"'
+    assert got[-1]["done_reason"] == "length"
+
+
+@pytest.mark.parametrize("stream", [True, False])
 def test_reasoning_is_told_apart(stream: bool) -> None:
     client = falcon.testing.TestClient(make_app(FakeEngine(reply=["<think>", "Hm", ".", "</think>", "Yes", "!"])))
     for send in (chat, generate):
