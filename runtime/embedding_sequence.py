@@ -27,11 +27,14 @@ class EmbeddingSequence(Sequence):
         )
         super().__init__(request_id, carrier, 0, tokenizer)
         self._pooling = request.pooling
-        # The cache has keys and values of tokens computed before, not their hidden states.
-        self.reuses_prefix = request.pooling == "last"
         self._sum = np.zeros(0)  # float64[hidden_size] of the states taken so far
         self._embedding: Float32 | None = None
         self._done = threading.Event()
+
+    @property
+    def reuses_prefix(self) -> bool:
+        """The cache has keys and values of tokens computed before, not their hidden states."""
+        return self._pooling == "last"
 
     @property
     def prompt_tokens(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -34,7 +33,7 @@ from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle, 
 from .logprobs import TokenLogprobs
 from .rate import Rate
 from .scheduler import Chunk, Scheduler, StepLimits, make_batch, step_logprobs
-from .sequence import Sequence
+from .sequence import Sequence, seed_of
 from .token_masks import TokenMasks
 from .tokenizer import Tokenizer
 
@@ -44,6 +43,7 @@ KEPT_FINISHED = 1024  # finished requests that /status still knows
 CANCEL_SECONDS = 5.0  # for the last step, once all requests are cancelled
 REBUILD_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)  # between attempts at a new program; the last again and again
 LOOK_SECONDS: Final = 0.25  # how often the watchdog looks, at least
+_NOT_FINITE: Final = Failure("the model's logits are not finite numbers (NaN or infinity)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Engine:
         inbox = Inbox()
         # Before the lock is taken: the first mask of a constraint takes time, and may fail.
         sequences = [
-            Sequence(next(self._ids), request, _seed(request), self._tokenizer, index, inbox)
+            Sequence(next(self._ids), request, seed_of(request), self._tokenizer, index, inbox)
             for index, request in enumerate(requests)
         ]
         with self._wake:
@@ -209,33 +209,31 @@ class Engine:
             raise EngineBusyError(f"the queue is full ({self._limits.max_queue} requests)")
 
     def _check(self, request: GenerationRequest) -> None:
-        ids = request.prompt_token_ids
+        ids, more = request.prompt_token_ids, request.max_tokens
         self._check_ids("prompt", ids)
-        if request.max_tokens < 0:
-            raise RequestError("max_tokens", f"expected at least 0, found {request.max_tokens}")
-        if len(ids) + request.max_tokens > self._max_context:
-            raise RequestError(
-                "max_tokens",
-                f"prompt ({len(ids)}) and max_tokens ({request.max_tokens}) exceed the context of {self._max_context}",
-            )
-        problem = self._too_long(len(ids) + request.max_tokens)
-        if problem is not None:
-            raise RequestError("max_tokens", problem)
+        if more < 0:
+            raise RequestError("max_tokens", f"expected at least 0, found {more}")
+        if len(ids) + more > self._max_context:
+            both = f"prompt ({len(ids)}) and max_tokens ({more})"
+            raise RequestError("max_tokens", f"{both} exceed the context of {self._max_context}")
+        self._check_cache("max_tokens", len(ids) + more)
 
     def _check_embedding(self, request: EmbeddingRequest) -> None:
         ids = request.prompt_token_ids
         self._check_ids("input", ids)
         if len(ids) > self._max_context:
             raise RequestError("input", f"{len(ids)} tokens exceed the context of {self._max_context}")
-        problem = self._too_long(len(ids))
-        if problem is not None:
-            raise RequestError("input", problem)
+        self._check_cache("input", len(ids))
 
     def _check_ids(self, parameter: str, ids: Collection[int]) -> None:
         if not ids:
             raise RequestError(parameter, "expected at least one token, found none")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise RequestError(parameter, f"expected token ids from 0 to {self.vocab_size - 1}")
+
+    def _check_cache(self, parameter: str, tokens: int) -> None:
+        if (problem := self._too_long(tokens)) is not None:
+            raise RequestError(parameter, problem)
 
     def _too_long(self, tokens: int) -> str | None:
         pool = self._scheduler.pool
@@ -322,7 +320,7 @@ class Engine:
                 return
             for chunk in chunks:
                 self._scheduler.computed(chunk)
-            taken = sum(self._take_tokens(chunk, list(islice(drawn, chunk.num_logits))) for chunk in chunks)
+            taken = sum(self._take_rows(chunk, list(islice(drawn, chunk.num_logits))) for chunk in chunks)
             if next(drawn, None) is not None:
                 raise ValueError("the device drew more tokens than were asked for")
             for chunk, embedding, states in hidden:
@@ -334,10 +332,22 @@ class Engine:
         self._metrics.tokens_generated(taken)
         self._metrics.observe_step(seconds, len(chunks), sum(chunk.num_tokens for chunk in chunks))
 
+    def _take_rows(self, chunk: Chunk, rows: list[tuple[int, TokenLogprobs | None]]) -> int:
+        """Take what rows of logits came to: scores of the prompt, then tokens; returns how many tokens."""
+        if len(rows) < chunk.num_logits:
+            raise ValueError("the device drew fewer tokens than were asked for")
+        sequence, scored = chunk.sequence, rows[: len(chunk.scored)]
+        if any(token < 0 for token, _ in scored):
+            self._finish(sequence, FINISH_FAILED, _NOT_FINITE)
+            return 0
+        sequence.take_scores([score for _, score in scored if score is not None])
+        taken = self._take_tokens(chunk, rows[len(scored) :])
+        if chunk.completes and sequence.ends_with_prompt:
+            self._finish(sequence, FINISH_LENGTH)
+        return taken
+
     def _take_tokens(self, chunk: Chunk, drawn: list[tuple[int, TokenLogprobs | None]]) -> int:
         """Take the next token, and those after drafts that are right; returns how many that were."""
-        if len(drawn) < chunk.num_logits:
-            raise ValueError("the device drew fewer tokens than were asked for")
         sequence, before = chunk.sequence, chunk.sequence.num_generated
         right = 0
         for index, (token, logprob) in enumerate(drawn):
@@ -345,8 +355,6 @@ class Engine:
             if sequence.finished or chunk.drafts[index : index + 1] != (token,):
                 break
             right += 1
-        if chunk.completes and sequence.ends_with_prompt:
-            self._finish(sequence, FINISH_LENGTH)
         if chunk.drafts and not sequence.finished:
             self._scheduler.drafts_judged(chunk, right)
             self._metrics.drafts_judged(len(chunk.drafts), right)
@@ -356,8 +364,7 @@ class Engine:
         if sequence.first_token_at is None:
             self._life.tell(FIRST_TOKEN, sequence)
         if token < 0:
-            problem = sequence.mask_error() or Failure("the model's logits are not finite numbers (NaN or infinity)")
-            self._finish(sequence, FINISH_FAILED, problem)
+            self._finish(sequence, FINISH_FAILED, sequence.mask_error() or _NOT_FINITE)
             return
         is_eos = token in self._tokenizer.config.eos_token_ids and not sequence.request.ignore_eos
         sequence.append(token, is_eos, logprobs)
@@ -487,8 +494,3 @@ class Engine:
                 program.close()
         except Exception:
             log.exception("the device's memory could not be freed")
-
-
-def _seed(request: GenerationRequest) -> int:
-    seed = request.sampling.seed
-    return secrets.randbits(64) if seed is None else seed

@@ -104,7 +104,8 @@ class GenerationRequest:
 
     `max_tokens` 0: the prompt is computed, and its pages may be shared, but no token is drawn.
     `stop_token_ids` end it as stop strings do: their text is not part of it. `logprobs`: give each token's
-    log-probability and those of so many of the likeliest; None: give none.
+    log-probability and those of so many of the likeliest; None: give none. `prompt_logprobs`: the same for all of
+    the prompt's tokens but the first; they are computed for that, whatever lies in the cache.
     `client` names who asks: clients are served in turn. `deadline_seconds` after which it is cancelled, wherever it is.
     """
 
@@ -118,6 +119,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     client: str = ""
     deadline_seconds: float | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class TokenEvent:
     `error` says why where `finish_reason` is "failed", or "cancelled" by a time limit. `logprobs` are there
     where they were asked for and the token is a part of the output: those that end it are not. `index` is the
     request's place among those submitted with it; `stop` the stop string that ended it, where one did.
+    `prompt_logprobs`, where they were asked for, come with the first event and are kept nowhere else: they may be
+    large.
     """
 
     token: int | None
@@ -140,6 +144,7 @@ class TokenEvent:
     logprobs: TokenLogprobs | None = None
     index: int = 0
     stop: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Inbox:

@@ -1,4 +1,4 @@
-"""Log-probabilities of a step's tokens, for clients that ask for them.
+"""Log-probabilities of a step's tokens, drawn or of a prompt, for clients that ask for them.
 
 They are those of the model itself: the softmax of the row of logits as it left the model, before biases, penalties,
 temperature and masks. So do OpenAI's service (a bias does not show in them) and llama.cpp's server by default.
@@ -15,11 +15,15 @@ from .batch import Float32
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """The natural logarithm of a token's probability, and the likeliest tokens with theirs, likeliest first."""
+    """The natural logarithm of a token's probability, the likeliest tokens with theirs, and its place among all.
+
+    `top`: likeliest first, equally likely ones by id; so is `rank` counted, from 1.
+    """
 
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 1
 
 
 def token_logprobs(logits: Float32, token: int, num_top: int) -> TokenLogprobs:
@@ -27,8 +31,8 @@ def token_logprobs(logits: Float32, token: int, num_top: int) -> TokenLogprobs:
 
     Args:
         logits: float32[vocab_size], a row as the model made it; finite or -infinity, one finite at least.
-        token: the one that was drawn.
-        num_top: how many of the likeliest to list; equally likely ones by id.
+        token: the one that was drawn, or that stands in the prompt.
+        num_top: how many of the likeliest to list.
     """
     values = logits.astype(np.float64)
     largest = values.max()
@@ -40,4 +44,6 @@ def token_logprobs(logits: Float32, token: int, num_top: int) -> TokenLogprobs:
         ids = np.flatnonzero(values >= least)  # more than asked for where there are ties
         ids = ids[np.argsort(-values[ids], kind="stable")][:num_top]
         top = tuple((int(i), float(values[i] - normalizer)) for i in ids)
-    return TokenLogprobs(token, float(values[token] - normalizer), top)
+    own = values[token]
+    rank = 1 + np.count_nonzero(values > own) + np.count_nonzero(values[:token] == own)
+    return TokenLogprobs(token, float(own - normalizer), top, int(rank))

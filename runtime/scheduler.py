@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .batch import Batch, Program
+from .batch import Batch, Program, RowSampling
 from .fair_queue import FairQueue
 from .kv_cache import BlockPool, page_key
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
@@ -26,12 +26,16 @@ from .sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start .. start + count - 1` of a sequence and guesses at those after, to be computed in this step."""
+    """Tokens `start .. start + count - 1` of a sequence and guesses at those after, to be computed in this step.
+
+    `scored`: positions whose logits say how likely the prompt's next token was.
+    """
 
     sequence: Sequence
     start: int
     count: int
     drafts: tuple[int, ...] = ()
+    scored: range = range(0)
 
     @property
     def completes(self) -> bool:
@@ -49,9 +53,19 @@ class Chunk:
         return self.count + len(self.drafts)
 
     @property
-    def num_logits(self) -> int:
+    def num_drawn(self) -> int:
         """Tokens that the step draws: the next, and after each draft the one that follows if it is right."""
         return 1 + len(self.drafts) if self.samples else 0
+
+    @property
+    def num_logits(self) -> int:
+        """Rows of logits that the step computes: those of scored positions, then those that tokens are drawn from."""
+        return len(self.scored) + self.num_drawn
+
+    def logits_rows(self, first: int) -> list[int]:
+        """Where those rows' tokens stand in a step in which the chunk's are the tokens from `first` on."""
+        end = first + self.num_tokens
+        return [*(first + at - self.start for at in self.scored), *range(end - self.num_drawn, end)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,7 @@ class StepLimits:
 
     Attributes:
         max_tokens: tokens in all.
-        max_sequences: sequences admitted at once, and tokens drawn.
+        max_sequences: sequences admitted at once, and rows of logits.
         prefill_tokens: tokens of prompts, where others decode.
         draft_tokens: guesses for one sequence; 0: none.
     """
@@ -175,15 +189,17 @@ class Scheduler:
         limits = self._limits
         decoding = [one for one in self.running if one.num_uncomputed == 1][: limits.max_tokens]
         chunks = [Chunk(one, one.num_computed, 1) for one in decoding]
-        budget = limits.max_tokens - len(chunks)
+        budget, rows = limits.max_tokens - len(chunks), limits.max_sequences - len(chunks)
         if chunks:
             budget = min(budget, limits.prefill_tokens)
         for sequence in self.running:
             if budget > 0 and sequence.num_uncomputed > 1:
                 self._count_hit(sequence, self._reuse(sequence))  # what others have computed since it was admitted
-                count = min(sequence.num_uncomputed, budget)
-                chunks.append(Chunk(sequence, sequence.num_computed, count))
-                budget -= count
+                chunk = _prompt_chunk(sequence, budget, rows)
+                if chunk.count:
+                    chunks.append(chunk)
+                budget -= chunk.count
+                rows -= chunk.num_logits
         return self._with_drafts(chunks) if limits.draft_tokens else chunks
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
@@ -233,6 +249,19 @@ class Scheduler:
             self._tell(PREFIX_HIT, sequence, tokens)
 
 
+def _prompt_chunk(sequence: Sequence, tokens: int, rows: int) -> Chunk:
+    """As much of a prompt as so many tokens and rows of logits allow; perhaps nothing, where there are no rows."""
+    start = sequence.num_computed
+    end = start + min(sequence.num_uncomputed, tokens)
+    unscored = sequence.unscored(start, end)
+    scored = unscored[:rows]
+    if len(scored) < len(unscored):
+        end = scored.stop
+    if sequence.samples and end == len(sequence.token_ids) and len(scored) == rows:
+        end -= 1  # no row is left for the token that follows from the last
+    return Chunk(sequence, start, end - start, scored=scored)
+
+
 def _key(sequence: Sequence, index: int, size: int) -> bytes:
     """Key of the page `index` of a sequence; all of its tokens are there."""
     keys = sequence.page_keys
@@ -250,24 +279,44 @@ def make_batch(chunks: list[Chunk]) -> Batch:
     for row, chunk in enumerate(chunks):
         block_table[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
     counts = np.array([chunk.num_tokens for chunk in chunks])
-    logits_rows = [np.arange(end - c.num_logits, end) for c, end in zip(chunks, np.cumsum(counts), strict=True)]
+    starts = np.cumsum(counts) - counts
+    logits_rows = [row for c, first in zip(chunks, starts.tolist(), strict=True) for row in c.logits_rows(first)]
     return Batch(
         token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
         positions=np.concatenate([np.arange(c.start, c.start + c.num_tokens, dtype=np.int32) for c in chunks]),
         rows=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
         block_table=block_table,
-        logits_rows=np.concatenate(logits_rows).astype(np.int32),
-        sampling=[row for c in chunks if c.samples for row in c.sequence.row_samplings(c.drafts)],
+        logits_rows=np.array(logits_rows, np.int32),
+        sampling=[row for chunk in chunks for row in _row_samplings(chunk)],
     )
 
 
+def _row_samplings(chunk: Chunk) -> list[RowSampling]:
+    """A scored row is left as the model made it; the token drawn from it says whether it is finite, and no more."""
+    drawn = chunk.sequence.row_samplings(chunk.drafts) if chunk.samples else []
+    return [RowSampling()] * len(chunk.scored) + drawn
+
+
 def step_logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
-    """Log-probabilities of the tokens of a step's chunks, where they were asked for."""
-    asked = [chunk.sequence.request.logprobs for chunk in chunks for _ in range(chunk.num_logits)]
-    if all(count is None for count in asked):
+    """Log-probabilities of what a step's rows of logits are about, where they were asked for.
+
+    Args:
+        program: that has done the step.
+        chunks: of the step.
+        tokens: drawn from its rows; -1: the row is not finite.
+
+    Returns:
+        An entry a row: of the prompt's next token where it is scored, else of the token drawn.
+    """
+    asked: list[tuple[int | None, int | None]] = []  # the token, None: as drawn; and how many of the likeliest
+    for chunk in chunks:
+        request = chunk.sequence.request
+        asked += [(request.prompt_token_ids[at + 1], request.prompt_logprobs) for at in chunk.scored]
+        asked += [(None, request.logprobs)] * chunk.num_drawn
+    if all(count is None for _, count in asked):
         return [None] * len(tokens)
     rows = program.logits(len(tokens))
     return [
-        None if count is None or token < 0 else token_logprobs(row, token, count)
-        for row, token, count in zip(rows, tokens, asked, strict=True)
+        None if count is None or drawn < 0 else token_logprobs(row, drawn if token is None else token, count)
+        for row, drawn, (token, count) in zip(rows, tokens, asked, strict=True)
     ]

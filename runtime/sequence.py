@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -38,8 +39,6 @@ class Sequence:
     The engine's thread writes; other threads read snapshots, wait for events and set `cancel_requested`.
     """
 
-    reuses_prefix = True  # what was computed for others need not be computed again
-
     def __init__(
         self,
         request_id: int,
@@ -73,6 +72,8 @@ class Sequence:
         # The first is computed here, by the thread that submits: where it fails, the request is refused.
         self._mask: UInt32 | PendingMask | None = request.constraint.mask() if request.constraint else None
         self._logprobs: list[TokenLogprobs] = []
+        self._scores: list[TokenLogprobs] = []  # of its prompt, until its first event
+        self.num_scored = 0  # positions of its prompt whose logits were asked for, and seen
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopMatcher(request.stop)
         self._pieces: list[str] = []
@@ -96,6 +97,23 @@ class Sequence:
     def ends_with_prompt(self) -> bool:
         """Whether nothing is left to do once its prompt is computed."""
         return not self.samples
+
+    @property
+    def reuses_prefix(self) -> bool:
+        """Whether what was computed for others need not be computed again: the cache has no logits."""
+        return self.request.prompt_logprobs is None or self.num_scored >= self.num_prompt_tokens - 1
+
+    def unscored(self, start: int, end: int) -> range:
+        """Of the positions from `start` up to `end`, those whose logits have yet to score the prompt's next token."""
+        if self.request.prompt_logprobs is None:
+            return range(start, start)
+        first = max(start, self.num_scored)
+        return range(first, max(first, min(end, self.num_prompt_tokens - 1)))
+
+    def take_scores(self, scores: List[TokenLogprobs]) -> None:
+        """Log-probabilities of the next tokens of its prompt."""
+        self._scores += scores
+        self.num_scored += len(scores)
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -230,7 +248,10 @@ class Sequence:
             self._logprobs.append(logprobs)
         self.finish_reason = reason
         stop = self._stops.matched if reason == FINISH_STOP else None
-        self._inbox.put(TokenEvent(token, text, reason is not None, reason, self.error, logprobs, self._index, stop))
+        scores, self._scores = tuple(self._scores), []
+        self._inbox.put(
+            TokenEvent(token, text, reason is not None, reason, self.error, logprobs, self._index, stop, scores)
+        )
         if reason is not None:
             self._forget_constraint()
 
@@ -262,3 +283,9 @@ class Sequence:
     def cancel(self) -> None:
         """See `Generation`."""
         self.cancel_requested = True
+
+
+def seed_of(request: GenerationRequest) -> int:
+    """The seed that it names, or one that is drawn for it."""
+    seed = request.sampling.seed
+    return secrets.randbits(64) if seed is None else seed

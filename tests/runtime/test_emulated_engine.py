@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +20,7 @@ from rocmforge.tools.fixtures import write_model
 from .engine_harness import ended, serving
 from .test_emulated_gpu import compiled, load
 from .test_engine_faults import survive_failures
+from .test_engine_scores import scores_of
 
 ARCH = "gfx1100"
 
@@ -63,3 +65,19 @@ def test_drafts_change_no_token(gpu_bundle: Bundle, gpu_tokenizer: Tokenizer) ->
             found.append([ended(generation).tokens for generation in [engine.submit(one) for one in requests]])
             assert (engine.stats().draft_tokens_right > 0) == (draft_tokens > 0)
     assert found[0] == found[1]
+
+
+def test_a_prompt_has_the_same_scores_whatever_the_steps(gpu_bundle: Bundle, gpu_tokenizer: Tokenizer) -> None:
+    """Alone; beside others, in chunks of up to 5 rows of logits; and as its last tokens were generated."""
+    text = tuple(np.random.default_rng(3).integers(3, 300, 30).tolist())
+    with serving(load(gpu_bundle, ARCH, 32, checked=False), gpu_tokenizer, 64) as engine:
+        written = ended(engine.submit(GenerationRequest(text, 10, SamplingParams(0.0), logprobs=2, ignore_eos=True)))
+        whole = GenerationRequest((*text, *written.tokens), 0, prompt_logprobs=2)
+        _, alone = scores_of(engine.submit(whole))
+    assert alone[len(text) - 1 :] == written.logprobs
+    program = load(gpu_bundle, ARCH, 32, checked=False)
+    program.layout = dataclasses.replace(program.layout, max_sequences=5)
+    with serving(program, gpu_tokenizer, 64) as engine:
+        others = [engine.submit(GenerationRequest(text[i:], 8, SamplingParams(0.0))) for i in range(3)]
+        assert scores_of(engine.submit(whole))[1] == alone
+        assert all(ended(one).error is None for one in others)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rocmforge.runtime.fair_queue import FairQueue
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.kv_cache import BlockPool
+from rocmforge.runtime.logprobs import TokenLogprobs
 from rocmforge.runtime.scheduler import Chunk, Scheduler, StepLimits, make_batch
 from rocmforge.runtime.sequence import Sequence
 
@@ -22,10 +23,13 @@ from .test_tokenizer import TINY
 BLOCK = 4
 
 
-def sequence(number: int, prompt: int, max_tokens: int, client: str = "", alike: bool = False, **s: Any) -> Sequence:
+def sequence(
+    number: int, prompt: int, max_tokens: int, client: str = "", alike: bool = False, scored: bool = False, **s: Any
+) -> Sequence:
     """Prompts begin differently, so that nothing is shared, or are `alike`."""
     ids = tuple(2 + (i if alike else 7 * number + i) % 256 for i in range(prompt))
-    request = GenerationRequest(ids, max_tokens, SamplingParams(**s), client=client)
+    scores = 0 if scored else None
+    request = GenerationRequest(ids, max_tokens, SamplingParams(**s), client=client, prompt_logprobs=scores)
     return Sequence(number, request, 1000 + number, TINY)
 
 
@@ -67,6 +71,7 @@ class Harness:
             self.write(chunk)
         for chunk in chunks:
             self.read(chunk)
+            chunk.sequence.take_scores([TokenLogprobs(at, 0.0) for at in chunk.scored])
             self.scheduler.computed(chunk)
             self.computed[chunk.sequence.request_id] += chunk.count
             if chunk.completes:
@@ -83,6 +88,10 @@ class Harness:
         assert all(not one.blocks and one.num_computed == 0 for one in self.scheduler.waiting)
         counts = [chunk.count for chunk in chunks]
         assert sum(counts) <= limits.max_tokens
+        assert sum(chunk.num_logits for chunk in chunks) <= limits.max_sequences
+        for chunk in chunks:
+            end = chunk.start + chunk.count
+            assert chunk.scored == chunk.sequence.unscored(chunk.start, end)  # none is passed over
         decoding = [chunk for chunk in chunks if not chunk.sequence.prefilling]
         if decoding:
             assert sum(count for count in counts if count > 1) <= limits.prefill_tokens
@@ -113,9 +122,9 @@ class Harness:
 
 @dataclass(frozen=True)
 class Load:
-    """Requests as (arrival in steps, prompt tokens, max_tokens, client), and the room there is."""
+    """Requests as (arrival in steps, prompt tokens, max_tokens, client, whether scored), and the room there is."""
 
-    requests: list[tuple[int, int, int, int]]
+    requests: list[tuple[int, int, int, int, bool]]
     alike: bool
     num_blocks: int
     limits: StepLimits
@@ -123,9 +132,9 @@ class Load:
 
 @st.composite
 def loads(draw: st.DrawFn) -> Load:
-    one = st.tuples(st.integers(0, 20), st.integers(1, 40), st.integers(1, 12), st.integers(0, 2))
+    one = st.tuples(st.integers(0, 20), st.integers(1, 40), st.integers(1, 12), st.integers(0, 2), st.booleans())
     requests = sorted(draw(st.lists(one, min_size=1, max_size=12)))
-    largest = max(-(-(prompt + more) // BLOCK) for _, prompt, more, _ in requests)
+    largest = max(-(-(prompt + more) // BLOCK) for _, prompt, more, _, _ in requests)
     limits = StepLimits(draw(st.integers(1, 24)), draw(st.integers(1, 6)), draw(st.integers(1, 24)))
     return Load(requests, draw(st.booleans()), draw(st.integers(largest, 3 * largest)), limits)
 
@@ -135,12 +144,12 @@ def loads(draw: st.DrawFn) -> Load:
 def test_every_request_ends_and_reads_only_what_it_or_its_like_wrote(load: Load) -> None:
     harness = Harness(BlockPool(load.num_blocks, BLOCK), load.limits)
     made = [
-        (at, sequence(i, prompt, more, f"client {client}", load.alike))
-        for i, (at, prompt, more, client) in enumerate(load.requests)
+        (at, sequence(i, prompt, more, f"client {client}", load.alike, scored))
+        for i, (at, prompt, more, client, scored) in enumerate(load.requests)
     ]
     arriving = deque(made)
     # The first admitted computes a token at least in each step, and is never preempted; then the next is the first.
-    bound = 21 + sum(prompt + more for _, prompt, more, _ in load.requests)
+    bound = 21 + sum(prompt + more for _, prompt, more, _, _ in load.requests)
     first: Sequence | None = None
     for step in range(bound + 1):
         while arriving and arriving[0][0] <= step:
@@ -152,11 +161,13 @@ def test_every_request_ends_and_reads_only_what_it_or_its_like_wrote(load: Load)
         if not arriving and first is None and not harness.scheduler.waiting:
             break
     assert all(one.finished and one.num_generated == one.request.max_tokens for _, one in made)
+    assert all(one.reuses_prefix and not one.unscored(0, one.num_prompt_tokens) for _, one in made)
+    assert all(one.num_scored in (0, one.num_prompt_tokens - 1) for _, one in made)
     assert harness.pool.num_free == harness.pool.num_blocks
     hits = sum(count for kind, _, count in harness.told if kind == "prefix_hit")
     assert hits == harness.scheduler.prefix_hit_tokens
     if harness.scheduler.preemptions == 0:
-        wanted = sum(prompt + more - 1 for _, prompt, more, _ in load.requests)
+        wanted = sum(prompt + more - 1 for _, prompt, more, _, _ in load.requests)
         assert sum(harness.computed.values()) == wanted - hits
 
 
