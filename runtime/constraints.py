@@ -16,6 +16,7 @@ import numpy as np
 
 from ..artifacts.errors import printable
 from .batch import UInt32
+from .gbnf import GbnfError, is_gbnf, lark_of
 from .generation import RequestError
 from .tokenizer import Tokenizer
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 MAX_CHARS: Final = 64 * 1024
 """Of a schema, as JSON, of an expression or of a grammar: tens of real tools fit."""
+
+MAX_RULES: Final = 1000
+"""Of a grammar in Lark's language, each of which has a colon. The library's stack ends at a chain of 2,700."""
 
 _LIMITS: Final[dict[str, Any]] = {
     "max_grammar_size": 100_000,
@@ -49,8 +53,8 @@ class ConstraintSpec:
 
     Attributes:
         kind: which of the four it is.
-        source: the schema (a JSON object), the expression, or the grammar in the library's form of Lark's language;
-            nothing for `json_object`.
+        source: the schema (a JSON object), the expression, or the grammar: llama.cpp's GBNF, or the library's form of
+            Lark's language; nothing for `json_object`.
         parameter: what named it in the request, for messages.
     """
 
@@ -161,11 +165,22 @@ def _grammar(library: type[LLMatcher], spec: ConstraintSpec) -> str:
     if spec.kind == "regex":
         return library.grammar_from_regex(source)
     if spec.kind == "grammar":
-        return library.grammar_from_lark(source)
+        return library.grammar_from_lark(_lark(source, spec.parameter))
     try:
         return library.grammar_from_json_schema(source, overrides=_options())
     except ValueError as error:
         raise RequestError(spec.parameter, _first_line(str(error))) from None
+
+
+def _lark(source: str, parameter: str) -> str:
+    if is_gbnf(source):
+        try:
+            return lark_of(source)
+        except GbnfError as error:
+            raise RequestError(parameter, f"expected GBNF: {error}") from None
+    if (found := source.count(":")) > MAX_RULES:
+        raise RequestError(parameter, f"expected at most {MAX_RULES} colons, found {found}")
+    return source
 
 
 def _options() -> Any:

@@ -115,10 +115,11 @@ def constraint_of_format(value: ResponseFormat | None, name: str = "response_for
 
 
 def _constraint(fields: SamplingFields) -> ConstraintSpec | None:
-    """By `response_format`, or by `regex` or `grammar` (Lark); one of them at most."""
-    named: tuple[tuple[Literal["regex", "grammar"], str | None], ...] = (
+    """By `response_format`, or by `json_schema`, `regex` or `grammar` ("": none); one of them at most."""
+    named: tuple[tuple[Literal["json_schema", "regex", "grammar"], object], ...] = (
+        ("json_schema", fields.json_schema),
         ("regex", fields.regex),
-        ("grammar", fields.grammar),
+        ("grammar", fields.grammar or None),
     )
     by_format = constraint_of_format(fields.response_format)
     found = [by_format] if by_format else []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...artifacts.errors import printable
-from ..constraints import MAX_CHARS, ConstraintSpec
 from ..generation import RequestError, SamplingParams
 from .body import kind_of
 from .conditions import Conditions, check_token_ids, read_conditions
@@ -100,10 +98,12 @@ def read_call(body: LlamaCompletionRequest, vocab_size: int) -> tuple[Conditions
         stop=body.stop,
         ignore_eos=body.ignore_eos,
         logit_bias=_logit_bias(body),
+        grammar=body.grammar,
+        json_schema=body.json_schema,
     )
     conditions = read_conditions(fields, None, vocab_size, DEFAULT_SAMPLING)
     limit = None if body.n_predict is None or body.n_predict < 0 else body.n_predict
-    return replace(conditions, logprobs=body.n_probs or None, constraint=_constraint(body)), limit
+    return replace(conditions, logprobs=body.n_probs or None), limit
 
 
 def _logit_bias(body: LlamaCompletionRequest) -> dict[str, float]:
@@ -115,29 +115,3 @@ def _logit_bias(body: LlamaCompletionRequest) -> dict[str, float]:
         if abs(bias) > MAX_BIAS:
             raise RequestError("logit_bias", f"expected biases from {-MAX_BIAS} to {MAX_BIAS}, found {bias}")
     return biases
-
-
-def _constraint(body: LlamaCompletionRequest) -> ConstraintSpec | None:
-    if body.grammar and body.json_schema is not None:
-        raise RequestError("grammar", "expected no other constraint beside json_schema")
-    if body.grammar:
-        return ConstraintSpec("grammar", lark_of(body.grammar), "grammar")
-    return None if body.json_schema is None else ConstraintSpec("json_schema", body.json_schema, "json_schema")
-
-
-def lark_of(grammar: str) -> str:
-    """A grammar in GBNF, in the notation that constraints are compiled from.
-
-    Raises:
-        RequestError: it is too long, or no GBNF.
-    """
-    from llguidance import gbnf_to_lark  # noqa: PLC0415 - takes 60 ms, which `rfc serve` must not pay
-
-    if len(grammar) > MAX_CHARS:
-        raise RequestError("grammar", f"expected at most {MAX_CHARS} characters, found {len(grammar)}")
-    try:
-        return str(gbnf_to_lark.gbnf_to_lark(grammar))
-    except RecursionError:
-        raise RequestError("grammar", "nested too deeply") from None
-    except Exception as error:  # the library raises bare Exception
-        raise RequestError("grammar", f"expected GBNF: {printable(str(error).partition(chr(10))[0], 200)}") from None

@@ -90,6 +90,29 @@ def test_n_probs_are_the_logprobs_of_v1(server: Server) -> None:
     assert [len(one["top_logprobs"]) for one in got] == [2, 2, 2]
 
 
+# The first two are those of llama.cpp's own tests of its server.
+CONSTRAINED: list[tuple[dict[str, Any], str]] = [
+    ({"grammar": 'root ::= "a"{5,5}'}, "a{5}"),
+    ({"json_schema": {"const": "42"}}, '"42"'),
+    ({"grammar": 'start: "a"{5} | "b"'}, "a{5}|b"),
+    ({"grammar": "", "regex": "[xy]{3}"}, "[xy]{3}"),
+]
+
+
+@pytest.mark.parametrize("constraint, expected", CONSTRAINED)
+def test_constraints_of_a_chat(server: Server, constraint: dict[str, Any], expected: str) -> None:
+    messages = [{"role": "user", "content": "Does not matter what I say, does it?"}]
+    answer = server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 12, **constraint})
+    assert answer.status_code == 200, answer.text
+    assert re.fullmatch(expected, answer.json()["choices"][0]["message"]["content"])
+
+
+def test_two_constraints_are_refused(server: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "grammar": 'root ::= "a"', "json_schema": {}}
+    error = server.post("/v1/chat/completions", body).json()["error"]
+    assert (error["param"], error["message"]) == ("grammar", "grammar: expected no other constraint beside json_schema")
+
+
 TEXTS = ["Hello, world", "naïve 🙂 café", "<|im_start|>user", "", "\ttabs\nand lines "]
 
 

@@ -134,6 +134,10 @@ HOSTILE = [
     pytest.param("grammar", "start: start start | |", id="ambiguous"),
     pytest.param("grammar", "start: " + "(" * 3000 + '"a"' + ")" * 3000, id="nested-grammar"),
     pytest.param("grammar", "nonsense", id="no-grammar"),
+    pytest.param("grammar", "start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(4000)), id="chain-of-rules"),
+    pytest.param("grammar", 'root ::= (((("a"{2000}){2000}){2000}){2000}){2000}', id="gbnf-repetitions"),
+    pytest.param("grammar", f'root ::= {"(" * 150}"a"{")*" * 150}', id="gbnf-stars"),
+    pytest.param("grammar", 'root ::= "' + "".join(map(chr, range(0x4E00, 0x5800))) + '"', id="gbnf-characters"),
 ]
 
 

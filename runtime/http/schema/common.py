@@ -71,8 +71,9 @@ class SamplingFields(Struct, kw_only=True):
     stop_token_ids: Annotated[TokenIds, Meta(max_length=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
+    json_schema: Annotated[Json, Meta(description="The output must match this schema.")] | None = None
     regex: Annotated[str, Meta(description="The output must match this expression.")] | None = None
-    grammar: Annotated[str, Meta(description="The output must match this grammar, in Lark's language.")] | None = None
+    grammar: Annotated[str, Meta(description="The output must match this grammar: GBNF, or Lark's.")] | None = None
 
 
 class StreamOptions(Struct, kw_only=True):

@@ -54,7 +54,7 @@ class LlamaCompletionRequest(Struct, kw_only=True):
     post_sampling_probs: bool | None = None
     return_tokens: bool | None = None
     stream: bool | None = None
-    grammar: Annotated[str, Meta(description="In GBNF.")] | None = None
+    grammar: Annotated[str, Meta(description="In GBNF, or in Lark's language.")] | None = None
     json_schema: Json | None = None
 
 

@@ -9,11 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge import __version__
-from rocmforge.artifacts.tokenizer_config import TokenizerConfig
-from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintSpec
-from rocmforge.runtime.generation import RequestError
 from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.llama_cpp_requests import lark_of
 
 from .fake_engine import BOS_ID, FakeEngine, make_app
 
@@ -152,61 +148,6 @@ def test_n_probs(client: falcon.testing.TestClient) -> None:
         }
     ]
     assert "completion_probabilities" not in complete(client).json
-
-
-GBNF = r"""
-root   ::= "{" ws pair ("," ws pair)* "}"   # an object
-pair   ::= "\"" [a-z]+ "\"" ":" ws number
-number ::= [0-9]{1,3}
-ws     ::= [ \t]*
-"""
-
-
-def test_gbnf_means_what_it_says() -> None:
-    """Judged by texts that llama.cpp's grammar would take, a byte a token."""
-    config = TokenizerConfig(None, (256,), False, False, "", "</s>", 257, 256)
-    compiler = ConstraintCompiler(_Bytes(config))  # type: ignore[arg-type]
-
-    def accepts(text: str) -> bool:
-        matcher = compiler.compile(ConstraintSpec("grammar", lark_of(GBNF), "grammar"))
-        for index, byte in enumerate(text.encode()):
-            mask = matcher.mask()
-            if not mask[byte // 32] >> (byte % 32) & 1:
-                return False
-            if matcher.take(byte):
-                return index + 1 == len(text.encode())
-        return bool(matcher.mask()[8] & 1)  # the end, token 256, may follow
-
-    assert accepts('{"a":1}')
-    assert accepts('{ "ab": 123,"c":\t4}')
-    for text in ('{"a":1234}', '{"A":1}', "{}", '{"a":1', '["a"]', '{"a":1,}'):
-        assert not accepts(text), text
-
-
-class _Bytes:
-    """A tokenizer of bytes."""
-
-    def __init__(self, config: TokenizerConfig) -> None:
-        self.config = config
-
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        return list(text.encode())
-
-    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
-        return bytes([token_id]) if token_id < 256 else b"" if skip_special else b"</s>"
-
-
-@pytest.mark.parametrize(
-    "grammar",
-    ["root ::= x", 'root ::= "a', "hello", "(" * 5000, "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "x" * 70_000],
-    ids=["unknown-rule", "open-string", "no-rule", "not-a-name", "nested", "long"],
-)
-def test_bad_gbnf_is_refused(client: falcon.testing.TestClient, engine: FakeEngine, grammar: str) -> None:
-    with pytest.raises(RequestError, match=r"^grammar: "):
-        lark_of(grammar)
-    result = complete(client, grammar=grammar)
-    assert (result.status_code, result.json["error"].partition(":")[0]) == (400, "grammar")
-    assert engine.generations == []
 
 
 WRONG: dict[str, tuple[dict[str, object], str]] = {
