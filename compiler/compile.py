@@ -33,6 +33,7 @@ from .tuning import Tuning
 from .weights import FileSink, write_weights
 
 DEFAULT_MAX_CONTEXT = 32768
+MOST_CONTEXT = 1 << 20  # that may be asked for, whatever the model was trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class CompileOptions:
     Attributes:
         archs: names of targets.
         tokenizer: a tokenizer.json to take instead of the GGUF's.
-        max_context: most positions of a sequence; None: the model's, up to `DEFAULT_MAX_CONTEXT`.
+        max_context: most positions of a sequence, which may be more than the model was trained on; None: as many, up to
+            `DEFAULT_MAX_CONTEXT`.
         toolchain: "auto", or the name of one.
         jobs: compilers run at once.
         tuning: of GPU kernels.
@@ -180,15 +182,17 @@ def _tokenizer(options: CompileOptions, gguf: GgufFile) -> TokenizerArtifact:
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:
-    if options.max_context is not None:
-        if not 1 <= options.max_context <= config.max_seq_len:
-            raise UsageError(
-                f"--max-context: expected 1 to {config.max_seq_len} (the model's), found {options.max_context}"
-            )
-        return options.max_context
-    if config.max_seq_len > DEFAULT_MAX_CONTEXT:
-        progress.note(f"context limited to {DEFAULT_MAX_CONTEXT} of {config.max_seq_len}; see --max-context")
-    return min(config.max_seq_len, DEFAULT_MAX_CONTEXT)
+    trained = config.max_seq_len
+    if options.max_context is None:
+        if trained > DEFAULT_MAX_CONTEXT:
+            progress.note(f"context limited to {DEFAULT_MAX_CONTEXT} of {trained}; see --max-context")
+        return min(trained, DEFAULT_MAX_CONTEXT)
+    most = max(trained, MOST_CONTEXT)
+    if not 1 <= options.max_context <= most:
+        raise UsageError(f"--max-context: expected 1 to {most}, found {options.max_context}")
+    if options.max_context > trained:
+        progress.note(f"trained on {trained} tokens: past those it may answer without sense")
+    return options.max_context
 
 
 def _build(model: Model, target: Target, toolchain: Toolchain, kv_dtype: str, tuning: Tuning = DEFAULT_TUNING) -> Build:

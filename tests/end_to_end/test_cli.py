@@ -80,6 +80,16 @@ def test_a_short_context_compiles_and_verifies(small_gguf: Path, small_cache: Pa
     refused(rfc("run", goal, "a" * 8), 2, "8 tokens")
 
 
+def test_a_context_longer_than_the_model_was_trained_on(small_gguf: Path, small_cache: Path, tmp_path: Path) -> None:
+    """It compiles where it is asked for, with a note; positions past the training are computed as any other."""
+    goal = tmp_path / "goal.rfb"
+    done = rfc("compile", small_gguf, "-o", goal, "--max-context", 400, "--cache-dir", small_cache)
+    assert "note: trained on 256 tokens" in done.stderr
+    digest_of(done)
+    assert rfc("verify", goal).returncode == 0
+    assert rfc("run", goal, "a" * 300, "-n", 4, "--temperature", 0).returncode == 0
+
+
 def copy_of(bundle: Path, folder: Path) -> Path:
     return Path(shutil.copytree(bundle, folder / "copy.rfb"))
 
@@ -364,7 +374,7 @@ WRONG_USAGE: dict[str, list[str]] = {
     "model": ["compile", ""],
     "arch": ["compile", "{model}", "-o", "{goal}", "--arch", "gfx9999"],
     "max-context zero": ["compile", "{model}", "-o", "{goal}", "--max-context", "0"],
-    "max-context large": ["compile", "{model}", "-o", "{goal}", "--max-context", "257"],
+    "max-context large": ["compile", "{model}", "-o", "{goal}", "--max-context", str(2**20 + 1)],
     "jobs": ["compile", "{model}", "-o", "{goal}", "--jobs", "0"],
     "goal": ["compile", "{model}", "-o", "{model}"],
     "addr without port": ["serve", "{bundle}", "--addr", "localhost"],
