@@ -14,7 +14,7 @@ import click
 from . import __version__
 from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
 from .cli_client import cancel, generate, status
-from .cli_serve import engine_limits, http_limits, logs_and_traces, security_options
+from .cli_serve import engine_limits, http_limits, logs_and_traces, model_aliases, security_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +105,7 @@ _MAX_CONTEXT = click.option(
     "--max-context",
     type=click.IntRange(1),
     envvar="ROCMFORGE_MAX_CONTEXT",
-    help="Most tokens of a sequence. [default: the model's, up to 32768]",
+    help="Most tokens of a sequence; may be more than the model was trained on. [default: as many, up to 32768]",
 )
 
 
@@ -238,6 +238,7 @@ def compile_command(
     metavar="NAME=URL",
     help="Offer the models of another server too: ollama, NAME=URL of an Ollama, or NAME=URL/v1. Repeatable.",
 )
+@model_aliases
 @http_limits
 @security_options
 @engine_limits
@@ -253,6 +254,7 @@ def serve(
     idle_seconds: float | None,
     max_loaded: int | None,
     integrations: tuple[str, ...],
+    aliases: dict[str, str],
     limits: HttpLimits,
     security: Security,
     engine_limits: EngineLimits,
@@ -289,6 +291,7 @@ def serve(
             idle_seconds,
             max_loaded,
             integrations,
+            aliases,
         )
     )
 

@@ -1,4 +1,4 @@
-"""Options of `rfc serve`: what it takes over HTTP and from whom, and what bounds its engine."""
+"""Options of `rfc serve`: names of models, what it takes over HTTP and from whom, and what bounds its engine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from .artifacts.errors import UsageError, printable
+
+
+def model_aliases(command: Callable[..., None]) -> Callable[..., None]:
+    """Option of `aliases`: models, by further names for them."""
+
+    @click.option(
+        "--alias",
+        "given",
+        multiple=True,
+        metavar="NAME=MODEL",
+        help="A further name for a model, for clients that ask for fixed ones. Repeatable.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, given: tuple[str, ...], **extra: Any) -> None:
+        aliases: dict[str, str] = {}
+        for text in given:
+            alias, _, model = text.partition("=")
+            if not alias or not model:
+                raise UsageError(f"--alias: expected NAME=MODEL, found {printable(text)}")
+            if aliases.setdefault(alias, model) != model:
+                raise UsageError(f"--alias: expected one model of the name {printable(alias)}, found two")
+        command(*args, aliases=aliases, **extra)
+
+    return wrapped
 
 
 def http_limits(command: Callable[..., None]) -> Callable[..., None]:

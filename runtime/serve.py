@@ -6,7 +6,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,7 +43,8 @@ class ServeOptions:
     """What to serve, where and on what. `max_context` and `kv_tokens` None: from the bundle and the device.
 
     `idle_seconds` after which a model that nobody uses is unloaded; 0: never; None: `IDLE_SECONDS` where there are
-    several. `max_loaded` at once; None: all. `integrations`: see `parse_integration`.
+    several. `max_loaded` at once; None: all. `integrations`: see `parse_integration`. `aliases`: of models, by further
+    names for them.
     """
 
     bundles: tuple[Path, ...]
@@ -59,6 +60,7 @@ class ServeOptions:
     idle_seconds: float | None = None
     max_loaded: int | None = None
     integrations: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -111,8 +113,8 @@ def load_engine(
     )
 
 
-def served_model(bundle: Bundle) -> ServedModel:
-    """How the model presents itself over HTTP."""
+def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
+    """How the model presents itself over HTTP; `aliases` are those of all models, by further names for them."""
     model, path = bundle.manifest.model, Path(os.path.abspath(bundle.path))  # a link is known by its own name
     return ServedModel(
         name=path.stem,
@@ -122,6 +124,7 @@ def served_model(bundle: Bundle) -> ServedModel:
         metadata=model.metadata,
         context_length=bundle.layout.max_seq_len,
         fingerprint=bundle.manifest.bundle_digest,
+        aliases=tuple(alias for alias, name in aliases.items() if name == path.stem),
         parameters=model.parameters,
         quantization=model.quantization,
         tensor_count=int(model.metadata.get(TENSOR_COUNT, 0)),
@@ -142,7 +145,7 @@ class BundleModel:
         self._bundle = open_bundle(path)
         try:
             tokenizer = load_tokenizer(self._bundle)
-            model = served_model(self._bundle)
+            model = served_model(self._bundle, options.aliases)
             self._engine = load_engine(
                 self._bundle,
                 options,
@@ -178,6 +181,20 @@ class Shared:
     request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
+def check_aliases(aliases: Mapping[str, str], names: Set[str]) -> None:
+    """Hold further names of models against the names of those that are served.
+
+    Raises:
+        UsageError: a name is taken already, or means no model.
+    """
+    for alias, name in aliases.items():
+        if name not in names:
+            known = ", ".join(sorted(names)[:8])
+            raise UsageError(f"--alias: expected the name of a model, {printable(known)}, found {printable(name)}")
+        if alias in names:
+            raise UsageError(f"--alias: expected a name that no model has, found {printable(alias)}")
+
+
 def make_pool(options: ServeOptions, shared: Shared) -> ModelPool:
     """The models to serve; the first is loaded, so that what is wrong with it shows at once.
 
@@ -187,7 +204,9 @@ def make_pool(options: ServeOptions, shared: Shared) -> ModelPool:
     models: list[tuple[ServedModel, Load]] = []
     for path in options.bundles:
         with open_bundle(path) as bundle:
-            models.append((served_model(bundle), functools.partial(BundleModel, path, options, shared)))
+            card = served_model(bundle, options.aliases)
+        models.append((card, functools.partial(BundleModel, path, options, shared)))
+    check_aliases(options.aliases, {card.name for card, _ in models})
     several = len(models) > 1
     idle = options.idle_seconds if options.idle_seconds is not None else IDLE_SECONDS if several else NEVER
     pool = ModelPool(models, idle or NEVER, options.max_loaded)

@@ -32,10 +32,10 @@ from .service import ServedModel
 MEBIBYTE = 1 << 20
 
 
-def model_document(card: ServedModel, loaded: bool) -> ModelDocument:
-    """A model as /v1 lists it."""
+def model_document(card: ServedModel, loaded: bool, name: str | None = None) -> ModelDocument:
+    """A model as /v1 lists it, under its own name or another."""
     return ModelDocument(
-        id=card.name,
+        id=name or card.name,
         created=card.created,
         context_length=card.context_length,
         quantization=card.quantization,
@@ -87,6 +87,9 @@ class _ModelResource(ReadResource):
         """Ours, then those of integrations that have no name of ours."""
         models = self.context.models
         own = [model_document(card, _is_loaded(models, card)) for card in models.cards()]
+        own += [
+            model_document(card, _is_loaded(models, card), alias) for card in models.cards() for alias in card.aliases
+        ]
         names = {document.id for document in own}
         others = [entry for entry in self.context.integrations.get_all_models() if entry["id"] not in names]
         return [*own, *cast(list[ListedModel], others)]  # encoded as they came
@@ -132,7 +135,7 @@ class Model(_ModelResource):
                 raise
             answer(resp, found[0])
         else:
-            answer(resp, model_document(card, _is_loaded(models, card)))
+            answer(resp, model_document(card, _is_loaded(models, card), name if name in card.aliases else None))
 
 
 class CheckModels(Resource):

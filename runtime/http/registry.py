@@ -114,9 +114,9 @@ def find_card(cards: list[ServedModel], name: str | None) -> ServedModel:
     """
     if not name:
         return cards[0]
-    bare = name.removesuffix(":latest")
+    asked = {name, name.removesuffix(":latest")}
     for card in cards:
-        if bare in (card.name, card.path, *card.aliases):
+        if not asked.isdisjoint((card.name, card.path, *card.aliases)):
             return card
     known = ", ".join(card.name for card in cards[:8])
     raise NotFoundError(
