@@ -65,7 +65,8 @@ class Admission:
         limit = self._max_prompt_tokens
         longest = max((len(request.prompt_token_ids) for request in requests), default=0)
         if limit is not None and longest > limit:
-            raise ContextLengthError("prompt", f"expected at most {limit} tokens (the server's limit), found {longest}")
+            text = f"expected at most {limit} tokens (the server's limit), found {longest}"
+            raise ContextLengthError("prompt", text, longest, limit)
 
     def leave(self) -> None:
         """Count one generation less."""

@@ -16,7 +16,7 @@ from .body import read
 from .chat_job import start_chat
 from .conversation import AnswerPart, AnswerReader, join_parts
 from .errors import error_of
-from .job import collect
+from .job import Job, collect
 from .openai_answers import check_finish
 from .openapi import Operation, Route
 from .resources import Resource, answer
@@ -48,14 +48,16 @@ def _tool_use(name: str) -> dict[str, object]:
     return {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": name, "input": {}}
 
 
-def _document(model: str, prompt_tokens: int) -> MessageDocument:
-    return MessageDocument(
-        id=f"msg_{secrets.token_hex(12)}",
-        model=model,
-        content=[],
-        stop_reason=None,
-        usage=AnthropicUsage(input_tokens=prompt_tokens, output_tokens=0),
+def _usage(job: Job, output_tokens: int) -> AnthropicUsage:
+    """As it stands once there is a token: how much of the prompt the cache held is not known before."""
+    cached = job.cached_tokens
+    return AnthropicUsage(
+        input_tokens=job.prompt_tokens - cached, output_tokens=output_tokens, cache_read_input_tokens=cached
     )
+
+
+def _document(model: str, usage: AnthropicUsage) -> MessageDocument:
+    return MessageDocument(id=f"msg_{secrets.token_hex(12)}", model=model, content=[], stop_reason=None, usage=usage)
 
 
 class Messages(Resource):
@@ -67,22 +69,21 @@ class Messages(Resource):
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             conversation = read_conversation(body, service.engine.vocab_size)
-            job, prompt, readers = start_chat(req, lease, self.context.admission, conversation)
+            job, _, readers = start_chat(req, lease, self.context.admission, conversation)
         reader = readers[0]
-        document = _document(service.model.name, len(prompt.token_ids))
         if body.stream:
-            send_stream(req, resp, job, self.limits, _StreamEncoder(document, reader))
+            send_stream(req, resp, job, self.limits, _StreamEncoder(service.model.name, reader, job))
             return
         parts = [reader.read(event) for event in collect(job, self.limits)]
-        document.stop_reason, document.stop_sequence = _stop_reason(parts[-1]), parts[-1].stop
         whole = join_parts(parts)
+        document = _document(service.model.name, _usage(job, whole.tokens))
+        document.stop_reason, document.stop_sequence = _stop_reason(parts[-1]), parts[-1].stop
         if whole.reasoning:
             document.content.append({"type": "thinking", "thinking": whole.reasoning, "signature": ""})
         text, calls = WholeCalls().take(whole.turns, end=True)
         if text.strip() or not calls:
             document.content.append({"type": "text", "text": text})
         document.content += [{**_tool_use(call.name), "input": json.loads(call.arguments)} for call in calls]
-        document.usage.output_tokens = whole.tokens
         answer(resp, document)
 
 
@@ -100,18 +101,20 @@ class CountTokens(Resource):
 class _StreamEncoder(Encoder):
     ping = PING
 
-    def __init__(self, document: MessageDocument, reader: AnswerReader) -> None:
-        self._document = document
+    def __init__(self, model: str, reader: AnswerReader, job: Job) -> None:
+        self._model = model
         self._reader = reader
+        self._job = job
+        self._started = False
         self._tokens = 0
         self._index = -1
         self._open: str | None = None  # type of the block that grows
 
-    def opening(self) -> Iterator[bytes]:
-        yield self._event("message_start", message=self._document)
-
     def encode(self, event: TokenEvent) -> Iterator[bytes]:
         part = self._reader.read(event)
+        if not self._started:
+            self._started = True
+            yield self._event("message_start", message=_document(self._model, _usage(self._job, 0)))
         self._tokens += part.tokens
         if part.reasoning:
             yield from self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
@@ -138,8 +141,7 @@ class _StreamEncoder(Encoder):
     def _finish(self, part: AnswerPart) -> Iterator[bytes]:
         delta = {"stop_reason": _stop_reason(part), "stop_sequence": part.stop}
         yield from self._end_block()
-        usage = AnthropicUsage(input_tokens=self._document.usage.input_tokens, output_tokens=self._tokens)
-        yield self._event("message_delta", delta=delta, usage=usage)
+        yield self._event("message_delta", delta=delta, usage=_usage(self._job, self._tokens))
         yield self._event("message_stop")
 
     def failure(self, path: str, error: BaseException) -> bytes:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..constraints import ConstraintSpec
 from ..generation import RequestError
+from .anthropic_tools import TOOL_ADDITION, TOOL_REFERENCE, TOOL_REMOVAL, read_tools
 from .body import convert
 from .conditions import Conditions
-from .conversation import Conversation, Message, ToolChoice, choose_tool
+from .conversation import Conversation, Message
 from .errors import UnsupportedError
 from .schema.anthropic import Block, CountRequest, InputMessage, MessagesRequest
-from .schema.common import FunctionTool
+
+_EFFORTS = {"xhigh": "high", "max": "high"}  # of templates' low, medium and high
 
 
 def read_conversation(body: CountRequest, vocab_size: int) -> Conversation:
@@ -25,11 +28,19 @@ def read_conversation(body: CountRequest, vocab_size: int) -> Conversation:
         messages.append({"role": "system", "content": _text(body.system, "system")})
     for index, message in enumerate(body.messages):
         messages += _messages(message, f"messages[{index}]")
-    tools, choice = _tools(body)
+    tools, choice = read_tools(body)
     parallel = not (body.tool_choice and body.tool_choice.disable_parallel_tool_use)
-    thinking = {} if body.thinking is None else {"enable_thinking": body.thinking.type != "disabled"}
     conditions = _conditions(body, vocab_size) if isinstance(body, MessagesRequest) else Conditions()
-    return Conversation(tuple(messages), conditions, tools, choice, parallel, thinking)
+    return Conversation(tuple(messages), conditions, tools, choice, parallel, _thinking(body))
+
+
+def _thinking(body: CountRequest) -> dict[str, object]:
+    """Variables of the chat template: whether to think, and how much, in the words that templates know."""
+    effort = body.output_config and body.output_config.effort
+    variables: dict[str, object] = {"reasoning_effort": _EFFORTS.get(effort, effort)} if effort else {}
+    if body.thinking is not None:
+        variables["enable_thinking"] = body.thinking.type != "disabled"
+    return variables
 
 
 def _conditions(body: MessagesRequest, vocab_size: int) -> Conditions:
@@ -40,21 +51,20 @@ def _conditions(body: MessagesRequest, vocab_size: int) -> Conditions:
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=min(max(body.top_k or 0, 0), vocab_size),
     )
-    return Conditions(body.max_tokens, sampling, tuple(body.stop_sequences or ()))
+    return Conditions(body.max_tokens, sampling, tuple(body.stop_sequences or ()), constraint=_constraint(body))
 
 
-def _tools(body: CountRequest) -> tuple[tuple[FunctionTool, ...], ToolChoice]:
-    tools = []
-    for index, tool in enumerate(body.tools or ()):
-        if tool.type not in (None, "custom"):
-            raise UnsupportedError(f"tools[{index}].type", "only the client's own tools are supported")
-        tools.append(FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema))
-    choice = body.tool_choice
-    if choice is None:
-        return choose_tool(tools, None, None, "tool_choice")
-    if choice.type == "tool":
-        return choose_tool(tools, None, choice.name or "", "tool_choice.name")
-    return choose_tool(tools, "required" if choice.type == "any" else choice.type, None, "tool_choice")
+def _constraint(body: CountRequest) -> ConstraintSpec | None:
+    now, before = body.output_config and body.output_config.format, body.output_format
+    if now and before:
+        raise RequestError("output_format", "expected none beside output_config.format")
+    if now:
+        return ConstraintSpec("json_schema", now.schema, "output_config.format")
+    return ConstraintSpec("json_schema", before.schema, "output_format") if before else None
+
+
+# Blocks that the model does not read: its former thoughts, and changes of the tools that it is told of.
+_SILENT = ("thinking", "redacted_thinking", TOOL_ADDITION, TOOL_REMOVAL)
 
 
 def _messages(message: InputMessage, where: str) -> list[Message]:
@@ -72,10 +82,11 @@ def _messages(message: InputMessage, where: str) -> list[Message]:
             calls.append(_call(block, at))
         elif block.type == "tool_result":
             results.append(_result(block, at))
-        elif block.type not in ("thinking", "redacted_thinking"):
+        elif block.type not in _SILENT:
             raise UnsupportedError(f"{at}.type", "only text, tool_use and tool_result are supported")
     answer: Message = {"role": message.role, "content": "\n".join(texts), **({"tool_calls": calls} if calls else {})}
-    return [*results, answer] if texts or calls or not results else results
+    silent = results or message.role == "system"  # which may do nothing but add and remove tools
+    return [*results, answer] if texts or calls or not silent else results
 
 
 def _call(block: Block, where: str) -> dict[str, object]:
@@ -98,6 +109,9 @@ def _text(content: str | Sequence[Block], where: str) -> str:
         return content
     texts = []
     for index, block in enumerate(content):
+        if block.type == TOOL_REFERENCE and block.tool_name:  # of a search for tools
+            texts.append(block.tool_name)
+            continue
         if block.type != "text":
             raise UnsupportedError(f"{where}[{index}].type", "only text is supported")
         texts.append(_block_text(block, f"{where}[{index}]"))

@@ -60,7 +60,8 @@ def token_ids(
         if not ids:
             raise RequestError(parameter, "expected at least one token in each text, found none")
         if len(ids) > limit:
-            raise ContextLengthError(parameter, f"expected at most {limit} tokens (the context), found {len(ids)}")
+            text = f"expected at most {limit} tokens (the context), found {len(ids)}"
+            raise ContextLengthError(parameter, text, len(ids), limit)
         found.append(ids)
     return found
 

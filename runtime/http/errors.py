@@ -44,9 +44,23 @@ class CodedRequestError(RequestError):
 
 
 class ContextLengthError(CodedRequestError):
-    """Prompt and output do not fit into the context."""
+    """Prompt and output do not fit into the context.
+
+    Args:
+        parameter: at fault.
+        problem: what is said of it.
+        prompt_tokens: found.
+        most: tokens of the prompt, or of prompt and output together where `max_tokens` is given.
+        max_tokens: the output asked for, where the prompt alone would fit.
+    """
 
     code = "context_length_exceeded"
+
+    def __init__(self, parameter: str, problem: str, prompt_tokens: int, most: int, max_tokens: int | None = None):
+        super().__init__(parameter, problem)
+        self.prompt_tokens = prompt_tokens
+        self.most = most
+        self.max_tokens = max_tokens
 
 
 class UnsupportedError(CodedRequestError):
@@ -106,12 +120,29 @@ def error_document(
     if path == "/v1" or path.startswith("/v1/"):
         kind, usual_code = KINDS.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
         error = {"message": message, "type": kind, "param": parameter, "code": code or usual_code}
-        if path.startswith("/v1/messages"):  # Anthropic's shape, with the fields of /v1 beside it
+        if _is_anthropic(path):  # Anthropic's shape, with the fields of /v1 beside it
             return {"type": "error", "error": {**error, "type": _ANTHROPIC_KINDS.get(status, "invalid_request_error")}}
         return {"error": error}
     if path == "/api" or path.startswith("/api/"):
         return {"error": message}
     return {"error": message, "status": "error"}
+
+
+def _is_anthropic(path: str) -> bool:
+    return path.startswith("/v1/messages")
+
+
+def _context_text(path: str, error: ContextLengthError) -> str:
+    """What is said of a context that is too short. Claude Code reads Anthropic's words, and asks for less then."""
+    if not _is_anthropic(path):
+        return str(error)
+    if error.max_tokens is None:
+        return f"prompt is too long: {error.prompt_tokens} tokens > {error.most} maximum"
+    sum_and_limit = f"{error.prompt_tokens} + {error.max_tokens} > {error.most}"
+    return (
+        f"input length and `max_tokens` exceed context limit: {sum_and_limit}, "
+        "decrease input length or `max_tokens` and try again"
+    )
 
 
 def error_text(path: str, status: int, message: str) -> str:
@@ -123,7 +154,8 @@ def error_of(path: str, error: BaseException) -> tuple[int, dict[str, object]]:
     """Return status and JSON of one of our errors, or of an unexpected one, whose text stays inside."""
     if isinstance(error, RequestError):
         code = error.code if isinstance(error, CodedRequestError) else None
-        return 400, error_document(path, 400, str(error), error.parameter, code)
+        text = _context_text(path, error) if isinstance(error, ContextLengthError) else str(error)
+        return 400, error_document(path, 400, text, error.parameter, code)
     if isinstance(error, EngineBusyError):
         return 503, error_document(path, 503, str(error))
     if isinstance(error, IntegrationError):

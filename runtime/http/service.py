@@ -248,13 +248,18 @@ class Service:
         room = limit - len(prompt)
         # Clients tell that error from others by llama.cpp's words, "exceeds the available context size".
         asked = conditions.max_tokens
-        if room < (0 if asked == 0 else 1):
-            raise ContextLengthError("prompt", f"{len(prompt)} tokens exceeds the available context size of {limit}")
+        least = 0 if asked == 0 else 1
+        if room < least:
+            text = f"{len(prompt)} tokens exceeds the available context size of {limit}"
+            raise ContextLengthError("prompt", text, len(prompt), limit - least)
         if asked is not None and asked > room:
             raise ContextLengthError(
                 "max_tokens",
                 f"expected at most {room}, found {asked}: "
                 f"with a prompt of {len(prompt)} tokens that exceeds the available context size of {limit}",
+                len(prompt),
+                limit,
+                asked,
             )
         if asked is None:
             asked = room if default_max_tokens is None else min(default_max_tokens, room)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import anthropic
+import pydantic
 import pytest
 
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
@@ -34,13 +35,17 @@ def body(**more: Any) -> dict[str, Any]:
     return {"model": "smollm2", "max_tokens": 60, "messages": QUESTION, "extra_body": {"temperature": 0}, **more}
 
 
+def prompt_of(usage: Any) -> int:
+    """All tokens of a prompt: those that were cached are counted apart."""
+    assert usage.cache_creation_input_tokens == 0
+    return int(usage.input_tokens + usage.cache_read_input_tokens)
+
+
 def test_an_answer(client: Any) -> None:
     made = client.messages.create(**body(system="Be brief."))
     assert (made.content[0].text, made.stop_reason) == ("The capital of France is Paris.", "end_turn")
-    assert (
-        made.usage.input_tokens
-        == client.messages.count_tokens(model="smollm2", messages=QUESTION, system="Be brief.").input_tokens
-    )
+    counted = client.messages.count_tokens(model="smollm2", messages=QUESTION, system="Be brief.")
+    assert prompt_of(made.usage) == counted.input_tokens
 
 
 def test_a_stream_tells_the_same(client: Any) -> None:
@@ -72,13 +77,61 @@ def test_a_tool_is_called_and_its_result_is_read(client: Any, choice: dict[str, 
     answer = client.messages.create(
         **body(messages=[*WEATHER, turn, {"role": "user", "content": [result]}], tools=[TOOL])
     )
-    assert answer.usage.input_tokens > made.usage.input_tokens
+    assert prompt_of(answer.usage) > prompt_of(made.usage)
     plain = {**result, "content": "It is sunny."}
     counted = client.messages.count_tokens(
         model="smollm2", messages=[*WEATHER, turn, {"role": "user", "content": [plain]}], tools=[TOOL]
     )
-    assert counted.input_tokens == answer.usage.input_tokens
+    assert counted.input_tokens == prompt_of(answer.usage)
     assert answer.content[0].type == "text"
+
+
+def test_what_the_cache_held_is_told(client: Any) -> None:
+    """The second prompt begins as the first, which was computed whole."""
+    long = body(system="The cache test. " * 40, max_tokens=1)
+    first = client.messages.create(**long).usage
+    second = client.messages.create(**long).usage
+    assert (first.cache_read_input_tokens, prompt_of(second)) == (0, first.input_tokens)
+    assert second.cache_read_input_tokens > 100
+    with client.messages.stream(**long) as stream:
+        started = next(event.message.usage for event in stream if event.type == "message_start")
+        ended = stream.get_final_message().usage
+    assert [
+        (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens)
+        for usage in (started, ended)
+    ] == [(second.input_tokens, second.cache_read_input_tokens, 0)] * 2
+
+
+class City(pydantic.BaseModel):
+    """What an answer is to be."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    city: Annotated[str, pydantic.Field(max_length=20)]
+
+
+FORMAT = {"type": "json_schema", "schema": City.model_json_schema()}
+
+
+@pytest.mark.parametrize("given", [{"output_config": {"format": FORMAT}}, {"output_format": FORMAT}], ids=min)
+def test_structured_output(client: Any, given: dict[str, Any]) -> None:
+    asked = body(extra_body={"temperature": 0, **given})
+    whole = client.messages.create(**asked)
+    assert City.model_validate_json(whole.content[0].text).city
+    assert whole.stop_reason == "end_turn"
+    with client.messages.stream(**asked) as stream:
+        assert stream.get_final_text() == whole.content[0].text
+
+
+def test_structured_output_is_parsed(client: Any) -> None:
+    made = client.messages.parse(**body(output_format=City))
+    assert isinstance(made.parsed_output, City)
+
+
+def test_a_schema_that_is_wrong_is_named(client: Any) -> None:
+    wrong = {"format": {"type": "json_schema", "schema": {"type": "no type"}}}
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        client.messages.create(**body(extra_body={"output_config": wrong}))
+    assert refused.value.response.json()["error"]["param"] == "output_config.format"
 
 
 def test_errors_by_type(client: Any) -> None:

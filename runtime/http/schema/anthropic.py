@@ -9,8 +9,29 @@ from msgspec import Meta, Struct
 from .common import Count, Json, StopText, Temperature, TopK, TopP
 
 
+class AnthropicTool(Struct, kw_only=True):
+    """A tool of the client's; with `defer_loading` the model is told of it once a message refers to it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    input_schema: Json | None = None
+    type: str | None = None
+    defer_loading: bool | None = None
+
+
+class ToolChange(Struct, kw_only=True):
+    """Which tool comes or goes: tool_reference (name), or tool_definition (definition)."""
+
+    type: Literal["tool_reference", "tool_definition"]
+    name: str | None = None
+    definition: AnthropicTool | None = None
+
+
 class Block(Struct, kw_only=True):
-    """A part of a message: text, tool_use (id, name, input), tool_result (tool_use_id, content) or thinking."""
+    """A part of a message: text, tool_use (id, name, input), tool_result (tool_use_id, content) or thinking.
+
+    In a result also tool_reference (tool_name); in a system message tool_addition and tool_removal (tool).
+    """
 
     type: str
     text: str | None = None
@@ -21,6 +42,8 @@ class Block(Struct, kw_only=True):
     tool_use_id: str | None = None
     content: str | list[Json] | None = None
     is_error: bool | None = None
+    tool_name: str | None = None
+    tool: ToolChange | None = None
 
 
 class InputMessage(Struct, kw_only=True):
@@ -28,15 +51,6 @@ class InputMessage(Struct, kw_only=True):
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
-
-
-class AnthropicTool(Struct, kw_only=True):
-    """A tool of the client's."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
-    description: str | None = None
-    input_schema: Json | None = None
-    type: str | None = None
 
 
 class AnthropicToolChoice(Struct, kw_only=True):
@@ -54,6 +68,20 @@ class Thinking(Struct, kw_only=True):
     budget_tokens: int | None = None
 
 
+class OutputFormat(Struct, kw_only=True):
+    """A JSON schema that the answer must match."""
+
+    type: Literal["json_schema"]
+    schema: Json
+
+
+class OutputConfig(Struct, kw_only=True):
+    """What the answer must be, and how much to think of it, where the model's chat template takes that."""
+
+    format: OutputFormat | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+
+
 class CountRequest(Struct, kw_only=True):
     """`POST /v1/messages/count_tokens`."""
 
@@ -63,6 +91,8 @@ class CountRequest(Struct, kw_only=True):
     tools: Annotated[list[AnthropicTool], Meta(max_length=128)] | None = None
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: Annotated[OutputFormat | None, Meta(description="As output_config.format, its later name.")] = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -78,7 +108,7 @@ class MessagesRequest(CountRequest, kw_only=True):
 
 
 class AnthropicUsage(Struct, kw_only=True):
-    """Tokens of prompt and output."""
+    """Tokens of output, and of the prompt: those computed for this answer, and apart those that the cache held."""
 
     input_tokens: int
     output_tokens: int

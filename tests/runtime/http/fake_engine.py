@@ -98,6 +98,7 @@ class FakeGeneration:
             last.finish_reason,
             last.error,
             tuple(e.logprobs for e in sent if e.logprobs is not None),
+            self._engine.cached_tokens if sent else 0,
         )
 
     def cancel(self) -> None:
@@ -151,6 +152,7 @@ class FakeEngine:
     busy: bool = False
     broken: bool = False
     running: bool = True
+    cached_tokens: int = 0  # of each prompt, known once there is a token
     max_context: int = 128
     vocab_size: int = VOCAB_SIZE
     generations: list[FakeGeneration] = field(default_factory=list)
