@@ -128,8 +128,8 @@ class ToolCallParser:
             turns += step
         return turns
 
-    def flush(self) -> list[Turn]:
-        """End the text; returns what was held back."""
+    def flush(self, cut: bool = False) -> list[Turn]:
+        """End the text, `cut` or not; returns what was held back."""
         held, self._held = self._held, ""
         if self._calls is not None:
             return self._calls.flush()

@@ -11,12 +11,21 @@ from ..constraints import ConstraintSpec
 from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, RequestError, TokenEvent
 from ..logprobs import TokenLogprobs
 from ..reasoning import ReasoningSplitter
+from ..text_tools import TextCallParser
 from ..tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, join_calls
 from .conditions import Conditions
 from .schema.common import FunctionTool
 
 ToolChoice = Literal["auto", "none", "required"]
 Message = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class TextTool:
+    """The one tool that an answer is the input of: its name, and what the input must match."""
+
+    name: str
+    constraint: ConstraintSpec | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,7 @@ class Conversation:
         tool_choice: whether it may, must not or must.
         parallel_tool_calls: whether it may call several at once.
         template_variables: further variables of the chat template.
+        text_tool: the tool that must be called, where it takes a text.
     """
 
     messages: tuple[Message, ...]
@@ -38,6 +48,7 @@ class Conversation:
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     template_variables: Mapping[str, object] = field(default_factory=dict)
+    text_tool: TextTool | None = None
 
     @property
     def usable_tools(self) -> tuple[FunctionTool, ...]:
@@ -47,15 +58,20 @@ class Conversation:
     def constrained(self) -> Conditions:
         """The conditions, with the constraint that makes the model call a tool where it must.
 
+        A format of the answer gives way to it; an expression or a grammar was meant for this very text.
+
         Raises:
-            RequestError: it must and there is none, or the answer has another constraint.
+            RequestError: it must and there is none, or the text has another constraint.
         """
         if self.tool_choice != "required":
             return self.conditions
         if not self.tools:
             raise RequestError("tool_choice", "expected tools beside it, found none")
-        if self.conditions.constraint is not None:
-            raise RequestError(self.conditions.constraint.parameter, "expected no constraint beside a required tool")
+        given = self.conditions.constraint
+        if given is not None and given.kind in ("regex", "grammar"):
+            raise RequestError(given.parameter, f"expected no {given.kind} beside a required tool")
+        if self.text_tool is not None:
+            return replace(self.conditions, constraint=self.text_tool.constraint)
         spec = ConstraintSpec("json_schema", call_schema(self.tools), "tools")
         return replace(self.conditions, constraint=spec)
 
@@ -192,6 +208,9 @@ class AnswerPart:
     stop: str | None = None
 
 
+_CUT = (FINISH_LENGTH, FINISH_FAILED, FINISH_CANCELLED)
+
+
 class AnswerReader:
     """Reads the events of one chat answer.
 
@@ -201,9 +220,13 @@ class AnswerReader:
     """
 
     def __init__(self, conversation: Conversation, inside_reasoning: bool = False) -> None:
-        names = {tool.name for tool in conversation.usable_tools}
+        names, text_tool = {tool.name for tool in conversation.usable_tools}, conversation.text_tool
         self._splitter = ReasoningSplitter(inside_reasoning)
-        self._parser = ToolCallParser(names, conversation.tool_choice == "required") if names else None
+        self._parser: ToolCallParser | TextCallParser | None = None
+        if text_tool is not None:
+            self._parser = TextCallParser(text_tool.name)
+        elif names:
+            self._parser = ToolCallParser(names, conversation.tool_choice == "required")
         self._most_calls = None if conversation.parallel_tool_calls else 1
         self._num_calls = 0
         self._broken = False  # the latest call is not whole, so far
@@ -217,7 +240,7 @@ class AnswerReader:
             reasoning += more
             turns += self._turns(rest)
             if self._parser is not None:
-                turns += self._parser.flush()
+                turns += self._parser.flush(event.finish_reason in _CUT)
         return AnswerPart(
             event.index,
             reasoning,

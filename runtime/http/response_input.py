@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 from ...artifacts.errors import printable
 from ..generation import RequestError
+from ..text_tools import input_arguments
 from .body import convert
 from .conversation import Message
 from .errors import NotFoundError, UnsupportedError
 from .messages import read_content
 from .response_items import call_message
 from .response_store import ResponseStore
+from .response_tools import flat_name
 from .schema.openai import ContentPart
 from .schema.responses import InputItem, ResponsesRequest
 
@@ -43,6 +45,10 @@ def read_input(body: ResponsesRequest, store: ResponseStore, client: str) -> tup
     return tuple(messages)
 
 
+# What only OpenAI can read, or has run itself.
+_LEFT_OUT = {"reasoning", "compaction", "web_search_call", "tool_search_call", "tool_search_output"}
+
+
 def _add(messages: list[Message], item: InputItem, where: str, find: Callable[[str], Message | None]) -> None:
     kind = item.type or "message"
     if kind == "message":
@@ -50,9 +56,9 @@ def _add(messages: list[Message], item: InputItem, where: str, find: Callable[[s
             raise RequestError(f"{where}.role", "expected user, assistant, system or developer, found nothing")
         role = "system" if item.role == "developer" else item.role
         messages.append({"role": role, "content": _text(item.content, f"{where}.content")})
-    elif kind == "function_call":
+    elif kind in ("function_call", "custom_tool_call"):
         _add_call(messages, _call(item, where))
-    elif kind == "function_call_output":
+    elif kind in ("function_call_output", "custom_tool_call_output"):
         if item.call_id is None:
             raise RequestError(f"{where}.call_id", "expected a string, found nothing")
         content = _text(item.output, f"{where}.output")
@@ -63,7 +69,7 @@ def _add(messages: list[Message], item: InputItem, where: str, find: Callable[[s
             what = f"{where}.id: item {printable(item.id or '', 100)} is not kept; send it whole"
             raise NotFoundError(what, f"{where}.id", "item_not_found")
         _add_call(messages, found)
-    elif kind != "reasoning":
+    elif kind not in _LEFT_OUT:
         raise UnsupportedError(
             f"{where}.type", f"expected message, function_call or the like, found {printable(kind, 60)}"
         )
@@ -83,13 +89,16 @@ def _add_call(messages: list[Message], message: Message) -> None:
 def _call(item: InputItem, where: str) -> Message:
     if item.name is None or item.call_id is None:
         raise RequestError(where, "expected name and call_id")
+    name = flat_name(item.name, item.namespace)
+    if item.type == "custom_tool_call":
+        return call_message(item.call_id, name, input_arguments(item.input or ""))
     try:
         arguments = json.loads(item.arguments or "{}")
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise RequestError(f"{where}.arguments", "expected the text of a JSON object")
-    return call_message(item.call_id, item.name, json.dumps(arguments))
+    return call_message(item.call_id, name, json.dumps(arguments))
 
 
 def _text(content: str | list[dict[str, object]] | None, where: str) -> str:

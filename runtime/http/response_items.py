@@ -5,24 +5,38 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..text_tools import TextInput
 from ..tool_calls import CallPiece, ToolCall
 from .conversation import AnswerPart, Message
 from .logprobs import chat_logprobs
 from .openai_answers import new_call_id
+from .response_tools import ServedTool, Toolbox
 from .schema.responses import Event
 from .service import TokenizerApi
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call that grows: its name and arguments as the model writes them, and the input of a custom tool."""
+
+    name: str
+    arguments: str = ""
+    input: TextInput = field(default_factory=TextInput)
 
 
 class ItemBuilder:
     """Builds the items of one response, part by part; each turn is an event without its sequence number."""
 
-    def __init__(self, tokenizer: TokenizerApi) -> None:
+    def __init__(self, tokenizer: TokenizerApi, toolbox: Toolbox) -> None:
         self.items: list[dict[str, Any]] = []
         self.messages: dict[str, Message] = {}  # by the ids of items: how they read in a later conversation
         self.reasoning_tokens = 0
         self._tokenizer = tokenizer
+        self._toolbox = toolbox
+        self._call = OpenCall("")  # the latest
         self._open: dict[str, Any] | None = None  # the item that grows; it is the last
 
     @property
@@ -91,13 +105,23 @@ class ItemBuilder:
     def _grow_call(self, piece: CallPiece) -> Iterator[Event]:
         if piece.name is not None:
             yield from self._close("completed")
-            item = {"id": _new_id("fc"), "type": "function_call", "call_id": new_call_id(), "name": piece.name}
-            yield self._begin({**item, "arguments": "", "status": "in_progress"})
-        if piece.arguments:
-            self.items[-1]["arguments"] += piece.arguments
-            yield {"type": "response.function_call_arguments.delta", **self._at(delta=piece.arguments)}
+            self._call = OpenCall(piece.name)
+            yield self._begin(_call_item(self._toolbox.find(piece.name), piece.name))
+        self._call.arguments += piece.arguments
+        if piece.arguments or piece.whole:
+            yield from self._grow_input(piece)
         if piece.whole:
             yield from self._close("completed", whole=True)
+
+    def _grow_input(self, piece: CallPiece) -> Iterator[Event]:
+        custom = self.items[-1]["type"] == "custom_tool_call"
+        text, key, kind = piece.arguments, "arguments", "function_call_arguments"
+        if custom:
+            text, key, kind = self._call.input.push(text), "input", "custom_tool_call_input"
+            text += self._call.input.flush() if piece.whole else ""
+        if text:
+            self.items[-1][key] += text
+            yield {"type": f"response.{kind}.delta", **self._at(delta=text)}
 
     def _close(self, status: str, whole: bool = False) -> Iterator[Event]:
         """End the item that grows, if one does; `whole`: it is a call, and its arguments are an object."""
@@ -115,9 +139,13 @@ class ItemBuilder:
             yield {"type": "response.reasoning_summary_text.done", **self._at(summary_index=0, text=part["text"])}
             yield {"type": "response.reasoning_summary_part.done", **self._at(summary_index=0, part=_copy(part))}
         else:
-            name, arguments = item["name"], item["arguments"]
-            yield {"type": "response.function_call_arguments.done", **self._at(arguments=arguments, name=name)}
+            if item["type"] == "custom_tool_call":
+                yield {"type": "response.custom_tool_call_input.done", **self._at(input=item["input"])}
+            else:
+                at = self._at(arguments=item["arguments"], name=item["name"])
+                yield {"type": "response.function_call_arguments.done", **at}
             status = "completed" if whole else "incomplete"
+            name, arguments = self._call.name, self._call.arguments
             broken: Message = {"role": "assistant", "content": ToolCall(name, arguments, whole).text}
             self.messages[item["id"]] = call_message(item["call_id"], name, arguments) if whole else broken
         if "status" in item:
@@ -133,6 +161,20 @@ def call_message(call_id: str, name: str, arguments: str) -> Message:
         "role": "assistant",
         "content": "",
         "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+    }
+
+
+def _call_item(tool: ServedTool | None, name: str) -> dict[str, Any]:
+    """The item of a call that begins; the model may call what is no tool."""
+    custom = tool is not None and tool.kind == "custom"
+    return {
+        "id": _new_id("ctc" if custom else "fc"),
+        "type": "custom_tool_call" if custom else "function_call",
+        "call_id": new_call_id(),
+        "name": name if tool is None else tool.name,
+        **({"namespace": tool.namespace} if tool is not None and tool.namespace else {}),
+        "input" if custom else "arguments": "",
+        "status": "in_progress",
     }
 
 

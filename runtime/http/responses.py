@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ import falcon
 import msgspec
 
 from ...artifacts.errors import printable
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, Failure, RequestError, TokenEvent
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, Failure, TokenEvent
 from .body import read
 from .chat_job import start_chat
 from .conditions import Conditions, constraint_of_format
-from .conversation import AnswerPart, AnswerReader, choose_tool, thinking_variables
+from .conversation import AnswerPart, AnswerReader, thinking_variables
 from .conversation import Conversation as Chat
 from .errors import NotFoundError, UnsupportedError
 from .job import Job, client_of, collect
@@ -26,7 +27,8 @@ from .resources import ReadResource, Resource, answer
 from .response_input import read_input
 from .response_items import ItemBuilder
 from .response_store import ResponseStore, StoredResponse
-from .schema.common import FunctionTool, JsonSchemaFormat, ResponseFormat
+from .response_tools import Toolbox
+from .schema.common import JsonSchemaFormat, ResponseFormat
 from .schema.responses import (
     DeletedResponse,
     InputDetails,
@@ -36,18 +38,18 @@ from .schema.responses import (
     ResponseError,
     ResponseEvent,
     ResponsesRequest,
-    ResponseTool,
     ResponseUsage,
     TextFormat,
     TextOptions,
-    ToolChoiceFunction,
 )
 from .streaming import Encoder, named_sse, send_stream
+
+log = logging.getLogger(__name__)
 
 LOGPROBS = "message.output_text.logprobs"  # as `include` names them
 
 
-def read_chat(body: ResponsesRequest, store: ResponseStore, client: str) -> Chat:
+def read_chat(body: ResponsesRequest, toolbox: Toolbox, store: ResponseStore, client: str) -> Chat:
     """The conversation that a request continues.
 
     Raises:
@@ -56,29 +58,16 @@ def read_chat(body: ResponsesRequest, store: ResponseStore, client: str) -> Chat
     """
     if body.background:
         raise UnsupportedError("background")
-    tools = [_function(tool, f"tools[{index}]") for index, tool in enumerate(body.tools or ())]
-    if isinstance(body.tool_choice, ToolChoiceFunction):
-        if body.tool_choice.type != "function":
-            raise UnsupportedError("tool_choice.type", "only functions are supported")
-        usable, choice = choose_tool(tools, None, body.tool_choice.name or "", "tool_choice")
-    else:
-        usable, choice = choose_tool(tools, body.tool_choice, None, "tool_choice")
+    chosen = toolbox.choose(body.tool_choice)
     return Chat(
         read_input(body, store, client),
         _conditions(body),
-        usable,
-        choice,
+        chosen.tools,
+        chosen.choice,
         body.parallel_tool_calls is not False,
         thinking_variables(body.reasoning.effort if body.reasoning else None),
+        chosen.text_tool,
     )
-
-
-def _function(tool: ResponseTool, where: str) -> FunctionTool:
-    if tool.type != "function":
-        raise UnsupportedError(f"{where}.type", "only functions are supported")
-    if not tool.name:
-        raise RequestError(f"{where}.name", "expected a name, found nothing")
-    return FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
 
 
 def _conditions(body: ResponsesRequest) -> Conditions:
@@ -163,10 +152,14 @@ class Responses(Resource):
         client, store = client_of(req), self.context.responses
         with self.context.models.lease(body.model) as lease:
             service = lease.service
-            chat = read_chat(body, store, client)
+            toolbox = Toolbox(body.tools or ())
+            chat = read_chat(body, toolbox, store, client)
             job, _, readers = start_chat(req, lease, self.context.admission, chat)
         document = _document(body, service.model.name)
-        builder = ItemBuilder(service.tokenizer)
+        if toolbox.left_out:
+            document.warnings = toolbox.left_out
+            log.warning("%s", "; ".join(toolbox.left_out))
+        builder = ItemBuilder(service.tokenizer, toolbox)
         run = _Run(body, chat, document, readers[0], builder, job, client, store)
         if body.stream:
             send_stream(req, resp, job, self.limits, _StreamEncoder(run))

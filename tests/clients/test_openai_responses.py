@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,6 +116,35 @@ def test_a_streamed_call_is_the_same(client: openai.OpenAI) -> None:
     assert events[-1].response.output[0].arguments == call.arguments
 
 
+PATCH = """start: "*** Add " NAME LF line+
+line: "+" /[a-z ]{1,10}/ LF
+NAME: /[a-z]{1,8}/
+%import common.LF
+"""
+EDIT: Any = {
+    "type": "custom",
+    "name": "edit",
+    "description": "Edit a file.",
+    "format": {"type": "grammar", "syntax": "lark", "definition": PATCH},
+}
+
+
+def test_a_custom_tool_by_its_grammar(client: openai.OpenAI) -> None:
+    body: Any = {"input": "Write a file.", "tools": [EDIT, {"type": "web_search"}], "max_output_tokens": 60}
+    choice = {"type": "custom", "name": "edit"}
+    call = create(client, **body, tool_choice=choice).output[0]
+    assert (call.type, call.name) == ("custom_tool_call", "edit")
+    assert re.match(r"\*\*\* Add [a-z]{1,8}\n\+[a-z ]", call.input)
+    events = list(create(client, **body, tool_choice=choice, stream=True))
+    parts = [event.delta for event in events if event.type == "response.custom_tool_call_input.delta"]
+    assert "".join(parts) == call.input
+    result = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Done."}
+    ask: Any = {"role": "user", "content": "Write a file."}
+    after = create(client, **{**body, "input": [ask, call.model_dump(exclude_none=True), result]})
+    assert after.output_text
+    assert len(after.warnings) == 1
+
+
 def test_structured_output(client: openai.OpenAI) -> None:
     schema = {
         "type": "object",
@@ -131,9 +161,9 @@ def test_structured_output(client: openai.OpenAI) -> None:
     "change, param",
     [
         ({"input": []}, "input"),
-        ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "file_search_call", "id": "x"}]}, "input[0].type"),
         ({"temperature": 3}, "temperature"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
         ({"background": True}, "background"),
         ({"max_output_tokens": 100_000}, "max_tokens"),
     ],

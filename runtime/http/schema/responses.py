@@ -12,8 +12,9 @@ from .common import UNSET, Count, Json, Temperature, TopLogprobs, TopP, Unset
 class InputItem(Struct, kw_only=True):
     """One item of `input`; which fields it has depends on its type.
 
-    message (or no type): role, content. function_call: name, arguments, call_id. function_call_output: call_id,
-    output. item_reference: id. reasoning: left out of the prompt.
+    message (or no type): role, content. function_call: name, namespace, arguments, call_id. custom_tool_call: the same,
+    but input instead of arguments. function_call_output, custom_tool_call_output: call_id, output. item_reference: id.
+    reasoning: left out of the prompt, as are searches that OpenAI made.
     """
 
     type: str | None = None
@@ -21,7 +22,9 @@ class InputItem(Struct, kw_only=True):
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: str | list[Json] | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
+    input: str | None = None
     call_id: str | None = None
     output: str | list[Json] | None = None
 
@@ -50,21 +53,32 @@ class ReasoningOptions(Struct, kw_only=True):
     summary: str | None = None
 
 
+class CustomFormat(Struct, kw_only=True):
+    """What the text that a custom tool takes must be."""
+
+    type: str
+    syntax: Literal["lark", "regex"] | Unset = UNSET
+    definition: str | Unset = UNSET
+
+
 class ResponseTool(Struct, kw_only=True):
-    """A tool; only functions are taken."""
+    """A tool: function, custom, or namespace, which has `tools`. Others are left out."""
 
     type: str
     name: str | None = None
     description: str | None = None
     parameters: Json | None = None
     strict: bool | None = None
+    format: CustomFormat | Unset | None = UNSET
+    tools: list[ResponseTool] | Unset | None = UNSET
 
 
 class ToolChoiceFunction(Struct, kw_only=True):
-    """The function that must be called."""
+    """The tool that must be called."""
 
     type: str
     name: str | None = None
+    namespace: str | Unset | None = UNSET
 
 
 class ResponsesRequest(Struct, kw_only=True):
@@ -122,7 +136,10 @@ class ResponseError(Struct, kw_only=True):
 
 
 class ResponseDocument(Struct, kw_only=True):
-    """A response; `output` are its items: reasoning, message, function_call."""
+    """A response; `output` are its items: reasoning, message, function_call, custom_tool_call.
+
+    `warnings` are there where tools were left out.
+    """
 
     id: str
     created_at: int
@@ -147,6 +164,7 @@ class ResponseDocument(Struct, kw_only=True):
     truncation: str = "disabled"
     usage: ResponseUsage | None = None
     user: str | Unset = UNSET
+    warnings: list[str] | Unset = UNSET
 
 
 class ResponseEvent(Struct, kw_only=True):
