@@ -14,8 +14,9 @@ from .body import read
 from .chat_job import start_chat
 from .conditions import read_conditions
 from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
+from .errors import UnsupportedError
 from .job import Job, collect
-from .logprobs import chat_logprobs
+from .logprobs import chat_logprobs, prompt_logprobs
 from .messages import read_messages
 from .openai_answers import Envelope, check_finish, new_call_id, new_envelope, usage_of
 from .openapi import Operation, Route
@@ -33,6 +34,7 @@ from .schema.openai import (
     FunctionCall,
     FunctionDelta,
     NamedTool,
+    PromptLogprobs,
     ToolCallDelta,
     Usage,
 )
@@ -62,6 +64,9 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
         raise RequestError("top_logprobs", "expected logprobs to be true beside it")
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     conditions = read_conditions(body, max_tokens, vocab_size)
+    if body.stream and body.prompt_logprobs is not None:
+        raise UnsupportedError("prompt_logprobs", "not supported in a stream")
+    conditions = replace(conditions, prompt_logprobs=body.prompt_logprobs)
     if body.logprobs:
         conditions = replace(conditions, logprobs=body.top_logprobs or 0)
     given = [tool.function for tool in body.tools or ()]
@@ -114,7 +119,8 @@ class ChatCompletions(Resource):
             encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, job)
             send_stream(req, resp, job, self.limits, encoder)
             return
-        parts = [readers[event.index].read(event) for event in collect(job, self.limits)]
+        events = collect(job, self.limits)
+        parts = [readers[event.index].read(event) for event in events]
         asked = conversation.conditions.logprobs is not None
         choices = [_choice(service.tokenizer, index, parts, asked) for index in range(call.count)]
         usage = usage_of(job.prompt_tokens, sum(part.tokens for part in parts), job.cached_tokens)
@@ -127,8 +133,15 @@ class ChatCompletions(Resource):
                 system_fingerprint=envelope.system_fingerprint,
                 choices=choices,
                 usage=usage,
+                prompt_logprobs=_prompt_logprobs(service.tokenizer, events, conversation.conditions.prompt_logprobs),
             ),
         )
+
+
+def _prompt_logprobs(tokenizer: TokenizerApi, events: list[TokenEvent], num_top: int | None) -> PromptLogprobs | Unset:
+    """Of the first answer's prompt: the others have the same."""
+    first = next(event for event in events if not event.index)
+    return UNSET if num_top is None else prompt_logprobs(tokenizer, first.prompt_logprobs, num_top)
 
 
 def _choice(tokenizer: TokenizerApi, index: int, parts: list[AnswerPart], asked: bool) -> ChatChoice:

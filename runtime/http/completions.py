@@ -7,12 +7,20 @@ from dataclasses import dataclass, replace
 
 import falcon
 
-from ..generation import GenerationRequest, RequestError, TokenEvent
+from ..generation import (
+    FINISH_CANCELLED,
+    FINISH_FAILED,
+    GenerationRequest,
+    GenerationState,
+    RequestError,
+    TokenEvent,
+)
+from ..logprobs import TokenLogprobs
 from .body import kind_of, read
 from .conditions import Conditions, check_token_ids, read_conditions
 from .errors import UnsupportedError
 from .job import Job, collect, start_job
-from .logprobs import completion_logprobs, token_text
+from .logprobs import CompletionLogprobsWriter, prompt_logprobs
 from .openai_answers import Envelope, check_finish, new_envelope, usage_of
 from .openapi import Operation, Route
 from .resources import Resource, answer
@@ -30,7 +38,10 @@ Prompts = Sequence[str] | Sequence[tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, checked; `prompts` are texts or token ids, each of which goes on `count` times."""
+    """A request, checked; `prompts` are texts or token ids, each of which goes on `count` times.
+
+    `prompt_logprobs` is what the request says of it; the conditions have what `echo` and `logprobs` ask for too.
+    """
 
     prompts: Prompts
     count: int
@@ -38,6 +49,12 @@ class Call:
     conditions: Conditions
     stream: bool
     include_usage: bool
+    prompt_logprobs: int | None
+
+    @property
+    def scored_echo(self) -> bool:
+        """Whether the prompt comes with its log-probabilities, in the text's own."""
+        return self.echo and self.conditions.logprobs is not None
 
 
 def read_call(body: CompletionRequest, vocab_size: int) -> Call:
@@ -51,16 +68,21 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
         raise UnsupportedError("best_of", f"expected as many as n ({count}), found {body.best_of}")
     if body.suffix:
         raise UnsupportedError("suffix")
-    echo = body.echo or False
-    if echo and body.logprobs is not None:
-        raise UnsupportedError("logprobs", "not supported together with echo: those of the prompt are not known")
+    if body.stream and body.prompt_logprobs is not None:
+        raise UnsupportedError("prompt_logprobs", "not supported in a stream; echo and logprobs are")
     prompts = read_prompts(body.prompt, vocab_size)
     if len(prompts) * count > MAX_PROMPTS:
         raise RequestError("prompt", f"expected at most {MAX_PROMPTS} outputs in all, found {len(prompts) * count}")
-    conditions = replace(read_conditions(body, body.max_tokens, vocab_size), logprobs=body.logprobs)
+    echo = body.echo or False
+    scores = [number for number in (body.prompt_logprobs, body.logprobs if echo else None) if number is not None]
+    conditions = replace(
+        read_conditions(body, body.max_tokens, vocab_size),
+        logprobs=body.logprobs,
+        prompt_logprobs=max(scores, default=None),
+    )
     options = body.stream_options
     include_usage = bool(options and options.include_usage)
-    return Call(prompts, count, echo, conditions, body.stream or False, include_usage)
+    return Call(prompts, count, echo, conditions, body.stream or False, include_usage, body.prompt_logprobs)
 
 
 def read_prompts(value: object, vocab_size: int, name: str = "prompt") -> Prompts:
@@ -98,30 +120,38 @@ class Completions(Resource):
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             call = read_call(body, service.engine.vocab_size)
-            job = start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, call))
+            prompts: list[_Prompt] = []
+            job = start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, call, prompts))
         envelope = new_envelope("cmpl", job.generations[0].request_id, service.model)
-        echoes = [_echo(service.tokenizer, prompt) if call.echo else "" for prompt in call.prompts]
+        writers = [_ChoiceWriter(service.tokenizer, call, prompt) for prompt in prompts for _ in range(call.count)]
         if call.stream:
-            encoder = _StreamEncoder(service.tokenizer, envelope, call, echoes, job)
-            send_stream(req, resp, job, self.limits, encoder)
+            send_stream(req, resp, job, self.limits, _StreamEncoder(envelope, call, writers, job))
             return
-        collect(job, self.limits)
+        scores = {event.index: event.prompt_logprobs for event in collect(job, self.limits) if event.prompt_logprobs}
         states = [generation.state() for generation in job.generations]
-        choices = []
-        for index, state in enumerate(states):
-            reason = check_finish(state.finish_reason, state.error)
-            asked = call.conditions.logprobs is not None
-            logprobs = completion_logprobs(service.tokenizer, state.logprobs, 0) if asked else None
-            text = echoes[index // call.count] + state.text
-            choices.append(CompletionChoice(text=text, index=index, finish_reason=reason, logprobs=logprobs))
+        choices = [
+            writer.whole(index, state, scores.get(index, ()))
+            for index, (writer, state) in enumerate(zip(writers, states, strict=True))
+        ]
         usage = usage_of(_prompt_tokens(job, call), sum(len(state.tokens) for state in states), job.cached_tokens)
         answer(resp, _document(envelope, choices, usage))
 
 
-def _requests(service: Service, call: Call) -> list[GenerationRequest]:
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Its text, as `echo` gives it back, and its first token."""
+
+    text: str
+    first: int
+
+
+def _requests(service: Service, call: Call, prompts: list[_Prompt]) -> list[GenerationRequest]:
+    """Adds to `prompts`."""
     made: list[GenerationRequest] = []
     for prompt in call.prompts:
         ids = service.prompt_ids(prompt) if isinstance(prompt, str) else prompt
+        text = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
+        prompts.append(_Prompt(text, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
         made += service.requests(ids, call.conditions, DEFAULT_MAX_TOKENS, call.count)
     return made
 
@@ -129,10 +159,6 @@ def _requests(service: Service, call: Call) -> list[GenerationRequest]:
 def _prompt_tokens(job: Job, call: Call) -> int:
     """Of all prompts; one that goes on several times counts once, as it is computed once."""
     return sum(generation.state().prompt_tokens for generation in job.generations[:: call.count])
-
-
-def _echo(tokenizer: TokenizerApi, prompt: str | tuple[int, ...]) -> str:
-    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
 
 
 def _document(envelope: Envelope, choices: list[CompletionChoice], usage: Usage | Unset | None) -> Completion:
@@ -146,30 +172,67 @@ def _document(envelope: Envelope, choices: list[CompletionChoice], usage: Usage 
     )
 
 
-class _StreamEncoder(Encoder):
-    def __init__(self, tokenizer: TokenizerApi, envelope: Envelope, call: Call, echoes: list[str], job: Job) -> None:
+class _ChoiceWriter:
+    """Writes one choice: whole, or in a stream piece by piece."""
+
+    def __init__(self, tokenizer: TokenizerApi, call: Call, prompt: _Prompt) -> None:
         self._tokenizer = tokenizer
+        self._call = call
+        self._prompt = prompt
+        self._logprobs = CompletionLogprobsWriter(tokenizer, call.conditions.logprobs or 0, self.echo)
+
+    @property
+    def echo(self) -> str:
+        """Text before that of the tokens."""
+        return self._prompt.text if self._call.echo else ""
+
+    def whole(self, index: int, state: GenerationState, scores: Sequence[TokenLogprobs]) -> CompletionChoice:
+        """The choice, once it has ended."""
+        reason = check_finish(state.finish_reason, state.error)
+        call, logprobs = self._call, None
+        if call.conditions.logprobs is not None:
+            before: list[int | TokenLogprobs] = [self._prompt.first, *scores] if call.echo else []
+            logprobs = self._logprobs.write([*before, *state.logprobs])
+        choice = CompletionChoice(text=self.echo + state.text, index=index, finish_reason=reason, logprobs=logprobs)
+        if call.prompt_logprobs is not None:
+            choice.prompt_logprobs = prompt_logprobs(self._tokenizer, scores, call.prompt_logprobs)
+        return choice
+
+    def of_echo(self, scores: Sequence[TokenLogprobs]) -> LogprobsDocument:
+        """What goes with the prompt, where its log-probabilities were asked for."""
+        return self._logprobs.write([self._prompt.first, *scores])
+
+    def of_token(self, event: TokenEvent) -> LogprobsDocument | None:
+        """What goes with a token."""
+        return None if event.logprobs is None else self._logprobs.write([event.logprobs])
+
+
+class _StreamEncoder(Encoder):
+    def __init__(self, envelope: Envelope, call: Call, writers: Sequence[_ChoiceWriter], job: Job) -> None:
         self._envelope = envelope
         self._call = call
-        self._echoes = echoes
+        self._writers = writers
         self._job = job
         self._prompt_tokens = _prompt_tokens(job, call)
         self._tokens = 0
-        self._offsets = [0] * (len(call.prompts) * call.count)  # characters of the tokens with log-probabilities
+        self._unscored = set(range(len(writers))) if call.scored_echo else set()  # whose scores have yet to come
 
     def opening(self) -> Iterator[bytes]:
-        for index in range(len(self._offsets)):
-            text = self._echoes[index // self._call.count]
-            if text:
-                yield self._chunk(index, text)
+        for index, writer in enumerate(self._writers):
+            if writer.echo and not self._call.scored_echo:
+                yield self._chunk(index, writer.echo)
 
     def encode(self, event: TokenEvent) -> Iterator[bytes]:
+        writer, index = self._writers[event.index], event.index
         self._tokens += event.token is not None
-        logprobs = self._logprobs(event)
+        if index in self._unscored and event.finish_reason not in (FINISH_FAILED, FINISH_CANCELLED):
+            self._unscored.discard(index)
+            yield self._chunk(index, writer.echo, None, writer.of_echo(event.prompt_logprobs))
+        logprobs = writer.of_token(event)
         if event.text or logprobs:
-            yield self._chunk(event.index, event.text, None, logprobs)
+            yield self._chunk(index, event.text, None, logprobs)
         if event.finished:
-            yield self._chunk(event.index, "", check_finish(event.finish_reason, event.error))
+            yield self._chunk(index, "", check_finish(event.finish_reason, event.error))
 
     def closing(self) -> Iterator[bytes]:
         if self._call.include_usage:
@@ -177,14 +240,6 @@ class _StreamEncoder(Encoder):
                 _document(self._envelope, [], usage_of(self._prompt_tokens, self._tokens, self._job.cached_tokens))
             )
         yield DONE
-
-    def _logprobs(self, event: TokenEvent) -> LogprobsDocument | None:
-        """Each chunk says where in the whole text its token begins."""
-        if event.logprobs is None:
-            return None
-        document = completion_logprobs(self._tokenizer, [event.logprobs], self._offsets[event.index])
-        self._offsets[event.index] += len(token_text(self._tokenizer, event.logprobs.token))
-        return document
 
     def _chunk(
         self,

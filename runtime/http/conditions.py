@@ -30,6 +30,7 @@ class Conditions:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     constraint: ConstraintSpec | None = None
+    prompt_logprobs: int | None = None
 
 
 def read_conditions(

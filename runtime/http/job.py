@@ -11,6 +11,7 @@ from ..generation import Generation, GenerationRequest, TokenEvent, events_of
 from .admission import Admission, Slot
 from .errors import ClientGoneError
 from .limits import HttpLimits
+from .logprobs import check_scores
 from .registry import Lease
 
 
@@ -116,6 +117,7 @@ def start_job(
     try:
         requests = [dataclasses.replace(request, client=client_of(req)) for request in make()]
         admission.check(requests)
+        check_scores(requests)
         generations = lease.service.engine.submit_all(requests)
     except BaseException:
         slot.release()

@@ -272,6 +272,7 @@ class Service:
             conditions.stop_token_ids,
             conditions.logprobs,
             self._constraint(conditions.constraint),
+            prompt_logprobs=conditions.prompt_logprobs,
         )
 
     def _constraint(self, spec: ConstraintSpec | None) -> Constraint | None:

@@ -87,6 +87,40 @@ def test_completion_logprobs(client: openai.OpenAI) -> None:
     assert all(rest.startswith(token) for rest, token in zip(starts, made.logprobs.tokens or [], strict=True))
 
 
+TEXTS = ["The capital of France is Paris.", "<|im_start|>user\nZ\u00fcrich, \u00fcber \U0001f600?<|im_end|>\n", "x"]
+
+
+def test_logprobs_of_prompts(client: openai.OpenAI) -> None:
+    """Alone, all at once, and as vLLM says it; and what is generated has the scores that it has as a prompt."""
+    asked: dict[str, Any] = {"model": "smollm2", "echo": True, "max_tokens": 0, "logprobs": 3}
+    together = client.completions.create(prompt=TEXTS, **asked).choices
+    for text, choice in zip(TEXTS, together, strict=True):
+        assert choice.text == text
+        document = choice.logprobs
+        assert client.completions.create(prompt=text, **asked).choices[0].logprobs == document
+        assert document is not None
+        assert document.tokens is not None
+        assert document.token_logprobs is not None
+        assert (document.token_logprobs[0], document.top_logprobs and document.top_logprobs[0]) == (None, None)
+        assert all(-50 < logprob < 0 for logprob in document.token_logprobs[1:])
+        for token, offset in zip(document.tokens, document.text_offset or (), strict=True):
+            assert "\ufffd" in token or text.startswith(token, offset)
+        vllm = client.completions.create(model="smollm2", prompt=text, max_tokens=1, extra_body={"prompt_logprobs": 0})
+        places: Any = (vllm.choices[0].model_extra or {})["prompt_logprobs"][1:]
+        found = [(entry["decoded_token"], entry["logprob"]) for (entry,) in map(dict.values, places)]
+        assert found == list(zip(document.tokens[1:], document.token_logprobs[1:], strict=True))
+    first = TEXTS[0][:24]
+    written = client.completions.create(prompt=first, temperature=0, **(asked | {"max_tokens": 12})).choices[0]
+    again = client.completions.create(prompt=written.text, **asked).choices[0]
+    assert written.text.startswith("The capital of France is Paris")
+    assert again.logprobs == written.logprobs
+    parts = client.completions.create(prompt=first, temperature=0, stream=True, **(asked | {"max_tokens": 12}))
+    chunks = [chunk.choices[0].logprobs for chunk in parts]
+    streamed = [logprob for chunk in chunks if chunk for logprob in chunk.token_logprobs or ()]
+    assert written.logprobs is not None
+    assert streamed == written.logprobs.token_logprobs
+
+
 def test_the_server_starts_without_the_library_of_constraints() -> None:
     code = "import sys, rocmforge.runtime.serve; sys.exit('llguidance' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -82,6 +82,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
+    prompt_logprobs: TopLogprobs | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -106,6 +107,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: TopLogprobs | None = None
+    prompt_logprobs: TopLogprobs | None = None
 
 
 class Usage(Struct, kw_only=True):
@@ -142,12 +144,23 @@ class ChatLogprobs(Struct, kw_only=True):
 
 
 class CompletionLogprobs(Struct, kw_only=True):
-    """Log-probabilities of a completion's choice."""
+    """Log-probabilities of a completion's choice; null where the prompt begins."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(Struct, kw_only=True):
+    """What vLLM says of a token at a place of the prompt; the likeliest there has the rank 1."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
 class FunctionCall(Struct, kw_only=True):
@@ -228,6 +241,7 @@ class CompletionChoice(Struct, kw_only=True):
     index: int
     finish_reason: FinishReason | None = None
     logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobs | Unset = UNSET
 
 
 class ChatCompletion(Struct, kw_only=True):
@@ -238,6 +252,7 @@ class ChatCompletion(Struct, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | Unset = UNSET
     object: Literal["chat.completion"] = "chat.completion"
     system_fingerprint: str | Unset = UNSET
 

@@ -79,7 +79,8 @@ class FakeGeneration:
         if token is not None and asked is not None:
             logprobs = TokenLogprobs(token, -0.5, ((token, -0.5), (65, -np.inf))[:asked])
         stop = self._engine.stop if reason == "stop" else None
-        event = TokenEvent(token, text, reason is not None, reason, error, logprobs, self.index, stop)
+        scores = () if self._sent else fake_scores(self.request)
+        event = TokenEvent(token, text, reason is not None, reason, error, logprobs, self.index, stop, scores)
         self._sent.append(event)
         self.inbox.put(event)
 
@@ -105,6 +106,14 @@ class FakeGeneration:
         if self.cancelled_at is None:
             self.cancelled_at = time.monotonic()
         self._cancel.set()
+
+
+def fake_scores(request: GenerationRequest) -> tuple[TokenLogprobs, ...]:
+    """The second token of a prompt has -1.0 and the rank 3, the third -2.0 and so on; the likeliest are Z and z."""
+    top = ((90, -0.25), (122, -0.5), (65, -np.inf))[: request.prompt_logprobs or 0]
+    if request.prompt_logprobs is None:
+        return ()
+    return tuple(TokenLogprobs(token, -float(at), top, 3) for at, token in enumerate(request.prompt_token_ids[1:], 1))
 
 
 class FakeEmbedding:
