@@ -16,6 +16,7 @@ import numpy as np
 
 from ..artifacts.errors import printable
 from .batch import UInt32
+from .closed_schema import closed
 from .gbnf import GbnfError, is_gbnf, lark_of
 from .generation import RequestError
 from .tokenizer import Tokenizer
@@ -167,7 +168,9 @@ def _grammar(library: type[LLMatcher], spec: ConstraintSpec) -> str:
     if spec.kind == "grammar":
         return library.grammar_from_lark(_lark(source, spec.parameter))
     try:
-        return library.grammar_from_json_schema(source, overrides=_options())
+        return library.grammar_from_json_schema(json.dumps(closed(spec.source)), overrides=_options())
+    except RecursionError:
+        raise RequestError(spec.parameter, "nested too deep") from None
     except ValueError as error:
         raise RequestError(spec.parameter, _first_line(str(error))) from None
 

@@ -80,6 +80,15 @@ def test_a_schema_takes_what_jsonschema_takes(compiler: ConstraintCompiler, toke
     assert follow(compiler.compile(spec("json_schema", OBJECT)), tokenizer, text) == valid
 
 
+def test_an_object_holds_what_its_schema_names(compiler: ConstraintCompiler, tokenizer: Tokenizer) -> None:
+    open_schema = {key: value for key, value in OBJECT.items() if key != "additionalProperties"}
+    assert follow(compiler.compile(spec("json_schema", open_schema)), tokenizer, '{"city": "Rome", "days": 3}')
+    more = '{"city": "Rome", "days": 3, "more": 1}'
+    assert not follow(compiler.compile(spec("json_schema", open_schema)), tokenizer, more)
+    asked = spec("json_schema", open_schema | {"additionalProperties": True})
+    assert follow(compiler.compile(asked), tokenizer, more)
+
+
 @pytest.mark.parametrize("text", ["2024-05-06", "2024-5-06", "x2024-05-06", "2024-05-06x", "", "é2024"])
 @pytest.mark.parametrize("pattern", ["[0-9]{4}-[0-9]{2}-[0-9]{2}", "(é|x)?[0-9]{4}.*", "[^x]*"])
 def test_an_expression_takes_what_re_takes(
