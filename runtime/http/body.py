@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import falcon
 import msgspec
@@ -21,7 +21,8 @@ T = TypeVar("T")
 def read_json(req: falcon.Request, max_bytes: int) -> dict[str, object]:
     """Read the body as a JSON object, whatever content type it claims (`curl -d` claims a form).
 
-    Its bytes are kept in `req.context.body`, so that it can be read again.
+    Its bytes are kept in `req.context.body`, so that it can be read again. Half a surrogate pair, which JSON can escape
+    and clients send that cut an emoji, is read as U+FFFD wherever it stands: it is in no encoding of text.
 
     Raises:
         falcon.HTTPUnsupportedMediaType: it is compressed.
@@ -35,7 +36,7 @@ def read_json(req: falcon.Request, max_bytes: int) -> dict[str, object]:
     if not isinstance(value, dict):
         raise RequestError("body", f"expected a JSON object, found {kind_of(value)}")
     _check_depth(value)
-    return value
+    return _whole_text(value) if _ESCAPED_SURROGATE.search(raw) else value
 
 
 def _read_bytes(req: falcon.Request, max_bytes: int) -> bytes:
@@ -89,6 +90,21 @@ def _check_depth(value: object) -> None:
             return
         level = inner
     raise RequestError("body", f"nested more than {MAX_DEPTH} deep")
+
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # alone: those of a pair have become one character
+
+
+def _whole_text(value: Any) -> Any:
+    """The same with U+FFFD in the place of each lone surrogate, in names as in values."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole_text(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_text(name): _whole_text(item) for name, item in value.items()}
+    return value
 
 
 def kind_of(value: object) -> str:
