@@ -10,6 +10,7 @@ from ..generation import RequestError
 from .anthropic_tools import TOOL_ADDITION, TOOL_REFERENCE, TOOL_REMOVAL, read_tools
 from .body import convert
 from .conditions import Conditions
+from .continuation import continues
 from .conversation import Conversation, Message
 from .errors import UnsupportedError
 from .schema.anthropic import Block, CountRequest, InputMessage, MessagesRequest
@@ -31,7 +32,8 @@ def read_conversation(body: CountRequest, vocab_size: int) -> Conversation:
     tools, choice = read_tools(body)
     parallel = not (body.tool_choice and body.tool_choice.disable_parallel_tool_use)
     conditions = _conditions(body, vocab_size) if isinstance(body, MessagesRequest) else Conditions()
-    return Conversation(tuple(messages), conditions, tools, choice, parallel, _thinking(body))
+    read, thinking = tuple(messages), _thinking(body)
+    return Conversation(read, conditions, tools, choice, parallel, thinking, continue_final=continues(read))
 
 
 def _thinking(body: CountRequest) -> dict[str, object]:

@@ -13,6 +13,7 @@ from ..tool_calls import CallPiece, ToolCall
 from .body import read
 from .chat_job import start_chat
 from .conditions import read_conditions
+from .continuation import check_continues
 from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
 from .errors import UnsupportedError
 from .job import Job, collect
@@ -74,13 +75,18 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
         tools, tool_choice = choose_tool(given, None, body.tool_choice.function.name, "tool_choice")
     else:
         tools, tool_choice = choose_tool(given, body.tool_choice, None, "tool_choice")
+    messages, opens = read_messages(body.messages), body.add_generation_prompt
+    asked = None if body.continue_final_message is None else bool(body.continue_final_message)
+    continue_final = check_continues(messages, asked, opens)
     conversation = Conversation(
-        read_messages(body.messages),
+        messages,
         conditions,
         tools,
         tool_choice,
         body.parallel_tool_calls is not False,
         template_variables(body),
+        continue_final=continue_final,
+        generation_prompt=continue_final or opens is not False,
     )
     options = body.stream_options
     return Call(conversation, body.n or 1, body.stream or False, bool(options and options.include_usage))

@@ -40,6 +40,8 @@ class Conversation:
         parallel_tool_calls: whether it may call several at once.
         template_variables: further variables of the chat template.
         text_tool: the tool that must be called, where it takes a text.
+        continue_final: the last message is the assistant's, and the answer goes on with it.
+        generation_prompt: whether the template opens the assistant's turn.
     """
 
     messages: tuple[Message, ...]
@@ -49,6 +51,8 @@ class Conversation:
     parallel_tool_calls: bool = True
     template_variables: Mapping[str, object] = field(default_factory=dict)
     text_tool: TextTool | None = None
+    continue_final: bool = False
+    generation_prompt: bool = True
 
     @property
     def usable_tools(self) -> tuple[FunctionTool, ...]:
@@ -165,7 +169,7 @@ def spell_out_tools(messages: Sequence[Message], tools: Sequence[FunctionTool]) 
     if tools:
         lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tool_descriptions(tools))
         text = _INSTRUCTIONS.format(tools=lines)
-        if spelled[0]["role"] == "system":
+        if spelled and spelled[0]["role"] == "system":
             spelled[0] = {**spelled[0], "content": f"{spelled[0]['content']}\n\n{text}"}
         else:
             spelled.insert(0, {"role": "system", "content": text})

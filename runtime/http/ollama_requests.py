@@ -11,6 +11,7 @@ from ..constraints import ConstraintSpec
 from ..generation import RequestError, SamplingParams
 from .body import kind_of
 from .conditions import Conditions, read_conditions
+from .continuation import continues
 from .conversation import Conversation, Message, thinking_variables
 from .errors import UnsupportedError
 from .messages import read_arguments
@@ -49,7 +50,11 @@ def read_chat(body: OllamaChatRequest, vocab_size: int) -> Asked:
     messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(body.messages or ()))
     tools = tuple(tool.function for tool in body.tools or ())
     conversation = Conversation(
-        messages, _conditions(body, vocab_size), tools, template_variables=thinking_of(body.think)
+        messages,
+        _conditions(body, vocab_size),
+        tools,
+        template_variables=thinking_of(body.think),
+        continue_final=continues(messages),
     )
     return Asked(conversation, _max_tokens(body))
 

@@ -12,6 +12,7 @@ from ...artifacts.errors import RocmforgeError
 from ..constraints import ConstraintSpec
 from ..generation import Constraint, EngineApi, GenerationRequest, RequestError
 from .conditions import SEED_BITS, Conditions
+from .continuation import continue_prompt, split_last
 from .conversation import Conversation, spell_out_tools, tool_descriptions
 from .errors import ContextLengthError, UnsupportedError
 
@@ -166,7 +167,7 @@ def _cost(key: tuple[str, bool], ids: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A rendered conversation: its text, its tokens, and whether it ends with an open `<think>`."""
+    """A rendered conversation: its text, its tokens, and whether it ends within reasoning."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -198,22 +199,24 @@ class Service:
             RequestError: the model's template does not take these messages.
         """
         template, tools = self.chat_template, conversation.usable_tools
-        messages: Sequence[Mapping[str, object]] = conversation.messages
+        before, begun = split_last(conversation)
+        messages: Sequence[Mapping[str, object]] = before
         if not template.takes_tools:
-            messages = spell_out_tools(conversation.messages, tools)
+            messages = spell_out_tools(before, tools)
         try:
-            text = template.render(
+            opened = template.render(
                 messages,
                 tools=tool_descriptions(tools) or None,
-                add_generation_prompt=True,
+                add_generation_prompt=conversation.generation_prompt,
                 **conversation.template_variables,
             )
         except RocmforgeError as error:
             raise RequestError("messages", str(error)) from None
+        text, inside_reasoning = continue_prompt(opened, begun)
         # Many templates write BOS themselves; twice would change the answer.
         bos = self.tokenizer.config.bos_token
         ids = self.cache.encode(text, add_special=not (bos and text.startswith(bos)))
-        return ChatPrompt(text, ids, text.rstrip().endswith("<think>"))
+        return ChatPrompt(text, ids, inside_reasoning)
 
     def requests(
         self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None, count: int

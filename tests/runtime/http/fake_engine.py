@@ -246,6 +246,7 @@ class FakeTemplate:
         self.messages: Sequence[Mapping[str, object]] = ()
         self.tools: Sequence[Mapping[str, object]] | None = None
         self.extra: Mapping[str, object] = {}
+        self.opens = True
         self.source = "{{ messages }}{{ tools }}"
         self.takes_tools = True
 
@@ -259,7 +260,8 @@ class FakeTemplate:
         self.messages = messages
         self.tools = tools
         self.extra = extra
-        if messages[0]["role"] == "assistant":
+        self.opens = add_generation_prompt
+        if not messages or messages[0]["role"] == "assistant":
             raise RocmforgeError("chat template: the user begins")
         return self.prefix + "".join(f"{m['role']}:{m['content']}\n" for m in messages)
 
