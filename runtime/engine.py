@@ -94,7 +94,7 @@ class Engine:
             limits: of queue and steps.
             make_program: another such program, after the device failed; None: the same one is tried again.
             observer: told the turns of each request, under the lock: it must be quick and not call back.
-            request_ids: numbers of its requests, where other engines count with it.
+            request_ids: numbers of its requests; None: 1, 2, 3 and so on.
         """
         self._program: Program | None = program
         self._layout = program.layout
@@ -170,7 +170,7 @@ class Engine:
         inbox = Inbox()
         # Before the lock is taken: the first mask of a constraint takes time, and may fail.
         sequences = [
-            Sequence(next(self._ids), request, seed_of(request), self._tokenizer, index, inbox)
+            Sequence(self._new_id(), request, seed_of(request), self._tokenizer, index, inbox)
             for index, request in enumerate(requests)
         ]
         with self._wake:
@@ -187,10 +187,15 @@ class Engine:
             raise RequestError("input", f"expected at most {self._limits.max_queue} at once, found {len(requests)}")
         for request in requests:
             self._check_embedding(request)
-        sequences = [EmbeddingSequence(next(self._ids), request, self._tokenizer) for request in requests]
+        sequences = [EmbeddingSequence(self._new_id(), request, self._tokenizer) for request in requests]
         with self._wake:
             self._queue(sequences)
         return sequences
+
+    def _new_id(self) -> int:
+        """A number that none of those known has."""
+        with self._wake:
+            return next(number for number in self._ids if number not in self._known)
 
     def _queue(self, sequences: Collection[Sequence]) -> None:
         """All of them, or none."""

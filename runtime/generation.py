@@ -211,6 +211,10 @@ class Generation(Protocol):
         """Number by which `/status` and `/cancel` know it."""
 
     @property
+    def client(self) -> str:
+        """Who asked for it, as `GenerationRequest` has it."""
+
+    @property
     def inbox(self) -> Inbox:
         """Where its events arrive, and those of all that were submitted with it; each is there once."""
 

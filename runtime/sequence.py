@@ -84,6 +84,11 @@ class Sequence:
         return self._request_id
 
     @property
+    def client(self) -> str:
+        """See `Generation`."""
+        return self.request.client
+
+    @property
     def inbox(self) -> Inbox:
         """See `Generation`."""
         return self._inbox

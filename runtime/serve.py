@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
 IDLE_SECONDS = 300.0
+MAX_ID = 2**53 - 1  # JavaScript's Number.MAX_SAFE_INTEGER
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,18 @@ class BundleModel:
         self._bundle.close()
 
 
+def random_id() -> int:
+    """A number that nobody guesses, and that JavaScript reads exactly: the native API promises numbers."""
+    return 1 + secrets.randbelow(MAX_ID)
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all models of a server have in common: request ids count on from one to the next."""
+    """What all models of a server have in common: request ids are of one kind, whichever model answers."""
 
     metrics: Metrics
     tracer: Tracer
-    request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    request_ids: Iterator[int] = field(default_factory=lambda: iter(random_id, None))
 
 
 def check_aliases(aliases: Mapping[str, str], names: Set[str]) -> None:

@@ -170,6 +170,7 @@ class Gate:
         """
         req.context.client = client_of_address(req.remote_addr)
         req.context.scopes = frozenset(Scope) if self._keys is None else frozenset()
+        req.context.sees_all = False
         if req.path in OPEN_PATHS or _is_preflight(req):
             return
         self._check_origin(req)
@@ -178,6 +179,7 @@ class Gate:
         if key is not None:
             req.context.client = key.name
             req.context.scopes = key.scopes
+            req.context.sees_all = Scope.ADMIN in key.scopes
         if scope is Scope.USE:  # a scrape is no load, and must not be lost
             self._count(req.context.client)
         demand(req, scope)
@@ -218,6 +220,14 @@ def demand(req: falcon.Request, scope: Scope) -> None:
     """
     if not req.context.scopes & {scope, Scope.ADMIN}:
         raise falcon.HTTPForbidden(description=f"this key lacks the scope {scope}")
+
+
+def may_see(req: falcon.Request, client: str) -> bool:
+    """Whether whoever asks may see and end what `client` asked for: itself, or a key with the scope `admin`.
+
+    Without keys there is no administrator, as anybody who reaches the server would be one.
+    """
+    return bool(getattr(req.context, "sees_all", False)) or client == getattr(req.context, "client", "")
 
 
 def _is_preflight(req: falcon.Request) -> bool:

@@ -19,6 +19,7 @@ from ..generation import (
     SamplingParams,
     TokenEvent,
 )
+from .auth import may_see
 from .body import read
 from .conditions import read_conditions
 from .errors import NotFoundError, error_document, generation_error
@@ -100,15 +101,15 @@ class Status(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with what has been generated up to now."""
-        answer(resp, _state_document(_find(self, params["request_id"]).state()))
+        answer(resp, _state_document(_find(self, req, params["request_id"]).state()))
 
 
 class Cancel(Resource):
     """`POST /cancel/{request_id}`."""
 
-    def on_post(self, _: falcon.Request, resp: falcon.Response, request_id: str) -> None:
+    def on_post(self, req: falcon.Request, resp: falcon.Response, request_id: str) -> None:
         """Ask for the end and wait for it; the body, if any, is not read."""
-        generation = _find(self, request_id)
+        generation = _find(self, req, request_id)
         generation.cancel()
         deadline = time.monotonic() + self.limits.cancel_seconds
         while not (state := generation.state()).finished and time.monotonic() < deadline:
@@ -116,12 +117,13 @@ class Cancel(Resource):
         answer(resp, _state_document(state))
 
 
-def _find(resource: Resource, request_id: str) -> Generation:
+def _find(resource: Resource, req: falcon.Request, request_id: str) -> Generation:
+    """A generation of the client's. Of those of others it is not even told that they are there."""
     # 18 digits stay below 2^63 and below Python's limit on the digits of an integer.
     numeric = request_id.isascii() and request_id.isdigit() and len(request_id) <= 18
     for service in resource.context.models.loaded() if numeric else ():
         found = service.engine.find(int(request_id))
-        if found is not None:
+        if found is not None and may_see(req, found.client):
             return found
     raise NotFoundError(f"request {printable(request_id, 60)} not found")
 

@@ -25,9 +25,7 @@ class Envelope:
 
 def new_envelope(prefix: str, request_id: int, model: ServedModel) -> Envelope:
     """Of a new answer."""
-    # Request ids start again with the server; the random part keeps ids apart in a client's logs.
-    answer_id = f"{prefix}-{request_id}-{secrets.token_hex(6)}"
-    return Envelope(answer_id, int(time.time()), model.name, model.fingerprint or UNSET)
+    return Envelope(f"{prefix}-{request_id}", int(time.time()), model.name, model.fingerprint or UNSET)
 
 
 def new_call_id() -> str:

@@ -23,6 +23,7 @@ from rocmforge.runtime.generation import (
     SamplingParams,
     events_of,
 )
+from rocmforge.runtime.serve import random_id
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tools.fixtures import write_model
 
@@ -450,3 +451,12 @@ def test_many_threads_submit_cancel_and_look() -> None:
     assert set(ends) == {"length", "cancelled"}
     for batch in program.batches:
         assert len(batch.token_ids) <= 32
+
+
+def test_F102_numbers_of_requests_are_not_guessed_nor_given_twice() -> None:
+    drawn = [random_id() for _ in range(1000)]
+    assert len(set(drawn)) == 1000
+    assert all(1 <= number < 2**53 for number in drawn)
+    assert sum(number >= 2**52 for number in drawn) in range(400, 600)
+    with serving(ScriptedProgram(), request_ids=iter([7, 7, 7, 8, 8, 9])) as engine:
+        assert [engine.submit(request()).request_id for _ in range(3)] == [7, 8, 9]

@@ -56,6 +56,10 @@ class FakeGeneration:
         self._engine = engine
         threading.Thread(target=self._run, daemon=True).start()
 
+    @property
+    def client(self) -> str:
+        return self.request.client
+
     def _run(self) -> None:
         engine = self._engine
         script = engine.reply[: self.request.max_tokens]

@@ -17,6 +17,7 @@ import pytest
 from falcon.inspect import inspect_routes
 
 from rocmforge.artifacts.errors import UsageError
+from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
 from rocmforge.runtime.http.auth import OPEN_PATHS, KeyRing, Security, load_keys, warn_if_open
 from rocmforge.runtime.http.rate_limit import RateLimiter, client_of_address
@@ -27,13 +28,15 @@ Client = falcon.testing.TestClient
 SECRET = "a-key-of-somebody-0123456789"
 SCRAPER = "a-key-of-prometheus-01234567"
 ADMIN = "a-key-of-the-owner-0123456789"
+OTHER = "a-key-of-someone-else-0123456"
+DEFAULT_NAME = "key-" + hashlib.sha256(SECRET.encode()).hexdigest()[:8]
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> KeyRing:
     hashed = hashlib.sha256(SCRAPER.encode()).hexdigest()
     path = tmp_path / "keys"
-    path.write_text(f"# ours\n\n{SECRET}\nsha256:{hashed} metrics prometheus\n{ADMIN} use,admin owner\n")
+    path.write_text(f"# ours\n\n{SECRET}\nsha256:{hashed} metrics prometheus\n{ADMIN} use,admin owner\n{OTHER}\n")
     ring = load_keys(path, None)
     assert ring is not None
     return ring
@@ -330,3 +333,36 @@ def test_the_documented_way_to_make_a_key(tmp_path: Path) -> None:
     key = ring.find(done.stdout.strip())
     assert key is not None
     assert (key.name, [str(scope) for scope in key.scopes]) == ("alice", ["use"])
+
+
+def test_F102_a_generation_is_its_clients_and_the_administrators(keys: KeyRing) -> None:
+    engine = FakeEngine(token_seconds=30.0)
+    app = make_app(engine, HttpLimits(poll_seconds=0.02, cancel_seconds=0.01), security=Security(keys))
+    generation = engine.submit(GenerationRequest((1,), 5, client=DEFAULT_NAME))
+    client = Client(app)
+    for key, status in ((OTHER, 404), (ADMIN, 200), (SECRET, 200)):
+        for method, path in (("GET", "/status/1"), ("HEAD", "/status/1"), ("POST", "/cancel/1")):
+            assert client.simulate_request(method, path, headers=bearer(key)).status_code == status, (key, path)
+        assert (generation.cancelled_at is not None) == (status == 200)
+    told = [client.simulate_get(f"/status/{number}", headers=bearer(OTHER)).text for number in (1, 2)]
+    assert told[0] == told[1].replace("2", "1")  # nor is it told that it is there
+
+
+def test_F102_without_keys_a_generation_is_its_addresss() -> None:
+    engine = FakeEngine()
+    client = Client(make_app(engine))
+    made = client.simulate_post("/generate", json={"prompt": "x"}, remote_addr="192.0.2.7").json
+    for address, status in (("192.0.2.7", 200), ("192.0.2.8", 404)):
+        assert client.simulate_get(f"/status/{made['request_id']}", remote_addr=address).status_code == status
+        assert client.simulate_post(f"/cancel/{made['request_id']}", remote_addr=address).status_code == status
+
+
+def test_F102_nor_does_a_key_see_responses_of_another(keys: KeyRing) -> None:
+    client = Client(make_app(FakeEngine(), security=Security(keys)))
+    made = client.simulate_post("/v1/responses", json={"input": "x"}, headers=bearer(SECRET)).json
+    for key, status in ((OTHER, 404), (ADMIN, 404), (SECRET, 200)):
+        path = f"/v1/responses/{made['id']}"
+        assert client.simulate_get(path, headers=bearer(key)).status_code == status
+        body = {"input": "y", "previous_response_id": made["id"]}
+        assert client.simulate_post("/v1/responses", json=body, headers=bearer(key)).status_code == status
+        assert client.simulate_delete(path, headers=bearer(key)).status_code == status
