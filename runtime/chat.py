@@ -1,19 +1,16 @@
 """Chat templates: messages in, prompt text out. A template is a program that came with a model file.
 
-It runs in Jinja's immutable sandbox, under the limits that `ChatTemplate` lists.
+It runs in Jinja's immutable sandbox, in a process of its own, under the limits that `ChatTemplate` lists.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from ..artifacts.errors import RocmforgeError, printable
-from .template_sandbox import budgeted, template_environment
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from .template_process import ChatTemplateError, TemplateProcesses
 
 MAX_SOURCE_CHARS = 256 * 1024
 
@@ -26,25 +23,18 @@ CHATML = (
 )
 
 
-class ChatTemplateError(RocmforgeError):
-    """A chat template that does not parse, fails, misbehaves, or refuses the messages; one line."""
-
-    def __init__(self, problem: str):
-        super().__init__(f"chat template: {printable(problem, 400)}")
-
-
 class ChatTemplate:
-    """A model's chat template. Safe to share between threads.
+    """A model's chat template. Safe to share between threads. `close` it.
 
-    Bounded: length of the source; steps (loop turns, calls, filters, operators and outputs, together);
-    the size of every value that an operator, filter, call or list makes, estimated before it is made where
-    it could be large; the size of the output; the magnitude of integers; recursion (Python's own limit);
-    and wall-clock time, looked at on every step.
+    It is parsed and rendered in a process of its own, under two sets of limits. The sandbox's, whose messages say most:
+    steps (loop turns, calls, filters, operators and outputs, together); the size of every value that an operator,
+    filter, call or list makes, where it is estimated before it is made or at the latest once it is; the size of the
+    output; the magnitude of integers; recursion; and wall-clock time, looked at on every step. One step can be of any
+    length and its values of any number, so the system's stand behind them: processor time, address space, and the time
+    that the server waits, after which the process is killed (see `template_worker` and `template_process`). Bounded
+    here is the length of the source.
 
-    Not bounded: one step's own work on values within those sizes (sorting or comparing a list, searching a
-    string), which a deadline cannot interrupt, so that the time limit may be overrun by a step; parsing,
-    which takes as long as the source makes it; and memory by anything finer than the limits above. It is a
-    guard against a bad model file, not a boundary between tenants.
+    A template that leaves the sandbox is a program with the server's rights: a model is trusted that far.
 
     Args:
         source: Jinja source, or None for ChatML.
@@ -55,7 +45,19 @@ class ChatTemplate:
     def __init__(self, source: str | None, bos_token: str, eos_token: str):
         self._source = CHATML if source is None else source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._template: Template | None = None
+        self._processes = TemplateProcesses(self._source)
+
+    def start(self) -> None:
+        """Start its process, so that the first rendering need not wait for it; returns at once.
+
+        Raises:
+            EngineBusyError: the system has no room for a process.
+        """
+        self._processes.start()
+
+    def close(self) -> None:
+        """End its processes."""
+        self._processes.close()
 
     @property
     def source(self) -> str:
@@ -84,10 +86,9 @@ class ChatTemplate:
 
         Raises:
             ChatTemplateError: the template is wrong, raises an exception, or meets a limit.
+            EngineBusyError: others keep its processes busy.
         """
-        if self._template is None:
-            # Two threads may both come here; they store equal values.
-            self._template = _compile(self._source)
+        _check_length(self._source)
         variables = {
             **self._tokens,
             **extra,
@@ -95,38 +96,20 @@ class ChatTemplate:
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,
         }
-        template = self._template
-        try:
-            with budgeted(variables):
-                return "".join(template.generate(variables))
-        except Exception as error:  # a template can raise anything that Python can
-            raise ChatTemplateError(_describe(error)) from None
+        return self._processes.ask(json.dumps(variables, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def check_template(source: str) -> None:
     """Parse a template: `rfc compile` refuses a model whose template does not.
 
     Raises:
-        ChatTemplateError: it is too long, or no Jinja.
+        ChatTemplateError: it is too long, no Jinja, or takes too much to parse.
     """
-    _compile(source)
+    _check_length(source)
+    with contextlib.closing(TemplateProcesses(source)) as processes:
+        processes.ask(None)
 
 
-def _describe(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "recurses too deeply"
-    name = type(error).__name__.lstrip("_")
-    if name == "TemplateError":  # the template's own raise_exception
-        return str(error)
-    line = getattr(error, "lineno", None)
-    at = f"line {line}: " if isinstance(line, int) else ""
-    return f"{at}{name}: {error}"
-
-
-def _compile(source: str) -> Template:
+def _check_length(source: str) -> None:
     if len(source) > MAX_SOURCE_CHARS:
         raise ChatTemplateError(f"expected at most {MAX_SOURCE_CHARS} characters, found {len(source)}")
-    try:
-        return template_environment().from_string(source)
-    except (Exception, MemoryError) as error:  # Python's own compiler gives up on deep nesting with either
-        raise ChatTemplateError(_describe(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -64,15 +65,18 @@ class ServeOptions:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 
+def _tokenizer_config(bundle: Bundle) -> TokenizerConfig:
+    return TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
+
+
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
     """The bundle's tokenizer."""
-    config = TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
-    return Tokenizer(bundle.read("tokenizer.json").decode(), config)
+    return Tokenizer(bundle.read("tokenizer.json").decode(), _tokenizer_config(bundle))
 
 
-def load_chat_template(bundle: Bundle, config: TokenizerConfig) -> ChatTemplate:
+def load_chat_template(bundle: Bundle) -> ChatTemplate:
     """The bundle's chat template, or ChatML."""
-    name = "chat_template.jinja"
+    name, config = "chat_template.jinja", _tokenizer_config(bundle)
     source = bundle.read(name).decode() if name in bundle.manifest.files else None
     return ChatTemplate(source, config.bos_token, config.eos_token)
 
@@ -143,25 +147,25 @@ class BundleModel:
         Raises:
             RocmforgeError: the bundle or the device is not to be had.
         """
-        self._bundle = open_bundle(path)
-        try:
-            tokenizer = load_tokenizer(self._bundle)
-            model = served_model(self._bundle, options.aliases)
+        with contextlib.ExitStack() as opened:
+            bundle = opened.enter_context(open_bundle(path))
+            template = opened.enter_context(contextlib.closing(load_chat_template(bundle)))
+            template.start()  # beside what follows, which takes longer
+            tokenizer = load_tokenizer(bundle)
+            model = served_model(bundle, options.aliases)
             self._engine = load_engine(
-                self._bundle,
+                bundle,
                 options,
                 tokenizer,
                 shared.metrics,
                 observer=shared.tracer.observer(model.name),
                 request_ids=shared.request_ids,
             )
-        except BaseException:
-            self._bundle.close()
-            raise
+            self._opened = opened.pop_all()
         self.service = Service(
             engine=self._engine,
             tokenizer=tokenizer,
-            chat_template=load_chat_template(self._bundle, tokenizer.config),
+            chat_template=template,
             model=model,
             constraints=ConstraintCompiler(tokenizer),
         )
@@ -170,7 +174,7 @@ class BundleModel:
     def stop(self, timeout: float) -> None:
         """See `LoadedModel`."""
         self._engine.stop(timeout)
-        self._bundle.close()
+        self._opened.close()
 
 
 def random_id() -> int:

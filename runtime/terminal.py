@@ -76,7 +76,8 @@ def run_bundle(options: RunOptions) -> None:
         engine.start()
         try:
             if options.prompt is None:
-                _Chat(engine, tokenizer, load_chat_template(bundle, tokenizer.config), options).hold()
+                with contextlib.closing(load_chat_template(bundle)) as template:
+                    _Chat(engine, tokenizer, template, options).hold()
             else:
                 _continue(engine, tokenizer.encode(options.prompt), options)
         finally:

@@ -9,6 +9,7 @@ second of both, the median of the rounds' ratios, and whether all outputs were e
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import time
@@ -76,9 +77,8 @@ class Contender:
 def measure(path: Path, draft_tokens: int, rounds: int, threads: int) -> bool:
     """Print what was measured; returns whether all outputs were equal."""
     equal = True
-    with open_bundle(path) as bundle:
+    with open_bundle(path) as bundle, contextlib.closing(load_chat_template(bundle)) as template:
         tokenizer = load_tokenizer(bundle)
-        template = load_chat_template(bundle, tokenizer.config)
         contenders = [Contender(bundle, tokenizer, threads, count) for count in (0, draft_tokens)]
         for name, prompt in PROMPTS.items():
             text = template.render([{"role": "user", "content": prompt}])

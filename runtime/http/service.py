@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ...artifacts.errors import RocmforgeError
 from ..constraints import ConstraintSpec
-from ..generation import Constraint, EngineApi, GenerationRequest, RequestError
+from ..generation import Constraint, EngineApi, EngineBusyError, GenerationRequest, RequestError
 from .conditions import SEED_BITS, Conditions
 from .continuation import continue_prompt, split_last
 from .conversation import Conversation, spell_out_tools, tool_descriptions
@@ -197,6 +197,7 @@ class Service:
 
         Raises:
             RequestError: the model's template does not take these messages.
+            EngineBusyError: it is busy with others.
         """
         template, tools = self.chat_template, conversation.usable_tools
         before, begun = split_last(conversation)
@@ -210,6 +211,8 @@ class Service:
                 add_generation_prompt=conversation.generation_prompt,
                 **conversation.template_variables,
             )
+        except EngineBusyError:
+            raise
         except RocmforgeError as error:
             raise RequestError("messages", str(error)) from None
         text, inside_reasoning = continue_prompt(opened, begun)

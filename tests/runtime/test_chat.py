@@ -1,26 +1,37 @@
-"""Chat templates: what they may do, and what a hostile one may not."""
+"""Chat templates: what they may do, and what a hostile one may not; for what the sandbox alone holds, in this process.
+
+What needs a process of its own is in `test_template_process`.
+"""
 
 from __future__ import annotations
 
-import threading
 import time
 from datetime import datetime
 
 import pytest
 
-from rocmforge.runtime.chat import (
-    MAX_SOURCE_CHARS,
-    ChatTemplate,
-    ChatTemplateError,
-    check_template,
-)
+from rocmforge.runtime.chat import CHATML, MAX_SOURCE_CHARS, ChatTemplate, check_template
+from rocmforge.runtime.template_process import ChatTemplateError
 from rocmforge.runtime.template_sandbox import MAX_SECONDS
+from rocmforge.runtime.template_worker import SandboxedTemplate, describe
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<b>é</b> 'q'"}]
 
 
 def render(source: str | None, **extra: object) -> str:
-    return ChatTemplate(source, "<s>", "</s>").render(MESSAGES, **extra)  # type: ignore[arg-type]
+    """As the process of a template does it, but in this one: faster, and no limit of the system's helps."""
+    variables = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "messages": MESSAGES,
+        "tools": None,
+        "add_generation_prompt": True,
+        **extra,
+    }
+    try:
+        return SandboxedTemplate(CHATML if source is None else source).render(variables)
+    except Exception as error:
+        raise ChatTemplateError(describe(error)) from None
 
 
 def test_chatml_is_the_fallback() -> None:
@@ -53,7 +64,6 @@ def test_chatml_is_the_fallback() -> None:
     ],
 )  # fmt: skip
 def test_templates(source: str, expected: str) -> None:
-    check_template(source)
     assert render(source, extra_thing=7) == expected
 
 
@@ -159,7 +169,6 @@ BOMBS = [
     "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
     "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
     "{{ lipsum(n=10**9) }}",
-    "x" * (MAX_SOURCE_CHARS + 1),
 ]
 
 
@@ -171,20 +180,12 @@ def test_F23_a_bomb_is_defused(source: str) -> None:
     assert time.monotonic() - start < MAX_SECONDS + 3
 
 
+def test_F23_a_source_that_is_too_long_is_refused() -> None:
+    for refuse in (check_template, lambda source: ChatTemplate(source, "", "").render(MESSAGES)):
+        with pytest.raises(ChatTemplateError, match=f"expected at most {MAX_SOURCE_CHARS} characters, found "):
+            refuse("x" * (MAX_SOURCE_CHARS + 1))
+
+
 def test_F23_limits_leave_a_long_conversation_alone() -> None:
     messages = [{"role": "user", "content": "word " * 2000}] * 500
-    assert len(ChatTemplate(None, "", "").render(messages)) > 5_000_000
-
-
-def test_one_template_serves_many_threads() -> None:
-    template = ChatTemplate(None, "", "")
-    results: list[str] = []
-    threads = [
-        threading.Thread(target=lambda i=i: results.append(template.render([{"role": "user", "content": f"{i}"}])))
-        for i in range(16)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(results)) == 16
+    assert len(render(None, messages=messages)) > 5_000_000
