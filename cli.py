@@ -113,15 +113,14 @@ def make_golden(
     layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, object]]:
     """Run prompts on code that is not yet in a bundle."""
-    import mmap
-
+    from .artifacts.bundle import map_weights
     from .runtime.golden import record_golden
     from .runtime.host_device import HostProgram
 
     descriptor = os.memfd_create("rocmforge-golden")
     os.write(descriptor, code)
     with weights.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+        mapped = map_weights(weights.parent, file.fileno())
     program = HostProgram(layout, mapped, descriptor, "portable", 4, _default_threads())
     try:
         return record_golden(program, prompts)

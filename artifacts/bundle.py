@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from .errors import BundleError
 from .layout import MAX_LAYOUT_BYTES, Layout, decode_layout
@@ -31,6 +31,9 @@ from .manifest import (
     decode_manifest,
     listed_files,
 )
+
+if TYPE_CHECKING:
+    from .bus_errors import BusErrorGuard
 
 CHUNK_BYTES: Final = 1 << 20
 # All files but the weights are hashed when a bundle is opened, so their sum bounds the time that this takes.
@@ -58,6 +61,68 @@ class _Descriptor:
         self.close()
 
 
+_Stamp = tuple[int, int]  # size in bytes, and when it was last written to, in nanoseconds
+
+
+class _Weights(_Descriptor):
+    """weights.bin, open, and the stamp with which its content counts as the manifest's."""
+
+    __slots__ = ("refused", "stamp")
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.stamp = _stamp(fd)
+        self.refused: tuple[_Stamp, BundleError] | None = None  # what was read since, and found to be something else
+
+
+def _stamp(fd: int) -> _Stamp:
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
+
+
+class MappedWeights(mmap.mmap):
+    """weights.bin, mapped read-only and shared; made by `map_weights`. Where it was cut, zeros are read."""
+
+    _path: Path
+    _file: _Descriptor
+    _stamp: _Stamp
+    _guard: BusErrorGuard
+
+    def check(self) -> None:
+        """Whether what was read is what was mapped. Takes microseconds; from any thread.
+
+        Raises:
+            BundleError: the file was cut or written to, or the disk does not give it.
+        """
+        (n_bytes, _), found = self._stamp, _stamp(self._file.fd)
+        problem = ""
+        if found[0] != n_bytes:
+            problem = f"expected {n_bytes} bytes, found {found[0]}: it was changed while it was in use"
+        elif found != self._stamp:
+            problem = "expected it as it was opened, found that it was written to while it was in use"
+        elif self._guard.broken:
+            problem = "expected readable, found that the disk did not give a part of it"
+        if problem:
+            raise BundleError(self._path, WEIGHTS_NAME, problem)
+
+
+def map_weights(path: Path, fd: int, stamp: _Stamp | None = None) -> MappedWeights:
+    """Map an open weights.bin.
+
+    Args:
+        path: the bundle, for messages.
+        fd: the file; the caller keeps it.
+        stamp: which it has had since its content was known; None: which it has now.
+    """
+    from .bus_errors import BusErrorGuard  # noqa: PLC0415 - brings NumPy, which takes time to load
+
+    stamp = stamp or _stamp(fd)
+    mapping = MappedWeights(fd, stamp[0], flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    mapping._path, mapping._file, mapping._stamp = path, _Descriptor(os.dup(fd)), stamp
+    mapping._guard = BusErrorGuard(mapping)
+    return mapping
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """An open bundle; close it, or use it in a `with`.
@@ -69,7 +134,7 @@ class Bundle:
     manifest: Manifest
     layouts: Mapping[str, Layout]  # by the file's name
     _folder: _Descriptor
-    _weights: _Descriptor
+    _weights: _Weights
 
     @property
     def layout(self) -> Layout:
@@ -115,18 +180,49 @@ class Bundle:
             raise
         return fd
 
-    def map_weights(self) -> mmap.mmap:
-        """Map weights.bin read-only and shared, through the descriptor that was checked at opening.
+    def map_weights(self) -> MappedWeights:
+        """Map weights.bin through the descriptor that was checked at opening. Where the file was written to since, all
+        of it is read first.
 
         Raises:
-            BundleError: the file is empty, or its size has changed since.
+            BundleError: the file is empty, or is no longer what the manifest says.
         """
-        n_bytes = self.manifest.files[WEIGHTS_NAME].n_bytes
-        found = os.fstat(self._weights.fd).st_size
-        if found != n_bytes or not n_bytes:
-            expected = f"expected {max(n_bytes, 1)} bytes, found {found}"
+        weights, n_bytes = self._weights, self.manifest.files[WEIGHTS_NAME].n_bytes
+        found = _stamp(weights.fd)
+        if found[0] != n_bytes or not n_bytes:
+            expected = f"expected {max(n_bytes, 1)} bytes, found {found[0]}"
             raise BundleError(self.path, WEIGHTS_NAME, expected)
-        return mmap.mmap(self._weights.fd, n_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        if found != weights.stamp:
+            self._check_weights(found)
+        return map_weights(self.path, weights.fd, found)
+
+    def _check_weights(self, stamp: _Stamp) -> None:
+        """Read weights.bin whole, once for each stamp; with this one its content counts from now on."""
+        weights = self._weights
+        if weights.refused is None or weights.refused[0] != stamp:
+            try:
+                self.read_weights()
+                weights.stamp, weights.refused = stamp, None
+                return
+            except BundleError as error:
+                weights.refused = stamp, error
+        raise weights.refused[1]
+
+    def read_weights(self, progress: Callable[[str, int], None] | None = None) -> None:
+        """Check the digest of weights.bin.
+
+        Args:
+            progress: called with the file's name and the bytes of it read since the last call.
+
+        Raises:
+            BundleError: it is not what the manifest says, or cannot be read.
+        """
+        try:
+            os.lseek(self._weights.fd, 0, os.SEEK_SET)
+            found = _hash(self._weights.fd, WEIGHTS_NAME, progress)
+        except OSError as error:
+            raise BundleError(self.path, WEIGHTS_NAME, f"expected readable, found {_reason(error)}") from error
+        _check_digest(self.path, WEIGHTS_NAME, self.manifest.files[WEIGHTS_NAME].sha256, found)
 
     def close(self) -> None:
         """Close the descriptors; a mapping that was handed out stays valid."""
@@ -212,7 +308,7 @@ def _open_files(path: Path, folder: _Descriptor) -> Bundle:
         if name != WEIGHTS_NAME and name not in layout_names:
             with _opened(path, folder.fd, name, entry.n_bytes) as fd:
                 _check_digest(path, name, entry.sha256, _hash(fd, name, None))
-    weights = _Descriptor(_open(path, folder.fd, WEIGHTS_NAME, files[WEIGHTS_NAME].n_bytes))
+    weights = _Weights(_open(path, folder.fd, WEIGHTS_NAME, files[WEIGHTS_NAME].n_bytes))
     try:
         layouts = {name: _read_layout(path, folder, files, name) for name in layout_names}
     except BaseException:
@@ -243,13 +339,7 @@ def verify_bundle(path: Path, progress: Callable[[str, int], None] | None = None
     """
     bundle = open_bundle(path)
     try:
-        entry = bundle.manifest.files[WEIGHTS_NAME]
-        fd = bundle._weights.fd
-        os.lseek(fd, 0, os.SEEK_SET)
-        _check_digest(path, WEIGHTS_NAME, entry.sha256, _hash(fd, WEIGHTS_NAME, progress))
-    except OSError as error:
-        bundle.close()
-        raise BundleError(path, WEIGHTS_NAME, f"expected readable, found {_reason(error)}") from error
+        bundle.read_weights(progress)
     except BaseException:
         bundle.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,8 +10,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.errors import BundleError
 from ..artifacts.layout import Layout
 from .token_masks import PendingMask
+
+log = logging.getLogger(__name__)
 
 Int32 = npt.NDArray[np.int32]
 UInt32 = npt.NDArray[np.uint32]
@@ -82,6 +86,14 @@ class Program(Protocol):
 
         Raises:
             DeviceError: the device failed.
+            BundleError: as `check`.
+        """
+
+    def check(self) -> None:
+        """Cheap, and for any thread.
+
+        Raises:
+            BundleError: a file that steps read is no longer what it was when the program was loaded.
         """
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
@@ -99,3 +111,22 @@ class Program(Protocol):
 
     def close(self) -> None:
         """Free all that the device holds."""
+
+
+def changed_files(program: Program | None) -> BundleError | None:
+    """What `Program.check` finds; nothing where there is no program."""
+    try:
+        if program is not None:
+            program.check()
+    except BundleError as error:
+        return error
+    return None
+
+
+def close_program(program: Program | None) -> None:
+    """Free what it holds, if there is one, as far as the device still lets it."""
+    try:
+        if program is not None:
+            program.close()
+    except Exception:
+        log.exception("the device's memory could not be freed")

@@ -12,7 +12,8 @@ from ..artifacts.bundle import Bundle
 from ..artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
 from ..artifacts.hip import GENERIC_ARCHES, KFD_NODES
 from ..artifacts.manifest import TargetEntry
-from .batch import Program
+from .batch import Program, close_program
+from .golden import check_shortest
 from .hip_api import HipApi, load_hip
 from .hip_device import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
 from .hip_program import open_program
@@ -63,6 +64,8 @@ class DeviceOptions:
 def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Report = log.info) -> Program:
     """The bundle on the device asked for; `auto`: a GPU that it has code for, else the host.
 
+    It has replayed a golden record, except on the emulator, which takes seconds for one.
+
     Args:
         bundle: open.
         options: what to run on.
@@ -72,6 +75,7 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
     Raises:
         UsageError: `--device` is none of the forms.
         DeviceError: there is no such device, or the bundle has no code for it, or memory is not to be had.
+        BundleError: it does not compute what its golden record says.
     """
     kind, which = options.parsed()
     targets = bundle.manifest.targets
@@ -90,8 +94,20 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
             report(f"no GPU is used: {error}")
         else:
             # From here on nothing falls back: a model that does not fit the GPU is not meant for the CPU.
-            return open_program(bundle, api, device, target, kv, report, _UploadReport(report))
-    return _load_host(bundle, options, choose_variant(targets), kv)
+            program = open_program(bundle, api, device, target, kv, report, _UploadReport(report))
+            return _checked(program, bundle, target)
+    target = choose_variant(targets)
+    return _checked(_load_host(bundle, options, target, kv), bundle, target)
+
+
+def _checked(program: Program, bundle: Bundle, target: TargetEntry) -> Program:
+    """The program, once it has given a known answer."""
+    try:
+        check_shortest(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
+    except BaseException:
+        close_program(program)
+        raise
+    return program
 
 
 def _find_gpu(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from ..artifacts.errors import DeviceError, RocmforgeError
-from .batch import Float32, Program
+from ..artifacts.errors import BundleError, DeviceError, RocmforgeError
+from .batch import Float32, Program, changed_files, close_program
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .embeddings import EmbeddingRequest
 from .generation import (
@@ -157,7 +157,7 @@ class Engine:
         else:
             self._ended.set()
             self._masks.close()
-            self._close(self._program)
+            close_program(self._program)
 
     def submit(self, request: GenerationRequest) -> Sequence:
         """See `EngineApi`."""
@@ -209,7 +209,7 @@ class Engine:
         if self._stopping:
             raise EngineBusyError("the server is stopping")
         if self._problem is not None:
-            raise EngineBusyError(f"the device is not available: {self._problem}")
+            raise EngineBusyError(f"the model is not available: {self._problem}")
         if len(self._scheduler.waiting) + count > self._limits.max_queue:
             raise EngineBusyError(f"the queue is full ({self._limits.max_queue} requests)")
 
@@ -271,6 +271,7 @@ class Engine:
                 active_sequences=len(scheduler.running),
                 tokens_per_second=self._rate.value(),
                 device_available=self._problem is None,
+                problem=self._problem,
                 memory_free_bytes=free,
                 memory_total_bytes=total,
                 pages_cached=pool.num_cached,
@@ -298,7 +299,7 @@ class Engine:
             except Exception as error:  # whatever a step does, the next requests are served
                 program = self._fail(chunks, error, program)
         if self._replaced():
-            self._close(program)
+            close_program(program)
 
     def _next_chunks(self) -> list[Chunk]:
         """Wait for work and choose the next step; empty where the engine is stopping and all is done."""
@@ -403,7 +404,7 @@ class Engine:
 
     def _fail(self, chunks: list[Chunk], error: Exception, program: Program) -> Program | None:
         """A step raised; returns the program to go on with, None: another is needed."""
-        lost = isinstance(error, DeviceError) and self._make_program is not None
+        lost = isinstance(error, (DeviceError, BundleError)) and self._make_program is not None
         with self._wake:
             if self._given_up(chunks):
                 return program
@@ -412,19 +413,22 @@ class Engine:
                 self._problem, self._program = str(error), None
         if not lost:
             return program
-        self._close(program)
+        close_program(program)
         return None
 
     def _fail_step(self, error: Exception) -> None:
-        """End the requests of a step that failed, and start the others over: what it left in the cache is not known."""
+        """End the requests of a step that failed, and start the others over: what it left in the cache is not known.
+        Where the bundle is torn, end the others too: it may stay so."""
         if isinstance(error, RocmforgeError):
             log.error("step failed: %s", error)
         else:
             log.error("step failed", exc_info=error)
         failure = failure_of(error)
         chunks, self._in_step = self._in_step, []
-        for sequence in [chunk.sequence for chunk in chunks if not chunk.sequence.finished]:
-            self._finish(sequence, FINISH_FAILED, failure)
+        others = self._live() if isinstance(error, BundleError) else []
+        for sequence in [*(chunk.sequence for chunk in chunks), *others]:
+            if not sequence.finished:
+                self._finish(sequence, FINISH_FAILED, failure)
         self._scheduler.start_over(self._new_pool(self._scheduler.pool.num_blocks))
 
     def _given_up(self, chunks: list[Chunk]) -> bool:
@@ -439,21 +443,28 @@ class Engine:
         return self._thread is not threading.current_thread()
 
     def _watch(self) -> None:
-        """The watchdog: fails a step that hangs. With `make_program`, another thread goes on with another program."""
+        """The watchdog: fails a step that hangs, and sees changed files while there is no step that would. With
+        `make_program`, another thread goes on with another program."""
         limit = self._limits.step_seconds
         while not self._ended.wait(min(LOOK_SECONDS, limit / 4)):
+            program = self._program
+            changed = changed_files(program)  # without the lock: the file system may hang
             with self._wake:
                 if self._problem is not None:
                     self._drop_ended()  # the engine's thread hangs, or is busy with a new program
-                if not self._in_step or time.monotonic() - self._step_began < limit:
+                if self._in_step and time.monotonic() - self._step_began >= limit:
+                    error: RocmforgeError = DeviceError(f"the device did not finish its step within {limit:g} s")
+                elif changed is not None and not self._in_step and self._program is program and self._problem is None:
+                    error = changed
+                else:
                     continue
-                error = DeviceError(f"the device did not finish its step within {limit:g} s")
                 self._fail_step(error)
                 self._problem = str(error)
                 if self._make_program is not None and not self._stopping:
                     self._program = None
                     self._thread = threading.Thread(target=self._run, args=(None,), name="engine", daemon=True)
                     self._thread.start()
+                    self._wake.notify_all()  # the thread before it, if it waits for work
 
     def _rebuild(self) -> Program | None:
         """A new program, however many attempts it takes; None where the engine stops before."""
@@ -463,7 +474,7 @@ class Engine:
             try:
                 program = make()
             except Exception as error:
-                log.exception("the device is not available", exc_info=error)
+                log.error("not available: %s", error, exc_info=None if isinstance(error, RocmforgeError) else error)
                 if not self._wait_without_device(time.monotonic() + next(delays)):
                     break
             else:
@@ -491,11 +502,3 @@ class Engine:
                     self._finish(sequence, FINISH_FAILED, Failure(problem))
             self._program, self._problem = program, None
         log.info("the device is available again")
-
-    def _close(self, program: Program | None) -> None:
-        """Free what it holds, as far as the device still lets it."""
-        try:
-            if program is not None:
-                program.close()
-        except Exception:
-            log.exception("the device's memory could not be freed")

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.errors import BundleError
+from ..artifacts.layout import Layout
 from .batch import Batch, Program, RowSampling
 
 TOP_LOGITS = 8
 GREEDY_TOKENS = 4
+GOLDEN_BLOCKS = 4  # of the KV cache, enough for any record
 
 
 def _prompt_step(program: Program, token_ids: Sequence[int], start: int) -> npt.NDArray[np.float32]:
     """float32[vocab_size] after `token_ids`, which begin at position `start`; the sequence lies in blocks 0, 1, ..."""
     count = len(token_ids)
-    blocks = np.arange(program.num_blocks, dtype=np.int32)[None, :]
+    num_blocks = -(-(start + count) // program.layout.kv.block_size)
+    blocks = np.arange(num_blocks, dtype=np.int32)[None, :]
     program.step(
         Batch(
             token_ids=np.array(token_ids, np.int32),
@@ -43,12 +48,10 @@ def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[di
     records: list[dict[str, object]] = []
     for prompt in prompts:
         logits = _prompt_step(program, prompt, 0)
-        # NaN first, so that one is seen wherever it is.
-        order = np.argsort(np.where(np.isnan(logits), -np.inf, -logits), kind="stable")[:TOP_LOGITS]
         record: dict[str, object] = {
             "prompt": list(prompt),
             "logits_sha256": hashlib.sha256(logits.tobytes()).hexdigest(),
-            "top": [[int(token), float(logits[token])] for token in order],
+            "top": _top(logits),
         }
         tokens: list[int] = []
         count = min(GREEDY_TOKENS, program.layout.max_seq_len + 1 - len(prompt))
@@ -59,6 +62,67 @@ def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[di
         record["greedy"] = tokens
         records.append(record)
     return records
+
+
+def _top(logits: npt.NDArray[np.float32]) -> list[list[int | float]]:
+    # NaN first, so that one is seen wherever it is.
+    order = np.argsort(np.where(np.isnan(logits), -np.inf, -logits), kind="stable")[:TOP_LOGITS]
+    return [[int(token), float(logits[token])] for token in order]
+
+
+def checked_prompt(path: Path, record: object, layout: Layout) -> list[int]:
+    """Token ids of a golden record, all of them safe to run in a KV cache of `GOLDEN_BLOCKS`.
+
+    Raises:
+        BundleError: they are not; names the bundle `path`.
+    """
+    prompt = record.get("prompt") if isinstance(record, dict) else None
+    room = min(layout.max_batch_tokens, layout.max_seq_len, GOLDEN_BLOCKS * layout.kv.block_size)
+    longest = max(1, room - GREEDY_TOKENS)
+    if not isinstance(prompt, list) or not 1 <= len(prompt) <= longest:
+        raise BundleError(path, "golden.prompt", f"expected 1 to {longest} token ids")
+    if not all(type(token) is int and 0 <= token < layout.vocab_size for token in prompt):
+        raise BundleError(path, "golden.prompt", f"expected token ids from 0 to {layout.vocab_size - 1}")
+    return prompt
+
+
+def check_shortest(program: Program, path: Path, records: Sequence[Mapping[str, Any]], tolerance: float) -> None:
+    """Replay the shortest golden record as far as its first token, in one step: whether weights, code and device are at
+    all what they should be shows before anybody is served.
+
+    Args:
+        program: newly loaded.
+        path: the bundle, for messages.
+        records: of the bundle; where there are none, or none that fits the KV cache, nothing is done.
+        tolerance: in logits.
+
+    Raises:
+        BundleError: the program's answer is another, or a record is malformed.
+    """
+    prompts = [checked_prompt(path, record, program.layout) for record in records]
+    shortest = min(range(len(prompts)), key=lambda index: len(prompts[index]), default=None)
+    if shortest is None or len(prompts[shortest]) > program.num_blocks * program.layout.kv.block_size:
+        return
+    logits = _prompt_step(program, prompts[shortest], 0)
+    problems = compare_records(path, [records[shortest]], [{"top": _top(logits)}], tolerance)
+    if not np.isfinite(logits).all():
+        problems = ["expected finite logits, found NaN or infinity"]
+    if problems:
+        raise BundleError(path, "golden", f"{problems[0]}: weights, code or device are spoiled; rfc verify says more")
+
+
+def compare_records(
+    path: Path, expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], tolerance: float
+) -> list[str]:
+    """`compare_golden` of what the bundle `path` says.
+
+    Raises:
+        BundleError: its records are malformed.
+    """
+    try:
+        return compare_golden(expected, found, tolerance)
+    except (KeyError, TypeError, ValueError):
+        raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
 
 
 def compare_golden(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import mmap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..artifacts.bundle import Bundle
+from ..artifacts.bundle import Bundle, MappedWeights
 from ..artifacts.errors import DeviceError
 from ..artifacts.hip import KFD_NODES
 from ..artifacts.layout import Layout
@@ -54,7 +53,7 @@ class HipProgram:
         api: HipApi,
         device: GpuDevice,
         layout: Layout,
-        weights: mmap.mmap,
+        weights: MappedWeights,
         code: bytes,
         num_blocks: int,
         progress: Progress | None = None,
@@ -102,7 +101,7 @@ class HipProgram:
         """HIP's current device is a property of the thread."""
         check(self._api, self._api.hipSetDevice(self.device.index), "choice of the device")
 
-    def _load(self, weights: mmap.mmap, progress: Progress | None) -> None:
+    def _load(self, weights: MappedWeights, progress: Progress | None) -> None:
         api, layout = self._api, self.layout
         # The code first: whether it fits the GPU is known before gigabytes are moved.
         code = api.hipModuleLoadData(ctypes.byref(self._module), self._image)
@@ -116,6 +115,7 @@ class HipProgram:
         self._sampled_image = self._memory.pinned(4 * layout.max_sequences, "sampled tokens")
         self._step = StepMemory(api, self._memory, self._sampled)
         self._tensors = upload_weights(api, self._memory, layout, weights, progress)
+        weights.check()  # what was uploaded is what was checked
         self._launches = resolve_launches(api, self._module, layout, self._step, self._address)
         self._graphs = Graphs(api, self._launches[:-1], layout, self._stream)
         self._graphs_generation = self._step.generation
@@ -191,6 +191,9 @@ class HipProgram:
                 raise DeviceError(f"{self.device}: a step did not end within {self._step_seconds:g} s: the GPU hangs")
             time.sleep(_SPIN_SECONDS)
         check(self._api, self._api.hipStreamSynchronize(self._stream), "a kernel of the step")
+
+    def check(self) -> None:
+        """See `Program.check`: the GPU has all that steps read."""
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         """See `Program.logits`."""

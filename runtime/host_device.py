@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..artifacts.bundle import Bundle
+from ..artifacts.bundle import Bundle, MappedWeights
 from ..artifacts.errors import DeviceError
 from ..artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
 from ..artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
@@ -195,7 +195,9 @@ def _address(buffer: mmap.mmap) -> int:
 class HostProgram:
     """A bundle on the CPU. Not thread-safe: one thread owns it."""
 
-    def __init__(self, layout: Layout, weights: mmap.mmap, code: int, name: str, num_blocks: int, threads: int) -> None:
+    def __init__(
+        self, layout: Layout, weights: MappedWeights, code: int, name: str, num_blocks: int, threads: int
+    ) -> None:
         """Load code, reserve arena and KV cache.
 
         Args:
@@ -278,7 +280,12 @@ class HostProgram:
         masks = [_fill_mask(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
         self._library.step(self._handle, ctypes.addressof(step), first, end)
         del originals, masks  # what the kernel reads and its scratch have to live until here
+        self.check()  # after the step: what came of a file that was cut or written to meanwhile is void
         return sampled
+
+    def check(self) -> None:
+        """See `Program.check`."""
+        self._weights.check()
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         """See `Program.logits`."""

@@ -7,12 +7,9 @@ from pathlib import Path
 
 from ..artifacts.bundle import verify_bundle
 from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, printable
-from ..artifacts.layout import Layout
 from .devices import DeviceOptions, load_target
-from .golden import GREEDY_TOKENS, compare_golden, record_golden
+from .golden import GOLDEN_BLOCKS, checked_prompt, compare_records, record_golden
 from .memory import KvSize
-
-GOLDEN_BLOCKS = 4
 
 
 def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) -> None:
@@ -27,7 +24,7 @@ def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) ->
         manifest = bundle.manifest
         if not manifest.golden:
             raise BundleError(path, "golden", "expected at least one record, found none")
-        prompts = [_prompt(path, record, bundle.layout) for record in manifest.golden]
+        prompts = [checked_prompt(path, record, bundle.layout) for record in manifest.golden]
         report(f"digests: {len(manifest.files)} files match {manifest.bundle_digest}")
         runs = 0
         for target in manifest.targets:
@@ -44,10 +41,7 @@ def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) ->
             finally:
                 program.close()
             runs += 1
-            try:
-                problems = compare_golden(manifest.golden, found, target.golden_tolerance)
-            except (KeyError, TypeError, ValueError):
-                raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
+            problems = compare_records(path, manifest.golden, found, target.golden_tolerance)
             if problems:
                 raise RocmforgeError(f"{name}: {problems[0]} ({len(problems)} differences)")
             pairs = zip(manifest.golden, found, strict=True)
@@ -56,15 +50,3 @@ def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) ->
             report(f"{name}: {len(prompts)} golden records replayed, equal {exact}")
         if not runs:
             raise DeviceError(f"{printable(path)}: none of the bundle's code runs on this machine")
-
-
-def _prompt(path: Path, record: object, layout: Layout) -> list[int]:
-    """Token ids of a golden record, all of them safe to run."""
-    prompt = record.get("prompt") if isinstance(record, dict) else None
-    room = min(layout.max_batch_tokens, layout.max_seq_len, GOLDEN_BLOCKS * layout.kv.block_size)
-    longest = max(1, room - GREEDY_TOKENS)
-    if not isinstance(prompt, list) or not 1 <= len(prompt) <= longest:
-        raise BundleError(path, "golden.prompt", f"expected 1 to {longest} token ids")
-    if not all(type(token) is int and 0 <= token < layout.vocab_size for token in prompt):
-        raise BundleError(path, "golden.prompt", f"expected token ids from 0 to {layout.vocab_size - 1}")
-    return prompt

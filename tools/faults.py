@@ -65,6 +65,8 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         41: "code for another arch, truncated ELF",
         42: "file swapped between check and load",
         43: "malformed digest",
+        79: "weights cut or written to while they are served",
+        80: "weights or code that give another answer than they should, at load",
     },
     "HTTP": {
         44: "invalid JSON, UTF-8, NaN, 1e400",

@@ -155,6 +155,8 @@ def _checks(stats: EngineStats) -> dict[str, object]:
     }
     if stats.device_available:
         checks["gpu"] = {"available": True, "memory": _memory(stats)}
+    if stats.problem is not None:
+        checks["engine"] = {"running": False, "model_loaded": False, "error": stats.problem}
     if stats.running:
         checks["requests"] = {"active": stats.active, "queued": stats.queued}
         checks["cache"] = {
@@ -184,11 +186,12 @@ class Ready(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer 200 while requests are accepted, else 503."""
-        if total_stats(self.context.models).running and not self.context.admission.closed:
+        stats = total_stats(self.context.models)
+        if stats.running and not self.context.admission.closed:
             answer(resp, ReadyDocument(ready=True, service=SERVICE))
         else:
             resp.status = falcon.HTTP_503
-            answer(resp, error_document(req.path, 503, "Service Unavailable"))
+            answer(resp, error_document(req.path, 503, stats.problem or "Service Unavailable"))
 
 
 _ID = (("type", "integer"), ("minimum", 0))

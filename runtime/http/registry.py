@@ -137,6 +137,7 @@ def total_stats(models: Models) -> EngineStats:
         **sums,
         running=all(one.running for one in stats),
         device_available=all(one.device_available for one in stats),
+        problem=next((one.problem for one in stats if one.problem is not None), None),
         memory_free_bytes=memory.memory_free_bytes,
         memory_total_bytes=memory.memory_total_bytes,
     )

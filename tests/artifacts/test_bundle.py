@@ -7,7 +7,10 @@ import ctypes
 import gc
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +231,73 @@ def test_F60_read_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "read", fail)
     with pytest.raises(BundleError, match="Input/output error"):
         open_bundle(model)
+
+
+# Weights that are changed while they are mapped. A process of its own: what is not held ends it.
+CUT_WHILE_MAPPED = """
+import mmap, os, sys, threading
+from pathlib import Path
+import numpy as np
+from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.artifacts.errors import BundleError
+
+path = Path(sys.argv[1])
+with open_bundle(path) as bundle:
+    weights, other = bundle.map_weights(), bundle.map_weights()
+numbers = np.frombuffer(weights, np.uint8)
+weights.check()
+del other  # which is no longer watched over
+os.truncate(path / "weights.bin", 4096)
+sums = []
+readers = [threading.Thread(target=lambda: sums.append(int(numbers.astype(np.int64).sum()))) for _ in range(4)]
+for reader in readers:
+    reader.start()
+for reader in readers:
+    reader.join()
+assert len(sums) == 4 and int(numbers.sum()) == 0, sums
+try:
+    weights.check()
+except BundleError as error:
+    assert f"{path}: weights.bin: expected {len(weights)} bytes, found 4096: it was changed" in str(error)
+else:
+    sys.exit("not noticed")
+print("alive", flush=True)
+elsewhere = mmap.mmap(os.open(path / "weights.bin", os.O_RDONLY), 4096, prot=mmap.PROT_READ)
+os.truncate(path / "weights.bin", 0)
+elsewhere[0]  # nobody watches over this one
+"""
+
+
+def test_F79_weights_cut_while_they_are_read(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "m.rfb") as writer:
+        with writer.open_stream("weights.bin") as stream:
+            stream.write(b"weights!" * 8192)
+        writer.add_bytes("layout.msgpack", LAYOUT_DATA)
+        writer.add_bytes("code/host.so", b"")
+        writer.finish(MANIFEST)
+    script = [sys.executable, "-c", CUT_WHILE_MAPPED, str(tmp_path / "m.rfb")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGBUS), done.stderr
+
+
+def test_F79_weights_written_to_while_they_are_mapped(model: Path) -> None:
+    with open_bundle(model) as bundle:
+        weights = bundle.map_weights()
+        weights.check()
+        before = (model / "weights.bin").stat()
+        with (model / "weights.bin").open("r+b") as file:
+            file.write(b"other")
+        with pytest.raises(
+            BundleError, match=r"weights\.bin: expected it as it was opened, found that it was written to"
+        ):
+            weights.check()
+        for _ in range(2):  # the second time from memory
+            with pytest.raises(BundleError, match=r"weights\.bin: expected sha256"):
+                bundle.map_weights()
+        with (model / "weights.bin").open("r+b") as file:
+            file.write(WEIGHTS)
+        bundle.map_weights().check()  # all of it was read, and is what it was
+        with pytest.raises(BundleError):
+            weights.check()  # what it gave meanwhile is not known
+        os.utime(model / "weights.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+        weights.check()

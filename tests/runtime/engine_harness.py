@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import KvLayout, Layout
 from rocmforge.runtime.batch import Batch, Int32, Program
 from rocmforge.runtime.engine import Engine
@@ -103,6 +104,7 @@ class ScriptedProgram:
         self.num_blocks = num_blocks
         self.batches: list[Batch] = []
         self.closed = 0
+        self.problem: BundleError | None = None
         self._script = script or (lambda batch: [2 + ord("x")] * len(batch.logits_rows))
         self._gated = gated
         self._permits = threading.Semaphore(0)
@@ -133,6 +135,10 @@ class ScriptedProgram:
 
     def hidden(self, first: int, count: int) -> npt.NDArray[np.float32]:
         raise NotImplementedError
+
+    def check(self) -> None:
+        if self.problem is not None:
+            raise self.problem
 
     def memory(self) -> tuple[int, int]:
         return 1, 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +84,9 @@ def hip_bundle(
     code_of_host: bytes = b"",
     layout: Layout = LAYOUT,
     targets: Sequence[TargetEntry] | None = None,
+    golden: tuple[Mapping[str, object], ...] = (),
 ) -> Bundle:
-    """A bundle with code for `arches` (gfx1100); `code`: instead of what belongs there."""
+    """A bundle with code for `arches` (gfx1100); `code`: instead of what belongs there; `golden`: records."""
     rows = tuple(targets or [target(arch) for arch in arches or ("gfx1100",)])
     with BundleWriter(folder / "model.rfb") as writer:
         writer.add_bytes("layout.msgpack", encode_layout(layout))
@@ -94,5 +95,5 @@ def hip_bundle(
         for row in rows:
             own = code_of_host if row.backend == "host" else code_object(row.arch)
             writer.add_bytes(row.file, own if code is None else code)
-        writer.finish(dataclasses.replace(MANIFEST, targets=rows, files={}))
+        writer.finish(dataclasses.replace(MANIFEST, targets=rows, golden=golden, files={}))
     return open_bundle(folder / "model.rfb")

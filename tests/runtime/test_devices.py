@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.artifacts.errors import DeviceError, ToolchainError, UsageError
+from rocmforge.artifacts.errors import BundleError, DeviceError, ToolchainError, UsageError
 from rocmforge.artifacts.host import HOST_ABI_VERSION
 from rocmforge.runtime.devices import DeviceOptions, load_program, load_target
 from rocmforge.runtime.hip_api import HipApi
@@ -166,3 +166,25 @@ def test_each_target_for_verify(tmp_path: Path) -> None:
             assert load_target(bundle, target_row, options(api, device, emulator), KV) is None
         with pytest.raises(DeviceError, match="gfx1100: not emulated"):
             load_target(bundle, first, options(api, "emulated", emulator), KV)
+
+
+@pytest.mark.parametrize(
+    "top,problem",
+    [
+        ([[3, 5.0], [7, 4.0]], "token 3: expected 5.0000, found 0.0000: weights, code"),
+        ([["x"]], "records as rocmforge writes them"),
+        (None, "records as rocmforge writes them"),
+    ],
+    ids=["F80-another-answer", "F80-malformed", "F80-none"],
+)
+def test_a_program_that_answers_otherwise_is_not_served(tmp_path: Path, top: object, problem: str) -> None:
+    api = FakeHip(Device("gfx1100"))
+    golden: tuple[dict[str, object], ...] = ({"prompt": [1, 2, 3], "top": []}, {"prompt": [1, 2], "top": top})
+    with hip_bundle(tmp_path, golden=golden) as bundle:
+        with pytest.raises(BundleError) as caught:
+            load_program(bundle, options(api), KV)
+        assert problem in str(caught.value)
+        assert str(caught.value).startswith(f"{bundle.path}: golden: ")
+        assert api.held() == 0
+    with hip_bundle(tmp_path, golden=({"prompt": [1], "top": [[3, 0.25]]},)) as bundle:
+        load_program(bundle, options(api), KV).close()

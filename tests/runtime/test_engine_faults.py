@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.batch import Batch, Int32, Program
 from rocmforge.runtime.engine import Engine, EngineLimits
@@ -217,6 +217,64 @@ def test_F75_without_another_program_the_engine_waits_for_this_one() -> None:
         assert (engine.stats().running, engine.stats().pages_used) == (True, 0)
 
 
+# A bundle that is torn.
+
+TORN = BundleError("m.rfb", "weights.bin", "expected 9 bytes, found 3")
+
+
+def test_F79_a_torn_bundle_fails_all_and_comes_back_when_it_is_whole() -> None:
+    torn, fresh, whole = ScriptedProgram(gated=True, num_blocks=2), ScriptedProgram(), threading.Event()
+
+    def script(_: Batch) -> list[int]:
+        raise TORN
+
+    torn._script = script
+
+    def make() -> Program:
+        if not whole.is_set():
+            raise TORN
+        return fresh
+
+    with serving(torn, make_program=make) as engine:
+        running = engine.submit(request(20, 10))
+        torn.wait_for_step()
+        waiting = [engine.submit(request(20, 10)) for _ in range(3)]
+        torn.let(1)
+        for generation in (running, *waiting):
+            state = ended(generation)
+            assert (state.finish_reason, str(state.error)) == ("failed", str(TORN))
+        stats = engine.stats()
+        assert (stats.running, stats.problem, stats.pages_used) == (False, str(TORN), 0)
+        with pytest.raises(EngineBusyError, match=r"weights\.bin: expected 9 bytes, found 3"):
+            engine.submit(request())
+        whole.set()
+        wait_until(lambda: engine.stats().running)
+        assert engine.stats().problem is None
+        assert ended(engine.submit(request())).finish_reason == "length"
+    assert (torn.closed, fresh.closed) == (1, 1)
+
+
+def test_F79_a_bundle_torn_while_nobody_asks_is_noticed() -> None:
+    torn, fresh = ScriptedProgram(), ScriptedProgram()
+    with serving(torn, make_program=lambda: fresh) as engine:
+        assert ended(engine.submit(request())).finish_reason == "length"
+        torn.problem = TORN
+        wait_until(lambda: torn.closed == 1)
+        wait_until(lambda: engine.stats().running)
+        assert ended(engine.submit(request())).finish_reason == "length"
+    assert (len(fresh.batches) > 0, fresh.closed) == (True, 1)
+
+
+def test_F79_without_another_program_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    torn = ScriptedProgram()
+    torn.problem = TORN
+    with serving(torn) as engine:
+        wait_until(lambda: engine.stats().problem is not None)
+        time.sleep(0.1)  # several looks
+        assert engine.stats().problem == str(TORN)
+    assert [record.getMessage() for record in caplog.records].count(f"step failed: {TORN}") == 1
+
+
 # A real program whose steps fail at random.
 
 
@@ -250,6 +308,9 @@ class FaultyProgram:
 
     def hidden(self, first: int, count: int) -> npt.NDArray[np.float32]:
         return self._program.hidden(first, count)
+
+    def check(self) -> None:
+        self._program.check()
 
     def memory(self) -> tuple[int, int]:
         return self._program.memory()
