@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ..generation import RequestError
+from ..tool_calls import ToolCall
 from .conversation import Message
 from .errors import UnsupportedError
 from .schema.openai import ChatMessage, ContentPart, MessageToolCall
@@ -28,24 +29,29 @@ def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 
 def _message(message: ChatMessage, where: str) -> Message:
+    content = read_content(message.content, f"{where}.content")
+    calls = [_call(call) for call in message.tool_calls or ()]
+    broken = [call for call in calls if isinstance(call, str)]
     document: Message = {
         "role": _ROLES.get(message.role, message.role),
-        "content": read_content(message.content, f"{where}.content"),
+        "content": "\n".join([*([content] if content else []), *broken]),
     }
     for name in ("name", "tool_call_id", "reasoning_content"):
         value = getattr(message, name)
         if value is not None:
             document[name] = value
-    if message.tool_calls:
-        document["tool_calls"] = [
-            _call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
-        ]
+    if whole := [call for call in calls if not isinstance(call, str)]:
+        document["tool_calls"] = whole
     return document
 
 
-def _call(call: MessageToolCall, where: str) -> dict[str, object]:
-    function = {"name": call.function.name, "arguments": read_arguments(call.function.arguments, where)}
-    document: dict[str, object] = {"type": "function", "function": function}
+def _call(call: MessageToolCall) -> dict[str, object] | str:
+    """A call for a template; a text where the model has broken it off, as clients send those back too."""
+    try:
+        arguments = read_arguments(call.function.arguments, "")
+    except RequestError:
+        return ToolCall(call.function.name, str(call.function.arguments), whole=False).text
+    document: dict[str, object] = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
     if call.id is not None:
         document["id"] = call.id
     return document

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ...artifacts.errors import printable
 from ..generation import RequestError
 from ..text_tools import input_arguments
+from ..tool_calls import ToolCall
 from .body import convert
 from .conversation import Message
 from .errors import NotFoundError, UnsupportedError
@@ -96,8 +97,8 @@ def _call(item: InputItem, where: str) -> Message:
         arguments = json.loads(item.arguments or "{}")
     except (ValueError, RecursionError):
         arguments = None
-    if not isinstance(arguments, dict):
-        raise RequestError(f"{where}.arguments", "expected the text of a JSON object")
+    if not isinstance(arguments, dict):  # the model has broken it off, and clients send that back too
+        return {"role": "assistant", "content": ToolCall(name, item.arguments or "", whole=False).text}
     return call_message(item.call_id, name, json.dumps(arguments))
 
 

@@ -108,6 +108,22 @@ def test_chat_takes_all_forms_of_messages(engine: FakeEngine) -> None:
     ]
 
 
+def test_a_call_that_was_broken_off_is_text_when_it_comes_back(engine: FakeEngine) -> None:
+    template = FakeTemplate()
+    client = falcon.testing.TestClient(make_app(engine, template=template))
+    broken = '{"name": "f", "arguments": {"a": '
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": '}}
+    whole = {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}}
+    turn = {"role": "assistant", "content": "So.", "tool_calls": [call, whole]}
+    assert chat(client, messages=[*HELLO, turn, *HELLO]).status_code == 200
+    parsed = {**whole, "function": {"name": "g", "arguments": {}}}
+    assert template.messages[1] == {"role": "assistant", "content": f"So.\n{broken}", "tool_calls": [parsed]}
+    item = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a": '}
+    body = {"input": [{"role": "user", "content": "hi"}, item]}
+    assert client.simulate_post("/v1/responses", json=body).status_code == 200
+    assert template.messages[1] == {"role": "assistant", "content": broken}
+
+
 @pytest.mark.parametrize("prefix", ["", "<s>"])
 def test_bos_comes_once(engine: FakeEngine, prefix: str) -> None:
     client = falcon.testing.TestClient(make_app(engine, template=FakeTemplate(prefix)))
