@@ -84,6 +84,11 @@ def security_options(command: Callable[..., None]) -> Callable[..., None]:
         "--cors-origin", multiple=True, help="Origin whose pages may use this server; repeatable. [default: any]"
     )
     @click.option("--trusted-proxy", metavar="ADDRESS", help="Proxy whose X-Forwarded-For is believed.")
+    @click.option(
+        "--shared-prefix-cache",
+        is_flag=True,
+        help="Have all API keys share what was computed of prompts; each may then see what others send.",
+    )
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -91,12 +96,15 @@ def security_options(command: Callable[..., None]) -> Callable[..., None]:
         rate_limit: int | None,
         cors_origin: tuple[str, ...],
         trusted_proxy: str | None,
+        shared_prefix_cache: bool,
         **extra: Any,
     ) -> None:
         from .runtime.http.auth import Security, load_keys
 
         keys = load_keys(api_keys, os.environ.get("ROCMFORGE_API_KEY"))
-        command(*args, security=Security(keys, rate_limit, cors_origin or ("*",), trusted_proxy), **extra)
+        origins = cors_origin or ("*",)
+        security = Security(keys, rate_limit, origins, trusted_proxy, shared_prefix_cache)
+        command(*args, security=security, **extra)
 
     return wrapped
 

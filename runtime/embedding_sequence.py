@@ -23,7 +23,11 @@ class EmbeddingSequence(Sequence):
 
     def __init__(self, request_id: int, request: EmbeddingRequest, tokenizer: Tokenizer) -> None:
         carrier = GenerationRequest(
-            request.prompt_token_ids, 0, client=request.client, deadline_seconds=request.deadline_seconds
+            request.prompt_token_ids,
+            0,
+            client=request.client,
+            deadline_seconds=request.deadline_seconds,
+            cache_space=request.cache_space,
         )
         super().__init__(request_id, carrier, 0, tokenizer)
         self._pooling = request.pooling

@@ -23,13 +23,14 @@ class EmbeddingError(RocmforgeError):
 class EmbeddingRequest:
     """A text, already tokenized, and how the hidden states of its tokens become one vector.
 
-    `pooling`: their mean, or the last one. `client` and `deadline_seconds` as in `GenerationRequest`.
+    `pooling`: their mean, or the last one. `client`, `deadline_seconds` and `cache_space` as in `GenerationRequest`.
     """
 
     prompt_token_ids: tuple[int, ...]
     pooling: Pooling
     client: str = ""
     deadline_seconds: float | None = None
+    cache_space: str = ""
 
 
 class PendingEmbedding(Protocol):

@@ -107,6 +107,7 @@ class GenerationRequest:
     log-probability and those of so many of the likeliest; None: give none. `prompt_logprobs`: the same for all of
     the prompt's tokens but the first; they are computed for that, whatever lies in the cache.
     `client` names who asks: clients are served in turn. `deadline_seconds` after which it is cancelled, wherever it is.
+    `cache_space`: those of one space share what was computed of their prompts, and others do not see that it was.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -120,6 +121,7 @@ class GenerationRequest:
     client: str = ""
     deadline_seconds: float | None = None
     prompt_logprobs: int | None = None
+    cache_space: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,16 @@ from collections.abc import Iterable, Sequence
 _KEY_BYTES = 16  # of BLAKE2b: no two prompts that anyone can find share one
 
 
+def root_key(space: str) -> bytes:
+    """What stands before the first page of the prompts of one space: no page's key is that of another space's."""
+    return hashlib.blake2b(space.encode(errors="surrogatepass"), digest_size=_KEY_BYTES, person=b"space").digest()
+
+
 def page_key(previous: bytes, token_ids: Sequence[int]) -> bytes:
     """What a page is known by.
 
     Args:
-        previous: key of the page before it, empty for the first.
+        previous: key of the page before it; for the first, `root_key` of its space.
         token_ids: the page's, `block_size` of them.
     """
     return hashlib.blake2b(previous + array("i", token_ids).tobytes(), digest_size=_KEY_BYTES).digest()

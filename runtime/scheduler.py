@@ -17,7 +17,7 @@ import numpy as np
 
 from .batch import Batch, Program, RowSampling
 from .fair_queue import FairQueue
-from .kv_cache import BlockPool, page_key
+from .kv_cache import BlockPool, page_key, root_key
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
 from .logprobs import TokenLogprobs, token_logprobs
 from .prompt_lookup import PromptLookup
@@ -267,7 +267,11 @@ def _key(sequence: Sequence, index: int, size: int) -> bytes:
     keys = sequence.page_keys
     while len(keys) <= index:
         start = len(keys) * size
-        keys.append(page_key(keys[-1] if keys else b"", sequence.token_ids[start : start + size]))
+        keys.append(
+            page_key(
+                keys[-1] if keys else root_key(sequence.request.cache_space), sequence.token_ids[start : start + size]
+            )
+        )
     return keys[index]
 
 

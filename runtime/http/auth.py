@@ -129,12 +129,15 @@ class Security:
         rate_per_minute: requests of one client a minute; None: no limit.
         cors_origins: whose pages may use it; `*`: everybody's.
         trusted_proxy: address of a proxy whose `X-Forwarded-For` is believed.
+        shared_prefix_cache: whether keys may see, by its speed and by the count of cached tokens, that another has
+            sent a prompt that begins as theirs does.
     """
 
     keys: KeyRing | None = None
     rate_per_minute: int | None = None
     cors_origins: tuple[str, ...] = ("*",)
     trusted_proxy: str | None = None
+    shared_prefix_cache: bool = False
 
 
 def warn_if_open(security: Security, host: str) -> None:
@@ -159,6 +162,7 @@ class Gate:
 
     def __init__(self, security: Security) -> None:
         self._keys = security.keys
+        self._shared_cache = security.shared_prefix_cache
         self._limiter = RateLimiter(security.rate_per_minute) if security.rate_per_minute else None
         self._origins = None if "*" in security.cors_origins else frozenset(security.cors_origins)
 
@@ -171,6 +175,7 @@ class Gate:
         req.context.client = client_of_address(req.remote_addr)
         req.context.scopes = frozenset(Scope) if self._keys is None else frozenset()
         req.context.sees_all = False
+        req.context.cache_space = ""
         if req.path in OPEN_PATHS or _is_preflight(req):
             return
         self._check_origin(req)
@@ -180,6 +185,7 @@ class Gate:
             req.context.client = key.name
             req.context.scopes = key.scopes
             req.context.sees_all = Scope.ADMIN in key.scopes
+            req.context.cache_space = "" if self._shared_cache else key.name
         if scope is Scope.USE:  # a scrape is no load, and must not be lost
             self._count(req.context.client)
         demand(req, scope)

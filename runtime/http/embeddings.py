@@ -14,7 +14,7 @@ from ..generation import FINISH_CANCELLED, RequestError
 from .body import read
 from .completions import read_prompts
 from .errors import CancelledError, ClientGoneError, ContextLengthError, GenerationFailedError, UnsupportedError
-from .job import client_of, gone_of
+from .job import cache_space_of, client_of, gone_of
 from .model_card import hidden_size
 from .openapi import Operation, Route
 from .registry import Lease
@@ -94,13 +94,15 @@ def embed(
         GenerationFailedError, CancelledError: the engine gave a text up.
     """
     gone = gone_of(req)
-    client = client_of(req)
+    client, space = client_of(req), cache_space_of(req)
     slot = context.admission.enter()
     try:
         prompts = make()
         vectors: list[Float32] = []
         for start in range(0, len(prompts), GROUP):
-            group = [EmbeddingRequest(ids, pooling, client) for ids in prompts[start : start + GROUP]]
+            group = [
+                EmbeddingRequest(ids, pooling, client, cache_space=space) for ids in prompts[start : start + GROUP]
+            ]
             vectors += _wait(lease.service.engine.embed(group), gone, context)
     finally:
         slot.release()

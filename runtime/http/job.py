@@ -115,7 +115,8 @@ def start_job(
         lease.release()
         raise
     try:
-        requests = [dataclasses.replace(request, client=client_of(req)) for request in make()]
+        who, space = client_of(req), cache_space_of(req)
+        requests = [dataclasses.replace(request, client=who, cache_space=space) for request in make()]
         admission.check(requests)
         check_scores(requests)
         generations = lease.service.engine.submit_all(requests)
@@ -129,6 +130,11 @@ def start_job(
 def client_of(req: falcon.Request) -> str:
     """Who asks, as `auth.Gate` has noted it: the key's name or the address; "" without a gate."""
     return str(getattr(req.context, "client", ""))
+
+
+def cache_space_of(req: falcon.Request) -> str:
+    """With whom it shares what was computed of prompts, as `auth.Gate` has noted it; "" for all."""
+    return str(getattr(req.context, "cache_space", ""))
 
 
 def gone_of(req: falcon.Request) -> Callable[[], bool]:

@@ -152,6 +152,18 @@ def test_a_prefix_is_used_again_where_its_hidden_states_are_not_needed(bundle: B
         assert engine.stats().prefix_hit_tokens == 96
 
 
+def test_F105_an_embedding_uses_prefixes_of_its_own_space_alone(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    ids = assorted(tokenizer)[-1].prompt_token_ids[:100]
+    hits, vectors = [], []
+    with serving(load(bundle), tokenizer) as engine:
+        ended(engine.submit(request(ids, 1, cache_space="alice")))
+        for space in ("bob", "alice", "bob"):
+            vectors += embed(engine, dataclasses.replace(ask(ids, "last"), cache_space=space))
+            hits.append(engine.stats().prefix_hit_tokens)
+    assert hits == [0, 96, 192]
+    assert all(np.array_equal(one, vectors[0]) for one in vectors)
+
+
 @pytest.mark.parametrize("pooling", BOTH)
 def test_one_that_is_preempted_begins_again(bundle: Bundle, tokenizer: Tokenizer, pooling: Pooling) -> None:
     """Six pages, four of them the embedding's: the generation needs a third for its 33rd token, in step 32. By then 36

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rocmforge.runtime.kv_cache import BlockPool, page_key
+from rocmforge.runtime.kv_cache import BlockPool, page_key, root_key
 
 BLOCK = 4
 
@@ -29,6 +29,15 @@ def test_keys_tell_pages_and_what_is_before_them_apart(pages: list[list[int]]) -
             beginning = tuple(token for part in chosen[: number + 1] for token in part)
             assert found.setdefault(key, beginning) == beginning
     assert len(set(found.values())) == len(found)
+
+
+@given(st.lists(st.text(max_size=20), min_size=2, unique=True), st.lists(st.integers(0, 200_000), min_size=BLOCK))
+def test_F105_no_page_of_one_space_is_anothers(spaces: list[str], tokens: list[int]) -> None:
+    """The first decides on all after it."""
+    keys = [page_key(root_key(space), tokens[:BLOCK]) for space in spaces]
+    keys += [page_key(key, tokens[-BLOCK:]) for key in keys]
+    assert len(set(keys)) == len(keys)
+    assert not {root_key(space) for space in spaces} & set(keys)
 
 
 def test_a_page_is_found_only_once_shared() -> None:

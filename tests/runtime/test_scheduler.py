@@ -277,6 +277,26 @@ def test_a_prefix_is_computed_once(prompt: int, hit: int) -> None:
     assert harness.scheduler.prefix_hit_tokens == hit
 
 
+@pytest.mark.parametrize("spaces", [("alice", "bob"), ("", "bob"), ("bob", "bob")])
+@pytest.mark.parametrize("together", [False, True])
+def test_F105_a_prefix_is_computed_once_in_each_space(spaces: tuple[str, str], together: bool) -> None:
+    """Nor are pages found in a step of both, or those after the first."""
+    harness = make(max_tokens=8)
+    ids = tuple(range(2, 22))
+    pair = [Sequence(i, GenerationRequest(ids, 1, cache_space=space), 1, TINY) for i, space in enumerate(spaces)]
+    for one in pair:
+        harness.add(one)
+        while not together and not one.finished:
+            harness.step()
+    while not all(one.finished for one in pair):
+        harness.step()
+    shared = 16 if spaces[0] == spaces[1] else 0
+    assert sum(harness.computed.values()) == 40 - shared
+    assert [one.cached_tokens for one in pair] == [0, shared]
+    alone = Sequence(2, GenerationRequest(ids, 1, cache_space=spaces[1]), 1, TINY)
+    assert run_alone(harness, alone) == 4  # its own are found
+
+
 def test_an_answer_is_a_prefix_too() -> None:
     harness = make()
     first = sequence(0, 6, 7)

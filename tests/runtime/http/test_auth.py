@@ -366,3 +366,23 @@ def test_F102_nor_does_a_key_see_responses_of_another(keys: KeyRing) -> None:
         body = {"input": "y", "previous_response_id": made["id"]}
         assert client.simulate_post("/v1/responses", json=body, headers=bearer(key)).status_code == status
         assert client.simulate_delete(path, headers=bearer(key)).status_code == status
+
+
+def test_F105_keys_share_no_prefixes_unless_they_are_to(keys: KeyRing) -> None:
+    for security, spaces in (
+        (Security(keys), [DEFAULT_NAME, "owner"]),
+        (Security(keys, shared_prefix_cache=True), ["", ""]),
+        (Security(), ["", ""]),
+    ):
+        engine = FakeEngine()
+        client = Client(make_app(engine, security=security))
+        for key in (SECRET, ADMIN):
+            for path, body in (
+                ("/generate", {"prompt": "x"}),
+                ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+                ("/v1/embeddings", {"input": "x"}),
+                ("/api/embed", {"model": "org/tiny:q4", "input": "x"}),
+            ):
+                assert client.simulate_post(path, json=body, headers=bearer(key)).status_code == 200
+        assert [one.request.cache_space for one in engine.generations] == [spaces[0]] * 2 + [spaces[1]] * 2
+        assert [one.request.cache_space for one in engine.embeddings] == [spaces[0]] * 2 + [spaces[1]] * 2
