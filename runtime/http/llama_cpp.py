@@ -7,6 +7,7 @@ from typing import Any
 import falcon
 
 from ... import __version__
+from ..generation import RequestError
 from . import chat_completions
 from .body import read
 from .conditions import Conditions, check_token_ids
@@ -70,15 +71,23 @@ class Tokenize(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with token ids."""
         body = read(req, TokenizeRequest, self.limits.max_body_bytes)
-        texts = [body.content] if isinstance(body.content, str) else body.content
-        add_special, parse_special = body.add_special or False, body.parse_special is not False
+        content = body.prompt if body.content is None else body.content
+        if content is None:
+            raise RequestError("content", "expected it to be there, or prompt, found nothing")
+        add_special = body.add_special or False
+        if body.content is None:  # vLLM's words, and its default
+            add_special = body.add_special_tokens is not False
+        texts, parse_special = [content] if isinstance(content, str) else content, body.parse_special is not False
         with self.context.models.lease(body.model) as lease, self.context.admission.enter():
             service = lease.service
             ids = read_mixed(service, texts, "content", add_special, parse_special)
             tokens: list[int | TokenPiece] = list(ids)
             if body.with_pieces:
                 tokens = [_piece(service.tokenizer, token) for token in ids]
-        answer(resp, TokenizeAnswer(tokens=tokens))
+            document = TokenizeAnswer(tokens=tokens)
+            if body.content is None:
+                document.count, document.max_model_len = len(ids), service.engine.max_context
+        answer(resp, document)
 
 
 def _piece(tokenizer: TokenizerApi, token: int) -> TokenPiece:
@@ -98,7 +107,8 @@ class Detokenize(Resource):
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             ids = check_token_ids("tokens", body.tokens, service.engine.vocab_size)
-            answer(resp, DetokenizeAnswer(content=service.tokenizer.decode(ids, skip_special=False)))
+            text = service.tokenizer.decode(ids, skip_special=False)
+        answer(resp, DetokenizeAnswer(content=text, prompt=text))
 
 
 class ApplyTemplate(Resource):

@@ -120,7 +120,7 @@ TEXTS = ["Hello, world", "naïve 🙂 café", "<|im_start|>user", "", "\ttabs\na
 def test_tokenize_and_back(server: Server, tokenizer: Tokenizer, text: str) -> None:
     ids = server.post("/tokenize", {"content": text}).json()["tokens"]
     assert ids == tokenizer.encode(text, add_special=False)
-    assert server.post("/detokenize", {"tokens": ids}).json() == {"content": text}
+    assert server.post("/detokenize", {"tokens": ids}).json() == {"content": text, "prompt": text}
     pieces = server.post("/tokenize", {"content": text, "with_pieces": True}).json()["tokens"]
     parts = [p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in pieces]
     assert b"".join(parts) == text.encode()

@@ -114,13 +114,15 @@ class LlamaCompletion(LlamaChunk, kw_only=True):
 
 
 class TokenizeRequest(Struct, kw_only=True):
-    """`POST /tokenize`; `content` is text, or text and token ids mixed."""
+    """`POST /tokenize`; `content` is text, or text and token ids mixed. `prompt` and what is beside it are vLLM's."""
 
-    content: Content
+    content: Content | None = None
+    prompt: str | None = None
     model: str | None = None
     add_special: bool | None = None
     parse_special: bool | None = None
     with_pieces: bool | None = None
+    add_special_tokens: bool | None = None
 
 
 class TokenPiece(Struct, kw_only=True):
@@ -131,9 +133,11 @@ class TokenPiece(Struct, kw_only=True):
 
 
 class TokenizeAnswer(Struct, kw_only=True):
-    """Token ids, or with `with_pieces` objects."""
+    """Token ids, or with `with_pieces` objects; the counts are for those who asked in vLLM's words."""
 
     tokens: list[int | TokenPiece]
+    count: int | Unset = UNSET
+    max_model_len: int | Unset = UNSET
 
 
 class DetokenizeRequest(Struct, kw_only=True):
@@ -144,9 +148,10 @@ class DetokenizeRequest(Struct, kw_only=True):
 
 
 class DetokenizeAnswer(Struct, kw_only=True):
-    """The text of token ids."""
+    """The text of token ids, by llama.cpp's name and by vLLM's."""
 
     content: str
+    prompt: str
 
 
 class TemplateAnswer(Struct, kw_only=True):

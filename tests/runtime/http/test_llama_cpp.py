@@ -201,8 +201,23 @@ def test_tokenize_and_back(client: falcon.testing.TestClient) -> None:
     assert tokens(content="é", with_pieces=True) == [{"id": 195, "piece": [195]}, {"id": 169, "piece": [169]}]
     assert tokens(content="a", with_pieces=True) == [{"id": 97, "piece": "a"}]
     assert tokens(content="") == []
-    assert client.simulate_post("/detokenize", json={"tokens": [*"hé".encode()]}).json == {"content": "hé"}
-    assert client.simulate_post("/detokenize", json={"tokens": []}).json == {"content": ""}
+    assert client.simulate_post("/detokenize", json={"tokens": [*"hé".encode()]}).json["content"] == "hé"
+    assert client.simulate_post("/detokenize", json={"tokens": []}).json["content"] == ""
+
+
+def test_tokenize_and_back_in_the_words_of_vllm(client: falcon.testing.TestClient) -> None:
+    def tokenize(**body: object) -> object:
+        return client.simulate_post("/tokenize", json=body).json
+
+    assert tokenize(prompt="hi") == {"tokens": [BOS_ID, *b"hi"], "count": 3, "max_model_len": 128}
+    assert tokenize(prompt="hi", add_special_tokens=False) == {"tokens": [*b"hi"], "count": 2, "max_model_len": 128}
+    assert tokenize(prompt="<s>", add_special_tokens=False, model="org/tiny:q4") == {
+        "tokens": [BOS_ID],
+        "count": 1,
+        "max_model_len": 128,
+    }
+    assert tokenize(content="hi") == {"tokens": [*b"hi"]}
+    assert client.simulate_post("/detokenize", json={"tokens": [*b"hi"]}).json["prompt"] == "hi"
 
 
 @pytest.mark.parametrize(
@@ -210,6 +225,7 @@ def test_tokenize_and_back(client: falcon.testing.TestClient) -> None:
     [
         ("/tokenize", {}),
         ("/tokenize", {"content": 3}),
+        ("/tokenize", {"prompt": [3]}),
         ("/tokenize", {"content": [300]}),
         ("/tokenize", {"content": [None]}),
         ("/detokenize", {"tokens": [300]}),
@@ -221,6 +237,7 @@ def test_tokenize_and_back(client: falcon.testing.TestClient) -> None:
     ids=[
         "F46-none",
         "F46-type",
+        "F46-prompt",
         "F49-content",
         "F46-null",
         "F49-id",
