@@ -10,7 +10,6 @@ import numpy as np
 from .batch import Float32, Program
 from .embeddings import EmbeddingError, EmbeddingRequest
 from .generation import FINISH_FAILED, FINISH_STOP, Failure, GenerationRequest
-from .logprobs import TokenLogprobs
 from .scheduler import Chunk
 from .sequence import Sequence
 from .tokenizer import Tokenizer
@@ -70,8 +69,9 @@ class EmbeddingSequence(Sequence):
         self._embedding = embedding
         self.finish(FINISH_STOP)
 
-    def _send(self, token: int | None, text: str, reason: str | None, logprobs: TokenLogprobs | None = None) -> None:
-        super()._send(token, text, reason, logprobs)
+    def finish(self, reason: str, error: Failure | None = None) -> None:
+        """See `Sequence`; the result waits for it."""
+        super().finish(reason, error)
         self._done.set()
 
     def result(self, timeout: float | None = None) -> Float32 | None:

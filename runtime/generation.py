@@ -134,6 +134,7 @@ class TokenEvent:
     `error` says why where `finish_reason` is "failed", or "cancelled" by a time limit. `logprobs` are there
     where they were asked for and the token is a part of the output: those that end it are not. `index` is the
     request's place among those submitted with it; `stop` the stop string that ended it, where one did.
+    `end_logprobs` are those of a token that ended it and is no part of it.
     `prompt_logprobs`, where they were asked for, come with the first event and are kept nowhere else: they may be
     large.
     """
@@ -147,6 +148,7 @@ class TokenEvent:
     index: int = 0
     stop: str | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    end_logprobs: TokenLogprobs | None = None
 
 
 class Inbox:

@@ -201,10 +201,10 @@ class Sequence:
         """Take the next token, send its event, and finish where it is the last."""
         self.token_ids.append(token)
         if token in self.request.stop_token_ids:
-            self._send(token, self._rest(), FINISH_STOP)
+            self._send(token, self._rest(), FINISH_STOP, end_logprobs=logprobs)
             return
         if is_eos:
-            self._send(token, self._rest(), FINISH_EOS)
+            self._send(token, self._rest(), FINISH_EOS, end_logprobs=logprobs)
             return
         text, stopped = self._stops.push(self._decoder.push(token))
         complete = not stopped and self._advance_constraint(token)
@@ -247,17 +247,25 @@ class Sequence:
         text, stopped = self._stops.push(self._decoder.flush())
         return text if stopped else text + self._stops.flush()
 
-    def _send(self, token: int | None, text: str, reason: str | None, logprobs: TokenLogprobs | None = None) -> None:
+    def _send(
+        self,
+        token: int | None,
+        text: str,
+        reason: str | None,
+        logprobs: TokenLogprobs | None = None,
+        end_logprobs: TokenLogprobs | None = None,
+    ) -> None:
         self._pieces.append(text)
         if logprobs is not None:
             self._logprobs.append(logprobs)
         self.finish_reason = reason
         stop = self._stops.matched if reason == FINISH_STOP else None
         scores, self._scores = tuple(self._scores), []
+        ended = reason is not None
         self._inbox.put(
-            TokenEvent(token, text, reason is not None, reason, self.error, logprobs, self._index, stop, scores)
+            TokenEvent(token, text, ended, reason, self.error, logprobs, self._index, stop, scores, end_logprobs)
         )
-        if reason is not None:
+        if ended:
             self._forget_constraint()
 
     def _forget_constraint(self) -> None:

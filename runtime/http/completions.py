@@ -127,10 +127,10 @@ class Completions(Resource):
         if call.stream:
             send_stream(req, resp, job, self.limits, _StreamEncoder(envelope, call, writers, job))
             return
-        scores = {event.index: event.prompt_logprobs for event in collect(job, self.limits) if event.prompt_logprobs}
+        events = collect(job, self.limits)
         states = [generation.state() for generation in job.generations]
         choices = [
-            writer.whole(index, state, scores.get(index, ()))
+            writer.whole(index, state, [event for event in events if event.index == index])
             for index, (writer, state) in enumerate(zip(writers, states, strict=True))
         ]
         usage = usage_of(_prompt_tokens(job, call), sum(len(state.tokens) for state in states), job.cached_tokens)
@@ -186,13 +186,13 @@ class _ChoiceWriter:
         """Text before that of the tokens."""
         return self._prompt.text if self._call.echo else ""
 
-    def whole(self, index: int, state: GenerationState, scores: Sequence[TokenLogprobs]) -> CompletionChoice:
+    def whole(self, index: int, state: GenerationState, events: Sequence[TokenEvent]) -> CompletionChoice:
         """The choice, once it has ended."""
         reason = check_finish(state.finish_reason, state.error)
-        call, logprobs = self._call, None
+        call, scores, logprobs = self._call, events[0].prompt_logprobs, None
         if call.conditions.logprobs is not None:
             before: list[int | TokenLogprobs] = [self._prompt.first, *scores] if call.echo else []
-            logprobs = self._logprobs.write([*before, *state.logprobs])
+            logprobs = self._logprobs.write([*before, *(entry for event in events for entry in _logprobs(event))])
         choice = CompletionChoice(text=self.echo + state.text, index=index, finish_reason=reason, logprobs=logprobs)
         if call.prompt_logprobs is not None:
             choice.prompt_logprobs = prompt_logprobs(self._tokenizer, scores, call.prompt_logprobs)
@@ -204,7 +204,13 @@ class _ChoiceWriter:
 
     def of_token(self, event: TokenEvent) -> LogprobsDocument | None:
         """What goes with a token."""
-        return None if event.logprobs is None else self._logprobs.write([event.logprobs])
+        found = _logprobs(event)
+        return self._logprobs.write(found) if found else None
+
+
+def _logprobs(event: TokenEvent) -> list[TokenLogprobs]:
+    """Those of the token, whether it is a part of the text or ends it: clients count on one a token."""
+    return [entry for entry in (event.logprobs, event.end_logprobs) if entry is not None]
 
 
 class _StreamEncoder(Encoder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 
-from .engine_harness import CONTEXT, SECONDS, ScriptedProgram, load, request, serving
+from .engine_harness import CONTEXT, EOS, SECONDS, ScriptedProgram, load, request, serving
 from .test_engine_cache import ids
 from .test_engine_speculation import counting
 from .test_host_program import compiled, relative_tolerance
@@ -160,6 +161,17 @@ def test_steps_hold_as_many_rows_of_logits_as_the_device_has() -> None:
     normalizer = np.log(np.e + program.layout.vocab_size - 1)
     assert [entry.logprob for entry in scores] == pytest.approx([(e.token == 5) - normalizer for e in scores])
     assert [entry.rank for entry in scores] == [1 if e.token == 5 else e.token + 1 + (e.token < 5) for e in scores]
+
+
+@pytest.mark.parametrize("fields, reason", [({}, "eos"), ({"stop_token_ids": (EOS,), "ignore_eos": True}, "stop")])
+def test_the_token_that_ends_a_text_has_logprobs_of_its_own(fields: dict[str, Any], reason: str) -> None:
+    script = [5, EOS]
+    with serving(ScoringProgram(lambda batch: [script[row.counter] for row in batch.sampling])) as engine:
+        first, last = [event for event in engine.submit(request(logprobs=0, **fields)).events() if event is not None]
+    assert first.logprobs is not None
+    assert (first.logprobs.token, first.end_logprobs) == (5, None)
+    assert last.end_logprobs is not None
+    assert (last.end_logprobs.token, last.logprobs, last.finish_reason) == (EOS, None, reason)
 
 
 def test_a_prompt_whose_logits_are_not_finite_fails() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,7 +74,10 @@ class FakeGeneration:
                 return self._send(None, "", "failed", engine.failure)
             last = i + 1 == len(script)
             length = len(script) == self.request.max_tokens
+            last = last and (length or engine.end_token is None)
             self._send(100 + i, text, ("length" if length else engine.end) if last else None)
+        if engine.end_token is not None and len(script) < self.request.max_tokens:
+            self._send(engine.end_token, "", engine.end)
         return None
 
     def _send(self, token: int | None, text: str, reason: str | None, error: Failure | None = None) -> None:
@@ -82,9 +85,13 @@ class FakeGeneration:
         logprobs = None
         if token is not None and asked is not None:
             logprobs = TokenLogprobs(token, -0.5, ((token, -0.5), (65, -np.inf))[:asked])
+        ends = token is not None and token == self._engine.end_token
         stop = self._engine.stop if reason == "stop" else None
         scores = () if self._sent else fake_scores(self.request)
-        event = TokenEvent(token, text, reason is not None, reason, error, logprobs, self.index, stop, scores)
+        event = TokenEvent(
+            token, text, reason is not None, reason, error, None if ends else logprobs, self.index, stop, scores
+        )
+        event = replace(event, end_logprobs=logprobs if ends else None)
         self._sent.append(event)
         self.inbox.put(event)
 
@@ -158,6 +165,7 @@ class FakeEngine:
     reply: list[str] = field(default_factory=lambda: [" Paris", ",", " in", " France", "."])
     end: str = "eos"
     stop: str | None = None  # the stop string that ends the answer
+    end_token: int | None = None  # a token of its own that ends the answer
     prefill_seconds: float = 0.0
     token_seconds: float = 0.0
     fail_after: int | None = None

@@ -89,6 +89,25 @@ def test_a_stream_that_fails_says_nothing_of_its_prompt(client: falcon.testing.T
     assert complete(client, echo=True, logprobs=1).status_code == 500
 
 
+@pytest.mark.parametrize("echo", [False, True])
+def test_the_token_that_ends_the_text_is_among_them(
+    client: falcon.testing.TestClient, engine: FakeEngine, echo: bool
+) -> None:
+    """lm-eval asks for one token beyond the prompt and drops the last entry, whatever the token was."""
+    engine.reply, engine.end_token = [" Paris"], 90
+    asked: dict[str, Any] = {"logprobs": 1, "echo": echo, "max_tokens": 4}
+    (choice,) = complete(client, **asked).json["choices"]
+    text, before = ("hi Paris", ["", "h", "i"]) if echo else (" Paris", [])
+    assert (choice["text"], choice["finish_reason"]) == (text, "stop")
+    assert choice["logprobs"]["tokens"] == [*before, "d", "Z"]
+    assert choice["logprobs"]["token_logprobs"][-2:] == [-0.5, -0.5]
+    chunks = [chunk["choices"][0] for chunk in stream_of(complete(client, stream=True, **asked))[:-1]]
+    parts = [chunk["logprobs"] for chunk in chunks if chunk["logprobs"]]
+    assert {key: [item for part in parts for item in part[key]] for key in ECHOED} == choice["logprobs"]
+    entries = chat(client, logprobs=True, max_tokens=4).json["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in entries] == ["d"]
+
+
 def at(token: int, logprob: float, rank: int) -> tuple[str, dict[str, object]]:
     text = chr(token) if token < 256 else ""
     return str(token), {"logprob": logprob, "rank": rank, "decoded_token": text}
