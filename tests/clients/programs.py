@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from rocmforge.tests.clients.node_packages import find_node
 
+NODE = "node@22.22.0"  # for programs that want a newer one than Debian has: installed beside them
 INSTALL_SECONDS = 1800.0  # the largest bring a gigabyte from the registry
 
 
@@ -38,6 +39,21 @@ def node_program(name: str, *packages: str) -> Path:
             _run(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", *packages])
             (folder / "installed").touch()
     return folder / "node_modules/.bin"
+
+
+def offline(home: Path, bin_folder: Path) -> dict[str, str]:
+    """Environment of a program that has a home of its own and reaches this machine alone: all else is sent to a proxy
+    that is not there."""
+    home.mkdir(exist_ok=True)
+    nowhere, here = "http://127.0.0.1:9", "127.0.0.1,localhost"
+    return {
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "HTTP_PROXY": nowhere,
+        "HTTPS_PROXY": nowhere,
+        "NO_PROXY": here,
+        "no_proxy": here,
+    }
 
 
 def _folder(name: str, wanted: tuple[str, ...]) -> Path:

@@ -1,0 +1,49 @@
+"""A server whose model says what is written here: one as small as SmolLM2 calls no tool by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rocmforge.runtime.generation import GenerationRequest
+from rocmforge.runtime.http.server import Server
+from rocmforge.tests.runtime.http.fake_engine import FakeEngine, FakeGeneration, FakeTemplate, make_app
+
+MODEL = "org/tiny:q4"
+
+
+@dataclass
+class ScriptedEngine(FakeEngine):
+    """Answers each request with the next of the `replies`, and those after the last with the last."""
+
+    replies: Sequence[list[str]] = field(default_factory=list)
+    answered: int = 0
+
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[FakeGeneration]:
+        """See `FakeEngine`."""
+        self.reply = self.replies[min(self.answered, len(self.replies) - 1)]
+        self.answered += 1
+        return super().submit_all(requests)
+
+
+@contextlib.contextmanager
+def scripted(*replies: list[str], max_context: int = 1 << 20) -> Iterator[tuple[str, FakeTemplate]]:
+    """Its URL, and the template, which keeps the last conversation. A token of it is a byte."""
+    template = FakeTemplate()
+    server = Server(
+        make_app(ScriptedEngine(replies=replies, max_context=max_context), template=template), "127.0.0.1", 0
+    )
+    thread = threading.Thread(target=server.run, args=(0.1,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.address[1]}", template
+    finally:
+        server.stop()
+        thread.join(10)
+
+
+def call_of(name: str, arguments: str) -> list[str]:
+    """What a model says that calls a tool, in three tokens; `arguments` is JSON."""
+    return [f'<tool_call>{{"name": "{name}", ', f'"arguments": {arguments}', "}</tool_call>"]
