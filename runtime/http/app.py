@@ -53,6 +53,9 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
+ALIASES = {alias: route.path for route in ROUTES for alias in route.aliases}
+
+
 class HttpApp(falcon.App[falcon.Request, falcon.Response]):
     """The application, with what its server must know to run and to stop it."""
 
@@ -79,10 +82,12 @@ def create_app(
     errors.install(app)
     integrations = integrations or IntegrationManager()
     if integrations.names():
-        app.add_middleware(Proxy(integrations, models, limits, app.admission))
+        app.add_middleware(Proxy(integrations, models, limits, app.admission, ALIASES))
     context = Context(models, limits, app.admission, metrics, tracer, integrations)
     add_page(app)
     for route in ROUTES:
-        app.add_route(route.path, route.resource(context))
+        resource = route.resource(context)
+        for path in (route.path, *route.aliases):
+            app.add_route(path, resource)
     app.add_route("/openapi.json", OpenApi(context, ROUTES, PROXIED | PROXIED_OLLAMA))
     return app

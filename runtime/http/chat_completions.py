@@ -10,19 +10,21 @@ import falcon
 from ..generation import RequestError, TokenEvent
 from ..logprobs import TokenLogprobs
 from ..tool_calls import CallPiece, ToolCall
+from .answer_clock import AnswerClock, collect_timed
 from .body import read
 from .chat_job import start_chat
 from .conditions import read_conditions
 from .continuation import check_continues
 from .conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
 from .errors import UnsupportedError
-from .job import Job, collect
+from .job import Job
 from .logprobs import chat_logprobs, prompt_logprobs
 from .messages import read_messages
 from .openai_answers import Envelope, check_finish, new_call_id, new_envelope, usage_of
 from .openapi import Operation, Route
 from .resources import Resource, answer
 from .schema.common import UNSET, Unset
+from .schema.llama_cpp import LlamaTimings
 from .schema.openai import (
     AnswerMessage,
     ChatChoice,
@@ -38,11 +40,13 @@ from .schema.openai import (
     PromptLogprobs,
     ToolCallDelta,
     Usage,
+    Verbose,
 )
 from .schema.openai import ChatLogprobs as LogprobsDocument
 from .schema.openai import ToolCall as ToolCallDocument
 from .service import TokenizerApi
 from .streaming import DONE, DONE_DATA, Encoder, send_stream, sse
+from .timings import timings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Call:
     count: int
     stream: bool
     include_usage: bool
+    timings: bool
 
 
 def read_call(body: ChatRequest, vocab_size: int) -> Call:
@@ -89,7 +94,8 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
         generation_prompt=continue_final or opens is not False,
     )
     options = body.stream_options
-    return Call(conversation, body.n or 1, body.stream or False, bool(options and options.include_usage))
+    include_usage = bool(options and options.include_usage)
+    return Call(conversation, body.n or 1, body.stream or False, include_usage, body.timings_per_token or False)
 
 
 _RESERVED = {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
@@ -114,18 +120,20 @@ class ChatCompletions(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream."""
+        clock = AnswerClock()
         body = read(req, ChatRequest, self.limits.max_body_bytes)
         with self.context.models.lease(body.model) as lease:
+            clock.loaded()
             service = lease.service
             call = read_call(body, service.engine.vocab_size)
             conversation = call.conversation
-            job, _, readers = start_chat(req, lease, self.context.admission, conversation, call.count)
+            job, prompt, readers = start_chat(req, lease, self.context.admission, conversation, call.count)
         envelope = new_envelope("chatcmpl", job.generations[0].request_id, service.model)
         if call.stream:
-            encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, job)
+            encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, job, clock)
             send_stream(req, resp, job, self.limits, encoder)
             return
-        events = collect(job, self.limits)
+        events = collect_timed(job, self.limits, [clock] * call.count)
         parts = [readers[event.index].read(event) for event in events]
         asked = conversation.conditions.logprobs is not None
         choices = [_choice(service.tokenizer, index, parts, asked) for index in range(call.count)]
@@ -140,6 +148,8 @@ class ChatCompletions(Resource):
                 choices=choices,
                 usage=usage,
                 prompt_logprobs=_prompt_logprobs(service.tokenizer, events, conversation.conditions.prompt_logprobs),
+                timings=timings_of(clock, job.prompt_tokens, job.cached_tokens) if call.timings else UNSET,
+                verbose=Verbose(prompt=prompt.text) if body.verbose else UNSET,
             ),
         )
 
@@ -175,20 +185,24 @@ class _StreamEncoder(Encoder):
         call: Call,
         readers: list[AnswerReader],
         job: Job,
+        clock: AnswerClock,
     ) -> None:
         self._tokenizer = tokenizer
         self._envelope = envelope
         self._include_usage = call.include_usage
         self._readers = readers
         self._job = job
+        self._clock = clock
+        self._timings = call.timings
         self._tokens = 0
         self._calls = [-1] * call.count  # the latest of each answer
 
     def opening(self) -> Iterator[bytes]:
         for index in range(len(self._readers)):
-            yield self._chunk(index, Delta(role="assistant", content=""))
+            yield self._chunk(index, Delta(role="assistant", content=None))
 
     def encode(self, event: TokenEvent) -> Iterator[bytes]:
+        self._clock.take(event)
         part = self._readers[event.index].read(event)
         self._tokens += part.tokens
         logprobs = self._logprobs(part.logprobs)
@@ -239,7 +253,14 @@ class _StreamEncoder(Encoder):
             system_fingerprint=envelope.system_fingerprint,
             choices=choices,
             usage=usage,
+            timings=self._timings_now(),
         )
+
+    def _timings_now(self) -> LlamaTimings | Unset:
+        """Where they are asked for, from the first token on."""
+        if not self._timings or self._clock.first is None:
+            return UNSET
+        return timings_of(self._clock, self._job.prompt_tokens, self._job.cached_tokens)
 
 
 ROUTES = [
@@ -248,5 +269,6 @@ ROUTES = [
         ChatCompletions,
         "openai",
         post=Operation("Answer a conversation.", ChatRequest, ChatCompletion, stream=ChatChunk, stream_end=DONE_DATA),
+        aliases=("/chat/completions",),
     )
 ]

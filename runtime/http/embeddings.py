@@ -12,14 +12,22 @@ from ..batch import Float32
 from ..embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Pooling
 from ..generation import FINISH_CANCELLED, RequestError
 from .body import read
-from .completions import read_prompts
 from .errors import CancelledError, ClientGoneError, ContextLengthError, GenerationFailedError, UnsupportedError
 from .job import cache_space_of, client_of, gone_of
+from .llama_cpp_requests import read_prompts
 from .model_card import hidden_size
 from .openapi import Operation, Route
 from .registry import Lease
 from .resources import Context, Resource, answer
-from .schema.embeddings import Embedding, EmbeddingList, EmbeddingsRequest, EmbeddingUsage
+from .schema.embeddings import (
+    Embedding,
+    EmbeddingFields,
+    EmbeddingList,
+    EmbeddingsRequest,
+    EmbeddingUsage,
+    LlamaEmbedding,
+    LlamaEmbeddingsRequest,
+)
 from .service import ServedModel, Service
 
 MAX_INPUTS = 2048
@@ -40,7 +48,7 @@ def token_ids(
     """Texts of a request as tokens, all of them checked before any is computed.
 
     Args:
-        value: a string, token ids, or an array of these.
+        value: as `read_prompts` takes it.
         parameter: what names it in the request.
         truncate: cut what exceeds the context, as Ollama does.
 
@@ -48,19 +56,14 @@ def token_ids(
         RequestError: it is something else, there are too many, one is empty, or has ids that are none of the model's.
         ContextLengthError: one exceeds the context.
     """
-    prompts = read_prompts(value, service.engine.vocab_size, parameter)
-    if len(prompts) > MAX_INPUTS:
-        raise RequestError(parameter, f"expected at most {MAX_INPUTS} texts, found {len(prompts)}")
     limit = min(service.engine.max_context, context.limits.max_prompt_tokens or service.engine.max_context)
     found = []
-    for prompt in prompts:
-        ids = service.prompt_ids(prompt) if isinstance(prompt, str) else tuple(prompt)
-        if truncate:
-            ids = ids[:limit]
+    for prompt in read_prompts(service, value, parameter, MAX_INPUTS):
+        ids = prompt[:limit] if truncate else prompt
         if not ids:
             raise RequestError(parameter, "expected at least one token in each text, found none")
         if len(ids) > limit:
-            text = f"expected at most {limit} tokens (the context), found {len(ids)}"
+            text = f"the text is too large: expected at most {limit} tokens (the context), found {len(ids)}"
             raise ContextLengthError(parameter, text, len(ids), limit)
         found.append(ids)
     return found
@@ -137,14 +140,7 @@ class Embeddings(Resource):
         body = read(req, EmbeddingsRequest, self.limits.max_body_bytes)
         with self.context.models.lease(body.model) as lease:
             model = lease.service.model
-            check_dimensions(model, body.dimensions)
-            done = embed(
-                req,
-                lease,
-                self.context,
-                body.pooling or "mean",
-                lambda: token_ids(lease.service, body.input, "input", self.context),
-            )
+            done = _embed(req, lease, self.context, body, body.input, "input")
         as_text = body.encoding_format == "base64"
         data = [
             Embedding(index=index, embedding=_base64(vector) if as_text else vector.tolist())
@@ -152,6 +148,25 @@ class Embeddings(Resource):
         ]
         usage = EmbeddingUsage(prompt_tokens=done.tokens, total_tokens=done.tokens)
         answer(resp, EmbeddingList(data=data, model=model.name, usage=usage))
+
+
+class LlamaEmbeddings(Resource):
+    """`POST /embedding` and `/embeddings`, as llama.cpp has them without `/v1`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with an array, each of which has an array of vectors: one."""
+        body = read(req, LlamaEmbeddingsRequest, self.limits.max_body_bytes)
+        given, name = (body.input, "input") if body.content is None else (body.content, "content")
+        with self.context.models.lease(body.model) as lease:
+            done = _embed(req, lease, self.context, body, given, name)
+        answer(resp, [LlamaEmbedding(index=i, embedding=[one.tolist()]) for i, one in enumerate(done.vectors)])
+
+
+def _embed(
+    req: falcon.Request, lease: Lease, context: Context, body: EmbeddingFields, given: object, name: str
+) -> Embedded:
+    check_dimensions(lease.service.model, body.dimensions)
+    return embed(req, lease, context, body.pooling or "mean", lambda: token_ids(lease.service, given, name, context))
 
 
 def _base64(vector: Float32) -> str:
@@ -164,5 +179,12 @@ ROUTES = [
         Embeddings,
         "openai",
         post=Operation("Turn texts into vectors.", EmbeddingsRequest, EmbeddingList),
-    )
+    ),
+    Route(
+        "/embedding",
+        LlamaEmbeddings,
+        "llama.cpp",
+        post=Operation("Turn texts into vectors, as llama.cpp does.", LlamaEmbeddingsRequest, list[LlamaEmbedding]),
+        aliases=("/embeddings",),
+    ),
 ]

@@ -37,6 +37,36 @@ _ANTHROPIC_KINDS = {
 }
 
 
+# llama.cpp's words for its errors, by status. Source: `format_error_response` of its server.
+_LLAMA_CPP_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    503: "unavailable_error",
+}
+# Its paths; those that have `/v1` before them are OpenAI's, and so are their errors.
+LLAMA_CPP_PATHS = frozenset(
+    {
+        "/apply-template",
+        "/chat/completions",
+        "/chat/completions/input_tokens",
+        "/completion",
+        "/completions",
+        "/detokenize",
+        "/embedding",
+        "/embeddings",
+        "/infill",
+        "/lora-adapters",
+        "/props",
+        "/rerank",
+        "/reranking",
+        "/responses",
+        "/slots",
+        "/tokenize",
+    }
+)
+
+
 class CodedRequestError(RequestError):
     """A refused request with a `code` that clients of /v1 know."""
 
@@ -52,15 +82,25 @@ class ContextLengthError(CodedRequestError):
         prompt_tokens: found.
         most: tokens of the prompt, or of prompt and output together where `max_tokens` is given.
         max_tokens: the output asked for, where the prompt alone would fit.
+        context: tokens of prompt and output together; None: `most`.
     """
 
     code = "context_length_exceeded"
 
-    def __init__(self, parameter: str, problem: str, prompt_tokens: int, most: int, max_tokens: int | None = None):
+    def __init__(
+        self,
+        parameter: str,
+        problem: str,
+        prompt_tokens: int,
+        most: int,
+        max_tokens: int | None = None,
+        context: int | None = None,
+    ):
         super().__init__(parameter, problem)
         self.prompt_tokens = prompt_tokens
         self.most = most
         self.max_tokens = max_tokens
+        self.context = most if context is None else context
 
 
 class UnsupportedError(CodedRequestError):
@@ -125,6 +165,9 @@ def error_document(
         return {"error": error}
     if path == "/api" or path.startswith("/api/"):
         return {"error": message}
+    if path in LLAMA_CPP_PATHS:
+        kind = _LLAMA_CPP_KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        return {"error": {"code": status, "message": message, "type": kind}}
     return {"error": message, "status": "error"}
 
 
@@ -132,10 +175,19 @@ def _is_anthropic(path: str) -> bool:
     return path.startswith("/v1/messages")
 
 
-def _context_text(path: str, error: ContextLengthError) -> str:
-    """What is said of a context that is too short. Claude Code reads Anthropic's words, and asks for less then."""
-    if not _is_anthropic(path):
-        return str(error)
+def _of_context(path: str, error: ContextLengthError, document: dict[str, Any]) -> dict[str, object]:
+    """What is said of a context that is too short. Clients read it and ask for less: by Anthropic's words on its path
+    (Claude Code), by llama.cpp's counts on its paths.
+    """
+    if _is_anthropic(path):
+        document["error"]["message"] = _anthropic_text(error)
+    if path in LLAMA_CPP_PATHS:
+        counts = {"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context}
+        document["error"] |= {"type": "exceed_context_size_error", **counts}
+    return document
+
+
+def _anthropic_text(error: ContextLengthError) -> str:
     if error.max_tokens is None:
         return f"prompt is too long: {error.prompt_tokens} tokens > {error.most} maximum"
     sum_and_limit = f"{error.prompt_tokens} + {error.max_tokens} > {error.most}"
@@ -154,8 +206,8 @@ def error_of(path: str, error: BaseException) -> tuple[int, dict[str, object]]:
     """Return status and JSON of one of our errors, or of an unexpected one, whose text stays inside."""
     if isinstance(error, RequestError):
         code = error.code if isinstance(error, CodedRequestError) else None
-        text = _context_text(path, error) if isinstance(error, ContextLengthError) else str(error)
-        return 400, error_document(path, 400, text, error.parameter, code)
+        document = error_document(path, 400, str(error), error.parameter, code)
+        return 400, _of_context(path, error, document) if isinstance(error, ContextLengthError) else document
     if isinstance(error, EngineBusyError):
         return 503, error_document(path, 503, str(error))
     if isinstance(error, IntegrationError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import falcon
@@ -50,8 +50,15 @@ class Proxy:
     """Middleware: sends on what asks for a model that is not ours but of an integration."""
 
     def __init__(
-        self, integrations: IntegrationManager, models: Models, limits: HttpLimits, admission: Admission
+        self,
+        integrations: IntegrationManager,
+        models: Models,
+        limits: HttpLimits,
+        admission: Admission,
+        aliases: Mapping[str, str],
     ) -> None:
+        """Of these integrations; `aliases` are other paths that mean the same as one."""
+        self._aliases = aliases
         self._integrations = integrations
         self._own = {name for card in models.cards() for name in (card.name, f"{card.name}:latest", *card.aliases)}
         self._limits = limits
@@ -67,8 +74,9 @@ class Proxy:
             IntegrationError: the server cannot be reached.
             EngineBusyError: too many requests are being served.
         """
-        ollama = req.path in PROXIED_OLLAMA
-        if req.method != "POST" or not (ollama or req.path in PROXIED):
+        path = self._aliases.get(req.path, req.path)
+        ollama = path in PROXIED_OLLAMA
+        if req.method != "POST" or not (ollama or path in PROXIED):
             return
         model = read_json(req, self._limits.max_body_bytes).get("model")
         if not isinstance(model, str) or model in self._own:
@@ -78,7 +86,7 @@ class Proxy:
             return
         slot = self._admission.enter()
         try:
-            forwarded = integration.forward(req.path.removeprefix(integration.prefix), req.context.body)
+            forwarded = integration.forward(path.removeprefix(integration.prefix), req.context.body)
         except BaseException:
             slot.release()
             raise

@@ -21,12 +21,15 @@ from .schema.common import Json
 from .schema.llama_cpp import (
     DetokenizeAnswer,
     DetokenizeRequest,
+    InputTokensAnswer,
     PropsDocument,
     SlotDocument,
     TemplateAnswer,
     TokenizeAnswer,
     TokenizeRequest,
+    TokenizerInfoDocument,
     TokenPiece,
+    VersionDocument,
 )
 from .schema.native import HealthDocument
 from .schema.openai import ChatRequest
@@ -123,6 +126,36 @@ class ApplyTemplate(Resource):
             answer(resp, TemplateAnswer(prompt=service.chat_prompt(call.conversation).text))
 
 
+class Version(ReadResource):
+    """`GET /version`, as vLLM has it."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with the version of this server."""
+        answer(resp, VersionDocument(version=__version__))
+
+
+class TokenizerInfo(ReadResource):
+    """`GET /tokenizer_info`, as vLLM has it."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with what Transformers would have in `tokenizer_config.json`."""
+        with self.context.models.lease(req.get_param("model")) as lease:
+            service = lease.service
+            config = service.tokenizer.config
+            answer(
+                resp,
+                TokenizerInfoDocument(
+                    bos_token=config.bos_token or None,
+                    eos_token=config.eos_token or None,
+                    add_bos_token=config.add_bos,
+                    add_eos_token=config.add_eos,
+                    chat_template=service.chat_template.source,
+                    model_max_length=service.engine.max_context,
+                    vocab_size=config.vocab_size,
+                ),
+            )
+
+
 class Infill(Resource):
     """`POST /infill`."""
 
@@ -131,17 +164,87 @@ class Infill(Resource):
         raise UnsupportedError("/infill", "not supported: text is only continued here, not filled in")
 
 
+class InputTokens(Resource):
+    """`POST /v1/chat/completions/input_tokens`: takes what `/v1/chat/completions` takes."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the number of tokens that the model would read."""
+        body = read(req, ChatRequest, self.limits.max_body_bytes)
+        with self.context.models.lease(body.model) as lease, self.context.admission.enter():
+            service = lease.service
+            call = chat_completions.read_call(body, service.engine.vocab_size)
+            answer(resp, InputTokensAnswer(input_tokens=len(service.chat_prompt(call.conversation).token_ids)))
+
+
+class Rerank(Resource):
+    """`POST /rerank`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Refuse; the body is not read."""
+        raise UnsupportedError(req.path, "not supported: the models that this server takes do not rank")
+
+
+class LoraAdapters(ReadResource):
+    """`/lora-adapters`: there are none."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with an empty list."""
+        answer(resp, [])
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Refuse; the body is not read."""
+        raise UnsupportedError("/lora-adapters", "not supported: merge adapters into the model that is compiled")
+
+
 _MODEL: tuple[tuple[str, dict[str, object]], ...] = (("model", {"type": "string"}),)
 ROUTES = [
     Route("/v1/health", Health, "openai", get=Operation("The same as /health.", None, HealthDocument)),
-    Route("/props", Props, get=Operation("Properties of server and model.", None, PropsDocument, query=_MODEL)),
-    Route("/slots", Slots, get=Operation("Which generations run.", None, list[SlotDocument])),
-    Route("/tokenize", Tokenize, post=Operation("The tokens of a text.", TokenizeRequest, TokenizeAnswer)),
-    Route("/detokenize", Detokenize, post=Operation("The text of tokens.", DetokenizeRequest, DetokenizeAnswer)),
+    Route(
+        "/props",
+        Props,
+        "llama.cpp",
+        get=Operation("Properties of server and model.", None, PropsDocument, query=_MODEL),
+    ),
+    Route("/slots", Slots, "llama.cpp", get=Operation("Which generations run.", None, list[SlotDocument])),
+    Route("/tokenize", Tokenize, "llama.cpp", post=Operation("The tokens of a text.", TokenizeRequest, TokenizeAnswer)),
+    Route(
+        "/detokenize",
+        Detokenize,
+        "llama.cpp",
+        post=Operation("The text of tokens.", DetokenizeRequest, DetokenizeAnswer),
+    ),
     Route(
         "/apply-template",
         ApplyTemplate,
+        "llama.cpp",
         post=Operation("A conversation as the model reads it.", ChatRequest, TemplateAnswer),
     ),
-    Route("/infill", Infill, post=Operation("Not supported: answers 400.", Json, Json)),
+    Route(
+        "/v1/chat/completions/input_tokens",
+        InputTokens,
+        "openai",
+        post=Operation("How many tokens a conversation is.", ChatRequest, InputTokensAnswer),
+        aliases=("/chat/completions/input_tokens",),
+    ),
+    Route("/version", Version, get=Operation("The version of this server.", None, VersionDocument)),
+    Route(
+        "/tokenizer_info",
+        TokenizerInfo,
+        get=Operation("Special tokens and the chat template.", None, TokenizerInfoDocument, query=_MODEL),
+    ),
+    Route("/infill", Infill, "llama.cpp", post=Operation("Not supported: answers 400.", Json, Json)),
+    Route(
+        "/rerank",
+        Rerank,
+        "llama.cpp",
+        post=Operation("Not supported: answers 400.", Json, Json),
+        aliases=("/reranking", "/v1/rerank", "/v1/reranking"),
+    ),
+    Route(
+        "/lora-adapters",
+        LoraAdapters,
+        "llama.cpp",
+        get=Operation("None.", None, list[Json]),
+        post=Operation("Not supported: answers 400.", Json, Json),
+    ),
 ]

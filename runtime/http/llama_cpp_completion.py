@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import falcon
 
-from ..generation import GenerationRequest, TokenEvent
+from ..generation import Generation, GenerationRequest, TokenEvent
 from ..logprobs import TokenLogprobs
 from .answer_clock import AnswerClock, collect_timed
 from .body import read
 from .conditions import Conditions
 from .job import start_job
-from .llama_cpp_requests import read_call, read_prompts
+from .llama_cpp_requests import MAX_BIAS, read_call, read_prompts
 from .logprobs import LEAST, token_text
 from .openai_answers import check_finish
 from .openapi import Operation, Route
@@ -23,12 +23,12 @@ from .schema.llama_cpp import (
     LlamaChunk,
     LlamaCompletion,
     LlamaCompletionRequest,
-    LlamaTimings,
     LlamaToken,
     LlamaTokenProbability,
 )
 from .service import Service, TokenizerApi
 from .streaming import Encoder, send_stream, sse
+from .timings import timings_of
 
 
 class Completion(Resource):
@@ -42,7 +42,7 @@ class Completion(Resource):
         with self.context.models.lease(body.model) as lease:
             clock.loaded()
             service = lease.service
-            conditions, max_tokens = read_call(body, service.engine.vocab_size)
+            conditions, max_tokens = read_call(body, service)
 
             def make() -> list[GenerationRequest]:
                 prompts.extend(read_prompts(service, body.prompt))
@@ -50,7 +50,10 @@ class Completion(Resource):
 
             job = start_job(req, lease.keep(), self.context.admission, make)
         settings = generation_settings(service, conditions, max_tokens) | {"stream": bool(body.stream)}
-        answers = [_Answering(service, ids, index, settings, replace(clock)) for index, ids in enumerate(prompts)]
+        answers = [
+            _Answering(service, generation, ids, index, settings, replace(clock))
+            for index, (generation, ids) in enumerate(zip(job.generations, prompts, strict=True))
+        ]
         if body.stream:
             send_stream(req, resp, job, self.limits, _StreamEncoder(answers))
             return
@@ -65,6 +68,7 @@ class Completion(Resource):
 def generation_settings(service: Service, conditions: Conditions, max_tokens: int | None) -> Json:
     """Conditions in llama.cpp's words."""
     sampling = conditions.sampling
+    biases = sampling.logit_bias  # llama.cpp has null for a token that is ruled out
     return {
         "n_predict": -1 if max_tokens is None else max_tokens,
         "n_ctx": service.engine.max_context,
@@ -80,6 +84,7 @@ def generation_settings(service: Service, conditions: Conditions, max_tokens: in
         "stop": list(conditions.stop),
         "ignore_eos": conditions.ignore_eos,
         "n_probs": conditions.logprobs or 0,
+        "logit_bias": [{"token": token, "bias": None if bias == -MAX_BIAS else bias} for token, bias in biases],
     }
 
 
@@ -88,6 +93,7 @@ class _Answering:
     """The answer to one prompt, under way."""
 
     service: Service
+    generation: Generation
     prompt: tuple[int, ...]
     index: int
     settings: Json
@@ -122,6 +128,7 @@ class _Answering:
             As `check_finish`.
         """
         finish = check_finish(last.finish_reason, last.error)
+        cached = self.generation.state().cached_tokens
         return LlamaCompletion(
             index=self.index,
             content="",
@@ -134,29 +141,14 @@ class _Answering:
             tokens_evaluated=len(self.prompt),
             stop_type="limit" if finish == "length" else "eos" if last.stop is None else "word",
             stopping_word=last.stop or "",
-            timings=timings_of(self.clock, len(self.prompt)),
+            timings=timings_of(self.clock, len(self.prompt), cached),
+            tokens_cached=cached,
             has_new_line=self.has_new_line,
         )
 
     def _probabilities(self, events: Iterable[TokenEvent]) -> list[LlamaTokenProbability] | Unset:
         tokenizer = self.service.tokenizer
         return [_probability(tokenizer, event.logprobs) for event in events if event.logprobs is not None] or UNSET
-
-
-def timings_of(clock: AnswerClock, prompt_tokens: int) -> LlamaTimings:
-    """How long prompt and output took, up to now."""
-    durations = clock.durations()
-    prompt_ms, predicted_ms = durations.prompt / 1e6, durations.generation / 1e6
-    return LlamaTimings(
-        prompt_n=prompt_tokens,
-        prompt_ms=prompt_ms,
-        prompt_per_token_ms=prompt_ms / max(prompt_tokens, 1),
-        prompt_per_second=1e3 * prompt_tokens / prompt_ms,
-        predicted_n=clock.tokens,
-        predicted_ms=predicted_ms,
-        predicted_per_token_ms=predicted_ms / max(clock.tokens, 1),
-        predicted_per_second=1e3 * clock.tokens / predicted_ms,
-    )
 
 
 def _probability(tokenizer: TokenizerApi, entry: TokenLogprobs) -> LlamaTokenProbability:
@@ -197,4 +189,7 @@ _OPERATION = Operation(
     LlamaCompletion | list[LlamaCompletion],
     stream=LlamaChunk,
 )
-ROUTES = [Route("/completion", Completion, post=_OPERATION), Route("/completions", Completion, post=_OPERATION)]
+ROUTES = [
+    Route("/completion", Completion, "llama.cpp", post=_OPERATION),
+    Route("/completions", Completion, "llama.cpp", post=_OPERATION),
+]

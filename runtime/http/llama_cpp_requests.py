@@ -10,27 +10,36 @@ from .conditions import Conditions, check_token_ids, read_conditions
 from .errors import UnsupportedError
 from .schema.common import SamplingFields
 from .schema.llama_cpp import LlamaCompletionRequest
-from .service import Service
+from .service import Service, TokenizerApi
 
 # Source: the README of llama.cpp's server; but for repeat_penalty, which there sees the last 64 tokens alone.
 DEFAULT_SAMPLING = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 MAX_PROMPTS = 64
 MAX_BIAS = 100.0
+MAX_DIGITS = 9
 RANDOM_SEEDS = (-1, 2**32 - 1)
 _OFF_UNLESS = ("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat", "post_sampling_probs")
 
 
-def read_prompts(service: Service, value: object) -> list[tuple[int, ...]]:
+def read_prompts(
+    service: Service, value: object, name: str = "prompt", most: int = MAX_PROMPTS
+) -> list[tuple[int, ...]]:
     """Token ids of each prompt; BOS stands before text that begins one.
 
+    Args:
+        value: a prompt, which is a text, token ids, both mixed, `{"prompt_string": text}` or `{"content": parts}`; or
+            an array of these.
+        name: what names them in the request.
+        most: prompts.
+
     Raises:
-        RequestError: they are no prompts, or more than `MAX_PROMPTS`.
+        RequestError: they are no prompts, or more than `most`.
     """
     if not isinstance(value, list) or _is_mixed(value):
-        return [_prompt(service, value)]
-    if not 1 <= len(value) <= MAX_PROMPTS:
-        raise RequestError("prompt", f"expected 1 to {MAX_PROMPTS} prompts, found {len(value)}")
-    return [_prompt(service, one) for one in value]
+        return [_prompt(service, value, name)]
+    if not 1 <= len(value) <= most:
+        raise RequestError(name, f"expected 1 to {most} texts, found {len(value)}")
+    return [_prompt(service, one, name) for one in value]
 
 
 def _is_mixed(value: list[object]) -> bool:
@@ -38,16 +47,29 @@ def _is_mixed(value: list[object]) -> bool:
     return any(isinstance(item, int) for item in value)
 
 
-def _prompt(service: Service, value: object) -> tuple[int, ...]:
+def _prompt(service: Service, value: object, name: str) -> tuple[int, ...]:
     if isinstance(value, dict) and "prompt_string" in value:
         if value.get("multimodal_data"):
-            raise UnsupportedError("prompt.multimodal_data", "the model reads text alone")
+            raise UnsupportedError(f"{name}.multimodal_data", "the model reads text alone")
         value = value["prompt_string"]
+    elif isinstance(value, dict) and "content" in value:
+        value = _text_of_parts(value["content"], f"{name}.content")
     if isinstance(value, str):
         return service.prompt_ids(value)
     if not isinstance(value, list):
-        raise RequestError("prompt", f"expected a string, token ids, or an array of these, found {kind_of(value)}")
-    return read_mixed(service, value, "prompt", True, True)
+        raise RequestError(name, f"expected a string, token ids, or an array of these, found {kind_of(value)}")
+    return read_mixed(service, value, name, True, True)
+
+
+def _text_of_parts(parts: object, name: str) -> str:
+    if not isinstance(parts, list):
+        raise RequestError(name, f"expected an array of parts, found {kind_of(parts)}")
+    texts = []
+    for index, part in enumerate(parts):
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise UnsupportedError(f"{name}[{index}]", "expected a part of type text: the model reads text alone")
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def read_mixed(
@@ -74,7 +96,7 @@ def read_mixed(
     return check_token_ids(parameter, ids, service.engine.vocab_size)
 
 
-def read_call(body: LlamaCompletionRequest, vocab_size: int) -> tuple[Conditions, int | None]:
+def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[Conditions, int | None]:
     """Conditions, and the most tokens: fewer where the context ends; None: only there.
 
     Raises:
@@ -97,21 +119,33 @@ def read_call(body: LlamaCompletionRequest, vocab_size: int) -> tuple[Conditions
         seed=None if body.seed in RANDOM_SEEDS else body.seed,
         stop=body.stop,
         ignore_eos=body.ignore_eos,
-        logit_bias=_logit_bias(body),
+        logit_bias=_logit_bias(body, service.tokenizer),
         grammar=body.grammar,
         json_schema=body.json_schema,
     )
-    conditions = read_conditions(fields, None, vocab_size, DEFAULT_SAMPLING)
+    conditions = read_conditions(fields, None, service.engine.vocab_size, DEFAULT_SAMPLING)
     limit = None if body.n_predict is None or body.n_predict < 0 else body.n_predict
     return replace(conditions, logprobs=body.n_probs or None), limit
 
 
-def _logit_bias(body: LlamaCompletionRequest) -> dict[str, float]:
-    """Pairs, in which `false` rules a token out, or an object."""
-    given = body.logit_bias or {}
-    pairs = list(given.items()) if isinstance(given, dict) else [(str(token), bias) for token, bias in given]
-    biases = {token: -MAX_BIAS if bias is False else float(bias) for token, bias in pairs}
-    for bias in biases.values():
-        if abs(bias) > MAX_BIAS:
-            raise RequestError("logit_bias", f"expected biases from {-MAX_BIAS} to {MAX_BIAS}, found {bias}")
+def _logit_bias(body: LlamaCompletionRequest, tokenizer: TokenizerApi) -> dict[str, float]:
+    """Pairs, or an object, of a token or a text, whose tokens are meant, and a bias; `false` rules it out.
+
+    With `ignore_eos` the tokens that end a text are ruled out.
+    """
+    given = body.logit_bias or []
+    pairs = [(_token_or_text(key), bias) for key, bias in given.items()] if isinstance(given, dict) else given
+    if body.ignore_eos:
+        pairs = [*pairs, *((token, False) for token in tokenizer.config.eos_token_ids)]
+    biases: dict[str, float] = {}
+    for key, bias in pairs:
+        value = -MAX_BIAS if bias is False else float(bias)
+        if abs(value) > MAX_BIAS:
+            raise RequestError("logit_bias", f"expected biases from {-MAX_BIAS} to {MAX_BIAS}, found {value}")
+        tokens = [key] if isinstance(key, int) else tokenizer.encode(key, add_special=False, parse_special=False)
+        biases |= {str(token): value for token in tokens}
     return biases
+
+
+def _token_or_text(key: str) -> int | str:
+    return int(key) if key.isascii() and key.isdigit() and len(key) <= MAX_DIGITS else key

@@ -14,13 +14,15 @@ from ... import __version__
 from .resources import Context, ReadResource, Resource, answer
 from .schema.anthropic import AnthropicError
 from .schema.common import NativeError, OpenAIError, TextError
+from .schema.llama_cpp import LlamaError
 
-Api = Literal["native", "openai", "ollama", "anthropic"]
+Api = Literal["native", "openai", "ollama", "anthropic", "llama.cpp"]
 _ERRORS: dict[str, Any] = {
     "native": NativeError,
     "openai": OpenAIError,
     "ollama": TextError,
     "anthropic": AnthropicError,
+    "llama.cpp": LlamaError,
 }
 
 
@@ -65,6 +67,7 @@ class Route:
         post: its operation, or None.
         delete: its operation, or None.
         path_schema: JSON schema of its path's parameter.
+        aliases: other paths that mean the same, with errors as llama.cpp has them; not in the document.
     """
 
     path: str
@@ -74,6 +77,7 @@ class Route:
     post: Operation | None = None
     delete: Operation | None = None
     path_schema: tuple[tuple[str, object], ...] = (("type", "string"), ("minLength", 1))
+    aliases: tuple[str, ...] = ()
 
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")

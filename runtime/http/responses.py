@@ -251,6 +251,7 @@ ROUTES = [
         Responses,
         "openai",
         post=Operation("Answer a conversation.", ResponsesRequest, ResponseDocument, stream=ResponseEvent),
+        aliases=("/responses",),
     ),
     Route(
         "/v1/responses/{response_id}",

@@ -28,6 +28,26 @@ class SpecialTokens(Protocol):
     def bos_token(self) -> str:
         """Text of the BOS token, "" where there is none."""
 
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        """Every token that ends a generation."""
+
+    @property
+    def eos_token(self) -> str:
+        """Text of the model's own end-of-sequence token, "" where there is none."""
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether a text begins with the BOS token."""
+
+    @property
+    def add_eos(self) -> bool:
+        """Whether a text ends with the end-of-sequence token."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
 
 class TokenizerApi(Protocol):
     """What handlers ask of the tokenizer."""
@@ -257,7 +277,7 @@ class Service:
         least = 0 if asked == 0 else 1
         if room < least:
             text = f"{len(prompt)} tokens exceeds the available context size of {limit}"
-            raise ContextLengthError("prompt", text, len(prompt), limit - least)
+            raise ContextLengthError("prompt", text, len(prompt), limit - least, context=limit)
         if asked is not None and asked > room:
             raise ContextLengthError(
                 "max_tokens",

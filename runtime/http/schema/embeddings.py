@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`. Source: OpenAI's API reference; `pooling` is ours."""
+"""`POST /v1/embeddings`, and llama.cpp's `/embedding`. Source: their references; `pooling` is ours."""
 
 from __future__ import annotations
 
@@ -13,14 +13,33 @@ Pooling = Annotated[
 ]
 
 
-class EmbeddingsRequest(Struct, kw_only=True):
-    """Texts, each as a string or as token ids, to be turned into vectors of length 1."""
+class EmbeddingFields(Struct, kw_only=True):
+    """How texts are turned into vectors, beside the texts."""
 
-    input: Any  # a string, token ids, or an array of these
     model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
     pooling: Pooling | None = None
+
+
+class EmbeddingsRequest(EmbeddingFields, kw_only=True):
+    """Texts, each as a string or as token ids, to be turned into vectors of length 1."""
+
+    input: Any  # a string, token ids, or an array of these; also as llama.cpp's prompts are
+    encoding_format: Literal["float", "base64"] | None = None
+
+
+class LlamaEmbeddingsRequest(EmbeddingFields, kw_only=True):
+    """`POST /embedding`: texts as llama.cpp's prompts are, in `content` or in `input`."""
+
+    content: Any = None
+    input: Any = None
+
+
+class LlamaEmbedding(Struct, kw_only=True):
+    """The vectors of one text: one."""
+
+    index: int
+    embedding: list[list[float]]
 
 
 class Embedding(Struct, kw_only=True):

@@ -49,13 +49,29 @@ class LlamaCompletionRequest(Struct, kw_only=True):
     seed: Seed | None = None
     stop: Stop | None = None
     ignore_eos: bool | None = None
-    logit_bias: list[tuple[int, float | bool]] | dict[str, float] | None = None
+    logit_bias: list[tuple[int | str, float | bool]] | dict[str, float | bool] | None = None
     n_probs: TopLogprobs | None = None
     post_sampling_probs: bool | None = None
     return_tokens: bool | None = None
     stream: bool | None = None
     grammar: Annotated[str, Meta(description="In GBNF, or in Lark's language.")] | None = None
     json_schema: Json | None = None
+
+
+class LlamaErrorDetail(Struct, kw_only=True):
+    """What went wrong, as llama.cpp says it; the counts are there where the context is too short."""
+
+    code: int
+    message: str
+    type: str
+    n_prompt_tokens: int | Unset = UNSET
+    n_ctx: int | Unset = UNSET
+
+
+class LlamaError(Struct, kw_only=True):
+    """An error of llama.cpp's API."""
+
+    error: LlamaErrorDetail
 
 
 class LlamaToken(Struct, kw_only=True):
@@ -74,8 +90,9 @@ class LlamaTokenProbability(LlamaToken, kw_only=True):
 
 
 class LlamaTimings(Struct, kw_only=True):
-    """How long prompt and output took."""
+    """How long prompt and output took; of the prompt, `cache_n` tokens lay in the prefix cache, `prompt_n` did not."""
 
+    cache_n: int
     prompt_n: int
     prompt_ms: float
     prompt_per_token_ms: float
@@ -160,6 +177,13 @@ class TemplateAnswer(Struct, kw_only=True):
     prompt: str
 
 
+class InputTokensAnswer(Struct, kw_only=True):
+    """`POST /v1/chat/completions/input_tokens`."""
+
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
 class PropsDocument(Struct, kw_only=True):
     """`GET /props`."""
 
@@ -170,6 +194,25 @@ class PropsDocument(Struct, kw_only=True):
     chat_template: str
     build_info: str
     modalities: dict[str, bool]
+
+
+class VersionDocument(Struct, kw_only=True):
+    """`GET /version`."""
+
+    version: str
+
+
+class TokenizerInfoDocument(Struct, kw_only=True):
+    """`GET /tokenizer_info`, in the words of Transformers' `tokenizer_config.json`; null: the model has none."""
+
+    tokenizer_class: Literal["PreTrainedTokenizerFast"] = "PreTrainedTokenizerFast"
+    bos_token: str | None
+    eos_token: str | None
+    add_bos_token: bool
+    add_eos_token: bool
+    chat_template: str
+    model_max_length: int
+    vocab_size: int
 
 
 class SlotDocument(Struct, kw_only=True):

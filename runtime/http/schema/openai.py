@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from .common import (
     UNSET,
@@ -19,6 +19,7 @@ from .common import (
     TopLogprobs,
     Unset,
 )
+from .llama_cpp import LlamaTimings
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -91,6 +92,8 @@ class ChatRequest(SamplingFields, kw_only=True):
     continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     chat_template_kwargs: Json | None = None
     chat_template: str | None = None  # refused
+    timings_per_token: bool | None = None  # of llama.cpp's clients, and so is what follows
+    verbose: bool | None = None
 
 
 Prompt = str | TokenIds | list[str] | list[TokenIds]
@@ -246,6 +249,12 @@ class CompletionChoice(Struct, kw_only=True):
     prompt_logprobs: PromptLogprobs | Unset = UNSET
 
 
+class Verbose(Struct, kw_only=True):
+    """What a client of llama.cpp asks for by `verbose`: the prompt that the model has read."""
+
+    prompt: str
+
+
 class ChatCompletion(Struct, kw_only=True):
     """The answer of `POST /v1/chat/completions`."""
 
@@ -257,6 +266,8 @@ class ChatCompletion(Struct, kw_only=True):
     prompt_logprobs: PromptLogprobs | Unset = UNSET
     object: Literal["chat.completion"] = "chat.completion"
     system_fingerprint: str | Unset = UNSET
+    timings: LlamaTimings | Unset = UNSET
+    verbose: Verbose | Unset = field(default=UNSET, name="__verbose")
 
 
 class ChatChunk(Struct, kw_only=True):
@@ -269,6 +280,7 @@ class ChatChunk(Struct, kw_only=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     system_fingerprint: str | Unset = UNSET
     usage: Usage | Unset | None = UNSET
+    timings: LlamaTimings | Unset = UNSET
 
 
 class Completion(Struct, kw_only=True):

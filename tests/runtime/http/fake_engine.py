@@ -229,6 +229,11 @@ class FakeEngine:
 @dataclass
 class FakeConfig:
     bos_token: str = BOS
+    eos_token_ids: tuple[int, ...] = (257,)
+    eos_token: str = "</s>"
+    add_bos: bool = True
+    add_eos: bool = False
+    vocab_size: int = VOCAB_SIZE
 
 
 class FakeTokenizer:

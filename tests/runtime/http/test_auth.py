@@ -20,6 +20,7 @@ from rocmforge.artifacts.errors import UsageError
 from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
 from rocmforge.runtime.http.auth import OPEN_PATHS, KeyRing, Security, load_keys, warn_if_open
+from rocmforge.runtime.http.errors import LLAMA_CPP_PATHS
 from rocmforge.runtime.http.rate_limit import RateLimiter, client_of_address
 
 from .fake_engine import FakeEngine, make_app
@@ -78,7 +79,7 @@ def test_F58_no_key_on_every_route_but_health(client: Client) -> None:
             assert "Bearer" in result.headers["WWW-Authenticate"]
             if method != "HEAD":
                 error = result.json["error"]
-                assert isinstance(error, dict) == path.startswith("/v1")
+                assert isinstance(error, dict) == (path.startswith("/v1") or path in LLAMA_CPP_PATHS)
     assert client.simulate_get("/health").status_code == 200
     assert client.simulate_get("/ready/").status_code == 200
 

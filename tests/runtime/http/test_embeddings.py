@@ -31,7 +31,18 @@ def embed(client: falcon.testing.TestClient, **body: Any) -> falcon.testing.Resu
 HI = (256, *b"hi")
 
 
-@pytest.mark.parametrize("given", ["hi", ["hi"], list(HI), [list(HI)]])
+ONE = [
+    "hi",
+    ["hi"],
+    list(HI),
+    [list(HI)],
+    [256, "hi"],
+    {"prompt_string": "hi"},
+    {"content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]},
+]
+
+
+@pytest.mark.parametrize("given", ONE)
 def test_one_text_in_any_form(client: falcon.testing.TestClient, given: object) -> None:
     document = embed(client, input=given).json
     assert document == {
@@ -40,6 +51,18 @@ def test_one_text_in_any_form(client: falcon.testing.TestClient, given: object) 
         "data": [{"object": "embedding", "index": 0, "embedding": fake_vector(HI).tolist()}],
         "usage": {"prompt_tokens": 3, "total_tokens": 3},
     }
+
+
+@pytest.mark.parametrize("path", ["/embedding", "/embeddings"])
+@pytest.mark.parametrize("name", ["content", "input"])
+def test_as_llama_cpp_has_it(client: falcon.testing.TestClient, path: str, name: str) -> None:
+    given = ["hi", [256, "hi"], {"prompt_string": "ho"}]
+    expected = [fake_vector(ids).tolist() for ids in (HI, HI, (256, *b"ho"))]
+    document = client.simulate_post(path, json={name: given}).json
+    assert document == [{"index": i, "embedding": [vector]} for i, vector in enumerate(expected)]
+    error = client.simulate_post(path, json={name: "x" * 200}).json["error"]
+    assert (error["type"], error["n_prompt_tokens"], error["n_ctx"]) == ("exceed_context_size_error", 201, 128)
+    assert "too large" in error["message"]
 
 
 def test_several_texts_keep_their_order(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
@@ -69,7 +92,10 @@ WRONG: dict[str, tuple[dict[str, object], str, str | None]] = {
     "F46-null": ({"input": None}, "input", None),
     "F46-number": ({"input": 3}, "input", None),
     "F46-empty": ({"input": []}, "input", None),
-    "F46-mixed": ({"input": ["a", 3]}, "input", None),
+    "F46-mixed": ({"input": ["a", None]}, "input", None),
+    "F46-mixed-ids": ({"input": [1, None]}, "input[1]", None),
+    "F46-part": ({"input": {"content": [{"type": "image_url"}]}}, "input.content[0]", "unsupported_parameter"),
+    "F46-parts": ({"input": {"content": "a"}}, "input.content", None),
     "F46-too-many": ({"input": ["a"] * (MAX_INPUTS + 1)}, "input", None),
     "F46-pooling": ({"input": "a", "pooling": "max"}, "pooling", None),
     "F46-dimensions": ({"input": "a", "dimensions": 2}, "dimensions", "unsupported_parameter"),

@@ -9,6 +9,8 @@ import falcon.testing
 import pytest
 
 from rocmforge import __version__
+from rocmforge.runtime.http.app import ROUTES
+from rocmforge.runtime.http.errors import LLAMA_CPP_PATHS
 from rocmforge.runtime.http.limits import HttpLimits
 
 from .fake_engine import BOS_ID, FakeEngine, make_app
@@ -45,8 +47,8 @@ def test_completion(client: falcon.testing.TestClient, engine: FakeEngine, path:
     settings = document["generation_settings"]
     assert (settings["n_predict"], settings["n_ctx"], settings["seed"], settings["stream"]) == (-1, 128, -1, False)
     timings = document["timings"]
-    assert (timings["prompt_n"], timings["predicted_n"]) == (3, 5)
-    assert timings["predicted_per_second"] == pytest.approx(1e3 * 5 / timings["predicted_ms"])
+    assert (timings["prompt_n"], timings["cache_n"], timings["predicted_n"]) == (3, 0, 5)
+    assert timings["predicted_per_second"] == pytest.approx(1e3 * 4 / timings["predicted_ms"])
     assert timings["prompt_per_token_ms"] == pytest.approx(timings["prompt_ms"] / 3)
     sampling = engine.last.request.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.8, 40, 0.95, 0.05)
@@ -98,7 +100,7 @@ def test_options_become_conditions(client: falcon.testing.TestClient, engine: Fa
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.0, 0, 1.0, 0.0)
     assert (sampling.typical_p, sampling.repetition_penalty) == (0.5, 1.1)
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.seed) == (0.2, 0.3, 9)
-    assert sampling.logit_bias == ((5, 1.5), (6, -100.0))
+    assert sampling.logit_bias == ((5, 1.5), (6, -100.0), (257, -100.0))
     assert (request.max_tokens, request.ignore_eos) == (7, True)
     complete(client, logit_bias={"5": 2}, seed=-1, n_predict=10_000)
     request = engine.last.request
@@ -150,6 +152,46 @@ def test_n_probs(client: falcon.testing.TestClient) -> None:
     assert "completion_probabilities" not in complete(client).json
 
 
+def test_what_was_cached_was_not_computed(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    engine.cached_tokens = 2
+    document = complete(client).json
+    assert (document["tokens_evaluated"], document["tokens_cached"]) == (3, 2)
+    timings = document["timings"]
+    assert (timings["cache_n"], timings["prompt_n"]) == (2, 1)
+    assert timings["prompt_per_token_ms"] == pytest.approx(timings["prompt_ms"])
+    assert timings["prompt_per_second"] == pytest.approx(1e3 / timings["prompt_ms"])
+    last = events(complete(client, stream=True))[-1]
+    assert (last["tokens_cached"], last["timings"]["prompt_n"]) == (2, 1)
+
+
+def test_one_token_takes_no_step_of_its_own(client: falcon.testing.TestClient) -> None:
+    timings = complete(client, n_predict=1).json["timings"]
+    assert (timings["predicted_n"], timings["predicted_per_second"], timings["predicted_per_token_ms"]) == (1, 0, 0)
+
+
+BIASES = [
+    ([[5, 1.5], ["hé", False], [5, 2]], {5: 2.0, **dict.fromkeys("hé".encode(), -100.0)}),
+    ({"7": -3, "i": 1, "8": False}, {7: -3.0, ord("i"): 1.0, 8: -100.0}),
+]
+
+
+@pytest.mark.parametrize("given, expected", BIASES)
+def test_logit_bias_of_tokens_and_texts(
+    client: falcon.testing.TestClient, engine: FakeEngine, given: object, expected: dict[int, float]
+) -> None:
+    settings = complete(client, logit_bias=given).json["generation_settings"]
+    assert dict(engine.last.request.sampling.logit_bias) == expected
+    told = {one["token"]: one["bias"] for one in settings["logit_bias"]}
+    assert told == {token: None if bias == -100 else bias for token, bias in expected.items()}
+
+
+def test_ignore_eos_rules_the_end_out(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    settings = complete(client, ignore_eos=True).json["generation_settings"]
+    assert settings["logit_bias"] == [{"token": 257, "bias": None}]
+    assert engine.last.request.sampling.logit_bias == ((257, -100.0),)
+    assert complete(client).json["generation_settings"]["logit_bias"] == []
+
+
 WRONG: dict[str, tuple[dict[str, object], str]] = {
     "F46-n_predict": ({"n_predict": 0}, "n_predict"),
     "F46-temperature": ({"temperature": -0.1}, "temperature"),
@@ -177,15 +219,17 @@ def test_refused(
     client: falcon.testing.TestClient, engine: FakeEngine, body: dict[str, object], parameter: str, stream: bool
 ) -> None:
     result = client.simulate_post("/completion", json={"prompt": "hi", "stream": stream, **body})
-    assert (result.status_code, result.json["error"].partition(": ")[0]) == (400, parameter)
-    assert result.json["status"] == "error"
+    error = result.json["error"]
+    assert (result.status_code, error["code"], error["message"].partition(": ")[0]) == (400, 400, parameter)
+    kind = "exceed_context_size_error" if "context size" in error["message"] else "invalid_request_error"
+    assert error["type"] == kind
     assert engine.generations == []
 
 
 def test_a_failure_midway_ends_the_stream(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     engine.fail_after = 1
     got = events(complete(client, stream=True))
-    assert got[-1] == {"error": "the device is lost", "status": "error"}
+    assert got[-1] == {"error": {"code": 500, "message": "the device is lost", "type": "server_error"}}
     assert complete(client).status_code == 500
 
 
@@ -249,7 +293,7 @@ def test_tokenize_and_back_in_the_words_of_vllm(client: falcon.testing.TestClien
 )
 def test_refused_beside_completion(client: falcon.testing.TestClient, path: str, body: dict[str, object]) -> None:
     result = client.simulate_post(path, json=body)
-    assert (result.status_code, result.json["status"]) == (400, "error")
+    assert (result.status_code, result.json["error"]["type"]) == (400, "invalid_request_error")
 
 
 def test_apply_template(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
@@ -278,3 +322,82 @@ def test_slots_count_what_runs(engine: FakeEngine) -> None:
     with app.admission.enter():
         slots = falcon.testing.TestClient(app).simulate_get("/slots").json
     assert [slot["is_processing"] for slot in slots] == [True, False]
+
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+# What is asked of a path of /v1, and of the same without it.
+ALIASES = [
+    ("/chat/completions", {"messages": MESSAGES}),
+    ("/chat/completions/input_tokens", {"messages": MESSAGES}),
+    ("/responses", {"input": "hi"}),
+]
+
+
+def without_ids(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: document[key] for key in ("usage", "input_tokens", "object", "model") if key in document}
+
+
+@pytest.mark.parametrize("path, body", ALIASES)
+def test_paths_without_v1_are_the_same(client: falcon.testing.TestClient, path: str, body: dict[str, Any]) -> None:
+    assert path in LLAMA_CPP_PATHS
+    there, here = (client.simulate_post(prefix + path, json=body) for prefix in ("/v1", ""))
+    assert (there.status_code, here.status_code) == (200, 200)
+    assert without_ids(here.json) == without_ids(there.json)
+    assert client.simulate_post(path, json=[]).json["error"]["code"] == 400
+
+
+def test_llama_cpps_paths_are_those_with_its_errors() -> None:
+    aliases = {alias for route in ROUTES for alias in route.aliases if not alias.startswith("/v1/")}
+    assert {route.path for route in ROUTES if route.api == "llama.cpp"} | aliases == LLAMA_CPP_PATHS
+
+
+def test_a_chat_that_exceeds_the_context(client: falcon.testing.TestClient) -> None:
+    body = {"messages": [{"role": "user", "content": "x" * 200}]}
+    here = client.simulate_post("/chat/completions", json=body).json["error"]
+    assert (here["type"], here["n_prompt_tokens"], here["n_ctx"]) == ("exceed_context_size_error", 207, 128)
+    there = client.simulate_post("/v1/chat/completions", json=body).json["error"]
+    assert (there["code"], there["message"]) == ("context_length_exceeded", here["message"])
+
+
+def test_timings_of_a_chat(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    engine.cached_tokens = 4
+    body = {"messages": MESSAGES, "timings_per_token": True}
+    timings = client.simulate_post("/v1/chat/completions", json=body).json["timings"]
+    assert (timings["cache_n"], timings["prompt_n"], timings["predicted_n"]) == (4, 5, 5)
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    text = client.simulate_post("/v1/chat/completions", json=body | options).text
+    first, *rest = [json.loads(part[6:]) for part in text.split("\n\n") if part.startswith("data: {")]
+    assert "timings" not in first
+    assert [chunk["timings"]["predicted_n"] for chunk in rest] == [1, 2, 3, 4, 5, 5, 5]
+    assert "timings" not in client.simulate_post("/v1/chat/completions", json={"messages": MESSAGES}).json
+
+
+def test_verbose_tells_the_prompt(client: falcon.testing.TestClient) -> None:
+    body = {"messages": MESSAGES, "verbose": True}
+    document = client.simulate_post("/chat/completions", json=body).json
+    assert document["__verbose"] == {"prompt": "user:hi\n"}
+    assert "__verbose" not in client.simulate_post("/chat/completions", json={"messages": MESSAGES}).json
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/lora-adapters"])
+def test_what_is_not_served_says_so(client: falcon.testing.TestClient, path: str) -> None:
+    result = client.simulate_post(path, json={"query": "a", "documents": ["b"]})
+    assert (result.status_code, result.json["error"]["message"].partition(": ")[0]) == (400, path)
+
+
+def test_no_adapters(client: falcon.testing.TestClient) -> None:
+    assert client.simulate_get("/lora-adapters").json == []
+
+
+def test_version_and_tokenizer_as_vllm_has_them(client: falcon.testing.TestClient) -> None:
+    assert client.simulate_get("/version").json == {"version": __version__}
+    assert client.simulate_get("/tokenizer_info").json == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "chat_template": "{{ messages }}{{ tools }}",
+        "model_max_length": 128,
+        "vocab_size": 300,
+    }

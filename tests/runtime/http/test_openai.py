@@ -68,7 +68,7 @@ def test_chat_stream(client: falcon.testing.TestClient) -> None:
     chunks = stream_of(chat(client, stream=True, max_completion_tokens=2))
     assert chunks[-1] == "[DONE]"
     assert [c["choices"][0]["delta"] for c in chunks[:-1]] == [
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": None},
         {"content": " Paris"},
         {"content": ","},
         {},
