@@ -194,6 +194,14 @@ class ChatPrompt:
     inside_reasoning: bool
 
 
+def _hint(messages: Sequence[Mapping[str, object]]) -> str:
+    """What may be the matter with messages that a template refuses. Claude Code reads it, and says in the user's
+    messages then what it says in such ones."""
+    if any(message["role"] == "system" for message in messages[1:]):
+        return '; the role "system" behind the first message is not supported by all templates'
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A model that is served, with all that belongs to it."""
@@ -234,7 +242,7 @@ class Service:
         except EngineBusyError:
             raise
         except RocmforgeError as error:
-            raise RequestError("messages", str(error)) from None
+            raise RequestError("messages", f"{error}{_hint(messages)}") from None
         text, inside_reasoning = continue_prompt(opened, begun)
         # Many templates write BOS themselves; twice would change the answer.
         bos = self.tokenizer.config.bos_token

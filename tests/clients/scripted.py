@@ -29,9 +29,11 @@ class ScriptedEngine(FakeEngine):
 
 
 @contextlib.contextmanager
-def scripted(*replies: list[str], max_context: int = 1 << 20) -> Iterator[tuple[str, FakeTemplate]]:
-    """Its URL, and the template, which keeps the last conversation. A token of it is a byte."""
-    template = FakeTemplate()
+def scripted(
+    *replies: list[str], max_context: int = 1 << 20, strict: bool = False
+) -> Iterator[tuple[str, FakeTemplate]]:
+    """Its URL, and the template, which keeps the last conversation. A token of it is a byte. `strict`: see there."""
+    template = FakeTemplate(strict=strict)
     server = Server(
         make_app(ScriptedEngine(replies=replies, max_context=max_context), template=template), "127.0.0.1", 0
     )

@@ -120,6 +120,18 @@ def test_it_tells_that_its_prompt_does_not_fit(claude: Path, proxy: ForcingProxy
     assert "prompt is too long" in lines[-1]["result"].lower()
 
 
+def test_a_template_that_takes_no_later_system_message(claude: Path, project: Path) -> None:
+    """It is told so, and says in the user's messages what it has to say: as Mistral's and Gemma's templates need it."""
+    with scripted(call_of("Write", NOTE), SAID, strict=True) as (url, _), forcing(url) as proxy:
+        lines = run(claude, proxy.url, project, "Write the note.", settings={"ANTHROPIC_MODEL": MODEL})
+    assert lines[-1]["result"] == "".join(SAID)
+    refused, *others = proxy.asked("/v1/messages")
+    assert (refused.status, {exchange.status for exchange in others}) == (400, {200})
+    assert "system" in [message["role"] for message in refused.body["messages"]]
+    roles = {message["role"] for exchange in others for message in exchange.body["messages"]}
+    assert roles == {"user", "assistant"}
+
+
 @pytest.mark.parametrize("proxy", [1 << 20], indirect=True)
 def test_the_settings_of_the_page(claude: Path, proxy: ForcingProxy, project: Path) -> None:
     """Model and answer's length; a name for the small model; no header in the prompt that changes with each session."""

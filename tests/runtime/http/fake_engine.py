@@ -256,10 +256,12 @@ class FakeTokenizer:
 
 
 class FakeTemplate:
-    """`role:content` lines; refuses a conversation that begins with the assistant."""
+    """`role:content` lines; refuses a conversation that begins with the assistant, and where it is `strict` one whose
+    system message is not the first."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", strict: bool = False) -> None:
         self.prefix = prefix
+        self.strict = strict
         self.messages: Sequence[Mapping[str, object]] = ()
         self.tools: Sequence[Mapping[str, object]] | None = None
         self.extra: Mapping[str, object] = {}
@@ -280,6 +282,8 @@ class FakeTemplate:
         self.opens = add_generation_prompt
         if not messages or messages[0]["role"] == "assistant":
             raise RocmforgeError("chat template: the user begins")
+        if self.strict and any(message["role"] == "system" for message in messages[1:]):
+            raise RocmforgeError("chat template: user and assistant take turns")
         return self.prefix + "".join(f"{m['role']}:{m['content']}\n" for m in messages)
 
 

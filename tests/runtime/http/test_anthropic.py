@@ -148,6 +148,20 @@ def test_a_system_message_stands_where_it_is() -> None:
     ]
 
 
+def test_a_template_that_takes_no_later_system_message() -> None:
+    """Claude Code tells it from other errors by "not supported", and the role."""
+    client = client_of(FakeEngine(), template=FakeTemplate(strict=True))
+    error = error_of(client, "/v1/messages", body(messages=[*HELLO, {"role": "system", "content": "Linux."}]))
+    expected = (
+        'messages: chat template: user and assistant take turns; the role "system" behind the first message is not'
+    )
+    assert error["message"] == f"{expected} supported by all templates"
+    assert (
+        "system"
+        not in error_of(client, "/v1/messages", body(messages=[{"role": "assistant", "content": "x"}] * 2))["message"]
+    )
+
+
 def change(kind: str, tool: dict[str, Any]) -> dict[str, Any]:
     return {"role": "system", "content": [{"type": kind, "tool": tool}]}
 
