@@ -55,6 +55,13 @@ class Conversation:
     generation_prompt: bool = True
 
     @property
+    def begins_at_once(self) -> bool:
+        """Whether a constraint leaves no room for reasoning before the answer."""
+        if self.tool_choice == "required":
+            return self.text_tool is None or self.text_tool.constraint is not None
+        return self.conditions.constraint is not None
+
+    @property
     def usable_tools(self) -> tuple[FunctionTool, ...]:
         """Tools that an answer may call."""
         return () if self.tool_choice == "none" else self.tools
@@ -220,12 +227,12 @@ class AnswerReader:
 
     Args:
         conversation: that it answers.
-        inside_reasoning: whether the prompt ends within `<think>`.
+        inside_reasoning: whether the prompt ends within reasoning.
     """
 
     def __init__(self, conversation: Conversation, inside_reasoning: bool = False) -> None:
         names, text_tool = {tool.name for tool in conversation.usable_tools}, conversation.text_tool
-        self._splitter = ReasoningSplitter(inside_reasoning)
+        self._splitter = ReasoningSplitter(inside_reasoning and not conversation.begins_at_once)
         self._parser: ToolCallParser | TextCallParser | None = None
         if text_tool is not None:
             self._parser = TextCallParser(text_tool.name)

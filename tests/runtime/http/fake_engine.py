@@ -266,6 +266,7 @@ class FakeTemplate:
         self.tools: Sequence[Mapping[str, object]] | None = None
         self.extra: Mapping[str, object] = {}
         self.opens = True
+        self.suffix = ""
         self.source = "{{ messages }}{{ tools }}"
         self.takes_tools = True
 
@@ -284,7 +285,7 @@ class FakeTemplate:
             raise RocmforgeError("chat template: the user begins")
         if self.strict and any(message["role"] == "system" for message in messages[1:]):
             raise RocmforgeError("chat template: user and assistant take turns")
-        return self.prefix + "".join(f"{m['role']}:{m['content']}\n" for m in messages)
+        return self.prefix + "".join(f"{m['role']}:{m['content']}\n" for m in messages) + self.suffix
 
 
 MODEL = ServedModel(

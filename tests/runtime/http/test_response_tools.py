@@ -238,6 +238,18 @@ def test_a_required_tool_wins_over_the_format_of_the_answer() -> None:
         assert (result.status_code, result.json["error"]["param"]) == (400, name)
 
 
+@pytest.mark.parametrize("changes", [{"tool_choice": "required"}, {"response_format": {"type": "json_object"}}])
+def test_what_is_constrained_is_no_reasoning(changes: dict[str, Any]) -> None:
+    """Where the template has opened the reasoning, and the constraint leaves no room for any."""
+    client, template, _ = served(['{"name": "weather", ', '"arguments": {"city": "Rome"}}'])
+    template.suffix = "<think>\n"
+    tool = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": [tool], **changes}
+    choice = client.simulate_post("/v1/chat/completions", json=body).json["choices"][0]
+    assert "reasoning_content" not in choice["message"]
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
+
+
 def test_one_app_without_tools_is_as_before() -> None:
     client = falcon.testing.TestClient(make_app(FakeEngine()))
     assert ask(client)["output"][0]["type"] == "message"
