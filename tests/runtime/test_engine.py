@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -308,6 +309,23 @@ def test_a_failed_step_fails_its_requests_alone(error: Exception, message: str) 
     assert metrics.finished == {"failed": 3, "length": 2}
 
 
+def test_a_failed_step_leaves_nothing_in_the_cache_that_is_trusted() -> None:
+    """What the device wrote before it failed is not known: prompts are computed again from their beginning."""
+
+    def script(batch: Batch) -> list[int]:
+        if 255 in batch.token_ids:
+            raise ValueError("failed")
+        return [2 + ord("x")] * len(batch.logits_rows)
+
+    with serving(ScriptedProgram(script)) as engine:
+        assert ended(engine.submit(request(24, 1))).cached_tokens == 0
+        assert ended(engine.submit(request(24, 1))).cached_tokens == 16
+        assert engine.stats().pages_cached > 0
+        assert ended(engine.submit(request((5, 255)))).finish_reason == "failed"
+        assert engine.stats().pages_cached == 0
+        assert ended(engine.submit(request(24, 1))).cached_tokens == 0
+
+
 def test_a_step_with_too_few_tokens_fails_those_that_got_none() -> None:
     program = ScriptedProgram(lambda batch: [2 + ord("x")] * min(2, len(batch.logits_rows)), gated=True)
     with serving(program) as engine:
@@ -414,6 +432,25 @@ def test_finished_requests_are_known_for_a_while(monkeypatch: pytest.MonkeyPatch
         assert len(set(numbers)) == 10
         assert [number for number in numbers if engine.find(number)] == numbers[-4:]
         assert engine.find(-1) is None
+
+
+def test_a_running_request_is_known_however_many_have_ended_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "KEPT_FINISHED", 3)
+    program = ScriptedProgram(gated=True)
+    with serving(program) as engine:
+        oldest = engine.submit(request(3, 100))
+        numbers = []
+        for _ in range(6):
+            short = engine.submit(request(3, 1))
+            while not short.state().finished:
+                program.let(1)
+                time.sleep(0.001)
+            numbers.append(short.request_id)
+        assert not oldest.state().finished
+        assert engine.find(oldest.request_id) is oldest
+        assert [number for number in numbers if engine.find(number)] == numbers[-2:]
+        program.open()
+        assert ended(oldest).finish_reason == "length"
 
 
 def test_many_threads_submit_cancel_and_look() -> None:

@@ -196,8 +196,28 @@ def test_F75_a_step_that_hangs_fails_and_another_program_goes_on() -> None:
         assert hung.closed == 0  # it may still be at work
         hung.open()
         wait_until(lambda: hung.closed == 1)
+        assert victim.state() == state  # its late token is nobody's
+        assert engine.stats().device_available
         assert ended(engine.submit(request())).finish_reason == "length"
     assert (len(hung.batches), fresh.closed) == (1, 1)
+
+
+def test_F75_a_late_error_of_a_step_that_hung_fails_nobody_else() -> None:
+    hung, fresh = ScriptedProgram(failing_once(DeviceError("too late")), gated=True), ScriptedProgram(gated=True)
+    programs = iter([fresh])
+    with serving(hung, limits=EngineLimits(step_seconds=0.1), make_program=lambda: next(programs)) as engine:
+        victim = engine.submit(request())
+        hung.wait_for_step()
+        state = ended(victim)
+        wait_until(lambda: engine.stats().device_available)
+        hung.open()
+        wait_until(lambda: hung.closed == 1)
+        other = engine.submit(request())
+        fresh.wait_for_step()
+        fresh.open()
+        assert ended(other).finish_reason == "length"
+        assert victim.state() == state
+        assert engine.stats().device_available
 
 
 def test_F75_without_another_program_the_engine_waits_for_this_one() -> None:
@@ -212,9 +232,11 @@ def test_F75_without_another_program_the_engine_waits_for_this_one() -> None:
             engine.submit(request())
         cancelled.cancel()
         assert ended(cancelled).finish_reason == "cancelled"
+        failed = victim.state()
         hung.open()
         assert ended(waiting).finish_reason == "length"
         assert (engine.stats().running, engine.stats().pages_used) == (True, 0)
+        assert victim.state() == failed
 
 
 # A bundle that is torn.

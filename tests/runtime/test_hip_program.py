@@ -20,7 +20,7 @@ from rocmforge.runtime import hip_memory
 from rocmforge.runtime.batch import Batch, RowSampling
 from rocmforge.runtime.hip_device import GpuDevice
 from rocmforge.runtime.hip_program import RESERVED_BYTES, HipProgram, load_hip_program
-from rocmforge.runtime.hip_step import SAMPLING, STEP
+from rocmforge.runtime.hip_step import SAMPLING, STEP, StepMemory
 from rocmforge.runtime.memory import KvSize
 
 from .fake_hip import (
@@ -219,6 +219,27 @@ def test_a_larger_step_moves_the_memory_and_the_graphs_with_it(bundle: Bundle) -
     assert api.held() == held
     program.close()
     assert api.held() == 0
+
+
+def test_the_memory_grows_for_masks_too(bundle: Bundle) -> None:
+    """16 rows of a vocabulary of 49,152 have 98 kB of masks, more than all that was taken at first."""
+    api = FakeHip()
+    program = load(bundle, api)
+    stream = next(iter(api.streams))
+    step = StepMemory(api, program._memory, sampled=0)
+    masks = [np.full(49_152 // 32, number, np.uint32) for number in range(16)]
+    sent = batch(*[5] * 16, rows=[RowSampling(mask=mask) for mask in masks])
+    step.send(sent, ctypes.c_void_p(stream))
+    assert step.pointer.value is not None
+    room = api.device_blocks[step.pointer.value].size
+    assert step._masks[-1] + masks[-1].nbytes <= room  # else what follows writes past the memory
+    step.send_masks(sent, ctypes.c_void_p(stream))
+    assert api.hipStreamSynchronize(stream) == 0
+    header = np.frombuffer(api.read(step.pointer.value, STEP.itemsize), STEP)[0]
+    records = np.frombuffer(api.read(int(header["sampling"]), 16 * SAMPLING.itemsize), SAMPLING)
+    for record, mask in zip(records, masks, strict=True):
+        assert api.read(int(record["mask"]), mask.nbytes) == mask.tobytes()
+    program.close()
 
 
 def test_every_call_is_one_that_c_can_take(bundle: Bundle) -> None:

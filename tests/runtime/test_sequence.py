@@ -172,6 +172,20 @@ def test_sampling_of_a_row() -> None:
     assert seen == {2 + ord("a"): 1, 2 + ord("b"): 0, 2 + ord("c"): 2}
 
 
+def test_drafts_are_counted_in_the_rows_after_them() -> None:
+    one = make(prompt="aab", frequency_penalty=0.25)
+    feed(one, ids_of("ac"))
+    rows = one.row_samplings(ids_of("cb"))
+    counts = []
+    for row in rows:
+        assert row.seen_tokens is not None
+        assert row.seen_counts is not None
+        counts.append(dict(zip((row.seen_tokens - 2).tobytes()[::4].decode(), row.seen_counts.tolist(), strict=True)))
+    assert counts == [{"a": 1, "b": 0, "c": 1}, {"a": 1, "b": 0, "c": 2}, {"a": 1, "b": 1, "c": 2}]
+    assert [row.counter for row in rows] == [2, 3, 4]
+    assert len(one.row_samplings()) == 1
+
+
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
 def test_any_penalty_asks_for_what_was_seen(penalty: str) -> None:
     penalties: dict[str, Any] = {penalty: 1.5}

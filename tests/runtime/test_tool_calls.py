@@ -71,6 +71,7 @@ KNOWN = [
     ),
     pytest.param('{"name": "Ann", "arguments": {}}', ['{"name": "Ann", "arguments": {}}'], id="answer-in-json"),
     pytest.param(f"{LLAMA} is a call", [f"{LLAMA} is a call"], id="text-after-json"),
+    pytest.param(f'[{LLAMA}, {{"name": "Ann"}}]', [f'[{LLAMA}, {{"name": "Ann"}}]'], id="a-known-and-an-unknown"),
     pytest.param("[1, 2]", ["[1, 2]"], id="array"),
     pytest.param("a < b and [x]", ["a < b and [x]"], id="text"),
     pytest.param("<tool_call>nonsense</tool_call>", ["<tool_call>nonsense</tool_call>"], id="malformed"),
@@ -116,6 +117,17 @@ def test_arguments_stream_as_they_come(before: str, forced: bool) -> None:
     assert parser.push('"city": "R<b') == [CallPiece(arguments='"city": "R<b')]
     assert parser.push('}", "n": 1') == [CallPiece(arguments='}", "n": 1')]
     assert parser.push("}") == [CallPiece(arguments="}", whole=True)]
+
+
+@pytest.mark.parametrize(
+    "marker, rest", [("<tool_call>", f"{LLAMA}</tool_call>"), ("[TOOL_CALLS]", LLAMA), ("<|python_tag|>", LLAMA)]
+)
+@pytest.mark.parametrize("before", ["", "Wait. "])
+def test_a_marker_cut_at_any_place_never_leaks(before: str, marker: str, rest: str) -> None:
+    for cut in range(1, len(marker)):
+        shown = [before] if before else []
+        assert ToolCallParser(NAMES).push(before + marker[:cut]) == shown, cut
+        assert parse([before + marker[:cut], marker[cut:] + rest]) == [*shown, ROME], cut
 
 
 def test_json_that_may_be_the_answer_is_held_to_its_end() -> None:

@@ -240,6 +240,16 @@ def test_F56_a_flood_of_addresses_takes_bounded_memory() -> None:
     assert limiter.take("10.0.3.231") > 0  # the last is still known
 
 
+def test_F56_those_seen_longest_ago_are_forgotten_and_busy_ones_are_not() -> None:
+    limiter = RateLimiter(1, max_clients=3)
+    assert [limiter.take(client) for client in ("busy", "b", "c")] == [0, 0, 0]
+    assert limiter.take("busy") > 0
+    assert limiter.take("d") == 0  # forgets "b", which was seen before "busy" was again
+    assert limiter.take("busy") > 0
+    assert limiter.take("c") > 0
+    assert limiter.take("b") == 0
+
+
 def test_what_an_address_stands_for() -> None:
     assert client_of_address("192.0.2.1") == "192.0.2.1"
     assert client_of_address("::ffff:192.0.2.1") == "192.0.2.1"

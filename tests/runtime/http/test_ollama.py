@@ -108,6 +108,14 @@ def test_options_become_conditions(client: falcon.testing.TestClient, engine: Fa
     assert (engine.last.request.stop, engine.last.request.max_tokens) == (("x",), 3)
 
 
+@pytest.mark.parametrize("last, penalty", [(0, 1.0), (64, 1.2), (-1, 1.2), (None, 1.2)])
+def test_a_penalty_of_the_last_0_tokens_is_none(
+    client: falcon.testing.TestClient, engine: FakeEngine, last: int | None, penalty: float
+) -> None:
+    chat(client, options={"repeat_penalty": 1.2, "repeat_last_n": last})
+    assert engine.last.request.sampling.repetition_penalty == penalty
+
+
 def test_options_full_of_nulls_and_of_loading(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     names = ["mirostat", "num_ctx", "num_gpu", "num_thread", "tfs_z", "temperature", "stop", "seed", "num_predict"]
     assert chat(client, options=dict.fromkeys(names)).status_code == 200

@@ -1,0 +1,34 @@
+"""Log-probabilities of a row of logits, beside NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rocmforge.runtime.logprobs import TokenLogprobs, token_logprobs
+
+
+@pytest.mark.parametrize("num_top", [0, 1, 5, 320, 1000])
+def test_the_likeliest_tokens_in_order(num_top: int) -> None:
+    logits = np.random.default_rng(num_top).normal(0, 4, 320).astype(np.float32)
+    logits[::7] = -np.inf  # masked, or never likely
+    values = logits.astype(np.float64)
+    expected = values - np.log(np.exp(values).sum())
+    order = np.argsort(-expected, kind="stable")[:num_top]
+    found = token_logprobs(logits, 13, num_top)
+    assert found.token == 13
+    assert found.logprob == pytest.approx(expected[13], abs=1e-12)
+    assert [token for token, _ in found.top] == order.tolist()
+    assert [logprob for _, logprob in found.top] == pytest.approx(expected[order].tolist(), abs=1e-12)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    found = token_logprobs(np.array([1e4, 1e4, -1e4], np.float32), 1, 1)
+    assert found == TokenLogprobs(1, pytest.approx(-np.log(2)), ((0, pytest.approx(-np.log(2))),))
+
+
+def test_ties_at_the_cut_drop_the_last_of_those_alike_and_none_that_is_likelier() -> None:
+    logits = np.zeros(1000, np.float32)
+    logits[[700, 900]] = 3, 2
+    assert [token for token, _ in token_logprobs(logits, 0, 5).top] == [700, 900, 0, 1, 2]
+    assert [token for token, _ in token_logprobs(np.zeros(1000, np.float32), 0, 4).top] == [0, 1, 2, 3]
