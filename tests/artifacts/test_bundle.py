@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import dataclasses
 import gc
 import os
 import shutil
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.bundle import open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError
+from rocmforge.artifacts.layout import encode_layout
 from rocmforge.artifacts.writer import BundleWriter
 
 from .test_layout import DATA as LAYOUT_DATA
@@ -207,6 +209,15 @@ def test_F42_weights_swapped_after_opening(model: Path) -> None:
         os.truncate(model.parent / "old", 100)
         with pytest.raises(BundleError, match="found 100"):
             bundle.map_weights()
+
+
+def test_another_valid_layout_is_refused_by_its_digest(model: Path) -> None:
+    """It is as long, and would be decoded without a word: another epsilon, other logits."""
+    other = encode_layout(dataclasses.replace(LAYOUT, vocab_size=LAYOUT.vocab_size - 1))
+    assert len(other) == len(LAYOUT_DATA)
+    (model / "layout.msgpack").write_bytes(other)
+    with pytest.raises(BundleError, match=r"layout\.msgpack: expected sha256"):
+        open_bundle(model)
 
 
 def test_F42_sealed_code_can_be_loaded(tmp_path: Path) -> None:

@@ -144,6 +144,15 @@ HUGE = struct.pack(">I", 0xFFFFFFFF)
 MANY = struct.pack(">I", 20_000_000)
 
 
+@pytest.mark.parametrize("field", ["kv", "tensors", "vocab_size"])
+def test_a_field_comes_once(field: str) -> None:
+    """The same value twice: nothing but the repetition is wrong."""
+    fields = msgpack.unpackb(DATA)
+    packed = [msgpack.packb(name) + msgpack.packb(value) for name, value in [*fields.items(), (field, fields[field])]]
+    with pytest.raises(BundleError, match=f"{field}: expected once, found twice"):
+        decode_layout(PATH, bytes([0x80 | len(packed)]) + b"".join(packed), 2304)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -21,7 +21,9 @@ from rocmforge.artifacts.bundle import open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError, RocmforgeError, UsageError
 from rocmforge.artifacts.writer import BundleWriter
 
-from .test_bundle import write_bundle
+from .test_bundle import WEIGHTS, write_bundle
+from .test_layout import DATA as LAYOUT_DATA
+from .test_manifest import MANIFEST
 
 
 def child(goal: Path, limit: int, swap: bool, code: bytes) -> int:
@@ -349,6 +351,56 @@ def test_F61_a_living_writer_is_left_alone(tmp_path: Path) -> None:
         write_bundle(tmp_path / "m.rfb")
         assert (writer._staging / "tokenizer.json").read_bytes() == b"{}"
     assert os.listdir(tmp_path) == ["m.rfb"]
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loss of power may leave the name and not the bytes. Folders too, and the goal's after the rename."""
+    synced: list[Path] = []
+    fsync, rename = os.fsync, os.rename
+    at_rename: list[list[Path]] = []
+
+    def note(fd: int) -> None:
+        assert os.fstat(fd).st_size or not os.path.isfile(f"/proc/self/fd/{fd}")
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    def move(source: Path, goal: Path) -> None:
+        at_rename.append([path.relative_to(source) for path in synced])
+        rename(source, goal)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", move)
+    goal = write_bundle(tmp_path / "m.rfb")
+    (before,) = at_rename
+    whole = [path.relative_to(goal) for path in (goal, *goal.rglob("*"))]
+    assert sorted(before) == sorted(whole)
+    assert synced[len(before) :] == [tmp_path]
+
+
+@pytest.mark.parametrize("name", ["layout.msgpack", "code/host.so", "src/embed.c"])
+def test_what_does_not_open_again_is_not_published(tmp_path: Path, name: str) -> None:
+    """Written, and then spoiled by a fault of the disk or of ours: the old bundle stays."""
+    goal = write_bundle(tmp_path / "m.rfb", b"old")
+    before = content(goal)
+    with pytest.raises(BundleError, match=name), BundleWriter(goal) as writer:
+        writer.add_bytes("weights.bin", WEIGHTS)
+        writer.add_bytes("layout.msgpack", LAYOUT_DATA)
+        for other in ("code/host.so", "src/embed.c", "tokenizer.json"):
+            writer.add_bytes(other, b"bytes")
+        data = bytearray((writer.staging / name).read_bytes())
+        data[-1] ^= 1
+        (writer.staging / name).write_bytes(data)
+        writer.finish(MANIFEST)
+    assert content(goal) == before
+    assert os.listdir(tmp_path) == ["m.rfb"]
+
+
+def test_a_layout_that_cannot_be_read_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"layout\.msgpack"), BundleWriter(tmp_path / "m.rfb") as writer:
+        for name in ("weights.bin", "layout.msgpack", "code/host.so", "src/embed.c", "tokenizer.json"):
+            writer.add_bytes(name, b"no layout")
+        writer.finish(MANIFEST)
+    assert os.listdir(tmp_path) == []
 
 
 def test_F64_read_only_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

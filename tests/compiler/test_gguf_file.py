@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,6 +103,34 @@ def test_a_mapped_tensor_is_read_only(tmp_path: Path) -> None:
     data = read_gguf(write(tmp_path / "model.gguf", {})).tensor_bytes("a")
     with pytest.raises(ValueError, match="read-only"):
         data[0] = 1
+
+
+@pytest.mark.parametrize("most", [1, 7, 4096])
+def test_F60_short_reads_of_a_tensor_go_on_where_they_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Linux reads at most 2 GiB at once, and any file system may give less."""
+    path = write_model(tmp_path / "model.gguf", num_layers=1, vocab_size=300)
+    gguf_file, preadv = read_gguf(path), os.preadv
+    name = "token_embd.weight" if most > 1 else "output_norm.weight"
+    whole = gguf_file.tensor_bytes(name)
+    assert len(np.unique(whole)) > 1
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: preadv(fd, [buffers[0][:most]], at))
+    assert np.array_equal(gguf_file.read_tensor(name), whole)
+
+
+def test_tensors_may_lie_in_any_order(tmp_path: Path) -> None:
+    """The header's order is not the data's: offsets decide."""
+    header = b"GGUF" + struct.pack("<IQQ", 3, 3, 0)
+    for name, offset in ((b"a", 64), (b"b", 0), (b"c", 32)):
+        header += struct.pack("<Q", 1) + name + struct.pack("<IQIQ", 1, 8, int(gguf.GGMLQuantizationType.F32), offset)
+    data = np.repeat(np.array([2, 3, 1], np.float32), 8).tobytes()
+    path = tmp_path / "model.gguf"
+    path.write_bytes(header + bytes(-len(header) % 32) + data)
+    gguf_file = read_gguf(path)
+    assert list(gguf_file.tensors) == ["a", "b", "c"]
+    for name, value in (("a", 1.0), ("b", 2.0), ("c", 3.0)):
+        assert gguf_file.read_tensor(name).view("<f4").tolist() == [value] * 8
 
 
 def test_version_2_is_read(tmp_path: Path) -> None:

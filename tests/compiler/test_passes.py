@@ -27,6 +27,8 @@ CONFIGS: dict[str, ModelConfig] = {
     "qwen2": replace(BASE, architecture="qwen2", rope_style="half", qkv_bias=True, num_kv_heads=4),
     "qwen3": replace(BASE, architecture="qwen3", rope_style="half", qk_norm=True, rope_dim=16),
     "head-of-half-a-block": replace(BASE, head_dim=16, rope_dim=16),
+    # 2 heads and 1 of keys and values: what attention reads is as wide as the residual stream.
+    "qkv-as-wide-as-hidden": replace(BASE, hidden_size=128, num_heads=2, num_kv_heads=1),
     "no-whole-blocks": replace(BASE, hidden_size=60, intermediate_size=72, head_dim=16, rope_dim=16),
 }
 ATTENTION = ("attention_q", "attention_k", "attention_v")

@@ -119,6 +119,15 @@ def test_only_allowed_tokens_are_drawn_and_all_of_them(sample: Sampler, s: RowSa
     assert set(sample(np.repeat(LOGITS, 64, axis=0), rows)) == expected
 
 
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_a_nucleus_that_is_reached_exactly_takes_no_token_more(sample: Sampler, top_k: int) -> None:
+    """Four tokens alike, and top_p of one half: two of them, the first by id."""
+    logits = np.full((64, VOCAB), -np.inf, np.float32)
+    logits[:, [3, 40, 41, 200]] = 1.5
+    rows = [RowSampling(1.0, top_p=0.5, top_k=top_k, seed=5, counter=i) for i in range(64)]
+    assert set(sample(logits, rows)) == {3, 40}
+
+
 def test_penalties_are_those_of_float32(sample: Sampler) -> None:
     """Each operation rounds once, in this order: to the bit."""
     random = np.random.default_rng(4)

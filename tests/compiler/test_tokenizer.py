@@ -104,6 +104,15 @@ def test_merges_and_special_tokens() -> None:
     assert 1 not in tokenizer.encode("abc<|im_end|>", parse_special=False)
 
 
+def test_a_merge_whose_first_token_begins_with_the_space() -> None:
+    """The space that parts the two is not the first character: tokens may hold raw spaces."""
+    tokens = ["<s>", "<|im_end|>", *byte_to_char().values(), " ", " a", " a b", " b"]
+    artifact = build_tokenizer(
+        tiny(tokens=tokens, token_type=[CONTROL] * 2 + [NORMAL] * (len(tokens) - 2), merges=["  a", " a  b"]), PATH
+    )
+    assert json.loads(artifact.json)["model"]["merges"] == [[" ", "a"], [" a", " b"]]
+
+
 @pytest.mark.parametrize(
     ("pre", "said", "expected"),
     [

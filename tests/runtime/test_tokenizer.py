@@ -14,15 +14,15 @@ from rocmforge.compiler.tokenizer import CONTROL, NORMAL, build_tokenizer, byte_
 from rocmforge.runtime.tokenizer import StopMatcher, StreamDecoder, Tokenizer
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Two control tokens, then the 256 bytes in order, then "ab"."""
-    tokens = ["<s>", "<|im_end|>", *byte_to_char().values(), "ab"]
+def byte_tokenizer(*more: str) -> Tokenizer:
+    """Two control tokens, then the 256 bytes in order, then "ab", then more control tokens."""
+    tokens = ["<s>", "<|im_end|>", *byte_to_char().values(), "ab", *more]
     artifact = build_tokenizer(
         {
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": "gpt-2",
             "tokenizer.ggml.tokens": tokens,
-            "tokenizer.ggml.token_type": [CONTROL] * 2 + [NORMAL] * (len(tokens) - 2),
+            "tokenizer.ggml.token_type": [CONTROL] * 2 + [NORMAL] * 257 + [CONTROL] * len(more),
             "tokenizer.ggml.merges": ["a b"],
             "tokenizer.ggml.bos_token_id": 0,
             "tokenizer.ggml.eos_token_id": 1,
@@ -63,6 +63,16 @@ def test_stream_waits_for_whole_characters_and_no_longer() -> None:
     assert stream.push(2 + 0xFF) == "\ufffd"
     assert stream.push(2 + 0xF0) == ""
     assert stream.flush() == "\ufffd"
+
+
+def test_special_tokens_are_looked_for_by_their_length_in_bytes() -> None:
+    """As llama.cpp does: two characters of six bytes before four of six or three of five."""
+    long, short = "€€", "€ab"
+    tokenizer = byte_tokenizer(short, long)
+    ids = tokenizer.encode("€€ab", add_special=False)
+    assert ids == [tokenizer.encode(long, add_special=False)[0], *tokenizer.encode("ab", add_special=False)]
+    assert tokenizer.decode(ids, skip_special=False) == "€€ab"
+    assert len(tokenizer.encode(long, add_special=False)) == len(tokenizer.encode(short, add_special=False)) == 1
 
 
 def test_special_tokens_and_foreign_ids() -> None:

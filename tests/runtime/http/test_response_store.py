@@ -10,7 +10,7 @@ from rocmforge.runtime.http.schema.responses import ResponseDocument
 
 
 def response(name: str, text: str = "hi") -> StoredResponse:
-    message = {"role": "user", "content": text}
+    message: dict[str, object] = {"role": "user", "content": text}
     document = ResponseDocument(id=name, created_at=0, model="m", status="completed", output=[])
     return StoredResponse(document, (message,), {f"item-{name}": message})
 
