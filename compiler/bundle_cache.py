@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Callable
@@ -40,9 +41,11 @@ def cached_bundle(
     """
     model = options.model
     identity = _identity(model)
-    tokenizer = _identity_of_file(options.tokenizer) if options.tokenizer else ()
-    chosen = (*options.archs, str(options.max_context), options.toolchain, options.kv_dtype, *tokenizer)
-    goal = root / "bundles" / f"{cache_key(*identity, *chosen, __version__)[:32]}.rfb"
+    files = (_identity_of_file(path) if path else () for path in (options.tokenizer, options.chat_template))
+    chosen = json.dumps(
+        [options.archs, options.max_context, options.toolchain, options.kv_dtype, options.tuning.to_json(), *files]
+    )
+    goal = root / "bundles" / f"{cache_key(*identity, chosen, __version__)[:32]}.rfb"
     if os.path.lexists(goal):
         problem = _problem_of(goal)
         if problem is None:
