@@ -382,7 +382,7 @@ def test_what_does_not_open_again_is_not_published(tmp_path: Path, name: str) ->
     """Written, and then spoiled by a fault of the disk or of ours: the old bundle stays."""
     goal = write_bundle(tmp_path / "m.rfb", b"old")
     before = content(goal)
-    with pytest.raises(BundleError, match=name), BundleWriter(goal) as writer:
+    with BundleWriter(goal) as writer:
         writer.add_bytes("weights.bin", WEIGHTS)
         writer.add_bytes("layout.msgpack", LAYOUT_DATA)
         for other in ("code/host.so", "src/embed.c", "tokenizer.json"):
@@ -390,16 +390,18 @@ def test_what_does_not_open_again_is_not_published(tmp_path: Path, name: str) ->
         data = bytearray((writer.staging / name).read_bytes())
         data[-1] ^= 1
         (writer.staging / name).write_bytes(data)
-        writer.finish(MANIFEST)
+        with pytest.raises(BundleError, match=name):
+            writer.finish(MANIFEST)
     assert content(goal) == before
     assert os.listdir(tmp_path) == ["m.rfb"]
 
 
 def test_a_layout_that_cannot_be_read_is_not_published(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"layout\.msgpack"), BundleWriter(tmp_path / "m.rfb") as writer:
+    with BundleWriter(tmp_path / "m.rfb") as writer:
         for name in ("weights.bin", "layout.msgpack", "code/host.so", "src/embed.c", "tokenizer.json"):
             writer.add_bytes(name, b"no layout")
-        writer.finish(MANIFEST)
+        with pytest.raises(BundleError, match=r"layout\.msgpack"):
+            writer.finish(MANIFEST)
     assert os.listdir(tmp_path) == []
 
 

@@ -15,11 +15,12 @@ import pytest
 from rocmforge.artifacts.layout import GridEntry, LaunchEntry, kv_head_bytes
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Graph, Node, Value, Weight
-from rocmforge.compiler.lower_hip import HipPlanner
+from rocmforge.compiler.lower_hip import DEFAULT_TUNING, HipPlanner
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
 from rocmforge.compiler.packing_lanes import interleave_lane_pairs, pack_lanes
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.target import TARGETS
+from rocmforge.compiler.tuning import Tuning
 from rocmforge.tests.compiler.test_kernels_host import (
     HARD_TO_ROUND,
     SILU_TOLERANCE,
@@ -73,12 +74,13 @@ def lower(
     weights: Sequence[Weight],
     config: ModelConfig,
     kv_dtype: str = "f16",
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> Launches:
     """What one node becomes: its kernels and their grids, in order."""
     table = {weight.name: weight for weight in (*weights, Weight("source", (64, 64), "F32"))}
     sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(node.inputs))
     graph = Graph((*sources, node), {value.name: value for value in values}, table)
-    planner = HipPlanner(graph, config, TARGETS[arch], kv_dtype=kv_dtype)
+    planner = HipPlanner(graph, config, TARGETS[arch], tuning=tuning, kv_dtype=kv_dtype)
     planner.launches.clear()
     getattr(planner, node.op)(node)
     return tuple((planner.kernels[launch.kernel], grid_of(launch)) for launch in planner.launches)
@@ -106,7 +108,7 @@ class Matmul:
     stride: int = 0
     at_logits_rows: bool = False
 
-    def launches(self, arch: str, kind: str) -> Launches:
+    def launches(self, arch: str, kind: str, tuning: Tuning = DEFAULT_TUNING) -> Launches:
         rows = "R" if self.at_logits_rows else "T"
         values = (
             Value("x", rows, self.columns, "float32" if kind in FLOAT_TYPES else "q8"),
@@ -120,7 +122,7 @@ class Matmul:
             ("w", "b") if self.bias else ("w",),
             {"out_offset": self.offset},
         )
-        return lower(arch, node, values, weights, CONFIG)
+        return lower(arch, node, values, weights, CONFIG, tuning=tuning)
 
 
 def tail(kind: str) -> Matmul:
@@ -213,6 +215,27 @@ def test_matmul(gpus: Gpus, arch: str, kind: str, name: str) -> None:
         part = start[:tokens].copy()
         run_matmul(gpu, shape, launches, weights, x[:tokens], part, bias)
         assert part.tobytes() == whole[:tokens].tobytes(), tokens
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q6_K", "F16"])
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+def test_a_group_of_two_tiles_reads_nothing_past_the_last_one(gpus: Gpus, arch: str, kind: str) -> None:
+    """Three tiles in groups of two: the emulator traps what is read beyond the weights."""
+    shape = tail(kind)
+    launches = shape.launches(arch, kind, Tuning(tile_n=64))
+    gpu, random = gpus(arch, launches), np.random.default_rng(5)
+    raw = random_rows(random, kind, shape.rows, shape.columns)
+    weights, bias = pack_lanes(raw, kind, shape.columns), np.zeros(shape.rows, np.float32)
+    assert weights.size % 3 == 0
+    for tokens in (1, 9):
+        x, values = inputs(random, kind, shape.columns, tokens)
+        out = np.zeros((tokens, shape.stride), np.float32)
+        run_matmul(gpu, shape, launches, weights, x, out, bias)
+        found = out[:, shape.offset : shape.offset + shape.rows]
+        expected = values @ weights_as_float64(raw, kind).T
+        assert (
+            np.abs(found - expected) <= matmul_tolerance(raw, kind, values) + 16 * ROUNDING * np.abs(expected)
+        ).all()
 
 
 # GPUs that are not emulated have other instructions: their code paths run where these are left unused.

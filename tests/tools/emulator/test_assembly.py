@@ -241,6 +241,46 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
         """,
         lambda a, b: np.where(np.arange(N) >= 32, b[31], a),
     ),
+    # Only lanes 32 to 63 have their bit: VCC is not zero, in its high half alone.
+    "vccz_of_the_high_half": (
+        "gfx942",
+        """
+        v_mbcnt_lo_u32_b32 v10, -1, 0
+        v_mbcnt_hi_u32_b32 v10, -1, v10
+        v_cmp_lt_u32 vcc, 40, v10
+        v_mov_b32 %0, %1
+        s_cbranch_vccz 1f
+        v_mov_b32 %0, %2
+        1:
+        """,
+        lambda a, b: b,
+    ),
+    "vccnz_of_the_high_half": (
+        "gfx942",
+        """
+        v_mbcnt_lo_u32_b32 v10, -1, 0
+        v_mbcnt_hi_u32_b32 v10, -1, v10
+        v_cmp_lt_u32 vcc, 40, v10
+        v_mov_b32 %0, %1
+        s_cbranch_vccnz 1f
+        v_mov_b32 %0, %2
+        1:
+        """,
+        lambda a, b: a,
+    ),
+    # Waves of 32: the high half is a register like any other, and no part of the mask.
+    "vccz_of_32_lanes": (
+        "gfx1100",
+        """
+        s_mov_b32 vcc_hi, 1
+        v_cmp_lt_u32 vcc_lo, %1, %1
+        v_mov_b32 %0, %1
+        s_cbranch_vccz 1f
+        v_mov_b32 %0, %2
+        1:
+        """,
+        lambda a, b: a,
+    ),
     "wave_shr": (
         "gfx942",
         """

@@ -78,6 +78,10 @@ KERNEL histogram(u32 *out, const u32 *in) {
   if (THREAD < 64) __hip_atomic_fetch_add(&out[THREAD], bins[THREAD], __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
 #define ATOMIC(op) __hip_atomic_fetch_##op
+KERNEL wrapping(u32 *up, u32 *down, u32 *old_up, u32 *old_down, const u32 *limit) {
+  old_up[GLOBAL] = __builtin_amdgcn_atomic_inc32(&up[GLOBAL], limit[GLOBAL], __ATOMIC_RELAXED, "agent");
+  old_down[GLOBAL] = __builtin_amdgcn_atomic_dec32(&down[GLOBAL], limit[GLOBAL], __ATOMIC_RELAXED, "agent");
+}
 KERNEL atomics(u32 *out, u64 *wide, float *real, const u32 *in) {
   u32 x = in[GLOBAL];
   ATOMIC(max)(&out[0], x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
@@ -230,6 +234,19 @@ def test_atomics(target: int) -> None:
     assert (out[8:] == 1).all()
     assert wide[0] == (array.astype(np.uint64) << np.uint64(20)).sum()
     assert real[0] == (array & 7).sum()  # sums of small integers are exact in any order
+
+
+def test_atomics_that_wrap(target: int) -> None:
+    """Up to the limit and from there to 0; down to 0, and from there, or from above the limit, to the limit."""
+    old, limit = (side.ravel().astype(np.uint32) for side in np.meshgrid([0, 1, 4, 5, 6, 2**32 - 1], [0, 5, 2**32 - 1]))
+    count = len(old)
+    up, down, olds = old.copy(), old.copy(), np.zeros((2, count), np.uint32)
+    old_up, old_down = olds[0].copy(), olds[1].copy()
+    gpu(target).run("wrapping", 1, count, up, down, old_up, old_down, limit)
+    wide = old.astype(np.int64)
+    assert up.tolist() == np.where(wide >= limit, 0, wide + 1).tolist()
+    assert down.tolist() == np.where((wide == 0) | (wide > limit), limit, wide - 1).tolist()
+    assert old_up.tolist() == old_down.tolist() == old.tolist()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

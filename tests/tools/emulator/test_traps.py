@@ -58,6 +58,14 @@ KERNEL lds_atomic_and_plain(u32 *out) {
   __hip_atomic_fetch_add(&s[THREAD & 31], 1u, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
   out[THREAD] = s[THREAD & 31];
 }
+KERNEL lds_write_after_reads(u32 *out, u32 writer, u32 barrier) {
+  __shared__ u32 s[32];
+  if (THREAD < 32) s[THREAD] = THREAD;
+  BARRIER;
+  if (THREAD < 64) out[THREAD] = s[THREAD & 31];
+  if (barrier) { BARRIER; }
+  if (THREAD >= writer) s[THREAD & 31] = 7;
+}
 KERNEL lds_write_race(u32 *out, u32 shift) {
   __shared__ u32 s[64];
   s[THREAD >> shift] = THREAD;
@@ -168,6 +176,16 @@ def test_races_between_waves(name: str) -> None:
     # Within one wave the order is certain.
     gpu = device()
     gpu.run(name, 1, 32, words(32))
+
+
+@pytest.mark.parametrize("writer", [1, 2])
+def test_a_write_races_with_the_reads_of_several_waves(writer: int) -> None:
+    """Waves 0 and 1 read, wave 1 or 2 writes: with whom it races is no longer one wave, but it races."""
+    gpu, size = device(), 32 * (writer + 1)
+    assert gpu.launch("lds_write_after_reads", 1, size, words(size), U32(32 * writer), U32(0)) == 719
+    assert gpu.api.fault is not None
+    assert (gpu.api.fault.kind, gpu.api.fault.wave, gpu.api.fault.lane) == ("race", writer, 0)
+    device().run("lds_write_after_reads", 1, size, words(size), U32(32 * writer), U32(1))
 
 
 def test_access_that_straddles_the_end() -> None:
