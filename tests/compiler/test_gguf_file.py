@@ -122,8 +122,12 @@ def test_F60_short_reads_of_a_tensor_go_on_where_they_ended(
 def test_tensors_may_lie_in_any_order(tmp_path: Path) -> None:
     """The header's order is not the data's: offsets decide."""
     header = b"GGUF" + struct.pack("<IQQ", 3, 3, 0)
-    for name, offset in ((b"a", 64), (b"b", 0), (b"c", 32)):
-        header += struct.pack("<Q", 1) + name + struct.pack("<IQIQ", 1, 8, int(gguf.GGMLQuantizationType.F32), offset)
+    for name, offset in (("a", 64), ("b", 0), ("c", 32)):
+        header += (
+            struct.pack("<Q", 1)
+            + name.encode()
+            + struct.pack("<IQIQ", 1, 8, int(gguf.GGMLQuantizationType.F32), offset)
+        )
     data = np.repeat(np.array([2, 3, 1], np.float32), 8).tobytes()
     path = tmp_path / "model.gguf"
     path.write_bytes(header + bytes(-len(header) % 32) + data)

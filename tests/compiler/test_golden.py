@@ -42,7 +42,7 @@ def test_records_are_made_once_for_all_that_decides_them(tmp_path: Path) -> None
         made.append((layout, weights, code, prompts))
         return [{"number": len(made)}]
 
-    fields = {"layout": LAYOUT, "weights_sha256": "a" * 64, "code": b"code", "prompts": [[1, 2], [3]]}
+    fields: dict[str, Any] = {"layout": LAYOUT, "weights_sha256": "a" * 64, "code": b"code", "prompts": [[1, 2], [3]]}
     rest: dict[str, Any] = {"weights": WEIGHTS, "cache": BuildCache(tmp_path), "make_golden": make}
     for _ in range(2):
         assert golden_records(**fields, **rest) == [{"number": 1}]
