@@ -83,6 +83,12 @@ def security_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--cors-origin", multiple=True, help="Origin whose pages may use this server; repeatable. [default: any]"
     )
+    @click.option(
+        "--allowed-host",
+        multiple=True,
+        metavar="NAME",
+        help="Name by which clients may ask (Host); repeatable, *: any. [default: at the loopback its own, else any]",
+    )
     @click.option("--trusted-proxy", metavar="ADDRESS", help="Proxy whose X-Forwarded-For is believed.")
     @click.option(
         "--shared-prefix-cache",
@@ -95,15 +101,18 @@ def security_options(command: Callable[..., None]) -> Callable[..., None]:
         api_keys: Path | None,
         rate_limit: int | None,
         cors_origin: tuple[str, ...],
+        allowed_host: tuple[str, ...],
         trusted_proxy: str | None,
         shared_prefix_cache: bool,
         **extra: Any,
     ) -> None:
         from .runtime.http.auth import Security, load_keys
+        from .runtime.http.origins import read_hosts
 
         keys = load_keys(api_keys, os.environ.get("ROCMFORGE_API_KEY"))
         origins = cors_origin or ("*",)
-        security = Security(keys, rate_limit, origins, trusted_proxy, shared_prefix_cache)
+        hosts = read_hosts(allowed_host)
+        security = Security(keys, rate_limit, origins, trusted_proxy, shared_prefix_cache, hosts)
         command(*args, security=security, **extra)
 
     return wrapped

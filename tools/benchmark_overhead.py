@@ -62,7 +62,7 @@ class _Stream:
 
     def __init__(self, address: Address, prompt: list[int], tokens: int) -> None:
         body = json.dumps(body_of(prompt, tokens)).encode()
-        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         self.socket = socket.create_connection((address.host, address.port))
         self._last = b""
         self.first_at = 0.0

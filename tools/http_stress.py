@@ -46,7 +46,7 @@ class Http:
 
     async def get(self, path: str) -> int:
         """Status of a GET; 0: no whole answer came."""
-        return (await self.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()))[0]
+        return (await self.ask(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()))[0]
 
     async def generate(self, number: int, max_tokens: int, path: str = "/generate") -> tuple[int, bytes]:
         """Status and answer of a generation."""
@@ -56,7 +56,7 @@ class Http:
     def generation(number: int, max_tokens: int, path: str) -> bytes:
         """The bytes that ask for one."""
         body = json.dumps({"prompt": PROMPT.format(number), "max_tokens": max_tokens}).encode()
-        return b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
+        return b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
             path.encode(),
             len(body),
             body,
@@ -173,7 +173,8 @@ async def normal_beside_slow(http: Http, slow: int, requests: int, senders: int 
     ends: Counter[str] = Counter()
 
     async def trickle(number: int) -> None:
-        request = http.generation(number, 8, "/generate").replace(b"Host: x", b"Host: x\r\nX: " + b"y" * 4000)
+        host = b"Host: localhost\r\n"
+        request = http.generation(number, 8, "/generate").replace(host, host + b"X: " + b"y" * 4000 + b"\r\n")
         while not stop.is_set():
             try:
                 async with http.connect() as (reader, writer):

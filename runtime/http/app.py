@@ -25,10 +25,11 @@ from . import (
 from . import integrations as integrations_of
 from . import models as models_of
 from .admission import Admission
-from .auth import Gate, Security, cors_middleware
+from .auth import Gate, Security
 from .integrations import PROXIED, PROXIED_OLLAMA, Proxy
 from .limits import HttpLimits
 from .openapi import OpenApi, Route
+from .origins import Origins
 from .page import add_page
 from .registry import Models
 from .resources import Context
@@ -61,7 +62,8 @@ class HttpApp(falcon.App[falcon.Request, falcon.Response]):
 
     def __init__(self, limits: HttpLimits, security: Security, watch: observe.Observe) -> None:
         """An application without routes; see `create_app`."""
-        super().__init__(middleware=[watch, cors_middleware(security), Gate(security)])
+        origins = Origins(security.cors_origins)
+        super().__init__(middleware=[watch, origins, Gate(security, origins)])
         self.limits = limits
         self.security = security
         self.admission = Admission(limits.max_streams, limits.max_prompt_tokens)

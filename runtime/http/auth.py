@@ -14,12 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import falcon
 
 from ...artifacts.errors import UsageError, printable
+from .origins import Hosts, Origins
 from .rate_limit import RateLimiter, client_of_address
 
 log = logging.getLogger(__name__)
@@ -127,7 +126,8 @@ class Security:
     Attributes:
         keys: the keys of which one is demanded; None: everybody may.
         rate_per_minute: requests of one client a minute; None: no limit.
-        cors_origins: whose pages may use it; `*`: everybody's.
+        cors_origins: whose pages may use it; `*`: everybody's. See `origins.Origins`.
+        allowed_hosts: names by which it may be asked, beside those of the loopback; `*`: any. See `origins.Hosts`.
         trusted_proxy: address of a proxy whose `X-Forwarded-For` is believed.
         shared_prefix_cache: whether keys may see, by its speed and by the count of cached tokens, that another has
             sent a prompt that begins as theirs does.
@@ -138,6 +138,7 @@ class Security:
     cors_origins: tuple[str, ...] = ("*",)
     trusted_proxy: str | None = None
     shared_prefix_cache: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
 
 def warn_if_open(security: Security, host: str) -> None:
@@ -150,24 +151,18 @@ def warn_if_open(security: Security, host: str) -> None:
         log.warning("whoever reaches %s may use this server: no API keys are set (see --api-keys)", printable(host))
 
 
-def cors_middleware(security: Security) -> falcon.CORSMiddleware[Any, Any]:
-    """Answers preflight requests, and names the origins that may read an answer."""
-    anyone = "*" in security.cors_origins
-    origins = "*" if anyone else security.cors_origins
-    return falcon.CORSMiddleware(origins, expose_headers=("Retry-After", "X-Request-Id"))
-
-
 class Gate:
     """Middleware: refuses who may not ask, and notes in `req.context.client` who does."""
 
-    def __init__(self, security: Security) -> None:
+    def __init__(self, security: Security, origins: Origins) -> None:
         self._keys = security.keys
         self._shared_cache = security.shared_prefix_cache
         self._limiter = RateLimiter(security.rate_per_minute) if security.rate_per_minute else None
-        self._origins = None if "*" in security.cors_origins else frozenset(security.cors_origins)
+        self._hosts = Hosts(security.allowed_hosts)
+        self._origins = origins
 
     def process_request(self, req: falcon.Request, _: falcon.Response) -> None:
-        """Check origin, key and rate.
+        """Check the name by which we are asked, whose page asks, key and rate.
 
         Raises:
             HTTPError: 401, 403 or 429.
@@ -176,9 +171,10 @@ class Gate:
         req.context.scopes = frozenset(Scope) if self._keys is None else frozenset()
         req.context.sees_all = False
         req.context.cache_space = ""
+        self._hosts.check(req)
         if req.path in OPEN_PATHS or _is_preflight(req):
             return
-        self._check_origin(req)
+        self._origins.check(req)
         scope = needed_scope(req)
         key = self._authenticate(req)
         if key is not None:
@@ -189,14 +185,6 @@ class Gate:
         if scope is Scope.USE:  # a scrape is no load, and must not be lost
             self._count(req.context.client)
         demand(req, scope)
-
-    def _check_origin(self, req: falcon.Request) -> None:
-        # CORS only keeps a page from reading the answer: a simple POST would have its effect all the same.
-        origin = req.get_header("Origin")
-        if origin is None or self._origins is None or origin in self._origins:
-            return
-        if urlsplit(origin).netloc != req.netloc:
-            raise falcon.HTTPForbidden(description="requests of this origin are not allowed")
 
     def _authenticate(self, req: falcon.Request) -> ApiKey | None:
         if self._keys is None:

@@ -24,6 +24,7 @@ from waitress.utilities import BadRequest, RequestHeaderFieldsTooLarge  # type: 
 from ...artifacts.errors import printable
 from .errors import RETRY_AFTER_SECONDS, ClientGoneError, error_text
 from .limits import HttpLimits
+from .origins import BOUND_TO
 from .stream_writer import SEND_EVENTS, StreamWriter
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,9 @@ class Task(WSGITask):  # type: ignore[misc]
     """A request being answered. Its stream, if that is the answer, is sent by the server's stream writer."""
 
     def get_environment(self) -> dict[str, Any]:
-        """As WSGI has it, and how to stream."""
+        """As WSGI has it, and where the server listens, and how to stream."""
         environ: dict[str, Any] = super().get_environment()
+        environ[BOUND_TO] = self.channel.server.bound_to
         environ[SEND_EVENTS] = partial(self.channel.server.stream_writer.send, _Body(self))
         self.environ = None  # waitress keeps it here: a cycle now, that would outlive the request
         return environ
@@ -290,6 +292,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         self._resume = 0.0
         self._warned = -WARNING_SECONDS
         super().__init__(*args, **extra)
+        self.bound_to = str(self.socket.getsockname()[0])
 
     def add_task(self, channel: Channel) -> None:
         """Have a thread serve a channel's first request."""

@@ -31,7 +31,7 @@ def connect(server: Server) -> socket.socket:
 
 def post(path: str, document: object) -> bytes:
     body = json.dumps(document).encode()
-    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+    return b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
 
 
 def bearer(key: str) -> dict[str, str]:

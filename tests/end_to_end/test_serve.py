@@ -172,7 +172,8 @@ def disconnect(server: Server, body: dict[str, object], after: bytes) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     data = json.dumps(body).encode()
     with socket.create_connection((host, int(port)), PATIENCE_SECONDS) as client:
-        client.sendall(b"POST /generate/stream HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+        head = b"POST /generate/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        client.sendall(head % len(data) + data)
         received = b""
         while after not in received:
             chunk = client.recv(1 << 16)

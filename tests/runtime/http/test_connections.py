@@ -87,24 +87,24 @@ def error_in(answer: bytes, status: int) -> object:
 
 GET = b"GET /status/1 HTTP/1.1\r\n"
 POST = b"POST /generate HTTP/1.1\r\n"
-SMUGGLED = b'POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}'
+SMUGGLED = b'POST /generate HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}'
 F52 = {
     "two Hosts": GET + b"Host: a\r\nHost: b\r\n\r\n",
     "two equal Hosts": GET + b"Host: a\r\nhost: a\r\n\r\n",
     "no Host": GET + b"\r\n",
-    "two lengths": POST + b"Host: x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
-    "length and encoding": POST + b"Host: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "two encodings": POST + b"Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "encoding in HTTP 1.0": b"POST /generate HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "space before the colon": POST + b"Host: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    "folded line": POST + b"Host: x\r\nX: a\r\n Transfer-Encoding: chunked\r\n\r\n",
-    "two keys": GET + b"Host: x\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n",
-    "unknown version": b"GET / HTTP/3.7\r\nHost: x\r\n\r\n",
-    "negative length": POST + b"Host: x\r\nContent-Length: -2\r\n\r\n",
-    "length of 5000 digits": POST + b"Host: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
-    "half an address": b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n",
-    "bare newline": GET + b"Host: x\r\nX: a\nY: b\r\n\r\n",
-    "NUL in a name": GET + b"Host: x\r\nX\0: a\r\n\r\n",
+    "two lengths": POST + b"Host: [::1]\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+    "length and encoding": POST + b"Host: [::1]\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two encodings": POST + b"Host: [::1]\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "encoding in HTTP 1.0": b"POST /generate HTTP/1.0\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "space before the colon": POST + b"Host: [::1]\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "folded line": POST + b"Host: [::1]\r\nX: a\r\n Transfer-Encoding: chunked\r\n\r\n",
+    "two keys": GET + b"Host: [::1]\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n",
+    "unknown version": b"GET / HTTP/3.7\r\nHost: [::1]\r\n\r\n",
+    "negative length": POST + b"Host: [::1]\r\nContent-Length: -2\r\n\r\n",
+    "length of 5000 digits": POST + b"Host: [::1]\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    "half an address": b"GET http://[ HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    "bare newline": GET + b"Host: [::1]\r\nX: a\nY: b\r\n\r\n",
+    "NUL in a name": GET + b"Host: [::1]\r\nX\0: a\r\n\r\n",
 }
 
 
@@ -121,7 +121,7 @@ def test_F52_an_ambiguous_request_is_refused_and_nothing_after_it_is_read(start:
 
 def test_F52_an_encoding_that_is_not_known(start: Start) -> None:
     server = start(make_app(FakeEngine()))
-    assert error_in(exchange(server, POST + b"Host: x\r\nTransfer-Encoding: gzip\r\n\r\n"), 501)
+    assert error_in(exchange(server, POST + b"Host: [::1]\r\nTransfer-Encoding: gzip\r\n\r\n"), 501)
 
 
 def test_a_chunked_body_is_read(start: Start) -> None:
@@ -134,7 +134,7 @@ def test_a_chunked_body_is_read(start: Start) -> None:
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions?x=1", "/api/chat"])
 def test_a_header_too_large_is_a_431_in_the_shape_of_its_path(start: Start, path: str) -> None:
     server = start(make_app(FakeEngine(), HttpLimits(max_header_bytes=2000)))
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX: {'y' * 3000}\r\n\r\n".encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: [::1]\r\nX: {'y' * 3000}\r\n\r\n".encode()
     error = error_in(exchange(server, head), 431)
     assert isinstance(error, dict) == path.startswith("/v1")
     assert_good(server)
@@ -143,8 +143,12 @@ def test_a_header_too_large_is_a_431_in_the_shape_of_its_path(start: Start, path
 SLOW = HttpLimits(header_seconds=0.3, body_seconds=0.6, idle_seconds=0.9, poll_seconds=0.02)
 F53 = {
     "header": (b"", "the header alone is sent slowly", 0.3),
-    "body": (POST + b"Host: x\r\nContent-Length: 100000\r\n\r\n", "the length promises more", 0.6),
-    "chunked body": (POST + b"Host: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\n", "the chunk promises more", 0.6),
+    "body": (POST + b"Host: [::1]\r\nContent-Length: 100000\r\n\r\n", "the length promises more", 0.6),
+    "chunked body": (
+        POST + b"Host: [::1]\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\n",
+        "the chunk promises more",
+        0.6,
+    ),
 }
 
 
@@ -173,7 +177,7 @@ def test_F53_a_byte_at_a_time_is_closed_at_a_deadline(start: Start, opening: byt
 
 def test_F53_a_silent_sender_reads_why(start: Start) -> None:
     server = start(make_app(FakeEngine(), SLOW))
-    assert error_in(exchange(server, POST + b"Host: x\r\nContent-Length: 10\r\n\r\n{"), 408)
+    assert error_in(exchange(server, POST + b"Host: [::1]\r\nContent-Length: 10\r\n\r\n{"), 408)
 
 
 def test_F53_deadlines_spare_requests_that_are_served(start: Start) -> None:
@@ -207,7 +211,7 @@ def slow_reader(server: Server) -> socket.socket:
     sock.settimeout(PATIENCE)
     sock.connect(server.address)
     body = json.dumps({**BODY, "max_tokens": 10_000}).encode()
-    sock.sendall(b"POST /generate/stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    sock.sendall(b"POST /generate/stream HTTP/1.1\r\nHost: [::1]\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     return sock
 
 
@@ -274,7 +278,7 @@ def test_F56_connections_past_the_limit_get_a_503(start: Start) -> None:
         while len(channels(server)) < 4:
             time.sleep(0.005)
         for _ in range(3):
-            answer = exchange(server, GET + b"Host: x\r\n\r\n")
+            answer = exchange(server, GET + b"Host: [::1]\r\n\r\n")
             assert error_in(answer, 503) == "too many connections"
             assert b"Retry-After: 1\r\n" in answer
         assert session.get(url_of(server, "/health"), timeout=PATIENCE).status_code == 200
@@ -304,7 +308,7 @@ def test_F56_health_waits_for_no_thread(start: Start) -> None:
     server = start(make_app(engine, HttpLimits(max_streams=1, spare_threads=0)))
     with connect(server) as sock, connect(server) as waiting:
         sock.sendall(SMUGGLED)
-        waiting.sendall(GET + b"Host: x\r\n\r\n")
+        waiting.sendall(GET + b"Host: [::1]\r\n\r\n")
         while not engine.generations:
             time.sleep(0.005)
         for path in ("/health", "/ready", "/metrics"):
@@ -376,7 +380,7 @@ def test_F70_descriptors_exhausted() -> None:
         with contextlib.ExitStack() as held:
             socks = [held.enter_context(socket.create_connection(address, timeout=PATIENCE)) for _ in range(40)]
             for sock in socks:
-                sock.sendall(GET + b"Host: x\r\n\r\n")
+                sock.sendall(GET + b"Host: [::1]\r\n\r\n")
             statuses = []
             for sock in socks:
                 try:

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from .fake_engine import FakeEngine, make_app
 CONF = Path(__file__).parents[3] / "docs" / "nginx.conf"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 PATIENCE = 20.0
+BEHIND = Security(trusted_proxy="127.0.0.1", allowed_hosts=("llm.example",))  # as the file says
 
 pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
@@ -125,7 +127,7 @@ class Tls(http.client.HTTPConnection):
 
 def test_events_are_not_held_back(proxied: Callable[[HttpApp], int], certificate: Path) -> None:
     engine = FakeEngine(token_seconds=0.1, reply=["x"] * 20)
-    connection = Tls(proxied(make_app(engine)), certificate)
+    connection = Tls(proxied(make_app(engine, security=BEHIND)), certificate)
     response = connection.post("/generate/stream", {"prompt": "x"})
     assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
     lines = iter(response.readline, b"")
@@ -138,7 +140,7 @@ def test_events_are_not_held_back(proxied: Callable[[HttpApp], int], certificate
 
 def test_F55_a_disconnect_reaches_the_server(proxied: Callable[[HttpApp], int], certificate: Path) -> None:
     engine = FakeEngine(token_seconds=0.05, reply=["x"] * 100)
-    connection = Tls(proxied(make_app(engine, HttpLimits(poll_seconds=0.02))), certificate)
+    connection = Tls(proxied(make_app(engine, HttpLimits(poll_seconds=0.02), security=BEHIND)), certificate)
     response = connection.post("/generate/stream", {"prompt": "x", "max_tokens": 100})
     response.readline()
     response.close()
@@ -151,7 +153,7 @@ def test_F55_a_disconnect_reaches_the_server(proxied: Callable[[HttpApp], int], 
 
 def test_the_client_is_who_it_is(proxied: Callable[[HttpApp], int], certificate: Path) -> None:
     engine = FakeEngine()
-    port = proxied(make_app(engine, security=Security(rate_per_minute=2, trusted_proxy="127.0.0.1")))
+    port = proxied(make_app(engine, security=replace(BEHIND, rate_per_minute=2)))
     for source in ("127.0.0.2", "127.0.0.3"):
         statuses = []
         for _ in range(3):
@@ -166,10 +168,22 @@ def test_the_client_is_who_it_is(proxied: Callable[[HttpApp], int], certificate:
 
 def test_what_the_server_refuses_arrives_as_it_is(proxied: Callable[[HttpApp], int], certificate: Path) -> None:
     keys = load_keys(None, "the-key")
-    port = proxied(make_app(FakeEngine(), HttpLimits(max_body_bytes=4 << 20), security=Security(keys)))
+    port = proxied(make_app(FakeEngine(), HttpLimits(max_body_bytes=4 << 20), security=replace(BEHIND, keys=keys)))
     answers = {}
     for key, size in (("wrong", 10), ("the-key", (4 << 20) + 1), ("the-key", 10)):
         response = Tls(port, certificate).post("/generate", {"prompt": "x" * size}, Authorization=f"Bearer {key}")
         answers[response.status] = json.loads(response.read())
     assert answers.keys() == {401, 413, 200}
     assert answers[401]["status"] == answers[413]["status"] == "error"
+
+
+def test_F104_the_name_of_the_proxy_must_be_allowed(proxied: Callable[[HttpApp], int], certificate: Path) -> None:
+    refused = Tls(proxied(make_app(FakeEngine())), certificate).post("/generate", {"prompt": "x"})
+    assert refused.status == 403
+    assert "--allowed-host" in json.loads(refused.read())["error"]
+
+
+def test_metrics_pass_the_proxy(proxied: Callable[[HttpApp], int], certificate: Path) -> None:
+    connection = Tls(proxied(make_app(FakeEngine(), security=BEHIND)), certificate)
+    connection.request("GET", "/metrics")
+    assert b"rocmforge_requests_started_total" in connection.getresponse().read()

@@ -118,7 +118,7 @@ def send(url: str, path: str, body: dict[str, object]) -> socket.socket:
     address = urlsplit(url)
     data = json.dumps(body).encode()
     sock = socket.create_connection((address.hostname, address.port), timeout=5)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     sock.sendall(head.encode() + data)
     return sock
 
@@ -204,7 +204,7 @@ def test_F47_an_oversized_body_is_a_413_in_our_shape(serve: Serve, path: str, si
     url = serve(make_app(FakeEngine(), HttpLimits(max_body_bytes=1000)))
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=5) as sock:
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
         sock.sendall(head.encode() + (b"x" * size if size < 4000 else b""))
         received = b""
         while data := sock.recv(65536):
@@ -220,7 +220,7 @@ def test_F47_an_oversized_body_is_a_413_in_our_shape(serve: Serve, path: str, si
 def test_what_waitress_refuses_has_our_shape_too(serve: Serve) -> None:
     address = urlsplit(serve(make_app(FakeEngine())))
     with socket.create_connection((address.hostname, address.port), timeout=5) as sock:
-        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n")
+        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n")
         received = b""
         while data := sock.recv(65536):
             received += data
