@@ -105,8 +105,6 @@ def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[Condition
     for name in _OFF_UNLESS:
         if getattr(body, name):
             raise UnsupportedError(name)
-    if body.n_predict == 0:
-        raise RequestError("n_predict", "expected -1, or at least 1, found 0")
     fields = SamplingFields(
         temperature=body.temperature,
         top_k=body.top_k,
@@ -123,7 +121,8 @@ def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[Condition
         grammar=body.grammar,
         json_schema=body.json_schema,
     )
-    conditions = read_conditions(fields, None, service.engine.vocab_size, DEFAULT_SAMPLING)
+    asked = 0 if body.n_predict == 0 else None  # others are cut to what the context leaves
+    conditions = read_conditions(fields, asked, service.engine.vocab_size, DEFAULT_SAMPLING)
     limit = None if body.n_predict is None or body.n_predict < 0 else body.n_predict
     return replace(conditions, logprobs=body.n_probs or None), limit
 

@@ -169,6 +169,15 @@ def test_one_token_takes_no_step_of_its_own(client: falcon.testing.TestClient) -
     assert (timings["predicted_n"], timings["predicted_per_second"], timings["predicted_per_token_ms"]) == (1, 0, 0)
 
 
+def test_no_tokens(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    """The prompt is computed, and may fill the context."""
+    document = complete(client, prompt="x" * 127, n_predict=0).json
+    assert (document["content"], document["tokens_predicted"], document["stop_type"]) == ("", 0, "limit")
+    assert document["timings"]["prompt_n"] == 128
+    assert engine.last.request.max_tokens == 0
+    assert [event["stop"] for event in events(complete(client, n_predict=0, stream=True))] == [True]
+
+
 BIASES = [
     ([[5, 1.5], ["hé", False], [5, 2]], {5: 2.0, **dict.fromkeys("hé".encode(), -100.0)}),
     ({"7": -3, "i": 1, "8": False}, {7: -3.0, ord("i"): 1.0, 8: -100.0}),
@@ -193,7 +202,7 @@ def test_ignore_eos_rules_the_end_out(client: falcon.testing.TestClient, engine:
 
 
 WRONG: dict[str, tuple[dict[str, object], str]] = {
-    "F46-n_predict": ({"n_predict": 0}, "n_predict"),
+    "F46-n_predict": ({"n_predict": -3}, "n_predict"),
     "F46-temperature": ({"temperature": -0.1}, "temperature"),
     "F46-n_probs": ({"n_probs": 21}, "n_probs"),
     "F46-mirostat": ({"mirostat": 2}, "mirostat"),
