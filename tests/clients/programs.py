@@ -17,14 +17,20 @@ NODE = "node@22.22.0"  # for programs that want a newer one than Debian has: ins
 INSTALL_SECONDS = 1800.0  # the largest bring a gigabyte from the registry
 
 
-def python_program(name: str, *requirements: str) -> Path:
-    """Return the `bin` folder of a virtual environment with the requirements, each pinned (`aider-chat==0.86.1`)."""
-    folder = _folder(name, requirements)
+def python_program(name: str, *requirements: str, without: tuple[str, ...] = ()) -> Path:
+    """Return the `bin` folder of a virtual environment with the requirements, each pinned (`aider-chat==0.86.1`).
+
+    Packages of `without` are left out, though others ask for them: gigabytes that what is tested never imports.
+    """
+    folder = _folder(name, (*requirements, *(f"without {package}" for package in without)))
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / "installed").exists():
             uv = [sys.executable, "-m", "uv"]  # resolves in seconds what takes pip minutes
             _run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
-            _run([*uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *requirements])
+            overrides = folder / "overrides.txt"
+            overrides.write_text("".join(f"{package} ; sys_platform == 'none'\n" for package in without))
+            install = [*uv, "pip", "install", "--quiet", "--override", str(overrides)]
+            _run([*install, "--python", str(folder / "bin/python"), *requirements])
             (folder / "installed").touch()
     return folder / "bin"
 
