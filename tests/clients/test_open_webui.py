@@ -109,7 +109,8 @@ def test_the_model_is_found_by_both_apis(web_ui: WebUi) -> None:
 
 @pytest.mark.parametrize("model", [MODEL, f"{MODEL}:latest"], ids=["openai", "ollama"])
 def test_a_chat_whole_and_streamed(web_ui: WebUi, model: str) -> None:
-    body = {"model": model, "messages": user(QUESTION), "temperature": 0}
+    # What is for Ollama it takes from `options`.
+    body = {"model": model, "messages": user(QUESTION), "temperature": 0, "options": {"temperature": 0}}
     whole = web_ui.post("/api/chat/completions", json=body | {"stream": False}).json()
     assert whole["choices"][0]["message"]["content"] == ANSWER
     streamed = web_ui.post("/api/chat/completions", json=body | {"stream": True}).text
@@ -135,9 +136,8 @@ def test_embeddings_and_a_file_that_is_found_by_them(web_ui: WebUi) -> None:
     assert cosine(cat, kitten) > cosine(cat, market)
     text = "The cat of the house is called Minka. She sleeps on the sofa."
     uploaded = web_ui.post("/api/v1/files/", files={"file": ("notes.txt", text.encode(), "text/plain")}).json()
-    wait_until(
-        lambda: web_ui.get(f"/api/v1/files/{uploaded['id']}/process/status")["status"] != "pending", "the file is read"
-    )
+    status = f"/api/v1/files/{uploaded['id']}/process/status"
+    wait_until(lambda: web_ui.get(status)["status"] == "completed", "the file is read")
     asked = {"collection_name": f"file-{uploaded['id']}", "query": "Who sleeps on the sofa?", "k": 1}
     found = web_ui.post("/api/v1/retrieval/query/doc", json=asked).json()
     assert found["documents"] == [[text]]
