@@ -56,7 +56,7 @@ def _add(messages: list[Message], item: InputItem, where: str, find: Callable[[s
         if item.role is None:
             raise RequestError(f"{where}.role", "expected user, assistant, system or developer, found nothing")
         role = "system" if item.role == "developer" else item.role
-        messages.append({"role": role, "content": _text(item.content, f"{where}.content")})
+        _add_text(messages, role, _text(item.content, f"{where}.content"))
     elif kind in ("function_call", "custom_tool_call"):
         _add_call(messages, _call(item, where))
     elif kind in ("function_call_output", "custom_tool_call_output"):
@@ -74,6 +74,13 @@ def _add(messages: list[Message], item: InputItem, where: str, find: Callable[[s
         raise UnsupportedError(
             f"{where}.type", f"expected message, function_call or the like, found {printable(kind, 60)}"
         )
+
+
+def _add_text(messages: list[Message], role: str, text: str) -> None:
+    """Agents say in several messages what is one to a template that has user and assistant take turns."""
+    if role != "assistant" and messages and messages[-1]["role"] == role:
+        text = f"{messages.pop()['content']}\n\n{text}"
+    messages.append({"role": role, "content": text})
 
 
 def _add_call(messages: list[Message], message: Message) -> None:

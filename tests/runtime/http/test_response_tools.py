@@ -197,6 +197,22 @@ def test_history_of_tools_that_openai_ran_is_left_out() -> None:
     assert template.messages == ({"role": "user", "content": "hi"},)
 
 
+def test_messages_of_one_author_are_one_for_templates_that_have_them_take_turns() -> None:
+    client, template, _ = served(["Yes."])
+    template.strict = True
+    said = [("developer", "a"), ("system", "b"), ("user", "c"), ("user", "d"), ("assistant", "e"), ("assistant", "f")]
+    items = [{"role": role, "content": [{"type": "input_text", "text": text}]} for role, text in said]
+    ask(client, input=[*items, {"role": "user", "content": "g"}], instructions="z")
+    read = [(message["role"], message["content"]) for message in template.messages]
+    assert read == [
+        ("system", "z\n\na\n\nb"),
+        ("user", "c\n\nd"),
+        ("assistant", "e"),
+        ("assistant", "f"),
+        ("user", "g"),
+    ]
+
+
 @given(st.text(st.characters(codec="utf-8")), st.booleans(), st.data())
 def test_the_input_of_any_pieces(text: str, ascii_only: bool, data: st.DataObject) -> None:
     arguments = json.dumps({"input": text}, ensure_ascii=ascii_only)
