@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -22,9 +23,15 @@ ASK_SECONDS: Final = 2.0  # for lists and health: who is slower than that is not
 IDLE_SECONDS: Final = 600.0  # for an answer's next byte
 MAX_LIST_BYTES: Final = 4 << 20
 KEEP_SECONDS: Final = 10.0  # a list of models is asked for again after that
-KEPT_HEADERS: Final = ("retry-after", "cache-control")
+MAX_ANSWER_BYTES: Final = 64 << 20  # of an answer in one piece; 2,048 vectors take half of that
 CHUNK_BYTES: Final = 64 << 10
 OLLAMA_URL: Final = "http://localhost:11434"
+
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+LINES: Final = "application/x-ndjson"
+_SECONDS: Final = re.compile(r"\d{1,6}")
 
 
 class IntegrationError(RocmforgeError):
@@ -42,11 +49,19 @@ class Health:
 
 @dataclass(slots=True)
 class Forwarded:
-    """An answer on its way through. `close` it."""
+    """An answer on its way through: JSON, which is here, or a stream. `close` it.
+
+    Attributes:
+        status: 200 to 299, or 400 to 599 with JSON.
+        media_type: `JSON`, `EVENTS` or `LINES`.
+        body: the whole of it, where it is JSON.
+        retry_after: seconds, as it said, or None.
+    """
 
     status: int
-    content_type: str
-    headers: Mapping[str, str]
+    media_type: str
+    body: bytes | None
+    retry_after: str | None
     _response: http.client.HTTPResponse
     _connection: http.client.HTTPConnection
 
@@ -125,12 +140,18 @@ class BaseIntegration(ABC):
         """POST a JSON body to one of its paths.
 
         Raises:
-            IntegrationError: it cannot be reached.
+            IntegrationError: it cannot be reached, or answers with anything but JSON or events or, at a path of
+                Ollama's, lines of JSON.
         """
         connection, response = self._send("POST", path, body, IDLE_SECONDS)
-        headers = {name: value for name, value in response.getheaders() if name.lower() in KEPT_HEADERS}
-        content_type = response.getheader("Content-Type") or "application/json"
-        return Forwarded(response.status, content_type, headers, response, connection)
+        try:
+            status, kind = response.status, _kind_of(response, path.startswith("/api/"))
+            whole = _whole_json(response) if kind == JSON else None
+        except (OSError, http.client.HTTPException, IntegrationError) as error:
+            connection.close()
+            raise IntegrationError(f"{self.url}{path}: {_reason(error)}") from None
+        seconds = response.getheader("Retry-After", "")
+        return Forwarded(status, kind, whole, seconds if _SECONDS.fullmatch(seconds) else None, response, connection)
 
     def _ask(self, path: str) -> dict[str, Any]:
         connection, response = self._send("GET", path, None, self._timeout)
@@ -168,6 +189,36 @@ class BaseIntegration(ABC):
                 raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise IntegrationError(f"{self.url}: {_reason(error)}") from None
+
+
+def _kind_of(response: http.client.HTTPResponse, lines: bool) -> str:
+    """Media type of an answer, of those that are passed on; `lines`: of JSON, too."""
+    status, kind = response.status, response.headers.get_content_type() if response.getheader("Content-Type") else ""
+    if 300 <= status < 400:
+        raise IntegrationError(f"a redirect (status {status}), which is not followed")
+    if not (200 <= status < 300 or 400 <= status < 600):
+        raise IntegrationError(f"expected a status from 200 to 599, found {status}")
+    encoding = response.getheader("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise IntegrationError(f"expected no Content-Encoding, found {printable(encoding, 40)}")
+    expected = (JSON, EVENTS, LINES) if lines else (JSON, EVENTS)
+    if kind not in (expected if status < 300 else (JSON,)):
+        found = printable(kind, 60) or "no content type"
+        raise IntegrationError(f"expected {' or '.join(expected)}, found {found} (status {status})")
+    return kind
+
+
+def _whole_json(response: http.client.HTTPResponse) -> bytes:
+    raw = response.read(MAX_ANSWER_BYTES + 1)
+    if len(raw) > MAX_ANSWER_BYTES:
+        raise IntegrationError(f"expected at most {MAX_ANSWER_BYTES} bytes in one piece")
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        raise IntegrationError(
+            f"expected JSON, as its content type says, found something else (status {response.status})"
+        ) from None
+    return raw
 
 
 class OllamaIntegration(BaseIntegration):

@@ -7,14 +7,16 @@ from typing import Any
 
 import falcon
 
-from ..integrations import Forwarded, IntegrationManager
+from ..integrations import LINES, Forwarded, IntegrationError, IntegrationManager
 from .admission import Admission, Slot
 from .body import read_json
+from .errors import error_of
 from .limits import HttpLimits
 from .openapi import Operation, Route
 from .registry import Models
 from .resources import ReadResource, answer
 from .schema.models import IntegrationHealth, IntegrationList
+from .streaming import ndjson, sse
 
 PROXIED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
 PROXIED_OLLAMA = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"})
@@ -71,7 +73,7 @@ class Proxy:
 
         Raises:
             RequestError: the body is no JSON object.
-            IntegrationError: the server cannot be reached.
+            IntegrationError: the server cannot be reached, or its answer is not passed on.
             EngineBusyError: too many requests are being served.
         """
         path = self._aliases.get(req.path, req.path)
@@ -90,26 +92,43 @@ class Proxy:
         except BaseException:
             slot.release()
             raise
+        body = _Body(forwarded, slot, req.path)
         resp.status = falcon.code_to_http_status(forwarded.status)
-        resp.content_type = forwarded.content_type
-        resp.set_headers(dict(forwarded.headers))
-        resp.stream = _Body(forwarded, slot)
+        resp.content_type = forwarded.media_type
+        resp.set_header("X-Content-Type-Options", "nosniff")
+        if forwarded.retry_after is not None:
+            resp.set_header("Retry-After", forwarded.retry_after)
+        if forwarded.body is None:
+            resp.set_header("Cache-Control", "no-cache")
+            resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
+            resp.stream = body
+        else:
+            body.close()
+            resp.data = forwarded.body
         resp.complete = True
 
 
 class _Body:
     """The answer's bytes; whoever hangs up ends the generation at the other server too."""
 
-    def __init__(self, forwarded: Forwarded, slot: Slot) -> None:
+    def __init__(self, forwarded: Forwarded, slot: Slot, path: str) -> None:
         self._forwarded = forwarded
         self._slot = slot
-        self._chunks = forwarded.chunks()
+        self._path = path
+        self._chunks = self._relay()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
         return next(self._chunks)
+
+    def _relay(self) -> Iterator[bytes]:
+        try:
+            yield from self._forwarded.chunks()
+        except IntegrationError as error:  # after what may be half a line
+            document = error_of(self._path, error)[1]
+            yield b"\n" + ndjson(document) if self._forwarded.media_type == LINES else b"\n\n" + sse(document)
 
     def close(self) -> None:
         """Called by the server, whatever happened."""
