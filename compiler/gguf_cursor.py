@@ -14,9 +14,10 @@ from ..artifacts.errors import GgufError
 
 MAX_STRING_BYTES = 4 << 20
 MAX_HEADER_BYTES = 128 << 20
-# Memory that the header's values may take as Python objects. A Gemma vocabulary, the largest in use, takes
-# about 50 MB of it; a file of a million tiny keys is stopped here.
-MAX_OBJECT_BYTES = 64 << 20
+# Memory that the header's values may take as Python objects, beside twice the bytes that they have in the file. Gemma
+# 4's vocabulary and merges, the largest in use, take 67 MiB for 15 in the file; a file of tiny keys is stopped here.
+# With what is held only while a value is read, the whole stays below 64 MiB and twice the bytes read.
+MAX_OBJECT_BYTES = 46 << 20
 _CHUNK_BYTES = 1 << 20
 
 _U64 = struct.Struct("<Q")
@@ -49,15 +50,16 @@ def _file_kind(mode: int) -> str:
 class Cursor:
     """Reads forward through a header. Every access passes `require`: nothing is read or built unchecked."""
 
-    __slots__ = ("_fd", "_loaded", "_objects_left", "_size", "path", "position")
+    __slots__ = ("_base", "_fd", "_loaded", "_object_bytes", "_size", "path", "position")
 
     def __init__(self, path: Path, fd: int, size: int) -> None:
         self.path = path
         self.position = 0
         self._fd = fd
         self._size = size
-        self._loaded = bytearray()
-        self._objects_left = MAX_OBJECT_BYTES
+        self._loaded = bytearray()  # of the file, from `_base` on; what lies before `position` may be gone
+        self._base = 0
+        self._object_bytes = 0
 
     def error(self, field: str, problem: str) -> GgufError:
         """Return an error at the current position."""
@@ -80,17 +82,18 @@ class Cursor:
 
     def spend(self, n_bytes: int, field: str) -> None:
         """Account for memory that values take as Python objects."""
-        self._objects_left -= n_bytes
-        if self._objects_left < 0:
-            raise self.error(field, f"expected metadata of at most {MAX_OBJECT_BYTES} bytes in memory, found more")
+        self._object_bytes += n_bytes
+        limit = MAX_OBJECT_BYTES + 2 * self.position
+        if self._object_bytes > limit:
+            raise self.error(field, f"expected metadata of at most {limit} bytes in memory up to here, found more")
 
     def take(self, n_bytes: int, field: str, what: str) -> bytes:
         """Read the next `n_bytes`."""
         self._load(n_bytes, field, what)
-        start = self.position
+        start = self.position - self._base
         self.position += n_bytes
         with memoryview(self._loaded) as view:
-            return bytes(view[start : self.position])
+            return bytes(view[start : start + n_bytes])
 
     def u32(self, field: str) -> int:
         """Read an unsigned 32-bit integer."""
@@ -112,41 +115,44 @@ class Cursor:
         self.require(self.bounded(count, 8, field), field, f"{count} strings")
         data, texts, size_of, unpack = self._loaded, [], sys.getsizeof, _U64.unpack_from
         for index in range(count):
-            start = self.position + 8
+            start = self.position - self._base + 8
             if start > len(data):
                 self._load(8, field, "string length")
+                start = 8
             end = start + unpack(data, start - 8)[0]
             if end > len(data) or end - start > maximum:
                 self._load_text(end - start, f"{field}[{index}]" if indexed else field, maximum)
+                start, end = 0, end - start
             try:
                 text = data[start:end].decode()
             except UnicodeDecodeError as error:
-                self.position = start + error.start
+                self.position = self._base + start + error.start
                 name = f"{field}[{index}]" if indexed else field
                 found = bytes(data[start:end])[max(error.start - 8, 0) : error.start + 8]
                 raise self.error(name, f"expected UTF-8, found {found!r}") from None
-            self.position = end
+            self.position = self._base + end
             self.spend(size_of(text) + 8, field)
             texts.append(text)
         return tuple(texts)
 
     def _load_text(self, n_bytes: int, field: str, maximum: int) -> None:
+        """Go past the length of a text, and make the text present."""
         if n_bytes > maximum:
             raise self.error(field, f"expected at most {maximum} bytes of text, found {n_bytes}")
         self.position += 8
         self._load(n_bytes, field, "text")
-        self.position -= 8
 
     def _load(self, n_bytes: int, field: str, what: str) -> None:
-        """Make the next `n_bytes` present in `_loaded`, reading ahead by doubling."""
+        """Make the next `n_bytes` present in `_loaded`, which begins with them if they were not."""
         self.require(n_bytes, field, what)
-        goal = self.position + n_bytes
-        if goal <= len(self._loaded):
+        if self.position - self._base + n_bytes <= len(self._loaded):
             return
-        goal = min(self._size, max(goal, 2 * len(self._loaded), _CHUNK_BYTES))
+        del self._loaded[: self.position - self._base]
+        self._base = self.position
+        goal = min(self._size - self._base, max(n_bytes, _CHUNK_BYTES))
         while len(self._loaded) < goal:
-            piece = os.pread(self._fd, goal - len(self._loaded), len(self._loaded))
+            end = self._base + len(self._loaded)
+            piece = os.pread(self._fd, min(goal - len(self._loaded), _CHUNK_BYTES), end)
             if not piece:
-                found = len(self._loaded)
-                raise self.error(field, f"expected a file of {self._size} bytes, found {found}: it was cut")
+                raise self.error(field, f"expected a file of {self._size} bytes, found {end}: it was cut")
             self._loaded += piece

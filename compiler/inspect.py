@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..artifacts.errors import printable
-from .gguf_file import read_gguf
+from .architectures import ARCHITECTURES
+from .gguf_file import GgufFile, read_gguf
 from .model_config import read_config, unused_tensors
 
 
 def inspect_gguf(path: Path) -> dict[str, object]:
-    """Facts of a GGUF file, as plain data.
+    """Facts of a GGUF file, as plain data; of an architecture that is not supported, what every such file says.
 
     Raises:
-        GgufError: it cannot be trusted or compiled.
+        GgufError: it cannot be trusted, or contradicts what its architecture demands.
     """
     gguf = read_gguf(path)
+    architecture = gguf.get_str("general.architecture")
+    if architecture not in ARCHITECTURES:
+        return _common_facts(gguf, architecture)
     config = read_config(gguf)
     types = Counter(tensor.ggml_type.name for tensor in gguf.tensors.values())
     kv_bytes = 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim
@@ -38,6 +42,21 @@ def inspect_gguf(path: Path) -> dict[str, object]:
         "kv_bytes_per_token": kv_bytes,
         "kv_bytes_full_context": kv_bytes * config.max_seq_len,
     }
+
+
+def _common_facts(gguf: GgufFile, architecture: str) -> dict[str, object]:
+    types = Counter(tensor.ggml_type.name for tensor in gguf.tensors.values())
+    facts: dict[str, object] = {
+        "file": printable(gguf.path),
+        "gguf_version": gguf.version,
+        "architecture": f"{printable(architecture)}, which cannot be compiled (these can: {', '.join(ARCHITECTURES)})",
+        "name": printable(gguf.get_str("general.name", gguf.path.stem)),
+        "tensors": ", ".join(f"{count} {kind}" for kind, count in sorted(types.items())) or "none",
+        "weight_bytes": sum(tensor.n_bytes for tensor in gguf.tensors.values()),
+    }
+    for name, key in (("vocabulary", "tokens"), ("merges", "merges")):
+        facts[name] = len(gguf.get_str_list(f"tokenizer.ggml.{key}", ()))
+    return facts
 
 
 def format_facts(facts: dict[str, object]) -> Iterator[str]:

@@ -45,6 +45,7 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         24: "`../`, NUL, escape codes and newlines in names",
         25: "file cut while it is read",
         26: "FIFO, directory, /dev/zero",
+        81: "metadata that takes far more memory than it has bytes",
         90: "chat template that takes a processor or all memory in one operation",
     },
     "A bundle": {
