@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+import ctypes
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import tokenizers
 
 from ..artifacts.tokenizer_config import TokenizerConfig
+from .text_pieces import can_cut, pieces
+
+# A piece of text beyond this is tokenized alone, and the memory that it took is given back.
+LARGE_CHARS: Final = 1 << 16
+# Characters of a text that a normalizer may have made one of.
+SHORTENED: Final = 4
+_large = threading.Lock()
+
+
+class TooManyTokensError(Exception):
+    """A text has more tokens than were asked for.
+
+    Attributes:
+        ids: those that were found, from its beginning.
+        count: how many it has at least.
+    """
+
+    def __init__(self, ids: list[int], count: int):
+        super().__init__(f"at least {count} tokens")
+        self.ids = ids
+        self.count = count
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +86,46 @@ class Tokenizer:
         if _state_contains(self._library.pre_tokenizer, b'"prepend_scheme":"first"'):
             self._whole = tokenizers.Tokenizer.from_str(json_text)
         self._byte_level = _state_contains(self._library.decoder, b"ByteLevel")
+        self._can_cut = can_cut(self._library)
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Tokenize a text.
+    def encode(
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Callable[[], None] | None = None,
+    ) -> list[int]:
+        """Tokenize a text, a long one in pieces.
 
         Args:
             text: any string; lone surrogates are read as U+FFFD.
             add_special: add BOS and EOS where the model wants them.
             parse_special: read the text of control tokens as those tokens; where False it is plain text.
                 User-defined tokens, which are text to the model, are found either way.
+            most: give up beyond so many tokens; None: however many there are.
+            look: called between pieces; what it raises ends this.
 
         Returns:
             int[T], each below `config.vocab_size`.
+
+        Raises:
+            TooManyTokensError: there are more than `most`.
         """
         text = _without_surrogates(text)
         ids: list[int] = []
         if add_special and self.config.add_bos and self.config.bos_token_id is not None:
             ids.append(self.config.bos_token_id)
-        if self._whole is not None and parse_special:
-            ids += _ids(self._whole, text)
-        else:
-            for piece in self._split_special(text, parse_special):
-                ids += [piece] if isinstance(piece, int) else self._encode_plain(piece)
+        for piece in self._pieces(text, parse_special):
+            if look is not None:
+                look()
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                library = self._whole if self._whole is not None and parse_special else self._library
+                ids += self._encode_piece(library, piece, ids, most)
+            if most is not None and len(ids) > most:
+                raise TooManyTokensError(ids, len(ids))
         if add_special and self.config.add_eos and self.config.eos_token_id is not None:
             ids.append(self.config.eos_token_id)
         return ids
@@ -112,10 +155,39 @@ class Tokenizer:
             return b""
         return _byte_level_bytes(text) if self._byte_level else _sentencepiece_bytes(text)
 
-    def _encode_plain(self, text: str) -> list[int]:
+    def _pieces(self, text: str, parse_special: bool) -> Iterator[str | int]:
+        """Ids of special tokens, and texts whose tokens do not depend on what stands around them."""
+        if self._whole is not None and parse_special:
+            yield text
+            return
+        for piece in self._split_special(text, parse_special):
+            if isinstance(piece, str) and self._can_cut:
+                yield from pieces(self._library, piece)
+            else:
+                yield piece
+
+    def _encode_piece(self, library: tokenizers.Tokenizer, text: str, before: list[int], most: int | None) -> list[int]:
+        """Tokens of a piece.
+
+        Raises:
+            TooManyTokensError: by its length alone it has more than are left of `most`.
+        """
         size = self.config.vocab_size
-        # Ids past the vocabulary stand for bytes that it lacks (see compiler/tokenizer.py).
-        return [i for i in _ids(self._library, text) if i < size]
+        if len(text) <= LARGE_CHARS:
+            # Ids past the vocabulary stand for bytes that it lacks (see compiler/tokenizer.py).
+            return [i for i in _ids(library, text) if i < size]
+        least = len(text) // (self._longest if self._can_cut else self._longest * SHORTENED)
+        if most is not None and len(before) + least > most:
+            raise TooManyTokensError(before, len(before) + least)
+        with _large:
+            ids = [i for i in _ids(library, text) if i < size]
+            _give_memory_back()
+        return ids
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        """Characters of the longest token; at least those of the text that it stands for."""
+        return max(map(len, self._library.get_vocab(with_added_tokens=True)), default=1)
 
     def _split_special(self, text: str, parse_special: bool) -> list[str | int]:
         """Cut special tokens out of a text: each one everywhere, the longest first."""
@@ -236,6 +308,13 @@ def _ids(library: tokenizers.Tokenizer, text: str) -> list[int]:
     # megabytes takes seconds, and a server has other clients.
     ids: list[int] = library.encode_batch_fast([text], add_special_tokens=False)[0].ids
     return ids
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system: C's allocator keeps that of many small pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _without_surrogates(text: str) -> str:

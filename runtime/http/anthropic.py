@@ -16,7 +16,7 @@ from .body import read
 from .chat_job import start_chat
 from .conversation import AnswerPart, AnswerReader, join_parts
 from .errors import error_of
-from .job import Job, collect
+from .job import Job, collect, look_of
 from .openai_answers import check_finish
 from .openapi import Operation, Route
 from .resources import Resource, answer
@@ -31,6 +31,8 @@ from .schema.anthropic import (
 from .streaming import Encoder, named_sse, send_stream
 
 PING = named_sse("ping", {"type": "ping"})
+# Tokens that `count_tokens` counts, whatever the context.
+MAX_COUNTED = 1 << 18
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
@@ -94,7 +96,9 @@ class CountTokens(Resource):
         """Answer with the tokens of the prompt."""
         body = read(req, CountRequest, self.limits.max_body_bytes)
         with self.context.models.lease(body.model) as lease:
-            prompt = lease.service.chat_prompt(read_conversation(body, lease.service.engine.vocab_size))
+            service = lease.service
+            conversation = read_conversation(body, service.engine.vocab_size)
+            prompt = service.chat_prompt(conversation, look_of(req), max(service.most_tokens, MAX_COUNTED))
         answer(resp, TokenCount(input_tokens=len(prompt.token_ids)))
 
 

@@ -7,7 +7,7 @@ import falcon
 from ..generation import GenerationRequest
 from .admission import Admission
 from .conversation import AnswerReader, Conversation
-from .job import Job, start_job
+from .job import Job, look_of, start_job
 from .registry import Lease
 from .service import ChatPrompt
 
@@ -28,7 +28,7 @@ def start_chat(
 
     def make() -> list[GenerationRequest]:
         conditions = conversation.constrained()
-        prompts.append(lease.service.chat_prompt(conversation))
+        prompts.append(lease.service.chat_prompt(conversation, look_of(req)))
         return lease.service.requests(prompts[0].token_ids, conditions, None, count)
 
     job = start_job(req, lease.keep(), admission, make)

@@ -19,7 +19,7 @@ from ..logprobs import TokenLogprobs
 from .body import kind_of, read
 from .conditions import Conditions, check_token_ids, read_conditions
 from .errors import UnsupportedError
-from .job import Job, collect, start_job
+from .job import Job, collect, look_of, start_job
 from .logprobs import CompletionLogprobsWriter, prompt_logprobs
 from .openai_answers import Envelope, check_finish, new_envelope, usage_of
 from .openapi import Operation, Route
@@ -27,7 +27,7 @@ from .resources import Resource, answer
 from .schema.common import UNSET, Unset
 from .schema.openai import Completion, CompletionChoice, CompletionRequest, FinishReason, Usage
 from .schema.openai import CompletionLogprobs as LogprobsDocument
-from .service import Service, TokenizerApi
+from .service import Look, Service, TokenizerApi
 from .streaming import DONE, DONE_DATA, Encoder, send_stream, sse
 
 DEFAULT_MAX_TOKENS = 16
@@ -121,7 +121,8 @@ class Completions(Resource):
             service = lease.service
             call = read_call(body, service.engine.vocab_size)
             prompts: list[_Prompt] = []
-            job = start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, call, prompts))
+            look = look_of(req)
+            job = start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, call, prompts, look))
         envelope = new_envelope("cmpl", job.generations[0].request_id, service.model)
         writers = [_ChoiceWriter(service.tokenizer, call, prompt) for prompt in prompts for _ in range(call.count)]
         if call.stream:
@@ -145,11 +146,11 @@ class _Prompt:
     first: int
 
 
-def _requests(service: Service, call: Call, prompts: list[_Prompt]) -> list[GenerationRequest]:
+def _requests(service: Service, call: Call, prompts: list[_Prompt], look: Look) -> list[GenerationRequest]:
     """Adds to `prompts`."""
     made: list[GenerationRequest] = []
     for prompt in call.prompts:
-        ids = service.prompt_ids(prompt) if isinstance(prompt, str) else prompt
+        ids = service.prompt_ids(prompt, look) if isinstance(prompt, str) else prompt
         text = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
         prompts.append(_Prompt(text, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
         made += service.requests(ids, call.conditions, DEFAULT_MAX_TOKENS, call.count)

@@ -13,7 +13,7 @@ from ..embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Poo
 from ..generation import FINISH_CANCELLED, RequestError
 from .body import read
 from .errors import CancelledError, ClientGoneError, ContextLengthError, GenerationFailedError, UnsupportedError
-from .job import cache_space_of, client_of, gone_of
+from .job import cache_space_of, client_of, gone_of, look_of
 from .llama_cpp_requests import read_prompts
 from .model_card import hidden_size
 from .openapi import Operation, Route
@@ -28,7 +28,7 @@ from .schema.embeddings import (
     LlamaEmbedding,
     LlamaEmbeddingsRequest,
 )
-from .service import ServedModel, Service
+from .service import Look, ServedModel, Service
 
 MAX_INPUTS = 2048
 GROUP = 16  # texts that are with the engine at once: a request with many leaves room in the queue for others
@@ -43,13 +43,14 @@ class Embedded:
 
 
 def token_ids(
-    service: Service, value: object, parameter: str, context: Context, truncate: bool = False
+    service: Service, value: object, parameter: str, context: Context, look: Look, truncate: bool = False
 ) -> list[tuple[int, ...]]:
     """Texts of a request as tokens, all of them checked before any is computed.
 
     Args:
         value: as `read_prompts` takes it.
         parameter: what names it in the request.
+        look: see `Look`.
         truncate: cut what exceeds the context, as Ollama does.
 
     Raises:
@@ -58,15 +59,23 @@ def token_ids(
     """
     limit = min(service.engine.max_context, context.limits.max_prompt_tokens or service.engine.max_context)
     found = []
-    for prompt in read_prompts(service, value, parameter, MAX_INPUTS):
+    try:
+        prompts = read_prompts(service, value, look, parameter, MAX_INPUTS, truncate)
+    except ContextLengthError as error:
+        raise _too_long(parameter, error.prompt_tokens, limit) from None
+    for prompt in prompts:
         ids = prompt[:limit] if truncate else prompt
         if not ids:
             raise RequestError(parameter, "expected at least one token in each text, found none")
         if len(ids) > limit:
-            text = f"the text is too large: expected at most {limit} tokens (the context), found {len(ids)}"
-            raise ContextLengthError(parameter, text, len(ids), limit)
+            raise _too_long(parameter, len(ids), limit)
         found.append(ids)
     return found
+
+
+def _too_long(parameter: str, count: int, limit: int) -> ContextLengthError:
+    text = f"the text is too large: expected at most {limit} tokens (the context), found {count}"
+    return ContextLengthError(parameter, text, count, limit)
 
 
 def check_dimensions(model: ServedModel, dimensions: int | None) -> None:
@@ -166,7 +175,10 @@ def _embed(
     req: falcon.Request, lease: Lease, context: Context, body: EmbeddingFields, given: object, name: str
 ) -> Embedded:
     check_dimensions(lease.service.model, body.dimensions)
-    return embed(req, lease, context, body.pooling or "mean", lambda: token_ids(lease.service, given, name, context))
+    look = look_of(req)
+    return embed(
+        req, lease, context, body.pooling or "mean", lambda: token_ids(lease.service, given, name, context, look)
+    )
 
 
 def _base64(vector: Float32) -> str:

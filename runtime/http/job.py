@@ -143,6 +143,17 @@ def gone_of(req: falcon.Request) -> Callable[[], bool]:
     return gone
 
 
+def look_of(req: falcon.Request) -> Callable[[], None]:
+    """What raises `ClientGoneError` once the client has hung up."""
+    gone = gone_of(req)
+
+    def look() -> None:
+        if gone():
+            raise ClientGoneError
+
+    return look
+
+
 def _never() -> bool:
     return False
 

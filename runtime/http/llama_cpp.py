@@ -8,10 +8,12 @@ import falcon
 
 from ... import __version__
 from ..generation import RequestError
+from ..tokenizer import TooManyTokensError
 from . import chat_completions
 from .body import read
 from .conditions import Conditions, check_token_ids
 from .errors import UnsupportedError
+from .job import look_of
 from .llama_cpp_completion import generation_settings
 from .llama_cpp_requests import DEFAULT_SAMPLING, read_mixed
 from .native import Health
@@ -34,6 +36,8 @@ from .schema.llama_cpp import (
 from .schema.native import HealthDocument
 from .schema.openai import ChatRequest
 from .service import TokenizerApi
+
+MAX_TOKENS = 1 << 18  # of a text that `/tokenize` is given
 
 
 class Props(ReadResource):
@@ -83,7 +87,11 @@ class Tokenize(Resource):
         texts, parse_special = [content] if isinstance(content, str) else content, body.parse_special is not False
         with self.context.models.lease(body.model) as lease, self.context.admission.enter():
             service = lease.service
-            ids = read_mixed(service, texts, "content", add_special, parse_special)
+            try:
+                ids = read_mixed(service, texts, "content", add_special, parse_special, MAX_TOKENS, look_of(req))
+            except TooManyTokensError as error:
+                problem = f"expected a text of at most {MAX_TOKENS} tokens, found at least {error.count}"
+                raise RequestError("content", problem) from None
             tokens: list[int | TokenPiece] = list(ids)
             if body.with_pieces:
                 tokens = [_piece(service.tokenizer, token) for token in ids]

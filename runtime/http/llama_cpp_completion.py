@@ -12,7 +12,7 @@ from ..logprobs import TokenLogprobs
 from .answer_clock import AnswerClock, collect_timed
 from .body import read
 from .conditions import Conditions
-from .job import start_job
+from .job import look_of, start_job
 from .llama_cpp_requests import MAX_BIAS, read_call, read_prompts
 from .logprobs import LEAST, token_text
 from .openai_answers import check_finish
@@ -45,7 +45,7 @@ class Completion(Resource):
             conditions, max_tokens = read_call(body, service)
 
             def make() -> list[GenerationRequest]:
-                prompts.extend(read_prompts(service, body.prompt))
+                prompts.extend(read_prompts(service, body.prompt, look_of(req)))
                 return [service.request(ids, conditions, max_tokens) for ids in prompts]
 
             job = start_job(req, lease.keep(), self.context.admission, make)

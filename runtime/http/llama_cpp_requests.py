@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..generation import RequestError, SamplingParams
+from ..tokenizer import TooManyTokensError
 from .body import kind_of
 from .conditions import Conditions, check_token_ids, read_conditions
 from .errors import UnsupportedError
 from .schema.common import SamplingFields
 from .schema.llama_cpp import LlamaCompletionRequest
-from .service import Service, TokenizerApi
+from .service import Look, Service, TokenizerApi
 
 # Source: the README of llama.cpp's server; but for repeat_penalty, which there sees the last 64 tokens alone.
 DEFAULT_SAMPLING = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
@@ -22,24 +23,27 @@ _OFF_UNLESS = ("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat"
 
 
 def read_prompts(
-    service: Service, value: object, name: str = "prompt", most: int = MAX_PROMPTS
+    service: Service, value: object, look: Look, name: str = "prompt", most: int = MAX_PROMPTS, cut: bool = False
 ) -> list[tuple[int, ...]]:
     """Token ids of each prompt; BOS stands before text that begins one.
 
     Args:
         value: a prompt, which is a text, token ids, both mixed, `{"prompt_string": text}` or `{"content": parts}`; or
             an array of these.
+        look: see `Look`.
         name: what names them in the request.
         most: prompts.
+        cut: of a prompt that is far too long, as many tokens as the context has do.
 
     Raises:
+        ContextLengthError: one is far too long.
         RequestError: they are no prompts, or more than `most`.
     """
     if not isinstance(value, list) or _is_mixed(value):
-        return [_prompt(service, value, name)]
+        return [_prompt(service, value, look, name, cut)]
     if not 1 <= len(value) <= most:
         raise RequestError(name, f"expected 1 to {most} texts, found {len(value)}")
-    return [_prompt(service, one, name) for one in value]
+    return [_prompt(service, one, look, name, cut) for one in value]
 
 
 def _is_mixed(value: list[object]) -> bool:
@@ -47,18 +51,23 @@ def _is_mixed(value: list[object]) -> bool:
     return any(isinstance(item, int) for item in value)
 
 
-def _prompt(service: Service, value: object, name: str) -> tuple[int, ...]:
+def _prompt(service: Service, value: object, look: Look, name: str, cut: bool) -> tuple[int, ...]:
     if isinstance(value, dict) and "prompt_string" in value:
         if value.get("multimodal_data"):
             raise UnsupportedError(f"{name}.multimodal_data", "the model reads text alone")
         value = value["prompt_string"]
     elif isinstance(value, dict) and "content" in value:
         value = _text_of_parts(value["content"], f"{name}.content")
-    if isinstance(value, str):
-        return service.prompt_ids(value)
-    if not isinstance(value, list):
+    if not isinstance(value, str | list):
         raise RequestError(name, f"expected a string, token ids, or an array of these, found {kind_of(value)}")
-    return read_mixed(service, value, name, True, True)
+    try:
+        if isinstance(value, str):
+            return service.cache.encode(value, True, service.most_tokens, look)
+        return read_mixed(service, value, name, True, True, service.most_tokens, look)
+    except TooManyTokensError as error:
+        if cut and len(error.ids) >= service.engine.max_context:
+            return tuple(error.ids)
+        raise service.too_long(error.count) from None
 
 
 def _text_of_parts(parts: object, name: str) -> str:
@@ -73,7 +82,13 @@ def _text_of_parts(parts: object, name: str) -> str:
 
 
 def read_mixed(
-    service: Service, values: list[object], parameter: str, add_special: bool, parse_special: bool
+    service: Service,
+    values: list[object],
+    parameter: str,
+    add_special: bool,
+    parse_special: bool,
+    most: int,
+    look: Look,
 ) -> tuple[int, ...]:
     """Token ids of texts and token ids in a row.
 
@@ -81,14 +96,20 @@ def read_mixed(
         parameter: what names them in the request.
         add_special: whether text that comes first has BOS before it.
         parse_special: whether the text of control tokens stands for them.
+        most: tokens of the texts.
+        look: see `Look`.
 
     Raises:
+        TooManyTokensError: there are more.
         RequestError: something else is among them, or an id that is none of the model's.
     """
     ids: list[int] = []
     for index, value in enumerate(values):
         if isinstance(value, str):
-            ids += service.tokenizer.encode(value, add_special and index == 0, parse_special)
+            try:
+                ids += service.tokenizer.encode(value, add_special and index == 0, parse_special, most - len(ids), look)
+            except TooManyTokensError as error:
+                raise TooManyTokensError(ids + error.ids, len(ids) + error.count) from None
         elif isinstance(value, int) and not isinstance(value, bool):
             ids.append(value)
         else:

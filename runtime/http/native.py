@@ -23,13 +23,13 @@ from .auth import may_see
 from .body import read
 from .conditions import read_conditions
 from .errors import NotFoundError, error_document, generation_error
-from .job import Job, collect, start_job
+from .job import Job, collect, look_of, start_job
 from .openapi import Operation, Route
 from .registry import total_stats
 from .resources import ReadResource, Resource, answer
 from .schema.common import UNSET
 from .schema.native import Generated, GenerateRequest, HealthDocument, ReadyDocument, TokenDocument
-from .service import Service
+from .service import Look, Service
 from .streaming import Encoder, send_stream, sse
 
 SERVICE = "rocmforge"
@@ -49,12 +49,12 @@ class _GenerateResource(Resource):
         body = read(req, GenerateRequest, self.limits.max_body_bytes)
         with self.context.models.lease(None) as lease:
             service = lease.service
-            return start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, body))
+            return start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, body, look_of(req)))
 
 
-def _requests(service: Service, body: GenerateRequest) -> list[GenerationRequest]:
+def _requests(service: Service, body: GenerateRequest, look: Look) -> list[GenerationRequest]:
     conditions = read_conditions(body, body.max_tokens, service.engine.vocab_size, _DEFAULTS)
-    return [service.request(service.prompt_ids(body.prompt), conditions, DEFAULT_MAX_TOKENS)]
+    return [service.request(service.prompt_ids(body.prompt, look), conditions, DEFAULT_MAX_TOKENS)]
 
 
 class Generate(_GenerateResource):

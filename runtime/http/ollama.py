@@ -11,7 +11,7 @@ from .answer_clock import AnswerClock, collect_timed
 from .auth import Scope, demand
 from .body import read
 from .conversation import AnswerReader, join_parts
-from .job import start_job
+from .job import look_of, start_job
 from .ollama_lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
 from .ollama_requests import Asked, keep_seconds, read_chat, read_generate
 from .openapi import Operation, Route
@@ -64,9 +64,9 @@ class _GeneratingResource(Resource):
         """Answer at once or, as Ollama does unless told not to, as a stream."""
         service, conversation = lease.service, asked.conversation
         prompt = (
-            service.chat_prompt(conversation)
+            service.chat_prompt(conversation, look_of(req))
             if asked.raw is None
-            else ChatPrompt(asked.raw, service.prompt_ids(asked.raw), False)
+            else ChatPrompt(asked.raw, service.prompt_ids(asked.raw, look_of(req)), False)
         )
         clock.loaded()
         job = start_job(

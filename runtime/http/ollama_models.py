@@ -16,6 +16,7 @@ from .answer_clock import AnswerClock
 from .body import read
 from .embeddings import Embedded, check_dimensions, embed, token_ids
 from .errors import NotFoundError, UnsupportedError
+from .job import look_of
 from .ollama_requests import keep_seconds
 from .openapi import Operation, Route
 from .registry import keep
@@ -218,7 +219,7 @@ def _embed(
             lease,
             context,
             body.pooling or "mean",
-            lambda: token_ids(lease.service, value, parameter, context, truncate),
+            lambda: token_ids(lease.service, value, parameter, context, look_of(req), truncate),
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ...artifacts.errors import RocmforgeError
 from ..constraints import ConstraintSpec
 from ..generation import Constraint, EngineApi, EngineBusyError, GenerationRequest, RequestError
+from ..tokenizer import TooManyTokensError
 from .conditions import SEED_BITS, Conditions
 from .continuation import continue_prompt, split_last
 from .conversation import Conversation, spell_out_tools, tool_descriptions
@@ -18,7 +19,13 @@ from .errors import ContextLengthError, UnsupportedError
 
 CACHE_TEXTS = 256
 CACHE_BYTES = 8 << 20
-TOKEN_BYTES = 8  # of a cached id: a pointer, as small ids are shared
+TOKEN_BYTES = 36  # of a cached id: a pointer and an integer
+
+
+# Tokens beyond the context that are still counted, to say how much too long a prompt is.
+COUNTED_TOKENS = 1 << 16
+# Called while a long text is tokenized: raises where nobody waits for it any more.
+Look = Callable[[], None]
 
 
 class SpecialTokens(Protocol):
@@ -56,8 +63,15 @@ class TokenizerApi(Protocol):
     def config(self) -> SpecialTokens:
         """Its special tokens."""
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Return the token ids of a text."""
+    def encode(
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Look | None = None,
+    ) -> list[int]:
+        """Return the token ids of a text; see `Tokenizer.encode`."""
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of token ids."""
@@ -152,8 +166,14 @@ class TokenCache:
         self._entries: OrderedDict[tuple[str, bool], tuple[int, ...]] = OrderedDict()
         self._hits = self._misses = self._bytes = 0
 
-    def encode(self, text: str, add_special: bool) -> tuple[int, ...]:
-        """Return the token ids of a text, special tokens parsed."""
+    def encode(
+        self, text: str, add_special: bool, most: int | None = None, look: Look | None = None
+    ) -> tuple[int, ...]:
+        """Return the token ids of a text, special tokens parsed.
+
+        Raises:
+            TooManyTokensError: there are more than `most`; those are not kept.
+        """
         key = (text, add_special)
         with self._lock:
             found = self._entries.get(key)
@@ -162,7 +182,7 @@ class TokenCache:
                 self._entries.move_to_end(key)
                 return found
             self._misses += 1
-        ids = tuple(self._tokenizer.encode(text, add_special=add_special, parse_special=True))
+        ids = tuple(self._tokenizer.encode(text, add_special, True, most, look))
         self._store(key, ids)
         return ids
 
@@ -216,14 +236,42 @@ class Service:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", TokenCache(self.tokenizer))
 
-    def prompt_ids(self, text: str) -> tuple[int, ...]:
-        """Token ids of a plain prompt."""
-        return self.cache.encode(text, add_special=True)
-
-    def chat_prompt(self, conversation: Conversation) -> ChatPrompt:
-        """A conversation as a prompt.
+    def prompt_ids(self, text: str, look: Look | None = None) -> tuple[int, ...]:
+        """Token ids of a plain prompt.
 
         Raises:
+            ContextLengthError: it is far too long.
+        """
+        return self._encode(text, True, self.most_tokens, look)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a prompt that are counted before it is refused."""
+        return self.engine.max_context + COUNTED_TOKENS
+
+    def _encode(self, text: str, add_special: bool, most: int, look: Look | None) -> tuple[int, ...]:
+        try:
+            return self.cache.encode(text, add_special, most, look)
+        except TooManyTokensError as error:
+            raise self.too_long(error.count) from None
+
+    def too_long(self, count: int, least: int = 1) -> ContextLengthError:
+        """That a prompt of so many tokens leaves no room for `least` more."""
+        # Clients tell that error from others by llama.cpp's words, "exceeds the available context size".
+        limit = self.engine.max_context
+        text = f"{count} tokens exceeds the available context size of {limit}"
+        return ContextLengthError("prompt", text, count, limit - least, context=limit)
+
+    def chat_prompt(self, conversation: Conversation, look: Look | None = None, most: int | None = None) -> ChatPrompt:
+        """A conversation as a prompt.
+
+        Args:
+            conversation: to be answered.
+            look: see `Look`.
+            most: tokens that are counted; None: `most_tokens`.
+
+        Raises:
+            ContextLengthError: it has more.
             RequestError: the model's template does not take these messages.
             EngineBusyError: it is busy with others.
         """
@@ -246,7 +294,8 @@ class Service:
         text, inside_reasoning = continue_prompt(opened, begun)
         # Many templates write BOS themselves; twice would change the answer.
         bos = self.tokenizer.config.bos_token
-        ids = self.cache.encode(text, add_special=not (bos and text.startswith(bos)))
+        add_special = not (bos and text.startswith(bos))
+        ids = self._encode(text, add_special, most or self.most_tokens, look)
         return ChatPrompt(text, ids, inside_reasoning)
 
     def requests(
@@ -280,12 +329,10 @@ class Service:
         """
         limit = self.engine.max_context
         room = limit - len(prompt)
-        # Clients tell that error from others by llama.cpp's words, "exceeds the available context size".
         asked = conditions.max_tokens
         least = 0 if asked == 0 else 1
         if room < least:
-            text = f"{len(prompt)} tokens exceeds the available context size of {limit}"
-            raise ContextLengthError("prompt", text, len(prompt), limit - least, context=limit)
+            raise self.too_long(len(prompt), least)
         if asked is not None and asked > room:
             raise ContextLengthError(
                 "max_tokens",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import ServedModel, Service
 from rocmforge.runtime.logprobs import TokenLogprobs
 from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.tokenizer import TooManyTokensError
 
 BOS = "<s>"
 BOS_ID = 256
@@ -242,11 +243,21 @@ class FakeTokenizer:
     def __init__(self) -> None:
         self.config = FakeConfig()
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Callable[[], None] | None = None,
+    ) -> list[int]:
         ids = [BOS_ID] if add_special else []
         if parse_special and text.startswith(BOS):
             ids, text = [*ids, BOS_ID], text.removeprefix(BOS)
-        return ids + list(text.encode("utf-8", "replace"))
+        ids += list(text.encode("utf-8", "replace"))
+        if most is not None and len(ids) > most:
+            raise TooManyTokensError(ids[: most + 1], most + 1)
+        return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", "replace")

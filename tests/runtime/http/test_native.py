@@ -162,7 +162,7 @@ def test_models_has_native_fields_and_a_list(client: falcon.testing.TestClient) 
             "metadata": MODEL.metadata,
         }
     ]
-    assert document["tokenizer_cache"] == {"hits": 2, "misses": 1, "bytes": 5 + 8 * 6}
+    assert document["tokenizer_cache"] == {"hits": 2, "misses": 1, "bytes": 5 + 36 * 6}
     assert document["object"] == "list"
     assert document["data"][0]["id"] == "org/tiny:q4"
 
