@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.http.server import Server
+from rocmforge.tests.runtime.http.fake_engine import MODEL as CARD
 from rocmforge.tests.runtime.http.fake_engine import FakeEngine, FakeGeneration, FakeTemplate, make_app
 
-MODEL = "org/tiny:q4"
+MODEL = CARD.name
 
 
 @dataclass
@@ -30,13 +31,15 @@ class ScriptedEngine(FakeEngine):
 
 @contextlib.contextmanager
 def scripted(
-    *replies: list[str], max_context: int = 1 << 20, strict: bool = False
+    *replies: list[str], max_context: int = 1 << 20, strict: bool = False, alias: str = ""
 ) -> Iterator[tuple[str, FakeTemplate]]:
-    """Its URL, and the template, which keeps the last conversation. A token of it is a byte. `strict`: see there."""
-    template = FakeTemplate(strict=strict)
-    server = Server(
-        make_app(ScriptedEngine(replies=replies, max_context=max_context), template=template), "127.0.0.1", 0
-    )
+    """Its URL, and the template, which keeps the last conversation. A token of it is a byte. `strict`: see there.
+
+    `alias`: a further name of the model.
+    """
+    template, engine = FakeTemplate(strict=strict), ScriptedEngine(replies=replies, max_context=max_context)
+    model = replace(CARD, aliases=(alias,) if alias else ())
+    server = Server(make_app(engine, template=template, model=model), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=(0.1,), daemon=True)
     thread.start()
     try:

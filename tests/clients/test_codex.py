@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from rocmforge.tests.clients.common import MODEL
-from rocmforge.tests.clients.programs import node_program
+from rocmforge.tests.clients.forcing_proxy import ForcingProxy, forcing
+from rocmforge.tests.clients.programs import node_program, offline
+from rocmforge.tests.clients.scripted import MODEL as SCRIPTED
+from rocmforge.tests.clients.scripted import call_of, scripted
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, rfc, serving
 from rocmforge.tests.end_to_end.test_api_docs import DOCS, PRINTED_URL
 
-CODEX = "@openai/codex@0.169.0"
 RUN_SECONDS = 20 * PATIENCE_SECONDS  # two prefills of some 10,000 tokens, on busy cores
 ALIAS = "gpt-5.5"  # by this name Codex takes the model for one that edits by a custom tool
 CONFIG = re.findall(r"```toml\n(.*?)```", (DOCS / "integrations/codex.md").read_text(), re.DOTALL)[0]
@@ -114,38 +112,6 @@ def test_a_request_of_its_shape_and_what_follows(server: Server, choice: dict[st
     assert json.loads(message["content"][0]["text"]).keys() == {"answer"}
 
 
-class Forcing(ThreadingHTTPServer):
-    """Hands requests on, the first with a tool that must be called: SmolLM2 is too small to choose one."""
-
-    daemon_threads = True
-
-    def __init__(self, url: str, choice: dict[str, str]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = url
-        self.choice = choice
-        self.seen: list[dict[str, Any]] = []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Forcing
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append(body)
-        if not any(item["type"].endswith("_output") for item in body["input"]):
-            body = {**body, "tool_choice": self.server.choice}
-        with requests.post(self.server.url + self.path, json=body, stream=True, timeout=RUN_SECONDS) as answer:
-            self.send_response(answer.status_code)
-            self.send_header("Content-Type", answer.headers["Content-Type"])
-            self.end_headers()
-            for chunk in answer.iter_content(None):
-                self.wfile.write(chunk)
-                self.wfile.flush()
-
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def long_server(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """SmolLM2 with a context that holds Codex's prompt."""
@@ -156,19 +122,23 @@ def long_server(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield server
 
 
-def run(url: str, model: str, folder: Path) -> list[dict[str, Any]]:
-    """`codex exec` in an empty project with a home of its own; returns what it says, a line each."""
+@pytest.fixture(scope="module")
+def codex() -> Path:
+    """The program."""
+    return node_program("codex", "@openai/codex@0.169.0") / "codex"
+
+
+def run(codex: Path, url: str, model: str, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """`codex exec` in an empty project, set up as the page says; returns what it says, a line each."""
     home, project = folder / "home", folder / "project"
-    (home / ".codex").mkdir(parents=True)
+    environment = offline(home, codex.parent)
+    (home / ".codex").mkdir()
     project.mkdir()
-    (folder / "schema.json").write_text(json.dumps(ANSWER_SCHEMA))
     (home / ".codex/config.toml").write_text(CONFIG.replace(PRINTED_URL, url).replace("smollm2", model))
-    codex = node_program("codex", CODEX) / "codex"
-    options = ["--json", "--skip-git-repo-check", "--output-schema", str(folder / "schema.json")]
     done = subprocess.run(
-        [str(codex), "exec", *options, "What is my goal?"],
+        [str(codex), "exec", "--json", "--skip-git-repo-check", *options, "What is my goal?"],
         cwd=project,
-        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -176,31 +146,75 @@ def run(url: str, model: str, folder: Path) -> list[dict[str, Any]]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert said[-1]["type"] == "turn.completed"
+    return said
+
+
+def items_of(said: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The items of a kind that Codex has finished with."""
+    return [line["item"] for line in said if line["type"] == "item.completed" and line["item"]["type"] == kind]
+
+
+def check_requests(proxy: ForcingProxy, kinds: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check that two requests were answered, the first with tools of these kinds; returns the call and its result."""
+    first, second = proxy.asked("/v1/responses")
+    assert (first.status, second.status) == (200, 200)
+    assert {tool["type"] for tool in first.body["tools"]} == kinds
+    call, result = second.body["input"][-2:]
+    assert result["call_id"] == call["call_id"]
+    return call, result
+
+
+PATCH = "*** Begin Patch\n*** Add File: note.txt\n+Swordfish.\n*** End Patch\n"
+KINDS = {"function", "namespace", "web_search"}
+KINDS_BY_ALIAS = {"function", "custom", "tool_search", "web_search"}
+
+
+def test_it_runs_what_the_model_calls(codex: Path, tmp_path: Path) -> None:
+    """A function, by its own name."""
+    with scripted(call_of("exec_command", '{"cmd": "echo sword"}'), ["Done."]) as (url, _), forcing(url) as proxy:
+        said = run(codex, proxy.url, SCRIPTED, tmp_path)
+    call, result = check_requests(proxy, KINDS)
+    assert (call["type"], call["arguments"]) == ("function_call", '{"cmd": "echo sword"}')
+    assert result["output"].endswith("sword\n")
+    assert [item["text"] for item in items_of(said, "agent_message")] == ["Done."]
+
+
+def test_it_finds_the_tool_of_a_namespace(codex: Path, tmp_path: Path) -> None:
+    """By the name that the model has of it, which is not Codex's."""
+    reply = call_of("multi_agent_v1__close_agent", '{"target": "nobody"}')
+    with scripted(reply, ["Done."]) as (url, _), forcing(url) as proxy:
+        run(codex, proxy.url, SCRIPTED, tmp_path)
+    call, result = check_requests(proxy, KINDS)
+    assert (call["namespace"], call["name"]) == ("multi_agent_v1", "close_agent")
+    assert "invalid agent id" in result["output"]  # of the tool itself: it was found
+
+
+def test_it_applies_a_patch_that_is_a_text(codex: Path, tmp_path: Path) -> None:
+    reply = call_of("apply_patch", json.dumps({"input": PATCH}))
+    with scripted(reply, ["Done."], alias=ALIAS) as (url, _), forcing(url) as proxy:
+        run(codex, proxy.url, ALIAS, tmp_path, "--sandbox", "workspace-write")
+    call, result = check_requests(proxy, KINDS_BY_ALIAS)
+    assert (call["type"], call["input"]) == ("custom_tool_call", PATCH)
+    assert result["type"] == "custom_tool_call_output"
+    assert (tmp_path / "project/note.txt").read_text() == "Swordfish.\n"
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("model", [MODEL, ALIAS])
-def test_codex_calls_a_tool_and_goes_on(long_server: Server, tmp_path: Path, model: str) -> None:
-    """With its default tools: a namespace and a search among them, and by the alias a custom one."""
-    with Forcing(long_server.url, {"type": "function", "name": "get_goal"}) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        said = run(f"http://127.0.0.1:{proxy.server_address[1]}", model, tmp_path)
-        proxy.shutdown()
-    first, second = proxy.seen
-    kinds = {tool["type"] for tool in first["tools"]}
-    assert kinds == (
-        {"function", "namespace", "web_search"}
-        if model == MODEL
-        else {"function", "custom", "tool_search", "web_search"}
-    )
-    call, result = second["input"][-2:]
+@pytest.mark.parametrize("model, kinds", [(MODEL, KINDS), (ALIAS, KINDS_BY_ALIAS)])
+def test_smollm2_calls_a_tool_and_goes_on(
+    codex: Path, long_server: Server, tmp_path: Path, model: str, kinds: set[str]
+) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps(ANSWER_SCHEMA))  # has the answer end
+    choice = {"type": "function", "name": "get_goal"}
+    with forcing(long_server.url, tool_choice=choice) as proxy:
+        said = run(codex, proxy.url, model, tmp_path, "--output-schema", str(tmp_path / "schema.json"))
+    call, result = check_requests(proxy, kinds)
     assert (call["type"], call["name"], call["arguments"]) == ("function_call", "get_goal", "{}")
-    assert (result["type"], result["call_id"]) == ("function_call_output", call["call_id"])
     assert json.loads(result["output"])["goal"] is None  # Codex ran it
-    message = next(line["item"] for line in said if line.get("item", {}).get("type") == "agent_message")
+    (message,) = items_of(said, "agent_message")
     assert json.loads(message["text"]).keys() == {"answer"}
     usage = said[-1]["usage"]
-    assert said[-1]["type"] == "turn.completed"
     assert usage["input_tokens"] > 10_000
     assert usage["cached_input_tokens"] > 3_000  # the first prompt told of the one tool alone

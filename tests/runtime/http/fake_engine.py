@@ -325,6 +325,7 @@ def make_app(
     limits: HttpLimits | None = None,
     template: FakeTemplate | None = None,
     security: Security | None = None,
+    model: ServedModel = MODEL,
 ) -> HttpApp:
-    service = Service(engine, FakeTokenizer(), template or FakeTemplate(), MODEL)
+    service = Service(engine, FakeTokenizer(), template or FakeTemplate(), model)
     return create_app(OneModel(service), Metrics(), limits or HttpLimits(poll_seconds=0.02), security)
