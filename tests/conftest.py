@@ -42,8 +42,9 @@ def smollm2_gguf() -> Path:
 
 @pytest.fixture(scope="session")
 def build_cache(tmp_path_factory: pytest.TempPathFactory) -> BuildCache:
-    """A build cache that all tests of the session share."""
-    return BuildCache(tmp_path_factory.mktemp("cache"))
+    """A build cache that all tests of the session share; $ROCMFORGE_TEST_CACHE is one that many sessions do."""
+    kept = os.environ.get("ROCMFORGE_TEST_CACHE")
+    return BuildCache(Path(kept) if kept else tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

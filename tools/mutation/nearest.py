@@ -1,0 +1,168 @@
+"""Which tests stand nearest to a file: those of its name, those of the table, those that import it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+HTTP: Final = "tests/runtime/http/"
+GPU: Final = "tests/compiler/test_kernels_hip.py::"
+EMULATOR: Final = "tests/tools/emulator/"
+# Minutes each: only for what the table gives them.
+SLOW: Final = ("test_kernels", "test_attention_hip", "test_sample_hip", "test_emulated", "test_gpu_code", "test_shapes")
+MOST: Final = 8
+# What no import tells: kernels, templates, and modules that tests reach by HTTP or by a command. The first that fits.
+TABLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "kernels/host/sample.h": ("tests/runtime/test_sampling.py", "tests/runtime/test_token_masks.py"),
+    "kernels/host/program.h": ("tests/runtime/test_host_program.py", "tests/runtime/test_host_device.py"),
+    "kernels/host/*": ("tests/runtime/test_host_program.py", "tests/compiler/test_kernels_host.py"),
+    "kernels/hip/sample.h": ("tests/compiler/test_sample_hip.py",),
+    "kernels/hip/attention*.h": ("tests/compiler/test_attention_hip.py",),
+    "kernels/hip/matrix.h": ("tests/compiler/test_attention_hip.py", GPU + "test_matmul", GPU + "test_gate_up"),
+    "kernels/hip/kv_pages.h": (GPU + "test_rope_kv", "tests/compiler/test_attention_hip.py"),
+    "kernels/hip/rope_kv.h": (GPU + "test_rope_kv",),
+    "kernels/hip/norm.h": (GPU + "test_norm",),
+    "kernels/hip/swiglu.h": (GPU + "test_swiglu",),
+    "kernels/hip/quantize.h": (GPU + "test_quantize_is_exactly_what_its_header_says",),
+    "kernels/hip/embedding.h": (GPU + "test_embedding",),
+    "kernels/hip/*": (
+        GPU + "test_swiglu",
+        GPU + "test_norm",
+        GPU + "test_embedding",
+        GPU + "test_gate_up",
+        GPU + "test_matmul",
+    ),
+    "templates/host/*": ("tests/compiler/test_templates.py", "tests/compiler/test_kernels_host.py"),
+    "templates/hip/*": ("tests/compiler/test_templates_hip.py", GPU + "test_rope_kv"),
+    "tools/emulator/native/matrix.c": (EMULATOR + "test_matrix.py",),
+    "tools/emulator/native/lds.c": (
+        EMULATOR + "test_traps.py",
+        EMULATOR + "test_memory.py",
+        EMULATOR + "test_lanes.py",
+    ),
+    "tools/emulator/native/memory.c": (EMULATOR + "test_memory.py", EMULATOR + "test_traps.py"),
+    "tools/emulator/native/cross_lane.c": (EMULATOR + "test_lanes.py",),
+    "tools/emulator/lower_matrix.py": (EMULATOR + "test_matrix.py",),
+    "tools/emulator/lower_memory.py": (EMULATOR + "test_memory.py", EMULATOR + "test_traps.py"),
+    "tools/emulator/api*.py": (EMULATOR + "test_api.py", EMULATOR + "test_traps.py", EMULATOR + "test_memory.py"),
+    "tools/emulator/*": tuple(
+        f"{EMULATOR}test_{name}.py"
+        for name in ("assembly", "arithmetic", "lanes", "memory", "traps", "gemv", "matrix", "api")
+    ),
+    "runtime/http/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py"),
+    "runtime/http/llama_cpp*": (HTTP + "test_llama_cpp.py",),
+    "runtime/http/lm_studio*": (HTTP + "test_lm_studio.py",),
+    "runtime/http/schema/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py"),
+    "runtime/http/schema/llama_cpp*": (HTTP + "test_llama_cpp.py",),
+    "runtime/http/schema/lm_studio*": (HTTP + "test_lm_studio.py",),
+    "runtime/http/schema/*": (HTTP + "test_openai.py", HTTP + "test_native.py", HTTP + "test_bad_input.py"),
+    "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "tests/clients/test_anthropic_client.py"),
+    "runtime/http/messages.py": (HTTP + "test_openai.py", HTTP + "test_bad_input.py"),
+    "runtime/http/response*": (HTTP + "test_responses.py", "tests/clients/test_openai_responses.py"),
+    "runtime/http/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
+    "runtime/http/con[dv]*": (
+        *(f"{HTTP}test_{name}.py" for name in ("openai", "native", "bad_input", "llama_cpp", "ollama")),
+        "tests/clients/test_openai_chat.py",
+    ),
+    "runtime/http/open*": (HTTP + "test_openai.py", "tests/end_to_end/test_openapi.py"),
+    "runtime/http/re[gs]*": (HTTP + "test_native.py", HTTP + "test_server.py", "tests/runtime/test_model_pool.py"),
+    "runtime/http/*": tuple(
+        f"{HTTP}test_{name}.py"
+        for name in ("openai", "native", "bad_input", "server", "stream_writer", "auth", "connections")
+    ),
+    "runtime/client.py": ("tests/end_to_end/test_client_commands.py",),
+    "cli_client.py": ("tests/end_to_end/test_client_commands.py",),
+    "cli_serve.py": ("tests/end_to_end/test_serve.py", "tests/runtime/test_engine_serving.py"),
+    "cli.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
+    "runtime/serve.py": ("tests/runtime/test_engine_serving.py", "tests/end_to_end/test_serve.py"),
+    "runtime/verify.py": ("tests/end_to_end/test_cli.py",),
+    "runtime/inspect.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
+    "runtime/terminal.py": ("tests/end_to_end/test_terminal.py",),
+    "runtime/lifecycle.py": ("tests/runtime/test_embeddings.py", "tests/runtime/test_tracing.py"),
+    "runtime/rate.py": ("tests/runtime/test_engine.py",),
+    "compiler/compile.py": ("tests/compiler/test_weights.py", "tests/end_to_end/test_cli.py"),
+    "compiler/bundle_cache.py": ("tests/end_to_end/test_serve.py",),
+    "compiler/do*": ("tests/end_to_end/test_cli.py",),
+    "compiler/inspect.py": ("tests/end_to_end/test_cli.py",),
+    "compiler/cards.py": ("tests/end_to_end/test_gpu_cli.py",),
+    "compiler/occupancy.py": ("tests/end_to_end/test_gpu_cli.py",),
+    "compiler/describe.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
+    "compiler/lower_hip.py": (
+        "tests/compiler/test_templates_hip.py",
+        "tests/compiler/test_tuning.py",
+        *(GPU + name for name in ("test_norm", "test_swiglu", "test_gate_up", "test_embedding", "test_matmul")),
+        "tests/compiler/test_attention_hip.py",
+    ),
+    "compiler/lower*": ("tests/compiler/test_plan.py", "tests/compiler/test_templates.py"),
+    "artifacts/*": ("tests/artifacts/test_bundle.py", "tests/artifacts/test_writer.py"),
+}
+
+
+def nearest_tests(root: Path, path: str) -> list[str]:
+    """Test files, or tests of a file, for a source at `path` of the repository at `root`: nearest first, few."""
+    module = _dotted(path)
+    tests = [test for test in _tests(root) if not Path(test).name.startswith(SLOW)]
+    unit = [test for test in tests if not test.startswith(("tests/end", "tests/clients"))]
+    direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
+    users = [name.rpartition(".")[2] for name in _users(root, module)]
+    candidates = (
+        *sorted((test for test in tests if Path(test).stem.startswith(f"test_{Path(path).stem}")), key=len),
+        *next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ()),
+        *(test for test in unit if _same_subject(test, path)),
+        *(test for test in unit if module in direct[test]),
+        *(test for test in unit if Path(test).stem.removeprefix("test_") in users),
+        *(test for test in unit if module in helped[test]),
+        *(test for test in unit if direct[test] & _users(root, module)),
+    )
+    return [test for test in dict.fromkeys(candidates) if (root / test.partition("::")[0]).is_file()][:MOST]
+
+
+def _same_subject(test: str, path: str) -> bool:
+    """Whether a test of the mirrored folder has the first word of the file's name: `test_embeddings`."""
+    name = Path(test).stem.removeprefix("test_").rstrip("s")
+    return Path(test).parent == Path("tests") / Path(path).parent and len(name) > 3 and Path(path).stem.startswith(name)
+
+
+def _dotted(path: str) -> str:
+    return ".".join(Path(path).with_suffix("").parts)
+
+
+@cache
+def _users(root: Path, module: str) -> frozenset[str]:
+    """Modules of the product that import this one."""
+    folders = ("compiler", "artifacts", "runtime", "tools")
+    paths = [*root.glob("*.py"), *(path for folder in folders for path in (root / folder).rglob("*.py"))]
+    return frozenset(_dotted(str(path.relative_to(root))) for path in paths if module in _imported(path, root))
+
+
+@cache
+def _tests(root: Path) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
+    """Modules of the package, dotted, that each test file imports by itself, and through the tests' own helpers."""
+    paths = sorted((root / "tests").rglob("*.py"))
+    direct = {_dotted(path.relative_to(root).as_posix()): _imported(path, root) for path in paths}
+    return {
+        path.relative_to(root).as_posix(): (
+            names := direct[_dotted(path.relative_to(root).as_posix())],
+            frozenset().union(*(direct[name] for name in names if name in direct)),
+        )
+        for path in paths
+        if path.name.startswith("test_")
+    }
+
+
+@cache
+def _imported(path: Path, root: Path) -> frozenset[str]:
+    package = path.relative_to(root).parts[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom):
+            module = tuple((node.module or "").split(".")) if node.module else ()
+            base = (*package[: len(package) - node.level + 1], *module) if node.level else module
+            base = base[1:] if base[:1] == ("rocmforge",) else base if node.level else ()
+            if base or node.module == "rocmforge":
+                found |= {".".join(base)} | {".".join((*base, alias.name)) for alias in node.names}
+    return frozenset(found)
