@@ -34,16 +34,17 @@ def token_logprobs(logits: Float32, token: int, num_top: int) -> TokenLogprobs:
         token: the one that was drawn, or that stands in the prompt.
         num_top: how many of the likeliest to list.
     """
-    values = logits.astype(np.float64)
-    largest = values.max()
-    normalizer = largest + np.log(np.exp(values - largest).sum())
+    largest, own = logits.max().astype(np.float64), logits[token]
+    exponentials = logits.astype(np.float64)
+    exponentials -= largest
+    np.exp(exponentials, out=exponentials)
+    normalizer = largest + np.log(exponentials.sum())
     top: tuple[tuple[int, float], ...] = ()
     if num_top:
-        num_top = min(num_top, len(values))
-        least = np.partition(values, len(values) - num_top)[len(values) - num_top]
-        ids = np.flatnonzero(values >= least)  # more than asked for where there are ties
-        ids = ids[np.argsort(-values[ids], kind="stable")][:num_top]
-        top = tuple((int(i), float(values[i] - normalizer)) for i in ids)
-    own = values[token]
-    rank = 1 + np.count_nonzero(values > own) + np.count_nonzero(values[:token] == own)
+        num_top = min(num_top, len(logits))
+        least = np.partition(logits, len(logits) - num_top)[len(logits) - num_top]
+        ids = np.flatnonzero(logits >= least)  # more than asked for where there are ties
+        ids = ids[np.argsort(-logits[ids], kind="stable")][:num_top]
+        top = tuple((int(i), float(logits[i] - normalizer)) for i in ids)
+    rank = 1 + np.count_nonzero(logits > own) + np.count_nonzero(logits[:token] == own)
     return TokenLogprobs(token, float(own - normalizer), top, int(rank))

@@ -34,3 +34,12 @@ def test_ties_at_the_cut_drop_the_last_of_those_alike_and_none_that_is_likelier(
     logits[[700, 900]] = 3, 2
     assert [token for token, _ in token_logprobs(logits, 0, 5).top] == [700, 900, 0, 1, 2]
     assert [token for token, _ in token_logprobs(np.zeros(1000, np.float32), 0, 4).top] == [0, 1, 2, 3]
+
+
+def test_the_rank_is_the_place_among_all() -> None:
+    """Equally likely tokens stand by id, as they do in the list."""
+    logits = np.random.default_rng(1).integers(-9, 9, 40).astype(np.float32)
+    order = sorted(range(40), key=lambda token: (-logits[token], token))
+    for rank, token in enumerate(order, 1):
+        found = token_logprobs(logits, token, rank)
+        assert (found.rank, found.top[-1]) == (rank, (token, found.logprob))
