@@ -30,6 +30,8 @@ def python_program(name: str, *requirements: str, without: tuple[str, ...] = ())
             overrides = folder / "overrides.txt"
             overrides.write_text("".join(f"{package} ; sys_platform == 'none'\n" for package in without))
             install = [*uv, "pip", "install", "--quiet", "--override", str(overrides)]
+            for wheels in os.environ.get("PIP_FIND_LINKS", "").split():  # a setting of pip's, which uv does not read
+                install += ["--find-links", wheels]
             _run([*install, "--python", str(folder / "bin/python"), *requirements])
             (folder / "installed").touch()
     return folder / "bin"
