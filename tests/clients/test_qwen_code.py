@@ -23,7 +23,7 @@ def qwen() -> Path:
     return node_program("qwen-code", "@qwen-code/qwen-code@0.24.4", NODE) / "qwen"
 
 
-def run(qwen: Path, url: str, project: Path) -> list[dict[str, Any]]:
+def run(qwen: Path, url: str, project: Path, **settings: str) -> list[dict[str, Any]]:
     """`qwen -p`, which may do what it likes; returns what it reports, message by message."""
     project.mkdir()
     env = {
@@ -31,6 +31,7 @@ def run(qwen: Path, url: str, project: Path) -> list[dict[str, Any]]:
         "OPENAI_BASE_URL": f"{url}/v1",
         "OPENAI_API_KEY": "none",
         "OPENAI_MODEL": MODEL,
+        **settings,
     }
     done = subprocess.run(
         [qwen, "-p", "Write the note.", "--auth-type", "openai", "--approval-mode", "yolo", "-o", "json"],
@@ -59,6 +60,14 @@ def test_a_tool_is_called_and_its_result_goes_back(qwen: Path, tmp_path: Path) -
     assert [message["role"] for message in second.body["messages"]] == ["system", "user", "assistant", "tool"]
     ends = [exchange.events()[-1]["usage"] for exchange in (first, second)]
     assert lines[-1]["usage"]["input_tokens"] == sum(end["prompt_tokens"] for end in ends)
+
+
+def test_it_asks_for_what_the_page_says(qwen: Path, tmp_path: Path) -> None:
+    """The prompt leaves less than the 32,000 tokens that it would ask for otherwise."""
+    with scripted(SAID, max_context=60_000) as (url, _), forcing(url) as proxy:
+        lines = run(qwen, proxy.url, tmp_path / "project", QWEN_CODE_MAX_OUTPUT_TOKENS="1024")
+    assert lines[-1]["result"] == "".join(SAID)
+    assert {exchange.body["max_tokens"] for exchange in proxy.asked("/v1/chat/completions")} == {1024}
 
 
 def test_a_prompt_that_does_not_fit_is_told(qwen: Path, tmp_path: Path) -> None:
