@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,12 @@ from rocmforge.tests.clients.forcing_proxy import forcing
 from rocmforge.tests.clients.programs import NODE, node_program, offline
 from rocmforge.tests.clients.scripted import MODEL, call_of, scripted
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.end_to_end.test_api_docs import DOCS, PRINTED_URL
 
 SAID = ["The", " note", " is", " written", "."]
-CONFIG = """\
-name: ROCmForge
-version: 0.0.1
-schema: v1
-models:
-  - name: ours
-    provider: openai
-    model: {model}
-    apiBase: {url}/v1
-    apiKey: none
-    roles: [chat, edit, apply]
-    capabilities: [tool_use]
-    defaultCompletionOptions: {{temperature: 0, maxTokens: 64}}
-"""
+# As the page has it, and so that answers can be compared.
+CONFIG = re.findall(r"```yaml\n(.*?)```", (DOCS / "integrations/programs.md").read_text(), re.DOTALL)[0]
+GREEDY = "    defaultCompletionOptions: {temperature: 0, maxTokens: 64}\n"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +33,7 @@ def run(cn: Path, url: str, model: str, project: Path, prompt: str, *arguments: 
     """`cn -p`, which may do what it likes; returns what it reports."""
     project.mkdir()
     config = project.parent / "config.yaml"
-    config.write_text(CONFIG.format(model=model, url=url))
+    config.write_text(CONFIG.replace(PRINTED_URL, url).replace("model: model", f"model: {model}") + GREEDY)
     home = project.parent / "home"
     done = subprocess.run(
         [cn, "-p", prompt, "--config", config, "--auto", "--format", "json", *arguments],
