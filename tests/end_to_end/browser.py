@@ -29,12 +29,12 @@ def find_chromium() -> str:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser for a while."""
+def chromium(*options: str) -> Iterator[Browser]:
+    """A browser for a while, with further options of its command line."""
     path = find_chromium()
     with sync_playwright() as playwright:
         # Chromium's sandbox refuses to run as root, as CI does; the only pages it sees are ours.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *options])
         try:
             yield browser
         finally:
