@@ -20,6 +20,7 @@ _MARKERS: Final = (HERMES_OPEN, "[TOOL_CALLS]", "<|python_tag|>")
 _HEAD: Final = re.compile(
     r'[\s\[]*\{\s*"name"\s*:\s*"(?P<name>[^"\\]{1,256})"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
+_LONGEST_HEAD: Final = 1024  # it is looked for with each piece
 _SEPARATORS: Final = " \t\r\n,;]"
 _COMMA: Final = re.compile(r",\s*")
 _COMMA_QUOTE: Final = re.compile(r',\s*"')
@@ -219,7 +220,7 @@ class _Calls:
 
     def _read_head(self) -> list[Turn] | None:
         """Up to the brace of the arguments; of a call in another form, all of it."""
-        found = _HEAD.match(self._held) if self._certain else None
+        found = _HEAD.match(self._held[:_LONGEST_HEAD]) if self._certain else None
         if found is not None and found["name"] in self._names:
             self._held, self._opening = self._held[found.end() :], ""
             self._object, self._arguments, self._step = _ObjectEnd(self._closer), [], self._read_arguments

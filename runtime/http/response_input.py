@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 
 from ...artifacts.errors import printable
 from ..generation import RequestError
@@ -42,56 +43,68 @@ def read_input(body: ResponsesRequest, store: ResponseStore, client: str) -> tup
         messages.append({"role": "user", "content": body.input})
     else:
         for index, item in enumerate(body.input):
-            _add(messages, item, f"input[{index}]", lambda item_id: store.item(client, item_id))
-    return tuple(messages)
+            message = _message(item, f"input[{index}]", lambda item_id: store.item(client, item_id))
+            messages += [] if message is None else [message]
+    return tuple(_joined(messages))
 
 
 # What only OpenAI can read, or has run itself.
 _LEFT_OUT = {"reasoning", "compaction", "web_search_call", "tool_search_call", "tool_search_output"}
 
 
-def _add(messages: list[Message], item: InputItem, where: str, find: Callable[[str], Message | None]) -> None:
+def _message(item: InputItem, where: str, find: Callable[[str], Message | None]) -> Message | None:
+    """An item as a message; None where it is left out."""
     kind = item.type or "message"
     if kind == "message":
         if item.role is None:
             raise RequestError(f"{where}.role", "expected user, assistant, system or developer, found nothing")
         role = "system" if item.role == "developer" else item.role
-        _add_text(messages, role, _text(item.content, f"{where}.content"))
-    elif kind in ("function_call", "custom_tool_call"):
-        _add_call(messages, _call(item, where))
-    elif kind in ("function_call_output", "custom_tool_call_output"):
+        return {"role": role, "content": _text(item.content, f"{where}.content")}
+    if kind in ("function_call", "custom_tool_call"):
+        return _call(item, where)
+    if kind in ("function_call_output", "custom_tool_call_output"):
         if item.call_id is None:
             raise RequestError(f"{where}.call_id", "expected a string, found nothing")
-        content = _text(item.output, f"{where}.output")
-        messages.append({"role": "tool", "content": content, "tool_call_id": item.call_id})
-    elif kind == "item_reference":
+        return {"role": "tool", "content": _text(item.output, f"{where}.output"), "tool_call_id": item.call_id}
+    if kind == "item_reference":
         found = find(item.id or "")
         if found is None:
             what = f"{where}.id: item {printable(item.id or '', 100)} is not kept; send it whole"
             raise NotFoundError(what, f"{where}.id", "item_not_found")
-        _add_call(messages, found)
-    elif kind not in _LEFT_OUT:
+        return found
+    if kind not in _LEFT_OUT:
         raise UnsupportedError(
             f"{where}.type", f"expected message, function_call or the like, found {printable(kind, 60)}"
         )
+    return None
 
 
-def _add_text(messages: list[Message], role: str, text: str) -> None:
-    """Agents say in several messages what is one to a template that has user and assistant take turns."""
-    if role != "assistant" and messages and messages[-1]["role"] == role:
-        text = f"{messages.pop()['content']}\n\n{text}"
-    messages.append({"role": role, "content": text})
+def _joined(messages: Iterable[Message]) -> Iterator[Message]:
+    """What agents say in several messages and is one to a template, which may have user and assistant take turns."""
+    for role, group in groupby(messages, lambda message: message["role"]):
+        run = list(group)
+        if role == "assistant":
+            yield from _with_calls(run)
+        elif role == "tool" or len(run) == 1:
+            yield from run
+        else:
+            yield {"role": role, "content": "\n\n".join(str(message["content"]) for message in run)}
 
 
-def _add_call(messages: list[Message], message: Message) -> None:
-    """Calls that follow each other are of one message."""
-    last = messages[-1] if messages else None
-    calls = message.get("tool_calls")
-    if last is not None and last["role"] == "assistant" and isinstance(calls, list):
-        before = last.get("tool_calls")
-        messages[-1] = {**last, "tool_calls": [*(before if isinstance(before, list) else ()), *calls]}
-    else:
-        messages.append(message)
+def _with_calls(run: Iterable[Message]) -> Iterator[Message]:
+    """Calls that follow each other, or the assistant's text, are of one message."""
+    message: Message | None = None
+    calls: list[object] = []
+    for following in run:
+        found = following.get("tool_calls")
+        if message is not None and isinstance(found, list) and not following["content"]:
+            calls += found
+            continue
+        if message is not None:
+            yield {**message, **({"tool_calls": calls} if calls else {})}
+        message, calls = following, [*found] if isinstance(found, list) else []
+    if message is not None:
+        yield {**message, **({"tool_calls": calls} if calls else {})}
 
 
 def _call(item: InputItem, where: str) -> Message:

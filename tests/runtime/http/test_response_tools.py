@@ -213,6 +213,27 @@ def test_messages_of_one_author_are_one_for_templates_that_have_them_take_turns(
     ]
 
 
+def test_calls_that_follow_each_other_are_of_one_message() -> None:
+    client, template, _ = served(["Yes."])
+    call = {"type": "function_call", "name": "weather", "arguments": "{}"}
+    calls = [{**call, "call_id": name} for name in "abc"]
+    results = [{"type": "function_call_output", "call_id": name, "output": name} for name in "abc"]
+    said = {"role": "assistant", "content": "Look."}
+    items: list[Any] = [{"role": "user", "content": "hi"}, calls[0], results[0], said, *calls[1:], *results[1:]]
+    ask(client, input=items, tools=[WEATHER])
+    read: Any = template.messages
+    assert [message["role"] for message in read] == ["user", "assistant", "tool", "assistant", "tool", "tool"]
+    assert [[made["id"] for made in message.get("tool_calls", ())] for message in read] == [
+        [],
+        ["a"],
+        [],
+        ["b", "c"],
+        [],
+        [],
+    ]
+    assert read[3]["content"] == "Look."
+
+
 @given(st.text(st.characters(codec="utf-8")), st.booleans(), st.data())
 def test_the_input_of_any_pieces(text: str, ascii_only: bool, data: st.DataObject) -> None:
     arguments = json.dumps({"input": text}, ensure_ascii=ascii_only)
