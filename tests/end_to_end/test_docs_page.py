@@ -101,7 +101,7 @@ def test_a_field_opens_its_own_schema(page: Page) -> None:
 
 def test_the_filter_and_the_address(view: Watched, document: dict[str, Any]) -> None:
     page = view.page
-    page.get_by_label("Filter by path or word").fill("post /V1/chat")
+    page.get_by_label("Filter by path or word").fill("post /V1/completions")
     expect(page.get_by_role("status")).to_have_text("1 operation")
     expect(page.locator("details.operation:visible")).to_have_count(1)
     expect(page.locator("section:visible")).to_have_count(1)
