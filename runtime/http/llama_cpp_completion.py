@@ -143,6 +143,7 @@ class _Answering:
             stopping_word=last.stop or "",
             timings=timings_of(self.clock, len(self.prompt), cached),
             tokens_cached=cached,
+            truncated=len(self.prompt) + self.clock.tokens >= self.service.engine.max_context,
             has_new_line=self.has_new_line,
         )
 

@@ -169,6 +169,11 @@ def test_one_token_takes_no_step_of_its_own(client: falcon.testing.TestClient) -
     assert (timings["predicted_n"], timings["predicted_per_second"], timings["predicted_per_token_ms"]) == (1, 0, 0)
 
 
+def test_what_the_context_cuts_is_truncated(client: falcon.testing.TestClient) -> None:
+    assert complete(client, prompt="x" * 124).json["truncated"]  # 125 tokens, and room for 3 of the 5
+    assert not complete(client, prompt="x" * 124, n_predict=2).json["truncated"]
+
+
 def test_no_tokens(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     """The prompt is computed, and may fill the context."""
     document = complete(client, prompt="x" * 127, n_predict=0).json
