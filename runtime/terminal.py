@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import RocmforgeError, UsageError
@@ -141,8 +142,9 @@ class _Chat:
         """
         bos, limit = self._tokenizer.config.bos_token, self._engine.max_context
         while True:
-            text = self._template.render(self._messages)
-            tokens = self._tokenizer.encode(text, add_special=not (bos and text.startswith(bos)))
+            hidden, mark = self._tokenizer.control_texts.hide({"messages": self._messages}, self._template.source)
+            text = self._template.render(cast("list[dict[str, object]]", hidden["messages"]))
+            tokens = self._tokenizer.encode(text, not (bos and text.startswith(bos)), mark=mark)
             if len(tokens) < limit:
                 return tokens
             if len(self._messages) < 3:

@@ -13,6 +13,7 @@ from typing import Final
 import tokenizers
 
 from ..artifacts.tokenizer_config import TokenizerConfig
+from .control_text import ControlTexts, shown
 from .text_pieces import can_cut, pieces
 
 # A piece of text beyond this is tokenized alone, and the memory that it took is given back.
@@ -87,6 +88,7 @@ class Tokenizer:
             self._whole = tokenizers.Tokenizer.from_str(json_text)
         self._byte_level = _state_contains(self._library.decoder, b"ByteLevel")
         self._can_cut = can_cut(self._library)
+        self.control_texts = ControlTexts(special.text for special in self._special_texts if special.is_control)
 
     def encode(
         self,
@@ -95,6 +97,7 @@ class Tokenizer:
         parse_special: bool = True,
         most: int | None = None,
         look: Callable[[], None] | None = None,
+        mark: str = "",
     ) -> list[int]:
         """Tokenize a text, a long one in pieces.
 
@@ -105,6 +108,7 @@ class Tokenizer:
                 User-defined tokens, which are text to the model, are found either way.
             most: give up beyond so many tokens; None: however many there are.
             look: called between pieces; what it raises ends this.
+            mark: what control texts that are none were marked with, and is no part of the text; see `control_text`.
 
         Returns:
             int[T], each below `config.vocab_size`.
@@ -116,13 +120,13 @@ class Tokenizer:
         ids: list[int] = []
         if add_special and self.config.add_bos and self.config.bos_token_id is not None:
             ids.append(self.config.bos_token_id)
-        for piece in self._pieces(text, parse_special):
+        for piece in self._pieces(text, parse_special, mark):
             if look is not None:
                 look()
             if isinstance(piece, int):
                 ids.append(piece)
             else:
-                library = self._whole if self._whole is not None and parse_special else self._library
+                library = self._whole if self._whole is not None and parse_special and not mark else self._library
                 ids += self._encode_piece(library, piece, ids, most)
             if most is not None and len(ids) > most:
                 raise TooManyTokensError(ids, len(ids))
@@ -155,12 +159,12 @@ class Tokenizer:
             return b""
         return _byte_level_bytes(text) if self._byte_level else _sentencepiece_bytes(text)
 
-    def _pieces(self, text: str, parse_special: bool) -> Iterator[str | int]:
+    def _pieces(self, text: str, parse_special: bool, mark: str) -> Iterator[str | int]:
         """Ids of special tokens, and texts whose tokens do not depend on what stands around them."""
-        if self._whole is not None and parse_special:
+        if self._whole is not None and parse_special and not mark:
             yield text
             return
-        for piece in self._split_special(text, parse_special):
+        for piece in self._split(text, parse_special, mark):
             if isinstance(piece, str) and self._can_cut:
                 yield from pieces(self._library, piece)
             else:
@@ -188,6 +192,14 @@ class Tokenizer:
     def _longest(self) -> int:
         """Characters of the longest token; at least those of the text that it stands for."""
         return max(map(len, self._library.get_vocab(with_added_tokens=True)), default=1)
+
+    def _split(self, text: str, parse_special: bool, mark: str) -> Iterator[str | int]:
+        """Cut special tokens out; once they are, the mark is taken out of the rest."""
+        for piece in self._split_special(text, parse_special):
+            if isinstance(piece, str) and mark:
+                yield from self._split_special(shown(piece, mark), parse_special=False)
+            else:
+                yield piece
 
     def _split_special(self, text: str, parse_special: bool) -> list[str | int]:
         """Cut special tokens out of a text: each one everywhere, the longest first."""

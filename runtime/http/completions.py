@@ -50,6 +50,7 @@ class Call:
     stream: bool
     include_usage: bool
     prompt_logprobs: int | None
+    parse_special: bool
 
     @property
     def scored_echo(self) -> bool:
@@ -82,7 +83,16 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
     )
     options = body.stream_options
     include_usage = bool(options and options.include_usage)
-    return Call(prompts, count, echo, conditions, body.stream or False, include_usage, body.prompt_logprobs)
+    return Call(
+        prompts,
+        count,
+        echo,
+        conditions,
+        body.stream or False,
+        include_usage,
+        body.prompt_logprobs,
+        body.parse_special is not False,
+    )
 
 
 def read_prompts(value: object, vocab_size: int, name: str = "prompt") -> Prompts:
@@ -150,7 +160,7 @@ def _requests(service: Service, call: Call, prompts: list[_Prompt], look: Look) 
     """Adds to `prompts`."""
     made: list[GenerationRequest] = []
     for prompt in call.prompts:
-        ids = service.prompt_ids(prompt, look) if isinstance(prompt, str) else prompt
+        ids = service.prompt_ids(prompt, look, call.parse_special) if isinstance(prompt, str) else prompt
         text = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
         prompts.append(_Prompt(text, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
         made += service.requests(ids, call.conditions, DEFAULT_MAX_TOKENS, call.count)

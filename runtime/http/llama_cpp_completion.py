@@ -45,7 +45,9 @@ class Completion(Resource):
             conditions, max_tokens = read_call(body, service)
 
             def make() -> list[GenerationRequest]:
-                prompts.extend(read_prompts(service, body.prompt, look_of(req)))
+                prompts.extend(
+                    read_prompts(service, body.prompt, look_of(req), parse_special=body.parse_special is not False)
+                )
                 return [service.request(ids, conditions, max_tokens) for ids in prompts]
 
             job = start_job(req, lease.keep(), self.context.admission, make)

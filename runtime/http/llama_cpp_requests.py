@@ -23,7 +23,13 @@ _OFF_UNLESS = ("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat"
 
 
 def read_prompts(
-    service: Service, value: object, look: Look, name: str = "prompt", most: int = MAX_PROMPTS, cut: bool = False
+    service: Service,
+    value: object,
+    look: Look,
+    name: str = "prompt",
+    most: int = MAX_PROMPTS,
+    cut: bool = False,
+    parse_special: bool = True,
 ) -> list[tuple[int, ...]]:
     """Token ids of each prompt; BOS stands before text that begins one.
 
@@ -34,16 +40,17 @@ def read_prompts(
         name: what names them in the request.
         most: prompts.
         cut: of a prompt that is far too long, as many tokens as the context has do.
+        parse_special: whether the text of control tokens stands for them.
 
     Raises:
         ContextLengthError: one is far too long.
         RequestError: they are no prompts, or more than `most`.
     """
     if not isinstance(value, list) or _is_mixed(value):
-        return [_prompt(service, value, look, name, cut)]
+        return [_prompt(service, value, look, name, cut, parse_special)]
     if not 1 <= len(value) <= most:
         raise RequestError(name, f"expected 1 to {most} texts, found {len(value)}")
-    return [_prompt(service, one, look, name, cut) for one in value]
+    return [_prompt(service, one, look, name, cut, parse_special) for one in value]
 
 
 def _is_mixed(value: list[object]) -> bool:
@@ -51,7 +58,7 @@ def _is_mixed(value: list[object]) -> bool:
     return any(isinstance(item, int) for item in value)
 
 
-def _prompt(service: Service, value: object, look: Look, name: str, cut: bool) -> tuple[int, ...]:
+def _prompt(service: Service, value: object, look: Look, name: str, cut: bool, parse_special: bool) -> tuple[int, ...]:
     if isinstance(value, dict) and "prompt_string" in value:
         if value.get("multimodal_data"):
             raise UnsupportedError(f"{name}.multimodal_data", "the model reads text alone")
@@ -62,8 +69,8 @@ def _prompt(service: Service, value: object, look: Look, name: str, cut: bool) -
         raise RequestError(name, f"expected a string, token ids, or an array of these, found {kind_of(value)}")
     try:
         if isinstance(value, str):
-            return service.cache.encode(value, True, service.most_tokens, look)
-        return read_mixed(service, value, name, True, True, service.most_tokens, look)
+            return service.cache.encode(value, True, parse_special, service.most_tokens, look)
+        return read_mixed(service, value, name, True, parse_special, service.most_tokens, look)
     except TooManyTokensError as error:
         if cut and len(error.ids) >= service.engine.max_context:
             return tuple(error.ids)

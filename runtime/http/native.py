@@ -54,7 +54,7 @@ class _GenerateResource(Resource):
 
 def _requests(service: Service, body: GenerateRequest, look: Look) -> list[GenerationRequest]:
     conditions = read_conditions(body, body.max_tokens, service.engine.vocab_size, _DEFAULTS)
-    return [service.request(service.prompt_ids(body.prompt, look), conditions, DEFAULT_MAX_TOKENS)]
+    return [service.request(service.prompt_ids(body.prompt, look, body.parse_special), conditions, DEFAULT_MAX_TOKENS)]
 
 
 class Generate(_GenerateResource):

@@ -6,15 +6,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 from ...artifacts.errors import RocmforgeError
 from ..constraints import ConstraintSpec
+from ..control_text import ControlTexts, NoMarkError, shown
 from ..generation import Constraint, EngineApi, EngineBusyError, GenerationRequest, RequestError
 from ..tokenizer import TooManyTokensError
 from .conditions import SEED_BITS, Conditions
 from .continuation import continue_prompt, split_last
-from .conversation import Conversation, spell_out_tools, tool_descriptions
+from .conversation import Conversation, Message, spell_out_tools, tool_descriptions
 from .errors import ContextLengthError, UnsupportedError
 
 CACHE_TEXTS = 256
@@ -63,6 +64,10 @@ class TokenizerApi(Protocol):
     def config(self) -> SpecialTokens:
         """Its special tokens."""
 
+    @property
+    def control_texts(self) -> ControlTexts:
+        """Texts of its control tokens."""
+
     def encode(
         self,
         text: str,
@@ -70,6 +75,7 @@ class TokenizerApi(Protocol):
         parse_special: bool = True,
         most: int | None = None,
         look: Look | None = None,
+        mark: str = "",
     ) -> list[int]:
         """Return the token ids of a text; see `Tokenizer.encode`."""
 
@@ -156,6 +162,9 @@ class CacheStats:
     bytes: int
 
 
+_Key = tuple[str, bool, bool, str]
+
+
 class TokenCache:
     """Token ids of texts seen lately: clients send the same prompts again. Thread-safe, bounded."""
 
@@ -163,18 +172,24 @@ class TokenCache:
         """Cache what `tokenizer` answers."""
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[str, bool], tuple[int, ...]] = OrderedDict()
+        self._entries: OrderedDict[_Key, tuple[int, ...]] = OrderedDict()
         self._hits = self._misses = self._bytes = 0
 
     def encode(
-        self, text: str, add_special: bool, most: int | None = None, look: Look | None = None
+        self,
+        text: str,
+        add_special: bool,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Look | None = None,
+        mark: str = "",
     ) -> tuple[int, ...]:
-        """Return the token ids of a text, special tokens parsed.
+        """Return the token ids of a text; see `Tokenizer.encode`.
 
         Raises:
             TooManyTokensError: there are more than `most`; those are not kept.
         """
-        key = (text, add_special)
+        key = (text, add_special, parse_special, mark)
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
@@ -182,11 +197,11 @@ class TokenCache:
                 self._entries.move_to_end(key)
                 return found
             self._misses += 1
-        ids = tuple(self._tokenizer.encode(text, add_special, True, most, look))
+        ids = tuple(self._tokenizer.encode(text, add_special, parse_special, most, look, mark))
         self._store(key, ids)
         return ids
 
-    def _store(self, key: tuple[str, bool], ids: tuple[int, ...]) -> None:
+    def _store(self, key: _Key, ids: tuple[int, ...]) -> None:
         with self._lock:
             if key in self._entries:  # another thread was faster
                 return
@@ -201,7 +216,7 @@ class TokenCache:
             return CacheStats(self._hits, self._misses, self._bytes)
 
 
-def _cost(key: tuple[str, bool], ids: tuple[int, ...]) -> int:
+def _cost(key: _Key, ids: tuple[int, ...]) -> int:
     return len(key[0]) + TOKEN_BYTES * len(ids)
 
 
@@ -236,24 +251,21 @@ class Service:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", TokenCache(self.tokenizer))
 
-    def prompt_ids(self, text: str, look: Look | None = None) -> tuple[int, ...]:
-        """Token ids of a plain prompt.
+    def prompt_ids(self, text: str, look: Look | None = None, parse_special: bool | None = None) -> tuple[int, ...]:
+        """Token ids of a plain prompt, in which control tokens are read unless `parse_special` is false.
 
         Raises:
             ContextLengthError: it is far too long.
         """
-        return self._encode(text, True, self.most_tokens, look)
+        try:
+            return self.cache.encode(text, True, parse_special is not False, self.most_tokens, look)
+        except TooManyTokensError as error:
+            raise self.too_long(error.count) from None
 
     @property
     def most_tokens(self) -> int:
         """Of a prompt that are counted before it is refused."""
         return self.engine.max_context + COUNTED_TOKENS
-
-    def _encode(self, text: str, add_special: bool, most: int, look: Look | None) -> tuple[int, ...]:
-        try:
-            return self.cache.encode(text, add_special, most, look)
-        except TooManyTokensError as error:
-            raise self.too_long(error.count) from None
 
     def too_long(self, count: int, least: int = 1) -> ContextLengthError:
         """That a prompt of so many tokens leaves no room for `least` more."""
@@ -280,23 +292,35 @@ class Service:
         messages: Sequence[Mapping[str, object]] = before
         if not template.takes_tools:
             messages = spell_out_tools(before, tools)
+        given = {
+            "messages": messages,
+            "tools": tool_descriptions(tools) or None,
+            "variables": conversation.template_variables,
+            "begun": begun,
+        }
         try:
+            hidden, mark = self.tokenizer.control_texts.hide(given, template.source)
             opened = template.render(
-                messages,
-                tools=tool_descriptions(tools) or None,
+                cast("Sequence[Message]", hidden["messages"]),
+                tools=cast("Sequence[Message] | None", hidden["tools"]),
                 add_generation_prompt=conversation.generation_prompt,
-                **conversation.template_variables,
+                **cast("Message", hidden["variables"]),
             )
+        except NoMarkError:
+            raise RequestError("messages", "expected not every character that is for private use") from None
         except EngineBusyError:
             raise
         except RocmforgeError as error:
             raise RequestError("messages", f"{error}{_hint(messages)}") from None
-        text, inside_reasoning = continue_prompt(opened, begun)
+        text, inside_reasoning = continue_prompt(opened, cast("Message | None", hidden["begun"]))
         # Many templates write BOS themselves; twice would change the answer.
         bos = self.tokenizer.config.bos_token
         add_special = not (bos and text.startswith(bos))
-        ids = self._encode(text, add_special, most or self.most_tokens, look)
-        return ChatPrompt(text, ids, inside_reasoning)
+        try:
+            ids = self.cache.encode(text, add_special, True, most or self.most_tokens, look, mark)
+        except TooManyTokensError as error:
+            raise self.too_long(error.count) from None
+        return ChatPrompt(shown(text, mark), ids, inside_reasoning)
 
     def requests(
         self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None, count: int

@@ -32,6 +32,7 @@ class LlamaCompletionRequest(Struct, kw_only=True):
 
     prompt: Any
     model: str | None = None
+    parse_special: bool | None = None
     n_predict: Predict | None = None
     temperature: Temperature | None = None
     dynatemp_range: float | None = None

@@ -15,6 +15,7 @@ class GenerateRequest(SamplingFields, kw_only=True):
 
     prompt: str
     max_tokens: Count | None = None
+    parse_special: bool | None = None
 
 
 # "length", "stop", "eos", "cancelled" or "failed"

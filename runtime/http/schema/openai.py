@@ -113,6 +113,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     stream_options: StreamOptions | None = None
     logprobs: TopLogprobs | None = None
     prompt_logprobs: TopLogprobs | None = None
+    parse_special: bool | None = None
 
 
 class Usage(Struct, kw_only=True):

@@ -11,6 +11,7 @@ import numpy as np
 
 from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.runtime.batch import Float32
+from rocmforge.runtime.control_text import ControlTexts, shown
 from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
 from rocmforge.runtime.generation import (
     EngineBusyError,
@@ -242,6 +243,7 @@ class FakeTokenizer:
 
     def __init__(self) -> None:
         self.config = FakeConfig()
+        self.control_texts = ControlTexts([BOS])
 
     def encode(
         self,
@@ -250,10 +252,12 @@ class FakeTokenizer:
         parse_special: bool = True,
         most: int | None = None,
         look: Callable[[], None] | None = None,
+        mark: str = "",
     ) -> list[int]:
         ids = [BOS_ID] if add_special else []
         if parse_special and text.startswith(BOS):
             ids, text = [*ids, BOS_ID], text.removeprefix(BOS)
+        text = shown(text, mark)
         ids += list(text.encode("utf-8", "replace"))
         if most is not None and len(ids) > most:
             raise TooManyTokensError(ids[: most + 1], most + 1)
