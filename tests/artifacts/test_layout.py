@@ -144,6 +144,33 @@ HUGE = struct.pack(">I", 0xFFFFFFFF)
 MANY = struct.pack(">I", 20_000_000)
 
 
+@pytest.mark.parametrize(
+    "field, low, high",
+    [("threads", 1, 1024), ("x", 1, 2**31 - 1), ("tile", 1, 2**20), ("split", 0, 2**30), ("at_least", 0, 2**31 - 1)],
+)
+def test_grids_to_the_last_that_hip_takes(field: str, low: int, high: int) -> None:
+    def with_grid(value: int) -> Layout:
+        grid = dataclasses.replace(GridEntry(64, 1, "tokens", 1), **{field: value})  # type: ignore[arg-type]
+        launch = dataclasses.replace(LAYOUT.launches[0], grid=grid)
+        return dataclasses.replace(LAYOUT, launches=(launch, *LAYOUT.launches[1:]))
+
+    for value in (low, high):
+        assert decode_layout(PATH, encode_layout(with_grid(value)), 2304) == with_grid(value)
+    for value in (low - 1, high + 1):
+        with pytest.raises(BundleError, match=f"{field}: expected {low} to {high}, found {value}"):
+            decode_layout(PATH, encode_layout(with_grid(value)), 2304)
+
+
+@pytest.mark.parametrize("length", [0, 1, 512, 513])
+def test_names_have_1_to_512_characters(length: int) -> None:
+    layout = dataclasses.replace(LAYOUT, buffers=(*LAYOUT.buffers, BufferEntry("b" * length, "uint8", 1, 1)))
+    if length in (1, 512):
+        assert decode_layout(PATH, encode_layout(layout), 2304) == layout
+        return
+    with pytest.raises(BundleError, match=f"expected 1 to 512 characters, found {length}"):
+        decode_layout(PATH, encode_layout(layout), 2304)
+
+
 @pytest.mark.parametrize("field", ["kv", "tensors", "vocab_size"])
 def test_a_field_comes_once(field: str) -> None:
     """The same value twice: nothing but the repetition is wrong."""

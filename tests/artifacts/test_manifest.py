@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import BundleError
+from rocmforge.artifacts.layout import Checker
 from rocmforge.artifacts.manifest import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
@@ -20,6 +21,7 @@ from rocmforge.artifacts.manifest import (
     Manifest,
     ModelIdentity,
     TargetEntry,
+    check_file_name,
     compute_digest,
     decode_manifest,
     encode_manifest,
@@ -209,3 +211,15 @@ def test_bad_fields_are_named(data: bytes, field: str) -> None:
         decode_manifest(PATH, data)
     assert field in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [511, 512, 513])
+def test_names_of_files_have_at_most_512_characters(length: int) -> None:
+    name = "/".join(["a" * 100] * 5)
+    name += "/" + "b" * (length - len(name) - 1)
+    assert len(name) == length
+    if length <= 512:
+        check_file_name(Checker("bundle"), name)
+        return
+    with pytest.raises(BundleError):
+        check_file_name(Checker("bundle"), name)

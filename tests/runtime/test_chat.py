@@ -5,11 +5,15 @@ What needs a process of its own is in `test_template_process`.
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import datetime
+from typing import Any
 
+import jinja2.filters
 import pytest
 
+from rocmforge.runtime import template_sandbox
 from rocmforge.runtime.chat import CHATML, MAX_SOURCE_CHARS, ChatTemplate, check_template
 from rocmforge.runtime.template_process import ChatTemplateError
 from rocmforge.runtime.template_sandbox import MAX_SECONDS
@@ -189,3 +193,24 @@ def test_F23_a_source_that_is_too_long_is_refused() -> None:
 def test_F23_limits_leave_a_long_conversation_alone() -> None:
     messages = [{"role": "user", "content": "word " * 2000}] * 500
     assert len(render(None, messages=messages)) > 5_000_000
+
+
+@pytest.mark.parametrize(
+    "name, value, args, size",
+    [
+        ("join", "--", (["ab", "c", "d"],), 8 + 2 * 3),
+        ("indent", "a\nb\nc", (7,), 5 + 4 * 7),
+        ("indent", "a\nb\nc", ("1234567",), 5 + 4 * 7),
+        ("expandtabs", "a\tb", (9,), 3 + 3 * 9),
+        ("replace", "aaa", ("a", "bcd"), 3 + 3 * 3),
+    ],
+)
+def test_F23_what_a_text_would_grow_to_is_known_before_it_is_made(
+    name: str, value: str, args: tuple[Any, ...], size: int
+) -> None:
+    """The bound is not below what comes out, and not far above it."""
+    real = len(jinja2.filters.do_indent(value, args[0], True) if name == "indent" else getattr(value, name)(*args))
+    assert real <= size
+    template_sandbox._check_growth(name, value, args, template_sandbox._Budget(size, math.inf))
+    with pytest.raises(Exception, match=f"more than {size - 1}"):
+        template_sandbox._check_growth(name, value, args, template_sandbox._Budget(size - 1, math.inf))

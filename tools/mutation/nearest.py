@@ -29,6 +29,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/swiglu.h": (GPU + "test_swiglu",),
     "kernels/hip/quantize.h": (GPU + "test_quantize_is_exactly_what_its_header_says",),
     "kernels/hip/embedding.h": (GPU + "test_embedding",),
+    "kernels/hip/gem*": (GPU + "test_matmul", GPU + "test_gate_up"),
     "kernels/hip/*": (
         GPU + "test_swiglu",
         GPU + "test_norm",
@@ -111,8 +112,9 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     users = [name.rpartition(".")[2] for name in _users(root, module)]
     candidates = (
         *sorted((test for test in tests if Path(test).stem.startswith(f"test_{Path(path).stem}")), key=len),
-        *next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ()),
         *(test for test in unit if _same_subject(test, path)),
+        *(test for test in unit if module in direct[test] and path.startswith("runtime/http/")),
+        *next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ()),
         *(test for test in unit if module in direct[test]),
         *(test for test in unit if Path(test).stem.removeprefix("test_") in users),
         *(test for test in unit if module in helped[test]),

@@ -198,3 +198,11 @@ def test_tools_come_and_go_with_the_messages(messages: list[Any], names: list[st
 def test_a_change_of_tools_that_names_none() -> None:
     asked = body(messages=[*HELLO, change("tool_addition", {"type": "tool_reference"})], tools=[READ])
     assert error_of(client_of(FakeEngine()), "/v1/messages", asked)["param"] == "messages[1].content[0].tool"
+
+
+@pytest.mark.parametrize("given, top_k", [(None, 0), (0, 0), (5, 5), (-1, 0), (10**6, VOCAB_SIZE)])
+def test_top_k_is_taken_and_held_to_the_vocabulary(given: int | None, top_k: int) -> None:
+    engine = FakeEngine()
+    more = {} if given is None else {"top_k": given}
+    assert client_of(engine).simulate_post("/v1/messages", json=body(**more)).status_code == 200
+    assert engine.last.request.sampling.top_k == top_k
