@@ -186,7 +186,7 @@ class Engine:
         if len(requests) > self._limits.max_queue:
             raise RequestError("input", f"expected at most {self._limits.max_queue} at once, found {len(requests)}")
         for request in requests:
-            self._check_embedding(request)
+            self._check_embedding(request.prompt_token_ids)
         sequences = [EmbeddingSequence(self._new_id(), request, self._tokenizer) for request in requests]
         with self._wake:
             self._queue(sequences)
@@ -214,31 +214,27 @@ class Engine:
             raise EngineBusyError(f"the queue is full ({self._limits.max_queue} requests)")
 
     def _check(self, request: GenerationRequest) -> None:
-        ids, more = request.prompt_token_ids, request.max_tokens
+        ids, more, limit = request.prompt_token_ids, request.max_tokens, self._max_context
         self._check_ids("prompt", ids)
         if more < 0:
             raise RequestError("max_tokens", f"expected at least 0, found {more}")
-        if len(ids) + more > self._max_context:
-            both = f"prompt ({len(ids)}) and max_tokens ({more})"
-            raise RequestError("max_tokens", f"{both} exceed the context of {self._max_context}")
-        self._check_cache("max_tokens", len(ids) + more)
+        if len(ids) + more > limit:
+            raise RequestError("max_tokens", f"prompt ({len(ids)}) and max_tokens ({more}) exceed a context of {limit}")
+        if problem := self._too_long(len(ids) + more):
+            raise RequestError("max_tokens", problem)
 
-    def _check_embedding(self, request: EmbeddingRequest) -> None:
-        ids = request.prompt_token_ids
+    def _check_embedding(self, ids: Collection[int]) -> None:
         self._check_ids("input", ids)
         if len(ids) > self._max_context:
             raise RequestError("input", f"{len(ids)} tokens exceed the context of {self._max_context}")
-        self._check_cache("input", len(ids))
+        if problem := self._too_long(len(ids)):
+            raise RequestError("input", problem)
 
     def _check_ids(self, parameter: str, ids: Collection[int]) -> None:
         if not ids:
             raise RequestError(parameter, "expected at least one token, found none")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise RequestError(parameter, f"expected token ids from 0 to {self.vocab_size - 1}")
-
-    def _check_cache(self, parameter: str, tokens: int) -> None:
-        if (problem := self._too_long(tokens)) is not None:
-            raise RequestError(parameter, problem)
 
     def _too_long(self, tokens: int) -> str | None:
         pool = self._scheduler.pool
