@@ -78,7 +78,7 @@ def test_constraints(server: Server) -> None:
     schema = {"type": "array", "items": {"enum": [1, 2, 3]}, "minItems": 2, "maxItems": 4}
     assert set(json.loads(complete(server, json_schema=schema, **hot)["content"])) <= {1, 2, 3}
     refused = server.post("/completion", {"prompt": PROMPT, "grammar": "root ::= nowhere"})
-    assert (refused.status_code, refused.json()["error"].partition(":")[0]) == (400, "grammar")
+    assert (refused.status_code, refused.json()["error"]["message"].partition(":")[0]) == (400, "grammar")
 
 
 def test_n_probs_are_the_logprobs_of_v1(server: Server) -> None:
