@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from . import __version__
-from .artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
+from .artifacts.errors import DeviceError, UsageError, printable
 from .cli_client import cancel, generate, status
+from .cli_errors import Group, require_address_space
 from .cli_serve import engine_limits, http_limits, logs_and_traces, model_aliases, security_options
 
 if TYPE_CHECKING:
@@ -25,50 +26,10 @@ if TYPE_CHECKING:
     from .runtime.hip_api import HipApi
     from .runtime.http.auth import Security
     from .runtime.http.limits import HttpLimits
-    from .runtime.logs import LogOptions
     from .runtime.tracing import TraceOptions
 
 
-def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"rfc: {message}", err=True)
-    raise SystemExit(exit_code)
-
-
-class _Group(click.Group):
-    """Turns wrong usage, bad input and faults of the machine into one line and an exit code.
-
-    Nothing else is caught: a traceback means a defect of ours.
-    """
-
-    def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run the command line and exit."""
-        try:
-            result = super().main(*args, **{**extra, "standalone_mode": False})
-        except click.UsageError as error:
-            hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-            _fail(printable(error.format_message(), 600) + hint, error.exit_code)
-        sys.exit(result if isinstance(result, int) else 0)
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            result = super().invoke(context)
-            sys.stdout.flush()
-        except RocmforgeError as error:
-            _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted", 128 + signal.SIGINT)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise SystemExit(1) from None
-        except MemoryError:
-            _fail("out of memory", 1)
-        except OSError as error:
-            place = f"{printable(error.filename)}: " if error.filename else ""
-            _fail(f"{place}{printable(error.strerror or error)}", 1)
-        return result
-
-
-@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rfc")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -141,9 +102,11 @@ def _make_emulator(arch: str) -> HipApi:
     return HipEmulator(arch)
 
 
-def _exit_cleanly_on_sigterm() -> None:
-    """Have SIGTERM unwind the stack, so that a compile removes what it has written."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _exit_cleanly_on_signals() -> None:
+    """Have SIGTERM and SIGHUP unwind the stack, so that a compile removes what it has written; nohup still holds."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 @main.command("compile")
@@ -192,13 +155,14 @@ def compile_command(
     cache_dir: Path | None,
 ) -> None:
     """Compile a GGUF MODEL into a bundle."""
+    require_address_space()
     from .compiler.build_cache import BuildCache, default_cache_dir
     from .compiler.compile import CompileOptions, compile_model
     from .compiler.progress import choose_progress
     from .compiler.tuning import read_tuning
     from .runtime.chat import check_template
 
-    _exit_cleanly_on_sigterm()
+    _exit_cleanly_on_signals()
     if not model.name:
         raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
     goal = output or model.with_suffix(".rfb")
@@ -237,11 +201,11 @@ def compile_command(
     metavar="NAME=URL",
     help="Offer the models of another server too: ollama, NAME=URL of an Ollama, or NAME=URL/v1. Repeatable.",
 )
+@logs_and_traces
 @model_aliases
 @http_limits
 @security_options
 @engine_limits
-@logs_and_traces
 @_MAX_CONTEXT
 @_DEVICE
 @_THREADS
@@ -257,7 +221,6 @@ def serve(
     limits: HttpLimits,
     security: Security,
     engine_limits: EngineLimits,
-    logs: LogOptions,
     traces: TraceOptions,
     max_context: int | None,
     device: str,
@@ -268,10 +231,11 @@ def serve(
 
     The first is loaded at once and answers where no model is named; the others are loaded when they are asked for.
     """
-    from .runtime.logs import configure
+    require_address_space()
     from .runtime.serve import ServeOptions, serve_bundles
 
-    configure(logs)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # by default they kill
+        signal.signal(number, signal.SIG_IGN)
     host, port = _host_and_port(addr)
     paths = tuple(_compiled(path, cache_dir, max_context) for given in bundles for path in _bundles_in(given))
     on = _device_options(device, threads)
@@ -321,7 +285,7 @@ def _compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pa
     from .compiler.compile import CompileOptions
     from .runtime.chat import check_template
 
-    _exit_cleanly_on_sigterm()
+    _exit_cleanly_on_signals()
     tokenizer = os.environ.get("ROCMFORGE_TOKENIZER")
     options = CompileOptions(
         path, path, _default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=_default_threads()
@@ -371,6 +335,7 @@ def run(
     cache_dir: Path | None,
 ) -> None:
     """Continue PROMPT with a BUNDLE; without one, chat."""
+    require_address_space()
     from .runtime.generation import SamplingParams
     from .runtime.terminal import RunOptions, run_bundle
 
@@ -432,6 +397,7 @@ def _print_roofline(path: Path, arch: str) -> None:
 @_THREADS
 def verify(bundle: Path, device: str, threads: int) -> None:
     """Check every digest of a BUNDLE and replay its golden records here."""
+    require_address_space()
     from .runtime.verify import verify as verify_bundle
 
     verify_bundle(bundle, _device_options(device, threads), click.echo)

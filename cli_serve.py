@@ -169,7 +169,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def logs_and_traces(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of `logs` and `traces`."""
+    """Options of the log, which is set up before anything else is read, and of `traces`."""
 
     @click.option(
         "--log-level",
@@ -216,11 +216,10 @@ def logs_and_traces(command: Callable[..., None]) -> Callable[..., None]:
         max_traces: int,
         **extra: Any,
     ) -> None:
-        from .runtime.logs import LogOptions
+        from .runtime.logs import LogOptions, configure
         from .runtime.tracing import read_options
 
-        logs = LogOptions(log_level, os.environ.get("RUST_LOG", ""), log_format == "json", log_file)
-        traces = read_options(os.environ, trace_sample_rate, max_traces)
-        command(*args, logs=logs, traces=traces, **extra)
+        configure(LogOptions(log_level, os.environ.get("RUST_LOG", ""), log_format == "json", log_file))
+        command(*args, traces=read_options(os.environ, trace_sample_rate, max_traces), **extra)
 
     return wrapped

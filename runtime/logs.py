@@ -98,9 +98,9 @@ def configure(options: LogOptions) -> None:
 def _handler(file: Path | None) -> logging.Handler:
     if file is None:
         return logging.StreamHandler(sys.stderr)
-    from logging.handlers import WatchedFileHandler  # noqa: PLC0415 - takes time to load, and few need it
+    from .log_file import LogFile  # noqa: PLC0415 - takes time to load, and few need it
 
-    return WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
+    return LogFile(file)
 
 
 def _traceback(record: logging.LogRecord) -> list[str]:

@@ -229,7 +229,7 @@ def make_pool(options: ServeOptions, shared: Shared) -> ModelPool:
 
 
 def serve_bundles(options: ServeOptions) -> None:
-    """Serve until SIGTERM or Ctrl-C, then drain.
+    """Serve until SIGTERM, SIGHUP or Ctrl-C, then drain.
 
     Raises:
         RocmforgeError: a bundle, the device or the address is not to be had.

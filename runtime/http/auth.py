@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,12 +73,18 @@ def load_keys(file: Path | None, single: str | None) -> KeyRing | None:
     """Read the keys of `--api-keys` and `ROCMFORGE_API_KEY`; None where neither is given.
 
     A line of the file is `KEY [SCOPES [NAME]]`: KEY in plain or as `sha256:` and 64 hex digits, SCOPES separated by
-    commas (`use` where absent). `#` begins a line of comment. The single key is good for everything.
+    commas (`use` where absent). `#` begins a line of comment. The single key is good for everything. Of a file that
+    everybody on the machine can read or write, the log warns.
 
     Raises:
         UsageError: the file cannot be read, or a line is wrong. The message never shows a key.
     """
     keys = [] if file is None else _read_key_file(file)
+    mode = 0 if file is None else file.stat().st_mode
+    if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH):
+        log.warning(
+            "--api-keys: %s: other users can read or write it (mode %03o): chmod 600", printable(file), mode & 0o777
+        )
     if single:
         keys.append(ApiKey(_digest(single.strip()), frozenset(Scope), "environment"))
     return KeyRing(keys) if keys else None

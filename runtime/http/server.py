@@ -187,8 +187,10 @@ def _reason(error: OSError | ValueError) -> str:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Have SIGTERM and SIGINT call `stop` for the while."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Have SIGTERM, SIGINT and SIGHUP call `stop` for the while; a SIGHUP that is ignored, as by nohup, stays so."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
     for number in previous:
         signal.signal(number, lambda *_: stop())
     try:
@@ -205,7 +207,7 @@ def run_server(
     on_ready: Callable[[str, int], None] | None = None,
     drain_seconds: float = 30.0,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return. Must run on the main thread.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then drain and return. Must run on the main thread.
 
     Args:
         app: what to serve.
