@@ -131,7 +131,7 @@ class ApplyTemplate(Resource):
         with self.context.models.lease(body.model) as lease, self.context.admission.enter():
             service = lease.service
             call = chat_completions.read_call(body, service.engine.vocab_size)
-            answer(resp, TemplateAnswer(prompt=service.chat_prompt(call.conversation).text))
+            answer(resp, TemplateAnswer(prompt=service.chat_prompt(call.conversation, look_of(req)).text))
 
 
 class Version(ReadResource):
@@ -181,7 +181,8 @@ class InputTokens(Resource):
         with self.context.models.lease(body.model) as lease, self.context.admission.enter():
             service = lease.service
             call = chat_completions.read_call(body, service.engine.vocab_size)
-            answer(resp, InputTokensAnswer(input_tokens=len(service.chat_prompt(call.conversation).token_ids)))
+            prompt = service.chat_prompt(call.conversation, look_of(req))
+            answer(resp, InputTokensAnswer(input_tokens=len(prompt.token_ids)))
 
 
 class Rerank(Resource):
