@@ -13,7 +13,7 @@ from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocmforge.compiler.tokenizer import PRE_TOKENIZERS, build_tokenizer
+from rocmforge.compiler.tokenizer import NORMAL, PRE_TOKENIZERS, build_tokenizer
 from rocmforge.runtime import text_pieces
 from rocmforge.runtime.text_pieces import can_cut, pieces
 from rocmforge.runtime.tokenizer import Tokenizer, TooManyTokensError
@@ -21,13 +21,18 @@ from rocmforge.tools.fixtures import vocabulary
 
 # What the expressions tell apart: letters, digits, white space of several kinds, apostrophes, punctuation, marks.
 ALPHABET = st.sampled_from(
-    [*"aZsé字٣1²9 \t\n\r\x85\u3000'.!$_|<😀\u0301\x1c\0", "'s", "  ", "12", "ab cd", "'LL", "\r\n"]
+    [*"aZsé字٣1²9 \t\n\r\x85\u3000'.!$_|<😀\u0301\x1c\0", "'s", "  ", "12", "ab cd", "'LL", "\r\n", "\t\tb", "\t\t!"]
 )
 TEXTS = st.lists(ALPHABET, max_size=60).map("".join)
 
 
 def made(pre: str) -> Tokenizer:
     tokens, types, merges = vocabulary(700)
+    for pair in ("Ġ Ġ", "ĉ ĉ", "Ċ Ċ", "ĉ Ġ", "Ġ ĉ", "1 2", "9 1"):  # so that it shows where white space was parted
+        if (text := pair.replace(" ", "")) not in tokens:
+            tokens.append(text)
+            types.append(NORMAL)
+            merges.append(pair)
     artifact = build_tokenizer(
         {
             "tokenizer.ggml.model": "gpt2",
