@@ -108,11 +108,11 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         68: "parent killed",
         69: "out of memory",
         70: "descriptors exhausted, port in use",
+        78: "goal that is somebody else's folder, or holds more than a bundle",
         82: "little memory or few threads (`ulimit -v`, `-u`)",
         83: "log or output that cannot be written",
         84: "SIGHUP, SIGUSR1, SIGUSR2",
         85: "key file that others can read",
-        78: "goal that is somebody else's folder, or holds more than a bundle",
     },
     "Device": {
         71: "no driver, no device",
