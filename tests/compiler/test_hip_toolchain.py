@@ -78,6 +78,19 @@ def test_auto_takes_hipcc_where_it_knows_the_arch(tmp_path: Path, monkeypatch: p
             find_hip_toolchain("hipcc", "gfx1201")
 
 
+@pytest.mark.parametrize("said", ["InstalledDir: /usr/bin", "clang version 17.0.0", ""])
+def test_a_hipcc_that_names_half_of_its_clang_is_refused(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hipcc = tmp_path / "hipcc"
+    hipcc.write_text(f"#!/bin/sh\necho 'HIP version: 6.0'\necho '{said}'\n")
+    hipcc.chmod(0o755)
+    monkeypatch.setenv("HIPCC", str(hipcc))
+    with pytest.raises(ToolchainError) as caught:
+        find_hipcc()
+    assert str(caught.value) == f"{hipcc}: --version names no clang: not hipcc?"
+
+
 def test_a_code_object_cut_short_or_of_another_kind_is_refused(clang: HipToolchain, tmp_path: Path) -> None:
     data = build(clang, TARGETS["gfx1100"], tmp_path)
     for length in (0, 10, 64, len(data) // 2, len(data) - 1):

@@ -12,6 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType as Quant
 
 from rocmforge.artifacts.errors import GgufError
+from rocmforge.compiler import model_config
 from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.gguf_file import GgufFile, TensorInfo, read_gguf
 from rocmforge.compiler.model_config import (
@@ -149,6 +150,8 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
     np.testing.assert_allclose(config.inverse_frequencies(factors), expected / factors, rtol=1e-6)
     linear = replace(config, rope_scaling=RopeScaling("linear", 4.0))
     np.testing.assert_allclose(linear.inverse_frequencies(None), expected / 4, rtol=1e-6)
+    partly = replace(config, rope_dim=8)  # half of each head
+    np.testing.assert_allclose(partly.inverse_frequencies(None), 10000.0 ** (-2 * np.arange(4) / 8), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -158,12 +161,14 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
         ("general.architecture", None, "expected a string, found nothing"),
         ("llama.expert_count", 8, "expected a dense model, found a mixture of 8 experts"),
         ("llama.attention.causal", False, "expected causal attention"),
-        ("split.count", 3, "expected one whole file, found one of 3 shards"),
+        ("split.count", 2, "expected one whole file, found one of 2 shards"),
         ("llama.rope.scaling.type", "yarn", "expected none or linear, found yarn, which is not supported"),
         ("llama.attention.layer_norm_rms_epsilon", None, "expected a finite number, found nothing"),
         ("llama.attention.layer_norm_rms_epsilon", 0.0, "expected 1e-12 to 1, found 0.0"),
         ("llama.attention.value_length", 32, "expected the key length 16, found 32"),
+        ("llama.attention.value_length", 8, "expected the key length 16, found 8"),
         ("llama.attention.key_length", 15, "expected heads of a multiple of 16 elements, found 15"),
+        ("llama.attention.head_count", 8, "expected heads of a multiple of 16 elements, found 8"),
         ("llama.rope.dimension_count", 7, "expected an even number, found 7"),
         ("llama.rope.dimension_count", 18, "expected 2 to 16, found 18"),
         ("llama.rope.freq_base", 0.0, "expected 1 to"),
@@ -202,6 +207,23 @@ def test_a_wrong_shape(llama: GgufFile) -> None:
 def test_a_missing_embedding(llama: GgufFile) -> None:
     without = with_tensors(llama, lambda tensors: tensors.pop("token_embd.weight"))
     assert refusal(without).startswith("token_embd.weight: expected this tensor")
+
+
+def test_what_a_file_may_leave_out(llama: GgufFile) -> None:
+    """Rotary positions turn whole heads, by llama.cpp's base."""
+    config = read_config(with_metadata(llama, {"llama.rope.freq_base": None, "llama.rope.dimension_count": None}))
+    assert (config.rope_theta, config.rope_dim, config.head_dim) == (10000.0, 16, 16)
+
+
+def test_the_largest_vocabulary(llama: GgufFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_config, "MAX_VOCAB_SIZE", 320)
+    assert read_config(llama).vocab_size == 320
+    monkeypatch.setattr(model_config, "MAX_VOCAB_SIZE", 319)
+    assert refusal(llama) == "token_embd.weight: expected at most 319 rows, found 320"
+
+
+def test_what_is_no_mixture_and_no_shard(llama: GgufFile) -> None:
+    read_config(with_metadata(llama, {"llama.expert_count": 0, "split.count": 1, "llama.attention.causal": True}))
 
 
 @pytest.mark.parametrize(

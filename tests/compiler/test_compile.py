@@ -1,0 +1,40 @@
+"""What a compile decides before anything is built: how long the context is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rocmforge.compiler import compile as compile_module
+from rocmforge.compiler.compile import CompileOptions, read_model
+from rocmforge.compiler.progress import PlainProgress
+from rocmforge.tools.fixtures import write_model
+
+
+@pytest.mark.parametrize(
+    "trained, asked, length, note",
+    [
+        (100, None, 100, ""),
+        (256, None, 256, ""),
+        (257, None, 256, "note: context limited to 256 of 257; see --max-context"),
+        (257, 257, 257, ""),
+        (257, 1, 1, ""),
+        (100, 101, 101, "note: trained on 100 tokens: past those it may answer without sense"),
+    ],
+)
+def test_context(
+    trained: int,
+    asked: int | None,
+    length: int,
+    note: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As trained, up to a limit (here of 256), or as asked."""
+    monkeypatch.setattr(compile_module, "DEFAULT_MAX_CONTEXT", 256)
+    path = write_model(tmp_path / "model.gguf", context_length=trained)
+    model = read_model(CompileOptions(path, tmp_path / "model.rfb", max_context=asked), PlainProgress())
+    assert (model.max_seq_len, model.config.max_seq_len) == (length, trained)
+    assert capsys.readouterr().err.strip() == note
