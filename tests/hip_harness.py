@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,11 +48,16 @@ def q8_values(blocks: npt.NDArray[np.void]) -> Float64:
 
 
 class Gpu:
-    """An emulated GPU with one module of kernels."""
+    """An emulated GPU with one module of kernels.
 
-    def __init__(self, arch: str, specs: Iterable[KernelSpec], cache: BuildCache) -> None:
+    Args:
+        prologue: of each kernel's source, such as what stands for an instruction that the GPU has not.
+    """
+
+    def __init__(self, arch: str, specs: Iterable[KernelSpec], cache: BuildCache, prologue: str = "") -> None:
         target = TARGETS[arch]
-        sources = tuple(render_kernel("hip", spec) for spec in {spec.symbol: spec for spec in specs}.values())
+        rendered = (render_kernel("hip", spec) for spec in {spec.symbol: spec for spec in specs}.values())
+        sources = tuple(replace(source, text=prologue + source.text) for source in rendered)
         (code,) = build_variants(sources, target, find_toolchain("clang", target), cache, lambda _done, _total: None, 2)
         self.api = HipEmulator(arch)
         self.module = ctypes.c_void_p()

@@ -278,6 +278,33 @@ def test_all_instructions_give_the_same_bits(
     assert results[1].tobytes() == results[3].tobytes() == results[0][:5].tobytes()
 
 
+# gfx908 and gfx90a are not emulated. Their matrix instruction sums 16 columns, gfx942's 32: given 4 bytes of a lane and
+# zeros in the place of the other 4, it brings each lane the same sums.
+MFMA_OF_16_COLUMNS = """\
+#define __builtin_amdgcn_mfma_i32_16x16x16i8(a, b, sums, ...) \\
+    __builtin_amdgcn_mfma_i32_16x16x32_i8((uint32_t)(a), (uint32_t)(b), sums, 0, 0, 0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q6_K", "Q8_0"])
+def test_matrices_of_16_columns_give_the_same_bits(gpus: Gpus, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    arch, shape, random = "gfx942", tail(kind), np.random.default_rng(7)
+    weights = pack_lanes(random_rows(random, kind, shape.rows, shape.columns), kind, shape.columns)
+    bias = random.normal(0, 1, shape.rows).astype(np.float32)
+    x, _ = inputs(random, kind, shape.columns, 70)
+    expected, found = (np.zeros((70, shape.stride), np.float32) for _ in range(2))
+    launches = shape.launches(arch, kind)
+    run_matmul(gpus(arch, launches), shape, launches, weights, x, expected, bias)
+    features = TARGETS["gfx90a"].gpu
+    assert features is not None
+    monkeypatch.setitem(TARGETS, arch, replace(TARGETS[arch], gpu=features))
+    launches = shape.launches(arch, kind)
+    gpu = Gpu(arch, [kernel for kernel, _ in launches], gpus.cache, MFMA_OF_16_COLUMNS)
+    run_matmul(gpu, shape, launches, weights, x, found, bias)
+    assert any(counters.instructions["matrix"] for counters in gpu.api.counters().values())
+    assert found.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind != "F32"])
 @pytest.mark.parametrize("arch", ARCHES)
 def test_weights_come_in_whole_lines_and_once(gpus: Gpus, arch: str, kind: str) -> None:
