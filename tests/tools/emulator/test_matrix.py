@@ -60,6 +60,17 @@ KERNEL unrepeated(float *d, const f16 *a, const f16 *b, const float *c) {
   EACH(8) d[AT(r)] = z[r];
 }
 """
+# Modifiers of float WMMA: signs of A's and B's halves, low and high; of C its sign, and its absolute value.
+NEGATIONS = {
+    "a_low": "neg_lo:[1,0,0]",
+    "a_high": "neg_hi:[1,0,0]",
+    "b_low": "neg_lo:[0,1,0]",
+    "b_high": "neg_hi:[0,1,0]",
+    "a_low_b_high": "neg_lo:[1,0,0] neg_hi:[0,1,0]",
+    "c": "neg_lo:[0,0,1]",
+    "c_absolute": "neg_hi:[0,0,1]",
+    "c_absolute_negated": "neg_lo:[0,0,1] neg_hi:[0,0,1]",
+}
 GFX12 = """
 typedef f16 half8 __attribute__((ext_vector_type(8))); typedef i16 short8 __attribute__((ext_vector_type(8)));
 typedef float float8 __attribute__((ext_vector_type(8))); typedef int int8v __attribute__((ext_vector_type(8)));
@@ -188,6 +199,30 @@ def test_wmma(name: str, arch: str) -> None:
     out = np.zeros((16, 16), kinds[2])
     gpu(arch).run(name, 1, 32, out, a, b, c)
     assert np.array_equal(out, x @ y + z)
+
+
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx1201"])
+def test_negated_operands_of_wmma(arch: str) -> None:
+    """The element of an even column of A and row of B is the low half of its register."""
+    head, _, body = SOURCES[arch].partition("KERNEL f16_f32(")
+    body = body[: body.index("}\nKERNEL ")]
+    plain = next(line for line in body.splitlines() if "_wmma_" in line)
+    source = head
+    for name, modifiers in NEGATIONS.items():
+        written = f'asm("v_wmma_f32_16x16x16_f16 %0, %1, %2, %3 {modifiers}" : "=&v"(d8) : "v"(x), "v"(y), "v"(z));'
+        source += f"KERNEL {name}({body.replace(plain, f'  float8 d8; {written} z = d8;')}}}\n"
+    device = Gpu(source, arch)
+    kinds = WMMA["f16_f32"]
+    (a, x), (b, y), (c, z) = (integers((16, 16), kind, i) for i, kind in enumerate(kinds))
+    for name, modifiers in NEGATIONS.items():
+        flags = {kind: modifiers.partition(f"{kind}:[")[2][:5:2] or "000" for kind in ("neg_lo", "neg_hi")}
+        a_signs, b_signs = (
+            np.tile([1 - 2 * int(flags[kind][i]) for kind in ("neg_lo", "neg_hi")], 8) for i in range(2)
+        )
+        sums = (np.abs(z) if flags["neg_hi"][2] == "1" else z) * (1 - 2 * int(flags["neg_lo"][2]))
+        out = np.zeros((16, 16), np.float32)
+        device.run(name, 1, 32, out, a, b, c)
+        assert np.array_equal(out, (x * a_signs) @ (y * b_signs[:, None]) + sums), name
 
 
 @pytest.mark.parametrize("name", list(MFMA))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
+
+from rocmforge.tools.emulator.memory import Memory
 
 from .gpu_build import Gpu
 
@@ -299,3 +302,17 @@ def test_ids_in_three_dimensions(target: int) -> None:
     device.check(device.api.hipFree(pointer))
     gz, gy, gx, z, y, x = np.indices(out.shape)
     assert np.array_equal(out, x | y << 4 | z << 8 | gx << 12 | gy << 16 | gz << 20)
+
+
+def test_an_address_between_allocations_belongs_to_the_one_whose_edge_is_nearer() -> None:
+    memory = Memory(1 << 30)
+    assert memory.nearest(1 << 20) is None
+    for size in (1 << 20, 4, 1 << 20, 4, 1 << 20):
+        memory.allocate(size)
+    blocks = memory.blocks()
+    assert memory.nearest(blocks[0].address - 1) is blocks[0]
+    assert memory.nearest(blocks[-1].end + 1) is blocks[-1]
+    for block, following in pairwise(blocks):
+        middle = (block.end + following.address) // 2
+        places = (block.address, block.end - 1, block.end, middle - 1, middle + 2, following.address)
+        assert [memory.nearest(place) for place in places] == [block] * 4 + [following] * 2
