@@ -80,6 +80,27 @@ def test_a_schema_takes_what_jsonschema_takes(compiler: ConstraintCompiler, toke
     assert follow(compiler.compile(spec("json_schema", OBJECT)), tokenizer, text) == valid
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"city": "Rome","days": 3}',
+        '{"city": "Rome",  "days": 3}',
+        '{"city":"Rome", "days": 3}',
+        '{"city":\t"Rome", "days": 3}',
+        '{"city": "Rome", "days": 3 }',
+        '{\n  "city": "Rome",\n  "days": 3\n}',
+        ' {"city": "Rome", "days": 3}',
+    ],
+)
+def test_white_space_is_where_people_put_it(compiler: ConstraintCompiler, tokenizer: Tokenizer, text: str) -> None:
+    """A model that may put it anywhere may go on with it for ever."""
+    usual = '{"city": "Rome", "days": 3}'
+    assert json.loads(text) == json.loads(usual)
+    for what in (spec("json_schema", OBJECT), spec("json_object")):
+        assert follow(compiler.compile(what), tokenizer, usual)
+        assert not follow(compiler.compile(what), tokenizer, text)
+
+
 def test_an_object_holds_what_its_schema_names(compiler: ConstraintCompiler, tokenizer: Tokenizer) -> None:
     open_schema = {key: value for key, value in OBJECT.items() if key != "additionalProperties"}
     assert follow(compiler.compile(spec("json_schema", open_schema)), tokenizer, '{"city": "Rome", "days": 3}')

@@ -11,7 +11,9 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError, ToolchainError, UsageError
 from rocmforge.artifacts.host import HOST_ABI_VERSION
+from rocmforge.runtime import devices
 from rocmforge.runtime.devices import DeviceOptions, load_program, load_target
+from rocmforge.runtime.golden import checked_prompt
 from rocmforge.runtime.hip_api import HipApi
 from rocmforge.runtime.hip_device import DEVICE_VARIABLE
 from rocmforge.runtime.hip_program import HipProgram
@@ -188,3 +190,38 @@ def test_a_program_that_answers_otherwise_is_not_served(tmp_path: Path, top: obj
         assert api.held() == 0
     with hip_bundle(tmp_path, golden=({"prompt": [1], "top": [[3, 0.25]]},)) as bundle:
         load_program(bundle, options(api), KV).close()
+
+
+@pytest.mark.parametrize(
+    "batch,context,block,longest",
+    [(32, 128, 16, 28), (128, 24, 16, 20), (128, 128, 8, 28), (64, 64, 16, 60), (128, 3, 16, 1)],
+    ids=["a step", "the context", "the blocks", "all the same", "none for an answer"],
+)
+def test_F80_a_golden_prompt_has_room(batch: int, context: int, block: int, longest: int) -> None:
+    """In a step, the context and the blocks, whichever is least, with its answer."""
+    kv = dataclasses.replace(LAYOUT.kv, block_size=block)
+    layout = dataclasses.replace(LAYOUT, max_batch_tokens=batch, max_seq_len=context, kv=kv)
+    prompt = [LAYOUT.vocab_size - 1] * (longest + 1)
+    assert checked_prompt(Path("b"), {"prompt": prompt[1:]}, layout) == prompt[1:]
+    for bad in (prompt, [], None, [LAYOUT.vocab_size], [-1], [True]):
+        with pytest.raises(BundleError, match=r"b: golden\.prompt: expected"):
+            checked_prompt(Path("b"), {"prompt": bad}, layout)
+
+
+@pytest.mark.parametrize("size", [2**30, 5 * 2**30])
+def test_a_long_upload_tells_each_tenth_once(size: int) -> None:
+    said = list[str]()
+    report = devices._UploadReport(said.append)
+    for part in range(101):
+        report(size * part // 100, size)
+    tenths = [f"weights: {size * tenth // 10 / 2**30:.1f} of {size / 2**30:.1f} GiB" for tenth in range(1, 11)]
+    assert [line.removesuffix(" are on the GPU") for line in said] == tenths
+
+
+def test_a_short_upload_tells_nothing() -> None:
+    said = list[str]()
+    report = devices._UploadReport(said.append)
+    for total in (0, 2**30 - 1):
+        report(0, total)
+        report(total, total)
+    assert said == []

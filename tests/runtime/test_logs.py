@@ -9,11 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import falcon.testing
 import pytest
 
+from rocmforge.cli import serve
 from rocmforge.runtime.http.observe import request_id_of
-from rocmforge.runtime.logs import REQUEST_ID, TRACE, JsonFormatter, LogOptions, TextFormatter, configure, read_filter
+from rocmforge.runtime.logs import (
+    LEVELS,
+    REQUEST_ID,
+    TRACE,
+    JsonFormatter,
+    LogOptions,
+    TextFormatter,
+    configure,
+    read_filter,
+)
 
 from .http.fake_engine import FakeEngine, make_app
 
@@ -93,6 +104,12 @@ def test_a_level_stands_above_the_filter(lines: Lines) -> None:
     logging.getLogger("x").warning("not this")
     logging.getLogger("x").error("this")
     assert [line.rsplit(": ", 1)[1] for line in lines.getvalue().splitlines()] == ["this"]
+
+
+def test_each_level_is_a_choice_of_the_command() -> None:
+    [option] = [option for option in serve.params if option.name == "log_level"]
+    assert isinstance(option.type, click.Choice)
+    assert list(option.type.choices) == list(LEVELS) == ["off", "error", "warn", "info", "debug", "trace"]
 
 
 def record(message: str, *arguments: object, **extra: Any) -> logging.LogRecord:

@@ -74,7 +74,11 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/http/schema/*": (HTTP + "test_openai.py", HTTP + "test_native.py", HTTP + "test_bad_input.py"),
     "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "tests/clients/test_anthropic_client.py"),
     "runtime/http/messages.py": (HTTP + "test_openai.py", HTTP + "test_bad_input.py"),
-    "runtime/http/response*": (HTTP + "test_response_tools.py", "tests/clients/test_openai_responses.py"),
+    "runtime/http/response*": (
+        *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams")),
+        "tests/clients/test_openai_responses.py",
+    ),
+    "runtime/http/service.py": (HTTP + "test_anthropic.py", HTTP + "test_openai.py"),
     "runtime/http/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
     "runtime/http/con[dv]*": (
         *(f"{HTTP}test_{name}.py" for name in ("openai", "native", "bad_input", "llama_cpp", "ollama")),
@@ -88,8 +92,18 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "runtime/client.py": ("tests/end_to_end/test_client_commands.py",),
     "cli_client.py": ("tests/end_to_end/test_client_commands.py",),
-    "cli_serve.py": ("tests/end_to_end/test_serve.py", "tests/runtime/test_engine_serving.py"),
-    "cli.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
+    "cli_serve.py": (
+        "tests/runtime/test_logs.py",
+        "tests/end_to_end/test_serve.py",
+        "tests/end_to_end/test_observability.py",
+        "tests/runtime/test_engine_serving.py",
+    ),
+    "cli.py": (
+        "tests/end_to_end/test_cli.py",
+        "tests/end_to_end/test_compile_faults.py",
+        "tests/end_to_end/test_gpu_cli.py",
+    ),
+    "runtime/scheduler.py": ("tests/runtime/test_engine_speculation.py",),
     "runtime/serve.py": ("tests/runtime/test_engine_serving.py", "tests/end_to_end/test_serve.py"),
     "runtime/verify.py": ("tests/end_to_end/test_cli.py",),
     "runtime/inspect.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
@@ -115,6 +129,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/compiler/test_attention_hip.py",
     ),
     "compiler/lower*": ("tests/compiler/test_plan.py", "tests/compiler/test_templates.py"),
+    "artifacts/tokenizer_config.py": ("tests/compiler/test_tokenizer.py",),
     "artifacts/*": ("tests/artifacts/test_bundle.py", "tests/artifacts/test_writer.py"),
 }
 
@@ -124,10 +139,11 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     module = _dotted(path)
     tests = [test for test in _tests(root) if not Path(test).name.startswith(SLOW)]
     unit = [test for test in tests if not test.startswith(("tests/end", "tests/clients"))]
+    named = [test for test in tests if Path(test).stem.startswith(f"test_{Path(path).stem}")]
     direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
     users = [name.rpartition(".")[2] for name in _users(root, module)]
     candidates = (
-        *sorted((test for test in tests if Path(test).stem.startswith(f"test_{Path(path).stem}")), key=len),
+        *sorted(named, key=lambda test: (test not in unit, len(test))),
         *(test for test in unit if _same_subject(test, path)),
         *(test for test in unit if module in direct[test] and path.startswith("runtime/http/")),
         *next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ()),

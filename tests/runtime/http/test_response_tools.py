@@ -287,6 +287,24 @@ def test_what_is_constrained_is_no_reasoning(changes: dict[str, Any]) -> None:
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
 
 
+def test_what_was_asked_for_comes_back() -> None:
+    client = falcon.testing.TestClient(make_app(FakeEngine()))
+    plain: dict[str, Any] = {
+        **{"temperature": 1.0, "top_p": 1.0, "truncation": "disabled", "store": True, "parallel_tool_calls": True},
+        **{"instructions": None, "max_output_tokens": None, "metadata": {}, "tools": [], "tool_choice": "auto"},
+    }
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    asked: dict[str, Any] = {
+        **{"temperature": 0.25, "top_p": 0.5, "truncation": "auto", "store": False, "parallel_tool_calls": False},
+        **{"instructions": "Be brief.", "max_output_tokens": 9, "metadata": {"a": "b"}, "tool_choice": "none"},
+    }
+    without, document = ask(client), ask(client, **asked)
+    assert {name: without[name] for name in plain} == plain
+    assert {name: document[name] for name in asked} == asked
+    [told] = ask(client, tools=[tool])["tools"]
+    assert tool.items() <= told.items()
+
+
 def test_one_app_without_tools_is_as_before() -> None:
     client = falcon.testing.TestClient(make_app(FakeEngine()))
     assert ask(client)["output"][0]["type"] == "message"
