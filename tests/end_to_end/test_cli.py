@@ -188,6 +188,8 @@ def test_models_lists_what_is_there(small_gguf: Path, small_bundle: Path, tmp_pa
         ("bundle", "d.rfb"),
     ]
     assert rows[0]["size_bytes"] == small_gguf.stat().st_size
+    files = json.loads((small_bundle / "manifest.json").read_bytes())["files"]
+    assert [row["size_bytes"] for row in rows[1:]] == [sum(entry["n_bytes"] for entry in files.values()), 0]
     assert rows[1]["about"] == "fixture (Q4_1)"
     assert "layout.msgpack" in rows[2]["about"]
     assert len(rfc("models", tmp_path).stdout.splitlines()) == 3
@@ -415,5 +417,7 @@ def test_more_memory_than_there_is(kv_tokens: int, small_bundle: Path) -> None:
 
 def test_arch_by_environment(small_gguf: Path, tmp_path: Path, small_cache: Path) -> None:
     refused(rfc("compile", small_gguf, "-o", tmp_path / "goal.rfb", ROCm_ARCH="gfx9999"), 2, "gfx9999")
+    done = rfc("run", small_gguf, "hello", "--cache-dir", tmp_path, ROCm_ARCH="host gfx9999")  # which compiles it
+    assert (done.returncode, done.stderr.splitlines()[-1][:19]) == (2, "rfc: --arch gfx9999")
     done = rfc("compile", "-o", tmp_path / "goal.rfb", "--cache-dir", small_cache, ROCMFORGE_GGUF=str(small_gguf))
     assert digest_of(done).startswith("sha256:")
