@@ -79,6 +79,7 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_F90_a_template_that_takes_too_much_is_ended_and_the_next_request_served(bomb: str) -> None:
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    earlier = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # compilers, where other tests ran before
     with template("{% if messages[0].content == 'go' %}" + bomb + "{% endif %}{{ messages[0].content }}") as made:
         assert ask(made) == "hello"
         with pytest.raises(ChatTemplateError) as caught:
@@ -87,7 +88,8 @@ def test_F90_a_template_that_takes_too_much_is_ended_and_the_next_request_served
         assert re.fullmatch(f"chat template: takes more than {limits}", str(caught.value))
         assert ask(made) == "hello"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < ours + (100 << 10)  # KiB
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < (MEMORY_BYTES >> 10) + (100 << 10)
+    bound = max((MEMORY_BYTES >> 10) + (100 << 10), earlier + 1)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < bound
 
 
 def test_F90_parsing_is_bounded_as_well() -> None:
