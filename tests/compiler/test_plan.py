@@ -148,6 +148,35 @@ def test_what_a_kernel_is_specialised_to_decides_its_symbol() -> None:
     assert len({one.symbol for one in (spec, *others)}) == 1 + len(others)
 
 
+@pytest.mark.parametrize("arch", ["host", "gfx1100", "gfx942"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_kernels_are_given_what_the_model_says(config: ModelConfig, arch: str) -> None:
+    config = replace(config, rms_norm_eps=3e-6)
+    kv_dtype = "f16" if config.head_dim % 32 else "q8_0"
+    plan = make_plan(passed(config), config, TARGETS[arch], kv_dtype=kv_dtype)
+    given = [(spec.template, dict(spec.parameters)) for spec in plan.kernels]
+    heads: dict[str, object] = {
+        "num_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+    }
+    heads["kv_q8_0"] = kv_dtype == "q8_0"
+    rope: dict[str, object] = {
+        **{"rope_dim": config.rope_dim, "interleaved": config.rope_style == "interleaved"},
+        **{"qk_norm": config.qk_norm, "epsilon": "3.000000000e-06f"},
+    }
+    scale = {16: "2.500000000e-01f", 32: "1.767766953e-01f"}[config.head_dim]
+    wanted: dict[str, dict[str, object]] = {
+        "rope_kv": rope | heads,
+        "attention": {"scale": scale, **heads},
+        "norm": {"epsilon": rope["epsilon"]},
+    }
+    for kind, expected in wanted.items():
+        found = [parameters for template, parameters in given if template.startswith(kind)]
+        assert found
+        assert all(expected.items() <= parameters.items() for parameters in found), kind
+
+
 @pytest.mark.parametrize("value", [1e-5, 1e-12, 80**-0.5, 1 / 3, 1.0, np.float32(1e-6)])
 def test_float_literals_read_back_to_the_same_float32(value: float) -> None:
     literal = float_literal(value)
