@@ -11,6 +11,7 @@ from typing import Final
 
 HTTP: Final = "tests/runtime/http/"
 GPU: Final = "tests/compiler/test_kernels_hip.py::"
+HOST: Final = "tests/compiler/test_kernels_host.py::"
 EMULATOR: Final = "tests/tools/emulator/"
 # Minutes each: only for what the table gives them.
 SLOW: Final = ("test_kernels", "test_attention_hip", "test_sample_hip", "test_emulated", "test_gpu_code", "test_shapes")
@@ -19,7 +20,19 @@ MOST: Final = 8
 TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/host/sample.h": ("tests/runtime/test_sampling.py", "tests/runtime/test_token_masks.py"),
     "kernels/host/program.h": ("tests/runtime/test_host_program.py", "tests/runtime/test_host_device.py"),
-    "kernels/host/*": ("tests/runtime/test_host_program.py", "tests/compiler/test_kernels_host.py"),
+    # Either file alone is minutes: the kernel's own test comes first.
+    "kernels/host/attention.h": (HOST + "test_attention", "tests/runtime/test_host_program.py"),
+    "kernels/host/[kr]*.h": (HOST + "test_rope_kv", HOST + "test_attention", "tests/runtime/test_host_program.py"),
+    "kernels/host/gate_up.h": (HOST + "test_gate_up", "tests/runtime/test_host_program.py"),
+    "kernels/host/norm.h": (HOST + "test_norm", "tests/runtime/test_host_program.py"),
+    "kernels/host/swiglu.h": (HOST + "test_swiglu", "tests/runtime/test_host_program.py"),
+    "kernels/host/quantize.h": (
+        HOST + "test_quantize_is_exactly_what_its_header_says",
+        "tests/runtime/test_host_program.py",
+    ),
+    "kernels/host/weights*": (HOST + "test_matmul_of_one_row", HOST + "test_matmul_tails"),
+    "kernels/host/matmul.h": (HOST + "test_matmul_tails", "tests/runtime/test_host_program.py"),
+    "kernels/host/*": ("tests/compiler/test_kernels_host.py", "tests/runtime/test_host_program.py"),
     "kernels/hip/sample.h": ("tests/compiler/test_sample_hip.py",),
     "kernels/hip/attention*.h": ("tests/compiler/test_attention_hip.py",),
     "kernels/hip/matrix.h": (
