@@ -230,7 +230,7 @@ class AnswerReader:
         inside_reasoning: whether the prompt ends within reasoning.
     """
 
-    def __init__(self, conversation: Conversation, inside_reasoning: bool = False) -> None:
+    def __init__(self, conversation: Conversation, inside_reasoning: bool) -> None:
         names, text_tool = {tool.name for tool in conversation.usable_tools}, conversation.text_tool
         self._splitter = ReasoningSplitter(inside_reasoning and not conversation.begins_at_once)
         self._parser: ToolCallParser | TextCallParser | None = None

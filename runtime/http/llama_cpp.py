@@ -35,7 +35,7 @@ from .schema.llama_cpp import (
 )
 from .schema.native import HealthDocument
 from .schema.openai import ChatRequest
-from .service import TokenizerApi
+from .service import ChatPrompt, TokenizerApi
 
 MAX_TOKENS = 1 << 18  # of a text that `/tokenize` is given
 
@@ -122,16 +122,24 @@ class Detokenize(Resource):
         answer(resp, DetokenizeAnswer(content=text, prompt=text))
 
 
-class ApplyTemplate(Resource):
-    """`POST /apply-template`: takes what `/v1/chat/completions` takes."""
+class _ChatPromptResource(Resource):
+    """What tells of the prompt of a conversation, and takes what `/v1/chat/completions` takes."""
 
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with the prompt that the model would read."""
+    def prompt(self, req: falcon.Request) -> ChatPrompt:
+        """The prompt that the model would read."""
         body = read(req, ChatRequest, self.limits.max_body_bytes)
         with self.context.models.lease(body.model) as lease, self.context.admission.enter():
             service = lease.service
             call = chat_completions.read_call(body, service.engine.vocab_size)
-            answer(resp, TemplateAnswer(prompt=service.chat_prompt(call.conversation, look_of(req)).text))
+            return service.chat_prompt(call.conversation, look_of(req))
+
+
+class ApplyTemplate(_ChatPromptResource):
+    """`POST /apply-template`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the prompt that the model would read."""
+        answer(resp, TemplateAnswer(prompt=self.prompt(req).text))
 
 
 class Version(ReadResource):
@@ -172,17 +180,12 @@ class Infill(Resource):
         raise UnsupportedError("/infill", "not supported: text is only continued here, not filled in")
 
 
-class InputTokens(Resource):
-    """`POST /v1/chat/completions/input_tokens`: takes what `/v1/chat/completions` takes."""
+class InputTokens(_ChatPromptResource):
+    """`POST /v1/chat/completions/input_tokens`."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the number of tokens that the model would read."""
-        body = read(req, ChatRequest, self.limits.max_body_bytes)
-        with self.context.models.lease(body.model) as lease, self.context.admission.enter():
-            service = lease.service
-            call = chat_completions.read_call(body, service.engine.vocab_size)
-            prompt = service.chat_prompt(call.conversation, look_of(req))
-            answer(resp, InputTokensAnswer(input_tokens=len(prompt.token_ids)))
+        answer(resp, InputTokensAnswer(input_tokens=len(self.prompt(req).token_ids)))
 
 
 class Rerank(Resource):
