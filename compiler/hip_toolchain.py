@@ -84,12 +84,12 @@ class HipToolchain:
         run_compiler((*self.clang, *second, "-c", bitcode.name, "-o", output.name), source.parent)
 
     def link(self, objects: list[Path], output: Path) -> None:
-        """See `Toolchain`."""
+        """See `Toolchain`. The symbol table stays: AMD's loader looks kernels up in it, not in the dynamic one."""
         command = (
             *self.linker,
             "-shared",
             "--build-id=none",
-            "-s",
+            "--strip-debug",
             *(str(item) for item in objects),
             "-o",
             str(output),

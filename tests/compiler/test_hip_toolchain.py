@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,23 @@ def test_clang_builds_every_arch_and_the_header_says_so(clang: HipToolchain, tar
     assert (kernel.name, kernel.kernarg_bytes, kernel.spills, kernel.scratch_bytes) == ("square", 16, 0, 0)
     assert target.gpu is not None
     assert kernel.wave_size == target.gpu.wave_size
+
+
+def section_kinds(code: bytes) -> dict[str, int]:
+    """The kind (`sh_type`) of each section by its name, read as the ELF specification has it."""
+    (start,) = struct.unpack_from("<Q", code, 0x28)
+    size, count, names = struct.unpack_from("<HHH", code, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", code, start + index * size) for index in range(count)]
+    strings = code[headers[names][4] : headers[names][4] + headers[names][5]]
+    return {strings[name : strings.index(b"\0", name)].decode(): kind for name, kind, *_ in headers}
+
+
+def test_the_tables_that_amds_loader_reads_are_in_the_linked_object(clang: HipToolchain, tmp_path: Path) -> None:
+    """AMD's ELF reader takes the symbol table and its strings; without them hipModuleLoadData crashes or refuses."""
+    for target in GPUS:
+        kinds = section_kinds(build(clang, target, tmp_path / target.arch))
+        assert (kinds[".symtab"], kinds[".strtab"], kinds[".dynsym"]) == (2, 3, 11), target.arch
+        assert not [name for name in kinds if name.startswith(".debug")]
 
 
 def test_hipcc_builds_what_it_knows(tmp_path: Path) -> None:
