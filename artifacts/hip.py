@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,12 @@ HIP_ABI_VERSION: Final = 2
 HIP_SONAMES: Final = ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so")
 """Names of HIP's runtime library, of ROCm 7, 6 and 5: the newest first."""
 
+LIBRARY_VARIABLE: Final = "ROCMFORGE_HIP_LIBRARY"
+"""Names HIP's library outright: no other is looked for."""
+
+GENERIC_SINCE: Final = (6, 4)
+"""The first ROCm whose runtime takes the code of a generic arch."""
+
 GENERIC_ARCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "gfx9-4-generic": ("gfx942", "gfx950"),
     "gfx10-3-generic": ("gfx1030", "gfx1031", "gfx1032", "gfx1033", "gfx1034", "gfx1035", "gfx1036"),
@@ -21,6 +28,26 @@ GENERIC_ARCHES: Final[Mapping[str, tuple[str, ...]]] = {
 """Arches that run the code of a generic one: LLVM, "User Guide for AMDGPU Backend", Generic Processors."""
 
 KFD_NODES: Final = Path("/sys/class/kfd/kfd/topology/nodes")
+
+
+def library_paths(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Where to look for HIP's library: what `LIBRARY_VARIABLE` names; else each name, the newest first, in
+    $ROCM_PATH/lib, by the loader's own search and in /opt/rocm/lib: an old one that is near hides no new one."""
+    named, root = environment.get(LIBRARY_VARIABLE), environment.get("ROCM_PATH")
+    if named:
+        return [named]
+    folders = ([str(Path(root, "lib"))] if root else []) + ["", "/opt/rocm/lib"]
+    return [os.path.join(folder, name) for name in HIP_SONAMES for folder in folders]
+
+
+def version_of(number: int) -> tuple[int, int]:
+    """Major and minor of what hipRuntimeGetVersion gives: 60342134 is (6, 3)."""
+    return number // 10_000_000, number // 100_000 % 100
+
+
+def version_text(version: tuple[int, int] | None) -> str:
+    """For people, as `HIP 6.3`."""
+    return "HIP of unknown version" if version is None else f"HIP {version[0]}.{version[1]}"
 
 
 def generic_arch(arch: str) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError
-from ..artifacts.hip import HIP_SONAMES, KFD_NODES, installed_arches
+from ..artifacts.hip import HIP_SONAMES, KFD_NODES, installed_arches, library_paths, version_of, version_text
 from ..artifacts.host import cpu_features
 from .build_cache import default_cache_dir
 from .hip_toolchain import find_hipcc
@@ -87,12 +87,14 @@ def _gpus() -> Finding:
 
 def _hip_library() -> Finding:
     """What `rfc serve` needs of ROCm, and all that it needs."""
-    for name in HIP_SONAMES:
+    for path in library_paths():
         try:
-            ctypes.CDLL(name)
+            library = ctypes.CDLL(path)
         except OSError:
             continue
-        return Finding("HIP runtime", True, name)
+        number = ctypes.c_int()
+        known = hasattr(library, "hipRuntimeGetVersion") and library.hipRuntimeGetVersion(ctypes.byref(number)) == 0
+        return Finding("HIP runtime", True, f"{path} ({version_text(version_of(number.value) if known else None)})")
     return Finding("HIP runtime", False, f"{HIP_SONAMES[0]} or older not found (GPUs need ROCm 5.7's or newer)")
 
 

@@ -75,6 +75,21 @@ class Batch:
     sampling: Sequence[RowSampling]
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What is to be known of a GPU beside its memory, for `/health` and `/metrics`.
+
+    Attributes:
+        runtime: as `HIP 6.4`; empty where there is no GPU.
+        graphs: `on`, or `off: ` and why; empty where there is no GPU.
+        graph_mismatches: steps of which a graph computed another, and that were computed again without.
+    """
+
+    runtime: str = ""
+    graphs: str = ""
+    graph_mismatches: int = 0
+
+
 class Program(Protocol):
     """A bundle loaded on a device, with its KV cache."""
 
@@ -109,6 +124,9 @@ class Program(Protocol):
     def memory(self) -> tuple[int, int]:
         """Free and total bytes of the device's memory."""
 
+    def facts(self) -> DeviceFacts:
+        """Of the GPU; for any thread."""
+
     def close(self) -> None:
         """Free all that the device holds."""
 
@@ -121,6 +139,11 @@ def changed_files(program: Program | None) -> BundleError | None:
     except BundleError as error:
         return error
     return None
+
+
+def device_facts(program: Program | None) -> DeviceFacts:
+    """What `Program.facts` says; nothing where there is no program."""
+    return DeviceFacts() if program is None else program.facts()
 
 
 def close_program(program: Program | None) -> None:

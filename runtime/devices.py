@@ -14,7 +14,7 @@ from ..artifacts.hip import GENERIC_ARCHES, KFD_NODES
 from ..artifacts.manifest import TargetEntry
 from .batch import Program, close_program
 from .golden import check_shortest
-from .hip_api import HipApi, load_hip
+from .hip_api import HipApi, load_hip, runtime_version
 from .hip_device import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
 from .hip_program import open_program
 from .host_device import choose_variant, load_host_program
@@ -118,7 +118,8 @@ def _find_gpu(
         devices = find_devices(api, options.nodes)
     except DeviceError as error:
         raise DeviceError(f"{error}; the bundle has code for {_arches(bundle)}") from None
-    return api, *choose_device(devices, bundle.manifest.targets, which or asked_device(), report)
+    targets, asked = bundle.manifest.targets, which or asked_device()
+    return api, *choose_device(devices, targets, asked, report, runtime_version(api))
 
 
 def _arches(bundle: Bundle) -> str:
@@ -139,7 +140,8 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
     if kind == "emulated":
         return _load_emulated(bundle, options, [target], which, kv, log.info)
     api = options.load_hip()
-    device, _ = choose_device(find_devices(api, options.nodes), [target], which or asked_device())
+    found, version = find_devices(api, options.nodes), runtime_version(api)
+    device, _ = choose_device(found, [target], which or asked_device(), version=version)
     return open_program(bundle, api, device, target, kv)
 
 

@@ -8,12 +8,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Final
 
 from ..artifacts.errors import BundleError, DeviceError, RocmforgeError
-from .batch import Float32, Program, changed_files, close_program
+from .batch import Float32, Program, changed_files, close_program, device_facts
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .embeddings import EmbeddingRequest
 from .generation import (
@@ -275,6 +275,7 @@ class Engine:
                 preemptions=scheduler.preemptions,
                 draft_tokens=scheduler.draft_tokens,
                 draft_tokens_right=scheduler.draft_tokens_right,
+                **asdict(device_facts(self._program)),
             )
 
     def _memory(self) -> tuple[int, int]:

@@ -260,7 +260,8 @@ class EngineStats:
     `pages_used` are held by requests; `pages_cached` known for their content, held or not. Since the engine began
     `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens` guessed
     `draft_tokens_right` were right. `device_available` is false, and so is `running`, while a step hangs, a lost
-    device is set up again or the bundle is torn; `problem` says which.
+    device is set up again or the bundle is torn; `problem` says which. `runtime`, `graphs` and `graph_mismatches` are
+    those of `DeviceFacts`.
     """
 
     running: bool
@@ -279,6 +280,9 @@ class EngineStats:
     draft_tokens: int = 0
     draft_tokens_right: int = 0
     problem: str | None = None
+    runtime: str = ""
+    graphs: str = ""
+    graph_mismatches: int = 0
 
 
 class EngineApi(Protocol):

@@ -7,13 +7,15 @@ functions under their own names and C signatures may stand in for the library: a
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from ..artifacts.errors import DeviceError, printable
-from ..artifacts.hip import HIP_SONAMES
+from ..artifacts.hip import HIP_SONAMES, LIBRARY_VARIABLE, library_paths, version_of
+
+log = logging.getLogger(__name__)
 
 MINIMUM_ROCM: Final = "5.7"
 
@@ -164,6 +166,8 @@ _TEXTS: Final = ("hipGetErrorName", "hipGetErrorString")
 
 # hipDeviceProp_t differs between releases, and the plain name has the layout of ROCm 5 for ever (ROCm/clr issue 151).
 PROPERTIES: Final = ("hipGetDevicePropertiesR0600", "hipGetDeviceProperties")
+VERSION: Final = "hipRuntimeGetVersion"
+OPTIONAL: Final[Mapping[str, tuple[Any, ...]]] = {**dict.fromkeys(PROPERTIES, (_POINTER, _INT)), VERSION: (_POINTER,)}
 """Functions that need not be there."""
 
 
@@ -201,15 +205,8 @@ def _text(value: bytes | None) -> str:
     return printable((value or b"").decode("utf-8", "replace"), 600)
 
 
-def library_paths(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Where to look for the library: $ROCM_PATH/lib, the loader's own search, /opt/rocm/lib; newest first."""
-    root = environment.get("ROCM_PATH")
-    folders = ([str(Path(root, "lib"))] if root else []) + ["", "/opt/rocm/lib"]
-    return [os.path.join(folder, name) for folder in folders for name in HIP_SONAMES]
-
-
 def load_hip(paths: Sequence[str] | None = None) -> HipApi:
-    """The HIP library of this machine, all functions looked up.
+    """The HIP library of this machine, all functions looked up: the first that shows a GPU, else the first that loads.
 
     Args:
         paths: to try, in this order; None: `library_paths()`.
@@ -217,17 +214,43 @@ def load_hip(paths: Sequence[str] | None = None) -> HipApi:
     Raises:
         DeviceError: there is none, or it does not load, or it lacks a function.
     """
-    problems = []
+    problems: list[str] = []
+    found: list[tuple[int, HipApi]] = []
     for path in library_paths() if paths is None else paths:
         try:
             library = ctypes.CDLL(path)
+            if any(library._handle == handle for handle, _ in found):  # one file by two names
+                continue
+            api = _bind(library, path)
         except OSError as error:
+            if os.environ.get(LIBRARY_VARIABLE) == path:
+                raise DeviceError(f"{LIBRARY_VARIABLE}: expected a HIP library, found {printable(error)}") from None
             if not _is_absent(path, str(error)):
                 problems.append(printable(error))
-            continue
-        return _bind(library, path)
+        except DeviceError as error:
+            problems.append(str(error))
+        else:
+            found.append((library._handle, api))
+            if _shows_devices(api):
+                return api
+            log.info("%s shows no GPU", path)
+    if found:
+        return found[0][1]  # whoever asks it for devices is told what is wrong
     why = f": {problems[0]}" if problems else f" (looked for {', '.join(HIP_SONAMES)})"
     raise DeviceError(f"no HIP library could be loaded{why}; AMD GPUs need ROCm {MINIMUM_ROCM} or newer")
+
+
+def _shows_devices(api: HipApi) -> bool:
+    count = ctypes.c_int()
+    return api.hipGetDeviceCount(ctypes.byref(count)) == SUCCESS and count.value > 0
+
+
+def runtime_version(api: HipApi) -> tuple[int, int] | None:
+    """Major and minor of HIP's runtime; None where it does not say."""
+    function, number = getattr(api, VERSION, None), ctypes.c_int()
+    if function is None or function(ctypes.byref(number)) != SUCCESS or number.value <= 0:
+        return None
+    return version_of(number.value)
 
 
 def _is_absent(path: str, message: str) -> bool:
@@ -243,7 +266,7 @@ def _bind(library: ctypes.CDLL, path: str) -> HipApi:
             f"ROCm {MINIMUM_ROCM} or newer is needed"
         )
     _declare(library, _ARGUMENTS)
-    _declare(library, {name: (_POINTER, _INT) for name in PROPERTIES if hasattr(library, name)})
+    _declare(library, {name: types for name, types in OPTIONAL.items() if hasattr(library, name)})
     return cast(HipApi, library)
 
 

@@ -14,7 +14,16 @@ from typing import Final
 from ..artifacts.bundle import Bundle
 from ..artifacts.code_object import CodeObjectError, read_code_object
 from ..artifacts.errors import DeviceError, printable
-from ..artifacts.hip import GENERIC_ARCHES, HIP_ABI_VERSION, KFD_NODES, arch_of_version, generic_arch, installed_arches
+from ..artifacts.hip import (
+    GENERIC_ARCHES,
+    GENERIC_SINCE,
+    HIP_ABI_VERSION,
+    KFD_NODES,
+    arch_of_version,
+    generic_arch,
+    installed_arches,
+    version_text,
+)
 from ..artifacts.manifest import TargetEntry
 from .hip_api import PROPERTIES, HipApi, check
 
@@ -127,10 +136,10 @@ def _arch_by_bus(nodes: Path, bus_id: str) -> str:
     return ""
 
 
-def code_for(arch: str, targets: Sequence[TargetEntry]) -> TargetEntry | None:
-    """The code object for a GPU: of exactly its arch, else of its family's generic one, else none."""
+def code_for(arch: str, targets: Sequence[TargetEntry], generic: bool = True) -> TargetEntry | None:
+    """The code object for a GPU: of exactly its arch, else of its family's `generic` one, else none."""
     by_arch = {target.arch: target for target in targets if target.backend == "hip"}
-    return by_arch.get(arch) or by_arch.get(generic_arch(arch) or "")
+    return by_arch.get(arch) or (by_arch.get(generic_arch(arch) or "") if generic else None)
 
 
 def choose_device(
@@ -138,6 +147,7 @@ def choose_device(
     targets: Sequence[TargetEntry],
     asked: str | None = None,
     report: Callable[[str], object] = log.info,
+    version: tuple[int, int] | None = None,
 ) -> tuple[GpuDevice, TargetEntry]:
     """A GPU and the code that runs on it: the one asked for, else the first that the bundle has code for.
 
@@ -146,6 +156,7 @@ def choose_device(
         targets: of the bundle.
         asked: index, arch or PCI address.
         report: told which GPUs are passed over.
+        version: of HIP's runtime; one that is old or unknown runs no generic code.
 
     Raises:
         DeviceError: none fits; lists what the bundle has and what the GPUs are.
@@ -154,17 +165,29 @@ def choose_device(
     if not candidates:
         found = ", ".join(f"{device} at {device.bus_id or 'no PCI address'}" for device in devices)
         raise DeviceError(f"GPU {printable(asked)}: no such GPU; found: {found}")
+    takes_generic = version is not None and version >= GENERIC_SINCE
     passed: list[GpuDevice] = []
     for device in candidates:
-        target = code_for(device.arch, targets)
+        target = code_for(device.arch, targets, takes_generic)
         if target is not None:
             for other in passed:
-                report(f"{other} is passed over: the bundle has no code for it")
+                report(f"{other} is passed over: the bundle has no code for it{_too_old(other, targets, version)}")
             return device, target
         passed.append(device)
+    old = next((text for device in passed if (text := _too_old(device, targets, version))), "")
     raise DeviceError(
-        f"the bundle has no code for {', '.join(map(str, passed))}; it has code for {bundle_arches(targets)}"
+        f"the bundle has no code for {', '.join(map(str, passed))}; it has code for {bundle_arches(targets)}{old}"
     )
+
+
+def _too_old(device: GpuDevice, targets: Sequence[TargetEntry], version: tuple[int, int] | None) -> str:
+    """Where a newer runtime would run generic code on the device, words for that."""
+    target = code_for(device.arch, targets)
+    if target is None:
+        return ""
+    since = ".".join(map(str, GENERIC_SINCE))
+    found = f"{version_text(version)}: compile with --arch {device.arch}"
+    return f"; that for {target.arch} needs ROCm {since} or newer, found {found}"
 
 
 def _matching(devices: Sequence[GpuDevice], asked: str) -> list[GpuDevice]:

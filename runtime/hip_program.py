@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from ..artifacts.bundle import Bundle, MappedWeights
 from ..artifacts.errors import DeviceError
-from ..artifacts.hip import KFD_NODES
+from ..artifacts.hip import KFD_NODES, version_text
 from ..artifacts.layout import Layout
 from ..artifacts.manifest import TargetEntry
-from .batch import Batch, Float32, Int32
+from .batch import Batch, DeviceFacts, Float32, Int32
 from .hidden import HiddenStates
-from .hip_api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check
+from .hip_api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
 from .hip_device import GpuDevice, asked_device, choose_device, find_devices, read_code
 from .hip_launches import Graphs, StepShape, launch_all, resolve_launches
 from .hip_memory import (
@@ -78,6 +78,7 @@ class HipProgram:
         self.num_blocks = num_blocks
         self.device = device
         self._api = api
+        self._runtime = version_text(runtime_version(api))
         self._hidden = HiddenStates(layout, weights)
         self._step_seconds = step_seconds
         self._hung = False
@@ -219,6 +220,10 @@ class HipProgram:
         except HipError as error:
             raise DeviceError(f"{self.device}: {error}") from None
 
+    def facts(self) -> DeviceFacts:
+        """See `Program.facts`."""
+        return DeviceFacts(self._runtime)
+
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`; the last known where the device does not answer."""
         try:
@@ -305,7 +310,8 @@ def load_hip_program(
         DeviceError: no GPU, no code for it, or memory is not to be had.
     """
     devices = find_devices(api, nodes)
-    found, target = choose_device(devices, targets or bundle.manifest.targets, device or asked_device(), report)
+    candidates, asked = targets or bundle.manifest.targets, device or asked_device()
+    found, target = choose_device(devices, candidates, asked, report, runtime_version(api))
     return open_program(bundle, api, found, target, kv, report, progress)
 
 
@@ -327,6 +333,7 @@ def open_program(
     except HipError as error:
         raise DeviceError(f"{device}: {error}") from None
     num_blocks = num_kv_blocks(layout, kv, free, total, str(device))
-    report(f"{device}: code for {target.arch}, KV cache of {num_blocks * layout.kv.block_size} tokens")
+    runtime = version_text(runtime_version(api))
+    report(f"{device}: {runtime}, code for {target.arch}, KV cache of {num_blocks * layout.kv.block_size} tokens")
     weights = bundle.map_weights()
     return HipProgram(api, device, layout, weights, code, num_blocks, progress)

@@ -22,7 +22,7 @@ from ..artifacts.errors import DeviceError
 from ..artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
 from ..artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ..artifacts.manifest import TargetEntry
-from .batch import Batch, Float32, Int32, RowSampling, UInt32
+from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32
 from .hidden import HiddenStates
 from .token_masks import PendingMask
 
@@ -294,6 +294,10 @@ class HostProgram:
         count = num_rows * self.layout.vocab_size
         flat = np.frombuffer(self._arena, np.float32, count, offset)
         return flat.reshape(num_rows, self.layout.vocab_size).copy()
+
+    def facts(self) -> DeviceFacts:
+        """See `Program.facts`: there is no GPU."""
+        return DeviceFacts()
 
     def hidden(self, first: int, count: int) -> Float32:
         """See `Program.hidden`."""

@@ -67,6 +67,8 @@ class Metrics:
         self._pages_cached = self._gauge(
             "kv_pages_cached", "Pages of the KV cache known for their content, held or not"
         )
+        self._graphs = self._gauge("gpu_graphs", "Whether decode steps are replayed as HIP graphs")
+        self._mismatches = self._gauge("gpu_graph_mismatches", "Steps that a graph got wrong, and that were done again")
         self._step = self._histogram(
             "step_duration_seconds", "Duration of a step of the device in seconds", STEP_BUCKETS
         )
@@ -153,6 +155,8 @@ class Metrics:
         self._pages.set(stats.pages_total)
         self._pages_used.set(stats.pages_used)
         self._pages_cached.set(stats.pages_cached)
+        self._graphs.set(stats.graphs == "on")
+        self._mismatches.set(stats.graph_mismatches)
         return "\n".join(_family(metric) for metric in self._registry.collect()).encode()
 
 

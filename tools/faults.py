@@ -122,6 +122,9 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         75: "hang",
         76: "NaN logits",
         77: "device lost",
+        130: "GPU for which there is generic code alone, and a runtime too old for it",
+        131: "HIP library that shows no GPU, before one that does",
+        132: "HIP library named outright that is not there or none",
     },
 }
 # Cases that must be held: CI fails where no test names one.

@@ -154,7 +154,7 @@ def _checks(stats: EngineStats) -> dict[str, object]:
         "gpu": {"available": stats.device_available},
     }
     if stats.device_available:
-        checks["gpu"] = {"available": True, "memory": _memory(stats)}
+        checks["gpu"] = {"available": True, "memory": _memory(stats), **_facts(stats)}
     if stats.problem is not None:
         checks["engine"] = {"running": False, "model_loaded": False, "error": stats.problem}
     if stats.running:
@@ -166,6 +166,13 @@ def _checks(stats: EngineStats) -> dict[str, object]:
             "active_sequences": stats.active_sequences,
         }
     return checks
+
+
+def _facts(stats: EngineStats) -> dict[str, object]:
+    """Of a GPU; the host has none."""
+    if not stats.runtime:
+        return {}
+    return {"runtime": stats.runtime, "graphs": stats.graphs, "graph_mismatches": stats.graph_mismatches}
 
 
 def _memory(stats: EngineStats) -> dict[str, int]:

@@ -140,6 +140,8 @@ def total_stats(models: Models) -> EngineStats:
         problem=next((one.problem for one in stats if one.problem is not None), None),
         memory_free_bytes=memory.memory_free_bytes,
         memory_total_bytes=memory.memory_total_bytes,
+        runtime=memory.runtime,
+        graphs=next((one.graphs for one in stats if one.graphs.startswith("off")), memory.graphs),
     )
 
 
@@ -153,6 +155,7 @@ _SUMMED = (
     "pages_cached",
     "prefix_hit_tokens",
     "preemptions",
+    "graph_mismatches",
 )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import KvLayout, Layout
-from rocmforge.runtime.batch import Batch, Int32, Program
+from rocmforge.runtime.batch import Batch, DeviceFacts, Int32, Program
 from rocmforge.runtime.engine import Engine
 from rocmforge.runtime.generation import (
     Generation,
@@ -139,6 +139,9 @@ class ScriptedProgram:
     def check(self) -> None:
         if self.problem is not None:
             raise self.problem
+
+    def facts(self) -> DeviceFacts:
+        return DeviceFacts()
 
     def memory(self) -> tuple[int, int]:
         return 1, 2

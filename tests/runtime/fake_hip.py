@@ -20,7 +20,7 @@ import numpy as np
 
 from rocmforge.artifacts.code_object import CodeObjectError, read_code_object
 from rocmforge.artifacts.hip import GENERIC_ARCHES
-from rocmforge.runtime.hip_api import _ARGUMENTS, _TEXTS, PROPERTIES, HipApi
+from rocmforge.runtime.hip_api import _ARGUMENTS, _TEXTS, OPTIONAL, HipApi
 from rocmforge.runtime.hip_step import STEP
 
 ERRORS = {
@@ -96,8 +96,8 @@ class Stream:
 def through_c(fake: FakeHip) -> HipApi:
     """The fake behind C functions of the library's own signatures: every argument is converted as for the library."""
     library = SimpleNamespace()
-    properties = {name: (ctypes.c_void_p, ctypes.c_int) for name in PROPERTIES if hasattr(fake, name)}
-    for name, types in {**_ARGUMENTS, **properties}.items():
+    optional = {name: types for name, types in OPTIONAL.items() if hasattr(fake, name)}
+    for name, types in {**_ARGUMENTS, **optional}.items():
         if name not in _TEXTS:
             setattr(library, name, ctypes.CFUNCTYPE(ctypes.c_int, *types)(getattr(fake, name)))
     return cast(HipApi, library)
@@ -122,6 +122,7 @@ class FakeHip:
         self.busy = 0  # queries that a stream with work still answers with NotReady
         self.hangs = False
         self.lost = 0  # what every function answers
+        self.version = 70_200_000
         self._failures: dict[tuple[str, int], int] = {}
         self._handles = itertools.count(0x1000, 16)
         self._thread = threading.local()
@@ -192,6 +193,10 @@ class FakeHip:
 
     def hipGetErrorString(self, code: int) -> bytes:
         return ERRORS[code][1]
+
+    def hipRuntimeGetVersion(self, version: Any) -> int:
+        self._write(version, self.version, ctypes.c_int)
+        return self._enter("hipRuntimeGetVersion")
 
     def hipGetDeviceCount(self, count: Any) -> int:
         self._write(count, len(self.devices), ctypes.c_int)

@@ -70,7 +70,7 @@ def test_auto_takes_a_gpu_that_is_covered(tmp_path: Path) -> None:
     assert isinstance(program, HipProgram)
     assert (program.device.index, program.device.arch) == (1, "gfx1101")
     assert any("GPU 0 (gfx1030, small) is passed over" in line for line in said)
-    assert any("code for gfx11-generic, KV cache of 128 tokens" in line for line in said)
+    assert any("HIP 7.2, code for gfx11-generic, KV cache of 128 tokens" in line for line in said)
     program.close()
 
 

@@ -16,7 +16,7 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.runtime import engine as engine_module
-from rocmforge.runtime.batch import Batch, Int32, Program
+from rocmforge.runtime.batch import Batch, DeviceFacts, Int32, Program
 from rocmforge.runtime.engine import Engine, EngineLimits
 from rocmforge.runtime.generation import EngineBusyError, Generation, GenerationRequest, SamplingParams
 from rocmforge.runtime.lifecycle import RequestEvent
@@ -333,6 +333,9 @@ class FaultyProgram:
 
     def check(self) -> None:
         self._program.check()
+
+    def facts(self) -> DeviceFacts:
+        return self._program.facts()
 
     def memory(self) -> tuple[int, int]:
         return self._program.memory()

@@ -13,10 +13,11 @@ import pytest
 
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.hip import HIP_SONAMES as SONAMES
-from rocmforge.artifacts.hip import installed_arches
+from rocmforge.artifacts.hip import LIBRARY_VARIABLE, installed_arches, library_paths
+from rocmforge.compiler.doctor import examine
 from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
-from rocmforge.runtime.hip_api import _ARGUMENTS, HipApi, HipError, check, library_paths, load_hip
+from rocmforge.runtime.hip_api import _ARGUMENTS, HipApi, HipError, check, load_hip, runtime_version
 from rocmforge.runtime.hip_device import find_devices
 from rocmforge.tools.emulator import HipEmulator
 
@@ -26,10 +27,10 @@ DEBIAN = "libamdhip64.so.5"
 EXPORT = '__attribute__((visibility("default")))'
 
 
-def library(folder: Path, name: str, functions: list[str]) -> str:
-    """A shared object whose functions return 7."""
+def library(folder: Path, name: str, functions: list[str], more: str = "") -> str:
+    """A shared object whose functions return 7, and `more` C."""
     source = folder / "hip.c"
-    source.write_text("".join(f"{EXPORT} int {function}(void) {{ return 7; }}\n" for function in functions))
+    source.write_text("".join(f"{EXPORT} int {function}(void) {{ return 7; }}\n" for function in functions) + more)
     toolchain, variant = find_host_toolchain(), CodeVariant("portable", (), (), name)
     toolchain.compile(source, folder / "hip.o", folder, variant)
     toolchain.link([folder / "hip.o"], folder / name)
@@ -44,13 +45,58 @@ def refused(*paths: str) -> str:
     return str(caught.value)
 
 
-def test_looks_where_it_was_told_first_and_for_newer_names_first() -> None:
-    paths = library_paths({"ROCM_PATH": "/x"})
-    assert paths[:4] == [f"/x/lib/{name}" for name in SONAMES]
-    assert paths[4:8] == list(SONAMES)
-    assert paths[8:] == [f"/opt/rocm/lib/{name}" for name in SONAMES]
-    assert library_paths({}) == paths[4:]
+def test_F131_newer_names_come_before_nearer_places() -> None:
+    """Debian's .so.5 is on the loader's own path; a newer ROCm in /opt is not, and comes first all the same."""
     assert [name[-1] for name in SONAMES] == ["7", "6", "5", "o"]
+    assert library_paths({}) == [path for name in SONAMES for path in (name, f"/opt/rocm/lib/{name}")]
+    own = library_paths({"ROCM_PATH": "/x"})
+    assert own[:4] == [f"/x/lib/{SONAMES[0]}", SONAMES[0], f"/opt/rocm/lib/{SONAMES[0]}", f"/x/lib/{SONAMES[1]}"]
+    assert library_paths({"ROCM_PATH": "/x", LIBRARY_VARIABLE: "/y/hip.so"}) == ["/y/hip.so"]
+
+
+def gpus(folder: Path, name: str, devices: int, version: int = 60_342_134) -> str:
+    """A library whose functions return 7 but for those asked for devices and version."""
+    folder.mkdir()
+    answers = f"""
+{EXPORT} int hipGetDeviceCount(int *count) {{ *count = {devices}; return {0 if devices else 100}; }}
+{EXPORT} int hipRuntimeGetVersion(int *version) {{ *version = {version}; return 0; }}
+{EXPORT} const char *hipGetErrorName(int code) {{ return "name"; }}
+{EXPORT} const char *hipGetErrorString(int code) {{ return "text"; }}
+"""
+    functions = set(_ARGUMENTS) - {"hipGetDeviceCount", "hipGetErrorName", "hipGetErrorString"}
+    return library(folder, name, sorted(functions), answers)
+
+
+def test_F131_a_library_that_finds_no_gpu_is_passed_over(tmp_path: Path) -> None:
+    newer, older = gpus(tmp_path / "newer", SONAMES[0], 0, 70_226_015), gpus(tmp_path / "older", SONAMES[2], 2)
+    assert runtime_version(load_hip([newer, older])) == (6, 3)
+    assert runtime_version(load_hip([older, newer])) == (6, 3)
+    # Where none finds any, the first is taken: what it says of it is the message.
+    assert runtime_version(load_hip([newer, newer])) == (7, 2)
+    with pytest.raises(DeviceError, match="no AMD GPU can be used"):
+        find_devices(load_hip([newer]), None)
+
+
+def test_F132_the_library_that_was_named_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = gpus(tmp_path / "own", "libother.so", 1, 60_342_134)
+    monkeypatch.setenv(LIBRARY_VARIABLE, own)
+    assert runtime_version(load_hip()) == (6, 3)
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "absent.so"))
+    with pytest.raises(
+        DeviceError, match=r"^ROCMFORGE_HIP_LIBRARY: expected a HIP library, found /.*/absent\.so: cannot"
+    ) as caught:
+        load_hip()
+    assert caught.value.exit_code == 4
+    monkeypatch.setenv(LIBRARY_VARIABLE, library(tmp_path, "lacks.so", sorted(set(_ARGUMENTS) - {"hipMalloc"})))
+    with pytest.raises(DeviceError, match="lacks hipMalloc"):
+        load_hip()
+
+
+def test_doctor_says_which_library_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = gpus(tmp_path / "own", "libother.so", 1, 60_342_134)
+    monkeypatch.setenv(LIBRARY_VARIABLE, own)
+    found = next(finding for finding in examine() if finding.what == "HIP runtime")
+    assert (found.ok, found.text) == (True, f"{own} (HIP 6.3)")
 
 
 def test_F71_no_library(tmp_path: Path) -> None:

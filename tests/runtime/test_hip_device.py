@@ -125,6 +125,22 @@ def test_exact_code_before_generic_and_nothing_by_its_digits() -> None:
         assert code_for(arch, [generic, exact]) is None, arch
 
 
+def test_F130_generic_code_needs_a_runtime_that_knows_it() -> None:
+    exact, generic = target("gfx1100"), target("gfx11-generic")
+    assert choose_device([IGPU], [generic], version=(6, 4))[1] == generic
+    assert choose_device([CARD], [generic, exact], version=(5, 7))[1] == exact
+    for version, found in (((6, 3), "HIP 6.3"), ((5, 7), "HIP 5.7"), (None, "HIP of unknown version")):
+        with pytest.raises(DeviceError) as caught:
+            choose_device([IGPU], [generic], version=version)
+        assert str(caught.value) == (
+            "the bundle has no code for GPU 0 (gfx1150, Radeon 890M); it has code for gfx11-generic; that for "
+            f"gfx11-generic needs ROCm 6.4 or newer, found {found}: compile with --arch gfx1150"
+        )
+    said: list[str] = []
+    assert choose_device([IGPU, CARD], [generic, exact], None, said.append, (6, 3))[0] == CARD
+    assert "needs ROCm 6.4 or newer, found HIP 6.3" in said[0]
+
+
 def test_every_exact_target_of_a_generic_family_falls_back_to_it() -> None:
     for generic, members in GENERIC_ARCHES.items():
         assert generic in TARGETS

@@ -16,7 +16,7 @@ from .families import lds_bytes
 from .faults import TrappedFault
 from .pointers import address_of, write
 
-_HIP_VERSION = 60_200_000
+_HIP_VERSION = 60_400_000
 _BUS_ID = b"0000:03:00.0"
 
 
