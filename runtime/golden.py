@@ -66,7 +66,10 @@ def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[di
 
 def _top(logits: npt.NDArray[np.float32]) -> list[list[int | float]]:
     # NaN first, so that one is seen wherever it is.
-    order = np.argsort(np.where(np.isnan(logits), -np.inf, -logits), kind="stable")[:TOP_LOGITS]
+    keys = np.where(np.isnan(logits), -np.inf, -logits)
+    last = min(TOP_LOGITS, keys.size) - 1
+    top = np.flatnonzero(keys <= np.partition(keys, last)[last])  # all that may be among them, lowest token first
+    order = top[np.argsort(keys[top], kind="stable")][:TOP_LOGITS]
     return [[int(token), float(logits[token])] for token in order]
 
 
