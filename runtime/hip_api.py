@@ -215,12 +215,14 @@ def load_hip(paths: Sequence[str] | None = None) -> HipApi:
         DeviceError: there is none, or it does not load, or it lacks a function.
     """
     problems: list[str] = []
-    found: list[tuple[int, HipApi]] = []
+    found: dict[str, HipApi] = {}
+    handles: set[int] = set()
     for path in library_paths() if paths is None else paths:
         try:
             library = ctypes.CDLL(path)
-            if any(library._handle == handle for handle, _ in found):  # one file by two names
+            if library._handle in handles:  # one file by two names
                 continue
+            handles.add(library._handle)
             api = _bind(library, path)
         except OSError as error:
             if os.environ.get(LIBRARY_VARIABLE) == path:
@@ -230,12 +232,13 @@ def load_hip(paths: Sequence[str] | None = None) -> HipApi:
         except DeviceError as error:
             problems.append(str(error))
         else:
-            found.append((library._handle, api))
             if _shows_devices(api):
+                for passed in found:
+                    log.info("%s is passed over: it shows no GPU, and %s does", passed, path)
                 return api
-            log.info("%s shows no GPU", path)
+            found[path] = api
     if found:
-        return found[0][1]  # whoever asks it for devices is told what is wrong
+        return next(iter(found.values()))  # whoever asks it for devices is told what is wrong
     why = f": {problems[0]}" if problems else f" (looked for {', '.join(HIP_SONAMES)})"
     raise DeviceError(f"no HIP library could be loaded{why}; AMD GPUs need ROCm {MINIMUM_ROCM} or newer")
 
