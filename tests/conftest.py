@@ -44,6 +44,8 @@ def smollm2_gguf() -> Path:
 def build_cache(tmp_path_factory: pytest.TempPathFactory) -> BuildCache:
     """A build cache that all tests of the session share; $ROCMFORGE_TEST_CACHE is one that many sessions do."""
     kept = os.environ.get("ROCMFORGE_TEST_CACHE")
+    if not kept and "PYTEST_XDIST_WORKER" in os.environ:  # this process is one of several, whose folders are neighbours
+        kept = str(tmp_path_factory.getbasetemp().parent / "cache")
     return BuildCache(Path(kept) if kept else tmp_path_factory.mktemp("cache"))
 
 
