@@ -141,7 +141,7 @@ class ModuleApi(ApiBase):
         arguments: bytes,
     ) -> int:
         try:
-            fault = self._state.dispatcher.launch(loaded, grid, block, shared, arguments)
+            fault = self._state.launcher.launch(loaded, grid, block, shared, arguments)
         except BadCodeObject as error:
             return self._state.done(hip.INVALID_VALUE, str(error))
         except MemoryError:

@@ -12,6 +12,7 @@ from .code_object import CodeObject
 from .dispatch import Dispatcher, LoadedKernel
 from .families import family, family_name
 from .faults import TrappedFault
+from .launch import Launcher
 from .memory import Block, Memory
 
 
@@ -44,6 +45,7 @@ class DeviceState:
         self.family = family(family_name(arch))
         self.memory = Memory(memory_bytes)
         self.dispatcher = Dispatcher(self.family, self.memory, threads or os.cpu_count() or 1, check, count, max_ops)
+        self.launcher = Launcher(self.dispatcher, self.memory)
         self.modules: dict[int, Module] = {}
         self.functions: dict[int, LoadedKernel] = {}
         self.kernels: dict[str, list[LoadedKernel]] = {}

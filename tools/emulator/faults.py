@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .memory import Memory
+from .memory import Allocations
 from .structures import Fault
 
 (
@@ -61,7 +61,7 @@ KINDS = {
 }
 
 
-def describe(fault: Fault, kernel: str, instruction: str, offset: int, lds_bytes: int, memory: Memory) -> TrappedFault:
+def describe(fault: Fault, kernel: str, instruction: str, offset: int, lds_bytes: int, memory: Allocations) -> TrappedFault:
     """Words for a fault.
 
     Args:
@@ -91,7 +91,7 @@ def describe(fault: Fault, kernel: str, instruction: str, offset: int, lds_bytes
     return TrappedFault(kind, kernel, instruction, offset, fault.lane, fault.wave, group, fault.address, message)
 
 
-def _near(address: int, memory: Memory) -> str:
+def _near(address: int, memory: Allocations) -> str:
     block = memory.nearest(address)
     if block is None:
         return "nothing is allocated"

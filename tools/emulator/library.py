@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -65,7 +66,8 @@ def _host_level() -> tuple[str, ...]:
     return ("-march=x86-64-v3",) if {"avx2", "fma", "f16c", "bmi2"} <= flags else ()
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where what is built once is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "rocmforge" / "emulator"
 
@@ -88,26 +90,42 @@ def _command(arguments: list[str]) -> None:
         raise ToolchainError(f"emulator: its own C does not compile: {printable(first, 400)}")
 
 
-def _build(wave_size: int) -> Path:
-    """Compile, unless a shared object of the same sources and flags is in the cache."""
+def _libc_headers(root: Path, machine: str) -> list[str]:
+    """Flags for C that calls the C library and the kernel: the headers of both come with ziglang."""
+    folder = root / "lib" / "libc" / "include"
+    family = "x86" if machine == "x86_64" else machine
+    names = (f"{family}-linux-gnu", "generic-glibc", f"{family}-linux-any", "any-linux-any")
+    return [flag for name in names for flag in ("-isystem", str(folder / name))]
+
+
+def build_shared(name: str, folder: Path, sources: Sequence[str], flags: Sequence[str], libc: bool = False) -> Path:
+    """A shared object of C sources: compiled, unless one of the same sources and flags is in the cache.
+
+    Args:
+        folder: holds the sources, and headers.
+        libc: the sources call the C library.
+    Raises:
+        ToolchainError: the compiler is missing or failed.
+    """
     root, version = _zig()
     machine = os.uname().machine
-    flags = (*_FLAGS, *_host_level(), f"-DW={wave_size}")
-    digest = hashlib.sha256("\0".join((version, machine, *flags)).encode())
-    for path in sorted(NATIVE.iterdir()):
+    digest = hashlib.sha256("\0".join((version, machine, *sources, *flags)).encode())
+    for path in sorted(folder.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    goal = _cache_folder() / f"wave{wave_size}-{digest.hexdigest()[:24]}.so"
+    goal = cache_folder() / f"{name}-{digest.hexdigest()[:24]}.so"
     if goal.exists():
         return goal
     goal.parent.mkdir(parents=True, exist_ok=True)
     zig = str(root / "zig")
     compiler = [zig, "clang", "-target", f"{machine}-linux-gnu", "-isystem", str(root / "lib" / "include"), *flags]
-    with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
-        objects = [str(Path(folder) / f"{name}.o") for name in _SOURCES]
+    if libc:
+        compiler += ["-nostdinc", *_libc_headers(root, machine)]
+    with tempfile.TemporaryDirectory(dir=goal.parent) as built:
+        objects = [str(Path(built) / f"{source}.o") for source in sources]
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            jobs = zip(_SOURCES, objects, strict=True)
-            list(pool.map(lambda job: _command([*compiler, "-c", str(NATIVE / job[0]), "-o", job[1]]), jobs))
-        shared = str(Path(folder) / "emulator.so")
+            jobs = zip(sources, objects, strict=True)
+            list(pool.map(lambda job: _command([*compiler, "-c", str(folder / job[0]), "-o", job[1]]), jobs))
+        shared = str(Path(built) / "shared.so")
         _command([zig, "ld.lld", "-shared", "--build-id=none", "-z", "noexecstack", *objects, "-o", shared])
         # Renamed whole: another process may build the same one.
         Path(shared).replace(goal)
@@ -121,7 +139,8 @@ def load(wave_size: int) -> Library:
     Raises:
         ToolchainError: the compiler is missing or failed.
     """
-    handle = ctypes.CDLL(str(_build(wave_size)))
+    flags = (*_FLAGS, *_host_level(), f"-DW={wave_size}")
+    handle = ctypes.CDLL(str(build_shared(f"wave{wave_size}", NATIVE, _SOURCES, flags)))
     handle.emulator_entry.restype = ctypes.POINTER(Entry)
     sizes = (ctypes.c_uint32 * 7)()
     handle.emulator_sizes(sizes)

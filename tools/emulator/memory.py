@@ -32,9 +32,9 @@ class Block:
     kind: str
     read_only: bool
     label: str
-    mapping: mmap.mmap
-    view: Any
     lines: Any = field(repr=False)
+    mapping: Any = None
+    view: Any = None
 
     @property
     def end(self) -> int:
@@ -42,59 +42,14 @@ class Block:
         return self.address + self.size
 
 
-class Memory:
-    """The allocations of a device.
+class Allocations:
+    """Live allocations by address."""
 
-    Args:
-        capacity: bytes of device memory.
-    """
-
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.used = 0
+    def __init__(self) -> None:
         self._blocks: dict[int, Block] = {}
         self._order: list[int] = []
-        self._quarantine: deque[Block] = deque()
         self._table: ctypes.Array[Allocation] | None = None
         self._table_blocks: list[Block] = []
-
-    def allocate(self, size: int, kind: str = "device", read_only: bool = False, label: str = "") -> Block:
-        """Reserve memory, filled with a pattern.
-
-        Raises:
-            MemoryError: the device has not that much left.
-        """
-        if kind == "device" and size > self.capacity - self.used:
-            raise MemoryError
-        mapping = mmap.mmap(-1, _GAP + size + _GAP)
-        view = (ctypes.c_ubyte * len(mapping)).from_buffer(mapping)
-        address = ctypes.addressof(view) + _GAP
-        ctypes.memset(address, _POISON, size)
-        lines = (ctypes.c_uint64 * (size // 8192 + 3))()
-        block = Block(address, size, kind, read_only, label or f"{kind} {address:#x}", mapping, view, lines)
-        self._blocks[address] = block
-        bisect.insort(self._order, address)
-        self.used += size if kind == "device" else 0
-        self._table = None
-        return block
-
-    def free(self, address: int) -> bool:
-        """Give memory back; false where no allocation starts there."""
-        block = self._blocks.pop(address, None)
-        if block is None:
-            return False
-        self._order.remove(address)
-        self.used -= block.size if block.kind == "device" else 0
-        self._table = None
-        self._table_blocks = []
-        # The pages go back at once, the addresses later: use after free must not find another allocation there.
-        block.mapping.madvise(mmap.MADV_DONTNEED)
-        self._quarantine.append(block)
-        if len(self._quarantine) > _QUARANTINE:
-            oldest = self._quarantine.popleft()
-            oldest.view = None
-            oldest.mapping.close()
-        return True
 
     def find(self, address: int, size: int = 1) -> Block | None:
         """The allocation that holds all of [address, address + size)."""
@@ -124,3 +79,55 @@ class Memory:
                 row.lines = ctypes.addressof(block.lines)
                 row.read_only, row.slot = int(block.read_only), slot
         return self._table, self._table_blocks
+
+
+class Memory(Allocations):
+    """The allocations of a device.
+
+    Args:
+        capacity: bytes of device memory.
+    """
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.capacity = capacity
+        self.used = 0
+        self._quarantine: deque[Block] = deque()
+
+    def allocate(self, size: int, kind: str = "device", read_only: bool = False, label: str = "") -> Block:
+        """Reserve memory, filled with a pattern.
+
+        Raises:
+            MemoryError: the device has not that much left.
+        """
+        if kind == "device" and size > self.capacity - self.used:
+            raise MemoryError
+        mapping = mmap.mmap(-1, _GAP + size + _GAP)
+        view = (ctypes.c_ubyte * len(mapping)).from_buffer(mapping)
+        address = ctypes.addressof(view) + _GAP
+        ctypes.memset(address, _POISON, size)
+        lines = (ctypes.c_uint64 * (size // 8192 + 3))()
+        block = Block(address, size, kind, read_only, label or f"{kind} {address:#x}", lines, mapping, view)
+        self._blocks[address] = block
+        bisect.insort(self._order, address)
+        self.used += size if kind == "device" else 0
+        self._table = None
+        return block
+
+    def free(self, address: int) -> bool:
+        """Give memory back; false where no allocation starts there."""
+        block = self._blocks.pop(address, None)
+        if block is None:
+            return False
+        self._order.remove(address)
+        self.used -= block.size if block.kind == "device" else 0
+        self._table = None
+        self._table_blocks = []
+        # The pages go back at once, the addresses later: use after free must not find another allocation there.
+        block.mapping.madvise(mmap.MADV_DONTNEED)
+        self._quarantine.append(block)
+        if len(self._quarantine) > _QUARANTINE:
+            oldest = self._quarantine.popleft()
+            oldest.view = None
+            oldest.mapping.close()
+        return True

@@ -123,6 +123,7 @@ class Launch(ctypes.Structure):
         ("image_words", c_uint32),
         ("grid", c_uint32 * 3),
         ("block", c_uint32 * 3),
+        ("items", c_uint32 * 3),
         ("user_sgprs", c_uint32 * 32),
         ("num_user_sgprs", c_uint32),
         ("enable_group_id", c_uint32 * 3),

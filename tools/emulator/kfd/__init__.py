@@ -13,7 +13,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..library import build_shared
+from .gpus import gpu_of
+from .topology import gpu_id_of, topology
+
 __all__ = ["environment", "preload"]
+
+_NATIVE = Path(__file__).parent / "native"
+_SOURCES = (
+    "interpose.c",
+    "gpus.c",
+    "ioctls.c",
+    "memory.c",
+    "events.c",
+    "queues.c",
+    "packets.c",
+    "executor.c",
+    "libdrm.c",
+)
+# A C library older than any that the shim will meet: it asks for no newer function.
+_FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-D__GLIBC_MINOR__=31")
 
 
 def environment(gpus: Sequence[str]) -> Mapping[str, str]:
@@ -22,7 +41,19 @@ def environment(gpus: Sequence[str]) -> Mapping[str, str]:
     Raises:
         ToolchainError: a GPU that is not known.
     """
-    raise NotImplementedError
+    found = [gpu_of(arch) for arch in gpus]
+    rows = [
+        f"{g.arch},{gpu_id_of(i)},{g.device_id},{g.family},{g.compute_units},{g.engines},{g.vram},{g.name}"
+        for i, g in enumerate(found)
+    ]
+    return {
+        "ROCMFORGE_KFD_GPUS": ";".join(rows),
+        "ROCMFORGE_KFD_TOPOLOGY": str(topology(found)),
+        # There are no copy engines: copies are kernels.
+        "HSA_ENABLE_SDMA": "0",
+        # An allocation of the program is one of the driver, so an access beyond its last page is a page fault.
+        "HSA_DISABLE_FRAGMENT_ALLOCATOR": "1",
+    }
 
 
 def preload() -> Path:
@@ -31,4 +62,4 @@ def preload() -> Path:
     Raises:
         ToolchainError: the compiler is missing or failed.
     """
-    raise NotImplementedError
+    return build_shared("kfd", _NATIVE, _SOURCES, _FLAGS, libc=True)

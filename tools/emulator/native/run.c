@@ -32,8 +32,9 @@ __attribute__((visibility("default"))) void emulator_link(Op *ops, u32 n) {
   for (u32 i = 0; i < n; i++) ops[i].run = emulator_entry((u32)ops[i].handler)->run;
 }
 
-static void start_wave(Wave *w, const Launch *launch, const u32 *group, u32 index) {
-  u32 items = launch->block[0] * launch->block[1] * launch->block[2], n = 0, first = index * W;
+static void start_wave(Wave *w, const Launch *launch, const Group *g, u32 index) {
+  const u32 *group = g->id, *size = g->size;
+  u32 items = size[0] * size[1] * size[2], n = 0, first = index * W;
   // What the hardware leaves undefined is made conspicuous: a NaN in every register that is not set up.
   for (u32 r = 0; r < launch->num_vgprs; r++)
     for (u32 l = 0; l < W; l++) w->v[r][l] = 0x7fa0dead;
@@ -47,8 +48,7 @@ static void start_wave(Wave *w, const Launch *launch, const u32 *group, u32 inde
     w->s[108 + 7] = group[1] | group[2] << 16;
   }
   for (u32 l = 0; l < W; l++) {
-    u32 id = first + l, x = id % launch->block[0], y = id / launch->block[0] % launch->block[1];
-    u32 z = id / (launch->block[0] * launch->block[1]);
+    u32 id = first + l, x = id % size[0], y = id / size[0] % size[1], z = id / (size[0] * size[1]);
     if (launch->packed_ids) w->v[0][l] = x | y << 10 | z << 20;
     else {
       w->v[0][l] = x;
@@ -122,11 +122,11 @@ static int run_group(Wave *waves, u32 num_waves, Group *g) {
 
 // Run workgroups until none is left or one faulted. Several threads may call this for one launch, each with its worker.
 __attribute__((visibility("default"))) int emulator_run(const Launch *launch, Worker *worker) {
-  u32 items = launch->block[0] * launch->block[1] * launch->block[2], num_waves = (items + W - 1) / W;
+  u32 items = launch->block[0] * launch->block[1] * launch->block[2], most_waves = (items + W - 1) / W, num_waves;
   u32 words = (launch->lds_bytes + 3) / 4, total = launch->grid[0] * launch->grid[1] * launch->grid[2];
   size_t scratch = (size_t)launch->scratch_bytes * W;
-  Wave *waves = aligned_alloc(128, num_waves * sizeof *waves);
-  u8 *lds = calloc(words + 1, 4), *valid = calloc(words + 1, 1), *scratches = calloc(num_waves, scratch + 1);
+  Wave *waves = aligned_alloc(128, most_waves * sizeof *waves);
+  u8 *lds = calloc(words + 1, 4), *valid = calloc(words + 1, 1), *scratches = calloc(most_waves, scratch + 1);
   Shadow *shadow = calloc(words + 1, sizeof *shadow);
   int result = waves && lds && valid && shadow && scratches ? 0 : -1;
   Group g = {.lds = lds, .lds_valid = valid, .shadow = shadow, .epoch = 1};
@@ -136,6 +136,11 @@ __attribute__((visibility("default"))) int emulator_run(const Launch *launch, Wo
     g.id[0] = n % launch->grid[0];
     g.id[1] = n / launch->grid[0] % launch->grid[1];
     g.id[2] = n / launch->grid[0] / launch->grid[1];
+    for (u32 d = 0; d < 3; d++) {
+      u32 left = launch->items[d] - g.id[d] * launch->block[d];
+      g.size[d] = left < launch->block[d] ? left : launch->block[d];
+    }
+    num_waves = (g.size[0] * g.size[1] * g.size[2] + W - 1) / W;
     memset(lds, 0xcd, (size_t)words * 4);
     memset(valid, 0, words);
     g.epoch++;
@@ -150,7 +155,7 @@ __attribute__((visibility("default"))) int emulator_run(const Launch *launch, Wo
       w->hits = worker->hits;
       w->fault = &worker->fault;
       w->scratch = scratches + i * scratch;
-      start_wave(w, launch, g.id, i);
+      start_wave(w, launch, &g, i);
     }
     worker->totals.waves += num_waves;
     result = run_group(waves, num_waves, &g);

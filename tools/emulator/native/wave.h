@@ -109,6 +109,7 @@ typedef struct {
   u64 image;              // device address of the image
   u32 image_words;
   u32 grid[3], block[3];  // workgroups; work-items a workgroup
+  u32 items[3];           // work-items of all: the last workgroup of a direction may be smaller
   u32 user_sgprs[32];
   u32 num_user_sgprs, enable_group_id[3], enable_group_info, architected_ids, packed_ids, num_id_vgprs;
   u32 num_vgprs, has_acc, acc_offset;
@@ -132,7 +133,7 @@ typedef struct {
   u8 *lds_valid;  // a bit for each byte of a dword
   Shadow *shadow;
   u32 epoch, barrier_phase, barrier_arrived, num_live;
-  u32 id[3];
+  u32 id[3], size[3];  // size: work-items of this one
 } Group;
 
 typedef struct Wave {
