@@ -19,8 +19,8 @@ from .memory import Allocations, Block
 from .structures import Launch, Traffic, Worker
 from .translate import CLASSES, Program, translate
 
-# An AQL packet: header, setup, workgroup x y z, a gap, items x y z, scratch of an item, LDS of a workgroup, kernel, arguments, a gap,
-# completion signal.
+# An AQL packet: header, setup, workgroup x y z, a gap, items x y z, scratch of an item, LDS of a workgroup, kernel,
+# arguments, a gap, completion signal.
 PACKET = struct.Struct("<6H5I4Q")
 ROUND_AND_DENORM_DEFAULT = 0xF0
 Size = tuple[int, int, int]

@@ -61,7 +61,9 @@ KINDS = {
 }
 
 
-def describe(fault: Fault, kernel: str, instruction: str, offset: int, lds_bytes: int, memory: Allocations) -> TrappedFault:
+def describe(
+    fault: Fault, kernel: str, instruction: str, offset: int, lds_bytes: int, memory: Allocations
+) -> TrappedFault:
     """Words for a fault.
 
     Args:

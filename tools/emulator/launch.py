@@ -35,7 +35,8 @@ class Launcher:
             arguments: the kernarg segment's explicit part.
         """
         with self._lock:
-            return self._dispatcher.dispatch(loaded, self._write_packet(loaded.kernel, grid, block, dynamic_lds, arguments))
+            packet = self._write_packet(loaded.kernel, grid, block, dynamic_lds, arguments)
+            return self._dispatcher.dispatch(loaded, packet)
 
     def _write_packet(self, kernel: Kernel, grid: Size, block: Size, dynamic_lds: int, arguments: bytes) -> int:
         """Write arguments and packet as HIP would; the packet's address."""
@@ -59,7 +60,7 @@ class Launcher:
         items = [g * b for g, b in zip(grid, block, strict=True)]
         scratch = kernel.scratch_bytes + (_DYNAMIC_STACK_BYTES if kernel.properties >> 11 & 1 else 0)
         lds, kernarg = kernel.lds_bytes + dynamic_lds, self._kernarg.address
-        packet = PACKET.pack(_DISPATCH, 3, *block, 0, *items, scratch, lds, 0, 0, kernarg, 0, 0)
+        packet = PACKET.pack(_DISPATCH, 3, *block, 0, *items, scratch, lds, 0, kernarg, 0, 0)
         ctypes.memmove(kernarg, bytes(segment), len(segment))
         ctypes.memmove(kernarg + _KERNARG_BYTES, packet, len(packet))
         return kernarg + _KERNARG_BYTES

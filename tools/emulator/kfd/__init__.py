@@ -3,9 +3,10 @@
     preload()      the shim: a shared object for LD_PRELOAD or `ld.so --preload`, built at first use and cached
     environment()  the variables that the process needs beside it
 
-The shim answers for /dev/kfd, the render nodes, their sysfs and libdrm_amdgpu; each AQL queue has a thread that runs its packets.
-Nothing has to be imported by the program: at the first queue the shim finds the Python interpreter of its process and imports
-`rocmforge.tools.emulator.kfd.executor` into it, which runs the kernels. So the process must be a Python that can import rocmforge.
+The shim answers for /dev/kfd, the render nodes, their sysfs and libdrm_amdgpu; each AQL queue has a thread that runs
+its packets. Nothing has to be imported by the program: at the first queue the shim finds the Python interpreter of its
+process and imports `rocmforge.tools.emulator.kfd.executor` into it, which runs the kernels. So the process must be a
+Python that can import rocmforge. README.md says how it works.
 """
 
 from __future__ import annotations

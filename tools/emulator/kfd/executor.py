@@ -23,7 +23,7 @@ from .kernels import Kernels
 from .shim import BAD_CODE, EXCEPTION, HUNG, PAGE_FAULT, RAN, READ_ONLY_FAULT, DriverMemory, Execute, Shim
 
 _MAX_OPS = 2_000_000_000
-# What hardware notices too; the rest (races, uninitialised LDS, alignment) it would not, so that ends as an exception of the queue.
+# What hardware notices too. The rest it would not (races, uninitialised LDS, alignment): an exception of the queue.
 _RESULTS = {
     KINDS[BOUNDS]: PAGE_FAULT,
     KINDS[READ_ONLY]: READ_ONLY_FAULT,

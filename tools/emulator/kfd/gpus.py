@@ -10,6 +10,24 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What GPUs of one design share.
+
+    Attributes:
+        arrays: shader arrays of a shader engine.
+        simds: of a compute unit.
+        waves: most of a SIMD.
+        xcc: compute dies that share the device.
+    """
+
+    arrays: int
+    simds: int
+    waves: int
+    wave_size: int
+    xcc: int
+
+
+@dataclass(frozen=True)
 class Gpu:
     """What the runtime is told of a GPU.
 
@@ -17,9 +35,7 @@ class Gpu:
         target: `gfx_target_version` of the topology: major * 10000 + minor * 100 + stepping.
         family: libdrm's number of the chip family.
         compute_units: of the whole device.
-        engines, arrays: shader engines, and shader arrays of each.
-        waves: most waves of a SIMD.
-        xcc: compute dies that share the device.
+        engines: shader engines.
         vram: bytes of memory.
     """
 
@@ -30,33 +46,29 @@ class Gpu:
     family: int
     compute_units: int
     engines: int
-    arrays: int
-    simds: int
-    waves: int
-    wave_size: int
-    lds_kib: int
-    xcc: int
     vram: int
     l2_kib: int
+    lds_kib: int
+    kind: Kind
 
 
-_RDNA = {"arrays": 2, "simds": 2, "waves": 16, "wave_size": 32, "lds_kib": 64, "xcc": 1}
-_CDNA = {"arrays": 1, "simds": 4, "waves": 8, "wave_size": 64, "xcc": 8, "l2_kib": 4096, "family": 141}
+_RDNA = Kind(arrays=2, simds=2, waves=16, wave_size=32, xcc=1)
+_CDNA = Kind(arrays=1, simds=4, waves=8, wave_size=64, xcc=8)
 
-# Memory is less than the real cards have: it is this machine's.
+# The large ones have less memory than on real cards: it is this machine's.
 _TABLE = (
-    Gpu("gfx1100", "AMD Radeon RX 7900 XTX", 110000, 0x744C, 145, 96, 6, vram=24 * GIB, l2_kib=6144, **_RDNA),
-    Gpu("gfx1101", "AMD Radeon RX 7800 XT", 110001, 0x747E, 145, 60, 3, vram=16 * GIB, l2_kib=4096, **_RDNA),
-    Gpu("gfx1102", "AMD Radeon RX 7600", 110002, 0x7480, 145, 32, 2, vram=8 * GIB, l2_kib=2048, **_RDNA),
-    Gpu("gfx1103", "AMD Radeon 780M", 110003, 0x15BF, 148, 12, 1, vram=8 * GIB, l2_kib=2048, **_RDNA),
-    Gpu("gfx1150", "AMD Radeon 890M", 110500, 0x150E, 150, 16, 1, vram=8 * GIB, l2_kib=2048, **_RDNA),
-    Gpu("gfx1151", "AMD Radeon 8060S", 110501, 0x1586, 150, 40, 2, vram=24 * GIB, l2_kib=2048, **_RDNA),
-    Gpu("gfx1152", "AMD Radeon 840M", 110502, 0x1114, 150, 8, 1, vram=8 * GIB, l2_kib=2048, **_RDNA),
-    Gpu("gfx1153", "AMD Radeon 820M", 110503, 0x1115, 150, 4, 1, vram=8 * GIB, l2_kib=2048, **_RDNA),
-    Gpu("gfx1200", "AMD Radeon RX 9060 XT", 120000, 0x7590, 152, 32, 2, vram=16 * GIB, l2_kib=4096, **_RDNA),
-    Gpu("gfx1201", "AMD Radeon RX 9070 XT", 120001, 0x7550, 152, 64, 4, vram=16 * GIB, l2_kib=8192, **_RDNA),
-    Gpu("gfx942", "AMD Instinct MI300X", 90402, 0x74A1, compute_units=304, engines=32, lds_kib=64, vram=64 * GIB, **_CDNA),
-    Gpu("gfx950", "AMD Instinct MI355X", 90500, 0x75A0, compute_units=256, engines=32, lds_kib=160, vram=64 * GIB, **_CDNA),
+    Gpu("gfx1100", "AMD Radeon RX 7900 XTX", 110000, 0x744C, 145, 96, 6, 24 * GIB, 6144, 64, _RDNA),
+    Gpu("gfx1101", "AMD Radeon RX 7800 XT", 110001, 0x747E, 145, 60, 3, 16 * GIB, 4096, 64, _RDNA),
+    Gpu("gfx1102", "AMD Radeon RX 7600", 110002, 0x7480, 145, 32, 2, 8 * GIB, 2048, 64, _RDNA),
+    Gpu("gfx1103", "AMD Radeon 780M", 110003, 0x15BF, 148, 12, 1, 8 * GIB, 2048, 64, _RDNA),
+    Gpu("gfx1150", "AMD Radeon 890M", 110500, 0x150E, 150, 16, 1, 8 * GIB, 2048, 64, _RDNA),
+    Gpu("gfx1151", "AMD Radeon 8060S", 110501, 0x1586, 150, 40, 2, 24 * GIB, 2048, 64, _RDNA),
+    Gpu("gfx1152", "AMD Radeon 840M", 110502, 0x1114, 150, 8, 1, 8 * GIB, 2048, 64, _RDNA),
+    Gpu("gfx1153", "AMD Radeon 820M", 110503, 0x1115, 150, 4, 1, 8 * GIB, 2048, 64, _RDNA),
+    Gpu("gfx1200", "AMD Radeon RX 9060 XT", 120000, 0x7590, 152, 32, 2, 16 * GIB, 4096, 64, _RDNA),
+    Gpu("gfx1201", "AMD Radeon RX 9070 XT", 120001, 0x7550, 152, 64, 4, 16 * GIB, 8192, 64, _RDNA),
+    Gpu("gfx942", "AMD Instinct MI300X", 90402, 0x74A1, 141, 304, 32, 64 * GIB, 4096, 64, _CDNA),
+    Gpu("gfx950", "AMD Instinct MI355X", 90500, 0x75A0, 141, 256, 32, 64 * GIB, 4096, 160, _CDNA),
 )
 GPUS = {gpu.arch: gpu for gpu in _TABLE}
 

@@ -1,4 +1,4 @@
-"""Which kernel a packet means: by its descriptor's address, from ROCr's list of loaded code objects or from the descriptor alone."""
+"""Which kernel a packet means, by its descriptor's address: in a code object that ROCr has loaded, or bare."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Known:
 
 
 class Kernels:
-    """The kernels of one GPU, translated when they are first seen. What is loaded later at the same address is noticed."""
+    """The kernels of one GPU, translated when first seen. What is loaded later at the same address is noticed."""
 
     def __init__(self, dispatcher: Dispatcher):
         self._dispatcher = dispatcher
@@ -80,7 +80,7 @@ class Kernels:
         return _Known(loaded, begin, ctypes.string_at(begin, end - begin))
 
     def _bare(self, descriptor: int) -> tuple[CodeObject, Kernel, int]:
-        """A kernel without ELF, as ROCr's own copies are: its code goes on to the last `s_endpgm` that no branch jumps over."""
+        """A kernel without ELF, as ROCr's own are: its code ends with the `s_endpgm` that no branch jumps over."""
         lds, scratch, kernarg = (ctypes.c_uint32.from_address(descriptor + 4 * i).value for i in range(3))
         begin = descriptor + ctypes.c_int64.from_address(descriptor + 16).value
         rsrc3, rsrc1, rsrc2 = (ctypes.c_uint32.from_address(descriptor + 44 + 4 * i).value for i in range(3))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from ctypes import POINTER, c_int, c_uint32, c_uint64, c_void_p
+from typing import Any
 
 from ....artifacts.errors import ToolchainError
 from ..memory import Allocations, Block
@@ -39,8 +39,8 @@ class Shim:
         self._generation.argtypes, self._generation.restype = [], c_uint64
         self._ranges.argtypes, self._ranges.restype = [c_uint32, POINTER(Range), c_uint32], c_uint32
 
-    def attach(self, execute: Callable[..., int] | None) -> None:
-        """Give kernels to a callback (an `Execute`, which the caller keeps), or to nobody once those that run have ended."""
+    def attach(self, execute: Any | None) -> None:
+        """Give kernels to a callback (an `Execute`, which the caller keeps); None: to nobody, once all have ended."""
         self._attach(ctypes.cast(execute, c_void_p) if execute is not None else None)
 
     def generation(self) -> int:

@@ -16,7 +16,7 @@ _RENDER_MINOR = 128
 _HEAP_SYSTEM, _HEAP_PUBLIC = 0, 1
 _LINK_PCIE = 2
 _CACHE_DATA_GPU = 1 | 8
-# Doorbells of 8 bytes that name a packet, memory that the host sees, watch points: what a driver says of any of these GPUs.
+# Doorbells of 8 bytes that name a packet, memory that the host sees, watch points: true of any of these GPUs.
 _CAPABILITY = 0x2807A280
 _HOST_BYTES = 16 * GIB
 
@@ -82,10 +82,7 @@ def _cpu_node(num_gpus: int) -> list[tuple[str, str]]:
         max_engine_clk_ccompute=3000,
     )
     bank = _lines(heap_type=_HEAP_SYSTEM, size_in_bytes=_HOST_BYTES, flags=0, width=64, mem_clk_max=2400)
-    links = [
-        (f"{node}/io_links/{index}/properties", _link(0, index + 1))
-        for index in range(num_gpus)
-    ]
+    links = [(f"{node}/io_links/{index}/properties", _link(0, index + 1)) for index in range(num_gpus)]
     return [
         (f"{node}/gpu_id", "0\n"),
         (f"{node}/name", "\n"),
@@ -99,22 +96,22 @@ def _gpu_node(index: int, gpu: Gpu) -> list[tuple[str, str]]:
     node = f"topology/nodes/{index + 1}"
     properties = _lines(
         cpu_cores_count=0,
-        simd_count=gpu.compute_units * gpu.simds,
+        simd_count=gpu.compute_units * gpu.kind.simds,
         mem_banks_count=1,
         caches_count=2,
         io_links_count=1,
         p2p_links_count=0,
         cpu_core_id_base=0,
         simd_id_base=0x80000000 + 0x1000 * index,
-        max_waves_per_simd=gpu.waves,
+        max_waves_per_simd=gpu.kind.waves,
         lds_size_in_kb=gpu.lds_kib,
         gds_size_in_kb=0,
         num_gws=64,
-        wave_front_size=gpu.wave_size,
-        array_count=gpu.engines * gpu.arrays,
-        simd_arrays_per_engine=gpu.arrays,
-        cu_per_simd_array=-(-gpu.compute_units // (gpu.engines * gpu.arrays)),
-        simd_per_cu=gpu.simds,
+        wave_front_size=gpu.kind.wave_size,
+        array_count=gpu.engines * gpu.kind.arrays,
+        simd_arrays_per_engine=gpu.kind.arrays,
+        cu_per_simd_array=-(-gpu.compute_units // (gpu.engines * gpu.kind.arrays)),
+        simd_per_cu=gpu.kind.simds,
         max_slots_scratch_cu=32,
         gfx_target_version=gpu.target,
         vendor_id=0x1002,
@@ -135,7 +132,7 @@ def _gpu_node(index: int, gpu: Gpu) -> list[tuple[str, str]]:
         debug_prop=0,
         sdma_fw_version=20,
         unique_id=0x1002000000000001 + index,
-        num_xcc=gpu.xcc,
+        num_xcc=gpu.kind.xcc,
     )
     bank = _lines(heap_type=_HEAP_PUBLIC, size_in_bytes=gpu.vram, flags=0, width=384, mem_clk_max=1250)
     caches = [(1, 32), (2, gpu.l2_kib)]
