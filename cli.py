@@ -81,14 +81,14 @@ def make_golden(
 ) -> list[dict[str, object]]:
     """Run prompts on code that is not yet in a bundle."""
     from .artifacts.bundle import map_weights
-    from .runtime.golden import record_golden
+    from .runtime.golden import GOLDEN_BLOCKS, record_golden
     from .runtime.host_device import HostProgram
 
     descriptor = os.memfd_create("rocmforge-golden")
     os.write(descriptor, code)
     with weights.open("rb") as file:
         mapped = map_weights(weights.parent, file.fileno())
-    program = HostProgram(layout, mapped, descriptor, "portable", 4, _default_threads())
+    program = HostProgram(layout, mapped, descriptor, "portable", GOLDEN_BLOCKS, _default_threads())
     try:
         return record_golden(program, prompts)
     finally:

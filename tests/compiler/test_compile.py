@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,16 @@ def test_context(
     model = read_model(CompileOptions(path, tmp_path / "model.rfb", max_context=asked), PlainProgress())
     assert (model.max_seq_len, model.config.max_seq_len) == (length, trained)
     assert capsys.readouterr().err.strip() == note
+
+
+def test_another_tokenizer_takes_the_place_of_the_models(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf")
+    own = read_model(CompileOptions(path, tmp_path / "model.rfb"), PlainProgress()).tokenizer
+    other = json.loads(own.json)
+    other["pre_tokenizer"] = None
+    given = tmp_path / "tokenizer.json"
+    given.write_text(json.dumps(other))
+    options = CompileOptions(path, tmp_path / "model.rfb", tokenizer=given)
+    found = read_model(options, PlainProgress()).tokenizer
+    assert json.loads(own.json)["pre_tokenizer"]
+    assert json.loads(found.json) == other

@@ -189,6 +189,10 @@ BAD: dict[str, tuple[Raw | bytes, str]] = {
         valued(ARRAY, array(STRING, 2, text("a") + text(b"b\xff")), "tokenizer.ggml.tokens"),
         r"tokenizer.ggml.tokens[1]: expected UTF-8, found b'b\xff'",
     ),
+    "F21-token-utf8-far-in": (
+        valued(ARRAY, array(STRING, 1, text(b"0123456789" * 3 + b"\xffabcdefghij")), "tokenizer.ggml.tokens"),
+        r"tokenizer.ggml.tokens[0]: expected UTF-8, found b'23456789\xffabcdefg'",
+    ),
     "F21-key-utf8": (keys(b"\xc3"), r"key 0: expected UTF-8, found b'\xc3'"),
     "F21-surrogate": (valued(STRING, text(b"\xed\xa0\x80")), "k: expected UTF-8"),
     "F24-key-nul": (keys("a\0b"), "expected a printable name, found 'a"),
@@ -235,6 +239,13 @@ def test_the_builder_builds_good_files(tmp_path: Path) -> None:
     value = pair("k", ARRAY, nested(4))
     path.write_bytes(Raw(pairs=(value,), tensors=(tensor("../x"),), data=FILLER).build())
     assert read_gguf(path).tensors["../x"].shape == (8,)
+
+
+def test_an_array_without_values_is_an_array_of_strings_too(tmp_path: Path) -> None:
+    """A tokenizer of single bytes has no merges; a file says so by an array whose kind is all that it tells."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(valued(ARRAY, array(STRING, 0), "merges").build())
+    assert read_gguf(path).get_str_list("merges") == ()
 
 
 @pytest.mark.parametrize("count", [70_000], ids=["F05-many-keys"])

@@ -107,14 +107,15 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "cli_client.py": ("tests/end_to_end/test_client_commands.py",),
     "cli_serve.py": (
         "tests/runtime/test_logs.py",
+        "tests/end_to_end/test_http_faults.py::test_F47_limits_of_the_command_line",
         "tests/end_to_end/test_serve.py",
         "tests/end_to_end/test_observability.py",
         "tests/runtime/test_engine_serving.py",
     ),
     "cli.py": (
+        "tests/end_to_end/test_gpu_cli.py",
         "tests/end_to_end/test_cli.py",
         "tests/end_to_end/test_compile_faults.py",
-        "tests/end_to_end/test_gpu_cli.py",
     ),
     "runtime/scheduler.py": ("tests/runtime/test_engine_speculation.py",),
     "runtime/serve.py": ("tests/runtime/test_engine_serving.py", "tests/end_to_end/test_serve.py"),
