@@ -28,7 +28,11 @@ Size = tuple[int, int, int]
 
 @dataclass
 class LoadedKernel:
-    """A kernel ready to run: its program, and its counts for each thread."""
+    """A kernel ready to run: its program, and its counts for each thread.
+
+    Attributes:
+        unaligned: it may access global memory at any address, as a GPU under Linux allows.
+    """
 
     kernel: Kernel
     image: Block
@@ -36,6 +40,7 @@ class LoadedKernel:
     library: Library
     counters: KernelCounters = field(default_factory=KernelCounters)
     hits: list[ctypes.Array[ctypes.c_uint64]] = field(default_factory=list)
+    unaligned: bool = False
 
 
 class Dispatcher:
@@ -135,6 +140,7 @@ class Dispatcher:
         launch.num_vgprs = min(512 if family.has_acc else 256, granule * ((kernel.rsrc1 & 63) + 1))
         launch.lds_bytes, launch.scratch_bytes = group, private
         launch.max_ops, launch.check, launch.count = self.max_ops, int(self.check), int(self.count)
+        launch.unaligned = int(loaded.unaligned)
         registers = _user_registers(kernel, packet, kernarg, private)
         for i, value in enumerate(registers):
             launch.user_sgprs[i] = value

@@ -139,6 +139,7 @@ class Launch(ctypes.Structure):
         ("max_ops", c_uint64),
         ("check", c_uint32),
         ("count", c_uint32),
+        ("unaligned", c_uint32),
         ("allocations", c_void_p),
         ("num_allocations", c_uint32),
         ("next_group", c_void_p),

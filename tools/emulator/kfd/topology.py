@@ -53,7 +53,7 @@ def _files(gpus: Sequence[Gpu]) -> list[tuple[str, str]]:
         *_cpu_node(len(gpus)),
     ]
     for index, gpu in enumerate(gpus):
-        files += _gpu_node(index, gpu)
+        files += _gpu_node(index, gpu, [other for other in range(len(gpus)) if other != index])
     return files
 
 
@@ -92,7 +92,7 @@ def _cpu_node(num_gpus: int) -> list[tuple[str, str]]:
     ]
 
 
-def _gpu_node(index: int, gpu: Gpu) -> list[tuple[str, str]]:
+def _gpu_node(index: int, gpu: Gpu, others: Sequence[int]) -> list[tuple[str, str]]:
     node = f"topology/nodes/{index + 1}"
     properties = _lines(
         cpu_cores_count=0,
@@ -100,13 +100,13 @@ def _gpu_node(index: int, gpu: Gpu) -> list[tuple[str, str]]:
         mem_banks_count=1,
         caches_count=2,
         io_links_count=1,
-        p2p_links_count=0,
+        p2p_links_count=len(others),
         cpu_core_id_base=0,
         simd_id_base=0x80000000 + 0x1000 * index,
         max_waves_per_simd=gpu.kind.waves,
         lds_size_in_kb=gpu.lds_kib,
         gds_size_in_kb=0,
-        num_gws=64,
+        num_gws=0,
         wave_front_size=gpu.kind.wave_size,
         array_count=gpu.engines * gpu.kind.arrays,
         simd_arrays_per_engine=gpu.kind.arrays,
@@ -142,18 +142,20 @@ def _gpu_node(index: int, gpu: Gpu) -> list[tuple[str, str]]:
         (f"{node}/properties", properties),
         (f"{node}/mem_banks/0/properties", bank),
         (f"{node}/io_links/0/properties", _link(index + 1, 0)),
+        # All memory of each is in the reach of the others.
+        *((f"{node}/p2p_links/{at}/properties", _link(index + 1, to + 1, 40)) for at, to in enumerate(others)),
         *((f"{node}/caches/{at}/properties", _cache(*cache)) for at, cache in enumerate(caches)),
     ]
 
 
-def _link(begin: int, end: int) -> str:
+def _link(begin: int, end: int, weight: int = 20) -> str:
     return _lines(
         type=_LINK_PCIE,
         version_major=0,
         version_minor=0,
         node_from=begin,
         node_to=end,
-        weight=20,
+        weight=weight,
         min_latency=0,
         max_latency=0,
         min_bandwidth=312,

@@ -63,7 +63,7 @@ static void count_lines(Wave *w, const Line *lines, int n, int kind) {
 int resolve_global(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes, int kind, Lanes *out) {
   Line lines[2 * W];
   int n = 0;
-  u64 misaligned = size >= 4 ? 3 : size - 1;
+  u64 misaligned = w->launch->unaligned ? 0 : size >= 4 ? 3 : size - 1;
   if (contiguous(address, size, lanes)) {
     // The common case at once. Whatever is wrong is found lane by lane below, where the first lane at fault is named.
     const Allocation *a = find(w, address[0]);

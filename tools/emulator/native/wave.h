@@ -115,7 +115,7 @@ typedef struct {
   u32 num_vgprs, has_acc, acc_offset;
   u32 lds_bytes, scratch_bytes;
   u64 max_ops;            // of one wave, before it is called endless
-  u32 check, count;
+  u32 check, count, unaligned;  // unaligned: global memory may be accessed so, as a GPU under Linux allows
   Allocation *allocations;
   u32 num_allocations;
   u32 *next_group;        // shared between the threads

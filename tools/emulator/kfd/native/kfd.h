@@ -84,7 +84,7 @@ typedef struct {
   volatile int *closing;
 } PacketContext;
 int run_packet(const PacketContext *context, const AqlPacket *packet);
-void complete(u64 signal);  // of a packet that has run
+void complete(u64 signal, u64 begin);  // of a packet that has run since then
 u64 gpu_clock(void);
 
 // executor.c

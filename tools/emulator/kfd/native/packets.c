@@ -5,9 +5,11 @@
 static AmdSignal *signal_at(u64 handle) { return (AmdSignal *)(uintptr_t)handle; }
 static i64 value_of(u64 handle) { return __atomic_load_n(&signal_at(handle)->value, __ATOMIC_ACQUIRE); }
 
-void complete(u64 handle) {
+void complete(u64 handle, u64 begin) {
   if (!handle) return;
   AmdSignal *s = signal_at(handle);
+  s->start_time = begin;
+  s->end_time = gpu_clock();
   u64 mailbox = s->mailbox;
   u32 event = s->event_id;
   // Whoever waits may give the signal back as soon as it has changed.
@@ -66,13 +68,8 @@ static void fail_queue(const PacketContext *c, int exception) {
 
 static int dispatch(const PacketContext *c, const AqlPacket *p) {
   Fault fault = {0};
-  u64 begin = gpu_clock();
   int result = execute(c->gpu, p, &fault);
-  if (result == RAN) {
-    AmdSignal *s = signal_at(p->dispatch.completion);
-    if (s) s->start_time = begin, s->end_time = gpu_clock();
-    return 0;
-  }
+  if (result == RAN) return 0;
   if (result == PAGE_FAULT || result == READ_ONLY_FAULT) signal_memory_fault(c->gpu, fault.address, result == READ_ONLY_FAULT);
   else if (result == HUNG) signal_hang(c->gpu);
   else fail_queue(c, result == BAD_CODE ? EC_QUEUE_PACKET_DISPATCH_CODE_INVALID : EC_QUEUE_WAVE_TRAP);

@@ -30,14 +30,14 @@ static void run_packets(Queue *q) {
     AqlPacket *packet = &q->ring[index % q->ring_packets];
     u16 header = __atomic_load_n(&packet->header, __ATOMIC_ACQUIRE);
     if (index >= __atomic_load_n(&indices->write_index, __ATOMIC_ACQUIRE) || (header & 0xff) == PACKET_INVALID) return;
-    u64 completion = packet->dispatch.completion;  // in the same place of every packet
+    u64 completion = packet->dispatch.completion, begin = gpu_clock();  // the signal is in the same place of every packet
     if (run_packet(&q->context, packet)) {
       q->closing = 1;  // a queue with an error runs nothing more
       return;
     }
     __atomic_store_n(&packet->header, PACKET_INVALID, __ATOMIC_RELEASE);
     __atomic_store_n(&indices->read_index, index + 1, __ATOMIC_RELEASE);
-    complete(completion);
+    complete(completion, begin);
   }
 }
 
