@@ -63,6 +63,14 @@ _DEVICE = click.option(
     show_default=True,
     help="auto, host, hip, hip:INDEX, emulated or emulated:ARCH; auto: a GPU that the bundle has code for, else host.",
 )
+_GRAPHS = click.option(
+    "--gpu-graphs",
+    type=click.Choice(("auto", "off", "on")),
+    envvar="ROCMFORGE_GPU_GRAPHS",
+    default="auto",
+    show_default=True,
+    help="Replay decode steps as HIP graphs; auto: unless a trial of them fails; on: that is an error.",
+)
 _CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -95,10 +103,10 @@ def make_golden(
         program.close()
 
 
-def _device_options(device: str, threads: int) -> DeviceOptions:
+def _device_options(device: str, threads: int, graphs: str) -> DeviceOptions:
     from .runtime.devices import DeviceOptions
 
-    return DeviceOptions(device, threads, _make_emulator)
+    return DeviceOptions(device, threads, _make_emulator, graphs=graphs)
 
 
 def _make_emulator(arch: str) -> HipApi:
@@ -214,6 +222,7 @@ def compile_command(
 @engine_limits
 @_MAX_CONTEXT
 @_DEVICE
+@_GRAPHS
 @_THREADS
 @_CACHE_DIR
 def serve(
@@ -230,6 +239,7 @@ def serve(
     traces: TraceOptions,
     max_context: int | None,
     device: str,
+    gpu_graphs: str,
     threads: int,
     cache_dir: Path | None,
 ) -> None:
@@ -244,7 +254,7 @@ def serve(
         signal.signal(number, signal.SIG_IGN)
     host, port = _host_and_port(addr)
     paths = tuple(_compiled(path, cache_dir, max_context) for given in bundles for path in _bundles_in(given))
-    on = _device_options(device, threads)
+    on = _device_options(device, threads, gpu_graphs)
     serve_bundles(
         ServeOptions(
             paths,
@@ -325,6 +335,7 @@ def _default_archs() -> tuple[str, ...]:
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
 @_MAX_CONTEXT
 @_DEVICE
+@_GRAPHS
 @_THREADS
 @_CACHE_DIR
 def run(
@@ -337,6 +348,7 @@ def run(
     seed: int | None,
     max_context: int | None,
     device: str,
+    gpu_graphs: str,
     threads: int,
     cache_dir: Path | None,
 ) -> None:
@@ -347,7 +359,9 @@ def run(
 
     sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     path = _compiled(bundle, cache_dir, max_context)
-    run_bundle(RunOptions(path, prompt, max_tokens, sampling, _device_options(device, threads), max_context))
+    run_bundle(
+        RunOptions(path, prompt, max_tokens, sampling, _device_options(device, threads, gpu_graphs), max_context)
+    )
 
 
 @main.command()
@@ -400,13 +414,14 @@ def _print_roofline(path: Path, arch: str) -> None:
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @_DEVICE
+@_GRAPHS
 @_THREADS
-def verify(bundle: Path, device: str, threads: int) -> None:
+def verify(bundle: Path, device: str, gpu_graphs: str, threads: int) -> None:
     """Check every digest of a BUNDLE and replay its golden records here."""
     require_address_space()
     from .runtime.verify import verify as verify_bundle
 
-    verify_bundle(bundle, _device_options(device, threads), click.echo)
+    verify_bundle(bundle, _device_options(device, threads, gpu_graphs), click.echo)
 
 
 @main.command()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-HIP_ABI_VERSION: Final = 2
+HIP_ABI_VERSION: Final = 3
 """Of kernels/hip: raised with any change to the step, the sampling or the arguments of a kernel."""
 
 HIP_SONAMES: Final = ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so")

@@ -41,6 +41,8 @@ _GRID_FIELDS: Final = {
 KV_DTYPES: Final = ("f16", "q8_0")
 KV_GROUP: Final = 32  # elements of a head that share a scale in q8_0, as in a GGUF
 GRID_ROWS: Final = ("tokens", "logits", "none")
+STEP_ARGUMENTS: Final = ("step:image", "step:echo")
+"""The host's pinned image of a step, and where it is told which step was computed."""
 _KV_ARGUMENT: Final = re.compile(r"kv:(0|[1-9][0-9]{0,5}):(key|value)", re.ASCII)
 
 
@@ -137,7 +139,8 @@ class GridEntry:
 @dataclass(frozen=True, slots=True)
 class LaunchEntry:
     """One kernel launch: a symbol, and arguments that are each `tensor:NAME`, `buffer:NAME`,
-    `kv:LAYER:key`, `kv:LAYER:value` or `none`. The host has no grid.
+    `kv:LAYER:key`, `kv:LAYER:value` or `none`; of a GPU, from format 1.2 on, also one of `STEP_ARGUMENTS`. The host has
+    no grid.
     """
 
     kernel: str
@@ -451,7 +454,7 @@ def _check_launches(check: Checker, layout: Layout) -> None:
     }
     for index, launch in enumerate(layout.launches):
         for position, argument in enumerate(launch.arguments):
-            if argument in known:
+            if argument in known or (launch.grid is not None and argument in STEP_ARGUMENTS):
                 continue
             kv = _KV_ARGUMENT.fullmatch(argument)
             if kv is None or int(kv[1]) >= layout.kv.num_layers:

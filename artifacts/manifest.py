@@ -22,7 +22,7 @@ from .errors import BundleError
 from .layout import Checker
 
 FORMAT_MAJOR: Final = 1
-FORMAT_MINOR: Final = 1
+FORMAT_MINOR: Final = 2
 FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"

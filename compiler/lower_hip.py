@@ -6,6 +6,7 @@ the context where tokens are few. How a sum is cut, which decides its bits, depe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from ..artifacts.errors import UsageError
@@ -13,7 +14,7 @@ from ..artifacts.layout import BufferEntry, GridEntry
 from .graph import LOGITS, Graph, Node
 from .model_config import ModelConfig
 from .passes import FLOAT_TYPES, split_weights
-from .plan import Parameter, Planner, float_literal
+from .plan import Parameter, Plan, Planner, float_literal
 from .target import GpuFeatures, Target
 from .tuning import MOST_TOKENS, SLICE_LDS_BYTES, TILE_ROWS, Tuning, check_tuning
 
@@ -74,6 +75,17 @@ class HipPlanner(Planner):
         self.max_seq_len = max_seq_len or config.max_seq_len
         if config.head_dim % 8 or config.head_dim > MAX_HEAD_DIM:
             raise UsageError(f"heads of {config.head_dim}: GPU kernels take multiples of 8 up to {MAX_HEAD_DIM}")
+
+    def finish(self) -> Plan:
+        """Lower all nodes; the step comes first, and its echo is the last of what is captured: all but sampling."""
+        self._host_launch("step_in", "step:image", 1024)
+        self._host_launch("step_echo", "step:echo", 64)
+        plan = super().finish()
+        step_in, step_echo, *forward, sample = plan.launches
+        return replace(plan, launches=(step_in, *forward, step_echo, sample))
+
+    def _host_launch(self, template: str, argument: str, threads: int) -> None:
+        self.launch(template, (argument,), GridEntry(threads, 1), wave_size=self.gpu.wave_size)
 
     def _matrix(self, sources: tuple[str, ...], pairs: bool = False) -> str:
         ggml_type = self.graph.weights[sources[0]].ggml_type.lower()

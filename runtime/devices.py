@@ -16,7 +16,7 @@ from .batch import Program, close_program
 from .golden import check_shortest
 from .hip_api import HipApi, load_hip, runtime_version
 from .hip_device import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
-from .hip_program import open_program
+from .hip_program import HipProgram, open_program
 from .host_device import choose_variant, load_host_program
 from .memory import KvSize, available_memory, check_memory, kv_blocks
 
@@ -41,6 +41,7 @@ class DeviceOptions:
         emulator: from whoever has one; the runtime has none.
         load_hip: finds HIP.
         nodes: the KFD topology of this machine.
+        graphs: one of `GRAPH_MODES`.
     """
 
     device: str = "auto"
@@ -48,6 +49,7 @@ class DeviceOptions:
     emulator: EmulatorMaker | None = None
     load_hip: Callable[[], HipApi] = load_hip
     nodes: Path = KFD_NODES
+    graphs: str = "auto"
 
     def parsed(self) -> tuple[str, str | None]:
         """Kind of device and which one.
@@ -64,7 +66,7 @@ class DeviceOptions:
 def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Report = log.info) -> Program:
     """The bundle on the device asked for; `auto`: a GPU that it has code for, else the host.
 
-    It has replayed a golden record, except on the emulator, which takes seconds for one.
+    It has replayed a golden record and tried its graphs, except on the emulator, which takes seconds for one.
 
     Args:
         bundle: open.
@@ -94,8 +96,8 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
             report(f"no GPU is used: {error}")
         else:
             # From here on nothing falls back: a model that does not fit the GPU is not meant for the CPU.
-            program = open_program(bundle, api, device, target, kv, report, _UploadReport(report))
-            return _checked(program, bundle, target)
+            program = open_program(bundle, api, device, target, kv, report, _UploadReport(report), options.graphs)
+            return _checked(_tried(program), bundle, target)
     target = choose_variant(targets)
     return _checked(_load_host(bundle, options, target, kv), bundle, target)
 
@@ -104,6 +106,16 @@ def _checked(program: Program, bundle: Bundle, target: TargetEntry) -> Program:
     """The program, once it has given a known answer."""
     try:
         check_shortest(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
+    except BaseException:
+        close_program(program)
+        raise
+    return program
+
+
+def _tried(program: HipProgram) -> HipProgram:
+    """The program, once its graphs have been tried."""
+    try:
+        program.try_graphs()
     except BaseException:
         close_program(program)
         raise
@@ -142,7 +154,7 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
     api = options.load_hip()
     found, version = find_devices(api, options.nodes), runtime_version(api)
     device, _ = choose_device(found, [target], which or asked_device(), version=version)
-    return open_program(bundle, api, device, target, kv)
+    return _tried(open_program(bundle, api, device, target, kv, graphs=options.graphs))
 
 
 def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize) -> Program:
@@ -176,7 +188,8 @@ def _load_emulated(
         # Its memory is this machine's, so it is as sparing with it as the host is.
         blocks = kv_blocks(layout, kv.max_context, None, available_memory()) if kv.blocks is None else kv.blocks
         device, size = GpuDevice(0, "emulated", arch, ""), KvSize(blocks, kv.max_context)
-        return open_program(bundle, api, device, target, size, report)
+        program = open_program(bundle, api, device, target, size, report, graphs=options.graphs)
+        return _tried(program) if options.graphs == "on" else program
     raise DeviceError(f"--device {printable(options.device)}: {problem}; the bundle has code for {_arches(bundle)}")
 
 

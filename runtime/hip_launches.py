@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ..artifacts.errors import DeviceError
 from ..artifacts.layout import MAX_ARGUMENTS, GridEntry, Layout
+from .batch import Batch
 from .hip_api import CAPTURE_MODE_THREAD_LOCAL, HipApi, HipError, check
 from .hip_step import StepMemory
 
@@ -26,6 +27,11 @@ class StepShape(NamedTuple):
     tokens: int
     logits: int
     context: int
+
+
+def shape_of(batch: Batch) -> StepShape:
+    """Of a batch."""
+    return StepShape(len(batch.token_ids), len(batch.logits_rows), int(batch.positions.max(initial=-1)) + 1)
 
 
 def grid_of(grid: GridEntry, shape: StepShape) -> tuple[int, int, int] | None:
@@ -88,6 +94,9 @@ def resolve_launches(
         arguments = (ctypes.c_void_p * MAX_ARGUMENTS)(*values)
         first, size = ctypes.addressof(arguments), ctypes.sizeof(ctypes.c_void_p)
         pointers = [ctypes.addressof(step.pointer), *(first + size * i for i in range(MAX_ARGUMENTS))]
+        for index, argument in enumerate(entry.arguments):
+            if argument in step.arguments:
+                pointers[1 + index] = ctypes.addressof(step.arguments[argument])
         parameters = (ctypes.c_void_p * (1 + MAX_ARGUMENTS))(*pointers)
         launches.append(Launch(entry.kernel, functions[entry.kernel], entry.grid, parameters, arguments))
     return tuple(launches)
@@ -127,6 +136,9 @@ class Graphs:
 
     A step is one of decoding where every token has a row of logits. Its grids are those of the bucket's largest
     shape; kernels read the true counts from the step's memory, and workgroups beyond them leave at once.
+
+    Attributes:
+        problem: why there are none any more; None: they are used.
     """
 
     def __init__(self, api: HipApi, launches: Sequence[Launch], layout: Layout, stream: ctypes.c_void_p) -> None:
@@ -134,7 +146,7 @@ class Graphs:
         self._launches = launches
         self._stream = stream
         self._executables: dict[StepShape, ctypes.c_void_p] = {}
-        self._enabled = True
+        self.problem: str | None = None
         self._most = min(layout.max_sequences, layout.max_batch_tokens)
         grids = [launch.grid for launch in launches]
         self._tokens = _Steps(grids, "tokens", self._most)
@@ -145,13 +157,24 @@ class Graphs:
 
     def bucket(self, shape: StepShape) -> StepShape | None:
         """The largest shape that shares a graph with this one; None where it is not for graphs."""
-        if not self._enabled or shape.tokens != shape.logits or not 1 <= shape.tokens <= self._most:
+        if self.problem is not None or shape.tokens != shape.logits or not 1 <= shape.tokens <= self._most:
             return None
         context = 0
         if self._split:
             splits = -(-shape.context // self._split)
             context = max(shape.context, min(self._split << (splits - 1).bit_length(), self._max_context))
         return StepShape(self._tokens.round_up(shape.tokens), self._logits.round_up(shape.logits), context)
+
+    def capture_usual(self) -> None:
+        """Capture those of short contexts, for each number of sequences: memory that graphs take shows then.
+
+        Raises:
+            HipError: a launch failed.
+        """
+        for count in range(1, self._most + 1):
+            bucket = self.bucket(StepShape(count, count, 1))
+            if bucket is not None and bucket not in self._executables and (executable := self._capture(bucket)):
+                self._executables[bucket] = executable
 
     def launch(self, bucket: StepShape) -> bool:
         """Queue the graph of a bucket; False where HIP cannot make one: then nothing was queued, now or later.
@@ -176,7 +199,7 @@ class Graphs:
             code = self._api.hipStreamBeginCapture(self._stream, CAPTURE_MODE_THREAD_LOCAL)
             check(self._api, code, "capture of a graph")
         except HipError as error:
-            self._give_up(error)
+            self.turn_off(str(error))
             return None
         try:
             launch_all(self._api, self._launches, bucket, self._stream)
@@ -189,15 +212,16 @@ class Graphs:
             code = self._api.hipGraphInstantiate(ctypes.byref(executable), graph, None, None, 0)
             check(self._api, code, "making of a graph")
         except HipError as error:
-            self._give_up(error)
+            self.turn_off(str(error))
             return None
         finally:
             self._destroy(graph)
         return executable
 
-    def _give_up(self, error: HipError) -> None:
-        log.warning("%s; kernels are launched one by one from now on", error)
-        self._enabled = False
+    def turn_off(self, problem: str) -> None:
+        """Use no graph any more."""
+        log.warning("%s; kernels are launched one by one from now on", problem)
+        self.problem = problem
 
     def _destroy(self, graph: Any) -> None:
         if graph.value:

@@ -55,14 +55,19 @@ class DeviceMemory:
         self._checked(self._api.hipMalloc(ctypes.byref(pointer), n_bytes), n_bytes, what)
         return self._keep(self._device, pointer, what)
 
-    def pinned(self, n_bytes: int, what: str) -> int:
+    def pinned(self, n_bytes: int, what: str, flags: int = 0) -> int:
         """Address of fresh host memory that copies can take directly.
+
+        Args:
+            n_bytes: of it.
+            what: it is for.
+            flags: of hipHostMalloc.
 
         Raises:
             HipError: as `device`.
         """
         pointer = ctypes.c_void_p()
-        self._checked(self._api.hipHostMalloc(ctypes.byref(pointer), n_bytes, 0), n_bytes, f"{what}, pinned")
+        self._checked(self._api.hipHostMalloc(ctypes.byref(pointer), n_bytes, flags), n_bytes, f"{what}, pinned")
         return self._keep(self._pinned, pointer, what)
 
     def _checked(self, code: int, n_bytes: int, what: str) -> None:

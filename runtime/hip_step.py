@@ -1,6 +1,9 @@
-"""The memory of a step: what kernels read of a batch, in one piece. Masks are its end, and are sent by themselves.
+"""The memory of a step: what kernels read of a batch, in one piece, as the host writes it and as the GPU has it.
 
-The records mirror `struct step` and `struct sampling` of kernels/hip/prelude.h, at `HIP_ABI_VERSION`.
+The host writes an image into pinned coherent memory, and the first kernel of a step copies it: a copy by HIP just
+before a graph is replayed may be seen too late by the scalar loads of its kernels (ROCm/hip #3902). Masks are the
+image's end; the kernel that draws tokens fetches them itself, so that they may be written while the others run. The
+records mirror `struct step` and `struct sampling` of kernels/hip/prelude.h, at `HIP_ABI_VERSION`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch, Int32, RowSampling
-from .hip_api import COPY_HOST_TO_DEVICE, HipApi, check
+from .hip_api import HOST_MALLOC_COHERENT
 from .hip_memory import DeviceMemory
 
 SAMPLING: Final = np.dtype(
@@ -31,6 +34,7 @@ SAMPLING: Final = np.dtype(
         ("seed", "<u8"),
         ("counter", "<u8"),
         ("mask", "<u8"),
+        ("mask_image", "<u8"),
         ("typical_p", "<f4"),
         ("num_biases", "<i4"),
         ("bias_tokens", "<u8"),
@@ -43,7 +47,7 @@ STEP: Final = np.dtype(
         ("num_tokens", "<i4"),
         ("num_logits", "<i4"),
         ("blocks_per_row", "<i4"),
-        ("reserved", "<i4"),
+        ("n_bytes", "<i4"),
         ("token_ids", "<u8"),
         ("positions", "<u8"),
         ("rows", "<u8"),
@@ -51,6 +55,7 @@ STEP: Final = np.dtype(
         ("logits_rows", "<u8"),
         ("sampling", "<u8"),
         ("sampled", "<u8"),
+        ("number", "<u8"),
     ]
 )
 _COUNTS: Final = {"seen_tokens": "num_seen", "bias_tokens": "num_biases"}  # the field that says how long it is
@@ -64,77 +69,74 @@ class StepMemory:
     Attributes:
         pointer: to `struct step`, as kernels take it; changes only where the memory grows.
         generation: counts how often that was.
+        number: of the last step that was written.
+        arguments: by the text of an argument, where its value is; one changes as `pointer` does.
     """
 
-    def __init__(self, api: HipApi, memory: DeviceMemory, sampled: int, n_bytes: int = _FIRST_BYTES) -> None:
+    def __init__(self, memory: DeviceMemory, sampled: int, n_bytes: int = _FIRST_BYTES) -> None:
         """Take the first memory.
 
         Args:
-            api: HIP.
             memory: to take it from.
             sampled: device address of int32[R], where kernels leave the tokens.
             n_bytes: to begin with.
         Raises:
             HipError: it is not to be had.
         """
-        self._api = api
         self._memory = memory
         self._sampled = sampled
         self.pointer = ctypes.c_void_p()
         self.generation = 0
+        self.number = 0
         self._capacity = 0
-        self._pinned = 0
+        self._image = ctypes.c_void_p()
+        self._echo = ctypes.c_void_p(memory.pinned(_ALIGNMENT, "echo of a step", HOST_MALLOC_COHERENT))
+        ctypes.memset(self._echo, 0, _ALIGNMENT)
+        self.arguments = {"step:image": self._image, "step:echo": self._echo}
         self._masks: list[int] = []  # offsets of those of the last batch
         self._grow(n_bytes)
 
-    def send(self, batch: Batch, stream: ctypes.c_void_p) -> None:
-        """Queue the copy to the device of all but the masks; the batch before it must have been waited for.
+    def write(self, batch: Batch) -> None:
+        """Write the image of all but the masks; the step before it must have been waited for.
 
         Raises:
-            HipError: the batch is larger than all before, and memory is not to be had; or the copy failed.
+            HipError: the batch is larger than all before, and memory is not to be had.
         """
         pieces = _pieces(batch)
         offsets, end = _place([piece.nbytes for piece in pieces], _aligned(STEP.itemsize))
         self._masks, total = _place([row.mask.nbytes for row in batch.sampling if row.mask is not None], end)
         if total > self._capacity:
             self._grow(max(total, 2 * self._capacity))
-        device = self.pointer.value or 0
+        device, image = self.pointer.value or 0, self._image.value or 0
         addresses = [device + offset for offset in offsets]
-        header = _header(batch, addresses, self._sampled)
-        _point_sampling(pieces, batch.sampling, addresses, [device + offset for offset in self._masks])
+        self.number += 1
+        header = _header(batch, addresses, self._sampled, self.number, end)
+        _point_sampling(pieces, batch.sampling, addresses, [(device + at, image + at) for at in self._masks])
         for offset, piece in zip((0, *offsets), (header, *pieces), strict=True):
-            ctypes.memmove(self._pinned + offset, piece.tobytes(), piece.nbytes)
-        code = self._api.hipMemcpyAsync(device, self._pinned, end, COPY_HOST_TO_DEVICE, stream)
-        check(self._api, code, "upload of a step")
+            ctypes.memmove(image + offset, piece.tobytes(), piece.nbytes)
 
-    def send_masks(self, batch: Batch, stream: ctypes.c_void_p) -> None:
-        """Wait for the masks of the batch that was sent, and queue their copy; nothing where there are none.
-
-        Raises:
-            HipError: the copy failed.
-        """
+    def write_masks(self, batch: Batch) -> None:
+        """Wait for the masks of the batch that was written, and write them too; before its tokens are drawn."""
         masks = [mask for row in batch.sampling if (mask := row.wait_for_mask()) is not None]
-        if not masks:
-            return
         for offset, mask in zip(self._masks, masks, strict=True):
-            ctypes.memmove(self._pinned + offset, mask.tobytes(), mask.nbytes)
-        first, n_bytes = self._masks[0], self._masks[-1] + masks[-1].nbytes - self._masks[0]
-        device = (self.pointer.value or 0) + first
-        code = self._api.hipMemcpyAsync(device, self._pinned + first, n_bytes, COPY_HOST_TO_DEVICE, stream)
-        check(self._api, code, "upload of a step's masks")
+            ctypes.memmove((self._image.value or 0) + offset, mask.tobytes(), mask.nbytes)
+
+    def echoed(self) -> int:
+        """Number of the step that the kernels saw last."""
+        return ctypes.c_uint64.from_address(self._echo.value or 0).value
 
     def _grow(self, n_bytes: int) -> None:
         """More memory; where it is not to be had, the old stays."""
         device = self._memory.device(n_bytes, "step")
         try:
-            pinned = self._memory.pinned(n_bytes, "step")
+            image = self._memory.pinned(n_bytes, "step", HOST_MALLOC_COHERENT)
         except BaseException:
             self._memory.free(device)
             raise
         if self._capacity:
             self._memory.free(self.pointer.value or 0)
-            self._memory.free(self._pinned)
-        self.pointer.value, self._pinned, self._capacity = device, pinned, n_bytes
+            self._memory.free(self._image.value or 0)
+        self.pointer.value, self._image.value, self._capacity = device, image, n_bytes
         self.generation += 1
 
 
@@ -187,9 +189,12 @@ def _fill(record: Any, row: RowSampling) -> None:
 
 
 def _point_sampling(
-    pieces: Sequence[npt.NDArray[Any]], rows: Sequence[RowSampling], addresses: Sequence[int], masks: Sequence[int]
+    pieces: Sequence[npt.NDArray[Any]],
+    rows: Sequence[RowSampling],
+    addresses: Sequence[int],
+    masks: Sequence[tuple[int, int]],
 ) -> None:
-    """Enter the addresses of the rows' arrays, which follow the records in the rows' order, and of their masks."""
+    """Enter the addresses of the rows' arrays, which follow the records in the rows' order, and both of their masks."""
     records, at, left = pieces[5], 6, iter(masks)
     for record, row in zip(records, rows, strict=False):
         for name, array in _pointed_at(row).items():
@@ -198,15 +203,15 @@ def _point_sampling(
                 record[_COUNTS[name]] = len(array)
             at += 1
         if row.mask is not None:
-            record["mask"] = next(left)
+            record["mask"], record["mask_image"] = next(left)
 
 
-def _header(batch: Batch, addresses: Sequence[int], sampled: int) -> npt.NDArray[Any]:
+def _header(batch: Batch, addresses: Sequence[int], sampled: int, number: int, n_bytes: int) -> npt.NDArray[Any]:
     header = np.zeros(1, STEP)
     header["num_tokens"], header["num_logits"] = len(batch.token_ids), len(batch.logits_rows)
     header["blocks_per_row"] = batch.block_table.shape[1]
     names = ("token_ids", "positions", "rows", "block_table", "logits_rows", "sampling")
     for name, address in zip(names, addresses, strict=False):
         header[name] = address
-    header["sampled"] = sampled
+    header["sampled"], header["number"], header["n_bytes"] = sampled, number, n_bytes
     return header

@@ -20,6 +20,7 @@ from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.render import render_kernel
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.batch import RowSampling
+from rocmforge.runtime.hip_api import HOST_MALLOC_COHERENT
 from rocmforge.tests.kernel_harness import Array, Float32, Float64, Step, quantize_rows
 from rocmforge.tools.emulator import HipEmulator, KernelCounters
 
@@ -29,6 +30,7 @@ ARCHES = ("gfx1100", "gfx1201", "gfx942")
 Q8_BLOCK = np.dtype([("quants", "i1", 32), ("scales", "<f4", 2), ("sums", "<i2", 2), ("scaled_sum", "<f4")])
 """struct q8_block."""
 
+STEP_NUMBER = 0x123456789ABCDEF0
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 
 
@@ -60,6 +62,7 @@ class Gpu:
         sources = tuple(replace(source, text=prologue + source.text) for source in rendered)
         (code,) = build_variants(sources, target, find_toolchain("clang", target), cache, lambda _done, _total: None, 2)
         self.api = HipEmulator(arch)
+        self.code = code.data
         self.module = ctypes.c_void_p()
         self._check(self.api.hipModuleLoadData(ctypes.byref(self.module), code.data))
 
@@ -75,8 +78,20 @@ class Gpu:
         assert pointer.value is not None
         return pointer.value
 
-    def _upload_mask(self, mask: Array | None, pointers: list[ctypes.c_void_p]) -> int:
-        return 0 if mask is None else self._upload(mask, pointers)
+    def pinned(self, array: Array, pointers: list[ctypes.c_void_p]) -> int:
+        """Address of pinned host memory that holds a copy of an array."""
+        pointer = ctypes.c_void_p()
+        self._check(self.api.hipHostMalloc(ctypes.byref(pointer), max(array.nbytes, 4), HOST_MALLOC_COHERENT))
+        assert pointer.value is not None
+        ctypes.memmove(pointer.value, array.ctypes.data, array.nbytes)
+        pointers.append(pointer)
+        return pointer.value
+
+    def _upload_mask(self, mask: Array | None, pointers: list[ctypes.c_void_p]) -> tuple[int, int]:
+        """Where the kernel is to have it, and where the host wrote it."""
+        if mask is None:
+            return 0, 0
+        return self._upload(np.full_like(mask, 0x5A5A5A5A), pointers), self.pinned(mask, pointers)
 
     def _upload_sampling(
         self, rows: Sequence[RowSampling], masks: Sequence[Array | None], pointers: list[ctypes.c_void_p]
@@ -87,11 +102,11 @@ class Gpu:
             bias_tokens, biases = (none if x is None else x for x in (row.bias_tokens, row.biases))
             originals = np.zeros(len(seen) + len(bias_tokens), np.float32) if row.keep_logits else None
             packed += struct.pack(
-                "<3fi3fi2Q2QQfi3Q",
+                "<3fi3fi2Q2Q2Qfi3Q",
                 *(row.temperature, row.top_p, row.min_p, row.top_k),
                 *(row.repetition_penalty, row.presence_penalty, row.frequency_penalty, len(seen)),
                 *(self._upload(seen, pointers), self._upload(counts, pointers), row.seed, row.counter),
-                self._upload_mask(row.wait_for_mask() if mask is None else mask, pointers),
+                *self._upload_mask(row.wait_for_mask() if mask is None else mask, pointers),
                 *(row.typical_p, len(bias_tokens)),
                 *(self._upload(bias_tokens, pointers), self._upload(biases, pointers)),
                 0 if originals is None else self._upload(originals, pointers),
@@ -123,7 +138,7 @@ class Gpu:
         addresses = [self._upload(array, pointers) for array in arrays]
         addresses += [self._upload_sampling(sampling, masks, pointers), self._upload(sampled, pointers)]
         sampled_at = pointers[-1]
-        packed = struct.pack("<4i7Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
+        packed = struct.pack("<4i8Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses, STEP_NUMBER)
         values = [self._upload(np.frombuffer(packed, np.uint8), pointers)]
         for index, array in enumerate(arguments):
             values.append(0 if array is None else self._upload(array, pointers))
@@ -134,21 +149,47 @@ class Gpu:
             if array is not None:
                 self._check(self.api.hipMemcpy(array.ctypes.data, value, array.nbytes, _DEVICE_TO_HOST))
         self._check(self.api.hipMemcpy(sampled.ctypes.data, sampled_at, sampled.nbytes, _DEVICE_TO_HOST))
-        for pointer in pointers:
-            self._check(self.api.hipFree(pointer))
+        self.free(pointers)
         return sampled[:num_logits]
 
+    def free(self, pointers: list[ctypes.c_void_p]) -> None:
+        """Give memory back, of either kind."""
+        for pointer in pointers:
+            if self.api.hipFree(pointer) != 0:
+                self._check(self.api.hipHostFree(pointer))
+
     def _launch(self, kernel: KernelSpec, grid: GridEntry, step: Step, num_logits: int, values: list[int]) -> None:
+        count = {"tokens": step.num_tokens, "logits": num_logits, "none": 1}[grid.rows]
+        z = -(-(max(step.positions) + 1) // grid.split) if grid.split else 1
+        self._check(self._start(kernel, (grid.x, -(-count // grid.tile), z), grid.threads, values, None))
+
+    def _start(
+        self,
+        kernel: KernelSpec,
+        grid: tuple[int, int, int],
+        threads: int,
+        values: Sequence[int],
+        stream: ctypes.c_void_p | None,
+    ) -> int:
         function = ctypes.c_void_p()
         self._check(self.api.hipModuleGetFunction(ctypes.byref(function), self.module, kernel.symbol.encode()))
         cells = [ctypes.c_void_p(value) for value in values]
         table = (ctypes.c_void_p * 9)(*(ctypes.addressof(cell) for cell in cells))
-        count = {"tokens": step.num_tokens, "logits": num_logits, "none": 1}[grid.rows]
-        z = -(-(max(step.positions) + 1) // grid.split) if grid.split else 1
-        code = self.api.hipModuleLaunchKernel(
-            function, grid.x, -(-count // grid.tile), z, grid.threads, 1, 1, 0, None, table, None
-        )
-        self._check(code)
+        return self.api.hipModuleLaunchKernel(function, *grid, threads, 1, 1, 0, stream, table, None)
+
+    def launch_at(
+        self, kernel: KernelSpec, grid: GridEntry, step: int, argument: int, stream: ctypes.c_void_p | None = None
+    ) -> int:
+        """Launch one workgroup on a step that lies at an address, with one argument; HIP's answer."""
+        return self._start(kernel, (1, 1, 1), grid.threads, [step, argument] + [0] * 7, stream)
+
+    def run_at(self, kernel: KernelSpec, grid: GridEntry, step: Array, argument: int) -> None:
+        """The same, where the step is `step`, copied in and back out."""
+        pointers: list[ctypes.c_void_p] = []
+        address = self._upload(step, pointers)
+        self._check(self.launch_at(kernel, grid, address, argument))
+        self._check(self.api.hipMemcpy(step.ctypes.data, address, step.nbytes, _DEVICE_TO_HOST))
+        self.free(pointers)
 
     def counters(self, kernel: KernelSpec) -> KernelCounters:
         """What a kernel has cost so far."""

@@ -125,6 +125,10 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         130: "GPU for which there is generic code alone, and a runtime too old for it",
         131: "HIP library that shows no GPU, before one that does",
         132: "HIP library named outright that is not there or none",
+        133: "step that scalar loads would read before it has arrived",
+        134: "graphs whose replays compute something else, at load",
+        135: "graph that replays another step, while it is served",
+        136: "memory that graphs take after the KV cache",
     },
 }
 # Cases that must be held: CI fails where no test names one.

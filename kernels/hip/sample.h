@@ -8,7 +8,7 @@
  * Nothing is sorted. A place in the order is found digit by digit: a histogram of the next 8 bits of what is still
  * possible, of counts (top_k) or of weights (top_p, typical_p, the draw). Weights are integers, so that sums have no order.
  */
-#include "prelude.h"
+#include "host_memory.h"
 
 #define THREADS 512
 #define WAVES (THREADS / WAVE_SIZE)
@@ -332,6 +332,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     if (r >= STEP->num_logits) return;
     sampling_pointer s = STEP->sampling + r;
     struct row row = { (logits_pointer)a0 + (size_t)r * VOCAB_SIZE, s->mask, 0, s->temperature, 0, 0, __builtin_inff(), 0, BY_ID };
+    if (s->mask) copy_from_host(s->mask, s->mask_image, (VOCAB_SIZE + 31) / 32, THREADS); /* the first barrier is below */
     if (s->originals) {
         save_logits(row.logits, s);
         __syncthreads();

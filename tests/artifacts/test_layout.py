@@ -19,6 +19,7 @@ from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import (
     GRID_ROWS,
     ITEM_BYTES,
+    STEP_ARGUMENTS,
     BufferEntry,
     FinalNorm,
     GridEntry,
@@ -161,6 +162,12 @@ def test_grids_to_the_last_that_hip_takes(field: str, low: int, high: int) -> No
             decode_layout(PATH, encode_layout(with_grid(value)), 2304)
 
 
+def test_arguments_by_which_host_and_gpu_speak_of_a_step() -> None:
+    launches = tuple(LaunchEntry("a", (argument,), GridEntry(64, 1)) for argument in STEP_ARGUMENTS)
+    layout = dataclasses.replace(LAYOUT, launches=launches)
+    assert decode_layout(PATH, encode_layout(layout), 2304) == layout
+
+
 @pytest.mark.parametrize("length", [0, 1, 512, 513])
 def test_names_have_1_to_512_characters(length: int) -> None:
     layout = dataclasses.replace(LAYOUT, buffers=(*LAYOUT.buffers, BufferEntry("b" * length, "uint8", 1, 1)))
@@ -242,6 +249,10 @@ def test_hostile_msgpack(data: bytes) -> None:
         pytest.param(changed(launches=(LaunchEntry("a", ("none",) * 9),)), "launches[0].arguments", id="arguments"),
         pytest.param(changed(launches=(LaunchEntry("a", ("tensor:x",)),)), "arguments[0]", id="no-tensor"),
         pytest.param(changed(launches=(LaunchEntry("a", ("buffer:x",)),)), "arguments[0]", id="no-buffer"),
+        pytest.param(changed(launches=(LaunchEntry("a", ("step:image",)),)), "arguments[0]", id="step-of-the-host"),
+        pytest.param(
+            changed(launches=(LaunchEntry("a", ("step:masks",), GridEntry(1, 1)),)), "arguments[0]", id="no-part-of-it"
+        ),
         pytest.param(changed(launches=(LaunchEntry("a", (), GridEntry(0, 1)),)), "grid.threads", id="no-threads"),
         pytest.param(changed(launches=(LaunchEntry("a", (), GridEntry(1, 1, "rows")),)), "grid.rows", id="rows"),
         pytest.param(changed(launches=(LaunchEntry("a", ("kv:2:key",)),)), "arguments[0]", id="no-layer"),

@@ -7,6 +7,7 @@ that a copy has yet to read, or reads what a kernel has yet to write, is found o
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import struct
 import threading
@@ -21,7 +22,7 @@ import numpy as np
 from rocmforge.artifacts.code_object import CodeObjectError, read_code_object
 from rocmforge.artifacts.hip import GENERIC_ARCHES
 from rocmforge.runtime.hip_api import _ARGUMENTS, _TEXTS, OPTIONAL, HipApi
-from rocmforge.runtime.hip_step import STEP
+from rocmforge.runtime.hip_step import SAMPLING, STEP
 
 ERRORS = {
     1: (b"hipErrorInvalidValue", b"invalid argument"),
@@ -104,7 +105,12 @@ def through_c(fake: FakeHip) -> HipApi:
 
 
 class FakeHip:
-    """See the module. A kernel whose name begins with `sample` leaves `token_ids[logits_rows[r]] + 1` for row r."""
+    """See the module. Kernels of hip_bundle.py: `step_in` copies the step, `step_echo` tells its number, `embedding`
+    has `hidden` begin with the tokens, `output` makes logits of them, of which `sample` makes the token behind row r's.
+
+    `stale` says how replays of graphs go wrong: "step", the step before is still there; "old", the first of all is
+    there again; "pointers", a kernel in the middle reads elsewhere; "deaf", no step's number is told, replayed or not.
+    """
 
     def __init__(self, *devices: Device, memory_bytes: int = 1 << 30) -> None:
         self.devices = devices or (Device(),)
@@ -123,6 +129,12 @@ class FakeHip:
         self.hangs = False
         self.lost = 0  # what every function answers
         self.version = 70_200_000
+        self.stale = ""
+        self.copies_to_device = 0
+        self.graph_bytes = 0  # that each launchable graph takes
+        self.coherent: set[int] = set()  # pinned memory that asked for it
+        self._replaying = False
+        self._first_image = b""
         self._failures: dict[tuple[str, int], int] = {}
         self._handles = itertools.count(0x1000, 16)
         self._thread = threading.local()
@@ -140,7 +152,8 @@ class FakeHip:
 
     def used(self) -> int:
         """Bytes of device memory."""
-        return sum(block.size for block in self.device_blocks.values())
+        graphs = self.graph_bytes * len(self.executables)
+        return graphs + sum(block.size for block in self.device_blocks.values())
 
     def read(self, address: int, n_bytes: int) -> bytes:
         """Device memory, which must lie in one allocation."""
@@ -247,7 +260,11 @@ class FakeHip:
         return self._allocate(self.device_blocks, pointer, size)
 
     def hipHostMalloc(self, pointer: Any, size: int, flags: int) -> int:
-        return self._enter("hipHostMalloc") or self._allocate(self.pinned_blocks, pointer, size)
+        if code := self._enter("hipHostMalloc") or self._allocate(self.pinned_blocks, pointer, size):
+            return code
+        if flags & 0x40000000:
+            self.coherent.add(next(reversed(self.pinned_blocks)))
+        return 0
 
     def hipFree(self, pointer: int) -> int:
         self._enter("hipFree")
@@ -265,6 +282,7 @@ class FakeHip:
         if code := self._enter("hipMemcpyAsync"):
             return code
         device, host = (destination, source) if kind == 1 else (source, destination)
+        self.copies_to_device += kind == 1
 
         def copy() -> int:
             assert self._inside(self.device_blocks, device, size)
@@ -356,16 +374,52 @@ class FakeHip:
     def _run(
         self, kernel: str, grid: tuple[int, int, int], block: tuple[int, int, int], arguments: tuple[int, ...]
     ) -> int:
+        if kernel == "step_in":
+            self._step_in(*arguments[:2])
         step = np.frombuffer(self.read(arguments[0], STEP.itemsize), STEP)[0]
         num_tokens, num_logits = int(step["num_tokens"]), int(step["num_logits"])
         tokens = np.frombuffer(self.read(int(step["token_ids"]), 4 * num_tokens), np.int32)
-        if kernel.startswith("sample") and num_logits:
-            rows = np.frombuffer(self.read(int(step["logits_rows"]), 4 * num_logits), np.int32)
-            sampled = (tokens[rows] + 1).tobytes()
-            assert self._inside(self.device_blocks, int(step["sampled"]), len(sampled))
-            ctypes.memmove(int(step["sampled"]), sampled, len(sampled))
+        rows = np.frombuffer(self.read(int(step["logits_rows"]), 4 * num_logits), np.int32)
+        if kernel == "step_echo" and self.stale != "deaf":
+            assert arguments[1] in self.coherent
+            ctypes.memmove(arguments[1], step["number"].tobytes(), 8)
+        elif kernel == "embedding":
+            for token, value in enumerate(tokens.astype(np.float32) / 2**20):
+                self._put(arguments[2] + 256 * token, value.tobytes())
+        elif kernel == "output":
+            hidden = arguments[1] + 256 * (self._replaying and self.stale == "pointers")
+            values = (np.frombuffer(self.read(hidden + 256 * int(row), 4), np.float32)[0] for row in rows)
+            self._put(arguments[2], b"".join(np.full(48, value, np.float32).tobytes() for value in values))
+        elif kernel == "sample":
+            at = int(step["sampling"])
+            for record in np.frombuffer(self.read(at, SAMPLING.itemsize * num_logits), SAMPLING):
+                if record["mask"]:
+                    assert self._inside(self.pinned_blocks, int(record["mask_image"]), 8)
+                    self._put(int(record["mask"]), ctypes.string_at(int(record["mask_image"]), 8))
+            logits = np.frombuffer(self.read(arguments[1], 4 * 48 * num_logits), np.float32)[::48]
+            self._put(int(step["sampled"]), (logits * 2**20 + 1).astype(np.int32).tobytes())
         self.launched.append(Launched(kernel, grid, block, arguments, num_tokens, num_logits, tuple(tokens.tolist())))
         return 0
+
+    def _step_in(self, goal: int, image: int) -> None:
+        assert image in self.coherent
+        n_bytes = int(np.frombuffer(ctypes.string_at(image, STEP.itemsize), STEP)[0]["n_bytes"])
+        assert self._inside(self.pinned_blocks, image, n_bytes)
+        data = ctypes.string_at(image, n_bytes)
+        self._first_image = self._first_image or data
+        if not (self._replaying and self.stale == "step"):
+            self._put(goal, self._first_image if self._replaying and self.stale == "old" else data)
+
+    def _put(self, address: int, data: bytes) -> None:
+        assert self._inside(self.device_blocks, address, len(data))
+        ctypes.memmove(address, data, len(data))
+
+    def _replay(self, work: Callable[[], int]) -> int:
+        self._replaying = True
+        try:
+            return work()
+        finally:
+            self._replaying = False
 
     # Graphs.
 
@@ -391,7 +445,7 @@ class FakeHip:
         if code := self._enter("hipGraphLaunch"):
             return code
         for work in self.executables[_handle_of(executable)]:
-            self._queue(stream, work)
+            self._queue(stream, functools.partial(self._replay, work))
         return 0
 
     def hipGraphExecDestroy(self, executable: Any) -> int:

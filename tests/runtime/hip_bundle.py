@@ -29,6 +29,7 @@ from .fake_hip import code_object
 MANY = (1 << 31) - 1
 EMBEDDING, NORM, TABLE = (48, 64), (64,), (128, 8)
 LAUNCHES = (
+    LaunchEntry("step_in", ("step:image",), GridEntry(1024, 1)),
     LaunchEntry("embedding", ("tensor:embedding", "buffer:hidden"), GridEntry(128, 1, "tokens")),
     LaunchEntry("gemv_2", ("tensor:norm", "none", "buffer:hidden"), GridEntry(64, 5, "tokens", 2, 0, 1, 2)),
     LaunchEntry("gemv_6", ("tensor:norm", "none", "buffer:hidden"), GridEntry(64, 5, "tokens", 6, 0, 3, 6)),
@@ -38,6 +39,8 @@ LAUNCHES = (
     LaunchEntry("tiled", ("kv:0:key", "kv:0:value"), GridEntry(32, 2, "tokens", 8, 0, 5, MANY)),
     LaunchEntry("once", (), GridEntry(256, 7)),
     LaunchEntry("norm", ("buffer:hidden",), GridEntry(256, 1, "logits")),
+    LaunchEntry("output", ("buffer:hidden", "buffer:logits"), GridEntry(64, 1, "logits")),
+    LaunchEntry("step_echo", ("step:echo",), GridEntry(64, 1)),
     LaunchEntry("sample", ("buffer:logits",), GridEntry(512, 1, "logits")),
 )
 LAYOUT = Layout(

@@ -179,12 +179,13 @@ class WatchedHip(FakeHip):
         return super().hipModuleLaunchKernel(function, *arguments)
 
     def _run(self, kernel: str, *rest: Any) -> int:
+        code = super()._run(kernel, *rest)
         if kernel == "sample":
             step = np.frombuffer(self.read(rest[2][0], STEP.itemsize), STEP)[0]
             records = self.read(int(step["sampling"]), int(step["num_logits"]) * SAMPLING.itemsize)
             for address in np.frombuffer(records, SAMPLING)["mask"].tolist():
                 self.masks.append(self.read(address, -(-LAYOUT.vocab_size // 32) * 4) if address else b"")
-        return super()._run(kernel, *rest)
+        return code
 
 
 @pytest.mark.parametrize("replays", [0, 2])

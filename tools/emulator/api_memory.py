@@ -73,7 +73,13 @@ class MemoryApi(ApiBase):
         if code := self._enter("hipMemcpyAsync"):
             return code
         to, source_at, count = address_of(destination), address_of(source), int(getattr(size, "value", size))
-        return self._queue(stream, lambda: self._copy(to, source_at, count, int(kind)))
+        return self._queue(stream, lambda: self._copy_in_order(to, source_at, count, int(kind)))
+
+    def _copy_in_order(self, destination: int, source: int, size: int, kind: int) -> int:
+        code = self._copy(destination, source, size, kind)
+        if code == hip.SUCCESS and kind == hip.COPY_HOST_TO_DEVICE:
+            self._state.memory.mark_fresh(destination)
+        return code
 
     def hipMemcpyHtoD(self, destination: Any, source: Any, size: Any) -> int:
         """Copy from host to device."""

@@ -48,6 +48,7 @@ class StreamApi(ApiBase):
 
     def hipStreamSynchronize(self, stream: Any) -> int:
         """Wait for a stream: an error of its work shows here again."""
+        self._state.memory.settle()
         return self._wait("hipStreamSynchronize", stream)
 
     def hipStreamQuery(self, stream: Any) -> int:
@@ -62,6 +63,7 @@ class StreamApi(ApiBase):
         """Wait for all work."""
         if code := self._enter("hipDeviceSynchronize"):
             return code
+        self._state.memory.settle()
         return self._state.done(hip.STREAM_CAPTURE_UNSUPPORTED) if self._capturing() else hip.SUCCESS
 
     def hipEventCreate(self, event: Any) -> int:

@@ -21,7 +21,8 @@ from .structures import Fault
     TARGET,
     TRAP,
     WMMA,
-) = range(13)
+    FRESH,
+) = range(14)
 _SEVERAL = 0xFF
 
 
@@ -58,6 +59,7 @@ KINDS = {
     TARGET: "jump",
     TRAP: "trap",
     WMMA: "wmma-layout",
+    FRESH: "fresh",
 }
 
 
@@ -86,6 +88,7 @@ def describe(
         TARGET: f"jump to {fault.address:#x}, which is no known code",
         TRAP: f"trap {fault.address}",
         WMMA: "A or B is not repeated in the upper lanes",
+        FRESH: f"scalar {access} at {fault.address:#x}, which the host has just written",
     }[fault.code]
     where = f"workgroup {group}, wave {fault.wave}, lane {fault.lane}"
     message = f"kernel {kernel}+{offset:#x}: {instruction}: {what}; {where}"

@@ -25,6 +25,7 @@ class Block:
         size: bytes asked for, exactly; one byte more is out of bounds.
         kind: "device", "host" (pinned) or "code".
         label: for counters.
+        fresh: the host wrote it, and has not waited for the device since: always so of pinned memory.
     """
 
     address: int
@@ -35,6 +36,7 @@ class Block:
     lines: Any = field(repr=False)
     mapping: Any = None
     view: Any = None
+    fresh: bool = False
 
     @property
     def end(self) -> int:
@@ -77,7 +79,7 @@ class Allocations:
             for slot, (row, block) in enumerate(zip(self._table, self._table_blocks, strict=False)):
                 row.begin, row.end = block.address, block.end
                 row.lines = ctypes.addressof(block.lines)
-                row.read_only, row.slot = int(block.read_only), slot
+                row.read_only, row.slot = block.read_only | block.fresh << 1, slot
         return self._table, self._table_blocks
 
 
@@ -94,6 +96,18 @@ class Memory(Allocations):
         self.used = 0
         self._quarantine: deque[Block] = deque()
 
+    def mark_fresh(self, address: int) -> None:
+        """The host has written into the allocation at an address."""
+        block = self.find(address)
+        if block is not None and not block.fresh:
+            block.fresh, self._table = True, None
+
+    def settle(self) -> None:
+        """The host has waited for the device."""
+        for block in self._blocks.values():
+            if block.fresh and block.kind != "host":
+                block.fresh, self._table = False, None
+
     def allocate(self, size: int, kind: str = "device", read_only: bool = False, label: str = "") -> Block:
         """Reserve memory, filled with a pattern.
 
@@ -107,7 +121,8 @@ class Memory(Allocations):
         address = ctypes.addressof(view) + _GAP
         ctypes.memset(address, _POISON, size)
         lines = (ctypes.c_uint64 * (size // 8192 + 3))()
-        block = Block(address, size, kind, read_only, label or f"{kind} {address:#x}", lines, mapping, view)
+        name, fresh = label or f"{kind} {address:#x}", kind == "host"
+        block = Block(address, size, kind, read_only, name, lines, mapping, view, fresh)
         self._blocks[address] = block
         bisect.insort(self._order, address)
         self.used += size if kind == "device" else 0

@@ -67,7 +67,7 @@ int resolve_global(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes
   if (contiguous(address, size, lanes)) {
     // The common case at once. Whatever is wrong is found lane by lane below, where the first lane at fault is named.
     const Allocation *a = find(w, address[0]);
-    if (a && address[0] + size * W <= a->end && !(address[0] & misaligned) && !(kind != READ && a->read_only)) {
+    if (a && address[0] + size * W <= a->end && !(address[0] & misaligned) && !(kind != READ && a->read_only & READ_ONLY)) {
       for (u32 l = 0; l < W; l++) out->at[l] = (u8 *)address[l];
       if (w->launch->count) count_lines(w, lines, touch(lines, 0, a, address[0], size * W), kind);
       return 0;
@@ -77,7 +77,7 @@ int resolve_global(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes
     const Allocation *a = find(w, address[l]);
     if (!a || address[l] + size > a->end) return fail(w, o, FAULT_BOUNDS, (u32)l, address[l], size, kind != READ);
     if (address[l] & misaligned) return fail(w, o, FAULT_ALIGNMENT, (u32)l, address[l], size, kind != READ);
-    if (kind != READ && a->read_only) return fail(w, o, FAULT_READ_ONLY, (u32)l, address[l], size, 1);
+    if (kind != READ && a->read_only & READ_ONLY) return fail(w, o, FAULT_READ_ONLY, (u32)l, address[l], size, 1);
     out->at[l] = (u8 *)address[l];
     if (w->launch->count) n = touch(lines, n, a, address[l], size);
   }
@@ -281,6 +281,8 @@ static int h_s_load(Wave *w, const Op *o) {
   u64 lanes[W] = {a};
   Lanes at;
   if (resolve_global(w, o, lanes, size, 1, READ, &at)) return FAULTED;
+  // The scalar cache may hold what lay there before.
+  if (w->launch->check && find(w, a)->read_only & FRESH) return fail(w, o, FAULT_FRESH, 0, a, size, 0);
   if (size >= 4) {
     for (u32 i = 0; i < size / 4; i++) {
       u32 x;

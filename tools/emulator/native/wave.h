@@ -80,7 +80,7 @@ typedef struct Op {
 } Op;
 
 enum { FAULT_NONE, FAULT_BOUNDS, FAULT_ALIGNMENT, FAULT_UNINITIALISED, FAULT_RACE, FAULT_READ_ONLY, FAULT_LDS_BOUNDS,
-       FAULT_SCRATCH_BOUNDS, FAULT_HANG, FAULT_DEADLOCK, FAULT_TARGET, FAULT_TRAP, FAULT_WMMA };
+       FAULT_SCRATCH_BOUNDS, FAULT_HANG, FAULT_DEADLOCK, FAULT_TARGET, FAULT_TRAP, FAULT_WMMA, FAULT_FRESH };
 
 typedef struct {
   u32 code, op, lane, wave, group[3], other_wave, is_write, size;
@@ -90,8 +90,9 @@ typedef struct {
 typedef struct {
   u64 begin, end;
   u64 *lines;  // one bit for each 128-byte line: touched in this launch
-  u32 read_only, slot;
+  u32 read_only, slot;    // read_only: 1; FRESH: written by the host just now
 } Allocation;
+enum { READ_ONLY = 1, FRESH = 2 };
 
 // Counted for each allocation slot and direction (0 loads, 1 stores and atomics).
 typedef struct {
