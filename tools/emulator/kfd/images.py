@@ -38,7 +38,7 @@ class Image:
 
     Attributes:
         symbols: dynamic symbols: name to (offset, bytes).
-        functions: byte ranges of its code, kernels and others.
+        functions: byte ranges of functions that are not kernels.
     """
 
     base: int
@@ -92,16 +92,19 @@ def _read(base: int) -> Image | None:
     if not {_DT_HASH, _DT_STRTAB, _DT_SYMTAB} <= dynamic.keys():
         return None
     number = ctypes.c_uint32.from_address(base + dynamic[_DT_HASH] + 4).value
-    symbols, functions = {}, []
+    symbols: dict[str, tuple[int, int]] = {}
+    functions: dict[str, tuple[int, int]] = {}
     for index in range(number):
         entry = ctypes.string_at(base + dynamic[_DT_SYMTAB] + 24 * index, 24)
         name, info, _, section, value, extent = struct.unpack("<IBBHQQ", entry)
         if not section:
             continue
-        symbols[ctypes.string_at(base + dynamic[_DT_STRTAB] + name).decode("utf-8", "replace")] = (value, extent)
+        text = ctypes.string_at(base + dynamic[_DT_STRTAB] + name).decode("utf-8", "replace")
+        symbols[text] = (value, extent)
         if info & 15 == _STT_FUNC and extent:
-            functions.append((value, value + extent))
-    return Image(base, total, symbols, tuple(sorted(functions)))
+            functions[text] = (value, value + extent)
+    others = sorted(place for text, place in functions.items() if f"{text}.kd" not in symbols)
+    return Image(base, total, symbols, tuple(others))
 
 
 def _dynamic(address: int, size: int) -> list[tuple[int, int]]:

@@ -16,6 +16,8 @@ from .images import image_of
 _DESCRIPTOR_BYTES = 64
 _MAX_BARE_BYTES = 1 << 20
 _MAX_WORKGROUP = 1024
+# HIP's own kernels. They and ROCr's copy to any address with whole words; ours are held to alignment.
+_HIP_OWN = "__amd_rocclr_"
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class Kernels:
         if image is None or found is None:
             return None
         name, begin, end = found
-        others = tuple(part for part in image.functions if part[0] != begin)
-        return self._load(_describe(address, name, begin, end), image.base, image.size, others)
+        loaded = self._load(_describe(address, name, begin, end), image.base, image.size, image.functions)
+        loaded.unaligned = name.startswith(_HIP_OWN)
+        return loaded
 
     def _bare(self, address: int) -> LoadedKernel:
         """A kernel without ELF, as ROCr's own are: its code ends with the `s_endpgm` that no branch jumps over."""
@@ -79,13 +82,13 @@ class Kernels:
         # They set the floating-point mode that they like, and have nothing but integers.
         kernel = replace(kernel, rsrc1=kernel.rsrc1 | ROUND_AND_DENORM_DEFAULT << 12)
         loaded = self._load(kernel, begin, end, ())
-        loaded.unaligned = True  # ROCr's copies are
+        loaded.unaligned = True
         return loaded
 
-    def _load(self, kernel: Kernel, base: int, size: int, others: tuple[tuple[int, int], ...]) -> LoadedKernel:
+    def _load(self, kernel: Kernel, base: int, size: int, functions: tuple[tuple[int, int], ...]) -> LoadedKernel:
         if kernel.wave_size not in self._dispatcher.family.wave_sizes:
             raise BadCodeObject(f"kernel {kernel.name}: waves of {kernel.wave_size}")
-        code = CodeObject(self._dispatcher.family.name, b"", (), {}, others, {})
+        code = CodeObject(self._dispatcher.family.name, b"", (), {}, functions, {})
         image = Block(base, size, "code", True, kernel.name, None)
         return self._dispatcher.load(code, image, kernel, load(kernel.wave_size))
 
