@@ -237,6 +237,15 @@ def test_round_trip_through_a_file(pre: str, tmp_path: Path) -> None:
     assert again.config.eos_token_ids == (1,)
 
 
+def test_the_end_that_the_gguf_names_ends_with_another_tokenizer_too(tmp_path: Path) -> None:
+    """Whatever it is called: `ab` is a token like any other but for the key."""
+    artifact = build_tokenizer(tiny(eos_token_id=258), PATH)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(artifact.json, encoding="utf-8")
+    config = load_tokenizer_json(path, tiny(eos_token_id=258)).config
+    assert (config.eos_token_id, config.eos_token, config.eos_token_ids) == (258, "ab", (1, 258))
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", "\x00", '{"model": {"type": "Nope"}}'])
 def test_bad_tokenizer_json_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"

@@ -78,9 +78,9 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         f"{EMULATOR}test_{name}.py"
         for name in ("assembly", "arithmetic", "lanes", "memory", "traps", "gemv", "matrix", "api")
     ),
-    "runtime/http/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py"),
-    "runtime/http/llama_cpp*": (HTTP + "test_llama_cpp.py",),
-    "runtime/http/lm_studio*": (HTTP + "test_lm_studio.py",),
+    "runtime/http/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py", HTTP + "test_routes.py"),
+    "runtime/http/llama_cpp*": (HTTP + "test_llama_cpp.py", HTTP + "test_routes.py"),
+    "runtime/http/lm_studio*": (HTTP + "test_lm_studio.py", HTTP + "test_routes.py"),
     "runtime/http/schema/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py"),
     "runtime/http/schema/llama_cpp*": (HTTP + "test_llama_cpp.py",),
     "runtime/http/schema/lm_studio*": (HTTP + "test_lm_studio.py",),
@@ -97,11 +97,13 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         *(f"{HTTP}test_{name}.py" for name in ("openai", "native", "bad_input", "llama_cpp", "ollama")),
         "tests/clients/test_openai_chat.py",
     ),
+    "runtime/http/timings.py": (HTTP + "test_llama_cpp.py",),
+    "runtime/http/answer_clock.py": (HTTP + "test_llama_cpp.py", HTTP + "test_ollama.py"),
     "runtime/http/open*": (HTTP + "test_openai.py", "tests/end_to_end/test_openapi.py"),
     "runtime/http/re[gs]*": (HTTP + "test_native.py", HTTP + "test_server.py", "tests/runtime/test_model_pool.py"),
     "runtime/http/*": tuple(
         f"{HTTP}test_{name}.py"
-        for name in ("openai", "native", "bad_input", "server", "stream_writer", "auth", "connections")
+        for name in ("routes", "openai", "native", "bad_input", "server", "stream_writer", "auth", "connections")
     ),
     "runtime/client.py": ("tests/end_to_end/test_client_commands.py",),
     "cli_client.py": ("tests/end_to_end/test_client_commands.py",),
