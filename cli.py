@@ -425,6 +425,23 @@ def verify(bundle: Path, device: str, gpu_graphs: str, threads: int) -> None:
 
 
 @main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option("-n", "--max-tokens", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--device", default="hip", show_default=True, help="hip or hip:INDEX.")
+def profile(bundle: Path, prompt: str, max_tokens: int, device: str) -> None:
+    """Continue PROMPT with a BUNDLE under AMD's profiler: time and bytes by kernel.
+
+    It needs rocprofv3 or rocprof. The step that checks the model when it is loaded is in the figures.
+    """
+    from .runtime.gpu_profile import ProfileOptions, format_profile
+    from .runtime.gpu_profile import profile as profile_bundle
+
+    for line in format_profile(profile_bundle(ProfileOptions(bundle, prompt, max_tokens, device), _say)):
+        click.echo(line)
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path), envvar="ROCMFORGE_MODELS", default=".", required=False)
 @click.option("--url", help="Ask this server instead of looking into a folder.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.hip import installed_arches
 from rocmforge.tests.end_to_end.process import refused, rfc
 from rocmforge.tools.fixtures import write_model
@@ -68,3 +70,39 @@ def test_F71_a_fat_bundle_runs_on_the_host_and_says_why(fat: Path) -> None:
     assert verified.returncode == 0
     assert "gfx1100: not run: " in verified.stdout
     assert "host portable: 2 golden records" in verified.stdout
+
+
+PROFILER = """#!/bin/sh
+echo "$@" >> {log}
+folder=$(echo "$@" | sed 's/.*--output-directory \\([^ ]*\\).*/\\1/')
+mkdir -p $folder
+echo 'Kernel_Name,Start_Timestamp,End_Timestamp
+{kernel},1000,3000
+sample_1(void*),4000,5000' > $folder/7_kernel_trace.csv
+echo 'Kernel_Name,Counter_Name,Counter_Value
+{kernel},FETCH_SIZE,2' > $folder/7_counter_collection.csv
+"""
+
+
+def test_profile_runs_the_prompt_under_the_profiler(gpu_only: Path, tmp_path: Path) -> None:
+    with open_bundle(gpu_only) as bundle:
+        layout = bundle.layout
+        norm = next(launch for launch in layout.launches if launch.kernel.startswith("norm"))
+        weights = {f"tensor:{tensor.name}": tensor.n_bytes for tensor in layout.tensors}[norm.arguments[1]]
+    program = tmp_path / "rocprofv3"
+    program.write_text(PROFILER.format(log=tmp_path / "log", kernel=norm.kernel))
+    program.chmod(0o755)
+    done = rfc("profile", gpu_only, "-n", "3", "--", "ab", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"profiler: {program}\n"
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[1] == ["0.002", "66.7%", "1", "2.00", "0.002", f"{weights / 1e6:.3f}", "1", norm.kernel]
+    assert rows[2] == ["0.001", "33.3%", "1", "1.00", "-", "-", "-", "sample_1"]
+    asked = (tmp_path / "log").read_text().splitlines()
+    assert ["--kernel-trace" in line for line in asked] == [True, False]
+    assert all(f"run {gpu_only} ab -n 3 --temperature 0 --device hip" in line for line in asked)
+
+
+def test_F111_no_profiler(fat: Path, tmp_path: Path) -> None:
+    done = rfc("profile", fat, "--", "ab", PATH=str(tmp_path), ROCM_PATH=str(tmp_path))
+    refused(done, 4, "expected rocprofv3 or rocprof on PATH", "rocprofiler-sdk")
