@@ -219,12 +219,12 @@ class HipEmulator(MemoryApi, ModuleApi, StreamApi):
     def hipGetErrorName(self, code: Any) -> bytes:
         """HIP's name of an error code."""
         number = int(getattr(code, "value", code))
-        return hip.ERRORS.get(number, (f"hipError{number}", ""))[0].encode()
+        return hip.ERRORS.get(number, hip.ERRORS[hip.UNKNOWN])[0].encode()
 
     def hipGetErrorString(self, code: Any) -> bytes:
         """HIP's text, and behind it what the emulator knows of the last such error."""
         number = int(getattr(code, "value", code))
-        text = hip.ERRORS.get(number, ("", "unknown error"))[1]
+        text = hip.ERRORS.get(number, hip.ERRORS[hip.UNKNOWN])[1]
         detail = self._state.detail.get(number)
         return (f"{text}: {detail}" if detail else text).encode()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,17 @@ class ApiBase:
         found = self._state.streams.get(address_of(stream))
         if found is None:
             return self._state.done(hip.INVALID_HANDLE)
+        if found.spoilt:
+            return self._state.done(hip.STREAM_CAPTURE_INVALIDATED)
         if found.capturing is not None:
             found.capturing.append(work)
             return hip.SUCCESS
         return self._state.done(work())
 
-    def _capturing(self) -> bool:
-        return any(stream.capturing is not None for stream in self._state.streams.values())
+    def _unborne(self) -> int:
+        """The error of a call that no capture bears: one that this thread began is spoilt by it."""
+        thread = threading.get_ident()
+        captures = [s for s in self._state.streams.values() if s.capturing is not None and s.thread == thread]
+        for stream in captures:
+            stream.spoilt = True
+        return self._state.done(hip.STREAM_CAPTURE_UNSUPPORTED) if captures else hip.SUCCESS

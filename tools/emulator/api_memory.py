@@ -27,20 +27,22 @@ class MemoryApi(ApiBase):
         return self._allocate("hipMalloc", pointer, int(getattr(size, "value", size)), "device")
 
     def hipFree(self, pointer: Any) -> int:
-        """Free device memory; None is allowed."""
-        return self._free("hipFree", pointer, "device")
+        """Free device memory, and pinned memory just as well; None is allowed."""
+        return self._free("hipFree", pointer)
 
     def hipHostMalloc(self, pointer: Any, size: Any, flags: Any = 0) -> int:
         """Allocate pinned host memory, which kernels can reach too."""
         return self._allocate("hipHostMalloc", pointer, int(getattr(size, "value", size)), "host")
 
     def hipHostFree(self, pointer: Any) -> int:
-        """Free pinned host memory."""
-        return self._free("hipHostFree", pointer, "host")
+        """Free pinned host memory, and device memory just as well; None is allowed."""
+        return self._free("hipHostFree", pointer)
 
     def _allocate(self, name: str, pointer: Any, size: int, kind: str) -> int:
-        if code := self._enter(name):
+        if code := self._enter(name) or self._unborne():
             return code
+        if not address_of(pointer):
+            return self._state.done(hip.INVALID_VALUE)
         if not size:
             write(pointer, None, ctypes.c_void_p)
             return hip.SUCCESS
@@ -51,14 +53,14 @@ class MemoryApi(ApiBase):
         write(pointer, block.address, ctypes.c_void_p)
         return hip.SUCCESS
 
-    def _free(self, name: str, pointer: Any, kind: str) -> int:
+    def _free(self, name: str, pointer: Any) -> int:
         # Freeing works on a lost device too: clean-up must not hide the first error.
         self._enter(name)
         address = address_of(pointer)
         if not address:
             return hip.SUCCESS
         block = self._state.memory.find(address)
-        if block is None or block.kind != kind or not self._state.memory.free(address):
+        if block is None or block.kind == "code" or not self._state.memory.free(address):
             return self._state.done(hip.INVALID_VALUE)
         return hip.SUCCESS
 
@@ -69,11 +71,12 @@ class MemoryApi(ApiBase):
         return self._copy(address_of(destination), address_of(source), int(getattr(size, "value", size)), int(kind))
 
     def hipMemcpyAsync(self, destination: Any, source: Any, size: Any, kind: Any, stream: Any = None) -> int:
-        """Copy in stream order."""
+        """Copy in stream order; what is wrong with it is said now, also in a capture."""
         if code := self._enter("hipMemcpyAsync"):
             return code
-        to, source_at, count = address_of(destination), address_of(source), int(getattr(size, "value", size))
-        return self._queue(stream, lambda: self._copy_in_order(to, source_at, count, int(kind)))
+        to, origin, count = address_of(destination), address_of(source), int(getattr(size, "value", size))
+        code = self._check_copy(to, origin, count, int(kind))
+        return code or self._queue(stream, lambda: self._copy_in_order(to, origin, count, int(kind)))
 
     def _copy_in_order(self, destination: int, source: int, size: int, kind: int) -> int:
         code = self._copy(destination, source, size, kind)
@@ -93,16 +96,17 @@ class MemoryApi(ApiBase):
         """Fill bytes at once."""
         if code := self._enter("hipMemset"):
             return code
-        return self._fill(address_of(destination), int(value), int(getattr(size, "value", size)))
+        to, byte, count = address_of(destination), int(value), int(getattr(size, "value", size))
+        return self._fill(to, byte, count)
 
     def hipMemsetAsync(self, destination: Any, value: Any, size: Any, stream: Any = None) -> int:
         """Fill bytes in stream order."""
         if code := self._enter("hipMemsetAsync"):
             return code
         to, byte, count = address_of(destination), int(value), int(getattr(size, "value", size))
-        return self._queue(stream, lambda: self._fill(to, byte, count))
+        return self._check_fill(to, count) or self._queue(stream, lambda: self._fill(to, byte, count))
 
-    def _copy(self, destination: int, source: int, size: int, kind: int) -> int:
+    def _check_copy(self, destination: int, source: int, size: int, kind: int) -> int:
         memory = self._state.memory
         if not size:
             return hip.SUCCESS
@@ -111,8 +115,10 @@ class MemoryApi(ApiBase):
             hip.COPY_DEVICE_TO_HOST: (source,),
             hip.COPY_DEVICE_TO_DEVICE: (destination, source),
         }
-        if not destination or not source or kind not in range(5):
+        if not destination or not source:
             return self._state.done(hip.INVALID_VALUE)
+        if kind not in range(5):
+            return self._state.done(hip.INVALID_MEMCPY_DIRECTION)
         for address in needs.get(kind, ()):
             if memory.find(address, size) is None:
                 return self._state.done(hip.INVALID_VALUE, f"{size} bytes at {address:#x} are not in one allocation")
@@ -120,12 +126,21 @@ class MemoryApi(ApiBase):
         for address in (destination, source):
             if memory.find(address) is not None and memory.find(address, size) is None:
                 return self._state.done(hip.INVALID_VALUE, f"{size} bytes at {address:#x} are not in one allocation")
-        ctypes.memmove(destination, source, size)
+        return hip.SUCCESS
+
+    def _copy(self, destination: int, source: int, size: int, kind: int) -> int:
+        code = self._check_copy(destination, source, size, kind)
+        if size and not code:
+            ctypes.memmove(destination, source, size)
+        return code
+
+    def _check_fill(self, destination: int, size: int) -> int:
+        if size and self._state.memory.find(destination, size) is None:
+            return self._state.done(hip.INVALID_VALUE)
         return hip.SUCCESS
 
     def _fill(self, destination: int, value: int, size: int) -> int:
-        if size and self._state.memory.find(destination, size) is None:
-            return self._state.done(hip.INVALID_VALUE)
-        if size:
+        code = self._check_fill(destination, size)
+        if size and not code:
             ctypes.memset(destination, value & 0xFF, size)
-        return hip.SUCCESS
+        return code

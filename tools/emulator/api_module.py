@@ -18,6 +18,7 @@ from .library import load
 from .pointers import address_of, length_of, write
 
 _MAX_WORKGROUP = 1024
+_MAX_WORK_ITEMS = (1 << 32) - 1  # of a dimension: what the packet holds
 _ADDRESS_KINDS = (KINDS[BOUNDS], KINDS[READ_ONLY])
 
 
@@ -70,7 +71,7 @@ class ModuleApi(ApiBase):
         if found is None:
             return self._state.done(hip.INVALID_HANDLE)
         if text not in found.code.kernels:
-            return self._state.done(hip.NOT_FOUND, f"no kernel {text!r}")
+            return self._state.done(hip.NOT_FOUND if text else hip.INVALID_VALUE, f"no kernel {text!r}")
         if text not in found.functions:
             kernel = found.code.kernels[text]
             if kernel.wave_size not in self._state.family.wave_sizes:
@@ -123,10 +124,16 @@ class ModuleApi(ApiBase):
         ]
         grid, block, shared = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4], numbers[5]), numbers[6]
         items = block[0] * block[1] * block[2]
-        if min(grid) < 1 or min(block) < 1 or items > min(_MAX_WORKGROUP, loaded.kernel.max_workgroup):
-            return self._state.done(hip.INVALID_CONFIGURATION, f"grid {grid}, block {block}")
+        most = max(groups * size for groups, size in zip(grid, block, strict=True))
+        if (
+            min(grid) < 1
+            or min(block) < 1
+            or items > min(_MAX_WORKGROUP, loaded.kernel.max_workgroup)
+            or most > _MAX_WORK_ITEMS
+        ):
+            return self._state.done(hip.INVALID_VALUE, f"grid {grid}, block {block}")
         if loaded.kernel.lds_bytes + shared > lds_bytes(self._state.arch):
-            return self._state.done(hip.LAUNCH_OUT_OF_RESOURCES, f"{loaded.kernel.lds_bytes + shared} bytes of LDS")
+            return self._state.done(hip.INVALID_VALUE, f"{loaded.kernel.lds_bytes + shared} bytes of LDS")
         arguments = _arguments(loaded, parameters, extra)
         if arguments is None:
             return self._state.done(hip.INVALID_VALUE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from typing import Any
 
@@ -19,13 +20,17 @@ class StreamApi(ApiBase):
         """Make a stream."""
         if code := self._enter("hipStreamCreate"):
             return code
+        if not address_of(stream):
+            return self._state.done(hip.INVALID_VALUE)
         handle = self._state.handle()
         self._state.streams[handle] = Stream()
         write(stream, handle, ctypes.c_void_p)
         return hip.SUCCESS
 
     def hipStreamCreateWithFlags(self, stream: Any, flags: Any) -> int:
-        """Make a stream; flags change nothing here."""
+        """Make a stream; the two flags that there are change nothing here."""
+        if int(getattr(flags, "value", flags)) not in (0, 1):
+            return self._state.done(hip.INVALID_VALUE)
         return self.hipStreamCreate(stream)
 
     def hipStreamDestroy(self, stream: Any) -> int:
@@ -39,12 +44,9 @@ class StreamApi(ApiBase):
     def _wait(self, name: str, stream: Any) -> int:
         if code := self._enter(name):
             return code
-        found = self._state.streams.get(address_of(stream))
-        if found is None:
+        if address_of(stream) not in self._state.streams:
             return self._state.done(hip.INVALID_HANDLE)
-        if found.capturing is not None:
-            return self._state.done(hip.STREAM_CAPTURE_UNSUPPORTED)
-        return hip.SUCCESS
+        return self._unborne()
 
     def hipStreamSynchronize(self, stream: Any) -> int:
         """Wait for a stream: an error of its work shows here again."""
@@ -64,7 +66,7 @@ class StreamApi(ApiBase):
         if code := self._enter("hipDeviceSynchronize"):
             return code
         self._state.memory.settle()
-        return self._state.done(hip.STREAM_CAPTURE_UNSUPPORTED) if self._capturing() else hip.SUCCESS
+        return self._unborne()
 
     def hipEventCreate(self, event: Any) -> int:
         """Make an event."""
@@ -130,9 +132,11 @@ class StreamApi(ApiBase):
         found = self._state.streams.get(handle)
         if found is None or not handle:
             return self._state.done(hip.STREAM_CAPTURE_UNSUPPORTED)
-        if found.capturing is not None:
+        if int(getattr(mode, "value", mode)) not in range(3):
+            return self._state.done(hip.INVALID_VALUE)
+        if found.capturing is not None and not found.spoilt:
             return self._state.done(hip.ILLEGAL_STATE)
-        found.capturing = []
+        found.capturing, found.spoilt, found.thread = [], False, threading.get_ident()
         return hip.SUCCESS
 
     def hipStreamEndCapture(self, stream: Any, graph: Any) -> int:
@@ -142,6 +146,8 @@ class StreamApi(ApiBase):
         found = self._state.streams.get(address_of(stream))
         if found is None or found.capturing is None:
             return self._state.done(hip.ILLEGAL_STATE)
+        if found.spoilt:  # and it stays so: until the next capture begins, nothing can be done with the stream
+            return self._state.done(hip.STREAM_CAPTURE_INVALIDATED)
         handle = self._state.handle()
         self._state.graphs[handle], found.capturing = found.capturing, None
         write(graph, handle, ctypes.c_void_p)
@@ -161,7 +167,7 @@ class StreamApi(ApiBase):
             return code
         recorded = self._state.graphs.get(address_of(graph))
         if recorded is None:
-            return self._state.done(hip.INVALID_HANDLE)
+            return self._state.done(hip.INVALID_VALUE)
         handle = self._state.handle()
         self._state.executables[handle] = list(recorded)
         write(executable, handle, ctypes.c_void_p)
@@ -177,7 +183,7 @@ class StreamApi(ApiBase):
             return code
         recorded = self._state.executables.get(address_of(executable))
         if recorded is None:
-            return self._state.done(hip.INVALID_HANDLE)
+            return self._state.done(hip.INVALID_VALUE)
 
         def replay() -> int:
             return next((code for code in (work() for work in recorded) if code), hip.SUCCESS)
@@ -188,10 +194,10 @@ class StreamApi(ApiBase):
         """End a launchable graph."""
         self._enter("hipGraphExecDestroy")
         found = self._state.executables.pop(address_of(executable), None)
-        return hip.SUCCESS if found is not None else self._state.done(hip.INVALID_HANDLE)
+        return hip.SUCCESS if found is not None else self._state.done(hip.INVALID_VALUE)
 
     def hipGraphDestroy(self, graph: Any) -> int:
         """End a graph."""
         self._enter("hipGraphDestroy")
         found = self._state.graphs.pop(address_of(graph), None)
-        return hip.SUCCESS if found is not None else self._state.done(hip.INVALID_HANDLE)
+        return hip.SUCCESS if found is not None else self._state.done(hip.INVALID_VALUE)

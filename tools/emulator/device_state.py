@@ -27,9 +27,17 @@ class Module:
 
 @dataclass
 class Stream:
-    """A queue. Work is done when it is queued, or recorded while a capture runs."""
+    """A queue. Work is done when it is queued, or recorded while a capture runs.
+
+    Attributes:
+        capturing: what was recorded; None: no capture runs.
+        spoilt: the capture met a call that it does not bear. It ends with the next one, not with its own end.
+        thread: that began the capture.
+    """
 
     capturing: list[Callable[[], int]] | None = None
+    spoilt: bool = False
+    thread: int = 0
 
 
 class DeviceState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 SUCCESS = 0
 INVALID_VALUE = 1
 OUT_OF_MEMORY = 2
-INVALID_CONFIGURATION = 9
+INVALID_MEMCPY_DIRECTION = 21
 INVALID_DEVICE = 101
 INVALID_IMAGE = 200
 INVALID_CONTEXT = 201
@@ -14,12 +14,13 @@ INVALID_HANDLE = 400
 NOT_FOUND = 500
 NOT_READY = 600
 ILLEGAL_ADDRESS = 700
-LAUNCH_OUT_OF_RESOURCES = 701
 LAUNCH_FAILURE = 719
 STREAM_CAPTURE_UNSUPPORTED = 900
+STREAM_CAPTURE_INVALIDATED = 901
 ILLEGAL_STATE = 401
+UNKNOWN = 999
 
-# Number to (name, text).
+# Number to (name, text), as AMD's library has them.
 ERRORS = {
     0: ("hipSuccess", "no error"),
     1: ("hipErrorInvalidValue", "invalid argument"),
@@ -27,12 +28,15 @@ ERRORS = {
     3: ("hipErrorNotInitialized", "initialization error"),
     4: ("hipErrorDeinitialized", "driver shutting down"),
     9: ("hipErrorInvalidConfiguration", "invalid configuration argument"),
+    21: ("hipErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"),
     98: ("hipErrorInvalidDeviceFunction", "invalid device function"),
     100: ("hipErrorNoDevice", "no ROCm-capable device is detected"),
     101: ("hipErrorInvalidDevice", "invalid device ordinal"),
     200: ("hipErrorInvalidImage", "device kernel image is invalid"),
     201: ("hipErrorInvalidContext", "invalid device context"),
     209: ("hipErrorNoBinaryForGpu", "no kernel image is available for execution on the device"),
+    214: ("hipErrorECCNotCorrectable", "uncorrectable ECC error encountered"),
+    218: ("hipErrorInvalidKernelFile", "invalid kernel file"),
     303: ("hipErrorSharedObjectInitFailed", "shared object initialization failed"),
     400: ("hipErrorInvalidHandle", "invalid resource handle"),
     401: ("hipErrorIllegalState", "the operation cannot be performed in the present state"),
@@ -41,9 +45,17 @@ ERRORS = {
     700: ("hipErrorIllegalAddress", "an illegal memory access was encountered"),
     701: ("hipErrorLaunchOutOfResources", "too many resources requested for launch"),
     702: ("hipErrorLaunchTimeOut", "the launch timed out and was terminated"),
+    709: ("hipErrorContextIsDestroyed", "context is destroyed"),
+    710: ("hipErrorAssert", "device-side assert triggered"),
     719: ("hipErrorLaunchFailure", "unspecified launch failure"),
+    720: ("hipErrorCooperativeLaunchTooLarge", "too many blocks in cooperative launch"),
     801: ("hipErrorNotSupported", "operation not supported"),
     900: ("hipErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"),
+    901: ("hipErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"),
+    906: (
+        "hipErrorStreamCaptureImplicit",
+        "operation would make the legacy stream depend on a capturing blocking stream",
+    ),
     999: ("hipErrorUnknown", "unknown error"),
 }
 
