@@ -100,13 +100,17 @@ def fates(chooser: random.Random, cases: list[Case]) -> Iterator[tuple[Case, str
         yield case, fate, chooser.randint(fate == CANCEL, len(case.expected))
 
 
-def fixed_fates(chooser: random.Random, cases: list[Case], count: int, leave: int) -> Iterator[tuple[Case, str, int]]:
-    """`count` requests, of which `leave` are left by their clients."""
-    kinds = [DISCONNECT] * (leave // 2) + [RESET] * (leave - leave // 2) + [COMPLETE] * (count - leave)
+def fixed_fates(
+    chooser: random.Random, cases: list[Case], count: int, leave: int, cancel: int = 0
+) -> Iterator[tuple[Case, str, int]]:
+    """`count` requests, of which `leave` are left by their clients and `cancel` cancelled."""
+    kinds = [DISCONNECT] * (leave // 2) + [RESET] * (leave - leave // 2) + [CANCEL] * cancel
+    kinds += [COMPLETE] * (count - len(kinds))
     chooser.shuffle(kinds)
     for kind in kinds:
         case = chooser.choice(cases)
-        yield case, kind, chooser.randint(0, len(case.expected) - 1)
+        first = int(kind == CANCEL)  # a cancel needs the number that comes with the first event
+        yield case, kind, chooser.randint(first, max(first, len(case.expected) - 1))
 
 
 async def run_load(
@@ -205,10 +209,14 @@ def _median_and_worst(values: list[float]) -> str:
     return f"median {1000 * ordered[len(ordered) // 2]:.0f} ms, p95 {1000 * p95:.0f}, worst {1000 * ordered[-1]:.0f}"
 
 
+def _bodies(options: dict[str, Any]) -> list[dict[str, Any]]:
+    return make_bodies(options["distinct"], options["seed"], options["max_tokens"])
+
+
 async def measure(server: ServerProcess, options: dict[str, Any]) -> Result:
     """Solo runs, warm-up, load, and the reckoning."""
     address, streams, chooser = server.address, options["streams"], random.Random(options["seed"])
-    cases = [await run_alone(address, body) for body in make_bodies(options["distinct"], options["seed"])]
+    cases = [await run_alone(address, body) for body in _bodies(options)]
     click.echo(f"{len(cases)} solo runs, {sum(len(case.expected) for case in cases)} tokens")
     warm_up = fixed_fates(chooser, cases, 2 * streams, streams // 2)
     result = Result()
@@ -218,7 +226,7 @@ async def measure(server: ServerProcess, options: dict[str, Any]) -> Result:
     result = Result(problems=result.problems)
     began = time.monotonic()
     if options["requests"]:
-        plan = fixed_fates(chooser, cases, options["requests"], options["disconnects"])
+        plan = fixed_fates(chooser, cases, options["requests"], options["disconnects"], options["cancels"])
         await run_load(address, plan, streams, float("inf"), result)
     else:
         await run_load(address, fates(chooser, cases), streams, began + options["seconds"], result)
@@ -244,15 +252,18 @@ async def measure(server: ServerProcess, options: dict[str, Any]) -> Result:
 @click.option("--seconds", default=600.0, show_default=True, help="How long, without --requests.")
 @click.option("--requests", type=int, help="So many requests in all.")
 @click.option("--disconnects", default=300, show_default=True, help="How many of --requests are left by their clients.")
+@click.option("--cancels", default=0, show_default=True, help="How many of --requests are cancelled.")
 @click.option("--streams", default=64, show_default=True, help="At once.")
 @click.option("--distinct", default=100, show_default=True, help="Different requests, each run alone first.")
+@click.option("--max-tokens", default=128, show_default=True, help="Of a request.")
+@click.option("--device", default="host", show_default=True, help="As of rfc serve.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--kv-tokens", default=16384, show_default=True, help="Small enough that pages run out now and then.")
 @click.option("--seed", default=1, show_default=True)
-def main(bundle: Path, threads: int, kv_tokens: int, **options: Any) -> None:
-    """Load `rfc serve BUNDLE`, on the host."""
+def main(bundle: Path, device: str, threads: int, kv_tokens: int, **options: Any) -> None:
+    """Load `rfc serve BUNDLE`."""
     port = free_port()
-    command = rfc_serve(bundle, port, "--threads", str(threads), "--kv-tokens", str(kv_tokens))
+    command = rfc_serve(bundle, port, "--threads", str(threads), "--kv-tokens", str(kv_tokens), device=device)
     with ServerProcess(command, port) as server:
         result = asyncio.run(measure(server, options))
         status = server.stop()

@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,8 +51,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def rfc_serve(bundle: Path, port: int, *options: str) -> list[str]:
-    """The command that serves a bundle on the host."""
+def rfc_serve(bundle: Path, port: int, *options: str, device: str = "host") -> list[str]:
+    """The command that serves a bundle."""
     start = "from rocmforge.cli import main; main()"
     return [
         sys.executable,
@@ -62,7 +63,7 @@ def rfc_serve(bundle: Path, port: int, *options: str) -> list[str]:
         "--addr",
         f"127.0.0.1:{port}",
         "--device",
-        "host",
+        device,
         *options,
     ]
 
@@ -70,15 +71,19 @@ def rfc_serve(bundle: Path, port: int, *options: str) -> list[str]:
 class ServerProcess:
     """A server that was started and answers. A context manager: at the end it is told to stop, and must exit with 0."""
 
-    def __init__(self, command: list[str], port: int, ready: str = "/health") -> None:
-        """Start it and wait until `ready` answers 200.
+    def __init__(
+        self, command: list[str], port: int, ready: str = "/health", environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it, in an environment of its own if need be, and wait until `ready` answers 200.
 
         Raises:
             RuntimeError: it ended, or did not answer in time; with the end of what it wrote.
         """
         self.address = Address("127.0.0.1", port)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=environment
+        )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers(ready):
             if self._process.poll() is not None or time.monotonic() > deadline:

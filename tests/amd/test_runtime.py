@@ -1,0 +1,95 @@
+"""The whole GPU side on AMD's own HIP and ROCr, equal to the bit to what the emulated API computes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rocmforge.tests.end_to_end.process import environment, rfc
+
+from .conftest import FIGURES, SECONDS, Compiled, Runtime
+
+SCENARIO = ("-m", "rocmforge.tests.amd.scenario")
+SMALL = ("logits", "golden", "sampling", "engine")
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+def on_amd(runtime: Runtime, arch: str, bundle: Path, parts: tuple[str, ...], output: Path) -> Arrays:
+    done = runtime.run(arch, "python", *SCENARIO, bundle, output, "hip", *parts)
+    assert done.returncode == 0, done.stderr[-4000:]
+    FIGURES.calls.update(json.loads(done.stdout))
+    return dict(np.load(output))
+
+
+def on_emulator(arch: str, bundle: Path, parts: tuple[str, ...], output: Path) -> Arrays:
+    command = [sys.executable, *SCENARIO, str(bundle), str(output), f"emulated:{arch}", *parts]
+    subprocess.run(command, env=environment(), timeout=SECONDS, check=True)
+    return dict(np.load(output))
+
+
+def check_same(runtime: Runtime, arch: str, bundle: Path, parts: tuple[str, ...], folder: Path) -> None:
+    """Every array of every part is the same bytes."""
+    found = on_amd(runtime, arch, bundle, parts, folder / "amd.npz")
+    expected = on_emulator(arch, bundle, parts, folder / "emulated.npz")
+    assert found.keys() == expected.keys()
+    assert {name.partition(":")[0] for name in found} == set(parts)
+    different = [name for name, array in expected.items() if found[name].tobytes() != array.tobytes()]
+    assert not different
+
+
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+def test_a_small_model_whole(trixie: Runtime, arch: str, small: Path, tmp_path: Path) -> None:
+    """Prefill, chunks, a batch of three, hidden states, golden records, every way of sampling, masks; by the engine:
+    speculation, structured output, embeddings, preemption."""
+    check_same(trixie, arch, small, SMALL, tmp_path)
+
+
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+def test_smollm2_gives_the_same_tokens(trixie: Runtime, arch: str, smollm2_gpu: Path, tmp_path: Path) -> None:
+    """Eight greedy tokens, and a batch of three."""
+    check_same(trixie, arch, smollm2_gpu, ("tokens",), tmp_path)
+
+
+def test_verify_and_run(trixie: Runtime, small: Path) -> None:
+    done = trixie.run("gfx1100,gfx942", "rfc", "verify", small, "--device", "hip")
+    assert done.returncode == 0, done.stderr
+    for arch in ("gfx1100", "gfx942"):
+        assert f"{arch}: 2 golden records replayed, equal " in done.stdout
+    asked = ("run", small, "ab", "-n", "6", "--temperature", "0", "--device")
+    for gpu, device in (("gfx1100", "hip"), ("gfx1100,gfx942", "hip:gfx942"), ("gfx1100,gfx942", "hip:0")):
+        done = trixie.run(gpu, "rfc", *asked, device)
+        assert done.returncode == 0, done.stderr
+        arch = "gfx942" if "942" in device else "gfx1100"
+        assert done.stdout == rfc(*asked, f"emulated:{arch}").stdout
+        assert f"{arch}, " in done.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx942", "gfx1201"])
+@pytest.mark.parametrize("suite", ["sid", "experimental"])
+def test_newer_runtimes(
+    suite: str,
+    arch: str,
+    compiled: Compiled,
+    smollm2_gguf: Path,
+    small_gguf: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The same on what Debian has beyond its stable suite."""
+    runtime: Runtime = request.getfixturevalue(suite)
+    bundle = compiled(small_gguf, arch)
+    check_same(runtime, arch, bundle, SMALL, tmp_path)
+    real = compiled(smollm2_gguf, arch, "host", name="smollm2")
+    check_same(runtime, arch, real, ("tokens",), tmp_path)
+    done = runtime.run(arch, "rfc", "verify", real, "--device", "hip")
+    assert done.returncode == 0, done.stderr
+    assert f"{arch}: " in done.stdout
