@@ -94,7 +94,10 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/http/service.py": (HTTP + "test_anthropic.py", HTTP + "test_openai.py"),
     "runtime/http/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
     "runtime/http/con[dv]*": (
-        *(f"{HTTP}test_{name}.py" for name in ("openai", "native", "bad_input", "llama_cpp", "ollama")),
+        *(
+            f"{HTTP}test_{name}.py"
+            for name in ("response_tools", "openai", "native", "bad_input", "llama_cpp", "ollama")
+        ),
         "tests/clients/test_openai_chat.py",
     ),
     "runtime/http/timings.py": (HTTP + "test_llama_cpp.py",),

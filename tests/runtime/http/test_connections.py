@@ -288,6 +288,24 @@ def test_F56_connections_past_the_limit_get_a_503(start: Start) -> None:
         assert_good(server)
 
 
+def test_F56_a_refused_client_may_write_for_a_while(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection closed with bytes unread is reset, and its client might never see why it was refused."""
+    monkeypatch.setattr(connections, "REFUSAL_SECONDS", 1.0)
+    server = start(make_app(FakeEngine(), HttpLimits(max_connections=1)))
+    with connect(server) as held:
+        held.sendall(b"GET /")
+        while not any(channel.request for channel in channels(server)):
+            time.sleep(0.005)
+        with connect(server) as refused:
+            assert error_in(read_all(refused), 503) == "too many connections"
+            began = time.monotonic()
+            with pytest.raises(OSError):  # a client that never closes is left after all
+                while time.monotonic() - began < PATIENCE:
+                    refused.send(b"x")
+                    time.sleep(0.02)
+            assert time.monotonic() - began >= 0.9
+
+
 def test_F56_who_is_idle_makes_room(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "EVICTABLE_SECONDS", 0.1)
     engine = FakeEngine(prefill_seconds=60)
