@@ -280,6 +280,7 @@ def test_bad_fields_are_named(data: bytes, field: str) -> None:
     with pytest.raises(BundleError) as caught:
         decode_layout(PATH, data, 2304)
     assert field in str(caught.value) or (field == "arena" and caught.value.field == "buffers")
+    assert str(caught.value).startswith(f"{PATH}: {caught.value.field}: expected ")
 
 
 def test_largest_count_of_entries_stays_small() -> None:

@@ -91,7 +91,8 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams")),
         "tests/clients/test_openai_responses.py",
     ),
-    "runtime/http/service.py": (HTTP + "test_anthropic.py", HTTP + "test_openai.py"),
+    "runtime/http/service.py": (HTTP + "test_token_cache.py", HTTP + "test_anthropic.py", HTTP + "test_openai.py"),
+    "runtime/http/admission.py": (HTTP + "test_auth.py", HTTP + "test_server.py"),
     "runtime/http/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
     "runtime/http/con[dv]*": (
         *(

@@ -317,6 +317,14 @@ def test_F48_a_prompt_longer_than_the_server_allows(path: str) -> None:
     assert app.admission.active == 0
 
 
+def test_F48_the_longest_of_several_prompts_counts() -> None:
+    app = make_app(FakeEngine(), HttpLimits(max_prompt_tokens=20, poll_seconds=0.02))
+    for prompts, status in ((["x", "y" * 12], 200), (["x", "y" * 40, "z"], 400)):
+        result = Client(app).simulate_post("/v1/completions", json={"prompt": prompts, "model": "org/tiny:q4"})
+        assert result.status_code == status, result.text
+    assert "expected at most 20 tokens" in result.json["error"]["message"]
+
+
 FIELDS = {
     "/generate": ["prompt"],
     "/v1/completions": ["prompt", "model"],

@@ -299,11 +299,11 @@ def test_F56_a_refused_client_may_write_for_a_while(start: Start, monkeypatch: p
         with connect(server) as refused:
             assert error_in(read_all(refused), 503) == "too many connections"
             began = time.monotonic()
-            with pytest.raises(OSError):  # a client that never closes is left after all
+            with contextlib.suppress(ConnectionError):  # a client that never closes is left after all
                 while time.monotonic() - began < PATIENCE:
                     refused.send(b"x")
                     time.sleep(0.02)
-            assert time.monotonic() - began >= 0.9
+            assert 0.9 <= time.monotonic() - began < PATIENCE
 
 
 def test_F56_who_is_idle_makes_room(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
