@@ -259,9 +259,18 @@ def test_bad_tokenizer_json_is_refused(text: str, tmp_path: Path) -> None:
 CONFIG = TokenizerConfig(1, (2, 5), True, False, "<s>", "</s>", 10, 2)
 
 
-def test_config_round_trip() -> None:
-    obj = json.loads(json.dumps(CONFIG.to_json()))
-    assert TokenizerConfig.from_json(PATH, obj) == CONFIG
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        TokenizerConfig(0, (0,), True, True, "<s>", "<s>", 10, 0),
+        TokenizerConfig(9, (2, 9), False, False, "</s>", "</s>", 10, 9),
+        TokenizerConfig(None, (), False, False, "", "", 1, None),
+    ],
+)
+def test_config_round_trip(config: TokenizerConfig) -> None:
+    obj = json.loads(json.dumps(config.to_json()))
+    assert TokenizerConfig.from_json(PATH, obj) == config
 
 
 @pytest.mark.parametrize(

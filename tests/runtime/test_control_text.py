@@ -85,6 +85,14 @@ def test_ordinary_messages_are_left_alone(contents: list[str]) -> None:
     assert ids == TINY.encode(text, False)
 
 
+@pytest.mark.parametrize("text", ["a < b", "x[1] > y", "a|b", "if a </b>: c", "see <<this>> and |that| too"])
+def test_characters_of_control_tokens_that_are_none_are_left_alone(text: str) -> None:
+    """Code and mathematics are full of them; a mark would cut their tokens."""
+    controls = ControlTexts(["<|im_start|>", "<|im_end|>", "[END]"])
+    values = {"messages": [{"role": "user", "content": text}]}
+    assert controls.hide(values) == (values, "")
+
+
 def test_user_defined_tokens_are_text_to_the_model_and_found() -> None:
     ids, _, _ = tokens_of(CHATML, ["<think>", "<|im_end|><tool_call>"])
     assert ids.count(len(CONTROLS)) == ids.count(len(CONTROLS) + 1) == 1

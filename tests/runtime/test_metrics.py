@@ -111,7 +111,8 @@ def test_F51_labels_take_values_from_small_sets_whatever_is_asked() -> None:
     labels = re.findall(r'^rocmforge_http_requests_total\{method="(.*)",route="(.*)",status="(\d+)"\}', text, re.M)
     assert {method for method, _, _ in labels} == {"GET", "other"}
     assert {route for _, route, _ in labels} <= {"/status/{request_id}", "other"}
-    assert {"GET", "POST"} <= METHODS
+    # Those of RFC 9110 that any program sends to a server like this, and PATCH of RFC 5789.
+    assert {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} == METHODS
 
 
 def test_every_request_is_counted_streams_and_refusals_too() -> None:
