@@ -15,8 +15,9 @@ import click
 from . import __version__
 from .artifacts.errors import DeviceError, UsageError, printable
 from .cli_client import cancel, generate, status
+from .cli_emulator import make_emulator
 from .cli_errors import Group, require_address_space
-from .cli_serve import engine_limits, http_limits, logs_and_traces, model_aliases, security_options
+from .cli_serve import engine_limits, http_limits, logs_and_traces, model_aliases, security_options, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from .artifacts.layout import Layout
     from .runtime.devices import DeviceOptions
     from .runtime.engine import EngineLimits
-    from .runtime.hip_api import HipApi
     from .runtime.http.auth import Security
     from .runtime.http.limits import HttpLimits
     from .runtime.tracing import TraceOptions
+    from .runtime.worker.spawn import WorkerProcess
 
 
 START_THRESHOLD = 50_000
@@ -106,14 +107,7 @@ def make_golden(
 def _device_options(device: str, threads: int, graphs: str) -> DeviceOptions:
     from .runtime.devices import DeviceOptions
 
-    return DeviceOptions(device, threads, _make_emulator, graphs=graphs)
-
-
-def _make_emulator(arch: str) -> HipApi:
-    """An emulated GPU: a tool, which the runtime itself knows nothing of."""
-    from .tools.emulator import HipEmulator
-
-    return HipEmulator(arch)
+    return DeviceOptions(device, threads, make_emulator, graphs=graphs)
 
 
 def _exit_cleanly_on_signals() -> None:
@@ -215,6 +209,7 @@ def compile_command(
     metavar="NAME=URL",
     help="Offer the models of another server too: ollama, NAME=URL of an Ollama, or NAME=URL/v1. Repeatable.",
 )
+@worker_options
 @logs_and_traces
 @model_aliases
 @http_limits
@@ -237,6 +232,8 @@ def serve(
     security: Security,
     engine_limits: EngineLimits,
     traces: TraceOptions,
+    worker: bool | None,
+    early: WorkerProcess | None,
     max_context: int | None,
     device: str,
     gpu_graphs: str,
@@ -246,6 +243,7 @@ def serve(
     """Serve BUNDLES over HTTP: bundles, folders of them, or GGUFs, which are compiled first.
 
     The first is loaded at once and answers where no model is named; the others are loaded when they are asked for.
+    --device takes several, as hip:0,hip:1: each then runs all of them.
     """
     require_address_space()
     from .runtime.serve import ServeOptions, serve_bundles
@@ -271,6 +269,8 @@ def serve(
             max_loaded,
             integrations,
             aliases,
+            worker,
+            early,
         )
     )
 

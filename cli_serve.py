@@ -223,3 +223,23 @@ def logs_and_traces(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, traces=read_options(os.environ, trace_sample_rate, max_traces), **extra)
 
     return wrapped
+
+
+def worker_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Option of `worker`, and `early`: a worker that will be needed, begun before all else is loaded beside it."""
+
+    @click.option(
+        "--worker/--no-worker",
+        default=None,
+        help="Run each engine in a process of its own, which is started again when it dies. [default: on a GPU]",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, worker: bool | None, device: str, **extra: Any) -> None:
+        from .artifacts.hip import installed_arches
+        from .runtime.worker.spawn import WorkerProcess
+
+        on_gpu = device not in {"auto", "host"} or (device == "auto" and bool(installed_arches()))
+        early = WorkerProcess() if worker or (worker is None and on_gpu) else None
+        command(*args, worker=worker, early=early, device=device, **extra)
+
+    return wrapped

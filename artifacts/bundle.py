@@ -196,6 +196,15 @@ class Bundle:
             self._check_weights(found)
         return map_weights(self.path, weights.fd, found)
 
+    @property
+    def weights_stamp(self) -> tuple[int, int]:
+        """Bytes of weights.bin and when it was written to, in nanoseconds, as its content was last known."""
+        return self._weights.stamp
+
+    def trust_weights(self, stamp: tuple[int, int]) -> None:
+        """Count the content of weights.bin as known where it has this stamp; else `map_weights` reads it first."""
+        self._weights.stamp = stamp
+
     def _check_weights(self, stamp: _Stamp) -> None:
         """Read weights.bin whole, once for each stamp; with this one its content counts from now on."""
         weights = self._weights

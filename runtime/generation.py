@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..artifacts.errors import RocmforgeError, printable
 from .batch import UInt32
@@ -254,6 +254,23 @@ def events_of(generations: Sequence[Generation], timeout: float | None = None) -
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceStats:
+    """Of one device whose engine has a process of its own; `restarts` of that. The others as in `EngineStats`."""
+
+    device: str
+    restarts: int
+    running: bool
+    problem: str | None
+    active: int
+    queued: int
+    pages_used: int
+    pages_total: int
+    tokens_per_second: float
+    memory_free_bytes: int
+    memory_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counts for `/health` and the gauges of `/metrics`.
 
@@ -261,7 +278,7 @@ class EngineStats:
     `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens` guessed
     `draft_tokens_right` were right. `device_available` is false, and so is `running`, while a step hangs, a lost
     device is set up again or the bundle is torn; `problem` says which. `runtime`, `graphs` and `graph_mismatches` are
-    those of `DeviceFacts`.
+    those of `DeviceFacts`. `devices`: each of those that have a process of their own.
     """
 
     running: bool
@@ -283,6 +300,42 @@ class EngineStats:
     runtime: str = ""
     graphs: str = ""
     graph_mismatches: int = 0
+    devices: tuple[DeviceStats, ...] = ()
+
+
+_SUMMED: Final = (
+    "active",
+    "queued",
+    "pages_used",
+    "pages_total",
+    "active_sequences",
+    "tokens_per_second",
+    "pages_cached",
+    "prefix_hit_tokens",
+    "preemptions",
+    "draft_tokens",
+    "draft_tokens_right",
+    "graph_mismatches",
+)
+
+
+def add_stats(stats: Sequence[EngineStats]) -> EngineStats:
+    """Counts of several engines, one at least, together. Memory is that of the device that has most of it."""
+    if len(stats) == 1:
+        return stats[0]
+    memory = max(stats, key=lambda one: one.memory_total_bytes)
+    sums = {name: sum(getattr(one, name) for one in stats) for name in _SUMMED}
+    return EngineStats(
+        **sums,
+        running=all(one.running for one in stats),
+        device_available=all(one.device_available for one in stats),
+        problem=next((one.problem for one in stats if one.problem is not None), None),
+        memory_free_bytes=memory.memory_free_bytes,
+        memory_total_bytes=memory.memory_total_bytes,
+        runtime=memory.runtime,
+        graphs=next((one.graphs for one in stats if one.graphs.startswith("off")), memory.graphs),
+        devices=tuple(device for one in stats for device in one.devices),
+    )
 
 
 class EngineApi(Protocol):

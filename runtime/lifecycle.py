@@ -73,6 +73,35 @@ class EngineMetrics(Protocol):
         """So many of the tokens guessed for a request were right."""
 
 
+class Clock(Protocol):
+    """When a request was submitted, first admitted, and had its first token: seconds of `time.monotonic`."""
+
+    submitted_at: float
+    admitted_at: float | None
+    first_token_at: float | None
+
+
+def count(metrics: EngineMetrics, clock: Clock, event: RequestEvent) -> None:
+    """Count a turn of the request that has this clock, and note the time in it."""
+    if event.kind == QUEUED:
+        metrics.request_started()
+    elif event.kind == ADMITTED and clock.admitted_at is None:
+        clock.admitted_at = event.at
+    elif event.kind == PREFIX_HIT:
+        metrics.prefix_hit(event.tokens)
+    elif event.kind == PREEMPTED:
+        metrics.preempted()
+    elif event.kind == FIRST_TOKEN:
+        clock.first_token_at = event.at
+        metrics.observe_ttft(event.at - clock.submitted_at)
+        metrics.observe_prefill(event.at - (clock.admitted_at or event.at))
+    elif event.kind == FINISHED:
+        if clock.first_token_at is not None:
+            metrics.observe_decode(event.at - clock.first_token_at)
+        metrics.observe_total(event.at - clock.submitted_at)
+        metrics.request_finished(event.reason or FINISH_FAILED)
+
+
 class Lifecycle:
     """Tells metrics and an observer. Called under the engine's lock: what listens must be quick, and not call back."""
 
@@ -83,26 +112,10 @@ class Lifecycle:
 
     def tell(self, kind: str, sequence: Sequence, tokens: int = 0, reason: str | None = None) -> None:
         """A request has come to one of the turns above."""
-        now = time.monotonic()
-        if kind == QUEUED:
-            self._metrics.request_started()
-        elif kind == ADMITTED and sequence.admitted_at is None:
-            sequence.admitted_at = now
-        elif kind == PREFIX_HIT:
-            self._metrics.prefix_hit(tokens)
-        elif kind == PREEMPTED:
-            self._metrics.preempted()
-        elif kind == FIRST_TOKEN:
-            sequence.first_token_at = now
-            self._metrics.observe_ttft(now - sequence.submitted_at)
-            self._metrics.observe_prefill(now - (sequence.admitted_at or now))
-        elif kind == FINISHED:
-            if sequence.first_token_at is not None:
-                self._metrics.observe_decode(now - sequence.first_token_at)
-            self._metrics.observe_total(now - sequence.submitted_at)
-            self._metrics.request_finished(reason or FINISH_FAILED)
+        event = RequestEvent(kind, sequence.request_id, time.monotonic(), tokens, reason)
+        count(self._metrics, sequence, event)
         if self._observer is not None:
             try:
-                self._observer(RequestEvent(kind, sequence.request_id, now, tokens, reason))
+                self._observer(event)
             except Exception:  # whoever listens must not stop the engine
                 log.exception("an observer of requests failed")

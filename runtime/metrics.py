@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.samples import Sample
 
 from .generation import (
@@ -16,6 +16,7 @@ from .generation import (
     FINISH_FAILED,
     FINISH_LENGTH,
     FINISH_STOP,
+    DeviceStats,
     EngineStats,
 )
 
@@ -157,7 +158,64 @@ class Metrics:
         self._pages_cached.set(stats.pages_cached)
         self._graphs.set(stats.graphs == "on")
         self._mismatches.set(stats.graph_mismatches)
-        return "\n".join(_family(metric) for metric in self._registry.collect()).encode()
+        families = [*self._registry.collect(), *_of_devices(stats.devices)]
+        return "\n".join(_family(metric) for metric in families).encode()
+
+
+def _of_devices(devices: Sequence[DeviceStats]) -> list[Metric]:
+    """Of each device whose engines have processes of their own; those of several models on one are added."""
+    names = sorted({one.device for one in devices})
+    families: list[Metric] = []
+    for name, (help_text, kind, figure) in _DEVICE_FIGURES.items():
+        family = kind(f"rocmforge_{name}", help_text, labels=["device"])
+        for device in names:
+            family.add_metric([device], float(figure([one for one in devices if one.device == device])))
+        families += [family] if names else []
+    return families
+
+
+_DEVICE_FIGURES: Final[Mapping[str, tuple[str, Any, Callable[[Sequence[DeviceStats]], float]]]] = {
+    "device_available": (
+        "Whether all engines of a device serve",
+        GaugeMetricFamily,
+        lambda some: all(one.running for one in some),
+    ),
+    "device_active_requests": (
+        "Current number of active requests of a device",
+        GaugeMetricFamily,
+        lambda some: sum(one.active for one in some),
+    ),
+    "device_queue_length": (
+        "Current number of requests in queue of a device",
+        GaugeMetricFamily,
+        lambda some: sum(one.queued for one in some),
+    ),
+    "device_kv_pages": (
+        "Pages of the KV cache of a device",
+        GaugeMetricFamily,
+        lambda some: sum(one.pages_total for one in some),
+    ),
+    "device_kv_pages_used": (
+        "Pages of the KV cache of a device that requests hold",
+        GaugeMetricFamily,
+        lambda some: sum(one.pages_used for one in some),
+    ),
+    "device_tokens_per_second": (
+        "Tokens generated per second by a device",
+        GaugeMetricFamily,
+        lambda some: sum(one.tokens_per_second for one in some),
+    ),
+    "device_memory_free_bytes": (
+        "Free memory of a device in bytes",
+        GaugeMetricFamily,
+        lambda some: max(one.memory_free_bytes for one in some),
+    ),
+    "worker_restarts": (
+        "Total number of times the process of a device's engine was started again",
+        CounterMetricFamily,
+        lambda some: sum(one.restarts for one in some),
+    ),
+}
 
 
 def _family(metric: Metric) -> str:

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.errors import UsageError, printable
+from ..artifacts.hip import installed_arches
 from ..artifacts.manifest import TENSOR_COUNT
-from ..artifacts.tokenizer_config import TokenizerConfig
 from .chat import ChatTemplate
 from .constraints import ConstraintCompiler
-from .devices import DeviceOptions, Report, load_program
+from .devices import DeviceOptions
 from .engine import Engine, EngineLimits
-from .host_device import HostProgram
 from .http.app import create_app
 from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
@@ -28,11 +27,15 @@ from .http.server import run_server
 from .http.service import ServedModel, Service
 from .integrations import IntegrationManager, parse_integration
 from .lifecycle import Observer
-from .memory import KvSize
+from .loading import EngineOptions, load_engine, load_tokenizer, tokenizer_config
 from .metrics import Metrics
 from .model_pool import NEVER, Load, ModelPool
 from .tokenizer import Tokenizer
 from .tracing import UNTRACED, TraceOptions, Tracer
+from .worker.remote import RemoteEngine
+from .worker.router import RoutedEngine
+from .worker.spawn import WorkerProcess
+from .worker.wire import DeferredConstraints, Start
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,8 @@ class ServeOptions:
 
     `idle_seconds` after which a model that nobody uses is unloaded; 0: never; None: `IDLE_SECONDS` where there are
     several. `max_loaded` at once; None: all. `integrations`: see `parse_integration`. `aliases`: of models, by further
-    names for them.
+    names for them. `worker`: whether each engine gets a process of its own, None: on a GPU; `early`: one that was
+    started already.
     """
 
     bundles: tuple[Path, ...]
@@ -65,59 +69,15 @@ class ServeOptions:
     max_loaded: int | None = None
     integrations: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
-
-
-def _tokenizer_config(bundle: Bundle) -> TokenizerConfig:
-    return TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
-
-
-def load_tokenizer(bundle: Bundle) -> Tokenizer:
-    """The bundle's tokenizer."""
-    return Tokenizer(bundle.read("tokenizer.json").decode(), _tokenizer_config(bundle))
+    worker: bool | None = None
+    early: WorkerProcess | None = None
 
 
 def load_chat_template(bundle: Bundle) -> ChatTemplate:
     """The bundle's chat template, or ChatML."""
-    name, config = "chat_template.jinja", _tokenizer_config(bundle)
+    name, config = "chat_template.jinja", tokenizer_config(bundle)
     source = bundle.read(name).decode() if name in bundle.manifest.files else None
     return ChatTemplate(source, config.bos_token, config.eos_token)
-
-
-def load_engine(
-    bundle: Bundle,
-    options: ServeOptions,
-    tokenizer: Tokenizer,
-    metrics: Metrics,
-    report: Report = log.info,
-    observer: Observer | None = None,
-    request_ids: Iterator[int] | None = None,
-) -> Engine:
-    """An engine, not yet started, with the bundle's program on its device.
-
-    Raises:
-        UsageError: the context asked for is longer than the bundle's.
-        DeviceError: the device is not to be had, or its memory does not suffice; nothing was allocated then.
-    """
-    layout = bundle.layout
-    max_context = options.max_context or layout.max_seq_len
-    if max_context > layout.max_seq_len:
-        raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
-    blocks = None if options.kv_tokens is None else -(-options.kv_tokens // layout.kv.block_size)
-    size = KvSize(blocks, max_context)
-    program = load_program(bundle, options.device, size, report)
-    device = options.device
-    if device.device == "auto":  # what was chosen: a GPU that is lost is waited for, not replaced by the CPU
-        device = replace(device, device="host" if isinstance(program, HostProgram) else "hip")
-    return Engine(
-        program,
-        tokenizer,
-        max_context,
-        metrics,
-        limits=options.engine_limits,
-        make_program=lambda: load_program(bundle, device, size, report),
-        observer=observer,
-        request_ids=request_ids,
-    )
 
 
 def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
@@ -140,6 +100,62 @@ def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
     )
 
 
+def devices_of(options: ServeOptions) -> list[str]:
+    """Each of the devices asked for."""
+    return options.device.device.split(",")
+
+
+def has_worker(bundle: Bundle, options: ServeOptions) -> bool:
+    """Whether a bundle's engine gets a process of its own: on a GPU, unless the options say otherwise."""
+    if len(devices_of(options)) > 1:
+        if options.worker is False:
+            raise UsageError("--no-worker: several devices need a worker each")
+        return True
+    if options.worker is not None:
+        return options.worker
+    kind, _ = options.device.parsed()
+    if kind == "auto":
+        has_code = any(target.backend == "hip" for target in bundle.manifest.targets)
+        return has_code and bool(installed_arches(options.device.nodes))
+    return kind != "host"
+
+
+def make_remote(
+    bundle: Bundle, options: ServeOptions, shared: Shared, observer: Observer
+) -> RemoteEngine | RoutedEngine:
+    """The bundle's engine in processes of its own, one for each device that was asked for; not yet started.
+
+    Raises:
+        UsageError: a device is none of the forms.
+    """
+    engines = []
+    for name in devices_of(options):
+        device = replace(options.device, device=name)
+        device.parsed()
+        first = shared.early.pop() if shared.early else None
+        start = start_message(bundle, options, device)
+        engines.append(
+            RemoteEngine(start, shared.metrics, observer=observer, request_ids=shared.request_ids, first=first)
+        )
+    return engines[0] if len(engines) == 1 else RoutedEngine(engines)
+
+
+def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) -> Start:
+    """What a worker is to run."""
+    return Start(
+        bundle=str(bundle.path),
+        digest=bundle.manifest.bundle_digest,
+        device=device.device,
+        threads=device.threads,
+        graphs=device.graphs,
+        limits=options.engine_limits,
+        emulator=None if device.emulator is None else f"{device.emulator.__module__}:{device.emulator.__qualname__}",
+        max_context=options.max_context,
+        kv_tokens=options.kv_tokens,
+        log_level=log.getEffectiveLevel(),
+    )
+
+
 class BundleModel:
     """A bundle on its device. Call `stop`."""
 
@@ -151,27 +167,36 @@ class BundleModel:
         """
         with contextlib.ExitStack() as opened:
             bundle = opened.enter_context(open_bundle(path))
+            model = served_model(bundle, options.aliases)
+            observer = shared.tracer.observer(model.name)
+            remote = make_remote(bundle, options, shared, observer) if has_worker(bundle, options) else None
+            if remote is not None:
+                opened.callback(remote.stop, 0.0)
+                remote.start()
             template = opened.enter_context(contextlib.closing(load_chat_template(bundle)))
             template.start()  # beside what follows, which takes longer
             tokenizer = load_tokenizer(bundle)
-            model = served_model(bundle, options.aliases)
-            self._engine = load_engine(
-                bundle,
-                options,
-                tokenizer,
-                shared.metrics,
-                observer=shared.tracer.observer(model.name),
-                request_ids=shared.request_ids,
-            )
+            if remote is not None:
+                remote.wait()
+            self._engine = remote or self._load_engine(bundle, options, tokenizer, shared, observer)
             self._opened = opened.pop_all()
         self.service = Service(
             engine=self._engine,
             tokenizer=tokenizer,
             chat_template=template,
             model=model,
-            constraints=ConstraintCompiler(tokenizer),
+            constraints=ConstraintCompiler(tokenizer) if remote is None else DeferredConstraints(),
         )
-        self._engine.start()
+
+    def _load_engine(
+        self, bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, shared: Shared, observer: Observer
+    ) -> Engine:
+        engine_options = EngineOptions(options.device, options.max_context, options.kv_tokens, options.engine_limits)
+        engine = load_engine(
+            bundle, engine_options, tokenizer, shared.metrics, observer=observer, request_ids=shared.request_ids
+        )
+        engine.start()
+        return engine
 
     def stop(self, timeout: float) -> None:
         """See `LoadedModel`."""
@@ -186,11 +211,15 @@ def random_id() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all models of a server have in common: request ids are of one kind, whichever model answers."""
+    """What all models of a server have in common: request ids are of one kind, whichever model answers.
+
+    `early`: workers that were started before it was known which model needs one.
+    """
 
     metrics: Metrics
     tracer: Tracer
     request_ids: Iterator[int] = field(default_factory=lambda: iter(random_id, None))
+    early: list[WorkerProcess] = field(default_factory=list)
 
 
 def check_aliases(aliases: Mapping[str, str], names: Set[str]) -> None:
@@ -227,6 +256,10 @@ def make_pool(options: ServeOptions, shared: Shared) -> ModelPool:
     except BaseException:
         pool.close(0.0)
         raise
+    finally:
+        for unneeded in shared.early:
+            unneeded.end(0.0)
+            unneeded.wait_until_gone()
     return pool
 
 
@@ -239,7 +272,8 @@ def serve_bundles(options: ServeOptions) -> None:
     integrations = IntegrationManager()
     for text in options.integrations:
         integrations.add_integration(*parse_integration(text))
-    shared = Shared(Metrics(), Tracer(options.traces))
+    early = [] if options.early is None else [options.early]
+    shared = Shared(Metrics(), Tracer(options.traces), early=early)
     pool = make_pool(options, shared)
 
     def on_ready(host: str, port: int) -> None:

@@ -16,8 +16,9 @@ from .chat import ChatTemplate
 from .devices import DeviceOptions
 from .engine import Engine
 from .generation import GenerationRequest, SamplingParams
+from .loading import EngineOptions, load_engine, load_tokenizer
 from .metrics import Metrics
-from .serve import ServeOptions, load_chat_template, load_engine, load_tokenizer
+from .serve import load_chat_template
 from .tokenizer import Tokenizer
 
 
@@ -72,8 +73,8 @@ def run_bundle(options: RunOptions) -> None:
         tokenizer = load_tokenizer(bundle)
         # One sequence at a time: a KV cache of one context is enough.
         kv_tokens = options.max_context or bundle.layout.max_seq_len
-        serve_options = ServeOptions((options.bundle,), "", 0, options.device, options.max_context, kv_tokens)
-        engine = load_engine(bundle, serve_options, tokenizer, Metrics(), _say)
+        engine_options = EngineOptions(options.device, options.max_context, kv_tokens)
+        engine = load_engine(bundle, engine_options, tokenizer, Metrics(), _say)
         engine.start()
         try:
             if options.prompt is None:

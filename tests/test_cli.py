@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from rocmforge import cli
 from rocmforge.artifacts import hip
 from rocmforge.cli import main
+from rocmforge.cli_emulator import make_emulator
 from rocmforge.tools.emulator import HipEmulator
 
 
@@ -40,7 +41,7 @@ def test_archs_where_none_is_named(
 
 
 def test_the_emulator_is_that_of_the_arch() -> None:
-    emulator = cli._make_emulator("gfx942")
+    emulator = make_emulator("gfx942")
     assert isinstance(emulator, HipEmulator)
     assert emulator.arch == "gfx942"
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.runtime.batch import Batch, RowSampling
 from rocmforge.runtime.host_device import HostProgram, load_host_program
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.peer import Peer

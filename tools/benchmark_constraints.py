@@ -20,8 +20,8 @@ from ..runtime.constraints import ConstraintCompiler, ConstraintSpec
 from ..runtime.engine import Engine
 from ..runtime.generation import GenerationRequest, SamplingParams
 from ..runtime.host_device import load_host_program
+from ..runtime.loading import load_tokenizer
 from ..runtime.metrics import Metrics
-from ..runtime.serve import load_tokenizer
 from ..runtime.token_masks import MaskSource, PendingMask, TokenMasks
 from ..runtime.tokenizer import Tokenizer
 from .structured_output import MAX_TOKENS, SCHEMAS

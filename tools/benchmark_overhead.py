@@ -1,6 +1,6 @@
 """What HTTP costs: the same streams through `rfc serve`, and from the engine in this process, in turn.
 
-python -m rocmforge.tools.benchmark_overhead BUNDLE
+python -m rocmforge.tools.benchmark_overhead BUNDLE [--worker]
 
 At one stream: how much later the first token comes, and each further one. At 64: how much of the throughput is left.
 """
@@ -24,12 +24,12 @@ from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.runtime.engine import Engine
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams, events_of
 from rocmforge.runtime.host_device import load_host_program
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.serve import load_tokenizer
 from rocmforge.tools.benchmark_server import PATH, body_of, random_ids
 from rocmforge.tools.http_load import Address
 from rocmforge.tools.quiet import Others, wait_until_quiet
-from rocmforge.tools.server_process import ServerProcess, free_port, rfc_serve
+from rocmforge.tools.server_process import ServerProcess, children_of, free_port, rfc_serve
 
 PROMPT_TOKENS = 64
 # Of both caches. Pages are slower when they are first used, and after two rounds all of these have been.
@@ -121,7 +121,7 @@ def measure(
 ) -> list[tuple[Run, Run]]:
     """Rounds in turn, over HTTP and in this process; those that others disturbed are left out."""
     chooser, deadline = random.Random(streams), time.monotonic() + patience
-    pids = [os.getpid(), server.pid]
+    pids = [os.getpid(), server.pid, *children_of(server.pid)]
     found: list[tuple[Run, Run]] = []
     past = 0
     while len(found) < rounds and wait_until_quiet(others_share, deadline - time.monotonic()):
@@ -142,16 +142,25 @@ def measure(
 @click.option("--streams", type=int, multiple=True, default=(1, 64), show_default=True)
 @click.option("--tokens", default=64, show_default=True, help="Of each stream.")
 @click.option("--others", default=0.1, show_default=True, help="Share of the machine that others may use in a round.")
+@click.option("--worker", is_flag=True, help="The server's engine has a process of its own.")
 @click.option("--patience", default=300.0, show_default=True, help="Seconds to wait for quiet, for each measurement.")
 def main(
-    bundle: Path, threads: int, rounds: int, streams: tuple[int, ...], tokens: int, others: float, patience: float
+    bundle: Path,
+    threads: int,
+    rounds: int,
+    streams: tuple[int, ...],
+    tokens: int,
+    others: float,
+    worker: bool,
+    patience: float,
 ) -> None:
     """One stream, then 64; medians over the rounds that count: those in which others used little of the machine."""
     port = free_port()
     with ExitStack() as stack:
         opened = open_bundle(bundle)
         kv_tokens = KV_BLOCKS * opened.layout.kv.block_size
-        command = rfc_serve(bundle, port, "--threads", str(threads), "--kv-tokens", str(kv_tokens))
+        more = ["--worker"] if worker else []
+        command = rfc_serve(bundle, port, "--threads", str(threads), "--kv-tokens", str(kv_tokens), *more)
         server = stack.enter_context(ServerProcess(command, port))
         program = load_host_program(opened, KV_BLOCKS, threads)
         engine = Engine(program, load_tokenizer(opened), opened.layout.max_seq_len, Metrics())

@@ -19,8 +19,9 @@ from ..artifacts.bundle import Bundle, open_bundle
 from ..runtime.engine import Engine, EngineLimits
 from ..runtime.generation import GenerationRequest, SamplingParams
 from ..runtime.host_device import load_host_program
+from ..runtime.loading import load_tokenizer
 from ..runtime.metrics import Metrics
-from ..runtime.serve import load_chat_template, load_tokenizer
+from ..runtime.serve import load_chat_template
 from ..runtime.tokenizer import Tokenizer
 
 CONTEXT = 2048

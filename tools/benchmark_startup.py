@@ -76,13 +76,12 @@ def _resident_bytes(pid: int) -> int:
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
 
 
-def serve_once(bundle: Path) -> tuple[float, float, int]:
+def serve_once(bundle: Path, *options: str) -> tuple[float, float, int]:
     """Seconds from process start until /ready says 200, seconds to the first token, resident bytes after it."""
     port = _free_port()
     began = time.perf_counter()
-    server = subprocess.Popen(
-        [*RFC, "serve", str(bundle), "--addr", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL, env=ENVIRONMENT
-    )
+    command = [*RFC, "serve", str(bundle), "--addr", f"127.0.0.1:{port}", *options]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     try:
         while not _is_ready(port):
             if server.poll() is not None:
@@ -108,6 +107,8 @@ def main(model: Path, rounds: int) -> None:
         ready, first, resident = zip(*(serve_once(goal) for _ in range(rounds)), strict=True)
         weights = (goal / "weights.bin").stat().st_size
         click.echo(f"ready {statistics.median(ready):.2f} s after process start (slowest {max(ready):.2f})")
+        later = [serve_once(goal, "--worker")[0] - serve_once(goal)[0] for _ in range(rounds)]
+        click.echo(f"with --worker {statistics.median(later):.2f} s later (in turn; latest {max(later):.2f})")
         click.echo(f"first token {statistics.median(first):.3f} s after the first request (slowest {max(first):.3f})")
         other = statistics.median(resident) - weights
         click.echo(

@@ -15,7 +15,7 @@ import numpy as np
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.runtime.batch import Batch, RowSampling
 from rocmforge.runtime.host_device import HostProgram, load_host_program
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.tools.accuracy import kl_divergence, program_logits
 
 

@@ -45,6 +45,12 @@ def held_by(pid: int) -> Held:
     return Held(int(fields["VmRSS"]) / 1024, int(fields["RssAnon"]) / 1024, descriptors, int(fields["Threads"]))
 
 
+def children_of(pid: int) -> list[int]:
+    """Its processes: a worker, chat templates."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(number) for file in files for number in file.read_text("ascii").split()]
+
+
 def free_port() -> int:
     """A port of the loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -15,8 +15,8 @@ from ..runtime.constraints import ConstraintCompiler, ConstraintSpec
 from ..runtime.engine import Engine
 from ..runtime.generation import GenerationRequest, SamplingParams
 from ..runtime.host_device import load_host_program
+from ..runtime.loading import load_tokenizer
 from ..runtime.metrics import Metrics
-from ..runtime.serve import load_tokenizer
 
 MAX_TOKENS: Final = 400
 _SHORT: Final = {"type": "string", "maxLength": 40}

@@ -12,6 +12,7 @@ from ... import __version__
 from ...artifacts.errors import printable
 from ..generation import (
     FINISH_FAILED,
+    DeviceStats,
     EngineStats,
     Generation,
     GenerationRequest,
@@ -165,6 +166,8 @@ def _checks(stats: EngineStats) -> dict[str, object]:
             "pages_free": stats.pages_total - stats.pages_used,
             "active_sequences": stats.active_sequences,
         }
+    if stats.devices:
+        checks["devices"] = [_device(one) for one in stats.devices]
     return checks
 
 
@@ -173,6 +176,11 @@ def _facts(stats: EngineStats) -> dict[str, object]:
     if not stats.runtime:
         return {}
     return {"runtime": stats.runtime, "graphs": stats.graphs, "graph_mismatches": stats.graph_mismatches}
+
+
+def _device(one: DeviceStats) -> dict[str, object]:
+    found: dict[str, object] = {"device": one.device, "running": one.running, "restarts": one.restarts}
+    return found if one.problem is None else found | {"error": one.problem}
 
 
 def _memory(stats: EngineStats) -> dict[str, int]:

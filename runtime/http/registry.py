@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import falcon
 
 from ...artifacts.errors import printable
-from ..generation import EngineStats
+from ..generation import EngineStats, add_stats
 from .auth import Scope
 from .errors import NotFoundError
 from .service import ServedModel, Service
@@ -125,38 +125,11 @@ def find_card(cards: list[ServedModel], name: str | None) -> ServedModel:
 
 
 def total_stats(models: Models) -> EngineStats:
-    """Counts of all loaded models together: of one, its own. Memory is that of the device that has most of it."""
+    """Counts of all loaded models together: of one, its own."""
     stats = [service.engine.stats() for service in models.loaded()]
     if not stats:  # all are unloaded, and will be loaded when they are asked for
         return EngineStats(True, 0, 0, 0, 0, 0, 0.0, True, 0, 0)
-    if len(stats) == 1:
-        return stats[0]
-    memory = max(stats, key=lambda one: one.memory_total_bytes)
-    sums = {name: sum(getattr(one, name) for one in stats) for name in _SUMMED}
-    return EngineStats(
-        **sums,
-        running=all(one.running for one in stats),
-        device_available=all(one.device_available for one in stats),
-        problem=next((one.problem for one in stats if one.problem is not None), None),
-        memory_free_bytes=memory.memory_free_bytes,
-        memory_total_bytes=memory.memory_total_bytes,
-        runtime=memory.runtime,
-        graphs=next((one.graphs for one in stats if one.graphs.startswith("off")), memory.graphs),
-    )
-
-
-_SUMMED = (
-    "active",
-    "queued",
-    "pages_used",
-    "pages_total",
-    "active_sequences",
-    "tokens_per_second",
-    "pages_cached",
-    "prefix_hit_tokens",
-    "preemptions",
-    "graph_mismatches",
-)
+    return add_stats(stats)
 
 
 def keep(req: falcon.Request, models: Models, name: str | None, seconds: float | None) -> None:

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintSpec
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.tests.clients import llama_server
 from rocmforge.tests.clients.programs import python_program
 

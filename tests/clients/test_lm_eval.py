@@ -17,7 +17,7 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.engine import Engine
 from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.host_device import load_host_program
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tests.clients.common import MODEL
 from rocmforge.tests.clients.programs import python_program

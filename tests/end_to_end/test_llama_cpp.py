@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
 

@@ -45,10 +45,19 @@ def ready(server: Server) -> tuple[int, str]:
 @pytest.mark.parametrize("tear", [cut, empty, copy_another_over_it, overwrite], ids=lambda tear: f"F79-{tear.__name__}")
 @pytest.mark.parametrize("busy", [True, False], ids=["in-a-stream", "idle"])
 def test_weights_torn_while_they_are_served(bundle: Path, tear: object, busy: bool) -> None:
+    survive_tear(bundle, tear, busy)
+
+
+@pytest.mark.parametrize("tear,busy", [(cut, False), (overwrite, True)], ids=["F126-cut", "F126-overwrite"])
+def test_weights_torn_below_a_worker(bundle: Path, tear: object, busy: bool) -> None:
+    survive_tear(bundle, tear, busy, "--worker")
+
+
+def survive_tear(bundle: Path, tear: object, busy: bool, *options: str) -> None:
     assert callable(tear)
     weights = bundle / "weights.bin"
     sound = weights.read_bytes()
-    with serving(bundle) as server:
+    with serving(bundle, *options) as server:
         answer = server.post("/generate", ASK).json()
         assert answer["finish_reason"] == "length"
         if busy:

@@ -10,7 +10,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.host_device import HostProgram, load_host_program
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.accuracy import PROMPTS, first_divergence, kl_divergence, program_logits
 

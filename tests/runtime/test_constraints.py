@@ -18,8 +18,8 @@ from rocmforge.runtime.constraints import MAX_CHARS, ConstraintCompiler, Constra
 from rocmforge.runtime.engine import Engine
 from rocmforge.runtime.generation import GenerationRequest, GenerationState, RequestError, SamplingParams
 from rocmforge.runtime.host_device import load_host_program
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.serve import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tools.structured_output import SCHEMAS
 

@@ -25,7 +25,7 @@ from rocmforge.runtime.engine import Engine, EngineLimits
 from rocmforge.runtime.generation import EngineBusyError, RequestError, SamplingParams
 from rocmforge.runtime.host_device import HostProgram, choose_variant, load_host_program
 from rocmforge.runtime.lifecycle import RequestEvent
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model

@@ -13,7 +13,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.engine import EngineLimits
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tools.fixtures import write_model
 

@@ -23,7 +23,7 @@ from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.golden import compare_golden, record_golden
 from rocmforge.runtime.hip_program import HipProgram, KvSize, load_hip_program
 from rocmforge.runtime.host_device import load_host_program
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.fixtures import write_model

@@ -10,22 +10,22 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.cli import main
 from rocmforge.runtime import engine as engine_module
+from rocmforge.runtime import loading
 from rocmforge.runtime import serve as serve_module
 from rocmforge.runtime.batch import Batch, Int32, Program
 from rocmforge.runtime.devices import DeviceOptions, Report, load_program
 from rocmforge.runtime.engine import EngineLimits
 from rocmforge.runtime.generation import SamplingParams
 from rocmforge.runtime.host_device import HostProgram
+from rocmforge.runtime.loading import EngineOptions, load_engine
 from rocmforge.runtime.memory import KvSize
 from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.serve import ServeOptions, load_engine
+from rocmforge.runtime.serve import ServeOptions
 from rocmforge.runtime.tokenizer import Tokenizer
 
 from .engine_harness import SECONDS, ScriptedProgram, ended, request, wait_until
 
-
-def options(bundle: Bundle, device: str = "auto") -> ServeOptions:
-    return ServeOptions((bundle.path,), "", 0, DeviceOptions(device, 1, None), kv_tokens=512)
+OPTIONS = EngineOptions(DeviceOptions("auto", 1, None), kv_tokens=512)
 
 
 def test_F77_the_model_is_loaded_again_on_the_same_device(
@@ -46,10 +46,10 @@ def test_F77_the_model_is_loaded_again_on_the_same_device(
             raise DeviceError("gone")
         return step(program, batch)
 
-    monkeypatch.setattr(serve_module, "load_program", load)
+    monkeypatch.setattr(loading, "load_program", load)
     monkeypatch.setattr(HostProgram, "step", fail_once)
     monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
-    engine = load_engine(bundle, options(bundle), tokenizer, Metrics())
+    engine = load_engine(bundle, OPTIONS, tokenizer, Metrics())
     engine.start()
     try:
         one = request(20, 10, sampling=SamplingParams(0.0), ignore_eos=True)
@@ -78,9 +78,9 @@ def test_a_lost_gpu_is_not_replaced_by_the_cpu(
     def fail(batch: Batch) -> list[int]:
         raise DeviceError("gone")
 
-    monkeypatch.setattr(serve_module, "load_program", load)
+    monkeypatch.setattr(loading, "load_program", load)
     monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
-    engine = load_engine(bundle, options(bundle), tokenizer, Metrics())
+    engine = load_engine(bundle, OPTIONS, tokenizer, Metrics())
     engine.start()
     try:
         assert str(ended(engine.submit(request())).error) == "gone"

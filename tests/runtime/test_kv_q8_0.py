@@ -20,7 +20,7 @@ from rocmforge.runtime.batch import Program
 from rocmforge.runtime.golden import compare_golden, record_golden
 from rocmforge.runtime.host_device import load_host_program
 from rocmforge.runtime.inspect import inspect_bundle
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 

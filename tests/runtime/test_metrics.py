@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import falcon.testing
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rocmforge.runtime.generation import EngineStats, GenerationRequest, SamplingParams
+from rocmforge.runtime.generation import DeviceStats, EngineStats, GenerationRequest, SamplingParams
 from rocmforge.runtime.metrics import METHODS, REASONS, Metrics
 
 from .engine_harness import ScriptedProgram, serving
@@ -20,6 +21,12 @@ from .http.fake_engine import FakeEngine, make_app
 
 ROOT = Path(__file__).parents[2]
 IDLE = EngineStats(True, 0, 0, 3, 64, 0, 0.0, True, 0, 0, pages_cached=9)
+DEVICES = (
+    DeviceStats("hip:0", 2, True, None, 3, 1, 10, 64, 7.5, 1000, 4000),
+    DeviceStats("hip:1", 0, False, "lost", 0, 0, 0, 0, 0.0, 0, 0),
+    DeviceStats("hip:0", 1, True, None, 1, 0, 5, 32, 0.5, 900, 4000),  # of another model
+)
+WORKING = dataclasses.replace(IDLE, devices=DEVICES)
 PATIENCE_SECONDS = 60.0
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
@@ -149,6 +156,22 @@ def test_F55_a_stream_that_its_client_leaves_is_counted_once(chunks: int) -> Non
     assert f'{line},status="200"}} 1\n' in client.simulate_get("/metrics").text
 
 
+def test_figures_of_devices_that_have_workers() -> None:
+    found = values(Metrics(), WORKING)
+    assert {name[0].removeprefix("rocmforge_"): value for name, value in found.items() if name[1] == "hip:0"} == {
+        "device_available": 1,
+        "device_active_requests": 4,
+        "device_queue_length": 1,
+        "device_kv_pages": 96,
+        "device_kv_pages_used": 15,
+        "device_tokens_per_second": 8,
+        "device_memory_free_bytes": 1000,
+        "worker_restarts_total": 3,
+    }
+    assert found["rocmforge_device_available", "hip:1"] == 0
+    assert not any("device" in name for name, _ in values(Metrics()))
+
+
 def documented() -> dict[str, tuple[str, str]]:
     """Type and labels of each metric in the table of docs/operations.md."""
     text = (ROOT / "docs" / "operations.md").read_text()
@@ -157,7 +180,7 @@ def documented() -> dict[str, tuple[str, str]]:
 
 
 def test_the_table_in_the_documentation_names_all_metrics() -> None:
-    families = text_string_to_metric_families(filled().render(IDLE).decode())
+    families = text_string_to_metric_families(filled().render(WORKING).decode())
     served = {}
     for family in families:
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -169,6 +192,6 @@ def test_the_table_in_the_documentation_names_all_metrics() -> None:
 @needs_promtool
 def test_promtool_has_nothing_to_say() -> None:
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=filled().render(IDLE), capture_output=True, timeout=60, check=False
+        ["promtool", "check", "metrics"], input=filled().render(WORKING), capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -1,0 +1,74 @@
+"""A worker that does once what the file named by $ROCMFORGE_TEST_FAULT says: FAULT[:STEP]. For `spawn.MODULE`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from rocmforge.runtime.batch import Batch, Int32
+from rocmforge.runtime.host_device import HostProgram
+from rocmforge.runtime.worker import process, wire
+
+VARIABLE = "ROCMFORGE_TEST_FAULT"
+
+
+def serve(ours: socket.socket) -> None:
+    """Be a worker, and do it."""
+    file = Path(os.environ[VARIABLE])
+    if file.exists():
+        fault, _, step = file.read_text().partition(":")
+        if fault != "cannot load":
+            file.unlink()
+        if fault == "deaf":
+            time.sleep(3600)
+        inject(fault, int(step or 0), ours)
+    process.serve(ours)
+
+
+def inject(fault: str, step: int, ours: socket.socket) -> None:
+    """Have the fault come with a step, of those after loading; `cannot load` comes at once."""
+    if fault == "cannot load":
+        print("no such card", flush=True)
+        os._exit(3)
+    load, real, done = process.Worker.load, HostProgram.step, 0
+
+    def faulty(program: HostProgram, batch: Batch) -> Int32:
+        nonlocal done
+        done += 1
+        if done > step:
+            commit(fault, ours)
+        return real(program, batch)
+
+    def load_and_arm(worker: process.Worker, start: wire.Start) -> None:
+        load(worker, start)
+        HostProgram.step = faulty  # type: ignore[method-assign, assignment]
+
+    process.Worker.load = load_and_arm  # type: ignore[method-assign, assignment]
+
+
+def commit(fault: str, ours: socket.socket) -> None:
+    """Do what a broken device's driver does to the process."""
+    if fault == "abort":
+        print("Memory access fault by GPU node-1", flush=True)
+        os.abort()
+    elif fault == "segv":
+        ctypes.string_at(0)
+    elif fault == "exit":
+        os._exit(9)
+    elif fault == "hang":
+        time.sleep(3600)
+    elif fault == "hang with the lock":  # of the interpreter: a library that does not let go of it
+        ctypes.PyDLL(None).sleep(3600)
+    elif fault == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault == "nonsense":
+        wire.Channel(ours).send(("who", "am", "i"))
+    elif fault == "half a frame":
+        ours.sendall(wire.encode("x" * 1000)[:100])
+        os._exit(0)
+    else:
+        raise ValueError(fault)
