@@ -248,27 +248,42 @@ class HipProgram:
         Raises:
             DeviceError: a step fails; or graphs are to be used in any case, and cannot be.
         """
+        try:
+            self._try_graphs()
+        except HipError as error:
+            raise DeviceError(f"{self.device}: {error}") from None
+
+    def _try_graphs(self) -> None:
         assert self._graphs is not None
         if self._mode == "off":
             return
         batches = self_test_batches(self.layout, self.num_blocks)
         expected = [self._answer(batch, replay=False) for batch in batches]
         for batch, answer in zip((*batches, *batches[:1]), (*expected, *expected[:1]), strict=True):
-            if self._graphs.problem is None and self._answer(batch, replay=True) != answer:
-                self._graphs.turn_off("a replayed step differs from the same one launched kernel by kernel")
-        if self._mode == "on" and self._graphs.problem is not None:
+            if self._graphs.problem is None:
+                self._try_replay(batch, answer)
+        if self._graphs.problem is None:
+            return
+        if self._mode == "on":
             raise DeviceError(f"{self.device}: --gpu-graphs on: {self._graphs.problem}")
+        if self._answer(batches[0], replay=False) != expected[0]:
+            raise DeviceError(f"{self.device}: {self._graphs.problem}, and then kernels differ too")
+
+    def _try_replay(self, batch: Batch, expected: bytes) -> None:
+        assert self._graphs is not None
+        try:
+            if self._answer(batch, replay=True) != expected:
+                self._graphs.turn_off("a replayed step differs from the same one launched kernel by kernel")
+        except HipError as error:
+            self._graphs.turn_off(str(error))
 
     def _answer(self, batch: Batch, replay: bool) -> bytes:
         """The logits of a step; nothing where a graph ran another."""
         shape = shape_of(batch)
-        try:
-            self._use_device()
-            if self._run(batch, shape, replay) and self._seen() is not None:
-                return b""
-            self._check_seen()
-        except HipError as error:
-            raise DeviceError(f"{self.device}: {error}") from None
+        self._use_device()
+        if self._run(batch, shape, replay) and self._seen() is not None:
+            return b""
+        self._check_seen()
         return self.logits(shape.logits).tobytes()
 
     def _wait(self) -> None:

@@ -24,7 +24,7 @@ from rocmforge.runtime.memory import KvSize
 from rocmforge.runtime.metrics import Metrics
 
 from .engine_harness import SECONDS, CountingMetrics
-from .fake_hip import CAPTURE_UNSUPPORTED, FakeHip
+from .fake_hip import CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip
 from .hip_bundle import LAYOUT, hip_bundle
 from .test_hip_program import batch
 from .test_tokenizer import TINY
@@ -126,6 +126,23 @@ def test_graphs_are_tried_where_verify_runs_them_and_on_the_emulator_where_it_is
         assert program is not None
         assert program.facts().graphs.startswith("off") == (problem is not None)
         program.close()
+    assert api.held() == 0
+
+
+def test_F134_a_replay_that_fails_at_load_costs_graphs_alone(bundle: Bundle) -> None:
+    api = FakeHip()
+    api.fail("hipGraphLaunch", 2, LAUNCH_FAILURE)
+    program = load(bundle, api)
+    assert program.facts().graphs.startswith("off: launch of a step's graph: hipErrorLaunchFailure")
+    assert tokens(program, 9) == [101]
+    program.close()
+    api.fail("hipGraphLaunch", 2, LAUNCH_FAILURE)
+    with pytest.raises(DeviceError, match="--gpu-graphs on: launch of a step's graph: hipErrorLaunchFailure"):
+        load(bundle, api, "on")
+    api.fail("hipGraphLaunch", 2, LAUNCH_FAILURE)
+    api.fail("hipStreamSynchronize", 14, LAUNCH_FAILURE)  # in a step launched kernel by kernel
+    with pytest.raises(DeviceError, match=r"^GPU 0 .*hipErrorLaunchFailure"):
+        load(bundle, api)
     assert api.held() == 0
 
 
