@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.engine import EngineLimits
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.hip_program import KvSize, load_hip_program
 from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.fixtures import write_model
 
 from .engine_harness import ended, serving
@@ -50,6 +53,49 @@ def test_F77_a_hundred_failures_and_every_request_ends_once(
         rebuilt=True,
         limits=EngineLimits(),
     )
+
+
+class Corrupt(HipEmulator):
+    """Replays leave out one kernel of their graph, the first ones excepted. Without the first kernel the step before is
+    computed again."""
+
+    left_out = -1
+    sound_replays = 0
+
+    def hipGraphInstantiate(self, executable: Any, graph: Any, node: Any = None, log: Any = None, size: Any = 0) -> int:
+        code = super().hipGraphInstantiate(executable, graph, node, log, size)
+        made = self._state.executables[executable._obj.value]
+        made[:] = [self._unless_left_out(index, work) for index, work in enumerate(made)]
+        return code
+
+    def _unless_left_out(self, index: int, work: Callable[[], int]) -> Callable[[], int]:
+        return lambda: 0 if index == self.left_out and self.calls["hipGraphLaunch"] > self.sound_replays else work()
+
+
+@pytest.mark.parametrize("left_out", [0, 4], ids=["F134-step", "F134-kernel"])
+def test_a_replay_that_computes_something_else_is_found_at_load(gpu_bundle: Bundle, left_out: int) -> None:
+    api = Corrupt(ARCH)
+    program = load_hip_program(gpu_bundle, api, KvSize(4, 64), nodes=None, report=str)
+    program.try_graphs()
+    assert program.facts().graphs == "on"
+    api.left_out = left_out
+    program.try_graphs()
+    assert program.facts().graphs.startswith("off: a replayed step differs")
+    program.close()
+
+
+def test_F135_a_replay_of_the_step_before_changes_no_token(gpu_bundle: Bundle, gpu_tokenizer: Tokenizer) -> None:
+    request = GenerationRequest((5, 9, 30, 7), 12, SamplingParams(0.8, seed=3), ignore_eos=True)
+    found = []
+    for left_out in (-1, 0):
+        api = Corrupt(ARCH)
+        api.left_out, api.sound_replays = left_out, 4
+        program = load_hip_program(gpu_bundle, api, KvSize(4, 64), nodes=None, report=str)
+        with serving(program, gpu_tokenizer, 64) as engine:
+            found.append(ended(engine.submit(request)).tokens)
+            assert engine.stats().graph_mismatches == (left_out == 0)
+        assert api.calls["hipGraphLaunch"] == (11 if left_out else 5)
+    assert found[0] == found[1]
 
 
 def test_drafts_change_no_token(gpu_bundle: Bundle, gpu_tokenizer: Tokenizer) -> None:
