@@ -96,14 +96,19 @@ class Dispatcher:
         workers = [Worker() for _ in range(num_threads)]
         for i, worker in enumerate(workers):
             worker.traffic, worker.hits = ctypes.addressof(traffic[i]), ctypes.addressof(loaded.hits[i])
-        if self._pool is None or num_threads == 1:
-            results = [loaded.library.run(launch, workers[0])]
-        else:
-            jobs = [self._pool.submit(loaded.library.run, launch, worker) for worker in workers]
-            results = [job.result() for job in jobs]
+        results = self._run_workers(loaded.library, launch, workers)
         self._collect(loaded.counters, workers, traffic, blocks)
         loaded.counters.seconds += time.perf_counter() - started
         return self._fault(loaded, launch, workers, results)
+
+    def _run_workers(self, library: Library, launch: Launch, workers: list[Worker]) -> list[int]:
+        if self._pool is None or len(workers) == 1:
+            return [library.run(launch, worker) for worker in workers]
+        try:
+            jobs = [self._pool.submit(library.run, launch, worker) for worker in workers]
+        except RuntimeError:  # the interpreter is ending: pools take nothing more, but threads of the program go on
+            return [library.run(launch, worker) for worker in workers]
+        return [job.result() for job in jobs]
 
     def _fault(
         self, loaded: LoadedKernel, launch: Launch, workers: list[Worker], results: list[int]

@@ -9,13 +9,16 @@
 typedef int (*Execute)(u32 gpu, const AqlPacket *packet, u64 *fault_address);
 static Execute callback;
 static u32 running;
+static int ended;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t idle = PTHREAD_COND_INITIALIZER;
 
-// The executor's own call; none (0) when its interpreter ends, which waits for the kernels that run.
+// The executor's own call; none (0) when its interpreter ends, which waits for the kernels that run. Those that come later, as the
+// program's libraries are unloaded, are not run: nobody is left who could look.
 EXPORT void rocmforge_kfd_attach(Execute function) {
   pthread_mutex_lock(&lock);
   callback = function;
+  ended = !function;
   while (!function && running) pthread_cond_wait(&idle, &lock);
   pthread_mutex_unlock(&lock);
 }
@@ -40,9 +43,9 @@ int execute(const Gpu *gpu, const AqlPacket *packet, Fault *fault) {
   Execute function = callback;
   running++;
   pthread_mutex_unlock(&lock);
-  int result = BAD_CODE;
+  int result = ended ? RAN : BAD_CODE;
   if (function) result = function(gpu->index, packet, &fault->address);
-  else fprintf(stderr, "kfd: a kernel was launched, but no executor is attached\n");
+  else if (!ended) fprintf(stderr, "kfd: a kernel was launched, but no executor is attached\n");
   pthread_mutex_lock(&lock);
   running--;
   pthread_cond_broadcast(&idle);
