@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from rocmforge.artifacts.hip import generic_arch
 from rocmforge.tests.end_to_end.process import environment, rfc
 
 from .conftest import FIGURES, SECONDS, Compiled, Runtime
@@ -59,7 +60,8 @@ def test_smollm2_gives_the_same_tokens(trixie: Runtime, arch: str, smollm2_gpu: 
 
 
 def test_verify_and_run(trixie: Runtime, small: Path) -> None:
-    done = trixie.run("gfx1100,gfx942", "rfc", "verify", small, "--device", "hip")
+    # `on`: replayed steps are held against the same ones launched kernel by kernel, to the bit.
+    done = trixie.run("gfx1100,gfx942", "rfc", "verify", small, "--device", "hip", "--gpu-graphs", "on")
     assert done.returncode == 0, done.stderr
     for arch in ("gfx1100", "gfx942"):
         assert f"{arch}: 2 golden records replayed, equal " in done.stdout
@@ -70,6 +72,13 @@ def test_verify_and_run(trixie: Runtime, small: Path) -> None:
         arch = "gfx942" if "942" in device else "gfx1100"
         assert done.stdout == rfc(*asked, f"emulated:{arch}").stdout
         assert f"{arch}, " in done.stderr
+
+
+def test_F130_generic_code_on_a_runtime_that_is_too_old(trixie: Runtime, compiled: Compiled, small_gguf: Path) -> None:
+    bundle = compiled(small_gguf, "gfx11-generic", name="generic")
+    done = trixie.run("gfx1100", "rfc", "verify", bundle, "--device", "hip")
+    assert done.returncode == 4
+    assert "that for gfx11-generic needs ROCm 6.4 or newer, found HIP 5.7: compile with --arch gfx1100" in done.stdout
 
 
 @pytest.mark.nightly
@@ -90,6 +99,9 @@ def test_newer_runtimes(
     check_same(runtime, arch, bundle, SMALL, tmp_path)
     real = compiled(smollm2_gguf, arch, "host", name="smollm2")
     check_same(runtime, arch, real, ("tokens",), tmp_path)
-    done = runtime.run(arch, "rfc", "verify", real, "--device", "hip")
-    assert done.returncode == 0, done.stderr
-    assert f"{arch}: " in done.stdout
+    family = generic_arch(arch)
+    generic = compiled(small_gguf, family, name="generic")
+    for path, code in ((real, arch), (generic, family)):
+        done = runtime.run(arch, "rfc", "verify", path, "--device", "hip", "--gpu-graphs", "on")
+        assert done.returncode == 0, done.stderr
+        assert f"{code}: " in done.stdout
