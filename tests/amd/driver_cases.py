@@ -1,6 +1,6 @@
-"""What the emulated driver must do, asked through AMD's own HIP; each case in a process of its own.
+"""What the emulated driver must do, asked through AMD's own HIP.
 
-python -m rocmforge.tests.amd.driver_cases CASE CODE.hsaco [OTHER.hsaco]
+python -m rocmforge.tests.amd.driver_cases CASE[,CASE...] CODE.hsaco [OTHER.hsaco]
 A case asserts what it finds; those that end the process print "reached" before.
 """
 
@@ -390,4 +390,5 @@ CASES: Mapping[str, Callable[..., None]] = {
 }
 
 if __name__ == "__main__":
-    CASES[sys.argv[1]](*sys.argv[2:])
+    for asked in sys.argv[1].split(","):
+        CASES[asked](*sys.argv[2:])
