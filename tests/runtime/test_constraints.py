@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import jsonschema
 import numpy as np
 import pytest
+import tokenizers
 
 from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.runtime.batch import UInt32
 from rocmforge.runtime.constraints import MAX_CHARS, ConstraintCompiler, ConstraintError, ConstraintSpec, Kind, Matcher
 from rocmforge.runtime.engine import Engine
@@ -125,6 +127,21 @@ def test_a_grammar_and_any_object(compiler: ConstraintCompiler, tokenizer: Token
     assert not follow(compiler.compile(sum_of), tokenizer, "1+(2+3")
     assert follow(compiler.compile(spec("json_object")), tokenizer, '{"a": [1, {"b": null}]}')
     assert not follow(compiler.compile(spec("json_object")), tokenizer, "[1]")
+
+
+@pytest.mark.parametrize("ends", [(1,), (1, 5), ()])
+def test_the_end_is_each_of_the_models_own_ends(ends: tuple[int, ...]) -> None:
+    """The library wants one: a model that has none gets its first token for it."""
+    letters = {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "ab": 4, "<end>": 5}
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(letters, [("a", "b")]))
+    library.add_special_tokens(["<s>", "</s>", "<end>"])
+    config = TokenizerConfig(None, ends, False, False, "", "", len(letters), ends[0] if ends else None)
+    matcher = ConstraintCompiler(Tokenizer(library.to_str(), config)).compile(spec("regex", "(ab)*a"))
+    assert allowed(matcher.mask()) == [2, 4]
+    matcher.take(4)
+    assert allowed(matcher.mask()) == [2, 4]
+    matcher.take(2)
+    assert allowed(matcher.mask()) == sorted({3, *(ends or (0,))})
 
 
 def test_control_tokens_are_no_text(compiler: ConstraintCompiler, tokenizer: Tokenizer) -> None:
