@@ -194,12 +194,8 @@ def _attributes(attributes: Mapping[str, object]) -> list[dict[str, object]]:
 
 
 def _value(value: object) -> dict[str, object]:
-    if isinstance(value, bool):
-        return {"boolValue": value}
     if isinstance(value, int):
         return {"intValue": str(value)}
-    if isinstance(value, float):
-        return {"doubleValue": value}
     if isinstance(value, (list, tuple)):
         return {"arrayValue": {"values": [_value(one) for one in value]}}
     return {"stringValue": str(value)}

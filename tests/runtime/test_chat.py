@@ -74,6 +74,18 @@ def test_templates(source: str, expected: str) -> None:
 def test_strftime_now() -> None:
     year = datetime.now().year
     assert render("{{ strftime_now('%Y') }}") in {str(year), str(year + 1)}
+    assert render("{{ strftime_now('x' * 100) }}") == "x" * 100
+    for pattern in ("x' * 101 ~ '", "%9Y"):
+        with pytest.raises(ChatTemplateError, match="a date pattern that is too long, or has widths"):
+            render(f"{{{{ strftime_now('{pattern}') }}}}")
+
+
+def test_a_sum_begins_with_nothing() -> None:
+    """One that begins with a list would grow like a square."""
+    assert render("{{ [1, 2]|sum }} {{ [{'a': 3}, {'a': 4}]|sum('a') }} {{ [{'a': 5}]|sum(attribute='a') }}") == "3 7 5"
+    for source in ("{{ [[1]]|sum(start=[]) }}", "{{ [[1]]|sum(none, []) }}"):
+        with pytest.raises(ChatTemplateError, match="sum with a start value"):
+            render(source)
 
 
 def test_raise_exception_is_one_line() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextvars
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import falcon.testing
@@ -438,8 +440,10 @@ def test_a_real_engine_is_traced_at_no_cost_for_a_token(
 
 def test_an_engine_is_not_traced_outside_of_a_request(traced_engine: tuple[Engine, Tracer, Counter[str]]) -> None:
     engine, tracer, _ = traced_engine
-    for event in engine.submit(GenerationRequest((3, 4, 5), 2, SamplingParams())).events(SECONDS):
-        assert event is not None
+    request = GenerationRequest((3, 4, 5), 2, SamplingParams())
+    for submit in (engine.submit, partial(contextvars.Context().run, engine.submit)):  # where none has ever been, too
+        for event in submit(request).events(SECONDS):
+            assert event is not None
     assert tracer.ended() == []
 
 

@@ -125,11 +125,10 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "runtime/scheduler.py": ("tests/runtime/test_engine_speculation.py",),
     "runtime/serve.py": ("tests/runtime/test_engine_serving.py", "tests/end_to_end/test_serve.py"),
-    "runtime/verify.py": ("tests/end_to_end/test_cli.py",),
+    "runtime/verify.py": ("tests/end_to_end/test_gpu_cli.py", "tests/end_to_end/test_cli.py"),
     "runtime/inspect.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
     "runtime/terminal.py": ("tests/end_to_end/test_terminal.py",),
     "runtime/lifecycle.py": ("tests/runtime/test_embeddings.py", "tests/runtime/test_tracing.py"),
-    "runtime/rate.py": ("tests/runtime/test_engine.py",),
     "compiler/build.py": ("tests/compiler/test_toolchain.py",),
     "compiler/compile.py": (
         "tests/compiler/test_weights.py",

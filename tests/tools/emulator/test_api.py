@@ -141,6 +141,30 @@ def test_events(session: Session) -> None:
     assert session.api.hipEventDestroy(start) == 400
 
 
+def test_arguments_lie_where_the_kernel_reads_them() -> None:
+    """Behind a number of four bytes is a gap before a pointer."""
+    source = "KERNEL put(u32 value, u32 *out, u32 other) { out[THREAD] = value + other; }"
+    api, module, function, pointer = HipEmulator("gfx1100"), c_void_p(), c_void_p(), c_void_p()
+    assert api.hipModuleLoadData(byref(module), build(source, "gfx1100")) == 0
+    assert api.hipModuleGetFunction(byref(function), module, b"put") == 0
+    assert api.hipMalloc(byref(pointer), 4 * 32) == 0
+    values = (ctypes.c_uint32(40), pointer, ctypes.c_uint32(2))
+    table = (c_void_p * 3)(*(ctypes.addressof(value) for value in values))
+    assert api.hipModuleLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, None, table, None) == 0
+    out = np.zeros(32, np.uint32)
+    assert api.hipMemcpyDtoH(c_void_p(out.ctypes.data), pointer, out.nbytes) == 0
+    assert set(out.tolist()) == {42}
+
+
+def test_copies_by_their_own_names(session: Session) -> None:
+    fives, out = np.full(N, 5, np.float32), np.zeros(N, np.float32)
+    assert session.api.hipMemcpyHtoD(session.pointer, c_void_p(fives.ctypes.data), fives.nbytes) == 0
+    assert session.values() == [5.0]
+    assert session.api.hipMemcpyDtoH(c_void_p(out.ctypes.data), session.pointer, out.nbytes) == 0
+    assert np.array_equal(out, fives)
+    assert session.api.hipMemcpyHtoD(session.pointer, c_void_p(fives.ctypes.data), fives.nbytes + 1) != 0
+
+
 def test_device_variables(session: Session) -> None:
     function, pointer, size = c_void_p(), c_void_p(), c_size_t()
     assert session.api.hipModuleGetFunction(byref(function), session.module, b"bump") == 0

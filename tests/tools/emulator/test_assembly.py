@@ -37,6 +37,18 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
         """,
         lambda a, b: np.full(N, (2 + 3 * 4) + 2 * 5, np.float32).view(np.uint32),
     ),
+    # The register that is added to is a whole one, whatever its number: only 16-bit forms have halves.
+    "fmac_of_a_high_register": (
+        "gfx1100",
+        """
+        v_mov_b32 v200, 2.0
+        v_mov_b32 v11, 0x40400000
+        v_fmac_f32 v200, v11, 4.0
+        v_fmac_f32 v200, v11, v11
+        v_mov_b32 %0, v200
+        """,
+        lambda a, b: np.full(N, 2 + 3 * 4 + 3 * 3, np.float32).view(np.uint32),
+    ),
     "dual_literal": (
         "gfx1201",
         """
@@ -324,7 +336,7 @@ def bitop3(a: np.ndarray, b: np.ndarray, c: np.ndarray, table: int) -> Any:
 
 @cache
 def gpu(arch: str) -> Gpu:
-    clobbers = ", ".join(f'"v{i}"' for i in range(10, 16)) + ", " + ", ".join(f'"s{i}"' for i in range(20, 28))
+    clobbers = ", ".join(f'"v{i}"' for i in (*range(10, 16), 200)) + ", " + ", ".join(f'"s{i}"' for i in range(20, 28))
     clobbers += ', "vcc", "scc", "memory"' + (', "a3"' if arch == "gfx942" else "")
     kernels = []
     for name, (target, text, _) in CASES.items():

@@ -19,7 +19,7 @@ __device__ u32 numbers[2] = {40, 2};
 __device__ u32 *volatile pointers[2] = {&numbers[1], &numbers[0]};
 KERNEL add(u32 *out, u32 more) { out[THREAD] = *pointers[0] + *pointers[1] + more; }
 """
-SEGMENT, LOADED, RELOCATIONS = struct.Struct("<IIQQQQQQ"), 1, 4
+SEGMENT, LOADED, RELOCATIONS, ABSOLUTE = struct.Struct("<IIQQQQQQ"), 1, 4, 3
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,25 @@ def test_relocated_pointers_lead_where_they_should(good: bytes) -> None:
     out = np.zeros(32, np.uint32)
     Gpu(SOURCE, "gfx1100").run("add", 1, 32, out, ctypes.c_uint32(8))
     assert set(out.tolist()) == {50}
+
+
+def test_a_relocation_by_a_symbol_is_that_by_its_place(good: bytes) -> None:
+    """A linker that leaves a symbol open names it, where ours writes where it lies."""
+    at, known = relocation(good), parse(good)
+    (start,), (size, count) = struct.unpack_from("<Q", good, 40), struct.unpack_from("<HH", good, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", good, start + i * size) for i in range(count)]
+    symbols = sections[next(section[6] for section in sections if section[1] == RELOCATIONS)]
+    names = sections[symbols[6]][4]
+    index = next(
+        i
+        for i in range(symbols[5] // 24)
+        if good[names + struct.unpack_from("<I", good, symbols[4] + 24 * i)[0] :].startswith(b"numbers\0")
+    )
+    place, target = known.relocations[0]
+    addend = target - known.symbols["numbers"][0]
+    named = changed(changed(good, at + 8, "<Q", index << 32 | ABSOLUTE), at + 16, "<Q", addend)
+    assert parse(named).relocations == known.relocations
+    assert (place, addend) == (struct.unpack_from("<Q", good, at)[0], 4)
 
 
 def test_a_relocation_outside_the_image_is_refused(good: bytes) -> None:
