@@ -24,7 +24,7 @@ from rocmforge.runtime.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.golden import record_golden
 from rocmforge.runtime.hip_api import HipApi, load_hip
 from rocmforge.runtime.hip_program import HipProgram, KvSize, load_hip_program
-from rocmforge.runtime.serve import load_tokenizer
+from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.tests.runtime.engine_harness import ended, serving
 from rocmforge.tests.runtime.test_emulated_gpu import greedy
 from rocmforge.tests.runtime.test_host_program import run

@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import falcon.testing
@@ -441,8 +440,9 @@ def test_a_real_engine_is_traced_at_no_cost_for_a_token(
 def test_an_engine_is_not_traced_outside_of_a_request(traced_engine: tuple[Engine, Tracer, Counter[str]]) -> None:
     engine, tracer, _ = traced_engine
     request = GenerationRequest((3, 4, 5), 2, SamplingParams())
-    for submit in (engine.submit, partial(contextvars.Context().run, engine.submit)):  # where none has ever been, too
-        for event in submit(request).events(SECONDS):
+    fresh = contextvars.Context()  # where no request has ever been, too
+    for generation in (engine.submit(request), fresh.run(engine.submit, request)):
+        for event in generation.events(SECONDS):
             assert event is not None
     assert tracer.ended() == []
 
