@@ -132,15 +132,23 @@ def build_shared(name: str, folder: Path, sources: Sequence[str], flags: Sequenc
     return goal
 
 
-@cache
-def load(wave_size: int) -> Library:
-    """The native library for waves of 32 or 64 lanes, compiled at first use (seconds) and cached.
+def build(wave_size: int) -> Path:
+    """The shared object for waves of 32 or 64 lanes, compiled at first use (seconds) and cached.
 
     Raises:
         ToolchainError: the compiler is missing or failed.
     """
-    flags = (*_FLAGS, *_host_level(), f"-DW={wave_size}")
-    handle = ctypes.CDLL(str(build_shared(f"wave{wave_size}", NATIVE, _SOURCES, flags)))
+    return build_shared(f"wave{wave_size}", NATIVE, _SOURCES, (*_FLAGS, *_host_level(), f"-DW={wave_size}"))
+
+
+@cache
+def load(wave_size: int) -> Library:
+    """The native library for waves of 32 or 64 lanes, built if need be.
+
+    Raises:
+        ToolchainError: the compiler is missing or failed.
+    """
+    handle = ctypes.CDLL(str(build(wave_size)))
     handle.emulator_entry.restype = ctypes.POINTER(Entry)
     sizes = (ctypes.c_uint32 * 7)()
     handle.emulator_sizes(sizes)

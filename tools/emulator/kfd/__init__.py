@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..library import build_shared
+from ..library import build, build_shared
 from .gpus import gpu_of
 from .topology import gpu_id_of, topology
 
@@ -58,9 +58,11 @@ def environment(gpus: Sequence[str]) -> Mapping[str, str]:
 
 
 def preload() -> Path:
-    """The shim, built if need be (seconds).
+    """The shim, built if need be (seconds), and with it all that its kernels run on: no program may wait for that.
 
     Raises:
         ToolchainError: the compiler is missing or failed.
     """
+    for wave_size in (32, 64):
+        build(wave_size)
     return build_shared("kfd", _NATIVE, _SOURCES, _FLAGS, libc=True)
