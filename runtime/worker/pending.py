@@ -20,7 +20,7 @@ from ..generation import (
     events_of,
 )
 from ..logprobs import TokenLogprobs
-from .wire import Embedded
+from .wire import Embedded, Event, Generated
 
 CancelRequest = Callable[[int], None]
 
@@ -60,6 +60,14 @@ class Pending:
         """Tokens generated so far."""
         return 0
 
+    def take(self, event: Event) -> None:
+        """What the worker says of it.
+
+        Raises:
+            TypeError: that is said of requests of another kind.
+        """
+        raise NotImplementedError
+
     def fail(self, problem: str) -> None:
         """End it: the worker does not any more."""
         raise NotImplementedError
@@ -95,14 +103,16 @@ class RemoteGeneration(Pending):
         """See `Pending`."""
         return len(self._tokens)
 
-    def take_plain(self, token: int, text: str) -> None:
-        """A token, and nothing else."""
-        self._take(TokenEvent(token, text, index=self._index))
-
-    def take(self, event: TokenEvent, cached: int) -> None:
-        """An event, and how much of the prompt lay in the cache."""
-        self._cached_tokens = cached
-        self._take(event)
+    def take(self, event: Event) -> None:
+        """See `Pending`."""
+        if isinstance(event, tuple):
+            _, token, text = event
+            self._take(TokenEvent(token, text, index=self._index))
+        elif isinstance(event, Generated):
+            self._cached_tokens = event.cached
+            self._take(event.event)
+        else:
+            raise TypeError("the end of an embedding, of a generation")
 
     def _take(self, event: TokenEvent) -> None:
         if event.token is not None:
@@ -146,11 +156,13 @@ class RemoteEmbedding(Pending):
         self._embedding: Float32 | None = None
         self._done = threading.Event()
 
-    def take(self, end: Embedded) -> None:
-        """Its end."""
-        if end.vector is not None:
-            self._embedding = np.frombuffer(end.vector, np.float32)  # read-only
-        self._problem, self.finish_reason = end.problem, end.reason
+    def take(self, event: Event) -> None:
+        """See `Pending`."""
+        if not isinstance(event, Embedded):
+            raise TypeError("an event of a generation, of an embedding")
+        if event.vector is not None:
+            self._embedding = np.frombuffer(event.vector, np.float32)  # read-only
+        self._problem, self.finish_reason = event.problem, event.reason
         self._done.set()
 
     def fail(self, problem: str) -> None:

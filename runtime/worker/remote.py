@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import itertools
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from ...artifacts.errors import DeviceError, RocmforgeError, printable
 from ..embeddings import EmbeddingRequest
-from ..engine import CANCEL_SECONDS, KEPT_FINISHED
+from ..engine import CANCEL_SECONDS
 from ..generation import DeviceStats, EngineBusyError, EngineStats, GenerationRequest, Inbox
-from ..lifecycle import FINISHED, QUEUED, EngineMetrics, Observer, RequestEvent, count
+from ..lifecycle import EngineMetrics, Observer, RequestEvent
+from .ledger import Ledger
 from .pending import Pending, RemoteEmbedding, RemoteGeneration
 from .spawn import WorkerProcess
 from .wire import (
     STARTING,
+    Alive,
     Answer,
     AskStats,
     Cancel,
     Channel,
-    Embedded,
-    Generated,
+    Event,
     Logged,
     Lost,
     Ping,
@@ -58,8 +57,6 @@ class _Call:
     """A message that is to be answered, and the requests that it submits."""
 
     requests: Sequence[Pending] = ()
-    # Of who submits: whoever observes the requests may look there.
-    context: contextvars.Context = field(default_factory=contextvars.copy_context)
     answered: threading.Event = field(default_factory=threading.Event)
     stats: EngineStats | None = None
     error: RocmforgeError | None = None
@@ -89,7 +86,7 @@ class RemoteEngine:
         self._start = start
         self._device = start.device
         self._metrics = metrics
-        self._observer = observer
+        self._ledger = Ledger(metrics, observer)
         self._ids = itertools.count(1) if request_ids is None else request_ids
         self._first = first
         self._changed = threading.Condition()  # and the lock of what follows
@@ -101,13 +98,10 @@ class RemoteEngine:
         self._stopping = False
         self._calls: dict[int, _Call] = {}
         self._call_numbers = itertools.count(1)
-        self._known: OrderedDict[int, RemoteGeneration] = OrderedDict()
-        self._submitted: dict[int, tuple[Pending, contextvars.Context]] = {}  # and not yet taken
         self._last_stats: EngineStats | None = None
         self._cause: RocmforgeError | None = None  # why the worker is ended, where that is known
         self._restarts = 0
         self._serving_since = self._lost_at = self._heard_at = 0.0
-        self._live: dict[int, Pending] = {}  # the reading thread's
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._watchdog = threading.Thread(target=self._watch, name="worker's watchdog", daemon=True)
 
@@ -152,7 +146,7 @@ class RemoteEngine:
     @property
     def load(self) -> int:
         """Requests that have not ended."""
-        return len(self._live) + len(self._submitted)
+        return self._ledger.load
 
     def _said(self) -> Ready:
         if self._ready is None:
@@ -200,7 +194,7 @@ class RemoteEngine:
 
     def _new_id(self) -> int:
         with self._changed:
-            return next(number for number in self._ids if number not in self._known)
+            return next(number for number in self._ids if self._ledger.find(number) is None)
 
     def _submit(
         self, made: list[_Pending], requests: tuple[GenerationRequest, ...] | tuple[EmbeddingRequest, ...]
@@ -227,15 +221,17 @@ class RemoteEngine:
                 raise EngineBusyError(f"the model is not available: {self._problem}")
             number = next(self._call_numbers)
             self._calls[number] = call
-            self._submitted.update((one.request_id, (one, call.context)) for one in call.requests)
+            self._ledger.expect(call.requests)
         try:
             channel.send(message(number))
+        except BlockingIOError:
+            self._kill(channel, f"the device's process has taken no message for {SILENCE_SECONDS:g} s")
         except OSError:
-            self._kill(channel, "the device's process takes no more messages")
+            pass  # it has ended: the thread that reads will see how, and answer
         except BaseException:
             with self._changed:
                 self._calls.pop(number, None)
-                self._forget_submitted(call)
+                self._ledger.forget(call.requests)
             raise
 
     def _cancel(self, request_id: int) -> None:
@@ -246,8 +242,7 @@ class RemoteEngine:
 
     def find(self, request_id: int) -> RemoteGeneration | None:
         """See `EngineApi`."""
-        with self._changed:
-            return self._known.get(request_id)
+        return self._ledger.find(request_id)
 
     def stats(self) -> EngineStats:
         """See `EngineApi`."""
@@ -337,10 +332,10 @@ class RemoteEngine:
 
     def _take(self, frame: tuple[object, ...], channel: Channel) -> None:
         """All of a frame: first what is counted, so that whoever sees a request end finds it counted."""
-        events: list[object] = []
+        events: list[Event] = []
         for message in frame:
             if isinstance(message, RequestEvent):
-                self._turn(message)
+                self._ledger.turn(message)
             elif isinstance(message, StepDone):
                 getattr(self._metrics, message.name)(*message.arguments)
             elif isinstance(message, Answer):
@@ -353,10 +348,10 @@ class RemoteEngine:
                 self._begin(message, channel)
             elif isinstance(message, Lost):
                 self._kill(channel, message.problem)
-            else:
-                events.append(message)
+            elif not isinstance(message, Alive):
+                events.append(cast(Event, message))
         for message in events:
-            self._event(message)
+            self._ledger.take(message)
 
     def _begin(self, ready: Ready, channel: Channel) -> None:
         now = time.monotonic()
@@ -376,70 +371,10 @@ class RemoteEngine:
                 return
             call = self._calls.pop(answer.call)
             if error is not None:
-                self._forget_submitted(call)
+                self._ledger.forget(call.requests)
             if answer.stats is not None:
                 self._last_stats = answer.stats
         call.answer(answer.stats, error)
-
-    def _forget_submitted(self, call: _Call) -> None:
-        for one in call.requests:
-            self._submitted.pop(one.request_id, None)
-
-    def _turn(self, event: RequestEvent) -> None:
-        """A turn in the life of a request; with the first, the worker has taken it."""
-        context = None
-        if event.kind == QUEUED:
-            with self._changed:
-                one, context = self._submitted.pop(event.request_id)
-                if isinstance(one, RemoteGeneration):
-                    self._remember(one)
-            self._live[one.request_id] = one
-        else:
-            one = self._live[event.request_id]
-        count(self._metrics, one, event)
-        if context is None:
-            self._observe(event)
-        else:
-            context.run(self._observe, event)
-        if event.kind == FINISHED:
-            one.counted = True
-            self._drop_if_ended(one)
-
-    def _observe(self, event: RequestEvent) -> None:
-        try:
-            if self._observer is not None:
-                self._observer(event)
-        except Exception:  # whoever listens must not stop the engine
-            log.exception("an observer of requests failed")
-
-    def _remember(self, generation: RemoteGeneration) -> None:
-        self._known[generation.request_id] = generation
-        if len(self._known) > KEPT_FINISHED:
-            oldest = next((one for one in self._known.values() if one.finish_reason is not None), None)
-            if oldest is not None:
-                del self._known[oldest.request_id]
-
-    def _event(self, message: object) -> None:
-        if isinstance(message, Generated):
-            one = self._live[message.request_id]
-            if isinstance(one, RemoteGeneration):
-                one.take(message.event, message.cached)
-        elif isinstance(message, Embedded):
-            one = self._live[message.request_id]
-            if isinstance(one, RemoteEmbedding):
-                one.take(message)
-        elif isinstance(message, tuple):
-            request_id, token, text = message
-            one = self._live[request_id]
-            if isinstance(one, RemoteGeneration):
-                one.take_plain(token, text)
-        else:
-            return
-        self._drop_if_ended(one)
-
-    def _drop_if_ended(self, one: Pending) -> None:
-        if one.counted and one.finish_reason is not None:
-            del self._live[one.request_id]
 
     def _lose(self, cause: RocmforgeError) -> None:
         """There is no worker any more: what it had not ended has failed, each request once."""
@@ -448,24 +383,18 @@ class RemoteEngine:
             if self._stopping:
                 problem = _STOPPING
             elif self._channel is not None:
-                log.error("the device is lost, and %d requests with it: %s", len(self._live), problem)
+                log.error("the device is lost, and %d requests with it: %s", self._ledger.load, problem)
                 self._lost_at = time.monotonic()
             elif self._ready is not None:
                 log.error("not available: %s", problem)
             self._process = self._channel = None
             self._problem, self._failure = problem, cause
-            calls, self._calls, self._submitted = self._calls, {}, {}
+            calls, self._calls = self._calls, {}
             self._changed.notify_all()
         for call in calls.values():
-            call.answer(None, EngineBusyError(f"the model is not available: {problem}"))
-        for one in list(self._live.values()):
-            if one.finish_reason is None:
-                one.fail(problem)
-            if one.counted:
-                self._drop_if_ended(one)
-            else:
-                reason, now = one.finish_reason, time.monotonic()
-                self._turn(RequestEvent(FINISHED, one.request_id, now, one.num_generated, reason))
+            taken = call.requests and self._ledger.took(call.requests)  # then their ends say the rest
+            call.answer(None, None if taken else EngineBusyError(f"the model is not available: {problem}"))
+        self._ledger.fail(problem)
 
     # What ends a worker.
 

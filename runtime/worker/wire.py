@@ -146,7 +146,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Of a generation, more than a plain token; plain ones are `(request_id, token, text)`.
+    """Of a generation, more than a plain token.
 
     `cached`: tokens of its prompt that lay in the cache, as far as is known.
     """
@@ -164,6 +164,10 @@ class Embedded:
     vector: bytes | None
     reason: str
     problem: str | None
+
+
+Event = tuple[int, int, str] | Generated | Embedded
+"""Of a request. A plain token is its request's number, the token and its text."""
 
 
 @dataclass(frozen=True, slots=True)

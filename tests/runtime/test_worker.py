@@ -45,7 +45,7 @@ def start_of(of: Bundle, **changes: object) -> Start:
         bundle=str(of.path),
         digest=of.manifest.bundle_digest,
         device="host",
-        threads=2,
+        threads=1,  # two would wait for each other on a busy machine
         kv_tokens=BLOCKS * of.layout.kv.block_size,
     )
     return dataclasses.replace(start, **changes)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def remote(bundle: Bundle) -> Iterator[RemoteEngine]:
 
 @pytest.fixture(scope="module")
 def local(bundle: Bundle, tokenizer: Tokenizer) -> Iterator[Engine]:
-    with serving(load(bundle, BLOCKS), tokenizer) as engine:
+    with serving(load(bundle, BLOCKS, threads=1), tokenizer) as engine:
         yield engine
 
 
@@ -123,7 +123,7 @@ def test_every_event_is_that_of_an_engine_in_this_process(
 def test_drafts(bundle: Bundle, tokenizer: Tokenizer) -> None:
     repeated = GenerationRequest(tuple(np.resize(range(3, 9), 60).tolist()), 60, SamplingParams(0.0), ignore_eos=True)
     limits = EngineLimits(draft_tokens=5)
-    with serving(load(bundle, BLOCKS), tokenizer, limits=limits) as local:
+    with serving(load(bundle, BLOCKS, threads=1), tokenizer, limits=limits) as local:
         expected = events_of(local, [repeated])
     metrics = CountingMetrics()
     with working(start_of(bundle, limits=limits), metrics) as remote:
@@ -275,7 +275,9 @@ def test_metrics_are_those_of_an_engine_in_this_process(bundle: Bundle, tokenize
         with contextlib.ExitStack() as stack:
             engine: EngineApi
             if here:
-                engine = stack.enter_context(serving(load(bundle, BLOCKS), tokenizer, metrics=metrics, **options))
+                engine = stack.enter_context(
+                    serving(load(bundle, BLOCKS, threads=1), tokenizer, metrics=metrics, **options)
+                )
             else:
                 engine = stack.enter_context(working(start_of(bundle), metrics, **options))
             for more in (5, 1, 9):
