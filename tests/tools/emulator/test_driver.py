@@ -116,6 +116,7 @@ def test_without_gpus_there_is_no_device() -> None:
 
 def test_topology_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ROCMFORGE_KFD_VRAM_GIB", "3")
     found = kfd.environment(["gfx1100", "gfx942", "gfx1201"])
     assert found == kfd.environment(["gfx1100", "gfx942", "gfx1201"])
     nodes = Path(found["ROCMFORGE_KFD_TOPOLOGY"], "topology", "nodes")
@@ -129,7 +130,15 @@ def test_topology_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert values["gfx_target_version"] == target
         assert values["drm_render_minor"] == 127 + number
         assert values["num_sdma_engines"] == 0
+        assert values["local_mem_size"] == int(rows[number - 1][6]) == 3 << 30
         assert values["p2p_links_count"] == len(list((nodes / str(number) / "p2p_links").iterdir())) == 2
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1e3", "4096", "4 GiB"])
+def test_memory_that_is_no_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROCMFORGE_KFD_VRAM_GIB", text)
+    with pytest.raises(ToolchainError, match="ROCMFORGE_KFD_VRAM_GIB: expected 1 to 1024, found"):
+        kfd.environment(["gfx1100"])
 
 
 def test_a_gpu_that_is_not_known() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..library import build, build_shared
-from .gpus import gpu_of
+from .gpus import gpu_of, vram_bytes
 from .topology import gpu_id_of, topology
 
 __all__ = ["environment", "preload"]
@@ -40,11 +40,11 @@ def environment(gpus: Sequence[str]) -> Mapping[str, str]:
     """Variables for a process with these GPUs, by gfx name, in the order of their device numbers.
 
     Raises:
-        ToolchainError: a GPU that is not known.
+        ToolchainError: a GPU that is not known, or `ROCMFORGE_KFD_VRAM_GIB` is none.
     """
     found = [gpu_of(arch) for arch in gpus]
     rows = [
-        f"{g.arch},{gpu_id_of(i)},{g.device_id},{g.family},{g.compute_units},{g.engines},{g.vram},{g.name}"
+        f"{g.arch},{gpu_id_of(i)},{g.device_id},{g.family},{g.compute_units},{g.engines},{vram_bytes()},{g.name}"
         for i, g in enumerate(found)
     ]
     return {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
-from ....artifacts.errors import ToolchainError
+from ....artifacts.errors import ToolchainError, printable
 
-GIB = 1 << 30
+_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Gpu:
         family: libdrm's number of the chip family.
         compute_units: of the whole device.
         engines: shader engines.
-        vram: bytes of memory.
     """
 
     arch: str
@@ -46,7 +46,6 @@ class Gpu:
     family: int
     compute_units: int
     engines: int
-    vram: int
     l2_kib: int
     lds_kib: int
     kind: Kind
@@ -55,22 +54,33 @@ class Gpu:
 _RDNA = Kind(arrays=2, simds=2, waves=16, wave_size=32, xcc=1)
 _CDNA = Kind(arrays=1, simds=4, waves=8, wave_size=64, xcc=8)
 
-# The large ones have less memory than on real cards: it is this machine's.
 _TABLE = (
-    Gpu("gfx1100", "AMD Radeon RX 7900 XTX", 110000, 0x744C, 145, 96, 6, 24 * GIB, 6144, 64, _RDNA),
-    Gpu("gfx1101", "AMD Radeon RX 7800 XT", 110001, 0x747E, 145, 60, 3, 16 * GIB, 4096, 64, _RDNA),
-    Gpu("gfx1102", "AMD Radeon RX 7600", 110002, 0x7480, 145, 32, 2, 8 * GIB, 2048, 64, _RDNA),
-    Gpu("gfx1103", "AMD Radeon 780M", 110003, 0x15BF, 148, 12, 1, 8 * GIB, 2048, 64, _RDNA),
-    Gpu("gfx1150", "AMD Radeon 890M", 110500, 0x150E, 150, 16, 1, 8 * GIB, 2048, 64, _RDNA),
-    Gpu("gfx1151", "AMD Radeon 8060S", 110501, 0x1586, 150, 40, 2, 24 * GIB, 2048, 64, _RDNA),
-    Gpu("gfx1152", "AMD Radeon 840M", 110502, 0x1114, 150, 8, 1, 8 * GIB, 2048, 64, _RDNA),
-    Gpu("gfx1153", "AMD Radeon 820M", 110503, 0x1115, 150, 4, 1, 8 * GIB, 2048, 64, _RDNA),
-    Gpu("gfx1200", "AMD Radeon RX 9060 XT", 120000, 0x7590, 152, 32, 2, 16 * GIB, 4096, 64, _RDNA),
-    Gpu("gfx1201", "AMD Radeon RX 9070 XT", 120001, 0x7550, 152, 64, 4, 16 * GIB, 8192, 64, _RDNA),
-    Gpu("gfx942", "AMD Instinct MI300X", 90402, 0x74A1, 141, 304, 32, 64 * GIB, 4096, 64, _CDNA),
-    Gpu("gfx950", "AMD Instinct MI355X", 90500, 0x75A0, 141, 256, 32, 64 * GIB, 4096, 160, _CDNA),
+    Gpu("gfx1100", "AMD Radeon RX 7900 XTX", 110000, 0x744C, 145, 96, 6, 6144, 64, _RDNA),
+    Gpu("gfx1101", "AMD Radeon RX 7800 XT", 110001, 0x747E, 145, 60, 3, 4096, 64, _RDNA),
+    Gpu("gfx1102", "AMD Radeon RX 7600", 110002, 0x7480, 145, 32, 2, 2048, 64, _RDNA),
+    Gpu("gfx1103", "AMD Radeon 780M", 110003, 0x15BF, 148, 12, 1, 2048, 64, _RDNA),
+    Gpu("gfx1150", "AMD Radeon 890M", 110500, 0x150E, 150, 16, 1, 2048, 64, _RDNA),
+    Gpu("gfx1151", "AMD Radeon 8060S", 110501, 0x1586, 150, 40, 2, 2048, 64, _RDNA),
+    Gpu("gfx1152", "AMD Radeon 840M", 110502, 0x1114, 150, 8, 1, 2048, 64, _RDNA),
+    Gpu("gfx1153", "AMD Radeon 820M", 110503, 0x1115, 150, 4, 1, 2048, 64, _RDNA),
+    Gpu("gfx1200", "AMD Radeon RX 9060 XT", 120000, 0x7590, 152, 32, 2, 4096, 64, _RDNA),
+    Gpu("gfx1201", "AMD Radeon RX 9070 XT", 120001, 0x7550, 152, 64, 4, 8192, 64, _RDNA),
+    Gpu("gfx942", "AMD Instinct MI300X", 90402, 0x74A1, 141, 304, 32, 4096, 64, _CDNA),
+    Gpu("gfx950", "AMD Instinct MI355X", 90500, 0x75A0, 141, 256, 32, 4096, 160, _CDNA),
 )
 GPUS = {gpu.arch: gpu for gpu in _TABLE}
+
+
+def vram_bytes() -> int:
+    """Memory of each GPU: far less than on a card, for it is this machine's, and programs fill all that they find.
+
+    Raises:
+        ToolchainError: `ROCMFORGE_KFD_VRAM_GIB` is no number of GiB.
+    """
+    text = os.environ.get("ROCMFORGE_KFD_VRAM_GIB", "4")
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise ToolchainError(f"ROCMFORGE_KFD_VRAM_GIB: expected 1 to 1024, found {printable(text)}")
+    return int(text) * _GIB
 
 
 def gpu_of(arch: str) -> Gpu:

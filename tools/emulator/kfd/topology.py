@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..library import cache_folder
-from .gpus import GIB, Gpu
+from .gpus import Gpu, vram_bytes
 
 _RENDER_MINOR = 128
 _HEAP_SYSTEM, _HEAP_PUBLIC = 0, 1
@@ -18,7 +18,7 @@ _LINK_PCIE = 2
 _CACHE_DATA_GPU = 1 | 8
 # Doorbells of 8 bytes that name a packet, memory that the host sees, watch points: true of any of these GPUs.
 _CAPABILITY = 0x2807A280
-_HOST_BYTES = 16 * GIB
+_HOST_BYTES = 16 << 30
 
 
 def gpu_id_of(index: int) -> int:
@@ -126,7 +126,7 @@ def _gpu_node(index: int, gpu: Gpu, others: Sequence[int]) -> list[tuple[str, st
         num_cp_queues=8,
         max_engine_clk_fcompute=2500,
         max_engine_clk_ccompute=3000,
-        local_mem_size=gpu.vram,
+        local_mem_size=vram_bytes(),
         fw_version=2200,
         capability=_CAPABILITY,
         debug_prop=0,
@@ -134,7 +134,7 @@ def _gpu_node(index: int, gpu: Gpu, others: Sequence[int]) -> list[tuple[str, st
         unique_id=0x1002000000000001 + index,
         num_xcc=gpu.kind.xcc,
     )
-    bank = _lines(heap_type=_HEAP_PUBLIC, size_in_bytes=gpu.vram, flags=0, width=384, mem_clk_max=1250)
+    bank = _lines(heap_type=_HEAP_PUBLIC, size_in_bytes=vram_bytes(), flags=0, width=384, mem_clk_max=1250)
     caches = [(1, 32), (2, gpu.l2_kib)]
     return [
         (f"{node}/gpu_id", f"{gpu_id_of(index)}\n"),
