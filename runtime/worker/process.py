@@ -174,7 +174,7 @@ class Worker:
         device = DeviceOptions(start.device, start.threads, _emulator(start.emulator), graphs=start.graphs)
         options = EngineOptions(device, start.max_context, start.kv_tokens, start.limits)
         size = kv_size(bundle, options)
-        # Beside the weights: the tokenizer's library holds no lock of the interpreter.
+        # Beside the weights, as far as the library of tokenizers lets it: it holds the interpreter while it reads.
         with ThreadPoolExecutor(1) as beside:
             tokenizing = beside.submit(load_tokenizer, bundle)
             program = load_program(bundle, device, size, log.info)

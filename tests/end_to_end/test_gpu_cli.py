@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,20 @@ def test_F71_a_fat_bundle_runs_on_the_host_and_says_why(fat: Path) -> None:
     assert verified.returncode == 0
     assert "gfx1100: not run: " in verified.stdout
     assert "host portable: 2 golden records" in verified.stdout
+
+
+def test_inspect_emulates_a_step(gpu_only: Path) -> None:
+    done = rfc("inspect", gpu_only, "--arch", "gfx1100", "--emulate")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("gfx1100, counted on the emulator") :]
+    counted = re.search(r"  reads 0\.1 MB, (1\.\d+) times the least possible; (\d+\.\d)% of weight", table)
+    assert counted, table
+    assert float(counted[1]) < 1.3  # a small model's are mostly its cache
+    assert 90 <= float(counted[2]) <= 100
+    assert re.search(r"\n +1 x gemv_q4_1_320x64_\w+ +0\.013 MB, ", table)  # 320 rows of 64 columns at 5 bits
+    assert "modelled, not measured" in table
+    assert re.search(r"\n  Radeon RX 7900 XTX: decode [\d,]+ tokens/s \(memory-bound\)", table)
+    refused(rfc("inspect", gpu_only, "--arch", "host", "--emulate"), 2, "--arch host: the bundle has code for gfx1100")
 
 
 PROFILER = """#!/bin/sh

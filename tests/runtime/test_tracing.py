@@ -437,7 +437,9 @@ def test_a_real_engine_is_traced_at_no_cost_for_a_token(
     assert calls == {QUEUED: 2, ADMITTED: 2, PREFILLED: 2, FIRST_TOKEN: 2, FINISHED: 2}
 
 
-def test_an_engine_is_not_traced_outside_of_a_request(traced_engine: tuple[Engine, Tracer, Counter[str]]) -> None:
+def test_an_engine_is_not_traced_outside_of_a_request(
+    traced_engine: tuple[Engine, Tracer, Counter[str]], caplog: pytest.LogCaptureFixture
+) -> None:
     engine, tracer, _ = traced_engine
     request = GenerationRequest((3, 4, 5), 2, SamplingParams())
     fresh = contextvars.Context()  # where no request has ever been, too
@@ -445,6 +447,7 @@ def test_an_engine_is_not_traced_outside_of_a_request(traced_engine: tuple[Engin
         for event in generation.events(SECONDS):
             assert event is not None
     assert tracer.ended() == []
+    assert caplog.text == ""
 
 
 def test_importing_the_server_does_not_load_the_sdk() -> None:
