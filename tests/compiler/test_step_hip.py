@@ -24,7 +24,9 @@ KERNARG = 0  # the scalar register from which on a kernel finds its arguments' a
 
 
 def specs(arch: str) -> dict[str, KernelSpec]:
-    return {spec.template: spec for spec in plan("Q4_0", arch).kernels}
+    """All but those that take long to compile, and of a step read no more than how many tokens it has."""
+    kernels = plan("Q4_0", arch).kernels
+    return {spec.template: spec for spec in kernels if spec.template not in {"gemm", "gemv", "attention_tiled"}}
 
 
 @pytest.fixture(scope="module", params=ARCHES)
