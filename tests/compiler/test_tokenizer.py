@@ -237,6 +237,22 @@ def test_round_trip_through_a_file(pre: str, tmp_path: Path) -> None:
     assert again.config.eos_token_ids == (1,)
 
 
+def test_the_end_that_a_tokenizer_adds_itself_ends(tmp_path: Path) -> None:
+    """Whatever it is called, and though no GGUF says so."""
+    other = json.loads(build_tokenizer(tiny(), PATH).json)
+    other["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "abc", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"abc": {"id": "abc", "ids": [259], "tokens": ["abc"]}},
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(other), encoding="utf-8")
+    config = load_tokenizer_json(path).config
+    assert (config.eos_token_id, config.eos_token, config.add_eos) == (259, "abc", True)
+    assert config.eos_token_ids == (1, 259)  # <|im_end|> is an end by its name
+
+
 def test_the_end_that_the_gguf_names_ends_with_another_tokenizer_too(tmp_path: Path) -> None:
     """Whatever it is called: `ab` is a token like any other but for the key."""
     artifact = build_tokenizer(tiny(eos_token_id=258), PATH)

@@ -11,6 +11,7 @@ import pytest
 
 from rocmforge.artifacts.errors import ToolchainError
 from rocmforge.tools.emulator import HipEmulator
+from rocmforge.tools.emulator import hip_constants as hip
 
 from .gpu_build import build
 
@@ -163,6 +164,13 @@ def test_copies_by_their_own_names(session: Session) -> None:
     assert session.api.hipMemcpyDtoH(c_void_p(out.ctypes.data), session.pointer, out.nbytes) == 0
     assert np.array_equal(out, fives)
     assert session.api.hipMemcpyHtoD(session.pointer, c_void_p(fives.ctypes.data), fives.nbytes + 1) != 0
+
+
+def test_device_variables_that_are_not_there(session: Session) -> None:
+    place, size = c_void_p(), c_size_t()
+    assert session.api.hipModuleGetGlobal(byref(place), byref(size), session.module, b"nothing") == hip.NOT_FOUND
+    assert session.api.hipModuleGetGlobal(byref(place), byref(size), c_void_p(12345), b"counter") == hip.INVALID_HANDLE
+    assert (place.value, size.value) == (None, 0)
 
 
 def test_device_variables(session: Session) -> None:
