@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import Final
 
 from ...artifacts.errors import RocmforgeError, printable
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 MODULE = "rocmforge.runtime.worker.process"  # whose `serve` is the worker; tests put faulty ones in its place
 KILL_SECONDS: Final = 1.0  # for a killed process to be gone; a driver may hold it for longer
 MAX_LINE_BYTES: Final = 4096
+STRETCH_SECONDS: Final = 1.0  # AMD's runtime names a fault, lists the memory around it, and fails an assertion
 _PR_SET_PDEATHSIG: Final = 1  # Source: Linux, include/uapi/linux/prctl.h
 _HIDDEN: Final = ("ROCMFORGE_API_KEY", "ROCMFORGE_API_KEYS")  # of the environment: no business of a worker's
 
@@ -55,7 +57,8 @@ class WorkerProcess:
         except OSError as error:
             self.socket.close()
             raise RocmforgeError(f"cannot start a process for the engine: {printable(error.strerror)}") from None
-        self._last_line = ""
+        self._last_words: list[str] = []  # the first and the last line of what it wrote at a stretch
+        self._wrote_at = 0.0
         self._output = threading.Thread(target=self._log_output, name="output of a worker", daemon=True)
         self._output.start()
 
@@ -71,7 +74,9 @@ class WorkerProcess:
             while line := output.readline(MAX_LINE_BYTES):
                 text = printable(line.decode("utf-8", "replace").rstrip(), MAX_LINE_BYTES)
                 if text:
-                    self._last_line = text
+                    now = time.monotonic()
+                    fresh = now - self._wrote_at > STRETCH_SECONDS
+                    self._last_words, self._wrote_at = [text] if fresh else [self._last_words[0], text], now
                     log.warning("worker %d: %s", self.pid, text)
 
     def kill(self) -> None:
@@ -89,7 +94,7 @@ class WorkerProcess:
             return "hangs, and cannot be killed"
         self._output.join(KILL_SECONDS)
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit code {status}"
-        return f"{how}: {self._last_line}" if self._last_line else how
+        return f"{how}: {'; '.join(self._last_words)}" if self._last_words else how
 
     def wait_until_gone(self) -> None:
         """Return once the system has taken back all that it held; also what is here."""

@@ -7,9 +7,12 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rocmforge.runtime.batch import Batch, Int32
+from rocmforge.runtime.hip_program import HipProgram
 from rocmforge.runtime.host_device import HostProgram
 from rocmforge.runtime.worker import process, wire
 
@@ -34,27 +37,33 @@ def inject(fault: str, step: int, ours: socket.socket) -> None:
     if fault == "cannot load":
         print("no such card", flush=True)
         os._exit(3)
-    load, real, done = process.Worker.load, HostProgram.step, 0
+    load, done = process.Worker.load, 0
 
-    def faulty(program: HostProgram, batch: Batch) -> Int32:
-        nonlocal done
-        done += 1
-        if done > step:
-            commit(fault, ours)
-        return real(program, batch)
+    def faulty(real: Callable[[Any, Batch], Int32]) -> Callable[[Any, Batch], Int32]:
+        def take_step(program: Any, batch: Batch) -> Int32:
+            nonlocal done
+            done += 1
+            if done > step:
+                commit(fault, ours, batch)
+            return real(program, batch)
+
+        return take_step
 
     def load_and_arm(worker: process.Worker, start: wire.Start) -> None:
         load(worker, start)
-        HostProgram.step = faulty  # type: ignore[method-assign, assignment]
+        for program in (HostProgram, HipProgram):
+            program.step = faulty(program.step)  # type: ignore[method-assign, assignment]
 
     process.Worker.load = load_and_arm  # type: ignore[method-assign, assignment]
 
 
-def commit(fault: str, ours: socket.socket) -> None:
+def commit(fault: str, ours: socket.socket, batch: Batch) -> None:
     """Do what a broken device's driver does to the process."""
     if fault == "abort":
         print("Memory access fault by GPU node-1", flush=True)
         os.abort()
+    elif fault == "page fault":  # on a GPU: a page of the KV cache far from all that there is
+        batch.block_table[:] = 1 << 24
     elif fault == "segv":
         ctypes.string_at(0)
     elif fault == "exit":
