@@ -33,6 +33,7 @@ from .hip_memory import (
 from .hip_self_test import self_test_batches
 from .hip_step import StepMemory
 from .memory import KvSize
+from .roctx import load_ranges
 
 __all__ = ["HipProgram", "KvSize", "load_hip_program", "open_program"]
 
@@ -84,6 +85,7 @@ class HipProgram:
         self.num_blocks = 0
         self.device = device
         self._api = api
+        self._ranges = load_ranges()
         self._runtime = version_text(runtime_version(api))
         self._hidden = HiddenStates(layout, weights)
         self._step_seconds = step_seconds
@@ -185,7 +187,8 @@ class HipProgram:
             raise DeviceError(f"{self.device}: hangs since an earlier step")
         try:
             self._use_device()
-            self._compute(batch, shape)
+            with self._ranges(_range_name(shape)):
+                self._compute(batch, shape)
         except HipError as error:
             # What was queued may still read the pinned memory that the next step overwrites.
             self._api.hipStreamSynchronize(self._stream)
@@ -236,8 +239,10 @@ class HipProgram:
             self._graphs.clear()
             self._graphs_generation = self._step.generation
         bucket = self._graphs.bucket(shape) if replay else None
-        if bucket is not None and self._graphs.launch(bucket):
-            return True
+        if bucket is not None:
+            with self._ranges(f"graph of {bucket.tokens} tokens, context {bucket.context}"):
+                if self._graphs.launch(bucket):
+                    return True
         launch_all(self._api, self._launches[:-1], shape, self._stream)
         return False
 
@@ -377,6 +382,11 @@ def check_fit(layout: Layout, size: KvSize, free: int, total: int, where: str) -
             f"{_mebibytes(needed)} MiB; {_mebibytes(free)} of {_mebibytes(total)} MiB are free, "
             f"{_mebibytes(needed - free)} MiB too few; --kv-tokens or --max-context ask for less"
         )
+
+
+def _range_name(shape: StepShape) -> str:
+    kind = "decode" if shape.tokens == shape.logits else "prefill"
+    return f"{kind} of {shape.tokens} tokens"
 
 
 def _context_blocks(layout: Layout, size: KvSize) -> int:

@@ -210,7 +210,8 @@ def _median_and_worst(values: list[float]) -> str:
 
 
 def _bodies(options: dict[str, Any]) -> list[dict[str, Any]]:
-    return make_bodies(options["distinct"], options["seed"], options["max_tokens"])
+    bodies = make_bodies(options["distinct"], options["seed"], options["max_tokens"])
+    return [{**body, "prompt": body["prompt"][: options["prompt_length"]]} for body in bodies]
 
 
 async def measure(server: ServerProcess, options: dict[str, Any]) -> Result:
@@ -256,6 +257,7 @@ async def measure(server: ServerProcess, options: dict[str, Any]) -> Result:
 @click.option("--streams", default=64, show_default=True, help="At once.")
 @click.option("--distinct", default=100, show_default=True, help="Different requests, each run alone first.")
 @click.option("--max-tokens", default=128, show_default=True, help="Of a request.")
+@click.option("--prompt-length", type=int, help="Characters of a prompt at most.")
 @click.option("--device", default="host", show_default=True, help="As of rfc serve.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--kv-tokens", default=16384, show_default=True, help="Small enough that pages run out now and then.")

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rocmforge.artifacts.hip import generic_arch
+from rocmforge.artifacts.hip import GENERIC_ARCHES, generic_arch
+from rocmforge.compiler.target import TARGETS
 from rocmforge.tests.end_to_end.process import environment, rfc
 
 from .conftest import FIGURES, SECONDS, Compiled, Runtime
 
 SCENARIO = ("-m", "rocmforge.tests.amd.scenario")
+UNKNOWN = ("gfx1250",)
 SMALL = ("logits", "golden", "sampling", "engine")
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -79,6 +81,26 @@ def test_F130_generic_code_on_a_runtime_that_is_too_old(trixie: Runtime, compile
     done = trixie.run("gfx1100", "rfc", "verify", bundle, "--device", "hip")
     assert done.returncode == 4
     assert "that for gfx11-generic needs ROCm 6.4 or newer, found HIP 5.7: compile with --arch gfx1100" in done.stdout
+
+
+# ARCH runs on GPU; of generic code, each that it is for. ROCr 7.2.4 shows no device where the driver has a gfx1250.
+LOADED = [
+    (name, gpu)
+    for name, target in TARGETS.items()
+    if target.gpu is not None and name not in UNKNOWN
+    for gpu in GENERIC_ARCHES.get(name, (name,))
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("arch", dict.fromkeys(arch for arch, _ in LOADED))
+def test_every_code_object_loads(experimental: Runtime, arch: str, small_gguf: Path, compiled: Compiled) -> None:
+    """Every kernel of every arch, by the newest runtime there is."""
+    bundle = compiled(small_gguf, arch)
+    for gpu in [gpu for name, gpu in LOADED if name == arch]:
+        done = experimental.run(gpu, "python", "-m", "rocmforge.tests.amd.load_code", bundle, arch)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert int(done.stdout) > 20
 
 
 @pytest.mark.nightly

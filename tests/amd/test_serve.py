@@ -137,7 +137,8 @@ def test_a_served_load_of_smollm2(trixie: Runtime, arch: str, smollm2_gpu: Path)
             "--cancels",
             50,
         ),
-        *("--disconnects", 0, "--streams", 8, "--distinct", 12, "--max-tokens", 8, "--kv-tokens", 1024),
+        *("--disconnects", 0, "--streams", 8, "--distinct", 12, "--max-tokens", 12, "--prompt-length", 30),
+        *("--kv-tokens", 8192),
         seconds=7200,
     )
     sys.stdout.write(done.stdout)

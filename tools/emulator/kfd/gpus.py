@@ -68,7 +68,18 @@ _TABLE = (
     Gpu("gfx942", "AMD Instinct MI300X", 90402, 0x74A1, 141, 304, 32, 4096, 64, _CDNA),
     Gpu("gfx950", "AMD Instinct MI355X", 90500, 0x75A0, 141, 256, 32, 4096, 160, _CDNA),
 )
-GPUS = {gpu.arch: gpu for gpu in _TABLE}
+# Code for these can be loaded, and no kernel run: the emulator does not know their instructions.
+_VEGA = Kind(arrays=1, simds=4, waves=10, wave_size=64, xcc=1)
+_LOADED = (
+    Gpu("gfx906", "AMD Instinct MI50", 90006, 0x66A1, 141, 60, 4, 4096, 64, _VEGA),
+    Gpu("gfx908", "AMD Instinct MI100", 90008, 0x738C, 141, 120, 8, 8192, 64, _VEGA),
+    Gpu("gfx90a", "AMD Instinct MI210", 90010, 0x740F, 141, 104, 8, 8192, 64, _VEGA),
+    *(
+        Gpu(f"gfx103{last}", "AMD Radeon RX 6000", 100300 + last, device, 143, 40, 2, 4096, 64, _RDNA)
+        for last, device in enumerate((0x73BF, 0x73DF, 0x73FF, 0x163F, 0x743F, 0x1681, 0x164E))
+    ),
+)
+GPUS = {gpu.arch: gpu for gpu in (*_TABLE, *_LOADED)}
 
 
 def vram_bytes() -> int:
