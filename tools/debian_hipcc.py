@@ -23,6 +23,7 @@ from rocmforge.tools.amd_runtime import work_folder
 from rocmforge.tools.debian_root import Root, fetch_root
 
 SUITE: Final = "sid"
+PACKAGES: Final = ("hipcc", "dash")  # which asks a shell, and no package says that it needs one
 _MERGED: Final = ("bin", "sbin", "lib", "lib64")  # links that only a package's script makes
 
 # Folders of this machine that the root has none of are bound into it: sources and outputs keep their paths.
@@ -49,7 +50,7 @@ def fetch_hipcc(suite: str = SUITE, update: bool = False) -> Path:
     Raises:
         ToolchainError: it is not to be had, or may not run here.
     """
-    root = fetch_root(work_folder() / f"hipcc-{suite}", suite, ["hipcc"], update)
+    root = fetch_root(work_folder() / f"hipcc-{suite}", suite, PACKAGES, update)
     folder = work_folder() / f"hipcc-{suite}-commands"
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         _write_commands(root, folder)
@@ -78,7 +79,8 @@ def _write_commands(root: Root, folder: Path) -> None:
     lines = (
         "#!/bin/sh",
         f'if [ "$1" = --version ]; then {quoted} /usr/bin/hipcc --version | sed {here}; exit; fi',
-        f'exec {quoted} /usr/bin/env HIP_PLATFORM=amd /usr/bin/hipcc "$@"',
+        "export HIP_PLATFORM=amd",
+        f'exec {quoted} /usr/bin/hipcc "$@"',
     )
     _write(folder / "hipcc", "\n".join(lines) + "\n")
 

@@ -57,9 +57,20 @@ def fetch_root(folder: Path, suite: str, packages: Sequence[str], update: bool =
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if update or not (folder / VERSIONS).exists():
+        versions = {} if update else _versions(folder)
+        if not versions.keys() >= set(packages):
             _replace(folder, suite, packages)
-        return Root(folder, json.loads((folder / VERSIONS).read_text("utf-8")))
+            versions = _versions(folder)
+        return Root(folder, versions)
+
+
+def _versions(folder: Path) -> dict[str, str]:
+    """Of the packages in a folder; none where it is not whole."""
+    try:
+        found: dict[str, str] = json.loads((folder / VERSIONS).read_text("utf-8"))
+    except OSError:
+        return {}
+    return found
 
 
 def _replace(folder: Path, suite: str, packages: Sequence[str]) -> None:

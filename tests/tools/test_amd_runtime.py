@@ -168,3 +168,12 @@ def test_F110_libraries_for_an_older_machine_than_this(tmp_path: Path) -> None:
 def test_versions_are_those_of_amds_libraries(tmp_path: Path) -> None:
     versions = {"libamdhip64-5": "5.7.1-6", "libc6": "2.41-12", "libhsa-runtime64-1": "6.1.2-3"}
     assert amd_runtime.describe(Root(tmp_path, versions)) == "libamdhip64-5 5.7.1-6, libhsa-runtime64-1 6.1.2-3"
+
+
+@needs_dpkg
+def test_a_root_that_lacks_a_package_is_fetched_again(apt: Apt, tmp_path: Path) -> None:
+    apt.offer("1.0")
+    assert fetch_root(tmp_path / "roots/sid", "sid", ["other"]).versions == {"hip": "1.0"}
+    apt.offer("2.0")
+    assert fetch_root(tmp_path / "roots/sid", "sid", ["hip"]).versions == {"hip": "1.0"}
+    assert fetch_root(tmp_path / "roots/sid", "sid", ["hip", "more"]).versions == {"hip": "2.0"}
