@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from rocmforge.runtime.http.native import _checks
 from rocmforge.runtime.memory import KvSize
 from rocmforge.runtime.metrics import Metrics
 
-from .engine_harness import SECONDS, CountingMetrics
+from .engine_harness import SECONDS, CountingMetrics, ended
 from .fake_hip import CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip
 from .hip_bundle import LAYOUT, hip_bundle
 from .test_hip_program import batch
@@ -208,26 +207,19 @@ def hip_bundle_without_echo(folder: Path) -> Bundle:
 
 
 def test_F135_requests_notice_nothing_and_people_are_told(bundle: Bundle) -> None:
-    def run(stale: bool) -> tuple[tuple[int, ...], Engine]:
+    def run(stale: str) -> tuple[tuple[int, ...], Engine]:
         api = FakeHip()
-        engine = Engine(load(bundle, api), TINY, 128, CountingMetrics())
+        program = load(bundle, api)
+        api.stale, api.sound_replays = stale, api.calls["hipGraphLaunch"] + 3
+        engine = Engine(program, TINY, 128, CountingMetrics())
         engine.start()
-        generation, ended = engine.submit(request), threading.Event()
-
-        def drain() -> None:
-            for count, _ in enumerate(generation.events()):
-                if count == 3 and stale:
-                    api.stale = "step"
-            ended.set()
-
-        threading.Thread(target=drain, daemon=True).start()
-        assert ended.wait(SECONDS)
-        assert generation.state().error is None
-        return generation.state().tokens, engine
+        state = ended(engine.submit(request))
+        assert state.error is None
+        return state.tokens, engine
 
     request = GenerationRequest((5, 9), 16, SamplingParams(temperature=0.0), ignore_eos=True)
-    expected, sound = run(False)
-    found, engine = run(True)
+    expected, sound = run("")
+    found, engine = run("step")
     assert found == expected == tuple(range(10, 26))
     stats = engine.stats()
     assert stats.graph_mismatches == 1
