@@ -49,6 +49,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def test_modules_of_the_folder_that_it_is_started_in_are_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may serve from a folder of downloads: a file of a library's name in it must not run."""
+    for name in ("json", "jinja2", "resource", "struct"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    with template("{{ messages[0].content }}") as made:
+        assert ask(made) == "hello"
+    assert not (tmp_path / "ran").exists()
+
+
 def ask(made: ChatTemplate, content: str = "hello") -> str:
     return made.render([{"role": "user", "content": content}])
 

@@ -103,6 +103,8 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "runtime/http/timings.py": (HTTP + "test_llama_cpp.py",),
     "runtime/http/answer_clock.py": (HTTP + "test_llama_cpp.py", HTTP + "test_ollama.py"),
+    "runtime/http/completions.py": (HTTP + "test_prompt_logprobs.py", HTTP + "test_openai.py"),
+    "runtime/http/body.py": (HTTP + "test_bad_input.py", HTTP + "test_openai.py", HTTP + "test_anthropic.py"),
     "runtime/http/open*": (HTTP + "test_openai.py", "tests/end_to_end/test_openapi.py"),
     "runtime/http/re[gs]*": (HTTP + "test_native.py", HTTP + "test_server.py", "tests/runtime/test_model_pool.py"),
     "runtime/http/*": tuple(

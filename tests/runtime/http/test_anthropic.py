@@ -65,6 +65,8 @@ def test_an_answer_that_is_too_long_is_said_in_anthropics_words() -> None:
     assert error_of(client, "/v1/messages?beta=true", body())["message"] == expected
     assert client.simulate_post("/v1/messages", json=body(max_tokens=4)).status_code == 200
     assert client.simulate_post("/v1/messages/count_tokens", json={"messages": HELLO}).json == {"input_tokens": 12}
+    long = [{"role": "user", "content": "x" * 100_000}]  # may be counted all the same
+    assert client.simulate_post("/v1/messages/count_tokens", json={"messages": long}).json == {"input_tokens": 100_007}
     assert "exceeds the available context size" in error_of(client, "/v1/chat/completions", body())["message"]
 
 

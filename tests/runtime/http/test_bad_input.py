@@ -13,6 +13,7 @@ from rocmforge.runtime.http.app import HttpLimits
 from .fake_engine import FakeEngine, make_app
 
 CHAT = "/v1/chat/completions"
+HELLO = {"role": "user", "content": "hello"}
 
 
 @pytest.fixture
@@ -141,6 +142,23 @@ MESSAGES = [
 @pytest.mark.parametrize("messages, parameter", MESSAGES)
 def test_F46_messages(client: falcon.testing.TestClient, messages: object, parameter: str) -> None:
     check_400(client, CHAT, json.dumps({"messages": messages}).encode(), parameter)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("hi", 'messages: expected array, found the string "hi"'),
+        ([{"role": "user", "content": 5}], "messages[0].content: expected str | array | null, found 5"),
+        (
+            [HELLO, {"role": "user", "content": [{"type": "text", "text": [1]}]}],
+            "messages[1].content[0].text: expected str | null, found an array",
+        ),
+        ([{"role": "assistant", "content": "x"}], "messages: chat template: the user begins"),
+    ],
+)
+def test_F46_what_was_found_is_said(client: falcon.testing.TestClient, messages: object, message: str) -> None:
+    answer = client.simulate_post(CHAT, json={"messages": messages, "model": "org/tiny:q4"})
+    assert answer.json["error"]["message"] == message
 
 
 @pytest.mark.parametrize("prompt", [None, 5, ["x"], {"a": 1}, True])
