@@ -252,6 +252,35 @@ def test_atomics_that_wrap(target: int) -> None:
     assert old_up.tolist() == old_down.tolist() == old.tolist()
 
 
+PACKED = """
+typedef short short2v __attribute__((ext_vector_type(2)));
+typedef f16 half2v __attribute__((ext_vector_type(2)));
+KERNEL packed(u32 *brains, u32 *halves, const u32 *brain, const u32 *half) {
+  __builtin_amdgcn_global_atomic_fadd_v2bf16((__attribute__((address_space(1))) short2v *)&brains[GLOBAL],
+                                             __builtin_bit_cast(short2v, brain[GLOBAL]));
+  __builtin_amdgcn_global_atomic_fadd_v2f16((__attribute__((address_space(1))) half2v *)&halves[GLOBAL],
+                                            __builtin_bit_cast(half2v, half[GLOBAL]));
+}
+"""
+
+
+def test_atomics_on_pairs() -> None:
+    """Each half by itself; what a bfloat16 sum is, is its float32 sum rounded to even."""
+    rng = np.random.default_rng(4)
+    floats = rng.normal(size=(2, 128)).astype(np.float32)
+    before, added = brains = (floats.view(np.uint32) >> 16).astype(np.uint16)
+    wide = (brains.astype(np.uint32) << 16).view(np.float32)
+    total = (wide[0] + wide[1]).view(np.uint32).astype(np.uint64)
+    expected = ((total + 0x7FFF + (total >> 16 & 1)) >> 16).astype(np.uint16)
+    halves = rng.normal(size=(2, 128)).astype(np.float16)
+    out, out_half = before.copy().view(np.uint32), halves[0].copy().view(np.uint32)
+    Gpu(PACKED, "gfx942").run(
+        "packed", 1, 64, out, out_half, added.copy().view(np.uint32), halves[1].copy().view(np.uint32)
+    )
+    assert out.view(np.uint16).tolist() == expected.tolist()
+    assert np.array_equal(out_half.view(np.float16), halves[0] + halves[1])
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_scratch(target: int) -> None:
     array = numbers(size=N + 1)
