@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from ..artifacts.errors import DeviceError
 from ..artifacts.layout import MAX_ARGUMENTS, GridEntry, Layout
 from .batch import Batch
-from .hip_api import CAPTURE_MODE_THREAD_LOCAL, HipApi, HipError, check
+from .hip_api import CAPTURE_MODE_THREAD_LOCAL, SUCCESS, HipApi, HipError, check
 from .hip_step import StepMemory
 
 log = logging.getLogger(__name__)
@@ -204,11 +204,11 @@ class Graphs:
         try:
             launch_all(self._api, self._launches, bucket, self._stream)
         except HipError:
-            self._api.hipStreamEndCapture(self._stream, ctypes.byref(graph))
+            self._end_capture(graph)
             self._destroy(graph)
             raise
         try:
-            check(self._api, self._api.hipStreamEndCapture(self._stream, ctypes.byref(graph)), "capture of a graph")
+            check(self._api, self._end_capture(graph), "capture of a graph")
             code = self._api.hipGraphInstantiate(ctypes.byref(executable), graph, None, None, 0)
             check(self._api, code, "making of a graph")
         except HipError as error:
@@ -217,6 +217,15 @@ class Graphs:
         finally:
             self._destroy(graph)
         return executable
+
+    def _end_capture(self, graph: ctypes.c_void_p) -> int:
+        """What HIP answers. From 6.4 on, a stream whose capture failed takes no work until another has ended well."""
+        code = self._api.hipStreamEndCapture(self._stream, ctypes.byref(graph))
+        if code != SUCCESS and not self._api.hipStreamBeginCapture(self._stream, CAPTURE_MODE_THREAD_LOCAL):
+            empty = ctypes.c_void_p()
+            self._api.hipStreamEndCapture(self._stream, ctypes.byref(empty))
+            self._destroy(empty)
+        return code
 
     def turn_off(self, problem: str) -> None:
         """Use no graph any more."""

@@ -34,9 +34,10 @@ ERRORS = {
     600: (b"hipErrorNotReady", b"device not ready"),
     719: (b"hipErrorLaunchFailure", b"unspecified launch failure"),
     900: (b"hipErrorStreamCaptureUnsupported", b"operation not permitted when stream is capturing"),
+    901: (b"hipErrorStreamCaptureInvalidated", b"operation failed due to a previous error during capture"),
 }
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_IMAGE, NO_BINARY, NOT_FOUND = 1, 2, 100, 200, 209, 500
-NOT_READY, LAUNCH_FAILURE, CAPTURE_UNSUPPORTED = 600, 719, 900
+NOT_READY, LAUNCH_FAILURE, CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 600, 719, 900, 901
 
 MACHINES = {"gfx90a": 0x3F, "gfx942": 0x4C, "gfx1030": 0x36, "gfx1100": 0x41, "gfx1101": 0x46, "gfx11-generic": 0x54}
 
@@ -88,10 +89,11 @@ class Block:
 
 @dataclass
 class Stream:
-    """Work not yet done, and what is being recorded."""
+    """Work not yet done, what is being recorded, and whether the last recording came to nothing."""
 
     queue: list[Callable[[], int]] = field(default_factory=list)
     capturing: list[Callable[[], int]] | None = None
+    spoilt: bool = False
 
 
 def through_c(fake: FakeHip) -> HipApi:
@@ -191,6 +193,8 @@ class FakeHip:
 
     def _queue(self, stream: Any, work: Callable[[], int]) -> int:
         found = self.streams[_handle_of(stream)]
+        if found.spoilt and found.capturing is None:
+            return CAPTURE_INVALIDATED
         (found.queue if found.capturing is None else found.capturing).append(work)
         return 0
 
@@ -312,7 +316,8 @@ class FakeHip:
     def hipStreamSynchronize(self, stream: Any) -> int:
         assert not self.hangs
         code = self._enter("hipStreamSynchronize")
-        return self._drain(self.streams[_handle_of(stream)]) or code
+        found = self.streams[_handle_of(stream)]
+        return self._drain(found) or code or CAPTURE_UNSUPPORTED * found.spoilt
 
     def hipStreamQuery(self, stream: Any) -> int:
         code = self._enter("hipStreamQuery")
@@ -438,7 +443,9 @@ class FakeHip:
         found = self.streams[_handle_of(stream)]
         assert found.capturing is not None
         recorded, found.capturing = found.capturing, None
-        return self._enter("hipStreamEndCapture") or self._handle(self.graphs, graph, recorded)
+        code = self._enter("hipStreamEndCapture")
+        found.spoilt = code != 0
+        return code or self._handle(self.graphs, graph, recorded)
 
     def hipGraphInstantiate(self, executable: Any, graph: Any, node: None, log: None, size: int) -> int:
         if code := self._enter("hipGraphInstantiate"):

@@ -23,7 +23,7 @@ from rocmforge.runtime.memory import KvSize
 from rocmforge.runtime.metrics import Metrics
 
 from .engine_harness import SECONDS, CountingMetrics, ended
-from .fake_hip import CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip
+from .fake_hip import CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip
 from .hip_bundle import LAYOUT, hip_bundle
 from .test_hip_program import batch
 from .test_tokenizer import TINY
@@ -142,6 +142,17 @@ def test_F134_a_replay_that_fails_at_load_costs_graphs_alone(bundle: Bundle) -> 
     api.fail("hipStreamSynchronize", 14, LAUNCH_FAILURE)  # in a step launched kernel by kernel
     with pytest.raises(DeviceError, match=r"^GPU 0 .*hipErrorLaunchFailure"):
         load(bundle, api)
+    assert api.held() == 0
+
+
+def test_F134_a_capture_that_comes_to_nothing_costs_graphs_alone(bundle: Bundle) -> None:
+    """HIP 6.4 and 7.2 take no work on its stream until another capture has ended well."""
+    api = FakeHip()
+    api.fail("hipStreamEndCapture", 1, CAPTURE_INVALIDATED)
+    program = load(bundle, api)
+    assert program.facts().graphs.startswith("off: capture of a graph: hipErrorStreamCaptureInvalidated")
+    assert [tokens(program, 9) for _ in range(2)] == [[101]] * 2
+    program.close()
     assert api.held() == 0
 
 
