@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator
 
@@ -26,6 +27,7 @@ SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
 _encoder = msgspec.json.Encoder()
+_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")  # U+0085, U+2028 and U+2029 as UTF-8
 
 
 def dump(document: object) -> bytes:
@@ -37,19 +39,28 @@ def dump(document: object) -> bytes:
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str).encode("utf-8", "replace")
 
 
+def _one_line(document: object) -> bytes:
+    """JSON that nobody takes for two lines: many a client cuts its lines where Unicode ends one."""
+    return _LINE_ENDS.sub(_escaped, dump(document))
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0].decode())
+
+
 def sse(document: object) -> bytes:
     """One server-sent event, to be sent in one write."""
-    return b"data: " + dump(document) + b"\n\n"
+    return b"data: " + _one_line(document) + b"\n\n"
 
 
 def named_sse(event: str, document: object) -> bytes:
     """One server-sent event with a name, as OpenAI's responses and Anthropic's messages have them."""
-    return b"event: " + event.encode() + b"\ndata: " + dump(document) + b"\n\n"
+    return b"event: " + event.encode() + b"\ndata: " + _one_line(document) + b"\n\n"
 
 
 def ndjson(document: object) -> bytes:
     """One line of a stream of JSON lines."""
-    return dump(document) + b"\n"
+    return _one_line(document) + b"\n"
 
 
 class EventStream:

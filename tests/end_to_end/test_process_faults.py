@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,15 @@ def test_F83_a_reader_that_has_gone(small_bundle: Path, arguments: tuple[str, ..
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """A SIGHUP that commands take: whoever starts the tests by nohup has them ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 def test_F84_usr1_and_usr2_do_nothing_and_hup_drains(small_bundle: Path) -> None:
     with serving(small_bundle) as server:
         for number in (signal.SIGUSR1, signal.SIGUSR2):

@@ -1,0 +1,35 @@
+"""What a streamed answer is made of: lines that every client cuts alike."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rocmforge.runtime.http.streaming import named_sse, ndjson, sse
+
+# All that str.splitlines takes for the end of a line, and characters that share their bytes.
+ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+TEXT = f'a{ENDS}b\u00c5\u2027\u202a\u0084\U00010085 "\\ \u00e9\u2029'
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (sse({"text": TEXT}), 2),
+        (named_sse("delta", {"text": TEXT}), 3),
+        (ndjson({"text": TEXT}), 1),
+    ],
+    ids=["sse", "named", "ndjson"],
+)
+def test_an_event_is_cut_nowhere(data: bytes, lines: int) -> None:
+    """By Python's rule, which httpx has for its lines, and by the rule of the standard."""
+    cut = data.decode().splitlines()
+    assert cut == data.decode().removesuffix("\n").split("\n")
+    assert len(cut) == lines
+    document = next(line.removeprefix("data: ") for line in cut if line.endswith("}"))
+    assert json.loads(document) == {"text": TEXT}
+
+
+def test_all_other_text_is_sent_as_it_is() -> None:
+    assert ndjson("\u00e9\u2027\u4e2d\u00c2 ") == '"\u00e9\u2027\u4e2d\u00c2 "\n'.encode()
