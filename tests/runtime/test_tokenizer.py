@@ -6,10 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
+import tokenizers
 from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.tokenizer import CONTROL, NORMAL, build_tokenizer, byte_to_char
 from rocmforge.runtime.tokenizer import StopMatcher, StreamDecoder, Tokenizer
 
@@ -52,6 +54,18 @@ def test_bytes_round_trip(text: str) -> None:
         shown += stream.push(token_id)
         assert text.startswith(shown)
     assert shown == text
+
+
+def test_bytes_of_a_tokenizer_of_pieces() -> None:
+    """SentencePiece's vocabularies have their spaces and bytes spelled out; what only looks like a byte is text."""
+    pieces = ["<unk>", "▁the", "<0x0A>", "<0xE2>", "<0xZZ>", "<0x0AB", "▁▁", "a<0x0A>", "lengths"[:6]]
+    library = tokenizers.Tokenizer(tokenizers.models.BPE({text: i for i, text in enumerate(pieces)}, []))
+    library.decoder = tokenizers.decoders.ByteFallback()
+    config = TokenizerConfig(None, (), False, False, "", "", len(pieces), None)
+    tokenizer = Tokenizer(library.to_str(), config)
+    assert [tokenizer.token_bytes(i) for i in range(1, len(pieces))] == [
+        *(b" the", b"\n", b"\xe2", b"<0xZZ>", b"<0x0AB", b"  ", b"a<0x0A>", b"length")
+    ]
 
 
 def test_stream_waits_for_whole_characters_and_no_longer() -> None:

@@ -97,7 +97,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/http/con[dv]*": (
         *(
             f"{HTTP}test_{name}.py"
-            for name in ("response_tools", "openai", "native", "bad_input", "llama_cpp", "ollama")
+            for name in ("response_tools", "tool_streams", "openai", "native", "bad_input", "llama_cpp", "ollama")
         ),
         "tests/clients/test_openai_chat.py",
     ),

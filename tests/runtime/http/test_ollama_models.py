@@ -9,6 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge import __version__
+from rocmforge.runtime.http.ollama_models import capabilities
 
 from .fake_engine import MODEL, FakeEngine, fake_vector, make_app
 
@@ -59,6 +60,19 @@ def test_version_is_dotted_integers(client: falcon.testing.TestClient) -> None:
     version = client.simulate_get("/api/version").json["version"]
     assert all(part.isdigit() for part in version.split("."))
     assert __version__.startswith(version)
+
+
+@pytest.mark.parametrize(
+    ("source", "thinks"),
+    [
+        ("{{ messages }}", False),
+        ("{% if enable_thinking %}...{% endif %}", True),
+        ("{{ content.split('</think>')[0] + '<think>' }}", True),
+        ("<thinking> enables nothing", False),
+    ],
+)
+def test_what_a_model_can_do(source: str, thinks: bool) -> None:
+    assert capabilities(source) == ["completion", "tools", "embedding"] + ["thinking"] * thinks
 
 
 @pytest.mark.parametrize("body", [{"model": "org/tiny:q4"}, {"name": "org/tiny:q4", "verbose": True}])

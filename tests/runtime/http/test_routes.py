@@ -17,6 +17,12 @@ def test_each_method_that_is_served_has_its_operation(route: Route) -> None:
     assert served
 
 
+def test_what_may_be_asked_of_one_model_says_so() -> None:
+    """By a parameter of the query, as llama.cpp's clients do of a server of several."""
+    named = {route.path for route in ROUTES if route.get and any(name == "model" for name, _ in route.get.query)}
+    assert {"/props", "/tokenizer_info"} <= named
+
+
 def test_no_path_is_served_twice() -> None:
     paths = [path for route in ROUTES for path in (route.path, *route.aliases)]
     assert len(set(paths)) == len(paths)
