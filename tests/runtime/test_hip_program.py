@@ -439,7 +439,8 @@ def test_F74_where_graphs_are_not_to_be_had_kernels_are_launched_one_by_one(bund
     for _ in range(3):
         assert program.step(batch(4)).tolist() == [101]
     assert api.calls["hipGraphLaunch"] == 0
-    assert api.calls["hipStreamBeginCapture"] == 1
+    # Not tried again; but a capture that failed is followed by an empty one, which frees the stream.
+    assert api.calls["hipStreamBeginCapture"] == 1 + (function == "hipStreamEndCapture")
     program.close()
     assert api.held() == 0
 
