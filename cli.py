@@ -14,6 +14,7 @@ import click
 
 from . import __version__
 from .artifacts.errors import DeviceError, UsageError, printable
+from .artifacts.hip import GRAPH_MODES
 from .cli_client import cancel, generate, status
 from .cli_emulator import make_emulator
 from .cli_errors import Group, require_address_space
@@ -66,7 +67,7 @@ _DEVICE = click.option(
 )
 _GRAPHS = click.option(
     "--gpu-graphs",
-    type=click.Choice(("auto", "off", "on")),
+    type=click.Choice(GRAPH_MODES),
     envvar="ROCMFORGE_GPU_GRAPHS",
     default="auto",
     show_default=True,

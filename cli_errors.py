@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from .artifacts.errors import RocmforgeError, printable
+from .artifacts.errors import RocmforgeError, os_problem, printable
 
 MIN_ADDRESS_SPACE: Final = 320 << 20
 """Bytes below which the libraries that load or compile a model end the process themselves, and not in one line."""
@@ -60,8 +60,7 @@ def _in_one_line() -> Iterator[None]:
             raise
         _fail("no more threads are to be had: memory or processes are limited (ulimit -v, ulimit -u)", 1)
     except OSError as error:
-        place = f"{printable(error.filename)}: " if error.filename else ""
-        _fail(f"{place}{printable(error.strerror or error)}", 1)
+        _fail(os_problem(error), 1)
 
 
 class Group(click.Group):

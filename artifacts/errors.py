@@ -24,6 +24,12 @@ def printable(text: object, limit: int = 200) -> str:
     return escaped if len(escaped) <= limit else escaped[:limit] + "…"
 
 
+def os_problem(error: OSError) -> str:
+    """What the system refused, in one line: the file, where there is one, and why."""
+    place = f"{printable(error.filename)}: " if error.filename else ""
+    return f"{place}{printable(error.strerror or error)}"
+
+
 class RocmforgeError(Exception):
     """Base of all errors that are reported as one line."""
 

@@ -16,6 +16,9 @@ HIP_SONAMES: Final = ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5"
 LIBRARY_VARIABLE: Final = "ROCMFORGE_HIP_LIBRARY"
 """Names HIP's library outright: no other is looked for."""
 
+GRAPH_MODES: Final = ("auto", "off", "on")
+"""Whether decode steps are replayed as HIP graphs: unless a trial of them fails; never; a failed trial is an error."""
+
 GENERIC_SINCE: Final = (6, 4)
 """The first ROCm whose runtime takes the code of a generic arch."""
 

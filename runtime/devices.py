@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,7 +42,7 @@ class DeviceOptions:
         emulator: from whoever has one; the runtime has none.
         load_hip: finds HIP.
         nodes: the KFD topology of this machine.
-        graphs: one of `GRAPH_MODES`.
+        graphs: one of `artifacts.hip.GRAPH_MODES`.
     """
 
     device: str = "auto"
@@ -102,23 +103,27 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
     return _checked(_load_host(bundle, options, target, kv), bundle, target)
 
 
-def _checked(program: Program, bundle: Bundle, target: TargetEntry) -> Program:
-    """The program, once it has given a known answer."""
+@contextlib.contextmanager
+def _closed_on_error(program: Program) -> Iterator[None]:
+    """What is tried on a program leaves nothing on the device where it fails."""
     try:
-        check_shortest(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
+        yield
     except BaseException:
         close_program(program)
         raise
+
+
+def _checked(program: Program, bundle: Bundle, target: TargetEntry) -> Program:
+    """The program, once it has given a known answer."""
+    with _closed_on_error(program):
+        check_shortest(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
     return program
 
 
 def _tried(program: HipProgram) -> HipProgram:
     """The program, once its graphs have been tried."""
-    try:
+    with _closed_on_error(program):
         program.try_graphs()
-    except BaseException:
-        close_program(program)
-        raise
     return program
 
 

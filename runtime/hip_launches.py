@@ -173,8 +173,8 @@ class Graphs:
         """
         for count in range(1, self._most + 1):
             bucket = self.bucket(StepShape(count, count, 1))
-            if bucket is not None and bucket not in self._executables and (executable := self._capture(bucket)):
-                self._executables[bucket] = executable
+            if bucket is not None:
+                self._executable(bucket)
 
     def launch(self, bucket: StepShape) -> bool:
         """Queue the graph of a bucket; False where HIP cannot make one: then nothing was queued, now or later.
@@ -182,16 +182,20 @@ class Graphs:
         Raises:
             HipError: a launch failed.
         """
-        if bucket not in self._executables:
-            executable = self._capture(bucket)
-            if executable is None:
-                return False
+        executable = self._executable(bucket)
+        if executable is None:
+            return False
+        check(self._api, self._api.hipGraphLaunch(executable, self._stream), "launch of a step's graph")
+        return True
+
+    def _executable(self, bucket: StepShape) -> ctypes.c_void_p | None:
+        """The graph of a bucket, captured when it first comes; None where HIP cannot make one."""
+        found = self._executables.get(bucket)
+        if found is None and (found := self._capture(bucket)) is not None:
             if len(self._executables) >= MAX_GRAPHS:
                 self._api.hipGraphExecDestroy(self._executables.pop(next(iter(self._executables))))
-            self._executables[bucket] = executable
-        code = self._api.hipGraphLaunch(self._executables[bucket], self._stream)
-        check(self._api, code, "launch of a step's graph")
-        return True
+            self._executables[bucket] = found
+        return found
 
     def _capture(self, bucket: StepShape) -> ctypes.c_void_p | None:
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()

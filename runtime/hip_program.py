@@ -45,7 +45,6 @@ RESERVED_BYTES: Final = 1 << 30
 RESERVED_SHARE: Final = 25
 """Left free when the KV cache takes the rest, and one part in so many at least: for graphs of longer contexts, what HIP
 stages, and what else runs on the card. Where memory is gone, HIP's graphs write through null (rocm-systems #10021)."""
-GRAPH_MODES: Final = ("auto", "off", "on")
 _SPIN_SECONDS: Final = 20e-6
 _MEBIBYTE: Final = 1 << 20
 
@@ -76,7 +75,7 @@ class HipProgram:
             kv: how large the KV cache shall be.
             progress: told of the upload.
             step_seconds: after which a step is taken to hang.
-            graphs: one of `GRAPH_MODES`.
+            graphs: one of `artifacts.hip.GRAPH_MODES`.
 
         Raises:
             DeviceError: something is not to be had; nothing is left on the device then.

@@ -55,3 +55,6 @@ def test_help_says_what_holds_where_nothing_is_given() -> None:
         "--threads INTEGER RANGE Threads of the host target. [default: (CPUs); 1<=x<=1024]",
     ):
         assert default in text
+    for command in ("run", "generate"):
+        text = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())
+        assert "--top-k INTEGER RANGE 0: off. [default: 50; x>=0]" in text

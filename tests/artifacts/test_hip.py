@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ def test_generic_arches_are_targets_and_alike() -> None:
             assert generic_arch(arch) == generic
             if arch in TARGETS:
                 assert TARGETS[arch].gpu == TARGETS[generic].gpu
+    known = {arch for arch in TARGETS if not arch.endswith("-generic")}
+    families = ("gfx9[45]", "gfx103", "gfx11", "gfx120")
+    for members, family in zip(GENERIC_ARCHES.values(), families, strict=True):
+        assert set(members) >= {arch for arch in known if re.match(family, arch)}
     assert generic_arch("gfx90a") is None
     assert generic_arch("gfx1199") is None
 

@@ -168,6 +168,25 @@ def test_arguments_by_which_host_and_gpu_speak_of_a_step() -> None:
     assert decode_layout(PATH, encode_layout(layout), 2304) == layout
 
 
+@pytest.mark.parametrize("name", ["kv", "tensors", "vocab_size"])
+def test_a_field_that_is_missing_is_named(name: str) -> None:
+    fields = msgpack.unpackb(encode_layout(LAYOUT))
+    del fields[name]
+    with pytest.raises(BundleError, match=f"{name}: expected a value, found none"):
+        decode_layout(PATH, msgpack.packb(fields), 2304)
+
+
+@pytest.mark.parametrize("count", [4096, 4097])
+def test_a_layout_has_4096_buffers_at_most(count: int) -> None:
+    more = (BufferEntry(f"b{i}", "uint8", 1, 1) for i in range(count - len(LAYOUT.buffers)))
+    layout = dataclasses.replace(LAYOUT, buffers=(*LAYOUT.buffers, *more))
+    if count == 4096:
+        assert decode_layout(PATH, encode_layout(layout), 2304) == layout
+        return
+    with pytest.raises(BundleError, match="4096"):
+        decode_layout(PATH, encode_layout(layout), 2304)
+
+
 @pytest.mark.parametrize("length", [0, 1, 512, 513])
 def test_names_have_1_to_512_characters(length: int) -> None:
     layout = dataclasses.replace(LAYOUT, buffers=(*LAYOUT.buffers, BufferEntry("b" * length, "uint8", 1, 1)))

@@ -190,6 +190,8 @@ def with_files(*names: str) -> bytes:
         pytest.param(edited("model|metadata|x", [1]), "model.metadata.x", id="metadata"),
         pytest.param(edited("model|extra", 1), "model.extra", id="extra-field"),
         pytest.param(edited("targets|0|file", "other"), "targets[0].file", id="target-file"),
+        pytest.param(edited("targets|0|layout", "other"), "targets[0].layout: expected a file", id="target-layout"),
+        pytest.param(edited("targets", ["host"]), "targets[0]: expected an object, found str", id="target-type"),
         pytest.param(edited("targets|0|backend", []), "targets[0].backend", id="backend"),
         pytest.param(edited("targets|0|golden_tolerance", -1.0), "golden_tolerance", id="tolerance"),
         pytest.param(edited("targets|0|flags", [1]), "targets[0].flags[0]", id="flags"),

@@ -18,7 +18,7 @@ from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime import hip_memory
 from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.hip_device import GpuDevice
+from rocmforge.runtime.hip_device import DEVICE_VARIABLE, GpuDevice
 from rocmforge.runtime.hip_program import RESERVED_BYTES, HipProgram, load_hip_program
 from rocmforge.runtime.hip_step import SAMPLING, STEP, StepMemory
 from rocmforge.runtime.memory import KvSize
@@ -78,6 +78,38 @@ def refused(api: FakeHip, act: Callable[[], object]) -> str:
     assert caught.value.exit_code == 4
     assert str(caught.value).isprintable()
     return str(caught.value)
+
+
+def test_memory_is_known_by_what_it_is_for(bundle: Bundle) -> None:
+    api = FakeHip()
+    found = load(bundle, api).allocations()
+    assert {"weights", "KV cache"} <= set(found)
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_keys_and_values_of_a_layer_lie_one_after_the_other(tmp_path: Path, layers: int) -> None:
+    """In the order of the layers: each half of one holds its part of all pages."""
+    names = [f"kv:{layer}:{half}" for layer in range(layers) for half in ("key", "value")]
+    rope = {"rope": ("tensor:table", *names)}
+    launches = tuple(dataclasses.replace(one, arguments=rope.get(one.kernel, one.arguments)) for one in LAYOUT.launches)
+    kv = dataclasses.replace(LAYOUT.kv, num_layers=layers)
+    layout = dataclasses.replace(LAYOUT, kv=kv, launches=launches)
+    api = FakeHip()
+    with hip_bundle(tmp_path, layout=layout) as opened:
+        program = load(opened, api)
+        program.step(batch(1))
+        program.close()
+    _, _, *places = next(item.arguments for item in api.launched if item.kernel == "rope")
+    half = BLOCKS * layout.kv.bytes_per_block // (2 * layers)
+    assert half == BLOCKS * 16 * 8 * 2  # tokens of a page, elements of a head, bytes of f16
+    assert [place - places[0] for place in places[: 2 * layers]] == [half * n for n in range(2 * layers)]
+
+
+def test_the_gpu_that_the_environment_names(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEVICE_VARIABLE, "7")
+    assert "7" in refused(FakeHip(), lambda: load(bundle, FakeHip()))
+    load_hip_program(bundle, FakeHip(), KV, device="0", nodes=None).close()
 
 
 def test_weights_arrive_whole_and_nothing_else(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
