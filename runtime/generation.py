@@ -154,11 +154,12 @@ class TokenEvent:
 class Inbox:
     """Events on their way from the engine to who waits for them. Thread-safe.
 
-    They are kept until `get` fetches them; or `hand_on` names who takes them as they come, in the engine's thread.
+    They are kept until `get` fetches them; or `hand_on` names who takes them as they come, in the thread that puts.
     """
 
-    def __init__(self) -> None:
-        """Empty."""
+    def __init__(self, hurried: bool = True) -> None:
+        """Args: whether the thread that puts is the engine's, whose next step waits while somebody takes."""
+        self.hurried = hurried
         self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._taker: Callable[[TokenEvent], None] | None = None
@@ -177,7 +178,7 @@ class Inbox:
         return self._events.get(timeout=timeout)
 
     def hand_on(self, taker: Callable[[TokenEvent], None]) -> None:
-        """Have `taker` called with the events that wait, now, and with each that comes; it must be quick."""
+        """Have `taker` called with the events that wait and each that comes; quick where it is `hurried`."""
         with self._lock:
             while not self._events.empty():
                 taker(self._events.get())

@@ -95,10 +95,11 @@ def over_http(address: Address, prompts: list[list[int]], tokens: int) -> Run:
         for stream in streams:
             selector.register(stream.socket, selectors.EVENT_READ, stream)
         while selector.get_map():
+            selector.select()
+            time.sleep(pause)  # what is written to the others meanwhile is read with it
             for key, _ in selector.select():
                 if not key.data.read():
                     selector.unregister(key.fd)
-            time.sleep(pause)
     seconds = time.perf_counter() - began
     return Run(tuple(stream.first_at - stream.sent_at for stream in streams), seconds, tokens)
 

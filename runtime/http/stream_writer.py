@@ -1,7 +1,8 @@
 """One thread that encodes and sends the tokens of all streams.
 
 A thread for each stream would have to be woken for each of its tokens, and wait for the interpreter's lock: at 64
-streams that took more of the processor than encoding and sending did.
+streams that took more of the processor than encoding and sending did. Where tokens come by a thread that has time for
+it, as those of an engine that has a process of its own do, that one encodes and sends them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class StreamWriter:
         """
         stream = _Stream(job, encode, connection)
         self._events.put((stream, None))
-        job.generations[0].inbox.hand_on(lambda event: self._events.put((stream, event)))
+        inbox = job.generations[0].inbox
+        inbox.hand_on((lambda event: self._events.put((stream, event))) if inbox.hurried else stream.take)
         if self._stopped:  # too late for the thread to see it
             stream.end(ClientGoneError())
         stream.wait()
@@ -109,13 +111,14 @@ class StreamWriter:
 
 
 class _Stream:
-    """An answer under way. Its methods are the writer's thread's, but for `wait`; they never wait for the client."""
+    """An answer under way. Its methods never wait for the client, but for `wait`, and are of any thread."""
 
     def __init__(self, job: Job, encode: Encode, connection: Connection) -> None:
         self._job = job
         self._encode = encode
         self._connection = connection
         self._held: deque[TokenEvent | None] = deque()  # until the client has read more; None: nothing came for a while
+        self._lock = threading.RLock()  # of what is sent, and in which order; a cancel while looking may put an event
         self._ended = threading.Event()
         self._error: Exception | None = None
 
@@ -138,20 +141,24 @@ class _Stream:
 
     def take(self, event: TokenEvent) -> None:
         """An event has come."""
-        if not self.ended:
-            self._held.append(event)
-            self._go_on()
+        with self._lock:
+            if not self.ended:
+                self._held.append(event)
+                self._go_on()
 
     def look(self) -> None:
         """Go on if the client has read; end if it has left."""
-        if not self._held:
-            self._held.append(None)
-        try:
-            self._job.look()
-        except ClientGoneError as error:
-            self.end(error)
-        else:
-            self._go_on()
+        with self._lock:
+            if self.ended:
+                return
+            if not self._held:
+                self._held.append(None)
+            try:
+                self._job.look()
+            except ClientGoneError as error:
+                self.end(error)
+            else:
+                self._go_on()
 
     def _go_on(self) -> None:
         try:

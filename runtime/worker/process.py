@@ -1,7 +1,6 @@
 """A worker: an engine on its device, and the messages that it is asked and answers by. Its first steps are in `spawn`.
 
-One thread reads what the server asks, one sends. The engine's thread only puts what is to be sent into a queue: all
-that a step has come to is on its way in one frame while the next step is computed.
+One thread reads what the server asks, one sends what the engine's does not send itself: see `sender`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import queue
 import socket
 import threading
 import traceback
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Never, cast
 
 from ...artifacts.bundle import Bundle, open_bundle
-from ...artifacts.errors import BundleError, RocmforgeError, printable
+from ...artifacts.errors import BundleError, RocmforgeError, os_problem, printable
 from ..batch import Program
 from ..constraints import ConstraintCompiler
 from ..devices import DeviceOptions, EmulatorMaker, load_program
@@ -33,6 +31,7 @@ from ..generation import FINISH_FAILED, GenerationRequest, TokenEvent
 from ..lifecycle import EngineMetrics
 from ..loading import EngineOptions, chosen_device, kv_size, load_tokenizer
 from ..sequence import Sequence
+from .sender import Sender
 from .wire import (
     STARTING,
     Alive,
@@ -56,21 +55,23 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
-MOST_MESSAGES: Final = 4096  # of a frame
 CONSTRAINT_THREADS: Final = 4
 
 
 class _StepMetrics:
     """What is counted once a step goes to the server; what is counted of a request, it counts itself by its turns."""
 
-    def __init__(self, put: Callable[[object], None]) -> None:
-        self._put = put
+    def __init__(self, sender: Sender) -> None:
+        self._put = sender.put
+        self._sender = sender
 
     def tokens_generated(self, count: int) -> None:
         self._put(StepDone("tokens_generated", (count,)))
 
     def observe_step(self, seconds: float, sequences: int, tokens: int) -> None:
+        """The last that is said of a step."""
         self._put(StepDone("observe_step", (seconds, sequences, tokens)))
+        self._sender.send_now()
 
     def drafts_judged(self, drafts: int, right: int) -> None:
         self._put(StepDone("drafts_judged", (drafts, right)))
@@ -112,43 +113,10 @@ class _ToServer(logging.Handler):
                 self._put(Logged(record.name, record.levelno, f"    {line}"))
 
 
-class _Sender:
-    """The thread that sends, and what is to be sent."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
-        self._thread.start()
-
-    def put(self, message: object) -> None:
-        """Have a message sent, in turn. A function is asked for it by the thread that sends."""
-        self._queue.put(message)
-
-    def finish(self) -> None:
-        """Return when all is sent."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            messages = [self._queue.get()]
-            while len(messages) < MOST_MESSAGES and not self._queue.empty():
-                messages.append(self._queue.get())
-            last = None in messages
-            ready = [message() if callable(message) else message for message in messages if message is not None]
-            try:
-                self._channel.send(*ready)
-            except OSError:
-                os._exit(1)  # the server is gone
-            if last:
-                return
-
-
 class Worker:
     """An engine, and the server that asks it."""
 
-    def __init__(self, channel: Channel, sender: _Sender) -> None:
+    def __init__(self, channel: Channel, sender: Sender) -> None:
         self._channel = channel
         self._put = sender.put
         self._sender = sender
@@ -174,17 +142,14 @@ class Worker:
         device = DeviceOptions(start.device, start.threads, _emulator(start.emulator), graphs=start.graphs)
         options = EngineOptions(device, start.max_context, start.kv_tokens, start.limits)
         size = kv_size(bundle, options)
-        # Beside the weights, as far as the library of tokenizers lets it: it holds the interpreter while it reads.
-        with ThreadPoolExecutor(1) as beside:
-            tokenizing = beside.submit(load_tokenizer, bundle)
-            program = load_program(bundle, device, size, log.info)
-            tokenizer = tokenizing.result()
+        tokenizer = load_tokenizer(bundle)
+        program = load_program(bundle, device, size, log.info)
         self._compiler = ConstraintCompiler(tokenizer)
         self._engine = Engine(
             program,
             tokenizer,
             size.max_context,
-            cast(EngineMetrics, _StepMetrics(self._put)),
+            cast(EngineMetrics, _StepMetrics(self._sender)),
             limits=start.limits,
             make_program=self._give_up,
             observer=self._put,
@@ -303,20 +268,19 @@ def _problem(error: Exception) -> RocmforgeError:
     if isinstance(error, MemoryError):
         return RocmforgeError("out of memory")
     if isinstance(error, OSError):
-        place = f"{printable(error.filename)}: " if error.filename else ""
-        return RocmforgeError(f"{place}{printable(error.strerror or error)}")
+        return RocmforgeError(os_problem(error))
     log.error("the engine could not be loaded", exc_info=error)
     return RocmforgeError(f"the engine could not be loaded: {printable(repr(error))}")
 
 
-def serve(ours: socket.socket) -> None:
+def serve(ours: socket.socket, bell: int) -> None:
     """Be the worker at this end of a socket pair, until the other end is closed."""
-    channel = Channel(ours)
+    channel = Channel(ours, ring=bell)
     frame = channel.receive()
     if frame is None:  # it was started early, and not needed
         return
     start: Any = frame[0]
-    sender = _Sender(channel)
+    sender = Sender(channel)
     logging.basicConfig(level=start.log_level, handlers=[_ToServer(sender.put)])
     worker = Worker(channel, sender)
     try:

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 RESTART_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # between the end of a worker and the next; the last again and again
 STEADY_SECONDS = 60.0  # a worker that has served for so long ended by a new fault, not by the last one again
 SILENCE_SECONDS = 60.0  # without a word, or without taking one, after which a worker counts as hung
+LOAD_SECONDS = 60.0  # that a worker in the place of another may take to serve, or so many times what the first took:
+LOAD_TIMES: Final = 10
 ASK_SECONDS = 1.0  # how often a worker is asked how it is
 STATS_SECONDS: Final = 0.5  # that `stats` waits for the worker's own figures; then the last ones must do
 EXIT_SECONDS: Final = 2.0  # for a process to end by itself
@@ -101,7 +103,8 @@ class RemoteEngine:
         self._last_stats: EngineStats | None = None
         self._cause: RocmforgeError | None = None  # why the worker is ended, where that is known
         self._restarts = 0
-        self._serving_since = self._lost_at = self._heard_at = 0.0
+        self._started_at = self._serving_since = self._lost_at = self._heard_at = 0.0
+        self._load_seconds = 0.0  # that the first worker took to serve
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._watchdog = threading.Thread(target=self._watch, name="worker's watchdog", daemon=True)
 
@@ -180,7 +183,7 @@ class RemoteEngine:
 
     def submit_all(self, requests: Collection[GenerationRequest]) -> list[RemoteGeneration]:
         """See `EngineApi`."""
-        inbox = Inbox()
+        inbox = Inbox(hurried=False)
         made = [
             RemoteGeneration(self._new_id(), request, self._cancel, index, inbox)
             for index, request in enumerate(requests)
@@ -299,15 +302,15 @@ class RemoteEngine:
             self._lose(error)
             return 0.0
         self._first = None
-        channel = Channel(process.socket, SILENCE_SECONDS)
+        channel = Channel(process.socket, SILENCE_SECONDS, listen=process.bell)
         with self._changed:
-            self._process, self._cause = process, None
+            self._process, self._cause, self._started_at = process, None, time.monotonic()
             if self._stopping:
                 process.kill()
         with contextlib.suppress(OSError):
             channel.send(self._start)
         while self._read(channel):
-            self._heard_at = time.monotonic()
+            pass
         how = process.end(EXIT_SECONDS)
         with self._changed:
             since = self._serving_since if self._channel is channel else None
@@ -324,6 +327,7 @@ class RemoteEngine:
             frame = channel.receive()
             if frame is None:
                 return False
+            self._heard_at = time.monotonic()  # first, for the watchdog looks as soon as `_take` says that it serves
             self._take(frame, channel)
         except Exception as error:  # a worker out of its mind
             log.exception("the device's process says what cannot be understood")
@@ -356,7 +360,9 @@ class RemoteEngine:
     def _begin(self, ready: Ready, channel: Channel) -> None:
         now = time.monotonic()
         with self._changed:
-            if self._ready is not None:
+            if self._ready is None:
+                self._load_seconds = now - self._started_at
+            else:
                 self._restarts += 1
                 log.info("the device is available again, after %.1f s", now - self._lost_at)
             self._start = replace(self._start, device=ready.device, stamp=ready.stamp)
@@ -406,8 +412,17 @@ class RemoteEngine:
                 self._cause = self._cause or DeviceError(problem)
                 process.kill()
 
+    def _end_what_does_not_load(self) -> None:
+        limit = max(LOAD_SECONDS, LOAD_TIMES * self._load_seconds)
+        with self._changed:
+            process = self._process if self._channel is None else None
+            if process is not None and time.monotonic() - self._started_at > limit:
+                self._cause = self._cause or DeviceError(f"the device's process does not serve after {limit:.0f} s")
+                process.kill()
+
     def _watch(self) -> None:
-        """See that the worker lives, and that its engine has not lost its device without being able to say so."""
+        """See that the worker comes to serve, that it lives, and that its engine has not lost its device without being
+        able to say so."""
         asked: _Call | None = None
         while True:
             with self._changed:
@@ -416,6 +431,7 @@ class RemoteEngine:
                 channel = self._channel
             if channel is None:
                 asked = None
+                self._end_what_does_not_load()
                 continue
             problem = asked.stats.problem if asked is not None and asked.stats is not None else None
             if time.monotonic() - self._heard_at > SILENCE_SECONDS:

@@ -40,9 +40,9 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
-        command = (
-            f"from rocmforge.runtime.worker.spawn import begin; begin({theirs.fileno()}, {os.getpid()}, {MODULE!r})"
-        )
+        self.bell = os.eventfd(0)
+        arguments = f"{theirs.fileno()}, {self.bell}, {os.getpid()}, {MODULE!r}"
+        command = f"from rocmforge.runtime.worker.spawn import begin; begin({arguments})"
         try:
             with theirs:
                 self._process = subprocess.Popen(
@@ -50,12 +50,12 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), self.bell],
                     process_group=0,  # Ctrl-C is not for it
                     env={name: value for name, value in os.environ.items() if name not in _HIDDEN},
                 )
         except OSError as error:
-            self.socket.close()
+            self._close()
             raise RocmforgeError(f"cannot start a process for the engine: {printable(error.strerror)}") from None
         self._last_words: list[str] = []  # the first and the last line of what it wrote at a stretch
         self._wrote_at = 0.0
@@ -99,7 +99,11 @@ class WorkerProcess:
     def wait_until_gone(self) -> None:
         """Return once the system has taken back all that it held; also what is here."""
         self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
         self.socket.close()
+        os.close(self.bell)
 
     def _wait(self, seconds: float) -> int | None:
         try:
@@ -115,11 +119,11 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def begin(descriptor: int, parent: int, module: str) -> None:
+def begin(descriptor: int, bell: int, parent: int, module: str) -> None:
     """The worker's first steps: it ends with the server, whatever ends that, and leaves signals to a group to it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already, and nobody would tell
         os._exit(1)
-    importlib.import_module(module).serve(socket.socket(fileno=descriptor))
+    importlib.import_module(module).serve(socket.socket(fileno=descriptor), bell)

@@ -19,7 +19,7 @@ from rocmforge.runtime.worker import process, wire
 VARIABLE = "ROCMFORGE_TEST_FAULT"
 
 
-def serve(ours: socket.socket) -> None:
+def serve(ours: socket.socket, bell: int) -> None:
     """Be a worker, and do it."""
     file = Path(os.environ[VARIABLE])
     if file.exists():
@@ -29,7 +29,7 @@ def serve(ours: socket.socket) -> None:
         if fault == "deaf":
             time.sleep(3600)
         inject(fault, int(step or 0), ours)
-    process.serve(ours)
+    process.serve(ours, bell)
 
 
 def inject(fault: str, step: int, ours: socket.socket) -> None:

@@ -214,6 +214,7 @@ def test_F23_limits_leave_a_long_conversation_alone() -> None:
         ("indent", "a\nb\nc", (7,), 5 + 4 * 7),
         ("indent", "a\nb\nc", ("1234567",), 5 + 4 * 7),
         ("expandtabs", "a\tb", (9,), 3 + 3 * 9),
+        ("expandtabs", "a\tb", (), 3 + 3 * 8),
         ("replace", "aaa", ("a", "bcd"), 3 + 3 * 3),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -202,3 +203,10 @@ def test_F111_a_profiler_that_fails_or_writes_nothing(tmp_path: Path, monkeypatc
         profile(fake.options, str, failing)
     with pytest.raises(ToolchainError, match=r"wrote no \*kernel_trace.csv: did anything run on a GPU\?"):
         profile(fake.options, str, silent)
+
+
+def test_the_profiler_is_run_and_what_it_says_is_kept(tmp_path: Path) -> None:
+    done = gpu_profile._run([sys.executable, "-c", "import sys; print(5); print(sys.stdin.read(), file=sys.stderr)"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "\n")
+    with pytest.raises(ToolchainError, match=f"{tmp_path}/none: No such file or directory"):
+        gpu_profile._run([f"{tmp_path}/none"])

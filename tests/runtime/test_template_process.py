@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.runtime import template_process
+from rocmforge.runtime import template_process, template_worker
 from rocmforge.runtime.chat import ChatTemplate, check_template
 from rocmforge.runtime.generation import EngineBusyError
 from rocmforge.runtime.template_process import ANSWER_SECONDS, MAX_PROCESSES, ChatTemplateError
@@ -146,6 +146,26 @@ def test_F90_too_many_stuck_renderings_make_others_wait_and_not_for_ever(monkeyp
         assert ask(made) == "fine"
 
 
+@pytest.mark.parametrize(
+    "hard, asked, expected",
+    [
+        (resource.RLIM_INFINITY, 100, 100),
+        (50, 100, 50),
+        (500, 100, 100),
+        (500, resource.RLIM_INFINITY, 500),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
+    ],
+)
+def test_a_limit_is_set_as_far_as_the_system_lets_it_be(
+    monkeypatch: pytest.MonkeyPatch, hard: int, asked: int, expected: int
+) -> None:
+    told: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (7, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: told.append((what, limits)))
+    template_worker._limit(resource.RLIMIT_AS, asked)
+    assert told == [(resource.RLIMIT_AS, (expected, hard))]
+
+
 def test_one_process_serves_many_threads() -> None:
     before = children()
     with template("{{ messages[0].content }}") as made:
@@ -173,6 +193,15 @@ def test_a_process_that_was_killed_while_it_was_idle_is_replaced() -> None:
         assert ask(made) == "hello"
         (second,) = children() - before
         assert second != first
+
+
+def test_one_process_is_made_ready_however_often_it_is_asked_for() -> None:
+    with template("{{ messages[0].content }}") as made:
+        before = children()
+        for _ in range(3):
+            made.start()
+        assert len(children() - before) == 1
+        assert ask(made) == "hello"
 
 
 def test_a_template_that_fails_keeps_its_process() -> None:

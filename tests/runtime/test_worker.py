@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -151,13 +152,16 @@ def test_embeddings_to_the_bit(local: Engine, remote: RemoteEngine, pooling: str
 
 
 def test_a_cancelled_embedding(remote: RemoteEngine) -> None:
-    blocker = remote.submit(request(10, 200, ignore_eos=True))
+    many = [request(10, 200, ignore_eos=True)] * (4 * remote.max_sequences)
+    *_, blocker = remote.submit_all(many)  # the last, which has to wait for the others
     [one] = remote.embed([EmbeddingRequest(tuple(range(3, 250)), "mean")])
     one.cancel()
     with contextlib.suppress(EmbeddingError):  # or it was quicker
         assert one.result(SECONDS) is not None
     blocker.cancel()
-    assert ended(blocker).finish_reason == "cancelled"
+    while not blocker.state().finished:
+        time.sleep(0.001)
+    assert blocker.state().finish_reason == "cancelled"
 
 
 # Constraints.

@@ -217,6 +217,19 @@ def test_F123_a_worker_that_never_starts(bundle: Bundle, fault: Callable[[str], 
     engine.stop(0)
 
 
+def test_F123_a_worker_that_hangs_while_it_loads_is_replaced(
+    bundle: Bundle, fault: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote_module, "LOAD_SECONDS", 1.0)
+    with working(start_of(bundle)) as engine:
+        engine._load_seconds = 0.3  # the limit is ten times that
+        fault("deaf")
+        os.kill(engine.pid or 0, signal.SIGKILL)
+        assert submit_when_ready(engine, request()).finish_reason == "length"
+        assert "the device's process does not serve after 3 s" in caplog.text
+        assert engine.restarts == 1
+
+
 def test_F124_stop_in_every_state(bundle: Bundle, fault: Callable[[str], object]) -> None:
     engine = RemoteEngine(start_of(bundle), CountingMetrics())
     engine.start()  # and nobody has waited for it
@@ -233,7 +246,7 @@ def test_F124_stop_in_every_state(bundle: Bundle, fault: Callable[[str], object]
             engine.submit(request())
         assert not engine.stats().running
     assert not Path(f"/proc/{pid}").exists()
-    fault("stop")
+    fault("stop:2")  # not its first step, which may come before it has answered that it took the request
     with working(start_of(bundle)) as engine:
         pid, one = engine.pid, engine.submit(long_request())
         wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "T")
@@ -457,7 +470,7 @@ def test_requests_go_where_their_prefix_is(bundle: Bundle) -> None:
         assert where == [[False, True], [False, True], [True, False], [False, True]]
         state = ended(both.submit(request(prompts[0], 2, cache_space="another")))
         assert state.cached_tokens == 0
-        blockers = [engines[1].submit(long_request(n)) for n in range(engines[1].max_sequences)]
+        blockers = engines[1].submit_all([long_request(n) for n in range(4 * engines[1].max_sequences)])
         state = ended(both.submit(request(prompts[0], 2)))  # it has the prefix, and no room
         assert engines[0].find(state.request_id) is not None
         for one in blockers:

@@ -219,7 +219,7 @@ class FakeEngine:
             active_sequences=2,
             tokens_per_second=32.5,
             device_available=self.running,
-            memory_free_bytes=12079595520,
+            memory_free_bytes=12884901888,
             memory_total_bytes=17179869184,
         )
 

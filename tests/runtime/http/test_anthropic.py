@@ -50,6 +50,12 @@ def test_a_prompt_that_is_too_long_is_said_in_anthropics_words() -> None:
     assert error["message"] == "prompt: 12 tokens exceeds the available context size of 12"
 
 
+def test_a_model_that_is_not_there_is_said_in_anthropics_words() -> None:
+    result = client_of(FakeEngine()).simulate_post("/v1/messages", json=body(model="gpt"))
+    assert result.status_code == 404
+    assert (result.json["type"], result.json["error"]["type"]) == ("error", "not_found_error")
+
+
 def test_a_limit_of_the_server_is_said_in_the_same_words() -> None:
     client = client_of(FakeEngine(), limits=HttpLimits(max_prompt_tokens=8))
     assert error_of(client, "/v1/messages", body())["message"] == "prompt is too long: 12 tokens > 8 maximum"

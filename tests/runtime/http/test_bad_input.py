@@ -161,6 +161,14 @@ def test_F46_what_was_found_is_said(client: falcon.testing.TestClient, messages:
     assert answer.json["error"]["message"] == message
 
 
+@pytest.mark.parametrize("limit", ["", "x", "-1", "\u0665", "1234567890"])
+def test_F46_a_number_of_traces(client: falcon.testing.TestClient, limit: str) -> None:
+    result = client.simulate_get("/traces", params={"limit": limit})
+    assert result.status_code == 400
+    assert "expected a whole number" in str(result.json)
+    assert client.simulate_get("/traces", params={"limit": "123456789"}).status_code == 200
+
+
 @pytest.mark.parametrize("prompt", [None, 5, ["x"], {"a": 1}, True])
 def test_F46_a_native_prompt_is_a_string(client: falcon.testing.TestClient, prompt: object) -> None:
     check_400(client, "/generate", json.dumps({"prompt": prompt}).encode(), "prompt")

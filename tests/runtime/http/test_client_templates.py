@@ -17,7 +17,7 @@ PATH = "/v1/chat/completions"
 # Reads a variable that the client may set, and calls functions that it must not replace to any harm.
 TEMPLATE = (
     "{% if thinking is defined %}{{ thinking }}|{% endif %}"
-    "{% for m in messages %}{% if m.role == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
+    "{% for m in messages %}{% if 'a robot' in m.content %}{{ raise_exception('no robots') }}{% endif %}"
     "{{ m.role }}: {{ m.content }}\n{% endfor %}{% set ns = namespace(n=0) %}{% for i in range(2) %}{{ i }}{% endfor %}"
 )
 HOSTILE = [
@@ -69,6 +69,42 @@ def test_F50_jinja_in_a_message_or_a_variable_is_text(
 ) -> None:
     assert ask(client, text, chat_template_kwargs={"thinking": text}).status_code == 200
     assert prompt_of(engine) == f"{text}|user: {text}\n01"
+
+
+def test_what_the_template_refuses_is_told_of_the_messages(client: falcon.testing.TestClient) -> None:
+    result = ask(client, "a robot speaks")
+    error = result.json["error"]
+    assert (result.status_code, error["param"]) == (400, "messages")
+    assert "no robots" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "roles, hinted",
+    [("system user", False), ("user system user", True), ("user user", False), ("user user system", True)],
+)
+def test_a_system_message_behind_the_first_may_be_the_matter(
+    client: falcon.testing.TestClient, roles: str, hinted: bool
+) -> None:
+    messages = [{"role": role, "content": "a robot speaks"} for role in roles.split()]
+    error = client.simulate_post(PATH, json={"model": MODEL.name, "messages": messages}).json["error"]
+    assert ('the role "system" behind the first message' in error["message"]) == hinted
+
+
+@pytest.mark.parametrize(
+    "role, expected",
+    [
+        ("developer", "system: hi"),
+        ("function", "user: <tool_response>\nhi\n</tool_response>"),  # a tool's, for a template that knows none
+        ("assistant", "assistant: hi"),
+    ],
+)
+def test_newer_and_older_names_of_roles(
+    client: falcon.testing.TestClient, engine: FakeEngine, role: str, expected: str
+) -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": role, "content": "hi", "name": "f"}]
+    result = client.simulate_post(PATH, json={"model": MODEL.name, "messages": [*messages, messages[0]]})
+    assert result.status_code == 200, result.text
+    assert f"\n{expected}\n" in prompt_of(engine)
 
 
 @pytest.mark.parametrize("name", NAMES)

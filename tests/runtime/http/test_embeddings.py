@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rocmforge.runtime.http.embeddings import GROUP, MAX_INPUTS
+from rocmforge.runtime.http.limits import HttpLimits
 
 from .fake_engine import FakeEngine, fake_vector, make_app
 
@@ -63,6 +64,13 @@ def test_as_llama_cpp_has_it(client: falcon.testing.TestClient, path: str, name:
     error = client.simulate_post(path, json={name: "x" * 200}).json["error"]
     assert (error["type"], error["n_prompt_tokens"], error["n_ctx"]) == ("exceed_context_size_error", 201, 128)
     assert "too large" in error["message"]
+
+
+def test_the_least_of_the_limits_is_the_one_that_is_named() -> None:
+    for most, expected in [(50, 50), (500, 128)]:
+        client = falcon.testing.TestClient(make_app(FakeEngine(), HttpLimits(max_prompt_tokens=most)))
+        error = client.simulate_post("/embedding", json={"content": "x" * 200}).json["error"]
+        assert (error["n_prompt_tokens"], error["n_ctx"]) == (201, expected)
 
 
 def test_several_texts_keep_their_order(client: falcon.testing.TestClient, engine: FakeEngine) -> None:

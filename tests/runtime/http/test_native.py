@@ -177,12 +177,12 @@ def test_health(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
             "gpu": {
                 "available": True,
                 "memory": {
-                    "free_bytes": 12079595520,
+                    "free_bytes": 12884901888,
                     "total_bytes": 17179869184,
-                    "free_mb": 11520,
+                    "free_mb": 12288,
                     "total_mb": 16384,
-                    "used_mb": 4864,
-                    "utilization_percent": 29,
+                    "used_mb": 4096,
+                    "utilization_percent": 25,
                 },
             },
             "requests": {"active": 2, "queued": 1},

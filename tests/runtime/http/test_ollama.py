@@ -132,6 +132,14 @@ def test_num_predict_ends_with_the_context(
     assert engine.last.request.sampling.seed is None
 
 
+@pytest.mark.parametrize("num_predict", [-3, 10**12])
+def test_num_predict_out_of_range(client: falcon.testing.TestClient, engine: FakeEngine, num_predict: int) -> None:
+    result = chat(client, options={"num_predict": num_predict})
+    assert result.status_code == 400
+    assert "num_predict" in result.json["error"]
+    assert not engine.generations
+
+
 def test_the_ai_sdks_provider_puts_numbers_at_the_top(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     body = {"temperature": 0.1, "top_p": 0.2, "max_output_tokens": 4, "think": False, "tools": []}
     assert chat(client, **body).status_code == 200

@@ -8,6 +8,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.runtime.http import logprobs as logprobs_module
+from rocmforge.runtime.http.completions import MAX_PROMPTS
 from rocmforge.runtime.http.logprobs import CompletionLogprobsWriter
 
 from .fake_engine import FakeEngine, FakeTokenizer, make_app
@@ -35,6 +36,12 @@ ECHOED: dict[str, list[Any]] = {
 
 def without_output(document: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {key: values[:3] for key, values in document.items()}
+
+
+def test_as_many_prompts_as_may_be(client: falcon.testing.TestClient) -> None:
+    for count, status in ((MAX_PROMPTS, 200), (MAX_PROMPTS + 1, 400)):
+        asked = {"prompt": ["a"] * count, "max_tokens": 1}
+        assert client.simulate_post("/v1/completions", json=asked).status_code == status
 
 
 def test_echo_with_logprobs(client: falcon.testing.TestClient, engine: FakeEngine) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+
+import falcon.testing
 import pytest
 
 from rocmforge.runtime.http.app import ROUTES
 from rocmforge.runtime.http.openapi import Route
+
+from .fake_engine import FakeEngine, make_app
 
 METHODS = ("get", "post", "delete")
 
@@ -15,6 +21,14 @@ def test_each_method_that_is_served_has_its_operation(route: Route) -> None:
     served = {method for method in METHODS if hasattr(route.resource, f"on_{method}")}
     assert {method for method in METHODS if getattr(route, method) is not None} == served
     assert served
+
+
+def test_the_document_says_what_it_refers_to() -> None:
+    """OpenAPI: each `$ref` of the document is there, and each schema is referred to."""
+    document = falcon.testing.TestClient(make_app(FakeEngine())).simulate_get("/openapi.json").json
+    referred = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert referred == set(document["components"]["schemas"])
+    assert len(referred) > 50
 
 
 def test_what_may_be_asked_of_one_model_says_so() -> None:

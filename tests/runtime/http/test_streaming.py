@@ -31,5 +31,10 @@ def test_an_event_is_cut_nowhere(data: bytes, lines: int) -> None:
     assert json.loads(document) == {"text": TEXT}
 
 
+def test_half_a_character_becomes_a_question_mark() -> None:
+    """In JSON as short as any other."""
+    assert ndjson({"text": "a\ud800\u00e9", "n": [1, 2]}) == '{"text":"a?\u00e9","n":[1,2]}\n'.encode()
+
+
 def test_all_other_text_is_sent_as_it_is() -> None:
     assert ndjson("\u00e9\u2027\u4e2d\u00c2 ") == '"\u00e9\u2027\u4e2d\u00c2 "\n'.encode()

@@ -2,76 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from unittest.mock import Mock
 
 import pytest
 
-from rocmforge.runtime.control_text import ControlTexts
 from rocmforge.runtime.http import service
-from rocmforge.runtime.http.service import TOKEN_BYTES, CacheStats, Look, TokenCache
+from rocmforge.runtime.http.service import TOKEN_BYTES, CacheStats, TokenCache
 
-
-class Letters:
-    """A tokenizer whose tokens are letters; it notes the texts that it was asked for."""
-
-    config = None
-    control_texts = ControlTexts(())
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def encode(
-        self,
-        text: str,
-        add_special: bool = True,
-        parse_special: bool = True,
-        most: int | None = None,
-        look: Look | None = None,
-        mark: str = "",
-    ) -> list[int]:
-        self.asked.append(text)
-        return [int(add_special), int(parse_special), *map(ord, text)]
-
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        return "".join(map(chr, ids))
-
-    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
-        return bytes([token_id])
+from .fake_engine import BOS, BOS_ID, FakeTokenizer
 
 
 @pytest.fixture
-def letters() -> Letters:
-    return Letters()
+def tokenizer() -> Mock:
+    """A tokenizer that remembers what it was asked."""
+    return Mock(wraps=FakeTokenizer())
+
+
+def asked(tokenizer: Mock) -> list[str]:
+    return [call.args[0] for call in tokenizer.encode.call_args_list]
 
 
 def cost(text: str) -> int:
-    return len(text) + TOKEN_BYTES * (2 + len(text))
+    return len(text) + TOKEN_BYTES * (1 + len(text))
 
 
-def test_a_text_is_tokenized_once_for_each_way_to_read_it(letters: Letters) -> None:
-    cache = TokenCache(letters)  # type: ignore[arg-type]
+def test_a_text_is_tokenized_once_for_each_way_to_read_it(tokenizer: Mock) -> None:
+    mark = "\ufdd0"
+    cache, text = TokenCache(tokenizer), f"{BOS}a{mark}b"
     assert cache.stats() == CacheStats(0, 0, 0)
-    ways = [(True, True, ""), (False, True, ""), (True, False, ""), (True, True, "mark")]
+    ways = {
+        (True, True, ""): (BOS_ID, BOS_ID, *f"a{mark}b".encode()),
+        (False, True, ""): (BOS_ID, *f"a{mark}b".encode()),
+        (True, False, ""): (BOS_ID, *text.encode()),
+        (True, True, mark): (BOS_ID, BOS_ID, *b"ab"),
+    }
     for _ in range(2):
-        for special, parse, mark in ways:
-            ids = cache.encode("ab", special, parse, mark=mark)
-            assert ids == (int(special), int(parse), 97, 98)
-    assert letters.asked == ["ab"] * 4
-    assert cache.stats() == CacheStats(hits=4, misses=4, bytes=4 * cost("ab"))
+        for (special, parse, hidden), ids in ways.items():
+            assert cache.encode(text, special, parse, mark=hidden) == ids
+    assert asked(tokenizer) == [text] * 4
+    n_bytes = sum(len(text) + TOKEN_BYTES * len(ids) for ids in ways.values())
+    assert cache.stats() == CacheStats(hits=4, misses=4, bytes=n_bytes)
 
 
-def test_what_was_used_least_lately_makes_room(letters: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_used_least_lately_makes_room(tokenizer: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "CACHE_TEXTS", 2)
-    cache = TokenCache(letters)  # type: ignore[arg-type]
+    cache = TokenCache(tokenizer)
     for text in ("a", "b", "a", "c", "a", "b"):
         cache.encode(text, True)
-    assert letters.asked == ["a", "b", "c", "b"]
+    assert asked(tokenizer) == ["a", "b", "c", "b"]
     assert cache.stats() == CacheStats(hits=2, misses=4, bytes=2 * cost("a"))
 
 
-def test_bytes_are_bounded(letters: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_are_bounded(tokenizer: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "CACHE_BYTES", 2 * cost("abc"))
-    cache = TokenCache(letters)  # type: ignore[arg-type]
+    cache = TokenCache(tokenizer)
     for text in ("abc", "def"):
         cache.encode(text, True)
     assert cache.stats().bytes == 2 * cost("abc")
@@ -81,4 +65,4 @@ def test_bytes_are_bounded(letters: Letters, monkeypatch: pytest.MonkeyPatch) ->
     assert cache.stats().hits == 1
     cache.encode("x" * 1000, True)  # more than all: not even it stays
     assert cache.stats().bytes == 0
-    assert cache.encode("def", True) == (1, 1, *b"def")
+    assert cache.encode("def", True) == (BOS_ID, *b"def")
