@@ -97,7 +97,16 @@ def norm(columns: int, out_q8: bool = False, at_logits_rows: bool = False) -> Ke
     return spec("norm", columns=columns, epsilon="1e-5f", out_q8=out_q8, at_logits_rows=at_logits_rows)
 
 
-NORMS = (norm(1), norm(61), norm(576), norm(576, True), norm(64, False, True), norm(64, True, True))
+NORMS = (
+    norm(1),
+    norm(61),
+    norm(576),
+    norm(576, True),
+    norm(1088),
+    norm(1088, True),
+    norm(64, False, True),
+    norm(64, True, True),
+)
 
 
 def rope(head_dim: int, rope_dim: int, interleaved: bool, qk_norm: bool, kv_dtype: str) -> KernelSpec:

@@ -80,6 +80,14 @@ def test_the_lines_of_a_rendered_kernel() -> None:
     ]
 
 
+def test_waves_of_64_lanes_take_two_tiles_and_those_of_32_only_where_there_are_plenty() -> None:
+    """Of a small model's matrices there are not."""
+    for arch, expected in {"gfx942": {2}, "gfx1100": {1}}.items():
+        products = [dict(spec.parameters) for spec in plan("Q4_0", arch).kernels if spec.template == "gemv"]
+        assert {product["row_tiles"] for product in products if not product["gate_up"]} == expected
+        assert {product["row_tiles"] for product in products if product["gate_up"]} == {2}
+
+
 @pytest.mark.parametrize("arch", ["gfx906", "gfx1100", "gfx942"])
 def test_workgroups_are_as_large_as_the_kernels_say(arch: str) -> None:
     """THREADS of a header, where it is a number, is the grid's; launches of a node leave out no count of rows."""

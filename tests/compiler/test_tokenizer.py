@@ -224,6 +224,11 @@ def test_add_bos_without_bos_is_refused() -> None:
         build_tokenizer(tiny(add_bos_token=True, bos_token_id=None), PATH)
 
 
+def test_add_eos_without_eos_is_refused() -> None:
+    with pytest.raises(GgufError, match=r"add_eos_token: is true, but there is no tokenizer\.ggml\.eos_token_id"):
+        build_tokenizer(tiny(add_eos_token=True, eos_token_id=None), PATH)
+
+
 @pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
 def test_round_trip_through_a_file(pre: str, tmp_path: Path) -> None:
     artifact = build_tokenizer(tiny(pre=pre), PATH)
@@ -313,6 +318,11 @@ def test_bad_config_is_refused(key: str, value: object) -> None:
         TokenizerConfig.from_json(PATH, {**CONFIG.to_json(), key: value})
     with pytest.raises(BundleError):
         TokenizerConfig.from_json(PATH, [])
+
+
+def test_a_bad_field_of_a_config_is_named() -> None:
+    with pytest.raises(BundleError, match=r"eos_token_ids: expected token ids below 10, found 10"):
+        TokenizerConfig.from_json(PATH, {**CONFIG.to_json(), "eos_token_ids": [2, 10]})
 
 
 def test_a_tokenizer_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:

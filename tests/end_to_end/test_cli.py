@@ -51,6 +51,7 @@ def test_inspect_bundle(small_bundle: Path) -> None:
     assert facts["weights_bytes"] <= (small_bundle / "weights.bin").stat().st_size
     symbols = {row["symbol"] for row in facts["kernels"]}
     assert sum(row["launches_per_step"] for row in facts["kernels"]) == facts["kernel_launches_per_token"]
+    assert json.loads((small_bundle / "manifest.json").read_bytes())["options"]["archs"] == ["host"]
     lines = rfc("inspect", small_bundle, "--kernels").stdout.splitlines()
     assert symbols == {line.split(" x ")[1] for line in lines if " x " in line}
 
@@ -147,6 +148,7 @@ def test_run_continues_a_prompt_the_same_way_again(small_bundle: Path) -> None:
         return done.stdout
 
     assert text(1) == text(1) != text(2)
+    assert rfc("run", small_bundle, "hello", "-n", 2, "--top-k", 0).returncode == 0
 
 
 def test_run_and_chat_say_what_the_server_says(smollm2_path: Path) -> None:

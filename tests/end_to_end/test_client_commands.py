@@ -66,7 +66,7 @@ class Stranger(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"<html>\x1b[31m" if self.path == "/status/1" else b'{"models": 5}')
 
     def do_POST(self) -> None:
-        self.send_response(200)
+        self.send_response(200 if self.headers["Content-Type"] == "application/json" else 415)
         self.end_headers()
         self.wfile.write(b'data: {"text": "a", "finish_reason": null}\n\ndata: {"te')
 

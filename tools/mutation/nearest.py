@@ -47,6 +47,8 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/quantize.h": (GPU + "test_quantize_is_exactly_what_its_header_says",),
     "kernels/hip/embedding.h": (GPU + "test_embedding",),
     "kernels/hip/gem*": (GPU + "test_matmul", GPU + "test_gate_up"),
+    "kernels/hip/prelude.h": (GPU + "test_norm", "tests/compiler/test_attention_hip.py", GPU + "test_matmul"),
+    "kernels/hip/device.h": (GPU + "test_norm", "tests/compiler/test_attention_hip.py", GPU + "test_gate_up"),
     "kernels/hip/*": (
         GPU + "test_swiglu",
         GPU + "test_norm",
@@ -86,7 +88,8 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/http/schema/lm_studio*": (HTTP + "test_lm_studio.py",),
     "runtime/http/schema/*": (HTTP + "test_openai.py", HTTP + "test_native.py", HTTP + "test_bad_input.py"),
     "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "tests/clients/test_anthropic_client.py"),
-    "runtime/http/messages.py": (HTTP + "test_openai.py", HTTP + "test_bad_input.py"),
+    "runtime/http/messages.py": tuple(f"{HTTP}test_{name}.py" for name in ("openai", "bad_input", "client_templates")),
+    "runtime/http/errors.py": tuple(f"{HTTP}test_{name}.py" for name in ("bad_input", "anthropic", "llama_cpp")),
     "runtime/http/response*": (
         *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams")),
         "tests/clients/test_openai_responses.py",

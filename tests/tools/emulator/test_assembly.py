@@ -104,6 +104,22 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
         """,
         lambda a, b: np.full(N, scalar_bits(), np.uint32),
     ),
+    "scalar_packs": (
+        "gfx1100",
+        """
+        s_mov_b32 s20, 0x12348765
+        s_mov_b32 s21, 0xabcdfedc
+        s_pack_hh_b32_b16 s22, s20, s21
+        s_pack_lh_b32_b16 s23, s20, s21
+        s_pack_hl_b32_b16 s24, s20, s21
+        s_mul_i32 s23, s23, 3
+        s_mul_i32 s24, s24, 5
+        s_xor_b32 s22, s22, s23
+        s_xor_b32 s22, s22, s24
+        v_mov_b32 %0, s22
+        """,
+        lambda a, b: np.full(N, 0xABCD1234 ^ 0xABCD8765 * 3 & 0xFFFFFFFF ^ 0xFEDC1234 * 5 & 0xFFFFFFFF, np.uint32),
+    ),
     "scalar_float": (
         "gfx1201",
         """
@@ -234,6 +250,7 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
         """,
         lambda a, b: packed(a & 255, b & 255),
     ),
+    "bitop3_high": ("gfx950", "v_bitop3_b32 %0, %1, %2, %1 bitop3:0xd8", lambda a, b: bitop3(a, b, a, 0xD8)),
     "bitop3": ("gfx950", "v_bitop3_b32 %0, %1, %2, %1 bitop3:0x6a", lambda a, b: bitop3(a, b, a, 0x6A)),
     "accumulator": (
         "gfx942",

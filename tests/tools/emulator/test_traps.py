@@ -274,6 +274,25 @@ def test_unknown_instruction_stops_by_name() -> None:
     gpu.run("plain", 1, 32, words(32))
 
 
+def test_another_mode_of_float_arithmetic_is_refused() -> None:
+    """Denormals are kept, and rounding is to nearest even: to set that is harmless."""
+    source = """
+    KERNEL usual(u32 *out) { asm volatile("s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 4), 0xf"); out[THREAD] = 1; }
+    KERNEL flushing(u32 *out) { asm volatile("s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 4), 0x0"); out[THREAD] = 1; }
+    KERNEL kept(u32 *out) { asm volatile("s_denorm_mode 15\\n s_round_mode 0"); out[THREAD] = 1; }
+    KERNEL flushed(u32 *out) { asm volatile("s_denorm_mode 0"); out[THREAD] = 1; }
+    KERNEL upwards(u32 *out) { asm volatile("s_round_mode 5"); out[THREAD] = 1; }
+    KERNEL wide(u32 *out) { asm volatile("s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 8), 0xf"); out[THREAD] = 1; }
+    """
+    gpu, function = Gpu(source, "gfx1100"), ctypes.c_void_p()
+    for name in ("usual", "kept"):
+        gpu.run(name, 1, 32, words(32))
+    refused = {b"flushing": "s_setreg_imm32", b"wide": "s_setreg_imm32", b"flushed": "s_denorm", b"upwards": "s_round"}
+    for kernel, instruction in refused.items():
+        assert gpu.api.hipModuleGetFunction(ctypes.byref(function), gpu.module, kernel) == 200
+        assert instruction in gpu.api.hipGetErrorString(200).decode()
+
+
 def test_wrong_arch_and_damaged_code() -> None:
     api, module = HipEmulator("gfx1201"), ctypes.c_void_p()
     good = build(SOURCE, "gfx1100")
