@@ -132,14 +132,15 @@ def _programs(loader: Sequence[str]) -> Path:
                 if (prefix / name).exists():
                     (folder / name).symlink_to(prefix / name)
             for name in ("python", "python3"):
-                _write_program(programs / name, f'{start} "$@"\n')
+                write_program(programs / name, f'{start} "$@"\n')
             python = shlex.quote(str(programs / "python"))
-            _write_program(programs / "rfc", f'#!/bin/sh\nexec {python} -m rocmforge.cli "$@"\n')
+            write_program(programs / "rfc", f'#!/bin/sh\nexec {python} -m rocmforge.cli "$@"\n')
             (folder / "complete").touch()
     return programs
 
 
-def _write_program(path: Path, text: str) -> None:
+def write_program(path: Path, text: str) -> None:
+    """A script that can be run."""
     path.write_text(text, "utf-8")
     path.chmod(0o755)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +18,8 @@ import click
 from filelock import FileLock
 
 from rocmforge.artifacts.errors import RocmforgeError, ToolchainError
-from rocmforge.tools.amd_runtime import work_folder
-from rocmforge.tools.debian_root import Root, fetch_root
+from rocmforge.tools.amd_runtime import work_folder, write_program
+from rocmforge.tools.debian_root import Root, fetch_root, run_program
 
 SUITE: Final = "sid"
 PACKAGES: Final = ("hipcc", "dash")  # which asks a shell, and no package says that it needs one
@@ -64,8 +63,8 @@ def _write_commands(root: Root, folder: Path) -> None:
             (root.path / name).symlink_to(Path("usr", name))
     namespaces = "" if os.geteuid() == 0 else "--user --map-root-user"
     enter = folder / "enter"
-    _write(enter, _ENTER.format(root=shlex.quote(str(root.path)), namespaces=namespaces))
-    said = _run([str(enter), "/usr/bin/hipcc", "--version"])
+    write_program(enter, _ENTER.format(root=shlex.quote(str(root.path)), namespaces=namespaces))
+    said = run_program([str(enter), "/usr/bin/hipcc", "--version"])
     found = re.search(r"^InstalledDir: (.+)$", said, re.MULTILINE)
     version = re.search(r"clang version (\d+)", said)
     if found is None or version is None:
@@ -73,7 +72,7 @@ def _write_commands(root: Root, folder: Path) -> None:
     quoted = shlex.quote(str(enter))
     for name in (f"clang-{version[1]}", f"ld.lld-{version[1]}"):
         program = next((p for p in (name, name.rpartition("-")[0]) if (root.path / found[1][1:] / p).exists()), name)
-        _write(folder / name, f'#!/bin/sh\nexec {quoted} {found[1]}/{program} "$@"\n')
+        write_program(folder / name, f'#!/bin/sh\nexec {quoted} {found[1]}/{program} "$@"\n')
     # It names the folder of its clang as it sees it.
     here = shlex.quote(f"s|^InstalledDir: .*|InstalledDir: {folder}|")
     lines = (
@@ -82,23 +81,7 @@ def _write_commands(root: Root, folder: Path) -> None:
         "export HIP_PLATFORM=amd",
         f'exec {quoted} /usr/bin/hipcc "$@"',
     )
-    _write(folder / "hipcc", "\n".join(lines) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
-    path.chmod(0o755)
-
-
-def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolchainError(f"{command[0]}: {error}") from None
-    if done.returncode:
-        lines = done.stderr.splitlines() or ["no word why"]
-        raise ToolchainError(f"{' '.join(command[1:])}: {lines[-1]}")
-    return done.stdout
+    write_program(folder / "hipcc", "\n".join(lines) + "\n")
 
 
 @click.command()

@@ -81,8 +81,9 @@ def _replace(folder: Path, suite: str, packages: Sequence[str]) -> None:
         archives = _download(fresh / "apt", suite, packages)
         versions = {}
         for archive in archives:
-            _run(["dpkg-deb", "--extract", str(archive), str(fresh)])
-            name, version = _run(["dpkg-deb", "--show", "--showformat", "${Package} ${Version}", str(archive)]).split()
+            run_program(["dpkg-deb", "--extract", str(archive), str(fresh)])
+            said = run_program(["dpkg-deb", "--show", "--showformat", "${Package} ${Version}", str(archive)])
+            name, version = said.split()
             versions[name] = version
         shutil.rmtree(fresh / "apt")
         (fresh / VERSIONS).write_text(json.dumps(versions, indent=1, sort_keys=True), "utf-8")
@@ -106,9 +107,9 @@ def _download(state: Path, suite: str, packages: Sequence[str]) -> list[Path]:
     (state / "sources.list").write_text(_sources(suite), "utf-8")
     (state / "apt.conf").write_text(_configuration(state), "utf-8")
     environment = {**os.environ, "APT_CONFIG": str(state / "apt.conf"), "LC_ALL": "C"}
-    _run(["apt-get", "update"], environment)
+    run_program(["apt-get", "update"], environment)
     release = [f"--target-release={suite}"] if suite in _OVERLAYS else []
-    _run(["apt-get", "install", "--yes", "--download-only", *release, *packages], environment)
+    run_program(["apt-get", "install", "--yes", "--download-only", *release, *packages], environment)
     return sorted((state / "archives").glob("*.deb"))
 
 
@@ -123,7 +124,7 @@ def mirror() -> str:
     Raises:
         ToolchainError: it takes none from Debian.
     """
-    found = _run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).split()
+    found = run_program(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).split()
     for uri in found:
         if uri.rstrip("/").endswith("/debian"):
             return uri
@@ -137,7 +138,7 @@ def _configuration(state: Path) -> str:
     pins count."""
     acquire = [
         line
-        for line in _run(["apt-config", "dump"]).splitlines()
+        for line in run_program(["apt-config", "dump"]).splitlines()
         if line.startswith("Acquire::") and not line.startswith("Acquire::IndexTargets")
     ]
     own = {
@@ -162,8 +163,8 @@ def _configuration(state: Path) -> str:
     return "\n".join([*acquire, *(f'{name} "{value}";' for name, value in own.items()), ""])
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """Run one of Debian's programs; what it printed.
+def run_program(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """Run one of Debian's programs, and return what it printed.
 
     Raises:
         ToolchainError: it failed; says its first error.
