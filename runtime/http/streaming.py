@@ -41,7 +41,8 @@ def dump(document: object) -> bytes:
 
 def _one_line(document: object) -> bytes:
     """JSON that nobody takes for two lines: many a client cuts its lines where Unicode ends one."""
-    return _LINE_ENDS.sub(_escaped, dump(document))
+    data = dump(document)
+    return data if data.isascii() else _LINE_ENDS.sub(_escaped, data)
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:

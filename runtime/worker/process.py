@@ -62,7 +62,7 @@ class _StepMetrics:
     """What is counted once a step goes to the server; what is counted of a request, it counts itself by its turns."""
 
     def __init__(self, sender: Sender) -> None:
-        self._put = sender.put
+        self._put = sender.put_for_now
         self._sender = sender
 
     def tokens_generated(self, count: int) -> None:
@@ -235,7 +235,7 @@ class Worker:
         elif event.finished or event.token is None or event.logprobs or event.prompt_logprobs or one.num_generated == 1:
             self._put(Generated(one.request_id, event, min(one.cached_tokens, one.num_prompt_tokens)))
         else:
-            self._put((one.request_id, event.token, event.text))
+            self._sender.put_for_now((one.request_id, event.token, event.text))  # `observe_step` follows
 
     def _stop(self, seconds: float) -> None:
         self._engine.stop(seconds)

@@ -338,7 +338,9 @@ class RemoteEngine:
         """All of a frame: first what is counted, so that whoever sees a request end finds it counted."""
         events: list[Event] = []
         for message in frame:
-            if isinstance(message, RequestEvent):
+            if type(message) is tuple:  # most are: plain tokens
+                events.append(cast(Event, message))
+            elif isinstance(message, RequestEvent):
                 self._ledger.turn(message)
             elif isinstance(message, StepDone):
                 getattr(self._metrics, message.name)(*message.arguments)

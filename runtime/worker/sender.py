@@ -1,8 +1,9 @@
 """What a worker has to say, on its way to the server: in turn, whoever sends it.
 
-The engine's thread sends what a step came to before it begins the next one. Left to another thread, it would leave
-when the next step computes: that thread has to wait for the interpreter's lock, which the engine's thread holds until
-then, and the server would write its answers while all processors compute, where now one of them waits for Python.
+The engine's thread sends what a step came to before it begins the next one, the first tokens while it still takes the
+others. Left to another thread, they would leave when the next step computes: that thread has to wait for the
+interpreter's lock, which the engine's thread holds until then, and the server would write its answers while all
+processors compute, where now one of them waits for Python.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 from .wire import Channel
 
 MOST_MESSAGES: Final = 4096  # of a frame
+EARLY_MESSAGES: Final = 16  # of a step, that leave before the others are there: so the server writes meanwhile
 
 
 class Sender:
@@ -38,6 +40,12 @@ class Sender:
         self._messages.append(message)
         self._ring()
 
+    def put_for_now(self, message: object) -> None:
+        """Have a message sent by the `send_now` that follows, at the latest: no thread is woken for it."""
+        self._messages.append(message)
+        if len(self._messages) >= EARLY_MESSAGES:
+            self.send_now()
+
     def _ring(self) -> None:
         if not self._rung:
             self._rung = True
@@ -46,7 +54,8 @@ class Sender:
     def send_now(self) -> None:
         """Send what waits, by this thread, as far as that takes no waiting."""
         if not self._sending.acquire(blocking=False):
-            return  # another thread does
+            self._ring()  # another thread sends, and may have looked for the last time
+            return
         try:
             if not self._rest:
                 self._rest = self._channel.send_some(*self._without_waiting())

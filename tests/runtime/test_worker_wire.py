@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rocmforge.runtime.worker.sender import Sender
+from rocmforge.runtime.worker.sender import EARLY_MESSAGES, Sender
 from rocmforge.runtime.worker.wire import Channel
 
 SECONDS = 20.0
@@ -101,6 +101,31 @@ def test_messages_of_several_threads_arrive_once_and_each_thread_s_in_turn(line:
     sender.finish()
     for name in range(4):
         assert [number for who, number in read if who == name] == list(range(500))
+
+
+def test_a_step_leaves_in_parts_and_its_end_sends_the_last(line: Line) -> None:
+    """The server has work before the step is whole, and is not woken for each token."""
+    sender = Sender(line.worker)
+    for number in range(2 * EARLY_MESSAGES + 3):
+        sender.put_for_now(number)
+    assert os.eventfd_read(line.bell) == 2.0  # two frames are announced
+    os.eventfd_write(line.bell, 2)
+    first, second = line.server.receive(), line.server.receive()
+    assert first == tuple(range(EARLY_MESSAGES))
+    assert second == tuple(range(EARLY_MESSAGES, 2 * EARLY_MESSAGES))
+    sender.send_now()
+    assert line.server.receive() == tuple(range(2 * EARLY_MESSAGES, 2 * EARLY_MESSAGES + 3))
+    sender.finish()
+
+
+def test_what_comes_while_another_thread_sends_is_sent_by_that_one(line: Line) -> None:
+    """It may have looked for the last time, so it is told."""
+    sender = Sender(line.worker)
+    with sender._sending:
+        sender.put_for_now("late")
+        sender.send_now()
+    assert line.server.receive() == ("late",)
+    sender.finish()
 
 
 def test_others_may_put_while_what_waits_is_sent(line: Line) -> None:
