@@ -319,7 +319,8 @@ def _default_archs() -> tuple[str, ...]:
     asked = os.environ.get("ROCm_ARCH", "").split()  # noqa: SIM112 - the owner's spelling
     if asked:
         return tuple(asked)
-    from .artifacts.hip import generic_arch, installed_arches
+    from .artifacts.hip import installed_arches
+    from .artifacts.targets import generic_arch
     from .compiler.target import TARGETS
 
     found = (arch if arch in TARGETS else generic_arch(arch) for arch in installed_arches())

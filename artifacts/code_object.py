@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgpack
 
+from .targets import ARCH_OF_MACHINE
+
 MACHINE_AMDGPU: Final = 224
 MAX_NOTE_BYTES: Final = 16 << 20
 _HEADER: Final = struct.Struct("<4s5B7xHHIQQQIHHHHHH")
@@ -20,36 +22,6 @@ _SEGMENT: Final = struct.Struct("<IIQQQQQQ")
 _NOTE: Final = struct.Struct("<III")
 _SEGMENT_NOTE: Final = 4
 _NOTE_METADATA: Final = 32
-
-# Low byte of e_flags; a test builds each and reads it back.
-_MACHINES: Final[Mapping[int, str]] = {
-    0x2F: "gfx906",
-    0x30: "gfx908",
-    0x3F: "gfx90a",
-    0x4C: "gfx942",
-    0x4F: "gfx950",
-    0x5F: "gfx9-4-generic",
-    0x36: "gfx1030",
-    0x37: "gfx1031",
-    0x38: "gfx1032",
-    0x3E: "gfx1034",
-    0x3D: "gfx1035",
-    0x45: "gfx1036",
-    0x53: "gfx10-3-generic",
-    0x41: "gfx1100",
-    0x46: "gfx1101",
-    0x47: "gfx1102",
-    0x44: "gfx1103",
-    0x43: "gfx1150",
-    0x4A: "gfx1151",
-    0x55: "gfx1152",
-    0x58: "gfx1153",
-    0x54: "gfx11-generic",
-    0x48: "gfx1200",
-    0x4E: "gfx1201",
-    0x59: "gfx12-generic",
-    0x49: "gfx1250",
-}
 
 
 class CodeObjectError(ValueError):
@@ -103,7 +75,7 @@ def read_code_object(data: bytes) -> CodeObjectFacts:
     )
     if magic != b"\x7fELF" or bits != 2 or order != 1 or machine != MACHINE_AMDGPU:
         raise CodeObjectError(f"expected an ELF code object for AMD GPUs, found machine {machine}")
-    if flags & 0xFF not in _MACHINES:
+    if flags & 0xFF not in ARCH_OF_MACHINE:
         raise CodeObjectError(f"expected a known arch, found {flags & 0xFF:#x} in the ELF flags")
     if size != _SEGMENT.size or segments + count * size > len(data):
         raise CodeObjectError(f"expected {count} program headers @{segments}, found {len(data)} bytes in all")
@@ -113,7 +85,7 @@ def read_code_object(data: bytes) -> CodeObjectFacts:
         raise CodeObjectError(f"expected at least {end} bytes, found {len(data)}: the code object is cut short")
     notes = [data[offset : offset + n] for kind, _, offset, _, _, n, _, _ in table if kind == _SEGMENT_NOTE]
     kernels = tuple(kernel for note in notes for kernel in _kernels(note))
-    return CodeObjectFacts(_MACHINES[flags & 0xFF], kernels)
+    return CodeObjectFacts(ARCH_OF_MACHINE[flags & 0xFF], kernels)
 
 
 def _kernels(notes: bytes) -> Iterator[KernelResources]:

@@ -22,14 +22,6 @@ GRAPH_MODES: Final = ("auto", "off", "on")
 GENERIC_SINCE: Final = (6, 4)
 """The first ROCm whose runtime takes the code of a generic arch."""
 
-GENERIC_ARCHES: Final[Mapping[str, tuple[str, ...]]] = {
-    "gfx9-4-generic": ("gfx942", "gfx950"),
-    "gfx10-3-generic": ("gfx1030", "gfx1031", "gfx1032", "gfx1033", "gfx1034", "gfx1035", "gfx1036"),
-    "gfx11-generic": ("gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153"),
-    "gfx12-generic": ("gfx1200", "gfx1201"),
-}
-"""Arches that run the code of a generic one: LLVM, "User Guide for AMDGPU Backend", Generic Processors."""
-
 KFD_NODES: Final = Path("/sys/class/kfd/kfd/topology/nodes")
 
 
@@ -51,11 +43,6 @@ def version_of(number: int) -> tuple[int, int]:
 def version_text(version: tuple[int, int] | None) -> str:
     """For people, as `HIP 6.3`."""
     return "HIP of unknown version" if version is None else f"HIP {version[0]}.{version[1]}"
-
-
-def generic_arch(arch: str) -> str | None:
-    """The generic arch whose code `arch` runs; never guessed from its digits."""
-    return next((name for name, members in GENERIC_ARCHES.items() if arch in members), None)
 
 
 def arch_of_version(version: int) -> str:

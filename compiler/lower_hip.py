@@ -11,11 +11,12 @@ from typing import Final
 
 from ..artifacts.errors import UsageError
 from ..artifacts.layout import BufferEntry, GridEntry
+from ..artifacts.targets import GpuFeatures
 from .graph import LOGITS, Graph, Node
 from .model_config import ModelConfig
 from .passes import FLOAT_TYPES, split_weights
 from .plan import Parameter, Plan, Planner, float_literal
-from .target import GpuFeatures, Target
+from .target import Target
 from .tuning import MOST_TOKENS, SLICE_LDS_BYTES, TILE_ROWS, Tuning, check_tuning
 
 Q8_BLOCK_BYTES: Final = 48  # sizeof(struct q8_block) in kernels/hip/prelude.h

@@ -8,6 +8,7 @@ from typing import Final
 
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.host import LEVEL_FEATURES
+from ..artifacts.targets import GPU_ARCHES, GpuFeatures
 
 GOLDEN_TOLERANCE: Final = 1.0
 """Targets and levels differ in roundings to int8 alone; how far that goes is derived in docs/gpu.md."""
@@ -28,26 +29,6 @@ class CodeVariant:
     flags: tuple[str, ...]
     cpu_features: tuple[str, ...]
     file: str
-
-
-@dataclass(frozen=True, slots=True)
-class GpuFeatures:
-    """What kernels for a GPU may use.
-
-    Attributes:
-        wave_size: lanes of a wave, 32 or 64.
-        dot: the int8 dot instruction: `sudot4`, `sdot4` or `none`.
-        matrix: the int8 matrix instruction with 16 columns a step: `wmma_gfx11`, `wmma_gfx12`,
-            `mfma_16x16x16_i8`, `mfma_32x32x16_i8` or `none`.
-        lds_bytes: of a workgroup.
-        max_threads: of a workgroup.
-    """
-
-    wave_size: int
-    dot: str
-    matrix: str
-    lds_bytes: int = 64 << 10
-    max_threads: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,37 +91,9 @@ def _gpu(arch: str, features: GpuFeatures) -> Target:
     )
 
 
-# Which instructions an arch has: LLVM's AMDGPU usage guide and GCNProcessors; each row is built by a test.
-_VEGA = GpuFeatures(64, "sdot4", "none")
-_CDNA = GpuFeatures(64, "sdot4", "mfma_16x16x16_i8")
-_CDNA3 = GpuFeatures(64, "sdot4", "mfma_32x32x16_i8")
-_RDNA2 = GpuFeatures(32, "sdot4", "none")
-_RDNA3 = GpuFeatures(32, "sudot4", "wmma_gfx11")
-_RDNA4 = GpuFeatures(32, "sudot4", "wmma_gfx12")
-_GFX1250 = GpuFeatures(32, "sudot4", "none")  # its int8 matrix instruction takes 64 columns at once
-_GPUS = {
-    _VEGA: ("gfx906",),
-    _CDNA: ("gfx908", "gfx90a"),
-    _CDNA3: ("gfx942", "gfx950", "gfx9-4-generic"),
-    _RDNA2: ("gfx1030", "gfx1031", "gfx1032", "gfx1034", "gfx1035", "gfx1036", "gfx10-3-generic"),
-    _RDNA3: (
-        "gfx1100",
-        "gfx1101",
-        "gfx1102",
-        "gfx1103",
-        "gfx1150",
-        "gfx1151",
-        "gfx1152",
-        "gfx1153",
-        "gfx11-generic",
-    ),
-    _RDNA4: ("gfx1200", "gfx1201", "gfx12-generic"),
-    _GFX1250: ("gfx1250",),
-}
-
 TARGETS: dict[str, Target] = {
     "host": _host(),
-    **{arch: _gpu(arch, features) for features, arches in _GPUS.items() for arch in arches},
+    **{row.name: _gpu(row.name, row.features) for row in GPU_ARCHES.values() if row.features is not None},
 }
 
 

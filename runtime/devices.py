@@ -11,8 +11,9 @@ from typing import Final
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
-from ..artifacts.hip import GENERIC_ARCHES, KFD_NODES
+from ..artifacts.hip import KFD_NODES
 from ..artifacts.manifest import TargetEntry
+from ..artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
 from .golden import check_shortest
 from .hip_api import HipApi, load_hip, runtime_version

@@ -15,16 +15,15 @@ from ..artifacts.bundle import Bundle
 from ..artifacts.code_object import CodeObjectError, read_code_object
 from ..artifacts.errors import DeviceError, printable
 from ..artifacts.hip import (
-    GENERIC_ARCHES,
     GENERIC_SINCE,
     HIP_ABI_VERSION,
     KFD_NODES,
     arch_of_version,
-    generic_arch,
     installed_arches,
     version_text,
 )
 from ..artifacts.manifest import TargetEntry
+from ..artifacts.targets import GENERIC_ARCHES, generic_arch
 from .hip_api import PROPERTIES, HipApi, check
 
 log = logging.getLogger(__name__)

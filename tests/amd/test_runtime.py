@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rocmforge.artifacts.hip import GENERIC_ARCHES, generic_arch
+from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
 from rocmforge.tests.end_to_end.process import environment, rfc
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.artifacts.hip import GENERIC_ARCHES, arch_of_version, generic_arch, installed_arches
+from rocmforge.artifacts.hip import arch_of_version, installed_arches
+from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
 
 

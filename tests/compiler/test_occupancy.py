@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from rocmforge.artifacts.code_object import KernelResources
-from rocmforge.compiler.occupancy import REGISTER_FILES, waves_per_simd
+from rocmforge.artifacts.targets import GPU_ARCHES
+from rocmforge.compiler.occupancy import waves_per_simd
 from rocmforge.compiler.target import TARGETS
 
 
@@ -47,4 +48,4 @@ def test_memory_of_workgroups() -> None:
 def test_arches() -> None:
     assert waves_per_simd(kernel(32), "gfx1250") is None
     gpus = {arch for arch, target in TARGETS.items() if target.gpu is not None}
-    assert set(REGISTER_FILES) <= gpus
+    assert {name for name, row in GPU_ARCHES.items() if row.registers} <= gpus

@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from rocmforge.artifacts.code_object import CodeObjectError, read_code_object
-from rocmforge.artifacts.hip import GENERIC_ARCHES
+from rocmforge.artifacts.targets import GENERIC_ARCHES
 from rocmforge.runtime.hip_api import _ARGUMENTS, _TEXTS, OPTIONAL, HipApi
 from rocmforge.runtime.hip_step import SAMPLING, STEP
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError
-from rocmforge.artifacts.hip import GENERIC_ARCHES, generic_arch
+from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.hip_device import (
     DEVICE_VARIABLE,

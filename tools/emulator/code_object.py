@@ -11,8 +11,8 @@ from typing import Any
 
 import msgpack
 
+from ...artifacts.targets import ARCH_OF_MACHINE
 from .errors import BadCodeObject
-from .families import MACHINES
 
 _EM_AMDGPU = 224
 _PT_LOAD, _SHT_SYMTAB, _SHT_RELA, _SHT_NOTE, _SHT_DYNSYM = 1, 2, 4, 7, 11
@@ -100,7 +100,7 @@ def _parse(data: bytes) -> CodeObject:
     machine = struct.unpack_from("<H", data, 18)[0]
     program_at, section_at, flags = struct.unpack_from("<QQI", data, 32)
     program_size, program_count, section_size, section_count, _name_index = struct.unpack_from("<HHHHH", data, 54)
-    if machine != _EM_AMDGPU or (flags & 0xFF) not in MACHINES:
+    if machine != _EM_AMDGPU or (flags & 0xFF) not in ARCH_OF_MACHINE:
         raise BadCodeObject(f"not an AMD GPU code object that is known: machine {machine}, flags {flags:#x}")
     image = _load(data, program_at, program_size, program_count)
     sections = [struct.unpack_from("<IIQQQQIIQQ", data, section_at + i * section_size) for i in range(section_count)]
@@ -112,7 +112,7 @@ def _parse(data: bytes) -> CodeObject:
         kernels[kernel.name] = kernel
     entries = {kernel.begin for kernel in kernels.values()}
     return CodeObject(
-        arch=MACHINES[flags & 0xFF],
+        arch=ARCH_OF_MACHINE[flags & 0xFF],
         image=image,
         relocations=_relocations(data, sections, symbols, len(image)),
         kernels=kernels,

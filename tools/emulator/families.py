@@ -1,4 +1,4 @@
-"""Instruction set families: which gfx names they hold, opcode names, and one spelling for each operation.
+"""Instruction set families: opcode names, and one spelling for each operation.
 
 Opcode numbers and names come from the PyPI package `tinygrad` (generated there from AMD's machine-readable ISA).
 """
@@ -12,6 +12,7 @@ from enum import IntEnum
 from functools import cache
 
 from ...artifacts.errors import ToolchainError
+from ...artifacts.targets import GENERIC_ARCHES, GPU_ARCHES, generic_arch
 
 
 @dataclass(frozen=True)
@@ -37,39 +38,13 @@ class Family:
     opcodes: dict[str, dict[int, str]] = field(repr=False)
 
 
-# e_flags' machine field (LLVM's AMDGPU usage guide, "ELF header") to gfx name.
-MACHINES = {
-    0x2F: "gfx906",
-    0x30: "gfx908",
-    0x3F: "gfx90a",
-    0x4C: "gfx942",
-    0x4F: "gfx950",
-    0x36: "gfx1030",
-    0x41: "gfx1100",
-    0x46: "gfx1101",
-    0x47: "gfx1102",
-    0x44: "gfx1103",
-    0x43: "gfx1150",
-    0x4A: "gfx1151",
-    0x55: "gfx1152",
-    0x58: "gfx1153",
-    0x48: "gfx1200",
-    0x4E: "gfx1201",
-    0x49: "gfx1250",
-    0x51: "gfx9-generic",
-    0x53: "gfx10-3-generic",
-    0x54: "gfx11-generic",
-    0x59: "gfx12-generic",
-    0x5F: "gfx9-4-generic",
-}
-
+# The opcode tables that hold an instruction set.
+_FAMILY_OF_ISA = {"cdna3": "cdna", "cdna4": "cdna", "rdna3": "rdna3", "rdna4": "rdna4"}
 _FAMILY_OF = {
-    "gfx942": "cdna",
-    "gfx950": "cdna",
-    **dict.fromkeys(("gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153"), "rdna3"),
-    **dict.fromkeys(("gfx1200", "gfx1201"), "rdna4"),
+    row.name: _FAMILY_OF_ISA[row.isa]
+    for row in GPU_ARCHES.values()
+    if row.isa in _FAMILY_OF_ISA and row.name not in GENERIC_ARCHES
 }
-_GENERIC = {"cdna": "gfx9-4-generic", "rdna3": "gfx11-generic", "rdna4": "gfx12-generic"}
 
 _ENUMS = {
     "SOP1": "SOP1Op",
@@ -180,12 +155,14 @@ def family_name(arch: str) -> str:
 
 def lds_bytes(arch: str) -> int:
     """Most LDS of a workgroup."""
-    return 160 << 10 if arch == "gfx950" else 64 << 10
+    registers = GPU_ARCHES[arch].registers
+    assert registers is not None, arch  # those that are emulated are published
+    return registers.lds_bytes
 
 
 def runs_on(code_arch: str, device_arch: str) -> bool:
     """Whether a device takes a code object: of its own name, or the generic one of its family."""
-    return code_arch in (device_arch, _GENERIC[family_name(device_arch)])
+    return code_arch in (device_arch, generic_arch(device_arch))
 
 
 def _opcodes(family: str) -> dict[str, dict[int, str]]:
