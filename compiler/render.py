@@ -11,6 +11,7 @@ from importlib import resources
 import jinja2
 import jinja2.meta
 
+from ..artifacts.abi import c_header
 from .plan import KernelSpec
 
 
@@ -65,9 +66,9 @@ def render_program() -> Source:
 
 @cache
 def kernel_headers(backend: str) -> Mapping[str, str]:
-    """The hand-written headers of a backend, by file name."""
+    """The headers of a backend, by file name: those written by hand, and what the runtime hands to kernels."""
     folder = resources.files("rocmforge.kernels") / backend
-    return {
+    return {"abi.h": c_header(backend)} | {
         item.name: item.read_text("utf-8")
         for item in sorted(folder.iterdir(), key=lambda item: item.name)
         if item.name.endswith(".h")

@@ -2,8 +2,7 @@
 
 The host writes an image into pinned coherent memory, and the first kernel of a step copies it: a copy by HIP just
 before a graph is replayed may be seen too late by the scalar loads of its kernels (ROCm/hip #3902). Masks are the
-image's end; the kernel that draws tokens fetches them itself, so that they may be written while the others run. The
-records mirror `struct step` and `struct sampling` of kernels/hip/prelude.h, at `HIP_ABI_VERSION`.
+image's end; the kernel that draws tokens fetches them itself, so that they may be written while the others run.
 """
 
 from __future__ import annotations
@@ -15,49 +14,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts import abi
+from ..artifacts.abi import numpy_fields
 from .batch import Batch, Int32, RowSampling
 from .hip_api import HOST_MALLOC_COHERENT
 from .hip_memory import DeviceMemory
 
-SAMPLING: Final = np.dtype(
-    [
-        ("temperature", "<f4"),
-        ("top_p", "<f4"),
-        ("min_p", "<f4"),
-        ("top_k", "<i4"),
-        ("repetition_penalty", "<f4"),
-        ("presence_penalty", "<f4"),
-        ("frequency_penalty", "<f4"),
-        ("num_seen", "<i4"),
-        ("seen_tokens", "<u8"),
-        ("seen_counts", "<u8"),
-        ("seed", "<u8"),
-        ("counter", "<u8"),
-        ("mask", "<u8"),
-        ("mask_image", "<u8"),
-        ("typical_p", "<f4"),
-        ("num_biases", "<i4"),
-        ("bias_tokens", "<u8"),
-        ("biases", "<u8"),
-        ("originals", "<u8"),
-    ]
-)
-STEP: Final = np.dtype(
-    [
-        ("num_tokens", "<i4"),
-        ("num_logits", "<i4"),
-        ("blocks_per_row", "<i4"),
-        ("n_bytes", "<i4"),
-        ("token_ids", "<u8"),
-        ("positions", "<u8"),
-        ("rows", "<u8"),
-        ("block_table", "<u8"),
-        ("logits_rows", "<u8"),
-        ("sampling", "<u8"),
-        ("sampled", "<u8"),
-        ("number", "<u8"),
-    ]
-)
+SAMPLING: Final = np.dtype(numpy_fields(abi.SAMPLING, "hip"))
+STEP: Final = np.dtype(numpy_fields(abi.STEP, "hip"))
 _COUNTS: Final = {"seen_tokens": "num_seen", "bias_tokens": "num_biases"}  # the field that says how long it is
 _ALIGNMENT: Final = 64
 _FIRST_BYTES: Final = 64 << 10
@@ -179,13 +143,8 @@ def _pointed_at(row: RowSampling) -> dict[str, npt.NDArray[Any]]:
 
 
 def _fill(record: Any, row: RowSampling) -> None:
-    record["temperature"], record["top_p"], record["min_p"] = row.temperature, row.top_p, row.min_p
-    record["top_k"] = row.top_k
-    record["repetition_penalty"] = row.repetition_penalty
-    record["presence_penalty"] = row.presence_penalty
-    record["frequency_penalty"] = row.frequency_penalty
-    record["seed"], record["counter"] = row.seed, row.counter
-    record["typical_p"] = row.typical_p
+    for name in abi.ROW_SCALARS:
+        record[name] = getattr(row, name)
 
 
 def _point_sampling(

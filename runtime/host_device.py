@@ -1,6 +1,6 @@
 """The host CPU as a device: drives a bundle's shared object through ctypes.
 
-The structures mirror kernels/host/common.h and program.h, at `HOST_ABI_VERSION`.
+Its own structures mirror kernels/host/program.h, at `HOST_ABI_VERSION`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts import abi
+from ..artifacts.abi import ctypes_fields
 from ..artifacts.bundle import Bundle, MappedWeights
 from ..artifacts.errors import DeviceError
 from ..artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
@@ -33,42 +35,11 @@ _ELF_SECTION_BYTES = 64
 
 
 class _Sampling(ctypes.Structure):
-    _fields_ = (
-        ("temperature", ctypes.c_float),
-        ("top_p", ctypes.c_float),
-        ("min_p", ctypes.c_float),
-        ("top_k", ctypes.c_int32),
-        ("repetition_penalty", ctypes.c_float),
-        ("presence_penalty", ctypes.c_float),
-        ("frequency_penalty", ctypes.c_float),
-        ("num_seen", ctypes.c_int32),
-        ("seen_tokens", ctypes.c_void_p),
-        ("seen_counts", ctypes.c_void_p),
-        ("seed", ctypes.c_uint64),
-        ("counter", ctypes.c_uint64),
-        ("mask", ctypes.c_void_p),
-        ("typical_p", ctypes.c_float),
-        ("num_biases", ctypes.c_int32),
-        ("bias_tokens", ctypes.c_void_p),
-        ("biases", ctypes.c_void_p),
-        ("originals", ctypes.c_void_p),
-    )
+    _fields_ = ctypes_fields(abi.SAMPLING, "host")
 
 
 class _Step(ctypes.Structure):
-    _fields_ = (
-        ("num_tokens", ctypes.c_int32),
-        ("num_logits", ctypes.c_int32),
-        ("blocks_per_row", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-        ("token_ids", ctypes.c_void_p),
-        ("positions", ctypes.c_void_p),
-        ("rows", ctypes.c_void_p),
-        ("block_table", ctypes.c_void_p),
-        ("logits_rows", ctypes.c_void_p),
-        ("sampling", ctypes.c_void_p),
-        ("sampled", ctypes.c_void_p),
-    )
+    _fields_ = ctypes_fields(abi.STEP, "host")
 
 
 class _Launch(ctypes.Structure):
@@ -342,20 +313,12 @@ def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str 
 
 def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:
     """Returns the scratch that the slot points to, if any: the caller keeps it alive."""
-    slot.temperature = row.temperature
-    slot.top_p = row.top_p
-    slot.min_p = row.min_p
-    slot.top_k = row.top_k
-    slot.repetition_penalty = row.repetition_penalty
-    slot.presence_penalty = row.presence_penalty
-    slot.frequency_penalty = row.frequency_penalty
-    slot.seed = row.seed
-    slot.counter = row.counter
+    for name in abi.ROW_SCALARS:
+        setattr(slot, name, getattr(row, name))
     if row.seen_tokens is not None and row.seen_counts is not None:
         slot.num_seen = len(row.seen_tokens)
         slot.seen_tokens = row.seen_tokens.ctypes.data
         slot.seen_counts = row.seen_counts.ctypes.data
-    slot.typical_p = row.typical_p
     if row.bias_tokens is not None and row.biases is not None:
         slot.num_biases = len(row.bias_tokens)
         slot.bias_tokens = row.bias_tokens.ctypes.data

@@ -8,6 +8,8 @@
 #define ROCMFORGE_PRELUDE_H
 #include "device.h"
 
+#include "abi.h" /* the step; made of artifacts/abi.py */
+
 typedef float f32x2 __attribute__((vector_size(8), may_alias));
 typedef float f32x4 __attribute__((vector_size(16), may_alias));
 typedef float f32x8 __attribute__((vector_size(32), may_alias));
@@ -17,45 +19,6 @@ typedef int32_t i32x4 __attribute__((vector_size(16), may_alias));
 typedef int32_t i32x8 __attribute__((vector_size(32), may_alias));
 typedef int32_t i32x16 __attribute__((vector_size(64), may_alias));
 typedef _Float16 f16x8 __attribute__((vector_size(16), may_alias));
-
-/* How one row of logits is turned into a token. As in kernels/host/common.h, but the mask's image; mirrored by runtime/. */
-struct sampling {
-    float temperature; /* 0: the most likely token */
-    float top_p;       /* 1: off */
-    float min_p;       /* 0: off */
-    int32_t top_k;     /* 0: off */
-    float repetition_penalty;
-    float presence_penalty;
-    float frequency_penalty;
-    int32_t num_seen;                         /* distinct tokens of prompt and output */
-    const GLOBAL_MEMORY int32_t *seen_tokens; /* [num_seen] */
-    const GLOBAL_MEMORY int32_t *seen_counts; /* [num_seen] occurrences in the output alone */
-    uint64_t seed;
-    uint64_t counter;                         /* index of the token within its request: one draw a token */
-    GLOBAL_MEMORY uint32_t *mask;             /* bit i % 32 of word i / 32: token i is allowed; null: all are */
-    const GLOBAL_MEMORY uint32_t *mask_image; /* the mask as the host wrote it, in its pinned memory */
-    float typical_p;                          /* 1: off */
-    int32_t num_biases;
-    const GLOBAL_MEMORY int32_t *bias_tokens; /* [num_biases], distinct */
-    const GLOBAL_MEMORY float *biases;        /* [num_biases] added to their logits */
-    GLOBAL_MEMORY float *originals; /* [num_seen + num_biases] scratch, to leave the logits as they were; null: not */
-};
-
-/* One step over a batch: T tokens, S sequences, R rows of logits. As in kernels/host/common.h, but how it comes here. */
-struct step {
-    int32_t num_tokens;                             /* T */
-    int32_t num_logits;                             /* R */
-    int32_t blocks_per_row;                         /* P, the row stride of block_table */
-    int32_t n_bytes;                                /* of this and all it points to but masks; a multiple of 8 */
-    const CONSTANT_MEMORY int32_t *token_ids;       /* [T] */
-    const CONSTANT_MEMORY int32_t *positions;       /* [T] position within its sequence */
-    const CONSTANT_MEMORY int32_t *rows;            /* [T] row of block_table */
-    const CONSTANT_MEMORY int32_t *block_table;     /* [S, P] physical block numbers */
-    const CONSTANT_MEMORY int32_t *logits_rows;     /* [R] indices of tokens */
-    const CONSTANT_MEMORY struct sampling *sampling; /* [R] */
-    GLOBAL_MEMORY int32_t *sampled;                 /* [R], out */
-    uint64_t number;                                /* of the step, counted by the host */
-};
 
 #define KERNEL_ARGUMENTS                                                                                               \
     const void *__restrict__ step_argument, void *__restrict__ a0, void *__restrict__ a1, void *__restrict__ a2,       \

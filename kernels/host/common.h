@@ -9,42 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How one row of logits is turned into a token. Mirrors runtime/host_device.py. */
-struct sampling {
-    float temperature; /* 0: the most likely token */
-    float top_p;       /* 1: off */
-    float min_p;       /* 0: off */
-    int32_t top_k;     /* 0: off */
-    float repetition_penalty;
-    float presence_penalty;
-    float frequency_penalty;
-    int32_t num_seen;           /* distinct tokens of prompt and output */
-    const int32_t *seen_tokens; /* [num_seen] */
-    const int32_t *seen_counts; /* [num_seen] occurrences in the output alone */
-    uint64_t seed;
-    uint64_t counter; /* index of the token within its request: one draw a token */
-    const uint32_t *mask; /* bit i % 32 of word i / 32: token i is allowed; null: all are */
-    float typical_p;      /* 1: off */
-    int32_t num_biases;
-    const int32_t *bias_tokens; /* [num_biases], distinct */
-    const float *biases;        /* [num_biases] added to their logits */
-    float *originals; /* [num_seen + num_biases] scratch, to leave the logits as they were; null: as adjusted */
-};
-
-/* One step over a batch. Mirrors runtime/host_device.py. T tokens, S sequences, R rows of logits. */
-struct step {
-    int32_t num_tokens;         /* T */
-    int32_t num_logits;         /* R */
-    int32_t blocks_per_row;     /* P, the row stride of block_table */
-    int32_t reserved;
-    const int32_t *token_ids;   /* [T] */
-    const int32_t *positions;   /* [T] position within its sequence */
-    const int32_t *rows;        /* [T] row of block_table */
-    const int32_t *block_table; /* [S, P] physical block numbers */
-    const int32_t *logits_rows; /* [R] indices of tokens */
-    const struct sampling *sampling; /* [R] */
-    int32_t *sampled;           /* [R], out */
-};
+#include "abi.h" /* the step; made of artifacts/abi.py */
 
 /* A kernel: `items` says how many independent work items a step has, `run` does those of [begin, end). */
 struct kernel {
