@@ -327,20 +327,16 @@ class Channel:
         """
         data = _frame(messages)
         with self._sending:
-            self._send_rest(self._begin(data))
+            self.send_rest(self._begin(data))
 
     def send_some(self, *messages: object) -> bytes:
         """Send a frame as far as there is room for it now; returns the rest, for `send_rest`, before anything else.
+        Not beside `send` of another thread.
 
         Raises:
             OSError: the other end is gone.
         """
         return self._begin(_frame(messages)) if messages else b""
-
-    def send_rest(self, data: bytes) -> None:
-        """Send what is still to be sent. Raises as `send` does."""
-        with self._sending:
-            self._send_rest(data)
 
     def _begin(self, data: bytes) -> bytes:
         """Send what there is room for and announce the frame: to have room for all, it must be read."""
@@ -354,7 +350,8 @@ class Channel:
             os.eventfd_write(self._ring, 1)
         return data[sent:]
 
-    def _send_rest(self, data: bytes) -> None:
+    def send_rest(self, data: bytes) -> None:
+        """Send what is still to be sent, by the thread that has begun the frame. Raises as `send` does."""
         if self._broken:
             raise BrokenPipeError
         try:
