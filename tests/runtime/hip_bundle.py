@@ -88,8 +88,9 @@ def hip_bundle(
     layout: Layout = LAYOUT,
     targets: Sequence[TargetEntry] | None = None,
     golden: tuple[Mapping[str, object], ...] = (),
+    kernels: tuple[Mapping[str, object], ...] = MANIFEST.kernels,
 ) -> Bundle:
-    """A bundle with code for `arches` (gfx1100); `code`: instead of what belongs there; `golden`: records."""
+    """A bundle with code for `arches` (gfx1100); `code`: instead of what belongs there; `golden`, `kernels`: rows."""
     rows = tuple(targets or [target(arch) for arch in arches or ("gfx1100",)])
     with BundleWriter(folder / "model.rfb") as writer:
         writer.add_bytes("layout.msgpack", encode_layout(layout))
@@ -98,5 +99,5 @@ def hip_bundle(
         for row in rows:
             own = code_of_host if row.backend == "host" else code_object(row.arch)
             writer.add_bytes(row.file, own if code is None else code)
-        writer.finish(dataclasses.replace(MANIFEST, targets=rows, golden=golden, files={}))
+        writer.finish(dataclasses.replace(MANIFEST, targets=rows, golden=golden, kernels=kernels, files={}))
     return open_bundle(folder / "model.rfb")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.artifacts.errors import ToolchainError
+from rocmforge.artifacts.errors import RocmforgeError, ToolchainError
+from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime import gpu_profile
 from rocmforge.runtime.gpu_profile import (
     KernelProfile,
@@ -17,10 +20,13 @@ from rocmforge.runtime.gpu_profile import (
     find_profiler,
     format_profile,
     kernel_name,
+    planned_bytes,
     profile,
     read_counters,
     read_times,
 )
+
+from .hip_bundle import LAYOUT, hip_bundle, target
 
 # rocprofv3 of ROCm 6.2 and of 7: columns came in between, and the kernels' names are demangled.
 TRACE_6 = """\
@@ -98,8 +104,10 @@ def test_a_kernel_that_was_not_counted_has_no_bytes(tmp_path: Path) -> None:
         ),
         (TRACE_7.replace("5250", "soon"), "trace.csv: End_Timestamp: expected a number, found 'soon'"),
         (TRACE_7.replace(",5250", ""), None),  # a row that is too short: what follows moves up, as numbers
+        (TRACE_7[: TRACE_7.index(",2000,4000")], "trace.csv: End_Timestamp: expected a number, found ''"),
+        ('"Kind"\n"KERNEL_DISPATCH",5\n', "trace.csv: expected a column Kernel_Name or KernelName, found Kind, rest"),
     ],
-    ids=["empty", "columns", "number", "short"],
+    ids=["empty", "columns", "number", "short", "cut", "long"],
 )
 def test_F111_what_a_profiler_should_not_write(text: str, problem: str | None, tmp_path: Path) -> None:
     path = written(tmp_path, "trace.csv", text)
@@ -109,6 +117,13 @@ def test_F111_what_a_profiler_should_not_write(text: str, problem: str | None, t
     with pytest.raises(ToolchainError) as caught:
         read_times([path])
     assert str(caught.value) == problem
+
+
+def test_a_name_is_kept_whatever_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(b'KernelName,BeginNs,EndNs\r\n"a\xff\r\nb.kd",7,9\r\n')
+    (kernel,) = read_times([path]).values()
+    assert (kernel.name, kernel.launches, kernel.nanoseconds) == ("a\ufffd\r\nb", 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -129,20 +144,52 @@ def test_the_newest_profiler_is_taken_wherever_it_is(tmp_path: Path) -> None:
         assert find_profiler(nowhere) == str(path)
 
 
-class Profiler:
-    """Stands for a profiler that writes where it is told to."""
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({"PATH": "/a:/b", "ROCM_PATH": "/rocm"}, "/a:/b:/rocm/bin:/opt/rocm/bin"), ({}, ":/opt/rocm/bin:/opt/rocm/bin")],
+)
+def test_where_profilers_are_looked_for(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[tuple[str, str]]()
 
-    def __init__(self, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, counts: bool = True) -> None:
+    def which(name: str, path: str) -> str | None:
+        asked.append((name, path))
+        return f"/found/{name}" if name == "rocprof" else None
+
+    monkeypatch.setattr(gpu_profile.shutil, "which", which)
+    assert find_profiler(environment) == "/found/rocprof"
+    assert asked == [("rocprofv3", expected), ("rocprof", expected)]
+
+
+def test_the_environment_is_that_of_this_process_unless_it_is_given() -> None:
+    assert ProfileOptions(Path("b.rfb"), "a prompt", 3, "hip").environment is os.environ
+
+
+class Profiler:
+    """Stands for a profiler that writes where it is told to. It cannot count where `counts` says no; `half` of it: the
+    code says so and something is written, or nothing is written and the code is 0."""
+
+    def __init__(
+        self, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, counts: bool = True, half: str = ""
+    ) -> None:
         written(folder / "bin", name, "").chmod(0o755)
+        self.path = str(folder / "bin" / name)
         self.options = ProfileOptions(folder / "b.rfb", "a prompt", 3, "hip:1", {"PATH": str(folder / "bin")})
         self.commands: list[list[str]] = []
-        self._counts = counts
+        self.asked: list[str] = []  # what files say that it is given
+        self._counts, self._half = counts, half
         monkeypatch.setattr(gpu_profile, "planned_bytes", lambda _: {GEMV: 4096, "idle": 9})
 
     def __call__(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         self.commands.append(list(command))
+        code, said = 0, ""
         if {"--pmc", "-i"} & set(command) and not self._counts:
-            return subprocess.CompletedProcess(command, 1, "", "counter FETCH_SIZE\nnot on this arch\n")
+            code, said = int(self._half != "silent"), "counter FETCH_SIZE\nnot on this arch\n"
+            if self._half != "failing":
+                return subprocess.CompletedProcess(command, code, "", said)
+        if "-i" in command:
+            self.asked.append(Path(command[command.index("-i") + 1]).read_text())
         if "-o" in command:
             Path(command[command.index("-o") + 1]).write_text(
                 RESULTS_V1 if self._counts else RESULTS_V1.replace("Size", "")
@@ -153,7 +200,19 @@ class Profiler:
                 ("1_counter_collection.csv", COUNTERS_7) if "--pmc" in command else ("1_kernel_trace.csv", TRACE_7)
             )
             written(goal / "host/pass_1", name, text)
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return subprocess.CompletedProcess(command, code, "", said)
+
+    def expected(self, folder: str) -> list[list[str]]:
+        """The commands of a profile that counts, and then of times alone."""
+        run = [sys.executable, "-m", "rocmforge.cli", "run", str(self.options.bundle), "a prompt"]
+        run += ["-n", "3", "--temperature", "0", "--device", "hip:1"]
+        if self.path.endswith("v3"):
+            output = ["--output-format", "csv", "--output-directory"]
+            times = [self.path, "--kernel-trace", "--marker-trace", *output, f"{folder}/times", "--", *run]
+            return [times, [self.path, "--pmc", "FETCH_SIZE", "WRITE_SIZE", *output, f"{folder}/bytes", "--", *run]]
+        times = ["--timestamp", "on", "-o", f"{folder}/results.csv", *run]
+        counting = [self.path, "-i", f"{folder}/counters.txt", *times]
+        return [counting] if self._counts else [counting, [self.path, *times]]
 
 
 @pytest.mark.parametrize("name", ["rocprofv3", "rocprof"])
@@ -162,30 +221,81 @@ def test_a_profile(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     kernels = profile(fake.options, said.append, fake)
     assert [(kernel.name, kernel.launches, kernel.planned) for kernel in kernels] == [(GEMV, 1, 4096), (NORM, 2, None)]
     assert kernels[0].read == 4096
-    assert len(said) == 1
-    for command in fake.commands:
-        assert command[-9:] == [
-            "run",
-            str(fake.options.bundle),
-            "a prompt",
-            "-n",
-            "3",
-            "--temperature",
-            "0",
-            "--device",
-            "hip:1",
-        ]
+    assert said == [f"profiler: {fake.path}"]
+    folder = next(Path(part).parent for part in fake.commands[0] if part.endswith(("/times", "/results.csv")))
+    assert folder.name.startswith("rocmforge-profile-")
+    assert not folder.exists()
+    assert fake.commands == fake.expected(str(folder))
+    assert fake.asked == (["pmc : FetchSize WriteSize\n"] if name == "rocprof" else [])
     table = list(format_profile(kernels))
     assert [line.split()[-1] for line in table] == ["kernel", GEMV, NORM, "all"]
     assert table[1].split()[:7] == ["0.002", "72.7%", "1", "2.00", "0.004", "0.004", "2"]
     assert table[-1].split()[:2] == ["0.003", "3"]
 
 
+def test_a_table_of_what_was_counted_in_part() -> None:
+    """Bytes a nanosecond are GB a second, of what is read and written; what is not known is a dash."""
+    kernels = [
+        KernelProfile("one", 2, 3_000_000, 6e9, 3e9, 5_500_000),
+        KernelProfile("two", 4, 1_000_000, 1e6, None, None),
+        KernelProfile("three", 0, 0, 7.0, None, None),
+        KernelProfile("four", 1, 1, 1.0, None, None),
+        KernelProfile("five", 1, 0, None, 9.0, None),
+    ]
+    assert [line.split() for line in format_profile(kernels)][1:] == [
+        ["3.000", "75.0%", "2", "1500.00", "6000.000", "5.500", "3000", "one"],
+        ["1.000", "25.0%", "4", "250.00", "1.000", "-", "1", "two"],
+        ["0.000", "0.0%", "0", "0.00", "0.000", "-", "-", "three"],
+        ["0.000", "0.0%", "1", "0.00", "0.000", "-", "1", "four"],
+        ["0.000", "0.0%", "1", "0.00", "-", "-", "-", "five"],
+        ["4.000", "8", "all"],
+    ]
+    assert next(iter(list(format_profile([]))[1:])).split() == ["0.000", "0", "all"]
+
+
+def test_bytes_that_a_launch_has_to_read(tmp_path: Path) -> None:
+    """Weights alone, of kernels that read all of them; on average, where launches of a kernel differ."""
+    launches = {
+        "embedding": [("tensor:embedding", "buffer:hidden")],
+        "norm": [("tensor:norm", "buffer:hidden")],
+        "gemv_2": [("tensor:norm", "tensor:table", "buffer:hidden"), ("tensor:norm", "none", "buffer:hidden")],
+        "gemm": [("tensor:table", "none", "buffer:hidden")],
+        "once": [()],
+    }
+    layout = dataclasses.replace(
+        LAYOUT,
+        launches=tuple(
+            LaunchEntry(name, arguments, next(one.grid for one in LAYOUT.launches if one.kernel == name))
+            for name, each in launches.items()
+            for arguments in each
+        ),
+    )
+    templates = {"embedding": "embedding", "norm": "norm", "gemv_2": "gemv", "gemm": "gemm", "once": "swiglu"}
+    kernels = tuple({"symbol": symbol, "template": template} for symbol, template in templates.items())
+    host = dataclasses.replace(target("host"), backend="host", level="x86_64_v4", file="code/host.so")
+    for name, rows in (("one", [target("gfx1100")]), ("both", [host, target("gfx1100")])):
+        (tmp_path / name).mkdir()
+        with hip_bundle(tmp_path / name, layout=layout, targets=rows, kernels=kernels) as bundle:
+            assert planned_bytes(bundle.path) == {"norm": 256, "gemv_2": (4352 + 256) // 2, "gemm": 4096}
+    with (
+        hip_bundle(tmp_path, layout=layout, targets=[host], kernels=kernels) as bundle,
+        pytest.raises(RocmforgeError) as caught,
+    ):
+        planned_bytes(bundle.path)
+    problem = "expected code for an AMD GPU, found none: rfc compile --arch"
+    assert str(caught.value) == f"{tmp_path}/model.rfb: {problem}"
+
+
+@pytest.mark.parametrize("half", ["", "silent", "failing"])
 @pytest.mark.parametrize("name", ["rocprofv3", "rocprof"])
-def test_times_alone_where_nothing_can_be_counted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, said = Profiler(name, tmp_path, monkeypatch, counts=False), list[str]()
+def test_times_alone_where_nothing_can_be_counted(
+    name: str, half: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, said = Profiler(name, tmp_path, monkeypatch, counts=False, half=half), list[str]()
     kernels = profile(fake.options, said.append, fake)
-    assert [kernel.read for kernel in kernels] == [None, None]
+    assert [(kernel.name, kernel.launches, kernel.read) for kernel in kernels] == [(GEMV, 1, None), (NORM, 2, None)]
+    folder = next(Path(part).parent for part in fake.commands[0] if part.endswith(("/times", "/results.csv")))
+    assert fake.commands == fake.expected(str(folder))
     assert said[1:] == ["bytes were not counted: not on this arch"]
     assert next(iter(list(format_profile(kernels))[1:])).split()[4:7] == ["-", "0.004", "-"]
 
@@ -206,7 +316,18 @@ def test_F111_a_profiler_that_fails_or_writes_nothing(tmp_path: Path, monkeypatc
 
 
 def test_the_profiler_is_run_and_what_it_says_is_kept(tmp_path: Path) -> None:
-    done = gpu_profile._run([sys.executable, "-c", "import sys; print(5); print(sys.stdin.read(), file=sys.stderr)"])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "\n")
+    """It has nothing of what is typed here."""
+    script = "import sys; print(5); print(sys.stdin.read(), file=sys.stderr); sys.exit(3)"
+    (reader, writer), kept = os.pipe(), os.dup(0)
+    os.write(writer, b"typed")
+    os.close(writer)
+    os.dup2(reader, 0)
+    try:
+        done = gpu_profile._run([sys.executable, "-c", script])
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(reader)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "5\n", "\n")
     with pytest.raises(ToolchainError, match=f"{tmp_path}/none: No such file or directory"):
         gpu_profile._run([f"{tmp_path}/none"])
