@@ -95,11 +95,9 @@ class HipProgram:
         self._stream = ctypes.c_void_p()
         self._module = ctypes.c_void_p()
         self._graphs: Graphs | None = None
-        self._last_memory = (0, 0)
         self._image = ctypes.create_string_buffer(code, len(code))
         try:
             self._use_device()
-            self._last_memory = self._memory.info()
             self._load(weights, kv, progress)
         except BaseException as error:
             self.close()

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rocmforge.artifacts.bundle import Bundle
-from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.bundle import Bundle, MappedWeights
+from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime import hip_memory
 from rocmforge.runtime.batch import Batch, RowSampling
 from rocmforge.runtime.hip_device import DEVICE_VARIABLE, GpuDevice
-from rocmforge.runtime.hip_program import RESERVED_BYTES, HipProgram, load_hip_program
+from rocmforge.runtime.hip_program import (
+    RESERVED_BYTES,
+    HipProgram,
+    check_fit,
+    fitting_blocks,
+    load_hip_program,
+    reserved_bytes,
+)
 from rocmforge.runtime.hip_step import SAMPLING, STEP, StepMemory
 from rocmforge.runtime.memory import KvSize
 
@@ -40,6 +49,7 @@ from .hip_bundle import LAYOUT, WEIGHTS, hip_bundle, target
 
 BLOCKS = 20
 KV = KvSize(BLOCKS, 128)
+GPU_0 = "GPU 0 (gfx1100, AMD Radeon RX 7900 XTX)"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +95,167 @@ def test_memory_is_known_by_what_it_is_for(bundle: Bundle) -> None:
     found = load(bundle, api).allocations()
     assert {"weights", "KV cache"} <= set(found)
     assert len(set(found.values())) == len(found)
+
+
+def test_memory_is_as_large_as_it_has_to_be(bundle: Bundle) -> None:
+    """The arena: 64 floats a token and 3, then 8 rows of 48, each in whole pieces of 256 bytes."""
+    api = FakeHip()
+    program = load(bundle, api)
+    sizes = {what: api.device_blocks[address].size for what, address in program.allocations().items()}
+    arena = -(-4 * (64 * 32 + 3) // 256) * 256 + 4 * 8 * 48
+    weights = 4 * 48 * 64 + 256 + 4096
+    kv = BLOCKS * LAYOUT.kv.bytes_per_block
+    assert sizes == {"arena": arena, "sampled tokens": 32, "step": 65536, "weights": weights, "KV cache": kv}
+    assert sorted(block.size for block in api.pinned_blocks.values()) == [32, 64, 65536]
+    assert api.held() == len(sizes) + 3 + 1 + 1  # a stream and a module
+    program.close()
+    unloads = api.calls["hipModuleUnload"], api.calls["hipStreamDestroy"]
+    program.close()  # harmless
+    assert (api.held(), (api.calls["hipModuleUnload"], api.calls["hipStreamDestroy"])) == (0, unloads)
+
+
+def test_weights_that_have_changed_while_they_were_uploaded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = FakeHip()
+
+    def check(weights: MappedWeights) -> None:
+        if api.calls["hipMemcpyAsync"]:
+            raise BundleError(bundle.path, "weights.bin", "changed")
+
+    monkeypatch.setattr(MappedWeights, "check", check)
+    with pytest.raises(BundleError, match="changed"):
+        load(bundle, api)
+    assert api.held() == 0
+
+
+def test_a_load_that_fails_at_its_very_end(bundle: Bundle) -> None:
+    api = FakeHip()
+    load(bundle, api)
+    count = api.calls["hipStreamSynchronize"]
+    api = FakeHip()
+    api.fail("hipStreamSynchronize", count, LAUNCH_FAILURE)
+    message = refused(api, lambda: load(bundle, api))
+    assert message == f"{GPU_0}: load: hipErrorLaunchFailure (unspecified launch failure)"
+    assert api.held() == 0
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_little_memory_that_is_left_is_told(bundle: Bundle, missing: int, caplog: pytest.LogCaptureFixture) -> None:
+    api = FakeHip(memory_bytes=2 << 30)
+    load(bundle, api)
+    api = FakeHip(memory_bytes=RESERVED_BYTES + api.used() - missing)
+    with caplog.at_level(logging.WARNING):
+        program = load(bundle, api)
+    said = "1024 MiB of its memory stay free, HIP may need 1024; --kv-tokens or --max-context ask for less"
+    assert [record.getMessage() for record in caplog.records] == [f"{GPU_0}: {said}"] * missing
+    assert program.memory() == (RESERVED_BYTES - missing, api.memory_bytes)
+
+
+def test_what_is_left_free() -> None:
+    """A gibibyte, and of more than 25 one part in 25."""
+    gib = 1 << 30
+    expected = {0: gib, gib: gib, 25 * gib: gib, 25 * gib + 24: gib, 25 * gib + 25: gib + 1, 100 * gib: 4 * gib}
+    assert {total: reserved_bytes(total) for total in expected} == expected
+
+
+def test_blocks_that_fit() -> None:
+    """One context in any case, and no more than all sequences have use for."""
+    each, gib = LAYOUT.kv.bytes_per_block, 1 << 30
+    for context, free, expected in (
+        (128, gib + 20 * each, 20),
+        (128, gib + 21 * each - 1, 20),
+        (128, gib + 7 * each, 8),
+        (128, 0, 8),
+        (128, gib + 64 * each, 64),
+        (128, gib + 65 * each, 64),
+        (17, gib + 900 * each, 2 * 8),
+        (16, gib + 900 * each, 8),
+    ):
+        assert fitting_blocks(LAYOUT, KvSize(None, context), free, gib) == expected, (context, free)
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(KvSize(20, 128), 320), (KvSize(None, 128), 128), (KvSize(None, 17), 32)])
+def test_all_has_to_fit_before_anything_is_taken(size: KvSize, tokens: int) -> None:
+    weights, arena = 4 * 48 * 64 + 256 + 4096, 8448 + 4 * 8 * 48
+    needed = weights + arena + tokens // 16 * LAYOUT.kv.bytes_per_block
+    check_fit(LAYOUT, size, needed, 1 << 30, "GPU 5")
+    with pytest.raises(DeviceError) as caught:
+        check_fit(LAYOUT, size, needed - 1, 1 << 30, "GPU 5")
+    assert str(caught.value) == (
+        f"GPU 5: weights of 1 MiB, an arena of 1 MiB and a KV cache of {tokens} tokens (1 MiB) need 1 MiB; "
+        "1 of 1024 MiB are free, 1 MiB too few; --kv-tokens or --max-context ask for less"
+    )
+    with pytest.raises(DeviceError, match=r"need 1 MiB; 0 of 2 MiB are free, 1 MiB too few"):
+        check_fit(LAYOUT, size, 0, (1 << 20) + 1, "GPU 5")
+
+
+def test_what_is_told_of_a_load(bundle: Bundle) -> None:
+    said: list[str] = []
+    program = load_hip_program(bundle, FakeHip(), KV, nodes=None, report=said.append)
+    assert said == [f"{GPU_0}: HIP 7.2, code for gfx1100, KV cache of 320 tokens"]
+    program.close()
+
+
+def test_the_largest_step_there_may_be(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    assert program.step(batch(100, new=32)).tolist() == [132]
+    assert program.step(batch(*range(4, 12), new=4)).tolist() == list(range(104, 133, 4))
+    program.close()
+
+
+def test_every_launch_is_of_the_chosen_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HIP's current device is that of a thread, and steps may come from any."""
+    api = FakeHip(Device("gfx1030"), Device("gfx1100"))
+    program, launch, seen = load(bundle, api), api.hipModuleLaunchKernel, set[int]()
+
+    def noted(*arguments: Any) -> int:
+        seen.add(api._current())
+        return launch(*arguments)
+
+    monkeypatch.setattr(api, "hipModuleLaunchKernel", noted)
+    for act in (lambda: program.step(batch(1)), program.try_graphs, lambda: program.logits(1), program.close):
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+    assert seen == {1}
+    assert api.held() == 0
+
+
+def test_the_mask_of_a_row_is_where_the_kernel_fetches_it(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    mask = np.array([3, 7], np.uint32)
+    program.step(batch(1, rows=[RowSampling(mask=mask)]))
+    step = np.frombuffer(api.read(api.launched[0].arguments[0], STEP.itemsize), STEP)[0]
+    record = np.frombuffer(api.read(int(step["sampling"]), SAMPLING.itemsize), SAMPLING)[0]
+    assert api.read(int(record["mask"]), 8) == mask.tobytes()
+    program.close()
+
+
+def test_a_trial_of_graphs_that_fails(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = load(bundle, api)
+    api.fail("hipMemcpyAsync", 1, LAUNCH_FAILURE)
+    message = refused(api, program.try_graphs)
+    assert message == f"{GPU_0}: download of the sampled tokens: hipErrorLaunchFailure (unspecified launch failure)"
+    program.try_graphs()
+    assert program.facts().graphs == "on"
+    program.close()
+
+
+class Spoiling(FakeHip):
+    """Kernels go wrong with the first replay, and stay so."""
+
+    def _goes(self, wrong: str) -> bool:
+        return wrong == "pointers" and self.calls["hipGraphLaunch"] > 0
+
+
+def test_kernels_that_differ_after_a_replay(bundle: Bundle) -> None:
+    api = Spoiling()
+    program = load(bundle, api)
+    problem = "a replayed step differs from the same one launched kernel by kernel, and then kernels differ too"
+    assert refused(api, program.try_graphs) == f"{GPU_0}: {problem}"
+    program.close()
 
 
 @pytest.mark.parametrize("layers", [2, 3])
@@ -498,8 +669,10 @@ def test_F75_a_gpu_that_hangs_fails_the_step_and_all_after_it(bundle: Bundle) ->
     )
     api.hangs = True
     assert "did not end within 0.05 s" in refused(api, lambda: program.step(batch(4)))
-    assert "hangs since" in refused(api, lambda: program.step(batch(4)))
+    held = api.held()
+    assert refused(api, lambda: program.step(batch(4))) == "GPU 0 (gfx1100, x): hangs since an earlier step"
     program.close()  # returns: the fake would not have a wait
+    assert (api.held(), api.calls["hipFree"]) == (held, 0)
 
 
 def test_F77_a_lost_device_fails_each_step_and_closes(bundle: Bundle) -> None:
