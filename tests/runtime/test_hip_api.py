@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -100,9 +103,10 @@ def test_doctor_says_which_library_and_version(tmp_path: Path, monkeypatch: pyte
 
 
 def test_F71_no_library(tmp_path: Path) -> None:
-    message = refused(str(tmp_path / SONAMES[0]))
-    assert "libamdhip64.so.6" in message
-    assert "ROCm 5.7 or newer" in message
+    names = "libamdhip64.so.7, libamdhip64.so.6, libamdhip64.so.5, libamdhip64.so"
+    assert refused(str(tmp_path / SONAMES[0])) == (
+        f"no HIP library could be loaded (looked for {names}); AMD GPUs need ROCm 5.7 or newer"
+    )
 
 
 def test_F71_a_library_that_does_not_load_is_told_apart_from_none(tmp_path: Path) -> None:
@@ -129,6 +133,7 @@ def test_stand_ins_offer_all_functions_with_their_arguments(stand_in: type) -> N
         assert hasattr(HipApi, name)
         parameters = list(inspect.signature(getattr(stand_in, name)).parameters)
         assert len(parameters) > len(types), name  # and self
+        assert len(inspect.signature(getattr(HipApi, name)).parameters) == 1 + len(types), name
     assert {name for name in vars(HipApi) if name.startswith("hip")} == set(_ARGUMENTS)
 
 
@@ -137,6 +142,82 @@ def test_errors_carry_hips_own_name() -> None:
     with pytest.raises(HipError, match=r"^upload: hipErrorLaunchFailure \(unspecified launch failure\)$") as caught:
         check(FakeHip(), 719, "upload")
     assert (caught.value.code, caught.value.name) == (719, "hipErrorLaunchFailure")
+
+
+class Speechless(FakeHip):
+    """Says little of its errors, and as little of itself."""
+
+    def __init__(self, name: bytes | None, text: bytes | None) -> None:
+        super().__init__()
+        self._name, self._words = name, text
+
+    def hipGetErrorName(self, code: int) -> bytes:
+        return self._name  # type: ignore[return-value]
+
+    def hipGetErrorString(self, code: int) -> bytes:
+        return self._words  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (b"hipErrorNew", b"hipErrorNew", "hipErrorNew"),
+        (b"hipErrorNew", b"", "hipErrorNew"),
+        (b"hipErrorNew", None, "hipErrorNew"),
+        (None, b"odd", "HIP error 7 (odd)"),
+        (b"", None, "HIP error 7"),
+        (b"a\xff\n", b"x" * 601, "a\ufffd\\n (" + "x" * 600 + "…)"),
+    ],
+)
+def test_errors_that_hip_has_no_words_for(name: bytes | None, text: bytes | None, expected: str) -> None:
+    with pytest.raises(HipError) as caught:
+        check(Speechless(name, text), 7, "upload")
+    assert str(caught.value) == f"upload: {expected}"
+    assert caught.value.code == 7
+
+
+def test_a_version_that_is_not_told() -> None:
+    api = FakeHip()
+    assert runtime_version(api) == (7, 2)
+    api.version = 1
+    assert runtime_version(api) == (0, 0)
+    for version in (0, -1):
+        api.version = version
+        assert runtime_version(api) is None
+    api = FakeHip()
+    api.fail("hipRuntimeGetVersion", 1, 1)
+    assert runtime_version(api) is None
+    assert runtime_version(SimpleNamespace()) is None  # type: ignore[arg-type]
+
+
+def test_functions_of_a_library_have_the_signatures_of_its_header(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, pointer, number = gpus(tmp_path / "own", "libother.so", 1), ctypes.c_void_p, ctypes.c_int
+    none = gpus(tmp_path / "none", "libnone.so", 0)
+    with caplog.at_level(logging.INFO):
+        api: Any = load_hip([none, none, own])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{none} is passed over: it shows no GPU, and {own} does"
+    ]
+    for function, types in (
+        (api.hipMalloc, (pointer, ctypes.c_size_t)),
+        (api.hipMemcpyAsync, (pointer, pointer, ctypes.c_size_t, number, pointer)),
+        (api.hipModuleGetFunction, (pointer, pointer, ctypes.c_char_p)),
+        (api.hipModuleLaunchKernel, (pointer, *(ctypes.c_uint,) * 7, pointer, pointer, pointer)),
+        (api.hipRuntimeGetVersion, (pointer,)),
+    ):
+        assert (function.argtypes, function.restype) == (types, number), function.__name__
+    for function in (api.hipGetErrorName, api.hipGetErrorString):
+        assert (function.argtypes, function.restype) == ((number,), ctypes.c_char_p)
+    assert api.hipGetErrorString(5) == b"text"
+
+
+@pytest.mark.parametrize(("lacks", "words"), [(3, ""), (4, " and others")])
+def test_a_library_that_lacks_many_functions(tmp_path: Path, lacks: int, words: str) -> None:
+    path = library(tmp_path, "lacks.so", list(_ARGUMENTS)[lacks:])
+    first = ", ".join(list(_ARGUMENTS)[:3])
+    assert f"{path} lacks {first}{words}: ROCm 5.7 or newer is needed" in refused(path)
 
 
 def debian() -> HipApi:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.hip_device import (
     DEVICE_VARIABLE,
     GpuDevice,
     asked_device,
+    bundle_arches,
     choose_device,
     code_for,
     find_devices,
+    read_code,
 )
 
-from .fake_hip import NO_DEVICE, Device, FakeHip
-from .hip_bundle import target
+from .fake_hip import INVALID_VALUE, NO_DEVICE, Device, FakeHip, code_object
+from .hip_bundle import hip_bundle, target
 
 IGPU = GpuDevice(0, "Radeon 890M", "gfx1150", "0000:c5:00.0")
 CARD = GpuDevice(1, "RX 7900 XTX", "gfx1100", "0000:03:00.0")
@@ -86,6 +92,134 @@ def test_F71_a_gpu_that_this_user_may_not_open(tmp_path: Path) -> None:
     api.fail("hipGetDeviceCount", 1, NO_DEVICE)
     with pytest.raises(DeviceError, match="the driver has gfx1100: may this user open /dev/kfd"):
         find_devices(api, topology(tmp_path, node(110000, 3)))
+
+
+def test_F71_hip_shows_no_gpu(tmp_path: Path) -> None:
+    api = FakeHip()
+    api.devices = ()
+    with pytest.raises(DeviceError) as caught:
+        find_devices(api, None)
+    assert str(caught.value) == "no AMD GPU can be used: HIP shows none"
+    nodes = topology(tmp_path, node(110000, 3), node(90402, 4))
+    with pytest.raises(DeviceError) as caught:
+        find_devices(api, nodes)
+    hint = "may this user open /dev/kfd and /dev/dri (groups render, video)?"
+    assert str(caught.value) == f"no AMD GPU can be used: HIP shows none; the driver has gfx1100, gfx942: {hint}"
+
+
+def test_what_hip_says_of_a_gpu_and_what_it_does_not() -> None:
+    api = FakeHip(Device("gfx1100", "a\nb", "0000:AF:00.0"), Device("gfx90a", ""))
+    assert find_devices(api, None) == (
+        GpuDevice(0, "a\\nb", "gfx1100", "0000:af:00.0"),
+        GpuDevice(1, "unnamed", "gfx90a", "0000:03:00.0"),
+    )
+    api.fail("hipDeviceGetName", 1, INVALID_VALUE)
+    api.fail("hipDeviceGetPCIBusId", 2, INVALID_VALUE)
+    first, second = find_devices(api, None)
+    assert (first.name, first.bus_id, second.name, second.bus_id) == ("unnamed", "0000:af:00.0", "unnamed", "")
+    assert str(first) == "GPU 0 (gfx1100, unnamed)"
+
+
+class OldHip(FakeHip):
+    """Its structure is that of ROCm 5, by the plain name; the newer one is there and fails, or is not there."""
+
+    def __init__(self, newer: bool) -> None:
+        super().__init__(Device("gfx906"))
+        self._newer = FakeHip.hipGetDevicePropertiesR0600.__get__(self)
+        self.hipGetDevicePropertiesR0600: Any = (lambda *_: INVALID_VALUE) if newer else None
+
+    def hipGetDeviceProperties(self, properties: Any, device: int) -> int:
+        return int(self._newer(properties, device))
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_the_arch_of_an_older_structure(newer: bool) -> None:
+    assert find_devices(OldHip(newer), None)[0].arch == "gfx906"
+    api = FakeHip(Device("gfx906", "card"))
+    api.fail("hipGetDevicePropertiesR0600", 1, INVALID_VALUE)
+    assert find_devices(api, None)[0].arch == ""
+
+
+def test_the_last_arch_that_is_named_is_meant() -> None:
+    """The name stands before the arch, and may hold another."""
+    assert find_devices(FakeHip(Device("gfx90a", "gfx906:x")), None)[0].arch == "gfx90a"
+    for name, expected in (("is gfx90a", "gfx90a"), ("gfx90a-x", ""), ("gfx90", ""), ("gfx12345", "gfx12345")):
+        assert find_devices(FakeHip(Device("", name)), None)[0].arch == expected, name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gfx_target_version x\nlocation_id 768\ndomain 0\n",
+        "gfx_target_version 110000\nlocation_id 768\ndomain 1\n",
+        "gfx_target_version 110000\nlocation_id 776\ndomain 0\n",
+        "gfx_target_version 110000\nlocation_id 1024\ndomain 0\n",
+        "location_id 768\ndomain 0\n",
+        "gfx_target_version 0\nlocation_id 768\ndomain 0\n",
+        "gfx_target_version 110000\n",
+        "\u00e9",
+        "",
+    ],
+)
+def test_a_node_that_is_another_or_cannot_be_read(text: str, tmp_path: Path) -> None:
+    for number, content in enumerate((text, "three words here\n\ngfx_target_version 110003\nlocation_id 769\n")):
+        path = tmp_path / str(number) / "properties"
+        path.parent.mkdir()
+        path.write_text(content, "utf-8")
+    (tmp_path / "00" / "properties").mkdir(parents=True)
+    assert find_devices(FakeHip(Device("gfx803")), tmp_path)[0].arch == "gfx1103"
+
+
+@pytest.mark.parametrize("bus_id", ["", "03:00.0", "0000:03:00", "0000:03:00.0x", "0000:03:00.8"])
+def test_an_address_that_is_none(bus_id: str, tmp_path: Path) -> None:
+    nodes = topology(tmp_path, node(110000, 3))
+    assert find_devices(FakeHip(Device("gfx803", "card", bus_id)), nodes)[0].arch == "gfx803"
+
+
+def test_what_a_bundle_has_code_for() -> None:
+    assert bundle_arches([]) == "nothing"
+    assert bundle_arches([target("gfx942"), target("gfx90a"), target("gfx942")]) == "gfx942, gfx90a"
+
+
+def test_a_gpu_without_an_address() -> None:
+    """It is known by its number and arch alone."""
+    bare = GpuDevice(0, "card", "gfx1100", "")
+    assert choose_device([bare], [target("gfx1100")], " GFX1100 ")[0] == bare
+    for asked in ("", " ", "1"):
+        with pytest.raises(DeviceError) as caught:
+            choose_device([bare], [target("gfx1100")], asked)
+        assert str(caught.value) == (f"GPU {asked}: no such GPU; found: GPU 0 (gfx1100, card) at no PCI address")
+
+
+def test_all_that_are_passed_over_are_told() -> None:
+    said: list[str] = []
+    assert choose_device(DEVICES[::-1], [target("gfx1150")], None, said.append)[0] == IGPU
+    assert said == [f"{gpu} is passed over: the bundle has no code for it" for gpu in (OTHER, CARD)]
+    with pytest.raises(DeviceError) as caught:
+        choose_device(DEVICES, [target("gfx942")])
+    assert str(caught.value) == f"the bundle has no code for {IGPU}, {CARD}, {OTHER}; it has code for gfx942"
+
+
+def test_F41_code_that_is_not_what_its_label_says(tmp_path: Path) -> None:
+    rows = [target("gfx11-generic"), dataclasses.replace(target("gfx1100"), abi=HIP_ABI_VERSION - 1)]
+    with hip_bundle(tmp_path, targets=rows) as bundle:
+        generic, old = bundle.manifest.targets
+        assert read_code(bundle, generic, "gfx1103") == code_object("gfx11-generic")
+        for row, arch, problem in (
+            (generic, "gfx1200", "code for gfx11-generic does not run on gfx1200"),
+            (
+                old,
+                "gfx1100",
+                f"expected ABI version {HIP_ABI_VERSION}, found {HIP_ABI_VERSION - 1}: compile the model again",
+            ),
+            (
+                dataclasses.replace(generic, arch="gfx1100"),
+                "gfx1100",
+                "expected code for gfx1100, as the manifest says, found gfx11-generic",
+            ),
+        ):
+            with pytest.raises(DeviceError, match=f"^{re.escape(row.file)}: {re.escape(problem)}$"):
+                read_code(bundle, row, arch)
 
 
 def test_the_first_gpu_that_the_bundle_covers() -> None:
