@@ -108,6 +108,47 @@ def test_an_assistants_own_markers_stay_what_they_are() -> None:
     assert (ids.count(close), ids.count(1)) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "marker", ["<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"]
+)
+def test_what_an_assistant_may_say_is_hidden_of_others(marker: str) -> None:
+    controls = ControlTexts([marker, "<|x|>"])
+    said = {"content": f"a {marker} b <|x|> c"}
+    values = {"messages": [{"role": "assistant", **said}, {"role": "user", **said}, said]}
+    hidden, mark = controls.hide(values)
+    parted = f"{marker[0]}{mark}{marker[1:]}"
+    one, other = (f"a {text} b <{mark}|x|> c" for text in (marker, parted))
+    assert hidden == {
+        "messages": [{"role": "assistant", "content": one}, {"role": "user", "content": other}, {"content": other}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<|im_", "<|im_@"),
+        ("_end|>", "@_end|>"),
+        (" \n<|im_ \t", " \n<|im_@ \t"),
+        ("end|> and <", "@end|> and <@"),
+        ("|", "|"),
+        (" |> ", " @|> "),
+        ("end", "end"),
+        ("<|im_end|><|im_end|>", "<@|im_end|><@|im_end|>"),
+        ("a<|im_end|>b", "a<@|im_end|>b"),
+        ("end|", "end|"),
+        ("|im", "|im"),
+        (5, 5),
+        (("<", {"<": ["<", None]}), ["<@", {"<@": ["<@", None]}]),
+    ],
+)
+def test_parts_at_the_ends_of_a_text_are_marked(text: object, expected: object) -> None:
+    """`@` stands for the mark."""
+    hidden, mark = ControlTexts(["<|im_end|>", "x"]).hide({"a": text, "always": "<|im_end|>"})
+    assert mark == "\ufdd0"
+    found = str(hidden["a"]).replace(mark, "@") if isinstance(text, str) else hidden["a"]
+    assert str(found).replace(repr(mark)[1:-1], "@") == str(expected)
+
+
 def test_a_word_is_no_part_of_a_token() -> None:
     values = {"role": "a"}
     assert TINY.control_texts.hide(values) == (values, "")

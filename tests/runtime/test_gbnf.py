@@ -80,6 +80,13 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "many-repeats": ("root ::= [ab]{0,5000}", ["", "ab" * 40], ["c"]),  # as llama.cpp: no limit
     "repeats-of-repeats": ('root ::= "a"?+{2} (("b" "c")*)*', ["", "aa", "aabcbc"], ["b", "ab"]),
+    "the-ends-of-unicode": (r"root ::= [\U0010ffff] [\ud7ff\ue000]", ["\U0010ffff\ud7ff", "\U0010ffff\ue000"], ["a"]),
+    "spaces-in-repeats": (
+        'root ::= "a" { 2 , 3 }\t"b"{ 1 } "c" { 1 , } {1}',
+        ["aabc", "aaabccc"],
+        ["abc", "aab", "aabbc", "aaaabc"],
+    ),
+    "newlines-in-repeats": ('root ::= ("a"\n{\n2\n,\n3\n}\n)', ["aa", "aaa"], ["a", "aaaa"]),
     "nothing": ('root ::= "" | "a" |', ["", "a"], ["b", "aa"]),
     "newlines": (
         'root ::=\n  "a" |\n  "b" ( # one\n "c"\r\n | "d"\n ) rest\r\nrest ::= "e"*\n\n',
@@ -161,6 +168,47 @@ def test_what_is_wrong_is_said_with_its_place(name: str) -> None:
         lark_of(grammar)
     with pytest.raises(RequestError, match=f"^grammar: expected GBNF: .*{re.escape(problem)}"):
         COMPILER.compile(ConstraintSpec("grammar", grammar, "grammar"))
+
+
+def test_the_translation_of_a_grammar() -> None:
+    """One terminal for each character, and a rule of its own for a group with groups in it."""
+    grammar = 'root ::= "ab" [b-d]* ("x" (one | "")+)? # end\none ::= [^é]{2,} .'
+    assert lark_of(grammar).splitlines() == [
+        "%llguidance {}",
+        "start: r0",
+        'g0: C3 (r1 | "")+',
+        "r0: C0 C1 C2* g0?",
+        "r1: C4{2,} C5",
+        "C0: /a/",
+        "C1: /b/",
+        "C2: /[b-d]/",
+        "C3: /x/",
+        r"C4: /[^\x{e9}]/",
+        r"C5: /[\x{0}-\x{10ffff}]/",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("repeats", "expected"),
+    [
+        ("{3}", "{3,3}"),
+        ("{0,2000}", "{0,2000}"),
+        ("{0,2001}", "{0,}"),
+        ("{2000,}", "{2000,}"),
+        ("{2000}", "{2000,2000}"),
+        ("{5,5}", "{5,5}"),
+        ("*", "*"),
+    ],
+)
+def test_repeats_of_one_character(repeats: str, expected: str) -> None:
+    assert lark_of(f'root ::= "a"{repeats}') == f"%llguidance {{}}\nstart: r0\nr0: C0{expected}\nC0: /a/\n"
+
+
+def test_rules_as_many_as_there_may_be() -> None:
+    rules = [f"r{i} ::= r{i + 1}" for i in range(MAX_RULES - 2)]
+    lark_of("\n".join(["root ::= r0", *rules, f'r{MAX_RULES - 2} ::= "a"']))
+    with pytest.raises(GbnfError, match=f"^expected at most {MAX_RULES} rules and groups with groups in them, found"):
+        lark_of("\n".join(["root ::= r0 x", *rules, f'r{MAX_RULES - 2} ::= "a"', 'x ::= "b"']))
 
 
 @given(st.text('ro:=|"[]()*+?{}<!^-\\ x19,#\n', max_size=40))
