@@ -57,6 +57,48 @@ def test_what_stays_as_it_is(schema: object) -> None:
     assert closed(schema) == schema
 
 
+MAPS = ["properties", "$defs", "definitions", "patternProperties", "dependentSchemas"]
+PARTS = [
+    *("items", "prefixItems", "additionalItems", "additionalProperties", "contains", "propertyNames"),
+    *("unevaluatedItems", "unevaluatedProperties", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
+]
+COMBINING = ["allOf", "not", "if", "dependentSchemas", "unevaluatedProperties"]
+
+
+@pytest.mark.parametrize("name", [*MAPS, *PARTS])
+def test_every_part_that_is_a_schema_is_closed(name: str) -> None:
+    """Unless it speaks of the same object; then nothing is, wherever it stands."""
+    forms: list[Any] = [{"a": CITY}] if name in MAPS else [CITY, [CITY, True]]
+    for form in forms:
+        shut: Any = CITY | NO_MORE if form is CITY else [CITY | NO_MORE, True]
+        schema = {name: form}
+        expected: Any = {name: {"a": CITY | NO_MORE} if name in MAPS else shut}
+        if name == "properties":
+            expected |= NO_MORE
+        assert closed(schema) == (schema if name in COMBINING else expected)
+        assert closed({"items": schema}) == {"items": schema if name in COMBINING else expected}
+        assert schema == {name: form}  # the client's own is left alone
+    odd = {name: 5}
+    assert closed(odd) == odd
+
+
+@pytest.mark.parametrize("name", ["anyOf", "oneOf", "patternProperties", "$ref", *COMBINING])
+def test_what_combines_beside_properties_closes_nothing(name: str) -> None:
+    schema = CITY | {name: {}}
+    assert closed(schema) == schema
+    assert closed({"$defs": {"x": [], "y": schema}, "items": CITY}) == {"$defs": {"x": [], "y": schema}, "items": CITY}
+
+
+def test_properties_or_names_that_are_none() -> None:
+    for odd in ({"properties": []}, CITY | {"required": "city"}, {"required": []}):
+        assert closed(odd) == odd
+    assert closed({"properties": {"a": True}, "required": []}) == {
+        "properties": {"a": True},
+        "required": [],
+        "additionalProperties": False,
+    }
+
+
 @pytest.mark.parametrize("value", [{"city": "Rome"}, {"city": "Rome", "days": 3}, {"days": 3}, {}])
 @pytest.mark.parametrize("schema", [CITY, {"anyOf": [CITY, {"properties": {"days": {}}}]}])
 def test_what_matches_the_result_matches_the_schema(schema: dict[str, Any], value: object) -> None:
