@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from rocmforge.artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, UsageError
+from rocmforge.runtime.constraints import ConstraintError, ConstraintSpec
+from rocmforge.runtime.generation import EngineBusyError, RequestError
+from rocmforge.runtime.worker import wire
 from rocmforge.runtime.worker.sender import EARLY_MESSAGES, Sender
-from rocmforge.runtime.worker.wire import Channel
+from rocmforge.runtime.worker.wire import Channel, DeferredConstraints, Fault, decode, encode, error_of, fault_of
 
 SECONDS = 20.0
 
@@ -157,3 +164,133 @@ def test_others_may_put_while_what_waits_is_sent(line: Line) -> None:
     reader.join(SECONDS)
     for name in range(2):
         assert [number for who, number in read if who == name] == list(range(count))
+
+
+def whole(data: bytes) -> bytes:
+    return struct.pack("<Q", len(data)) + data
+
+
+@pytest.mark.parametrize(("size", "taken"), [(0, True), (1, True), (2, False)])
+def test_a_frame_has_a_limit(size: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a worker out of its mind takes no memory of the server's; its message is the end of it."""
+    data = encode(("x" * 100,))
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", len(data) + 1 - size)
+    ours, theirs = socket.socketpair()
+    server = Channel(ours)
+    theirs.sendall(whole(data))
+    assert server.receive() == (("x" * 100,) if taken else None)
+    theirs.close()
+    assert server.receive() is None
+    server.close()
+
+
+@pytest.mark.parametrize("cut", [1, 7, 8, 9, 50])
+def test_a_frame_that_is_cut_is_the_end(cut: int) -> None:
+    ours, theirs = socket.socketpair()
+    server = Channel(ours)
+    theirs.sendall(whole(encode((1, "x" * 60)))[:cut])
+    theirs.close()
+    assert server.receive() is None
+    server.close()
+
+
+def test_an_end_that_is_reset_is_an_end() -> None:
+    ours, theirs = socket.socketpair()
+    server = Channel(ours)
+    server.send("never read")
+    theirs.close()  # with that in it: what reads next fails
+    assert server.receive() is None
+    server.close()
+    assert ours.fileno() == -1
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [(0.0, (0, 0)), (2.5, (2, 500_000)), (60.0, (60, 0))])
+def test_how_long_sending_may_take(seconds: float, limit: tuple[int, int]) -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, seconds)
+    assert struct.unpack("ll", ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)) == limit
+    channel.close()
+    theirs.close()
+
+
+def test_nothing_follows_a_part_of_a_frame() -> None:
+    """What could not be sent whole cannot be gone on with: all that comes later fails at once."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, 0.01)
+    with pytest.raises(BlockingIOError):
+        channel.send("x" * (1 << 22))
+    theirs.recv(1 << 22)  # there is room again
+    for send in (channel.send, channel.send_some):
+        with pytest.raises(BrokenPipeError):
+            send(1)
+    for rest in (b"", b"x"):
+        with pytest.raises(BrokenPipeError):
+            channel.send_rest(rest)
+    channel.close()
+    theirs.close()
+
+
+def test_what_there_is_no_room_for_is_the_rest(line: Line) -> None:
+    data = "x" * (1 << 20)
+    rest = line.worker.send_some(1, data)
+    assert 0 < len(rest) < len(whole(encode((1, data))))
+    assert line.worker.send_some() == b""
+    read: list[object] = []
+    reader = threading.Thread(target=lambda: read.append(line.server.receive()))
+    reader.start()
+    line.worker.send_rest(rest)
+    line.worker.send_rest(b"")
+    reader.join(SECONDS)
+    assert read == [(1, data)]
+    assert line.worker.send_some(2) == b""
+    assert line.server.receive() == (2,)
+
+
+class OwnError(DeviceError):
+    """Of a kind that does not travel."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "parameter"),
+    [
+        (RocmforgeError("a"), "RocmforgeError", None),
+        (UsageError("a"), "UsageError", None),
+        (OwnError("a"), "DeviceError", None),
+        (ToolchainError("a"), "RocmforgeError", None),
+        (BundleError(Path("b"), "digest", "other"), "BundleError", None),
+        (EngineBusyError("full"), "EngineBusyError", None),
+        (RequestError("top_k", "too large"), "RequestError", "top_k"),
+        (ConstraintError("grammar", "too long"), "RequestError", "grammar"),
+    ],
+)
+def test_errors_travel_as_the_nearest_kind(error: RocmforgeError, kind: str, parameter: str | None) -> None:
+    fault = fault_of(error)
+    assert fault == Fault(kind, str(error), parameter)
+    made = error_of(decode(encode(fault)))
+    assert (type(made).__name__, str(made)) == (kind, str(error))
+    assert getattr(made, "parameter", None) == parameter
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, 2**64, [object()], OwnError("x")])
+def test_what_does_not_travel(value: object) -> None:
+    with pytest.raises((TypeError, OverflowError)) as caught:
+        encode((value,))
+    if not isinstance(value, int):
+        inner = value[0] if isinstance(value, list) else value
+        assert re.fullmatch(f"does not travel: {re.escape(repr(inner))}", str(caught.value))
+
+
+def test_a_constraint_on_its_way() -> None:
+    spec = ConstraintSpec("json_schema", {"type": ["object", None]}, "response_format")
+    made = DeferredConstraints().compile(spec)
+    assert decode(encode(made)) == made
+    assert made.spec() == spec
+    for act in (made.mask, lambda: made.take(3)):
+        with pytest.raises(NotImplementedError):
+            act()
+
+
+def test_places_of_messages_on_the_wire_are_all_there_is_of_them() -> None:
+    """Tuples stay tuples, and texts that are no Unicode arrive."""
+    for value in ((1, (2, ("\ud800", b"\xff"))), (None, True, 0.1, -(2**63), 2**64 - 1)):
+        assert decode(encode(value)) == value

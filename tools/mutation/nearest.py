@@ -115,6 +115,18 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         for name in ("routes", "openai", "native", "bad_input", "server", "stream_writer", "auth", "connections")
     ),
     "runtime/client.py": ("tests/end_to_end/test_client_commands.py",),
+    # Tests of kernels on the emulator take a minute, those on a fake GPU a second or two.
+    "runtime/hip_[lmps]*": tuple(
+        f"tests/runtime/test_{name}.py" for name in ("hip_program", "hip_graphs", "token_masks")
+    ),
+    "runtime/hidden.py": ("tests/runtime/test_hip_program.py", "tests/runtime/test_embeddings.py"),
+    "runtime/batch.py": tuple(
+        f"tests/runtime/test_{name}.py" for name in ("engine", "hip_program", "token_masks", "engine_faults")
+    ),
+    "runtime/generation.py": tuple(
+        f"tests/runtime/test_{name}.py"
+        for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")
+    ),
     "cli_client.py": ("tests/end_to_end/test_client_commands.py",),
     "cli_serve.py": (
         "tests/runtime/test_logs.py",
