@@ -132,7 +132,7 @@ def _of(record: GenerationRecord) -> dict[str, str | int | Sequence[str]]:
 
 
 def _status(record: GenerationRecord) -> Status | None:
-    if record.reason == FINISH_FAILED:
+    if (record.reason or FINISH_FAILED) == FINISH_FAILED:
         return Status(StatusCode.ERROR)
     return None if record.reason == FINISH_CANCELLED else Status(StatusCode.OK)
 

@@ -80,6 +80,27 @@ def test_what_the_engine_and_the_server_tell_is_counted() -> None:
     assert found["rocmforge_http_requests_total", "other other 405"] == 1
 
 
+def test_the_whole_scrape() -> None:
+    """Names, order, texts, types, buckets and figures, as dashboards and alerts rely on them."""
+    metrics = filled()
+    metrics.request_finished("unheard of")
+    metrics.observe_total(100.5)
+    metrics.http_answered("PUT", 'a\\b\n"c"', 200)
+    devices = (
+        *DEVICES,
+        DeviceStats("host", 1, True, None, 2, 3, 4, 5, 6.25, 7, 8),
+        DeviceStats("host", 4, False, "lost", 20, 30, 40, 50, 60.0, 70, 80),
+    )
+    stats = EngineStats(
+        *(True, 11, 12, 13, 14, 15, 16.5, True, 17, 18),
+        pages_cached=19,
+        graphs="on",
+        graph_mismatches=20,
+        devices=devices,
+    )
+    assert metrics.render(stats).decode() == (ROOT / "tests" / "data" / "metrics.txt").read_text()
+
+
 def test_all_finish_reasons_are_there_before_the_first_request() -> None:
     """A rate over a series that begins at 1 misses the first."""
     found = values(Metrics())

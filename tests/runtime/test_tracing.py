@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import contextvars
+import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import falcon.testing
@@ -17,8 +20,9 @@ import pytest
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
+from rocmforge import __version__
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.runtime import tracing
+from rocmforge.runtime import spans, tracing
 from rocmforge.runtime.engine import Engine
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.http.app import HttpLimits, create_app
@@ -35,7 +39,8 @@ from rocmforge.runtime.lifecycle import (
     RequestEvent,
 )
 from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.trace_records import HttpRecord
+from rocmforge.runtime.spans import SpanMaker, otlp_document, seed_document
+from rocmforge.runtime.trace_records import GenerationRecord, HttpRecord, Parent, Trace
 from rocmforge.runtime.tracing import CURRENT, Sampling, TraceOptions, Tracer, read_options, read_traceparent
 
 from .engine_harness import ScriptedProgram, serving
@@ -178,6 +183,203 @@ def test_the_spans_say_when_and_how_much() -> None:
     assert http.parent is None
 
 
+def test_what_is_told_of_a_request_that_has_ended_changes_nothing() -> None:
+    tracer = Tracer(ALL)
+    trace = tracer.begin(None)
+    assert trace is not None
+    observe = tracer.observer("tiny")
+    token = CURRENT.set(trace)
+    observe(RequestEvent(QUEUED, 1, 10.0, 20))
+    CURRENT.reset(token)
+    observe(RequestEvent(PREFIX_HIT, 1, 11.0, 16))
+    observe(RequestEvent(PREFIX_HIT, 1, 11.5, 2))
+    observe(RequestEvent(FINISHED, 1, 14.0, 5, "length"))
+    observe(RequestEvent(PREFIX_HIT, 1, 14.5, 100))
+    observe(RequestEvent(FINISHED, 1, 15.0, 6, "stop"))
+    assert tracer.ended() == []  # its answer has still to be sent
+    tracer.end(trace, HTTP)
+    [first], [again] = tracer.ended(), tracer.ended()
+    assert first == again  # made once: the same ids each time
+    found = {name: (first[1].attributes or {})[name] for name in ("token_count", "rocmforge.prefix_hit_tokens")}
+    assert found == {"token_count": 5, "rocmforge.prefix_hit_tokens": 18}
+
+
+def ended_trace() -> Trace:
+    """Of a caller; a generation that came to its end, and one whose engine never said why it ended."""
+    parent = Parent(int(TRACE_ID, 16), int(PARENT_ID, 16), sampled=True)
+    whole = GenerationRecord("tiny", 7, 20, 10.5, 11.0, 12.0, 14.0, 5, 16, 1, "length")
+    lost = GenerationRecord("tiny", 8, 3, 10.5, finished_at=13.0)
+    return Trace(parent, 10.0, 15.0, HttpRecord("POST", "/r/{x}", "/r/1", 503, "abc"), [whole, lost])
+
+
+OF_HTTP = [
+    {"key": "http.request.method", "value": {"stringValue": "POST"}},
+    {"key": "http.route", "value": {"stringValue": "/r/{x}"}},
+    {"key": "url.path", "value": {"stringValue": "/r/1"}},
+    {"key": "http.response.status_code", "value": {"intValue": "503"}},
+    {"key": "http.request.header.x-request-id", "value": {"arrayValue": {"values": [{"stringValue": "abc"}]}}},
+]
+
+
+def of_generation(request_id: int, given: int, made: int, reason: str, hits: int, preempted: int) -> list[Any]:
+    return [
+        {"key": "request_id", "value": {"intValue": str(request_id)}},
+        {"key": "token_count", "value": {"intValue": str(made)}},
+        {"key": "gen_ai.request.model", "value": {"stringValue": "tiny"}},
+        {"key": "gen_ai.usage.input_tokens", "value": {"intValue": str(given)}},
+        {"key": "gen_ai.usage.output_tokens", "value": {"intValue": str(made)}},
+        {"key": "gen_ai.response.finish_reasons", "value": {"arrayValue": {"values": [{"stringValue": reason}]}}},
+        {"key": "rocmforge.prefix_hit_tokens", "value": {"intValue": str(hits)}},
+        {"key": "rocmforge.preemptions", "value": {"intValue": str(preempted)}},
+    ]
+
+
+# Name, index of the parent (-1: the caller's), kind, from and to in seconds, attributes, status.
+SPANS: list[tuple[str, int, int, float, float, list[Any], int]] = [
+    ("POST /r/{x}", -1, 2, 10.0, 15.0, OF_HTTP, 2),
+    ("inference_request", 0, 2, 10.5, 14.0, of_generation(7, 20, 5, "length", 16, 1), 1),
+    ("queue", 1, 1, 10.5, 11.0, [], 0),
+    ("prefill", 1, 1, 11.0, 12.0, [], 0),
+    ("decode", 1, 1, 12.0, 14.0, [], 0),
+    ("inference_request", 0, 2, 10.5, 13.0, of_generation(8, 3, 0, "failed", 0, 0), 2),
+    ("queue", 5, 1, 10.5, 13.0, [], 0),
+]
+
+
+def test_both_documents_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(time_ns=lambda: 1_700_000_000_000_000_000, monotonic_ns=lambda: 20_000_000_000)
+    monkeypatch.setattr(spans, "time", clock)
+    made = SpanMaker(export=False).make(ended_trace())
+    ids = [context.span_id for span in made if (context := span.get_span_context()) is not None]
+    parents = [int(PARENT_ID, 16) if one[1] < 0 else ids[one[1]] for one in SPANS]
+    assert made[0].parent is not None
+    assert (made[0].parent.is_remote, made[0].parent.trace_flags) == (True, 1)
+
+    def at(seconds: float) -> int:
+        return 1_700_000_000_000_000_000 + round((seconds - 20) * 1e9)
+
+    def base64_of(number: int, n_bytes: int) -> str:
+        return base64.b64encode(number.to_bytes(n_bytes, "big")).decode()
+
+    resource = [{"key": "service.name", "value": {"stringValue": "x"}}, {"key": "n", "value": {"intValue": "3"}}]
+    otlp = [
+        {
+            "traceId": TRACE_ID,
+            "spanId": f"{span_id:016x}",
+            "name": name,
+            "kind": kind,
+            "startTimeUnixNano": str(at(begin)),
+            "endTimeUnixNano": str(at(end)),
+            "attributes": attributes,
+            "status": {"code": status},
+            "parentSpanId": f"{parent:016x}",
+        }
+        for span_id, parent, (name, _, kind, begin, end, attributes, status) in zip(ids, parents, SPANS, strict=True)
+    ]
+    scope = {"scope": {"name": "rocmforge.engine", "version": __version__}, "spans": otlp}
+    document = otlp_document({"service.name": "x", "n": 3}, [made])
+    assert document == {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [scope]}]}
+    seed = [
+        {
+            "trace_id": base64_of(int(TRACE_ID, 16), 16),
+            "span_id": base64_of(span_id, 8),
+            "parent_span_id": base64_of(parent, 8),
+            "name": name,
+            "kind": kind,
+            "start_time_unix_nano": at(begin),
+            "end_time_unix_nano": at(end),
+            "attributes": attributes,
+            "status": {"status": status},
+        }
+        for span_id, parent, (name, _, kind, begin, end, attributes, status) in zip(ids, parents, SPANS, strict=True)
+    ]
+    scope = {"scope": {"name": "rocmforge.engine"}, "spans": seed}
+    document = seed_document({"service.name": "x", "n": 3}, [made])
+    assert document == {"resource_spans": [{"resource": {"attributes": resource}, "scope_spans": [scope]}]}
+
+
+def test_a_trace_without_a_caller_has_no_parent_in_either_document() -> None:
+    trace = ended_trace()
+    trace.parent = None
+    made = SpanMaker(export=False).make(trace)
+    otlp, seed = otlp_document({}, [made[:1]]), seed_document({}, [made[:1]])
+    assert "parentSpanId" not in json_format.MessageToDict(decode(otlp).resource_spans[0].scope_spans[0].spans[0])
+    assert "'parent_span_id': ''" in str(seed)
+    assert len({context.trace_id for span in made if (context := span.get_span_context()) is not None}) == 1
+
+
+@pytest.mark.parametrize(
+    "environ, name",
+    [
+        ({}, "rocmforge"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "deployment=lab"}, "rocmforge"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "deployment=lab,service.name=theirs"}, "theirs"),
+        ({"OTEL_SERVICE_NAME": "theirs", "OTEL_RESOURCE_ATTRIBUTES": "deployment=lab"}, "theirs"),
+    ],
+)
+def test_who_a_trace_is_from(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], name: str) -> None:
+    for variable in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    registered: list[object] = []
+    monkeypatch.setattr("atexit.register", registered.append)
+    resource = Tracer(ALL).resource()
+    assert next(iter(resource.items())) == ("service.name", name)
+    assert resource["service.version"] == __version__
+    assert resource.get("deployment") == ("lab" if "OTEL_RESOURCE_ATTRIBUTES" in environ else None)
+    assert registered == []  # how a server ends is its own affair
+
+
+class Collector:
+    """Instead of the exporter: what reaches a collector."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.closed = 0
+
+    def export(self, batch: Any) -> int:
+        self.names += [span.name for span in batch]
+        return 0
+
+    def shutdown(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Collector:
+    module = ModuleType("trace_exporter")
+    made = Collector()
+    monkeypatch.setattr(module, "OTLPSpanExporter", lambda: made, raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", module)
+    return made
+
+
+def test_what_has_ended_is_exported_and_the_rest_when_the_tracer_is_closed(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer = Tracer(TraceOptions(Sampling(1.0), export=True))
+    trace_once(tracer)
+    [exporter] = [thread for thread in threading.enumerate() if thread.name == "traces"]
+    assert exporter.daemon  # a collector that hangs keeps no server from ending
+    trace_once(tracer, 2, status=None)  # type: ignore[arg-type]  # one that cannot be made
+    trace_once(tracer, 3)
+    tracer.close()
+    assert not exporter.is_alive()
+    one = ["POST /generate", "inference_request", "queue", "prefill", "decode"]
+    assert (collector.names, collector.closed) == (one * 2, 1)
+    assert [record.message for record in caplog.records] == ["a trace could not be exported"]
+
+
+def test_nothing_is_exported_unless_it_is_asked_for(collector: Collector) -> None:
+    tracer = Tracer(ALL)
+    trace_once(tracer)
+    assert len(tracer.ended()) == 1
+    assert "traces" not in {thread.name for thread in threading.enumerate()}
+    tracer.close()
+    assert (collector.names, collector.closed) == ([], 0)
+
+
 def test_times_are_those_of_the_clock() -> None:
     tracer = Tracer(ALL)
     before = time.time_ns()
@@ -315,6 +517,18 @@ def test_the_callers_decision(sampling: Sampling, flags: str, traced: bool) -> N
     assert (Tracer(TraceOptions(sampling)).begin(header) is not None) == traced
 
 
+@pytest.mark.parametrize("low, traced", [(2**63 - 1, True), (2**63, False)])
+def test_the_first_half_of_all_ids_is_a_half(low: int, traced: bool) -> None:
+    tracer = Tracer(TraceOptions(Sampling(0.5, by_parent=False)))
+    assert (tracer.begin(f"00-{TRACE_ID[:16]}{low:016x}-{PARENT_ID}-01") is not None) == traced
+
+
+def test_nothing_is_traced_at_a_rate_of_0_whatever_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    assert Tracer(TraceOptions(Sampling(0.0))).begin(None) is None
+    assert Tracer(tracing.UNTRACED).begin(f"00-{TRACE_ID}-{PARENT_ID}-01") is None
+
+
 def test_the_sdk_decides_alike() -> None:
     from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased  # noqa: PLC0415
 
@@ -342,6 +556,16 @@ def test_a_wrong_traceparent_is_ignored(header: str) -> None:
     assert read_traceparent(header) is None
 
 
+def test_a_traceparent_is_read_up_to_512_characters_and_without_the_space_around_it() -> None:
+    beginning = f"01-{TRACE_ID}-{PARENT_ID}-00-"
+    expected = Parent(int(TRACE_ID, 16), int(PARENT_ID, 16), sampled=False)
+    assert read_traceparent(beginning.ljust(512, "x")) == expected
+    assert read_traceparent(beginning.ljust(513, "x")) is None
+    assert read_traceparent(f" 00-{TRACE_ID}-{PARENT_ID}-02\t") == expected
+    assert read_traceparent(f"00-{TRACE_ID}-{PARENT_ID}-fe") == expected
+    assert read_traceparent(None) is None
+
+
 def test_a_traceparent_of_a_later_version_is_read() -> None:
     parent = read_traceparent(f"01-{TRACE_ID}-{PARENT_ID}-03-more")
     assert parent is not None
@@ -358,6 +582,12 @@ def test_a_traceparent_of_a_later_version_is_read() -> None:
         ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}, Sampling(0.25)),
         ({"OTEL_TRACES_SAMPLER": "traceidratio"}, Sampling(1.0, False)),
         ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "7"}, Sampling(1.0, False)),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "-0.5"}, Sampling(1.0, False)),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "much"}, Sampling(1.0, False)),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": " 0 "}, Sampling(0.0, False)),
+        ({"OTEL_TRACES_SAMPLER": " Always_On "}, Sampling(1.0, False)),
+        ({"OTEL_TRACES_SAMPLER": " "}, Sampling(0.3)),
+        ({"OTEL_SDK_DISABLED": "false", "OTEL_TRACES_SAMPLER": "always_on"}, Sampling(1.0, False)),
         ({"OTEL_TRACES_SAMPLER": "jaeger_remote"}, Sampling(0.3)),
         ({"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_SAMPLER": "always_on"}, Sampling(0.0, False)),
     ],
@@ -372,7 +602,10 @@ def test_standard_variables_of_sampling(environ: dict[str, str], sampling: Sampl
         ({}, False),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": " OTLP ", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none"}, False),
         ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, False),
         ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, False),
     ],
@@ -389,6 +622,10 @@ def test_standard_variables_of_export(environ: dict[str, str], export: bool) -> 
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, found grpc",
         ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: expected http/protobuf, found http/json",
+        ),
     ],
 )
 def test_an_export_that_cannot_be_is_refused(environ: dict[str, str], message: str) -> None:
@@ -398,10 +635,31 @@ def test_an_export_that_cannot_be_is_refused(environ: dict[str, str], message: s
 
 
 @pytest.mark.parametrize("name", ["opentelemetry.exporter.otlp.proto.none", "no_such_package.at.all"])
-def test_a_missing_exporter_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "environ, why",
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://y"},
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "OTEL_TRACES_EXPORTER"),
+    ],
+)
+def test_a_missing_exporter_is_named_with_the_way_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, environ: dict[str, str], why: str
+) -> None:
     monkeypatch.setattr(tracing, "_EXPORTER", name)
-    with pytest.raises(UsageError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: .* pip install 'rocmforge\[otel\]'"):
-        read_options({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, 0.1, 10)
+    with pytest.raises(UsageError) as refused:
+        read_options(environ, 0.1, 10)
+    assert str(refused.value) == f"{why}: to export traces, install the exporter: pip install 'rocmforge[otel]'"
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "1.0"])
+def test_a_ratio_from_0_to_1_is_no_reason_for_a_warning(ratio: str, caplog: pytest.LogCaptureFixture) -> None:
+    environ = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio}
+    assert read_options(environ, 0.3, 10) == TraceOptions(Sampling(float(ratio)), 10, False)
+    assert caplog.text == ""
 
 
 @pytest.fixture
