@@ -30,7 +30,7 @@ QUEUE_SECONDS: Final = 15.0
 MAX_ANSWER_BYTES: Final = 64 << 20
 ANSWER_BYTES_PER_GIVEN: Final = 16
 # Not what else is in the environment: keys, for example.
-_ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "TZ", "TZDIR", "LANG", "LC_", "PYTHON", "VIRTUAL_ENV")
+_ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "TZ", "LANG", "LC_", "PYTHON", "VIRTUAL_ENV")  # what begins so
 _COMMAND: Final = "from rocmforge.runtime.template_worker import main; main()"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -137,9 +138,8 @@ _current = _Current()
 @contextmanager
 def budgeted(variables: Mapping[str, object]) -> Iterator[None]:
     """Give the rendering that runs inside a budget, by the size of what the caller brings."""
-    _current.budget = None
     try:
-        given = sum(_weight(value, limit=1 << 40) for value in variables.values())
+        given = sum(_weight(value, sys.maxsize) for value in variables.values())
         _current.budget = _Budget(MAX_CHARS + MAX_GROWTH * given, time.monotonic() + MAX_SECONDS)
         yield
     finally:

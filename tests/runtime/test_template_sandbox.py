@@ -355,6 +355,23 @@ def test_a_large_value_is_refused_before_it_is_made(made_large: list[str], sourc
 
 
 @pytest.mark.parametrize(
+    "source", ["t.find('a', 0)", "t|default([1, 2, 3])|length", "[1, 2]|join", "[1, 2]|join(0)", "t|replace('a')"]
+)
+def test_what_makes_nothing_large_is_left_alone(made_large: list[str], source: str) -> None:
+    if source.endswith("replace('a')"):  # Jinja says what is missing
+        assert "missing" in refusal(f"{{{{ {source} }}}}", t="a" * 60)
+    else:
+        assert render(f"{{{{ {source} }}}}", t="a" * 60)
+    assert made_large == []
+
+
+def test_an_empty_text_is_found_around_every_byte() -> None:
+    sandbox._check_growth("replace", b"aaa", (b"", b"xyz"), sandbox._Budget(15, math.inf))
+    with pytest.raises(Exception, match=LARGE_VALUE):
+        sandbox._check_growth("replace", b"aaa", (b"", b"xyz"), sandbox._Budget(14, math.inf))
+
+
+@pytest.mark.parametrize(
     "source", ["t ~ 'a'", "[t]", "(t, 1)", "{1: t}", "t|upper", "t.upper()", "[1]|map('string')|list + [t]", "n * n"]
 )
 def test_what_is_large_once_it_is_made_goes_no_further(made_large: list[str], source: str) -> None:
