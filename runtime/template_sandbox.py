@@ -269,8 +269,8 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Write JSON as Hugging Face's templates expect: not escaped for HTML, keys in their own order."""
-    width = len(indent) if isinstance(indent, str) else indent or 0
-    if width > 16 or max(map(len, separators or ("",))) > 16:
+    width = len(indent) if isinstance(indent, str) else indent
+    if (width and width > 16) or max(map(len, separators or ("",))) > 16:
         raise _LimitError("a JSON indent of more than 16")
     budget = _budget()
     budget.step()

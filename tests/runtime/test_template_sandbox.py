@@ -154,6 +154,11 @@ COSTS = [
     ("{% for a, b in [(1, 2)] %}{{ a }}{% endfor %}", 4, 1),
     ("{% macro f() %}ab{% endmacro %}{{ f() }}", 3, 4),
     ("{% set x %}abc{% endset %}{{ x }}", 2, 6),
+    ("{% for i in [1, 2] %}x{{ 'a' ~ i }}{% endfor %}", 13, 6),
+    ("{{ [[1], 'a' ~ 1] }}", 6, 11),
+    ("{{ {'a': [1], 'b': {}} }}", 4, 19),
+    ("{{ ((1, 2), [3]) }}", 4, 13),
+    ("{{ 'a' ~ ('b' ~ 'c')|upper }}", 8, 3),
 ]
 
 
@@ -289,6 +294,20 @@ def test_what_a_format_would_make_is_known_before() -> None:
     budget.max_chars -= 1
     with pytest.raises(Exception, match=LARGE_VALUE):
         sandbox._check_percent("%s%s", ("a", "bc"), budget)
+
+
+@pytest.mark.parametrize(
+    "source, weight", [("'%s%s' % (a, b)", 10), ("'%s%s'|format(a, b)", 11), ("'%(a)s%(b)s'|format(a=a, b=b)", 15)]
+)
+def test_a_format_is_bounded_by_all_that_is_filled_in(
+    monkeypatch: pytest.MonkeyPatch, source: str, weight: int
+) -> None:
+    length = len(source.split("'")[1])
+    monkeypatch.setattr(sandbox, "MAX_GROWTH", 0)
+    monkeypatch.setattr(sandbox, "MAX_CHARS", length + 2 * (MAX_WIDTH + 2 * weight))
+    assert render(f"{{{{ {source} }}}}", a="abc", b="defg") == "abcdefg"
+    monkeypatch.setattr(sandbox, "MAX_CHARS", sandbox.MAX_CHARS - 1)
+    assert "a value of more than" in refusal(f"{{{{ {source} }}}}", a="abc", b="defg")
 
 
 def test_numbers_that_are_too_long() -> None:
@@ -437,6 +456,8 @@ def test_where_a_template_is_wrong_is_said_by_its_line() -> None:
         "{% break %}": "'break' outside loop",
         "{{ raise_exception('no') }}": "no",
         "{{ raise_exception(7) }}": "7",
+        "a\n{{ 'a' ~ 1 }}b{% for a in [1] %}c{{ raise_exception('later') }}{% endfor %}": "later",
+        "{{ '-'.join(['a'], 'b') }}": "TypeError: str.join() takes exactly one argument (2 given)",
     }
     assert {source: refusal(source) for source in problems} | {"{% break %}": "'break' outside loop"} == problems
     with pytest.raises(jinja2.TemplateError):
