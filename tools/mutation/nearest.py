@@ -179,7 +179,7 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
     users = [name.rpartition(".")[2] for name in _users(root, module)]
     candidates = (
-        *sorted(named, key=lambda test: (test not in unit, len(test))),
+        *sorted(named, key=lambda test: (not _mirrors(test, path), test not in unit, len(test))),
         *(test for test in unit if _same_subject(test, path)),
         *(test for test in unit if module in direct[test] and path.startswith("runtime/http/")),
         *next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ()),
@@ -191,10 +191,15 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     return [test for test in dict.fromkeys(candidates) if (root / test.partition("::")[0]).is_file()][:MOST]
 
 
+def _mirrors(test: str, path: str) -> bool:
+    """Whether a test stands in the mirrored folder."""
+    return Path(test).parent == Path("tests") / Path(path).parent
+
+
 def _same_subject(test: str, path: str) -> bool:
     """Whether a test of the mirrored folder has the first word of the file's name: `test_embeddings`."""
     name = Path(test).stem.removeprefix("test_").rstrip("s")
-    return Path(test).parent == Path("tests") / Path(path).parent and len(name) > 3 and Path(path).stem.startswith(name)
+    return _mirrors(test, path) and len(name) > 3 and Path(path).stem.startswith(name)
 
 
 def _dotted(path: str) -> str:
