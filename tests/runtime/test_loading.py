@@ -1,0 +1,81 @@
+"""What an engine is loaded with. Whole engines are loaded in test_engine_serving.py."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rocmforge.artifacts.errors import UsageError
+from rocmforge.runtime import loading
+from rocmforge.runtime.devices import DeviceOptions
+from rocmforge.runtime.engine import EngineLimits
+from rocmforge.runtime.loading import EngineOptions, chosen_device, kv_size, load_engine
+from rocmforge.runtime.memory import KvSize
+
+
+def stub() -> Any:
+    return SimpleNamespace(layout=SimpleNamespace(max_seq_len=256, kv=SimpleNamespace(block_size=16)), path=Path("x"))
+
+
+@pytest.mark.parametrize(
+    "max_context, kv_tokens, expected",
+    [
+        (None, None, KvSize(None, 256)),
+        (256, None, KvSize(None, 256)),
+        (255, 160, KvSize(10, 255)),
+        (None, 161, KvSize(11, 256)),
+        (1, 1, KvSize(1, 1)),
+    ],
+)
+def test_how_large_a_cache_is_asked_for(max_context: int | None, kv_tokens: int | None, expected: KvSize) -> None:
+    options = EngineOptions(DeviceOptions(), max_context, kv_tokens)
+    assert kv_size(stub(), options) == expected
+
+
+def test_a_context_that_the_bundle_does_not_have() -> None:
+    with pytest.raises(UsageError) as caught:
+        kv_size(stub(), EngineOptions(DeviceOptions(), 257))
+    assert str(caught.value) == "--max-context: expected at most 256 (the bundle's), found 257"
+
+
+def test_what_is_asked_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Host:
+        pass
+
+    monkeypatch.setattr(loading, "HostProgram", Host)
+    host: Any = Host()
+    gpu: Any = object()
+    assert [chosen_device("auto", program) for program in (host, gpu)] == ["host", "hip"]
+    assert [chosen_device(asked, program) for asked, program in (("hip:1", host), ("host", gpu))] == ["hip:1", "host"]
+
+
+def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Any] = []
+    program = object()
+
+    def load_program(*arguments: Any) -> Any:
+        loads.append(arguments)
+        return program
+
+    monkeypatch.setattr(loading, "load_program", load_program)
+    monkeypatch.setattr(loading, "Engine", lambda *arguments, **named: (arguments, named))
+    options = EngineOptions(DeviceOptions("auto", 3), 100, None, EngineLimits(5))
+    bundle, observer, ids, report = stub(), object(), iter([1]), print
+    made: Any = load_engine(bundle, options, "tokenizer", "metrics", report, observer, ids)  # type: ignore[arg-type]
+    arguments, named = made
+    assert arguments == (program, "tokenizer", 100, "metrics")
+    again = named.pop("make_program")
+    assert named == {"limits": EngineLimits(5), "observer": observer, "request_ids": ids}
+    assert again() is program
+    size = KvSize(None, 100)
+    assert loads == [
+        (bundle, options.device, size, report),
+        (bundle, DeviceOptions("hip", 3), size, report),
+    ]
+    made = load_engine(bundle, options, "tokenizer", "metrics")  # type: ignore[arg-type]
+    assert made[1]["observer"] is made[1]["request_ids"] is None
+    assert loads[-1][3] == logging.getLogger(loading.__name__).info
