@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.errors import RocmforgeError
+from rocmforge.runtime import sequence as module
 from rocmforge.runtime.batch import UInt32
-from rocmforge.runtime.generation import Failure, GenerationRequest, SamplingParams, TokenEvent
-from rocmforge.runtime.sequence import Sequence
+from rocmforge.runtime.generation import Failure, GenerationRequest, Inbox, SamplingParams, TokenEvent
+from rocmforge.runtime.logprobs import TokenLogprobs
+from rocmforge.runtime.sequence import Sequence, seed_of
+from rocmforge.runtime.token_masks import TokenMasks
 
 from .test_tokenizer import TINY
 
@@ -231,3 +237,196 @@ def test_an_ended_request_holds_its_constraint_no_longer(how: str) -> None:
         one.append(ids_of("c")[0], False)
     assert one.finish_reason == {"complete": "stop"}.get(how, how)
     assert held() is None
+
+
+def of_request(**more: Any) -> Sequence:
+    prompt = tuple(ids_of("prompt"))
+    return Sequence(1, GenerationRequest(prompt, more.pop("max_tokens", 9), **more), 77, TINY)
+
+
+def test_a_request_that_has_just_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 12.5))
+    inbox = Inbox()
+    request = GenerationRequest(tuple(ids_of("ab")), 9, client="me")
+    one = Sequence(5, request, 77, TINY, 3, inbox)
+    assert (one.request_id, one.client, one.inbox, one.seed) == (5, "me", inbox, 77)
+    assert (one.submitted_at, one.admitted_at, one.first_token_at) == (12.5, None, None)
+    assert (one.num_computed, one.num_uncomputed, one.blocks, one.page_keys) == (0, 2, [], [])
+    assert (one.cached_tokens, one.prefilling, one.cancel_requested, one.finished) == (0, False, False, False)
+    assert (one.samples, one.ends_with_prompt, one.mask_error()) == (True, False, None)
+    one.append(ids_of("x")[0], False)
+    assert one.num_uncomputed == 3
+    assert inbox.get(5) == TokenEvent(2 + ord("x"), "x", index=3)
+    only_prompt = of_request(max_tokens=0)
+    assert (only_prompt.samples, only_prompt.ends_with_prompt) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "admitted, deadline, waited, expected",
+    [
+        (None, None, 5.0, ("failed", "waited 5 s in the queue")),
+        (None, None, 4.75, None),
+        (1.0, None, 100.0, None),
+        (None, 3.0, 2.75, None),
+        (None, 3.0, 3.0, ("cancelled", "the request's time limit of 3 s has passed")),
+        (1.0, 3.5, 3.5, ("cancelled", "the request's time limit of 3.5 s has passed")),
+        (None, 3.0, 100.0, ("cancelled", "the request's time limit of 3 s has passed")),
+        (None, 6.0, 5.0, ("failed", "waited 5 s in the queue")),
+    ],
+)
+def test_when_it_is_overdue(
+    admitted: float | None, deadline: float | None, waited: float, expected: tuple[str, str] | None
+) -> None:
+    one = of_request(deadline_seconds=deadline)
+    one.submitted_at, one.admitted_at = 1000.0, admitted
+    found = one.overdue(1000.0 + waited, 5.0)
+    assert (None if found is None else (found[0], str(found[1]))) == expected
+
+
+def test_guesses_that_can_be_of_use() -> None:
+    one = make(max_tokens=4)
+    assert one.max_drafts == 3  # with them comes a token that is none
+    feed(one, ids_of("ab"))
+    assert one.max_drafts == 1
+    assert of_request(constraint=Anything(9)).max_drafts == 0
+
+
+def test_what_of_a_prompt_has_yet_to_be_scored() -> None:
+    one = of_request(prompt_logprobs=0)
+    assert (one.unscored(0, 6), one.unscored(2, 4), one.unscored(5, 6)) == (range(5), range(2, 4), range(5, 5))
+    assert not one.reuses_prefix
+    one.take_scores([TokenLogprobs(at, 0.0) for at in range(4)])
+    assert (one.num_scored, one.unscored(0, 6), one.unscored(0, 3)) == (4, range(4, 5), range(4, 4))
+    assert not one.reuses_prefix
+    one.take_scores([TokenLogprobs(4, -1.5)])
+    assert (one.num_scored, one.reuses_prefix) == (5, True)
+    one.append(ids_of("x")[0], False)
+    one.append(ids_of("y")[0], False)
+    first, second = one.inbox.get(5), one.inbox.get(5)
+    assert first is not None
+    assert second is not None
+    assert [score.token for score in first.prompt_logprobs] == [0, 1, 2, 3, 4]
+    assert second.prompt_logprobs == ()
+    plain = of_request()
+    assert (plain.unscored(2, 5), plain.reuses_prefix) == (range(2, 2), True)
+
+
+def test_everything_that_says_how_a_row_is_drawn() -> None:
+    params = SamplingParams(
+        **{"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8},
+        **{"repetition_penalty": 1.5, "presence_penalty": 0.25, "frequency_penalty": 0.75},
+        logit_bias=((5, 1.5), (3, -100.0)),
+    )
+    one = of_request(sampling=params, logprobs=0)
+    [row] = one.row_samplings()
+    assert (row.temperature, row.top_k, row.top_p, row.min_p, row.typical_p) == (0.5, 3, 0.9, 0.1, 0.8)
+    assert (row.repetition_penalty, row.presence_penalty, row.frequency_penalty) == (1.5, 0.25, 0.75)
+    assert row.bias_tokens is not None
+    assert row.biases is not None
+    assert (row.bias_tokens.tolist(), row.bias_tokens.dtype) == ([5, 3], np.int32)
+    assert (row.biases.tolist(), row.biases.dtype) == ([1.5, -100.0], np.float32)
+    assert (row.seed, row.counter, row.mask, row.keep_logits) == (77, 0, None, True)
+    [plain] = of_request().row_samplings()
+    assert (plain.bias_tokens, plain.biases, plain.keep_logits) == (None, None, False)
+
+
+def test_probabilities_are_those_of_the_output() -> None:
+    one = of_request(logprobs=0)
+    scores = [TokenLogprobs(token, -0.5) for token in ids_of("abc")]
+    for token, score in zip(ids_of("ab"), scores, strict=False):
+        one.append(token, False, score)
+    one.append(EOS, True, scores[2])
+    events = [one.inbox.get(5) for _ in range(3)]
+    assert [(e.logprobs, e.end_logprobs) for e in events if e is not None] == [
+        (scores[0], None),
+        (scores[1], None),
+        (None, scores[2]),
+    ]
+    assert one.state().logprobs == tuple(scores[:2])
+
+
+@pytest.mark.parametrize("text, eos, reason, stop", [("ab", "", "stop", "b"), ("a", "\0", "stop", None)])
+def test_what_it_ended_with(text: str, eos: str, reason: str, stop: str | None) -> None:
+    one = of_request(stop=("b",), stop_token_ids=tuple(ids_of(eos)), logprobs=0)
+    score = TokenLogprobs(7, -0.5)
+    for token in ids_of(text + eos):
+        one.append(token, False, score)
+    events = [one.inbox.get(5) for _ in range(len(text + eos))]
+    last = events[-1]
+    assert last is not None
+    assert (last.finish_reason, last.stop, last.text) == (reason, stop, "")
+    assert (last.logprobs, last.end_logprobs) == ((score, None) if stop else (None, score))
+
+
+def test_a_stop_string_that_only_the_end_shows_is_named() -> None:
+    one = of_request(stop=("abcd", "bc"), max_tokens=3)
+    for token in ids_of("abc"):
+        one.append(token, False)
+    events = [one.inbox.get(5) for _ in range(3)]
+    assert [(e.text, e.finish_reason, e.stop) for e in events if e is not None] == [
+        ("", None, None),
+        ("", None, None),
+        ("a", "stop", "bc"),
+    ]
+
+
+class Failing(Anything):
+    """A constraint that gives up."""
+
+    def take(self, token: int) -> bool:
+        raise RocmforgeError("too much to do")
+
+
+def test_a_constraint_that_gives_up_fails_its_request() -> None:
+    one = of_request(constraint=Failing(9))
+    one.append(ids_of("a")[0], False)
+    event = one.inbox.get(5)
+    assert event == TokenEvent(ids_of("a")[0], "a", True, "failed", Failure("too much to do"))
+    assert one.state().error == Failure("too much to do")
+
+
+def test_a_stop_string_ends_it_whatever_its_constraint_says() -> None:
+    one = of_request(constraint=Failing(9), stop=("a",))
+    one.append(ids_of("a")[0], False)
+    assert (one.finish_reason, one.error) == ("stop", None)
+
+
+def test_a_mask_is_begun_for_a_constraint_alone() -> None:
+    class Broken(Anything):
+        broken = False
+
+        def mask(self) -> UInt32:
+            if self.broken:
+                raise RocmforgeError("no mask")
+            return super().mask()
+
+    masks, constraint = TokenMasks(TINY.config.vocab_size), Broken(9)
+    try:
+        plain = of_request()
+        plain.begin_mask(masks)
+        assert (plain.row_samplings()[0].mask, plain.mask_error()) == (None, None)
+        one = of_request(constraint=constraint)
+        first = one.row_samplings()[0].mask
+        assert isinstance(first, np.ndarray)
+        assert one.mask_error() is None
+        one.begin_mask(masks)
+        assert one.mask_error() is None
+        constraint.broken = True
+        one.begin_mask(masks)
+        assert one.mask_error() == Failure("no mask")
+    finally:
+        masks.close()
+
+
+def test_what_of_a_prompt_was_cached_is_no_more_than_the_prompt() -> None:
+    one = of_request()
+    for cached, told in ((0, 0), (5, 5), (6, 6), (7, 6)):
+        one.cached_tokens = cached
+        assert one.state().cached_tokens == told
+
+
+def test_a_seed_is_the_requests_or_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or 123)
+    requests = [GenerationRequest((1,), 1, SamplingParams(seed=seed)) for seed in (0, 5, None)]
+    assert ([seed_of(request) for request in requests], asked) == ([0, 5, 123], [64])
