@@ -15,7 +15,7 @@ from rocmforge.runtime.fair_queue import FairQueue
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.kv_cache import BlockPool
 from rocmforge.runtime.logprobs import TokenLogprobs
-from rocmforge.runtime.scheduler import Chunk, Scheduler, StepLimits, make_batch
+from rocmforge.runtime.scheduler import Chunk, Scheduler, StepLimits, make_batch, step_logprobs
 from rocmforge.runtime.sequence import Sequence
 
 from .test_tokenizer import TINY
@@ -405,3 +405,177 @@ def test_batch_without_logits() -> None:
     one.blocks = [0]
     batch = make_batch([Chunk(one, 0, 8)])
     assert (len(batch.token_ids), len(batch.logits_rows), list(batch.sampling)) == (8, 0, [])
+
+
+def test_what_a_chunk_computes_and_draws() -> None:
+    one, prompt_only = sequence(0, 5, 9), sequence(1, 5, 0)
+    facts = [
+        (chunk.completes, chunk.samples, chunk.num_tokens, chunk.num_drawn, chunk.num_logits, chunk.logits_rows(10))
+        for chunk in (
+            Chunk(one, 0, 4),
+            Chunk(one, 1, 4),
+            Chunk(one, 4, 1, drafts=(7, 8)),
+            Chunk(one, 2, 3, (7,), range(3, 5)),
+            Chunk(one, 1, 3, scored=range(2, 4)),
+            Chunk(prompt_only, 0, 5),
+            Chunk(prompt_only, 0, 5, scored=range(4)),
+        )
+    ]
+    assert facts == [
+        (False, False, 4, 0, 0, []),
+        (True, True, 4, 1, 1, [13]),
+        (True, True, 3, 3, 3, [10, 11, 12]),
+        (True, True, 4, 2, 4, [11, 12, 12, 13]),
+        (False, False, 3, 0, 2, [11, 12]),
+        (True, False, 5, 0, 0, []),
+        (True, False, 5, 0, 4, [10, 11, 12, 13]),
+    ]
+
+
+def test_a_batch_of_drafts_and_scored_positions() -> None:
+    one, other = sequence(0, 5, 9, temperature=0.5), sequence(1, 3, 9, scored=True)
+    one.blocks, other.blocks = [3, 1], [2]
+    one.num_computed = 4
+    batch = make_batch([Chunk(one, 4, 1, drafts=(7, 8)), Chunk(other, 0, 3, scored=range(2))])
+    assert batch.token_ids.tolist() == [one.token_ids[4], 7, 8, *other.token_ids]
+    assert batch.positions.tolist() == [4, 5, 6, 0, 1, 2]
+    assert batch.rows.tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch.block_table.tolist() == [[3, 1], [2, 0]]
+    assert batch.logits_rows.tolist() == [0, 1, 2, 3, 4, 5]
+    assert [(row.temperature, row.seed, row.counter) for row in batch.sampling] == [
+        *((0.5, 1000, counter) for counter in range(3)),
+        *((0.0, 0, 0) for _ in range(2)),
+        (1.0, 1001, 0),
+    ]
+
+
+def repeating(number: int, max_tokens: int, length: int = 7, **more: Any) -> Sequence:
+    """A prompt of 1 2 3 1 2 3 1 and so on: what comes next is known."""
+    request = GenerationRequest(tuple(10 + i % 3 for i in range(length)), max_tokens, SamplingParams(), **more)
+    return Sequence(number, request, 1000 + number, TINY)
+
+
+def drafting(num_blocks: int = 100, max_tokens: int = 64, max_sequences: int = 8, drafts: int = 4) -> Scheduler:
+    limits = StepLimits(max_tokens, max_sequences, 64, drafts)
+    return Scheduler(BlockPool(num_blocks, BLOCK), limits, lambda kind, one, n: None)
+
+
+def compute(scheduler: Scheduler, right: int | None = None) -> list[Chunk]:
+    """A step, after which each chunk that draws has its next token, and before it so many of its drafts."""
+    chunks = scheduler.next_chunks()
+    for chunk in chunks:
+        scheduler.computed(chunk)
+        good = len(chunk.drafts) if right is None else right
+        if chunk.samples:
+            for token in chunk.drafts[:good]:
+                chunk.sequence.append(token, False)
+            chunk.sequence.append(10 + len(chunk.sequence.token_ids) % 3, False)
+            if chunk.drafts:
+                scheduler.drafts_judged(chunk, good)
+    return chunks
+
+
+def drafts_of(chunks: list[Chunk]) -> list[tuple[int, ...]]:
+    return [chunk.drafts for chunk in chunks]
+
+
+def test_guesses_are_computed_with_the_next_token() -> None:
+    scheduler, one = drafting(), repeating(0, 30)
+    scheduler.waiting.push(one)
+    assert drafts_of(compute(scheduler)) == [()]  # a prompt's chunk has none
+    assert drafts_of(compute(scheduler)) == [(12, 10, 11, 12)]
+    assert (scheduler.draft_tokens, scheduler.draft_tokens_right) == (4, 4)
+    assert (one.num_computed, len(one.token_ids)) == (12, 13)
+    assert drafts_of(compute(scheduler, right=1)) == [(11, 12, 10, 11)]
+    assert (scheduler.draft_tokens, scheduler.draft_tokens_right) == (8, 5)
+    assert (one.num_computed, len(one.token_ids)) == (14, 15)
+    assert scheduler.pool.num_cached == 14 // BLOCK
+    assert len(one.blocks) == 5  # those of the wrong guesses stay, for the next ones
+
+
+def test_no_guesses_unless_they_are_asked_for() -> None:
+    harness = make()
+    one = repeating(0, 9)
+    harness.add(one)
+    for _ in range(4):
+        assert drafts_of(harness.step()) == [()]
+    assert one.lookup is None
+    assert StepLimits(1, 2, 3).draft_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "max_tokens, max_sequences, expected",
+    [(64, 64, [4, 4]), (64, 8, [4, 2]), (8, 64, [4, 2]), (7, 64, [4, 1]), (6, 64, [4, 0]), (64, 5, [3, 0])],
+)
+def test_guesses_have_the_room_that_is_left(max_tokens: int, max_sequences: int, expected: list[int]) -> None:
+    scheduler = drafting()
+    for number in range(2):
+        scheduler.waiting.push(repeating(number, 30))
+    compute(scheduler)
+    scheduler._limits = StepLimits(max_tokens, max_sequences, 64, 4)
+    assert [len(drafts) for drafts in drafts_of(scheduler.next_chunks())] == expected
+
+
+def test_the_last_tokens_are_not_guessed_beyond() -> None:
+    scheduler = drafting()
+    scheduler.waiting.push(repeating(0, 4))
+    compute(scheduler)
+    assert [len(drafts) for drafts in drafts_of(compute(scheduler))] == [2]
+
+
+@pytest.mark.parametrize("num_blocks, count", [(3, 3), (4, 4)])
+def test_nobody_gives_a_page_back_for_a_guess(num_blocks: int, count: int) -> None:
+    """Of 9 tokens in pages of 4: three pages have room for three guesses more."""
+    scheduler, one = drafting(num_blocks=num_blocks), repeating(0, 30, length=8)
+    scheduler.waiting.push(one)
+    compute(scheduler)
+    [chunk] = scheduler.next_chunks()
+    assert (len(chunk.drafts), len(one.blocks), scheduler.pool.num_free) == (count, num_blocks, 0)
+
+
+def test_what_was_cached_is_counted_once() -> None:
+    harness = make(num_blocks=30)
+    run_alone(harness, sequence(0, 20, 1, alike=True))
+    one = sequence(1, 30, 5, alike=True)
+    harness.add(one)
+    harness.step()
+    assert (one.cached_tokens, one.num_generated) == (20, 1)
+    harness.scheduler._preempt()
+    harness.step()
+    assert one.cached_tokens == 20  # what it finds of its own was not cached before
+    assert harness.scheduler.prefix_hit_tokens == 20 + 28
+
+
+class Rows:
+    """A program of which only logits are asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def logits(self, count: int) -> Any:
+        self.asked.append(count)
+        rows = np.zeros((count, 4), np.float32)
+        rows[np.arange(count), np.arange(count) % 4] = 9
+        return rows
+
+
+def test_log_probabilities_are_of_what_each_row_is_about() -> None:
+    def of(number: int, **more: Any) -> Sequence:
+        return Sequence(number, GenerationRequest((1, 2, 3), 9, **more), 7, TINY)
+
+    scored, plain, asked = of(0, prompt_logprobs=1), of(1), of(2, logprobs=0)
+    chunks = [Chunk(scored, 0, 3, scored=range(2)), Chunk(plain, 0, 3), Chunk(asked, 2, 1, drafts=(3,))]
+    program: Any = Rows()
+    found = step_logprobs(program, chunks, [0, 0, 0, 0, 2, -1])
+    assert [None if one is None else (one.token, one.rank, len(one.top)) for one in found] == [
+        (2, 3, 1),  # of the prompt, whatever was drawn
+        (3, 4, 1),
+        None,
+        None,
+        (2, 4, 0) if found[4] is None else (found[4].token, found[4].rank, 0),
+        None,
+    ]
+    assert found[4] is not None
+    assert (found[4].token, program.asked) == (2, [6])
+    assert step_logprobs(program, chunks[1:2], [3]) == [None]
+    assert program.asked == [6]  # nobody wants them
