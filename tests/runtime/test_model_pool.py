@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -169,3 +171,94 @@ def test_what_does_not_load_can_be_asked_for_again() -> None:
     with pytest.raises(DeviceError):
         pool.lease(None)
     assert pool.lease(None).service is not None
+
+
+def test_time_since_the_last_use_is_what_counts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a clock that stands still: used, kept, expired, to the second."""
+    now = [100.0]
+    monkeypatch.setattr(model_pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(model_pool, "LOOK_SECONDS", 60.0)
+    a, b = FakeModel("a"), FakeModel("b")
+    pool = pool_of(a, b, idle_seconds=10.0)
+    assert (pool.expires_in("a"), pool.loaded()) == (None, [])
+    with caplog.at_level(logging.INFO):
+        lease = pool.lease("a")
+    assert pool.expires_in("a") == 10.0
+    now[0] = 105.0
+    assert pool.expires_in("a") == 5.0
+    now[0] = 200.0
+    assert pool.expires_in("a") == 0.0
+    pool._unload_idle()
+    assert a.stops == 0  # in use, however long
+    lease.release()
+    assert pool.expires_in("a") == 10.0
+    now[0] = 209.5
+    pool._unload_idle()
+    assert (a.stops, pool.expires_in("a")) == (0, 0.5)
+    pool.keep("a", 30.0)
+    now[0] = 210.0
+    assert pool.expires_in("a") == 20.0
+    pool.keep("a", None)
+    with caplog.at_level(logging.INFO):
+        pool._unload_idle()
+    assert (a.stops, pool.expires_in("a"), pool.loaded()) == (1, None, [])
+    assert [record.message for record in caplog.records] == ["loaded a in 0.0 s", "unloaded a"]
+    pool.lease("a").release()
+    pool.lease("b").release()
+    pool.keep("a", math.inf)
+    now[0] = 300.0
+    pool._unload_idle()
+    assert (a.stops, b.stops, pool.expires_in("a")) == (1, 1, math.inf)  # the first that stays keeps no other
+    pool.close(0.0)
+
+
+def test_one_model_that_stays_is_watched_by_nobody() -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    pool = pool_of(FakeModel("a"))
+    assert {thread.name for thread in threading.enumerate()} - {"idle models"} == before - {"idle models"}
+    assert not pool._janitor.is_alive()
+    pool.close(0.0)
+    for watched in (pool_of(FakeModel("a"), idle_seconds=60.0), pool_of(FakeModel("a"), FakeModel("b"))):
+        assert watched._janitor.is_alive()
+        assert watched._janitor.daemon  # a server that is interrupted does not wait for it
+        watched.close(0.0)
+        assert not watched._janitor.is_alive()
+
+
+def test_a_single_model_is_loaded_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    pool = pool_of(FakeModel("a"))
+    with caplog.at_level(logging.INFO):
+        pool.lease(None).release()
+    assert caplog.text == ""
+
+
+def test_models_end_with_the_time_that_they_are_given() -> None:
+    told: list[float] = []
+
+    class Ending(FakeModel):
+        def stop(self, timeout: float) -> None:
+            told.append(timeout)
+
+    pool = pool_of(Ending("a"), Ending("b"), Ending("c"))
+    pool.lease("a")
+    pool.lease("b").release()
+    pool.keep("b", 0)
+    assert told == [0.0]
+    pool.close(7.5)
+    assert told == [0.0, 7.5]
+    with pytest.raises(EngineBusyError, match=r"^the server is stopping$"):
+        pool.lease("a")
+
+
+def test_a_lease_that_is_refused_holds_nothing() -> None:
+    a, b = FakeModel("a"), FakeModel("b")
+    pool = pool_of(a, b, max_loaded=1)
+    with pool.lease("a"), pytest.raises(EngineBusyError) as caught:
+        pool.lease("b")
+    assert str(caught.value) == "1 models are loaded and in use, the most at a time"
+    pool.lease("b").release()
+    pool.lease("a").release()  # makes room for it, as nobody holds it
+    assert (a.loads, a.stops, b.loads, b.stops) == (2, 1, 1, 1)
+    pool.close(0.0)

@@ -15,7 +15,10 @@ NAMES = ("get_weather", "read")
 
 def turns_of(pieces: list[str], forced: bool = False) -> list[Turn]:
     parser = ToolCallParser(NAMES, forced)
-    return [turn for piece in [*map(parser.push, pieces), parser.flush()] for turn in piece]
+    turns = [turn for piece in [*map(parser.push, pieces), parser.flush()] for turn in piece]
+    assert "" not in turns
+    assert CallPiece() not in turns
+    return turns
 
 
 def parse(pieces: list[str], forced: bool = False) -> list[str | ToolCall]:
@@ -144,6 +147,70 @@ def test_whole_calls_for_those_that_take_no_others() -> None:
         assert [call for _, calls in parts for call in calls] == [ROME]
         broken = '{"name": "read", "arguments": {path: a}{"name": "read", "arguments": {"path": "a'
         assert "".join(content for content, _ in parts) == f" So. {broken}"
+
+
+def test_text_is_shown_as_soon_as_it_can_be_no_call() -> None:
+    """Character by character; what may begin a marker waits, and so does white space at the beginning."""
+    parser = ToolCallParser(NAMES)
+    shown = [(character, parser.push(character)) for character in " \nHi <b <tox [T_ <|pz"]
+    waiting = {" ", "\n", "H", "<", "t", "o", "[", "T", "|", "p"}
+    assert [turns for character, turns in shown if character not in waiting] == [
+        ["i"],
+        ["<b"],
+        ["<tox"],
+        ["[T_"],
+        ["<|pz"],
+    ]
+    assert shown[2] == ("H", [" \nH"])
+    assert "".join(str(turn) for _, turns in shown for turn in turns) == " \nHi <b <tox [T_ <|pz"
+    assert parser.flush() == []
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("  ", ["  "]),
+        (" a ", [" a "]),
+        (f"{HERMES}  ", [ROME]),
+        (f"  {HERMES}\n\n {HERMES}  x ", [ROME, ROME, "  x "]),
+        (f"a {HERMES} ", ["a ", ROME]),
+        (" <tool_call>x", [" <tool_call>x"]),
+        (f" {LLAMA} ", [ROME]),
+        (f"[{LLAMA}]", [ROME]),
+        (f"[ {LLAMA} , {LLAMA} ] ", [ROME, ROME]),
+        (f"{LLAMA};{LLAMA} ; {LLAMA};", [ROME, ROME, ROME]),
+        (f"[{LLAMA}; {LLAMA}]", [f"[{LLAMA}; {LLAMA}]"]),
+        (f"{LLAMA}, {LLAMA}", [f"{LLAMA}, {LLAMA}"]),
+        ("[]", ["[]"]),
+        ('{"name": "", "arguments": {}}', ['{"name": "", "arguments": {}}']),
+        ('{"name": 5, "arguments": {}}', ['{"name": 5, "arguments": {}}']),
+        ('{"name": "read"}', [ToolCall("read", "{}")]),
+        ('{"arguments": {"a": 1}, "name": "read"}', [ToolCall("read", '{"a": 1}')]),
+        ('{"name": "read", "arguments": [1]}', ['{"name": "read", "arguments": [1]}']),
+        ('{"name": "read", "arguments": "[1]"}', ['{"name": "read", "arguments": "[1]"}']),
+        ('{"name": "read", "arguments": "x"}', ['{"name": "read", "arguments": "x"}']),
+        ('{"name": "read", "arguments": {"a": 1}, "parameters": {"b": 2}}', [ToolCall("read", '{"a": 1}')]),
+        ('{"name": "read", "parameters": {"b": 2}, "arguments": {"a": 1}}', [ToolCall("read", '{"a": 1}')]),
+        ('{"name": "read", "parameters": {"é": 2}}', [ToolCall("read", '{"é": 2}')]),
+        ('{"name": "r\\u0065ad", "parameters": {"\\u00e9": 2}}', [ToolCall("read", '{"é": 2}')]),
+        ("<|python_tag|>print(1)", ["<|python_tag|>print(1)"]),
+        ("[TOOL_CALLS]", ["[TOOL_CALLS]"]),
+        (
+            f'[TOOL_CALLS] [{LLAMA}, {{"name": "new", "arguments": {{"a": 1}}}}]',
+            [ROME, ToolCall("new", '{"a": 1}')],
+        ),
+        (f"[TOOL_CALLS] [{LLAMA}] Ok.", [ROME, "Ok."]),
+        ("<tool_call></tool_call>", ["<tool_call></tool_call>"]),
+    ],
+)
+def test_what_is_a_call_and_what_is_none(text: str, expected: list[str | ToolCall]) -> None:
+    assert parse([text]) == expected
+    assert parse(list(text)) == expected
+
+
+def test_text_of_a_call() -> None:
+    assert ToolCall('é"', '{"a": 1}').text == '{"name": "é\\"", "arguments": {"a": 1}'
+    assert (ToolCall("a", "{}").whole, CallPiece().name, CallPiece().whole) == (True, None, False)
 
 
 MARKERS = ["<tool_call>", " <tool_call>", "</tool_call>", "[TOOL_CALLS]", "<tool", "_call>", "<|python_tag|>"]
