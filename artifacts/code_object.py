@@ -102,7 +102,7 @@ def _kernels(notes: bytes) -> Iterator[KernelResources]:
 
 def _metadata(data: bytes) -> Iterator[KernelResources]:
     try:
-        rows = msgpack.unpackb(data, raw=False, strict_map_key=True)["amdhsa.kernels"]
+        rows = msgpack.unpackb(data)["amdhsa.kernels"]
         for row in rows:
             yield _resources(row)
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:

@@ -246,7 +246,7 @@ def encode_layout(layout: Layout) -> bytes:
     table.update({name: getattr(layout, name) for name in _SCALARS})
     if layout.final_norm is not None:
         table["final_norm"] = [layout.final_norm.buffer, layout.final_norm.tensor, layout.final_norm.epsilon]
-    encoded: bytes = msgpack.packb(table, use_bin_type=True)
+    encoded: bytes = msgpack.packb(table)
     return encoded
 
 
@@ -296,8 +296,6 @@ def _read(check: Checker, data: bytes) -> Layout:
     """Read the map key by key; the tables' own counts are checked here, since msgpack bounds no header."""
     budget = _Budget()
     unpacker = msgpack.Unpacker(
-        raw=False,
-        strict_map_key=True,
         list_hook=budget.spend,
         ext_hook=_refuse_extension,
         max_buffer_size=max(len(data), 1),

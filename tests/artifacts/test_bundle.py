@@ -5,7 +5,10 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import dataclasses
+import errno
+import fcntl
 import gc
+import hashlib
 import os
 import shutil
 import signal
@@ -20,7 +23,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rocmforge.artifacts.bundle import open_bundle, verify_bundle
+from rocmforge.artifacts import bundle as bundle_module
+from rocmforge.artifacts.bundle import Bundle, check_replaceable, open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import encode_layout
 from rocmforge.artifacts.writer import BundleWriter
@@ -312,3 +316,211 @@ def test_F79_weights_written_to_while_they_are_mapped(model: Path) -> None:
             weights.check()  # what it gave meanwhile is not known
         os.utime(model / "weights.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
         weights.check()
+
+
+def test_each_target_has_the_layout_that_its_code_was_made_for(tmp_path: Path) -> None:
+    other = dataclasses.replace(LAYOUT, max_sequences=LAYOUT.max_sequences + 1)
+    targets = (MANIFEST.targets[0], dataclasses.replace(MANIFEST.targets[0], layout="gpu.msgpack"))
+    with BundleWriter(tmp_path / "m.rfb") as writer:
+        writer.add_bytes("weights.bin", WEIGHTS)
+        writer.add_bytes("layout.msgpack", LAYOUT_DATA)
+        writer.add_bytes("gpu.msgpack", encode_layout(other))
+        writer.add_bytes("code/host.so", b"")
+        writer.finish(dataclasses.replace(MANIFEST, targets=targets))
+    with open_bundle(tmp_path / "m.rfb") as bundle:
+        assert (bundle.layout, [bundle.layout_of(target) for target in targets]) == (LAYOUT, [LAYOUT, other])
+    flip(tmp_path / "m.rfb" / "gpu.msgpack", -1)
+    with pytest.raises(BundleError, match=r"gpu\.msgpack: expected sha256"):
+        open_bundle(tmp_path / "m.rfb")
+
+
+def test_progress_is_told_of_what_was_read(tmp_path: Path) -> None:
+    """In pieces of 1 MiB, the last one shorter."""
+    with BundleWriter(tmp_path / "m.rfb") as writer:
+        with writer.open_stream("weights.bin") as stream:
+            stream.write(bytes((2 << 20) + 5))
+        writer.add_bytes("layout.msgpack", LAYOUT_DATA)
+        writer.add_bytes("code/host.so", b"")
+        writer.finish(MANIFEST)
+    seen: list[tuple[str, int]] = []
+    with verify_bundle(tmp_path / "m.rfb", lambda name, n_bytes: seen.append((name, n_bytes))) as bundle:
+        assert seen == [("weights.bin", n) for n in (1 << 20, 1 << 20, 5)]
+        bundle.read_weights()  # again, from the start
+
+
+def message(path: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        open_bundle(path)
+    return str(caught.value)
+
+
+def test_what_is_said_of_a_bundle_that_is_not_what_it_lists(model: Path) -> None:
+    (model / "src" / "more.c").write_bytes(b"")
+    assert message(model) == f"{model}: src/more.c: expected only files of the manifest, found another"
+    (model / "src" / "more.c").unlink()
+    os.link(model / "tokenizer.json", model.parent / "name")
+    assert message(model) == f"{model}: tokenizer.json: expected one name for the file, found 2 hard links"
+    (model.parent / "name").unlink()
+    (model / "tokenizer.json").write_bytes(b"{} ")
+    assert message(model) == f"{model}: tokenizer.json: expected 2 bytes, found 3"
+    (model / "tokenizer.json").write_bytes(b"[]")
+    found = hashlib.sha256(b"[]").hexdigest()
+    assert (
+        message(model) == f"{model}: tokenizer.json: expected sha256 {hashlib.sha256(b'{}').hexdigest()}, found {found}"
+    )
+    (model / "tokenizer.json").unlink()
+    assert message(model) == f"{model}: tokenizer.json: expected a file, found none"
+    os.mkfifo(model / "tokenizer.json")
+    assert message(model) == f"{model}: tokenizer.json: expected a regular file, found another kind"
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.json").symlink_to(model / "manifest.json")
+    found = os.strerror(errno.ELOOP)
+    assert message(model) == f"{model}: tokenizer.json: expected a file, found {found}"
+    os.truncate(model / "manifest.json", (16 << 20) + 1)
+    assert message(model) == f"{model}: manifest.json: expected at most {16 << 20} bytes, found {(16 << 20) + 1}"
+    (model / "manifest.json").unlink()
+    assert message(model) == f"{model}: manifest.json: expected a file, found {os.strerror(errno.ENOENT)}"
+    shutil.rmtree(model)
+    assert message(model) == f"{model}: bundle: expected a readable folder, found {os.strerror(errno.ENOENT)}"
+    assert message(Path("a\0b")) == r"a\x00b: bundle: expected a readable folder, found embedded null byte"
+
+
+def test_what_is_no_file_of_a_bundle_cannot_be_read(model: Path) -> None:
+    with open_bundle(model) as bundle:
+        for name in ("weights.bin", "manifest.json", "other"):
+            with pytest.raises(BundleError) as caught:
+                bundle.read(name)
+            problem = "expected a file of the manifest that is not mapped"
+            assert str(caught.value) == f"{model}: {name}: {problem}"
+        (model / "src" / "embed.c").write_bytes(b"int y;\n")
+        with pytest.raises(BundleError, match=r"src/embed\.c: expected sha256"):
+            bundle.read("src/embed.c")
+
+
+def test_a_bundle_has_a_gibibyte_beside_its_weights_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_bundle(tmp_path / "m.rfb")
+    with open_bundle(model) as bundle:
+        files = bundle.manifest.files
+    small = sum(entry.n_bytes for name, entry in files.items() if name != "weights.bin")
+    monkeypatch.setattr(bundle_module, "MAX_SMALL_FILES_BYTES", small)
+    open_bundle(model).close()
+    monkeypatch.setattr(bundle_module, "MAX_SMALL_FILES_BYTES", small - 1)
+    assert message(model) == f"{model}: files: expected at most {small - 1} bytes beside the weights, found {small}"
+
+
+def test_a_layout_is_bounded_before_it_is_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(LAYOUT_DATA)
+    monkeypatch.setattr(bundle_module, "MAX_LAYOUT_BYTES", size)
+    open_bundle(model).close()
+    monkeypatch.setattr(bundle_module, "MAX_LAYOUT_BYTES", size - 1)
+    assert message(model) == f"{model}: layout.msgpack: expected at most {size - 1} bytes, found {size}"
+
+
+def test_empty_weights_are_not_mapped(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "m.rfb") as writer:
+        writer.add_bytes("weights.bin", b"")
+        bare = dataclasses.replace(LAYOUT, tensors=(), launches=(), final_norm=None)
+        writer.add_bytes("layout.msgpack", encode_layout(bare))
+        writer.add_bytes("code/host.so", b"")
+        writer.finish(MANIFEST)
+    with open_bundle(tmp_path / "m.rfb") as bundle, pytest.raises(BundleError) as caught:
+        bundle.map_weights()
+    assert str(caught.value) == f"{tmp_path / 'm.rfb'}: weights.bin: expected 1 bytes, found 0"
+
+
+def test_weights_that_are_known_are_not_read_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_bundle(model) as bundle:
+        status = (model / "weights.bin").stat()
+        assert bundle.weights_stamp == (len(WEIGHTS), status.st_mtime_ns)
+        os.utime(model / "weights.bin", ns=(0, 12345))
+        reads: list[int] = []
+        read_weights = Bundle.read_weights
+        monkeypatch.setattr(Bundle, "read_weights", lambda bundle: reads.append(1) or read_weights(bundle))
+        bundle.trust_weights((len(WEIGHTS), 12345))
+        bundle.map_weights()
+        assert (reads, bundle.weights_stamp) == ([], (len(WEIGHTS), 12345))
+        os.utime(model / "weights.bin", ns=(0, 12346))
+        for _ in range(2):
+            bundle.map_weights()
+        assert (reads, bundle.weights_stamp) == ([1], (len(WEIGHTS), 12346))
+        # What was refused is read once, and again only when it changed.
+        (model / "weights.bin").write_bytes(bytes(len(WEIGHTS)))
+        for time_ns in (1, 1, 2, 2):
+            os.utime(model / "weights.bin", ns=(0, time_ns))
+            with pytest.raises(BundleError, match=r"weights\.bin: expected sha256"):
+                bundle.map_weights()
+        assert reads == [1, 1, 1]
+
+
+def test_weights_that_the_disk_does_not_give(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_bundle(model) as bundle:
+        weights = bundle.map_weights()
+        weights._guard.broken = True
+        with pytest.raises(BundleError) as caught:
+            weights.check()
+        problem = "expected readable, found that the disk did not give a part of it"
+        assert str(caught.value) == f"{model}: weights.bin: {problem}"
+        monkeypatch.setattr(os, "lseek", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(BundleError) as caught:
+            bundle.read_weights()
+        assert str(caught.value) == f"{model}: weights.bin: expected readable, found Input/output error"
+
+
+def test_verifying_what_is_wrong_leaves_nothing_open(model: Path) -> None:
+    flip(model / "weights.bin")
+    gc.collect()  # what other tests left behind
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(BundleError) as caught:
+        verify_bundle(model)
+    assert set(os.listdir("/proc/self/fd")) <= before
+    assert caught.value.field == "weights.bin"
+
+
+def test_a_bundle_that_is_replaced_while_it_is_opened_is_opened_anew(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old folder has lost a file already: the new one at the same name counts."""
+    new = write_bundle(model.parent / "new.rfb", b"new code")
+    decode = bundle_module.decode_manifest
+
+    def replacing(path: Path, data: bytes) -> object:
+        if new.exists():
+            os.rename(model, model.parent / "old.rfb")
+            os.rename(new, model)
+            (model.parent / "old.rfb" / "tokenizer.json").unlink()
+        return decode(path, data)
+
+    monkeypatch.setattr(bundle_module, "decode_manifest", replacing)
+    with open_bundle(model) as bundle:
+        assert bundle.read("code/host.so") == b"new code"
+    # One that is gone, and not replaced, is an error.
+    monkeypatch.setattr(
+        bundle_module, "decode_manifest", lambda path, _: shutil.rmtree(path.parent) or decode(path, b"")
+    )
+    with pytest.raises(BundleError, match="json"):
+        open_bundle(model)
+
+
+def test_code_is_sealed_and_stands_at_its_start(model: Path) -> None:
+    with open_bundle(model) as bundle:
+        fd = bundle.open_code("code/host.so")
+    try:
+        assert os.readlink(f"/proc/self/fd/{fd}") == "/memfd:host.so (deleted)"
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 0
+        assert not os.get_inheritable(fd)
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == (
+            fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        )
+    finally:
+        os.close(fd)
+
+
+def test_check_replaceable_leaves_nothing_open(model: Path) -> None:
+    gc.collect()  # what other tests left behind
+    before = set(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        check_replaceable(model)
+        assert set(os.listdir("/proc/self/fd")) <= before
+    finally:
+        gc.enable()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocmforge.artifacts.errors import BundleError
+from rocmforge.artifacts.errors import BundleError, printable
 from rocmforge.artifacts.layout import Checker
 from rocmforge.artifacts.manifest import (
     FORMAT_MAJOR,
@@ -25,6 +25,7 @@ from rocmforge.artifacts.manifest import (
     compute_digest,
     decode_manifest,
     encode_manifest,
+    listed_files,
 )
 
 PATH = Path("model.rfb/manifest.json")
@@ -58,6 +59,8 @@ MANIFEST = Manifest(
     },
 )
 DATA = encode_manifest(MANIFEST)
+READS = f"{FORMAT_MAJOR}.0 to {FORMAT_MAJOR}.{FORMAT_MINOR}"
+OTHER_DIGEST = "bundle_digest: expected the digest of the manifest itself, found another"
 
 
 def edited(path: str, value: Any) -> bytes:
@@ -213,6 +216,7 @@ def test_bad_fields_are_named(data: bytes, field: str) -> None:
         decode_manifest(PATH, data)
     assert field in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{PATH}: {printable(caught.value.field)}: expected ")
 
 
 @pytest.mark.parametrize("length", [511, 512, 513])
@@ -225,3 +229,182 @@ def test_names_of_files_have_at_most_512_characters(length: int) -> None:
         return
     with pytest.raises(BundleError):
         check_file_name(Checker("bundle"), name)
+
+
+@pytest.mark.parametrize(
+    "path, value, problem",
+    [
+        *(
+            ("format_version", other, f"format_version: expected {READS} (what this rocmforge reads), found {other}")
+            for other in ("9.0", f"{FORMAT_MAJOR}.{FORMAT_MINOR + 1}")
+        ),
+        ("format_version", "01.0", "format_version: expected MAJOR.MINOR, found '01.0'"),
+        ("format_version", "1" * 17, "format_version: expected 1 to 16 characters, found 17"),
+        ("bundle_digest", "sha256:g", "bundle_digest: expected sha256: and 64 hex digits, found 'sha256:g'"),
+        ("bundle_digest", "s" * 129, "bundle_digest: expected 1 to 128 characters, found 129"),
+        ("files|weights.bin|sha256", "a" * 65, f"files.weights.bin.sha256: expected 64 hex digits, found '{'a' * 65}'"),
+        ("files|weights.bin|sha256", "a" * 129, "files.weights.bin.sha256: expected 1 to 128 characters, found 129"),
+        ("files|weights.bin|n_bytes", -1, f"files.weights.bin.n_bytes: expected 0 to {2**63 - 1}, found -1"),
+        ("files|weights.bin|more", 1, "files.weights.bin.more: expected no such field, found one"),
+        ("files|weights.bin", ..., "files.weights.bin: expected a value, found none"),
+        ("files|weights.bin", 3, "files.weights.bin: expected an object, found int"),
+        ("files|layout.msgpack", ..., "files.layout.msgpack: expected a value, found none"),
+        ("files", [], "files: expected an object, found list"),
+        ("model|source_sha256", "A" * 64, f"model.source_sha256: expected 64 hex digits, found '{'A' * 64}'"),
+        ("model|architecture", "", "model.architecture: expected 1 to 512 characters, found 0"),
+        ("model|name", "n" * 65537, "model.name: expected 0 to 65536 characters, found 65537"),
+        ("model|quantization", "n" * 513, "model.quantization: expected 0 to 512 characters, found 513"),
+        ("model|parameters", -1, f"model.parameters: expected 0 to {2**63 - 1}, found -1"),
+        ("model|context_length", 0, f"model.context_length: expected 1 to {2**63 - 1}, found 0"),
+        ("model|metadata", [], "model.metadata: expected an object, found list"),
+        ("model|metadata|x", None, "model.metadata.x: expected a scalar, found NoneType"),
+        ("model|name", ..., "model.name: expected a value, found none"),
+        ("model", 3, "model: expected an object, found int"),
+        ("generator", "", "generator: expected 1 to 512 characters, found 0"),
+        ("options", [], "options: expected an object, found list"),
+        ("tokenizer", None, "tokenizer: expected an object, found NoneType"),
+        ("memory", [], "memory: expected an object, found list"),
+        ("memory|host", [], "memory.host: expected an object, found list"),
+        ("memory|host|weights", -1, f"memory.host.weights: expected 0 to {2**63 - 1}, found -1"),
+        ("kernels", {}, "kernels: expected an array, found dict"),
+        ("kernels", [{}, 1], "kernels[1]: expected an object, found int"),
+        ("golden", [[]], "golden[0]: expected an object, found list"),
+        ("targets", [], None),
+        ("targets", [dataclasses.asdict(TARGET)] * 256, None),
+        ("targets", [dataclasses.asdict(TARGET)] * 257, "targets: expected 0 to 256 elements, found 257"),
+        ("targets|0|backend", "cuda", "targets[0].backend: expected one of hip, host"),
+        ("targets|0|file", "x", "targets[0].file: expected a file of the bundle, found 'x'"),
+        ("targets|0|layout", "x", "targets[0].layout: expected a file of the bundle, found 'x'"),
+        ("targets|0|file", 3, "targets[0].file: expected a string, found int"),
+        ("targets|0|more", 3, "targets[0].more: expected no such field, found one"),
+        *(
+            (f"targets|0|{name}", "", f"targets[0].{name}: expected 1 to 512 characters, found 0")
+            for name in ("arch", "toolchain", "toolchain_version", "determinism")
+        ),
+        ("targets|0|level", "", None),
+        ("targets|0|entry", "", None),
+        ("targets|0|level", 1, "targets[0].level: expected a string, found int"),
+        ("targets|0|abi", 0, None),
+        ("targets|0|abi", 2**31, None),
+        ("targets|0|abi", -1, f"targets[0].abi: expected 0 to {2**31}, found -1"),
+        ("targets|0|abi", 2**31 + 1, f"targets[0].abi: expected 0 to {2**31}, found {2**31 + 1}"),
+        ("targets|0|flags", [], None),
+        ("targets|0|flags", ["-O3"] * 1024, None),
+        ("targets|0|flags", ["-O3"] * 1025, "targets[0].flags: expected 0 to 1024 elements, found 1025"),
+        ("targets|0|flags", ["-O3", ""], "targets[0].flags[1]: expected 1 to 65536 characters, found 0"),
+        ("targets|0|flags", ["f" * 65536], None),
+        *(
+            ("targets|0|golden_tolerance", value, "targets[0].golden_tolerance: expected a finite number, 0.0 or more")
+            for value in (0, -0.5, None, "0.0")
+        ),
+        ("targets|0|golden_tolerance", 0.5, None),
+        ("model|context_length", 1, None),
+        ("model|parameters", 0, None),
+        ("model|quantization", "", None),
+        ("model|name", "n" * 65536, None),
+        ("format_version", "1.0", None),
+        ("format_version", "1.1", None),
+        ("kernels", [{}] * 65536, None),
+        ("kernels", [{}] * 65537, "kernels: expected 0 to 65536 elements, found 65537"),
+    ],
+)  # fmt: skip
+def test_what_is_taken_and_what_is_said_of_the_rest(path: str, value: Any, problem: str | None) -> None:
+    data = edited(path, value)
+    if problem is None:
+        assert encode_manifest(decode_manifest(PATH, data)) == data
+        return
+    with pytest.raises(BundleError) as caught:
+        decode_manifest(PATH, data)
+    assert str(caught.value) == f"{PATH}: {problem}"
+
+
+@pytest.mark.parametrize(
+    "name, problem",
+    [
+        ("", "1 to 512 characters, found 0"),
+        ("/".join("abc" for _ in range(129)), "1 to 512 characters, found 515"),
+        ("/a", "a relative path, found an absolute one"),
+        ("a\\b", "printable characters and no backslash"),
+        ("a\tb", "printable characters and no backslash"),
+        ("e\u0301", "Unicode form NFC"),
+        ("a//b", "no empty, '.', '..' or overlong part"),
+        ("a/.", "no empty, '.', '..' or overlong part"),
+        ("..", "no empty, '.', '..' or overlong part"),
+        ("é" * 128, "no empty, '.', '..' or overlong part"),
+        ("Manifest.JSON", "every file but the manifest"),
+    ],
+)
+def test_names_that_are_not_the_same_everywhere(name: str, problem: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        check_file_name(Checker("bundle"), name)
+    assert str(caught.value) == f"bundle: {printable(f'files.{name}')}: expected {problem}"
+
+
+@pytest.mark.parametrize("name", ["a", "a/b c", "é" * 127 + "a", "a/manifest.json", "..a/.b", "a" * 255])
+def test_names_that_are_taken(name: str) -> None:
+    assert check_file_name(Checker("bundle"), name) == name
+
+
+def test_what_is_said_of_names_that_clash() -> None:
+    for names, problem in (
+        (("Weights.bin",), "files.weights.bin: expected to differ from 'Weights.bin' by more than case"),
+        (("CODE/x",), "files.code/host.so: expected to differ from 'CODE' by more than case"),
+        (("weights.bin/x",), "files.weights.bin: expected a file, found the folder of another"),
+    ):
+        with pytest.raises(BundleError) as caught:
+            decode_manifest(PATH, with_files(*names))
+        assert str(caught.value) == f"{PATH}: {problem}"
+    assert "code/x/y" in decode_manifest(PATH, with_files("code/x/y", "code/x/z")).files
+
+
+def test_a_bundle_has_4096_files_at_most() -> None:
+    more = [f"src/{i}" for i in range(4096 - len(MANIFEST.files))]
+    assert len(decode_manifest(PATH, with_files(*more)).files) == 4096
+    with pytest.raises(BundleError) as caught:
+        decode_manifest(PATH, with_files(*more, "src/last"))
+    assert str(caught.value) == f"{PATH}: files: expected at most 4096, found 4097"
+
+
+def test_a_manifest_of_16_mib_is_looked_at() -> None:
+    for size, field in ((16 << 20, "json"), ((16 << 20) + 1, "size")):
+        with pytest.raises(BundleError) as caught:
+            decode_manifest(PATH, b" " * size)
+        assert caught.value.field == field
+    assert str(caught.value).endswith(f"expected at most {16 << 20} bytes, found {(16 << 20) + 1}")
+
+
+def test_names_of_files_that_a_manifest_of_any_version_lists() -> None:
+    assert listed_files(PATH, DATA) == set(MANIFEST.files)
+    assert listed_files(PATH, edited("format_version", "7.3")) == set(MANIFEST.files)
+
+
+@pytest.mark.parametrize(
+    "data, problem",
+    [
+        (b"[]\n", "manifest: expected an object, found list"),
+        (edited("format_version", "7"), "format_version: expected MAJOR.MINOR, found '7'"),
+        (edited("format_version", ...), "format_version: expected a string, found NoneType"),
+        (edited("files", []), "files: expected an object, found list"),
+        (edited("files", ...), "files: expected an object, found NoneType"),
+        (edited("bundle_digest", "sha256:" + SHA), OTHER_DIGEST),
+        (edited("bundle_digest", ...), OTHER_DIGEST),
+        (DATA + b" ", OTHER_DIGEST),
+        (
+            DATA.replace(b":1.5", b":1e999"),
+            "json: expected finite numbers, found otherwise (Out of range float values are not JSON compliant: inf)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_manifest_of_any_version(data: bytes, problem: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        listed_files(PATH, data)
+    assert str(caught.value).startswith(f"{PATH}: {problem.removesuffix(': inf)')}")
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    for number in ("NaN", "Infinity", "-Infinity"):
+        with pytest.raises(BundleError) as caught:
+            decode_manifest(PATH, DATA.replace(b":1.5", f":{number}".encode()))
+        assert str(caught.value) == f"{PATH}: json: expected canonical JSON, found otherwise ({number} is not a number)"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_manifest(dataclasses.replace(MANIFEST, options={"a": float("nan")}))

@@ -59,3 +59,32 @@ def test_all_packable_types_have_a_size() -> None:
 def test_F39_shapes_that_no_packing_holds(packing: str, shape: tuple[int, ...], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         packed_bytes(packing, shape)
+
+
+# Columns of a block, and bytes of a row of it: weights of 16 bytes and more are read by lane, 8 columns at once.
+LANES = {
+    "f32": (8, 32), "f16": (8, 16), "bf16": (8, 16), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22),
+    "q5_1": (32, 24), "q8_0": (32, 34), "q4_k": (256, 148), "q5_k": (256, 180), "q6_k": (256, 212),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PACKABLE_TYPES)
+def test_sizes_in_lanes_of_32(kind: str) -> None:
+    name = kind.lower()
+    columns, n_bytes = LANES[name]
+    for rows, tiles in ((1, 1), (32, 1), (33, 2), (64, 2)):
+        assert packed_bytes(f"lanes32_{name}", (rows, 3 * columns)) == 32 * tiles * 3 * n_bytes
+    assert packed_bytes(f"lanes32_pairs_{name}", (128, columns)) == 128 * n_bytes
+    with pytest.raises(ValueError, match=rf"^expected rows by a multiple of {columns} columns$"):
+        packed_bytes(f"lanes32_{name}", (32, columns + 1))
+    with pytest.raises(ValueError, match=r"^expected a multiple of 64 rows$"):
+        packed_bytes(f"lanes32_pairs_{name}", (96, columns))
+
+
+def test_pairs_of_rows16_are_tiles_of_64_rows() -> None:
+    assert packed_bytes("rows16_pairs_q8_0", (64, 32)) == 64 * 34
+    assert packed_bytes("rows16_q8_0", (65, 32)) == 80 * 34
+    with pytest.raises(ValueError, match=r"^expected a multiple of 64 rows$"):
+        packed_bytes("rows16_pairs_q8_0", (32, 32))
+    with pytest.raises(ValueError, match=r"^expected positions by an even number of cosines and sines$"):
+        packed_bytes("rope_table", (2, 2, 2))

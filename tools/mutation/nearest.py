@@ -165,7 +165,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/compiler/test_attention_hip.py",
     ),
     "compiler/lower*": ("tests/compiler/test_plan.py", "tests/compiler/test_templates.py"),
-    "artifacts/tokenizer_config.py": ("tests/compiler/test_tokenizer.py",),
+    "artifacts/errors.py": ("tests/test_cli_errors.py",),
     "artifacts/*": ("tests/artifacts/test_bundle.py", "tests/artifacts/test_writer.py"),
 }
 
