@@ -48,4 +48,29 @@ def test_memory_of_workgroups() -> None:
 def test_arches() -> None:
     assert waves_per_simd(kernel(32), "gfx1250") is None
     gpus = {arch for arch, target in TARGETS.items() if target.gpu is not None}
-    assert {name for name, row in GPU_ARCHES.items() if row.registers} <= gpus
+    assert {name for name, row in GPU_ARCHES.items() if row.registers} == gpus - {"gfx1250"}
+
+
+# Vector registers of a lane, granule, most waves, SIMDs, LDS: by LLVM's AMDGPUBaseInfo, and AMD's ISA guides.
+VEGA, CDNA, CDNA4 = (256, 4, 10, 4, 65536), (512, 8, 8, 4, 65536), (512, 8, 8, 4, 163840)
+RDNA, RDNA_LARGE = (1024, 16, 16, 2, 65536), (1536, 24, 16, 2, 65536)
+LARGE = {"gfx1100", "gfx1101", "gfx1151", "gfx1200", "gfx1201", "gfx12-generic"}
+
+
+def test_register_files() -> None:
+    for arch, row in GPU_ARCHES.items():
+        if row.registers is None:
+            continue
+        if arch.startswith("gfx1"):
+            expected = RDNA_LARGE if arch in LARGE else RDNA
+        else:
+            expected = {"gfx906": VEGA, "gfx908": VEGA, "gfx950": CDNA4}.get(arch, CDNA)
+        assert dataclasses.astuple(row.registers) == expected, arch
+
+
+def test_a_group_counts_with_all_its_waves_and_never_as_none() -> None:
+    assert waves_per_simd(kernel(32, 32 << 10, max_threads=33), "gfx1100") == 2  # two waves, half empty
+    assert waves_per_simd(kernel(32, 32 << 10, max_threads=32), "gfx1100") == 1
+    assert waves_per_simd(kernel(32, 64 << 10, max_threads=32), "gfx1100") == 1
+    assert waves_per_simd(kernel(0, 1, max_threads=32), "gfx1100") == 16
+    assert waves_per_simd(kernel(1, 0), "gfx906") == waves_per_simd(kernel(4, 0), "gfx906") == 10
