@@ -1,0 +1,121 @@
+"""What `rfc doctor` says of machines of all kinds: each finding, found and not found."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rocmforge.artifacts.errors import ToolchainError
+from rocmforge.artifacts.host import LEVEL_FEATURES
+from rocmforge.compiler import doctor
+from rocmforge.compiler.doctor import Finding, examine
+
+
+def findings() -> dict[str, Finding]:
+    found = examine()
+    assert len({finding.what for finding in found}) == len(found) == 10
+    return {finding.what: finding for finding in found}
+
+
+class Runtime:
+    """In the place of HIP's library: gives a version, or an error."""
+
+    def __init__(self, version: int, status: int) -> None:
+        def get_version(number: SimpleNamespace) -> int:
+            number._obj.value = version
+            return status
+
+        self.hipRuntimeGetVersion = get_version
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine with nothing on it, and a cache that can be written; its folder."""
+
+    def missing(*_: object) -> None:
+        raise ToolchainError("not here")
+
+    for name in ("find_host_toolchain", "find_hipcc"):
+        monkeypatch.setattr(doctor, name, missing)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(doctor, "cpu_features", frozenset)
+    monkeypatch.setattr(doctor, "installed_arches", list)
+    monkeypatch.setattr(doctor, "library_paths", lambda: ["/nowhere/libamdhip64.so.7"])
+    monkeypatch.setattr(doctor, "default_cache_dir", lambda: tmp_path / "not" / "yet")
+    return tmp_path
+
+
+def test_a_machine_with_nothing(bare: Path) -> None:
+    v4, v3 = (", ".join(LEVEL_FEATURES[level]) for level in ("x86_64_v4", "x86_64_v3"))
+    assert list(findings().values()) == [
+        Finding("zig toolchain", False, "not here", needed=True),
+        Finding("cc", False, "not on PATH (optional)"),
+        Finding("clang", False, "not on PATH (optional)"),
+        Finding("hipcc", False, "not here (optional: clang builds every arch)"),
+        Finding("host x86_64_v4", False, f"this CPU lacks {v4}"),
+        Finding("host x86_64_v3", False, f"this CPU lacks {v3}"),
+        Finding("host portable", True, "this CPU runs it", needed=True),
+        Finding("AMD GPU", False, "none found in /sys/class/kfd/kfd/topology/nodes (the host target serves)"),
+        Finding("HIP runtime", False, "libamdhip64.so.7 or older not found (GPUs need ROCm 5.7's or newer)"),
+        Finding("build cache", True, str(bare / "not" / "yet")),
+    ]
+
+
+def test_a_machine_with_everything(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[str, str, tuple[str, ...]]] = []
+
+    class Zig:
+        version = "zig 1"
+
+        def compile(self, source: Path, output: Path, include: Path, variant: object) -> None:
+            assert source.parent == output.parent == include
+            compiled.append((source.name, output.name, tuple(source.read_text().split())))
+
+    monkeypatch.setattr(doctor, "find_host_toolchain", Zig)
+    monkeypatch.setattr(
+        doctor, "find_hipcc", lambda: SimpleNamespace(version="HIP 6", arches={"gfx906", "gfx1100", "gfx803"})
+    )
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset(LEVEL_FEATURES["x86_64_v3"]))
+    monkeypatch.setattr(doctor, "installed_arches", lambda: ["gfx1100", "gfx942"])
+    monkeypatch.setattr(doctor, "library_paths", lambda: ["/missing.so", "/hip.so", "/older.so"])
+    libraries = {"/hip.so": Runtime(60_342_134, 0), "/older.so": Runtime(50_700_000, 0)}
+
+    def load(path: str) -> object:
+        if path not in libraries:
+            raise OSError(path)
+        return libraries[path]
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    found = findings()
+    assert {what for what, finding in found.items() if not finding.ok} == {"host x86_64_v4"}
+    assert {what: finding.text for what, finding in found.items() if what[:4] != "host"} == {
+        "zig toolchain": "zig 1",
+        "cc": "/usr/bin/cc (--toolchain cc)",
+        "clang": "/usr/bin/clang (--toolchain clang)",
+        "hipcc": "HIP 6 (knows 2 of our arches)",
+        "AMD GPU": "gfx1100, gfx942",
+        "HIP runtime": "/hip.so (HIP 6.3)",
+        "build cache": str(bare / "not" / "yet"),
+    }
+    assert {what for what, finding in found.items() if finding.needed} == {"zig toolchain", "host portable"}
+    assert compiled == [("probe.c", "probe.o", ("int", "probe(void)", "{", "return", "1;", "}"))]
+    for other in (Runtime(60_342_134, 1), SimpleNamespace()):  # an error, or no such function
+        libraries["/hip.so"] = other  # type: ignore[assignment]
+        assert findings()["HIP runtime"].text == "/hip.so (HIP of unknown version)"
+
+
+def test_a_cache_that_cannot_be_written(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def access(path: Path, mode: int) -> bool:
+        asked.append((path, mode))
+        return False
+
+    monkeypatch.setattr(doctor.os, "access", access)
+    cache = bare / "not" / "yet"
+    assert findings()["build cache"] == Finding("build cache", False, f"{cache} cannot be written: --cache-dir")
+    assert asked == [(bare, 2)]  # the nearest folder that is there
