@@ -143,7 +143,7 @@ def test_kernels_for_many_tokens_cost_one_token_nothing(model: Model, tmp_path: 
         many = template in {"gemm", "attention_tiled"}
         tokens = dict(row["parameters"]).get("tokens", 1)  # type: ignore[call-overload]
         assert (row["launches_per_step"] == 0) == (many or tokens > 1), row
-        assert bool(row["operations_per_token"]) == (template == "gemv" and tokens == 1 or template == "norm")
+        assert bool(row["operations_per_token"]) == ((template == "gemv" and tokens == 1) or template == "norm")
 
 
 def test_what_a_gpus_kernels_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.artifacts.host import LEVEL_FEATURES
-from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS, CodeVariant, GpuFeatures, find_targets
+from rocmforge.artifacts.targets import GpuFeatures
+from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS, CodeVariant, find_targets
 
 # LLVM's AMDGPU usage guide: lanes of a wave, the int8 dot instruction, the int8 matrix instruction.
 VEGA = (64, "sdot4", "none")

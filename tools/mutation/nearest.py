@@ -13,6 +13,7 @@ HTTP: Final = "tests/runtime/http/"
 GPU: Final = "tests/compiler/test_kernels_hip.py::"
 HOST: Final = "tests/compiler/test_kernels_host.py::"
 EMULATOR: Final = "tests/tools/emulator/"
+RECORDED: Final = (HTTP + "test_recorded_answers.py",)  # whole answers of all APIs, in seconds
 # Minutes each: only for what the table gives them.
 SLOW: Final = ("test_kernels", "test_attention_hip", "test_sample_hip", "test_emulated", "test_gpu_code", "test_shapes")
 MOST: Final = 8
@@ -179,6 +180,7 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
     users = [name.rpartition(".")[2] for name in _users(root, module)]
     candidates = (
+        *(RECORDED if path.startswith("runtime/http/") else ()),
         *sorted(named, key=lambda test: (not _mirrors(test, path), test not in unit, len(test))),
         *(test for test in unit if _same_subject(test, path)),
         *(test for test in unit if module in direct[test] and path.startswith("runtime/http/")),
