@@ -6,26 +6,32 @@ After a change that is meant: `python -m rocmforge.tests.runtime.http.test_recor
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import json
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import falcon.testing
+import msgspec
 import pytest
 
 from rocmforge.runtime.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.http import schema
 from rocmforge.runtime.http.app import create_app
 from rocmforge.runtime.http.limits import HttpLimits
 from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import Service
 from rocmforge.runtime.metrics import Metrics
 
-from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer
+from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
 from .test_response_tools import CITY, LARK, Specs
 
 DATA = Path(__file__).parents[2] / "data" / "answers"
+OPENAPI = DATA.with_name("openapi.txt")
 # What differs from run to run: the digits of ids, times, rates, our version.
 IDS = re.compile(r'("(?:id|call_id|item_id|tool_call_id)": ?"(?:[a-z]+[_-])*)[0-9a-zA-Z]{12,}"')
 TIMES = re.compile(
@@ -276,9 +282,55 @@ def test_each_record_has_its_case() -> None:
     assert {path.stem for path in DATA.iterdir()} == set(CASES)
 
 
+def openapi() -> Iterator[str]:
+    """What OpenAPI says of each operation and each schema, a line each, without texts for people."""
+    document = falcon.testing.TestClient(make_app(FakeEngine())).simulate_get("/openapi.json").json
+    components = document["components"]
+    yield json.dumps({"paths": len(document["paths"]), "components": sorted(components), **without(document, "paths")})
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            yield f"{method} {path} {bare(operation)}"
+    for name, shape in components["schemas"].items():
+        yield f"{name} {bare(shape)}"
+
+
+def without(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key not in (*names, "components", "info")}
+
+
+def bare(value: Any) -> str:
+    def strip(value: Any, named: bool = False) -> Any:
+        if isinstance(value, dict):
+            told = value if named else without(value, "description", "title", "summary")
+            return {key: strip(item, key == "properties") for key, item in told.items()}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    text = json.dumps(strip(value), separators=(",", ":"))
+    text = re.sub(r'\{"\$ref":"#/components/schemas/(\w+)"\}', r"\1", text)
+    return re.sub(r'\{"content":\{"application/json":\{"schema":(\w+)\}\}\}', r"\1", text)
+
+
+def test_what_openapi_says_is_the_recorded_one() -> None:
+    assert list(openapi()) == OPENAPI.read_text("utf-8").splitlines()
+
+
+def test_documents_are_made_by_keyword_alone() -> None:
+    """So the order of their fields is that of the JSON, and no caller's."""
+    modules = [
+        importlib.import_module(f"{schema.__name__}.{item.name}") for item in pkgutil.iter_modules(schema.__path__)
+    ]
+    structs = {one for module in modules for one in vars(module).values() if isinstance(one, type(msgspec.Struct))}
+    structs.discard(msgspec.Struct)
+    assert len(structs) > 100
+    for struct in structs:
+        kinds = {parameter.kind for parameter in inspect.signature(struct).parameters.values()}
+        assert kinds <= {inspect.Parameter.KEYWORD_ONLY}, struct
+
+
 if __name__ == "__main__":
     DATA.mkdir(exist_ok=True)
     for old in DATA.iterdir():
         old.unlink()
     for case_name, one in CASES.items():
         (DATA / f"{case_name}.txt").write_text(exchange(one), "utf-8")
+    OPENAPI.write_text("".join(f"{line}\n" for line in openapi()), "utf-8")
