@@ -45,7 +45,7 @@ class RateLimiter:
             self._buckets[client] = (tokens - 1.0 if allowed else tokens, now)
             if len(self._buckets) > self._max_clients:
                 self._buckets.popitem(last=False)
-        return 0 if allowed else max(1, math.ceil((1.0 - tokens) / self._per_second))
+        return 0 if allowed else math.ceil((1.0 - tokens) / self._per_second)
 
 
 def client_of_address(address: str) -> str:

@@ -23,8 +23,8 @@ from rocmforge.runtime.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.http import schema
 from rocmforge.runtime.http.app import create_app
 from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.http.registry import Lease, OneModel
+from rocmforge.runtime.http.service import ServedModel, Service
 from rocmforge.runtime.metrics import Metrics
 
 from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
@@ -35,8 +35,8 @@ OPENAPI = DATA.with_name("openapi.txt")
 # What differs from run to run: the digits of ids, times, rates, our version.
 IDS = re.compile(r'("(?:id|call_id|item_id|tool_call_id)": ?"(?:[a-z]+[_-])*)[0-9a-zA-Z]{12,}"')
 TIMES = re.compile(
-    r'("(?:created|created_at|expires_at|modified_at|[a-z_]*duration|(?:prompt|predicted)_[a-z_]*ms'
-    r'|(?:prompt|predicted|recent_tokens)_per_second|version|build_info)": ?)(?:"[^"]*"|[0-9.e+-]+)'
+    r'("(?:created|created_at|expires_at|[a-z_]*duration|(?:prompt|predicted)_[a-z_]*ms'
+    r'|(?:prompt|predicted)_per_second|version|build_info)": ?)(?!1700000000|"9999)(?:"[^"]*"|[0-9.e+-]+)'
 )
 # The model thinks, answers, calls a tool and thinks again.
 REPLY = ["<think>", "Hm", "m.\n", "</think>", "\n\n", "Look ", "here.", "<tool_call>", '{"name": "weather", "argu']
@@ -62,6 +62,49 @@ class Case:
     body: Mapping[str, Any] | None = None
     reply: list[str] = dataclasses.field(default_factory=lambda: TEXT)
     engine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    models: bool = False  # several, and not one alone
+
+
+# Not loaded, and says little; and loaded, with much to say.
+IDLE = dataclasses.replace(
+    MODEL,
+    **{"name": "idle", "aliases": ("other:x",), "parameters": 134_515_008, "quantization": "", "weights_bytes": 0},
+    **{"size_bytes": 7 << 20, "path": "/models/idle.rfb", "fingerprint": "sha256:" + "0123456789abcdef" * 4},
+    metadata={"general.architecture": "qwen3", "general.author": "A. Uthor", "qwen3.embedding_length": True},
+)
+TOLD = {"general.architecture": "qwen2", "general.organization": "Org", "general.license": "mit"}
+RICH = dataclasses.replace(
+    MODEL,
+    **{
+        "name": "org/c|x",
+        "size_bytes": 1_234_567_890,
+        "context_length": 64,
+        "tensor_count": 30,
+        "vocab_size": 99,
+        "weights_bytes": 10**9,
+    },
+    metadata={**TOLD, "general.author": "N. Obody", "qwen2.block_count": 30, "qwen2.embedding_length": 64},
+)
+
+
+class Several(OneModel):
+    """The first and the last are loaded; the last ends a minute from 2000 on."""
+
+    def __init__(self, engine: FakeEngine, template: FakeTemplate, specs: Specs) -> None:
+        made = (Service(engine, FakeTokenizer(), template, model, specs) for model in (MODEL, RICH))
+        self.services = {service.model.name: service for service in made}
+
+    def cards(self) -> list[ServedModel]:
+        return [MODEL, IDLE, RICH]
+
+    def loaded(self) -> list[Service]:
+        return list(self.services.values())
+
+    def lease(self, name: str | None) -> Lease:
+        return Lease(self.services[self.card(name).name])
+
+    def expires_in(self, name: str) -> float | None:
+        return None
 
 
 def both(name: str, path: str, body: Mapping[str, Any], reply: list[str] = TEXT, **engine: Any) -> Iterator[Any]:
@@ -177,6 +220,21 @@ def cases() -> Iterator[tuple[str, Case]]:
     output = {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "sunny"}]}
     talk = [{"role": "developer", "content": "a"}, USER, {"type": "reasoning", "summary": []}, call, output]
     yield "responses_talk", Case(responses, {"input": talk, "tools": flat, "tool_choice": "none"}, REPLY)
+    listed = (
+        "models",
+        "v1/models",
+        "v1/models/other:x",
+        "v1/models/idle",
+        "api/tags",
+        "api/v0/models",
+        "api/v1/models",
+    )
+    asked_of_one = ("props?model=org/c|x", "v1/throughput?model=idle", "v1/throughput?model=org/c|x&bandwidth_gbps=7.5")
+    for path in (*listed, *asked_of_one, "api/v0/models/idle", "health", "api/ps", "slots", "tokenizer_info"):
+        yield f"several_{re.sub(r'[^a-z0-9]', '_', path)}", Case(f"/{path}", models=True)
+    yield "several_check", Case("/v1/models/check", {"models": ["idle", "other:x", "org/c|x", "none"]}, models=True)
+    yield "several_show", Case("/api/show", {"model": "org/c|x"}, models=True)
+    yield "several_chat", Case(chat, {"messages": [USER], "model": "org/c|x:latest"}, models=True)
     for name, (path, body) in WRONG.items():
         yield f"wrong_{name}", Case(path, body)
 
@@ -261,9 +319,9 @@ def described(request: GenerationRequest) -> str:
 def exchange(case: Case) -> str:
     """The answer, and what was asked of the engine, the template and the constraints."""
     engine, template, specs = FakeEngine(reply=case.reply, **case.engine), FakeTemplate(), Specs()
-    app = create_app(
-        OneModel(Service(engine, FakeTokenizer(), template, MODEL, specs)), Metrics(), HttpLimits(max_streams=3)
-    )
+    one = OneModel(Service(engine, FakeTokenizer(), template, MODEL, specs))
+    models = Several(engine, template, specs) if case.models else one
+    app = create_app(models, Metrics(), HttpLimits(max_streams=3))
     client = falcon.testing.TestClient(app)
     result = client.simulate_get(case.path) if case.body is None else client.simulate_post(case.path, json=case.body)
     lines = [f"{result.status_code} {result.headers['content-type']}", *result.text.splitlines()]
