@@ -285,3 +285,16 @@ def test_what_has_gone_already_is_closed(listener: Listener, monkeypatch: pytest
     client = socket.create_connection(listener.socket.getsockname(), timeout=5)
     assert end_of(client, listener) == b""
     assert channels(listener) == []
+
+
+def test_what_asks_how_the_server_is_waits_for_no_generation(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: dict[str, list[str]] = {"urgent": [], "other": []}
+    for kind, name in (("urgent", "_urgent"), ("other", "task_dispatcher")):
+        queue = SimpleNamespace(add_task=lambda channel, kind=kind: taken[kind].append(channel.requests[0].path))
+        monkeypatch.setattr(listener, name, queue)
+    paths = ["/health", "/ready", "/v1/health", "/metrics", "/generate", "/v1/models", "/healthy"]
+    for path in paths:
+        listener.add_task(SimpleNamespace(requests=[SimpleNamespace(path=path), SimpleNamespace(path="/x")]))
+    assert taken == {"urgent": paths[:4], "other": paths[4:]}

@@ -235,6 +235,9 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "several_check", Case("/v1/models/check", {"models": ["idle", "other:x", "org/c|x", "none"]}, models=True)
     yield "several_show", Case("/api/show", {"model": "org/c|x"}, models=True)
     yield "several_chat", Case(chat, {"messages": [USER], "model": "org/c|x:latest"}, models=True)
+    left_out = ("reasoning", "compaction", "web_search_call", "tool_search_call", "tool_search_output")
+    items = [{"type": kind, "id": "x"} for kind in left_out]
+    yield "responses_left_out", Case(responses, {"input": [USER, *items], "top_logprobs": 0, "metadata": {"a": "b"}})
     for name, (path, body) in WRONG.items():
         yield f"wrong_{name}", Case(path, body)
 
