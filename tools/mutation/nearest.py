@@ -166,6 +166,11 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/compiler/test_attention_hip.py",
     ),
     "compiler/lower*": ("tests/compiler/test_plan.py", "tests/compiler/test_templates.py"),
+    "artifacts/targets.py": (
+        *("tests/artifacts/test_hip.py", "tests/compiler/test_occupancy.py", "tests/compiler/test_target.py"),
+        *("tests/artifacts/test_code_object.py", EMULATOR + "test_api.py"),
+    ),
+    "artifacts/abi.py": ("tests/artifacts/test_abi.py", "tests/runtime/test_hip_step.py"),
     "artifacts/errors.py": ("tests/test_cli_errors.py",),
     "artifacts/*": ("tests/artifacts/test_bundle.py", "tests/artifacts/test_writer.py"),
 }
