@@ -19,6 +19,7 @@ from rocmforge.runtime.batch import Batch
 from rocmforge.runtime.engine import Engine, EngineLimits
 from rocmforge.runtime.generation import (
     EngineBusyError,
+    EngineStats,
     GenerationRequest,
     RequestError,
     SamplingParams,
@@ -159,6 +160,45 @@ def test_requests_that_cannot_be_served(one: GenerationRequest, parameter: str) 
         assert caught.value.parameter == parameter
         assert metrics.started == 0
         assert ended(engine.submit(request(140, 4))).finish_reason == "length"  # 144 tokens: 9 blocks
+
+
+@pytest.mark.parametrize(
+    ("one", "problem"),
+    [
+        (request((), 1), "prompt: expected at least one token, found none"),
+        (request((-1,), 1), "prompt: expected token ids from 0 to {vocab}"),
+        (request(1, -1), "max_tokens: expected at least 0, found -1"),
+        (request(200, 57), "max_tokens: prompt (200) and max_tokens (57) exceed a context of 256"),
+        (request(100, 45), "max_tokens: needs 10 KV blocks, the cache has 9"),
+    ],
+)
+def test_refusals_in_words(one: GenerationRequest, problem: str) -> None:
+    with serving(ScriptedProgram(num_blocks=9)) as engine:
+        with pytest.raises(RequestError) as caught:
+            engine.submit(one)
+        assert str(caught.value) == problem.format(vocab=TINY.config.vocab_size - 1)
+        last = request((0, TINY.config.vocab_size - 1), 0)
+        assert ended(engine.submit(last)).finish_reason == "length"
+
+
+def test_figures_of_an_engine() -> None:
+    program = ScriptedProgram(num_blocks=20, gated=True)
+    with serving(program, limits=EngineLimits(max_queue=2)) as engine:
+        assert (engine.max_context, engine.vocab_size) == (CONTEXT, TINY.config.vocab_size)
+        running = engine.submit(request(24, 3))
+        program.wait_for_step()
+        stats = engine.stats()
+        assert stats == EngineStats(True, 1, 0, 2, 20, 1, stats.tokens_per_second, True, 1, 2)
+        with pytest.raises(EngineBusyError, match=r"^the queue is full \(2 requests\)$"):
+            engine.submit_all([request()] * 3)
+        program.open()
+        assert ended(running).finish_reason == "length"
+        wait_until(lambda: engine.stats().pages_cached > 0)
+        stats = engine.stats()
+        assert (stats.active, stats.pages_used, stats.pages_total, stats.prefix_hit_tokens) == (0, 0, 20, 0)
+        assert ended(engine.submit(request(24, 1))).cached_tokens == 16
+        assert engine.stats().prefix_hit_tokens == 16
+    assert not engine.stats().running
 
 
 def test_F56_a_full_queue_is_an_error_until_there_is_room() -> None:

@@ -511,6 +511,23 @@ def test_hidden_states_are_what_the_last_layer_left_and_its_norm(bundle: Bundle)
     program.close()
 
 
+def test_hidden_states_are_read_wherever_their_buffer_lies(tmp_path: Path) -> None:
+    layout = dataclasses.replace(LAYOUT, buffers=LAYOUT.buffers[::-1])
+    api = FakeHip()
+    with hip_bundle(tmp_path, layout=layout) as bundle:
+        program = load(bundle, api)
+        program.step(batch(1))
+        address = next(item.arguments[2] for item in api.launched if item.kernel == "embedding")
+        rows = np.ones((2, 64), np.float32)
+        rows[1, 0] = 3.0
+        ctypes.memmove(address, rows.tobytes(), rows.nbytes)
+        first, second = program.hidden(0, 1), program.hidden(1, 1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            ratio = second[0, 0] / first[0, 0]
+        assert ratio == pytest.approx(3 * math.sqrt(1.25 / (72 / 64 + 0.25)), rel=1e-6)
+        program.close()
+
+
 def test_memory_is_of_the_chosen_gpu_in_any_thread(bundle: Bundle) -> None:
     api = FakeHip(Device("gfx1030"), Device("gfx1100"))
     program = load(bundle, api)

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
-from rocmforge.artifacts.layout import LaunchEntry, Layout, TensorEntry, encode_layout
+from rocmforge.artifacts.layout import BufferEntry, LaunchEntry, Layout, TensorEntry, encode_layout
 from rocmforge.artifacts.manifest import FileEntry, TargetEntry, encode_manifest
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.host_toolchain import find_host_toolchain
@@ -30,6 +31,7 @@ from rocmforge.runtime import host_device
 from rocmforge.runtime.host_device import HostProgram, choose_variant, load_host_program
 from rocmforge.tools.fixtures import write_model
 
+from .hip_bundle import LAYOUT as HIP_LAYOUT
 from .test_host_program import compiled
 
 PORTABLE = "code/host-portable.so"
@@ -183,6 +185,55 @@ def test_F41_any_header_is_taken_or_refused(header: bytes, changes: list[tuple[i
             host_device._check_elf(descriptor, "x")
     finally:
         os.close(descriptor)
+
+
+def elf(size: int, end: int = 0, sections: int = 0, kind: int = 3, count: int = 2, header: int = 56) -> bytes:
+    """The first bytes of an ELF file of so many: its second segment ends at `end`, its table of `sections` at
+    176 + 64 `sections`."""
+    machine = host_device._ELF_MACHINES[platform.machine()]
+    head = (b"\x7fELF", 2, 1, kind, machine, 1, 0, 64, 176, 0, 64, header, count, 64, sections, 0)
+    segments = [(1, 5, 0, 0, 0, 100, 100, 4096), (1, 6, end // 2, 0, 0, end - end // 2, 9999, 4096)]
+    packed = host_device._ELF_HEADER.pack(*head) + b"".join(host_device._ELF_SEGMENT.pack(*one) for one in segments)
+    return packed.ljust(size, b"\0")[:size]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (elf(176), None),
+        (elf(177, 177), None),
+        (elf(240, 200, 1), None),
+        (elf(250, 250, 1), None),
+        (elf(120, count=1), "expected at least 176 bytes, found 120: the code object is cut short"),
+        (elf(176, 177), "expected at least 177 bytes, found 176: the code object is cut short"),
+        (elf(239, 0, 1), "expected at least 240 bytes, found 239: the code object is cut short"),
+        (elf(249, 250, 1), "expected at least 250 bytes, found 249: the code object is cut short"),
+        (elf(175), "expected 2 program headers @64, found 175 bytes in all"),
+        (elf(64), "expected 2 program headers @64, found 64 bytes in all"),
+        (elf(63), "expected a 64-bit little-endian ELF file, found 63 bytes of something else"),
+        (elf(176, count=0), "expected 0 program headers @64, found 176 bytes in all"),
+        (elf(176, header=57), "expected 2 program headers @64, found 176 bytes in all"),
+        (elf(176, kind=4), "expected an ELF shared object for {0}, found type 4, machine {1}"),
+    ],
+)
+def test_F41_code_is_whole_to_the_byte(data: bytes, problem: str | None) -> None:
+    descriptor = in_memory(data)
+    try:
+        if problem is None:
+            host_device._check_elf(descriptor, "x.so")
+            return
+        with pytest.raises(DeviceError) as caught:
+            host_device._check_elf(descriptor, "x.so")
+        machine = platform.machine()
+        assert str(caught.value) == "x.so: " + problem.format(machine, host_device._ELF_MACHINES[machine])
+    finally:
+        os.close(descriptor)
+
+
+def test_places_of_buffers() -> None:
+    buffers = (BufferEntry("a", "float32", 1, 0), BufferEntry("b", "float32", 0, 17), BufferEntry("c", "float32", 0, 1))
+    layout = dataclasses.replace(HIP_LAYOUT, buffers=buffers)
+    assert host_device._place_buffers(layout) == {"a": 0, "b": 128, "c": 256}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+"""What stands between a caller and the engine: events on their way, failures in words, counts of several engines."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import replace
+
+import pytest
+
+from rocmforge.artifacts.errors import DeviceError
+from rocmforge.runtime.generation import (
+    DeviceStats,
+    EngineStats,
+    Failure,
+    Inbox,
+    RequestError,
+    TokenEvent,
+    add_stats,
+    failure_of,
+)
+
+ONE, TWO, THREE = (TokenEvent(number, letter) for number, letter in enumerate("abc"))
+
+
+def test_events_wait_or_are_handed_on() -> None:
+    inbox, taken = Inbox(), list[TokenEvent]()
+    assert inbox.hurried
+    assert not Inbox(hurried=False).hurried
+    inbox.put(ONE)
+    inbox.put(TWO)
+    assert inbox.get(timeout=0) == ONE
+    inbox.hand_on(taken.append)
+    assert taken == [TWO]
+    inbox.put(THREE)
+    assert taken == [TWO, THREE]
+    inbox.close()
+    inbox.put(ONE)
+    assert taken == [TWO, THREE]
+    with pytest.raises(queue.Empty):
+        inbox.get(timeout=0)
+
+
+def test_what_a_failure_says() -> None:
+    assert failure_of(RequestError("top_k", "too large")) == Failure("top_k: too large", "top_k")
+    assert failure_of(DeviceError("lost")) == Failure("lost", None)
+    assert failure_of(ValueError("two\nlines")) == Failure(r"internal error: ValueError('two\nlines')")
+    assert str(Failure("words", "top_k")) == "words"
+
+
+DEVICES = [DeviceStats(name, 0, True, None, 0, 0, 0, 0, 0.0, 0, 0) for name in "ab"]
+A = EngineStats(
+    *(True, 1, 2, 3, 4, 5, 0.5, True, 10, 100),
+    **{"pages_cached": 6, "prefix_hit_tokens": 7, "preemptions": 8, "draft_tokens": 9, "draft_tokens_right": 10},
+    **{"problem": None, "runtime": "HIP 6.4", "graphs": "on", "graph_mismatches": 11, "devices": (DEVICES[0],)},
+)
+B = EngineStats(
+    *(True, 100, 200, 300, 400, 500, 50.0, True, 20, 90),
+    **{"pages_cached": 600, "prefix_hit_tokens": 700, "preemptions": 800, "draft_tokens": 900},
+    **{"draft_tokens_right": 1000, "runtime": "HIP 7.2", "graphs": "on", "graph_mismatches": 1100},
+    devices=(DEVICES[1],),
+)
+SUM = EngineStats(
+    *(True, 101, 202, 303, 404, 505, 50.5, True, 10, 100),
+    **{"pages_cached": 606, "prefix_hit_tokens": 707, "preemptions": 808, "draft_tokens": 909},
+    **{"draft_tokens_right": 1010, "runtime": "HIP 6.4", "graphs": "on", "graph_mismatches": 1111},
+    devices=tuple(DEVICES),
+)
+
+
+def test_counts_of_several_engines() -> None:
+    """Memory and runtime are those of the device that has most of it; what is wrong with one is said of all."""
+    assert add_stats([A]) is A
+    assert add_stats([A, B]) == SUM
+    assert add_stats([B, A]) == replace(SUM, devices=tuple(DEVICES[::-1]))
+    larger = replace(B, memory_total_bytes=101)
+    expected = replace(SUM, memory_free_bytes=20, memory_total_bytes=101, runtime="HIP 7.2")
+    assert add_stats([A, larger]) == expected
+    wrong = replace(B, running=False, device_available=False, problem="lost", graphs="off: stale")
+    assert add_stats([A, wrong]) == replace(
+        SUM, running=False, device_available=False, problem="lost", graphs="off: stale"
+    )
+    assert add_stats([replace(A, problem="first"), wrong]).problem == "first"
+    assert add_stats([replace(A, graphs=""), replace(B, graphs="on")]).graphs == ""
