@@ -164,7 +164,7 @@ def test_a_server_that_says_nothing(server: Server, monkeypatch: pytest.MonkeyPa
         seen.append(timeout)
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(client_module.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
     message = refused(lambda: Client(server.url, 2.5).status(5))
     assert message == f"{server.url}: timed out; is `rfc serve` running there?"
     refused(lambda: Client(server.url).status(5))

@@ -90,7 +90,8 @@ def test_what_combines_beside_properties_closes_nothing(name: str) -> None:
 
 
 def test_properties_or_names_that_are_none() -> None:
-    for odd in ({"properties": []}, CITY | {"required": "city"}, {"required": []}):
+    cases: list[dict[str, Any]] = [{"properties": []}, CITY | {"required": "city"}, {"required": []}]
+    for odd in cases:
         assert closed(odd) == odd
     assert closed({"properties": {"a": True}, "required": []}) == {
         "properties": {"a": True},

@@ -37,7 +37,7 @@ class Counting:
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         self.asked.append(num_rows)
-        rows = np.tile(0.0 - np.arange(VOCAB, dtype=np.float32) / 4, (num_rows, 1))
+        rows = np.tile((0.0 - np.arange(VOCAB) / 4).astype(np.float32), (num_rows, 1))
         rows[0, (self.batches[-1].token_ids[-1] + 1) % VOCAB] = 2.5
         if self._spoiled is not None:
             rows[0, VOCAB - 1] = self._spoiled
@@ -79,7 +79,7 @@ def test_a_record_is_the_last_logits_and_the_tokens_that_follow() -> None:
     ]
     assert made.asked == [1] * 8
     top = [[4, 2.5], [0, 0.0], [1, -0.25], [2, -0.5], [3, -0.75], [5, -1.25], [6, -1.5], [7, -1.75]]
-    logits = 0.0 - np.arange(VOCAB, dtype=np.float32) / 4
+    logits = (0.0 - np.arange(VOCAB) / 4).astype(np.float32)
     logits[4] = 2.5
     digest = hashlib.sha256(logits.tobytes()).hexdigest()
     assert first == {"prompt": [5, 9, 3], "logits_sha256": digest, "top": top, "greedy": [4, 5, 6, 7]}
@@ -158,7 +158,8 @@ def test_differences_are_told_a_line_each() -> None:
         "golden record 0: token 8: expected nan, found less than the top",
         "golden record 1: token 1: expected 0.2500, found 1.0000",
     ]
-    for malformed in ([{}, {}], [{"top": 5}, {"top": 5}], [record([], (1, 1.0))], [{"top": [["x", 1.0]]}] * 2):
+    cases: list[list[dict[str, Any]]] = [[{}] * 2, [{"top": 5}] * 2, [expected[0]], [{"top": [["x", 1.0]]}] * 2]
+    for malformed in cases:
         with pytest.raises(BundleError, match=r"^model.rfb: golden: expected records as rocmforge writes them$"):
             compare_records(PATH, malformed, found, 0.5)
     assert len(compare_records(PATH, expected, found, 0.5)) == 5

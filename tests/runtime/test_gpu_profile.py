@@ -157,7 +157,7 @@ def test_where_profilers_are_looked_for(
         asked.append((name, path))
         return f"/found/{name}" if name == "rocprof" else None
 
-    monkeypatch.setattr(gpu_profile.shutil, "which", which)
+    monkeypatch.setattr("shutil.which", which)
     assert find_profiler(environment) == "/found/rocprof"
     assert asked == [("rocprofv3", expected), ("rocprof", expected)]
 
@@ -255,7 +255,7 @@ def test_a_table_of_what_was_counted_in_part() -> None:
 
 def test_bytes_that_a_launch_has_to_read(tmp_path: Path) -> None:
     """Weights alone, of kernels that read all of them; on average, where launches of a kernel differ."""
-    launches = {
+    launches: dict[str, list[tuple[str, ...]]] = {
         "embedding": [("tensor:embedding", "buffer:hidden")],
         "norm": [("tensor:norm", "buffer:hidden")],
         "gemv_2": [("tensor:norm", "tensor:table", "buffer:hidden"), ("tensor:norm", "none", "buffer:hidden")],

@@ -187,7 +187,7 @@ def test_a_version_that_is_not_told() -> None:
     api = FakeHip()
     api.fail("hipRuntimeGetVersion", 1, 1)
     assert runtime_version(api) is None
-    assert runtime_version(SimpleNamespace()) is None  # type: ignore[arg-type]
+    assert runtime_version(SimpleNamespace()) is None
 
 
 def test_functions_of_a_library_have_the_signatures_of_its_header(

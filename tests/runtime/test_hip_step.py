@@ -106,7 +106,7 @@ def test_each_array_lies_at_a_line_of_its_own(made: Made) -> None:
     assert {record[name] for record in (first, fourth, fifth) for name in ("mask", "mask_image")} == {0}
     made.step.write_masks(sent)
     for place, mask in ((end, rows[1].mask), (end + 128, rows[2].mask)):
-        assert mask is not None
+        assert isinstance(mask, np.ndarray)
         assert ctypes.string_at(made.image + place, mask.nbytes) == mask.tobytes()
     assert ctypes.string_at(made.image + at + 768, 4 * 19) == bytes(4 * 19)
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_how_it_ended(process: WorkerProcess, what: str, how: str, caplog: pytes
 def test_what_was_written_long_before_is_not_the_cause(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lines at a stretch belong together; a line after a pause begins anew."""
     times = iter([100.0, 101.0, 102.5, 103.5])
-    monkeypatch.setattr(spawn.time, "monotonic", lambda: next(times, 104.0))
+    monkeypatch.setattr(spawn, "time", SimpleNamespace(monotonic=lambda: next(times, 104.0)))
     process.socket.sendall(b"write:a\nb\nc\nd\n")
     process._output.join(SECONDS)
     monkeypatch.undo()
@@ -109,7 +110,7 @@ def test_no_room_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(options)
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(spawn.subprocess, "Popen", none)
+    monkeypatch.setattr("subprocess.Popen", none)
     before = set(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
     with pytest.raises(RocmforgeError) as caught:
