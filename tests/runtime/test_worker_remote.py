@@ -251,7 +251,8 @@ def test_requests_are_sent_together_and_each_has_its_events(stage: Stage) -> Non
     answer = stage.asks(lambda: engine.embed([EmbeddingRequest((3, 4), "last")]))
     assert worker.takes() == Submit(2, (3,), (EmbeddingRequest((3, 4), "last"),))
     assert answer.get(timeout=SECONDS)[0].request_id == 3
-    assert engine.submit_all([]) == engine.embed([]) == []
+    assert engine.submit_all([]) == []
+    assert engine.embed([]) == []
     assert (stage.metrics.started, stage.metrics.finished) == (3, {"stop": 1, "cancelled": 1})
 
 
@@ -451,10 +452,9 @@ def test_figures_that_do_not_come_are_the_last_ones(stage: Stage, monkeypatch: p
     worker, engine = stage.served(), stage.engine
     assert (engine.stats().running, engine.stats().problem) == (False, None)  # there are none yet
     assert (engine.stats().device_available, engine.stats().devices[0].running) == (True, False)
-    for _ in range(4):
-        asked = worker.heard()
-        assert isinstance(asked, AskStats)
-    worker.says(Answer(asked.call, STATS))
+    heard = [worker.heard() for _ in range(4)]
+    assert heard == [AskStats(number) for number in range(1, 5)]
+    worker.says(Answer(4, STATS))
     wait_until(lambda: engine.stats().active == STATS.active)
     assert engine.stats().queued == STATS.queued
     worker.says(Answer(1, fault=Fault("DeviceError", "it hangs")))
