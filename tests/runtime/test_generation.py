@@ -48,22 +48,22 @@ def test_what_a_failure_says() -> None:
 
 
 DEVICES = [DeviceStats(name, 0, True, None, 0, 0, 0, 0, 0.0, 0, 0) for name in "ab"]
-A = EngineStats(
-    *(True, 1, 2, 3, 4, 5, 0.5, True, 10, 100),
-    **{"pages_cached": 6, "prefix_hit_tokens": 7, "preemptions": 8, "draft_tokens": 9, "draft_tokens_right": 10},
-    **{"problem": None, "runtime": "HIP 6.4", "graphs": "on", "graph_mismatches": 11, "devices": (DEVICES[0],)},
-)
+A = EngineStats(True, 1, 2, 3, 4, 5, 0.5, True, 10, 100, 6, 7, 8, 9, 10, None, "HIP 6.4", "on", 11, (DEVICES[0],))
 B = EngineStats(
-    *(True, 100, 200, 300, 400, 500, 50.0, True, 20, 90),
-    **{"pages_cached": 600, "prefix_hit_tokens": 700, "preemptions": 800, "draft_tokens": 900},
-    **{"draft_tokens_right": 1000, "runtime": "HIP 7.2", "graphs": "on", "graph_mismatches": 1100},
-    devices=(DEVICES[1],),
+    *(True, 100, 200, 300, 400, 500, 50.0, True, 20, 90, 600, 700, 800, 900, 1000),
+    None,
+    "HIP 7.2",
+    "on",
+    1100,
+    (DEVICES[1],),
 )
 SUM = EngineStats(
-    *(True, 101, 202, 303, 404, 505, 50.5, True, 10, 100),
-    **{"pages_cached": 606, "prefix_hit_tokens": 707, "preemptions": 808, "draft_tokens": 909},
-    **{"draft_tokens_right": 1010, "runtime": "HIP 6.4", "graphs": "on", "graph_mismatches": 1111},
-    devices=tuple(DEVICES),
+    *(True, 101, 202, 303, 404, 505, 50.5, True, 10, 100, 606, 707, 808, 909, 1010),
+    None,
+    "HIP 6.4",
+    "on",
+    1111,
+    tuple(DEVICES),
 )
 
 
