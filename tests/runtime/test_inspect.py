@@ -130,7 +130,7 @@ def test_the_models_of_a_folder(made: Any, tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text("{")
     made.manifest.files = {"weights.bin": SimpleNamespace(n_bytes=1000), "code": SimpleNamespace(n_bytes=50)}
-    opened = inspect.open_bundle
+    opened = vars(inspect)["open_bundle"]
 
     def open_bundle(path: Path) -> Any:
         if path.name == "d.rfb":

@@ -312,19 +312,18 @@ def test_what_of_a_prompt_has_yet_to_be_scored() -> None:
 
 
 def test_everything_that_says_how_a_row_is_drawn() -> None:
-    params = SamplingParams(
-        **{"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8},
-        **{"repetition_penalty": 1.5, "presence_penalty": 0.25, "frequency_penalty": 0.75},
-        logit_bias=((5, 1.5), (3, -100.0)),
-    )
+    penalties = {"repetition_penalty": 1.5, "presence_penalty": 0.25, "frequency_penalty": 0.75}
+    drawn: dict[str, Any] = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8, **penalties}
+    params = SamplingParams(**drawn, logit_bias=((5, 1.5), (3, -100.0)))
     one = of_request(sampling=params, logprobs=0)
     [row] = one.row_samplings()
     assert (row.temperature, row.top_k, row.top_p, row.min_p, row.typical_p) == (0.5, 3, 0.9, 0.1, 0.8)
     assert (row.repetition_penalty, row.presence_penalty, row.frequency_penalty) == (1.5, 0.25, 0.75)
     assert row.bias_tokens is not None
     assert row.biases is not None
-    assert (row.bias_tokens.tolist(), row.bias_tokens.dtype) == ([5, 3], np.int32)
-    assert (row.biases.tolist(), row.biases.dtype) == ([1.5, -100.0], np.float32)
+    assert row.bias_tokens.tolist() == [5, 3]
+    assert row.biases.tolist() == [1.5, -100.0]
+    assert [str(array.dtype) for array in (row.bias_tokens, row.biases)] == ["int32", "float32"]
     assert (row.seed, row.counter, row.mask, row.keep_logits) == (77, 0, None, True)
     [plain] = of_request().row_samplings()
     assert (plain.bias_tokens, plain.biases, plain.keep_logits) == (None, None, False)
@@ -427,6 +426,11 @@ def test_what_of_a_prompt_was_cached_is_no_more_than_the_prompt() -> None:
 
 def test_a_seed_is_the_requests_or_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or 123)
+
+    def drawn(bits: int) -> int:
+        asked.append(bits)
+        return 123
+
+    monkeypatch.setattr(secrets, "randbits", drawn)
     requests = [GenerationRequest((1,), 1, SamplingParams(seed=seed)) for seed in (0, 5, None)]
     assert ([seed_of(request) for request in requests], asked) == ([0, 5, 123], [64])

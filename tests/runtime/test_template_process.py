@@ -201,8 +201,8 @@ def test_the_problem_of_a_template_is_one_line_and_not_a_long_one() -> None:
 class Scripted:
     """A process that answers at once, or as long as it is `held` waits."""
 
-    made: list[Scripted]
-    held: threading.Event | None = None
+    made: ClassVar[list[Scripted]]
+    held: ClassVar[threading.Event | None] = None
 
     def __init__(self, source: str) -> None:
         self.alive, self.parsed, self.stops = True, False, 0
