@@ -79,7 +79,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "tools/emulator/api*.py": (EMULATOR + "test_api.py", EMULATOR + "test_traps.py", EMULATOR + "test_memory.py"),
     "tools/emulator/*": tuple(
         f"{EMULATOR}test_{name}.py"
-        for name in ("assembly", "arithmetic", "lanes", "memory", "traps", "gemv", "matrix", "api")
+        for name in ("operations", "assembly", "lanes", "memory", "traps", "matrix", "api", "arithmetic")
     ),
     "runtime/http/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py", HTTP + "test_routes.py"),
     "runtime/http/llama_cpp*": (HTTP + "test_llama_cpp.py", HTTP + "test_routes.py"),
@@ -182,6 +182,8 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     tests = [test for test in _tests(root) if not Path(test).name.startswith(SLOW)]
     unit = [test for test in tests if not test.startswith(("tests/end", "tests/clients"))]
     named = [test for test in tests if Path(test).stem.startswith(f"test_{Path(path).stem}")]
+    if path.startswith("tools/emulator/"):  # whose names are those of parts of the product
+        named = [test for test in named if test.startswith(EMULATOR)]
     direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
     users = [name.rpartition(".")[2] for name in _users(root, module)]
     candidates = (

@@ -14,7 +14,8 @@ double exp2(double), log2(double), sin(double), cos(double), ldexp(double, int),
     memcpy(&vector_, each_, sizeof vector_);               \
     vector_;                                               \
   })
-#define ALL(T, value) ((V_##T){} + (value))
+// Less zero, not more: -0 stays what it is.
+#define ALL(T, value) ((value) - (V_##T){})
 
 // minNum and maxNum: the other operand where one is NaN; -0 is below +0.
 #define MINMAX(T, I)                                                                                              \
