@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -11,6 +15,10 @@ from rocmforge import cli
 from rocmforge.artifacts import hip
 from rocmforge.cli import main
 from rocmforge.cli_emulator import make_emulator
+from rocmforge.runtime.engine import EngineLimits
+from rocmforge.runtime.http.auth import Security
+from rocmforge.runtime.http.limits import HttpLimits
+from rocmforge.runtime.logs import LogOptions
 from rocmforge.tools.emulator import HipEmulator
 
 
@@ -58,3 +66,169 @@ def test_help_says_what_holds_where_nothing_is_given() -> None:
     for command in ("run", "generate"):
         text = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())
         assert "--top-k INTEGER RANGE 0: off. [default: 50; x>=0]" in text
+
+
+def described(command: click.Command) -> dict[str, object]:
+    """What a command takes: of each option and argument its names, what values there may be, and what holds without."""
+    if isinstance(command, click.Group):
+        return {name: described(inner) for name, inner in command.commands.items()}
+    table: dict[str, object] = {}
+    for parameter in command.params:
+        info = parameter.to_info_dict()
+        facts = {key: info.get(key) for key in ("nargs", "required", "multiple", "envvar", "is_flag")}
+        kind = {key: value for key, value in info["type"].items() if key not in ("param_type", "name")}
+        facts |= kind | {"names": [*parameter.opts, *parameter.secondary_opts]}
+        facts |= {"shown": getattr(parameter, "show_default", None), "path": None}
+        if isinstance(parameter.type, click.Path):
+            facts["path"] = getattr(parameter.type.type, "__name__", None)
+        if isinstance(parameter.default, (str, int, float)) and parameter.default is not False:
+            facts["default"] = parameter.default
+        table[str(parameter.name)] = {
+            key: value for key, value in facts.items() if value is not None and value is not False
+        }
+    return table
+
+
+def test_what_commands_take() -> None:
+    """The command line is an interface: scripts and services name its options, count on its defaults and its limits."""
+    expected = json.loads((Path(__file__).parent / "data" / "command_line.json").read_text("utf-8"))
+    assert json.loads(json.dumps(described(main))) == expected
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `rfc serve` was to serve, and how its log was set up: nothing is opened, and no process begun."""
+    caught: list[Any] = []
+    monkeypatch.setattr("rocmforge.runtime.serve.serve_bundles", caught.append)
+    monkeypatch.setattr("rocmforge.runtime.logs.configure", caught.append)
+    monkeypatch.setattr("rocmforge.runtime.worker.spawn.WorkerProcess", lambda: "worker")
+    monkeypatch.setattr(hip, "installed_arches", lambda: ())
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for name in ("RUST_LOG", "ROCMFORGE_API_KEY", "ROCMFORGE_API_KEYS", "ROCMFORGE_ADDR", "ROCMFORGE_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    return caught
+
+
+def serve(served: list[Any], *arguments: str) -> Any:
+    served.clear()
+    result = CliRunner().invoke(main, ["serve", *arguments], catch_exceptions=False)
+    assert (result.exit_code, result.output) == (0, ""), result.output
+    return served[-1]
+
+
+def test_what_is_served_as_it_was_given(served: list[Any], tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    options = serve(
+        served, folder, "--addr", "[::1]:99", "--alias", "a=m", "--alias", "b=m", "--alias", "a=m", "--kv-tokens", "64",
+        *("--max-body", "2048", "--max-header", "4096", "--max-prompt-tokens", "7", "--max-connections", "8"),
+        *("--max-streams", "9", "--rate-limit", "11", "--cors-origin", "http://x", "--cors-origin", "http://y"),
+        *("--allowed-host", "one", "--trusted-proxy", "1.2.3.4", "--shared-prefix-cache", "--max-queue", "12"),
+        *("--queue-seconds", "13", "--step-seconds", "14", "--prefill-tokens", "15", "--speculate", "16"),
+        *("--idle-seconds", "17", "--max-loaded", "18", "--integration", "ollama", "--max-context", "19"),
+        *("--device", "host", "--gpu-graphs", "off", "--threads", "3", "--no-worker"),
+        *("--log-level", "debug", "--log-format", "json", "--log-file", "log", "--max-traces", "20"),
+        *("--trace-sample-rate", "0.25"),
+    )  # fmt: skip
+    assert served[0] == LogOptions("debug", "", True, Path("log"))
+    assert (options.bundles, options.host, options.port, options.aliases) == (
+        (tmp_path,),
+        "::1",
+        99,
+        {"a": "m", "b": "m"},
+    )
+    assert (options.max_context, options.kv_tokens, options.idle_seconds, options.max_loaded) == (19, 64, 17.0, 18)
+    assert (options.integrations, options.worker, options.early) == (("ollama",), False, None)
+    limits = options.limits
+    assert (limits.max_body_bytes, limits.max_header_bytes, limits.max_prompt_tokens) == (2048, 4096, 7)
+    assert (limits.max_connections, limits.max_streams) == (8, 9)
+    security = options.security
+    assert (security.rate_per_minute, security.cors_origins, security.trusted_proxy) == (
+        11,
+        ("http://x", "http://y"),
+        "1.2.3.4",
+    )
+    assert (security.shared_prefix_cache, security.allowed_hosts) == (True, ("one",))
+    assert (options.traces.sampling.ratio, options.traces.max_traces) == (0.25, 20)
+    engine = options.engine_limits
+    assert (engine.max_queue, engine.queue_seconds, engine.step_seconds) == (12, 13.0, 14.0)
+    assert (engine.prefill_tokens, engine.draft_tokens) == (15, 16)
+    on = options.device
+    assert (on.device, on.threads, on.graphs, on.emulator) == ("host", 3, "off", make_emulator)
+
+
+def test_what_is_served_where_nothing_is_said(served: list[Any], tmp_path: Path) -> None:
+    options = serve(served, str(tmp_path))
+    assert served[0] == LogOptions(None, "", False, None)
+    assert (options.host, options.port, options.aliases, options.integrations) == ("127.0.0.1", 8080, {}, ())
+    assert (options.limits, options.engine_limits) == (HttpLimits(), EngineLimits())
+    assert (options.security, options.traces.sampling.ratio) == (Security(), 0.1)
+    assert (options.worker, options.early, options.device.device, options.device.graphs) == (None, None, "auto", "auto")
+
+
+@pytest.mark.parametrize(
+    "arguments, arches, early",
+    [
+        ((), (), None),
+        ((), ("gfx1100",), "worker"),
+        (("--device", "host"), ("gfx1100",), None),
+        (("--device", "hip"), (), "worker"),
+        (("--device", "emulated"), (), "worker"),
+        (("--no-worker",), ("gfx1100",), None),
+        (("--no-worker", "--device", "hip"), (), None),
+        (("--worker", "--device", "host"), (), "worker"),
+    ],
+)
+def test_a_worker_is_begun_at_once_where_one_will_be_needed(
+    served: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    arches: tuple[str, ...],
+    early: str | None,
+) -> None:
+    monkeypatch.setattr(hip, "installed_arches", lambda: arches)
+    assert serve(served, str(tmp_path), *arguments).early == early
+
+
+@pytest.mark.parametrize(
+    "alias, problem",
+    [
+        (("a",), "--alias: expected NAME=MODEL, found a"),
+        (("=m",), "--alias: expected NAME=MODEL, found =m"),
+        (("a=",), "--alias: expected NAME=MODEL, found a="),
+        (("a=m", "a=n"), "--alias: expected one model of the name a, found two"),
+    ],
+)
+def test_aliases_that_are_none(served: list[Any], tmp_path: Path, alias: tuple[str, ...], problem: str) -> None:
+    given = [word for text in alias for word in ("--alias", text)]
+    result = CliRunner().invoke(main, ["serve", str(tmp_path), *given])
+    assert (result.exit_code, result.output) == (2, f"rfc: {problem}\n")
+
+
+def test_the_server_is_asked_as_it_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Server:
+        def __init__(self, url: str) -> None:
+            asked.append(url)
+
+        def generate(self, body: dict[str, Any]) -> dict[str, Any]:
+            asked.append(body)
+            return {"text": "all of it", "finish_reason": "stop", "request_id": 3}
+
+        def generate_stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            asked.append(body)
+            yield {"text": "one ", "finish_reason": None, "request_id": 3}
+            yield {"text": "two", "finish_reason": "stop" if "seed" in body else "failed", "request_id": 3}
+
+    monkeypatch.setattr("rocmforge.runtime.client.Client", Server)
+    monkeypatch.delenv("ROCMFORGE_URL", raising=False)
+    defaults = {"prompt": "p", "max_tokens": 100, "temperature": 1.0, "top_k": 50, "top_p": 0.9}
+    run = CliRunner().invoke(main, ["generate", "p", "--seed", "4"])
+    assert (run.exit_code, run.output, asked) == (0, "one two\n", ["http://127.0.0.1:8080", defaults | {"seed": 4}])
+    run = CliRunner().invoke(main, ["generate", "p"])
+    assert (run.exit_code, run.output) == (1, "one tworfc: generation 3 failed: ?\n")
+    run = CliRunner().invoke(main, ["generate", "p", "--no-stream", "--url", "http://x"])
+    assert (run.exit_code, run.output, asked[-2:]) == (0, "all of it\n", ["http://x", defaults])
+    run = CliRunner().invoke(main, ["generate", "p", "--no-stream", "--json"])
+    assert json.loads(run.output) == {"text": "all of it", "finish_reason": "stop", "request_id": 3}

@@ -128,8 +128,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         f"tests/runtime/test_{name}.py"
         for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")
     ),
-    "cli_client.py": ("tests/end_to_end/test_client_commands.py",),
+    "cli_client.py": (
+        "tests/test_cli.py",
+        "tests/end_to_end/test_client_commands.py",
+    ),
     "cli_serve.py": (
+        "tests/test_cli.py",
         "tests/runtime/test_logs.py",
         "tests/end_to_end/test_http_faults.py::test_F47_limits_of_the_command_line",
         "tests/end_to_end/test_serve.py",
