@@ -27,6 +27,7 @@ from rocmforge.artifacts import bundle as bundle_module
 from rocmforge.artifacts.bundle import Bundle, check_replaceable, open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import encode_layout
+from rocmforge.artifacts.manifest import decode_manifest
 from rocmforge.artifacts.writer import BundleWriter
 
 from .test_layout import DATA as LAYOUT_DATA
@@ -435,7 +436,12 @@ def test_weights_that_are_known_are_not_read_again(model: Path, monkeypatch: pyt
         os.utime(model / "weights.bin", ns=(0, 12345))
         reads: list[int] = []
         read_weights = Bundle.read_weights
-        monkeypatch.setattr(Bundle, "read_weights", lambda bundle: reads.append(1) or read_weights(bundle))
+
+        def counted(bundle: Bundle) -> None:
+            reads.append(1)
+            read_weights(bundle)
+
+        monkeypatch.setattr(Bundle, "read_weights", counted)
         bundle.trust_weights((len(WEIGHTS), 12345))
         bundle.map_weights()
         assert (reads, bundle.weights_stamp) == ([], (len(WEIGHTS), 12345))
@@ -481,22 +487,24 @@ def test_a_bundle_that_is_replaced_while_it_is_opened_is_opened_anew(
 ) -> None:
     """The old folder has lost a file already: the new one at the same name counts."""
     new = write_bundle(model.parent / "new.rfb", b"new code")
-    decode = bundle_module.decode_manifest
 
     def replacing(path: Path, data: bytes) -> object:
         if new.exists():
             os.rename(model, model.parent / "old.rfb")
             os.rename(new, model)
             (model.parent / "old.rfb" / "tokenizer.json").unlink()
-        return decode(path, data)
+        return decode_manifest(path, data)
 
     monkeypatch.setattr(bundle_module, "decode_manifest", replacing)
     with open_bundle(model) as bundle:
         assert bundle.read("code/host.so") == b"new code"
-    # One that is gone, and not replaced, is an error.
-    monkeypatch.setattr(
-        bundle_module, "decode_manifest", lambda path, _: shutil.rmtree(path.parent) or decode(path, b"")
-    )
+
+    def removing(path: Path, _: bytes) -> object:
+        """One that is gone, and not replaced, is an error."""
+        shutil.rmtree(path.parent)
+        return decode_manifest(path, b"")
+
+    monkeypatch.setattr(bundle_module, "decode_manifest", removing)
     with pytest.raises(BundleError, match="json"):
         open_bundle(model)
 

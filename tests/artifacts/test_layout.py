@@ -351,7 +351,7 @@ def test_values_that_pass_are_given_back() -> None:
 
 def sized(**fields: int) -> Layout:
     """A layout of nothing but these figures."""
-    kv = {name: value for name, value in fields.items() if hasattr(LAYOUT.kv, name)}
+    kv: dict[str, Any] = {name: value for name, value in fields.items() if hasattr(LAYOUT.kv, name)}
     rest: dict[str, Any] = {name: value for name, value in fields.items() if name not in kv}
     bare = dataclasses.replace(LAYOUT, tensors=(), buffers=(), launches=(), final_norm=None, **rest)
     return dataclasses.replace(bare, kv=dataclasses.replace(LAYOUT.kv, **kv))

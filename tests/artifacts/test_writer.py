@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -472,7 +473,7 @@ def test_two_names_are_swapped_in_one_step(tmp_path: Path) -> None:
 
 
 def test_a_c_library_without_renameat2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(writer_module.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
     with pytest.raises(OSError) as caught:  # noqa: PT011
         writer_module.exchange(tmp_path, tmp_path)
     assert (caught.value.errno, caught.value.strerror) == (errno.ENOSYS, os.strerror(errno.ENOSYS))

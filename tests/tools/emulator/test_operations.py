@@ -174,7 +174,7 @@ def vector(arch: str, types: str, cases: dict[str, Oracle], suffix: str = "") ->
 OLD, NEW, LAST = "gfx942", "gfx1100", "gfx1201"
 for T in ("f16", "f32", "f64"):
     KIND = TYPES[T].type
-    ONE = {
+    ONE: dict[str, Oracle] = {
         "v_floor": np.floor, "v_ceil": np.ceil, "v_trunc": np.trunc, "v_rndne": np.rint,
         "v_fract": lambda x: fract(x, {2: 0.99951171875, 4: 1 - 2**-24, 8: 1 - 2**-53}[x.itemsize]),
         "v_frexp_mant": lambda x: frexp(x)[0],
