@@ -62,6 +62,45 @@ def test_the_targets_limits(arch: str, tuning: Tuning, key: str) -> None:
     assert str(caught.value) == key
 
 
+@pytest.mark.parametrize(
+    "arch, key, good, bad",
+    [
+        ("gfx1100", "block_size", [32, 64, 512, 1024], [16, 31, 33, 96, 1023, 2048]),
+        ("gfx942", "block_size", [64, 1024], [32, 63, 2048]),
+        ("gfx1100", "warp_size", [32], [31, 33, 64]),
+        ("gfx942", "warp_size", [64], [32]),
+        ("gfx1100", "lds_size", [2048, 2049, 65536], [0, 2047, 65537]),
+        ("gfx1100", "tile_k", [64, 128, 64000], [0, 32, 63, 65, 96]),
+        ("gfx1100", "tile_n", [32, 64], [0, 16, 31, 33, 63, 65, 128]),
+        ("gfx942", "tile_n", [64], [32, 63, 65, 128]),
+    ],
+)
+def test_both_sides_of_each_limit(arch: str, key: str, good: list[int], bad: list[int]) -> None:
+    for value in good:
+        check_tuning(Tuning(**{key: value}), TARGETS[arch])
+    for value in bad:
+        with pytest.raises(UsageError, match=f"^{key}: {arch} takes .*, found {value}$"):
+            check_tuning(Tuning(**{key: value}), TARGETS[arch])
+        check_tuning(Tuning(**{key: value}), TARGETS["host"])  # which has no use for it
+
+
+def test_how_values_are_written() -> None:
+    for text, flag in {"1": True, " TRUE ": True, "0": False, "False": False}.items():
+        assert read_tuning((f"use_lds={text}",), {}) == Tuning(use_lds=flag)
+    assert read_tuning((" Tile_K = 128 ", "lds_size=999999999"), {}) == Tuning(tile_k=128, lds_size=999999999)
+    refused = {
+        "tile_k=1000000000": "tile_k: expected a whole number, found 1000000000",
+        "tile_k=1_0": "tile_k: expected a whole number, found 1_0",
+        "use_lds=yes": "use_lds: expected 0 or 1, found yes",
+        "tile_k": "--tune tile_k: expected KEY=VALUE with one of "
+        "block_size, warp_size, use_lds, lds_size, tile_k, tile_n",
+    }
+    for item, text in refused.items():
+        with pytest.raises(UsageError) as caught:
+            read_tuning((item,), {})
+        assert str(caught.value) == text
+
+
 def slices(tuning: Tuning) -> set[int]:
     graph, config = shape_graph(SHAPES["smollm2-135m"], "Q4_1")
     plan = make_plan(graph, config, TARGETS["gfx1100"], 8192, tuning)
