@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from rocmforge.compiler.inspect import inspect_gguf
 from rocmforge.compiler.model_config import read_config
 from rocmforge.tools.fixtures import write_model
 
+RECORDED = Path(__file__).parents[1] / "data" / "refusals_gguf.txt"
 U8, I32, F32, BOOL, STRING, ARRAY, U32 = 0, 5, 6, 7, 8, 9, 4
 MAX_COUNT = 2**64 - 1
 
@@ -232,6 +234,22 @@ def test_refused(tmp_path: Path, raw: Raw | bytes, problem: str) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(raw if isinstance(raw, bytes) else raw.build())
     assert problem in refused(path)
+
+
+def refusals(folder: Path) -> list[str]:
+    """What is said of each bad file, whole, and where in it."""
+    found, path = [], folder / "bad.gguf"
+    for name, (raw, _) in BAD.items():
+        path.write_bytes(raw if isinstance(raw, bytes) else raw.build())
+        with pytest.raises(GgufError) as caught:
+            read_gguf(path)
+        found.append(f"{name}: {str(caught.value).removeprefix(f'{path}: ')}")
+    return found
+
+
+def test_each_refusal_is_the_recorded_one(tmp_path: Path) -> None:
+    """After a change that is meant: `python -m rocmforge.tests.compiler.test_gguf_faults` records anew."""
+    assert refusals(tmp_path) == RECORDED.read_text("utf-8").splitlines()
 
 
 def test_the_builder_builds_good_files(tmp_path: Path) -> None:
@@ -452,3 +470,8 @@ def test_a_mutated_file_is_read_or_refused(small_model: bytes, tmp_path: Path, d
         read_config(gguf_file)
         for name, info in gguf_file.tensors.items():
             assert len(gguf_file.tensor_bytes(name)) == info.n_bytes
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        RECORDED.write_text("".join(f"{line}\n" for line in refusals(Path(place))), "utf-8")

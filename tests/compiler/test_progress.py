@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from rocmforge.compiler import progress as progress_module
 from rocmforge.compiler.progress import JsonProgress, PlainProgress, Progress, TerminalProgress, choose_progress
 
 
@@ -58,6 +59,24 @@ def test_json_lines_parse(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert all(isinstance(event["seconds"], float) for event in stages)
     assert [event for event in events if "note" in event] == [{"note": "context limited to [32768] of 131072"}]
+
+
+def test_each_stage_has_its_own_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (PlainProgress, JsonProgress):
+        times = iter([10.0, 12.5, 20.0, 20.1256])
+        monkeypatch.setattr(progress_module.time, "monotonic", lambda times=times: next(times))
+        with kind() as progress:
+            progress.stage("one", 3, "MiB")
+            progress.stage("two")
+            progress.advance(2)
+        with progress:  # nothing is left to be told
+            pass
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["one, 3 MiB: 2.50 s", "two: 0.13 s"]
+    assert [json.loads(line) for line in lines[2:]] == [
+        {"stage": "one", "total": 3, "unit": "MiB", "seconds": 2.5},
+        {"stage": "two", "total": 0, "unit": "", "seconds": 0.126},
+    ]
 
 
 @pytest.mark.parametrize("kind", [PlainProgress, JsonProgress])

@@ -173,6 +173,7 @@ def test_end_of_generation_needs_a_special_type() -> None:
     assert config.eos_token_ids == (1, len(tokens) - 1)
 
 
+RECORDED = Path(__file__).parents[1] / "data" / "refusals_tokenizer.txt"
 BAD = [
     ("model", "llama"),
     ("model", "bert"),
@@ -210,6 +211,22 @@ def test_bad_vocabulary_is_refused_by_field(field: str, value: object) -> None:
         build_tokenizer(tiny(**{field: value}), PATH)
     assert caught.value.field == f"tokenizer.ggml.{field}"
     assert "\n" not in str(caught.value)
+
+
+def refusals() -> list[str]:
+    """What is said of each bad vocabulary, whole."""
+    more = [{"add_bos_token": True, "bos_token_id": None}, {"add_eos_token": True, "eos_token_id": None}]
+    found = []
+    for changes in [*({field: value} for field, value in BAD), *more]:
+        with pytest.raises(GgufError) as caught:
+            build_tokenizer(tiny(**changes), PATH)
+        found.append(str(caught.value))
+    return found
+
+
+def test_each_refusal_is_the_recorded_one() -> None:
+    """After a change that is meant: `python -m rocmforge.tests.compiler.test_tokenizer` records anew."""
+    assert refusals() == RECORDED.read_text("utf-8").splitlines()
 
 
 def test_other_kinds_are_refused_with_the_way_out() -> None:
@@ -282,3 +299,7 @@ def test_a_tokenizer_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     for name, found in (("fifo", "a folder, a pipe or a device"), (".", "a folder"), ("none", "No such file")):
         with pytest.raises(InputError, match=rf"tokenizer\.json: expected a file of JSON, found:? {found}"):
             load_tokenizer_json(tmp_path / name)
+
+
+if __name__ == "__main__":
+    RECORDED.write_text("".join(f"{line}\n" for line in refusals()), "utf-8")
