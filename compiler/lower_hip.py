@@ -125,7 +125,7 @@ class HipPlanner(Planner):
         )
 
     def _most_slices(self, columns: int) -> int:
-        """Waves that may share a row of `columns`; the same for every number of tokens, since it decides the bits."""
+        """Most waves that share a row of `columns`, 0 as 1; for all numbers of tokens the same: it decides the bits."""
         tuning, most = self.tuning, _MAX_THREADS // self.gpu.wave_size
         if tuning.use_lds is False:
             return 1
@@ -133,7 +133,7 @@ class HipPlanner(Planner):
             most = min(most, columns // tuning.tile_k)
         if tuning.lds_size is not None:
             most = min(most, tuning.lds_size // SLICE_LDS_BYTES)
-        return max(most, 1)
+        return most
 
     def _matmul(self, arguments: tuple[str, ...], name: str, stacked_rows: int, **parameters: Parameter) -> None:
         """Launches of one matrix product: the kernels for few tokens, then the one for many.

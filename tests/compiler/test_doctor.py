@@ -40,7 +40,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     for name in ("find_host_toolchain", "find_hipcc"):
         monkeypatch.setattr(doctor, name, missing)
-    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+    monkeypatch.setattr("rocmforge.compiler.doctor.shutil.which", lambda _name: None)
     monkeypatch.setattr(doctor, "cpu_features", frozenset)
     monkeypatch.setattr(doctor, "installed_arches", list)
     monkeypatch.setattr(doctor, "library_paths", lambda: ["/nowhere/libamdhip64.so.7"])
@@ -78,7 +78,7 @@ def test_a_machine_with_everything(bare: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         doctor, "find_hipcc", lambda: SimpleNamespace(version="HIP 6", arches={"gfx906", "gfx1100", "gfx803"})
     )
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("rocmforge.compiler.doctor.shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset(LEVEL_FEATURES["x86_64_v3"]))
     monkeypatch.setattr(doctor, "installed_arches", lambda: ["gfx1100", "gfx942"])
     monkeypatch.setattr(doctor, "library_paths", lambda: ["/missing.so", "/hip.so", "/older.so"])
@@ -115,7 +115,7 @@ def test_a_cache_that_cannot_be_written(bare: Path, monkeypatch: pytest.MonkeyPa
         asked.append((path, mode))
         return False
 
-    monkeypatch.setattr(doctor.os, "access", access)
+    monkeypatch.setattr("rocmforge.compiler.doctor.os.access", access)
     cache = bare / "not" / "yet"
     assert findings()["build cache"] == Finding("build cache", False, f"{cache} cannot be written: --cache-dir")
     assert asked == [(bare, 2)]  # the nearest folder that is there

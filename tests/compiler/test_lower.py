@@ -40,7 +40,7 @@ def plans() -> Iterator[tuple[str, Plan]]:
     mixed, one = small(MIXED, "float-among-quantized"), replace(BASE, num_layers=1)
     yield "host", make_plan(mixed, MIXED, TARGETS["host"], kv_dtype="q8_0")
     yield "gfx1100", make_plan(mixed, MIXED, TARGETS["gfx1100"], 8193, kv_dtype="q8_0")
-    yield "gfx942", make_plan(small(one, "all-apart"), one, TARGETS["gfx942"], 8192)
+    yield "gfx942", make_plan(small(BASE, "all-apart"), BASE, TARGETS["gfx942"], 8192)
     tuning = Tuning(block_size=64, use_lds=True, lds_size=4096, tile_k=64, tile_n=64)
     yield "gfx1201_tuned", make_plan(small(one, "one-type"), one, TARGETS["gfx1201"], 8191, tuning)
     yield "gfx906_8b", shape_plan("llama-8b", "Q4_K", "gfx906")
@@ -94,6 +94,7 @@ def test_the_text_of_a_graph_is_the_recorded_one(name: str) -> None:
         (32, 4096, 64, 9, 16),
         (32, 4096, 64, 8, 8),
         (32, 4096, 64, 1, 1),
+        (32, 4096, 64, 0, 1),
         (32, 512, 256, 16, 2),
         (32 * 1023, 4096, 64, 16, 4),
         (32 * 1023 + 1, 4096, 64, 16, 2),

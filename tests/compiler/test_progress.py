@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_json_lines_parse(capsys: pytest.CaptureFixture[str]) -> None:
 def test_each_stage_has_its_own_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (PlainProgress, JsonProgress):
         times = iter([10.0, 12.5, 20.0, 20.1256])
-        monkeypatch.setattr(progress_module.time, "monotonic", lambda times=times: next(times))
+        monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=times.__next__))
         with kind() as progress:
             progress.stage("one", 3, "MiB")
             progress.stage("two")

@@ -215,7 +215,10 @@ def test_bad_vocabulary_is_refused_by_field(field: str, value: object) -> None:
 
 def refusals() -> list[str]:
     """What is said of each bad vocabulary, whole."""
-    more = [{"add_bos_token": True, "bos_token_id": None}, {"add_eos_token": True, "eos_token_id": None}]
+    more: list[dict[str, object]] = [
+        {"add_bos_token": True, "bos_token_id": None},
+        {"add_eos_token": True, "eos_token_id": None},
+    ]
     found = []
     for changes in [*({field: value} for field, value in BAD), *more]:
         with pytest.raises(GgufError) as caught:

@@ -133,7 +133,7 @@ def rocm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HIPCC", "ROCM_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.setattr(hip_toolchain.shutil, "which", lambda name: which(tmp_path / "bin" / name))
+    monkeypatch.setattr("rocmforge.compiler.hip_toolchain.shutil.which", lambda name: which(tmp_path / "bin" / name))
     return tmp_path / "rocm"
 
 
@@ -225,7 +225,7 @@ def test_names_of_toolchains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_host_toolchain", asked.append)
     monkeypatch.setattr(build, "find_hip_toolchain", lambda *names: asked.append(names))
     for on_path in (None, "/usr/bin/clang"):
-        monkeypatch.setattr(build.shutil, "which", lambda _name, on_path=on_path: on_path)
+        monkeypatch.setattr("rocmforge.compiler.build.shutil.which", lambda _name, on_path=on_path: on_path)
         for name in ("auto", "zig", "hipcc", "clang", "gcc"):
             build.find_toolchain(name, host)
     assert asked == ["auto", "zig", "auto", "auto", "gcc", "auto", "zig", "auto", "clang", "gcc"]

@@ -282,6 +282,18 @@ def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
         load_keys(tmp_path / "none", None)
 
 
+@pytest.mark.parametrize("mode, warned", [(0o600, False), (0o660, False), (0o604, True), (0o602, True), (0o666, True)])
+def test_a_file_of_keys_that_everybody_can_use_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# comment\n\none\ntwo use,metrics Name\n")
+    keys.chmod(mode)
+    assert load_keys(keys, None) is not None
+    text = f"--api-keys: {keys}: other users can read or write it (mode {mode:o}): chmod 600"
+    assert caplog.messages == ([text] if warned else [])
+
+
 def test_a_single_key_of_the_environment() -> None:
     assert load_keys(None, None) is None
     assert load_keys(None, "") is None

@@ -15,7 +15,7 @@ from rocmforge.runtime.http.body import MAX_DEPTH, convert, kind_of, read_json, 
 DIGITS = "a number of more than 38 digits"
 
 
-def said(data: bytes, limit: int = 1000, **headers: str) -> str:
+def said(data: bytes, limit: int = 1000, headers: dict[str, str] | None = None) -> str:
     """Why a body is refused."""
     req = falcon.testing.create_req(method="POST", body=data, headers=headers)
     with pytest.raises((RequestError, falcon.HTTPError)) as caught:
@@ -32,7 +32,7 @@ def test_what_is_no_body() -> None:
     assert said(b'{"a": 1e999}') == "body: expected finite numbers, found 1e999"
     assert said(b'{"a": 1%s}' % (b"0" * 50) + b" ", 10) == "expected a body of at most 10 bytes, found 59"
     assert said(b'{"a": 1%s}' % (b"0" * 5000), 9000) == "body: expected JSON: an integer with too many digits"
-    assert said(b"{}", **{"Content-Encoding": "gzip"}) == "expected no Content-Encoding, found gzip"
+    assert said(b"{}", headers={"Content-Encoding": "gzip"}) == "expected no Content-Encoding, found gzip"
     assert (
         said(b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1)) == f"body: nested more than {MAX_DEPTH} deep"
     )
