@@ -21,6 +21,7 @@ from rocmforge.compiler.compile import Build, CompileOptions, Model, make_layout
 from rocmforge.compiler.describe import gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
 from rocmforge.compiler.host_toolchain import HostToolchain
 from rocmforge.compiler.lower import make_plan
+from rocmforge.compiler.occupancy import waves_per_simd
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS
 from rocmforge.compiler.weights import FileSink, write_weights
@@ -155,7 +156,7 @@ def test_what_a_gpus_kernels_take(monkeypatch: pytest.MonkeyPatch) -> None:
             "arch": "gfx1100",
             **{name: given[name] for name in ("vgprs", "sgprs", "spills", "scratch_bytes", "lds_bytes")},
             "threads": given["max_threads"],
-            "waves_per_simd": describe.waves_per_simd(kernel, "gfx1100"),
+            "waves_per_simd": waves_per_simd(kernel, "gfx1100"),
         }
     }
 

@@ -215,12 +215,10 @@ def test_bad_vocabulary_is_refused_by_field(field: str, value: object) -> None:
 
 def refusals() -> list[str]:
     """What is said of each bad vocabulary, whole."""
-    more: list[dict[str, object]] = [
-        {"add_bos_token": True, "bos_token_id": None},
-        {"add_eos_token": True, "eos_token_id": None},
-    ]
+    cases: list[dict[str, object]] = [{field: value} for field, value in BAD]
+    cases += [{f"add_{name}_token": True, f"{name}_token_id": None} for name in ("bos", "eos")]
     found = []
-    for changes in [*({field: value} for field, value in BAD), *more]:
+    for changes in cases:
         with pytest.raises(GgufError) as caught:
             build_tokenizer(tiny(**changes), PATH)
         found.append(str(caught.value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_the_targets_limits(arch: str, tuning: Tuning, key: str) -> None:
         ("gfx942", "tile_n", [64], [32, 63, 65, 128]),
     ],
 )
-def test_both_sides_of_each_limit(arch: str, key: str, good: list[int], bad: list[int]) -> None:
+def test_both_sides_of_each_limit(arch: str, key: str, good: list[Any], bad: list[Any]) -> None:
     for value in good:
         check_tuning(Tuning(**{key: value}), TARGETS[arch])
     for value in bad:

@@ -240,7 +240,8 @@ def test_out_of_descriptors_one_client_is_told(exhausted: Listener, caplog: pyte
     assert read_all(theirs) == head(503, "Service Unavailable", "out of file descriptors", "Retry-After: 1")
     assert ours.fileno() == -1
     assert caplog.messages == ["out of file descriptors (Too many open files); new connections are refused"]
-    assert os.fstat(exhausted._spare)  # another is kept
+    assert exhausted._spare is not None  # another is kept
+    assert os.fstat(exhausted._spare)
     assert exhausted.readable()
     assert exhausted.socket.results == []
 
@@ -296,5 +297,6 @@ def test_what_asks_how_the_server_is_waits_for_no_generation(
         monkeypatch.setattr(listener, name, queue)
     paths = ["/health", "/ready", "/v1/health", "/metrics", "/generate", "/v1/models", "/healthy"]
     for path in paths:
-        listener.add_task(SimpleNamespace(requests=[SimpleNamespace(path=path), SimpleNamespace(path="/x")]))
+        channel: Any = SimpleNamespace(requests=[SimpleNamespace(path=path), SimpleNamespace(path="/x")])
+        listener.add_task(channel)
     assert taken == {"urgent": paths[:4], "other": paths[4:]}

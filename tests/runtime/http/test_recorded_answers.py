@@ -50,7 +50,14 @@ TALK: list[dict[str, Any]] = [
     {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "function": {"name": "weather"}}]},
     {"role": "tool", "content": "sunny", "tool_call_id": "c1"},
 ]
-SAMPLING = {"temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "seed": 11, "presence_penalty": 0.5}
+SAMPLING: dict[str, Any] = {
+    "temperature": 0.5,
+    "top_p": 0.25,
+    "top_k": 7,
+    "min_p": 0.125,
+    "seed": 11,
+    "presence_penalty": 0.5,
+}
 SAMPLING |= {"frequency_penalty": -0.5, "repetition_penalty": 1.25, "logit_bias": {"65": 2, "66": -1.5}}
 
 
@@ -68,27 +75,31 @@ class Case:
 # Not loaded, and says little; and loaded, with much to say.
 IDLE = dataclasses.replace(
     MODEL,
-    **{"name": "idle", "aliases": ("other:x",), "parameters": 134_515_008, "quantization": "", "weights_bytes": 0},
-    **{"size_bytes": 7 << 20, "path": "/models/idle.rfb", "fingerprint": "sha256:" + "0123456789abcdef" * 4},
+    name="idle",
+    path="/models/idle.rfb",
+    size_bytes=7 << 20,
+    aliases=("other:x",),
+    fingerprint="sha256:" + "0123456789abcdef" * 4,
+    parameters=134_515_008,
+    quantization="",
+    weights_bytes=0,
     metadata={"general.architecture": "qwen3", "general.author": "A. Uthor", "qwen3.embedding_length": True},
 )
 TOLD = {"general.architecture": "qwen2", "general.organization": "Org", "general.license": "mit"}
 RICH = dataclasses.replace(
     MODEL,
-    **{
-        "name": "org/c|x",
-        "size_bytes": 1_234_567_890,
-        "context_length": 64,
-        "tensor_count": 30,
-        "vocab_size": 99,
-        "weights_bytes": 10**9,
-    },
+    name="org/c|x",
+    size_bytes=1_234_567_890,
+    context_length=64,
+    tensor_count=30,
+    vocab_size=99,
+    weights_bytes=10**9,
     metadata={**TOLD, "general.author": "N. Obody", "qwen2.block_count": 30, "qwen2.embedding_length": 64},
 )
 
 
 class Several(OneModel):
-    """The first and the last are loaded; the last ends a minute from 2000 on."""
+    """The first and the last are loaded."""
 
     def __init__(self, engine: FakeEngine, template: FakeTemplate, specs: Specs) -> None:
         made = (Service(engine, FakeTokenizer(), template, model, specs) for model in (MODEL, RICH))
@@ -175,7 +186,7 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "generate_stream", Case("/generate/stream", {"prompt": "hi", "logprobs": 2, "echo": True})
     yield "generate_fails", Case("/generate", {"prompt": "hi"}, TEXT, {"fail_after": 1})
     yield "generate_stream_fails", Case("/generate/stream", {"prompt": "hi"}, TEXT, {"fail_after": 1})
-    for name, body in {
+    plain: dict[str, dict[str, Any]] = {
         "/tokenize": {"content": "hé", "with_pieces": True, "add_special": True},
         "/detokenize": {"tokens": [104, 105]},
         "/apply-template": {"messages": TALK},
@@ -190,7 +201,8 @@ def cases() -> Iterator[tuple[str, Case]]:
         "/v1/models/check": {"models": ["org/tiny:q4", "none"]},
         "/infill": {},
         "/rerank": {},
-    }.items():
+    }
+    for name, body in plain.items():
         yield name.strip("/").replace("/", "_").replace("-", "_"), Case(name, body)
     for path in ("models", "v1/models", "v1/models/org/tiny:q4", "v1/models/none", "props", "slots", "version"):
         yield path.replace("/", "_").replace(":", "_"), Case(f"/{path}")
