@@ -520,7 +520,8 @@ def test_what_is_told_of_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
         {},
     ]
     models = [{"id": "d", "object": "other", "created": 7, "owned_by": "x", "more": 1}, {"id": "e"}, {"name": "f"}]
-    answers = [json.dumps(one).encode() for one in ({"models": tags}, {"data": models}, {"models": {}}, {})]
+    told: list[dict[str, object]] = [{"models": tags}, {"data": models}, {"models": {}}, {}]
+    answers = [json.dumps(one).encode() for one in told]
     with connections(monkeypatch, *(kept_open("200 OK", answer) for answer in answers)) as made:
         ollama, other = OllamaIntegration(made.url), OpenAIIntegration(made.url + "/v1")
         same = {

@@ -12,11 +12,12 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError, UsageError
+from rocmforge.artifacts.manifest import TENSOR_COUNT
 from rocmforge.runtime import serve
 from rocmforge.runtime.devices import DeviceOptions
 from rocmforge.runtime.engine import EngineLimits
@@ -71,7 +72,7 @@ def test_how_a_model_presents_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
         vocab_size=300,
         weights_bytes=990,
     )
-    counted = fake_bundle(Path("link.q4.rfb"), **{serve.TENSOR_COUNT: 12})
+    counted = fake_bundle(Path("link.q4.rfb"), **{TENSOR_COUNT: 12})
     assert serve.served_model(counted, {}).tensor_count == 12
 
 
@@ -83,7 +84,8 @@ def test_a_template_is_the_bundles_or_none(monkeypatch: pytest.MonkeyPatch, has_
     monkeypatch.setattr(serve, "tokenizer_config", lambda of: SimpleNamespace(bos_token="<s>", eos_token="</s>"))
     monkeypatch.setattr(serve, "ChatTemplate", lambda *arguments: arguments)
     source = "of chat_template.jinja" if has_one else None
-    assert serve.load_chat_template(bundle) == (source, "<s>", "</s>")
+    made: Any = serve.load_chat_template(bundle)
+    assert made == (source, "<s>", "</s>")
 
 
 @pytest.mark.parametrize(
@@ -140,17 +142,17 @@ def test_each_device_has_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "start_message", lambda bundle, options, device: device.device)
     early: list[Any] = ["first process"]
     shared, observer = Shared(Metrics(), Tracer(), iter([1]), early), print
-    one: Any = serve.make_remote(fake_bundle(Path("x")), options("hip:1"), shared, observer)  # type: ignore[arg-type]
+    one: Any = serve.make_remote(fake_bundle(Path("x")), options("hip:1"), shared, observer)
     named = {"observer": observer, "request_ids": shared.request_ids}
     assert one == (("hip:1", shared.metrics), {**named, "first": "first process"})
     early += ["second process"]
-    two: Any = serve.make_remote(fake_bundle(Path("x")), options("hip:0,host"), shared, observer)  # type: ignore[arg-type]
+    two: Any = serve.make_remote(fake_bundle(Path("x")), options("hip:0,host"), shared, observer)
     assert two == [
         (("hip:0", shared.metrics), {**named, "first": "second process"}),
         (("host", shared.metrics), {**named, "first": None}),
     ]
     with pytest.raises(UsageError, match="--device: expected"):
-        serve.make_remote(fake_bundle(Path("x")), options("hip:0,odd"), shared, observer)  # type: ignore[arg-type]
+        serve.make_remote(fake_bundle(Path("x")), options("hip:0,odd"), shared, observer)
 
 
 class Parts:
@@ -175,7 +177,7 @@ class Parts:
             "load_chat_template": lambda of: SimpleNamespace(
                 start=lambda: self.tell("template started"), close=lambda: self.tell("template closed")
             ),
-            "load_tokenizer": lambda of: self.tell("tokenizer") or "the tokenizer",
+            "load_tokenizer": self.load_tokenizer,
             "load_engine": self.load_engine,
             "ConstraintCompiler": lambda tokenizer: f"constraints of {tokenizer}",
             "Service": lambda **named: named,
@@ -196,13 +198,17 @@ class Parts:
     def stop(self, timeout: float) -> None:
         self.tell(("stopped", timeout))
 
+    def load_tokenizer(self, bundle: Any) -> str:
+        self.tell("tokenizer")
+        return "the tokenizer"
+
     def load_engine(self, bundle: Any, *arguments: Any, **named: Any) -> Parts:
         self.loaded = arguments, named
         return self
 
 
 def made(tracer: Any = None) -> Shared:
-    return Shared(Metrics(), tracer or SimpleNamespace(observer=lambda name: f"observer of {name}"))
+    return Shared(Metrics(), cast(Tracer, tracer or SimpleNamespace(observer=lambda name: f"observer of {name}")))
 
 
 def test_a_model_with_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +257,12 @@ def test_ids_are_numbers_that_javascript_reads(monkeypatch: pytest.MonkeyPatch) 
     assert len(set(ids)) == 100
     assert all(1 <= one <= MAX_ID for one in ids)
     asked: list[int] = []
-    monkeypatch.setattr(secrets, "randbelow", lambda below: asked.append(below) or 0)
+
+    def randbelow(below: int) -> int:
+        asked.append(below)
+        return 0
+
+    monkeypatch.setattr(secrets, "randbelow", randbelow)
     assert (serve.random_id(), asked) == (1, [MAX_ID])
 
 

@@ -217,7 +217,7 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
-    def readline(self, size: int | None = -1, /) -> str:
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
         self._reads += 1
         if self._interrupted and self._reads == 2:
             raise KeyboardInterrupt
