@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from rocmforge import cli
 from rocmforge.artifacts import hip
 from rocmforge.cli import main
 from rocmforge.cli_emulator import make_emulator
+from rocmforge.compiler.doctor import Finding
 from rocmforge.runtime.engine import EngineLimits
 from rocmforge.runtime.http.auth import Security
 from rocmforge.runtime.http.limits import HttpLimits
@@ -46,6 +49,35 @@ def test_archs_where_none_is_named(
     installed = hip.installed_arches
     monkeypatch.setattr(hip, "installed_arches", lambda: installed(tmp_path))
     assert cli._default_archs() == archs
+
+
+@pytest.mark.parametrize("command", ["compile", "serve", "run", "verify"])
+def test_no_model_is_read_where_there_is_no_room_for_it(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is opened: that the file is no model is not."""
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"no model")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 20, resource.RLIM_INFINITY))
+    done = CliRunner().invoke(main, [command, str(model)])
+    expected = "rfc: memory is limited (ulimit -v): expected 320 MiB or more beside the model, found 1\n"
+    assert (done.output, done.exit_code) == (expected, 1)
+
+
+@pytest.mark.parametrize("found", list(itertools.product([False, True], repeat=3)))
+def test_the_doctors_exit_code(found: tuple[bool, bool, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 where something is missing that is needed, whatever else is there."""
+    first, second, optional = found
+    findings = [
+        Finding("a", first, "found at /a", needed=True),
+        Finding("b", second, "found at /b", needed=True),
+        Finding("c", optional, "nowhere"),
+    ]
+    monkeypatch.setattr("rocmforge.compiler.doctor.examine", lambda: findings)
+    done = CliRunner().invoke(main, ["doctor"])
+    assert done.exit_code == (0 if first and second else 4)
+    lines = [f"{'ok' if one.ok else '--'}  {one.what:<22} {one.text}\n" for one in findings]
+    assert done.output == "".join(lines)
 
 
 def test_the_emulator_is_that_of_the_arch() -> None:
