@@ -88,7 +88,7 @@ def test_each_call_is_one_request(server: Server, monkeypatch: pytest.MonkeyPatc
     assert server.asked[-1] == ("GET", "/status/9", None, {**plain, "Authorization": "Bearer secret"})
 
 
-def test_F110_the_key_is_shown_to_no_other_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_shown_to_no_other_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Server()
     monkeypatch.setenv("ROCMFORGE_API_KEY", "secret")
     server.status, server.headers = 302, {"Location": f"{other.url}/models"}

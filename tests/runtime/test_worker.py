@@ -152,7 +152,7 @@ def test_embeddings_to_the_bit(local: Engine, remote: RemoteEngine, pooling: str
 
 
 def test_a_cancelled_embedding(remote: RemoteEngine) -> None:
-    many = [request(10, 200, ignore_eos=True)] * (4 * remote.max_sequences)
+    many = [request(10, 200, ignore_eos=True)] * (3 * remote.max_sequences)
     *_, blocker = remote.submit_all(many)  # the last, which has to wait for the others
     [one] = remote.embed([EmbeddingRequest(tuple(range(3, 250)), "mean")])
     one.cancel()
