@@ -119,7 +119,8 @@ _ROWS: Final = (
 
 GPU_ARCHES: Final[Mapping[str, GpuArch]] = {row.name: row for row in _ROWS}
 
-ARCH_OF_MACHINE: Final[Mapping[int, str]] = {row.machine: row.name for row in _ROWS}
+ARCH_OF_MACHINE: Final[Mapping[int, str]] = {row.machine: row.name for row in _ROWS if row.features is not None}
+"""Of code that is built."""
 
 GENERIC_ARCHES: Final[Mapping[str, tuple[str, ...]]] = {
     generic: tuple(row.name for row in _ROWS if row.generic == generic)
