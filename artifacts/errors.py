@@ -17,10 +17,11 @@ def printable(text: object, limit: int = 200) -> str:
         text: anything; `str(text)` is shown.
         limit: longest result, in characters, before it is cut with an ellipsis.
     """
-    raw = str(text)
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in raw[: limit + 1]
-    )
+    escaped = str(text)[: limit + 1]
+    if not escaped.isprintable():
+        escaped = "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in escaped
+        )
     return escaped if len(escaped) <= limit else escaped[:limit] + "…"
 
 

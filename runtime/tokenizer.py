@@ -356,11 +356,16 @@ def _char_to_byte() -> dict[str, int]:
 
 
 _BYTE_OF = _char_to_byte()
+# Of each character of the map its byte; Latin-1 outside of it becomes what is no byte.
+_BYTES: Final = str.maketrans({chr(code): _BYTE_OF.get(chr(code), 0x100) for code in range(0x100)} | _BYTE_OF)
 
 
 def _byte_level_bytes(text: str) -> bytes:
     """Undo the byte map; a character outside it stands for itself."""
-    return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in text)
+    try:
+        return text.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
+        return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in text)
 
 
 def _sentencepiece_bytes(text: str) -> bytes:

@@ -36,6 +36,7 @@ PROMPT_TOKENS = 64
 KV_BLOCKS = 1024
 WARM_ROUNDS = 2
 READ_SECONDS = 0.005  # between reads of several streams
+WHOLE_STREAM_BYTES = 1 << 20  # more than a stream has: the system keeps them until its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +72,22 @@ class _Stream:
 
     def read(self) -> bool:
         """Take what has come; whether there will be more. Looks at nothing but the first `data:` and the end."""
-        data = self.socket.recv(1 << 16)
-        if not self.first_at and b"data:" in self._last + data:
-            self.first_at = time.perf_counter()
-        if not data:
-            self.socket.close()
-            if b"[DONE]" not in self._last:
-                raise click.ClickException(f"the stream broke off with {self._last!r}")
-        elif b"[DONE]" not in self._last:
-            self._last = data
-        return bool(data)
+        while True:
+            try:
+                data = self.socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            if not data:
+                break
+            if not self.first_at and b"data:" in self._last + data:
+                self.first_at = time.perf_counter()
+                # From now on the socket is readable at its end alone: the reader shares the server's processors.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, WHOLE_STREAM_BYTES)
+            self._last = (self._last + data)[-1024:]
+        self.socket.close()
+        if b"[DONE]" not in self._last:
+            raise click.ClickException(f"the stream broke off with {self._last!r}")
+        return False
 
 
 def over_http(address: Address, prompts: list[list[int]], tokens: int) -> Run:

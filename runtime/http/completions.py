@@ -115,9 +115,9 @@ def read_prompts(value: object, vocab_size: int, name: str = "prompt") -> Prompt
 def _token_ids(value: object, vocab_size: int, name: str) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise RequestError(name, f"expected an array of token ids, found {kind_of(value)}")
-    for item in value:
-        if not isinstance(item, int) or isinstance(item, bool):
-            raise RequestError(name, f"expected token ids from 0 to {vocab_size - 1}, found {kind_of(item)}")
+    if set(map(type, value)) - {int}:
+        wrong = next(item for item in value if type(item) is not int)
+        raise RequestError(name, f"expected token ids from 0 to {vocab_size - 1}, found {kind_of(wrong)}")
     return check_token_ids(name, value, vocab_size)
 
 
@@ -150,9 +150,9 @@ class Completions(Resource):
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """Its text, as `echo` gives it back, and its first token."""
+    """Its text, where the answer is to begin with it, and its first token."""
 
-    text: str
+    echo: str
     first: int
 
 
@@ -161,8 +161,8 @@ def _requests(service: Service, call: Call, prompts: list[_Prompt], look: Look) 
     made: list[GenerationRequest] = []
     for prompt in call.prompts:
         ids = service.prompt_ids(prompt, look, call.parse_special) if isinstance(prompt, str) else prompt
-        text = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
-        prompts.append(_Prompt(text, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
+        echo = "" if not call.echo else prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
+        prompts.append(_Prompt(echo, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
         made += service.requests(ids, call.conditions, DEFAULT_MAX_TOKENS, call.count)
     return made
 
@@ -190,12 +190,8 @@ class _ChoiceWriter:
         self._tokenizer = tokenizer
         self._call = call
         self._prompt = prompt
+        self.echo = prompt.echo
         self._logprobs = CompletionLogprobsWriter(tokenizer, call.conditions.logprobs or 0, self.echo)
-
-    @property
-    def echo(self) -> str:
-        """Text before that of the tokens."""
-        return self._prompt.text if self._call.echo else ""
 
     def whole(self, index: int, state: GenerationState, events: Sequence[TokenEvent]) -> CompletionChoice:
         """The choice, once it has ended."""

@@ -142,8 +142,12 @@ class _Body:
         return bool(channel.total_outbufs_len > channel.adj.outbuf_high_watermark)
 
     def write(self, data: bytes) -> None:
+        task = self._task
         try:
-            self._task.write(data)
+            if task.chunked_response and task.wrote_header:  # as all are but the first: what waitress writes, sooner
+                task.channel.write_soon(b"%X\r\n%b\r\n" % (len(data), data))
+            else:
+                task.write(data)
         except ClientDisconnected:
             raise ClientGoneError from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 import falcon
@@ -32,6 +33,7 @@ def is_private(path: str) -> bool:
     return path in _PRIVATE_PATHS or path.startswith(_PRIVATE_PREFIXES)
 
 
+@lru_cache(64)  # asked for each request
 def is_loopback(host: str) -> bool:
     """Whether a name or address, without a port, is the loopback's and can be nothing else."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 
 MAX_CLIENTS = 10_000
 # Whoever holds an IPv6 address holds its whole /64, and could come from 2^64 addresses.
@@ -48,6 +49,7 @@ class RateLimiter:
         return 0 if allowed else math.ceil((1.0 - tokens) / self._per_second)
 
 
+@lru_cache(256)
 def client_of_address(address: str) -> str:
     """The client that an address stands for: itself, of IPv6 its /64 network."""
     try:

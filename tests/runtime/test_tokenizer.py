@@ -56,6 +56,23 @@ def test_bytes_round_trip(text: str) -> None:
     assert shown == text
 
 
+def test_bytes_of_tokens_in_the_characters_of_gpt_2() -> None:
+    expected = {
+        "Ġthe": b" the",
+        "Ã©": b"\xc3\xa9",
+        "é": b"\xe9",  # printable Latin-1 is its own byte
+        "ŃÃ": b"\xad\xc3",  # byte 0xAD is not printable: it has another character
+        "a b": b"a b",  # what the map leaves out stands for itself, as UTF-8
+        "\x80\xa0Ġ": b"\xc2\x80\xc2\xa0 ",
+        "\xad": b"\xc2\xad",
+        "日Ġ": "日 ".encode(),
+    }
+    library = tokenizers.Tokenizer(tokenizers.models.BPE({text: i for i, text in enumerate(expected)}, []))
+    library.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = Tokenizer(library.to_str(), TokenizerConfig(None, (), False, False, "", "", len(expected), None))
+    assert dict(zip(expected, map(tokenizer.token_bytes, range(len(expected))), strict=True)) == expected
+
+
 def test_bytes_of_a_tokenizer_of_pieces() -> None:
     """SentencePiece's vocabularies have their spaces and bytes spelled out; what only looks like a byte is text."""
     pieces = ["<unk>", "▁the", "<0x0A>", "<0xE2>", "<0xZZ>", "<0x0AB", "▁▁", "a<0x0A>", "lengths"[:6]]
