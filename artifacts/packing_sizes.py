@@ -9,8 +9,9 @@ in tiles of 32, pairs one by one (kernels/hip/weights_quantized.h, weights_float
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Final
+
+from .formats import FORMATS, WeightFormat
 
 TILE_ROWS: Final = 16
 PAIR_ROWS: Final = 4 * TILE_ROWS  # two tiles of each of two matrices
@@ -19,29 +20,7 @@ LANE_ROWS: Final = 32
 _TILES: Final = {"rows16": (TILE_ROWS, PAIR_ROWS), "lanes32": (LANE_ROWS, 2 * LANE_ROWS)}
 """Rows of a tile, and the rows of which pairs need a multiple, by the packing's first part."""
 
-ROW_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
-    "f32": (1, 4),
-    "f16": (1, 2),
-    "bf16": (1, 2),
-    "q4_0": (32, 18),
-    "q4_1": (32, 20),
-    "q5_0": (32, 22),
-    "q5_1": (32, 24),
-    "q8_0": (32, 34),
-    # The 12 bytes of 6-bit scales and minima of a GGUF block are spread to 16.
-    "q4_k": (256, 144 + 4),
-    "q5_k": (256, 176 + 4),
-    "q6_k": (256, 210),
-}
-"""Columns of a block, and bytes that a row takes of a packed block, by weight type."""
-
-LANE_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
-    "f32": (8, 32),
-    "f16": (8, 16),
-    "bf16": (8, 16),
-    "q6_k": (256, 212),  # the float16 scale of the superblock as float32
-}
-"""Where `lanes32` differs from `ROW_BLOCKS`."""
+LANE_FLOATS: Final = 8  # columns of a row of floats that `lanes32` keeps together
 
 
 def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
@@ -59,12 +38,20 @@ def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
     family, _, kind = packing.partition("_")
     pairs = kind.startswith("pairs_")
     kind = kind.removeprefix("pairs_")
-    if family not in _TILES or kind not in ROW_BLOCKS:
+    known = FORMATS.get(kind.upper())
+    if family not in _TILES or known is None or not kind.islower():
         raise ValueError("expected a known packing")
-    columns, n_bytes = LANE_BLOCKS.get(kind, ROW_BLOCKS[kind]) if family == "lanes32" else ROW_BLOCKS[kind]
+    columns, n_bytes = _lane_block(known) if family == "lanes32" else (known.columns, known.packed_bytes)
     tile_rows, pair_rows = _TILES[family]
     if len(shape) != 2 or shape[1] % columns:
         raise ValueError(f"expected rows by a multiple of {columns} columns")
     if pairs and shape[0] % pair_rows:
         raise ValueError(f"expected a multiple of {pair_rows} rows")
     return -(-shape[0] // tile_rows) * tile_rows * (shape[1] // columns * n_bytes)
+
+
+def _lane_block(weights: WeightFormat) -> tuple[int, int]:
+    """Columns of a block, and bytes that a row takes of it: a superblock's scales are a multiple of four."""
+    if weights.is_float:
+        return LANE_FLOATS, LANE_FLOATS * weights.packed_bytes
+    return weights.columns, weights.packed_bytes + -weights.super_scale_bytes % 4

@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import Final
 
 from ..artifacts.errors import UsageError
+from ..artifacts.formats import FORMATS
 from ..artifacts.layout import BufferEntry, GridEntry
+from ..artifacts.packing_sizes import LANE_ROWS
 from ..artifacts.targets import GpuFeatures
 from .graph import LOGITS, Graph, Node
 from .model_config import ModelConfig
-from .passes import FLOAT_TYPES, split_weights
+from .passes import split_weights
 from .plan import Parameter, Plan, Planner, float_literal
 from .target import Target
-from .tuning import MOST_TOKENS, SLICE_LDS_BYTES, TILE_ROWS, Tuning, check_tuning
+from .tuning import MOST_TOKENS, SLICE_LDS_BYTES, Tuning, check_tuning
 
 Q8_BLOCK_BYTES: Final = 48  # sizeof(struct q8_block) in kernels/hip/prelude.h
 THREADS: Final = 256  # of the elementwise kernels
@@ -27,7 +29,6 @@ SPLIT_TOKENS: Final = 16  # most tokens for which attention is split over the co
 MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
 MAX_SPLITS: Final = 64
 MAX_HEAD_DIM: Final = 256
-SUPERBLOCK_TYPES: Final = frozenset({"Q4_K", "Q5_K", "Q6_K"})
 _MANY: Final = (1 << 31) - 1
 _WAVES_WANTED: Final = 2048  # about what the large GPUs hold at once
 _MAX_THREADS: Final = 512
@@ -43,7 +44,7 @@ def num_slices(rows: int, columns: int, unit_columns: int, most: int) -> int:
         unit_columns: least that a wave can take.
         most: of them.
     """
-    tiles, units = -(-rows // TILE_ROWS), -(-columns // unit_columns)
+    tiles, units = -(-rows // LANE_ROWS), -(-columns // unit_columns)
     slices = 1
     while slices < most and 2 * slices <= units and tiles * slices < _WAVES_WANTED:
         slices *= 2
@@ -94,7 +95,7 @@ class HipPlanner(Planner):
 
     def _weight_parameters(self, name: str) -> dict[str, Parameter]:
         weight = self.graph.weights[name]
-        is_float = weight.ggml_type in FLOAT_TYPES
+        is_float = FORMATS[weight.ggml_type].is_float
         if is_float and weight.shape[1] % 8:
             raise UsageError(f"{name}: {weight.shape[1]} columns: GPU kernels take multiples of 8")
         return {
@@ -145,13 +146,13 @@ class HipPlanner(Planner):
             parameters: what is special to the product.
         """
         weight = self._weight_parameters(name)
-        unit = 256 if weight["weight_type"] in SUPERBLOCK_TYPES else 64
-        tiles = -(-stacked_rows // TILE_ROWS)
+        unit = max(64, FORMATS[str(weight["weight_type"])].columns)
+        tiles = -(-stacked_rows // LANE_ROWS)
         slices = num_slices(stacked_rows, int(weight["columns"]), unit, self._most_slices(int(weight["columns"])))
         # A wave of 64 lanes takes two tiles side by side; one of 32 does so in turn, where that leaves waves enough.
         row_tiles = 2 if parameters["gate_up"] or self.gpu.wave_size == 64 or tiles * slices >= _WAVES_WANTED else 1
         if self.tuning.tile_n is not None and not parameters["gate_up"]:
-            row_tiles = self.tuning.tile_n // TILE_ROWS
+            row_tiles = self.tuning.tile_n // LANE_ROWS
         rows = "logits" if parameters["at_logits_rows"] else "tokens"
         is_float = weight["weight_kind"] == "float"
         common = {**parameters, **weight, "slices": slices, "dot": "none" if is_float else self.gpu.dot}

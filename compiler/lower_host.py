@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..artifacts.formats import FORMATS
 from .graph import LOGITS, Graph, Node
 from .model_config import ModelConfig
-from .passes import FLOAT_TYPES, Q8_BLOCK, split_weights
+from .passes import Q8_BLOCK, split_weights
 from .plan import Parameter, Planner, float_literal
 from .target import Target
 
@@ -23,7 +24,7 @@ class HostPlanner(Planner):
 
     def _weight_parameters(self, name: str) -> dict[str, Parameter]:
         weight = self.graph.weights[name]
-        is_float = weight.ggml_type in FLOAT_TYPES
+        is_float = FORMATS[weight.ggml_type].is_float
         columns = weight.shape[1]
         return {
             "columns": columns,

@@ -15,23 +15,14 @@ import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
 from ..artifacts.errors import printable
+from ..artifacts.formats import FORMATS
 from .architectures import ARCHITECTURES, Architecture, RopeStyle
 from .gguf_file import GgufFile, TensorInfo
 
 Quant = GGMLQuantizationType
 
-VECTOR_TYPES = (Quant.F32, Quant.F16, Quant.BF16)
-MATRIX_TYPES = (
-    *VECTOR_TYPES,
-    Quant.Q8_0,
-    Quant.Q4_0,
-    Quant.Q4_1,
-    Quant.Q5_0,
-    Quant.Q5_1,
-    Quant.Q4_K,
-    Quant.Q5_K,
-    Quant.Q6_K,
-)
+MATRIX_TYPES = tuple(GGMLQuantizationType[name] for name in FORMATS)
+VECTOR_TYPES = tuple(kind for kind in MATRIX_TYPES if FORMATS[kind.name].is_float)
 
 MAX_LAYERS = 1024
 MAX_HEADS = 1024

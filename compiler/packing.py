@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.formats import FORMATS, WeightFormat
 from ..artifacts.packing_sizes import TILE_ROWS
 
 Bytes = npt.NDArray[np.uint8]
@@ -42,23 +43,23 @@ def _bits(packed: Bytes) -> Bytes:
     return np.unpackbits(packed, axis=-1, bitorder="little")
 
 
-def _read_legacy(raw: Bytes, *, minimum: bool, fifth: bool) -> Blocks:
-    """Q4_0, Q4_1, Q5_0, Q5_1: d, [m], [32 high bits], 16 bytes of nibbles."""
-    start = 4 if minimum else 2
+def _read_legacy(raw: Bytes, weights: WeightFormat) -> Blocks:
+    """Q4_0, Q4_1, Q5_0, Q5_1: d, [m], [32 high bits], 16 bytes of nibbles. Q8_0: d, 32 bytes."""
+    start = weights.scale_bytes
+    fields = (raw[..., 0:2], raw[..., 2:4]) if weights.has_minimum else (raw[..., 0:2],)
+    if weights.bits == 8:
+        return Blocks(raw[..., start:], fields)
+    fifth = weights.bits == 5
     quants = _split_nibbles(raw[..., start + 4 * fifth :])
     if fifth:
         quants |= _bits(raw[..., start : start + 4]) << 4
-    fields = (raw[..., 0:2], raw[..., 2:4]) if minimum else (raw[..., 0:2],)
     return Blocks(quants, fields)
 
 
-def _read_q8_0(raw: Bytes) -> Blocks:
-    return Blocks(raw[..., 2:], (raw[..., 0:2],))
-
-
-def _read_k(raw: Bytes, *, fifth: bool) -> Blocks:
+def _read_k(raw: Bytes, weights: WeightFormat) -> Blocks:
     """Q4_K, Q5_K: d, dmin, 12 bytes of 6-bit scales and minima, [256 high bits], 128 bytes of nibbles."""
     rows, supers, _ = raw.shape
+    fifth = weights.bits == 5
     packed = raw[..., 4:16]
     scales = np.concatenate([packed[..., 0:4] & 63, (packed[..., 8:12] & 15) | (packed[..., 0:4] >> 6 << 4)], -1)
     minima = np.concatenate([packed[..., 4:8] & 63, (packed[..., 8:12] >> 4) | (packed[..., 4:8] >> 6 << 4)], -1)
@@ -71,7 +72,7 @@ def _read_k(raw: Bytes, *, fifth: bool) -> Blocks:
     return Blocks(quants, fields, (raw[..., 0:2], raw[..., 2:4]))
 
 
-def _read_q6_k(raw: Bytes) -> Blocks:
+def _read_q6_k(raw: Bytes, _: WeightFormat) -> Blocks:
     """Q6_K: 128 bytes of low nibbles, 64 of high pairs, 16 int8 scales, d."""
     rows, supers, _ = raw.shape
     low = raw[..., :128].reshape(rows, supers, 2, 64)
@@ -107,65 +108,20 @@ def _flat(array: Bytes) -> Bytes:
     return np.ascontiguousarray(array).reshape(array.shape[0], array.shape[1], -1)
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizedFormat:
-    """How a GGUF type is read and how its quants are written.
-
-    Attributes:
-        block_columns: columns of one GGUF block.
-        block_bytes: bytes of one GGUF block.
-        scales_first: per-block fields stand before the quants (types with superblocks) or after.
-    """
-
-    block_columns: int
-    block_bytes: int
-    read: Callable[[Bytes], Blocks]
-    write_quants: Callable[[Bytes], tuple[Bytes, ...]]
-    scales_first: bool = False
+def _write_quants(vectors: Bytes, bits: int) -> tuple[Bytes, ...]:
+    """uint8[tiles, blocks, 8, 64] to what the kernel's unpack_quants reads."""
+    if bits == 8:
+        return (_flat(vectors),)
+    high = {4: (), 5: (_write_fifth,), 6: (_write_sixth,)}[bits]
+    return (_write_nibbles(vectors), *(write(vectors) for write in high))
 
 
-_FORMATS: Mapping[str, QuantizedFormat] = {
-    "Q4_0": QuantizedFormat(
-        32, 18, lambda raw: _read_legacy(raw, minimum=False, fifth=False), lambda v: (_write_nibbles(v),)
-    ),
-    "Q4_1": QuantizedFormat(
-        32, 20, lambda raw: _read_legacy(raw, minimum=True, fifth=False), lambda v: (_write_nibbles(v),)
-    ),
-    "Q5_0": QuantizedFormat(
-        32,
-        22,
-        lambda raw: _read_legacy(raw, minimum=False, fifth=True),
-        lambda v: (_write_nibbles(v), _write_fifth(v)),
-    ),
-    "Q5_1": QuantizedFormat(
-        32,
-        24,
-        lambda raw: _read_legacy(raw, minimum=True, fifth=True),
-        lambda v: (_write_nibbles(v), _write_fifth(v)),
-    ),
-    "Q8_0": QuantizedFormat(32, 34, _read_q8_0, lambda v: (_flat(v),)),
-    "Q4_K": QuantizedFormat(
-        256, 144, lambda raw: _read_k(raw, fifth=False), lambda v: (_write_nibbles(v),), scales_first=True
-    ),
-    "Q5_K": QuantizedFormat(
-        256,
-        176,
-        lambda raw: _read_k(raw, fifth=True),
-        lambda v: (_write_nibbles(v), _write_fifth(v)),
-        scales_first=True,
-    ),
-    "Q6_K": QuantizedFormat(256, 210, _read_q6_k, lambda v: (_write_nibbles(v), _write_sixth(v)), scales_first=True),
+_READERS: Mapping[str, Callable[[Bytes, WeightFormat], Blocks]] = {
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), _read_legacy),
+    **dict.fromkeys(("Q4_K", "Q5_K"), _read_k),
+    "Q6_K": _read_q6_k,
 }
-FLOAT_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
-PACKABLE_TYPES: tuple[str, ...] = (*FLOAT_BYTES, *_FORMATS)
-
-
-def row_bytes(ggml_type: str, columns: int) -> int:
-    """Bytes of one row of a GGUF tensor."""
-    if ggml_type in FLOAT_BYTES:
-        return FLOAT_BYTES[ggml_type] * columns
-    layout = _FORMATS[ggml_type]
-    return columns // layout.block_columns * layout.block_bytes
+"""How the GGUF's blocks are taken apart, uint8[rows, blocks, bytes], by the type's name."""
 
 
 def pack_rows(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
@@ -173,39 +129,39 @@ def pack_rows(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
 
     Args:
         raw: uint8[rows, row_bytes], the tensor's bytes as in the GGUF.
-        ggml_type: one of `PACKABLE_TYPES`.
+        ggml_type: one of `FORMATS`.
         columns: elements of a row.
     Returns:
         uint8[tiles, tile_bytes].
     """
+    weights = FORMATS[ggml_type]
     padding = -raw.shape[0] % TILE_ROWS
     if padding:
         raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
-    if ggml_type in FLOAT_BYTES:
-        elements = raw.reshape(-1, TILE_ROWS, columns, FLOAT_BYTES[ggml_type])
+    if weights.is_float:
+        elements = raw.reshape(-1, TILE_ROWS, columns, weights.gguf_bytes)
         return np.ascontiguousarray(elements.transpose(0, 2, 1, 3)).reshape(elements.shape[0], -1)
-    return _pack_quantized(raw, ggml_type)
+    return _pack_quantized(raw, weights)
 
 
-def read_blocks(raw: Bytes, ggml_type: str) -> Blocks:
+def read_blocks(raw: Bytes, weights: WeightFormat) -> Blocks:
     """Take rows of a quantized type apart.
 
     Args:
         raw: uint8[rows, row_bytes].
     """
-    layout = _FORMATS[ggml_type]
-    return layout.read(raw.reshape(raw.shape[0], -1, layout.block_bytes))
+    return _READERS[weights.name](raw.reshape(raw.shape[0], -1, weights.gguf_bytes), weights)
 
 
-def _pack_quantized(raw: Bytes, ggml_type: str) -> Bytes:
-    layout, tiles = _FORMATS[ggml_type], raw.shape[0] // TILE_ROWS
-    blocks = read_blocks(raw, ggml_type)
+def _pack_quantized(raw: Bytes, weights: WeightFormat) -> Bytes:
+    tiles = raw.shape[0] // TILE_ROWS
+    blocks = read_blocks(raw, weights)
     num_blocks = blocks.quants.shape[1]
     vectors = blocks.quants.reshape(tiles, TILE_ROWS, num_blocks, 8, 4).transpose(0, 2, 3, 1, 4)
-    quants = layout.write_quants(np.ascontiguousarray(vectors).reshape(tiles, num_blocks, 8, 64))
+    quants = _write_quants(np.ascontiguousarray(vectors).reshape(tiles, num_blocks, 8, 64), weights.bits)
     fields = tuple(_interleave(field) for field in blocks.block_scales)
-    packed = np.concatenate((*fields, *quants) if layout.scales_first else (*quants, *fields), axis=-1)
-    if blocks.super_scales:
+    packed = np.concatenate((*fields, *quants) if weights.has_superblocks else (*quants, *fields), axis=-1)
+    if weights.has_superblocks:
         inner = packed.reshape(tiles, num_blocks // 8, -1)
         packed = np.concatenate((*(_interleave(field) for field in blocks.super_scales), inner), axis=-1)
     return packed.reshape(tiles, -1)

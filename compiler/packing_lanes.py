@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..artifacts.formats import FORMATS
 from ..artifacts.packing_sizes import LANE_ROWS
-from .packing import FLOAT_BYTES, Bytes, read_blocks
+from .packing import Bytes, read_blocks
 
 PIECE_BYTES = 16  # of one lane's load
 
@@ -19,40 +20,41 @@ def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
 
     Args:
         raw: uint8[rows, row_bytes], the tensor's bytes as in the GGUF.
-        ggml_type: one of `packing.PACKABLE_TYPES`.
+        ggml_type: one of `FORMATS`.
         columns: elements of a row; of float types a multiple of 8.
     Returns:
         uint8[tiles, tile_bytes].
     """
+    weights = FORMATS[ggml_type]
     padding = -raw.shape[0] % LANE_ROWS
     if padding:
         raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
     tiles = raw.shape[0] // LANE_ROWS
-    if ggml_type in FLOAT_BYTES:
-        pieces = raw.reshape(tiles, LANE_ROWS, columns * FLOAT_BYTES[ggml_type] // PIECE_BYTES, PIECE_BYTES)
+    if weights.is_float:
+        pieces = raw.reshape(tiles, LANE_ROWS, columns * weights.gguf_bytes // PIECE_BYTES, PIECE_BYTES)
         return np.ascontiguousarray(pieces.transpose(0, 2, 1, 3)).reshape(tiles, -1)
-    blocks = read_blocks(raw, ggml_type)
+    blocks = read_blocks(raw, weights)
     scales = np.concatenate(blocks.block_scales, axis=-1)
-    quants, high = _split_quants(blocks.quants, ggml_type)
+    quants, high = _split_quants(blocks.quants, weights.bits)
     chunks = _chunks(scales, quants, high, tiles)
-    if blocks.super_scales:
+    if weights.has_superblocks:
         supers = np.concatenate(blocks.super_scales, axis=-1)
-        if ggml_type == "Q6_K":  # float16 widened, so that superblocks are multiples of 128 bytes
+        if weights.super_scale_bytes == 2:  # float16 widened, so that superblocks are multiples of 128 bytes
             supers = supers.copy().view(np.float16).astype(np.float32).view(np.uint8)
         inner = chunks.reshape(tiles, supers.shape[1], -1)
         chunks = np.concatenate((_by_lane(supers, tiles), inner), axis=-1)
     return chunks.reshape(tiles, -1)
 
 
-def _split_quants(quants: Bytes, ggml_type: str) -> tuple[Bytes, Bytes]:
+def _split_quants(quants: Bytes, bits: int) -> tuple[Bytes, Bytes]:
     """uint8[rows, blocks, 32] to the bytes of the 16-byte pieces and of the high bits, [rows, blocks, bytes]."""
-    if ggml_type == "Q8_0":
+    if bits == 8:
         return quants, quants[..., :0]
     nibbles = quants[..., :16] & np.uint8(15) | (quants[..., 16:] & np.uint8(15)) << np.uint8(4)
     dwords = quants.reshape(*quants.shape[:2], 8, 4) >> 4  # [vector, byte]: column 4 * vector + byte
-    if ggml_type in {"Q5_0", "Q5_1", "Q5_K"}:
+    if bits == 5:
         return nibbles, np.packbits(dwords, axis=2, bitorder="little")[:, :, 0]
-    if ggml_type == "Q6_K":
+    if bits == 6:
         pairs = dwords.reshape(*quants.shape[:2], 2, 4, 4)
         shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
         high: Bytes = np.bitwise_or.reduce((pairs << shifts).astype(np.uint8), axis=3)

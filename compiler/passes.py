@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..artifacts.formats import BLOCK_COLUMNS, FORMATS
 from .graph import Graph, Node, Value, verify
 
-FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
-Q8_BLOCK = 32  # activations of one int8 block
+Q8_BLOCK = BLOCK_COLUMNS  # activations of one int8 block
 
 
 def merge_linears(graph: Graph) -> Graph:
@@ -97,7 +97,7 @@ def quantize_activations(graph: Graph) -> Graph:
 
 
 def _wants_q8(graph: Graph, node: Node) -> bool:
-    return node.op in {"linear", "gate_up"} and graph.weights[node.weights[0]].ggml_type not in FLOAT_TYPES
+    return node.op in {"linear", "gate_up"} and not FORMATS[graph.weights[node.weights[0]].ggml_type].is_float
 
 
 def _fold_quantize(graph: Graph) -> Graph:

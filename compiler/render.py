@@ -12,6 +12,7 @@ import jinja2
 import jinja2.meta
 
 from ..artifacts.abi import c_header
+from ..artifacts.formats import FORMATS
 from .plan import KernelSpec
 
 
@@ -23,9 +24,14 @@ class Source:
     text: str
 
 
+def _weight_defines(weight_type: str) -> str:
+    """The lines of C that tell kernels a weight format."""
+    return "\n".join(f"#define {name} {value}" for name, value in FORMATS[weight_type].defines.items())
+
+
 @cache
 def _environment(backend: str) -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rocmforge", f"templates/{backend}"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -34,6 +40,8 @@ def _environment(backend: str) -> jinja2.Environment:
         line_statement_prefix="//%",
         autoescape=False,
     )
+    environment.filters["weight_defines"] = _weight_defines
+    return environment
 
 
 # Of a backend: the suffix of its sources; templates add ".j2".

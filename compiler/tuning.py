@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..artifacts.errors import UsageError, printable
+from ..artifacts.packing_sizes import LANE_ROWS
 from .target import Target
 
-TILE_ROWS = 32  # rows of a packed tile
 UNIT_COLUMNS = 64  # least that a wave takes of a row
 MOST_TOKENS = 8  # of a GEMV
-SLICE_LDS_BYTES = 4 * 2 * TILE_ROWS * MOST_TOKENS  # of each wave of a GEMV: `partial` of kernels/hip/gemv.h
+SLICE_LDS_BYTES = 4 * 2 * LANE_ROWS * MOST_TOKENS  # of each wave of a GEMV: `partial` of kernels/hip/gemv.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def check_tuning(tuning: Tuning, target: Target) -> None:
         raise _refused(target, "lds_size", f"{SLICE_LDS_BYTES} to {gpu.lds_bytes}", tuning.lds_size)
     if tuning.tile_k is not None and (tuning.tile_k < UNIT_COLUMNS or tuning.tile_k % UNIT_COLUMNS):
         raise _refused(target, "tile_k", f"a multiple of {UNIT_COLUMNS}", tuning.tile_k)
-    rows = (2 * TILE_ROWS,) if wave == 64 else (TILE_ROWS, 2 * TILE_ROWS)
+    rows = (2 * LANE_ROWS,) if wave == 64 else (LANE_ROWS, 2 * LANE_ROWS)
     if tuning.tile_n is not None and tuning.tile_n not in rows:
         raise _refused(target, "tile_n", " or ".join(map(str, rows)), tuning.tile_n)
 

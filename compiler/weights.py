@@ -10,11 +10,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.formats import FORMATS
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
 from .gguf_file import GgufFile, TensorInfo
 from .model_config import ModelConfig, weight_tensors
-from .packing import Bytes, interleave_pairs, pack_rows, row_bytes
+from .packing import Bytes, interleave_pairs, pack_rows
 from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor
 
@@ -149,7 +150,7 @@ def _packed_parts(
         yield from (read_floats(gguf, info) for info in infos)
         return
     ggml_type, columns = infos[0].ggml_type.name, tensor.shape[1]
-    raw = [gguf.read_tensor(info.name).reshape(-1, row_bytes(ggml_type, columns)) for info in infos]
+    raw = [gguf.read_tensor(info.name).reshape(-1, FORMATS[ggml_type].row_bytes(columns)) for info in infos]
     family, _, kind = tensor.packing.partition("_")
     pack, interleave = _PACKERS[family]
     if kind.startswith("pairs_"):

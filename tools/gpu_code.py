@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import click
 
 from rocmforge.artifacts.code_object import CodeObjectFacts, KernelResources, read_code_object
+from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.layout import KV_DTYPES
 from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
 from rocmforge.compiler.build_cache import BuildCache, default_cache_dir
 from rocmforge.compiler.graph import Graph, Weight, build_graph
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
-from rocmforge.compiler.packing import PACKABLE_TYPES
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.target import TARGETS, Target
 
@@ -48,7 +48,7 @@ SHAPES = {
 def fitting_types(shape: ModelShape) -> tuple[str, ...]:
     """Weight types whose blocks divide the rows of the shape."""
     sizes = (shape.hidden_size, shape.intermediate_size)
-    return tuple(kind for kind in PACKABLE_TYPES if not kind.endswith("_K") or all(size % 256 == 0 for size in sizes))
+    return tuple(row.name for row in FORMATS.values() if all(size % row.columns == 0 for size in sizes))
 
 
 def shape_graph(shape: ModelShape, weight_type: str) -> tuple[Graph, ModelConfig]:
@@ -126,7 +126,7 @@ def _chosen(
 
 @click.command()
 @click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="[default: all]")
-@click.option("--type", "types", multiple=True, type=click.Choice(PACKABLE_TYPES), help="[default: all]")
+@click.option("--type", "types", multiple=True, type=click.Choice(tuple(FORMATS)), help="[default: all]")
 @click.option("--arch", "arches", multiple=True, type=click.Choice([t.arch for t in GPUS]), help="[default: all]")
 @click.option("--kv-type", "kv_dtype", type=click.Choice(KV_DTYPES), default="f16", show_default=True)
 @click.option("--jobs", default=2, show_default=True)

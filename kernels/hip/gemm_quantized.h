@@ -48,9 +48,9 @@ INLINE void store_weights(const struct raw_block *raw, struct stage *stage, int3
 {
     struct block block;
     unpack_block(raw, &block);
-    const int32_t top = (int32_t)0x80808080, offset = WEIGHT_OFFSET * 0x01010101;
+    const int32_t top = (int32_t)0x80808080, offset = QUANT_OFFSET * 0x01010101;
     UNROLL for (int v = 0; v < 8; v++) /* four signed bytes: none borrows from the next */
-        if (WEIGHT_OFFSET) block.quants[v] = ((block.quants[v] | top) - offset) ^ top;
+        if (QUANT_OFFSET) block.quants[v] = ((block.quants[v] | top) - offset) ^ top;
     UNROLL for (int half = 0; half < 2; half++) {
         const int32_t *q = block.quants + 4 * half;
         *(i32x4 *)(stage->weights[row] + 32 * p + 16 * half) = i32x4{ q[0], q[1], q[2], q[3] };

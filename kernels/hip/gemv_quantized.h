@@ -33,7 +33,7 @@ INLINE void multiply_block(const weight_pointer *units, uint32_t origin, uint32_
         activation_pointer a = *x + t * ACTIVATION_ROW + 2 * part + p;
         const CONSTANT_MEMORY int32_t *quants = (const CONSTANT_MEMORY int32_t *)a->quants;
         UNROLL for (int i = 0; i < LANE_TILES; i++) {
-            int32_t dot0 = -WEIGHT_OFFSET * a->sums[0], dot1 = -WEIGHT_OFFSET * a->sums[1];
+            int32_t dot0 = -QUANT_OFFSET * a->sums[0], dot1 = -QUANT_OFFSET * a->sums[1];
             UNROLL for (int v = 0; v < 4; v++) {
                 dot0 = dot4(blocks[i].quants[v], quants[v], dot0);
                 dot1 = dot4(blocks[i].quants[v + 4], quants[v + 4], dot1);

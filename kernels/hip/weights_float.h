@@ -2,11 +2,7 @@
  * Activations stay float32. Columns are a multiple of 8. */
 #include "prelude.h"
 
-#if defined(WEIGHT_F32)
-#define PIECE 4 /* columns of 16 bytes */
-#else
-#define PIECE 8
-#endif
+#define PIECE (16 / ELEMENT_BYTES) /* columns of 16 bytes */
 #define TILE_BYTES (COLUMNS / PIECE * 512)
 #define UNIT_PIECES (64 / PIECE)
 

@@ -12,54 +12,10 @@
  */
 #include "prelude.h"
 
-#if defined(WEIGHT_Q4_0) || defined(WEIGHT_Q5_0)
-#define SCALE_BYTES 2
-#define HAS_MINIMUM 0
-#elif defined(WEIGHT_Q4_1) || defined(WEIGHT_Q5_1)
-#define SCALE_BYTES 4
-#define HAS_MINIMUM 1
-#elif defined(WEIGHT_Q8_0)
-#define SCALE_BYTES 2
-#define HAS_MINIMUM 0
-#define PIECES 2
-#elif defined(WEIGHT_Q4_K) || defined(WEIGHT_Q5_K)
-#define SCALE_BYTES 2
-#define HAS_MINIMUM 1
-#define SUPER_BYTES 4
-#elif defined(WEIGHT_Q6_K)
-#define SCALE_BYTES 2
-#define HAS_MINIMUM 0
-#define SUPER_BYTES 4
-#define NUM_SCALES 2
-#endif
-
-#if defined(WEIGHT_Q5_0) || defined(WEIGHT_Q5_1) || defined(WEIGHT_Q5_K)
-#define HIGH_BYTES 4
-#elif defined(WEIGHT_Q6_K)
-#define HIGH_BYTES 8
-#else
-#define HIGH_BYTES 0
-#endif
-
-#if defined(WEIGHT_Q4_0)
-#define WEIGHT_OFFSET 8
-#elif defined(WEIGHT_Q5_0)
-#define WEIGHT_OFFSET 16
-#elif defined(WEIGHT_Q6_K)
-#define WEIGHT_OFFSET 32
-#else
-#define WEIGHT_OFFSET 0
-#endif
-
-#ifndef PIECES
-#define PIECES 1
-#endif
-#ifndef NUM_SCALES
-#define NUM_SCALES 1 /* of a block: 2 where each 16 columns have their own */
-#endif
-#ifndef SUPER_BYTES
-#define SUPER_BYTES 0
-#endif
+/* The format's macros are those of its row in artifacts/formats.py. */
+#define PIECES (QUANT_BITS == 8 ? 2 : 1)
+#define HIGH_BYTES (QUANT_BITS == 8 ? 0 : 4 * (QUANT_BITS - 4))
+#define SUPER_BYTES (SUPER_SCALE_BYTES ? 4 : 0)
 
 #define BLOCKS (COLUMNS / 32)
 #define BLOCK_BYTES (SCALE_BYTES + 16 * PIECES + HIGH_BYTES)
@@ -109,7 +65,7 @@ INLINE void load_block(weight_pointer base, uint32_t origin, uint32_t lane, uint
     }
 }
 
-/* weight = scale * quant + minimum; quants stand WEIGHT_OFFSET too high, dword v holds columns 4v .. 4v+3. */
+/* weight = scale * quant + minimum; quants stand QUANT_OFFSET too high, dword v holds columns 4v .. 4v+3. */
 struct block {
     int32_t quants[8];
     float scale[2], minimum;
@@ -142,10 +98,10 @@ INLINE void unpack_block(const struct raw_block *raw, struct block *block)
     unpack_quants(raw, block->quants);
     const int32_t low = raw->scales & 255, high = raw->scales >> 8 & 255;
     block->minimum = 0;
-#if defined(WEIGHT_Q4_K) || defined(WEIGHT_Q5_K)
+#if SUPER_SCALE_BYTES == 4
     block->scale[0] = from_f16(raw->super) * (float)low;
     block->minimum = -(from_f16(raw->super >> 16) * (float)high);
-#elif defined(WEIGHT_Q6_K)
+#elif SUPER_SCALE_BYTES
     block->scale[0] = from_bits(raw->super) * (float)(int8_t)low;
     block->scale[1] = from_bits(raw->super) * (float)(int8_t)high;
     return;
@@ -186,7 +142,7 @@ INLINE void dequantize_item(weight_pointer tile, int32_t lane, int32_t b, float 
     unpack_block(&raw, &block);
     UNROLL for (int c = 0; c < 32; c++) {
         const int32_t byte = block.quants[c / 4] >> (8 * (c % 4));
-        const int32_t quant = PIECES == 2 ? (int8_t)byte : (byte & 255) - WEIGHT_OFFSET;
+        const int32_t quant = PIECES == 2 ? (int8_t)byte : (byte & 255) - QUANT_OFFSET;
         const float product = block.scale[c / 16] * (float)quant;
         out[c] = HAS_MINIMUM ? product + block.minimum : product;
     }

@@ -2,13 +2,10 @@
 #include "vector.h"
 
 #if defined(WEIGHT_F32)
-#define ELEMENT_BYTES 4
 #define LOAD_ELEMENTS load_f32
 #elif defined(WEIGHT_F16)
-#define ELEMENT_BYTES 2
 #define LOAD_ELEMENTS load_f16
 #elif defined(WEIGHT_BF16)
-#define ELEMENT_BYTES 2
 #define LOAD_ELEMENTS load_bf16
 #endif
 #define TILE_BYTES(columns) ((size_t)(columns) * 16 * ELEMENT_BYTES)

@@ -46,102 +46,53 @@ ALWAYS_INLINE void unpack_sixth(const uint8_t *p, u8x64 w[8])
     w[7] |= shift_right(second, 2) & 48;
 }
 
-#if defined(WEIGHT_Q4_0) || defined(WEIGHT_Q4_1) || defined(WEIGHT_Q5_0) || defined(WEIGHT_Q5_1)
-#if defined(WEIGHT_Q4_0) || defined(WEIGHT_Q4_1)
-#define QUANT_BYTES 256
-#else
-#define QUANT_BYTES 320
-#endif
-#if defined(WEIGHT_Q4_1) || defined(WEIGHT_Q5_1)
-#define HAS_MINIMUM 1
-#define WEIGHT_OFFSET 0
-#define BLOCK_BYTES (QUANT_BYTES + 64)
-#else
-#define HAS_MINIMUM 0
-#define BLOCK_BYTES (QUANT_BYTES + 32)
-#if defined(WEIGHT_Q4_0)
-#define WEIGHT_OFFSET 8
-#else
-#define WEIGHT_OFFSET 16
-#endif
-#endif
-#define NUM_SCALES 1
-#define TILE_BYTES(columns) ((columns) / 32 * BLOCK_BYTES)
-ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
-{
-    const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
-    unpack_nibbles(p, w);
-#if QUANT_BYTES == 320
-    unpack_fifth(p + 256, w);
-#endif
-    s->scale[0] = s->scale[1] = load_f16(p + QUANT_BYTES);
-    s->minimum = HAS_MINIMUM ? load_f16(p + QUANT_BYTES + 32 * HAS_MINIMUM) : splat(0);
-}
+/* The format's macros are those of its row in artifacts/formats.py. */
+#define QUANT_BYTES (64 * QUANT_BITS)
+#define BLOCK_BYTES (QUANT_BYTES + 16 * SCALE_BYTES)
+#define SUPER_BYTES (16 * SUPER_SCALE_BYTES + 8 * BLOCK_BYTES)
+#define QUANTS_SIGNED (QUANT_BITS == 8)
+#define DOT_OFFSET (QUANTS_SIGNED ? SIGNED_DOT_OFFSET : QUANT_OFFSET)
 
-#elif defined(WEIGHT_Q8_0)
-#define HAS_MINIMUM 0
-#define WEIGHT_OFFSET SIGNED_DOT_OFFSET
-#define WEIGHT_SIGNED 1
-#define NUM_SCALES 1
-#define BLOCK_BYTES 544
-#define TILE_BYTES(columns) ((columns) / 32 * BLOCK_BYTES)
-ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+ALWAYS_INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
 {
-    const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
+#if QUANT_BITS == 8
     for (int v = 0; v < 8; v++) w[v] = load_bytes(p + 64 * v);
-    s->scale[0] = s->scale[1] = load_f16(p + 512);
-    s->minimum = splat(0);
+#else
+    unpack_nibbles(p, w);
+    if (QUANT_BITS == 5) unpack_fifth(p + 256, w);
+    if (QUANT_BITS == 6) unpack_sixth(p + 256, w);
+#endif
 }
 
-#elif defined(WEIGHT_Q4_K) || defined(WEIGHT_Q5_K)
-/* 256 columns: scale and minimum of the superblock (f16[16] each), then 8 times
- * { 6-bit scales u8[16], 6-bit minima u8[16], quants }. */
-#if defined(WEIGHT_Q4_K)
-#define BLOCK_BYTES (32 + 256)
-#else
-#define BLOCK_BYTES (32 + 320)
-#endif
-#define HAS_MINIMUM 1
-#define WEIGHT_OFFSET 0
-#define NUM_SCALES 1
-#define SUPER_BYTES (64 + 8 * BLOCK_BYTES)
+#if SUPER_SCALE_BYTES
+/* 256 columns: scale (and minimum) of the superblock, float16[16] each, then 8 times
+ * { scales u8[16], minima u8[16], or int8 scales of columns 0..15 [16] and of columns 16..31 [16]; quants }. */
 #define TILE_BYTES(columns) ((columns) / 256 * SUPER_BYTES)
 ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
 {
     const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
-    const uint8_t *p = super + 64 + (size_t)(block & 7) * BLOCK_BYTES;
-    unpack_nibbles(p + 32, w);
-#if defined(WEIGHT_Q5_K)
-    unpack_fifth(p + 32 + 256, w);
-#endif
+    const uint8_t *p = super + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
+    unpack_quants(p + 16 * SCALE_BYTES, w);
+#if HAS_MINIMUM
     s->scale[0] = s->scale[1] = load_f16(super) * to_f32(load_u8(p));
     s->minimum = -(load_f16(super + 32) * to_f32(load_u8(p + 16)));
-}
-
-#elif defined(WEIGHT_Q6_K)
-/* 256 columns: scale of the superblock (f16[16]), then 8 times { int8 scales of columns 0..15 [16], of
- * columns 16..31 [16], quants }. */
-#define BLOCK_BYTES (32 + 256 + 128)
-#define HAS_MINIMUM 0
-#define WEIGHT_OFFSET 32
-#define NUM_SCALES 2
-#define SUPER_BYTES (32 + 8 * BLOCK_BYTES)
-#define TILE_BYTES(columns) ((columns) / 256 * SUPER_BYTES)
-ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
-{
-    const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
-    const uint8_t *p = super + 32 + (size_t)(block & 7) * BLOCK_BYTES;
-    unpack_nibbles(p + 32, w);
-    unpack_sixth(p + 32 + 256, w);
+#else
     const f32x16 d = load_f16(super);
     s->scale[0] = d * to_f32(load_i8(p));
     s->scale[1] = d * to_f32(load_i8(p + 16));
     s->minimum = splat(0);
-}
 #endif
-
-#ifndef WEIGHT_SIGNED
-#define WEIGHT_SIGNED 0
+}
+#else
+/* { quants, float16 scales [16] (, float16 minima [16]) }. */
+#define TILE_BYTES(columns) ((columns) / 32 * BLOCK_BYTES)
+ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+{
+    const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
+    unpack_quants(p, w);
+    s->scale[0] = s->scale[1] = load_f16(p + QUANT_BYTES);
+    s->minimum = HAS_MINIMUM ? load_f16(p + QUANT_BYTES + 32 * HAS_MINIMUM) : splat(0);
+}
 #endif
 
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t]. Column blocks in order, one
@@ -160,9 +111,9 @@ ALWAYS_INLINE void multiply_tile(const uint8_t *tile, const void *activations, c
             const struct q8_block *a = x + (size_t)t * blocks + b;
             f32x16 halves[2];
             for (int half = 0; half < 2; half++) {
-                i32x16 dot = splat_int(-WEIGHT_OFFSET * a->sums[half]);
+                i32x16 dot = splat_int(-DOT_OFFSET * a->sums[half]);
                 for (int v = 4 * half; v < 4 * half + 4; v++)
-                    dot = WEIGHT_SIGNED ? dot_signed(dot, w[v], a->quants + 4 * v)
+                    dot = QUANTS_SIGNED ? dot_signed(dot, w[v], a->quants + 4 * v)
                                         : dot_unsigned(dot, w[v], a->quants + 4 * v);
                 halves[half] = to_f32(dot) * a->scales[half];
             }
@@ -186,7 +137,7 @@ ALWAYS_INLINE void dequantize_row(const uint8_t *tile, const int lane, const int
         unpack_block(tile, b, w, &s);
         for (int c = 0; c < 32; c++) {
             const uint8_t byte = w[c / 4][4 * lane + c % 4];
-            const int32_t quant = WEIGHT_SIGNED ? (int8_t)byte : byte - WEIGHT_OFFSET;
+            const int32_t quant = QUANTS_SIGNED ? (int8_t)byte : byte - QUANT_OFFSET;
             const float product = s.scale[NUM_SCALES == 2 ? c / 16 : 0][lane] * (float)quant;
             out[32 * b + c] = HAS_MINIMUM ? product + s.minimum[lane] : product;
         }

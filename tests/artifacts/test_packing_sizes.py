@@ -6,8 +6,9 @@ import gguf
 import numpy as np
 import pytest
 
-from rocmforge.artifacts.packing_sizes import ROW_BLOCKS, packed_bytes
-from rocmforge.compiler.packing import PACKABLE_TYPES, interleave_pairs, pack_rows
+from rocmforge.artifacts.formats import FORMATS
+from rocmforge.artifacts.packing_sizes import packed_bytes
+from rocmforge.compiler.packing import interleave_pairs, pack_rows
 
 # Bytes that a row of a block gains: Q4_K and Q5_K spread 12 bytes of 6-bit fields to 16.
 GAIN = {"Q4_K": 4, "Q5_K": 4}
@@ -19,11 +20,12 @@ def raw_rows(kind: str, rows: int, columns: int) -> np.ndarray:
     return np.zeros((rows, columns // block * n_bytes), np.uint8)
 
 
-@pytest.mark.parametrize("kind", PACKABLE_TYPES)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("rows", [1, 16, 17, 64])
 def test_sizes_are_those_that_are_written(kind: str, rows: int) -> None:
     block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    assert ROW_BLOCKS[kind.lower()] == (block, n_bytes + GAIN.get(kind, 0))
+    assert (FORMATS[kind].columns, FORMATS[kind].gguf_bytes) == (block, n_bytes)
+    assert FORMATS[kind].packed_bytes == n_bytes + GAIN.get(kind, 0)
     packed = pack_rows(raw_rows(kind, rows, 512), kind, 512)
     assert packed_bytes(f"rows16_{kind.lower()}", (rows, 512)) == packed.nbytes
     if rows % 32 == 0:
@@ -31,8 +33,7 @@ def test_sizes_are_those_that_are_written(kind: str, rows: int) -> None:
         assert packed_bytes(f"rows16_pairs_{kind.lower()}", (2 * rows, 512)) == pairs.nbytes
 
 
-def test_all_packable_types_have_a_size() -> None:
-    assert {kind.lower() for kind in PACKABLE_TYPES} == set(ROW_BLOCKS)
+def test_sizes_of_what_is_no_matrix() -> None:
     assert packed_bytes("f32", (3, 5)) == packed_bytes("f32", (15,)) == 60
     assert packed_bytes("rope_table", (7, 4)) == 7 * 4 * 4
 
@@ -68,7 +69,7 @@ LANES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", PACKABLE_TYPES)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_sizes_in_lanes_of_32(kind: str) -> None:
     name = kind.lower()
     columns, n_bytes = LANES[name]

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.packing_sizes import packed_bytes
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.packing import PACKABLE_TYPES, interleave_pairs, pack_rows, row_bytes
+from rocmforge.compiler.packing import interleave_pairs, pack_rows
 from rocmforge.tests.kernel_harness import (
     FLOAT_TYPES,
     LEVELS,
@@ -108,7 +109,7 @@ def same_bits(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> b
 
 
 def test_the_types_are_all_that_can_be_packed() -> None:
-    assert set(PACKABLE_TYPES) == set(WEIGHT_TYPES)
+    assert set(FORMATS) == set(WEIGHT_TYPES)
 
 
 @pytest.mark.parametrize("kind", WEIGHT_TYPES)
@@ -116,7 +117,7 @@ def test_the_types_are_all_that_can_be_packed() -> None:
 def test_unpacked_weights_are_those_of_the_file(kind: str, rows: int) -> None:
     random = np.random.default_rng(rows)
     # Every byte of a block random, so every value of every field, infinite and NaN scales among them.
-    raw = random.integers(0, 256, (rows, row_bytes(kind, COLUMNS)), np.uint8)
+    raw = random.integers(0, 256, (rows, FORMATS[kind].row_bytes(COLUMNS)), np.uint8)
     packed = pack_rows(raw, kind, COLUMNS)
     assert packed.size == packed_bytes(f"rows16_{kind.lower()}", (rows, COLUMNS))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -150,7 +151,7 @@ def embeddings(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("level", LEVELS)
 def test_embedding_kernel_gives_the_weights_of_the_file(embeddings: dict[str, Kernels], level: str, kind: str) -> None:
     # Subnormal, infinite and NaN floats are among them.
-    raw = np.random.default_rng(7).integers(0, 256, (ROWS, row_bytes(kind, COLUMNS)), np.uint8)
+    raw = np.random.default_rng(7).integers(0, 256, (ROWS, FORMATS[kind].row_bytes(COLUMNS)), np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
         expected = dequantize(raw, kind)
     token_ids = [*range(ROWS), 0, ROWS - 1]

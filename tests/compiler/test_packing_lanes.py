@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.packing_sizes import packed_bytes
-from rocmforge.compiler.packing import row_bytes
 from rocmforge.compiler.packing_lanes import interleave_lane_pairs, pack_lanes
 from rocmforge.tests.kernel_harness import FLOAT_TYPES, WEIGHT_TYPES, dequantize
 
@@ -112,7 +112,7 @@ def test_unpacked_weights_are_those_of_the_file(kind: str, rows: int, blocks: in
     columns = blocks * (256 if kind in K_TYPES else 32)
     random = np.random.default_rng(rows)
     # Every byte of a block random, so every value of every field, infinite and NaN scales among them.
-    raw = random.integers(0, 256, (rows, row_bytes(kind, columns)), np.uint8)
+    raw = random.integers(0, 256, (rows, FORMATS[kind].row_bytes(columns)), np.uint8)
     packed = pack_lanes(raw, kind, columns)
     assert packed.size == packed_bytes(f"lanes32_{kind.lower()}", (rows, columns))
     with np.errstate(invalid="ignore", over="ignore"):

@@ -4,6 +4,11 @@
 #define COLUMNS 64
 #define OUT_Q8 0
 #define ACTIVATION_BYTES 104
-#define WEIGHT_Q4_1
+#define QUANT_BITS 4
+#define QUANT_OFFSET 0
+#define SCALE_BYTES 4
+#define SUPER_SCALE_BYTES 0
+#define NUM_SCALES 1
+#define HAS_MINIMUM 1
 #include "weights_quantized.h"
 #include "gate_up.h"

@@ -171,6 +171,11 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         *("tests/artifacts/test_hip.py", "tests/compiler/test_occupancy.py", "tests/compiler/test_target.py"),
         *("tests/artifacts/test_code_object.py", EMULATOR + "test_api.py"),
     ),
+    "artifacts/formats.py": (
+        "tests/artifacts/test_packing_sizes.py",
+        "tests/compiler/test_packing.py",
+        "tests/compiler/test_packing_lanes.py",
+    ),
     "artifacts/abi.py": ("tests/artifacts/test_abi.py", "tests/runtime/test_hip_step.py"),
     "artifacts/errors.py": ("tests/test_cli_errors.py",),
     "artifacts/*": ("tests/artifacts/test_bundle.py", "tests/artifacts/test_writer.py"),
