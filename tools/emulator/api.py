@@ -118,7 +118,7 @@ class HipEmulator(MemoryApi, ModuleApi, StreamApi):
 
     # Device and errors.
 
-    def hipInit(self, flags: Any = 0) -> int:
+    def hipInit(self, flags: Any = None) -> int:
         """Nothing to do."""
         return self._enter("hipInit")
 

@@ -30,7 +30,7 @@ class MemoryApi(ApiBase):
         """Free device memory, and pinned memory just as well; None is allowed."""
         return self._free("hipFree", pointer)
 
-    def hipHostMalloc(self, pointer: Any, size: Any, flags: Any = 0) -> int:
+    def hipHostMalloc(self, pointer: Any, size: Any, flags: Any = None) -> int:
         """Allocate pinned host memory, which kernels can reach too."""
         return self._allocate("hipHostMalloc", pointer, int(getattr(size, "value", size)), "host")
 

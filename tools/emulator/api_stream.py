@@ -57,7 +57,7 @@ class StreamApi(ApiBase):
         """Whether a stream's work is done: it always is."""
         return self._wait("hipStreamQuery", stream)
 
-    def hipStreamWaitEvent(self, stream: Any, event: Any, flags: Any = 0) -> int:
+    def hipStreamWaitEvent(self, stream: Any, event: Any, flags: Any = None) -> int:
         """Order after an event: all work is done in the order of the calls anyway."""
         return self._enter("hipStreamWaitEvent")
 
@@ -73,7 +73,7 @@ class StreamApi(ApiBase):
         if code := self._enter("hipEventCreate"):
             return code
         handle = self._state.handle()
-        self._state.events[handle] = -1.0
+        self._state.events[handle] = None
         write(event, handle, ctypes.c_void_p)
         return hip.SUCCESS
 
@@ -113,7 +113,7 @@ class StreamApi(ApiBase):
         if code := self._enter("hipEventElapsedTime"):
             return code
         times = [self._state.events.get(address_of(event)) for event in (start, stop)]
-        if times[0] is None or times[1] is None or min(times[0], times[1]) < 0:
+        if times[0] is None or times[1] is None:
             return self._state.done(hip.INVALID_HANDLE)
         write(milliseconds, 1e3 * (times[1] - times[0]), ctypes.c_float)
         return hip.SUCCESS
@@ -121,8 +121,9 @@ class StreamApi(ApiBase):
     def hipEventDestroy(self, event: Any) -> int:
         """End an event."""
         self._enter("hipEventDestroy")
-        found = self._state.events.pop(address_of(event), None)
-        return hip.SUCCESS if found is not None else self._state.done(hip.INVALID_HANDLE)
+        code = self._known_event(event)
+        self._state.events.pop(address_of(event), None)
+        return code
 
     def hipStreamBeginCapture(self, stream: Any, mode: Any) -> int:
         """Record from now on instead of doing. The default stream cannot be captured."""
@@ -161,7 +162,9 @@ class StreamApi(ApiBase):
         write(status, int(found is not None and found.capturing is not None), ctypes.c_int)
         return hip.SUCCESS
 
-    def hipGraphInstantiate(self, executable: Any, graph: Any, node: Any = None, log: Any = None, size: Any = 0) -> int:
+    def hipGraphInstantiate(
+        self, executable: Any, graph: Any, node: Any = None, log: Any = None, size: Any = None
+    ) -> int:
         """Make a graph launchable."""
         if code := self._enter("hipGraphInstantiate"):
             return code

@@ -37,7 +37,7 @@ class Stream:
 
     capturing: list[Callable[[], int]] | None = None
     spoilt: bool = False
-    thread: int = 0
+    thread: int | None = None
 
 
 class DeviceState:
@@ -45,6 +45,7 @@ class DeviceState:
 
     Attributes:
         fault: the last trapped fault; sticky, as a real device's is, until hipDeviceReset.
+        events: when each was recorded; None: not yet.
         failures: function name to {call number from 1: error code}, injected for tests.
     """
 
@@ -58,7 +59,7 @@ class DeviceState:
         self.functions: dict[int, LoadedKernel] = {}
         self.kernels: dict[str, list[LoadedKernel]] = {}
         self.streams: dict[int, Stream] = {0: Stream()}
-        self.events: dict[int, float] = {}
+        self.events: dict[int, float | None] = {}
         self.graphs: dict[int, list[Callable[[], int]]] = {}
         self.executables: dict[int, list[Callable[[], int]]] = {}
         self.fault: TrappedFault | None = None
@@ -67,7 +68,7 @@ class DeviceState:
         self.last_error = hip.SUCCESS
         self.failures: dict[str, dict[int, int]] = {}
         self.calls: dict[str, int] = {}
-        self._handles = itertools.count(0x1000, 16)
+        self._handles = itertools.count(0x1000)
 
     def handle(self) -> int:
         """A fresh handle."""
@@ -77,7 +78,7 @@ class DeviceState:
         """Count a call; the error that it must return at once, if one is injected or the device is lost."""
         self.calls[name] = self.calls.get(name, 0) + 1
         injected = self.failures.get(name, {})
-        code = injected.get(self.calls[name], injected.get(0, hip.SUCCESS)) or self.sticky
+        code = injected.get(self.calls[name], injected.get(0, 0)) or self.sticky
         return self.done(code)
 
     def done(self, code: int, detail: str = "") -> int:

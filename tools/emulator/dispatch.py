@@ -138,8 +138,8 @@ class Dispatcher:
             launch.items[axis] = items[axis]
             launch.enable_group_id[axis] = kernel.rsrc2 >> (7 + axis) & 1
         launch.enable_group_info = kernel.rsrc2 >> 10 & 1
-        launch.num_id_vgprs = kernel.rsrc2 >> 11 & 3
-        launch.packed_ids, launch.architected_ids = int(family.packed_ids), int(family.architected_ids)
+        launch.num_id_dims = kernel.rsrc2 >> 11 & 3
+        launch.architected_ids = int(family.architected_ids)
         launch.has_acc = int(family.has_acc)
         granule = family.vgpr_granule[kernel.wave_size]
         launch.num_vgprs = min(512 if family.has_acc else 256, granule * ((kernel.rsrc1 & 63) + 1))

@@ -22,7 +22,6 @@ class Family:
     Attributes:
         name: "rdna3", "rdna4" or "cdna".
         opcodes: format name to opcode to canonical name.
-        packed_ids: the work-item ids share v0.
         architected_ids: the workgroup ids are in trap registers, not in user scalars.
         vgpr_granule: registers a step of the descriptor's count, by wave size.
         zero_high: a 16-bit result clears the register's high half.
@@ -30,7 +29,6 @@ class Family:
 
     name: str
     wave_sizes: tuple[int, ...]
-    packed_ids: bool
     architected_ids: bool
     has_acc: bool
     zero_high: bool
@@ -190,7 +188,6 @@ def family(name: str) -> Family:
     return Family(
         name=name,
         wave_sizes=(64,) if cdna else (32, 64),
-        packed_ids=True,
         architected_ids=name == "rdna4",
         has_acc=cdna,
         zero_high=cdna,

@@ -9,12 +9,11 @@ from .code_object import Kernel
 from .dispatch import PACKET, Dispatcher, LoadedKernel, Size
 from .errors import BadCodeObject
 from .faults import TrappedFault
-from .lower import APERTURES
 from .memory import Memory
 
 _KERNARG_BYTES = 64 << 10
 _DYNAMIC_STACK_BYTES = 16 << 10
-_DISPATCH = 2
+_DISPATCH, _DIMENSIONS = 2, 3  # HIP tells of three, whatever the grid
 
 
 class Launcher:
@@ -40,13 +39,11 @@ class Launcher:
 
     def _write_packet(self, kernel: Kernel, grid: Size, block: Size, dynamic_lds: int, arguments: bytes) -> int:
         """Write arguments and packet as HIP would; the packet's address."""
-        segment = bytearray(max(kernel.kernarg_bytes, len(arguments)))
+        segment = bytearray(kernel.kernarg_bytes)
         segment[: len(arguments)] = arguments
         hidden: dict[str, int] = {
-            "hidden_grid_dims": 3 if grid[2] > 1 else 2 if grid[1] > 1 else 1,
+            "hidden_grid_dims": _DIMENSIONS,
             "hidden_dynamic_lds_size": dynamic_lds,
-            "hidden_shared_base": APERTURES[235],
-            "hidden_private_base": APERTURES[237],
         }
         for axis, name in enumerate("xyz"):
             hidden[f"hidden_block_count_{name}"] = grid[axis]
@@ -57,10 +54,10 @@ class Launcher:
                 segment[argument.offset : argument.offset + argument.size] = value.to_bytes(argument.size, "little")
         if len(segment) > _KERNARG_BYTES:
             raise BadCodeObject(f"kernel {kernel.name}: {len(segment)} bytes of arguments")
-        items = [g * b for g, b in zip(grid, block, strict=True)]
+        items = [grid[axis] * block[axis] for axis in range(3)]
         scratch = kernel.scratch_bytes + (_DYNAMIC_STACK_BYTES if kernel.properties >> 11 & 1 else 0)
         lds, kernarg = kernel.lds_bytes + dynamic_lds, self._kernarg.address
-        packet = PACKET.pack(_DISPATCH, 3, *block, 0, *items, scratch, lds, 0, kernarg, 0, 0)
+        packet = PACKET.pack(_DISPATCH, _DIMENSIONS, *block, 0, *items, scratch, lds, 0, kernarg, 0, 0)
         ctypes.memmove(kernarg, bytes(segment), len(segment))
         ctypes.memmove(kernarg + _KERNARG_BYTES, packet, len(packet))
         return kernarg + _KERNARG_BYTES

@@ -49,12 +49,8 @@ static void start_wave(Wave *w, const Launch *launch, const Group *g, u32 index)
   }
   for (u32 l = 0; l < W; l++) {
     u32 id = first + l, x = id % size[0], y = id / size[0] % size[1], z = id / (size[0] * size[1]);
-    if (launch->packed_ids) w->v[0][l] = x | y << 10 | z << 20;
-    else {
-      w->v[0][l] = x;
-      if (launch->num_id_vgprs > 0) w->v[1][l] = y;
-      if (launch->num_id_vgprs > 1) w->v[2][l] = z;
-    }
+    // All share a register; a kernel that does not ask for y or z finds zero there, and may do without a mask.
+    w->v[0][l] = x | (launch->num_id_dims > 0 ? y << 10 : 0) | (launch->num_id_dims > 1 ? z << 20 : 0);
   }
   u32 lanes = items - first < W ? items - first : W;
   u64 exec = lanes == 64 ? ~0ull : (1ull << lanes) - 1;

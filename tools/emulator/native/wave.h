@@ -112,7 +112,7 @@ typedef struct {
   u32 grid[3], block[3];  // workgroups; work-items a workgroup
   u32 items[3];           // work-items of all: the last workgroup of a direction may be smaller
   u32 user_sgprs[32];
-  u32 num_user_sgprs, enable_group_id[3], enable_group_info, architected_ids, packed_ids, num_id_vgprs;
+  u32 num_user_sgprs, enable_group_id[3], enable_group_info, architected_ids, num_id_dims;
   u32 num_vgprs, has_acc, acc_offset;
   u32 lds_bytes, scratch_bytes;
   u64 max_ops;            // of one wave, before it is called endless
