@@ -37,7 +37,7 @@ class ModuleApi(ApiBase):
             return self._state.done(hip.NO_BINARY_FOR_GPU, f"code for {parsed.arch}, device is {self._state.arch}")
         try:
             loaded = self._place(parsed)
-        except MemoryError:
+        except (MemoryError, OSError):
             return self._state.done(hip.OUT_OF_MEMORY)
         handle = self._state.handle()
         self._state.modules[handle] = loaded
@@ -176,7 +176,7 @@ def _read_image(image: Any) -> bytes:
 def _arguments(loaded: LoadedKernel, parameters: Any, extra: Any) -> bytes | None:
     """The explicit part of the kernarg segment, from an array of pointers or a buffer; None where neither is given."""
     explicit = [a for a in loaded.kernel.arguments if not a.kind.startswith("hidden_")]
-    segment = bytearray(max((a.offset + a.size for a in explicit), default=0))
+    segment = memoryview(bytearray(max((a.offset + a.size for a in explicit), default=0)))
     if address_of(extra):
         return _buffer(extra)
     pointers = address_of(parameters)

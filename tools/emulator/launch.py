@@ -39,8 +39,7 @@ class Launcher:
 
     def _write_packet(self, kernel: Kernel, grid: Size, block: Size, dynamic_lds: int, arguments: bytes) -> int:
         """Write arguments and packet as HIP would; the packet's address."""
-        segment = bytearray(kernel.kernarg_bytes)
-        segment[: len(arguments)] = arguments
+        segment = memoryview(bytearray(arguments.ljust(kernel.kernarg_bytes, b"\0")))
         hidden: dict[str, int] = {
             "hidden_grid_dims": _DIMENSIONS,
             "hidden_dynamic_lds_size": dynamic_lds,
