@@ -252,6 +252,9 @@ def test_groups_run_on_as_many_threads_as_asked_for(
     gpu.run("other", 8, 32, out)
     assert set(out.tolist()) == {1}
     assert made == expected
+    if not asked:
+        HipEmulator()
+        assert made == 2 * expected
 
 
 def test_a_reset_forgets_the_fault(api: HipEmulator) -> None:
