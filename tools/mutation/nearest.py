@@ -76,7 +76,19 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "tools/emulator/native/cross_lane.c": (EMULATOR + "test_lanes.py", EMULATOR + "test_assembly.py"),
     "tools/emulator/lower_matrix.py": (EMULATOR + "test_matrix.py",),
     "tools/emulator/lower_memory.py": (EMULATOR + "test_memory.py", EMULATOR + "test_traps.py"),
-    "tools/emulator/api*.py": (EMULATOR + "test_api.py", EMULATOR + "test_traps.py", EMULATOR + "test_memory.py"),
+    **{
+        f"tools/emulator/{name}.py": tuple(f"{EMULATOR}test_{test}.py" for test in tests.split())
+        for name, tests in {
+            "api*": "api_stream api_memory api_module api_device api traps launch",
+            "device_state": "api_stream api_device api traps",
+            "faults": "fault_words traps api_module",
+            "dispatch": "launch packets api_device traps api_module memory lanes api",
+            "code_object": "code_object api_module launch traps api memory",
+            "structures": "launch fault_words packets api_device traps memory library",
+            "hip_constants": "api_device api_stream api_memory api_module api",
+            "counters": "api_device traps",
+        }.items()
+    },
     "tools/emulator/*": tuple(
         f"{EMULATOR}test_{name}.py"
         for name in ("operations", "assembly", "lanes", "memory", "traps", "matrix", "api", "arithmetic")

@@ -11,6 +11,7 @@ import pytest
 
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.emulator.code_object import parse
+from rocmforge.tools.emulator.dispatch import Size
 
 from .gpu_build import build
 
@@ -60,10 +61,12 @@ class Device:
         assert self.api.hipModuleGetFunction(byref(function), self.module, name.encode()) == 0
         return function
 
-    def launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int = 0, number: int = 0) -> int:
+    def launch(self, name: str, grid: Size, block: Size, shared: int = 0, number: int = 0) -> int:
         values = (self.out, c_uint32(number))
         table = (c_void_p * 2)(*(ctypes.addressof(value) for value in values))
-        return self.api.hipModuleLaunchKernel(self.function(name), *grid, *block, shared, None, table, None)
+        return self.api.hipModuleLaunchKernel(
+            self.function(name), *grid, *block, shared_bytes=shared, stream=None, parameters=table, extra=None
+        )
 
     def written(self) -> bytes:
         return ctypes.string_at(self.out.value or 0, 256)
