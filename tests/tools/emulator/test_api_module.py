@@ -50,9 +50,8 @@ class Device:
         """Launch with grid, block and bytes of LDS; the kernels take an output and perhaps a number."""
         values = (self.out, c_uint32(30))
         table = (c_void_p * 2)(*(ctypes.addressof(value) for value in values))
-        return self.api.hipModuleLaunchKernel(
-            self.function(name), *numbers, stream=stream, parameters=table, extra=None
-        )
+        call = [self.function(name), *numbers, stream, table, None]
+        return self.api.hipModuleLaunchKernel(*call)
 
     def message(self, code: int = 1) -> str:
         return self.api.hipGetErrorString(code).decode()
