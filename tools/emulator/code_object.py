@@ -90,7 +90,7 @@ def parse(data: bytes) -> CodeObject:
     """
     try:
         return _parse(data)
-    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise BadCodeObject(f"damaged code object: {error!r}") from None
 
 
@@ -192,11 +192,11 @@ def _metadata(data: bytes, sections: list[tuple[int, ...]]) -> dict[str, Any]:
         if section[1] != _SHT_NOTE:
             continue
         at, end = section[4], section[4] + section[5]
-        while at + 12 <= end:
+        while at < end:
             name_size, size, kind = struct.unpack_from("<III", data, at)
             start = at + 12 + (name_size + 3 & ~3)
             if kind == _NT_METADATA and data[at + 12 : at + 18] == b"AMDGPU":
-                unpacked: dict[str, Any] = msgpack.unpackb(data[start : start + size], strict_map_key=False)
+                unpacked: dict[str, Any] = msgpack.unpackb(data[start : start + size])
                 return unpacked
             at = start + (size + 3 & ~3)
     raise BadCodeObject("no AMDGPU metadata note")
