@@ -146,7 +146,7 @@ class Dispatcher:
         launch.lds_bytes, launch.scratch_bytes = group, private
         launch.max_ops, launch.check, launch.count = self.max_ops, int(self.check), int(self.count)
         launch.unaligned = int(loaded.unaligned)
-        registers = _user_registers(kernel, packet, kernarg, private)
+        registers = user_registers(kernel, packet, kernarg, private)
         for i, value in enumerate(registers):
             launch.user_sgprs[i] = value
         launch.num_user_sgprs = len(registers)
@@ -199,8 +199,8 @@ def profile(loaded: LoadedKernel) -> list[tuple[int, str, int]]:
     ]
 
 
-def _user_registers(kernel: Kernel, packet: int, kernarg: int, scratch_bytes: int) -> list[int]:
-    """User SGPRs in the order that the descriptor's properties give them."""
+def user_registers(kernel: Kernel, packet: int, kernarg: int, scratch_bytes: int) -> list[int]:
+    """User SGPRs in the order that the descriptor's properties give them, with zeros behind what is known."""
     pointers = [(0, [0, 0, 0, 0]), (1, _words(packet)), (2, [0, 0]), (3, _words(kernarg)), (4, [0, 0]), (5, [0, 0])]
     result: list[int] = []
     for bit, words in pointers:

@@ -257,6 +257,19 @@ def test_groups_run_on_as_many_threads_as_asked_for(
         assert made == 2 * expected
 
 
+def test_a_pool_that_takes_nothing_more_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is while the interpreter ends."""
+
+    def submit(*_: object) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    gpu, out, values = Gpu(SOURCE, "gfx1100", threads=3), np.zeros(64, np.uint32), np.arange(64, dtype=np.uint32)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    gpu.run("work", 5, 64, out, values)
+    assert out.tolist() == values.tolist()
+    assert gpu.api.counters()["work"].waves == 10
+
+
 def test_a_reset_forgets_the_fault(api: HipEmulator) -> None:
     gpu = Gpu(SOURCE, "gfx1100")
     assert gpu.launch("other", 1, 64, np.zeros(32, np.uint32)) == 700

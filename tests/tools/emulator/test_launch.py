@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import struct
 from ctypes import byref, c_size_t, c_uint32, c_void_p
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.emulator.code_object import parse
-from rocmforge.tools.emulator.dispatch import Size
+from rocmforge.tools.emulator.dispatch import Size, user_registers
 
 from .gpu_build import build
 
@@ -32,6 +33,8 @@ KERNEL packet(u64 *out, u32 n) {
 }
 KERNEL spoil(u32 *out) { *(volatile u32 *)__builtin_amdgcn_kernarg_segment_ptr() = 5; }
 KERNEL nothing() { }
+KERNEL groups(u32 *out) { out[GROUP + 3 * __builtin_amdgcn_workgroup_id_z()] = GROUP + 1; }
+KERNEL rows(u32 *out) { out[__builtin_amdgcn_workgroup_id_y()] = 1 + __builtin_amdgcn_workgroup_id_z(); }
 __device__ __attribute__((noinline)) u32 ways(u32 n) {
   volatile u32 kept[16];
   kept[n & 15] = n;
@@ -115,6 +118,42 @@ def test_recursion_has_a_stack_beyond_what_is_known_before(arch: str) -> None:
     assert device.kernels["recurse"].scratch_bytes < 13 * 64
     assert device.launch("recurse", (1, 1, 1), (64, 1, 1), number=12) == 0
     assert set(np.frombuffer(device.written(), np.uint32).tolist()) == {233}  # Fibonacci's
+
+
+def test_ids_of_groups_whatever_other_ids_a_kernel_asks_for(arch: str) -> None:
+    device = Device(arch)
+    assert device.launch("groups", (3, 2, 4), (1, 1, 1)) == 0
+    assert np.frombuffer(device.written(), np.uint32)[:12].tolist() == [1, 2, 3] * 4
+    for group in range(4):
+        assert device.launch("rows", (2, 5, group + 1), (1, 1, 1)) == 0
+    assert all(1 <= value <= 4 for value in np.frombuffer(device.written(), np.uint32)[:5])
+    assert device.launch("rows", (2, 5, 1), (1, 1, 1)) == 0
+    assert np.frombuffer(device.written(), np.uint32)[:5].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("properties", "count", "expected"),
+    [
+        (0, 0, []),
+        (0, 2, [0, 0]),
+        (1, 4, [0, 0, 0, 0]),
+        (2, 3, [0x40, 7, 0]),
+        (2 + 8, 4, [0x40, 7, 0x80, 9]),
+        (1 + 2 + 4 + 8 + 16 + 32 + 64, 16, [0, 0, 0, 0, 0x40, 7, 0, 0, 0x80, 9, 0, 0, 0, 0, 33, 0]),
+        (2 + 4 + 8, 6, [0x40, 7, 0, 0, 0x80, 9]),
+        (8 + 16, 31, [0x80, 9, *[0] * 29]),
+        (16 + 64, 3, [0, 0, 33]),
+        (32 + 64, 4, [0, 0, 33, 0]),
+        (128 + 8, 2, [0x80, 9]),
+        (2 + 8, 2, [0x40, 7]),
+    ],
+)
+def test_scalars_that_a_kernel_begins_with(properties: int, count: int, expected: list[int]) -> None:
+    """LLVM's guide: buffer of scratch, packet, queue, arguments, id of the dispatch, scratch, bytes of scratch."""
+    kernel = parse(build(SOURCE, "gfx1100")).kernels["nothing"]
+    for other in (0, 1, 1 << 6):  # bits beside the count
+        changed = replace(kernel, properties=properties, rsrc2=count << 1 | other)
+        assert user_registers(changed, 0x7_0000_0040, 0x9_0000_0080, 33) == expected
 
 
 def test_kernels_without_arguments_need_none() -> None:
