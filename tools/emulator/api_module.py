@@ -124,7 +124,7 @@ class ModuleApi(ApiBase):
         ]
         grid, block, shared = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4], numbers[5]), numbers[6]
         items = block[0] * block[1] * block[2]
-        most = max(groups * size for groups, size in zip(grid, block, strict=True))
+        most = max(grid[axis] * block[axis] for axis in range(3))
         if (
             min(grid) < 1
             or min(block) < 1

@@ -79,7 +79,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     **{
         f"tools/emulator/{name}.py": tuple(f"{EMULATOR}test_{test}.py" for test in tests.split())
         for name, tests in {
-            "api*": "api_stream api_memory api_module api_device api traps launch",
+            "api*": "api_stream api_memory api_module api_device api traps code_object launch",
             "device_state": "api_stream api_device api traps",
             "faults": "fault_words traps api_module",
             "dispatch": "launch packets api_device traps code_object_fields api_module memory matrix",

@@ -54,7 +54,7 @@ enum { S_VCC = 106, S_M0 = 125, S_EXEC = 126, S_NULL = 128, NUM_SCALARS = 160 };
 enum Kind { KIND_NONE, KIND_VECTOR, KIND_SCALAR, KIND_CONSTANT, KIND_SCC, KIND_VCCZ, KIND_EXECZ };
 
 typedef struct {
-  u8 kind, shift, shift_high, unused;  // shift: 0 or 16, selects a half; shift_high: the same for the packed high half
+  u8 kind, shift, shift_high;  // shift: 0 or 16, selects a half; shift_high: the same for the packed high half
   u32 index;                           // row or scalar register
   u32 low, high;                       // constant
   u32 and_mask, xor_mask;              // abs and neg, on the word that holds the sign
@@ -113,7 +113,7 @@ typedef struct {
   u32 items[3];           // work-items of all: the last workgroup of a direction may be smaller
   u32 user_sgprs[32];
   u32 num_user_sgprs, enable_group_id[3], enable_group_info, architected_ids, num_id_dims;
-  u32 num_vgprs, has_acc, acc_offset;
+  u32 num_vgprs, has_acc;
   u32 lds_bytes, scratch_bytes;
   u64 max_ops;            // of one wave, before it is called endless
   u32 check, count, unaligned;  // unaligned: global memory may be accessed so, as a GPU under Linux allows
