@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from typing import Any
 
 from . import hip_constants as hip
@@ -167,9 +166,8 @@ def _read_image(image: Any) -> bytes:
         return ctypes.string_at(address, known)
     if not address or ctypes.string_at(address, 4) != b"\x7fELF":
         raise BadCodeObject("not an ELF")
-    header = ctypes.string_at(address, 64)
-    sections = struct.unpack_from("<Q", header, 40)[0]
-    size, count = struct.unpack_from("<HH", header, 58)
+    sections = ctypes.c_uint64.from_address(address + 40).value
+    size, count = (ctypes.c_uint16.from_address(address + at).value for at in (58, 60))
     return ctypes.string_at(address, sections + size * count)
 
 
