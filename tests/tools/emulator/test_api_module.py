@@ -186,6 +186,13 @@ def test_a_launch_on_a_lost_device(device: Device) -> None:
     assert device.launch(b"put", 1, 1, 1, 64, 1, 1, 0, stream=UNKNOWN) == 400
 
 
+def test_variables_are_counted_as_code(device: Device) -> None:
+    assert device.launch(b"put", 1, 1, 1, 64, 1, 1, 0) == 0
+    traffic = device.api.counters()["put"].by_allocation
+    assert set(traffic) == {"kernarg", "code", f"device {device.out.value:#x}"}
+    assert (traffic["code"][0].bytes >= 4, traffic["code"][1].bytes) == (True, 0)
+
+
 def test_arguments_that_are_missing(device: Device) -> None:
     function, launch = device.function(b"put"), device.api.hipModuleLaunchKernel
     value = c_uint32(1)

@@ -91,7 +91,8 @@ def test_metadata_without_end_is_refused(good: bytes) -> None:
 
 
 def test_a_code_object_may_have_no_kernels(good: bytes) -> None:
-    for found in ({}, {"amdhsa.kernels": []}):
+    shapes: tuple[dict[str, list[object]], ...] = ({}, {"amdhsa.kernels": []})
+    for found in shapes:
         code = parse(with_notes(good, note(b"AMDGPU\0", METADATA, msgpack.packb(found))))
         assert code.kernels == {}
         assert code.symbols["one"] == (code.functions[0][0], code.functions[0][1] - code.functions[0][0])
