@@ -103,3 +103,10 @@ def test_arguments_beyond_those_of_the_descriptor_are_refused(good: bytes) -> No
         with pytest.raises(BadCodeObject, match=f"kernel add: arguments beyond the {size} bytes"):
             parse(changed(good, at, "<I", size))
     assert parse(changed(good, at, "<I", 13)).kernels["add"].kernarg_bytes == 13
+
+
+def test_a_relocation_of_another_kind_is_refused(good: bytes) -> None:
+    at, place = relocation(good), parse(good).relocations[0][0]
+    with pytest.raises(BadCodeObject, match=f"^relocation type 7 at {place:#x}$"):
+        parse(changed(good, at + 8, "<Q", 7))
+    assert parse(changed(good, at, "<Q", 0)).relocations[0][0] == 0  # the first byte has a place too
