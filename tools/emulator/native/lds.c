@@ -39,21 +39,19 @@ static inline int races(Shadow *s, u32 epoch, u8 me, u32 bytes, int kind, u32 *o
 // Extra cycles beyond one for each group of lanes served together: 128 bytes a cycle, 32 banks of 4 bytes.
 static u32 conflict_cycles(const u64 *address, u32 size, u64 lanes) {
   u32 width = size < 4 ? 4 : size == 12 ? 16 : size, group = 128 / width, extra = 0;
-  if (size != 12 && contiguous(address, size, lanes)) return 0;
+  if (contiguous(address, size, lanes)) return 0;
   for (u32 first = 0; first < W; first += group) {
-    u32 seen[32][8], count[32] = {}, worst = 0;
-    u64 part = lanes >> first & (group == 64 ? ~0ull : (1ull << group) - 1);
-    FOR_LANES(i, part) {
+    u32 seen[32][32], count[32] = {}, worst = 1;  // a group has 32 words at most
+    FOR_LANES(i, lanes >> first & ((1ull << group) - 1)) {
       for (u32 b = 0; b < width; b += 4) {
         u32 word = (u32)(address[first + i] + b) / 4, bank = word & 31, k = 0;
-        while (k < count[bank] && k < 8 && seen[bank][k] != word) k++;
-        if (k < count[bank] && k < 8) continue;
-        if (count[bank] < 8) seen[bank][count[bank]] = word;
-        count[bank]++;
+        while (k < count[bank] && seen[bank][k] != word) k++;
+        if (k < count[bank]) continue;
+        seen[bank][count[bank]++] = word;
         if (count[bank] > worst) worst = count[bank];
       }
     }
-    if (worst > 1) extra += worst - 1;
+    extra += worst - 1;
   }
   return extra;
 }
@@ -82,7 +80,7 @@ int resolve_lds(Wave *w, const Op *o, const u64 *address, u32 size, u64 lanes, i
   u64 misaligned = size >= 4 ? 3 : size - 1;
   FOR_LANES(l, lanes) {
     u64 at = address[l];
-    if (at > bytes || size > bytes - at) return fail(w, o, FAULT_LDS_BOUNDS, (u32)l, at, size, kind != READ);
+    if (at + size > bytes) return fail(w, o, FAULT_LDS_BOUNDS, (u32)l, at, size, kind != READ);
     if (at & misaligned) return fail(w, o, FAULT_ALIGNMENT, (u32)l, at, size, kind != READ);
     out->at[l] = w->group->lds + at;
     if (w->launch->check && check_lane(w, o, at, (u32)l, size, kind)) return FAULTED;

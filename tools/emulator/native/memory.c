@@ -49,7 +49,11 @@ static void count_lines(Wave *w, const Line *lines, int n, int kind) {
   for (int i = 0; i < n; i++) {
     const Allocation *a = lines[i].allocation;
     Traffic *t = &w->traffic[2 * a->slot + (kind != READ)];
-    if (t != last) t->instructions++;
+    if (t != last) {
+      int before = 0;  // lines of one allocation need not follow each other
+      while (lines[before].allocation != a) before++;
+      t->instructions += before == i;
+    }
     last = t;
     t->transactions++;
     t->bytes += (u64)(__builtin_popcountll(lines[i].low) + __builtin_popcountll(lines[i].high));
@@ -89,7 +93,7 @@ static int resolve_scratch(Wave *w, const Op *o, const u64 *address, u32 size, u
   u32 bytes = w->launch->scratch_bytes;
   FOR_LANES(l, lanes) {
     u32 at = (u32)address[l];
-    if (at > bytes || size > bytes - at) return fail(w, o, FAULT_SCRATCH_BOUNDS, (u32)l, at, size, kind != READ);
+    if ((u64)at + size > bytes) return fail(w, o, FAULT_SCRATCH_BOUNDS, (u32)l, at, size, kind != READ);
     out->at[l] = w->scratch + (size_t)l * bytes + at;
   }
   return 0;
