@@ -67,15 +67,19 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         *(GPU + name for name in ("test_norm", "test_swiglu", "test_embedding", "test_rope_kv")),
     ),
     "tools/emulator/native/matrix.c": (EMULATOR + "test_matrix.py",),
-    "tools/emulator/native/lds.c": (
-        EMULATOR + "test_traps.py",
-        EMULATOR + "test_memory.py",
-        EMULATOR + "test_lanes.py",
+    "tools/emulator/native/lds.c": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("lds_checks", "memory_operations", "lane_operations", "lanes")
     ),
-    "tools/emulator/native/memory.c": (EMULATOR + "test_memory.py", EMULATOR + "test_traps.py"),
-    "tools/emulator/native/cross_lane.c": (EMULATOR + "test_lanes.py", EMULATOR + "test_assembly.py"),
+    "tools/emulator/native/memory.c": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("memory_operations", "global_memory", "memory", "traps")
+    ),
+    "tools/emulator/native/cross_lane.c": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("lane_operations", "lanes", "assembly")
+    ),
     "tools/emulator/lower_matrix.py": (EMULATOR + "test_matrix.py",),
-    "tools/emulator/lower_memory.py": (EMULATOR + "test_memory.py", EMULATOR + "test_traps.py"),
+    "tools/emulator/lower_memory.py": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("memory_operations", "memory", "traps")
+    ),
     **{
         f"tools/emulator/{name}.py": tuple(f"{EMULATOR}test_{test}.py" for test in tests.split())
         for name, tests in {

@@ -70,7 +70,7 @@ def others(waves: set[int]) -> str:
 
 
 def outcome(lds: list[Byte], wave: int, at: int, size: int, kind: str) -> tuple[str, int, str] | None:
-    """The first fault of an access, word by word: its kind, the address, and against whom. Notes it where there is none."""
+    """The first fault of an access, word by word: its kind, the address, and against whom; what has none is noted."""
     for word in range(at // 4, (at + size - 1) // 4 + 1):
         touched = [lds[i] for i in range(max(at, 4 * word), min(at + size, 4 * word + 4))]
         where = at + 4 * (word - at // 4)
@@ -112,7 +112,7 @@ def expected(kinds: np.ndarray, places: np.ndarray, barriers: int) -> tuple[int,
 
 
 def random_script(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """In most all bytes are written at first; the rest is any access anywhere, more often than not by one wave or two."""
+    """In most all bytes are written at first; the rest is any access anywhere, half of them none."""
     rng = np.random.default_rng(seed)
     kinds = rng.integers(1, len(OPERATIONS), (STEPS, WAVES))
     kinds[rng.random(kinds.shape) < 0.5] = 0
@@ -158,7 +158,8 @@ LANES = """
 #define CASE(name, text) KERNEL name(const u32 *places, const u32 *values, u32 lanes) { \\
   __shared__ u32 s[2048]; \\
   u32 at = (u32)(u64)(LDS u32 *)s + places[THREAD], x = values[THREAD]; \\
-  if (THREAD < lanes) asm volatile("v_mov_b32 v20, %1\\nv_mov_b32 v21, %1\\nv_mov_b32 v22, %1\\nv_mov_b32 v23, %1\\n" text \\
+  if (THREAD < lanes) \\
+    asm volatile("v_mov_b32 v20, %1\\nv_mov_b32 v21, %1\\nv_mov_b32 v22, %1\\nv_mov_b32 v23, %1\\n" text \\
     : : "v"(at), "v"(x), "v"(x ^ 1) : "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "memory"); \\
 }
 CASE(read_1, "ds_read_u8 v24, %0") CASE(read_2, "ds_read_u16 v24, %0") CASE(read_4, "ds_read_b32 v24, %0")
