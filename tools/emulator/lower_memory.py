@@ -46,7 +46,6 @@ _CACHE_CONTROL = (
     "buffer_gl1_inv",
     "buffer_inv",
     "buffer_wbl2",
-    "buffer_wbinvl1",
 )
 
 

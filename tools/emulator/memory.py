@@ -139,7 +139,7 @@ class Memory(Allocations):
         self._table = None
         self._table_blocks = []
         # The pages go back at once, the addresses later: use after free must not find another allocation there.
-        block.mapping.madvise(mmap.MADV_DONTNEED)
+        block.mapping.madvise(mmap.MADV_REMOVE)  # shared pages: DONTNEED would keep them
         self._quarantine.append(block)
         if len(self._quarantine) > _QUARANTINE:
             oldest = self._quarantine.popleft()
