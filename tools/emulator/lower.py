@@ -15,7 +15,7 @@ from .structures import Kind, Operand
 ROW_ACC, ROW_TEMPORARY = 256, 544
 S_NULL, S_M0 = 128, 125
 APERTURES = {235: 0x10000, 237: 0x20000}  # high words of SRC_SHARED_BASE and SRC_PRIVATE_BASE
-_FLOATS = {240: 0.5, 241: -0.5, 242: 1.0, 243: -1.0, 244: 2.0, 245: -2.0, 246: 4.0, 247: -4.0, 248: 0.15915494309189535}
+_FLOATS = {240: 0.5, 241: -0.5, 242: 1.0, 243: -1.0, 244: 2.0, 245: -2.0, 246: 4.0, 247: -4.0, 248: 0.15915494309189532}
 _FLAGS = {251: Kind.VCCZ, 252: Kind.EXECZ, 253: Kind.SCC}
 _WIDE = ("f64", "u64", "i64")
 FLOAT_TYPES = ("f16", "f32", "f64")
