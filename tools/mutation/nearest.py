@@ -93,6 +93,28 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
             "counters": "api_device traps",
         }.items()
     },
+    "tools/emulator/lower_scalar.py": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("encodings", "global_memory", "operations", "memory", "traps")
+    ),
+    "tools/emulator/lower_vector.py": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("encodings", "lane_operations", "operations", "lanes", "arithmetic")
+    ),
+    "tools/emulator/decode.py": tuple(
+        f"{EMULATOR}test_{name}.py"
+        for name in ("encodings", "lane_operations", "global_memory", "memory_operations", "assembly", "operations")
+    ),
+    "tools/emulator/families.py": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("families", "packets", "encodings", "operations")
+    ),
+    "tools/emulator/translate.py": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("encodings", "traps", "memory", "lanes")
+    ),
+    "tools/emulator/lower.py": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("encodings", "lane_operations", "memory", "lanes", "operations")
+    ),
+    "tools/emulator/memory.py": tuple(
+        f"{EMULATOR}test_{name}.py" for name in ("device_memory", "memory", "traps", "global_memory")
+    ),
     "tools/emulator/*": tuple(
         f"{EMULATOR}test_{name}.py"
         for name in ("operations", "assembly", "lanes", "memory", "traps", "matrix", "api", "arithmetic")
