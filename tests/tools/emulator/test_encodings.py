@@ -17,7 +17,7 @@ N = 64
 OLD = 0x5555AAAA  # what v20 and v21 hold before
 CDNA, RDNA3, RDNA4 = "gfx942", "gfx1100", "gfx1201"
 # v10, v11 and v12 are a, b and c; the result is v20, or v20 and v21 where the oracle gives 64 bits.
-Oracle = Callable[[int, int, int], int]
+Oracle = Callable[..., int]
 CASES: list[tuple[str, str, Oracle]] = []
 
 

@@ -13,7 +13,7 @@ from .gpu_build import Gpu
 OLD = 0x5555AAAA  # what v20 holds before
 EXEC = 0xF0FF3C5A_8F3CA5FE  # lanes that take part; of a wave of 32 the low half
 # Of a wave's a (v10), b (v11) and active lanes: what v20 holds in each lane; None where it is not defined.
-Oracle = Callable[[list[int], list[int], list[bool]], list[int]]
+Oracle = Callable[..., list[int]]
 CASES: list[tuple[str, int, str, Oracle]] = []  # (arch, wave size, assembly, oracle)
 Source = Callable[[int], int | None]
 
@@ -104,7 +104,7 @@ case(
 )
 
 
-def read(source: Callable[[int, list[int]], int], missing: int | None = 0, rest: bool = False) -> Oracle:
+def read(source: Callable[..., int], missing: int | None = 0, rest: bool = False) -> Oracle:
     """Each active lane reads another; of an inactive one `missing` (None: what was there) unless `rest` is read too."""
 
     def oracle(a: list[int], b: list[int], on: list[bool]) -> list[int]:
@@ -138,18 +138,16 @@ def reversed_bits(lane: int, mask: int) -> int:
     return int(f"{lane % 32:05b}"[::-1], 2) >> mask.bit_count() | lane % 32 & mask
 
 
-def swizzles() -> dict[int, Callable[[int], int]]:
+def swizzles() -> dict[int, Callable[..., int]]:
     """The lane of 32 that is read, by offset."""
-    result: dict[int, Callable[[int], int]] = {0x8000 | 0b01_11_00_10: lambda i: i // 4 * 4 + (2, 0, 3, 1)[i % 4]}
+    result: dict[int, Callable[..., int]] = {0x8000 | 0b01_11_00_10: lambda i: i // 4 * 4 + (2, 0, 3, 1)[i % 4]}
     for keep, put, flip in ((31, 0, 1), (0, 7, 0), (0x18, 5, 0x12), (0x15, 0x0A, 0x1F), (15, 16, 0)):
-        result[flip << 10 | put << 5 | keep] = lambda i, k=keep, p=put, f=flip: (i & k | p) ^ f  # type: ignore[misc]
+        result[flip << 10 | put << 5 | keep] = lambda i, k=keep, p=put, f=flip: (i & k | p) ^ f
     for backward, count, mask in ((0, 1, 0), (1, 1, 0), (0, 31, 0x18), (1, 5, 0x10), (0, 9, 3)):
         step = -count if backward else count
-        result[0xC000 | backward << 10 | count << 5 | mask] = (  # type: ignore[assignment]
-            lambda i, s=step, m=mask: i & m | (i + s) % 32 & ~m
-        )
+        result[0xC000 | backward << 10 | count << 5 | mask] = lambda i, s=step, m=mask: i & m | (i + s) % 32 & ~m
     for mask in (0, 1, 0x10, 0x0C, 0x1F):
-        result[0xE000 | mask] = lambda i, m=mask: reversed_bits(i, m)  # type: ignore[misc]
+        result[0xE000 | mask] = lambda i, m=mask: reversed_bits(i, m)
     return result
 
 
@@ -206,7 +204,7 @@ for _width in (16, 32):
         case("gfx950", 64, _text, exchanged(_width, _second))
 
 
-def active(function: Callable[[int, int], int]) -> Oracle:
+def active(function: Callable[..., int]) -> Oracle:
     """Lane by lane, of a and b."""
     return lambda a, b, on: [function(x, y) & 0xFFFFFFFF if e else OLD for x, y, e in zip(a, b, on, strict=True)]
 

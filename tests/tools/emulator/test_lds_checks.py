@@ -177,8 +177,8 @@ LDS_BYTES = 8192
 LANE = np.arange(64, dtype=np.uint32)
 
 
-def lanes_gpu(wave: int = 32, **options: bool) -> Gpu:
-    return Gpu(LANES, {32: "gfx1100", 64: "gfx942"}[wave], **options)
+def lanes_gpu(wave: int = 32, check: bool = True) -> Gpu:
+    return Gpu(LANES, {32: "gfx1100", 64: "gfx942"}[wave], check=check)
 
 
 def run_lanes(gpu: Gpu, name: str, places: np.ndarray, values: np.ndarray = LANE, lanes: int = 64) -> int:
