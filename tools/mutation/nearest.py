@@ -47,25 +47,26 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/swiglu.h": (GPU + "test_swiglu",),
     "kernels/hip/quantize.h": (GPU + "test_quantize_is_exactly_what_its_header_says",),
     "kernels/hip/embedding.h": (GPU + "test_embedding",),
+    "kernels/hip/step_*": ("tests/compiler/test_step_hip.py",),
+    "kernels/hip/host_memory.h": ("tests/compiler/test_step_hip.py", "tests/compiler/test_sample_hip.py"),
+    "kernels/hip/weights*": (GPU + "test_embedding", GPU + "test_gate_up", GPU + "test_matmul"),
+    "kernels/hip/epilogue.h": (GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/gem*": (GPU + "test_matmul", GPU + "test_gate_up"),
     "kernels/hip/prelude.h": (GPU + "test_norm", "tests/compiler/test_attention_hip.py", GPU + "test_matmul"),
     "kernels/hip/device.h": (GPU + "test_norm", "tests/compiler/test_attention_hip.py", GPU + "test_gate_up"),
-    "kernels/hip/*": (
-        GPU + "test_swiglu",
-        GPU + "test_norm",
-        GPU + "test_embedding",
-        GPU + "test_gate_up",
-        GPU + "test_matmul",
-    ),
     "templates/host/*": ("tests/compiler/test_templates.py", "tests/compiler/test_kernels_host.py"),
     "templates/hip/gem*": ("tests/compiler/test_templates_hip.py", GPU + "test_gate_up", GPU + "test_matmul"),
     "templates/hip/attention*": ("tests/compiler/test_templates_hip.py", "tests/compiler/test_attention_hip.py"),
-    "templates/hip/sample*": ("tests/compiler/test_templates_hip.py", "tests/compiler/test_sample_hip.py"),
-    "templates/hip/*": (
+    "templates/hip/step*": ("tests/compiler/test_templates_hip.py", "tests/compiler/test_step_hip.py"),
+    **{
+        f"templates/hip/{name}.*": ("tests/compiler/test_templates_hip.py", f"{GPU}test_{name}")
+        for name in ("norm", "swiglu", "embedding", "rope_kv")
+    },
+    "templates/hip/quantize*": (
         "tests/compiler/test_templates_hip.py",
         GPU + "test_quantize_is_exactly_what_its_header_says",
-        *(GPU + name for name in ("test_norm", "test_swiglu", "test_embedding", "test_rope_kv")),
     ),
+    "templates/hip/sample*": ("tests/compiler/test_templates_hip.py", "tests/compiler/test_sample_hip.py"),
     "tools/emulator/native/matrix.c": (EMULATOR + "test_matrix.py",),
     "tools/emulator/native/lds.c": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("lds_checks", "memory_operations", "lane_operations", "lanes")
