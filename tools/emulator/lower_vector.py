@@ -149,7 +149,7 @@ def _sources(
             if where == "k":
                 result.append(literal)
             elif where == "d":
-                result.append(_destination_as_source(lowering, instruction, types[position + 1], packed))
+                result.append(_destination_as_source(lowering, instruction, types[0], packed))
             else:
                 kind = types[position + 1]
                 result.append(_dispatch(make, lowering, instruction, codes[int(where)], kind, int(where)))

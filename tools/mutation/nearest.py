@@ -79,7 +79,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "tools/emulator/lower_matrix.py": (EMULATOR + "test_matrix.py",),
     "tools/emulator/lower_memory.py": tuple(
-        f"{EMULATOR}test_{name}.py" for name in ("memory_operations", "memory", "traps")
+        f"{EMULATOR}test_{name}.py" for name in ("memory_operations", "lane_operations", "encodings", "memory", "traps")
     ),
     **{
         f"tools/emulator/{name}.py": tuple(f"{EMULATOR}test_{test}.py" for test in tests.split())

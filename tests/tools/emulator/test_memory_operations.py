@@ -401,6 +401,38 @@ CASES.append(
     )
 )
 
+# Accumulation registers hold data as well.
+CASES += [
+    (
+        "gfx942",
+        "int",
+        "v_accvgpr_write_b32 a3, v10; global_store_dword v[16:17], a3, off; global_load_dword a5, v[16:17], off; "
+        "v_accvgpr_read_b32 v20, a5",
+        lambda a, b, c: (into(FRESH, a), FRESH),
+    ),
+    (
+        "gfx942",
+        "int",
+        "v_accvgpr_write_b32 a3, v10; v_accvgpr_write_b32 a4, v12; ds_write2_b32 v18, a3, a4 offset0:0 offset1:1; "
+        "ds_read_b64 a[6:7], v18; v_accvgpr_read_b32 v20, a6; v_accvgpr_read_b32 v21, a7",
+        lambda a, b, c: (low(a) | low(b) << 32, FRESH),
+    ),
+    (
+        "gfx942",
+        "int",
+        "v_accvgpr_write_b32 a3, v12; ds_write_b32 v18, v10; ds_add_rtn_u32 a5, v18, a3; v_accvgpr_read_b32 v20, a5; "
+        "ds_read_b32 v22, v18",
+        lambda a, b, c: (into(FRESH, a), into(FRESH, a + b)),
+    ),
+    (
+        "gfx942",
+        "int",
+        "v_accvgpr_write_b32 a3, v12; global_store_dword v[16:17], v10, off; "
+        "global_atomic_add a5, v[16:17], a3, off sc0; v_accvgpr_read_b32 v20, a5; global_load_dword v22, v[16:17], off",
+        lambda a, b, c: (into(FRESH, a), into(FRESH, a + b)),
+    ),
+]
+
 # 16 bytes of LDS, of global memory and of scratch a lane; half a wave lies between two lanes' first bytes at most.
 KERNEL = """KERNEL {name}(u64 *out, u64 *memory, const u64 *pa, const u64 *pb, const u64 *pc) {{
   __shared__ u64 lds[64 + 256][2];
@@ -419,6 +451,7 @@ KERNEL = """KERNEL {name}(u64 *out, u64 *memory, const u64 *pa, const u64 *pb, c
 }}
 """
 CLOBBERS = ", ".join(f'"v{i}"' for i in range(10, 30)) + ', "s20", "s21", "s22", "s23", "m0", "vcc", "memory"'
+ACCUMULATORS = ', "a3", "a4", "a5", "a6", "a7"'
 
 
 @cache
@@ -428,7 +461,12 @@ def gpu(arch: str) -> Gpu:
     for index, (target, _, text, _) in enumerate(CASES):
         if target == arch:
             lines = "\\n".join(line.strip() for line in text.split(";"))
-            values = {"text": lines, "store": store, "off": ", off", "clobbers": CLOBBERS}
+            values = {
+                "text": lines,
+                "store": store,
+                "off": ", off",
+                "clobbers": CLOBBERS + ACCUMULATORS * (arch == "gfx942"),
+            }
             kernels.append(KERNEL.format(name=f"case_{index}", **values))
     return Gpu("".join(kernels), arch)
 
