@@ -167,12 +167,12 @@ void move_out(Wave *w, const Operand *data, u32 size, u32 flags, u64 lanes, cons
   }
 }
 
-static f32 as_f32(u64 x) { u32 b = (u32)x; f32 f; memcpy(&f, &b, 4); return f; }
-static u64 of_f32(f32 f) { u32 b; memcpy(&b, &f, 4); return b; }
-static f64 as_f64(u64 x) { f64 f; memcpy(&f, &x, 8); return f; }
-static u64 of_f64(f64 f) { u64 b; memcpy(&b, &f, 8); return b; }
-static f16 as_f16(u32 x) { u16 b = (u16)x; f16 f; memcpy(&f, &b, 2); return f; }
-static u32 of_f16(f16 f) { u16 b; memcpy(&b, &f, 2); return b; }
+static f32 as_f32(u64 x) { u32 b = (u32)x; f32 f; memcpy(&f, &b, sizeof f); return f; }
+static u64 of_f32(f32 f) { u32 b; memcpy(&b, &f, sizeof b); return b; }
+static f64 as_f64(u64 x) { f64 f; memcpy(&f, &x, sizeof f); return f; }
+static u64 of_f64(f64 f) { u64 b; memcpy(&b, &f, sizeof b); return b; }
+static f16 as_f16(u32 x) { u16 b = (u16)x; f16 f; memcpy(&f, &b, sizeof f); return f; }
+static u32 of_f16(f16 f) { u16 b; memcpy(&b, &f, sizeof b); return b; }
 
 u64 atomic_result(int operation, u32 size, u64 old, u64 x, u64 y) {
   i64 sold = size == 4 ? (i32)old : (i64)old, sx = size == 4 ? (i32)x : (i64)x;
