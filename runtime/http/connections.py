@@ -165,13 +165,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._stalled: tuple[float, int] | None = None  # since when output waits, and how much of it left since
         super().__init__(*args, **extra)
 
-    def received(self, data: bytes) -> bool:
+    def received(self, data: bytes) -> None:
         """Take bytes of the client."""
         before = self.request
-        result = bool(super().received(data))
+        super().received(data)
         if self.request is None or self.request is not before:
             self.began = time.monotonic()
-        return result
 
     def write_soon(self, data: Any) -> int:
         """Send bytes; what cannot be sent at once will be soon. Most leave here, without waitress's buffer."""

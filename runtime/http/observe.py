@@ -112,7 +112,7 @@ class Observe:
             observation = _Observation(req, self._metrics, self._tracer)
         resp.set_header("X-Request-Id", observation.request_id)
         observation.answered(req, resp)
-        if isinstance(resp.stream, EventStream) and req.method != "HEAD":
+        if isinstance(resp.stream, EventStream):  # never of HEAD: only POST has streams
             resp.stream = _ObservedStream(resp.stream, observation)
         else:
             observation.end()

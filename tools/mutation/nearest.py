@@ -120,8 +120,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         f"{EMULATOR}test_{name}.py"
         for name in ("operations", "assembly", "lanes", "memory", "traps", "matrix", "api", "arithmetic")
     ),
-    "runtime/http/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py", HTTP + "test_routes.py"),
-    "runtime/http/llama_cpp*": (HTTP + "test_llama_cpp.py", HTTP + "test_routes.py"),
+    "runtime/http/ollama*": tuple(
+        f"{HTTP}test_{name}.py" for name in ("ollama", "ollama_models", "broken_streams", "routes")
+    ),
+    "runtime/http/llama_cpp*": tuple(
+        f"{HTTP}test_{name}.py" for name in ("llama_cpp", "embeddings", "broken_streams", "routes")
+    ),
     "runtime/http/lm_studio*": (HTTP + "test_lm_studio.py", HTTP + "test_routes.py"),
     "runtime/http/schema/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py"),
     "runtime/http/schema/llama_cpp*": (HTTP + "test_llama_cpp.py",),
@@ -130,8 +134,11 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "tests/clients/test_anthropic_client.py"),
     "runtime/http/messages.py": tuple(f"{HTTP}test_{name}.py" for name in ("openai", "bad_input", "client_templates")),
     "runtime/http/errors.py": tuple(f"{HTTP}test_{name}.py" for name in ("bad_input", "anthropic", "llama_cpp")),
+    # Of all APIs: how a stream ends, and what is seen of requests.
+    "runtime/http/streaming.py": (HTTP + "test_broken_streams.py", HTTP + "test_stream_writer.py"),
+    "runtime/http/observe.py": ("tests/runtime/test_tracing.py", HTTP + "test_native.py", HTTP + "test_openai.py"),
     "runtime/http/response*": (
-        *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams")),
+        *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams", "broken_streams")),
         "tests/clients/test_openai_responses.py",
     ),
     "runtime/http/service.py": (HTTP + "test_token_cache.py", HTTP + "test_anthropic.py", HTTP + "test_openai.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from typing import Any
 
 import falcon.testing
@@ -71,6 +72,11 @@ def test_the_least_of_the_limits_is_the_one_that_is_named() -> None:
         client = falcon.testing.TestClient(make_app(FakeEngine(), HttpLimits(max_prompt_tokens=most)))
         error = client.simulate_post("/embedding", json={"content": "x" * 200}).json["error"]
         assert (error["n_prompt_tokens"], error["n_ctx"]) == (201, expected)
+
+
+def test_the_text_of_a_control_token_stands_for_it(client: falcon.testing.TestClient) -> None:
+    for given in ("<s>hi", ["<s>hi"]):
+        assert embed(client, input=given).json["data"][0]["embedding"] == fake_vector((256, *HI)).tolist()
 
 
 def test_several_texts_keep_their_order(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
@@ -151,5 +157,15 @@ def test_F55_a_client_that_left_is_noticed(engine: FakeEngine) -> None:
         "/v1/embeddings", json={"input": ["a", "b"]}, extras={"waitress.client_disconnected": lambda: True}
     )
     assert result.status_code == 499
+    assert [one.cancelled for one in engine.embeddings] == [True, True]
+    assert app.admission.active == 0
+
+
+def test_texts_under_way_are_given_up_where_the_server_ends(engine: FakeEngine) -> None:
+    app = make_app(engine)
+    engine.prefill_seconds = 0.01
+    threading.Timer(0.1, app.admission.abort).start()
+    result = falcon.testing.TestClient(app).simulate_post("/v1/embeddings", json={"input": ["a", "b"]})
+    assert (result.status_code, result.json["error"]["code"]) == (400, "request_cancelled")
     assert [one.cancelled for one in engine.embeddings] == [True, True]
     assert app.admission.active == 0

@@ -107,6 +107,12 @@ def test_options_become_conditions(client: falcon.testing.TestClient, engine: Fa
     assert (request.sampling.logit_bias, request.sampling.seed, request.max_tokens) == (((5, 2.0),), None, 125)
 
 
+def test_a_penalty_of_the_last_no_tokens_is_none(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+    for last, penalty in [(0, 1.0), (64, 1.5), (-1, 1.5), (None, 1.5)]:
+        complete(client, repeat_last_n=last, repeat_penalty=1.5)
+        assert engine.last.request.sampling.repetition_penalty == penalty
+
+
 HI = (BOS_ID, *b"hi")
 PROMPTS: dict[str, tuple[object, list[tuple[int, ...]]]] = {
     "text": ("hi", [HI]),
