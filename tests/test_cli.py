@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from rocmforge import cli
 from rocmforge.artifacts import hip
+from rocmforge.artifacts.manifest import MANIFEST_NAME
 from rocmforge.cli import main
 from rocmforge.cli_emulator import make_emulator
 from rocmforge.compiler.doctor import Finding
@@ -195,6 +196,40 @@ def test_what_is_served_where_nothing_is_said(served: list[Any], tmp_path: Path)
     assert (options.limits, options.engine_limits) == (HttpLimits(), EngineLimits())
     assert (options.security, options.traces.sampling.ratio) == (Security(), 0.1)
     assert (options.worker, options.early, options.device.device, options.device.graphs) == (None, None, "auto", "auto")
+
+
+def test_of_a_folder_of_bundles_each_is_served_by_name(served: list[Any], tmp_path: Path) -> None:
+    for name in ("b.rfb", "a.rfb", "none", "c.rfb"):
+        (tmp_path / name).mkdir()
+        if name != "none":
+            (tmp_path / name / MANIFEST_NAME).write_bytes(b"")
+    (tmp_path / "file").write_bytes(b"")
+    bundles = tuple(tmp_path / name for name in ("a.rfb", "b.rfb", "c.rfb"))
+    assert serve(served, str(tmp_path)).bundles == bundles
+    (tmp_path / MANIFEST_NAME).write_bytes(b"")
+    assert serve(served, str(bundles[2]), str(tmp_path)).bundles == (bundles[2], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address, host, port",
+    [
+        (":0", "127.0.0.1", 0),
+        ("8081", "127.0.0.1", 8081),
+        ("0.0.0.0:65535", "0.0.0.0", 65535),
+        ("[::]:00080", "::", 80),
+        ("llm.example:1", "llm.example", 1),
+    ],
+)
+def test_where_is_listened(served: list[Any], tmp_path: Path, address: str, host: str, port: int) -> None:
+    options = serve(served, str(tmp_path), "--addr", address)
+    assert (options.host, options.port) == (host, port)
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "a:", "a:65536", "a:000080", "a:-1", "a:x", "a:\u0663"])
+def test_where_nothing_can_listen(served: list[Any], tmp_path: Path, address: str) -> None:
+    result = CliRunner().invoke(main, ["serve", str(tmp_path), "--addr", address])
+    assert result.exit_code == 2
+    assert result.output.startswith("rfc: --addr: expected HOST:PORT, found ")
 
 
 @pytest.mark.parametrize(

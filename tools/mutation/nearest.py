@@ -133,7 +133,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/http/schema/*": (HTTP + "test_openai.py", HTTP + "test_native.py", HTTP + "test_bad_input.py"),
     "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "tests/clients/test_anthropic_client.py"),
     "runtime/http/messages.py": tuple(f"{HTTP}test_{name}.py" for name in ("openai", "bad_input", "client_templates")),
-    "runtime/http/errors.py": tuple(f"{HTTP}test_{name}.py" for name in ("bad_input", "anthropic", "llama_cpp")),
+    "runtime/http/errors.py": tuple(f"{HTTP}test_{name}.py" for name in ("error_shapes", "anthropic", "llama_cpp")),
     # Of all APIs: how a stream ends, and what is seen of requests.
     "runtime/http/streaming.py": (HTTP + "test_broken_streams.py", HTTP + "test_stream_writer.py"),
     "runtime/http/observe.py": ("tests/runtime/test_tracing.py", HTTP + "test_native.py", HTTP + "test_openai.py"),
@@ -141,7 +141,10 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams", "broken_streams")),
         "tests/clients/test_openai_responses.py",
     ),
-    "runtime/http/service.py": (HTTP + "test_token_cache.py", HTTP + "test_anthropic.py", HTTP + "test_openai.py"),
+    "runtime/http/service.py": tuple(
+        f"{HTTP}test_{name}.py" for name in ("token_cache", "room", "anthropic", "openai")
+    ),
+    "runtime/http/limits.py": (HTTP + "test_room.py",),
     "runtime/http/admission.py": (HTTP + "test_auth.py", HTTP + "test_server.py"),
     "runtime/http/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
     "runtime/http/con[dv]*": (
@@ -156,7 +159,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/http/completions.py": (HTTP + "test_prompt_logprobs.py", HTTP + "test_openai.py"),
     "runtime/http/body.py": (HTTP + "test_bad_input.py", HTTP + "test_openai.py", HTTP + "test_anthropic.py"),
     "runtime/http/open*": (HTTP + "test_openai.py", "tests/end_to_end/test_openapi.py"),
-    "runtime/http/re[gs]*": (HTTP + "test_native.py", HTTP + "test_server.py", "tests/runtime/test_model_pool.py"),
+    "runtime/http/re[gs]*": (
+        HTTP + "test_room.py",
+        HTTP + "test_native.py",
+        HTTP + "test_server.py",
+        "tests/runtime/test_model_pool.py",
+    ),
     "runtime/http/*": tuple(
         f"{HTTP}test_{name}.py"
         for name in ("routes", "openai", "native", "bad_input", "server", "stream_writer", "auth", "connections")

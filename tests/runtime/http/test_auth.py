@@ -19,7 +19,7 @@ from falcon.inspect import inspect_routes
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
-from rocmforge.runtime.http.auth import OPEN_PATHS, KeyRing, Security, load_keys, warn_if_open
+from rocmforge.runtime.http.auth import MAX_KEY_FILE_BYTES, OPEN_PATHS, KeyRing, Security, load_keys, warn_if_open
 from rocmforge.runtime.http.errors import LLAMA_CPP_PATHS
 from rocmforge.runtime.http.rate_limit import RateLimiter, client_of_address
 
@@ -132,11 +132,17 @@ def test_scopes(client: Client, key: str, path: str, status: int) -> None:
     "method, path, allowed",
     [
         ("GET", "/traces", {SCRAPER, ADMIN}),
+        ("HEAD", "/traces", {SCRAPER, ADMIN}),
+        ("POST", "/traces", {ADMIN}),
         ("GET", "/traces?clear=false", {SCRAPER, ADMIN}),
+        ("GET", "/traces?clear=False&clear=0", {SCRAPER, ADMIN}),
         ("GET", "/traces?clear=true", {ADMIN}),
         ("GET", "/traces?clear=1", {ADMIN}),
         ("GET", "/traces?clear=false&clear=true", {ADMIN}),
         ("GET", "/v1/integrations", {SECRET, ADMIN}),
+        ("HEAD", "/v1/integrations", {SECRET, ADMIN}),
+        ("GET", "/v1/integrationsx", {SECRET, ADMIN}),
+        ("POST", "/v1/integrationsx", {SECRET, ADMIN}),
         ("POST", "/v1/integrations", {ADMIN}),
         ("DELETE", "/v1/integrations/ollama", {ADMIN}),
     ],
@@ -177,6 +183,22 @@ def test_a_preflight_needs_no_key(client: Client) -> None:
     # The page must be able to read why it was refused.
     refused = client.simulate_post("/v1/chat/completions", headers={"Origin": "https://chat.example"})
     assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (401, "*")
+
+
+def test_what_is_no_preflight_needs_a_key(client: Client) -> None:
+    origin, asks = {"Origin": "https://chat.example"}, {"Access-Control-Request-Method": "POST"}
+    for method, headers in (("OPTIONS", origin), ("OPTIONS", asks), ("GET", origin | asks), ("OPTIONS", {})):
+        assert client.simulate_request(method, "/v1/models", headers=headers).status_code == 401, (method, headers)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "x-api-key"])
+def test_a_key_of_any_characters(name: str) -> None:
+    """A client sends it in UTF-8, which WSGI hands on as Latin-1."""
+    ring = load_keys(None, "cl\u00e9-\U0001f511")
+    client = Client(make_app(FakeEngine(), security=Security(ring)))
+    for key, status in (("cl\u00e9-\U0001f511", 200), ("cle-\U0001f511", 401)):
+        value = ("Bearer " if name == "Authorization" else "") + key.encode().decode("latin-1")
+        assert client.simulate_get("/v1/models", headers={name: value}).status_code == status
 
 
 def test_origins_that_are_listed() -> None:
@@ -277,6 +299,15 @@ def test_a_bad_file_of_keys_is_one_line_without_keys(tmp_path: Path, data: bytes
     assert "secretsecret" not in str(refused.value)
 
 
+def test_a_file_of_keys_has_a_largest_size(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"key\n#" + b"x" * (MAX_KEY_FILE_BYTES - 5))
+    assert len(load_keys(path, None) or ()) == 1
+    path.write_bytes(b"key\n#" + b"x" * (MAX_KEY_FILE_BYTES - 4))
+    with pytest.raises(UsageError, match=r"expected at most 1048576 bytes$"):
+        load_keys(path, None)
+
+
 def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         load_keys(tmp_path / "none", None)
@@ -306,7 +337,14 @@ def test_a_single_key_of_the_environment() -> None:
 
 @pytest.mark.parametrize(
     "host, keys, warned",
-    [("127.0.0.1", False, False), ("::1", False, False), ("0.0.0.0", False, True), ("::", True, False)],
+    [
+        ("127.0.0.1", False, False),
+        ("::1", False, False),
+        ("0.0.0.0", False, True),
+        ("::", True, False),
+        ("llm.example", False, True),
+        ("llm.example", True, False),
+    ],
 )
 def test_a_server_open_to_all_says_so_once(
     caplog: pytest.LogCaptureFixture, host: str, keys: bool, warned: bool

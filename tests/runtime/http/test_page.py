@@ -52,6 +52,7 @@ def test_headers_of_the_page(client: falcon.testing.TestClient, path: str) -> No
     assert "unsafe" not in result.headers["content-security-policy"]
     assert result.headers["x-content-type-options"] == "nosniff"
     assert result.headers["cache-control"] == "no-cache"
+    assert result.headers["referrer-policy"] == "no-referrer"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/page/app.js"])
@@ -61,8 +62,26 @@ def test_a_copy_that_the_client_has_is_not_sent_again(client: falcon.testing.Tes
     again = client.simulate_get(path, headers=headers)
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["etag"] == first.headers["etag"]
+    headers["If-None-Match"] = "*"
+    assert client.simulate_get(path, headers=headers).status_code == 304
     headers["If-None-Match"] = '"another"'
     assert client.simulate_get(path, headers=headers).content == first.content
+
+
+@pytest.mark.parametrize(
+    "name, media_type",
+    [
+        ("docs.html", "text/html; charset=utf-8"),
+        ("style.css", "text/css; charset=utf-8"),
+        ("app.js", "text/javascript; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ],
+)
+def test_each_file_is_of_its_type(client: falcon.testing.TestClient, name: str, media_type: str) -> None:
+    result = client.simulate_get(f"/page/{name}")
+    assert (result.status_code, result.headers["content-type"]) == (200, media_type)
+    head = client.simulate_head(f"/page/{name}")
+    assert (head.status_code, head.headers["content-type"], head.content) == (200, media_type, b"")
 
 
 @pytest.mark.parametrize("name", ["none.js", "..%2fpage.py", "%2e%2e", "page.py", ".", "app.js%00"])
