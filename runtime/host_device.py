@@ -229,7 +229,7 @@ class HostProgram:
         """See `Program.step`."""
         num_logits = len(batch.logits_rows)
         sampled = np.zeros(num_logits, np.int32)
-        sampling = (_Sampling * max(num_logits, 1))()
+        sampling = (_Sampling * num_logits)()
         originals = [_fill_sampling(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
         step = _Step(
             len(batch.token_ids),

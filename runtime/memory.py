@@ -62,7 +62,7 @@ def _cgroup_rooms(root: Path) -> list[int]:
         lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
     except OSError:
         return []
-    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
     mount = root / "sys/fs/cgroup"
     folder = mount / path.lstrip("/")
     rooms = []

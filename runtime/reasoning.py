@@ -60,7 +60,7 @@ class ReasoningSplitter:
 
 def _marker_start(text: str) -> int:
     """Where the end of `text` may begin the closing marker; its length where it does not."""
-    for length in range(min(len(CLOSE) - 1, len(text)), 0, -1):
+    for length in range(len(CLOSE), 0, -1):
         if text.endswith(CLOSE[:length]):
             return len(text) - length
     return len(text)

@@ -266,7 +266,6 @@ class StopMatcher:
         # A longer stop string that begins earlier may still be open: it could win, so it is waited for.
         if found and min(found)[0] <= hold:
             self._stopped = True
-            self._held = ""
             at, self.matched = min(found)
             return window[:at], True
         self._held = window[hold:]
@@ -291,12 +290,13 @@ class StopMatcher:
 
     def _first_open_start(self, window: str) -> int:
         """Return the first index from which the rest of `window` is a proper beginning of a stop string."""
-        longest = max(map(len, self._stops), default=1)
-        for at in range(max(0, len(window) - longest + 1), len(window)):
-            rest = window[at:]
-            if any(len(stop) > len(rest) and stop.startswith(rest) for stop in self._stops):
-                return at
-        return len(window)
+        starts = (
+            at
+            for stop in self._stops
+            for at in range(max(0, len(window) - len(stop) + 1), len(window))
+            if stop.startswith(window[at:])
+        )
+        return min(starts, default=len(window))
 
 
 def _cut(piece: str, special: _SpecialText) -> list[str | int]:

@@ -40,6 +40,15 @@ def test_F105_no_page_of_one_space_is_anothers(spaces: list[str], tokens: list[i
     assert not {root_key(space) for space in spaces} & set(keys)
 
 
+def test_keys_are_short_whatever_a_space_is_called() -> None:
+    spaces = ("", "owner", "\ud800", "x" * 1000)
+    keys = [root_key(space) for space in spaces] + [page_key(root_key("owner"), list(range(BLOCK)))]
+    assert [len(key) for key in keys] == [16] * 5
+    assert len(set(keys)) == 5
+    # Not even where the bytes of a page are the text of a name.
+    assert root_key("aaaa") != page_key(b"", [0x61616161])
+
+
 def test_a_page_is_found_only_once_shared() -> None:
     pool = BlockPool(4, BLOCK)
     taken = pool.take(2)

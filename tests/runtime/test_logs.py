@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,33 @@ def test_json_has_time_level_logger_id_and_fields() -> None:
         "request_id": "abc",
         "status": 200,
     }
+
+
+def test_a_line_of_text_has_time_level_logger_and_id() -> None:
+    made = record("done", created=time.time())
+    token = REQUEST_ID.set("abc")
+    named = TextFormatter().format(made)
+    REQUEST_ID.reset(token)
+    plain = TextFormatter().format(made)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO rocmforge\.x: done", plain)
+    assert named == plain.replace("rocmforge.x:", "rocmforge.x [abc]:")
+
+
+def test_levels_in_json() -> None:
+    logging.addLevelName(TRACE, "x")
+    configure(LogOptions(level="trace", json=True))
+    names = []
+    for level in (TRACE, DEBUG, INFO, WARN, ERROR):
+        made = record("done", levelno=level, levelname=logging.getLevelName(level))
+        names.append(json.loads(JsonFormatter().format(made))["level"])
+    assert names == ["trace", "debug", "info", "warn", "error"]
+
+
+def test_it_may_be_set_up_again(lines: Lines) -> None:
+    for level in ("error", "info"):
+        configure(LogOptions(level=level))
+    logging.getLogger("x").info("once")
+    assert [line.rsplit(": ", 1)[1] for line in lines.getvalue().splitlines()] == ["once"]
 
 
 def test_a_file_is_written_to_and_opened_again_after_it_was_moved(tmp_path: Path, lines: Lines) -> None:

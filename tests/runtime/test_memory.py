@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def system(root: Path, files: dict[str, str]) -> Path:
 
 
 def cgroup(folder: str, limit: str, used: int, cache: int) -> dict[str, str]:
-    stat = f"anon 1\nfile 2\ninactive_anon 3\nactive_file {cache}\ninactive_file 0\n"
+    stat = f"anon 1\nfile 2\ninactive_anon 3\nactive_file {cache - cache // 4}\ninactive_file {cache // 4}\n"
     return {f"{folder}/memory.max": limit, f"{folder}/memory.current": str(used), f"{folder}/memory.stat": stat}
 
 
@@ -59,6 +60,18 @@ def test_F72_refused_before_allocation_to_the_byte(smollm2: Bundle) -> None:
         check_memory(layout, 10, needed - 1)
 
 
+def test_the_refusal_says_how_much_is_missing(smollm2: Bundle) -> None:
+    layout = smollm2.layout
+    needed = 10 * layout.kv.bytes_per_block + layout.arena_bytes()
+    with pytest.raises(DeviceError) as caught:
+        check_memory(layout, 10, 3 * 2**20 - 1)
+    mebibytes, weights = math.ceil(needed / 2**20), math.ceil(layout.weights_bytes / 2**20)
+    assert str(caught.value) == (
+        f"host: a KV cache of 160 tokens and the arena need {mebibytes} MiB, 3 MiB are available "
+        f"(weights of {weights} MiB are mapped, not counted); --kv-tokens or --max-context ask for less"
+    )
+
+
 def test_default_kv_cache_adapts_to_the_memory(smollm2: Bundle) -> None:
     layout = smollm2.layout
     context = layout.max_seq_len // layout.kv.block_size
@@ -68,6 +81,10 @@ def test_default_kv_cache_adapts_to_the_memory(smollm2: Bundle) -> None:
     assert kv_blocks(layout, layout.max_seq_len, None, 4 * context * per_block) == 2 * context
     assert kv_blocks(layout, layout.max_seq_len, None, 0) == context  # one context at least: else refused
     assert kv_blocks(layout, layout.max_seq_len, 17, 0) == 2
+    most = DEFAULT_KV_BYTES // per_block  # of a context so long that four are more, whatever there is
+    assert most < 4 * 100_000 // layout.kv.block_size
+    for available in (None, 1 << 50):
+        assert kv_blocks(layout, 100_000, None, available) == max(most, 100_000 // layout.kv.block_size)
 
 
 def test_q8_0_gives_more_pages_in_the_same_memory(smollm2: Bundle) -> None:

@@ -88,6 +88,36 @@ def test_a_mask_that_fails_allows_nothing_and_says_why(
     assert masks.begin(Source(lambda: np.ones(3, np.uint32))).wait().tolist() == [1, 1, 1]
 
 
+def test_only_what_nobody_foresaw_is_logged(masks: TokenMasks, caplog: pytest.LogCaptureFixture) -> None:
+    masks.begin(Source(lambda: raise_error(ConstraintError("response_format", "too complex")))).error()
+    masks.begin(Source(lambda: np.ones(3, np.uint32))).error()
+    assert caplog.messages == []
+    masks.begin(Source(lambda: raise_error(ZeroDivisionError("why")))).error()
+    assert caplog.messages == ["a mask could not be computed"]
+    assert "why" in caplog.text
+
+
+def test_one_at_a_time_and_none_that_was_not_begun_at_the_end() -> None:
+    masks, begun, go, made = TokenMasks(70), threading.Event(), threading.Event(), list[str]()
+
+    def first() -> Mask:
+        begun.set()
+        assert go.wait(SECONDS)
+        return np.ones(3, np.uint32)
+
+    def second() -> Mask:
+        made.append("second")
+        return np.zeros(3, np.uint32)
+
+    pending = masks.begin(Source(first))
+    masks.begin(Source(second))
+    assert begun.wait(SECONDS)
+    threading.Timer(0.05, go.set).start()
+    masks.close()
+    assert pending.wait().tolist() == [1, 1, 1]
+    assert made == []
+
+
 # The host's program.
 
 
