@@ -31,7 +31,11 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         HOST + "test_quantize_is_exactly_what_its_header_says",
         "tests/runtime/test_host_program.py",
     ),
-    "kernels/host/weights*": (HOST + "test_matmul_of_one_row", HOST + "test_matmul_tails"),
+    "kernels/host/weights*": (
+        "tests/compiler/test_embedding_host.py",
+        HOST + "test_matmul_of_one_row",
+        HOST + "test_matmul_tails",
+    ),
     "kernels/host/matmul.h": (HOST + "test_matmul_tails", "tests/runtime/test_host_program.py"),
     "kernels/host/*": ("tests/compiler/test_kernels_host.py", "tests/runtime/test_host_program.py"),
     "kernels/hip/sample.h": ("tests/compiler/test_sample_hip.py",),
