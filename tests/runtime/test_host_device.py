@@ -411,3 +411,10 @@ def test_a_rewritten_bundle_without_a_fault_loads(bundle: Bundle, tmp_path: Path
     goal = rewritten(bundle, tmp_path / "model.rfb", {"layout.msgpack": encode_layout(bundle.layout)})
     with open_bundle(goal) as opened:
         load_host_program(opened, 1, 1).close()
+
+
+def test_memory_is_that_of_the_machine() -> None:
+    """MemTotal is what sysconf counts in pages; what is available changes while we look."""
+    available, total = HostProgram.memory(HostProgram.__new__(HostProgram))
+    assert total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert total // 1000 < available <= total
