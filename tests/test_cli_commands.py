@@ -208,11 +208,16 @@ def test_what_cannot_be_emulated(tmp_path: Path, arguments: tuple[str, ...]) -> 
 def test_what_is_inspected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     resources = [{"arch": "gfx942"}, {"arch": "gfx1100"}]
 
-    def facts(*_: object) -> dict[str, object]:
+    def facts() -> dict[str, object]:
         return {"name": "tiny", "kernels": [{"launches_per_step": 3, "symbol": "k", "resources": resources}]}
 
     asked: list[Any] = []
-    monkeypatch.setattr("rocmforge.runtime.inspect.inspect_bundle", lambda *given: asked.append(given) or facts())
+
+    def inspect_bundle(*given: object) -> dict[str, object]:
+        asked.append(given)
+        return facts()
+
+    monkeypatch.setattr("rocmforge.runtime.inspect.inspect_bundle", inspect_bundle)
     monkeypatch.setattr("rocmforge.runtime.inspect.format_resources", lambda found: f"of {found['arch']}")
     lines = rfc("inspect", tmp_path, "--kernels").stdout.splitlines()
     assert lines[-3:] == ["    3 x k", "        of gfx942", "        of gfx1100"]

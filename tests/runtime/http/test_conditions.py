@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -92,7 +92,7 @@ SCHEMA = {"type": "object"}
 
 
 def test_formats() -> None:
-    def spec(kind: str, **fields: Any) -> ConstraintSpec | None:
+    def spec(kind: Literal["text", "json_object", "json_schema"], **fields: Any) -> ConstraintSpec | None:
         return constraint_of_format(ResponseFormat(type=kind, **fields), "p")
 
     assert constraint_of_format(None) is None
@@ -178,7 +178,7 @@ def test_what_must_be_called_constrains_the_answer() -> None:
     with pytest.raises(RequestError, match=r"^tool_choice: expected tools beside it, found none$"):
         Conversation((), tool_choice="required").constrained()
     for kind in ("regex", "grammar"):
-        own = Conditions(constraint=ConstraintSpec(kind, "a", kind))  # type: ignore[arg-type]
+        own = Conditions(constraint=ConstraintSpec(kind, "a", kind))
         assert Conversation((), own, TOOLS).constrained() == own
         with pytest.raises(RequestError, match=f"^{kind}: expected no {kind} beside a required tool$"):
             Conversation((), own, TOOLS, "required").constrained()
@@ -232,7 +232,7 @@ def test_tools_for_a_template_that_knows_of_none() -> None:
     lines = str(first["content"]).splitlines()
     begin, end = lines.index("<tools>"), lines.index("</tools>")
     assert [json.loads(line)["function"]["name"] for line in lines[begin + 1 : end]] == ["go", "stay"]
-    system = {"role": "system", "content": "Be brief."}
+    system: dict[str, object] = {"role": "system", "content": "Be brief."}
     told, *rest = spell_out_tools([system, *talk], TOOLS)
     assert (told["content"], rest) == (f"Be brief.\n\n{first['content']}", plain)
 

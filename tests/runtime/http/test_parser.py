@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from waitress.adjustments import Adjustments
+from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 
 from rocmforge.runtime.http.connections import EXHAUSTED, Parser
 
