@@ -167,5 +167,6 @@ def test_texts_under_way_are_given_up_where_the_server_ends(engine: FakeEngine) 
     threading.Timer(0.1, app.admission.abort).start()
     result = falcon.testing.TestClient(app).simulate_post("/v1/embeddings", json={"input": ["a", "b"]})
     assert (result.status_code, result.json["error"]["code"]) == (400, "request_cancelled")
+    assert app.admission.aborted  # not before
     assert [one.cancelled for one in engine.embeddings] == [True, True]
     assert app.admission.active == 0
