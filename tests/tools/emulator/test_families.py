@@ -122,10 +122,10 @@ def test_what_families_differ_in() -> None:
     assert {n: f.vgpr_granule for n, f in found.items()} == {
         **{"cdna": {64: 8}, "rdna3": {32: 8, 64: 4}, "rdna4": {32: 8, 64: 4}}
     }
-    assert [(f.packed_ids, f.architected_ids, f.has_acc, f.zero_high) for f in found.values()] == [
-        (True, False, True, True),
-        (True, False, False, False),
-        (True, True, False, False),
+    assert [(f.architected_ids, f.has_acc, f.zero_high) for f in found.values()] == [
+        (False, True, True),
+        (False, False, False),
+        (True, False, False),
     ]
     assert found["cdna"].opcodes["VOPD"] == {}
     assert found["rdna3"].opcodes["SOPP"][48] == "s_endpgm"

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,7 +146,7 @@ def test_commands(
 def test_files_are_compiled_on_all_processors(
     cache: Path, sources: Path, compiler: Compiler, processors: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, pool = [], library.ThreadPoolExecutor
+    made, pool = [], ThreadPoolExecutor
 
     def executor(max_workers: int) -> object:
         made.append(max_workers)
