@@ -24,9 +24,8 @@ def note(name: bytes, kind: int, content: bytes) -> bytes:
 
 def section(code: bytes) -> int:
     """Where the header of the section of notes stands."""
-    at: int
     (at,), (size, count) = struct.unpack_from("<Q", code, 40), struct.unpack_from("<HH", code, 58)
-    headers = [at + i * size for i in range(count)]
+    headers: list[int] = [at + i * size for i in range(count)]
     return next(header for header in headers if struct.unpack_from("<I", code, header + 4)[0] == NOTES)
 
 
