@@ -80,3 +80,15 @@ class DeviceError(RocmforgeError):
     """A device is missing, unsupported, or failed."""
 
     exit_code = 4
+
+
+class RequestError(RocmforgeError):
+    """A request that cannot be served as asked; `parameter` names the field at fault (HTTP 400)."""
+
+    def __init__(self, parameter: str, problem: str):
+        super().__init__(f"{parameter}: {problem}")
+        self.parameter = parameter
+
+
+class EngineBusyError(RocmforgeError):
+    """The queue is full, or the engine is stopping; try again later (HTTP 503, Retry-After)."""

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from ..artifacts.errors import printable
-from .batch import UInt32
+from ..artifacts.errors import RequestError, printable
 from .closed_schema import closed
 from .gbnf import GbnfError, is_gbnf, lark_of
-from .generation import RequestError
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Matcher:
         self._library = library
         self._parameter = parameter
 
-    def mask(self) -> UInt32:
+    def mask(self) -> npt.NDArray[np.uint32]:
         """A bit a token, the lowest first: those that may come next. The end is one of them where the text may end.
 
         Raises:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Final
 
-from ..artifacts.errors import BundleError, DeviceError, RocmforgeError
+from ..artifacts.errors import BundleError, DeviceError, EngineBusyError, RequestError, RocmforgeError
 from .batch import Float32, Program, changed_files, close_program, device_facts
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .embeddings import EmbeddingRequest
@@ -20,12 +20,10 @@ from .generation import (
     FINISH_CANCELLED,
     FINISH_FAILED,
     FINISH_LENGTH,
-    EngineBusyError,
     EngineStats,
     Failure,
     GenerationRequest,
     Inbox,
-    RequestError,
     failure_of,
 )
 from .kv_cache import BlockPool

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from ..artifacts.errors import RocmforgeError, printable
+from ..artifacts.errors import RequestError, RocmforgeError, printable
 from .batch import UInt32
 from .embeddings import EmbeddingRequest, PendingEmbedding
 from .logprobs import TokenLogprobs
@@ -18,18 +18,6 @@ FINISH_STOP = "stop"
 FINISH_EOS = "eos"
 FINISH_CANCELLED = "cancelled"
 FINISH_FAILED = "failed"
-
-
-class RequestError(RocmforgeError):
-    """A request that cannot be served as asked; `parameter` names the field at fault (HTTP 400)."""
-
-    def __init__(self, parameter: str, problem: str):
-        super().__init__(f"{parameter}: {problem}")
-        self.parameter = parameter
-
-
-class EngineBusyError(RocmforgeError):
-    """The queue is full, or the engine is stopping; try again later (HTTP 503, Retry-After)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from ..artifacts.errors import DeviceError, UsageError, printable
-from .generation import EngineBusyError
+from ..artifacts.errors import DeviceError, EngineBusyError, UsageError, printable
 from .http.registry import Lease, find_card
 from .http.service import ServedModel, Service
 

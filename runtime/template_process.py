@@ -16,8 +16,7 @@ import threading
 import time
 from typing import Final
 
-from ..artifacts.errors import RocmforgeError, printable
-from .generation import EngineBusyError
+from ..artifacts.errors import EngineBusyError, RocmforgeError, printable
 from .template_worker import BROKEN, CPU_SECONDS, DONE, FAILED, LENGTH_BYTES, READY
 
 # A worker's own limits are of processor time; on a busy machine that takes longer.

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterable
 from typing import Self
 
-from ..generation import EngineBusyError, GenerationRequest
+from ...artifacts.errors import EngineBusyError
+from ..generation import GenerationRequest
 from .errors import ContextLengthError
 
 

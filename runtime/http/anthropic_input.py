@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ...artifacts.errors import RequestError
 from ..constraints import ConstraintSpec
-from ..generation import RequestError
 from .anthropic_tools import TOOL_ADDITION, TOOL_REFERENCE, TOOL_REMOVAL, read_tools
 from .body import convert
 from .conditions import Conditions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..generation import RequestError
+from ...artifacts.errors import RequestError
 from .conversation import ToolChoice, choose_tool
 from .errors import UnsupportedError
 from .schema.anthropic import AnthropicTool, Block, CountRequest

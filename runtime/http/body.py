@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import falcon
 import msgspec
 
-from ...artifacts.errors import printable
-from ..generation import RequestError
+from ...artifacts.errors import RequestError, printable
 
 MAX_DEPTH = 100
 

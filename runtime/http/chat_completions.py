@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import falcon
 
-from ..generation import RequestError, TokenEvent
+from ...artifacts.errors import RequestError
+from ..generation import TokenEvent
 from ..logprobs import TokenLogprobs
 from ..tool_calls import CallPiece, ToolCall
 from .answer_clock import AnswerClock, collect_timed

@@ -7,14 +7,8 @@ from dataclasses import dataclass, replace
 
 import falcon
 
-from ..generation import (
-    FINISH_CANCELLED,
-    FINISH_FAILED,
-    GenerationRequest,
-    GenerationState,
-    RequestError,
-    TokenEvent,
-)
+from ...artifacts.errors import RequestError
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, GenerationState, TokenEvent
 from ..logprobs import TokenLogprobs
 from .body import kind_of, read
 from .conditions import Conditions, check_token_ids, read_conditions

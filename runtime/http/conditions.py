@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ...artifacts.errors import RequestError
 from ..constraints import ConstraintSpec
-from ..generation import RequestError, SamplingParams
+from ..generation import SamplingParams
 from .body import kind_of
 from .schema.common import ResponseFormat, SamplingFields
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ...artifacts.errors import RequestError
 from ..constraints import ConstraintSpec
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, RequestError, TokenEvent
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, TokenEvent
 from ..logprobs import TokenLogprobs
 from ..reasoning import ReasoningSplitter
 from ..text_tools import TextCallParser

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import falcon
 
-from ...artifacts.errors import RocmforgeError, printable
-from ..generation import EngineBusyError, Failure, RequestError
+from ...artifacts.errors import EngineBusyError, RequestError, RocmforgeError, printable
+from ..generation import Failure
 from ..integrations import IntegrationError
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 
 from ... import __version__
-from ..generation import RequestError
+from ...artifacts.errors import RequestError
 from ..tokenizer import TooManyTokensError
 from . import chat_completions
 from .body import read

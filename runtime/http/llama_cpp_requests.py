@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..generation import RequestError, SamplingParams
+from ...artifacts.errors import RequestError
+from ..generation import SamplingParams
 from ..tokenizer import TooManyTokensError
 from .body import kind_of
 from .conditions import Conditions, check_token_ids, read_conditions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..generation import RequestError
+from ...artifacts.errors import RequestError
 from ..tool_calls import ToolCall
 from .conversation import Message
 from .errors import UnsupportedError

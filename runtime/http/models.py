@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import falcon
 
-from ..generation import RequestError
+from ...artifacts.errors import RequestError
 from . import model_card
 from .body import read
 from .errors import NotFoundError

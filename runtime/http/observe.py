@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import falcon
 
-from ...artifacts.errors import printable
-from ..generation import RequestError
+from ...artifacts.errors import RequestError, printable
 from ..logs import REQUEST_ID
 from ..metrics import CONTENT_TYPE, METHODS, OTHER, Metrics
 from ..trace_records import HttpRecord, Trace

@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 import falcon
 
 from ... import __version__
-from ...artifacts.errors import printable
-from ..generation import RequestError
+from ...artifacts.errors import RequestError, printable
 from . import model_card
 from .answer_clock import AnswerClock
 from .body import read

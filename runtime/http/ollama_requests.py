@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...artifacts.errors import RequestError
 from ..constraints import ConstraintSpec
-from ..generation import RequestError, SamplingParams
+from ..generation import SamplingParams
 from .body import kind_of
 from .conditions import Conditions, read_conditions
 from .continuation import continues

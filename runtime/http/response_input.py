@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
-from ...artifacts.errors import printable
-from ..generation import RequestError
+from ...artifacts.errors import RequestError, printable
 from ..text_tools import input_arguments
 from ..tool_calls import ToolCall
 from .body import convert

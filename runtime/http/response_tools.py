@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ...artifacts.errors import printable
+from ...artifacts.errors import RequestError, printable
 from ..constraints import ConstraintSpec
-from ..generation import RequestError
 from ..text_tools import INPUT_SCHEMA
 from .conversation import TextTool, ToolChoice, choose_tool
 from .errors import UnsupportedError

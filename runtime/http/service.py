@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
-from ...artifacts.errors import RocmforgeError
+from ...artifacts.errors import EngineBusyError, RequestError, RocmforgeError
 from ..constraints import ConstraintSpec
 from ..control_text import ControlTexts, NoMarkError, shown
-from ..generation import Constraint, EngineApi, EngineBusyError, GenerationRequest, RequestError
+from ..generation import Constraint, EngineApi, GenerationRequest
 from ..tokenizer import TooManyTokensError
 from .conditions import SEED_BITS, Conditions
 from .continuation import continue_prompt, split_last

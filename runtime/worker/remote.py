@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, TypeVar, cast
 
-from ...artifacts.errors import DeviceError, RocmforgeError, printable
+from ...artifacts.errors import DeviceError, EngineBusyError, RocmforgeError, printable
 from ..embeddings import EmbeddingRequest
 from ..engine import CANCEL_SECONDS
-from ..generation import DeviceStats, EngineBusyError, EngineStats, GenerationRequest, Inbox
+from ..generation import DeviceStats, EngineStats, GenerationRequest, Inbox
 from ..lifecycle import EngineMetrics, Observer, RequestEvent
 from .ledger import Ledger
 from .pending import Pending, RemoteEmbedding, RemoteGeneration

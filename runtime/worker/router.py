@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from ...artifacts.errors import EngineBusyError
 from ..embeddings import EmbeddingRequest
-from ..generation import EngineBusyError, EngineStats, GenerationRequest, add_stats
+from ..generation import EngineStats, GenerationRequest, add_stats
 from ..kv_cache import page_key, root_key
 from .pending import RemoteEmbedding, RemoteGeneration
 from .remote import RemoteEngine

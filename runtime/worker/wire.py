@@ -19,21 +19,20 @@ from typing import Any, Final
 
 import msgpack
 
-from ...artifacts.errors import BundleError, DeviceError, RocmforgeError, UsageError, printable
+from ...artifacts.errors import (
+    BundleError,
+    DeviceError,
+    EngineBusyError,
+    RequestError,
+    RocmforgeError,
+    UsageError,
+    printable,
+)
 from ..batch import UInt32
 from ..constraints import ConstraintSpec, Kind
 from ..embeddings import EmbeddingRequest
 from ..engine import EngineLimits
-from ..generation import (
-    DeviceStats,
-    EngineBusyError,
-    EngineStats,
-    Failure,
-    GenerationRequest,
-    RequestError,
-    SamplingParams,
-    TokenEvent,
-)
+from ..generation import DeviceStats, EngineStats, Failure, GenerationRequest, SamplingParams, TokenEvent
 from ..lifecycle import RequestEvent
 from ..logprobs import TokenLogprobs
 

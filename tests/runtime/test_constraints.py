@@ -14,11 +14,12 @@ import pytest
 import tokenizers
 
 from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.errors import RequestError
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.runtime.batch import UInt32
 from rocmforge.runtime.constraints import MAX_CHARS, ConstraintCompiler, ConstraintError, ConstraintSpec, Kind, Matcher
 from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, RequestError, SamplingParams
+from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.host_device import load_host_program
 from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.runtime.metrics import Metrics

@@ -15,14 +15,14 @@ import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
 from rocmforge.artifacts.layout import FinalNorm
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.batch import Batch
 from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding
 from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import EngineBusyError, RequestError, SamplingParams
+from rocmforge.runtime.generation import SamplingParams
 from rocmforge.runtime.host_device import HostProgram, choose_variant, load_host_program
 from rocmforge.runtime.lifecycle import RequestEvent
 from rocmforge.runtime.loading import load_tokenizer

@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.batch import Batch
 from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import (
-    EngineBusyError,
-    EngineStats,
-    GenerationRequest,
-    RequestError,
-    SamplingParams,
-    events_of,
-)
+from rocmforge.runtime.generation import EngineStats, GenerationRequest, SamplingParams, events_of
 from rocmforge.runtime.serve import random_id
 from rocmforge.runtime.tokenizer import Tokenizer
 from rocmforge.tools.fixtures import write_model

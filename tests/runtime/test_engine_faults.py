@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.artifacts.errors import BundleError, DeviceError
+from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError
 from rocmforge.runtime import engine as engine_module
 from rocmforge.runtime.batch import Batch, DeviceFacts, Int32, Program
 from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import EngineBusyError, Generation, GenerationRequest, SamplingParams
+from rocmforge.runtime.generation import Generation, GenerationRequest, SamplingParams
 from rocmforge.runtime.lifecycle import RequestEvent
 from rocmforge.runtime.tokenizer import Tokenizer
 

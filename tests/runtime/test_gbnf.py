@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.errors import RequestError
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintError, ConstraintSpec
 from rocmforge.runtime.gbnf import MAX_DEPTH, MAX_REPEATS, MAX_RULES, GbnfError, is_gbnf, lark_of
-from rocmforge.runtime.generation import RequestError
 
 END = 256
 

@@ -13,9 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from rocmforge.artifacts.errors import DeviceError, UsageError
+from rocmforge.artifacts.errors import DeviceError, EngineBusyError, UsageError
 from rocmforge.runtime import model_pool
-from rocmforge.runtime.generation import EngineBusyError
 from rocmforge.runtime.http.errors import NotFoundError
 from rocmforge.runtime.http.service import Service
 from rocmforge.runtime.model_pool import ModelPool

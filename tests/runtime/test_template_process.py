@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import pytest
 
+from rocmforge.artifacts.errors import EngineBusyError
 from rocmforge.runtime import template_process, template_worker
 from rocmforge.runtime.chat import ChatTemplate, check_template
-from rocmforge.runtime.generation import EngineBusyError
 from rocmforge.runtime.template_process import (
     ANSWER_SECONDS,
     MAX_PROCESSES,

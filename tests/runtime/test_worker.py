@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.artifacts.errors import BundleError, DeviceError, RocmforgeError, UsageError
+from rocmforge.artifacts.errors import (
+    BundleError,
+    DeviceError,
+    EngineBusyError,
+    RequestError,
+    RocmforgeError,
+    UsageError,
+)
 from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintSpec
 from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
 from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import (
-    EngineApi,
-    EngineBusyError,
-    GenerationRequest,
-    RequestError,
-    SamplingParams,
-    TokenEvent,
-)
+from rocmforge.runtime.generation import EngineApi, GenerationRequest, SamplingParams, TokenEvent
 from rocmforge.runtime.http.service import ConstraintApi
 from rocmforge.runtime.lifecycle import RequestEvent
 from rocmforge.runtime.tokenizer import Tokenizer

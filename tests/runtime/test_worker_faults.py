@@ -21,11 +21,11 @@ from pathlib import Path
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.artifacts.errors import DeviceError
+from rocmforge.artifacts.errors import DeviceError, EngineBusyError
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding
 from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import EngineBusyError, GenerationRequest, GenerationState, SamplingParams
+from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.lifecycle import FINISHED, QUEUED, RequestEvent
 from rocmforge.runtime.worker import remote as remote_module
 from rocmforge.runtime.worker import spawn

@@ -15,17 +15,9 @@ from typing import Any, cast
 
 import pytest
 
-from rocmforge.artifacts.errors import BundleError, DeviceError, RocmforgeError
+from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError, RequestError, RocmforgeError
 from rocmforge.runtime.embeddings import EmbeddingRequest
-from rocmforge.runtime.generation import (
-    DeviceStats,
-    EngineBusyError,
-    EngineStats,
-    Failure,
-    GenerationState,
-    RequestError,
-    TokenEvent,
-)
+from rocmforge.runtime.generation import DeviceStats, EngineStats, Failure, GenerationState, TokenEvent
 from rocmforge.runtime.lifecycle import FINISHED, QUEUED, RequestEvent
 from rocmforge.runtime.worker import remote as remote_module
 from rocmforge.runtime.worker.remote import RemoteEngine

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
+from rocmforge.artifacts.errors import EngineBusyError
 from rocmforge.runtime.embeddings import EmbeddingRequest
-from rocmforge.runtime.generation import DeviceStats, EngineBusyError, EngineStats, GenerationRequest
+from rocmforge.runtime.generation import DeviceStats, EngineStats, GenerationRequest
 from rocmforge.runtime.worker import router
 from rocmforge.runtime.worker.remote import RemoteEngine
 from rocmforge.runtime.worker.router import RoutedEngine

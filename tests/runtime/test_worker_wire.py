@@ -13,9 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, UsageError
+from rocmforge.artifacts.errors import (
+    BundleError,
+    DeviceError,
+    EngineBusyError,
+    RequestError,
+    RocmforgeError,
+    ToolchainError,
+    UsageError,
+)
 from rocmforge.runtime.constraints import ConstraintError, ConstraintSpec
-from rocmforge.runtime.generation import EngineBusyError, RequestError
 from rocmforge.runtime.worker import wire
 from rocmforge.runtime.worker.sender import EARLY_MESSAGES, Sender
 from rocmforge.runtime.worker.wire import Channel, DeferredConstraints, Fault, decode, encode, error_of, fault_of

@@ -9,18 +9,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rocmforge.artifacts.errors import RocmforgeError
+from rocmforge.artifacts.errors import EngineBusyError, RequestError, RocmforgeError
 from rocmforge.runtime.batch import Float32
 from rocmforge.runtime.control_text import ControlTexts, shown
 from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
 from rocmforge.runtime.generation import (
-    EngineBusyError,
     EngineStats,
     Failure,
     GenerationRequest,
     GenerationState,
     Inbox,
-    RequestError,
     TokenEvent,
     events_of,
 )

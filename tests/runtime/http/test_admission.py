@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rocmforge.runtime.generation import EngineBusyError, GenerationRequest
+from rocmforge.artifacts.errors import EngineBusyError
+from rocmforge.runtime.generation import GenerationRequest
 from rocmforge.runtime.http.admission import Admission
 from rocmforge.runtime.http.errors import ContextLengthError
 

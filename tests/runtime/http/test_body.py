@@ -9,7 +9,7 @@ import falcon.testing
 import msgspec
 import pytest
 
-from rocmforge.runtime.generation import RequestError
+from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.http.body import MAX_DEPTH, convert, kind_of, read_json, wrong
 
 DIGITS = "a number of more than 38 digits"

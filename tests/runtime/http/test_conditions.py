@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
+from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.constraints import ConstraintSpec
-from rocmforge.runtime.generation import Failure, RequestError, SamplingParams, TokenEvent
+from rocmforge.runtime.generation import Failure, SamplingParams, TokenEvent
 from rocmforge.runtime.http.conditions import (
     MAX_BIASES,
     Conditions,

@@ -8,8 +8,8 @@ import falcon
 import falcon.testing
 import pytest
 
-from rocmforge.artifacts.errors import DeviceError
-from rocmforge.runtime.generation import EngineBusyError, Failure, RequestError
+from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
+from rocmforge.runtime.generation import Failure
 from rocmforge.runtime.http.errors import (
     CancelledError,
     ContextLengthError,

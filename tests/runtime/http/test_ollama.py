@@ -11,7 +11,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.generation import RequestError
+from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.http.app import HttpLimits, create_app
 from rocmforge.runtime.http.auth import Security, load_keys
 from rocmforge.runtime.http.ollama_requests import keep_seconds
