@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .artifacts.layout import Layout
-    from .runtime.devices import DeviceOptions
-    from .runtime.engine import EngineLimits
+    from .runtime.device.load import DeviceOptions
+    from .runtime.engine.engine import EngineLimits
+    from .runtime.engine.worker.spawn import WorkerProcess
     from .runtime.http.auth import Security
     from .runtime.http.limits import HttpLimits
-    from .runtime.tracing import TraceOptions
-    from .runtime.worker.spawn import WorkerProcess
+    from .runtime.telemetry.tracing import TraceOptions
 
 
 START_THRESHOLD = 50_000
@@ -91,8 +91,8 @@ def make_golden(
 ) -> list[dict[str, object]]:
     """Run prompts on code that is not yet in a bundle."""
     from .artifacts.bundle import map_weights
-    from .runtime.golden import GOLDEN_BLOCKS, record_golden
-    from .runtime.host_device import HostProgram
+    from .runtime.device.golden import GOLDEN_BLOCKS, record_golden
+    from .runtime.device.host import HostProgram
 
     descriptor = os.memfd_create("rocmforge-golden")
     os.write(descriptor, code)
@@ -106,7 +106,7 @@ def make_golden(
 
 
 def _device_options(device: str, threads: int, graphs: str) -> DeviceOptions:
-    from .runtime.devices import DeviceOptions
+    from .runtime.device.load import DeviceOptions
 
     return DeviceOptions(device, threads, make_emulator, graphs=graphs)
 
@@ -169,7 +169,7 @@ def compile_command(
     from .compiler.compile import CompileOptions, compile_model
     from .compiler.progress import choose_progress
     from .compiler.tuning import read_tuning
-    from .runtime.chat import check_template
+    from .runtime.text.chat import check_template
 
     _exit_cleanly_on_signals()
     if not model.name:
@@ -300,7 +300,7 @@ def _compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pa
     from .compiler.build_cache import default_cache_dir
     from .compiler.bundle_cache import cached_bundle
     from .compiler.compile import CompileOptions
-    from .runtime.chat import check_template
+    from .runtime.text.chat import check_template
 
     _exit_cleanly_on_signals()
     tokenizer = os.environ.get("ROCMFORGE_TOKENIZER")
@@ -356,7 +356,7 @@ def run(
 ) -> None:
     """Continue PROMPT with a BUNDLE; without one, chat."""
     require_address_space()
-    from .runtime.generation import SamplingParams
+    from .runtime.engine.generation import SamplingParams
     from .runtime.terminal import RunOptions, run_bundle
 
     sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)

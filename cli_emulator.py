@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .runtime.hip_api import HipApi
+    from .runtime.device.hip.api import HipApi
 
 
 def make_emulator(arch: str) -> HipApi:

@@ -153,7 +153,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
         speculate: int | None,
         **extra: Any,
     ) -> None:
-        from .runtime.engine import EngineLimits
+        from .runtime.engine.engine import EngineLimits
 
         given: dict[str, Any] = {
             "max_queue": max_queue,
@@ -216,8 +216,8 @@ def logs_and_traces(command: Callable[..., None]) -> Callable[..., None]:
         max_traces: int,
         **extra: Any,
     ) -> None:
-        from .runtime.logs import LogOptions, configure
-        from .runtime.tracing import read_options
+        from .runtime.telemetry.logs import LogOptions, configure
+        from .runtime.telemetry.tracing import read_options
 
         configure(LogOptions(log_level, os.environ.get("RUST_LOG", ""), log_format == "json", log_file))
         command(*args, traces=read_options(os.environ, trace_sample_rate, max_traces), **extra)
@@ -236,7 +236,7 @@ def worker_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, worker: bool | None, device: str, **extra: Any) -> None:
         from .artifacts.hip import installed_arches
-        from .runtime.worker.spawn import WorkerProcess
+        from .runtime.engine.worker.spawn import WorkerProcess
 
         on_gpu = device not in {"auto", "host"} or (device == "auto" and bool(installed_arches()))
         early = WorkerProcess() if worker or (worker is None and on_gpu) else None

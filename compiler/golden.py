@@ -15,7 +15,7 @@ from .tokenizer import TokenizerArtifact
 
 GOLDEN_TEXTS = ("The capital of France is", "def fibonacci(n):\n    ")
 MAX_PROMPT_TOKENS = 16
-MAX_ANSWER_TOKENS = 4  # a record's greedy tokens; runtime/golden.py
+MAX_ANSWER_TOKENS = 4  # a record's greedy tokens; runtime/device/golden.py
 
 GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict[str, object]]]
 """Runs prompts: (layout, path of weights.bin, the portable code object, prompts) -> golden records."""

@@ -16,26 +16,26 @@ from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.hip import installed_arches
 from ..artifacts.manifest import TENSOR_COUNT
-from .chat import ChatTemplate
-from .constraints import ConstraintCompiler
-from .devices import DeviceOptions
-from .engine import Engine, EngineLimits
+from .device.load import DeviceOptions
+from .engine.engine import Engine, EngineLimits
+from .engine.lifecycle import Observer
+from .engine.loading import EngineOptions, load_engine, load_tokenizer, tokenizer_config
+from .engine.worker.remote import RemoteEngine
+from .engine.worker.router import RoutedEngine
+from .engine.worker.spawn import WorkerProcess
+from .engine.worker.wire import DeferredConstraints, Start
 from .http.app import create_app
 from .http.auth import Security, warn_if_open
 from .http.limits import HttpLimits
 from .http.server import run_server
 from .http.service import ServedModel, Service
 from .integrations import IntegrationManager, parse_integration
-from .lifecycle import Observer
-from .loading import EngineOptions, load_engine, load_tokenizer, tokenizer_config
-from .metrics import Metrics
 from .model_pool import NEVER, Load, ModelPool
-from .tokenizer import Tokenizer
-from .tracing import UNTRACED, TraceOptions, Tracer
-from .worker.remote import RemoteEngine
-from .worker.router import RoutedEngine
-from .worker.spawn import WorkerProcess
-from .worker.wire import DeferredConstraints, Start
+from .telemetry.metrics import Metrics
+from .telemetry.tracing import UNTRACED, TraceOptions, Tracer
+from .text.chat import ChatTemplate
+from .text.constraints import ConstraintCompiler
+from .text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

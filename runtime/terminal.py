@@ -12,14 +12,14 @@ from typing import cast
 
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import RocmforgeError, UsageError
-from .chat import ChatTemplate
-from .devices import DeviceOptions
-from .engine import Engine
-from .generation import GenerationRequest, SamplingParams
-from .loading import EngineOptions, load_engine, load_tokenizer
-from .metrics import Metrics
+from .device.load import DeviceOptions
+from .engine.engine import Engine
+from .engine.generation import GenerationRequest, SamplingParams
+from .engine.loading import EngineOptions, load_engine, load_tokenizer
 from .serve import load_chat_template
-from .tokenizer import Tokenizer
+from .telemetry.metrics import Metrics
+from .text.chat import ChatTemplate
+from .text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..artifacts.bundle import verify_bundle
 from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, printable
-from .devices import DeviceOptions, load_target
-from .golden import GOLDEN_BLOCKS, checked_prompt, compare_records, record_golden
-from .memory import KvSize
+from .device.golden import GOLDEN_BLOCKS, checked_prompt, compare_records, record_golden
+from .device.load import DeviceOptions, load_target
+from .device.memory import KvSize
 
 
 def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) -> None:

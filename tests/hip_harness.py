@@ -19,8 +19,8 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.render import render_kernel
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.batch import RowSampling
-from rocmforge.runtime.hip_api import HOST_MALLOC_COHERENT
+from rocmforge.runtime.device.batch import RowSampling
+from rocmforge.runtime.device.hip.api import HOST_MALLOC_COHERENT
 from rocmforge.tests.kernel_harness import Array, Float32, Float64, Step, quantize_rows
 from rocmforge.tools.emulator import HipEmulator, KernelCounters
 

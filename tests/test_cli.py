@@ -19,10 +19,10 @@ from rocmforge.artifacts.manifest import MANIFEST_NAME
 from rocmforge.cli import main
 from rocmforge.cli_emulator import make_emulator
 from rocmforge.compiler.doctor import Finding
-from rocmforge.runtime.engine import EngineLimits
+from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.http.auth import Security
 from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.logs import LogOptions
+from rocmforge.runtime.telemetry.logs import LogOptions
 from rocmforge.tools.emulator import HipEmulator
 
 
@@ -133,8 +133,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `rfc serve` was to serve, and how its log was set up: nothing is opened, and no process begun."""
     caught: list[Any] = []
     monkeypatch.setattr("rocmforge.runtime.serve.serve_bundles", caught.append)
-    monkeypatch.setattr("rocmforge.runtime.logs.configure", caught.append)
-    monkeypatch.setattr("rocmforge.runtime.worker.spawn.WorkerProcess", lambda: "worker")
+    monkeypatch.setattr("rocmforge.runtime.telemetry.logs.configure", caught.append)
+    monkeypatch.setattr("rocmforge.runtime.engine.worker.spawn.WorkerProcess", lambda: "worker")
     monkeypatch.setattr(hip, "installed_arches", lambda: ())
     monkeypatch.setattr("signal.signal", lambda *_: None)
     for name in ("RUST_LOG", "ROCMFORGE_API_KEY", "ROCMFORGE_API_KEYS", "ROCMFORGE_ADDR", "ROCMFORGE_THREADS"):

@@ -20,8 +20,8 @@ from rocmforge.cli import main, make_golden
 from rocmforge.cli_emulator import make_emulator
 from rocmforge.compiler.compile import CompileOptions
 from rocmforge.compiler.tuning import read_tuning
-from rocmforge.runtime.chat import check_template
-from rocmforge.runtime.generation import SamplingParams
+from rocmforge.runtime.engine.generation import SamplingParams
+from rocmforge.runtime.text.chat import check_template
 
 VARIABLES = ("ROCm_ARCH", "ROCMFORGE_TOKENIZER", "ROCMFORGE_THREADS", "ROCMFORGE_MODELS", "RUST_LOG")
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.host_device import HostProgram, load_host_program
-from rocmforge.runtime.loading import load_tokenizer
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.peer import Peer
 

@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 
 from ..artifacts.bundle import Bundle, open_bundle
-from ..runtime.constraints import ConstraintCompiler, ConstraintSpec
-from ..runtime.engine import Engine
-from ..runtime.generation import GenerationRequest, SamplingParams
-from ..runtime.host_device import load_host_program
-from ..runtime.loading import load_tokenizer
-from ..runtime.metrics import Metrics
-from ..runtime.token_masks import MaskSource, PendingMask, TokenMasks
-from ..runtime.tokenizer import Tokenizer
+from ..runtime.device.host import load_host_program
+from ..runtime.device.token_masks import MaskSource, PendingMask, TokenMasks
+from ..runtime.engine.engine import Engine
+from ..runtime.engine.generation import GenerationRequest, SamplingParams
+from ..runtime.engine.loading import load_tokenizer
+from ..runtime.telemetry.metrics import Metrics
+from ..runtime.text.constraints import ConstraintCompiler, ConstraintSpec
+from ..runtime.text.tokenizer import Tokenizer
 from .structured_output import MAX_TOKENS, SCHEMAS
 
 CONTEXT = 1024

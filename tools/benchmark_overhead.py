@@ -21,11 +21,11 @@ from pathlib import Path
 import click
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams, events_of
-from rocmforge.runtime.host_device import load_host_program
-from rocmforge.runtime.loading import load_tokenizer
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.device.host import load_host_program
+from rocmforge.runtime.engine.engine import Engine
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams, events_of
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.tools.benchmark_server import PATH, body_of, random_ids
 from rocmforge.tools.http_load import Address
 from rocmforge.tools.quiet import Others, wait_until_quiet

@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 from ..artifacts.bundle import Bundle, open_bundle
-from ..runtime.engine import Engine, EngineLimits
-from ..runtime.generation import GenerationRequest, SamplingParams
-from ..runtime.host_device import load_host_program
-from ..runtime.loading import load_tokenizer
-from ..runtime.metrics import Metrics
+from ..runtime.device.host import load_host_program
+from ..runtime.engine.engine import Engine, EngineLimits
+from ..runtime.engine.generation import GenerationRequest, SamplingParams
+from ..runtime.engine.loading import load_tokenizer
 from ..runtime.serve import load_chat_template
-from ..runtime.tokenizer import Tokenizer
+from ..runtime.telemetry.metrics import Metrics
+from ..runtime.text.tokenizer import Tokenizer
 
 CONTEXT = 2048
 MAX_TOKENS = 256

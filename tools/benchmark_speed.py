@@ -16,8 +16,8 @@ import click
 import numpy as np
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.host_device import HostProgram, load_host_program
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.tools.peer import Peer
 
 _probe_data = np.ones(64 << 20, np.float32)

@@ -13,9 +13,9 @@ import click
 import numpy as np
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.host_device import HostProgram, load_host_program
-from rocmforge.runtime.loading import load_tokenizer
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tools.accuracy import kl_divergence, program_logits
 
 

@@ -1,7 +1,7 @@
 """What the tests do not see: small mutations of our own code, each run against the tests that stand nearest.
 
 python -m rocmforge.tools.mutate --count 200           a sample over all folders; again: goes on where it was
-python -m rocmforge.tools.mutate --path runtime/engine.py --count 20
+python -m rocmforge.tools.mutate --path runtime/engine/engine.py --count 20
 python -m rocmforge.tools.mutate --again               those of the results that survived, with the tests of today
 Mutates a copy, never this tree. A mutation that no test notices has survived: it wants a test, or, where it changes
 nothing that matters, a line with the reason in tools/mutation/equivalent.toml.
@@ -139,7 +139,7 @@ def summary(records: list[Record], known: Mapping[tuple[str, str, str], str]) ->
 @click.option("--seed", default=1, show_default=True, help="Of the sample: the same mutations on the same tree.")
 @click.option("--count", default=200, show_default=True, help="Mutations that compile.")
 @click.option("--folder", type=click.Choice(list(FOLDERS)), help="Of this folder alone.")
-@click.option("--path", help="Of this file alone, such as runtime/engine.py.")
+@click.option("--path", help="Of this file alone, such as runtime/engine/engine.py.")
 @click.option(
     "--budget", default=60.0, show_default=True, help="Seconds of processors after which no other test is begun."
 )

@@ -19,8 +19,8 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.compiler.cards import Card, cards_of
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.hip_program import HipProgram, KvSize, load_hip_program
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
 from rocmforge.tools.emulator import HipEmulator, KernelCounters
 
 LINE_BYTES = 128

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..artifacts.bundle import open_bundle
-from ..runtime.constraints import ConstraintCompiler, ConstraintSpec
-from ..runtime.engine import Engine
-from ..runtime.generation import GenerationRequest, SamplingParams
-from ..runtime.host_device import load_host_program
-from ..runtime.loading import load_tokenizer
-from ..runtime.metrics import Metrics
+from ..runtime.device.host import load_host_program
+from ..runtime.engine.engine import Engine
+from ..runtime.engine.generation import GenerationRequest, SamplingParams
+from ..runtime.engine.loading import load_tokenizer
+from ..runtime.telemetry.metrics import Metrics
+from ..runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 
 MAX_TOKENS: Final = 400
 _SHORT: Final = {"type": "string", "maxLength": 40}

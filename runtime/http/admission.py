@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from ...artifacts.errors import EngineBusyError
-from ..generation import GenerationRequest
+from ..engine.generation import GenerationRequest
 from .errors import ContextLengthError
 
 

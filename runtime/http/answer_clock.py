@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..generation import TokenEvent
+from ..engine.generation import TokenEvent
 from .job import Job
 from .limits import HttpLimits
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import falcon
 
-from ..generation import TokenEvent
-from ..tool_calls import CallPiece, WholeCalls
+from ..engine.generation import TokenEvent
+from ..text.tool_calls import CallPiece, WholeCalls
 from .anthropic_input import read_conversation
 from .body import read
 from .chat_job import start_chat

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...artifacts.errors import RequestError
-from ..constraints import ConstraintSpec
+from ..text.constraints import ConstraintSpec
 from .anthropic_tools import TOOL_ADDITION, TOOL_REFERENCE, TOOL_REMOVAL, read_tools
 from .body import convert
 from .conditions import Conditions

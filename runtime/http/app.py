@@ -5,8 +5,8 @@ from __future__ import annotations
 import falcon
 
 from ..integrations import IntegrationManager
-from ..metrics import Metrics
-from ..tracing import UNTRACED, Tracer
+from ..telemetry.metrics import Metrics
+from ..telemetry.tracing import UNTRACED, Tracer
 from . import (
     anthropic,
     chat_completions,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import falcon
 
 from ...artifacts.errors import RequestError
-from ..generation import TokenEvent
-from ..logprobs import TokenLogprobs
-from ..tool_calls import CallPiece, ToolCall
+from ..engine.generation import TokenEvent
+from ..engine.logprobs import TokenLogprobs
+from ..text.tool_calls import CallPiece, ToolCall
 from .answer_clock import AnswerClock, collect_timed
 from .body import read
 from .chat_job import start_chat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import falcon
 
-from ..generation import GenerationRequest
+from ..engine.generation import GenerationRequest
 from .admission import Admission
 from .conversation import AnswerReader, Conversation
 from .job import Job, look_of, start_job

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import falcon
 
 from ...artifacts.errors import RequestError
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, GenerationState, TokenEvent
-from ..logprobs import TokenLogprobs
+from ..engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, GenerationState, TokenEvent
+from ..engine.logprobs import TokenLogprobs
 from .body import kind_of, read
 from .conditions import Conditions, check_token_ids, read_conditions
 from .errors import UnsupportedError

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...artifacts.errors import RequestError
-from ..constraints import ConstraintSpec
-from ..generation import SamplingParams
+from ..engine.generation import SamplingParams
+from ..text.constraints import ConstraintSpec
 from .body import kind_of
 from .schema.common import ResponseFormat, SamplingFields
 

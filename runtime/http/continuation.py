@@ -6,7 +6,7 @@ The messages before it are rendered up to the opening of the assistant's turn, a
 from __future__ import annotations
 
 from ...artifacts.errors import RequestError
-from ..reasoning import CLOSE, OPEN
+from ..text.reasoning import CLOSE, OPEN
 from .conversation import Conversation, Message
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...artifacts.errors import RequestError
-from ..constraints import ConstraintSpec
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, TokenEvent
-from ..logprobs import TokenLogprobs
-from ..reasoning import ReasoningSplitter
-from ..text_tools import TextCallParser
-from ..tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, join_calls
+from ..engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, TokenEvent
+from ..engine.logprobs import TokenLogprobs
+from ..text.constraints import ConstraintSpec
+from ..text.reasoning import ReasoningSplitter
+from ..text.text_tools import TextCallParser
+from ..text.tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, join_calls
 from .conditions import Conditions
 from .schema.common import FunctionTool
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import falcon
 
 from ...artifacts.errors import RequestError
-from ..batch import Float32
-from ..embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Pooling
-from ..generation import FINISH_CANCELLED
+from ..device.batch import Float32
+from ..engine.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Pooling
+from ..engine.generation import FINISH_CANCELLED
 from .body import read
 from .errors import CancelledError, ClientGoneError, ContextLengthError, GenerationFailedError, UnsupportedError
 from .job import cache_space_of, client_of, gone_of, look_of

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import falcon
 
 from ...artifacts.errors import EngineBusyError, RequestError, RocmforgeError, printable
-from ..generation import Failure
+from ..engine.generation import Failure
 from ..integrations import IntegrationError
 
 log = logging.getLogger(__name__)

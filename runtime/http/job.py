@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import falcon
 
-from ..generation import Generation, GenerationRequest, TokenEvent, events_of
+from ..engine.generation import Generation, GenerationRequest, TokenEvent, events_of
 from .admission import Admission, Slot
 from .errors import ClientGoneError
 from .limits import HttpLimits

@@ -8,7 +8,7 @@ import falcon
 
 from ... import __version__
 from ...artifacts.errors import RequestError
-from ..tokenizer import TooManyTokensError
+from ..text.tokenizer import TooManyTokensError
 from . import chat_completions
 from .body import read
 from .conditions import Conditions, check_token_ids

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import falcon
 
-from ..generation import Generation, GenerationRequest, TokenEvent
-from ..logprobs import TokenLogprobs
+from ..engine.generation import Generation, GenerationRequest, TokenEvent
+from ..engine.logprobs import TokenLogprobs
 from .answer_clock import AnswerClock, collect_timed
 from .body import read
 from .conditions import Conditions

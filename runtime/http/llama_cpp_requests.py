@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...artifacts.errors import RequestError
-from ..generation import SamplingParams
-from ..tokenizer import TooManyTokensError
+from ..engine.generation import SamplingParams
+from ..text.tokenizer import TooManyTokensError
 from .body import kind_of
 from .conditions import Conditions, check_token_ids, read_conditions
 from .errors import UnsupportedError

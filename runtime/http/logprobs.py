@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...artifacts.errors import RequestError
-from ..generation import GenerationRequest
-from ..logprobs import TokenLogprobs
+from ..engine.generation import GenerationRequest
+from ..engine.logprobs import TokenLogprobs
 from .schema.openai import ChatLogprobs, CompletionLogprobs, PromptLogprob, TokenLogprob, TopLogprob
 from .service import TokenizerApi
 

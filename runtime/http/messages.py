@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ...artifacts.errors import RequestError
-from ..tool_calls import ToolCall
+from ..text.tool_calls import ToolCall
 from .conversation import Message
 from .errors import UnsupportedError
 from .schema.openai import ChatMessage, ContentPart, MessageToolCall

@@ -10,7 +10,7 @@ import falcon
 
 from ... import __version__
 from ...artifacts.errors import printable
-from ..generation import (
+from ..engine.generation import (
     FINISH_FAILED,
     DeviceStats,
     EngineStats,

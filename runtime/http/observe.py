@@ -12,10 +12,10 @@ from typing import Any, Final
 import falcon
 
 from ...artifacts.errors import RequestError, printable
-from ..logs import REQUEST_ID
-from ..metrics import CONTENT_TYPE, METHODS, OTHER, Metrics
-from ..trace_records import HttpRecord, Trace
-from ..tracing import CURRENT, Tracer
+from ..telemetry.logs import REQUEST_ID
+from ..telemetry.metrics import CONTENT_TYPE, METHODS, OTHER, Metrics
+from ..telemetry.trace_records import HttpRecord, Trace
+from ..telemetry.tracing import CURRENT, Tracer
 from .openapi import Operation, Route
 from .registry import total_stats
 from .resources import ReadResource, answer
@@ -134,7 +134,7 @@ class Traces(ReadResource):
         limit = _whole_number(req, "limit")
         as_otlp = _one_of(req, "format", ("native", "otlp")) == "otlp"
         clear = _one_of(req, "clear", ("false", "true", "0", "1")) in {"true", "1"}
-        from ..spans import otlp_document, seed_document  # noqa: PLC0415 - loads the SDK: a tenth of a second
+        from ..telemetry.spans import otlp_document, seed_document  # noqa: PLC0415 - loads the SDK: a tenth of a second
 
         tracer = self.context.tracer
         traces = tracer.ended(limit, clear and req.method == "GET")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import falcon
 
-from ..tool_calls import WholeCalls
+from ..text.tool_calls import WholeCalls
 from .answer_clock import AnswerClock, collect_timed
 from .auth import Scope, demand
 from .body import read

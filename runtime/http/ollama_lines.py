@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..generation import Failure, TokenEvent
-from ..logprobs import TokenLogprobs
-from ..tool_calls import ToolCall, WholeCalls
+from ..engine.generation import Failure, TokenEvent
+from ..engine.logprobs import TokenLogprobs
+from ..text.tool_calls import ToolCall, WholeCalls
 from .answer_clock import AnswerClock
 from .conversation import AnswerPart, AnswerReader
 from .errors import error_of

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...artifacts.errors import RequestError
-from ..constraints import ConstraintSpec
-from ..generation import SamplingParams
+from ..engine.generation import SamplingParams
+from ..text.constraints import ConstraintSpec
 from .body import kind_of
 from .conditions import Conditions, read_conditions
 from .continuation import continues

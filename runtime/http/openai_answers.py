@@ -6,7 +6,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure
+from ..engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure
 from .errors import CancelledError, generation_error
 from .schema.common import UNSET, Unset
 from .schema.openai import FinishReason, Usage

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import falcon
 
 from ...artifacts.errors import printable
-from ..generation import EngineStats, add_stats
+from ..engine.generation import EngineStats, add_stats
 from .auth import Scope
 from .errors import NotFoundError
 from .service import ServedModel, Service

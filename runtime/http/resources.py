@@ -8,8 +8,8 @@ from typing import Any
 import falcon
 
 from ..integrations import IntegrationManager
-from ..metrics import Metrics
-from ..tracing import Tracer
+from ..telemetry.metrics import Metrics
+from ..telemetry.tracing import Tracer
 from .admission import Admission
 from .limits import HttpLimits
 from .registry import Models

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
 from ...artifacts.errors import RequestError, printable
-from ..text_tools import input_arguments
-from ..tool_calls import ToolCall
+from ..text.text_tools import input_arguments
+from ..text.tool_calls import ToolCall
 from .body import convert
 from .conversation import Message
 from .errors import NotFoundError, UnsupportedError

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..text_tools import TextInput
-from ..tool_calls import CallPiece, ToolCall
+from ..text.text_tools import TextInput
+from ..text.tool_calls import CallPiece, ToolCall
 from .conversation import AnswerPart, Message
 from .logprobs import chat_logprobs
 from .openai_answers import new_call_id

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...artifacts.errors import RequestError, printable
-from ..constraints import ConstraintSpec
-from ..text_tools import INPUT_SCHEMA
+from ..text.constraints import ConstraintSpec
+from ..text.text_tools import INPUT_SCHEMA
 from .conversation import TextTool, ToolChoice, choose_tool
 from .errors import UnsupportedError
 from .schema.common import FunctionTool

@@ -13,7 +13,7 @@ import falcon
 import msgspec
 
 from ...artifacts.errors import printable
-from ..generation import FINISH_CANCELLED, FINISH_FAILED, Failure, TokenEvent
+from ..engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, TokenEvent
 from .body import read
 from .chat_job import start_chat
 from .conditions import Conditions, constraint_of_format

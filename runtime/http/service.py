@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 from ...artifacts.errors import EngineBusyError, RequestError, RocmforgeError
-from ..constraints import ConstraintSpec
-from ..control_text import ControlTexts, NoMarkError, shown
-from ..generation import Constraint, EngineApi, GenerationRequest
-from ..tokenizer import TooManyTokensError
+from ..engine.generation import Constraint, EngineApi, GenerationRequest
+from ..text.constraints import ConstraintSpec
+from ..text.control_text import ControlTexts, NoMarkError, shown
+from ..text.tokenizer import TooManyTokensError
 from .conditions import SEED_BITS, Conditions
 from .continuation import continue_prompt, split_last
 from .conversation import Conversation, Message, spell_out_tools, tool_descriptions

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from ..generation import TokenEvent
+from ..engine.generation import TokenEvent
 from .errors import ClientGoneError
 from .job import Job
 

@@ -12,7 +12,7 @@ import falcon
 import msgspec
 
 from ...artifacts.errors import RocmforgeError
-from ..generation import TokenEvent
+from ..engine.generation import TokenEvent
 from .errors import ClientGoneError, error_of
 from .job import Job
 from .limits import HttpLimits

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rocmforge.runtime.hip_api import HipApi, load_hip
+from rocmforge.runtime.device.hip.api import HipApi, load_hip
 
 TO_DEVICE, TO_HOST = 1, 2
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.runtime.hip_api import check, load_hip
+from rocmforge.runtime.device.hip.api import check, load_hip
 
 
 def main() -> None:

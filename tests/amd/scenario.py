@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintSpec
-from rocmforge.runtime.embeddings import EmbeddingRequest
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.golden import record_golden
-from rocmforge.runtime.hip_api import HipApi, load_hip
-from rocmforge.runtime.hip_program import HipProgram, KvSize, load_hip_program
-from rocmforge.runtime.loading import load_tokenizer
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.golden import record_golden
+from rocmforge.runtime.device.hip.api import HipApi, load_hip
+from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
+from rocmforge.runtime.engine.embeddings import EmbeddingRequest
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 from rocmforge.tests.runtime.engine_harness import ended, serving
 from rocmforge.tests.runtime.test_emulated_gpu import greedy
 from rocmforge.tests.runtime.test_host_program import run

@@ -13,7 +13,7 @@ from rocmforge.artifacts.abi import ROW_SCALARS, SAMPLING, STEP, c_header, ctype
 from rocmforge.compiler.build import find_toolchain
 from rocmforge.compiler.render import kernel_headers
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.batch import RowSampling
+from rocmforge.runtime.device.batch import RowSampling
 
 STRUCTS = {"step": STEP, "sampling": SAMPLING}
 

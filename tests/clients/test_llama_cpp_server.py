@@ -22,8 +22,8 @@ import pytest
 from filelock import FileLock
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintSpec
-from rocmforge.runtime.loading import load_tokenizer
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 from rocmforge.tests.clients import llama_server
 from rocmforge.tests.clients.programs import python_program
 

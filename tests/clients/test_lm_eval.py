@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import GenerationRequest
-from rocmforge.runtime.host_device import load_host_program
-from rocmforge.runtime.loading import load_tokenizer
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.host import load_host_program
+from rocmforge.runtime.engine.engine import Engine
+from rocmforge.runtime.engine.generation import GenerationRequest
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.clients.common import MODEL
 from rocmforge.tests.clients.programs import python_program
 from rocmforge.tests.end_to_end.process import Server

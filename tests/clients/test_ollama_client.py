@@ -14,7 +14,7 @@ import pytest
 
 from rocmforge import __version__
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.loading import load_tokenizer
+from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
 
 MODEL = "smollm2"

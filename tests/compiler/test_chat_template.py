@@ -11,7 +11,7 @@ from rocmforge.artifacts.errors import InputError
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.chat_template import MAX_FILE_BYTES, choose_template
 from rocmforge.compiler.tokenizer import TokenizerArtifact
-from rocmforge.runtime.chat import check_template
+from rocmforge.runtime.text.chat import check_template
 
 MODEL = Path("m.gguf")
 GOOD = "{% for message in messages %}{{ message.content }}{% endfor %}"

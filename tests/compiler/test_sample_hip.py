@@ -11,7 +11,7 @@ import pytest
 
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Node, Value
-from rocmforge.runtime.batch import RowSampling
+from rocmforge.runtime.device.batch import RowSampling
 from rocmforge.tests.compiler.test_kernels_hip import CONFIG, lower
 from rocmforge.tests.hip_harness import ARCHES, Gpu
 from rocmforge.tests.kernel_harness import Step

@@ -17,9 +17,9 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.golden import compare_golden
-from rocmforge.runtime.host_device import choose_variant, load_host_program
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.golden import compare_golden
+from rocmforge.runtime.device.host import choose_variant, load_host_program
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 

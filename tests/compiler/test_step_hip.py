@@ -11,8 +11,8 @@ import pytest
 from rocmforge.artifacts.layout import GridEntry
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.plan import KernelSpec
-from rocmforge.runtime.batch import RowSampling
-from rocmforge.runtime.hip_step import STEP
+from rocmforge.runtime.device.batch import RowSampling
+from rocmforge.runtime.device.hip.step import STEP
 from rocmforge.tests.compiler.test_templates_hip import plan
 from rocmforge.tests.hip_harness import ARCHES, STEP_NUMBER, Gpu
 from rocmforge.tests.kernel_harness import Step

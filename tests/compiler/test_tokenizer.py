@@ -25,7 +25,7 @@ from rocmforge.compiler.tokenizer import (
     byte_to_char,
     load_tokenizer_json,
 )
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

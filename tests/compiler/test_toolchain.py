@@ -25,7 +25,7 @@ from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.render import Source
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.host_device import choose_variant
+from rocmforge.runtime.device.host import choose_variant
 from rocmforge.tests.compiler.test_shapes import logits
 from rocmforge.tests.kernel_harness import LEVELS
 from rocmforge.tools.fixtures import write_model

@@ -17,7 +17,7 @@ from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import Tuning, check_tuning, read_tuning
-from rocmforge.runtime.hip_program import KvSize, load_hip_program
+from rocmforge.runtime.device.hip.program import KvSize, load_hip_program
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tests.runtime.test_host_program import relative_tolerance, run
 from rocmforge.tools.emulator import HipEmulator

@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.runtime.loading import load_tokenizer
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
 
 PROMPT = "The capital of France is"

@@ -6,8 +6,8 @@ import threading
 import time
 from pathlib import Path
 
-from rocmforge.runtime.template_process import ANSWER_SECONDS
-from rocmforge.runtime.template_worker import CPU_SECONDS
+from rocmforge.runtime.text.template_process import ANSWER_SECONDS
+from rocmforge.runtime.text.template_worker import CPU_SECONDS
 from rocmforge.tests.end_to_end.process import refused, rfc, serving
 
 # One operation that takes minutes, in one message of many.

@@ -9,7 +9,7 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tools.fixtures import write_model
 
 from .engine_harness import CONTEXT

@@ -16,16 +16,11 @@ import numpy.typing as npt
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import KvLayout, Layout
-from rocmforge.runtime.batch import Batch, DeviceFacts, Int32, Program
-from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import (
-    Generation,
-    GenerationRequest,
-    GenerationState,
-    SamplingParams,
-)
-from rocmforge.runtime.host_device import HostProgram, choose_variant
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import Batch, DeviceFacts, Int32, Program
+from rocmforge.runtime.device.host import HostProgram, choose_variant
+from rocmforge.runtime.engine.engine import Engine
+from rocmforge.runtime.engine.generation import Generation, GenerationRequest, GenerationState, SamplingParams
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 from .test_tokenizer import TINY
 

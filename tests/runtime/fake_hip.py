@@ -21,8 +21,8 @@ import numpy as np
 
 from rocmforge.artifacts.code_object import CodeObjectError, read_code_object
 from rocmforge.artifacts.targets import GENERIC_ARCHES
-from rocmforge.runtime.hip_api import _ARGUMENTS, _TEXTS, OPTIONAL, HipApi
-from rocmforge.runtime.hip_step import SAMPLING, STEP
+from rocmforge.runtime.device.hip.api import _ARGUMENTS, _TEXTS, OPTIONAL, HipApi
+from rocmforge.runtime.device.hip.step import SAMPLING, STEP
 
 ERRORS = {
     1: (b"hipErrorInvalidValue", b"invalid argument"),

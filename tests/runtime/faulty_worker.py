@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rocmforge.runtime.batch import Batch, Int32
-from rocmforge.runtime.hip_program import HipProgram
-from rocmforge.runtime.host_device import HostProgram
-from rocmforge.runtime.worker import process, wire
+from rocmforge.runtime.device.batch import Batch, Int32
+from rocmforge.runtime.device.hip.program import HipProgram
+from rocmforge.runtime.device.host import HostProgram
+from rocmforge.runtime.engine.worker import process, wire
 
 VARIABLE = "ROCMFORGE_TEST_FAULT"
 

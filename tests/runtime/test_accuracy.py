@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.host_device import HostProgram, load_host_program
-from rocmforge.runtime.loading import load_tokenizer
+from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.accuracy import PROMPTS, first_divergence, kl_divergence, program_logits
 

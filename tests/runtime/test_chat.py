@@ -13,11 +13,11 @@ from typing import Any
 import jinja2.filters
 import pytest
 
-from rocmforge.runtime import template_sandbox
-from rocmforge.runtime.chat import CHATML, MAX_SOURCE_CHARS, ChatTemplate, check_template
-from rocmforge.runtime.template_process import ChatTemplateError
-from rocmforge.runtime.template_sandbox import MAX_SECONDS
-from rocmforge.runtime.template_worker import SandboxedTemplate, describe
+from rocmforge.runtime.text import template_sandbox
+from rocmforge.runtime.text.chat import CHATML, MAX_SOURCE_CHARS, ChatTemplate, check_template
+from rocmforge.runtime.text.template_process import ChatTemplateError
+from rocmforge.runtime.text.template_sandbox import MAX_SECONDS
+from rocmforge.runtime.text.template_worker import SandboxedTemplate, describe
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<b>é</b> 'q'"}]
 

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from rocmforge.runtime.closed_schema import closed
+from rocmforge.runtime.text.closed_schema import closed
 
 CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 NO_MORE = {"additionalProperties": False}

@@ -16,14 +16,21 @@ import tokenizers
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
-from rocmforge.runtime.batch import UInt32
-from rocmforge.runtime.constraints import MAX_CHARS, ConstraintCompiler, ConstraintError, ConstraintSpec, Kind, Matcher
-from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams
-from rocmforge.runtime.host_device import load_host_program
-from rocmforge.runtime.loading import load_tokenizer
-from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import UInt32
+from rocmforge.runtime.device.host import load_host_program
+from rocmforge.runtime.engine.engine import Engine
+from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.telemetry.metrics import Metrics
+from rocmforge.runtime.text.constraints import (
+    MAX_CHARS,
+    ConstraintCompiler,
+    ConstraintError,
+    ConstraintSpec,
+    Kind,
+    Matcher,
+)
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tools.structured_output import SCHEMAS
 
 OBJECT = {

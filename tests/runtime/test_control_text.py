@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.compiler.tokenizer import CONTROL, NORMAL, USER_DEFINED, build_tokenizer, byte_to_char
-from rocmforge.runtime.control_text import ControlTexts, NoMarkError, shown
-from rocmforge.runtime.template_worker import SandboxedTemplate
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.text.control_text import ControlTexts, NoMarkError, shown
+from rocmforge.runtime.text.template_worker import SandboxedTemplate
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 CONTROLS = ["<|im_start|>", "<|im_end|>", "<s>", "</s>", "<|a", "|a|>", "[END]", "</think>", "\0\0"]
 USER = ["<think>", "<tool_call>"]

@@ -11,14 +11,14 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError, ToolchainError, UsageError
 from rocmforge.artifacts.host import HOST_ABI_VERSION
-from rocmforge.runtime import devices
-from rocmforge.runtime.devices import DeviceOptions, load_program, load_target
-from rocmforge.runtime.golden import checked_prompt
-from rocmforge.runtime.hip_api import HipApi
-from rocmforge.runtime.hip_device import DEVICE_VARIABLE
-from rocmforge.runtime.hip_program import HipProgram
-from rocmforge.runtime.host_device import HostProgram
-from rocmforge.runtime.memory import KvSize
+from rocmforge.runtime.device import load as devices
+from rocmforge.runtime.device.golden import checked_prompt
+from rocmforge.runtime.device.hip.api import HipApi
+from rocmforge.runtime.device.hip.program import HipProgram
+from rocmforge.runtime.device.hip.select import DEVICE_VARIABLE
+from rocmforge.runtime.device.host import HostProgram
+from rocmforge.runtime.device.load import DeviceOptions, load_program, load_target
+from rocmforge.runtime.device.memory import KvSize
 
 from .fake_hip import NO_DEVICE, Device, FakeHip
 from .hip_bundle import LAYOUT, hip_bundle, target

@@ -18,15 +18,15 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
 from rocmforge.artifacts.layout import FinalNorm
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime import engine as engine_module
-from rocmforge.runtime.batch import Batch
-from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding
-from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import SamplingParams
-from rocmforge.runtime.host_device import HostProgram, choose_variant, load_host_program
-from rocmforge.runtime.lifecycle import RequestEvent
-from rocmforge.runtime.loading import load_tokenizer
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import Batch
+from rocmforge.runtime.device.host import HostProgram, choose_variant, load_host_program
+from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding
+from rocmforge.runtime.engine.engine import Engine, EngineLimits
+from rocmforge.runtime.engine.generation import SamplingParams
+from rocmforge.runtime.engine.lifecycle import RequestEvent
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 

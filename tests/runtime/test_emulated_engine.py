@@ -11,12 +11,12 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime import engine as engine_module
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.hip_program import KvSize, load_hip_program
-from rocmforge.runtime.loading import load_tokenizer
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.hip.program import KvSize, load_hip_program
+from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.fixtures import write_model
 

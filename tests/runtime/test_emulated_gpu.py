@@ -16,14 +16,14 @@ from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.runtime.batch import Batch, Program, RowSampling
-from rocmforge.runtime.embeddings import EmbeddingRequest
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import GenerationRequest
-from rocmforge.runtime.golden import compare_golden, record_golden
-from rocmforge.runtime.hip_program import HipProgram, KvSize, load_hip_program
-from rocmforge.runtime.host_device import load_host_program
-from rocmforge.runtime.loading import load_tokenizer
+from rocmforge.runtime.device.batch import Batch, Program, RowSampling
+from rocmforge.runtime.device.golden import compare_golden, record_golden
+from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
+from rocmforge.runtime.device.host import load_host_program
+from rocmforge.runtime.engine.embeddings import EmbeddingRequest
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.generation import GenerationRequest
+from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.fixtures import write_model

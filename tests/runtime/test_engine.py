@@ -14,12 +14,12 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime import engine as engine_module
-from rocmforge.runtime.batch import Batch
-from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import EngineStats, GenerationRequest, SamplingParams, events_of
+from rocmforge.runtime.device.batch import Batch
+from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine.engine import Engine, EngineLimits
+from rocmforge.runtime.engine.generation import EngineStats, GenerationRequest, SamplingParams, events_of
 from rocmforge.runtime.serve import random_id
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tools.fixtures import write_model
 
 from .engine_harness import (

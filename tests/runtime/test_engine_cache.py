@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams
-from rocmforge.runtime.lifecycle import RequestEvent
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
+from rocmforge.runtime.engine.lifecycle import RequestEvent
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 from .engine_harness import CountingMetrics, ended, load, serving
 

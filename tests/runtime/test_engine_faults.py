@@ -15,12 +15,12 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError
-from rocmforge.runtime import engine as engine_module
-from rocmforge.runtime.batch import Batch, DeviceFacts, Int32, Program
-from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import Generation, GenerationRequest, SamplingParams
-from rocmforge.runtime.lifecycle import RequestEvent
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import Batch, DeviceFacts, Int32, Program
+from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine.engine import Engine, EngineLimits
+from rocmforge.runtime.engine.generation import Generation, GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.lifecycle import RequestEvent
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 from .engine_harness import SECONDS, CountingMetrics, ScriptedProgram, ended, load, request, serving, wait_until
 from .test_tokenizer import TINY

@@ -13,11 +13,17 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.batch import Batch
-from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import Generation, GenerationRequest, GenerationState, SamplingParams, events_of
-from rocmforge.runtime.logprobs import TokenLogprobs
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import Batch
+from rocmforge.runtime.engine.engine import Engine, EngineLimits
+from rocmforge.runtime.engine.generation import (
+    Generation,
+    GenerationRequest,
+    GenerationState,
+    SamplingParams,
+    events_of,
+)
+from rocmforge.runtime.engine.logprobs import TokenLogprobs
+from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 

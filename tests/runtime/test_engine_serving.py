@@ -9,19 +9,19 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.cli import main
-from rocmforge.runtime import engine as engine_module
-from rocmforge.runtime import loading
 from rocmforge.runtime import serve as serve_module
-from rocmforge.runtime.batch import Batch, Int32, Program
-from rocmforge.runtime.devices import DeviceOptions, Report, load_program
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import SamplingParams
-from rocmforge.runtime.host_device import HostProgram
-from rocmforge.runtime.loading import EngineOptions, load_engine
-from rocmforge.runtime.memory import KvSize
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.device.batch import Batch, Int32, Program
+from rocmforge.runtime.device.host import HostProgram
+from rocmforge.runtime.device.load import DeviceOptions, Report, load_program
+from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine import loading
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.generation import SamplingParams
+from rocmforge.runtime.engine.loading import EngineOptions, load_engine
 from rocmforge.runtime.serve import ServeOptions
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.telemetry.metrics import Metrics
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 from .engine_harness import SECONDS, ScriptedProgram, ended, request, wait_until
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.batch import Batch, Int32
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams, events_of
-from rocmforge.runtime.host_device import HostProgram
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import Batch, Int32
+from rocmforge.runtime.device.host import HostProgram
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams, events_of
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 from .engine_harness import EOS, CountingMetrics, ScriptedProgram, ended, load, request, serving
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
-from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintError, ConstraintSpec
-from rocmforge.runtime.gbnf import MAX_DEPTH, MAX_REPEATS, MAX_RULES, GbnfError, is_gbnf, lark_of
+from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintError, ConstraintSpec
+from rocmforge.runtime.text.gbnf import MAX_DEPTH, MAX_REPEATS, MAX_RULES, GbnfError, is_gbnf, lark_of
 
 END = 256
 

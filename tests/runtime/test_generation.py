@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError, RequestError
-from rocmforge.runtime.generation import DeviceStats, EngineStats, Failure, Inbox, TokenEvent, add_stats, failure_of
+from rocmforge.runtime.engine.generation import (
+    DeviceStats,
+    EngineStats,
+    Failure,
+    Inbox,
+    TokenEvent,
+    add_stats,
+    failure_of,
+)
 
 ONE, TWO, THREE = (TokenEvent(number, letter) for number, letter in enumerate("abc"))
 

@@ -15,8 +15,8 @@ import pytest
 
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import Layout
-from rocmforge.runtime.batch import Batch, Program
-from rocmforge.runtime.golden import check_shortest, compare_golden, compare_records, record_golden
+from rocmforge.runtime.device.batch import Batch, Program
+from rocmforge.runtime.device.golden import check_shortest, compare_golden, compare_records, record_golden
 
 from .hip_bundle import LAYOUT
 

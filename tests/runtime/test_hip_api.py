@@ -20,8 +20,8 @@ from rocmforge.artifacts.hip import LIBRARY_VARIABLE, installed_arches, library_
 from rocmforge.compiler.doctor import examine
 from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
-from rocmforge.runtime.hip_api import _ARGUMENTS, HipApi, HipError, check, load_hip, runtime_version
-from rocmforge.runtime.hip_device import find_devices
+from rocmforge.runtime.device.hip.api import _ARGUMENTS, HipApi, HipError, check, load_hip, runtime_version
+from rocmforge.runtime.device.hip.select import find_devices
 from rocmforge.tools.emulator import HipEmulator
 
 from .fake_hip import FakeHip
@@ -248,7 +248,8 @@ def test_F71_real_library_in_a_process_of_its_own() -> None:
     """What it prints by itself must not drown the line, and it must not end the process."""
     debian()
     code = (
-        "from rocmforge.runtime.hip_api import load_hip; from rocmforge.runtime.hip_device import find_devices\n"
+        "from rocmforge.runtime.device.hip.api import load_hip\n"
+        "from rocmforge.runtime.device.hip.select import find_devices\n"
         "try: find_devices(load_hip())\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

@@ -13,7 +13,7 @@ from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.hip_device import (
+from rocmforge.runtime.device.hip.select import (
     DEVICE_VARIABLE,
     GpuDevice,
     asked_device,

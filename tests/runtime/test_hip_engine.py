@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams
-from rocmforge.runtime.hip_program import load_hip_program
-from rocmforge.runtime.memory import KvSize
+from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.engine.engine import Engine
+from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
 
 from .engine_harness import SECONDS, CountingMetrics
 from .fake_hip import LAUNCH_FAILURE, NO_DEVICE, OUT_OF_MEMORY, FakeHip

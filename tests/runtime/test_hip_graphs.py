@@ -13,14 +13,14 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError, RocmforgeError
 from rocmforge.artifacts.layout import LaunchEntry
-from rocmforge.runtime.batch import RowSampling
-from rocmforge.runtime.devices import DeviceOptions, load_program, load_target
-from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.hip_program import HipProgram, reserved_bytes
+from rocmforge.runtime.device.batch import RowSampling
+from rocmforge.runtime.device.hip.program import HipProgram, reserved_bytes
+from rocmforge.runtime.device.load import DeviceOptions, load_program, load_target
+from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.engine.engine import Engine
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.http.native import _checks
-from rocmforge.runtime.memory import KvSize
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .engine_harness import SECONDS, CountingMetrics, ended
 from .fake_hip import CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import GRID_ROWS, GridEntry, LaunchEntry
-from rocmforge.runtime import hip_launches
-from rocmforge.runtime.hip_api import HipError
-from rocmforge.runtime.hip_launches import Graphs, Launch, StepShape, grid_of, resolve_launches, shape_of
-from rocmforge.runtime.hip_memory import DeviceMemory
-from rocmforge.runtime.hip_step import StepMemory
+from rocmforge.runtime.device.hip import launches as hip_launches
+from rocmforge.runtime.device.hip.api import HipError
+from rocmforge.runtime.device.hip.launches import Graphs, Launch, StepShape, grid_of, resolve_launches, shape_of
+from rocmforge.runtime.device.hip.memory import DeviceMemory
+from rocmforge.runtime.device.hip.step import StepMemory
 
 from .fake_hip import CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip
 from .hip_bundle import LAYOUT

@@ -10,8 +10,8 @@ import pytest
 
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import BufferEntry
-from rocmforge.runtime.hip_api import HipError
-from rocmforge.runtime.hip_memory import DeviceMemory, Uploader, aligned, place_buffers, place_tensors
+from rocmforge.runtime.device.hip.api import HipError
+from rocmforge.runtime.device.hip.memory import DeviceMemory, Uploader, aligned, place_buffers, place_tensors
 
 from .fake_hip import LAUNCH_FAILURE, OUT_OF_MEMORY, FakeHip
 from .hip_bundle import LAYOUT

@@ -18,10 +18,9 @@ from rocmforge.artifacts.bundle import Bundle, MappedWeights
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.layout import LaunchEntry
-from rocmforge.runtime import hip_memory
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.hip_device import DEVICE_VARIABLE, GpuDevice
-from rocmforge.runtime.hip_program import (
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.hip import memory as hip_memory
+from rocmforge.runtime.device.hip.program import (
     RESERVED_BYTES,
     HipProgram,
     check_fit,
@@ -29,8 +28,9 @@ from rocmforge.runtime.hip_program import (
     load_hip_program,
     reserved_bytes,
 )
-from rocmforge.runtime.hip_step import SAMPLING, STEP, StepMemory
-from rocmforge.runtime.memory import KvSize
+from rocmforge.runtime.device.hip.select import DEVICE_VARIABLE, GpuDevice
+from rocmforge.runtime.device.hip.step import SAMPLING, STEP, StepMemory
+from rocmforge.runtime.device.memory import KvSize
 
 from .fake_hip import (
     CAPTURE_UNSUPPORTED,

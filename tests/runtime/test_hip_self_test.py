@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rocmforge.runtime.hip_self_test import self_test_batches
+from rocmforge.runtime.device.hip.self_test import self_test_batches
 
 from .hip_bundle import LAYOUT
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from rocmforge.runtime.batch import RowSampling
-from rocmforge.runtime.hip_api import HipError
-from rocmforge.runtime.hip_memory import DeviceMemory
-from rocmforge.runtime.hip_step import SAMPLING, STEP, StepMemory
+from rocmforge.runtime.device.batch import RowSampling
+from rocmforge.runtime.device.hip.api import HipError
+from rocmforge.runtime.device.hip.memory import DeviceMemory
+from rocmforge.runtime.device.hip.step import SAMPLING, STEP, StepMemory
 
 from .fake_hip import OUT_OF_MEMORY, FakeHip
 from .test_hip_program import batch

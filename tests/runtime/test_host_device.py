@@ -27,8 +27,8 @@ from rocmforge.artifacts.manifest import FileEntry, TargetEntry, encode_manifest
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
-from rocmforge.runtime import host_device
-from rocmforge.runtime.host_device import HostProgram, choose_variant, load_host_program
+from rocmforge.runtime.device import host as host_device
+from rocmforge.runtime.device.host import HostProgram, choose_variant, load_host_program
 from rocmforge.tools.fixtures import write_model
 
 from .hip_bundle import LAYOUT as HIP_LAYOUT
@@ -123,7 +123,7 @@ import json, os, sys
 from pathlib import Path
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import RocmforgeError
-from rocmforge.runtime.host_device import HostProgram
+from rocmforge.runtime.device.host import HostProgram
 
 bundle, found = open_bundle(Path(sys.argv[1])), {}
 code = bundle.read(sys.argv[2])
@@ -336,7 +336,7 @@ import os, resource, sys
 from pathlib import Path
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import DeviceError
-from rocmforge.runtime.host_device import load_host_program
+from rocmforge.runtime.device.host import load_host_program
 
 bundle = open_bundle(Path(sys.argv[1]))
 load_host_program(bundle, 1, 2).close()

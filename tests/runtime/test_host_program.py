@@ -12,8 +12,8 @@ from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.runtime.batch import Batch, Program, RowSampling
-from rocmforge.runtime.host_device import load_host_program
+from rocmforge.runtime.device.batch import Batch, Program, RowSampling
+from rocmforge.runtime.device.host import load_host_program
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 

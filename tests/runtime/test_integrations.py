@@ -36,7 +36,7 @@ from rocmforge.runtime.integrations import (
     OpenAIIntegration,
     parse_integration,
 )
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .http.fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rocmforge.runtime.kv_cache import BlockPool, page_key, root_key
+from rocmforge.runtime.engine.kv_cache import BlockPool, page_key, root_key
 
 BLOCK = 4
 

@@ -16,11 +16,11 @@ from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.runtime.batch import Program
-from rocmforge.runtime.golden import compare_golden, record_golden
-from rocmforge.runtime.host_device import load_host_program
+from rocmforge.runtime.device.batch import Program
+from rocmforge.runtime.device.golden import compare_golden, record_golden
+from rocmforge.runtime.device.host import load_host_program
+from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.inspect import inspect_bundle
-from rocmforge.runtime.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.fixtures import write_model
 

@@ -6,8 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from rocmforge.runtime import lifecycle, sequence
-from rocmforge.runtime.lifecycle import ADMITTED, FINISHED, FIRST_TOKEN, PREEMPTED, QUEUED, Lifecycle, RequestEvent
+from rocmforge.runtime.engine import lifecycle, sequence
+from rocmforge.runtime.engine.lifecycle import (
+    ADMITTED,
+    FINISHED,
+    FIRST_TOKEN,
+    PREEMPTED,
+    QUEUED,
+    Lifecycle,
+    RequestEvent,
+)
 
 from .engine_harness import CountingMetrics
 from .test_sequence import make

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.runtime import loading
-from rocmforge.runtime.devices import DeviceOptions
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.loading import EngineOptions, chosen_device, kv_size, load_engine
-from rocmforge.runtime.memory import KvSize
+from rocmforge.runtime.device.load import DeviceOptions
+from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.engine import loading
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.loading import EngineOptions, chosen_device, kv_size, load_engine
 
 
 def stub() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.runtime.log_file import LogFile
+from rocmforge.runtime.telemetry.log_file import LogFile
 
 
 @pytest.fixture

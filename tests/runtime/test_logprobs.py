@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rocmforge.runtime.logprobs import token_logprobs
+from rocmforge.runtime.engine.logprobs import token_logprobs
 
 
 @pytest.mark.parametrize("num_top", [0, 1, 5, 320, 1000])

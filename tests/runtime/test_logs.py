@@ -17,7 +17,7 @@ import pytest
 
 from rocmforge.cli import serve
 from rocmforge.runtime.http.observe import request_id_of
-from rocmforge.runtime.logs import (
+from rocmforge.runtime.telemetry.logs import (
     LEVELS,
     REQUEST_ID,
     TRACE,

@@ -10,7 +10,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError
-from rocmforge.runtime.memory import DEFAULT_KV_BYTES, available_memory, check_memory, kv_blocks
+from rocmforge.runtime.device.memory import DEFAULT_KV_BYTES, available_memory, check_memory, kv_blocks
 
 MEMINFO = "MemTotal:       8000 kB\nMemFree:         100 kB\nMemAvailable:   5000 kB\n"
 

@@ -13,8 +13,8 @@ import falcon.testing
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rocmforge.runtime.generation import DeviceStats, EngineStats, GenerationRequest, SamplingParams
-from rocmforge.runtime.metrics import METHODS, REASONS, Metrics
+from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, GenerationRequest, SamplingParams
+from rocmforge.runtime.telemetry.metrics import METHODS, REASONS, Metrics
 
 from .engine_harness import ScriptedProgram, serving
 from .http.fake_engine import FakeEngine, make_app

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocmforge.runtime.prompt_lookup import PromptLookup
+from rocmforge.runtime.engine.prompt_lookup import PromptLookup
 
 
 def looked_up(token_ids: list[int], limit: int) -> list[int]:

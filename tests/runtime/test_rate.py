@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rocmforge.runtime import rate
-from rocmforge.runtime.rate import WINDOW_SECONDS, Rate
+from rocmforge.runtime.engine import rate
+from rocmforge.runtime.engine.rate import WINDOW_SECONDS, Rate
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocmforge.runtime.reasoning import ReasoningSplitter
+from rocmforge.runtime.text.reasoning import ReasoningSplitter
 
 
 def split(pieces: list[str], inside: bool = False) -> tuple[str, str]:

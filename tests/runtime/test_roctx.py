@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.runtime import hip_program
-from rocmforge.runtime.roctx import Ranges, load_ranges
+from rocmforge.runtime.device.hip import program as hip_program
+from rocmforge.runtime.device.hip.roctx import Ranges, load_ranges
 
 from .fake_hip import FakeHip
 from .hip_bundle import hip_bundle

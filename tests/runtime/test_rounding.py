@@ -12,9 +12,9 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.hip_launches import grid_of, launch_all, shape_of
-from rocmforge.runtime.hip_program import HipProgram
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.hip.launches import grid_of, launch_all, shape_of
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.tests.hip_harness import Q8_BLOCK
 
 from .test_emulated_gpu import compiled, load

@@ -15,8 +15,8 @@ from rocmforge.cli import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.host_device import HostProgram, choose_variant
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.host import HostProgram, choose_variant
 from rocmforge.tools.fixtures import write_model
 
 Logits = npt.NDArray[np.float32]

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocmforge.runtime.fair_queue import FairQueue
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.kv_cache import BlockPool
-from rocmforge.runtime.logprobs import TokenLogprobs
-from rocmforge.runtime.scheduler import Chunk, Scheduler, StepLimits, make_batch, step_logprobs
-from rocmforge.runtime.sequence import Sequence
+from rocmforge.runtime.engine.fair_queue import FairQueue
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.kv_cache import BlockPool
+from rocmforge.runtime.engine.logprobs import TokenLogprobs
+from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits, make_batch, step_logprobs
+from rocmforge.runtime.engine.sequence import Sequence
 
 from .test_tokenizer import TINY
 

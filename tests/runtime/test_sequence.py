@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import RocmforgeError
-from rocmforge.runtime import sequence as module
-from rocmforge.runtime.batch import UInt32
-from rocmforge.runtime.generation import Failure, GenerationRequest, Inbox, SamplingParams, TokenEvent
-from rocmforge.runtime.logprobs import TokenLogprobs
-from rocmforge.runtime.sequence import Sequence, seed_of
-from rocmforge.runtime.token_masks import TokenMasks
+from rocmforge.runtime.device.batch import UInt32
+from rocmforge.runtime.device.token_masks import TokenMasks
+from rocmforge.runtime.engine import sequence as module
+from rocmforge.runtime.engine.generation import Failure, GenerationRequest, Inbox, SamplingParams, TokenEvent
+from rocmforge.runtime.engine.logprobs import TokenLogprobs
+from rocmforge.runtime.engine.sequence import Sequence, seed_of
 
 from .test_tokenizer import TINY
 

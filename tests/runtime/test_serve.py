@@ -19,17 +19,17 @@ import pytest
 from rocmforge.artifacts.errors import DeviceError, UsageError
 from rocmforge.artifacts.manifest import TENSOR_COUNT
 from rocmforge.runtime import serve
-from rocmforge.runtime.devices import DeviceOptions
-from rocmforge.runtime.engine import EngineLimits
+from rocmforge.runtime.device.load import DeviceOptions
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.loading import EngineOptions
+from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Start
 from rocmforge.runtime.http.auth import Security
 from rocmforge.runtime.http.limits import HttpLimits
 from rocmforge.runtime.http.service import ServedModel
-from rocmforge.runtime.loading import EngineOptions
-from rocmforge.runtime.metrics import Metrics
 from rocmforge.runtime.model_pool import NEVER
 from rocmforge.runtime.serve import IDLE_SECONDS, MAX_ID, ServeOptions, Shared
-from rocmforge.runtime.tracing import UNTRACED, Sampling, TraceOptions, Tracer
-from rocmforge.runtime.worker.wire import DeferredConstraints, Start
+from rocmforge.runtime.telemetry.metrics import Metrics
+from rocmforge.runtime.telemetry.tracing import UNTRACED, Sampling, TraceOptions, Tracer
 
 LIMITS = EngineLimits(7)
 

@@ -19,17 +19,17 @@ from typing import ClassVar
 import pytest
 
 from rocmforge.artifacts.errors import EngineBusyError
-from rocmforge.runtime import template_process, template_worker
-from rocmforge.runtime.chat import ChatTemplate, check_template
-from rocmforge.runtime.template_process import (
+from rocmforge.runtime.text import template_process, template_worker
+from rocmforge.runtime.text.chat import ChatTemplate, check_template
+from rocmforge.runtime.text.template_process import (
     ANSWER_SECONDS,
     MAX_PROCESSES,
     ChatTemplateError,
     TemplateProcess,
     TemplateProcesses,
 )
-from rocmforge.runtime.template_sandbox import MAX_SECONDS
-from rocmforge.runtime.template_worker import CPU_SECONDS, MEMORY_BYTES
+from rocmforge.runtime.text.template_sandbox import MAX_SECONDS
+from rocmforge.runtime.text.template_worker import CPU_SECONDS, MEMORY_BYTES
 
 MESSAGES = [{"role": "user", "content": "<b>é</b> 'q' \ud800 \0", "n": 10**400, "list": [1, None, True, 0.5, {}]}]
 
@@ -520,7 +520,7 @@ def test_what_a_process_inherits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 ORPHAN = """
 import glob, os, sys, threading, time
-from rocmforge.runtime.chat import ChatTemplate
+from rocmforge.runtime.text.chat import ChatTemplate
 made = ChatTemplate(sys.argv[1], "", "")
 threading.Thread(target=lambda: made.render([])).start()
 made.start()

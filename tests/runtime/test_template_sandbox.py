@@ -11,8 +11,8 @@ from typing import Any
 import jinja2.sandbox
 import pytest
 
-from rocmforge.runtime import template_sandbox as sandbox
-from rocmforge.runtime.template_sandbox import (
+from rocmforge.runtime.text import template_sandbox as sandbox
+from rocmforge.runtime.text.template_sandbox import (
     MAX_CHARS,
     MAX_GROWTH,
     MAX_INT_BITS,
@@ -23,7 +23,7 @@ from rocmforge.runtime.template_sandbox import (
     budgeted,
     template_environment,
 )
-from rocmforge.runtime.template_worker import SandboxedTemplate, describe
+from rocmforge.runtime.text.template_worker import SandboxedTemplate, describe
 
 LARGE_VALUE = r"^a value of more than \d+ characters$"
 WIDE = "a width or count of more than 1000"

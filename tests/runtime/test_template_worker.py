@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import jinja2
 import pytest
 
-from rocmforge.runtime import template_worker as worker
-from rocmforge.runtime.template_worker import (
+from rocmforge.runtime.text import template_worker as worker
+from rocmforge.runtime.text.template_worker import (
     BYTES_PER_GIVEN,
     CPU_SECONDS,
     MAX_PROBLEM_CHARS,

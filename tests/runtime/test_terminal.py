@@ -14,9 +14,9 @@ import pytest
 
 from rocmforge.artifacts.errors import RocmforgeError, UsageError
 from rocmforge.runtime import terminal
-from rocmforge.runtime.devices import DeviceOptions
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.loading import EngineOptions
+from rocmforge.runtime.device.load import DeviceOptions
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.loading import EngineOptions
 from rocmforge.runtime.terminal import RunOptions, run_bundle
 
 CONTEXT = 20

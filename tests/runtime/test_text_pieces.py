@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.compiler.tokenizer import NORMAL, PRE_TOKENIZERS, build_tokenizer
-from rocmforge.runtime import text_pieces
-from rocmforge.runtime.text_pieces import can_cut, pieces
-from rocmforge.runtime.tokenizer import Tokenizer, TooManyTokensError
+from rocmforge.runtime.text import text_pieces
+from rocmforge.runtime.text.text_pieces import can_cut, pieces
+from rocmforge.runtime.text.tokenizer import Tokenizer, TooManyTokensError
 from rocmforge.tools.fixtures import vocabulary
 
 # What the expressions tell apart: letters, digits, white space of several kinds, apostrophes, punctuation, marks.
@@ -153,7 +153,7 @@ MEMORY = """
 import resource, sys, threading
 from pathlib import Path
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
-from rocmforge.runtime.tokenizer import Tokenizer, TooManyTokensError
+from rocmforge.runtime.text.tokenizer import Tokenizer, TooManyTokensError
 text, found = Path(sys.argv[1]).read_text(), []
 one = Tokenizer(text, TokenizerConfig(None, (), False, False, "", "", 1 << 20))
 digits = "1" * 4_000_000

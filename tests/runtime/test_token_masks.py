@@ -14,16 +14,16 @@ import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.batch import Batch, RowSampling
-from rocmforge.runtime.constraints import ConstraintError
-from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams, failure_of
-from rocmforge.runtime.hip_program import load_hip_program
-from rocmforge.runtime.hip_step import SAMPLING, STEP
-from rocmforge.runtime.host_device import HostProgram, load_host_program
-from rocmforge.runtime.memory import KvSize
-from rocmforge.runtime.token_masks import TokenMasks
-from rocmforge.runtime.tokenizer import Tokenizer
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.step import SAMPLING, STEP
+from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.token_masks import TokenMasks
+from rocmforge.runtime.engine.engine import Engine, EngineLimits
+from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams, failure_of
+from rocmforge.runtime.text.constraints import ConstraintError
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 from .engine_harness import CONTEXT, SECONDS, CountingMetrics
 from .fake_hip import FakeHip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.tokenizer import CONTROL, NORMAL, build_tokenizer, byte_to_char
-from rocmforge.runtime.tokenizer import StopMatcher, StreamDecoder, Tokenizer
+from rocmforge.runtime.text.tokenizer import StopMatcher, StreamDecoder, Tokenizer
 
 
 def byte_tokenizer(*more: str) -> Tokenizer:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rocmforge.runtime.tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, WholeCalls, join_calls
+from rocmforge.runtime.text.tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, WholeCalls, join_calls
 
 NAMES = ("get_weather", "read")
 

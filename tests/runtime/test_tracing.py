@@ -22,13 +22,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
 from rocmforge import __version__
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.runtime import spans, tracing
-from rocmforge.runtime.engine import Engine
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.http.app import HttpLimits, create_app
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
-from rocmforge.runtime.lifecycle import (
+from rocmforge.runtime.engine.engine import Engine
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.lifecycle import (
     ADMITTED,
     FINISHED,
     FIRST_TOKEN,
@@ -38,10 +34,14 @@ from rocmforge.runtime.lifecycle import (
     QUEUED,
     RequestEvent,
 )
-from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.spans import SpanMaker, otlp_document, seed_document
-from rocmforge.runtime.trace_records import GenerationRecord, HttpRecord, Parent, Trace
-from rocmforge.runtime.tracing import CURRENT, Sampling, TraceOptions, Tracer, read_options, read_traceparent
+from rocmforge.runtime.http.app import HttpLimits, create_app
+from rocmforge.runtime.http.registry import OneModel
+from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.telemetry import spans, tracing
+from rocmforge.runtime.telemetry.metrics import Metrics
+from rocmforge.runtime.telemetry.spans import SpanMaker, otlp_document, seed_document
+from rocmforge.runtime.telemetry.trace_records import GenerationRecord, HttpRecord, Parent, Trace
+from rocmforge.runtime.telemetry.tracing import CURRENT, Sampling, TraceOptions, Tracer, read_options, read_traceparent
 
 from .engine_harness import ScriptedProgram, serving
 from .http.fake_engine import MODEL, FakeEngine, FakeGeneration, FakeTemplate, FakeTokenizer

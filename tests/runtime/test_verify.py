@@ -12,9 +12,9 @@ import pytest
 
 from rocmforge.artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError
 from rocmforge.runtime import verify as module
-from rocmforge.runtime.devices import DeviceOptions
-from rocmforge.runtime.golden import GOLDEN_BLOCKS
-from rocmforge.runtime.memory import KvSize
+from rocmforge.runtime.device.golden import GOLDEN_BLOCKS
+from rocmforge.runtime.device.load import DeviceOptions
+from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.verify import verify
 
 PATH = Path("/x/tiny.rfb")

@@ -25,16 +25,16 @@ from rocmforge.artifacts.errors import (
     RocmforgeError,
     UsageError,
 )
-from rocmforge.runtime.constraints import ConstraintCompiler, ConstraintSpec
-from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
-from rocmforge.runtime.engine import Engine, EngineLimits
-from rocmforge.runtime.generation import EngineApi, GenerationRequest, SamplingParams, TokenEvent
+from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest
+from rocmforge.runtime.engine.engine import Engine, EngineLimits
+from rocmforge.runtime.engine.generation import EngineApi, GenerationRequest, SamplingParams, TokenEvent
+from rocmforge.runtime.engine.lifecycle import RequestEvent
+from rocmforge.runtime.engine.worker import wire
+from rocmforge.runtime.engine.worker.remote import RemoteEngine
+from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Start
 from rocmforge.runtime.http.service import ConstraintApi
-from rocmforge.runtime.lifecycle import RequestEvent
-from rocmforge.runtime.tokenizer import Tokenizer
-from rocmforge.runtime.worker import wire
-from rocmforge.runtime.worker.remote import RemoteEngine
-from rocmforge.runtime.worker.wire import DeferredConstraints, Start
+from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
+from rocmforge.runtime.text.tokenizer import Tokenizer
 
 from .engine_harness import SECONDS, CountingMetrics, assorted_requests, ended, load, request, serving, wait_until
 

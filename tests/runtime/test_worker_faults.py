@@ -23,14 +23,14 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding
-from rocmforge.runtime.engine import EngineLimits
-from rocmforge.runtime.generation import GenerationRequest, GenerationState, SamplingParams
-from rocmforge.runtime.lifecycle import FINISHED, QUEUED, RequestEvent
-from rocmforge.runtime.worker import remote as remote_module
-from rocmforge.runtime.worker import spawn
-from rocmforge.runtime.worker.remote import RemoteEngine
-from rocmforge.runtime.worker.router import RoutedEngine
+from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding
+from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
+from rocmforge.runtime.engine.lifecycle import FINISHED, QUEUED, RequestEvent
+from rocmforge.runtime.engine.worker import remote as remote_module
+from rocmforge.runtime.engine.worker import spawn
+from rocmforge.runtime.engine.worker.remote import RemoteEngine
+from rocmforge.runtime.engine.worker.router import RoutedEngine
 from rocmforge.tests.runtime import faulty_worker
 from rocmforge.tools.fixtures import write_model
 from rocmforge.tools.server_process import held_by
@@ -267,7 +267,7 @@ def test_F124_requests_in_flight_may_end_before_it_stops(bundle: Bundle) -> None
 
 PARENT = """
 import sys, time
-from rocmforge.runtime.worker import spawn
+from rocmforge.runtime.engine.worker import spawn
 spawn.MODULE = {module!r}
 worker = spawn.WorkerProcess()
 print(worker.pid, flush=True)
@@ -295,7 +295,7 @@ def test_no_worker_outlives_its_server(fault: Callable[[str], object], then: str
 
 def test_F125_a_server_that_ends_before_its_worker_can_say_so() -> None:
     """The system would end the worker with its server, but for one that has gone already."""
-    code = "from rocmforge.runtime.worker.spawn import begin; begin(0, 1, 'no.such.module')"
+    code = "from rocmforge.runtime.engine.worker.spawn import begin; begin(0, 1, 'no.such.module')"
     assert subprocess.run([sys.executable, "-c", code], timeout=SECONDS, check=False).returncode == 1
 
 

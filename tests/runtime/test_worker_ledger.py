@@ -10,14 +10,14 @@ from contextvars import ContextVar
 import numpy as np
 import pytest
 
-from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
-from rocmforge.runtime.generation import Failure, Inbox, TokenEvent
-from rocmforge.runtime.lifecycle import ADMITTED, FINISHED, FIRST_TOKEN, PREFIX_HIT, QUEUED, RequestEvent
-from rocmforge.runtime.logprobs import TokenLogprobs
-from rocmforge.runtime.worker import ledger as ledger_module
-from rocmforge.runtime.worker.ledger import Ledger
-from rocmforge.runtime.worker.pending import RemoteEmbedding, RemoteGeneration
-from rocmforge.runtime.worker.wire import Embedded, Generated
+from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest
+from rocmforge.runtime.engine.generation import Failure, Inbox, TokenEvent
+from rocmforge.runtime.engine.lifecycle import ADMITTED, FINISHED, FIRST_TOKEN, PREFIX_HIT, QUEUED, RequestEvent
+from rocmforge.runtime.engine.logprobs import TokenLogprobs
+from rocmforge.runtime.engine.worker import ledger as ledger_module
+from rocmforge.runtime.engine.worker.ledger import Ledger
+from rocmforge.runtime.engine.worker.pending import RemoteEmbedding, RemoteGeneration
+from rocmforge.runtime.engine.worker.wire import Embedded, Generated
 
 from .engine_harness import CountingMetrics, request
 

@@ -16,12 +16,12 @@ from typing import Any, cast
 import pytest
 
 from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError, RequestError, RocmforgeError
-from rocmforge.runtime.embeddings import EmbeddingRequest
-from rocmforge.runtime.generation import DeviceStats, EngineStats, Failure, GenerationState, TokenEvent
-from rocmforge.runtime.lifecycle import FINISHED, QUEUED, RequestEvent
-from rocmforge.runtime.worker import remote as remote_module
-from rocmforge.runtime.worker.remote import RemoteEngine
-from rocmforge.runtime.worker.wire import (
+from rocmforge.runtime.engine.embeddings import EmbeddingRequest
+from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, Failure, GenerationState, TokenEvent
+from rocmforge.runtime.engine.lifecycle import FINISHED, QUEUED, RequestEvent
+from rocmforge.runtime.engine.worker import remote as remote_module
+from rocmforge.runtime.engine.worker.remote import RemoteEngine
+from rocmforge.runtime.engine.worker.wire import (
     STARTING,
     Alive,
     Answer,
@@ -512,7 +512,7 @@ def test_a_worker_may_load_for_some_times_what_the_first_took(watched: Stage, to
     assert second.kills == 0
     watched.now += 0.5
     wait_until(lambda: engine.stats().problem == f"the device's process does not serve after {limit} s")
-    assert second.kills == 1
+    assert second.kills >= 1  # at each look until it has ended
 
 
 # Stopping.

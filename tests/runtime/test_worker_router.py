@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from rocmforge.artifacts.errors import EngineBusyError
-from rocmforge.runtime.embeddings import EmbeddingRequest
-from rocmforge.runtime.generation import DeviceStats, EngineStats, GenerationRequest
-from rocmforge.runtime.worker import router
-from rocmforge.runtime.worker.remote import RemoteEngine
-from rocmforge.runtime.worker.router import RoutedEngine
+from rocmforge.runtime.engine.embeddings import EmbeddingRequest
+from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, GenerationRequest
+from rocmforge.runtime.engine.worker import router
+from rocmforge.runtime.engine.worker.remote import RemoteEngine
+from rocmforge.runtime.engine.worker.router import RoutedEngine
 
 from .engine_harness import SECONDS, request
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import RocmforgeError
-from rocmforge.runtime.worker import spawn
-from rocmforge.runtime.worker.spawn import WorkerProcess
+from rocmforge.runtime.engine.worker import spawn
+from rocmforge.runtime.engine.worker.spawn import WorkerProcess
 from rocmforge.tests.runtime import tiny_worker
 
 from .engine_harness import SECONDS

@@ -22,10 +22,10 @@ from rocmforge.artifacts.errors import (
     ToolchainError,
     UsageError,
 )
-from rocmforge.runtime.constraints import ConstraintError, ConstraintSpec
-from rocmforge.runtime.worker import wire
-from rocmforge.runtime.worker.sender import EARLY_MESSAGES, Sender
-from rocmforge.runtime.worker.wire import Channel, DeferredConstraints, Fault, decode, encode, error_of, fault_of
+from rocmforge.runtime.engine.worker import wire
+from rocmforge.runtime.engine.worker.sender import EARLY_MESSAGES, Sender
+from rocmforge.runtime.engine.worker.wire import Channel, DeferredConstraints, Fault, decode, encode, error_of, fault_of
+from rocmforge.runtime.text.constraints import ConstraintError, ConstraintSpec
 
 SECONDS = 20.0
 

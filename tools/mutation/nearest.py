@@ -175,14 +175,14 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "runtime/client.py": ("tests/end_to_end/test_client_commands.py",),
     # Tests of kernels on the emulator take a minute, those on a fake GPU a second or two.
-    "runtime/hip_[lmps]*": tuple(
+    "runtime/device/hip/[lmps]*": tuple(
         f"tests/runtime/test_{name}.py" for name in ("hip_program", "hip_graphs", "token_masks")
     ),
-    "runtime/hidden.py": ("tests/runtime/test_hip_program.py", "tests/runtime/test_embeddings.py"),
-    "runtime/batch.py": tuple(
+    "runtime/device/hidden.py": ("tests/runtime/test_hip_program.py", "tests/runtime/test_embeddings.py"),
+    "runtime/device/batch.py": tuple(
         f"tests/runtime/test_{name}.py" for name in ("engine", "hip_program", "token_masks", "engine_faults")
     ),
-    "runtime/generation.py": tuple(
+    "runtime/engine/generation.py": tuple(
         f"tests/runtime/test_{name}.py"
         for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")
     ),
@@ -203,12 +203,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/end_to_end/test_cli.py",
         "tests/end_to_end/test_compile_faults.py",
     ),
-    "runtime/scheduler.py": ("tests/runtime/test_engine_speculation.py",),
+    "runtime/engine/scheduler.py": ("tests/runtime/test_engine_speculation.py",),
     "runtime/serve.py": ("tests/runtime/test_engine_serving.py", "tests/end_to_end/test_serve.py"),
     "runtime/verify.py": ("tests/end_to_end/test_gpu_cli.py", "tests/end_to_end/test_cli.py"),
     "runtime/inspect.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
     "runtime/terminal.py": ("tests/end_to_end/test_terminal.py",),
-    "runtime/lifecycle.py": ("tests/runtime/test_embeddings.py", "tests/runtime/test_tracing.py"),
+    "runtime/engine/lifecycle.py": ("tests/runtime/test_embeddings.py", "tests/runtime/test_tracing.py"),
     "compiler/build.py": ("tests/compiler/test_toolchain_commands.py", "tests/compiler/test_toolchain.py"),
     "compiler/h*_toolchain.py": ("tests/compiler/test_toolchain_commands.py", "tests/compiler/test_toolchain.py"),
     "compiler/compile.py": (
@@ -245,7 +245,8 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     module = _dotted(path)
     tests = [test for test in _tests(root) if not Path(test).name.startswith(SLOW)]
     unit = [test for test in tests if not test.startswith(("tests/end", "tests/clients"))]
-    named = [test for test in tests if Path(test).stem.startswith(f"test_{Path(path).stem}")]
+    names = tuple(f"test_{name}" for name in (Path(path).stem, f"{Path(path).parent.name}_{Path(path).stem}"))
+    named = [test for test in tests if Path(test).stem.startswith(names)]
     if path.startswith("tools/emulator/"):  # whose names are those of parts of the product
         named = [test for test in named if test.startswith(EMULATOR)]
     direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
@@ -265,8 +266,8 @@ def nearest_tests(root: Path, path: str) -> list[str]:
 
 
 def _mirrors(test: str, path: str) -> bool:
-    """Whether a test stands in the mirrored folder."""
-    return Path(test).parent == Path("tests") / Path(path).parent
+    """Whether a test stands in the mirrored folder, or in that of a folder around it."""
+    return Path(test).parent in (Path("tests") / parent for parent in list(Path(path).parents)[:-1])
 
 
 def _same_subject(test: str, path: str) -> bool:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rocmforge.artifacts.errors import EngineBusyError, RequestError, RocmforgeError
-from rocmforge.runtime.batch import Float32
-from rocmforge.runtime.control_text import ControlTexts, shown
-from rocmforge.runtime.embeddings import EmbeddingError, EmbeddingRequest
-from rocmforge.runtime.generation import (
+from rocmforge.runtime.device.batch import Float32
+from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest
+from rocmforge.runtime.engine.generation import (
     EngineStats,
     Failure,
     GenerationRequest,
@@ -22,13 +21,14 @@ from rocmforge.runtime.generation import (
     TokenEvent,
     events_of,
 )
+from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.http.app import HttpApp, HttpLimits, create_app
 from rocmforge.runtime.http.auth import Security
 from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import ServedModel, Service
-from rocmforge.runtime.logprobs import TokenLogprobs
-from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.tokenizer import TooManyTokensError
+from rocmforge.runtime.telemetry.metrics import Metrics
+from rocmforge.runtime.text.control_text import ControlTexts, shown
+from rocmforge.runtime.text.tokenizer import TooManyTokensError
 
 BOS = "<s>"
 BOS_ID = 256

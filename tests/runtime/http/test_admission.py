@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rocmforge.artifacts.errors import EngineBusyError
-from rocmforge.runtime.generation import GenerationRequest
+from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.http.admission import Admission
 from rocmforge.runtime.http.errors import ContextLengthError
 

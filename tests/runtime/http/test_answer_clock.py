@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rocmforge.runtime.generation import TokenEvent
+from rocmforge.runtime.engine.generation import TokenEvent
 from rocmforge.runtime.http import answer_clock
 from rocmforge.runtime.http.answer_clock import AnswerClock, Durations
 

@@ -17,7 +17,7 @@ import pytest
 from falcon.inspect import inspect_routes
 
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.runtime.generation import GenerationRequest
+from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
 from rocmforge.runtime.http.auth import MAX_KEY_FILE_BYTES, OPEN_PATHS, KeyRing, Security, load_keys, warn_if_open
 from rocmforge.runtime.http.errors import LLAMA_CPP_PATHS

@@ -10,7 +10,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError
-from rocmforge.runtime.generation import TokenEvent
+from rocmforge.runtime.engine.generation import TokenEvent
 from rocmforge.runtime.http.job import Job
 
 from .fake_engine import FakeEngine, make_app

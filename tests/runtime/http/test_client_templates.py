@@ -5,11 +5,11 @@ from __future__ import annotations
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.chat import ChatTemplate
 from rocmforge.runtime.http.app import HttpLimits, create_app
 from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import Service
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.telemetry.metrics import Metrics
+from rocmforge.runtime.text.chat import ChatTemplate
 
 from .fake_engine import MODEL, FakeEngine, FakeTokenizer
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from rocmforge.artifacts.errors import RequestError
-from rocmforge.runtime.constraints import ConstraintSpec
-from rocmforge.runtime.generation import Failure, SamplingParams, TokenEvent
+from rocmforge.runtime.engine.generation import Failure, SamplingParams, TokenEvent
 from rocmforge.runtime.http.conditions import (
     MAX_BIASES,
     Conditions,
@@ -29,6 +28,7 @@ from rocmforge.runtime.http.conversation import (
     thinking_variables,
 )
 from rocmforge.runtime.http.schema.common import FunctionTool, JsonSchemaFormat, ResponseFormat, SamplingFields
+from rocmforge.runtime.text.constraints import ConstraintSpec
 
 VOCAB = 300
 

@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
-from rocmforge.runtime.generation import Failure
+from rocmforge.runtime.engine.generation import Failure
 from rocmforge.runtime.http.errors import (
     CancelledError,
     ContextLengthError,

@@ -10,7 +10,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.runtime.http.app import HttpLimits
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .fake_engine import MODEL, FakeEngine, make_app
 

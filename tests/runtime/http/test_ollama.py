@@ -17,7 +17,7 @@ from rocmforge.runtime.http.auth import Security, load_keys
 from rocmforge.runtime.http.ollama_requests import keep_seconds
 from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import Service
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
 

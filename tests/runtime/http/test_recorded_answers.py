@@ -19,13 +19,13 @@ import falcon.testing
 import msgspec
 import pytest
 
-from rocmforge.runtime.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.http import schema
 from rocmforge.runtime.http.app import create_app
 from rocmforge.runtime.http.limits import HttpLimits
 from rocmforge.runtime.http.registry import Lease, OneModel
 from rocmforge.runtime.http.service import ServedModel, Service
-from rocmforge.runtime.metrics import Metrics
+from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
 from .test_response_tools import CITY, LARK, Specs

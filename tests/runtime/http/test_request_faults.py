@@ -10,7 +10,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.generation import Failure
+from rocmforge.runtime.engine.generation import Failure
 
 from .fake_engine import FakeEngine, FakeTemplate, make_app
 

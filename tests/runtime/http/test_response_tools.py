@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocmforge.runtime.constraints import ConstraintSpec
-from rocmforge.runtime.generation import Constraint
+from rocmforge.runtime.engine.generation import Constraint
 from rocmforge.runtime.http.app import create_app
 from rocmforge.runtime.http.limits import HttpLimits
 from rocmforge.runtime.http.registry import OneModel
 from rocmforge.runtime.http.service import Service
-from rocmforge.runtime.metrics import Metrics
-from rocmforge.runtime.text_tools import TextInput, input_arguments
+from rocmforge.runtime.telemetry.metrics import Metrics
+from rocmforge.runtime.text.constraints import ConstraintSpec
+from rocmforge.runtime.text.text_tools import TextInput, input_arguments
 
 from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
 from .test_tool_streams import events

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from rocmforge.runtime.generation import EngineStats, GenerationRequest
+from rocmforge.runtime.engine.generation import EngineStats, GenerationRequest
 from rocmforge.runtime.http.conditions import Conditions
 from rocmforge.runtime.http.errors import ContextLengthError, NotFoundError
 from rocmforge.runtime.http.limits import HttpLimits

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from rocmforge.runtime.generation import Generation, Inbox, TokenEvent
+from rocmforge.runtime.engine.generation import Generation, Inbox, TokenEvent
 from rocmforge.runtime.http.admission import Admission
 from rocmforge.runtime.http.errors import ClientGoneError
 from rocmforge.runtime.http.job import Job

@@ -1,0 +1,1 @@
+"""A model's program on its device: one step of a batch."""

@@ -1,0 +1,155 @@
+"""One step's input and the seam to a device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ...artifacts.errors import BundleError
+from ...artifacts.layout import Layout
+from .token_masks import PendingMask
+
+log = logging.getLogger(__name__)
+
+Int32 = npt.NDArray[np.int32]
+UInt32 = npt.NDArray[np.uint32]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSampling:
+    """How one row of logits becomes a token; the fields of `SamplingParams`, resolved.
+
+    `seen_tokens` are the distinct tokens of prompt and output, `seen_counts` how often each stands in the
+    output alone; both empty where no penalty is asked for. `counter` is the index of the token in its request.
+    `bias_tokens` are distinct, `biases` are added to their logits. `mask` has a bit a token, the lowest first: only
+    tokens whose bit is set may be drawn; a program waits for a pending one when the forward pass is under way.
+    `keep_logits`: leave the row of logits as the model made it.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    counter: int = 0
+    seen_tokens: Int32 | None = None
+    seen_counts: Int32 | None = None
+    typical_p: float = 1.0
+    bias_tokens: Int32 | None = None
+    biases: Float32 | None = None
+    mask: UInt32 | PendingMask | None = None
+    keep_logits: bool = False
+
+    def wait_for_mask(self) -> UInt32 | None:
+        """The mask, where there is one."""
+        return self.mask.wait() if isinstance(self.mask, PendingMask) else self.mask
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """T tokens of S sequences; logits are asked for at R of the tokens.
+
+    Attributes:
+        token_ids: int32[T].
+        positions: int32[T], each within its sequence; neighbours of one sequence count up.
+        rows: int32[T], the sequence's row in `block_table`.
+        block_table: int32[S, P], physical blocks of the KV cache.
+        logits_rows: int32[R], indices into the tokens.
+        sampling: R entries.
+    """
+
+    token_ids: Int32
+    positions: Int32
+    rows: Int32
+    block_table: Int32
+    logits_rows: Int32
+    sampling: Sequence[RowSampling]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What is to be known of a GPU beside its memory, for `/health` and `/metrics`.
+
+    Attributes:
+        runtime: as `HIP 6.4`; empty where there is no GPU.
+        graphs: `on`, or `off: ` and why; empty where there is no GPU.
+        graph_mismatches: steps of which a graph computed another, and that were computed again without.
+    """
+
+    runtime: str = ""
+    graphs: str = ""
+    graph_mismatches: int = 0
+
+
+class Program(Protocol):
+    """A bundle loaded on a device, with its KV cache."""
+
+    layout: Layout
+    num_blocks: int
+
+    def step(self, batch: Batch) -> Int32:
+        """Run a batch; returns int32[R], the sampled tokens (-1: that row's logits are not finite).
+
+        Raises:
+            DeviceError: the device failed.
+            BundleError: as `check`.
+        """
+
+    def check(self) -> None:
+        """Cheap, and for any thread.
+
+        Raises:
+            BundleError: a file that steps read is no longer what it was when the program was loaded.
+        """
+
+    def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
+        """float32[num_rows, vocab_size] of the last step, a copy; adjusted where `keep_logits` is not set."""
+
+    def hidden(self, first: int, count: int) -> Float32:
+        """float32[count, hidden_size] after the final norm: of the tokens `first ..` of the last step, a copy.
+
+        Raises:
+            DeviceError: the device failed, or the bundle gives no hidden states.
+        """
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes of the device's memory."""
+
+    def facts(self) -> DeviceFacts:
+        """Of the GPU; for any thread."""
+
+    def close(self) -> None:
+        """Free all that the device holds."""
+
+
+def changed_files(program: Program | None) -> BundleError | None:
+    """What `Program.check` finds; nothing where there is no program."""
+    try:
+        if program is not None:
+            program.check()
+    except BundleError as error:
+        return error
+    return None
+
+
+def device_facts(program: Program | None) -> DeviceFacts:
+    """What `Program.facts` says; nothing where there is no program."""
+    return DeviceFacts() if program is None else program.facts()
+
+
+def close_program(program: Program | None) -> None:
+    """Free what it holds, if there is one, as far as the device still lets it."""
+    try:
+        if program is not None:
+            program.close()
+    except Exception:
+        log.exception("the device's memory could not be freed")

@@ -1,0 +1,148 @@
+"""Golden records: a bundle's proof. Made once at compile time, replayed by `rfc verify` on any device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...artifacts.errors import BundleError
+from ...artifacts.layout import Layout
+from .batch import Batch, Program, RowSampling
+
+TOP_LOGITS = 8
+GREEDY_TOKENS = 4
+GOLDEN_BLOCKS = 4  # of the KV cache, enough for any record
+
+
+def _prompt_step(program: Program, token_ids: Sequence[int], start: int) -> npt.NDArray[np.float32]:
+    """float32[vocab_size] after `token_ids`, which begin at position `start`; the sequence lies in blocks 0, 1, ..."""
+    count = len(token_ids)
+    num_blocks = -(-(start + count) // program.layout.kv.block_size)
+    blocks = np.arange(num_blocks, dtype=np.int32)[None, :]
+    program.step(
+        Batch(
+            token_ids=np.array(token_ids, np.int32),
+            positions=np.arange(start, start + count, dtype=np.int32),
+            rows=np.zeros(count, np.int32),
+            block_table=np.ascontiguousarray(blocks),
+            logits_rows=np.array([count - 1], np.int32),
+            sampling=[RowSampling()],
+        )
+    )
+    logits: npt.NDArray[np.float32] = program.logits(1)[0]
+    return logits
+
+
+def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:
+    """One record a prompt: its last logits' digest and top, and the first greedy tokens.
+
+    Args:
+        program: with room for the prompts in its KV cache.
+        prompts: token ids.
+    """
+    records: list[dict[str, object]] = []
+    for prompt in prompts:
+        logits = _prompt_step(program, prompt, 0)
+        record: dict[str, object] = {
+            "prompt": list(prompt),
+            "logits_sha256": hashlib.sha256(logits.tobytes()).hexdigest(),
+            "top": _top(logits),
+        }
+        tokens: list[int] = []
+        count = min(GREEDY_TOKENS, program.layout.max_seq_len + 1 - len(prompt))
+        for step in range(count):
+            tokens.append(int(np.argmax(logits)))
+            if step + 1 < count:
+                logits = _prompt_step(program, tokens[-1:], len(prompt) + step)
+        record["greedy"] = tokens
+        records.append(record)
+    return records
+
+
+def _top(logits: npt.NDArray[np.float32]) -> list[list[int | float]]:
+    # NaN first, so that one is seen wherever it is.
+    keys = np.where(np.isnan(logits), -np.inf, -logits)
+    last = min(TOP_LOGITS, keys.size) - 1
+    top = np.flatnonzero(keys <= np.partition(keys, last)[last])  # all that may be among them, lowest token first
+    order = top[np.argsort(keys[top], kind="stable")][:TOP_LOGITS]
+    return [[int(token), float(logits[token])] for token in order]
+
+
+def checked_prompt(path: Path, record: object, layout: Layout) -> list[int]:
+    """Token ids of a golden record, all of them safe to run in a KV cache of `GOLDEN_BLOCKS`.
+
+    Raises:
+        BundleError: they are not; names the bundle `path`.
+    """
+    prompt = record.get("prompt") if isinstance(record, dict) else None
+    room = min(layout.max_batch_tokens, layout.max_seq_len, GOLDEN_BLOCKS * layout.kv.block_size)
+    longest = max(1, room - GREEDY_TOKENS)
+    if not isinstance(prompt, list) or not 1 <= len(prompt) <= longest:
+        raise BundleError(path, "golden.prompt", f"expected 1 to {longest} token ids")
+    if not all(type(token) is int and 0 <= token < layout.vocab_size for token in prompt):
+        raise BundleError(path, "golden.prompt", f"expected token ids from 0 to {layout.vocab_size - 1}")
+    return prompt
+
+
+def check_shortest(program: Program, path: Path, records: Sequence[Mapping[str, Any]], tolerance: float) -> None:
+    """Replay the shortest golden record as far as its first token, in one step: whether weights, code and device are at
+    all what they should be shows before anybody is served.
+
+    Args:
+        program: newly loaded.
+        path: the bundle, for messages.
+        records: of the bundle; where there are none, or none that fits the KV cache, nothing is done.
+        tolerance: in logits.
+
+    Raises:
+        BundleError: the program's answer is another, or a record is malformed.
+    """
+    prompts = [checked_prompt(path, record, program.layout) for record in records]
+    shortest = min(range(len(prompts)), key=lambda index: len(prompts[index]), default=None)
+    if shortest is None or len(prompts[shortest]) > program.num_blocks * program.layout.kv.block_size:
+        return
+    logits = _prompt_step(program, prompts[shortest], 0)
+    problems = compare_records(path, [records[shortest]], [{"top": _top(logits)}], tolerance)
+    if not np.isfinite(logits).all():
+        problems = ["expected finite logits, found NaN or infinity"]
+    if problems:
+        raise BundleError(path, "golden", f"{problems[0]}: weights, code or device are spoiled; rfc verify says more")
+
+
+def compare_records(
+    path: Path, expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], tolerance: float
+) -> list[str]:
+    """`compare_golden` of what the bundle `path` says.
+
+    Raises:
+        BundleError: its records are malformed.
+    """
+    try:
+        return compare_golden(expected, found, tolerance)
+    except (KeyError, TypeError, ValueError):
+        raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
+
+
+def compare_golden(
+    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], tolerance: float
+) -> list[str]:
+    """Differences beyond `tolerance` (in logits), a line each; empty where the device computes what it should."""
+    problems = []
+    for index, (want, have) in enumerate(zip(expected, found, strict=True)):
+        found_top = {int(token): float(logit) for token, logit in have["top"]}
+        floor = min(found_top.values())
+        for token, logit in want["top"]:
+            value = found_top.get(int(token))
+            # Spelled so that a NaN is no match.
+            same = logit <= floor + tolerance if value is None else abs(value - logit) <= tolerance
+            if not same:
+                problems.append(
+                    f"golden record {index}: token {token}: expected {logit:.4f}, found "
+                    f"{'less than the top' if value is None else f'{value:.4f}'}"
+                )
+    return problems

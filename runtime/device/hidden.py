@@ -1,0 +1,47 @@
+"""Hidden states: what the last layer leaves in a program's arena, through the model's final norm."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from ...artifacts.errors import DeviceError
+from ...artifacts.layout import Layout
+from .batch import Float32
+
+
+class HiddenStates:
+    """Where a bundle's hidden states lie, and the norm that ends them.
+
+    The norm is done here, by the CPU in float64: steps of which nobody asks hidden states have no kernel for it, and
+    every device does the same. A row's bits depend on that row alone.
+    """
+
+    def __init__(self, layout: Layout, weights: mmap.mmap) -> None:
+        """Args: of the bundle; its weights.bin, mapped, of which a copy of the norm's weights is kept."""
+        self._norm = layout.final_norm
+        self._size = layout.hidden_size
+        self._weight = np.zeros(0)
+        for tensor in layout.tensors:
+            if self._norm is not None and tensor.name == self._norm.tensor:
+                self._weight = np.frombuffer(weights, np.float32, self._size, tensor.offset).astype(np.float64)
+
+    def place(self, first: int, count: int) -> tuple[str, int, int]:
+        """Buffer, offset in it and size, both in bytes, of what `normed` takes for `count` tokens from `first` on.
+
+        Raises:
+            DeviceError: the bundle does not say where hidden states lie.
+        """
+        if self._norm is None:
+            raise DeviceError("the bundle gives no hidden states: compile the model again")
+        return self._norm.buffer, 4 * first * self._size, 4 * count * self._size
+
+    def normed(self, data: bytes) -> Float32:
+        """float32[count, hidden_size] of the bytes of `count` rows; not finite where those are not."""
+        assert self._norm is not None  # `place` was asked first
+        rows = np.frombuffer(data, np.float32).reshape(-1, self._size).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scale = 1.0 / np.sqrt(np.mean(rows * rows, axis=1, keepdims=True) + self._norm.epsilon)
+            normed: Float32 = (rows * scale * self._weight).astype(np.float32)
+        return normed

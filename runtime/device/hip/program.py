@@ -1,0 +1,456 @@
+"""A bundle on an AMD GPU, driven through HIP's C functions."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ....artifacts.bundle import Bundle, MappedWeights
+from ....artifacts.errors import DeviceError, RocmforgeError
+from ....artifacts.hip import KFD_NODES, version_text
+from ....artifacts.layout import Layout
+from ....artifacts.manifest import TargetEntry
+from ..batch import Batch, DeviceFacts, Float32, Int32
+from ..hidden import HiddenStates
+from ..memory import KvSize
+from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
+from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
+from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, place_tensors, upload_weights
+from .roctx import load_ranges
+from .select import GpuDevice, asked_device, choose_device, find_devices, read_code
+from .self_test import self_test_batches
+from .step import StepMemory
+
+__all__ = ["HipProgram", "KvSize", "load_hip_program", "open_program"]
+
+log = logging.getLogger(__name__)
+
+STEP_SECONDS: Final = 120.0
+"""A step that takes longer hangs: the slowest sane one takes a few seconds."""
+RESERVED_BYTES: Final = 1 << 30
+RESERVED_SHARE: Final = 25
+"""Left free when the KV cache takes the rest, and one part in so many at least: for graphs of longer contexts, what HIP
+stages, and what else runs on the card. Where memory is gone, HIP's graphs write through null (rocm-systems #10021)."""
+_SPIN_SECONDS: Final = 20e-6
+_MEBIBYTE: Final = 1 << 20
+
+
+class HipProgram:
+    """A bundle on a GPU. `step`, `logits`, `hidden` and `close` belong to one thread; `memory` to any."""
+
+    def __init__(
+        self,
+        api: HipApi,
+        device: GpuDevice,
+        layout: Layout,
+        weights: MappedWeights,
+        code: bytes,
+        kv: KvSize,
+        progress: Progress | None = None,
+        step_seconds: float = STEP_SECONDS,
+        graphs: str = "auto",
+    ) -> None:
+        """Load code, upload weights, reserve arena and KV cache.
+
+        Args:
+            api: HIP.
+            device: to load on.
+            layout: that the code was made for.
+            weights: weights.bin, mapped.
+            code: a raw ELF code object for the device.
+            kv: how large the KV cache shall be.
+            progress: told of the upload.
+            step_seconds: after which a step is taken to hang.
+            graphs: one of `artifacts.hip.GRAPH_MODES`.
+
+        Raises:
+            DeviceError: something is not to be had; nothing is left on the device then.
+        """
+        self.layout = layout
+        self.num_blocks = 0
+        self.device = device
+        self._api = api
+        self._ranges = load_ranges()
+        self._runtime = version_text(runtime_version(api))
+        self._hidden = HiddenStates(layout, weights)
+        self._step_seconds = step_seconds
+        self._hung = False
+        self._mode = graphs
+        self._mismatches = 0
+        self._memory = DeviceMemory(api)
+        self._stream = ctypes.c_void_p()
+        self._module = ctypes.c_void_p()
+        self._graphs: Graphs | None = None
+        self._image = ctypes.create_string_buffer(code, len(code))
+        try:
+            self._use_device()
+            self._load(weights, kv, progress)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, HipError):
+                raise DeviceError(f"{device}: {error}") from None
+            raise
+
+    def _use_device(self) -> None:
+        """HIP's current device is a property of the thread."""
+        check(self._api, self._api.hipSetDevice(self.device.index), "choice of the device")
+
+    def _load(self, weights: MappedWeights, kv: KvSize, progress: Progress | None) -> None:
+        api, layout = self._api, self.layout
+        # The code first: whether it fits the GPU is known before gigabytes are moved.
+        code = api.hipModuleLoadData(ctypes.byref(self._module), self._image)
+        check(api, code, "load of the code object")
+        code = api.hipStreamCreateWithFlags(ctypes.byref(self._stream), STREAM_NON_BLOCKING)
+        check(api, code, "a stream")
+        self._buffer_offsets, arena_bytes = place_buffers(layout)
+        self._arena = self._zeroed(arena_bytes, "arena")
+        self._sampled = self._memory.device(4 * layout.max_sequences, "sampled tokens")
+        self._sampled_image = self._memory.pinned(4 * layout.max_sequences, "sampled tokens")
+        self._step = StepMemory(self._memory, self._sampled)
+        self._tensors = upload_weights(api, self._memory, layout, weights, progress)
+        weights.check()  # what was uploaded is what was checked
+        self.num_blocks = self._fitting_blocks(kv) if kv.blocks is None else kv.blocks
+        self._kv = self._zeroed(self.num_blocks * layout.kv.bytes_per_block, "KV cache")
+        self._make_graphs()
+        check(api, api.hipStreamSynchronize(self._stream), "load")
+        self._last_memory = free, total = self._memory.info()
+        if free < (least := reserved_bytes(total)):
+            left = f"{_mebibytes(free)} MiB of its memory stay free, HIP may need {_mebibytes(least)}"
+            log.warning("%s: %s; --kv-tokens or --max-context ask for less", self.device, left)
+
+    def _fitting_blocks(self, kv: KvSize) -> int:
+        """Blocks of the KV cache beside all else: the usual graphs are there while the memory is looked at."""
+        self._kv = self._arena  # any address: these graphs are not launched
+        self._make_graphs().capture_usual()
+        self._last_memory = self._memory.info()
+        assert self._graphs is not None
+        self._graphs.clear()
+        return fitting_blocks(self.layout, kv, *self._last_memory)
+
+    def _make_graphs(self) -> Graphs:
+        self._launches = resolve_launches(self._api, self._module, self.layout, self._step, self._address)
+        graphs = Graphs(self._api, self._launches[:-1], self.layout, self._stream)
+        if self._mode == "off":
+            graphs.problem = "--gpu-graphs off"
+        elif self._graphs is not None:
+            graphs.problem = self._graphs.problem
+        self._graphs, self._graphs_generation = graphs, self._step.generation
+        return graphs
+
+    def _zeroed(self, n_bytes: int, what: str) -> int:
+        """Masked attention reads pages before they are written; what it reads must be numbers."""
+        n_bytes = max(n_bytes, DEVICE_ALIGNMENT)
+        address = self._memory.device(n_bytes, what)
+        check(self._api, self._api.hipMemsetAsync(address, 0, n_bytes, self._stream), f"clearing of the {what}")
+        return address
+
+    def _address(self, argument: str) -> int | None:
+        kind, _, rest = argument.partition(":")
+        if kind == "tensor":
+            return self._tensors[rest]
+        if kind == "buffer":
+            return self._arena + self._buffer_offsets[rest]
+        if kind == "kv":
+            layer, _, which = rest.partition(":")
+            half_layer = self.num_blocks * self.layout.kv.bytes_per_block // (2 * self.layout.kv.num_layers)
+            return self._kv + (2 * int(layer) + (which == "value")) * half_layer
+        return None
+
+    def allocations(self) -> dict[str, int]:
+        """Addresses of device memory by what it is for, as `weights` and `KV cache`."""
+        return self._memory.allocations()
+
+    def step(self, batch: Batch) -> Int32:
+        """See `Program.step`."""
+        shape, layout = shape_of(batch), self.layout
+        if shape.tokens > layout.max_batch_tokens or shape.logits > layout.max_sequences:
+            limits = f"{layout.max_batch_tokens} tokens and {layout.max_sequences} rows of logits"
+            raise DeviceError(f"{self.device}: a step takes {limits}, found {shape.tokens} and {shape.logits}")
+        if self._hung:
+            raise DeviceError(f"{self.device}: hangs since an earlier step")
+        try:
+            self._use_device()
+            with self._ranges(_range_name(shape)):
+                self._compute(batch, shape)
+        except HipError as error:
+            # What was queued may still read the pinned memory that the next step overwrites.
+            self._api.hipStreamSynchronize(self._stream)
+            raise DeviceError(f"{self.device}: {error}") from None
+        image = (ctypes.c_int32 * shape.logits).from_address(self._sampled_image)
+        return np.array(image, np.int32)
+
+    def _compute(self, batch: Batch, shape: StepShape) -> None:
+        """Run a step, and look whether that step was run: a graph that ran another is the last one."""
+        assert self._graphs is not None
+        replayed = self._run(batch, shape, replay=True)
+        if replayed and (seen := self._seen()) is not None:
+            self._mismatches += 1
+            self._graphs.turn_off(f"a graph ran step {seen} instead of {self._step.number}")
+            if seen != self._step.number - 1:
+                # Pages that it wrote may belong to others by now.
+                raise RocmforgeError(f"{self.device}: {self._graphs.problem}: the KV cache is spoiled")
+            self._run(batch, shape, replay=False)  # what the step before had written was written again
+        self._check_seen()
+
+    def _seen(self) -> int | None:
+        """Number of the step that the kernels saw, where it is not the one that was written."""
+        seen = self._step.echoed()
+        return None if seen == self._step.number else seen
+
+    def _check_seen(self) -> None:
+        if (seen := self._seen()) is not None:
+            raise DeviceError(f"{self.device}: the kernels ran step {seen} instead of {self._step.number}")
+
+    def _run(self, batch: Batch, shape: StepShape, replay: bool) -> bool:
+        """Run a step to its end; whether it was a graph's replay."""
+        self._step.write(batch)
+        replayed = self._launch_forward(shape, replay)
+        # The device is at work by now; masks have to be there when tokens are drawn, by the last launch.
+        self._step.write_masks(batch)
+        launch_all(self._api, self._launches[-1:], shape, self._stream)
+        if shape.logits:
+            code = self._api.hipMemcpyAsync(
+                self._sampled_image, self._sampled, 4 * shape.logits, COPY_DEVICE_TO_HOST, self._stream
+            )
+            check(self._api, code, "download of the sampled tokens")
+        self._wait()
+        return replayed
+
+    def _launch_forward(self, shape: StepShape, replay: bool) -> bool:
+        assert self._graphs is not None
+        if self._graphs_generation != self._step.generation:
+            self._graphs.clear()
+            self._graphs_generation = self._step.generation
+        bucket = self._graphs.bucket(shape) if replay else None
+        if bucket is not None:
+            with self._ranges(f"graph of {bucket.tokens} tokens, context {bucket.context}"):
+                if self._graphs.launch(bucket):
+                    return True
+        launch_all(self._api, self._launches[:-1], shape, self._stream)
+        return False
+
+    def try_graphs(self) -> None:
+        """Replay some steps, and hold their logits against those of the same ones launched kernel by kernel, to the
+        bit. Where they differ, no graph is used any more.
+
+        Raises:
+            DeviceError: a step fails; or graphs are to be used in any case, and cannot be.
+        """
+        try:
+            self._try_graphs()
+        except HipError as error:
+            raise DeviceError(f"{self.device}: {error}") from None
+
+    def _try_graphs(self) -> None:
+        assert self._graphs is not None
+        if self._mode == "off":
+            return
+        batches = self_test_batches(self.layout, self.num_blocks)
+        expected = [self._answer(batch, replay=False) for batch in batches]
+        for batch, answer in zip((*batches, *batches[:1]), (*expected, *expected[:1]), strict=True):
+            if self._graphs.problem is None:
+                self._try_replay(batch, answer)
+        if self._graphs.problem is None:
+            return
+        if self._mode == "on":
+            raise DeviceError(f"{self.device}: --gpu-graphs on: {self._graphs.problem}")
+        if self._answer(batches[0], replay=False) != expected[0]:
+            raise DeviceError(f"{self.device}: {self._graphs.problem}, and then kernels differ too")
+
+    def _try_replay(self, batch: Batch, expected: bytes) -> None:
+        assert self._graphs is not None
+        try:
+            if self._answer(batch, replay=True) != expected:
+                self._graphs.turn_off("a replayed step differs from the same one launched kernel by kernel")
+        except HipError as error:
+            self._graphs.turn_off(str(error))
+
+    def _answer(self, batch: Batch, replay: bool) -> bytes:
+        """The logits of a step; nothing where a graph ran another."""
+        shape = shape_of(batch)
+        self._use_device()
+        if self._run(batch, shape, replay) and self._seen() is not None:
+            return b""
+        self._check_seen()
+        return self.logits(shape.logits).tobytes()
+
+    def _wait(self) -> None:
+        """Wait for the stream, but not for ever: HIP has no call for that."""
+        deadline = time.monotonic() + self._step_seconds
+        while self._api.hipStreamQuery(self._stream) == NOT_READY:
+            if time.monotonic() > deadline:
+                self._hung = True
+                raise DeviceError(f"{self.device}: a step did not end within {self._step_seconds:g} s: the GPU hangs")
+            time.sleep(_SPIN_SECONDS)
+        check(self._api, self._api.hipStreamSynchronize(self._stream), "a kernel of the step")
+
+    def check(self) -> None:
+        """See `Program.check`: the GPU has all that steps read."""
+
+    def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
+        """See `Program.logits`."""
+        name = self.layout.launches[-1].arguments[0].removeprefix("buffer:")
+        rows = np.empty((num_rows, self.layout.vocab_size), np.float32)
+        self._download(rows.ctypes.data, self._arena + self._buffer_offsets[name], rows.nbytes, "logits")
+        return rows
+
+    def hidden(self, first: int, count: int) -> Float32:
+        """See `Program.hidden`."""
+        buffer, offset, n_bytes = self._hidden.place(first, count)
+        rows = ctypes.create_string_buffer(n_bytes)
+        source = self._arena + self._buffer_offsets[buffer] + offset
+        self._download(ctypes.addressof(rows), source, n_bytes, "hidden states")
+        return self._hidden.normed(rows.raw)
+
+    def _download(self, goal: int, source: int, n_bytes: int, what: str) -> None:
+        try:
+            self._use_device()
+            code = self._api.hipMemcpyAsync(goal, source, n_bytes, COPY_DEVICE_TO_HOST, self._stream)
+            check(self._api, code, f"download of {what}")
+            check(self._api, self._api.hipStreamSynchronize(self._stream), f"download of {what}")
+        except HipError as error:
+            raise DeviceError(f"{self.device}: {error}") from None
+
+    def facts(self) -> DeviceFacts:
+        """See `Program.facts`."""
+        problem = None if self._graphs is None else self._graphs.problem
+        return DeviceFacts(self._runtime, "on" if problem is None else f"off: {problem}", self._mismatches)
+
+    def memory(self) -> tuple[int, int]:
+        """See `Program.memory`; the last known where the device does not answer."""
+        try:
+            self._use_device()
+            self._last_memory = self._memory.info()
+        except HipError as error:
+            log.debug("%s", error)
+        return self._last_memory
+
+    def close(self) -> None:
+        """See `Program.close`. A GPU that hangs is left alone: freeing would wait for it."""
+        if self._hung:
+            return
+        self._api.hipSetDevice(self.device.index)
+        if self._stream.value:
+            self._api.hipStreamSynchronize(self._stream)
+        if self._graphs is not None:
+            self._graphs.clear()
+        self._memory.close()
+        if self._module.value:
+            self._api.hipModuleUnload(self._module)
+        if self._stream.value:
+            self._api.hipStreamDestroy(self._stream)
+        self._graphs, self._module, self._stream = None, ctypes.c_void_p(), ctypes.c_void_p()
+
+
+def check_fit(layout: Layout, size: KvSize, free: int, total: int, where: str) -> None:
+    """Hold the memory contract before anything is taken.
+
+    Args:
+        layout: of the bundle.
+        size: of the KV cache; one full context of it must fit beside weights and arena.
+        free: bytes of the device's memory.
+        total: bytes of the device's memory.
+        where: the device, for the message.
+
+    Raises:
+        DeviceError: they do not fit; says how much is missing.
+    """
+    weights, arena = place_tensors(layout)[1], place_buffers(layout)[1]
+    wanted = _context_blocks(layout, size) if size.blocks is None else size.blocks
+    needed = weights + arena + wanted * layout.kv.bytes_per_block
+    if needed > free:
+        raise DeviceError(
+            f"{where}: weights of {_mebibytes(weights)} MiB, an arena of {_mebibytes(arena)} MiB and a KV cache of "
+            f"{wanted * layout.kv.block_size} tokens ({_mebibytes(needed - weights - arena)} MiB) need "
+            f"{_mebibytes(needed)} MiB; {_mebibytes(free)} of {_mebibytes(total)} MiB are free, "
+            f"{_mebibytes(needed - free)} MiB too few; --kv-tokens or --max-context ask for less"
+        )
+
+
+def _range_name(shape: StepShape) -> str:
+    kind = "decode" if shape.tokens == shape.logits else "prefill"
+    return f"{kind} of {shape.tokens} tokens"
+
+
+def _context_blocks(layout: Layout, size: KvSize) -> int:
+    return -(-size.max_context // layout.kv.block_size)
+
+
+def reserved_bytes(total: int) -> int:
+    """Bytes of a device's memory that the KV cache leaves free."""
+    return max(RESERVED_BYTES, total // RESERVED_SHARE)
+
+
+def fitting_blocks(layout: Layout, size: KvSize, free: int, total: int) -> int:
+    """Blocks of the KV cache where all else is taken: no more than are of use, and one context in any case."""
+    context = _context_blocks(layout, size)
+    fitting = (free - reserved_bytes(total)) // layout.kv.bytes_per_block
+    return max(context, min(fitting, layout.max_sequences * context))
+
+
+def _mebibytes(n_bytes: int) -> int:
+    return -(-n_bytes // _MEBIBYTE)
+
+
+def load_hip_program(
+    bundle: Bundle,
+    api: HipApi,
+    kv: KvSize,
+    device: str | None = None,
+    nodes: Path | None = KFD_NODES,
+    targets: tuple[TargetEntry, ...] | None = None,
+    report: Callable[[str], object] = log.info,
+    progress: Progress | None = None,
+) -> HipProgram:
+    """A bundle on the GPU that was asked for, or the first that it has code for.
+
+    Args:
+        bundle: open.
+        api: HIP.
+        kv: how large the KV cache shall be.
+        device: index, arch or PCI address; None: $ROCMFORGE_GPU_DEVICE.
+        nodes: the KFD topology that belongs to `api`, if one does.
+        targets: of the bundle, to choose from; None: all.
+        report: told which GPU is taken, and which are passed over.
+        progress: told of the upload.
+
+    Raises:
+        DeviceError: no GPU, no code for it, or memory is not to be had.
+    """
+    devices = find_devices(api, nodes)
+    candidates, asked = targets or bundle.manifest.targets, device or asked_device()
+    found, target = choose_device(devices, candidates, asked, report, runtime_version(api))
+    return open_program(bundle, api, found, target, kv, report, progress)
+
+
+def open_program(
+    bundle: Bundle,
+    api: HipApi,
+    device: GpuDevice,
+    target: TargetEntry,
+    kv: KvSize,
+    report: Callable[[str], object] = log.info,
+    progress: Progress | None = None,
+    graphs: str = "auto",
+) -> HipProgram:
+    """A bundle's code for `target` on `device`; see `load_hip_program`. Graphs are not yet tested."""
+    layout = bundle.layout_of(target)
+    code = read_code(bundle, target, device.arch)
+    try:
+        check(api, api.hipSetDevice(device.index), "choice of the device")
+        free, total = DeviceMemory(api).info()
+    except HipError as error:
+        raise DeviceError(f"{device}: {error}") from None
+    check_fit(layout, kv, free, total, str(device))
+    weights = bundle.map_weights()
+    program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs)
+    tokens = program.num_blocks * layout.kv.block_size
+    report(f"{device}: {program.facts().runtime}, code for {target.arch}, KV cache of {tokens} tokens")
+    return program

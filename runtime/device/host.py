@@ -1,0 +1,338 @@
+"""The host CPU as a device: drives a bundle's shared object through ctypes.
+
+Its own structures mirror kernels/host/program.h, at `HOST_ABI_VERSION`.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import itertools
+import mmap
+import os
+import platform
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...artifacts import abi
+from ...artifacts.abi import ctypes_fields
+from ...artifacts.bundle import Bundle, MappedWeights
+from ...artifacts.errors import DeviceError
+from ...artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
+from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
+from ...artifacts.manifest import TargetEntry
+from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32
+from .hidden import HiddenStates
+from .token_masks import PendingMask
+
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+_ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # ELF-64 Object File Format, "ELF Header"
+_ELF_SEGMENT = struct.Struct("<IIQQQQQQ")  # "Program Header"
+_ELF_SECTION_BYTES = 64
+
+
+class _Sampling(ctypes.Structure):
+    _fields_ = ctypes_fields(abi.SAMPLING, "host")
+
+
+class _Step(ctypes.Structure):
+    _fields_ = ctypes_fields(abi.STEP, "host")
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p * MAX_ARGUMENTS))
+
+
+def choose_variant(targets: tuple[TargetEntry, ...], level: str | None = None) -> TargetEntry:
+    """The best code object for this CPU, or the one asked for by `level`.
+
+    Raises:
+        DeviceError: the bundle has none that this machine can run.
+    """
+    hosts = {target.level: target for target in targets if target.backend == "host"}
+    features = cpu_features()
+    for name, needed in LEVEL_FEATURES.items():
+        if name in hosts and level in (None, name) and features.issuperset(needed):
+            return hosts[name]
+    have = ", ".join(hosts) or "none"
+    raise DeviceError(
+        f"host: no code object for this CPU{f' at level {level}' if level else ''}; the bundle has: {have}"
+    )
+
+
+_load_numbers = itertools.count(1)
+
+
+def _unique_path(descriptor: int) -> str:
+    """A path of an open file that no load before has used: glibc takes an equal path for the library that it
+    already has, though the descriptor's number may long stand for another file."""
+    detour = "".join("../fd/" if bit == "1" else "./" for bit in f"{next(_load_numbers):b}")
+    return f"/proc/self/fd/{detour}{descriptor}"
+
+
+def _check_elf(descriptor: int, name: str) -> None:
+    """Refuse what is no shared object for this machine, or not whole: the loader itself would map a file that is cut
+    short, and die of SIGBUS (FAULTS 41).
+
+    Raises:
+        DeviceError: what was expected and what was found.
+    """
+    size = os.fstat(descriptor).st_size
+    header = os.pread(descriptor, _ELF_HEADER.size, 0)
+    if len(header) < _ELF_HEADER.size or header[:6] != b"\x7fELF\x02\x01":
+        raise DeviceError(f"{name}: expected a 64-bit little-endian ELF file, found {size} bytes of something else")
+    _, _, _, kind, machine, _, _, segments, sections, _, _, segment_bytes, count, _, num_sections, _ = (
+        _ELF_HEADER.unpack(header)
+    )
+    if kind != 3 or machine != _ELF_MACHINES.get(platform.machine()):
+        raise DeviceError(
+            f"{name}: expected an ELF shared object for {platform.machine()}, found type {kind}, machine {machine}"
+        )
+    table = os.pread(descriptor, count * _ELF_SEGMENT.size, segments) if segments < size else b""
+    if segment_bytes != _ELF_SEGMENT.size or len(table) < count * _ELF_SEGMENT.size or not count:
+        raise DeviceError(f"{name}: expected {count} program headers @{segments}, found {size} bytes in all")
+    end = sections + num_sections * _ELF_SECTION_BYTES
+    for _, _, offset, _, _, in_file, _, _ in _ELF_SEGMENT.iter_unpack(table):
+        end = max(end, offset + in_file)
+    if end > size:
+        raise DeviceError(f"{name}: expected at least {end} bytes, found {size}: the code object is cut short")
+
+
+class _Library:
+    """A loaded shared object; the descriptor that was checked is the one that is loaded, and it is owned."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.descriptor = descriptor
+        try:
+            _check_elf(descriptor, name)
+            self.handle = ctypes.CDLL(_unique_path(descriptor))
+        except OSError as error:
+            os.close(descriptor)
+            raise DeviceError(f"{name}: cannot be loaded: {error}") from None
+        except DeviceError:
+            os.close(descriptor)
+            raise
+        try:
+            self._bind(name)
+        except DeviceError:
+            self.close()
+            raise
+
+    def _bind(self, name: str) -> None:
+        try:
+            self.abi_version = self.handle.rfc_abi_version
+            self.create = self.handle.rfc_program_create
+            self.step = self.handle.rfc_program_step
+            self.destroy = self.handle.rfc_program_destroy
+        except AttributeError as error:
+            raise DeviceError(f"{name}: expected a program of rocmforge, found none: {error}") from None
+        self.create.restype = ctypes.c_void_p
+        self.create.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+        self.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+        self.destroy.argtypes = (ctypes.c_void_p,)
+        _check_abi(self.abi_version(), name)
+
+    def kernel(self, symbol: str) -> int:
+        try:
+            return ctypes.addressof(ctypes.c_char.in_dll(self.handle, symbol))
+        except ValueError:
+            raise DeviceError(f"code object lacks kernel {symbol}") from None
+
+    def close(self) -> None:
+        _ctypes.dlclose(self.handle._handle)
+        os.close(self.descriptor)
+
+
+def _check_abi(version: int, name: str) -> None:
+    if version != HOST_ABI_VERSION:
+        raise DeviceError(f"{name}: expected ABI version {HOST_ABI_VERSION}, found {version}: compile the model again")
+
+
+def _anonymous(n_bytes: int, what: str) -> mmap.mmap:
+    """Zeroed memory; pages are taken from the system only when they are first written."""
+    try:
+        return mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE))
+    except (OSError, OverflowError):
+        raise DeviceError(f"host: {n_bytes} bytes for the {what} are not to be had") from None
+
+
+def _address(buffer: mmap.mmap) -> int:
+    return int(np.frombuffer(buffer, np.uint8).ctypes.data)
+
+
+class HostProgram:
+    """A bundle on the CPU. Not thread-safe: one thread owns it."""
+
+    def __init__(
+        self, layout: Layout, weights: MappedWeights, code: int, name: str, num_blocks: int, threads: int
+    ) -> None:
+        """Load code, reserve arena and KV cache.
+
+        Args:
+            layout: of the bundle.
+            weights: weights.bin, mapped.
+            code: descriptor of the shared object; owned from here on.
+            name: what the code is called in messages.
+            num_blocks: blocks of the KV cache.
+            threads: that share the work, this one included.
+        Raises:
+            DeviceError: the code does not fit, or memory or threads are not to be had.
+        """
+        self.layout = layout
+        self.num_blocks = num_blocks
+        self.threads = threads
+        self._weights = weights
+        self._hidden = HiddenStates(layout, weights)
+        self._buffer_offsets = _place_buffers(layout)
+        self._library = _Library(code, name)
+        try:
+            self._arena = _anonymous(layout.arena_bytes(), "arena")
+            self._kv = _anonymous(num_blocks * layout.kv.bytes_per_block, "KV cache")
+            self._launches = self._resolve_launches()
+            self._handle = self._library.create(ctypes.addressof(self._launches), len(self._launches), threads)
+            if not self._handle:
+                raise DeviceError(f"host: {threads} threads are not to be had")
+        except DeviceError:
+            self._library.close()
+            raise
+
+    def _resolve_launches(self) -> ctypes.Array[_Launch]:
+        weights, arena, kv = _address(self._weights), _address(self._arena), _address(self._kv)
+        tensors = {entry.name: weights + entry.offset for entry in self.layout.tensors}
+        half_layer = self.num_blocks * self.layout.kv.bytes_per_block // (2 * self.layout.kv.num_layers)
+
+        def resolve(argument: str) -> int | None:
+            kind, _, rest = argument.partition(":")
+            if kind == "tensor":
+                return tensors[rest]
+            if kind == "buffer":
+                return arena + self._buffer_offsets[rest]
+            if kind == "kv":
+                layer, _, which = rest.partition(":")
+                return kv + (2 * int(layer) + (which == "value")) * half_layer
+            return None
+
+        launches = (_Launch * len(self.layout.launches))()
+        symbols: dict[str, int] = {}
+        for launch, entry in zip(launches, self.layout.launches, strict=True):
+            if entry.kernel not in symbols:
+                symbols[entry.kernel] = self._library.kernel(entry.kernel)
+            launch.kernel = symbols[entry.kernel]
+            for index, argument in enumerate(entry.arguments):
+                launch.arguments[index] = resolve(argument)
+        return launches
+
+    def step(self, batch: Batch) -> Int32:
+        """See `Program.step`."""
+        num_logits = len(batch.logits_rows)
+        sampled = np.zeros(num_logits, np.int32)
+        sampling = (_Sampling * num_logits)()
+        originals = [_fill_sampling(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
+        step = _Step(
+            len(batch.token_ids),
+            num_logits,
+            batch.block_table.shape[1],
+            0,
+            batch.token_ids.ctypes.data,
+            batch.positions.ctypes.data,
+            batch.rows.ctypes.data,
+            batch.block_table.ctypes.data,
+            batch.logits_rows.ctypes.data,
+            ctypes.addressof(sampling),
+            sampled.ctypes.data,
+        )
+        first, end = 0, len(self._launches)
+        if any(isinstance(row.mask, PendingMask) for row in batch.sampling):
+            first = end - 1  # the last launch draws the tokens
+            self._library.step(self._handle, ctypes.addressof(step), 0, first)
+        masks = [_fill_mask(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
+        self._library.step(self._handle, ctypes.addressof(step), first, end)
+        del originals, masks  # what the kernel reads and its scratch have to live until here
+        self.check()  # after the step: what came of a file that was cut or written to meanwhile is void
+        return sampled
+
+    def check(self) -> None:
+        """See `Program.check`."""
+        self._weights.check()
+
+    def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
+        """See `Program.logits`."""
+        name = self.layout.launches[-1].arguments[0].removeprefix("buffer:")
+        offset = self._buffer_offsets[name]
+        count = num_rows * self.layout.vocab_size
+        flat = np.frombuffer(self._arena, np.float32, count, offset)
+        return flat.reshape(num_rows, self.layout.vocab_size).copy()
+
+    def facts(self) -> DeviceFacts:
+        """See `Program.facts`: there is no GPU."""
+        return DeviceFacts()
+
+    def hidden(self, first: int, count: int) -> Float32:
+        """See `Program.hidden`."""
+        buffer, offset, n_bytes = self._hidden.place(first, count)
+        begin = self._buffer_offsets[buffer] + offset
+        return self._hidden.normed(self._arena[begin : begin + n_bytes])
+
+    def memory(self) -> tuple[int, int]:
+        """See `Program.memory`; from /proc/meminfo."""
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        available, total = (int(fields[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
+        return available, total
+
+    def close(self) -> None:
+        """See `Program.close`."""
+        if self._handle:
+            self._library.destroy(self._handle)
+            self._handle = None
+            self._library.close()
+
+
+def _place_buffers(layout: Layout) -> dict[str, int]:
+    """Offsets in the arena, in bytes: one buffer after another, each at a multiple of 64."""
+    offsets, end = {}, 0
+    for entry in layout.buffers:
+        offsets[entry.name] = end
+        end += -(-entry.n_bytes(layout.max_batch_tokens) // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT
+    return offsets
+
+
+def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str | None = None) -> HostProgram:
+    """The best of the bundle's host code objects for this CPU, or the one of `level`, on its weights.
+
+    Raises:
+        DeviceError: no fitting code object, or memory or threads are not to be had.
+    """
+    target = choose_variant(bundle.manifest.targets, level)
+    _check_abi(target.abi, target.file)
+    code = bundle.open_code(target.file)
+    return HostProgram(bundle.layout_of(target), bundle.map_weights(), code, target.file, num_blocks, threads)
+
+
+def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:
+    """Returns the scratch that the slot points to, if any: the caller keeps it alive."""
+    for name in abi.ROW_SCALARS:
+        setattr(slot, name, getattr(row, name))
+    if row.seen_tokens is not None and row.seen_counts is not None:
+        slot.num_seen = len(row.seen_tokens)
+        slot.seen_tokens = row.seen_tokens.ctypes.data
+        slot.seen_counts = row.seen_counts.ctypes.data
+    if row.bias_tokens is not None and row.biases is not None:
+        slot.num_biases = len(row.bias_tokens)
+        slot.bias_tokens = row.bias_tokens.ctypes.data
+        slot.biases = row.biases.ctypes.data
+    if not row.keep_logits or not slot.num_seen + slot.num_biases:
+        return None
+    originals = np.empty(slot.num_seen + slot.num_biases, np.float32)
+    slot.originals = originals.ctypes.data
+    return originals
+
+
+def _fill_mask(slot: _Sampling, row: RowSampling) -> UInt32 | None:
+    """Waits for the mask, if there is one, and returns it: the caller keeps it alive."""
+    mask = row.wait_for_mask()
+    if mask is not None:
+        slot.mask = mask.ctypes.data
+    return mask

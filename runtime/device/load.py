@@ -1,0 +1,213 @@
+"""Host or GPU: which of a bundle's programs is loaded here, as `--device` asks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ...artifacts.bundle import Bundle
+from ...artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
+from ...artifacts.hip import KFD_NODES
+from ...artifacts.manifest import TargetEntry
+from ...artifacts.targets import GENERIC_ARCHES
+from .batch import Program, close_program
+from .golden import check_shortest
+from .hip.api import HipApi, load_hip, runtime_version
+from .hip.program import HipProgram, open_program
+from .hip.select import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
+from .host import choose_variant, load_host_program
+from .memory import KvSize, available_memory, check_memory, kv_blocks
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[str], object]
+EmulatorMaker = Callable[[str], HipApi]
+"""Makes an emulated GPU of an arch; raises a `RocmforgeError` where it cannot."""
+
+DEVICE_FORMS: Final = "auto, host, hip, hip:INDEX (or an arch, or a PCI address), emulated, emulated:ARCH"
+_KINDS: Final = ("auto", "host", "hip", "emulated")
+_UPLOAD_REPORTED_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """What to run on.
+
+    Attributes:
+        device: one of `DEVICE_FORMS`.
+        threads: of the host.
+        emulator: from whoever has one; the runtime has none.
+        load_hip: finds HIP.
+        nodes: the KFD topology of this machine.
+        graphs: one of `artifacts.hip.GRAPH_MODES`.
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    emulator: EmulatorMaker | None = None
+    load_hip: Callable[[], HipApi] = load_hip
+    nodes: Path = KFD_NODES
+    graphs: str = "auto"
+
+    def parsed(self) -> tuple[str, str | None]:
+        """Kind of device and which one.
+
+        Raises:
+            UsageError: it is none of the forms.
+        """
+        kind, colon, which = self.device.partition(":")
+        if kind not in _KINDS or (colon and (not which or kind in ("auto", "host"))):
+            raise UsageError(f"--device: expected {DEVICE_FORMS}; found {printable(self.device)}")
+        return kind, which or None
+
+
+def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Report = log.info) -> Program:
+    """The bundle on the device asked for; `auto`: a GPU that it has code for, else the host.
+
+    It has replayed a golden record and tried its graphs, except on the emulator, which takes seconds for one.
+
+    Args:
+        bundle: open.
+        options: what to run on.
+        kv: how large the KV cache shall be.
+        report: told what was chosen, and what was passed over.
+
+    Raises:
+        UsageError: `--device` is none of the forms.
+        DeviceError: there is no such device, or the bundle has no code for it, or memory is not to be had.
+        BundleError: it does not compute what its golden record says.
+    """
+    kind, which = options.parsed()
+    targets = bundle.manifest.targets
+    hip_targets = [target for target in targets if target.backend == "hip"]
+    if kind == "emulated":
+        return _load_emulated(bundle, options, hip_targets, which, kv, report)
+    has_host = len(hip_targets) < len(targets)
+    if kind == "host" and not has_host:
+        raise DeviceError(f"--device host: the bundle has no code for the host; it has code for {_arches(bundle)}")
+    if kind == "hip" or (kind == "auto" and hip_targets):
+        try:
+            api, device, target = _find_gpu(bundle, options, which, report)
+        except DeviceError as error:
+            if kind == "hip" or not has_host:
+                raise
+            report(f"no GPU is used: {error}")
+        else:
+            # From here on nothing falls back: a model that does not fit the GPU is not meant for the CPU.
+            program = open_program(bundle, api, device, target, kv, report, _UploadReport(report), options.graphs)
+            return _checked(_tried(program), bundle, target)
+    target = choose_variant(targets)
+    return _checked(_load_host(bundle, options, target, kv), bundle, target)
+
+
+@contextlib.contextmanager
+def _closed_on_error(program: Program) -> Iterator[None]:
+    """What is tried on a program leaves nothing on the device where it fails."""
+    try:
+        yield
+    except BaseException:
+        close_program(program)
+        raise
+
+
+def _checked(program: Program, bundle: Bundle, target: TargetEntry) -> Program:
+    """The program, once it has given a known answer."""
+    with _closed_on_error(program):
+        check_shortest(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
+    return program
+
+
+def _tried(program: HipProgram) -> HipProgram:
+    """The program, once its graphs have been tried."""
+    with _closed_on_error(program):
+        program.try_graphs()
+    return program
+
+
+def _find_gpu(
+    bundle: Bundle, options: DeviceOptions, which: str | None, report: Report
+) -> tuple[HipApi, GpuDevice, TargetEntry]:
+    try:
+        api = options.load_hip()
+        devices = find_devices(api, options.nodes)
+    except DeviceError as error:
+        raise DeviceError(f"{error}; the bundle has code for {_arches(bundle)}") from None
+    targets, asked = bundle.manifest.targets, which or asked_device()
+    return api, *choose_device(devices, targets, asked, report, runtime_version(api))
+
+
+def _arches(bundle: Bundle) -> str:
+    return bundle_arches(bundle.manifest.targets)
+
+
+def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv: KvSize) -> Program | None:
+    """The program of one target, to verify it; None where `--device` does not ask for its kind.
+
+    Raises:
+        RocmforgeError: it does not run here; says why.
+    """
+    kind, which = options.parsed()
+    if target.backend == "host":
+        return _load_host(bundle, options, target, kv) if kind in ("auto", "host") else None
+    if kind == "host" or (kind == "emulated" and which not in {None, target.arch}):
+        return None
+    if kind == "emulated":
+        return _load_emulated(bundle, options, [target], which, kv, log.info)
+    api = options.load_hip()
+    found, version = find_devices(api, options.nodes), runtime_version(api)
+    device, _ = choose_device(found, [target], which or asked_device(), version=version)
+    return _tried(open_program(bundle, api, device, target, kv, graphs=options.graphs))
+
+
+def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize) -> Program:
+    layout, available = bundle.layout_of(target), available_memory()
+    num_blocks = kv_blocks(layout, kv.max_context, None, available) if kv.blocks is None else kv.blocks
+    check_memory(layout, num_blocks, available)
+    return load_host_program(bundle, num_blocks, options.threads, target.level)
+
+
+def _load_emulated(
+    bundle: Bundle,
+    options: DeviceOptions,
+    targets: Sequence[TargetEntry],
+    which: str | None,
+    kv: KvSize,
+    report: Report,
+) -> Program:
+    """The first of the targets that the emulator has a GPU for, or the one of an arch."""
+    if options.emulator is None:
+        raise DeviceError("--device emulated: this program was started without an emulator")
+    wanted = [target for target in targets if which in {None, target.arch}]
+    problem = f"the bundle has no code for {printable(which) if which else 'a GPU'}"
+    for target in wanted:
+        arch = GENERIC_ARCHES.get(target.arch, (target.arch,))[0]
+        try:
+            api = options.emulator(arch)
+        except RocmforgeError as error:
+            problem = str(error)
+            continue
+        layout = bundle.layout_of(target)
+        # Its memory is this machine's, so it is as sparing with it as the host is.
+        blocks = kv_blocks(layout, kv.max_context, None, available_memory()) if kv.blocks is None else kv.blocks
+        device, size = GpuDevice(0, "emulated", arch, ""), KvSize(blocks, kv.max_context)
+        program = open_program(bundle, api, device, target, size, report, graphs=options.graphs)
+        return _tried(program) if options.graphs == "on" else program
+    raise DeviceError(f"--device {printable(options.device)}: {problem}; the bundle has code for {_arches(bundle)}")
+
+
+class _UploadReport:
+    """Says each tenth of an upload that takes a while."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._tenths = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        tenths = 10 * done // max(total, 1)
+        if total >= _UPLOAD_REPORTED_BYTES and tenths > self._tenths:
+            self._tenths = tenths
+            self._report(f"weights: {done / 2**30:.1f} of {total / 2**30:.1f} GiB are on the GPU")

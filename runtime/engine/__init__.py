@@ -1,0 +1,1 @@
+"""Requests to tokens: the loop, its scheduler and what it knows of each sequence."""

@@ -1,0 +1,51 @@
+"""Embeddings: what a caller asks of the engine and what it gets back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ...artifacts.errors import RocmforgeError
+from ..device.batch import Float32
+
+Pooling = Literal["mean", "last"]
+
+
+class EmbeddingError(RocmforgeError):
+    """There is no embedding; `reason` is that of a generation: cancelled or failed."""
+
+    def __init__(self, reason: str, problem: str | None):
+        super().__init__(problem or "the request was cancelled")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A text, already tokenized, and how the hidden states of its tokens become one vector.
+
+    `pooling`: their mean, or the last one. `client`, `deadline_seconds` and `cache_space` as in `GenerationRequest`.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    pooling: Pooling
+    client: str = ""
+    deadline_seconds: float | None = None
+    cache_space: str = ""
+
+
+class PendingEmbedding(Protocol):
+    """A submitted request, seen from the thread that waits for it."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the text."""
+
+    def result(self, timeout: float | None = None) -> Float32 | None:
+        """float32[hidden_size] of length 1, read-only; None where `timeout` seconds pass before it is there.
+
+        Raises:
+            EmbeddingError: there will be none.
+        """
+
+    def cancel(self) -> None:
+        """Ask for the end; it comes within a step. Harmless when finished."""

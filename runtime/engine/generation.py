@@ -1,0 +1,369 @@
+"""What a caller asks of the engine and what it gets back: the seam between HTTP and engine."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from ...artifacts.errors import RequestError, RocmforgeError, printable
+from ..device.batch import UInt32
+from .embeddings import EmbeddingRequest, PendingEmbedding
+from .logprobs import TokenLogprobs
+
+FINISH_LENGTH = "length"
+FINISH_STOP = "stop"
+FINISH_EOS = "eos"
+FINISH_CANCELLED = "cancelled"
+FINISH_FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a generation failed, or was cancelled by a time limit: a value, for an exception would keep alive all that
+    lies on its way.
+
+    Attributes:
+        message: one line.
+        parameter: of the request, where that is at fault: asked again, it would fail again.
+    """
+
+    message: str
+    parameter: str | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What an exception says of the generation that it ended."""
+    if isinstance(error, RocmforgeError):
+        return Failure(str(error), error.parameter if isinstance(error, RequestError) else None)
+    return Failure(f"internal error: {printable(repr(error))}")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen.
+
+    `temperature` 0 means the most likely token. `top_k` 0 and `top_p` 1 and `min_p` 0 switch
+    those filters off. Penalties: `repetition_penalty` as in CTRL (divides positive logits,
+    multiplies negative ones, of every token of prompt and output), `presence_penalty` and
+    `frequency_penalty` as OpenAI defines them (over the output alone). `seed` None: the engine
+    draws one. `typical_p` 1 is off (locally typical sampling, the last of the filters). `logit_bias` are token
+    ids, each once, and what is added to their logits before the penalties.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    typical_p: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Constraint(Protocol):
+    """What the output must match. One request owns it: it goes forward with the tokens."""
+
+    def mask(self) -> UInt32:
+        """A bit a token, the lowest first: those that may come next.
+
+        Raises:
+            RocmforgeError: it cannot be said.
+        """
+
+    def take(self, token: int) -> bool:
+        """Go on by a token; returns whether nothing but the end can follow.
+
+        Raises:
+            RocmforgeError: it cannot go on.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A prompt, already tokenized, and the conditions under which its continuation ends.
+
+    `max_tokens` 0: the prompt is computed, and its pages may be shared, but no token is drawn.
+    `stop_token_ids` end it as stop strings do: their text is not part of it. `logprobs`: give each token's
+    log-probability and those of so many of the likeliest; None: give none. `prompt_logprobs`: the same for all of
+    the prompt's tokens but the first; they are computed for that, whatever lies in the cache.
+    `client` names who asks: clients are served in turn. `deadline_seconds` after which it is cancelled, wherever it is.
+    `cache_space`: those of one space share what was computed of their prompts, and others do not see that it was.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    constraint: Constraint | None = None
+    client: str = ""
+    deadline_seconds: float | None = None
+    prompt_logprobs: int | None = None
+    cache_space: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One generated token, or the end of a generation.
+
+    `text` holds only whole characters, and never a part of a stop string; a token whose text is
+    not yet decided has `text` "" and the text arrives with a later event. The last event
+    has `finished` True; `token` is None where the end came without a new token (a cancel, a failure).
+    `error` says why where `finish_reason` is "failed", or "cancelled" by a time limit. `logprobs` are there
+    where they were asked for and the token is a part of the output: those that end it are not. `index` is the
+    request's place among those submitted with it; `stop` the stop string that ended it, where one did.
+    `end_logprobs` are those of a token that ended it and is no part of it.
+    `prompt_logprobs`, where they were asked for, come with the first event and are kept nowhere else: they may be
+    large.
+    """
+
+    token: int | None
+    text: str
+    finished: bool = False
+    finish_reason: str | None = None
+    error: Failure | None = None
+    logprobs: TokenLogprobs | None = None
+    index: int = 0
+    stop: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    end_logprobs: TokenLogprobs | None = None
+
+
+class Inbox:
+    """Events on their way from the engine to who waits for them. Thread-safe.
+
+    They are kept until `get` fetches them; or `hand_on` names who takes them as they come, in the thread that puts.
+    """
+
+    def __init__(self, hurried: bool = True) -> None:
+        """Args: whether the thread that puts is the engine's, whose next step waits while somebody takes."""
+        self.hurried = hurried
+        self._events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._taker: Callable[[TokenEvent], None] | None = None
+
+    def put(self, event: TokenEvent) -> None:
+        """The next event."""
+        with self._lock:
+            (self._taker or self._events.put)(event)
+
+    def get(self, timeout: float | None = None) -> TokenEvent:
+        """Wait for the next event.
+
+        Raises:
+            queue.Empty: none came within `timeout` seconds.
+        """
+        return self._events.get(timeout=timeout)
+
+    def hand_on(self, taker: Callable[[TokenEvent], None]) -> None:
+        """Have `taker` called with the events that wait and each that comes; quick where it is `hurried`."""
+        with self._lock:
+            while not self._events.empty():
+                taker(self._events.get())
+            self._taker = taker
+
+    def close(self) -> None:
+        """Nobody waits any more: forget who took them, and drop what comes. The engine knows its requests for long."""
+        self.hand_on(_drop)
+
+
+def _drop(_: TokenEvent) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationState:
+    """A snapshot of one request: everything generated so far. `cached_tokens` of its prompt lay in the prefix cache."""
+
+    request_id: int
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    finished: bool
+    finish_reason: str | None
+    error: Failure | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    cached_tokens: int = field(default=0, compare=False)  # how it was computed, not what it came to
+
+
+class Generation(Protocol):
+    """A submitted request, seen from the thread that waits for it."""
+
+    @property
+    def request_id(self) -> int:
+        """Number by which `/status` and `/cancel` know it."""
+
+    @property
+    def client(self) -> str:
+        """Who asked for it, as `GenerationRequest` has it."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """Where its events arrive, and those of all that were submitted with it; each is there once."""
+
+    def events(self, timeout: float | None = None) -> Iterator[TokenEvent | None]:
+        """Yield events as they come, and None each time `timeout` seconds pass without one.
+
+        For a request submitted alone; `events_of` is for several.
+        """
+
+    def state(self) -> GenerationState:
+        """What has been generated up to now."""
+
+    def cancel(self) -> None:
+        """Ask for the end; the last event says "cancelled" within a step. Harmless when finished."""
+
+
+def events_of(generations: Sequence[Generation], timeout: float | None = None) -> Iterator[TokenEvent | None]:
+    """Yield the events of all, in the order of their coming, until the last has finished.
+
+    Args:
+        generations: all that one call of `submit_all` returned; their events are read by nobody else.
+        timeout: seconds without an event after which None is yielded, again and again; None: wait for ever.
+    """
+    unfinished = len(generations)
+    while unfinished:
+        try:
+            event = generations[0].inbox.get(timeout=timeout)
+        except queue.Empty:
+            yield None
+            continue
+        unfinished -= event.finished
+        yield event
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStats:
+    """Of one device whose engine has a process of its own; `restarts` of that. The others as in `EngineStats`."""
+
+    device: str
+    restarts: int
+    running: bool
+    problem: str | None
+    active: int
+    queued: int
+    pages_used: int
+    pages_total: int
+    tokens_per_second: float
+    memory_free_bytes: int
+    memory_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts for `/health` and the gauges of `/metrics`.
+
+    `pages_used` are held by requests; `pages_cached` known for their content, held or not. Since the engine began
+    `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens` guessed
+    `draft_tokens_right` were right. `device_available` is false, and so is `running`, while a step hangs, a lost
+    device is set up again or the bundle is torn; `problem` says which. `runtime`, `graphs` and `graph_mismatches` are
+    those of `DeviceFacts`. `devices`: each of those that have a process of their own.
+    """
+
+    running: bool
+    active: int
+    queued: int
+    pages_used: int
+    pages_total: int
+    active_sequences: int
+    tokens_per_second: float
+    device_available: bool
+    memory_free_bytes: int
+    memory_total_bytes: int
+    pages_cached: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
+    draft_tokens: int = 0
+    draft_tokens_right: int = 0
+    problem: str | None = None
+    runtime: str = ""
+    graphs: str = ""
+    graph_mismatches: int = 0
+    devices: tuple[DeviceStats, ...] = ()
+
+
+_SUMMED: Final = (
+    "active",
+    "queued",
+    "pages_used",
+    "pages_total",
+    "active_sequences",
+    "tokens_per_second",
+    "pages_cached",
+    "prefix_hit_tokens",
+    "preemptions",
+    "draft_tokens",
+    "draft_tokens_right",
+    "graph_mismatches",
+)
+
+
+def add_stats(stats: Sequence[EngineStats]) -> EngineStats:
+    """Counts of several engines, one at least, together. Memory is that of the device that has most of it."""
+    if len(stats) == 1:
+        return stats[0]
+    memory = max(stats, key=lambda one: one.memory_total_bytes)
+    sums = {name: sum(getattr(one, name) for one in stats) for name in _SUMMED}
+    return EngineStats(
+        **sums,
+        running=all(one.running for one in stats),
+        device_available=all(one.device_available for one in stats),
+        problem=next((one.problem for one in stats if one.problem is not None), None),
+        memory_free_bytes=memory.memory_free_bytes,
+        memory_total_bytes=memory.memory_total_bytes,
+        runtime=memory.runtime,
+        graphs=next((one.graphs for one in stats if one.graphs.startswith("off")), memory.graphs),
+        devices=tuple(device for one in stats for device in one.devices),
+    )
+
+
+class EngineApi(Protocol):
+    """What the HTTP layer needs of the engine."""
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens, prompt and output together, of one request."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request.
+
+        Raises:
+            RequestError: the prompt is empty, has an id outside the vocabulary, or exceeds the context.
+            EngineBusyError: no room in the queue, or the engine is stopping.
+        """
+
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
+        """Queue all of the requests or, where one cannot be, none; `events_of` yields their events.
+
+        Raises:
+            RequestError, EngineBusyError: see `submit`.
+        """
+
+    def embed(self, requests: Sequence[EmbeddingRequest]) -> Sequence[PendingEmbedding]:
+        """Queue all of the requests for embeddings or, where one cannot be, none.
+
+        Raises:
+            RequestError: a text is empty, has an id outside the vocabulary, or exceeds the context; they are more than
+                the queue holds; or the bundle is too old to give embeddings.
+            EngineBusyError: see `submit`.
+        """
+
+    def find(self, request_id: int) -> Generation | None:
+        """A live or recently finished request, or None."""
+
+    def stats(self) -> EngineStats:
+        """Current counts; never blocks on the device."""

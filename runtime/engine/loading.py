@@ -1,0 +1,91 @@
+"""An open bundle's tokenizer, and an engine that runs its model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from ...artifacts.bundle import Bundle
+from ...artifacts.errors import UsageError
+from ...artifacts.tokenizer_config import TokenizerConfig
+from ..device.batch import Program
+from ..device.host import HostProgram
+from ..device.load import DeviceOptions, Report, load_program
+from ..device.memory import KvSize
+from ..text.tokenizer import Tokenizer
+from .engine import Engine, EngineLimits
+from .lifecycle import EngineMetrics, Observer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What to run an engine on, and how large. `max_context` and `kv_tokens` None: from the bundle and the device."""
+
+    device: DeviceOptions
+    max_context: int | None = None
+    kv_tokens: int | None = None
+    limits: EngineLimits = field(default_factory=EngineLimits)
+
+
+def tokenizer_config(bundle: Bundle) -> TokenizerConfig:
+    """The bundle's special tokens."""
+    return TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer."""
+    return Tokenizer(bundle.read("tokenizer.json").decode(), tokenizer_config(bundle))
+
+
+def kv_size(bundle: Bundle, options: EngineOptions) -> KvSize:
+    """How large a KV cache is asked for, and the longest context.
+
+    Raises:
+        UsageError: the context asked for is longer than the bundle's.
+    """
+    layout = bundle.layout
+    max_context = options.max_context or layout.max_seq_len
+    if max_context > layout.max_seq_len:
+        raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
+    blocks = None if options.kv_tokens is None else -(-options.kv_tokens // layout.kv.block_size)
+    return KvSize(blocks, max_context)
+
+
+def chosen_device(asked: str, program: Program) -> str:
+    """What to ask for the next time: a GPU that is lost is waited for, not replaced by the CPU."""
+    if asked != "auto":
+        return asked
+    return "host" if isinstance(program, HostProgram) else "hip"
+
+
+def load_engine(
+    bundle: Bundle,
+    options: EngineOptions,
+    tokenizer: Tokenizer,
+    metrics: EngineMetrics,
+    report: Report = log.info,
+    observer: Observer | None = None,
+    request_ids: Iterator[int] | None = None,
+) -> Engine:
+    """An engine, not yet started, with the bundle's program on its device.
+
+    Raises:
+        UsageError: the context asked for is longer than the bundle's.
+        DeviceError: the device is not to be had, or its memory does not suffice; nothing was allocated then.
+    """
+    size = kv_size(bundle, options)
+    program = load_program(bundle, options.device, size, report)
+    device = replace(options.device, device=chosen_device(options.device.device, program))
+    return Engine(
+        program,
+        tokenizer,
+        size.max_context,
+        metrics,
+        limits=options.limits,
+        make_program=lambda: load_program(bundle, device, size, report),
+        observer=observer,
+        request_ids=request_ids,
+    )

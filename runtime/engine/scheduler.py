@@ -1,0 +1,326 @@
+"""Which tokens the next step computes, and who holds which pages: pure policy, no device.
+
+Decoding sequences come first, one token each. What is left of the step's budget goes to prompts, in the order of their
+admission, cut into chunks; beside others that decode they get a small budget only, so that nobody's next token waits
+for a long prompt. A sequence is admitted once its prompt and one page more are free. Where pages run out later, the
+last admitted gives its own back and is computed again when there is room: the first admitted always goes on.
+
+Where drafts are made, a decoding sequence may have its guesses computed in the same step, in the room that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..device.batch import Batch, Program, RowSampling
+from .fair_queue import FairQueue
+from .kv_cache import BlockPool, page_key, root_key
+from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
+from .logprobs import TokenLogprobs, token_logprobs
+from .prompt_lookup import PromptLookup
+from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start .. start + count - 1` of a sequence and guesses at those after, to be computed in this step.
+
+    `scored`: positions whose logits say how likely the prompt's next token was.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+    drafts: tuple[int, ...] = ()
+    scored: range = range(0)
+
+    @property
+    def completes(self) -> bool:
+        """Whether it is the last of what the sequence has now."""
+        return self.start + self.count == len(self.sequence.token_ids)
+
+    @property
+    def samples(self) -> bool:
+        """Whether a next token follows from it."""
+        return self.completes and self.sequence.samples
+
+    @property
+    def num_tokens(self) -> int:
+        """That the step computes."""
+        return self.count + len(self.drafts)
+
+    @property
+    def num_drawn(self) -> int:
+        """Tokens that the step draws: the next, and after each draft the one that follows if it is right."""
+        return 1 + len(self.drafts) if self.samples else 0
+
+    @property
+    def num_logits(self) -> int:
+        """Rows of logits that the step computes: those of scored positions, then those that tokens are drawn from."""
+        return len(self.scored) + self.num_drawn
+
+    def logits_rows(self, first: int) -> list[int]:
+        """Where those rows' tokens stand in a step in which the chunk's are the tokens from `first` on."""
+        end = first + self.num_tokens
+        return [*(first + at - self.start for at in self.scored), *range(end - self.num_drawn, end)]
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What a step may hold.
+
+    Attributes:
+        max_tokens: tokens in all.
+        max_sequences: sequences admitted at once, and rows of logits.
+        prefill_tokens: tokens of prompts, where others decode.
+        draft_tokens: guesses for one sequence; 0: none.
+    """
+
+    max_tokens: int
+    max_sequences: int
+    prefill_tokens: int
+    draft_tokens: int = 0
+
+
+class Scheduler:
+    """Queue, running sequences and pages. Not thread-safe: the engine's lock guards it."""
+
+    def __init__(self, pool: BlockPool, limits: StepLimits, tell: Callable[[str, Sequence, int], None]) -> None:
+        """Args: pages, limits, and who is told of a sequence's turns."""
+        self.pool = pool
+        self.waiting = FairQueue()
+        self.running: list[Sequence] = []  # in the order of admission
+        self.prefix_hit_tokens = 0
+        self.preemptions = 0
+        self.draft_tokens = 0
+        self.draft_tokens_right = 0
+        self._limits = limits
+        self._tell = tell
+
+    def next_chunks(self) -> list[Chunk]:
+        """Chunks of the next step; empty only where there is nothing to do."""
+        self._grow()
+        self._admit()
+        return self._choose()
+
+    def computed(self, chunk: Chunk) -> None:
+        """A step has computed a chunk, whatever its drafts are worth: pages that it filled may be shared."""
+        sequence = chunk.sequence
+        self._advance(sequence, chunk.count)
+        if sequence.prefilling and chunk.completes:
+            sequence.prefilling = False
+            self._tell(PREFILLED, sequence, sequence.num_computed)
+
+    def drafts_judged(self, chunk: Chunk, right: int) -> None:
+        """So many of a computed chunk's drafts are tokens of the sequence now; what the others left is overwritten."""
+        sequence = chunk.sequence
+        self._advance(sequence, right)
+        self.draft_tokens += len(chunk.drafts)
+        self.draft_tokens_right += right
+        if sequence.lookup is not None:
+            sequence.lookup.judge(len(chunk.drafts), right, len(sequence.token_ids))
+
+    def _advance(self, sequence: Sequence, count: int) -> None:
+        size, before = self.pool.block_size, sequence.num_computed
+        sequence.num_computed += count
+        for index in range(before // size, sequence.num_computed // size):
+            self.pool.share(sequence.blocks[index], _key(sequence, index, size))
+
+    def release(self, sequence: Sequence, trusted: bool = True) -> None:
+        """A sequence has ended: out of queue or step, its pages back; not `trusted`: nobody shall use them again."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        if not trusted:
+            self.pool.distrust(sequence.blocks)
+        self._give_back(sequence)
+
+    def start_over(self, pool: BlockPool) -> None:
+        """Nothing that was computed can be trusted: all that run are queued again, with an empty cache."""
+        while self.running:
+            self._preempt()
+        self.pool = pool
+
+    def _grow(self) -> None:
+        """A page for each sequence whose next token needs one; the last admitted gives its pages back for it."""
+        index = 0
+        while index < len(self.running):
+            sequence = self.running[index]
+            if self.pool.blocks_for(len(sequence.token_ids)) <= len(sequence.blocks):
+                index += 1
+            elif (taken := self.pool.take(1)) is not None:
+                sequence.blocks += taken
+            else:
+                self._preempt()  # perhaps itself, then it is the last
+
+    def _preempt(self) -> None:
+        sequence = self.running.pop()
+        self._give_back(sequence)
+        self.waiting.push_front(sequence)
+        self.preemptions += 1
+        self._tell(PREEMPTED, sequence, len(sequence.token_ids))
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self.pool.give_back(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_computed = 0
+
+    def _admit(self) -> None:
+        """Those whose turn it is, while there is room. A large one at the head is waited for, not overtaken."""
+        while len(self.running) < self._limits.max_sequences and (sequence := self.waiting.first()) is not None:
+            hit = self._reuse(sequence)
+            needed = self.pool.blocks_for(len(sequence.token_ids)) + 1
+            needed = min(needed, self.pool.blocks_for(sequence.max_length))
+            taken = self.pool.take(needed - len(sequence.blocks))
+            if taken is None:
+                self._give_back(sequence)
+                break
+            sequence.blocks += taken
+            sequence.prefilling = True
+            self.running.append(self.waiting.pop())
+            self._tell(ADMITTED, sequence, 0)
+            self._count_hit(sequence, hit)
+
+    def _choose(self) -> list[Chunk]:
+        limits = self._limits
+        decoding = [one for one in self.running if one.num_uncomputed == 1][: limits.max_tokens]
+        chunks = [Chunk(one, one.num_computed, 1) for one in decoding]
+        budget, rows = limits.max_tokens - len(chunks), limits.max_sequences - len(chunks)
+        if chunks:
+            budget = min(budget, limits.prefill_tokens)
+        for sequence in self.running:
+            if budget > 0 and sequence.num_uncomputed > 1:
+                self._count_hit(sequence, self._reuse(sequence))  # what others have computed since it was admitted
+                chunk = _prompt_chunk(sequence, budget, rows)
+                if chunk.count:
+                    chunks.append(chunk)
+                budget -= chunk.count
+                rows -= chunk.num_logits
+        return self._with_drafts(chunks) if limits.draft_tokens else chunks
+
+    def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The same, and in what is left of the step guesses for those that decode."""
+        tokens = self._limits.max_tokens - sum(chunk.num_tokens for chunk in chunks)
+        logits = self._limits.max_sequences - sum(chunk.num_logits for chunk in chunks)
+        room, found = min(tokens, logits), []
+        for chunk in chunks:
+            decodes = chunk.samples and not chunk.sequence.prefilling
+            drafts = tuple(self._drafts(chunk.sequence, room)) if decodes and room > 0 else ()
+            found.append(replace(chunk, drafts=drafts))
+            room -= len(drafts)
+        return found
+
+    def _drafts(self, sequence: Sequence, room: int) -> list[int]:
+        """Guesses, as far as there are pages for them: nobody gives one back for a guess."""
+        if sequence.lookup is None:
+            sequence.lookup = PromptLookup(self._limits.draft_tokens)
+        drafts = sequence.lookup.propose(sequence.token_ids, min(room, sequence.max_drafts))
+        length = len(sequence.token_ids)
+        missing = self.pool.blocks_for(length + len(drafts)) - len(sequence.blocks)
+        if missing > 0:
+            taken = self.pool.take(missing)
+            if taken is None:
+                return drafts[: len(sequence.blocks) * self.pool.block_size - length]
+            sequence.blocks += taken
+        return drafts
+
+    def _reuse(self, sequence: Sequence) -> int:
+        """Go on from the pages that are known already, but leave a token to compute; returns the tokens skipped."""
+        size, before = self.pool.block_size, sequence.num_computed
+        while sequence.reuses_prefix and sequence.num_computed % size == 0 and sequence.num_uncomputed > size:
+            index = sequence.num_computed // size
+            block = self.pool.find(_key(sequence, index, size))
+            if block is None:
+                break
+            self.pool.give_back(sequence.blocks[index : index + 1])
+            sequence.blocks[index : index + 1] = [block]
+            sequence.num_computed += size
+        return sequence.num_computed - before
+
+    def _count_hit(self, sequence: Sequence, tokens: int) -> None:
+        if tokens:
+            self.prefix_hit_tokens += tokens
+            if not sequence.num_generated:  # later it is what a preempted one had computed itself
+                sequence.cached_tokens += tokens
+            self._tell(PREFIX_HIT, sequence, tokens)
+
+
+def _prompt_chunk(sequence: Sequence, tokens: int, rows: int) -> Chunk:
+    """As much of a prompt as so many tokens and rows of logits allow; perhaps nothing, where there are no rows."""
+    start = sequence.num_computed
+    end = start + min(sequence.num_uncomputed, tokens)
+    unscored = sequence.unscored(start, end)
+    scored = unscored[:rows]
+    if len(scored) < len(unscored):
+        end = scored.stop
+    if sequence.samples and end == len(sequence.token_ids) and len(scored) == rows:
+        end -= 1  # no row is left for the token that follows from the last
+    return Chunk(sequence, start, end - start, scored=scored)
+
+
+def _key(sequence: Sequence, index: int, size: int) -> bytes:
+    """Key of the page `index` of a sequence; all of its tokens are there."""
+    keys = sequence.page_keys
+    while len(keys) <= index:
+        start = len(keys) * size
+        keys.append(
+            page_key(
+                keys[-1] if keys else root_key(sequence.request.cache_space), sequence.token_ids[start : start + size]
+            )
+        )
+    return keys[index]
+
+
+def make_batch(chunks: list[Chunk]) -> Batch:
+    """The arrays of a step, chunk after chunk."""
+    token_ids = [[*c.sequence.token_ids[c.start : c.start + c.count], *c.drafts] for c in chunks]
+    width = max(len(chunk.sequence.blocks) for chunk in chunks)
+    block_table = np.zeros((len(chunks), width), np.int32)
+    for row, chunk in enumerate(chunks):
+        block_table[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+    counts = np.array([chunk.num_tokens for chunk in chunks])
+    starts = np.cumsum(counts) - counts
+    logits_rows = [row for c, first in zip(chunks, starts.tolist(), strict=True) for row in c.logits_rows(first)]
+    return Batch(
+        token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
+        positions=np.concatenate([np.arange(c.start, c.start + c.num_tokens, dtype=np.int32) for c in chunks]),
+        rows=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
+        block_table=block_table,
+        logits_rows=np.array(logits_rows, np.int32),
+        sampling=[row for chunk in chunks for row in _row_samplings(chunk)],
+    )
+
+
+def _row_samplings(chunk: Chunk) -> list[RowSampling]:
+    """A scored row is left as the model made it; the token drawn from it says whether it is finite, and no more."""
+    drawn = chunk.sequence.row_samplings(chunk.drafts) if chunk.samples else []
+    return [RowSampling()] * len(chunk.scored) + drawn
+
+
+def step_logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
+    """Log-probabilities of what a step's rows of logits are about, where they were asked for.
+
+    Args:
+        program: that has done the step.
+        chunks: of the step.
+        tokens: drawn from its rows; -1: the row is not finite.
+
+    Returns:
+        An entry a row: of the prompt's next token where it is scored, else of the token drawn.
+    """
+    asked: list[tuple[int | None, int | None]] = []  # the token, None: as drawn; and how many of the likeliest
+    for chunk in chunks:
+        request = chunk.sequence.request
+        asked += [(request.prompt_token_ids[at + 1], request.prompt_logprobs) for at in chunk.scored]
+        asked += [(None, request.logprobs)] * chunk.num_drawn
+    if all(count is None for _, count in asked):
+        return [None] * len(tokens)
+    rows = program.logits(len(tokens))
+    return [
+        None if count is None or drawn < 0 else token_logprobs(row, drawn if token is None else token, count)
+        for row, drawn, (token, count) in zip(rows, tokens, asked, strict=True)
+    ]

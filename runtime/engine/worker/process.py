@@ -1,0 +1,293 @@
+"""A worker: an engine on its device, and the messages that it is asked and answers by. Its first steps are in `spawn`.
+
+One thread reads what the server asks, one sends what the engine's does not send itself: see `sender`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+from collections.abc import Sequence as List
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Never, cast
+
+from ....artifacts.bundle import Bundle, open_bundle
+from ....artifacts.errors import BundleError, RocmforgeError, os_problem, printable
+from ...device.batch import Program
+from ...device.load import DeviceOptions, EmulatorMaker, load_program
+from ...text.constraints import ConstraintCompiler
+from ..embedding_sequence import EmbeddingSequence
+from ..embeddings import EmbeddingError, EmbeddingRequest
+from ..engine import Engine
+from ..generation import FINISH_FAILED, GenerationRequest, TokenEvent
+from ..lifecycle import EngineMetrics
+from ..loading import EngineOptions, chosen_device, kv_size, load_tokenizer
+from ..sequence import Sequence
+from .sender import Sender
+from .wire import (
+    STARTING,
+    Alive,
+    Answer,
+    AskStats,
+    Cancel,
+    Channel,
+    DeferredConstraint,
+    Embedded,
+    Generated,
+    Logged,
+    Lost,
+    Ping,
+    Ready,
+    Start,
+    StepDone,
+    Stop,
+    Submit,
+    fault_of,
+)
+
+log = logging.getLogger(__name__)
+
+CONSTRAINT_THREADS: Final = 4
+
+
+class _StepMetrics:
+    """What is counted once a step goes to the server; what is counted of a request, it counts itself by its turns."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._put = sender.put_for_now
+        self._sender = sender
+
+    def tokens_generated(self, count: int) -> None:
+        self._put(StepDone("tokens_generated", (count,)))
+
+    def observe_step(self, seconds: float, sequences: int, tokens: int) -> None:
+        """The last that is said of a step."""
+        self._put(StepDone("observe_step", (seconds, sequences, tokens)))
+        self._sender.send_now()
+
+    def drafts_judged(self, drafts: int, right: int) -> None:
+        self._put(StepDone("drafts_judged", (drafts, right)))
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _count_nothing
+
+
+def _count_nothing(*_: object) -> None:
+    pass
+
+
+class _GivenIds(threading.local):
+    """The numbers of the requests that this thread submits: the server has chosen them."""
+
+    def __init__(self) -> None:
+        self.given: tuple[int, ...] = ()
+
+    def __iter__(self) -> _GivenIds:
+        return self
+
+    def __next__(self) -> int:
+        first, *rest = self.given
+        self.given = tuple(rest)
+        return first
+
+
+class _ToServer(logging.Handler):
+    """The log goes where the server's goes."""
+
+    def __init__(self, put: Callable[[object], None]) -> None:
+        super().__init__()
+        self._put = put
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._put(Logged(record.name, record.levelno, record.getMessage()))
+        if record.exc_info:
+            for line in "".join(traceback.format_exception(*record.exc_info)).splitlines():
+                self._put(Logged(record.name, record.levelno, f"    {line}"))
+
+
+class Worker:
+    """An engine, and the server that asks it."""
+
+    def __init__(self, channel: Channel, sender: Sender) -> None:
+        self._channel = channel
+        self._put = sender.put
+        self._sender = sender
+        self._ids = _GivenIds()
+        self._live: dict[int, Sequence] = {}
+        self._asides = ThreadPoolExecutor(1, "stats")  # a device that hangs may not say what memory it has
+        self._compiles = ThreadPoolExecutor(CONSTRAINT_THREADS, "constraints")
+        self._engine: Engine
+        self._compiler: ConstraintCompiler
+
+    def load(self, start: Start) -> None:
+        """Load the engine and have it begin.
+
+        Raises:
+            RocmforgeError: the bundle or the device is not to be had.
+        """
+        bundle = open_bundle(Path(start.bundle))
+        if bundle.manifest.bundle_digest != start.digest:
+            found = printable(bundle.manifest.bundle_digest)
+            raise BundleError(bundle.path, "digest", f"expected {start.digest}, as it was served, found {found}")
+        if start.stamp is not None:
+            bundle.trust_weights(start.stamp)
+        device = DeviceOptions(start.device, start.threads, _emulator(start.emulator), graphs=start.graphs)
+        options = EngineOptions(device, start.max_context, start.kv_tokens, start.limits)
+        size = kv_size(bundle, options)
+        tokenizer = load_tokenizer(bundle)
+        program = load_program(bundle, device, size, log.info)
+        self._compiler = ConstraintCompiler(tokenizer)
+        self._engine = Engine(
+            program,
+            tokenizer,
+            size.max_context,
+            cast(EngineMetrics, _StepMetrics(self._sender)),
+            limits=start.limits,
+            make_program=self._give_up,
+            observer=self._put,
+            request_ids=self._ids,
+        )
+        self._engine.start()
+        self._put(self._ready(start.device, bundle, program, size.max_context))
+
+    def _ready(self, asked: str, bundle: Bundle, program: Program, max_context: int) -> Ready:
+        layout = program.layout
+        device = chosen_device(asked, program)
+        size = layout.kv.block_size
+        return Ready(device, bundle.weights_stamp, max_context, layout.vocab_size, size, layout.max_sequences)
+
+    def _give_up(self) -> Never:
+        """In the place of another program: the engine's device is lost, and with this process all that it held."""
+        self._put(Lost(self._engine.stats().problem or "the device is lost"))
+        threading.Event().wait()
+        raise AssertionError
+
+    def serve(self) -> None:
+        """Answer until the server is gone."""
+        while (frame := self._channel.receive()) is not None:
+            for message in frame:
+                self._handle(message)
+
+    def _handle(self, message: object) -> None:
+        if isinstance(message, Submit):
+            if any(isinstance(one, GenerationRequest) and one.constraint for one in message.requests):
+                self._compiles.submit(self._submit, message)  # takes time, and a cancel must not wait for it
+            else:
+                self._submit(message)
+        elif isinstance(message, Cancel):
+            sequence = self._live.get(message.request_id)
+            if sequence is not None:
+                sequence.cancel()
+        elif isinstance(message, AskStats):
+            self._asides.submit(self._answer_stats, message.call)
+        elif isinstance(message, Ping):
+            self._put(Alive())
+        elif isinstance(message, Stop):
+            threading.Thread(target=self._stop, args=(message.seconds,), name="stop", daemon=True).start()
+
+    def _answer_stats(self, call: int) -> None:
+        self._put(Answer(call, self._engine.stats()))
+
+    def _submit(self, message: Submit) -> None:
+        try:
+            groups = self._queue(message)
+        except RocmforgeError as error:
+            self._put(Answer(message.call, fault=fault_of(error)))
+        except Exception as error:
+            log.exception("a request could not be queued")
+            self._put(Answer(message.call, fault=fault_of(RocmforgeError(f"internal error: {printable(repr(error))}"))))
+        else:
+            for group in groups:
+                self._live.update((one.request_id, one) for one in group)
+                group[0].inbox.hand_on(partial(self._pass_on, group))
+            self._put(Answer(message.call))
+
+    def _queue(self, message: Submit) -> List[List[Sequence]]:
+        """Groups that share an inbox."""
+        self._ids.given = message.ids
+        first = message.requests[0]
+        if isinstance(first, EmbeddingRequest):
+            return [[one] for one in self._engine.embed(cast("List[EmbeddingRequest]", message.requests))]
+        requests = cast("List[GenerationRequest]", message.requests)
+        return [self._engine.submit_all([self._with_constraint(one) for one in requests])]
+
+    def _with_constraint(self, request: GenerationRequest) -> GenerationRequest:
+        deferred = request.constraint
+        if not isinstance(deferred, DeferredConstraint):
+            return request
+        return replace(request, constraint=self._compiler.compile(deferred.spec()))
+
+    def _pass_on(self, group: List[Sequence], event: TokenEvent) -> None:
+        """An event of the engine's, on the engine's thread."""
+        one = group[event.index]
+        if event.finished:
+            self._live.pop(one.request_id, None)
+        if isinstance(one, EmbeddingSequence):
+            self._put(partial(_embedded, one))
+        elif event.finished or event.token is None or event.logprobs or event.prompt_logprobs or one.num_generated == 1:
+            self._put(Generated(one.request_id, event, min(one.cached_tokens, one.num_prompt_tokens)))
+        else:
+            self._sender.put_for_now((one.request_id, event.token, event.text))  # `observe_step` follows
+
+    def _stop(self, seconds: float) -> None:
+        self._engine.stop(seconds)
+        self._sender.finish()
+        os._exit(0)
+
+
+def _embedded(one: EmbeddingSequence) -> Embedded:
+    """Its end, on the thread that sends: the result is there a moment after the event."""
+    try:
+        vector = one.result()
+    except EmbeddingError as error:
+        return Embedded(one.request_id, None, error.reason, str(error))
+    reason = one.finish_reason or FINISH_FAILED
+    return Embedded(one.request_id, None if vector is None else vector.tobytes(), reason, None)
+
+
+def _emulator(name: str | None) -> EmulatorMaker | None:
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    maker: EmulatorMaker = getattr(importlib.import_module(module), attribute)
+    return maker
+
+
+def _problem(error: Exception) -> RocmforgeError:
+    """What a worker that cannot load says."""
+    if isinstance(error, RocmforgeError):
+        return error
+    if isinstance(error, MemoryError):
+        return RocmforgeError("out of memory")
+    if isinstance(error, OSError):
+        return RocmforgeError(os_problem(error))
+    log.error("the engine could not be loaded", exc_info=error)
+    return RocmforgeError(f"the engine could not be loaded: {printable(repr(error))}")
+
+
+def serve(ours: socket.socket, bell: int) -> None:
+    """Be the worker at this end of a socket pair, until the other end is closed."""
+    channel = Channel(ours, ring=bell)
+    frame = channel.receive()
+    if frame is None:  # it was started early, and not needed
+        return
+    start: Any = frame[0]
+    sender = Sender(channel)
+    logging.basicConfig(level=start.log_level, handlers=[_ToServer(sender.put)])
+    worker = Worker(channel, sender)
+    try:
+        worker.load(start)
+    except Exception as error:
+        sender.put(Answer(STARTING, fault=fault_of(_problem(error))))
+        sender.finish()
+        os._exit(1)
+    worker.serve()
+    os._exit(0)

@@ -1,0 +1,386 @@
+"""What a server and its worker say to each other: frames of msgpack over a socket pair.
+
+Both ends are the same files, read by the same interpreter, so there are no versions to tell apart: a message is a
+frozen dataclass, and its code on the wire is its place in `_KINDS`. A frame holds what has come since the last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import select
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+
+from ....artifacts.errors import (
+    BundleError,
+    DeviceError,
+    EngineBusyError,
+    RequestError,
+    RocmforgeError,
+    UsageError,
+    printable,
+)
+from ...device.batch import UInt32
+from ...text.constraints import ConstraintSpec, Kind
+from ..embeddings import EmbeddingRequest
+from ..engine import EngineLimits
+from ..generation import DeviceStats, EngineStats, Failure, GenerationRequest, SamplingParams, TokenEvent
+from ..lifecycle import RequestEvent
+from ..logprobs import TokenLogprobs
+
+MAX_FRAME_BYTES: Final = 1 << 30
+STARTING: Final = 0  # the call that `Start` is
+_LENGTH: Final = struct.Struct("<Q")
+_TIMEVAL: Final = struct.Struct("ll")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first message to a worker: what to run.
+
+    Attributes:
+        bundle: path.
+        digest: that the bundle has to have.
+        stamp: of weights.bin, with which its content is known to be the manifest's; None: as it is found.
+        device, threads, graphs: see `DeviceOptions`.
+        emulator: `module:name` of what makes an emulated GPU.
+        max_context, kv_tokens, limits: see `EngineOptions`.
+        log_level: least level of records that are wanted.
+    """
+
+    bundle: str
+    digest: str
+    device: str
+    threads: int
+    graphs: str = "auto"
+    emulator: str | None = None
+    max_context: int | None = None
+    kv_tokens: int | None = None
+    limits: EngineLimits = field(default_factory=EngineLimits)
+    log_level: int = 0
+    stamp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It serves. `device`: what to ask for the next time; `stamp` as in `Start`; tokens a page, sequences a step."""
+
+    device: str
+    stamp: tuple[int, int]
+    max_context: int
+    vocab_size: int
+    block_size: int
+    max_sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Queue all of these, under these numbers, or none. Answered; each is told of by a `RequestEvent` before that."""
+
+    call: int
+    ids: tuple[int, ...]
+    requests: tuple[GenerationRequest, ...] | tuple[EmbeddingRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a request."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskStats:
+    """Answered with `EngineStats`, once the device has said what memory it has."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answered with `Alive` at once, whatever the device does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The worker reads and writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Take no more, let those in flight end for so many seconds, and end."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A `RocmforgeError` on its way."""
+
+    kind: str
+    message: str
+    parameter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of a call, or of `Start`; `fault`: why it came to nothing."""
+
+    call: int
+    stats: EngineStats | None = None
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The device is lost, or the bundle torn: the worker waits to be ended."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Of a generation, more than a plain token.
+
+    `cached`: tokens of its prompt that lay in the cache, as far as is known.
+    """
+
+    request_id: int
+    event: TokenEvent
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The end of an embedding. `vector`: float32[hidden_size], its bytes; None: there is none, for `reason`."""
+
+    request_id: int
+    vector: bytes | None
+    reason: str
+    problem: str | None
+
+
+Event = tuple[int, int, str] | Generated | Embedded
+"""Of a request. A plain token is its request's number, the token and its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """What the engine counts but once a step: see `EngineMetrics`. `arguments` are those of its method `name`."""
+
+    name: str
+    arguments: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line of the worker's log."""
+
+    logger: str
+    level: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredConstraint:
+    """A constraint that is made where its masks are wanted, beside the device. `source`: of its spec, as JSON."""
+
+    kind: Kind
+    source: str
+    parameter: str
+
+    def spec(self) -> ConstraintSpec:
+        """What it is made of."""
+        return ConstraintSpec(self.kind, json.loads(self.source), self.parameter)
+
+    def mask(self) -> UInt32:
+        """See `Constraint`; only the worker's own has masks."""
+        raise NotImplementedError
+
+    def take(self, token: int) -> bool:
+        """See `mask`."""
+        raise NotImplementedError
+
+
+class DeferredConstraints:
+    """A `ConstraintApi` whose constraints are made, and refused, by the worker."""
+
+    def compile(self, spec: ConstraintSpec) -> DeferredConstraint:
+        """Return what travels."""
+        return DeferredConstraint(spec.kind, json.dumps(spec.source), spec.parameter)
+
+
+_KINDS: Final[tuple[Any, ...]] = (
+    Start,
+    Ready,
+    Submit,
+    Cancel,
+    AskStats,
+    Ping,
+    Alive,
+    Stop,
+    Fault,
+    Answer,
+    Lost,
+    Generated,
+    Embedded,
+    StepDone,
+    Logged,
+    DeferredConstraint,
+    DeviceStats,
+    EmbeddingRequest,
+    EngineLimits,
+    EngineStats,
+    Failure,
+    GenerationRequest,
+    RequestEvent,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprobs,
+)
+_FIELDS: Final = tuple(tuple(one.name for one in dataclasses.fields(kind)) for kind in _KINDS)
+_CODES: Final = {kind: code for code, kind in enumerate(_KINDS)}
+_ERRORS: Final[dict[str, type[RocmforgeError]]] = {
+    kind.__name__: kind
+    for kind in (RocmforgeError, UsageError, DeviceError, BundleError, EngineBusyError, RequestError)
+}
+
+
+def fault_of(error: RocmforgeError) -> Fault:
+    """The error, as the nearest kind that the other end tells apart."""
+    kind = next(one.__name__ for one in type(error).__mro__ if one.__name__ in _ERRORS)
+    return Fault(kind, str(error), error.parameter if isinstance(error, RequestError) else None)
+
+
+def error_of(fault: Fault) -> RocmforgeError:
+    """The error that a fault was: its text is that of the whole message, not an argument to make one of."""
+    kind = _ERRORS[fault.kind]
+    error = kind.__new__(kind, fault.message)
+    if isinstance(error, RequestError) and fault.parameter is not None:
+        error.parameter = fault.parameter
+    return error
+
+
+def encode(frame: object) -> bytes:
+    """A frame's msgpack. TypeError: it holds what does not travel."""
+    data: bytes = msgpack.packb(frame, default=_encode_one, unicode_errors="surrogatepass")
+    return data
+
+
+def _encode_one(value: object) -> msgpack.ExtType:
+    code = _CODES.get(type(value))
+    if code is None:
+        raise TypeError(f"does not travel: {printable(repr(value))}")
+    return msgpack.ExtType(code, encode([getattr(value, name) for name in _FIELDS[code]]))
+
+
+def decode(data: bytes) -> Any:
+    """The frame of its msgpack."""
+    return msgpack.unpackb(data, use_list=False, ext_hook=_decode_one, unicode_errors="surrogatepass")
+
+
+def _decode_one(code: int, data: bytes) -> object:
+    return _KINDS[code](*decode(data))
+
+
+def _frame(messages: tuple[object, ...]) -> bytes:
+    data = encode(messages)
+    return _LENGTH.pack(len(data)) + data
+
+
+class Channel:
+    """One end of the socket pair. Any thread may send; one receives."""
+
+    def __init__(
+        self, ours: socket.socket, send_seconds: float = 0.0, *, ring: int | None = None, listen: int | None = None
+    ) -> None:
+        """Args: the socket; after how long without progress sending fails, 0: never; bells, see `spawn`."""
+        self._socket = ours
+        self._ring = ring
+        self._bell = listen
+        self._frames = 0.0  # that have been announced
+        self._poll = select.poll()
+        if listen is not None:
+            self._poll.register(listen, select.POLLIN)
+            self._poll.register(ours, 0)  # its end alone
+        self._reader = ours.makefile("rb")
+        self._sending = threading.Lock()
+        self._broken = False
+        whole = int(send_seconds)
+        limit = _TIMEVAL.pack(whole, int((send_seconds - whole) * 1e6))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def send(self, *messages: object) -> None:
+        """Send a frame.
+
+        Raises:
+            OSError: the other end is gone, or takes nothing.
+        """
+        data = _frame(messages)
+        with self._sending:
+            self.send_rest(self._begin(data))
+
+    def send_some(self, *messages: object) -> bytes:
+        """Send a frame as far as there is room for it now; returns the rest, for `send_rest`, before anything else.
+        Not beside `send` of another thread.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+        return self._begin(_frame(messages)) if messages else b""
+
+    def _begin(self, data: bytes) -> bytes:
+        """Send what there is room for and announce the frame: to have room for all, it must be read."""
+        if self._broken:
+            raise BrokenPipeError
+        try:
+            sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if self._ring is not None:
+            os.eventfd_write(self._ring, 1)
+        return data[sent:]
+
+    def send_rest(self, data: bytes) -> None:
+        """Send what is still to be sent, by the thread that has begun the frame. Raises as `send` does."""
+        if self._broken:
+            raise BrokenPipeError
+        try:
+            if data:
+                self._socket.sendall(data)
+        except OSError:
+            self._broken = True  # a part of a frame may have gone
+            raise
+
+    def receive(self) -> tuple[Any, ...] | None:
+        """The messages of the next frame; None where the other end is gone."""
+        if self._bell is not None:
+            while not self._frames:
+                for descriptor, _ in self._poll.poll():
+                    self._frames += os.eventfd_read(self._bell) if descriptor == self._bell else math.inf
+            self._frames -= 1
+        try:
+            head = self._reader.read(_LENGTH.size)
+            if len(head) < _LENGTH.size:
+                return None
+            size = _LENGTH.unpack(head)[0]
+            if size > MAX_FRAME_BYTES:
+                return None
+            data = self._reader.read(size)
+        except OSError:
+            return None
+        frame: tuple[Any, ...] | None = decode(data) if len(data) == size else None
+        return frame
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._reader.close()
+        self._socket.close()

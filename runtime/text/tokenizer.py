@@ -1,0 +1,378 @@
+"""Text to token ids and back, and the two things that streaming needs: whole characters and stop strings."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import tokenizers
+
+from ...artifacts.tokenizer_config import TokenizerConfig
+from .control_text import ControlTexts, shown
+from .text_pieces import can_cut, pieces
+
+# A piece of text beyond this is tokenized alone, and the memory that it took is given back.
+LARGE_CHARS: Final = 1 << 16
+# Characters of a text that a normalizer may have made one of.
+SHORTENED: Final = 4
+_large = threading.Lock()
+
+
+class TooManyTokensError(Exception):
+    """A text has more tokens than were asked for.
+
+    Attributes:
+        ids: those that were found, from its beginning.
+        count: how many it has at least.
+    """
+
+    def __init__(self, ids: list[int], count: int):
+        super().__init__(f"at least {count} tokens")
+        self.ids = ids
+        self.count = count
+
+
+@dataclass(frozen=True, slots=True)
+class _SpecialText:
+    """A token that is found in text before the text is tokenized."""
+
+    text: str
+    token_id: int
+    is_control: bool
+    lstrip: bool
+    rstrip: bool
+
+
+class Tokenizer:
+    """A bundle's tokenizer. Immutable once built, and safe to share between threads.
+
+    Args:
+        json_text: a `tokenizer.json`, as the compiler wrote it.
+        config: the special tokens, from the manifest.
+
+    Raises:
+        ValueError: `json_text` is not a tokenizer; a bundle's digest rules that out.
+    """
+
+    def __init__(self, json_text: str, config: TokenizerConfig):
+        try:
+            self._library = tokenizers.Tokenizer.from_str(json_text)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"tokenizer.json: {error}") from None
+        self.config = config
+        added = self._library.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        # Longest first, in bytes, and by id among equals: the order in which llama.cpp looks for them.
+        self._special_texts = tuple(
+            sorted(
+                (
+                    _SpecialText(token.content, i, token.special, token.lstrip, token.rstrip)
+                    for i, token in added.items()
+                    if token.content and (token.special or not token.normalized)
+                ),
+                key=lambda special: (-len(special.text.encode()), special.token_id),
+            )
+        )
+        self._added_bytes = {i: token.content.encode() for i, token in added.items()}
+        # Text of special tokens has been cut out before the library sees it; what is left is plain.
+        self._library.encode_special_tokens = True
+        # SentencePiece models that mark only the first word of a text depend on what stood before a piece.
+        # Those are given whole to a second instance that looks for special tokens itself.
+        self._whole: tokenizers.Tokenizer | None = None
+        if _state_contains(self._library.pre_tokenizer, b'"prepend_scheme":"first"'):
+            self._whole = tokenizers.Tokenizer.from_str(json_text)
+        self._byte_level = _state_contains(self._library.decoder, b"ByteLevel")
+        self._can_cut = can_cut(self._library)
+        self.control_texts = ControlTexts(special.text for special in self._special_texts if special.is_control)
+
+    def encode(
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Callable[[], None] | None = None,
+        mark: str = "",
+    ) -> list[int]:
+        """Tokenize a text, a long one in pieces.
+
+        Args:
+            text: any string; lone surrogates are read as U+FFFD.
+            add_special: add BOS and EOS where the model wants them.
+            parse_special: read the text of control tokens as those tokens; where False it is plain text.
+                User-defined tokens, which are text to the model, are found either way.
+            most: give up beyond so many tokens; None: however many there are.
+            look: called between pieces; what it raises ends this.
+            mark: what control texts that are none were marked with, and is no part of the text; see `control_text`.
+
+        Returns:
+            int[T], each below `config.vocab_size`.
+
+        Raises:
+            TooManyTokensError: there are more than `most`.
+        """
+        text = _without_surrogates(text)
+        ids: list[int] = []
+        if add_special and self.config.add_bos and self.config.bos_token_id is not None:
+            ids.append(self.config.bos_token_id)
+        for piece in self._pieces(text, parse_special, mark):
+            if look is not None:
+                look()
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                library = self._whole if self._whole is not None and parse_special and not mark else self._library
+                ids += self._encode_piece(library, piece, ids, most)
+            if most is not None and len(ids) > most:
+                raise TooManyTokensError(ids, len(ids))
+        if add_special and self.config.add_eos and self.config.eos_token_id is not None:
+            ids.append(self.config.eos_token_id)
+        return ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Return the text of token ids; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            ids: token ids; those outside the vocabulary have no text.
+            skip_special: leave out control tokens, else spell them.
+        """
+        return b"".join(self.token_bytes(i, skip_special) for i in ids).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
+        """Return the exact bytes of one token, which may be a part of a character.
+
+        Args:
+            token_id: any integer; outside the vocabulary there are no bytes.
+            skip_special: b"" for control tokens, else their text.
+        """
+        if not 0 <= token_id < self.config.vocab_size:
+            return b""
+        if token_id in self._added_bytes:
+            return b"" if skip_special and token_id in self._special_ids else self._added_bytes[token_id]
+        text = self._library.id_to_token(token_id)
+        if text is None:
+            return b""
+        return _byte_level_bytes(text) if self._byte_level else _sentencepiece_bytes(text)
+
+    def _pieces(self, text: str, parse_special: bool, mark: str) -> Iterator[str | int]:
+        """Ids of special tokens, and texts whose tokens do not depend on what stands around them."""
+        if self._whole is not None and parse_special and not mark:
+            yield text
+            return
+        for piece in self._split(text, parse_special, mark):
+            if isinstance(piece, str) and self._can_cut:
+                yield from pieces(self._library, piece)
+            else:
+                yield piece
+
+    def _encode_piece(self, library: tokenizers.Tokenizer, text: str, before: list[int], most: int | None) -> list[int]:
+        """Tokens of a piece.
+
+        Raises:
+            TooManyTokensError: by its length alone it has more than are left of `most`.
+        """
+        size = self.config.vocab_size
+        if len(text) <= LARGE_CHARS:
+            # Ids past the vocabulary stand for bytes that it lacks (see compiler/tokenizer.py).
+            return [i for i in _ids(library, text) if i < size]
+        least = len(text) // (self._longest if self._can_cut else self._longest * SHORTENED)
+        if most is not None and len(before) + least > most:
+            raise TooManyTokensError(before, len(before) + least)
+        with _large:
+            ids = [i for i in _ids(library, text) if i < size]
+            _give_memory_back()
+        return ids
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        """Characters of the longest token; at least those of the text that it stands for."""
+        return max(map(len, self._library.get_vocab(with_added_tokens=True)), default=1)
+
+    def _split(self, text: str, parse_special: bool, mark: str) -> Iterator[str | int]:
+        """Cut special tokens out; once they are, the mark is taken out of the rest."""
+        for piece in self._split_special(text, parse_special):
+            if isinstance(piece, str) and mark:
+                yield from self._split_special(shown(piece, mark), parse_special=False)
+            else:
+                yield piece
+
+    def _split_special(self, text: str, parse_special: bool) -> list[str | int]:
+        """Cut special tokens out of a text: each one everywhere, the longest first."""
+        pieces: list[str | int] = [text] if text else []
+        for special in self._special_texts:
+            if special.text not in text or (special.is_control and not parse_special):
+                continue
+            cut: list[str | int] = []
+            for piece in pieces:
+                cut += [piece] if isinstance(piece, int) else _cut(piece, special)
+            pieces = cut
+        return pieces
+
+
+class StreamDecoder:
+    """Turns token ids into text as they come, never splitting a character.
+
+    An incomplete UTF-8 sequence waits for its rest; bytes become U+FFFD as soon as they cannot become a
+    character. All pushes and the flush together equal `Tokenizer.decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """Take one token; return the text that is complete with it, maybe ""."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id, self._skip_special))
+
+    def flush(self) -> str:
+        """End the stream: an unfinished character becomes U+FFFD."""
+        return self._decoder.decode(b"", final=True)
+
+
+class StopMatcher:
+    """Finds the first stop string in a text that comes in pieces.
+
+    The first match is the one that begins earliest. Text that may yet turn out to begin a stop string is
+    held back; nothing else is.
+
+    Args:
+        stops: stop strings; empty ones are ignored.
+    """
+
+    def __init__(self, stops: tuple[str, ...]):
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self._stopped = False
+        self.matched: str | None = None  # the stop string that was met
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Take a piece of text.
+
+        Returns:
+            The text that can be shown now, and whether a stop string was met; with True, that is all text
+            before it, and later pushes give ("", True).
+        """
+        if self._stopped:
+            return "", True
+        window = self._held + text
+        hold = self._first_open_start(window)
+        found = [(at, stop) for stop in self._stops if (at := window.find(stop)) >= 0]
+        # A longer stop string that begins earlier may still be open: it could win, so it is waited for.
+        if found and min(found)[0] <= hold:
+            self._stopped = True
+            at, self.matched = min(found)
+            return window[:at], True
+        self._held = window[hold:]
+        return window[:hold], False
+
+    def flush(self) -> str:
+        """End the text: return what was held back and is shown after all."""
+        if self._stopped:
+            return ""
+        window, self._held = self._held, ""
+        found = [(at, stop) for stop in self._stops if (at := window.find(stop)) >= 0]
+        if not found:
+            return window
+        self._stopped = True
+        at, self.matched = min(found)
+        return window[:at]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been met; `flush` may still find one that an open longer one hid."""
+        return self._stopped
+
+    def _first_open_start(self, window: str) -> int:
+        """Return the first index from which the rest of `window` is a proper beginning of a stop string."""
+        starts = (
+            at
+            for stop in self._stops
+            for at in range(max(0, len(window) - len(stop) + 1), len(window))
+            if stop.startswith(window[at:])
+        )
+        return min(starts, default=len(window))
+
+
+def _cut(piece: str, special: _SpecialText) -> list[str | int]:
+    """Return `piece` with every occurrence of a special token replaced by its id."""
+    out: list[str | int] = []
+    parts = piece.split(special.text)
+    for i, part in enumerate(parts):
+        text = part
+        if i > 0:
+            out.append(special.token_id)
+            text = text.lstrip() if special.rstrip else text
+        if i < len(parts) - 1 and special.lstrip:
+            text = text.rstrip()
+        if text:
+            out.append(text)
+    return out
+
+
+def _ids(library: tokenizers.Tokenizer, text: str) -> list[int]:
+    # Of the library's ways to encode, those of batches alone let other threads run meanwhile: a text of
+    # megabytes takes seconds, and a server has other clients.
+    ids: list[int] = library.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return ids
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system: C's allocator keeps that of many small pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _without_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _state_contains(part: object, needle: bytes) -> bool:
+    """Whether a component of the library's tokenizer has `needle` in its JSON form."""
+    if part is None:
+        return False
+    state = part.__getstate__()
+    return isinstance(state, bytes) and needle in state
+
+
+def _char_to_byte() -> dict[str, int]:
+    """Invert GPT-2's map of bytes to printable characters.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, are U+0100 and up.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF = _char_to_byte()
+# Of each character of the map its byte; Latin-1 outside of it becomes what is no byte.
+_BYTES: Final = str.maketrans({chr(code): _BYTE_OF.get(chr(code), 0x100) for code in range(0x100)} | _BYTE_OF)
+
+
+def _byte_level_bytes(text: str) -> bytes:
+    """Undo the byte map; a character outside it stands for itself."""
+    try:
+        return text.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
+        return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in text)
+
+
+def _sentencepiece_bytes(text: str) -> bytes:
+    """Return the bytes of a SentencePiece token: `<0x0A>` is a byte, U+2581 a space."""
+    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+        try:
+            return bytes([int(text[3:5], 16)])
+        except ValueError:
+            pass
+    return text.replace("▁", " ").encode()
