@@ -26,10 +26,10 @@ from .engine.worker.spawn import WorkerProcess
 from .engine.worker.wire import DeferredConstraints, Start
 from .http.app import create_app
 from .http.auth import Security, warn_if_open
+from .http.integration_manager import IntegrationManager, parse_integration
 from .http.limits import HttpLimits
 from .http.server import run_server
 from .http.service import ServedModel, Service
-from .integrations import IntegrationManager, parse_integration
 from .model_pool import NEVER, Load, ModelPool
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import UNTRACED, TraceOptions, Tracer

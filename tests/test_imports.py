@@ -6,58 +6,74 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# The rooms, and which others each may import; "" is the package itself, of which only the version is taken.
 MAY_IMPORT = {
     "artifacts": set(),
-    "compiler": {"artifacts", "__version__"},
-    "runtime": {"artifacts", "__version__"},
+    "compiler": {"artifacts", ""},
+    "runtime/device": {"artifacts"},
+    "runtime/text": {"artifacts"},
+    "runtime/engine": {"artifacts", "runtime/device", "runtime/text"},
+    "runtime/telemetry": {"artifacts", "runtime/engine", ""},
+    "runtime/http": {"artifacts", "runtime/engine", "runtime/text", "runtime/telemetry", ""},
+    "runtime": {
+        *("artifacts", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry", "runtime/http", ""),
+    },
 }
 
 
-def imported_folders(path: Path, folder: str) -> set[str]:
-    """Top-level folders of the package that a module imports, by relative or absolute import."""
-    found = set()
-    depth_of_root = len(path.relative_to(ROOT).parts)
+def modules_of(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules of the package that a module imports, anywhere in it, as paths from the root; also names of theirs."""
+    parts = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            module = (node.module or "").split(".")
-            if node.level == depth_of_root:
-                found |= {module[0]} if module[0] else {alias.name for alias in node.names}
-            elif node.level == 0 and module[0] == "rocmforge":
-                found.add(module[1] if len(module) > 1 else "")
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "rocmforge"):
+            base = parts[: len(parts) - node.level + 1] if node.level else ()
+            module = [*base, *(node.module or "").removeprefix("rocmforge").strip(".").split(".")]
+            found = "/".join(filter(None, module))
+            yield from {found, *(f"{found}/{alias.name}".strip("/") for alias in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("rocmforge.")}
-    return found - {folder}
+            yield from (
+                a.name.partition(".")[2].replace(".", "/") for a in node.names if a.name.startswith("rocmforge")
+            )
 
 
-@pytest.mark.parametrize("folder", list(MAY_IMPORT))
-def test_folders_import_only_what_they_may(folder: str) -> None:
-    modules = sorted((ROOT / folder).rglob("*.py"))
+def file_of(module: str) -> Path | None:
+    found = (ROOT / f"{module}.py", ROOT / module / "__init__.py")
+    return next((path for path in found if path.is_file()), None)
+
+
+def room_of(path: Path) -> str:
+    folder = path.relative_to(ROOT).parent.as_posix()
+    return next((room for room in MAY_IMPORT if f"{folder}/".startswith(f"{room}/")), folder.strip("."))
+
+
+@pytest.mark.parametrize("room", list(MAY_IMPORT))
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    modules = [path for path in modules_of(room) if room_of(path) == room]
     assert modules
     for path in modules:
-        assert imported_folders(path, folder) <= MAY_IMPORT[folder], path
+        found = {room_of(file) for module in imported(path) if (file := file_of(module)) is not None}
+        assert found - {room} <= MAY_IMPORT[room], path
 
 
 def test_there_is_no_import_cycle() -> None:
-    for folder in MAY_IMPORT:
-        modules = {path.stem: path for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}
-        graph = {
-            name: {
-                (node.module or "").split(".")[0]
-                for node in ast.walk(ast.parse(path.read_text()))
-                if isinstance(node, ast.ImportFrom) and node.level == 1
-            }
-            & set(modules)
-            for name, path in modules.items()
-        }
-        while leaves := [name for name, needs in graph.items() if not needs & set(graph)]:
-            for name in leaves:
-                del graph[name]
-        assert not graph, f"{folder}: cycle among {sorted(graph)}"
+    """No module needs itself, however far around; a package's `__init__` here imports nothing."""
+    paths = [path for folder in ("artifacts", "compiler", "runtime") for path in modules_of(folder)]
+    graph = {path: {file_of(module) for module in imported(path)} & set(paths) for path in paths}
+    assert sum(map(len, graph.values())) > len(paths)
+    while leaves := [path for path, needs in graph.items() if not needs & set(graph)]:
+        for path in leaves:
+            del graph[path]
+    assert not graph, f"cycle among {sorted(path.relative_to(ROOT).as_posix() for path in graph)}"
 
 
 def test_serving_loads_neither_compiler_nor_toolchain() -> None:

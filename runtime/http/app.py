@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import falcon
 
-from ..integrations import IntegrationManager
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import UNTRACED, Tracer
 from . import (
@@ -26,6 +25,7 @@ from . import integrations as integrations_of
 from . import models as models_of
 from .admission import Admission
 from .auth import Gate, Security
+from .integration_manager import IntegrationManager
 from .integrations import PROXIED, PROXIED_OLLAMA, Proxy
 from .limits import HttpLimits
 from .openapi import OpenApi, Route

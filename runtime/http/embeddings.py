@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import falcon
+import numpy as np
+import numpy.typing as npt
 
 from ...artifacts.errors import RequestError
-from ..device.batch import Float32
 from ..engine.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Pooling
 from ..engine.generation import FINISH_CANCELLED
 from .body import read
@@ -30,6 +31,8 @@ from .schema.embeddings import (
     LlamaEmbeddingsRequest,
 )
 from .service import Look, ServedModel, Service
+
+Float32 = npt.NDArray[np.float32]
 
 MAX_INPUTS = 2048
 GROUP = 16  # texts that are with the engine at once: a request with many leaves room in the queue for others

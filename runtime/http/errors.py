@@ -11,7 +11,7 @@ import falcon
 
 from ...artifacts.errors import EngineBusyError, RequestError, RocmforgeError, printable
 from ..engine.generation import Failure
-from ..integrations import IntegrationError
+from .integration_manager import IntegrationError
 
 log = logging.getLogger(__name__)
 

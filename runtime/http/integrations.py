@@ -7,10 +7,10 @@ from typing import Any
 
 import falcon
 
-from ..integrations import LINES, Forwarded, IntegrationError, IntegrationManager
 from .admission import Admission, Slot
 from .body import read_json
 from .errors import error_of
+from .integration_manager import LINES, Forwarded, IntegrationError, IntegrationManager
 from .limits import HttpLimits
 from .openapi import Operation, Route
 from .registry import Models

@@ -7,10 +7,10 @@ from typing import Any
 
 import falcon
 
-from ..integrations import IntegrationManager
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracer
 from .admission import Admission
+from .integration_manager import IntegrationManager
 from .limits import HttpLimits
 from .registry import Models
 from .response_store import ResponseStore

@@ -16,13 +16,9 @@ import falcon.testing
 import pytest
 
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.runtime import integrations
+from rocmforge.runtime.http import integration_manager as integrations
 from rocmforge.runtime.http.app import HttpApp, create_app
-from rocmforge.runtime.http.integrations import PROXIED, PROXIED_OLLAMA
-from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
-from rocmforge.runtime.integrations import (
+from rocmforge.runtime.http.integration_manager import (
     ASK_SECONDS,
     IDLE_SECONDS,
     KEEP_SECONDS,
@@ -36,6 +32,10 @@ from rocmforge.runtime.integrations import (
     OpenAIIntegration,
     parse_integration,
 )
+from rocmforge.runtime.http.integrations import PROXIED, PROXIED_OLLAMA
+from rocmforge.runtime.http.limits import HttpLimits
+from rocmforge.runtime.http.registry import OneModel
+from rocmforge.runtime.http.service import Service
 from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .http.fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer

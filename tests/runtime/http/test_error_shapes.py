@@ -18,7 +18,7 @@ from rocmforge.runtime.http.errors import (
     error_of,
     generation_error,
 )
-from rocmforge.runtime.integrations import IntegrationError
+from rocmforge.runtime.http.integration_manager import IntegrationError
 
 from .fake_engine import FakeEngine, make_app
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ..artifacts.errors import RocmforgeError, UsageError, printable
+from ...artifacts.errors import RocmforgeError, UsageError, printable
 
 log = logging.getLogger(__name__)
 
