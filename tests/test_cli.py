@@ -13,11 +13,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rocmforge import cli
 from rocmforge.artifacts import hip
 from rocmforge.artifacts.manifest import MANIFEST_NAME
+from rocmforge.cli import compile as compile_module
 from rocmforge.cli import main
-from rocmforge.cli_emulator import make_emulator
+from rocmforge.cli.emulator import make_emulator
 from rocmforge.compiler.doctor import Finding
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.http.auth import Security
@@ -49,7 +49,7 @@ def test_archs_where_none_is_named(
     monkeypatch.setenv("ROCm_ARCH", asked)
     installed = hip.installed_arches
     monkeypatch.setattr(hip, "installed_arches", lambda: installed(tmp_path))
-    assert cli._default_archs() == archs
+    assert compile_module._default_archs() == archs
 
 
 @pytest.mark.parametrize("command", ["compile", "serve", "run", "verify"])

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from rocmforge import cli
 from rocmforge.artifacts import hip
-from rocmforge.cli import main, make_golden
-from rocmforge.cli_emulator import make_emulator
+from rocmforge.cli import main
+from rocmforge.cli.compile import make_golden
+from rocmforge.cli.emulator import make_emulator
+from rocmforge.cli.main import START_THRESHOLD
 from rocmforge.compiler.compile import CompileOptions
 from rocmforge.compiler.tuning import read_tuning
 from rocmforge.runtime.engine.generation import SamplingParams
@@ -231,4 +232,4 @@ def test_a_command_collects_less_while_it_starts_and_says_how_it_is_used() -> No
     result = CliRunner().invoke(main, [])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Usage: ")
-    assert gc.get_threshold()[0] == cli.START_THRESHOLD
+    assert gc.get_threshold()[0] == START_THRESHOLD

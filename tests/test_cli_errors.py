@@ -9,7 +9,7 @@ import click
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError, RocmforgeError
-from rocmforge.cli_errors import MIN_ADDRESS_SPACE, Group, require_address_space
+from rocmforge.cli.errors import MIN_ADDRESS_SPACE, Group, require_address_space
 
 MISSING = ImportError("libgomp.so.1: cannot map", name="numpy")
 ENDS = {

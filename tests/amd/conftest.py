@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import ToolchainError
-from rocmforge.cli import make_golden
+from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress

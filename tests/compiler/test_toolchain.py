@@ -16,7 +16,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import ToolchainError
-from rocmforge.cli import make_golden
+from rocmforge.cli.compile import make_golden
 from rocmforge.compiler import host_toolchain, toolchain
 from rocmforge.compiler.build import build_variants, find_toolchain
 from rocmforge.compiler.build_cache import BuildCache

@@ -10,7 +10,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.cli import make_golden
+from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.lower import make_plan

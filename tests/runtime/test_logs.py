@@ -15,7 +15,7 @@ import click
 import falcon.testing
 import pytest
 
-from rocmforge.cli import serve
+from rocmforge.cli.serve import serve
 from rocmforge.runtime.http.observe import request_id_of
 from rocmforge.runtime.telemetry.logs import (
     LEVELS,

@@ -11,7 +11,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
-from rocmforge.cli import make_golden
+from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress

@@ -186,11 +186,11 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         f"tests/runtime/test_{name}.py"
         for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")
     ),
-    "cli_client.py": (
+    "cli/client.py": (
         "tests/test_cli.py",
         "tests/end_to_end/test_client_commands.py",
     ),
-    "cli_serve.py": (
+    "cli/serve*.py": (
         "tests/test_cli.py",
         "tests/runtime/test_logs.py",
         "tests/end_to_end/test_http_faults.py::test_F47_limits_of_the_command_line",
@@ -198,7 +198,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/end_to_end/test_observability.py",
         "tests/runtime/test_engine_serving.py",
     ),
-    "cli.py": (
+    "cli/*": (
         "tests/end_to_end/test_gpu_cli.py",
         "tests/end_to_end/test_cli.py",
         "tests/end_to_end/test_compile_faults.py",
@@ -283,8 +283,8 @@ def _dotted(path: str) -> str:
 @cache
 def _users(root: Path, module: str) -> frozenset[str]:
     """Modules of the product that import this one."""
-    folders = ("compiler", "artifacts", "runtime", "tools")
-    paths = [*root.glob("*.py"), *(path for folder in folders for path in (root / folder).rglob("*.py"))]
+    folders = ("cli", "compiler", "artifacts", "runtime", "tools")
+    paths = [path for folder in folders for path in (root / folder).rglob("*.py")]
     return frozenset(_dotted(str(path.relative_to(root))) for path in paths if module in _imported(path, root))
 
 

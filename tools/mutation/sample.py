@@ -24,7 +24,7 @@ FOLDERS: Final[Mapping[str, tuple[tuple[str, ...], int]]] = {
     "kernels/hip": (("kernels/hip/*.h",), 16),
     "templates": (("templates/*/*.j2",), 4),
     "tools/emulator": (("tools/emulator/*.py", "tools/emulator/native/*"), 18),
-    "cli": (("cli*.py",), 10),
+    "cli": (("cli/*.py",), 10),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .artifacts.errors import RocmforgeError, printable
+from ..artifacts.errors import RocmforgeError, printable
 
 _URL = click.option("--url", envvar="ROCMFORGE_URL", default="http://127.0.0.1:8080", show_default=True, help="Server.")
 
@@ -25,7 +25,7 @@ _URL = click.option("--url", envvar="ROCMFORGE_URL", default="http://127.0.0.1:8
 @click.option("--json", "as_json", is_flag=True, help="The answer, or each event of the stream, as JSON.")
 def generate(prompt: str, url: str, stream: bool, as_json: bool, **sampling: Any) -> None:
     """Have a running server continue PROMPT."""
-    from .runtime.client import Client
+    from ..runtime.client import Client
 
     body = {"prompt": prompt, **{key: value for key, value in sampling.items() if value is not None}}
     client = Client(url)
@@ -44,7 +44,7 @@ def generate(prompt: str, url: str, stream: bool, as_json: bool, **sampling: Any
 @_URL
 def status(request_id: int, url: str) -> None:
     """How far a server's generation REQUEST_ID is, as JSON."""
-    from .runtime.client import Client
+    from ..runtime.client import Client
 
     click.echo(json.dumps(Client(url).status(request_id)))
 
@@ -54,6 +54,6 @@ def status(request_id: int, url: str) -> None:
 @_URL
 def cancel(request_id: int, url: str) -> None:
     """End a server's generation REQUEST_ID; what it had come to, as JSON."""
-    from .runtime.client import Client
+    from ..runtime.client import Client
 
     click.echo(json.dumps(Client(url).cancel(request_id)))

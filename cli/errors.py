@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from .artifacts.errors import RocmforgeError, os_problem, printable
+from ..artifacts.errors import RocmforgeError, os_problem, printable
 
 MIN_ADDRESS_SPACE: Final = 320 << 20
 """Bytes below which the libraries that load or compile a model end the process themselves, and not in one line."""

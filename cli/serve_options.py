@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .artifacts.errors import UsageError, printable
+from ..artifacts.errors import UsageError, printable
 
 
 def model_aliases(command: Callable[..., None]) -> Callable[..., None]:
@@ -55,7 +55,7 @@ def http_limits(command: Callable[..., None]) -> Callable[..., None]:
         max_streams: int | None,
         **extra: Any,
     ) -> None:
-        from .runtime.http.limits import HttpLimits
+        from ..runtime.http.limits import HttpLimits
 
         given = {
             "max_body_bytes": max_body,
@@ -106,8 +106,8 @@ def security_options(command: Callable[..., None]) -> Callable[..., None]:
         shared_prefix_cache: bool,
         **extra: Any,
     ) -> None:
-        from .runtime.http.auth import Security, load_keys
-        from .runtime.http.origins import read_hosts
+        from ..runtime.http.auth import Security, load_keys
+        from ..runtime.http.origins import read_hosts
 
         keys = load_keys(api_keys, os.environ.get("ROCMFORGE_API_KEY"))
         origins = cors_origin or ("*",)
@@ -153,7 +153,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
         speculate: int | None,
         **extra: Any,
     ) -> None:
-        from .runtime.engine.engine import EngineLimits
+        from ..runtime.engine.engine import EngineLimits
 
         given: dict[str, Any] = {
             "max_queue": max_queue,
@@ -216,8 +216,8 @@ def logs_and_traces(command: Callable[..., None]) -> Callable[..., None]:
         max_traces: int,
         **extra: Any,
     ) -> None:
-        from .runtime.telemetry.logs import LogOptions, configure
-        from .runtime.telemetry.tracing import read_options
+        from ..runtime.telemetry.logs import LogOptions, configure
+        from ..runtime.telemetry.tracing import read_options
 
         configure(LogOptions(log_level, os.environ.get("RUST_LOG", ""), log_format == "json", log_file))
         command(*args, traces=read_options(os.environ, trace_sample_rate, max_traces), **extra)
@@ -235,8 +235,8 @@ def worker_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def wrapped(*args: Any, worker: bool | None, device: str, **extra: Any) -> None:
-        from .artifacts.hip import installed_arches
-        from .runtime.engine.worker.spawn import WorkerProcess
+        from ..artifacts.hip import installed_arches
+        from ..runtime.engine.worker.spawn import WorkerProcess
 
         on_gpu = device not in {"auto", "host"} or (device == "auto" and bool(installed_arches()))
         early = WorkerProcess() if worker or (worker is None and on_gpu) else None

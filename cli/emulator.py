@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .runtime.device.hip.api import HipApi
+    from ..runtime.device.hip.api import HipApi
 
 
 def make_emulator(arch: str) -> HipApi:
     """An emulated GPU of an arch."""
-    from .tools.emulator import HipEmulator
+    from ..tools.emulator import HipEmulator
 
     return HipEmulator(arch)

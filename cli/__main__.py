@@ -1,0 +1,5 @@
+"""`python -m rocmforge.cli`."""
+
+from .main import main
+
+main(prog_name="rfc")

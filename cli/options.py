@@ -1,0 +1,67 @@
+"""Options that several commands have, and what they come to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..artifacts.hip import GRAPH_MODES
+from .emulator import make_emulator
+
+if TYPE_CHECKING:
+    from ..runtime.device.load import DeviceOptions
+
+
+def default_threads() -> int:
+    """As many as there are processors for this process."""
+    return len(os.sched_getaffinity(0))
+
+
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    envvar="ROCMFORGE_THREADS",
+    default=default_threads,
+    show_default="CPUs",
+    help="Threads of the host target.",
+)
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, host, hip, hip:INDEX, emulated or emulated:ARCH; auto: a GPU that the bundle has code for, else host.",
+)
+GRAPHS = click.option(
+    "--gpu-graphs",
+    type=click.Choice(GRAPH_MODES),
+    envvar="ROCMFORGE_GPU_GRAPHS",
+    default="auto",
+    show_default=True,
+    help="Replay decode steps as HIP graphs; auto: unless a trial of them fails; on: that is an error.",
+)
+CACHE_DIR = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Build cache. [default: $XDG_CACHE_HOME/rocmforge]",
+)
+MAX_CONTEXT = click.option(
+    "--max-context",
+    type=click.IntRange(1),
+    envvar="ROCMFORGE_MAX_CONTEXT",
+    help="Most tokens of a sequence; may be more than the model was trained on. [default: as many, up to 32768]",
+)
+
+
+def device_options(device: str, threads: int, graphs: str) -> DeviceOptions:
+    """Where to run a model, as the command line says it."""
+    from ..runtime.device.load import DeviceOptions
+
+    return DeviceOptions(device, threads, make_emulator, graphs=graphs)
+
+
+def say(line: str) -> None:
+    """Print a line that is no result."""
+    click.echo(line, err=True)

@@ -1,0 +1,78 @@
+"""Commands that run a bundle here: `rfc run`, `rfc verify`, `rfc profile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .compile import compiled
+from .errors import require_address_space
+from .options import CACHE_DIR, DEVICE, GRAPHS, MAX_CONTEXT, THREADS, device_options, say
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt", required=False)
+@click.option("-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="0: most likely.")
+@click.option("--top-k", type=click.IntRange(0), default=50, show_default=True, help="0: off.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
+@MAX_CONTEXT
+@DEVICE
+@GRAPHS
+@THREADS
+@CACHE_DIR
+def run(
+    bundle: Path,
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    max_context: int | None,
+    device: str,
+    gpu_graphs: str,
+    threads: int,
+    cache_dir: Path | None,
+) -> None:
+    """Continue PROMPT with a BUNDLE; without one, chat."""
+    require_address_space()
+    from ..runtime.engine.generation import SamplingParams
+    from ..runtime.terminal import RunOptions, run_bundle
+
+    sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    path = compiled(bundle, cache_dir, max_context)
+    run_bundle(RunOptions(path, prompt, max_tokens, sampling, device_options(device, threads, gpu_graphs), max_context))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@DEVICE
+@GRAPHS
+@THREADS
+def verify(bundle: Path, device: str, gpu_graphs: str, threads: int) -> None:
+    """Check every digest of a BUNDLE and replay its golden records here."""
+    require_address_space()
+    from ..runtime.verify import verify as verify_bundle
+
+    verify_bundle(bundle, device_options(device, threads, gpu_graphs), click.echo)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option("-n", "--max-tokens", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--device", default="hip", show_default=True, help="hip or hip:INDEX.")
+def profile(bundle: Path, prompt: str, max_tokens: int, device: str) -> None:
+    """Continue PROMPT with a BUNDLE under AMD's profiler: time and bytes by kernel.
+
+    It needs rocprofv3 or rocprof. The step that checks the model when it is loaded is in the figures.
+    """
+    from ..runtime.gpu_profile import ProfileOptions, format_profile
+    from ..runtime.gpu_profile import profile as profile_bundle
+
+    for line in format_profile(profile_bundle(ProfileOptions(bundle, prompt, max_tokens, device), say)):
+        click.echo(line)

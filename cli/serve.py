@@ -1,0 +1,134 @@
+"""`rfc serve`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..artifacts.errors import UsageError, printable
+from .compile import compiled
+from .errors import require_address_space
+from .options import CACHE_DIR, DEVICE, GRAPHS, MAX_CONTEXT, THREADS, device_options
+from .serve_options import (
+    engine_limits,
+    http_limits,
+    logs_and_traces,
+    model_aliases,
+    security_options,
+    worker_options,
+)
+
+if TYPE_CHECKING:
+    from ..runtime.engine.engine import EngineLimits
+    from ..runtime.engine.worker.spawn import WorkerProcess
+    from ..runtime.http.auth import Security
+    from ..runtime.http.limits import HttpLimits
+    from ..runtime.telemetry.tracing import TraceOptions
+
+
+@click.command()
+@click.argument("bundles", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--addr", envvar="ROCMFORGE_ADDR", default="127.0.0.1:8080", show_default=True, help="HOST:PORT.")
+@click.option(
+    "--kv-tokens",
+    type=click.IntRange(16),
+    help="Tokens that the KV cache holds. [default: 4 contexts, at most 1 GiB; on a GPU what is free]",
+)
+@click.option(
+    "--idle-seconds",
+    type=click.FloatRange(0),
+    help="Unload a model that nobody has used for so long; 0: never. [default: 300 where there are several]",
+)
+@click.option("--max-loaded", type=click.IntRange(1), help="Models loaded at once. [default: all]")
+@click.option(
+    "--integration",
+    "integrations",
+    multiple=True,
+    metavar="NAME=URL",
+    help="Offer the models of another server too: ollama, NAME=URL of an Ollama, or NAME=URL/v1. Repeatable.",
+)
+@worker_options
+@logs_and_traces
+@model_aliases
+@http_limits
+@security_options
+@engine_limits
+@MAX_CONTEXT
+@DEVICE
+@GRAPHS
+@THREADS
+@CACHE_DIR
+def serve(
+    bundles: tuple[Path, ...],
+    addr: str,
+    kv_tokens: int | None,
+    idle_seconds: float | None,
+    max_loaded: int | None,
+    integrations: tuple[str, ...],
+    aliases: dict[str, str],
+    limits: HttpLimits,
+    security: Security,
+    engine_limits: EngineLimits,
+    traces: TraceOptions,
+    worker: bool | None,
+    early: WorkerProcess | None,
+    max_context: int | None,
+    device: str,
+    gpu_graphs: str,
+    threads: int,
+    cache_dir: Path | None,
+) -> None:
+    """Serve BUNDLES over HTTP: bundles, folders of them, or GGUFs, which are compiled first.
+
+    The first is loaded at once and answers where no model is named; the others are loaded when they are asked for.
+    --device takes several, as hip:0,hip:1: each then runs all of them.
+    """
+    require_address_space()
+    from ..runtime.serve import ServeOptions, serve_bundles
+
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # by default they kill
+        signal.signal(number, signal.SIG_IGN)
+    host, port = _host_and_port(addr)
+    paths = tuple(compiled(path, cache_dir, max_context) for given in bundles for path in _bundles_in(given))
+    on = device_options(device, threads, gpu_graphs)
+    serve_bundles(
+        ServeOptions(
+            paths,
+            host,
+            port,
+            on,
+            max_context,
+            kv_tokens,
+            limits,
+            security,
+            engine_limits,
+            traces,
+            idle_seconds,
+            max_loaded,
+            integrations,
+            aliases,
+            worker,
+            early,
+        )
+    )
+
+
+def _bundles_in(path: Path) -> list[Path]:
+    """The path itself; of a folder that is no bundle, the bundles in it, by name."""
+    from ..artifacts.manifest import MANIFEST_NAME
+
+    if not os.path.isdir(path) or (path / MANIFEST_NAME).exists():  # of a path that is too long: false
+        return [path]
+    found = sorted(child for child in path.iterdir() if (child / MANIFEST_NAME).is_file())
+    return found or [path]  # what is wrong with it is said where it is opened
+
+
+def _host_and_port(addr: str) -> tuple[str, int]:
+    host, _, port = addr.rpartition(":")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise UsageError(f"--addr: expected HOST:PORT, found {printable(addr)}")
+    return host.strip("[]") or "127.0.0.1", int(port)
