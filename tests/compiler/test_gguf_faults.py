@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import subprocess
@@ -414,6 +415,16 @@ def test_a_file_that_was_cut(tmp_path: Path, copy: bool) -> None:
     os.truncate(path, gguf_file.data_offset + 1)
     access = GgufFile.read_tensor if copy else GgufFile.tensor_bytes
     assert "it changed" in refused(path, lambda _: access(gguf_file, "token_embd.weight"))
+
+
+def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(Raw().build())
+    monkeypatch.setattr(os, "pread", fails)
+    assert refused(path) == f"{path}: file: expected a readable file, found: Input/output error"
 
 
 def test_a_file_cut_while_its_header_is_read_F25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
+from pathlib import Path
+
 import pytest
+import ziglang
 
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.artifacts.host import LEVEL_FEATURES
-from rocmforge.artifacts.targets import GpuFeatures
+from rocmforge.artifacts.targets import ARCH_OF_MACHINE, GpuFeatures
 from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS, CodeVariant, find_targets
 
 # LLVM's AMDGPU usage guide: lanes of a wave, the int8 dot instruction, the int8 matrix instruction.
@@ -37,6 +42,17 @@ def test_the_gpus_of_the_table() -> None:
         assert target.variants == (CodeVariant("", flags, (), f"code/{arch}.hsaco"),)
         assert (target.kv_block_size, target.max_batch_tokens, target.max_sequences) == (16, 512, 64)
         assert target.golden_tolerance == GOLDEN_TOLERANCE
+
+
+@pytest.mark.parametrize("arch", GPUS)
+def test_machines_are_those_that_llvm_writes(arch: str, tmp_path: Path) -> None:
+    source, code = tmp_path / "work.c", tmp_path / "work.o"
+    source.write_text("__attribute__((amdgpu_kernel)) void work(int *p) { *p = 1; }")
+    zig, version = Path(str(ziglang.__file__)).with_name("zig"), 6 if "generic" in arch else 4
+    flags = ("-target", "amdgcn-amd-amdhsa", f"-mcpu={arch}", f"-mcode-object-version={version}", "-nogpulib", "-c")
+    subprocess.run([zig, "clang", *flags, source, "-o", code], check=True)
+    (elf_flags,) = struct.unpack_from("<I", code.read_bytes(), 48)
+    assert ARCH_OF_MACHINE[elf_flags & 0xFF] == arch
 
 
 def test_the_host_of_the_table() -> None:

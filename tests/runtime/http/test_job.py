@@ -7,6 +7,9 @@ from typing import Any
 import falcon.testing
 import pytest
 
+from rocmforge.runtime.http.errors import ClientGoneError
+from rocmforge.runtime.http.job import look_of
+
 from .fake_engine import FakeEngine, make_app
 
 HELLO = [{"role": "user", "content": "hi"}]
@@ -29,3 +32,14 @@ def test_the_slot_comes_back(path: str, body: dict[str, Any], engine: dict[str, 
     app = make_app(FakeEngine(**engine))
     falcon.testing.TestClient(app).simulate_post(path, json={**body, "stream": stream})
     assert app.admission.active == 0
+
+
+def test_who_has_hung_up_is_noticed_and_nobody_else() -> None:
+    hung_up: list[bool] = []
+    environ = falcon.testing.create_environ("/generate")
+    look_of(falcon.Request(environ))()  # of a server that does not tell
+    look = look_of(falcon.Request({**environ, "waitress.client_disconnected": lambda: bool(hung_up)}))
+    look()
+    hung_up.append(True)
+    with pytest.raises(ClientGoneError):
+        look()

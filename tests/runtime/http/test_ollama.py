@@ -108,6 +108,14 @@ def test_options_become_conditions(client: falcon.testing.TestClient, engine: Fa
     assert (engine.last.request.stop, engine.last.request.max_tokens) == (("x",), 3)
 
 
+@pytest.mark.parametrize("seed, drawn", [(-1, None), (0, 0), (1, 1)])
+def test_a_seed_below_0_is_none(
+    client: falcon.testing.TestClient, engine: FakeEngine, seed: int, drawn: int | None
+) -> None:
+    chat(client, options={"seed": seed})
+    assert engine.last.request.sampling.seed == drawn
+
+
 @pytest.mark.parametrize("last, penalty", [(0, 1.0), (64, 1.2), (-1, 1.2), (None, 1.2)])
 def test_a_penalty_of_the_last_0_tokens_is_none(
     client: falcon.testing.TestClient, engine: FakeEngine, last: int | None, penalty: float

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import pytest
 
 from rocmforge.runtime.http import response_store
@@ -44,6 +47,12 @@ def test_the_oldest_go_first_with_their_items(monkeypatch: pytest.MonkeyPatch) -
         store.put("ann", response(name))
     assert [store.get("ann", name) is not None for name in ("one", "two", "three")] == [False, True, True]
     assert [store.item("ann", f"item-{name}") is not None for name in ("one", "two", "three")] == [False, True, True]
+
+
+def test_what_was_answered_takes_room_too() -> None:
+    document = response("one").document
+    said = dataclasses.replace(response("one"), document=msgspec.structs.replace(document, output=["y" * 500]))
+    assert said.cost - response("one").cost == 502  # with its quotes
 
 
 def test_room_is_counted_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
