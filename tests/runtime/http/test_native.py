@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import logging
 import re
+from types import SimpleNamespace
 
 import falcon.testing
 import pytest
 
+from rocmforge.runtime.engine.generation import GenerationState
+from rocmforge.runtime.http import native
 from rocmforge.runtime.http.app import HttpLimits
 from rocmforge.runtime.telemetry.metrics import Metrics
 
@@ -139,6 +144,33 @@ def test_status_and_cancel(client: falcon.testing.TestClient, engine: FakeEngine
     }
     cancelled = client.simulate_post("/cancel/2").json
     assert (cancelled["finished"], cancelled["finish_reason"]) == (True, "cancelled")
+
+
+@pytest.mark.parametrize("ends_after, waited", [(0, 0.0), (3, 0.015), (None, 5.0)])
+def test_a_cancel_waits_for_the_end_and_not_for_ever(
+    ends_after: int | None, waited: float, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: `ends_after` so many looks, each 5 ms after the one before, within 5 s."""
+    looks, slept = itertools.count(), [0.0]
+    client = falcon.testing.TestClient(make_app(engine))
+    client.simulate_post("/generate", json={"prompt": "x"})
+    engine.prefill_seconds = 60
+    generation = engine.submit(engine.last.request)
+    state = generation.state()
+
+    def seen() -> GenerationState:
+        return dataclasses.replace(state, finished=ends_after is not None and next(looks) >= ends_after)
+
+    def sleep(seconds: float) -> None:
+        slept.append(slept[-1] + seconds)
+        assert slept[-1] < 6.0
+
+    monkeypatch.setattr(generation, "state", seen)
+    monkeypatch.setattr(native, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: slept[-1]))
+    answer = client.simulate_post("/cancel/2").json
+    assert answer["finished"] == (ends_after is not None)
+    assert slept[-1] == pytest.approx(waited, abs=0.006)
+    generation.cancel()
 
 
 @pytest.mark.parametrize("request_id", ["7", "0", "-1", "abc", "1e3", "٣", "9" * 5000, "1%0a"])
