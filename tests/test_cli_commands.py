@@ -226,6 +226,8 @@ def test_what_is_inspected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert rfc("inspect", tmp_path, "--arch", "gfx1100").stdout.splitlines()[-2:] == ["    3 x k", "        of gfx1100"]
     assert json.loads(rfc("inspect", tmp_path, "--json").stdout) == facts()
     assert asked == [(tmp_path, True, None), (tmp_path, False, "gfx1100"), (tmp_path, False, None)]
+    monkeypatch.setattr("rocmforge.cli.inspect._print_roofline", lambda path, arch: print(f"roofline of {arch}"))
+    assert rfc("inspect", tmp_path, "--arch", "gfx1100", "--emulate").stdout.splitlines()[-1] == "roofline of gfx1100"
 
 
 def test_a_command_collects_less_while_it_starts_and_says_how_it_is_used() -> None:

@@ -199,6 +199,9 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/runtime/test_engine_serving.py",
     ),
     "cli/*": (
+        "tests/test_cli.py",
+        "tests/test_cli_commands.py",
+        "tests/test_cli_errors.py",
         "tests/end_to_end/test_gpu_cli.py",
         "tests/end_to_end/test_cli.py",
         "tests/end_to_end/test_compile_faults.py",
