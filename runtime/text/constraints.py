@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MAX_CHARS: Final = 64 * 1024
 """Of a schema, as JSON, of an expression or of a grammar: tens of real tools fit."""
 
+_DEAD_END: Final = "NoExtensionBias"  # the library's word for a text that no token may follow and that may not end
+
 MAX_RULES: Final = 1000
 """Of a grammar in Lark's language, each of which has a colon. The library's stack ends at a chain of 2,700."""
 
@@ -97,7 +99,8 @@ class Matcher:
 
     def _check(self) -> None:
         if self._library.is_error():
-            raise ConstraintError(self._parameter, _first_line(self._library.get_error()))
+            problem = _first_line(self._library.get_error())
+            raise ConstraintError(self._parameter, "nothing can match it" if problem == _DEAD_END else problem)
 
 
 class ConstraintCompiler:
@@ -122,8 +125,6 @@ class ConstraintCompiler:
         if not library.is_error():
             matcher = Matcher(library, spec.parameter)
             matcher.mask()  # some limits are only met here
-            if library.is_stopped() and not library.is_accepting():
-                raise RequestError(spec.parameter, "nothing can match it")
             return matcher
         raise RequestError(spec.parameter, _first_line(library.get_error()))
 

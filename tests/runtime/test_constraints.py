@@ -7,6 +7,7 @@ import re
 import resource
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import jsonschema
 import numpy as np
@@ -127,6 +128,17 @@ def test_an_expression_takes_what_re_takes(
 ) -> None:
     matches = re.fullmatch(pattern, text) is not None
     assert follow(compiler.compile(spec("regex", pattern)), tokenizer, text) == matches
+
+
+def test_what_nothing_can_match_is_refused_and_no_text_at_all_is_not(
+    compiler: ConstraintCompiler, tokenizer: Tokenizer
+) -> None:
+    for kind, source in (("regex", "[^\\s\\S]"), ("grammar", "start: /[^\\s\\S]/")):
+        with pytest.raises(RequestError) as caught:
+            compiler.compile(spec(cast(Kind, kind), source))
+        assert str(caught.value) == "response_format: nothing can match it"
+    nothing = compiler.compile(spec("regex", ""))
+    assert set(allowed(nothing.mask())) == set(tokenizer.config.eos_token_ids)
 
 
 def test_a_grammar_and_any_object(compiler: ConstraintCompiler, tokenizer: Tokenizer) -> None:

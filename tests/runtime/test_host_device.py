@@ -368,6 +368,19 @@ def test_F72_memory_that_is_not_to_be_had(bundle: Bundle) -> None:
     assert message == f"host: {needed} bytes for the KV cache are not to be had"
 
 
+def test_a_closed_program_leaves_no_code_mapped(bundle: Bundle) -> None:
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(" r-xp ")
+
+    load_host_program(bundle, 1, 2).close()  # what is loaded once and stays
+    before = mapped()
+    programs = [load_host_program(bundle, 1, 2) for _ in range(3)]
+    assert mapped() == before + 3
+    for program in programs:
+        program.close()
+    assert mapped() == before
+
+
 def test_closing_twice_is_harmless(bundle: Bundle) -> None:
     program = load_host_program(bundle, 1, 2)
     program.close()
