@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -93,3 +94,17 @@ def test_every_test_file_is_run() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
     found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
     assert {path for path in found if not path.startswith(tuple(listed))} == set()
+
+
+def test_what_the_design_names_is_there() -> None:
+    """Each file of the two walks of docs/design.md, and each function and class beside its name."""
+    text = (ROOT / "docs/design.md").read_text()
+    named = re.findall(r"`((?:artifacts|compiler|runtime|kernels|tests)/[\w/.]+)`", text)
+    assert len(named) > 30
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    sources = "".join(
+        path.read_text() for folder in ("artifacts", "compiler", "runtime") for path in modules_of(folder)
+    )
+    functions = re.findall(r"`((?:\w+\.)?[a-z]+_[a-z_]+)`", text)
+    words = {name.rpartition(".")[2] for name in functions}
+    assert {word for word in words if f"def {word}(" not in sources} <= {"unpack_block"}
