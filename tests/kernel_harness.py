@@ -58,7 +58,7 @@ class _Kernel(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What kernels see of a batch; fields as in `runtime.batch.Batch`."""
+    """What kernels see of a batch; fields as in `device.batch.Batch`."""
 
     num_tokens: int
     token_ids: Sequence[int] = ()

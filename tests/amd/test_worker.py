@@ -17,7 +17,7 @@ from rocmforge.tools.server_process import ServerProcess, children_of, free_port
 from .conftest import Runtime
 
 START = f"""
-from rocmforge.runtime.worker import spawn
+from rocmforge.runtime.engine.worker import spawn
 spawn.MODULE = {faulty_worker.__name__!r}
 from rocmforge.cli import main
 main()

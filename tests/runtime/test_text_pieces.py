@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import tokenizers
 from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,6 +109,14 @@ def test_what_is_not_known_is_not_cut(changes: dict[str, Any]) -> None:
     assert not can_cut(other._library)
     text = "ab 12  cd\n" * 20_000
     assert other.encode(text, parse_special=False) == other._library.encode(text, add_special_tokens=False).ids
+
+
+def test_plain_words_are_parted_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the last space of the second half of a piece."""
+    monkeypatch.setattr(text_pieces, "PIECE_CHARS", 10)
+    none = cast(tokenizers.Tokenizer, None)
+    assert list(pieces(none, "ab cd ef gh ij kl mn")) == ["ab cd ef", " gh ij", " kl mn"]
+    assert list(pieces(none, "a b c d e f")) == ["a b c d", " e f"]
 
 
 def test_a_word_of_any_length_stays_whole_and_is_refused_by_its_length() -> None:
