@@ -25,16 +25,18 @@ DAMAGED = ("no_code", "half_an_elf", "an_empty_elf")
 # What a version answers otherwise: HIP 5.7 has another word for a foreign arch, does not look at a copy's kind, and has
 # its captures bear everything.
 _BORNE: list[Any] = [0, 0, 900, 0, 0, True, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+_REFUSED: list[Any] = [0, 0, 1, *_BORNE[3:]]  # as outside of a capture; 7.2 says that the configuration is invalid
 OTHERWISE: dict[str, dict[str, list[Any]]] = {
     "trixie": {
         "modules": [303, 500, 1, 400, 400],
         "copies": [1, 1, 0, 0, 0, 1, 1, 1, 0, 1, 0],
         "malloc_in_a_capture": _BORNE,
         "wait_in_a_capture": _BORNE,
+        "bad_launch_in_a_capture": _REFUSED,
         "query_in_a_capture": _BORNE,
         "other_stream_in_a_capture": [*_BORNE[:2], 0, 0, 900, 0, 0, 0, *_BORNE[5:]],
     },
-    "sid": {"bad_launch_in_a_capture": [0, 0, 1, *_BORNE[3:]]},
+    "sid": {"bad_launch_in_a_capture": _REFUSED},
     "experimental": {},
 }
 

@@ -32,6 +32,11 @@ class ApiBase:
             return hip.SUCCESS
         return self._state.done(work())
 
+    def _captures(self, stream: Any) -> bool:
+        """Whether what is done on a stream is recorded."""
+        found = self._state.streams.get(address_of(stream))
+        return found is not None and found.capturing is not None
+
     def _unborne(self) -> int:
         """The error of a call that no capture bears: one that this thread began is spoilt by it."""
         thread = threading.get_ident()

@@ -124,13 +124,11 @@ class ModuleApi(ApiBase):
         grid, block, shared = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4], numbers[5]), numbers[6]
         items = block[0] * block[1] * block[2]
         most = max(grid[axis] * block[axis] for axis in range(3))
-        if (
-            min(grid) < 1
-            or min(block) < 1
-            or items > min(_MAX_WORKGROUP, loaded.kernel.max_workgroup)
-            or most > _MAX_WORK_ITEMS
-        ):
-            return self._state.done(hip.INVALID_VALUE, f"grid {grid}, block {block}")
+        too_large = items > min(_MAX_WORKGROUP, loaded.kernel.max_workgroup)
+        if too_large or min(grid) < 1 or min(block) < 1 or most > _MAX_WORK_ITEMS:
+            # HIP 7.2 has another word for a large block where the stream captures.
+            code = hip.INVALID_CONFIGURATION if too_large and self._captures(stream) else hip.INVALID_VALUE
+            return self._state.done(code, f"grid {grid}, block {block}")
         if loaded.kernel.lds_bytes + shared > lds_bytes(self._state.arch):
             return self._state.done(hip.INVALID_VALUE, f"{loaded.kernel.lds_bytes + shared} bytes of LDS")
         arguments = _arguments(loaded, parameters, extra)

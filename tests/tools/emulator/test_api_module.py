@@ -142,9 +142,9 @@ def test_an_injected_error_comes_instead_of_a_handle(device: Device, name: str) 
         ((1, 1, 1, 64, 1, -1, 0), 1),
         ((1, 1, 1, 1024, 1, 1, 0), 0),
         ((1, 1, 1, 2, 16, 32, 0), 0),
-        ((1, 1, 1, 1025, 1, 1, 0), 1),
-        ((1, 1, 1, 32, 32, 2, 0), 1),
-        ((1, 1, 1, 2, 32, 32, 0), 1),
+        ((1, 1, 1, 1025, 1, 1, 0), 9),
+        ((1, 1, 1, 32, 32, 2, 0), 9),
+        ((1, 1, 1, 2, 32, 32, 0), 9),
         ((0xFFFFFFFF, 1, 1, 1, 1, 1, 0), 0),
         ((1 << 32, 1, 1, 1, 1, 1, 0), 1),
         ((1 << 26, 1, 1, 64, 1, 1, 0), 1),
@@ -175,6 +175,18 @@ def test_a_launch_that_is_refused_says_why(device: Device) -> None:
     assert (device.launch(b"narrow", 1, 1, 1, 64, 1, 1, 0), device.launch(b"narrow", 1, 1, 1, 65, 1, 1, 0)) == (0, 1)
     assert device.api.hipModuleLaunchKernel(UNKNOWN, 1, 1, 1, 1, 1, 1, 0, None, None, None) == 400
     assert device.api.hipGetLastError() == 400
+
+
+def test_a_block_that_is_too_large_has_another_error_in_a_capture(device: Device) -> None:
+    """As HIP 7.2.4 has it."""
+    stream, graph = c_void_p(), c_void_p()
+    assert device.api.hipStreamCreateWithFlags(byref(stream), 1) == 0
+    assert device.launch(b"put", 1, 1, 1, 1025, 1, 1, 0, stream=stream) == 1
+    assert device.api.hipStreamBeginCapture(stream, 1) == 0
+    assert device.launch(b"put", 1, 1, 1, 1025, 1, 1, 0, stream=stream) == 9
+    assert device.launch(b"put", 0, 1, 1, 32, 1, 1, 0, stream=stream) == 1
+    assert device.api.hipStreamEndCapture(stream, byref(graph)) == 0
+    assert device.launch(b"put", 1, 1, 1, 1025, 1, 1, 0, stream=stream) == 1
 
 
 def test_a_launch_on_a_lost_device(device: Device) -> None:
