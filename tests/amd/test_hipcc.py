@@ -19,6 +19,8 @@ from rocmforge.tools.debian_hipcc import fetch_hipcc
 
 from .conftest import FIGURES, Compiled
 
+# Its clang, 21.1.8, dies of a segmentation fault; the pinned one, 22.1, builds it.
+CRASHES = "gfx1250"
 EMULATED = ("gfx1100", "gfx1103", "gfx1150", "gfx1200", "gfx1201", "gfx942", "gfx950")
 
 
@@ -37,7 +39,7 @@ def hipcc(monkeypatch: pytest.MonkeyPatch) -> HipToolchain:
 def test_every_arch_that_it_knows_and_the_logits_of_clang(
     hipcc: HipToolchain, small_gguf: Path, compiled: Compiled
 ) -> None:
-    known = [name for name in TARGETS if name in hipcc.arches]
+    known = [name for name in TARGETS if name in hipcc.arches and name != CRASHES]
     assert len(known) > 20
     assert int(re.findall(r"clang version (\d+)", hipcc.version)[0]) >= 21
     bundles = {name: compiled(small_gguf, *known, toolchain=name) for name in ("hipcc", "clang")}
