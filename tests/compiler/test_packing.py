@@ -154,7 +154,7 @@ def test_embedding_kernel_gives_the_weights_of_the_file(embeddings: dict[str, Ke
     raw = np.random.default_rng(7).integers(0, 256, (ROWS, FORMATS[kind].row_bytes(COLUMNS)), np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
         expected = dequantize(raw, kind)
-    token_ids = [*range(ROWS), 0, ROWS - 1]
+    token_ids = [*range(ROWS), 0, ROWS - 1, 16, 15, 7, 32]
     kernel = spec("embedding", **weight_parameters(kind, COLUMNS))
     for by_item in (False, True):
         out, memory = guarded((len(token_ids), COLUMNS), np.float32)

@@ -32,7 +32,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/runtime/test_host_program.py",
     ),
     "kernels/host/weights*": (
-        "tests/compiler/test_embedding_host.py",
+        "tests/compiler/test_packing.py::test_embedding_kernel",
         HOST + "test_matmul_of_one_row",
         HOST + "test_matmul_tails",
     ),
