@@ -158,8 +158,7 @@ class StreamApi(ApiBase):
         """1 where a stream is capturing, else 0."""
         if code := self._enter("hipStreamIsCapturing"):
             return code
-        found = self._state.streams.get(address_of(stream))
-        write(status, int(found is not None and found.capturing is not None), ctypes.c_int)
+        write(status, int(self._captures(stream)), ctypes.c_int)
         return hip.SUCCESS
 
     def hipGraphInstantiate(
