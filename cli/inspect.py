@@ -50,7 +50,7 @@ def _print_roofline(path: Path, arch: str) -> None:
     from ..artifacts.bundle import open_bundle
 
     try:
-        from ..tools.roofline import count_steps, report
+        from ..tools.emulator.roofline import count_steps, report
     except ImportError as error:
         raise DeviceError(f"--emulate: the emulator needs {error.name}: pip install 'rocmforge[emulator]'") from None
     with open_bundle(path) as bundle:

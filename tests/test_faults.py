@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rocmforge.tools import faults
+from rocmforge.tools.generate import faults
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def test_every_required_case_is_held(held: dict[int, set[str]]) -> None:
 
 
 def test_table_is_up_to_date(held: dict[int, set[str]]) -> None:
-    assert faults.TABLE.read_text("utf-8") == faults.table(held), "run python -m rocmforge.tools.faults"
+    assert faults.TABLE.read_text("utf-8") == faults.table(held), "run python -m rocmforge.tools.generate.faults"
 
 
 def test_weight_types_are_no_cases() -> None:

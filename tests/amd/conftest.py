@@ -21,10 +21,10 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.tests.end_to_end.process import environment
-from rocmforge.tools.amd_runtime import describe, fetch_runtime, launch
-from rocmforge.tools.debian_root import Root
-from rocmforge.tools.fixtures import write_model
-from rocmforge.tools.server_process import ServerProcess, free_port
+from rocmforge.tools.bench.server_process import ServerProcess, free_port
+from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime, launch
+from rocmforge.tools.debian.root import Root
+from rocmforge.tools.generate.fixtures import write_model
 
 SECONDS = 300.0  # after which a program is taken to hang
 ALWAYS = "trixie"  # Debian's stable suite: what must always be had where Debian is

@@ -15,7 +15,7 @@ from rocmforge.compiler.hip_toolchain import HipToolchain, find_hipcc
 from rocmforge.compiler.target import TARGETS
 from rocmforge.tests.runtime.test_emulated_gpu import load
 from rocmforge.tests.runtime.test_host_program import run
-from rocmforge.tools.debian_hipcc import fetch_hipcc
+from rocmforge.tools.debian.hipcc import fetch_hipcc
 
 from .conftest import FIGURES, Compiled
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from rocmforge.tests.end_to_end.process import environment
-from rocmforge.tools.fixtures import write_model
-from rocmforge.tools.http_load import Address, call
-from rocmforge.tools.load_test import COMPLETE, Result, fixed_fates, run_load, seconds_until_free
-from rocmforge.tools.server_process import ServerProcess, free_port, rfc_serve
-from rocmforge.tools.traffic import Case, make_bodies, run_alone
+from rocmforge.tools.bench.http_load import Address, call
+from rocmforge.tools.bench.load_test import COMPLETE, Result, fixed_fates, run_load, seconds_until_free
+from rocmforge.tools.bench.server_process import ServerProcess, free_port, rfc_serve
+from rocmforge.tools.bench.traffic import Case, make_bodies, run_alone
+from rocmforge.tools.generate.fixtures import write_model
 
 from .conftest import Compiled, Runtime
 
@@ -128,7 +128,7 @@ def test_a_served_load_of_smollm2(trixie: Runtime, arch: str, smollm2_gpu: Path)
         *(
             "python",
             "-m",
-            "rocmforge.tools.load_test",
+            "rocmforge.tools.bench.load_test",
             smollm2_gpu,
             "--device",
             "hip",

@@ -12,7 +12,7 @@ import requests
 
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS
 from rocmforge.tests.runtime import faulty_worker
-from rocmforge.tools.server_process import ServerProcess, children_of, free_port
+from rocmforge.tools.bench.server_process import ServerProcess, children_of, free_port
 
 from .conftest import Runtime
 

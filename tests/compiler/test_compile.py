@@ -10,7 +10,7 @@ import pytest
 from rocmforge.compiler import compile as compile_module
 from rocmforge.compiler.compile import CompileOptions, read_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rocmforge.compiler.render import Source, kernel_headers
 from rocmforge.compiler.target import Target
 from rocmforge.compiler.toolchain import Toolchain
 from rocmforge.compiler.tuning import Tuning
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 
 class Told:

@@ -25,7 +25,7 @@ from rocmforge.compiler.occupancy import waves_per_simd
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS
 from rocmforge.compiler.weights import FileSink, write_weights
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 TOOLCHAIN = HostToolchain("zig", ("cc",), ("ld",), "zig 1", ("-Wall",))
 

@@ -23,7 +23,7 @@ from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_file import GgufFile, read_gguf
 from rocmforge.compiler.inspect import inspect_gguf
 from rocmforge.compiler.model_config import read_config
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 RECORDED = Path(__file__).parents[1] / "data" / "refusals_gguf.txt"
 U8, I32, F32, BOOL, STRING, ARRAY, U32 = 0, 5, 6, 7, 8, 9, 4

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_file import read_gguf
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 Kind = gguf.GGUFValueType
 

@@ -1,5 +1,5 @@
-"""Kernels of real shapes build for every kind of GPU, and none spills. `python -m rocmforge.tools.gpu_code` builds all
-shapes, types and arches; here is one arch of each kind, and the largest shape where registers are scarcest."""
+"""Kernels of real shapes build for every kind of GPU, and none spills. `tools/generate/gpu_code.py` builds all shapes,
+types and arches; here is one arch of each kind, and the largest shape where registers are scarcest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from rocmforge.artifacts.layout import KV_DTYPES
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.target import TARGETS
-from rocmforge.tools.gpu_code import SHAPES, build_shape, wasteful
+from rocmforge.tools.generate.gpu_code import SHAPES, build_shape, wasteful
 
 KINDS = {target.gpu: target.arch for target in TARGETS.values() if target.gpu is not None}
 CASES = [

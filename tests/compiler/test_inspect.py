@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 
 from rocmforge.compiler.inspect import format_facts, inspect_gguf
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 
 def test_the_facts_of_a_model(tmp_path: Path) -> None:

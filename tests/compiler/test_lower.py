@@ -19,7 +19,7 @@ from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import Tuning
 from rocmforge.tests.compiler.test_passes import CONFIGS, TYPES
 from rocmforge.tests.graph_interpreter import BASE, make_weights
-from rocmforge.tools.gpu_code import SHAPES, shape_graph
+from rocmforge.tools.generate.gpu_code import SHAPES, shape_graph
 
 DATA = Path(__file__).parents[1] / "data"
 # Biases and norms of heads, groups of two heads, types that part what could be one matrix.

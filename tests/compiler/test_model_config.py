@@ -24,7 +24,7 @@ from rocmforge.compiler.model_config import (
     weight_tensors,
 )
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.fixtures import QUANTIZATIONS, write_model
+from rocmforge.tools.generate.fixtures import QUANTIZATIONS, write_model
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.golden import compare_golden
 from rocmforge.runtime.device.host import choose_variant, load_host_program
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 # What the cases do not say; two layers.
 SMALL: dict[str, Any] = {"quantization": "F16", "hidden_size": 64, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32}

@@ -41,7 +41,7 @@ def smollm2_metadata(smollm2_gguf: Path) -> dict[str, object]:
 
 def extended(metadata: Mapping[str, object]) -> dict[str, object]:
     """The vocabulary with which the goldens of the other pre-tokenizers were made."""
-    spec = importlib.util.spec_from_file_location("oracle", ROOT / "tools" / "tokenizer_oracle.py")
+    spec = importlib.util.spec_from_file_location("oracle", ROOT / "tools" / "generate" / "tokenizer_oracle.py")
     assert spec is not None
     assert spec.loader is not None
     oracle = importlib.util.module_from_spec(spec)

@@ -28,7 +28,7 @@ from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.host import choose_variant
 from rocmforge.tests.compiler.test_shapes import logits
 from rocmforge.tests.kernel_harness import LEVELS
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 HOST = TARGETS["host"]
 PORTABLE = replace(HOST, variants=HOST.variants[-1:])

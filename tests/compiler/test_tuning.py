@@ -21,8 +21,8 @@ from rocmforge.runtime.device.hip.program import KvSize, load_hip_program
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tests.runtime.test_host_program import relative_tolerance, run
 from rocmforge.tools.emulator import HipEmulator
-from rocmforge.tools.fixtures import write_model
-from rocmforge.tools.gpu_code import SHAPES, shape_graph
+from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.gpu_code import SHAPES, shape_graph
 
 
 def test_items_win_over_the_environment() -> None:

@@ -21,7 +21,7 @@ from rocmforge.compiler.packing import pack_rows
 from rocmforge.compiler.plan import PackedTensor
 from rocmforge.compiler.weights import FileSink, read_floats, rope_table, write_weights
 from rocmforge.tests.graph_interpreter import BASE
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 # 2 pi to 45 digits: reduced by it, an angle of 2^24 radians still has 35 right digits.
 TWO_PI = Fraction("6.283185307179586476925286766559005768394338798")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rocmforge.tests.end_to_end.process import rfc
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from rocmforge import __version__
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.manifest import encode_manifest
 from rocmforge.tests.end_to_end.process import COMMAND, digest_of, environment, files_of, refused, rfc, serving
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 # As sitecustomize: Python then finds no ziglang package, as where it was never installed.
 NO_ZIG = 'import sys\nsys.modules["ziglang"] = None\n'

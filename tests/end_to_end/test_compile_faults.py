@@ -26,7 +26,7 @@ from rocmforge.tests.end_to_end.process import (
     rfc,
     wait_until,
 )
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 # As sitecustomize: kills its process just before the Nth time that it touches anything in the goal's folder.
 KILLER = """

@@ -11,7 +11,7 @@ import pytest
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.hip import installed_arches
 from rocmforge.tests.end_to_end.process import refused, rfc
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 no_gpu = pytest.mark.skipif(bool(installed_arches()), reason="this machine has an AMD GPU")
 

@@ -15,10 +15,10 @@ from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.tools.fixtures import write_model
-from rocmforge.tools.server_process import ServerProcess, free_port, rfc_serve
-from rocmforge.tools.soak import Traffic, take_sample
-from rocmforge.tools.traffic import make_bodies
+from rocmforge.tools.bench.server_process import ServerProcess, free_port, rfc_serve
+from rocmforge.tools.bench.soak import Traffic, take_sample
+from rocmforge.tools.bench.traffic import make_bodies
+from rocmforge.tools.generate.fixtures import write_model
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def server(bundle: Path) -> Iterator[ServerProcess]:
 
 def test_F56_many_streams_with_disconnects_equal_their_solo_runs(bundle: Path) -> None:
     # 8 streams of up to 1,800 bytes and as many tokens need more than the 4,096 of the cache: pages run out, too.
-    command = [sys.executable, "-m", "rocmforge.tools.load_test", str(bundle), "--threads", "1"]
+    command = [sys.executable, "-m", "rocmforge.tools.bench.load_test", str(bundle), "--threads", "1"]
     done = subprocess.run(
         [*command, "--requests=60", "--disconnects=20", "--streams=8", "--distinct=12", "--kv-tokens=4096"],
         capture_output=True,

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from rocmforge.tests.end_to_end.process import COMMAND, PATIENCE_SECONDS, digest_of, environment, files_of
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 
 def compile_elsewhere(world: Path, model: Path, jobs: int, umask: int, **settings: str) -> tuple[str, dict[str, bytes]]:

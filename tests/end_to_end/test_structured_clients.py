@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
-from rocmforge.tools.structured_output import SCHEMAS
+from rocmforge.tools.bench.structured_output import SCHEMAS
 
 QUESTION: dict[str, Any] = {
     "model": "smollm2",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rocmforge.tests.end_to_end.process import Server, refused, rfc, serving, wait_until
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 ASK = {"prompt": "the and of", "max_tokens": 6, "temperature": 0}
 LONG = ASK | {"max_tokens": 200, "ignore_eos": True}

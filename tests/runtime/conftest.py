@@ -10,7 +10,7 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import CONTEXT
 from .test_host_program import compiled

@@ -12,7 +12,7 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.accuracy import PROMPTS, first_divergence, kl_divergence, program_logits
+from rocmforge.tools.bench.accuracy import PROMPTS, first_divergence, kl_divergence, program_logits
 
 # llama.cpp 0.3.36 of llama-cpp-python on the same file and text: docs/performance.md gives the command.
 LLAMA_CPP_MEAN_KL = 0.00531

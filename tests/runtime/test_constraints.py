@@ -32,7 +32,7 @@ from rocmforge.runtime.text.constraints import (
     Matcher,
 )
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tools.structured_output import SCHEMAS
+from rocmforge.tools.bench.structured_output import SCHEMAS
 
 OBJECT = {
     "type": "object",
@@ -254,7 +254,7 @@ def request(
 
 
 def test_structured_output_is_valid(engine: Engine, tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
-    """One of each schema at temperature 1; tools/structured_output.py does a hundred."""
+    """One of each schema at temperature 1; tools/bench/structured_output.py does a hundred."""
     for seed, schema in enumerate(SCHEMAS.values()):
         state = run(engine, request(tokenizer, compiler.compile(spec("json_schema", schema)), seed))
         jsonschema.Draft202012Validator(schema).validate(json.loads(state.text))

@@ -28,7 +28,7 @@ from rocmforge.runtime.engine.lifecycle import RequestEvent
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import CONTEXT, SECONDS, CountingMetrics, ScriptedProgram, ended, load, request, serving
 from .test_engine_faults import FaultyProgram, fault_plan

@@ -18,7 +18,7 @@ from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParam
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tools.emulator import HipEmulator
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import ended, serving
 from .test_emulated_gpu import compiled, load

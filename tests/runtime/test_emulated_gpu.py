@@ -26,8 +26,8 @@ from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.reference import ReferenceModel
 from rocmforge.tools.emulator import HipEmulator
-from rocmforge.tools.fixtures import write_model
-from rocmforge.tools.roofline import step_cost
+from rocmforge.tools.emulator.roofline import step_cost
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import ended, serving
 from .test_host_program import relative_tolerance, run

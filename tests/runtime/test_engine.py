@@ -20,7 +20,7 @@ from rocmforge.runtime.engine.engine import Engine, EngineLimits
 from rocmforge.runtime.engine.generation import EngineStats, GenerationRequest, SamplingParams, events_of
 from rocmforge.runtime.serve import random_id
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import (
     CONTEXT,

@@ -25,7 +25,7 @@ from rocmforge.runtime.engine.generation import (
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import CONTEXT, EOS, SECONDS, ScriptedProgram, load, request, serving
 from .test_engine_cache import ids

@@ -29,7 +29,7 @@ from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
 from rocmforge.runtime.device import host as host_device
 from rocmforge.runtime.device.host import HostProgram, choose_variant, load_host_program
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 from .hip_bundle import LAYOUT as HIP_LAYOUT
 from .test_host_program import compiled

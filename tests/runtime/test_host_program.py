@@ -15,7 +15,7 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.runtime.device.batch import Batch, Program, RowSampling
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 LEVELS = ("x86_64_v4", "x86_64_v3", "portable")
 BLOCK = 16

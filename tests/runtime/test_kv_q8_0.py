@@ -22,7 +22,7 @@ from rocmforge.runtime.device.host import load_host_program
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.inspect import inspect_bundle
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import assorted_requests, ended, load, serving
 from .test_emulated_gpu import load as load_gpu

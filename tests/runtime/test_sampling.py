@@ -17,7 +17,7 @@ from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, choose_variant
-from rocmforge.tools.fixtures import write_model
+from rocmforge.tools.generate.fixtures import write_model
 
 Logits = npt.NDArray[np.float32]
 

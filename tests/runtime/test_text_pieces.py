@@ -18,7 +18,7 @@ from rocmforge.compiler.tokenizer import NORMAL, PRE_TOKENIZERS, build_tokenizer
 from rocmforge.runtime.text import text_pieces
 from rocmforge.runtime.text.text_pieces import can_cut, pieces
 from rocmforge.runtime.text.tokenizer import Tokenizer, TooManyTokensError
-from rocmforge.tools.fixtures import vocabulary
+from rocmforge.tools.generate.fixtures import vocabulary
 
 # What the expressions tell apart: letters, digits, white space of several kinds, apostrophes, punctuation, marks.
 ALPHABET = st.sampled_from(

@@ -32,8 +32,8 @@ from rocmforge.runtime.engine.worker import spawn
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.router import RoutedEngine
 from rocmforge.tests.runtime import faulty_worker
-from rocmforge.tools.fixtures import write_model
-from rocmforge.tools.server_process import held_by
+from rocmforge.tools.bench.server_process import held_by
+from rocmforge.tools.generate.fixtures import write_model
 
 from .engine_harness import SECONDS, CountingMetrics, ended, request, wait_until
 from .test_host_program import compiled

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from rocmforge.artifacts.errors import ToolchainError
-from rocmforge.tools import amd_runtime, debian_root
-from rocmforge.tools.debian_root import Root, fetch_root
+from rocmforge.tools.debian import amd_runtime
+from rocmforge.tools.debian import root as debian_root
+from rocmforge.tools.debian.root import Root, fetch_root
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on PATH")
 
@@ -153,7 +154,7 @@ def test_F110_a_machine_without_apt_or_without_debian(
 
 
 def test_F110_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rocmforge.tools.amd_runtime", "--suite", "sid", "--", "rfc", "doctor"]
+    command = [sys.executable, "-m", "rocmforge.tools.debian.amd_runtime", "--suite", "sid", "--", "rfc", "doctor"]
     environment = {**os.environ, "PATH": str(tmp_path), "ROCMFORGE_WORK": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (4, "")

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from rocmforge.tools import quiet
-from rocmforge.tools.benchmark_overhead import Run
-from rocmforge.tools.benchmark_server import Round, percentile, report
+from rocmforge.tools.bench import quiet
+from rocmforge.tools.bench.overhead import Run
+from rocmforge.tools.bench.server import Round, percentile, report
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The scenes of tools/http_stress.py, small, on a scripted engine: what they count is what happened."""
+"""The scenes of tools/bench/http_stress.py, small, on a scripted engine: what they count is what happened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rocmforge.runtime.http.app import HttpLimits
 from rocmforge.runtime.http.server import Server
 from rocmforge.tests.runtime.http.fake_engine import FakeEngine, make_app
-from rocmforge.tools import http_stress
+from rocmforge.tools.bench import http_stress
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from rocmforge.tools.http_load import Address, Exchange, HttpError, call
-from rocmforge.tools.load_test import check_held
-from rocmforge.tools.server_process import Held, held_by
-from rocmforge.tools.traffic import Case, Step, judge, judge_beginning, make_bodies
+from rocmforge.tools.bench.http_load import Address, Exchange, HttpError, call
+from rocmforge.tools.bench.load_test import check_held
+from rocmforge.tools.bench.server_process import Held, held_by
+from rocmforge.tools.bench.traffic import Case, Step, judge, judge_beginning, make_bodies
 
 SOLO = Case({}, (Step(5, "a"), Step(6, "b"), Step(7, "c", "length")))
 HELD = Held(resident=100.0, anonymous=50.0, descriptors=12, threads=20)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.tools.mutate import ROOT, summary
+from rocmforge.tools.mutation.mutate import ROOT, summary
 from rocmforge.tools.mutation.mutation import Mutation
 from rocmforge.tools.mutation.native import native_mutations
 from rocmforge.tools.mutation.nearest import TABLE, nearest_tests

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from rocmforge.tools.server_process import Held
-from rocmforge.tools.soak import Sample, check_flat, growth
+from rocmforge.tools.bench.server_process import Held
+from rocmforge.tools.bench.soak import Sample, check_flat, growth
 
 
 def samples(memory: list[float]) -> list[Sample]:

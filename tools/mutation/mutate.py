@@ -1,8 +1,8 @@
 """What the tests do not see: small mutations of our own code, each run against the tests that stand nearest.
 
-python -m rocmforge.tools.mutate --count 200           a sample over all folders; again: goes on where it was
-python -m rocmforge.tools.mutate --path runtime/engine/engine.py --count 20
-python -m rocmforge.tools.mutate --again               those of the results that survived, with the tests of today
+python -m rocmforge.tools.mutation.mutate --count 200       a sample over all folders; again: goes on where it was
+python -m rocmforge.tools.mutation.mutate --path runtime/engine/engine.py --count 20
+python -m rocmforge.tools.mutation.mutate --again           those of the results that survived, with the tests of today
 Mutates a copy, never this tree. A mutation that no test notices has survived: it wants a test, or, where it changes
 nothing that matters, a line with the reason in tools/mutation/equivalent.toml.
 """
@@ -26,7 +26,7 @@ from rocmforge.tools.mutation.nearest import nearest_tests
 from rocmforge.tools.mutation.sample import FOLDERS, equivalents, mutations_of, shuffled
 from rocmforge.tools.mutation.trial import Copy, Outcome
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 RESULTS: Final = ROOT / ".rocmforge" / "mutations.jsonl"
 
 Record = dict[str, Any]

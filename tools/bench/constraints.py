@@ -1,8 +1,8 @@
 """Speed of constrained decoding with masks computed before each step, and beside the device's work, on the host.
 
-    python -m rocmforge.tools.benchmark_constraints BUNDLE [--streams 8] [--rounds 9] [--threads 2]
+    python -m rocmforge.tools.bench.constraints BUNDLE [--streams 8] [--rounds 9] [--threads 2]
 
-Each round generates under the schemas of tools/structured_output.py, so many streams at once, in both ways in turn.
+Each round generates under the schemas of structured_output.py, so many streams at once, in both ways in turn.
 Prints the tokens a second of both and the median of the rounds' ratios; exit code 1 where the outputs were not equal.
 """
 
@@ -15,15 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from ..artifacts.bundle import Bundle, open_bundle
-from ..runtime.device.host import load_host_program
-from ..runtime.device.token_masks import MaskSource, PendingMask, TokenMasks
-from ..runtime.engine.engine import Engine
-from ..runtime.engine.generation import GenerationRequest, SamplingParams
-from ..runtime.engine.loading import load_tokenizer
-from ..runtime.telemetry.metrics import Metrics
-from ..runtime.text.constraints import ConstraintCompiler, ConstraintSpec
-from ..runtime.text.tokenizer import Tokenizer
+from ...artifacts.bundle import Bundle, open_bundle
+from ...runtime.device.host import load_host_program
+from ...runtime.device.token_masks import MaskSource, PendingMask, TokenMasks
+from ...runtime.engine.engine import Engine
+from ...runtime.engine.generation import GenerationRequest, SamplingParams
+from ...runtime.engine.loading import load_tokenizer
+from ...runtime.telemetry.metrics import Metrics
+from ...runtime.text.constraints import ConstraintCompiler, ConstraintSpec
+from ...runtime.text.tokenizer import Tokenizer
 from .structured_output import MAX_TOKENS, SCHEMAS
 
 CONTEXT = 1024

@@ -2,7 +2,7 @@
 
 tools/amd_runtime [--suite trixie|sid|experimental] [--gpu gfx1100[,gfx942]] -- rfc verify BUNDLE --device hip
 
-The libraries come from Debian's suites and lie in a folder of their own (`debian_root.py`); the driver and the GPUs
+The libraries come from Debian's suites and lie in a folder of their own (`root.py`); the driver and the GPUs
 behind it are `emulator/kfd`, preloaded into the program. It runs on that folder's own loader and C library: those of
 this machine may be older than the libraries need.
 """
@@ -24,7 +24,7 @@ import click
 from filelock import FileLock
 
 from rocmforge.artifacts.errors import RocmforgeError, ToolchainError, UsageError, printable
-from rocmforge.tools.debian_root import LIBRARIES, Root, fetch_root
+from rocmforge.tools.debian.root import LIBRARIES, Root, fetch_root
 
 PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "trixie": ("libamdhip64-5", "libhsa-runtime64-1"),

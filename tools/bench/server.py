@@ -1,7 +1,7 @@
 """`rfc serve` beside llama.cpp's server: tokens a second and times to the first token, through the API that both have.
 
-python -m rocmforge.tools.benchmark_server BUNDLE --model GGUF --peer $(tools/build_peer_server)
-python -m rocmforge.tools.benchmark_server BUNDLE --prefix 2000
+python -m rocmforge.tools.bench.server BUNDLE --model GGUF --peer $(tools/bench/build_peer_server)
+python -m rocmforge.tools.bench.server BUNDLE --prefix 2000
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import click
 
-from rocmforge.tools.http_load import Address, Exchange, HttpError
-from rocmforge.tools.quiet import Others, wait_until_quiet
-from rocmforge.tools.server_process import ServerProcess, free_port, rfc_serve
+from rocmforge.tools.bench.http_load import Address, Exchange, HttpError
+from rocmforge.tools.bench.quiet import Others, wait_until_quiet
+from rocmforge.tools.bench.server_process import ServerProcess, free_port, rfc_serve
 
 PATH: Final = "/v1/completions"
 # Ids of SmolLM2's tokens that are plain text. Chosen by chance, they are certain to be in nobody's cache.

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from rocmforge.tools.http_load import Address
+from rocmforge.tools.bench.http_load import Address
 
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 60.0

@@ -1,7 +1,7 @@
 """Many streams at once, with cancels and disconnects, each compared with its solo run.
 
-python -m rocmforge.tools.load_test BUNDLE --seconds 600
-python -m rocmforge.tools.load_test BUNDLE --requests 1000 --disconnects 300
+python -m rocmforge.tools.bench.load_test BUNDLE --seconds 600
+python -m rocmforge.tools.bench.load_test BUNDLE --requests 1000 --disconnects 300
 
 Exit status 0: no error that was not asked for, no token lost or repeated, pages, descriptors, threads and memory back.
 """
@@ -21,9 +21,9 @@ from typing import Any, Final
 import click
 
 from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.tools.http_load import Address, Event, Exchange, HttpError, call
-from rocmforge.tools.server_process import Held, ServerProcess, free_port, rfc_serve
-from rocmforge.tools.traffic import STREAM, Case, Step, judge, judge_beginning, make_bodies, run_alone, step_of
+from rocmforge.tools.bench.http_load import Address, Event, Exchange, HttpError, call
+from rocmforge.tools.bench.server_process import Held, ServerProcess, free_port, rfc_serve
+from rocmforge.tools.bench.traffic import STREAM, Case, Step, judge, judge_beginning, make_bodies, run_alone, step_of
 
 COMPLETE: Final = "complete"
 CANCEL: Final = "cancel"

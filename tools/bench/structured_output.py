@@ -1,4 +1,4 @@
-"""How often structured output is valid: `python -m rocmforge.tools.structured_output BUNDLE [COUNT]`.
+"""How often structured output is valid: `python -m rocmforge.tools.bench.structured_output BUNDLE [COUNT]`.
 
 Generates under the schemas of real tools at temperature 1 and judges each output with the library jsonschema.
 """
@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from ..artifacts.bundle import open_bundle
-from ..runtime.device.host import load_host_program
-from ..runtime.engine.engine import Engine
-from ..runtime.engine.generation import GenerationRequest, SamplingParams
-from ..runtime.engine.loading import load_tokenizer
-from ..runtime.telemetry.metrics import Metrics
-from ..runtime.text.constraints import ConstraintCompiler, ConstraintSpec
+from ...artifacts.bundle import open_bundle
+from ...runtime.device.host import load_host_program
+from ...runtime.engine.engine import Engine
+from ...runtime.engine.generation import GenerationRequest, SamplingParams
+from ...runtime.engine.loading import load_tokenizer
+from ...runtime.telemetry.metrics import Metrics
+from ...runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 
 MAX_TOKENS: Final = 400
 _SHORT: Final = {"type": "string", "maxLength": 40}

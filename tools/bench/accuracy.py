@@ -1,6 +1,6 @@
 """How close a bundle on the host comes to the float32 reference, beside llama.cpp on the same file.
 
-python -m rocmforge.tools.accuracy BUNDLE GGUF [--peer $(tools/build_peer)]
+python -m rocmforge.tools.bench.accuracy BUNDLE GGUF [--peer $(tools/bench/build_peer)]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.reference import ReferenceModel
-from rocmforge.tools.peer import Peer
+from rocmforge.tools.bench.peer import Peer
 
 Logits = npt.NDArray[np.float32]
 NUM_BLOCKS = 64
@@ -143,7 +143,7 @@ def main(
     """Mean KL divergence to the float32 reference over real text, and where greedy text leaves it."""
     opened = open_bundle(bundle)
     tokenizer = load_tokenizer(opened)
-    source = text or Path(__file__).parents[1] / "LICENSE"
+    source = text or Path(__file__).parents[2] / "LICENSE"
     token_ids = tokenizer.encode(source.read_text("utf-8"))[:positions]
     reference = ReferenceModel(model)
     expected = reference.forward(token_ids)

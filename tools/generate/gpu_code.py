@@ -1,6 +1,6 @@
 """Builds the GPU kernels of real model shapes for every arch, without any weights, and lists what they take.
 
-python -m rocmforge.tools.gpu_code [--shape llama-8b] [--type Q4_K] [--arch gfx1100] [--kv-type q8_0]
+python -m rocmforge.tools.generate.gpu_code [--shape llama-8b] [--type Q4_K] [--arch gfx1100] [--kv-type q8_0]
 Exits 1 where a kernel spills registers or takes scratch memory.
 """
 

@@ -1,6 +1,6 @@
 """Runs llama.cpp for the comparisons: one JSON request a line on standard input, one JSON answer a line.
 
-Alone in its process and its own virtual environment (see `tools/build_peer`): it imports nothing of rocmforge.
+Alone in its process and its own virtual environment (see `tools/bench/build_peer`): it imports nothing of rocmforge.
 Requests: {"do": "decode", "count"}, {"do": "prefill", "count"}, {"do": "logits", "token_ids", "save"}.
 """
 

@@ -2,7 +2,7 @@
 
 Run with a Python that has `llama-cpp-python`, `gguf` and `click`; the tests themselves need only the result.
 
-    python tools/tokenizer_oracle.py SmolLM2-135M-Instruct.Q4_1.gguf
+    python tools/generate/tokenizer_oracle.py SmolLM2-135M-Instruct.Q4_1.gguf
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 PRE_TOKENIZERS = ("smollm", "llama-bpe", "qwen2", "gpt-2", "default")
-DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
+DATA = Path(__file__).resolve().parents[2] / "tests" / "data"
 
 
 def extended(tokens: list[str], types: list[int], merges: list[str]) -> tuple[list[str], list[int], list[str]]:

@@ -1,6 +1,6 @@
 """Mixed traffic for half an hour; what the server holds must stay flat.
 
-python -m rocmforge.tools.soak BUNDLE --minutes 30
+python -m rocmforge.tools.bench.soak BUNDLE --minutes 30
 
 Traffic comes in rounds of ten seconds. After each the server is idle, and is asked what it holds: pages, descriptors
 and threads must be the same after each round from the warm-up on. Memory may be noisy: it is flat where the median of
@@ -24,10 +24,10 @@ from typing import Any, Final
 
 import click
 
-from rocmforge.tools.http_load import Address, Exchange, HttpError, call
-from rocmforge.tools.load_test import pages_used, seconds_until_free
-from rocmforge.tools.server_process import Held, ServerProcess, free_port, rfc_serve
-from rocmforge.tools.traffic import STREAM, make_bodies
+from rocmforge.tools.bench.http_load import Address, Exchange, HttpError, call
+from rocmforge.tools.bench.load_test import pages_used, seconds_until_free
+from rocmforge.tools.bench.server_process import Held, ServerProcess, free_port, rfc_serve
+from rocmforge.tools.bench.traffic import STREAM, make_bodies
 
 ROUND_SECONDS: Final = 10.0
 # Until both are over, bounded tables fill (1,024 finished requests, 1,000 traces: every request is traced), and pages

@@ -1,6 +1,6 @@
 """How quick the commands are: compile with a cold and a warm cache, time until ready, first token, memory.
 
-python -m rocmforge.tools.benchmark_startup GGUF
+python -m rocmforge.tools.bench.startup GGUF
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Speed of speculative decoding by prompt lookup on texts to be edited, greedy, on the host.
 
-    python -m rocmforge.tools.benchmark_speculation BUNDLE [--drafts 7] [--rounds 5]
+    python -m rocmforge.tools.bench.speculation BUNDLE [--drafts 7] [--rounds 5]
 
 Each round runs every prompt without and with drafts, one after the other, on one loaded model each. Prints the tokens a
 second of both, the median of the rounds' ratios, and whether all outputs were equal (exit code 1 where they were not).
@@ -15,14 +15,14 @@ import sys
 import time
 from pathlib import Path
 
-from ..artifacts.bundle import Bundle, open_bundle
-from ..runtime.device.host import load_host_program
-from ..runtime.engine.engine import Engine, EngineLimits
-from ..runtime.engine.generation import GenerationRequest, SamplingParams
-from ..runtime.engine.loading import load_tokenizer
-from ..runtime.serve import load_chat_template
-from ..runtime.telemetry.metrics import Metrics
-from ..runtime.text.tokenizer import Tokenizer
+from ...artifacts.bundle import Bundle, open_bundle
+from ...runtime.device.host import load_host_program
+from ...runtime.engine.engine import Engine, EngineLimits
+from ...runtime.engine.generation import GenerationRequest, SamplingParams
+from ...runtime.engine.loading import load_tokenizer
+from ...runtime.serve import load_chat_template
+from ...runtime.telemetry.metrics import Metrics
+from ...runtime.text.tokenizer import Tokenizer
 
 CONTEXT = 2048
 MAX_TOKENS = 256

@@ -1,7 +1,7 @@
 """A server under too many, too slow and too busy clients: what those who behave still get.
 
-python -m rocmforge.tools.http_stress BUNDLE         starts `rfc serve` and prints what it measures as JSON
-python -m rocmforge.tools.http_stress --url URL      asks a server that runs
+python -m rocmforge.tools.bench.http_stress BUNDLE         starts `rfc serve` and prints what it measures as JSON
+python -m rocmforge.tools.bench.http_stress --url URL      asks a server that runs
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tokens a second on the host target, alternating with llama.cpp on the same machine.
 
-python -m rocmforge.tools.benchmark_speed BUNDLE [--model GGUF --peer $(tools/build_peer)]
+python -m rocmforge.tools.bench.speed BUNDLE [--model GGUF --peer $(tools/bench/build_peer)]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, load_host_program
-from rocmforge.tools.peer import Peer
+from rocmforge.tools.bench.peer import Peer
 
 _probe_data = np.ones(64 << 20, np.float32)
 

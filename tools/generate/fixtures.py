@@ -1,6 +1,6 @@
 """Small GGUF models with random weights, the same bytes for the same arguments.
 
-python -m rocmforge.tools.fixtures tiny.gguf --architecture qwen2 --quantization Q4_K
+python -m rocmforge.tools.generate.fixtures tiny.gguf --architecture qwen2 --quantization Q4_K
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rocmforge.tools.http_load import Address, Exchange
+from rocmforge.tools.bench.http_load import Address, Exchange
 
 STREAM: Final = "/generate/stream"
-_TEXTS: Final = ("README.md", "CONTRIBUTING.md", "LICENSE", "docs/performance.md", "tools/http_load.py")
+_TEXTS: Final = ("README.md", "CONTRIBUTING.md", "LICENSE", "docs/performance.md", "tools/bench/http_load.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Case:
 
 def make_bodies(count: int, seed: int, max_tokens: int = 128) -> list[dict[str, Any]]:
     """`count` distinct requests: prompts of real text, many of which begin alike, all kinds of sampling."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     texts = [text for name in _TEXTS if (text := (root / name).read_text("utf-8"))]
     chooser = random.Random(seed)
     starts = [(text, chooser.randrange(len(text) // 2)) for text in texts for _ in range(4)]

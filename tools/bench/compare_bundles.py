@@ -1,6 +1,6 @@
 """Two bundles of one model on the host, such as one with another KV cache: how far apart they are, and how fast.
 
-python -m rocmforge.tools.compare_bundles BUNDLE OTHER
+python -m rocmforge.tools.bench.compare_bundles BUNDLE OTHER
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.engine.loading import load_tokenizer
-from rocmforge.tools.accuracy import kl_divergence, program_logits
+from rocmforge.tools.bench.accuracy import kl_divergence, program_logits
 
 
 def _load(bundle: Bundle, tokens: int, threads: int) -> HostProgram:
@@ -61,7 +61,7 @@ def decode(program: HostProgram, context: int, count: int) -> float:
 def main(paths: tuple[Path, Path], positions: int, contexts: str, threads: int, rounds: int) -> None:
     """Divergence of OTHER's logits from BUNDLE's, and decode of both in turn; medians over the rounds."""
     bundles = [open_bundle(path) for path in paths]
-    text = (Path(__file__).parents[1] / "LICENSE").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "LICENSE").read_text("utf-8")
     token_ids = load_tokenizer(bundles[0]).encode(text)[:positions]
     programs = [_load(bundle, positions, threads) for bundle in bundles]
     first, other = (program_logits(program, token_ids) for program in programs)

@@ -1,6 +1,6 @@
 """Debian's newest hipcc and clang for AMD GPUs, in a folder of their own.
 
-HIPCC=$(python -m rocmforge.tools.debian_hipcc) rfc compile MODEL --arch gfx1100 --toolchain hipcc
+HIPCC=$(python -m rocmforge.tools.debian.hipcc) rfc compile MODEL --arch gfx1100 --toolchain hipcc
 
 The compiler finds its parts by its own path, so it runs in a mount namespace of its own whose root is that folder, with
 this machine's other folders bound into it. As root, or where users may make namespaces.
@@ -18,8 +18,8 @@ import click
 from filelock import FileLock
 
 from rocmforge.artifacts.errors import RocmforgeError, ToolchainError
-from rocmforge.tools.amd_runtime import work_folder, write_program
-from rocmforge.tools.debian_root import Root, fetch_root, run_program
+from rocmforge.tools.debian.amd_runtime import work_folder, write_program
+from rocmforge.tools.debian.root import Root, fetch_root, run_program
 
 SUITE: Final = "sid"
 PACKAGES: Final = ("hipcc", "dash")  # which asks a shell, and no package says that it needs one

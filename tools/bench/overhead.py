@@ -1,6 +1,6 @@
 """What HTTP costs: the same streams through `rfc serve`, and from the engine in this process, in turn.
 
-python -m rocmforge.tools.benchmark_overhead BUNDLE [--worker]
+python -m rocmforge.tools.bench.overhead BUNDLE [--worker]
 
 At one stream: how much later the first token comes, and each further one. At 64: how much of the throughput is left.
 """
@@ -26,10 +26,10 @@ from rocmforge.runtime.engine.engine import Engine
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams, events_of
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.telemetry.metrics import Metrics
-from rocmforge.tools.benchmark_server import PATH, body_of, random_ids
-from rocmforge.tools.http_load import Address
-from rocmforge.tools.quiet import Others, wait_until_quiet
-from rocmforge.tools.server_process import ServerProcess, children_of, free_port, rfc_serve
+from rocmforge.tools.bench.http_load import Address
+from rocmforge.tools.bench.quiet import Others, wait_until_quiet
+from rocmforge.tools.bench.server import PATH, body_of, random_ids
+from rocmforge.tools.bench.server_process import ServerProcess, children_of, free_port, rfc_serve
 
 PROMPT_TOKENS = 64
 # Of both caches. Pages are slower when they are first used, and after two rounds all of these have been.

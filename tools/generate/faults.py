@@ -1,6 +1,6 @@
 """docs/faults.md: which test holds which fault case. Generated from the tests' ids.
 
-python -m rocmforge.tools.faults          writes the table
+python -m rocmforge.tools.generate.faults          writes the table
 A test holds case 17 where its name begins with `test_F17_` or its parameters with `F17-`.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "faults.md"
 
 GROUPS: Mapping[str, Mapping[int, str]] = {
@@ -191,9 +191,9 @@ def table(held: Mapping[int, set[str]]) -> str:
     lines = [
         "# Faults and the tests that hold them",
         "",
-        "Generated from the tests' ids by `python -m rocmforge.tools.faults`; a test fails where it is out of date or",
-        "where a required case is held by no test. What must happen in each case: one clear line, the right exit code",
-        "or status, nothing half-written, and the server goes on.",
+        "Generated from the tests' ids by `python -m rocmforge.tools.generate.faults`; a test fails where it",
+        "is out of date or where a required case is held by no test. What must happen in each case: one clear line,",
+        "the right exit code or status, nothing half-written, and the server goes on.",
     ]
     for group, cases in GROUPS.items():
         lines += ["", f"## {group}", "", "| case | what | held by |", "| --- | --- | --- |"]

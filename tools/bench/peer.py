@@ -20,7 +20,7 @@ class Peer:
         """Start it and wait until it has loaded the model.
 
         Args:
-            python: of the environment that `tools/build_peer` made.
+            python: of the environment that `tools/bench/build_peer` made.
             model: a GGUF file.
             threads: for prompts and for single tokens.
             context: most tokens of a prompt and what follows it.
@@ -51,7 +51,7 @@ class Peer:
     def _read(self) -> dict[str, float]:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            raise RuntimeError("llama.cpp's worker ended early: is it built? see tools/build_peer")
+            raise RuntimeError("llama.cpp's worker ended early: is it built? see tools/bench/build_peer")
         answer: dict[str, float] = json.loads(line)
         return answer
 

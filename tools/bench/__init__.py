@@ -1,0 +1,1 @@
+"""What measures: speed, load, accuracy, and llama.cpp beside it."""

@@ -1,0 +1,1 @@
+"""AMD's libraries and compiler out of Debian's suites, without root."""
