@@ -13,13 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from ..device.batch import Batch, Program, RowSampling
 from .fair_queue import FairQueue
 from .kv_cache import BlockPool, page_key, root_key
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
-from .logprobs import TokenLogprobs, token_logprobs
 from .prompt_lookup import PromptLookup
 from .sequence import Sequence
 
@@ -273,54 +269,3 @@ def _key(sequence: Sequence, index: int, size: int) -> bytes:
             )
         )
     return keys[index]
-
-
-def make_batch(chunks: list[Chunk]) -> Batch:
-    """The arrays of a step, chunk after chunk."""
-    token_ids = [[*c.sequence.token_ids[c.start : c.start + c.count], *c.drafts] for c in chunks]
-    width = max(len(chunk.sequence.blocks) for chunk in chunks)
-    block_table = np.zeros((len(chunks), width), np.int32)
-    for row, chunk in enumerate(chunks):
-        block_table[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
-    counts = np.array([chunk.num_tokens for chunk in chunks])
-    starts = np.cumsum(counts) - counts
-    logits_rows = [row for c, first in zip(chunks, starts.tolist(), strict=True) for row in c.logits_rows(first)]
-    return Batch(
-        token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
-        positions=np.concatenate([np.arange(c.start, c.start + c.num_tokens, dtype=np.int32) for c in chunks]),
-        rows=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
-        block_table=block_table,
-        logits_rows=np.array(logits_rows, np.int32),
-        sampling=[row for chunk in chunks for row in _row_samplings(chunk)],
-    )
-
-
-def _row_samplings(chunk: Chunk) -> list[RowSampling]:
-    """A scored row is left as the model made it; the token drawn from it says whether it is finite, and no more."""
-    drawn = chunk.sequence.row_samplings(chunk.drafts) if chunk.samples else []
-    return [RowSampling()] * len(chunk.scored) + drawn
-
-
-def step_logprobs(program: Program, chunks: list[Chunk], tokens: list[int]) -> list[TokenLogprobs | None]:
-    """Log-probabilities of what a step's rows of logits are about, where they were asked for.
-
-    Args:
-        program: that has done the step.
-        chunks: of the step.
-        tokens: drawn from its rows; -1: the row is not finite.
-
-    Returns:
-        An entry a row: of the prompt's next token where it is scored, else of the token drawn.
-    """
-    asked: list[tuple[int | None, int | None]] = []  # the token, None: as drawn; and how many of the likeliest
-    for chunk in chunks:
-        request = chunk.sequence.request
-        asked += [(request.prompt_token_ids[at + 1], request.prompt_logprobs) for at in chunk.scored]
-        asked += [(None, request.logprobs)] * chunk.num_drawn
-    if all(count is None for _, count in asked):
-        return [None] * len(tokens)
-    rows = program.logits(len(tokens))
-    return [
-        None if count is None or drawn < 0 else token_logprobs(row, drawn if token is None else token, count)
-        for row, drawn, (token, count) in zip(rows, tokens, asked, strict=True)
-    ]

@@ -20,7 +20,7 @@ from rocmforge.artifacts.layout import FinalNorm
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.batch import Batch
 from rocmforge.runtime.device.host import HostProgram, choose_variant, load_host_program
-from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding
 from rocmforge.runtime.engine.engine import Engine, EngineLimits
 from rocmforge.runtime.engine.generation import SamplingParams
@@ -347,7 +347,7 @@ def test_F74_hidden_states_that_cannot_be_had() -> None:
 
 def test_F77_a_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one in the step fails; the one that waits is served by the next program."""
-    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
+    monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
 
     def script(batch: Batch) -> list[int]:
         raise DeviceError("hipErrorNoDevice: gone")

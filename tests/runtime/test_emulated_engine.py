@@ -12,7 +12,7 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.hip.program import KvSize, load_hip_program
-from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.loading import load_tokenizer
@@ -44,7 +44,7 @@ def gpu_tokenizer(gpu_bundle: Bundle) -> Tokenizer:
 def test_F77_a_hundred_failures_and_every_request_ends_once(
     gpu_bundle: Bundle, gpu_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
+    monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
     survive_failures(
         lambda: load(gpu_bundle, ARCH, 32, checked=False),
         lambda: load(gpu_bundle, ARCH, 12, checked=False),

@@ -16,6 +16,7 @@ from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestErro
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.batch import Batch
 from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine import request_table
 from rocmforge.runtime.engine.engine import Engine, EngineLimits
 from rocmforge.runtime.engine.generation import EngineStats, GenerationRequest, SamplingParams, events_of
 from rocmforge.runtime.serve import random_id
@@ -455,7 +456,7 @@ def test_stop_without_work_or_start() -> None:
 
 
 def test_finished_requests_are_known_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "KEPT_FINISHED", 4)
+    monkeypatch.setattr(request_table, "KEPT_FINISHED", 4)
     with serving(ScriptedProgram()) as engine:
         numbers = []
         for _ in range(10):
@@ -468,7 +469,7 @@ def test_finished_requests_are_known_for_a_while(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_running_request_is_known_however_many_have_ended_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "KEPT_FINISHED", 3)
+    monkeypatch.setattr(request_table, "KEPT_FINISHED", 3)
     program = ScriptedProgram(gated=True)
     with serving(program) as engine:
         oldest = engine.submit(request(3, 100))

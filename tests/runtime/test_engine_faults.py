@@ -16,7 +16,7 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError
 from rocmforge.runtime.device.batch import Batch, DeviceFacts, Int32, Program
-from rocmforge.runtime.engine import engine as engine_module
+from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.engine import Engine, EngineLimits
 from rocmforge.runtime.engine.generation import Generation, GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.lifecycle import RequestEvent
@@ -29,8 +29,8 @@ from .test_tokenizer import TINY
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts at a new program, and looks of the watchdog, follow each other at once."""
-    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
-    monkeypatch.setattr(engine_module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
+    monkeypatch.setattr(recovery_module, "LOOK_SECONDS", 0.02)
 
 
 # Time.

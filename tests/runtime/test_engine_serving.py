@@ -14,8 +14,8 @@ from rocmforge.runtime.device.batch import Batch, Int32, Program
 from rocmforge.runtime.device.host import HostProgram
 from rocmforge.runtime.device.load import DeviceOptions, Report, load_program
 from rocmforge.runtime.device.memory import KvSize
-from rocmforge.runtime.engine import engine as engine_module
 from rocmforge.runtime.engine import loading
+from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import SamplingParams
 from rocmforge.runtime.engine.loading import EngineOptions, load_engine
@@ -48,7 +48,7 @@ def test_F77_the_model_is_loaded_again_on_the_same_device(
 
     monkeypatch.setattr(loading, "load_program", load)
     monkeypatch.setattr(HostProgram, "step", fail_once)
-    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
+    monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
     engine = load_engine(bundle, OPTIONS, tokenizer, Metrics())
     engine.start()
     try:
@@ -79,7 +79,7 @@ def test_a_lost_gpu_is_not_replaced_by_the_cpu(
         raise DeviceError("gone")
 
     monkeypatch.setattr(loading, "load_program", load)
-    monkeypatch.setattr(engine_module, "REBUILD_SECONDS", (0.02,))
+    monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
     engine = load_engine(bundle, OPTIONS, tokenizer, Metrics())
     engine.start()
     try:

@@ -15,8 +15,9 @@ from rocmforge.runtime.engine.fair_queue import FairQueue
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.kv_cache import BlockPool
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
-from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits, make_batch, step_logprobs
+from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits
 from rocmforge.runtime.engine.sequence import Sequence
+from rocmforge.runtime.engine.step import make_batch, step_logprobs
 
 from .test_tokenizer import TINY
 

@@ -49,7 +49,7 @@ class Contender:
         self._tokenizer = tokenizer
         self._compiler = ConstraintCompiler(tokenizer)
         self.engine = Engine(load_host_program(bundle, blocks, threads), tokenizer, CONTEXT, Metrics())
-        self.engine._masks = masks(bundle.layout.vocab_size)
+        self.engine._requests.masks = masks(bundle.layout.vocab_size)
         self.engine.start()
 
     def run(self, first_seed: int, streams: int) -> tuple[list[tuple[int, ...]], float]:

@@ -9,8 +9,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from ..engine import KEPT_FINISHED
 from ..lifecycle import FINISHED, QUEUED, EngineMetrics, Observer, RequestEvent, count
+from ..request_table import KEPT_FINISHED
 from .pending import Pending, RemoteGeneration
 from .wire import Event
 

@@ -1,0 +1,53 @@
+"""Whether a request can ever be computed: asked before it is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ...artifacts.errors import RequestError
+from .generation import GenerationRequest
+from .kv_cache import BlockPool
+
+
+def check_generation(request: GenerationRequest, max_context: int, vocab_size: int, pool: BlockPool) -> None:
+    """Hold a request against the model and the cache.
+
+    Raises:
+        RequestError: the prompt is empty, has an id outside the vocabulary, or exceeds context or cache.
+    """
+    ids, more = request.prompt_token_ids, request.max_tokens
+    _check_ids("prompt", ids, vocab_size)
+    if more < 0:
+        raise RequestError("max_tokens", f"expected at least 0, found {more}")
+    if len(ids) + more > max_context:
+        raise RequestError(
+            "max_tokens", f"prompt ({len(ids)}) and max_tokens ({more}) exceed a context of {max_context}"
+        )
+    if problem := too_long(len(ids) + more, pool):
+        raise RequestError("max_tokens", problem)
+
+
+def check_embedding(ids: Collection[int], max_context: int, vocab_size: int, pool: BlockPool) -> None:
+    """Hold the tokens of a text against the model and the cache.
+
+    Raises:
+        RequestError: see `check_generation`.
+    """
+    _check_ids("input", ids, vocab_size)
+    if len(ids) > max_context:
+        raise RequestError("input", f"{len(ids)} tokens exceed the context of {max_context}")
+    if problem := too_long(len(ids), pool):
+        raise RequestError("input", problem)
+
+
+def too_long(tokens: int, pool: BlockPool) -> str | None:
+    """Why a request of so many tokens does not fit into the cache, where it does not."""
+    needed = pool.blocks_for(tokens)
+    return f"needs {needed} KV blocks, the cache has {pool.num_blocks}" if needed > pool.num_blocks else None
+
+
+def _check_ids(parameter: str, ids: Collection[int], vocab_size: int) -> None:
+    if not ids:
+        raise RequestError(parameter, "expected at least one token, found none")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        raise RequestError(parameter, f"expected token ids from 0 to {vocab_size - 1}")
