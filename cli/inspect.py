@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from ..artifacts.errors import DeviceError, UsageError, printable
+from ..artifacts.errors import UsageError, printable
+from .emulator import roofline
 
 
 @click.command()
@@ -49,12 +50,8 @@ def inspect(path: Path, kernels: bool, arch: str | None, emulate: bool, as_json:
 def _print_roofline(path: Path, arch: str) -> None:
     from ..artifacts.bundle import open_bundle
 
-    try:
-        from ..tools.emulator.roofline import count_steps, report
-    except ImportError as error:
-        raise DeviceError(f"--emulate: the emulator needs {error.name}: pip install 'rocmforge[emulator]'") from None
     with open_bundle(path) as bundle:
-        for line in report(arch, *count_steps(bundle, arch)):
+        for line in roofline(bundle, arch):
             click.echo(line)
 
 

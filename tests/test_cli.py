@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import json
 import resource
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from rocmforge.artifacts import hip
+from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.manifest import MANIFEST_NAME
 from rocmforge.cli import compile as compile_module
 from rocmforge.cli import main
@@ -85,6 +87,16 @@ def test_the_emulator_is_that_of_the_arch() -> None:
     emulator = make_emulator("gfx942")
     assert isinstance(emulator, HipEmulator)
     assert emulator.arch == "gfx942"
+
+
+def test_an_emulator_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: ())
+    with pytest.raises(DeviceError, match=r"^the emulator is not installed: pip install 'rocmforge\[emulator\]'$"):
+        make_emulator("gfx942")
+    point = importlib.metadata.EntryPoint("emulated", "no_such_package.device:Device", "rocmforge.devices")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: (point,))
+    with pytest.raises(DeviceError, match=r"^the emulator needs no_such_package: pip install 'rocmforge\[emulator\]'$"):
+        make_emulator("gfx942")
 
 
 def test_help_says_what_holds_where_nothing_is_given() -> None:

@@ -169,8 +169,9 @@ def count_steps(bundle: Bundle, arch: str, prefill_tokens: int = PREFILL_TOKENS)
         program.close()
 
 
-def report(arch: str, prefill: StepCost, decode: StepCost) -> Iterator[str]:
-    """Lines for people."""
+def roofline(bundle: Bundle, arch: str, prefill_tokens: int = PREFILL_TOKENS) -> Iterator[str]:
+    """Lines for people: `count_steps`, and the time that follows on named cards."""
+    prefill, decode = count_steps(bundle, arch, prefill_tokens)
     yield f"{arch}, counted on the emulator, a decoded token after {prefill.tokens}:"
     ratio = decode.loaded / decode.least_bytes
     yield (
@@ -197,7 +198,7 @@ def report(arch: str, prefill: StepCost, decode: StepCost) -> Iterator[str]:
 def main(bundle: Path, arch: str, tokens: int) -> None:
     """Print the roofline of a bundle's code for one arch."""
     with open_bundle(bundle) as opened:
-        for line in report(arch, *count_steps(opened, arch, tokens)):
+        for line in roofline(opened, arch, tokens):
             click.echo(line)
 
 
