@@ -25,8 +25,8 @@ from .serve_options import (
 if TYPE_CHECKING:
     from ..runtime.engine.engine import EngineLimits
     from ..runtime.engine.worker.spawn import WorkerProcess
-    from ..runtime.http.auth import Security
-    from ..runtime.http.limits import HttpLimits
+    from ..runtime.http.core.limits import HttpLimits
+    from ..runtime.http.transport.auth import Security
     from ..runtime.telemetry.tracing import TraceOptions
 
 

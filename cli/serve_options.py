@@ -55,7 +55,7 @@ def http_limits(command: Callable[..., None]) -> Callable[..., None]:
         max_streams: int | None,
         **extra: Any,
     ) -> None:
-        from ..runtime.http.limits import HttpLimits
+        from ..runtime.http.core.limits import HttpLimits
 
         given = {
             "max_body_bytes": max_body,
@@ -106,8 +106,8 @@ def security_options(command: Callable[..., None]) -> Callable[..., None]:
         shared_prefix_cache: bool,
         **extra: Any,
     ) -> None:
-        from ..runtime.http.auth import Security, load_keys
-        from ..runtime.http.origins import read_hosts
+        from ..runtime.http.transport.auth import Security, load_keys
+        from ..runtime.http.transport.origins import read_hosts
 
         keys = load_keys(api_keys, os.environ.get("ROCMFORGE_API_KEY"))
         origins = cors_origin or ("*",)

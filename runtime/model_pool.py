@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from ..artifacts.errors import DeviceError, EngineBusyError, UsageError, printable
-from .http.registry import Lease, find_card
-from .http.service import ServedModel, Service
+from .http.core.registry import Lease, find_card
+from .http.core.service import ServedModel, Service
 
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from .engine.worker.router import RoutedEngine
 from .engine.worker.spawn import WorkerProcess
 from .engine.worker.wire import DeferredConstraints, Start
 from .http.app import create_app
-from .http.auth import Security, warn_if_open
-from .http.integration_manager import IntegrationManager, parse_integration
-from .http.limits import HttpLimits
-from .http.server import run_server
-from .http.service import ServedModel, Service
+from .http.core.limits import HttpLimits
+from .http.core.service import ServedModel, Service
+from .http.proxy.manager import IntegrationManager, parse_integration
+from .http.transport.auth import Security, warn_if_open
+from .http.transport.server import run_server
 from .model_pool import NEVER, Load, ModelPool
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import UNTRACED, TraceOptions, Tracer

@@ -22,8 +22,8 @@ from rocmforge.cli import main
 from rocmforge.cli.emulator import make_emulator
 from rocmforge.compiler.doctor import Finding
 from rocmforge.runtime.engine.engine import EngineLimits
-from rocmforge.runtime.http.auth import Security
-from rocmforge.runtime.http.limits import HttpLimits
+from rocmforge.runtime.http.core.limits import HttpLimits
+from rocmforge.runtime.http.transport.auth import Security
 from rocmforge.runtime.telemetry.logs import LogOptions
 from rocmforge.tools.emulator import HipEmulator
 

@@ -6,33 +6,28 @@ import falcon
 
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import UNTRACED, Tracer
-from . import (
-    anthropic,
-    chat_completions,
-    completions,
-    embeddings,
-    errors,
-    llama_cpp,
-    llama_cpp_completion,
-    lm_studio,
-    native,
-    observe,
-    ollama,
-    ollama_models,
-    responses,
-)
-from . import integrations as integrations_of
-from . import models as models_of
-from .admission import Admission
-from .auth import Gate, Security
-from .integration_manager import IntegrationManager
-from .integrations import PROXIED, PROXIED_OLLAMA, Proxy
-from .limits import HttpLimits
-from .openapi import OpenApi, Route
-from .origins import Origins
+from .anthropic import messages as anthropic
+from .core import embeddings, errors
+from .core.admission import Admission
+from .core.limits import HttpLimits
+from .core.openapi import OpenApi, Route
+from .core.registry import Models
+from .core.resources import Context
+from .llama_cpp import completion as llama_cpp_completion
+from .llama_cpp import properties as llama_cpp
+from .lm_studio import models as lm_studio
+from .native import generate as native
+from .native import observe
+from .ollama import generate as ollama
+from .ollama import models as ollama_models
+from .openai import chat_completions, completions, responses
+from .openai import models as models_of
 from .page import add_page
-from .registry import Models
-from .resources import Context
+from .proxy import integrations as integrations_of
+from .proxy.integrations import PROXIED, PROXIED_OLLAMA, Proxy
+from .proxy.manager import IntegrationManager
+from .transport.auth import Gate, Security
+from .transport.origins import Origins
 
 __all__ = ["HttpApp", "HttpLimits", "create_app"]
 

@@ -11,7 +11,7 @@ import falcon
 from falcon import mediatypes
 
 from ...artifacts.errors import printable
-from .errors import NotFoundError
+from .core.errors import NotFoundError
 
 INDEX = "index.html"
 DOCS = "docs.html"

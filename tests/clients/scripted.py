@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rocmforge.runtime.engine.generation import GenerationRequest
-from rocmforge.runtime.http.server import Server
+from rocmforge.runtime.http.transport.server import Server
 from rocmforge.tests.runtime.http.fake_engine import MODEL as CARD
 from rocmforge.tests.runtime.http.fake_engine import FakeEngine, FakeGeneration, FakeTemplate, make_app
 

@@ -158,6 +158,7 @@ def test_F85_a_key_file_that_others_can_read(small_bundle: Path, tmp_path: Path,
     keys.chmod(mode)
     bad = rfc("serve", small_bundle, "--api-keys", keys, "--log-file", log, "--addr", "nowhere")  # it ends at once
     refused(bad, 2, "--addr")
-    said = f"WARNING rocmforge.runtime.http.auth: --api-keys: {keys}: other users can read or write it (mode {mode:o})"
+    said = f"--api-keys: {keys}: other users can read or write it (mode {mode:o})"
+    said = f"WARNING rocmforge.runtime.http.transport.auth: {said}"
     assert (said in log.read_text()) == warned
     assert "secret" not in log.read_text()

@@ -16,9 +16,13 @@ import falcon.testing
 import pytest
 
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.runtime.http import integration_manager as integrations
 from rocmforge.runtime.http.app import HttpApp, create_app
-from rocmforge.runtime.http.integration_manager import (
+from rocmforge.runtime.http.core.limits import HttpLimits
+from rocmforge.runtime.http.core.registry import OneModel
+from rocmforge.runtime.http.core.service import Service
+from rocmforge.runtime.http.proxy import manager as integrations
+from rocmforge.runtime.http.proxy.integrations import PROXIED, PROXIED_OLLAMA
+from rocmforge.runtime.http.proxy.manager import (
     ASK_SECONDS,
     IDLE_SECONDS,
     KEEP_SECONDS,
@@ -32,10 +36,6 @@ from rocmforge.runtime.http.integration_manager import (
     OpenAIIntegration,
     parse_integration,
 )
-from rocmforge.runtime.http.integrations import PROXIED, PROXIED_OLLAMA
-from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
 from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .http.fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer

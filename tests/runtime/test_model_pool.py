@@ -15,8 +15,8 @@ import pytest
 
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, UsageError
 from rocmforge.runtime import model_pool
-from rocmforge.runtime.http.errors import NotFoundError
-from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.http.core.errors import NotFoundError
+from rocmforge.runtime.http.core.service import Service
 from rocmforge.runtime.model_pool import ModelPool
 
 from .http.fake_engine import MODEL

@@ -23,9 +23,9 @@ from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.loading import EngineOptions
 from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Start
-from rocmforge.runtime.http.auth import Security
-from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.service import ServedModel
+from rocmforge.runtime.http.core.limits import HttpLimits
+from rocmforge.runtime.http.core.service import ServedModel
+from rocmforge.runtime.http.transport.auth import Security
 from rocmforge.runtime.model_pool import NEVER
 from rocmforge.runtime.serve import IDLE_SECONDS, MAX_ID, ServeOptions, Shared
 from rocmforge.runtime.telemetry.metrics import Metrics

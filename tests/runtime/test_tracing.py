@@ -35,8 +35,8 @@ from rocmforge.runtime.engine.lifecycle import (
     RequestEvent,
 )
 from rocmforge.runtime.http.app import HttpLimits, create_app
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.http.core.registry import OneModel
+from rocmforge.runtime.http.core.service import Service
 from rocmforge.runtime.telemetry import spans, tracing
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.telemetry.spans import SpanMaker, otlp_document, seed_document

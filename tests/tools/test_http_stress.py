@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from rocmforge.runtime.http.app import HttpLimits
-from rocmforge.runtime.http.server import Server
+from rocmforge.runtime.http.transport.server import Server
 from rocmforge.tests.runtime.http.fake_engine import FakeEngine, make_app
 from rocmforge.tools.bench import http_stress
 

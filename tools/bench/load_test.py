@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import click
 
-from rocmforge.runtime.http.limits import HttpLimits
+from rocmforge.runtime.http.core.limits import HttpLimits
 from rocmforge.tools.bench.http_load import Address, Event, Exchange, HttpError, call
 from rocmforge.tools.bench.server_process import Held, ServerProcess, free_port, rfc_serve
 from rocmforge.tools.bench.traffic import STREAM, Case, Step, judge, judge_beginning, make_bodies, run_alone, step_of

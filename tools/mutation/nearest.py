@@ -131,39 +131,44 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         f"{HTTP}test_{name}.py" for name in ("llama_cpp", "embeddings", "broken_streams", "routes")
     ),
     "runtime/http/lm_studio*": (HTTP + "test_lm_studio.py", HTTP + "test_routes.py"),
-    "runtime/http/schema/ollama*": (HTTP + "test_ollama.py", HTTP + "test_ollama_models.py"),
-    "runtime/http/schema/llama_cpp*": (HTTP + "test_llama_cpp.py",),
-    "runtime/http/schema/lm_studio*": (HTTP + "test_lm_studio.py",),
-    "runtime/http/schema/*": (HTTP + "test_openai.py", HTTP + "test_native.py", HTTP + "test_bad_input.py"),
+    "runtime/http/*schema.py": (HTTP + "test_openai.py", HTTP + "test_native.py", HTTP + "test_bad_input.py"),
     "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "tests/clients/test_anthropic_client.py"),
-    "runtime/http/messages.py": tuple(f"{HTTP}test_{name}.py" for name in ("openai", "bad_input", "client_templates")),
-    "runtime/http/errors.py": tuple(f"{HTTP}test_{name}.py" for name in ("error_shapes", "anthropic", "llama_cpp")),
+    "runtime/http/openai/messages.py": tuple(
+        f"{HTTP}test_{name}.py" for name in ("openai", "bad_input", "client_templates")
+    ),
+    "runtime/http/core/errors.py": tuple(
+        f"{HTTP}test_{name}.py" for name in ("error_shapes", "anthropic", "llama_cpp")
+    ),
     # Of all APIs: how a stream ends, and what is seen of requests.
-    "runtime/http/streaming.py": (HTTP + "test_broken_streams.py", HTTP + "test_stream_writer.py"),
-    "runtime/http/observe.py": ("tests/runtime/test_tracing.py", HTTP + "test_native.py", HTTP + "test_openai.py"),
-    "runtime/http/response*": (
+    "runtime/http/core/streaming.py": (HTTP + "test_broken_streams.py", HTTP + "test_stream_writer.py"),
+    "runtime/http/native/observe.py": (
+        "tests/runtime/test_tracing.py",
+        HTTP + "test_native.py",
+        HTTP + "test_openai.py",
+    ),
+    "runtime/http/openai/response*": (
         *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams", "broken_streams")),
         "tests/clients/test_openai_responses.py",
     ),
-    "runtime/http/service.py": tuple(
+    "runtime/http/core/service.py": tuple(
         f"{HTTP}test_{name}.py" for name in ("token_cache", "room", "anthropic", "openai")
     ),
-    "runtime/http/limits.py": (HTTP + "test_room.py",),
-    "runtime/http/admission.py": (HTTP + "test_auth.py", HTTP + "test_server.py"),
-    "runtime/http/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
-    "runtime/http/con[dv]*": (
+    "runtime/http/core/limits.py": (HTTP + "test_room.py",),
+    "runtime/http/core/admission.py": (HTTP + "test_auth.py", HTTP + "test_server.py"),
+    "runtime/http/*/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
+    "runtime/http/core/con[dv]*": (
         *(
             f"{HTTP}test_{name}.py"
             for name in ("response_tools", "tool_streams", "openai", "native", "bad_input", "llama_cpp", "ollama")
         ),
         "tests/clients/test_openai_chat.py",
     ),
-    "runtime/http/timings.py": (HTTP + "test_llama_cpp.py",),
-    "runtime/http/answer_clock.py": (HTTP + "test_llama_cpp.py", HTTP + "test_ollama.py"),
-    "runtime/http/completions.py": (HTTP + "test_prompt_logprobs.py", HTTP + "test_openai.py"),
-    "runtime/http/body.py": (HTTP + "test_bad_input.py", HTTP + "test_openai.py", HTTP + "test_anthropic.py"),
-    "runtime/http/open*": (HTTP + "test_openai.py", "tests/end_to_end/test_openapi.py"),
-    "runtime/http/re[gs]*": (
+    "runtime/http/core/timings.py": (HTTP + "test_llama_cpp.py",),
+    "runtime/http/core/answer_clock.py": (HTTP + "test_llama_cpp.py", HTTP + "test_ollama.py"),
+    "runtime/http/openai/completions.py": (HTTP + "test_prompt_logprobs.py", HTTP + "test_openai.py"),
+    "runtime/http/core/body.py": (HTTP + "test_bad_input.py", HTTP + "test_openai.py", HTTP + "test_anthropic.py"),
+    "runtime/http/core/open*": (HTTP + "test_openai.py", "tests/end_to_end/test_openapi.py"),
+    "runtime/http/core/re[gs]*": (
         HTTP + "test_room.py",
         HTTP + "test_native.py",
         HTTP + "test_server.py",

@@ -19,7 +19,7 @@ FOLDERS: Final[Mapping[str, tuple[tuple[str, ...], int]]] = {
     "compiler": (("compiler/*.py",), 32),
     "artifacts": (("artifacts/*.py",), 18),
     "runtime": (("runtime/*.py", "runtime/[!h]*/*.py", "runtime/[!h]*/*/*.py"), 48),
-    "runtime/http": (("runtime/http/*.py", "runtime/http/schema/*.py"), 38),
+    "runtime/http": (("runtime/http/*.py", "runtime/http/*/*.py"), 38),
     "kernels/host": (("kernels/host/*.h",), 16),
     "kernels/hip": (("kernels/hip/*.h",), 16),
     "templates": (("templates/*/*.j2",), 4),

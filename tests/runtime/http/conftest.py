@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rocmforge.runtime.http.app import HttpApp
-from rocmforge.runtime.http.server import Server
+from rocmforge.runtime.http.transport.server import Server
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from rocmforge.runtime.engine.generation import (
 )
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.http.app import HttpApp, HttpLimits, create_app
-from rocmforge.runtime.http.auth import Security
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import ServedModel, Service
+from rocmforge.runtime.http.core.registry import OneModel
+from rocmforge.runtime.http.core.service import ServedModel, Service
+from rocmforge.runtime.http.transport.auth import Security
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.text.control_text import ControlTexts, shown
 from rocmforge.runtime.text.tokenizer import TooManyTokensError

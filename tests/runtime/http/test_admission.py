@@ -6,8 +6,8 @@ import pytest
 
 from rocmforge.artifacts.errors import EngineBusyError
 from rocmforge.runtime.engine.generation import GenerationRequest
-from rocmforge.runtime.http.admission import Admission
-from rocmforge.runtime.http.errors import ContextLengthError
+from rocmforge.runtime.http.core.admission import Admission
+from rocmforge.runtime.http.core.errors import ContextLengthError
 
 
 def test_as_many_as_there_is_room_for() -> None:

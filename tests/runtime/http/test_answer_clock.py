@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from rocmforge.runtime.engine.generation import TokenEvent
-from rocmforge.runtime.http import answer_clock
-from rocmforge.runtime.http.answer_clock import AnswerClock, Durations
+from rocmforge.runtime.http.core import answer_clock
+from rocmforge.runtime.http.core.answer_clock import AnswerClock, Durations
 
 
 @pytest.fixture

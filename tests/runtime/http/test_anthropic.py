@@ -8,10 +8,10 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.http.anthropic_input import read_conversation
+from rocmforge.runtime.http.anthropic.requests import read_conversation
+from rocmforge.runtime.http.anthropic.schema import MessagesRequest
 from rocmforge.runtime.http.app import HttpLimits
-from rocmforge.runtime.http.body import convert
-from rocmforge.runtime.http.schema.anthropic import MessagesRequest
+from rocmforge.runtime.http.core.body import convert
 
 from .fake_engine import VOCAB_SIZE, FakeEngine, FakeTemplate, make_app
 

@@ -19,9 +19,16 @@ from falcon.inspect import inspect_routes
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
-from rocmforge.runtime.http.auth import MAX_KEY_FILE_BYTES, OPEN_PATHS, KeyRing, Security, load_keys, warn_if_open
-from rocmforge.runtime.http.errors import LLAMA_CPP_PATHS
-from rocmforge.runtime.http.rate_limit import RateLimiter, client_of_address
+from rocmforge.runtime.http.core.errors import LLAMA_CPP_PATHS
+from rocmforge.runtime.http.transport.auth import (
+    MAX_KEY_FILE_BYTES,
+    OPEN_PATHS,
+    KeyRing,
+    Security,
+    load_keys,
+    warn_if_open,
+)
+from rocmforge.runtime.http.transport.rate_limit import RateLimiter, client_of_address
 
 from .fake_engine import FakeEngine, make_app
 

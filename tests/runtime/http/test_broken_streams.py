@@ -11,7 +11,7 @@ import pytest
 
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.runtime.engine.generation import TokenEvent
-from rocmforge.runtime.http.job import Job
+from rocmforge.runtime.http.core.job import Job
 
 from .fake_engine import FakeEngine, make_app
 

@@ -6,8 +6,8 @@ import falcon.testing
 import pytest
 
 from rocmforge.runtime.http.app import HttpLimits, create_app
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.http.core.registry import OneModel
+from rocmforge.runtime.http.core.service import Service
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.text.chat import ChatTemplate
 

@@ -9,7 +9,7 @@ import pytest
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.engine.generation import Failure, SamplingParams, TokenEvent
-from rocmforge.runtime.http.conditions import (
+from rocmforge.runtime.http.core.conditions import (
     MAX_BIASES,
     Conditions,
     check_token_ids,
@@ -17,7 +17,7 @@ from rocmforge.runtime.http.conditions import (
     read_conditions,
     read_seed,
 )
-from rocmforge.runtime.http.conversation import (
+from rocmforge.runtime.http.core.conversation import (
     AnswerReader,
     Conversation,
     TextTool,
@@ -27,7 +27,7 @@ from rocmforge.runtime.http.conversation import (
     spell_out_tools,
     thinking_variables,
 )
-from rocmforge.runtime.http.schema.common import FunctionTool, JsonSchemaFormat, ResponseFormat, SamplingFields
+from rocmforge.runtime.http.core.schema import FunctionTool, JsonSchemaFormat, ResponseFormat, SamplingFields
 from rocmforge.runtime.text.constraints import ConstraintSpec
 
 VOCAB = 300

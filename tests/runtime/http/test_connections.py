@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from rocmforge.runtime.http import connections
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
-from rocmforge.runtime.http.connections import Channel, Task
-from rocmforge.runtime.http.job import Job
-from rocmforge.runtime.http.server import MAX_UNREAD_BYTES, Server
+from rocmforge.runtime.http.core.job import Job
+from rocmforge.runtime.http.transport import connections
+from rocmforge.runtime.http.transport.connections import Channel, Task
+from rocmforge.runtime.http.transport.server import MAX_UNREAD_BYTES, Server
 
 from .fake_engine import FakeEngine, make_app
 
@@ -374,7 +374,7 @@ def test_F57_what_waitress_logs_is_one_line(caplog: pytest.LogCaptureFixture) ->
 EXHAUSTED = """
     import os, resource, threading
     from tests_http.fake_engine import FakeEngine, make_app
-    from rocmforge.runtime.http.server import Server
+    from rocmforge.runtime.http.transport.server import Server
     server = Server(make_app(FakeEngine()), "127.0.0.1", 0)
     threading.Thread(target=server.run, args=(0,), daemon=True).start()
     used = max(map(int, os.listdir("/proc/self/fd"))) + 1

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from rocmforge.runtime.http import connections
 from rocmforge.runtime.http.app import HttpLimits
-from rocmforge.runtime.http.connections import Channel, Listener, Refusal, close_overdue_refusals
-from rocmforge.runtime.http.server import Server
+from rocmforge.runtime.http.transport import connections
+from rocmforge.runtime.http.transport.connections import Channel, Listener, Refusal, close_overdue_refusals
+from rocmforge.runtime.http.transport.server import Server
 
 from .fake_engine import FakeEngine, make_app
 

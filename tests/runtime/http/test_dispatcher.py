@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rocmforge.runtime.http.connections import Dispatcher
+from rocmforge.runtime.http.transport.connections import Dispatcher
 
 THREADS = 8
 

@@ -10,8 +10,8 @@ import falcon.testing
 import numpy as np
 import pytest
 
-from rocmforge.runtime.http.embeddings import GROUP, MAX_INPUTS
-from rocmforge.runtime.http.limits import HttpLimits
+from rocmforge.runtime.http.core.embeddings import GROUP, MAX_INPUTS
+from rocmforge.runtime.http.core.limits import HttpLimits
 
 from .fake_engine import FakeEngine, fake_vector, make_app
 

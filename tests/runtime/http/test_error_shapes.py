@@ -10,7 +10,7 @@ import pytest
 
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
 from rocmforge.runtime.engine.generation import Failure
-from rocmforge.runtime.http.errors import (
+from rocmforge.runtime.http.core.errors import (
     CancelledError,
     ContextLengthError,
     NotFoundError,
@@ -18,7 +18,7 @@ from rocmforge.runtime.http.errors import (
     error_of,
     generation_error,
 )
-from rocmforge.runtime.http.integration_manager import IntegrationError
+from rocmforge.runtime.http.proxy.manager import IntegrationError
 
 from .fake_engine import FakeEngine, make_app
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from rocmforge.runtime.http.app import HttpApp
-from rocmforge.runtime.http.auth import Security
+from rocmforge.runtime.http.transport.auth import Security
 from rocmforge.tests.end_to_end.browser import chromium
 
 from .fake_engine import FakeEngine, make_app

@@ -7,8 +7,8 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.http.errors import ClientGoneError
-from rocmforge.runtime.http.job import look_of
+from rocmforge.runtime.http.core.errors import ClientGoneError
+from rocmforge.runtime.http.core.job import look_of
 
 from .fake_engine import FakeEngine, make_app
 

@@ -10,8 +10,8 @@ import pytest
 
 from rocmforge import __version__
 from rocmforge.runtime.http.app import ROUTES
-from rocmforge.runtime.http.errors import LLAMA_CPP_PATHS
-from rocmforge.runtime.http.limits import HttpLimits
+from rocmforge.runtime.http.core.errors import LLAMA_CPP_PATHS
+from rocmforge.runtime.http.core.limits import HttpLimits
 
 from .fake_engine import BOS_ID, FakeEngine, make_app
 

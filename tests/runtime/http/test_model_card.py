@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rocmforge.runtime.http import model_card
+from rocmforge.runtime.http.core import model_card
 
 from .fake_engine import MODEL
 

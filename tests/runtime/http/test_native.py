@@ -13,8 +13,8 @@ import falcon.testing
 import pytest
 
 from rocmforge.runtime.engine.generation import GenerationState
-from rocmforge.runtime.http import native
 from rocmforge.runtime.http.app import HttpLimits
+from rocmforge.runtime.http.native import generate as native
 from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .fake_engine import MODEL, FakeEngine, make_app

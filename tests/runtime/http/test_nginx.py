@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
-from rocmforge.runtime.http.auth import Security, load_keys
-from rocmforge.runtime.http.server import Server
+from rocmforge.runtime.http.transport.auth import Security, load_keys
+from rocmforge.runtime.http.transport.server import Server
 
 from .fake_engine import FakeEngine, make_app
 

@@ -13,10 +13,10 @@ import pytest
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.http.app import HttpLimits, create_app
-from rocmforge.runtime.http.auth import Security, load_keys
-from rocmforge.runtime.http.ollama_requests import keep_seconds
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.http.core.registry import OneModel
+from rocmforge.runtime.http.core.service import Service
+from rocmforge.runtime.http.ollama.requests import keep_seconds
+from rocmforge.runtime.http.transport.auth import Security, load_keys
 from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app

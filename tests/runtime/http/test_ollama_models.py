@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge import __version__
-from rocmforge.runtime.http.ollama_models import capabilities
+from rocmforge.runtime.http.ollama.models import capabilities
 
 from .fake_engine import MODEL, FakeEngine, fake_vector, make_app
 

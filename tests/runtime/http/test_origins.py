@@ -12,8 +12,8 @@ import pytest
 
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.runtime.http.app import HttpApp
-from rocmforge.runtime.http.auth import Security
-from rocmforge.runtime.http.origins import BOUND_TO, host_name, is_loopback, read_hosts
+from rocmforge.runtime.http.transport.auth import Security
+from rocmforge.runtime.http.transport.origins import BOUND_TO, host_name, is_loopback, read_hosts
 
 from .fake_engine import FakeEngine, make_app
 

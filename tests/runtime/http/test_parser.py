@@ -7,7 +7,7 @@ import errno
 import pytest
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 
-from rocmforge.runtime.http.connections import EXHAUSTED, Parser
+from rocmforge.runtime.http.transport.connections import EXHAUSTED, Parser
 
 HOST = b"Host: a\r\n"
 

@@ -7,9 +7,9 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.http import logprobs as logprobs_module
-from rocmforge.runtime.http.completions import MAX_PROMPTS
-from rocmforge.runtime.http.logprobs import CompletionLogprobsWriter
+from rocmforge.runtime.http.core import logprobs as logprobs_module
+from rocmforge.runtime.http.core.logprobs import CompletionLogprobsWriter
+from rocmforge.runtime.http.openai.completions import MAX_PROMPTS
 
 from .fake_engine import FakeEngine, FakeTokenizer, make_app
 from .test_openai import chat, complete, stream_of

@@ -19,12 +19,12 @@ import falcon.testing
 import msgspec
 import pytest
 
+from rocmforge.runtime import http
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.http import schema
 from rocmforge.runtime.http.app import create_app
-from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.registry import Lease, OneModel
-from rocmforge.runtime.http.service import ServedModel, Service
+from rocmforge.runtime.http.core.limits import HttpLimits
+from rocmforge.runtime.http.core.registry import Lease, OneModel
+from rocmforge.runtime.http.core.service import ServedModel, Service
 from rocmforge.runtime.telemetry.metrics import Metrics
 
 from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
@@ -389,9 +389,8 @@ def test_what_openapi_says_is_the_recorded_one() -> None:
 
 def test_documents_are_made_by_keyword_alone() -> None:
     """So the order of their fields is that of the JSON, and no caller's."""
-    modules = [
-        importlib.import_module(f"{schema.__name__}.{item.name}") for item in pkgutil.iter_modules(schema.__path__)
-    ]
+    names = [item.name for item in pkgutil.walk_packages(http.__path__, f"{http.__name__}.")]
+    modules = [importlib.import_module(name) for name in names if name.endswith("schema")]
     structs = {one for module in modules for one in vars(module).values() if isinstance(one, type(msgspec.Struct))}
     structs.discard(msgspec.Struct)
     assert len(structs) > 100

@@ -7,9 +7,9 @@ import dataclasses
 import msgspec
 import pytest
 
-from rocmforge.runtime.http import response_store
-from rocmforge.runtime.http.response_store import ResponseStore, StoredResponse
-from rocmforge.runtime.http.schema.responses import ResponseDocument
+from rocmforge.runtime.http.openai import response_store
+from rocmforge.runtime.http.openai.response_schema import ResponseDocument
+from rocmforge.runtime.http.openai.response_store import ResponseStore, StoredResponse
 
 
 def response(name: str, text: str = "hi") -> StoredResponse:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from rocmforge.runtime.engine.generation import Constraint
 from rocmforge.runtime.http.app import create_app
-from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.registry import OneModel
-from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.http.core.limits import HttpLimits
+from rocmforge.runtime.http.core.registry import OneModel
+from rocmforge.runtime.http.core.service import Service
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.text.constraints import ConstraintSpec
 from rocmforge.runtime.text.text_tools import TextInput, input_arguments

@@ -8,11 +8,11 @@ import math
 import pytest
 
 from rocmforge.runtime.engine.generation import EngineStats, GenerationRequest
-from rocmforge.runtime.http.conditions import Conditions
-from rocmforge.runtime.http.errors import ContextLengthError, NotFoundError
-from rocmforge.runtime.http.limits import HttpLimits
-from rocmforge.runtime.http.registry import Lease, OneModel, find_card, total_stats
-from rocmforge.runtime.http.service import Service
+from rocmforge.runtime.http.core.conditions import Conditions
+from rocmforge.runtime.http.core.errors import ContextLengthError, NotFoundError
+from rocmforge.runtime.http.core.limits import HttpLimits
+from rocmforge.runtime.http.core.registry import Lease, OneModel, find_card, total_stats
+from rocmforge.runtime.http.core.service import Service
 
 from .fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer
 

@@ -21,7 +21,7 @@ import requests
 
 from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.runtime.http.app import HttpApp, HttpLimits
-from rocmforge.runtime.http.server import Server
+from rocmforge.runtime.http.transport.server import Server
 
 from .fake_engine import FakeEngine, make_app
 
@@ -276,7 +276,7 @@ def test_stopping_cancels_what_takes_too_long() -> None:
 def test_a_signal_ends_the_process_with_0(number: signal.Signals) -> None:
     script = """
         from tests_http.fake_engine import FakeEngine, make_app
-        from rocmforge.runtime.http.server import run_server
+        from rocmforge.runtime.http.transport.server import run_server
         run_server(make_app(FakeEngine()), "127.0.0.1", 0, on_ready=lambda *a: print(*a, flush=True))
     """
     here = os.path.dirname(__file__)

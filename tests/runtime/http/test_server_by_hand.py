@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import RocmforgeError
-from rocmforge.runtime.http import server as server_module
 from rocmforge.runtime.http.app import HttpLimits
-from rocmforge.runtime.http.auth import Security
-from rocmforge.runtime.http.server import RESERVED_DESCRIPTORS, Server, run_server
+from rocmforge.runtime.http.transport import server as server_module
+from rocmforge.runtime.http.transport.auth import Security
+from rocmforge.runtime.http.transport.server import RESERVED_DESCRIPTORS, Server, run_server
 
 from .fake_engine import FakeEngine, make_app
 

@@ -12,12 +12,12 @@ from typing import cast
 import pytest
 
 from rocmforge.runtime.engine.generation import Generation, Inbox, TokenEvent
-from rocmforge.runtime.http.admission import Admission
-from rocmforge.runtime.http.errors import ClientGoneError
-from rocmforge.runtime.http.job import Job
-from rocmforge.runtime.http.registry import Lease
-from rocmforge.runtime.http.service import Service
-from rocmforge.runtime.http.stream_writer import StreamWriter
+from rocmforge.runtime.http.core.admission import Admission
+from rocmforge.runtime.http.core.errors import ClientGoneError
+from rocmforge.runtime.http.core.job import Job
+from rocmforge.runtime.http.core.registry import Lease
+from rocmforge.runtime.http.core.service import Service
+from rocmforge.runtime.http.transport.stream_writer import StreamWriter
 
 hurried: ContextVar[bool] = ContextVar("whether the thread that puts events has no time to send them")
 POLL_SECONDS = 0.01

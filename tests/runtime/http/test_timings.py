@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rocmforge.runtime.http import answer_clock
-from rocmforge.runtime.http.answer_clock import AnswerClock
-from rocmforge.runtime.http.timings import timings_of
+from rocmforge.runtime.http.core import answer_clock
+from rocmforge.runtime.http.core.answer_clock import AnswerClock
+from rocmforge.runtime.http.core.timings import timings_of
 
 MS = 10**6
 

@@ -6,8 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from rocmforge.runtime.http import service
-from rocmforge.runtime.http.service import TOKEN_BYTES, CacheStats, TokenCache
+from rocmforge.runtime.http.core import service
+from rocmforge.runtime.http.core.service import TOKEN_BYTES, CacheStats, TokenCache
 
 from .fake_engine import BOS, BOS_ID, FakeTokenizer
 

@@ -1,0 +1,74 @@
+"""How long the parts of an answer took, for APIs that tell their clients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...engine.generation import TokenEvent
+from .job import Job
+from .limits import HttpLimits
+
+
+@dataclass(slots=True)
+class AnswerClock:
+    """Nanoseconds of the monotonic clock; made when the request came.
+
+    Attributes:
+        began: when the request came.
+        ready: when its model was loaded; None: it is not yet.
+        first: when its first token came; None: it has not.
+        tokens: that have come.
+    """
+
+    began: int = field(default_factory=time.monotonic_ns)
+    ready: int | None = None
+    first: int | None = None
+    tokens: int = 0
+
+    def loaded(self) -> None:
+        """The model is there."""
+        self.ready = time.monotonic_ns()
+
+    def take(self, event: TokenEvent) -> None:
+        """An event has come."""
+        if self.first is None:
+            self.first = time.monotonic_ns()
+        self.tokens += event.token is not None
+
+    def durations(self) -> Durations:
+        """Up to now. All are at least 1, as clients divide by them."""
+        now = time.monotonic_ns()
+        ready = self.began if self.ready is None else self.ready
+        first = now if self.first is None else self.first
+        return Durations(
+            max(now - self.began, 1), max(ready - self.began, 1), max(first - ready, 1), max(now - first, 1)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Nanoseconds: of all, of loading the model, of waiting and reading the prompt, of the tokens after the first."""
+
+    total: int
+    load: int
+    prompt: int
+    generation: int
+
+
+def collect_timed(job: Job, limits: HttpLimits, clocks: Sequence[AnswerClock]) -> list[TokenEvent]:
+    """Wait for the end of all generations, each of which has a clock; returns their events.
+
+    Raises:
+        ClientGoneError: the client hung up, and the generations were cancelled.
+    """
+    events = []
+    try:
+        for event in job.events(limits.poll_seconds):
+            if event is not None:
+                clocks[event.index].take(event)
+                events.append(event)
+    finally:
+        job.close()
+    return events

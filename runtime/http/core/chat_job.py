@@ -1,0 +1,36 @@
+"""A conversation handed to the engine."""
+
+from __future__ import annotations
+
+import falcon
+
+from ...engine.generation import GenerationRequest
+from .admission import Admission
+from .conversation import AnswerReader, Conversation
+from .job import Job, look_of, start_job
+from .registry import Lease
+from .service import ChatPrompt
+
+
+def start_chat(
+    req: falcon.Request, lease: Lease, admission: Admission, conversation: Conversation, count: int = 1
+) -> tuple[Job, ChatPrompt, list[AnswerReader]]:
+    """Take a slot, render and tokenize, and submit `count` requests for answers; the lease is the job's from then on.
+
+    Returns:
+        The job, the prompt, and what reads each answer.
+
+    Raises:
+        RequestError: the request cannot be served.
+        EngineBusyError: no slot, or no room in the engine's queue.
+    """
+    prompts: list[ChatPrompt] = []
+
+    def make() -> list[GenerationRequest]:
+        conditions = conversation.constrained()
+        prompts.append(lease.service.chat_prompt(conversation, look_of(req)))
+        return lease.service.requests(prompts[0].token_ids, conditions, None, count)
+
+    job = start_job(req, lease.keep(), admission, make)
+    readers = [AnswerReader(conversation, prompts[0].inside_reasoning) for _ in range(count)]
+    return job, prompts[0], readers

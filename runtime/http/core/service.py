@@ -1,0 +1,388 @@
+"""What the handlers need: the engine, and the way from a request's text to the engine's tokens."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, cast
+
+from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
+from ...engine.generation import Constraint, EngineApi, GenerationRequest
+from ...text.constraints import ConstraintSpec
+from ...text.control_text import ControlTexts, NoMarkError, shown
+from ...text.tokenizer import TooManyTokensError
+from .conditions import SEED_BITS, Conditions
+from .continuation import continue_prompt, split_last
+from .conversation import Conversation, Message, spell_out_tools, tool_descriptions
+from .errors import ContextLengthError, UnsupportedError
+
+CACHE_TEXTS = 256
+CACHE_BYTES = 8 << 20
+TOKEN_BYTES = 36  # of a cached id: a pointer and an integer
+
+
+# Tokens beyond the context that are still counted, to say how much too long a prompt is.
+COUNTED_TOKENS = 1 << 16
+# Called while a long text is tokenized: raises where nobody waits for it any more.
+Look = Callable[[], None]
+
+
+class SpecialTokens(Protocol):
+    """What handlers ask of a tokenizer's configuration."""
+
+    @property
+    def bos_token(self) -> str:
+        """Text of the BOS token, "" where there is none."""
+
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        """Every token that ends a generation."""
+
+    @property
+    def eos_token(self) -> str:
+        """Text of the model's own end-of-sequence token, "" where there is none."""
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether a text begins with the BOS token."""
+
+    @property
+    def add_eos(self) -> bool:
+        """Whether a text ends with the end-of-sequence token."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
+
+class TokenizerApi(Protocol):
+    """What handlers ask of the tokenizer."""
+
+    @property
+    def config(self) -> SpecialTokens:
+        """Its special tokens."""
+
+    @property
+    def control_texts(self) -> ControlTexts:
+        """Texts of its control tokens."""
+
+    def encode(
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Look | None = None,
+        mark: str = "",
+    ) -> list[int]:
+        """Return the token ids of a text; see `Tokenizer.encode`."""
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Return the text of token ids."""
+
+    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
+        """Return the exact bytes of one token."""
+
+
+class ConstraintApi(Protocol):
+    """What makes constraints on output."""
+
+    def compile(self, spec: ConstraintSpec) -> Constraint:
+        """Return a constraint at the beginning of its output.
+
+        Raises:
+            RequestError: it is wrong, or beyond the limits.
+        """
+
+
+class ChatTemplateApi(Protocol):
+    """What handlers ask of the chat template."""
+
+    @property
+    def source(self) -> str:
+        """Its Jinja source."""
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+        **extra: object,
+    ) -> str:
+        """Return the prompt of a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """How the model presents itself.
+
+    Attributes:
+        name: its id on /v1.
+        path: absolute path of the bundle.
+        size_bytes: all files of the bundle.
+        created: Unix seconds.
+        metadata: key-value pairs of the GGUF.
+        context_length: tokens, as the model was compiled.
+        fingerprint: bundle digest, or "".
+        aliases: further names that clients may call it.
+        parameters: number of weights; 0: unknown.
+        quantization: as `Q4_K_M`, or "".
+        tensor_count: tensors of the GGUF; 0: unknown.
+        vocab_size: token ids.
+        weights_bytes: weights as the device holds them.
+    """
+
+    name: str
+    path: str
+    size_bytes: int
+    created: int
+    metadata: Mapping[str, object]
+    context_length: int
+    fingerprint: str = ""
+    aliases: tuple[str, ...] = ()
+    parameters: int = 0
+    quantization: str = ""
+    tensor_count: int = 0
+    vocab_size: int = 0
+    weights_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Counts for `/models`; `bytes` as held now."""
+
+    hits: int
+    misses: int
+    bytes: int
+
+
+_Key = tuple[str, bool, bool, str]
+
+
+class TokenCache:
+    """Token ids of texts seen lately: clients send the same prompts again. Thread-safe, bounded."""
+
+    def __init__(self, tokenizer: TokenizerApi) -> None:
+        """Cache what `tokenizer` answers."""
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[_Key, tuple[int, ...]] = OrderedDict()
+        self._hits = self._misses = self._bytes = 0
+
+    def encode(
+        self,
+        text: str,
+        add_special: bool,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Look | None = None,
+        mark: str = "",
+    ) -> tuple[int, ...]:
+        """Return the token ids of a text; see `Tokenizer.encode`.
+
+        Raises:
+            TooManyTokensError: there are more than `most`; those are not kept.
+        """
+        key = (text, add_special, parse_special, mark)
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._hits += 1
+                self._entries.move_to_end(key)
+                return found
+            self._misses += 1
+        ids = tuple(self._tokenizer.encode(text, add_special, parse_special, most, look, mark))
+        self._store(key, ids)
+        return ids
+
+    def _store(self, key: _Key, ids: tuple[int, ...]) -> None:
+        with self._lock:
+            if key in self._entries:  # another thread was faster
+                return
+            self._entries[key] = ids
+            self._bytes += _cost(key, ids)
+            while self._entries and (len(self._entries) > CACHE_TEXTS or self._bytes > CACHE_BYTES):
+                self._bytes -= _cost(*self._entries.popitem(last=False))
+
+    def stats(self) -> CacheStats:
+        """Hits, misses and bytes up to now."""
+        with self._lock:
+            return CacheStats(self._hits, self._misses, self._bytes)
+
+
+def _cost(key: _Key, ids: tuple[int, ...]) -> int:
+    return len(key[0]) + TOKEN_BYTES * len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A rendered conversation: its text, its tokens, and whether it ends within reasoning."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    inside_reasoning: bool
+
+
+def _hint(messages: Sequence[Mapping[str, object]]) -> str:
+    """What may be the matter with messages that a template refuses. Claude Code reads it, and says in the user's
+    messages then what it says in such ones."""
+    if any(message["role"] == "system" for message in messages[1:]):
+        return '; the role "system" behind the first message is not supported by all templates'
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A model that is served, with all that belongs to it."""
+
+    engine: EngineApi
+    tokenizer: TokenizerApi
+    chat_template: ChatTemplateApi
+    model: ServedModel
+    constraints: ConstraintApi | None = None
+    cache: TokenCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", TokenCache(self.tokenizer))
+
+    def prompt_ids(self, text: str, look: Look | None = None, parse_special: bool | None = None) -> tuple[int, ...]:
+        """Token ids of a plain prompt, in which control tokens are read unless `parse_special` is false.
+
+        Raises:
+            ContextLengthError: it is far too long.
+        """
+        try:
+            return self.cache.encode(text, True, parse_special is not False, self.most_tokens, look)
+        except TooManyTokensError as error:
+            raise self.too_long(error.count) from None
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a prompt that are counted before it is refused."""
+        return self.engine.max_context + COUNTED_TOKENS
+
+    def too_long(self, count: int, least: int = 1) -> ContextLengthError:
+        """That a prompt of so many tokens leaves no room for `least` more."""
+        # Clients tell that error from others by llama.cpp's words, "exceeds the available context size".
+        limit = self.engine.max_context
+        text = f"{count} tokens exceeds the available context size of {limit}"
+        return ContextLengthError("prompt", text, count, limit - least, context=limit)
+
+    def chat_prompt(self, conversation: Conversation, look: Look | None = None, most: int | None = None) -> ChatPrompt:
+        """A conversation as a prompt.
+
+        Args:
+            conversation: to be answered.
+            look: see `Look`.
+            most: tokens that are counted; None: `most_tokens`.
+
+        Raises:
+            ContextLengthError: it has more.
+            RequestError: the model's template does not take these messages.
+            EngineBusyError: it is busy with others.
+        """
+        template, tools = self.chat_template, conversation.usable_tools
+        before, begun = split_last(conversation)
+        messages: Sequence[Mapping[str, object]] = before
+        if not template.takes_tools:
+            messages = spell_out_tools(before, tools)
+        given = {
+            "messages": messages,
+            "tools": tool_descriptions(tools) or None,
+            "variables": conversation.template_variables,
+            "begun": begun,
+        }
+        try:
+            hidden, mark = self.tokenizer.control_texts.hide(given, template.source)
+            opened = template.render(
+                cast("Sequence[Message]", hidden["messages"]),
+                tools=cast("Sequence[Message] | None", hidden["tools"]),
+                add_generation_prompt=conversation.generation_prompt,
+                **cast("Message", hidden["variables"]),
+            )
+        except NoMarkError:
+            raise RequestError("messages", "expected not every character that is for private use") from None
+        except EngineBusyError:
+            raise
+        except RocmforgeError as error:
+            raise RequestError("messages", f"{error}{_hint(messages)}") from None
+        text, inside_reasoning = continue_prompt(opened, cast("Message | None", hidden["begun"]))
+        # Many templates write BOS themselves; twice would change the answer.
+        bos = self.tokenizer.config.bos_token
+        add_special = not (bos and text.startswith(bos))
+        try:
+            ids = self.cache.encode(text, add_special, True, most or self.most_tokens, look, mark)
+        except TooManyTokensError as error:
+            raise self.too_long(error.count) from None
+        return ChatPrompt(shown(text, mark), ids, inside_reasoning)
+
+    def requests(
+        self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None, count: int
+    ) -> list[GenerationRequest]:
+        """`request`, for several outputs of one prompt: with a seed, each has one of its own, the first that seed.
+
+        Raises:
+            RequestError: see `request`.
+        """
+        seed = conditions.sampling.seed
+        made = []
+        for index in range(count):
+            sampling = replace(conditions.sampling, seed=None if seed is None else (seed + index) % 2**SEED_BITS)
+            made.append(self.request(prompt, replace(conditions, sampling=sampling), default_max_tokens))
+        return made
+
+    def request(
+        self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None
+    ) -> GenerationRequest:
+        """Make the engine's request, if it fits into the context.
+
+        Args:
+            prompt: token ids.
+            conditions: as the client gave them.
+            default_max_tokens: where the client gave none, cut to what the context leaves; None: all of it.
+
+        Raises:
+            ContextLengthError: prompt, or prompt and the `max_tokens` asked for, exceed the context.
+            RequestError: the constraint on the output is wrong, or beyond the limits.
+        """
+        limit = self.engine.max_context
+        room = limit - len(prompt)
+        asked = conditions.max_tokens
+        least = 0 if asked == 0 else 1
+        if room < least:
+            raise self.too_long(len(prompt), least)
+        if asked is not None and asked > room:
+            raise ContextLengthError(
+                "max_tokens",
+                f"expected at most {room}, found {asked}: "
+                f"with a prompt of {len(prompt)} tokens that exceeds the available context size of {limit}",
+                len(prompt),
+                limit,
+                asked,
+            )
+        if asked is None:
+            asked = room if default_max_tokens is None else min(default_max_tokens, room)
+        return GenerationRequest(
+            prompt,
+            asked,
+            conditions.sampling,
+            conditions.stop,
+            conditions.ignore_eos,
+            conditions.stop_token_ids,
+            conditions.logprobs,
+            self._constraint(conditions.constraint),
+            prompt_logprobs=conditions.prompt_logprobs,
+        )
+
+    def _constraint(self, spec: ConstraintSpec | None) -> Constraint | None:
+        if spec is None:
+            return None
+        if self.constraints is None:
+            raise UnsupportedError(spec.parameter)
+        return self.constraints.compile(spec)

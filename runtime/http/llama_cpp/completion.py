@@ -1,0 +1,192 @@
+"""llama.cpp's `POST /completion`, at once and as a stream that ends without `[DONE]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import falcon
+
+from ...engine.generation import Generation, GenerationRequest, TokenEvent
+from ...engine.logprobs import TokenLogprobs
+from ..core.answer_clock import AnswerClock, collect_timed
+from ..core.body import read
+from ..core.conditions import Conditions
+from ..core.job import look_of, start_job
+from ..core.logprobs import LEAST, token_text
+from ..core.openapi import Operation, Route
+from ..core.resources import Resource, answer
+from ..core.schema import UNSET, Json, Unset
+from ..core.service import Service, TokenizerApi
+from ..core.streaming import Encoder, send_stream, sse
+from ..core.timings import timings_of
+from ..openai.answers import check_finish
+from .requests import MAX_BIAS, read_call, read_prompts
+from .schema import LlamaChunk, LlamaCompletion, LlamaCompletionRequest, LlamaToken, LlamaTokenProbability
+
+
+class Completion(Resource):
+    """`POST /completion`, and its other name `/completions`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer at once or as a stream; with an array where there are several prompts."""
+        clock = AnswerClock()
+        body = read(req, LlamaCompletionRequest, self.limits.max_body_bytes)
+        prompts: list[tuple[int, ...]] = []
+        with self.context.models.lease(body.model) as lease:
+            clock.loaded()
+            service = lease.service
+            conditions, max_tokens = read_call(body, service)
+
+            def make() -> list[GenerationRequest]:
+                prompts.extend(
+                    read_prompts(service, body.prompt, look_of(req), parse_special=body.parse_special is not False)
+                )
+                return [service.request(ids, conditions, max_tokens) for ids in prompts]
+
+            job = start_job(req, lease.keep(), self.context.admission, make)
+        settings = generation_settings(service, conditions, max_tokens) | {"stream": bool(body.stream)}
+        answers = [
+            _Answering(service, generation, ids, index, settings, replace(clock))
+            for index, (generation, ids) in enumerate(zip(job.generations, prompts, strict=True))
+        ]
+        if body.stream:
+            send_stream(req, resp, job, self.limits, _StreamEncoder(answers))
+            return
+        events = collect_timed(job, self.limits, [one.clock for one in answers])
+        documents = [
+            one.whole([event for event in events if event.index == one.index], bool(body.return_tokens))
+            for one in answers
+        ]
+        answer(resp, documents if len(documents) > 1 else documents[0])
+
+
+def generation_settings(service: Service, conditions: Conditions, max_tokens: int | None) -> Json:
+    """Conditions in llama.cpp's words."""
+    sampling = conditions.sampling
+    biases = sampling.logit_bias  # llama.cpp has null for a token that is ruled out
+    return {
+        "n_predict": -1 if max_tokens is None else max_tokens,
+        "n_ctx": service.engine.max_context,
+        "seed": -1 if sampling.seed is None else sampling.seed,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "typical_p": sampling.typical_p,
+        "repeat_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "stop": list(conditions.stop),
+        "ignore_eos": conditions.ignore_eos,
+        "n_probs": conditions.logprobs or 0,
+        "logit_bias": [{"token": token, "bias": None if bias == -MAX_BIAS else bias} for token, bias in biases],
+    }
+
+
+@dataclass(slots=True)
+class _Answering:
+    """The answer to one prompt, under way."""
+
+    service: Service
+    generation: Generation
+    prompt: tuple[int, ...]
+    index: int
+    settings: Json
+    clock: AnswerClock
+    has_new_line: bool = False
+
+    def chunk(self, event: TokenEvent) -> LlamaChunk:
+        """An event of a stream."""
+        return LlamaChunk(
+            index=self.index,
+            content=event.text,
+            tokens=[] if event.token is None else [event.token],
+            tokens_predicted=self.clock.tokens,
+            tokens_evaluated=len(self.prompt),
+            completion_probabilities=self._probabilities([event]),
+        )
+
+    def whole(self, events: Sequence[TokenEvent], return_tokens: bool) -> LlamaCompletion:
+        """All of it."""
+        document = self.end(events[-1])
+        document.content = "".join(event.text for event in events)
+        document.has_new_line = "\n" in document.content
+        document.completion_probabilities = self._probabilities(events)
+        if return_tokens:
+            document.tokens = [event.token for event in events if event.token is not None]
+        return document
+
+    def end(self, last: TokenEvent) -> LlamaCompletion:
+        """The last event of a stream, without text.
+
+        Raises:
+            As `check_finish`.
+        """
+        finish = check_finish(last.finish_reason, last.error)
+        cached = self.generation.state().cached_tokens
+        return LlamaCompletion(
+            index=self.index,
+            content="",
+            tokens=[],
+            stop=True,
+            model=self.service.model.name,
+            prompt=self.service.tokenizer.decode(self.prompt, skip_special=False),
+            generation_settings=self.settings,
+            tokens_predicted=self.clock.tokens,
+            tokens_evaluated=len(self.prompt),
+            stop_type="limit" if finish == "length" else "eos" if last.stop is None else "word",
+            stopping_word=last.stop or "",
+            timings=timings_of(self.clock, len(self.prompt), cached),
+            tokens_cached=cached,
+            truncated=len(self.prompt) + self.clock.tokens >= self.service.engine.max_context,
+            has_new_line=self.has_new_line,
+        )
+
+    def _probabilities(self, events: Iterable[TokenEvent]) -> list[LlamaTokenProbability] | Unset:
+        tokenizer = self.service.tokenizer
+        return [_probability(tokenizer, event.logprobs) for event in events if event.logprobs is not None] or UNSET
+
+
+def _probability(tokenizer: TokenizerApi, entry: TokenLogprobs) -> LlamaTokenProbability:
+    return LlamaTokenProbability(
+        id=entry.token,
+        token=token_text(tokenizer, entry.token),
+        bytes=list(tokenizer.token_bytes(entry.token, skip_special=False)),
+        logprob=max(entry.logprob, LEAST),
+        top_logprobs=[
+            LlamaToken(
+                id=token,
+                token=token_text(tokenizer, token),
+                bytes=list(tokenizer.token_bytes(token, skip_special=False)),
+                logprob=max(logprob, LEAST),
+            )
+            for token, logprob in entry.top
+        ],
+    )
+
+
+class _StreamEncoder(Encoder):
+    def __init__(self, answers: Sequence[_Answering]) -> None:
+        self._answers = answers
+
+    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+        answering = self._answers[event.index]
+        answering.clock.take(event)
+        answering.has_new_line |= "\n" in event.text
+        if event.token is not None or event.text:
+            yield sse(answering.chunk(event))
+        if event.finished:
+            yield sse(answering.end(event))
+
+
+_OPERATION = Operation(
+    "Continue a prompt, as llama.cpp does.",
+    LlamaCompletionRequest,
+    LlamaCompletion | list[LlamaCompletion],
+    stream=LlamaChunk,
+)
+ROUTES = [
+    Route("/completion", Completion, "llama.cpp", post=_OPERATION),
+    Route("/completions", Completion, "llama.cpp", post=_OPERATION),
+]

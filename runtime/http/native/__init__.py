@@ -1,0 +1,1 @@
+"""ROCmForge's own API."""

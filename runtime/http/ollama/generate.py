@@ -1,0 +1,146 @@
+"""Ollama's `POST /api/chat` and `/api/generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import falcon
+
+from ...text.tool_calls import WholeCalls
+from ..core.answer_clock import AnswerClock, collect_timed
+from ..core.body import read
+from ..core.conversation import AnswerReader, join_parts
+from ..core.job import look_of, start_job
+from ..core.openapi import Operation, Route
+from ..core.registry import Lease, keep
+from ..core.resources import Resource, answer
+from ..core.service import ChatPrompt
+from ..core.streaming import NDJSON, send_stream
+from ..transport.auth import Scope, demand
+from .lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
+from .requests import Asked, keep_seconds, read_chat, read_generate
+from .schema import (
+    ChatLine,
+    GenerateLine,
+    GeneratingFields,
+    Line,
+    OllamaAnswerMessage,
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+)
+
+
+class _GeneratingResource(Resource):
+    """What chat and generate share."""
+
+    def load(
+        self, req: falcon.Request, body: GeneratingFields, line: ChatLine | GenerateLine, clock: AnswerClock
+    ) -> Line:
+        """Answer a request without a prompt: load the model, or unload it.
+
+        Raises:
+            HTTPForbidden: the key may not unload it.
+        """
+        models, seconds = self.context.models, keep_seconds(body.keep_alive)
+        if seconds == 0:
+            demand(req, Scope.ADMIN)
+            models.keep(body.model, 0)
+            return loaded_line(line, "unload", clock)
+        with models.lease(body.model):
+            keep(req, models, body.model, seconds)
+            clock.loaded()
+        return loaded_line(line, "load", clock)
+
+    def generate(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        lease: Lease,
+        body: GeneratingFields,
+        asked: Asked,
+        clock: AnswerClock,
+        line: Callable[[Answering], Callable[[Said], Line]],
+    ) -> None:
+        """Answer at once or, as Ollama does unless told not to, as a stream."""
+        service, conversation = lease.service, asked.conversation
+        prompt = (
+            service.chat_prompt(conversation, look_of(req))
+            if asked.raw is None
+            else ChatPrompt(asked.raw, service.prompt_ids(asked.raw, look_of(req)), False)
+        )
+        clock.loaded()
+        job = start_job(
+            req,
+            lease.keep(),
+            self.context.admission,
+            lambda: service.requests(prompt.token_ids, conversation.conditions, asked.max_tokens, 1),
+        )
+        reader: Reader = RawReader()
+        if asked.raw is None:
+            reader = AnswerReader(conversation, prompt.inside_reasoning)
+        answering = Answering(body.model, service.tokenizer, len(prompt.token_ids), clock)
+        make = line(answering)
+        if body.stream is not False:
+            send_stream(req, resp, job, self.limits, LineEncoder(answering, reader, make))
+            return
+        whole = join_parts([reader.read(event) for event in collect_timed(job, self.limits, [clock])])
+        content, calls = WholeCalls().take(whole.turns, end=True)
+        said = Said(whole.reasoning, content, tuple(calls), whole.logprobs)
+        answer(resp, answering.end(make(said), whole.finish_reason, whole.error))
+
+
+class OllamaChat(_GeneratingResource):
+    """`POST /api/chat`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer the conversation; load the model where there is none."""
+        clock = AnswerClock()
+        body = read(req, OllamaChatRequest, self.limits.max_body_bytes)
+        if not body.messages:
+            message = OllamaAnswerMessage()
+            line = ChatLine(model=body.model, created_at=now(), done=True, message=message)
+            answer(resp, self.load(req, body, line, clock))
+            return
+        seconds = keep_seconds(body.keep_alive)
+        with self.context.models.lease(body.model) as lease:
+            keep(req, self.context.models, body.model, seconds)
+            asked = read_chat(body, lease.service.engine.vocab_size)
+            self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.chat_line)
+
+
+class OllamaGenerate(_GeneratingResource):
+    """`POST /api/generate`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer the prompt; load the model where there is none."""
+        clock = AnswerClock()
+        body = read(req, OllamaGenerateRequest, self.limits.max_body_bytes)
+        if not body.prompt:
+            line = GenerateLine(model=body.model, created_at=now(), done=True, response="")
+            answer(resp, self.load(req, body, line, clock))
+            return
+        seconds = keep_seconds(body.keep_alive)
+        with self.context.models.lease(body.model) as lease:
+            keep(req, self.context.models, body.model, seconds)
+            asked = read_generate(body, lease.service.engine.vocab_size)
+            self.generate(req, resp, lease, body, asked, clock, lambda answering: answering.generate_line)
+
+
+ROUTES = [
+    Route(
+        "/api/chat",
+        OllamaChat,
+        "ollama",
+        post=Operation(
+            "Answer a conversation.", OllamaChatRequest, ChatLine, stream=ChatLine, stream_media_type=NDJSON
+        ),
+    ),
+    Route(
+        "/api/generate",
+        OllamaGenerate,
+        "ollama",
+        post=Operation(
+            "Answer a prompt.", OllamaGenerateRequest, GenerateLine, stream=GenerateLine, stream_media_type=NDJSON
+        ),
+    ),
+]

@@ -1,0 +1,182 @@
+"""What an Ollama client asks for, in the terms of this server."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ....artifacts.errors import RequestError
+from ...engine.generation import SamplingParams
+from ...text.constraints import ConstraintSpec
+from ..core.body import kind_of
+from ..core.conditions import Conditions, read_conditions
+from ..core.continuation import continues
+from ..core.conversation import Conversation, Message, thinking_variables
+from ..core.errors import UnsupportedError
+from ..core.schema import SamplingFields
+from ..openai.messages import read_arguments
+from .schema import GeneratingFields, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, OllamaOptions
+
+# What Ollama takes where a request says nothing. Source: its documentation of Modelfile parameters; but for
+# repeat_penalty, which is 1.1 over the last 64 tokens there, and over prompt and output here: off unless asked for.
+DEFAULT_SAMPLING = SamplingParams(temperature=0.8, top_k=40, top_p=0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A conversation, and the most tokens that its answer may have: fewer where the context ends; None: only there.
+
+    `raw` is a prompt that goes to the model as it is, instead of the conversation's messages.
+    """
+
+    conversation: Conversation
+    max_tokens: int | None
+    raw: str | None = None
+
+
+def read_chat(body: OllamaChatRequest, vocab_size: int) -> Asked:
+    """A chat that has messages.
+
+    Raises:
+        RequestError: names the parameter at fault.
+    """
+    messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(body.messages or ()))
+    tools = tuple(tool.function for tool in body.tools or ())
+    conversation = Conversation(
+        messages,
+        _conditions(body, vocab_size),
+        tools,
+        template_variables=thinking_of(body.think),
+        continue_final=continues(messages),
+    )
+    return Asked(conversation, _max_tokens(body))
+
+
+def read_generate(body: OllamaGenerateRequest, vocab_size: int) -> Asked:
+    """A generation that has a prompt: a chat of one message, unless it is raw.
+
+    Raises:
+        RequestError: names the parameter at fault.
+    """
+    _refuse_images(body.images, "images")
+    if body.suffix:
+        raise UnsupportedError("suffix", "text is only continued here, not filled in")
+    if body.template:
+        raise UnsupportedError("template", "the model's own template is used; send raw: true with a finished prompt")
+    if body.context:
+        raise UnsupportedError("context", "tokens of earlier answers are not taken; use /api/chat")
+    prompt = body.prompt or ""
+    messages: list[Message] = [{"role": "system", "content": body.system}] if body.system else []
+    messages.append({"role": "user", "content": prompt})
+    conversation = Conversation(
+        tuple(messages), _conditions(body, vocab_size), template_variables=thinking_of(body.think)
+    )
+    return Asked(conversation, _max_tokens(body), prompt if body.raw else None)
+
+
+def _message(message: OllamaMessage, where: str) -> Message:
+    _refuse_images(message.images, f"{where}.images")
+    document: Message = {"role": message.role, "content": message.content or ""}
+    named = {"reasoning_content": message.thinking, "name": message.tool_name, "tool_call_id": message.tool_call_id}
+    document |= {name: value for name, value in named.items() if value}
+    if message.tool_calls:
+        document["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": call.function.name,
+                    "arguments": read_arguments(call.function.arguments, f"{where}.tool_calls[{index}]"),
+                },
+                **({"id": call.id} if call.id else {}),
+            }
+            for index, call in enumerate(message.tool_calls)
+        ]
+    return document
+
+
+def _refuse_images(images: Sequence[object] | None, where: str) -> None:
+    if images:
+        raise UnsupportedError(where, "the model reads text alone")
+
+
+def _conditions(body: GeneratingFields, vocab_size: int) -> Conditions:
+    options = body.options or OllamaOptions()
+    if options.mirostat:
+        raise UnsupportedError("options.mirostat")
+    penalty = options.repeat_penalty
+    fields = SamplingFields(
+        temperature=body.temperature if options.temperature is None else options.temperature,
+        top_k=options.top_k,
+        top_p=body.top_p if options.top_p is None else options.top_p,
+        min_p=options.min_p,
+        typical_p=options.typical_p,
+        repetition_penalty=None if options.repeat_last_n == 0 else penalty,  # of the last 0 tokens: none
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        seed=None if options.seed is None or options.seed < 0 else options.seed,
+        stop=options.stop,
+    )
+    conditions = read_conditions(fields, None, vocab_size, DEFAULT_SAMPLING)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return replace(conditions, logprobs=logprobs, constraint=_constraint(body.format))
+
+
+def _max_tokens(body: GeneratingFields) -> int | None:
+    asked = None if body.options is None else body.options.num_predict
+    if asked is None:
+        return body.max_output_tokens
+    return asked if asked > 0 else None
+
+
+def _constraint(value: object) -> ConstraintSpec | None:
+    if isinstance(value, dict):
+        return ConstraintSpec("json_schema", value, "format")
+    if value == "json":
+        return ConstraintSpec("json_object", None, "format")
+    if value:
+        raise RequestError("format", f'expected "json" or a JSON schema, found {kind_of(value)}')
+    return None
+
+
+def thinking_of(think: bool | str | None) -> dict[str, object]:
+    """Variables of the chat template that say whether to think, and how much.
+
+    Raises:
+        RequestError: it is a word that nobody knows.
+    """
+    if think is None:
+        return {}
+    if isinstance(think, bool):
+        return {"enable_thinking": think}
+    if think not in ("low", "medium", "high"):
+        raise RequestError("think", f'expected true, false, "low", "medium" or "high", found {kind_of(think)}')
+    return thinking_variables(think)
+
+
+_DURATION = re.compile(r"(\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})(ns|us|µs|ms|s|m|h|$)", re.ASCII)
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def keep_seconds(keep_alive: float | str | None) -> float | None:
+    """How long a model is to stay loaded after the request: seconds, or a duration in Go's notation.
+
+    Returns:
+        Infinity for what is negative, as Ollama has it; None where nothing is asked for.
+
+    Raises:
+        RequestError: it is no duration.
+    """
+    if keep_alive is None:
+        return None
+    if not isinstance(keep_alive, str):
+        return math.inf if keep_alive < 0 else float(keep_alive)
+    text = keep_alive.strip()
+    rest, seconds, parts = text[1:] if text[:1] in ("+", "-") else text, 0.0, 0
+    while rest and (found := _DURATION.match(rest)):
+        seconds += float(found[1]) * _SECONDS[found[2]]
+        rest, parts = rest[found.end() :], parts + 1
+    if rest or not parts:
+        raise RequestError("keep_alive", f"expected seconds or a duration such as 5m, found {kind_of(keep_alive)}")
+    return math.inf if text.startswith("-") else seconds

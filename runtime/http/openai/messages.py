@@ -1,0 +1,96 @@
+"""Chat messages of OpenAI's form, in the one form that chat templates read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ....artifacts.errors import RequestError
+from ...text.tool_calls import ToolCall
+from ..core.conversation import Message
+from ..core.errors import UnsupportedError
+from .schema import ChatMessage, ContentPart, MessageToolCall
+
+# "developer" is what newer clients call "system", "function" what older ones call "tool"; templates know these names.
+_ROLES = {"developer": "system", "function": "tool"}
+
+
+def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """A conversation for a template.
+
+    Returns:
+        One dict a message: "role", "content" (text), and where given "name", "tool_calls" (whose arguments are
+        objects), "tool_call_id", "reasoning_content".
+
+    Raises:
+        RequestError: names the message and field at fault.
+    """
+    return tuple(_message(message, f"messages[{index}]") for index, message in enumerate(messages))
+
+
+def _message(message: ChatMessage, where: str) -> Message:
+    content = read_content(message.content, f"{where}.content")
+    calls = [_call(call) for call in message.tool_calls or ()]
+    broken = [call for call in calls if isinstance(call, str)]
+    document: Message = {
+        "role": _ROLES.get(message.role, message.role),
+        "content": "\n".join([*([content] if content else []), *broken]),
+    }
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        value = getattr(message, name)
+        if value is not None:
+            document[name] = value
+    if whole := [call for call in calls if not isinstance(call, str)]:
+        document["tool_calls"] = whole
+    return document
+
+
+def _call(call: MessageToolCall) -> dict[str, object] | str:
+    """A call for a template; a text where the model has broken it off, as clients send those back too."""
+    try:
+        arguments = read_arguments(call.function.arguments, "")
+    except RequestError:
+        return ToolCall(call.function.name, str(call.function.arguments), whole=False).text
+    document: dict[str, object] = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    if call.id is not None:
+        document["id"] = call.id
+    return document
+
+
+def read_arguments(arguments: object, where: str) -> dict[str, object]:
+    """Arguments of an earlier call, which come as an object or as its text.
+
+    Raises:
+        RequestError: they are neither.
+    """
+    if isinstance(arguments, str) and arguments.strip():
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise RequestError(f"{where}.function.arguments", "expected the text of a JSON object") from None
+    arguments = arguments or {}
+    if not isinstance(arguments, dict):
+        raise RequestError(f"{where}.function.arguments", "expected a JSON object")
+    return arguments
+
+
+def read_content(content: str | Sequence[ContentPart] | None, where: str) -> str:
+    """The text of a string, of parts that are all text, or of null.
+
+    Raises:
+        UnsupportedError: a part is no text.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: ContentPart, where: str) -> str:
+    if part.type not in ("text", "input_text", "output_text", "refusal"):
+        raise UnsupportedError(f"{where}.type", "only text parts are supported")
+    text = part.refusal if part.type == "refusal" else part.text
+    if text is None:
+        raise RequestError(f"{where}.text", "expected a string, found nothing")
+    return text

@@ -1,0 +1,1 @@
+"""Models of other servers, offered beside ours."""

@@ -1,0 +1,1 @@
+"""Connections and threads, and who may ask: bytes to requests and back."""

@@ -1,0 +1,177 @@
+"""One thread that encodes and sends the tokens of all streams.
+
+A thread for each stream would have to be woken for each of its tokens, and wait for the interpreter's lock: at 64
+streams that took more of the processor than encoding and sending did. Where tokens come by a thread that has time for
+it, as those of an engine that has a process of its own do, that one encodes and sends them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from ...engine.generation import TokenEvent
+from ..core.errors import ClientGoneError
+from ..core.job import Job
+
+# Key of the WSGI environment, under which a server that has a `StreamWriter` gives an answer its `SendEvents`.
+SEND_EVENTS = "rocmforge.send_events"
+
+
+class Connection(Protocol):
+    """Where the bytes of an answer go."""
+
+    @property
+    def full(self) -> bool:
+        """Whether its client reads too slowly: `write` would wait for it."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the body, or keep them until they can be sent.
+
+        Raises:
+            ClientGoneError: the client hung up.
+        """
+
+
+# Makes the bytes to be sent of an event; of None, those that say that the stream lives. They may be none.
+Encode = Callable[[TokenEvent | None], bytes]
+# `StreamWriter.send` to one connection.
+SendEvents = Callable[[Job, Encode], None]
+
+
+class StreamWriter:
+    """The thread, and the streams that it sends."""
+
+    def __init__(self, poll_seconds: float) -> None:
+        """Look every `poll_seconds` whether the clients of silent streams are still there."""
+        self._poll_seconds = poll_seconds
+        self._events: queue.SimpleQueue[tuple[_Stream, TokenEvent | None] | None] = queue.SimpleQueue()
+        self._streams: set[_Stream] = set()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, whatever is still to be sent."""
+        self._stopped = True
+        self._events.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def send(self, connection: Connection, job: Job, encode: Encode) -> None:
+        """Send all events of a job; returns after the last.
+
+        Raises:
+            ClientGoneError: the client hung up.
+            Exception: whatever `encode` raised.
+        """
+        stream = _Stream(job, encode, connection)
+        self._events.put((stream, None))
+        inbox = job.generations[0].inbox
+        inbox.hand_on((lambda event: self._events.put((stream, event))) if inbox.hurried else stream.take)
+        if self._stopped:  # too late for the thread to see it
+            stream.end(ClientGoneError())
+        stream.wait()
+
+    def _run(self) -> None:
+        next_look = 0.0
+        while self._next(max(0.0, next_look - time.monotonic()) if self._streams else None):
+            if time.monotonic() >= next_look:
+                self._look()
+                next_look = time.monotonic() + self._poll_seconds
+        for stream in self._streams:
+            stream.end(ClientGoneError())
+
+    def _next(self, timeout: float | None) -> bool:
+        """Handle what comes within `timeout` seconds, and keep nothing of it; False: it is time to stop."""
+        try:
+            item = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return True
+        if item is None:
+            return False
+        stream, event = item
+        if event is None:
+            self._streams.add(stream)
+        else:
+            stream.take(event)
+        return True
+
+    def _look(self) -> None:
+        self._streams = {stream for stream in self._streams if not stream.ended}
+        for stream in self._streams:
+            stream.look()
+
+
+class _Stream:
+    """An answer under way. Its methods never wait for the client, but for `wait`, and are of any thread."""
+
+    def __init__(self, job: Job, encode: Encode, connection: Connection) -> None:
+        self._job = job
+        self._encode = encode
+        self._connection = connection
+        self._held: deque[TokenEvent | None] = deque()  # until the client has read more; None: nothing came for a while
+        self._lock = threading.RLock()  # of what is sent, and in which order; a cancel while looking may put an event
+        self._ended = threading.Event()
+        self._error: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be sent."""
+        return self._ended.is_set()
+
+    def wait(self) -> None:
+        """Wait for the end. Raises what brought it about, if it was not the last event."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    def end(self, error: Exception | None = None) -> None:
+        """Send nothing more."""
+        if not self.ended:
+            self._error = error
+            self._ended.set()
+
+    def take(self, event: TokenEvent) -> None:
+        """An event has come."""
+        with self._lock:
+            if not self.ended:
+                self._held.append(event)
+                self._go_on()
+
+    def look(self) -> None:
+        """Go on if the client has read; end if it has left."""
+        with self._lock:
+            if self.ended:
+                return
+            if not self._held:
+                self._held.append(None)
+            try:
+                self._job.look()
+            except ClientGoneError as error:
+                self.end(error)
+            else:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        try:
+            while self._held and not self._connection.full:
+                self._send(self._held.popleft())
+        except Exception as error:  # of this stream: the others go on
+            self.end(error)
+
+    def _send(self, event: TokenEvent | None) -> None:
+        chunk = self._encode(event)
+        if chunk:
+            self._connection.write(chunk)
+        if event is not None:
+            self._job.took(event)
+            if self._job.ended:
+                self.end()
