@@ -13,6 +13,12 @@ from typing import Any, Final
 
 BACKENDS: Final = ("host", "hip")
 
+HOST_ABI_VERSION: Final = 3
+"""Of kernels/host/common.h and program.h: raised with any change to a structure or signature there."""
+
+HIP_ABI_VERSION: Final = 3
+"""Of kernels/hip: raised with any change to the step, the sampling or the arguments of a kernel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Field:

@@ -1,4 +1,4 @@
-"""What compiler and runtime agree on about AMD GPUs: the ABI of kernels, names of arches, and what this machine has."""
+"""What compiler and runtime agree on about AMD GPUs: names of libraries and arches, and what this machine has."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-
-HIP_ABI_VERSION: Final = 3
-"""Of kernels/hip: raised with any change to the step, the sampling or the arguments of a kernel."""
 
 HIP_SONAMES: Final = ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so")
 """Names of HIP's runtime library, of ROCm 7, 6 and 5: the newest first."""

@@ -1,13 +1,10 @@
-"""What compiler and runtime agree on about the host target: the ABI of its programs, and its ISA levels."""
+"""What compiler and runtime agree on about the host target: its ISA levels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-
-HOST_ABI_VERSION: Final = 3
-"""Of kernels/host/common.h and program.h: raised with any change to a structure or signature there."""
 
 _V3_FEATURES = ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 _V4_FEATURES = (*_V3_FEATURES, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")

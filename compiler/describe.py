@@ -6,10 +6,9 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
+from ..artifacts.abi import HIP_ABI_VERSION, HOST_ABI_VERSION
 from ..artifacts.code_object import read_code_object
 from ..artifacts.errors import printable
-from ..artifacts.hip import HIP_ABI_VERSION
-from ..artifacts.host import HOST_ABI_VERSION
 from ..artifacts.layout import Layout
 from ..artifacts.manifest import TENSOR_COUNT, ModelIdentity, TargetEntry
 from .build import CodeObject

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ...artifacts.errors import BundleError
 from ...artifacts.layout import Layout
+from ...artifacts.sampling import SamplingNumbers
 from .token_masks import PendingMask
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class RowSampling:
-    """How one row of logits becomes a token; the fields of `SamplingParams`, resolved.
+class RowSampling(SamplingNumbers):
+    """How one row of logits becomes a token; by default it is the most likely one.
 
     `seen_tokens` are the distinct tokens of prompt and output, `seen_counts` how often each stands in the
     output alone; both empty where no penalty is asked for. `counter` is the index of the token in its request.
@@ -33,17 +34,10 @@ class RowSampling:
     """
 
     temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
     seed: int = 0
     counter: int = 0
     seen_tokens: Int32 | None = None
     seen_counts: Int32 | None = None
-    typical_p: float = 1.0
     bias_tokens: Int32 | None = None
     biases: Float32 | None = None
     mask: UInt32 | PendingMask | None = None

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...artifacts import abi
-from ...artifacts.abi import ctypes_fields
+from ...artifacts.abi import HOST_ABI_VERSION, ctypes_fields
 from ...artifacts.bundle import Bundle, MappedWeights
 from ...artifacts.errors import DeviceError
-from ...artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
+from ...artifacts.host import LEVEL_FEATURES, cpu_features
 from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ...artifacts.manifest import TargetEntry
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32

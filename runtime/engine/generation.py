@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from ...artifacts.errors import RequestError, RocmforgeError, printable
+from ...artifacts.sampling import SamplingNumbers
 from ..device.batch import UInt32
 from .embeddings import EmbeddingRequest, PendingEmbedding
 from .logprobs import TokenLogprobs
@@ -45,26 +46,14 @@ def failure_of(error: BaseException) -> Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
+class SamplingParams(SamplingNumbers):
     """How the next token is chosen.
 
-    `temperature` 0 means the most likely token. `top_k` 0 and `top_p` 1 and `min_p` 0 switch
-    those filters off. Penalties: `repetition_penalty` as in CTRL (divides positive logits,
-    multiplies negative ones, of every token of prompt and output), `presence_penalty` and
-    `frequency_penalty` as OpenAI defines them (over the output alone). `seed` None: the engine
-    draws one. `typical_p` 1 is off (locally typical sampling, the last of the filters). `logit_bias` are token
-    ids, each once, and what is added to their logits before the penalties.
+    `seed` None: the engine draws one. `logit_bias` are token ids, each once, and what is added to their logits before
+    the penalties.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
     seed: int | None = None
-    typical_p: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 

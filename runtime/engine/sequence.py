@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...artifacts.errors import RocmforgeError
+from ...artifacts.sampling import values_of, weighs_history
 from ..device.batch import RowSampling, UInt32
 from ..device.token_masks import PendingMask, TokenMasks
 from ..text.tokenizer import StopMatcher, StreamDecoder, Tokenizer
@@ -67,6 +68,8 @@ class Sequence:
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
         bias = request.sampling.logit_bias
+        self._numbers = values_of(request.sampling)
+        self._weighs_history = weighs_history(request.sampling)
         self._bias_tokens = np.array([token for token, _ in bias], np.int32) if bias else None
         self._biases = np.array([value for _, value in bias], np.float32) if bias else None
         # The first is computed here, by the thread that submits: where it fails, the request is refused.
@@ -161,8 +164,8 @@ class Sequence:
 
     def row_samplings(self, drafts: List[int] = ()) -> list[RowSampling]:
         """How its next token is drawn, and after each of the drafts the one that follows if it is right."""
-        params, seen = self.request.sampling, None
-        if (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1.0, 0.0, 0.0):
+        seen = None
+        if self._weighs_history:
             seen = Counter(dict.fromkeys(self.request.prompt_token_ids, 0))
             seen.update(self.token_ids[self.num_prompt_tokens :])
         rows = [self._row_sampling(self.num_generated, seen)]
@@ -173,27 +176,19 @@ class Sequence:
         return rows
 
     def _row_sampling(self, counter: int, seen: Counter[int] | None) -> RowSampling:
-        params = self.request.sampling
         seen_tokens = seen_counts = None
         if seen is not None:
             seen_tokens = np.fromiter(seen.keys(), np.int32, len(seen))
             seen_counts = np.fromiter(seen.values(), np.int32, len(seen))
         return RowSampling(
-            params.temperature,
-            params.top_k,
-            params.top_p,
-            params.min_p,
-            params.repetition_penalty,
-            params.presence_penalty,
-            params.frequency_penalty,
-            self.seed,
-            counter,
-            seen_tokens,
-            seen_counts,
-            params.typical_p,
-            self._bias_tokens,
-            self._biases,
-            self._mask,
+            **self._numbers,
+            seed=self.seed,
+            counter=counter,
+            seen_tokens=seen_tokens,
+            seen_counts=seen_counts,
+            bias_tokens=self._bias_tokens,
+            biases=self._biases,
+            mask=self._mask,
             keep_logits=self.request.logprobs is not None,
         )
 

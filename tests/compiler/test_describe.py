@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import gguf
 import pytest
 
+from rocmforge.artifacts.abi import HIP_ABI_VERSION, HOST_ABI_VERSION
 from rocmforge.artifacts.code_object import KernelResources
-from rocmforge.artifacts.hip import HIP_ABI_VERSION
-from rocmforge.artifacts.host import HOST_ABI_VERSION
 from rocmforge.artifacts.layout import Layout
 from rocmforge.artifacts.manifest import TENSOR_COUNT, TargetEntry
 from rocmforge.compiler import build, describe

@@ -137,7 +137,13 @@ def test_penalties_are_those_of_float32(sample: Sampler) -> None:
         seen = random.permutation(VOCAB)[: random.integers(0, 300)].astype(np.int32)
         counts = random.integers(0, 4, len(seen)).astype(np.int32)
         repetition, presence, frequency = np.float32(random.choice([1.0, 1.3, 0.8])), np.float32(0.7), np.float32(-0.3)
-        s = RowSampling(0.0, 0, 1.0, 0.0, float(repetition), float(presence), float(frequency), 0, 0, seen, counts)
+        s = RowSampling(
+            repetition_penalty=float(repetition),
+            presence_penalty=float(presence),
+            frequency_penalty=float(frequency),
+            seen_tokens=seen,
+            seen_counts=counts,
+        )
         sampling.append(s)
         x = expected[row, seen]
         x = np.where(x > 0, x / repetition, x * repetition).astype(np.float32)

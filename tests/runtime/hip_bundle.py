@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rocmforge.artifacts.abi import HIP_ABI_VERSION
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.layout import (
     BufferEntry,
     FinalNorm,

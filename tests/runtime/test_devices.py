@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rocmforge.artifacts.abi import HOST_ABI_VERSION
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError, ToolchainError, UsageError
-from rocmforge.artifacts.host import HOST_ABI_VERSION
 from rocmforge.runtime.device import load as devices
 from rocmforge.runtime.device.golden import checked_prompt
 from rocmforge.runtime.device.hip.api import HipApi

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from rocmforge.artifacts.abi import HIP_ABI_VERSION
 from rocmforge.artifacts.errors import DeviceError
-from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.hip.select import (

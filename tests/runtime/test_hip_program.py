@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rocmforge.artifacts.abi import HIP_ABI_VERSION
 from rocmforge.artifacts.bundle import Bundle, MappedWeights
 from rocmforge.artifacts.errors import BundleError, DeviceError
-from rocmforge.artifacts.hip import HIP_ABI_VERSION
 from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.hip import memory as hip_memory

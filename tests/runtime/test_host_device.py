@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.abi import HOST_ABI_VERSION
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError
-from rocmforge.artifacts.host import HOST_ABI_VERSION, LEVEL_FEATURES, cpu_features
+from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
 from rocmforge.artifacts.layout import BufferEntry, LaunchEntry, Layout, TensorEntry, encode_layout
 from rocmforge.artifacts.manifest import FileEntry, TargetEntry, encode_manifest
 from rocmforge.compiler.build_cache import BuildCache

@@ -275,7 +275,13 @@ def test_penalties_against_float64(sample: Sampler) -> None:
         seen = random.permutation(VOCAB)[: random.integers(0, 50)].astype(np.int32)
         counts = random.integers(0, 4, len(seen)).astype(np.int32)
         repetition, presence, frequency = (float(np.float32(x)) for x in (random.choice([1.0, 1.3, 0.8]), 0.7, -0.3))
-        s = RowSampling(0.0, 0, 1.0, 0.0, repetition, presence, frequency, 0, 0, seen, counts)
+        s = RowSampling(
+            repetition_penalty=repetition,
+            presence_penalty=presence,
+            frequency_penalty=frequency,
+            seen_tokens=seen,
+            seen_counts=counts,
+        )
         sampling.append(s)
         for token, count in zip(seen, counts, strict=True):
             x = expected[row, token]

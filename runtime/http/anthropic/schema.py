@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from ..core.schema import Count, Json, StopText, Temperature, TopK, TopP
+from ..core.sampling_schema import Temperature, TopK, TopP
+from ..core.schema import Count, Json, StopText
 
 
 class AnthropicTool(Struct, kw_only=True):

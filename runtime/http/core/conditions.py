@@ -10,6 +10,7 @@ from ....artifacts.errors import RequestError
 from ...engine.generation import SamplingParams
 from ...text.constraints import ConstraintSpec
 from .body import kind_of
+from .sampling_schema import numbers_of
 from .schema import ResponseFormat, SamplingFields
 
 MAX_BIASES = 1024
@@ -42,24 +43,11 @@ def read_conditions(
     Raises:
         RequestError: names the parameter at fault.
     """
-    given = {
-        name: value
-        for name in (
-            "temperature",
-            "top_p",
-            "min_p",
-            "typical_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-        )
-        if (value := getattr(fields, name)) is not None
-    }
-    top_k = default.top_k if fields.top_k is None else max(fields.top_k, 0)
+    given = {name: value for name, value in numbers_of(fields).items() if value is not None}
+    given["top_k"] = min(max(given.get("top_k", default.top_k), 0), vocab_size)
     sampling = replace(
         default,
         **given,
-        top_k=min(top_k, vocab_size),
         seed=read_seed(fields.seed),
         logit_bias=_logit_bias(fields.logit_bias or {}, vocab_size),
     )

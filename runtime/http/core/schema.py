@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+
+from .sampling_schema import with_numbers
 
 MAX_TOKENS_LIMIT = 2**31 - 1
 MAX_STOPS = 16
@@ -22,12 +24,6 @@ Json = dict[str, Any]
 
 Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)]
 CountOrZero = Annotated[int, Meta(ge=0, le=MAX_TOKENS_LIMIT)]
-Temperature = Annotated[float, Meta(ge=0.0, le=2.0, description="0: always the likeliest token.")]
-TopP = Annotated[float, Meta(ge=0.0, le=1.0)]
-TopK = Annotated[int, Meta(ge=-1, le=MAX_TOKENS_LIMIT, description="0 or -1: off.")]
-Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
-Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
-RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=10.0, description="1: off.")]
 # 64 bits, signed or not. JSON schema's validators need numbers that a double can hold, so the lower half is not named.
 Seed = int
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -54,17 +50,15 @@ class ResponseFormat(Struct, kw_only=True):
     schema: Json | None = None
 
 
-class SamplingFields(Struct, kw_only=True):
+if TYPE_CHECKING:
+    _Numbers = Struct
+else:
+    _Numbers = with_numbers("_Numbers")
+
+
+class SamplingFields(_Numbers, kw_only=True):
     """How tokens are drawn and when they end: fields that every generating endpoint takes."""
 
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    top_p: TopP | None = None
-    min_p: Probability | None = None
-    typical_p: Probability | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
     seed: Seed | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
     stop: Stop | None = None

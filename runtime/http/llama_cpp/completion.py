@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import falcon
 
+from ....artifacts.sampling import PARAMETERS
 from ...engine.generation import Generation, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ..core.answer_clock import AnswerClock, collect_timed
@@ -16,6 +17,7 @@ from ..core.job import look_of, start_job
 from ..core.logprobs import LEAST, token_text
 from ..core.openapi import Operation, Route
 from ..core.resources import Resource, answer
+from ..core.sampling_schema import REPEAT_NAMES
 from ..core.schema import UNSET, Json, Unset
 from ..core.service import Service, TokenizerApi
 from ..core.streaming import Encoder, send_stream, sse
@@ -69,14 +71,7 @@ def generation_settings(service: Service, conditions: Conditions, max_tokens: in
         "n_predict": -1 if max_tokens is None else max_tokens,
         "n_ctx": service.engine.max_context,
         "seed": -1 if sampling.seed is None else sampling.seed,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "typical_p": sampling.typical_p,
-        "repeat_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
+        **{REPEAT_NAMES.get(name, name): getattr(sampling, name) for name in PARAMETERS},
         "stop": list(conditions.stop),
         "ignore_eos": conditions.ignore_eos,
         "n_probs": conditions.logprobs or 0,

@@ -10,6 +10,7 @@ from ...text.tokenizer import TooManyTokensError
 from ..core.body import kind_of
 from ..core.conditions import Conditions, check_token_ids, read_conditions
 from ..core.errors import UnsupportedError
+from ..core.sampling_schema import repeat_numbers
 from ..core.schema import SamplingFields
 from ..core.service import Look, Service, TokenizerApi
 from .schema import LlamaCompletionRequest
@@ -135,14 +136,7 @@ def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[Condition
         if getattr(body, name):
             raise UnsupportedError(name)
     fields = SamplingFields(
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        typical_p=body.typical_p,
-        repetition_penalty=None if body.repeat_last_n == 0 else body.repeat_penalty,  # of the last 0 tokens: none
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
+        **repeat_numbers(body),
         seed=None if body.seed in RANDOM_SEEDS else body.seed,
         stop=body.stop,
         ignore_eos=body.ignore_eos,

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from ..core.sampling_schema import REPEAT_LAST_N, REPEAT_NAMES, with_numbers
 from ..core.schema import (
     MAX_TOKENS_LIMIT,
     UNSET,
     Json,
-    Penalty,
-    Probability,
-    RepetitionPenalty,
     Seed,
     Stop,
-    Temperature,
     TokenIds,
-    TopK,
     TopLogprobs,
-    TopP,
     Unset,
 )
 
@@ -27,23 +22,25 @@ Predict = Annotated[int, Meta(ge=-2, le=MAX_TOKENS_LIMIT, description="Tokens to
 Content = str | list[Any]
 
 
-class LlamaCompletionRequest(Struct, kw_only=True):
-    """`POST /completion`. A prompt is text, token ids, both mixed, or an array of prompts."""
+class LlamaPromptFields(Struct, kw_only=True):
+    """The first fields of `LlamaCompletionRequest`."""
 
     prompt: Any
     model: str | None = None
     parse_special: bool | None = None
     n_predict: Predict | None = None
-    temperature: Temperature | None = None
-    dynatemp_range: float | None = None
-    top_k: TopK | None = None
-    top_p: TopP | None = None
-    min_p: Probability | None = None
-    typical_p: Probability | None = None
-    repeat_penalty: RepetitionPenalty | None = None
-    repeat_last_n: int | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
+
+
+if TYPE_CHECKING:
+    _Numbers = LlamaPromptFields
+else:
+    _beside = {"temperature": ("dynatemp_range", float | None)} | REPEAT_LAST_N
+    _Numbers = with_numbers("_Numbers", LlamaPromptFields, REPEAT_NAMES, _beside)
+
+
+class LlamaCompletionRequest(_Numbers, kw_only=True):
+    """`POST /completion`. A prompt is text, token ids, both mixed, or an array of prompts."""
+
     dry_multiplier: float | None = None
     xtc_probability: float | None = None
     mirostat: int | None = None

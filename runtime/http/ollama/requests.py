@@ -15,6 +15,7 @@ from ..core.conditions import Conditions, read_conditions
 from ..core.continuation import continues
 from ..core.conversation import Conversation, Message, thinking_variables
 from ..core.errors import UnsupportedError
+from ..core.sampling_schema import repeat_numbers
 from ..core.schema import SamplingFields
 from ..openai.messages import read_arguments
 from .schema import GeneratingFields, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, OllamaOptions
@@ -105,16 +106,10 @@ def _conditions(body: GeneratingFields, vocab_size: int) -> Conditions:
     options = body.options or OllamaOptions()
     if options.mirostat:
         raise UnsupportedError("options.mirostat")
-    penalty = options.repeat_penalty
+    beside = {"temperature": body.temperature, "top_p": body.top_p}
+    numbers = repeat_numbers(options)
     fields = SamplingFields(
-        temperature=body.temperature if options.temperature is None else options.temperature,
-        top_k=options.top_k,
-        top_p=body.top_p if options.top_p is None else options.top_p,
-        min_p=options.min_p,
-        typical_p=options.typical_p,
-        repetition_penalty=None if options.repeat_last_n == 0 else penalty,  # of the last 0 tokens: none
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
+        **numbers | {name: value for name, value in beside.items() if numbers[name] is None},
         seed=None if options.seed is None or options.seed < 0 else options.seed,
         stop=options.stop,
     )

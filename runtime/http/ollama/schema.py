@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from ..core.sampling_schema import REPEAT_LAST_N, REPEAT_NAMES, Temperature, TopP, with_numbers
 from ..core.schema import (
     MAX_TOKENS_LIMIT,
     UNSET,
     Count,
     Json,
-    Penalty,
-    Probability,
-    RepetitionPenalty,
     Seed,
     Stop,
-    Temperature,
     Tool,
-    TopK,
     TopLogprobs,
-    TopP,
     Unset,
 )
 from ..openai.embedding_schema import Pooling
@@ -32,18 +27,15 @@ Think = bool | str
 Predict = Annotated[int, Meta(ge=-2, le=MAX_TOKENS_LIMIT, description="Tokens to make; 0, -1 or -2: no limit.")]
 
 
-class OllamaOptions(Struct, kw_only=True):
+if TYPE_CHECKING:
+    _Numbers = Struct
+else:
+    _Numbers = with_numbers("_Numbers", names=REPEAT_NAMES, beside=REPEAT_LAST_N)
+
+
+class OllamaOptions(_Numbers, kw_only=True):
     """Conditions of sampling. Those of loading (`num_ctx`, `num_gpu` and others) are fixed by the bundle."""
 
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    top_p: TopP | None = None
-    min_p: Probability | None = None
-    typical_p: Probability | None = None
-    repeat_penalty: RepetitionPenalty | None = None
-    repeat_last_n: int | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
     seed: Seed | None = None
     stop: Stop | None = None
     num_predict: Predict | None = None

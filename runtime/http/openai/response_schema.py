@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from ..core.schema import UNSET, Count, Json, Temperature, TopLogprobs, TopP, Unset
+from ..core.sampling_schema import Temperature, TopP
+from ..core.schema import UNSET, Count, Json, TopLogprobs, Unset
 
 
 class InputItem(Struct, kw_only=True):
