@@ -14,7 +14,7 @@ from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.tests.end_to_end.process import Server, serving
+from rocmforge.tests.support.process import Server, serving
 
 
 def pytest_configure() -> None:

@@ -20,7 +20,7 @@ from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import CompileOptions, compile_model
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.tests.end_to_end.process import environment
+from rocmforge.tests.support.process import environment
 from rocmforge.tools.bench.server_process import ServerProcess, free_port
 from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime, launch
 from rocmforge.tools.debian.root import Root

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.tests.end_to_end.process import environment
-
-from .calls import CASES
-from .conftest import SECONDS, Runtime
+from rocmforge.tests.amd.calls import CASES
+from rocmforge.tests.amd.conftest import SECONDS, Runtime
+from rocmforge.tests.support.process import environment
 
 CALLS = ("-m", "rocmforge.tests.amd.calls")
 ARCH, OTHER = "gfx1100", "gfx942"

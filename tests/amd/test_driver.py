@@ -7,10 +7,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from rocmforge.tests.tools.emulator.gpu_build import build
-
-from .conftest import Runtime
-from .driver_cases import SOURCE
+from rocmforge.tests.amd.conftest import Runtime
+from rocmforge.tests.amd.driver_cases import SOURCE
+from rocmforge.tests.emulator.gpu_build import build
 
 ABORTED = -6  # by SIGABRT, as AMD's runtime ends a process whose GPU is lost
 CASES = "kernels,partial,streams,threads,graphs,memory,churn"

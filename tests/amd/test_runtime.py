@@ -14,9 +14,8 @@ import pytest
 
 from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
-from rocmforge.tests.end_to_end.process import environment, rfc
-
-from .conftest import FIGURES, SECONDS, Compiled, Runtime
+from rocmforge.tests.amd.conftest import FIGURES, SECONDS, Compiled, Runtime
+from rocmforge.tests.support.process import environment, rfc
 
 SCENARIO = ("-m", "rocmforge.tests.amd.scenario")
 UNKNOWN = ("gfx1250",)

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from rocmforge.tests.end_to_end.process import environment
+from rocmforge.tests.amd.conftest import Compiled, Runtime
+from rocmforge.tests.support.process import environment
 from rocmforge.tools.bench.http_load import Address, call
 from rocmforge.tools.bench.load_test import COMPLETE, Result, fixed_fates, run_load, seconds_until_free
 from rocmforge.tools.bench.server_process import ServerProcess, free_port, rfc_serve
 from rocmforge.tools.bench.traffic import Case, make_bodies, run_alone
 from rocmforge.tools.generate.fixtures import write_model
-
-from .conftest import Compiled, Runtime
 
 ARCH = "gfx1100"
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import requests
 
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS
-from rocmforge.tests.runtime import faulty_worker
+from rocmforge.tests.amd.conftest import Runtime
+from rocmforge.tests.support import faulty_worker
+from rocmforge.tests.support.process import PATIENCE_SECONDS
 from rocmforge.tools.bench.server_process import ServerProcess, children_of, free_port
-
-from .conftest import Runtime
 
 START = f"""
 from rocmforge.runtime.engine.worker import spawn

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS
+from rocmforge.tests.support.process import PATIENCE_SECONDS
 
 SOURCES = Path(__file__).parent / "node"
 INSTALL_SECONDS = 900.0  # some 200 MB come from the registry

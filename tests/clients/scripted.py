@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.http.transport.server import Server
-from rocmforge.tests.runtime.http.fake_engine import MODEL as CARD
-from rocmforge.tests.runtime.http.fake_engine import FakeEngine, FakeGeneration, FakeTemplate, make_app
+from rocmforge.tests.support.fake_engine import MODEL as CARD
+from rocmforge.tests.support.fake_engine import FakeEngine, FakeGeneration, FakeTemplate, make_app
 
 MODEL = CARD.name
 

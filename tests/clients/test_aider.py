@@ -11,7 +11,7 @@ import pytest
 
 from rocmforge.tests.clients.common import MODEL
 from rocmforge.tests.clients.programs import python_program
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 
 @pytest.mark.parametrize("stream", ["--stream", "--no-stream"])

@@ -9,7 +9,7 @@ import anthropic
 import pydantic
 import pytest
 
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "What is the capital of France? One sentence."}]
 WEATHER: list[dict[str, Any]] = [{"role": "user", "content": "What is the weather in Paris?"}]

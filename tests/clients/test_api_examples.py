@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rocmforge.tests.clients.node_packages import find_node
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, serving
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, serving
 
 EXAMPLES = Path(__file__).with_name("api_examples.md")
 PRINTED = "http://localhost:8080"

@@ -18,7 +18,7 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.tests.clients.forcing_proxy import ForcingProxy, forcing
 from rocmforge.tests.clients.programs import node_program, offline
 from rocmforge.tests.clients.scripted import MODEL, call_of, scripted
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, serving
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, serving
 
 NOTE = '{"file_path": "note.txt", "content": "Swordfish."}'
 SAID = ["The", " note", " is", " written", "."]

@@ -8,7 +8,7 @@ from typing import Any
 import requests
 
 from rocmforge.tests.clients.common import MODEL
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 CACHED = {"cache_control": {"type": "ephemeral"}}
 BETAS = (

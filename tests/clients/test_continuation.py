@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from rocmforge.tests.clients.common import MODEL
-from rocmforge.tests.end_to_end.process import Server
+from rocmforge.tests.support.process import Server
 
 MESSAGES: list[Any] = [
     {"role": "user", "content": "What is the capital of France? One sentence."},

@@ -12,7 +12,7 @@ import pytest
 
 from rocmforge.tests.clients.common import MODEL
 from rocmforge.tests.clients.programs import python_program
-from rocmforge.tests.end_to_end.process import Server
+from rocmforge.tests.support.process import Server
 
 SECONDS = 600.0
 REQUESTS, TOKENS = 6, 16

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import tool
 from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 
-from rocmforge.tests.end_to_end.process import Server
+from rocmforge.tests.support.process import Server
 
 QUESTION = "What is the capital of France? One sentence."
 

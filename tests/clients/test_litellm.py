@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rocmforge.tests.clients.common import ANSWER, EMBEDDING_LENGTH, MODEL, QUESTION, TOOL, WEATHER, user
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch its list of prices while it is imported
 litellm: Any = importlib.import_module("litellm")

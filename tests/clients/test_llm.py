@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rocmforge.tests.clients.common import ANSWER, QUESTION
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 MODELS = """\
 - model_id: smollm2

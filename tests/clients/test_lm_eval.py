@@ -21,8 +21,8 @@ from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.clients.common import MODEL
 from rocmforge.tests.clients.programs import python_program
-from rocmforge.tests.end_to_end.process import Server
-from rocmforge.tests.runtime.engine_harness import serving
+from rocmforge.tests.support.engine_harness import serving
+from rocmforge.tests.support.process import Server
 
 TASKS = Path(__file__).parent / "lm_eval"
 SECONDS = 600.0

@@ -12,7 +12,7 @@ import pytest
 
 from rocmforge.tests.clients.common import ANSWER, EMBEDDING_LENGTH
 from rocmforge.tests.clients.node_packages import run_script
-from rocmforge.tests.end_to_end.process import Server
+from rocmforge.tests.support.process import Server
 
 CLIENTS = {
     "ai-sdk-openai-responses": ("ai_sdk.mjs", "openai"),

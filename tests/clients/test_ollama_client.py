@@ -15,7 +15,7 @@ import pytest
 from rocmforge import __version__
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.engine.loading import load_tokenizer
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 MODEL = "smollm2"
 GREEDY: dict[str, Any] = {"temperature": 0, "num_predict": 30}

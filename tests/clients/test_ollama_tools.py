@@ -13,7 +13,7 @@ from langchain_core.tools import tool
 from langchain_ollama import ChatOllama
 
 from rocmforge.runtime.http.transport.server import Server
-from rocmforge.tests.runtime.http.fake_engine import FakeEngine, FakeTemplate, make_app
+from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, make_app
 
 MODEL = "org/tiny:q4"
 QUESTION = [{"role": "user", "content": "weather?"}]

@@ -16,7 +16,7 @@ import requests
 
 from rocmforge.tests.clients.common import ANSWER, EMBEDDING_LENGTH, MODEL, QUESTION, cosine, user
 from rocmforge.tests.clients.programs import python_program
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, wait_until
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, wait_until
 
 pytestmark = pytest.mark.nightly  # 1.7 GB of packages
 

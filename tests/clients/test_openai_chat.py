@@ -14,7 +14,7 @@ import pydantic
 import pytest
 
 from rocmforge.tests.clients.common import ANSWER, EMBEDDING_LENGTH, MODEL, QUESTION, TOOL, WEATHER, cosine, user
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server, serving
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, serving
 
 
 def connect(url: str, key: str = "none") -> openai.OpenAI:

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 QUESTION = "What is the capital of France? One sentence."
 TOOL: dict[str, Any] = {

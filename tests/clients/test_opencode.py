@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rocmforge.tests.clients.common import MODEL, QUESTION
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 MAX_TOKENS = 32
 # Prefill of some 7,700 tokens on a CPU: about a minute on two idle cores, much more on busy ones.

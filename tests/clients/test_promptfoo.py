@@ -11,7 +11,7 @@ import pytest
 
 from rocmforge.tests.clients.common import CITY, MODEL, TOOL
 from rocmforge.tests.clients.programs import NODE, node_program, offline
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 SILENT = {
     "PROMPTFOO_DISABLE_TELEMETRY": "1",

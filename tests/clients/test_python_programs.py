@@ -10,7 +10,7 @@ from typing import Any
 
 from rocmforge.tests.clients.common import ANSWER, MODEL, QUESTION, WEATHER
 from rocmforge.tests.clients.programs import python_program
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 SCRIPTS = Path(__file__).parent / "python"
 

@@ -12,7 +12,7 @@ import pytest
 from rocmforge.tests.clients.forcing_proxy import forcing
 from rocmforge.tests.clients.programs import NODE, node_program, offline
 from rocmforge.tests.clients.scripted import MODEL, call_of, scripted
-from rocmforge.tests.end_to_end.process import PATIENCE_SECONDS
+from rocmforge.tests.support.process import PATIENCE_SECONDS
 
 SAID = ["The", " note", " is", " written", "."]
 

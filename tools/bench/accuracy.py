@@ -18,7 +18,7 @@ from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.reference import ReferenceModel
+from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tools.bench.peer import Peer
 
 Logits = npt.NDArray[np.float32]

@@ -3,74 +3,75 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-HTTP: Final = "tests/runtime/http/"
-GPU: Final = "tests/compiler/test_kernels_hip.py::"
-HOST: Final = "tests/compiler/test_kernels_host.py::"
-EMULATOR: Final = "tests/tools/emulator/"
+HTTP: Final = "http/"
+GPU: Final = "test_kernels_hip.py::"
+HOST: Final = "test_kernels_host.py::"
+EMULATOR: Final = "emulator/"
 RECORDED: Final = (HTTP + "test_recorded_answers.py",)  # whole answers of all APIs, in seconds
 # Minutes each: only for what the table gives them.
 SLOW: Final = ("test_kernels", "test_attention_hip", "test_sample_hip", "test_emulated", "test_gpu_code", "test_shapes")
 MOST: Final = 8
 # What no import tells: kernels, templates, and modules that tests reach by HTTP or by a command. The first that fits.
+# A test is named by the end of its path.
 TABLE: Final[Mapping[str, tuple[str, ...]]] = {
-    "kernels/host/sample.h": ("tests/runtime/test_sampling.py", "tests/runtime/test_token_masks.py"),
-    "kernels/host/program.h": ("tests/runtime/test_host_program.py", "tests/runtime/test_host_device.py"),
+    "kernels/host/sample.h": ("kernels/test_sampling.py", "test_token_masks.py"),
+    "kernels/host/program.h": ("test_host_program.py", "test_host_device.py"),
     # Either file alone is minutes: the kernel's own test comes first.
-    "kernels/host/attention.h": (HOST + "test_attention", "tests/runtime/test_host_program.py"),
-    "kernels/host/[kr]*.h": (HOST + "test_rope_kv", HOST + "test_attention", "tests/runtime/test_host_program.py"),
-    "kernels/host/gate_up.h": (HOST + "test_gate_up", "tests/runtime/test_host_program.py"),
-    "kernels/host/norm.h": (HOST + "test_norm", "tests/runtime/test_host_program.py"),
-    "kernels/host/swiglu.h": (HOST + "test_swiglu", "tests/runtime/test_host_program.py"),
+    "kernels/host/attention.h": (HOST + "test_attention", "test_host_program.py"),
+    "kernels/host/[kr]*.h": (HOST + "test_rope_kv", HOST + "test_attention", "test_host_program.py"),
+    "kernels/host/gate_up.h": (HOST + "test_gate_up", "test_host_program.py"),
+    "kernels/host/norm.h": (HOST + "test_norm", "test_host_program.py"),
+    "kernels/host/swiglu.h": (HOST + "test_swiglu", "test_host_program.py"),
     "kernels/host/quantize.h": (
         HOST + "test_quantize_is_exactly_what_its_header_says",
-        "tests/runtime/test_host_program.py",
+        "test_host_program.py",
     ),
     "kernels/host/weights*": (
-        "tests/compiler/test_packing.py::test_embedding_kernel",
+        "test_packing.py::test_embedding_kernel",
         HOST + "test_matmul_of_one_row",
         HOST + "test_matmul_tails",
     ),
-    "kernels/host/matmul.h": (HOST + "test_matmul_tails", "tests/runtime/test_host_program.py"),
-    "kernels/host/*": ("tests/compiler/test_kernels_host.py", "tests/runtime/test_host_program.py"),
-    "kernels/hip/sample.h": ("tests/compiler/test_sample_hip.py",),
-    "kernels/hip/attention*.h": ("tests/compiler/test_attention_hip.py",),
+    "kernels/host/matmul.h": (HOST + "test_matmul_tails", "test_host_program.py"),
+    "kernels/host/*": ("test_kernels_host.py", "test_host_program.py"),
+    "kernels/hip/sample.h": ("test_sample_hip.py",),
+    "kernels/hip/attention*.h": ("test_attention_hip.py",),
     "kernels/hip/matrix.h": (
         GPU + "test_matrices_of_16_columns_give_the_same_bits",
         GPU + "test_all_instructions_give_the_same_bits",
         GPU + "test_matmul",
     ),
-    "kernels/hip/kv_pages.h": (GPU + "test_rope_kv", "tests/compiler/test_attention_hip.py"),
+    "kernels/hip/kv_pages.h": (GPU + "test_rope_kv", "test_attention_hip.py"),
     "kernels/hip/rope_kv.h": (GPU + "test_rope_kv",),
     "kernels/hip/norm.h": (GPU + "test_norm",),
     "kernels/hip/swiglu.h": (GPU + "test_swiglu",),
     "kernels/hip/quantize.h": (GPU + "test_quantize_is_exactly_what_its_header_says",),
     "kernels/hip/embedding.h": (GPU + "test_embedding",),
-    "kernels/hip/step_*": ("tests/compiler/test_step_hip.py",),
-    "kernels/hip/host_memory.h": ("tests/compiler/test_step_hip.py", "tests/compiler/test_sample_hip.py"),
+    "kernels/hip/step_*": ("test_step_hip.py",),
+    "kernels/hip/host_memory.h": ("test_step_hip.py", "test_sample_hip.py"),
     "kernels/hip/weights*": (GPU + "test_embedding", GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/epilogue.h": (GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/gem*": (GPU + "test_matmul", GPU + "test_gate_up"),
-    "kernels/hip/prelude.h": (GPU + "test_norm", "tests/compiler/test_attention_hip.py", GPU + "test_matmul"),
-    "kernels/hip/device.h": (GPU + "test_norm", "tests/compiler/test_attention_hip.py", GPU + "test_gate_up"),
-    "templates/host/*": ("tests/compiler/test_templates.py", "tests/compiler/test_kernels_host.py"),
-    "templates/hip/gem*": ("tests/compiler/test_templates_hip.py", GPU + "test_gate_up", GPU + "test_matmul"),
-    "templates/hip/attention*": ("tests/compiler/test_templates_hip.py", "tests/compiler/test_attention_hip.py"),
-    "templates/hip/step*": ("tests/compiler/test_templates_hip.py", "tests/compiler/test_step_hip.py"),
+    "kernels/hip/prelude.h": (GPU + "test_norm", "test_attention_hip.py", GPU + "test_matmul"),
+    "kernels/hip/device.h": (GPU + "test_norm", "test_attention_hip.py", GPU + "test_gate_up"),
+    "templates/host/*": ("test_templates.py", "test_kernels_host.py"),
+    "templates/hip/gem*": ("test_templates_hip.py", GPU + "test_gate_up", GPU + "test_matmul"),
+    "templates/hip/attention*": ("test_templates_hip.py", "test_attention_hip.py"),
+    "templates/hip/step*": ("test_templates_hip.py", "test_step_hip.py"),
     **{
-        f"templates/hip/{name}.*": ("tests/compiler/test_templates_hip.py", f"{GPU}test_{name}")
+        f"templates/hip/{name}.*": ("test_templates_hip.py", f"{GPU}test_{name}")
         for name in ("norm", "swiglu", "embedding", "rope_kv")
     },
     "templates/hip/quantize*": (
-        "tests/compiler/test_templates_hip.py",
+        "test_templates_hip.py",
         GPU + "test_quantize_is_exactly_what_its_header_says",
     ),
-    "templates/hip/sample*": ("tests/compiler/test_templates_hip.py", "tests/compiler/test_sample_hip.py"),
+    "templates/hip/sample*": ("test_templates_hip.py", "test_sample_hip.py"),
     "tools/emulator/native/matrix.c": (EMULATOR + "test_matrix.py",),
     "tools/emulator/native/lds.c": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("lds_checks", "memory_operations", "lane_operations", "lanes")
@@ -132,7 +133,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "runtime/http/lm_studio*": (HTTP + "test_lm_studio.py", HTTP + "test_routes.py"),
     "runtime/http/*schema.py": (HTTP + "test_openai.py", HTTP + "test_native.py", HTTP + "test_bad_input.py"),
-    "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "tests/clients/test_anthropic_client.py"),
+    "runtime/http/anthropic*": (HTTP + "test_anthropic.py", "clients/test_anthropic_client.py"),
     "runtime/http/openai/messages.py": tuple(
         f"{HTTP}test_{name}.py" for name in ("openai", "bad_input", "client_templates")
     ),
@@ -142,113 +143,111 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     # Of all APIs: how a stream ends, and what is seen of requests.
     "runtime/http/core/streaming.py": (HTTP + "test_broken_streams.py", HTTP + "test_stream_writer.py"),
     "runtime/http/native/observe.py": (
-        "tests/runtime/test_tracing.py",
+        "test_tracing.py",
         HTTP + "test_native.py",
         HTTP + "test_openai.py",
     ),
     "runtime/http/openai/response*": (
         *(f"{HTTP}test_{name}.py" for name in ("response_tools", "response_store", "tool_streams", "broken_streams")),
-        "tests/clients/test_openai_responses.py",
+        "clients/test_openai_responses.py",
     ),
     "runtime/http/core/service.py": tuple(
         f"{HTTP}test_{name}.py" for name in ("token_cache", "room", "anthropic", "openai")
     ),
     "runtime/http/core/limits.py": (HTTP + "test_room.py",),
     "runtime/http/core/admission.py": (HTTP + "test_auth.py", HTTP + "test_server.py"),
-    "runtime/http/*/chat*": (HTTP + "test_openai.py", "tests/clients/test_openai_chat.py"),
+    "runtime/http/*/chat*": (HTTP + "test_openai.py", "clients/test_openai_chat.py"),
     "runtime/http/core/con[dv]*": (
         *(
             f"{HTTP}test_{name}.py"
             for name in ("response_tools", "tool_streams", "openai", "native", "bad_input", "llama_cpp", "ollama")
         ),
-        "tests/clients/test_openai_chat.py",
+        "clients/test_openai_chat.py",
     ),
     "runtime/http/core/timings.py": (HTTP + "test_llama_cpp.py",),
     "runtime/http/core/answer_clock.py": (HTTP + "test_llama_cpp.py", HTTP + "test_ollama.py"),
     "runtime/http/openai/completions.py": (HTTP + "test_prompt_logprobs.py", HTTP + "test_openai.py"),
     "runtime/http/core/body.py": (HTTP + "test_bad_input.py", HTTP + "test_openai.py", HTTP + "test_anthropic.py"),
-    "runtime/http/core/open*": (HTTP + "test_openai.py", "tests/end_to_end/test_openapi.py"),
+    "runtime/http/core/open*": (HTTP + "test_openai.py", "e2e/test_openapi.py"),
     "runtime/http/core/re[gs]*": (
         HTTP + "test_room.py",
         HTTP + "test_native.py",
         HTTP + "test_server.py",
-        "tests/runtime/test_model_pool.py",
+        "test_model_pool.py",
     ),
     "runtime/http/*": tuple(
         f"{HTTP}test_{name}.py"
         for name in ("routes", "openai", "native", "bad_input", "server", "stream_writer", "auth", "connections")
     ),
-    "runtime/client.py": ("tests/end_to_end/test_client_commands.py",),
+    "runtime/client.py": ("e2e/test_client_commands.py",),
     # Tests of kernels on the emulator take a minute, those on a fake GPU a second or two.
-    "runtime/device/hip/[lmps]*": tuple(
-        f"tests/runtime/test_{name}.py" for name in ("hip_program", "hip_graphs", "token_masks")
-    ),
-    "runtime/device/hidden.py": ("tests/runtime/test_hip_program.py", "tests/runtime/test_embeddings.py"),
+    "runtime/device/hip/[lmps]*": tuple(f"test_{name}.py" for name in ("hip_program", "hip_graphs", "token_masks")),
+    "runtime/device/hidden.py": ("test_hip_program.py", "engine/test_embeddings.py"),
     "runtime/device/batch.py": tuple(
-        f"tests/runtime/test_{name}.py" for name in ("engine", "hip_program", "token_masks", "engine_faults")
+        f"test_{name}.py" for name in ("engine", "hip_program", "token_masks", "engine_faults")
     ),
     "runtime/engine/generation.py": tuple(
-        f"tests/runtime/test_{name}.py"
+        f"test_{name}.py"
         for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")
     ),
     "cli/client.py": (
-        "tests/test_cli.py",
-        "tests/end_to_end/test_client_commands.py",
+        "cli/test_cli.py",
+        "e2e/test_client_commands.py",
     ),
     "cli/serve*.py": (
-        "tests/test_cli.py",
-        "tests/runtime/test_logs.py",
-        "tests/end_to_end/test_http_faults.py::test_F47_limits_of_the_command_line",
-        "tests/end_to_end/test_serve.py",
-        "tests/end_to_end/test_observability.py",
-        "tests/runtime/test_engine_serving.py",
+        "cli/test_cli.py",
+        "test_logs.py",
+        "e2e/test_http_faults.py::test_F47_limits_of_the_command_line",
+        "e2e/test_serve.py",
+        "e2e/test_observability.py",
+        "test_engine_serving.py",
     ),
     "cli/*": (
-        "tests/test_cli.py",
-        "tests/test_cli_commands.py",
-        "tests/test_cli_errors.py",
-        "tests/end_to_end/test_gpu_cli.py",
-        "tests/end_to_end/test_cli.py",
-        "tests/end_to_end/test_compile_faults.py",
+        "cli/test_cli.py",
+        "test_cli_commands.py",
+        "test_cli_errors.py",
+        "e2e/test_gpu_cli.py",
+        "e2e/test_cli.py",
+        "e2e/test_compile_faults.py",
     ),
-    "runtime/engine/scheduler.py": ("tests/runtime/test_engine_speculation.py",),
-    "runtime/engine/recovery.py": ("tests/runtime/test_engine_faults.py", "tests/runtime/test_engine_serving.py"),
-    "runtime/engine/step.py": ("tests/runtime/test_scheduler.py", "tests/runtime/test_engine_scores.py"),
-    "runtime/engine/request_table.py": ("tests/runtime/test_engine.py", "tests/runtime/test_engine_scores.py"),
-    "runtime/engine/checks.py": ("tests/runtime/test_engine.py", "tests/runtime/test_embeddings.py"),
-    "runtime/serve.py": ("tests/runtime/test_engine_serving.py", "tests/end_to_end/test_serve.py"),
-    "runtime/verify.py": ("tests/end_to_end/test_gpu_cli.py", "tests/end_to_end/test_cli.py"),
-    "runtime/inspect.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
-    "runtime/terminal.py": ("tests/end_to_end/test_terminal.py",),
-    "runtime/engine/lifecycle.py": ("tests/runtime/test_embeddings.py", "tests/runtime/test_tracing.py"),
-    "compiler/build.py": ("tests/compiler/test_toolchain_commands.py", "tests/compiler/test_toolchain.py"),
-    "compiler/h*_toolchain.py": ("tests/compiler/test_toolchain_commands.py", "tests/compiler/test_toolchain.py"),
+    "runtime/engine/scheduler.py": ("test_engine_speculation.py",),
+    "runtime/engine/recovery.py": ("test_engine_faults.py", "test_engine_serving.py"),
+    "runtime/engine/step.py": ("test_scheduler.py", "test_engine_scores.py"),
+    "runtime/engine/request_table.py": ("test_engine.py", "test_engine_scores.py"),
+    "runtime/engine/checks.py": ("test_engine.py", "engine/test_embeddings.py"),
+    "runtime/serve.py": ("test_engine_serving.py", "e2e/test_serve.py"),
+    "runtime/verify.py": ("e2e/test_gpu_cli.py", "e2e/test_cli.py"),
+    "runtime/inspect.py": ("e2e/test_cli.py", "e2e/test_gpu_cli.py"),
+    "runtime/terminal.py": ("e2e/test_terminal.py",),
+    "runtime/engine/lifecycle.py": ("engine/test_embeddings.py", "test_tracing.py"),
+    "compiler/build.py": ("test_toolchain_commands.py", "test_toolchain.py"),
+    "compiler/h*_toolchain.py": ("test_toolchain_commands.py", "test_toolchain.py"),
     "compiler/compile.py": (
-        "tests/compiler/test_weights.py",
-        "tests/end_to_end/test_cli.py",
-        "tests/end_to_end/test_gpu_cli.py",
+        "test_weights.py",
+        "e2e/test_cli.py",
+        "e2e/test_gpu_cli.py",
     ),
-    "compiler/bundle_cache.py": ("tests/end_to_end/test_serve.py",),
-    "compiler/describe.py": ("tests/end_to_end/test_cli.py", "tests/end_to_end/test_gpu_cli.py"),
+    "compiler/bundle_cache.py": ("e2e/test_serve.py",),
+    "compiler/describe.py": ("e2e/test_cli.py", "e2e/test_gpu_cli.py"),
     "compiler/lower_hip.py": (
-        "tests/compiler/test_templates_hip.py",
-        "tests/compiler/test_tuning.py",
+        "test_templates_hip.py",
+        "test_tuning.py",
         *(GPU + name for name in ("test_norm", "test_swiglu", "test_gate_up", "test_embedding", "test_matmul")),
-        "tests/compiler/test_attention_hip.py",
+        "test_attention_hip.py",
     ),
-    "compiler/lower*": ("tests/compiler/test_plan.py", "tests/compiler/test_templates.py"),
+    "compiler/lower*": ("test_plan.py", "test_templates.py"),
     "artifacts/targets.py": (
-        *("tests/artifacts/test_hip.py", "tests/compiler/test_occupancy.py", "tests/compiler/test_target.py"),
-        *("tests/artifacts/test_code_object.py", EMULATOR + "test_api.py"),
+        *("test_hip.py", "test_occupancy.py", "test_target.py"),
+        *("unit/artifacts/test_code_object.py", EMULATOR + "test_api.py"),
     ),
     "artifacts/formats.py": (
-        "tests/artifacts/test_packing_sizes.py",
-        "tests/compiler/test_packing.py",
-        "tests/compiler/test_packing_lanes.py",
+        "test_packing_sizes.py",
+        "test_packing.py",
+        "test_packing_lanes.py",
     ),
-    "artifacts/abi.py": ("tests/artifacts/test_abi.py", "tests/runtime/test_hip_step.py"),
-    "artifacts/errors.py": ("tests/test_cli_errors.py",),
-    "artifacts/*": ("tests/artifacts/test_bundle.py", "tests/artifacts/test_writer.py"),
+    "artifacts/abi.py": ("test_abi.py", "test_hip_step.py"),
+    "artifacts/errors.py": ("test_cli_errors.py",),
+    "artifacts/*": ("test_bundle.py", "test_writer.py"),
 }
 
 
@@ -256,30 +255,42 @@ def nearest_tests(root: Path, path: str) -> list[str]:
     """Test files, or tests of a file, for a source at `path` of the repository at `root`: nearest first, few."""
     module = _dotted(path)
     tests = [test for test in _tests(root) if not Path(test).name.startswith(SLOW)]
-    unit = [test for test in tests if not test.startswith(("tests/end", "tests/clients"))]
+    unit = [test for test in tests if not test.startswith(("tests/e2e/", "tests/clients/"))]
     names = tuple(f"test_{name}" for name in (Path(path).stem, f"{Path(path).parent.name}_{Path(path).stem}"))
     named = [test for test in tests if Path(test).stem.startswith(names)]
     if path.startswith("tools/emulator/"):  # whose names are those of parts of the product
-        named = [test for test in named if test.startswith(EMULATOR)]
+        named = [test for test in named if test.startswith(f"tests/{EMULATOR}")]
     direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
     users = [name.rpartition(".")[2] for name in _users(root, module)]
     candidates = (
-        *(RECORDED if path.startswith("runtime/http/") else ()),
+        *(_ending(root, RECORDED) if path.startswith("runtime/http/") else ()),
         *sorted(named, key=lambda test: (not _mirrors(test, path), test not in unit, len(test))),
         *(test for test in unit if _same_subject(test, path)),
         *(test for test in unit if module in direct[test] and path.startswith("runtime/http/")),
-        *next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ()),
+        *_ending(root, next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ())),
         *(test for test in unit if module in direct[test]),
         *(test for test in unit if Path(test).stem.removeprefix("test_") in users),
         *(test for test in unit if module in helped[test]),
         *(test for test in unit if direct[test] & _users(root, module)),
     )
-    return [test for test in dict.fromkeys(candidates) if (root / test.partition("::")[0]).is_file()][:MOST]
+    return list(dict.fromkeys(candidates))[:MOST]
+
+
+def _ending(root: Path, names: Iterable[str]) -> list[str]:
+    """The tests that these name by the ends of their files' paths."""
+    found = []
+    for name in names:
+        end, separator, function = name.partition("::")
+        found += [f"{test}{separator}{function}" for test in _tests(root) if test.endswith(f"/{end}")]
+    return found
 
 
 def _mirrors(test: str, path: str) -> bool:
-    """Whether a test stands in the mirrored folder, or in that of a folder around it."""
-    return Path(test).parent in (Path("tests") / parent for parent in list(Path(path).parents)[:-1])
+    """Whether a test stands in the mirrored folder of its level, or in that of a folder around it."""
+    folder = (
+        test.replace("tests/emulator", "tools/emulator").removeprefix("tests/unit/").removeprefix("tests/component/")
+    )
+    return Path(folder).parent in list(Path(path).parents)[:-1]
 
 
 def _same_subject(test: str, path: str) -> bool:

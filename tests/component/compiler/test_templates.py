@@ -1,0 +1,203 @@
+"""Templates of the host and how they are rendered: nothing missing, nothing over, and always the same text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import pytest
+
+import rocmforge.compiler.build as build_module
+from rocmforge.artifacts.errors import ToolchainError
+from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.graph import build_graph
+from rocmforge.compiler.lower import make_plan
+from rocmforge.compiler.passes import run_passes
+from rocmforge.compiler.plan import KernelSpec, Parameter, Plan
+from rocmforge.compiler.render import Source, kernel_headers, render_kernel, render_program, template_variables
+from rocmforge.compiler.target import TARGETS, Target
+from rocmforge.tests.kernels.kernel_harness import spec
+from rocmforge.tests.oracles.graph_interpreter import make_weights
+from rocmforge.tests.unit.compiler.test_passes import CONFIGS, TYPES
+
+HOST = TARGETS["host"]
+DATA = Path(__file__).parents[2] / "data"
+TEMPLATES = sorted(
+    item.name.removesuffix(".c.j2")
+    for item in (resources.files("rocmforge.templates") / "host").iterdir()
+    if item.name.endswith(".c.j2")
+)
+KERNELS = [name for name in TEMPLATES if name != "program"]
+
+_Q4_1: dict[str, Parameter] = {"weight_type": "Q4_1", "weight_header": "weights_quantized.h", "columns": 64}
+TINY: Mapping[str, KernelSpec] = {
+    "attention": spec(
+        "attention", num_heads=2, num_kv_heads=1, head_dim=32, kv_q8_0=False, scale="1.767766953e-01f", out_q8=True
+    ),
+    "embedding": spec("embedding", **_Q4_1),
+    "gate_up": spec("gate_up", rows=32, out_q8=False, activation_bytes=104, **_Q4_1),
+    "matmul": spec(
+        "matmul",
+        rows=17,
+        out_stride=20,
+        out_offset=3,
+        has_bias=True,
+        accumulate=False,
+        at_logits_rows=True,
+        activation_bytes=104,
+        **_Q4_1,
+    ),
+    "norm": spec("norm", columns=64, epsilon="1.000000000e-05f", out_q8=True, at_logits_rows=False),
+    "quantize": spec("quantize", columns=64),
+    "rope_kv": spec(
+        "rope_kv",
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=32,
+        kv_q8_0=True,
+        rope_dim=16,
+        interleaved=True,
+        qk_norm=False,
+        epsilon="1.000000000e-05f",
+    ),
+    "sample": spec("sample", vocab_size=50),
+    "swiglu": spec("swiglu", columns=24),
+}
+
+
+def all_plans() -> list[Plan]:
+    return [
+        make_plan(run_passes(build_graph(config, make_weights(config, types))), config, HOST)
+        for config in CONFIGS.values()
+        for types in TYPES.values()
+    ]
+
+
+def test_there_is_a_case_for_each_template() -> None:
+    assert sorted(TINY) == KERNELS
+
+
+def test_a_kernel_has_exactly_the_parameters_that_its_template_reads() -> None:
+    seen = set()
+    for kernel in (*(kernel for plan in all_plans() for kernel in plan.kernels), *TINY.values()):
+        names = {name for name, _ in kernel.parameters} | {"symbol", "parameters"}
+        assert template_variables("host", kernel.template) == names, kernel.template
+        seen.add(kernel.template)
+    assert sorted(seen) == KERNELS
+    assert template_variables("host", "program") == set()
+
+
+@pytest.mark.parametrize("template", KERNELS)
+def test_a_missing_parameter_is_a_defect_that_is_named(template: str) -> None:
+    kernel = TINY[template]
+    for index, (name, _) in enumerate(kernel.parameters):
+        without = replace(kernel, parameters=kernel.parameters[:index] + kernel.parameters[index + 1 :])
+        # Rows and columns are already missed by the symbol.
+        with pytest.raises((jinja2.UndefinedError, KeyError), match=name):
+            render_kernel("host", without)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_rendered_text_is_the_recorded_one(template: str) -> None:
+    """After a change that is meant: `python -m rocmforge.tests.component.compiler.test_templates` records anew."""
+    assert rendered(template).text == (DATA / f"golden_{template}.c").read_text("utf-8")
+
+
+def rendered(template: str) -> Source:
+    return render_program() if template == "program" else render_kernel("host", TINY[template])
+
+
+@pytest.mark.parametrize("template", KERNELS)
+def test_a_source_opens_with_what_it_was_made_from(template: str) -> None:
+    kernel, source = TINY[template], rendered(template)
+    assert source.name == f"{kernel.symbol}.c"
+    first = source.text.splitlines()[0]
+    found = re.fullmatch(r"/\* (\w+): template (\S+), (\{.*\}) \*/", first)
+    assert found is not None
+    assert found[1] == kernel.symbol
+    assert found[1].endswith(kernel.digest[:8])
+    assert found[2] == f"host/{template}.c.j2"
+    assert json.loads(found[3]) == dict(kernel.parameters)
+
+
+def test_sources_hold_no_path_time_or_name_of_a_machine() -> None:
+    texts = [source.text for plan in all_plans() for source in render_sources(plan, HOST)]
+    for text in {*texts, *kernel_headers("host").values()}:
+        assert not re.search(r'"/|/(home|tmp|root|usr|work|build)\b', text)
+        assert not re.search(r"__(FILE|DATE|TIME|TIMESTAMP|BASE_FILE)__", text)
+        assert not re.search(r"\b(19|20)\d\d-\d\d-\d\d\b", text)
+        assert text.isascii()
+        assert text.endswith("\n")
+
+
+def test_rendering_twice_gives_the_same_sources() -> None:
+    one, other = ([render_sources(plan, HOST) for plan in all_plans()[:8]] for _ in range(2))
+    assert one == other
+
+
+@pytest.mark.parametrize("level", [variant.level for variant in HOST.variants])
+def test_each_template_compiles_without_a_warning(level: str, build_cache: BuildCache) -> None:
+    toolchain = find_toolchain("auto", HOST)
+    variant = next(variant for variant in HOST.variants if variant.level == level)
+    assert {"-Wall", "-Wextra", "-Werror"} <= set(toolchain.flags(variant))
+    sources = tuple(rendered(template) for template in TEMPLATES)
+    (code,) = build_variants(sources, replace(HOST, variants=(variant,)), toolchain, build_cache, progress, 2)
+    assert code.data.startswith(b"\x7fELF")
+
+
+def progress(_done: int, _total: int) -> None:
+    """Nobody looks."""
+
+
+def one_level() -> Target:
+    return replace(HOST, variants=HOST.variants[-1:])
+
+
+def test_a_warning_is_an_error(tmp_path: Path) -> None:
+    source = Source("bad.c", "int f(int x) { if (x = 1) return 2; return 0; }\n")
+    with pytest.raises(ToolchainError, match="using the result of an assignment as a condition") as caught:
+        build_variants((source,), one_level(), find_toolchain("auto", HOST), BuildCache(tmp_path), progress, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_any_change_of_a_header_or_a_source_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, toolchain = BuildCache(tmp_path), find_toolchain("auto", HOST)
+    source = rendered("quantize")
+
+    def keys(*sources: Source) -> set[str]:
+        build_variants(sources, one_level(), toolchain, cache, progress, 1)
+        return {path.parent.name for path in (tmp_path / "object").glob("*/*/*")}
+
+    first = keys(source)
+    assert len(first) == 1
+    assert keys(source) == first
+    assert len(keys(source, rendered("swiglu"))) == 2
+    assert len(keys(replace(source, text=f"{source.text}\n"))) == 3
+    headers = dict(kernel_headers("host"))
+    # Also one that the kernel does not include: simple, and never wrong.
+    for name, text in (("vector.h", f"{headers['vector.h']}\n"), ("sample.h", f"{headers['sample.h']}\n"), ("a.h", "")):
+        before = keys(source)
+        monkeypatch.setattr(build_module, "kernel_headers", lambda _backend, h={**headers, name: text}: h)
+        assert len(keys(source)) == len(before) + 1, name
+        monkeypatch.setattr(build_module, "kernel_headers", kernel_headers)
+
+
+def test_flags_and_toolchain_are_of_the_key_too(tmp_path: Path) -> None:
+    cache, toolchain, source = BuildCache(tmp_path), find_toolchain("auto", HOST), rendered("quantize")
+    target = one_level()
+    flagged = replace(target, variants=(replace(target.variants[0], flags=("-DNOTHING=1",)),))
+    older = replace(toolchain, version="ziglang 0.0.1")  # type: ignore[type-var]
+    for number, (where, which) in enumerate(((target, toolchain), (flagged, toolchain), (target, older)), 1):
+        build_variants((source,), where, which, cache, progress, 1)
+        assert len(list((tmp_path / "object").glob("*/*/*"))) == number
+
+
+if __name__ == "__main__":
+    for name in TEMPLATES:
+        (DATA / f"golden_{name}.c").write_text(rendered(name).text, "utf-8")

@@ -1,0 +1,533 @@
+"""Each host kernel, built and run by itself, against NumPy in float64.
+
+Where weights are quantized, products of int8 are exact, so that what is left is the rounding of float32 sums:
+`ROUNDING` times the number of roundings that a term goes through times the sum of the terms' magnitudes. Portable code
+rounds a multiply-add twice, hence a factor of 2 throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rocmforge.artifacts.layout import KV_DTYPES, kv_head_bytes
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.packing import interleave_pairs, pack_rows
+from rocmforge.compiler.plan import KernelSpec
+from rocmforge.tests.kernels.kernel_harness import (
+    FLOAT_TYPES,
+    LEVELS,
+    Q8_BLOCK,
+    ROUNDING,
+    WEIGHT_TYPES,
+    Array,
+    Float32,
+    Float64,
+    Kernels,
+    Step,
+    activation_bytes,
+    activations,
+    as_stored,
+    assert_guards_whole,
+    build,
+    dequantize,
+    guarded,
+    kv_pages,
+    page_masks,
+    quantize_rows,
+    random_rows,
+    spec,
+    weight_parameters,
+)
+
+Built = Callable[[str], Kernels]
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """A matmul's shape; `tokens` are the batches that it is run on."""
+
+    rows: int
+    columns: int
+    tokens: tuple[int, ...]
+    bias: bool = False
+    accumulate: bool = False
+    offset: int = 0
+    stride: int = 0
+    at_logits_rows: bool = False
+
+    def spec(self, kind: str) -> KernelSpec:
+        return spec(
+            "matmul",
+            rows=self.rows,
+            out_stride=self.stride or self.rows,
+            out_offset=self.offset,
+            has_bias=self.bias,
+            accumulate=self.accumulate,
+            at_logits_rows=self.at_logits_rows,
+            activation_bytes=activation_bytes(kind, self.columns),
+            **weight_parameters(kind, self.columns),
+        )
+
+
+# Tokens are taken 8, 4 and 1 at a time; rows 16.
+TAIL = Matmul(41, 256, (1, 3, 4, 7, 8, 13), bias=True, accumulate=True, offset=5, stride=60)
+SMALLEST = Matmul(1, 256, (1,), at_logits_rows=True)
+REAL = Matmul(960, 576, (1, 9))  # SmolLM2's queries, keys and values
+REAL_K = Matmul(960, 768, (1, 9))  # the next row of whole superblocks
+
+
+def real(kind: str) -> Matmul:
+    return REAL_K if kind.endswith("_K") else REAL
+
+
+GATE_UP_TYPES = ("F16", "Q4_1", "Q8_0", "Q6_K")
+
+
+def gate_up(kind: str, out_q8: bool) -> KernelSpec:
+    parameters = weight_parameters(kind, 256)
+    return spec("gate_up", rows=96, out_q8=out_q8, activation_bytes=activation_bytes(kind, 256), **parameters)
+
+
+def norm(columns: int, out_q8: bool = False, at_logits_rows: bool = False) -> KernelSpec:
+    return spec("norm", columns=columns, epsilon="1e-5f", out_q8=out_q8, at_logits_rows=at_logits_rows)
+
+
+NORMS = (
+    norm(1),
+    norm(61),
+    norm(576),
+    norm(576, True),
+    norm(1088),
+    norm(1088, True),
+    norm(64, False, True),
+    norm(64, True, True),
+)
+
+
+def rope(head_dim: int, rope_dim: int, interleaved: bool, qk_norm: bool, kv_dtype: str) -> KernelSpec:
+    flags = {"interleaved": interleaved, "qk_norm": qk_norm, "kv_q8_0": kv_dtype == "q8_0"}
+    return spec("rope_kv", num_heads=3, num_kv_heads=2, head_dim=head_dim, rope_dim=rope_dim, epsilon="1e-6f", **flags)
+
+
+# The largest is 127, so q8_0's scale is 1: ties, which go away from zero, and what adding a half would round up to one.
+HARD_TO_ROUND = (127, -0.5, 0.5, 1.5, -1.5, 2.5, -2.5, 126.5, -126.5, 0.49999997, -0.49999997, 0, -0.0, 3, 1e-30, 1e-45)
+# head_dim, rope_dim, interleaved, qk_norm, kv_dtype.
+ROPES = {
+    shape: rope(*shape)
+    for shape in (
+        (16, 16, True, False, "f16"),
+        (64, 64, False, True, "f16"),
+        (80, 22, True, True, "f16"),
+        (48, 32, False, False, "f16"),
+        (32, 32, True, False, "q8_0"),
+        (64, 64, False, True, "q8_0"),
+        (96, 22, True, True, "q8_0"),
+    )
+}
+
+
+def attention(heads: int, kv_heads: int, head_dim: int, kv_dtype: str = "f16", out_q8: bool = False) -> KernelSpec:
+    shape = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "kv_q8_0": kv_dtype == "q8_0"}
+    return spec("attention", scale=f"{head_dim**-0.5:.9e}f", out_q8=out_q8, **shape)
+
+
+# Query heads, kv heads, head_dim, kv_dtype.
+ATTENTIONS = (
+    (1, 1, 16, "f16"),
+    (6, 2, 48, "f16"),
+    (9, 3, 64, "f16"),
+    (8, 1, 128, "f16"),
+    (1, 1, 32, "q8_0"),
+    (6, 2, 96, "q8_0"),
+    (9, 3, 64, "q8_0"),
+)
+REAL_ATTENTIONS = tuple((9, 3, 64, kv_dtype) for kv_dtype in KV_DTYPES)
+QUANTIZE = spec("quantize", columns=96)
+SWIGLU = spec("swiglu", columns=37)
+
+
+@pytest.fixture(scope="module")
+def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """All kernels of this file, by level; real shapes at the best level alone, the smallest at the last."""
+    everywhere = [
+        *(TAIL.spec(kind) for kind in WEIGHT_TYPES),
+        *(gate_up(kind, out_q8) for kind in GATE_UP_TYPES for out_q8 in (False, True)),
+        *NORMS,
+        *ROPES.values(),
+        *(attention(*shape) for shape in ATTENTIONS),
+        *(attention(*shape, out_q8=True) for shape in REAL_ATTENTIONS),
+        QUANTIZE,
+        SWIGLU,
+    ]
+    folder = tmp_path_factory.mktemp("kernels")
+    extra = {level: list[KernelSpec]() for level in LEVELS}
+    extra[LEVELS[0]] += [real(kind).spec(kind) for kind in WEIGHT_TYPES]
+    extra[LEVELS[-1]] += [SMALLEST.spec(kind) for kind in WEIGHT_TYPES]
+    kernels = {level: build([*everywhere, *extra[level]], build_cache, folder, [level])[level] for level in LEVELS}
+    return kernels.__getitem__
+
+
+def weights_as_float64(raw: npt.NDArray[np.uint8], kind: str) -> Float64:
+    """As `dequantize`, of which the last step, a subtraction or addition of float32, may have rounded."""
+    return dequantize(raw, kind).astype(np.float64)
+
+
+def matmul_inputs(random: np.random.Generator, kind: str, columns: int, tokens: int) -> tuple[Array, Float64]:
+    """Activations as the kernel reads them, and what they stand for."""
+    x = random.normal(0, 1, (tokens, columns)).astype(np.float32)
+    if kind in FLOAT_TYPES:
+        return x, x.astype(np.float64)
+    blocks = quantize_rows(x)
+    return blocks, activations(blocks)
+
+
+# Bytes of a block before its quants, of types whose weights are scale * quant + minimum.
+MINIMUM_HEADERS = {"Q4_1": (20, 4), "Q5_1": (24, 4), "Q4_K": (144, 16), "Q5_K": (176, 16)}
+
+
+def term_magnitudes(raw: npt.NDArray[np.uint8], kind: str) -> Float64:
+    """|scale * quant| + |minimum| of each weight: with its quants zeroed, a block's weights are its minima."""
+    weights = weights_as_float64(raw, kind)
+    if kind not in MINIMUM_HEADERS:
+        return np.abs(weights)
+    block_bytes, header = MINIMUM_HEADERS[kind]
+    zeroed = raw.reshape(-1, block_bytes).copy()
+    zeroed[:, header:] = 0
+    minima = weights_as_float64(zeroed.reshape(raw.shape), kind)
+    return np.abs(weights - minima) + np.abs(minima)
+
+
+def matmul_tolerance(raw: npt.NDArray[np.uint8], kind: str, x: Float64) -> Float64:
+    """float64[tokens, rows], a bound of the rounding errors.
+
+    Float weights: each term is rounded once, and goes through at most `columns` additions. Quantized weights: a block
+    of 32 makes two exact integers, each scaled (1 rounding), added (1), scaled again (1); its minimum's sum has 3 of
+    its own; then there are at most 2 additions a block. `dequantize` itself rounds a weight twice at most.
+    """
+    columns = x.shape[1]
+    roundings = columns + 2 if kind in FLOAT_TYPES else 2 * columns / 32 + 3 + 2
+    return np.asarray(2 * roundings * ROUNDING * (np.abs(x) @ term_magnitudes(raw, kind).T))
+
+
+def check_matmul(kernels: Kernels, kind: str, shape: Matmul, by_item: bool) -> None:
+    random = np.random.default_rng(shape.rows)
+    raw = random_rows(random, kind, shape.rows, shape.columns)
+    weights, bias = pack_rows(raw, kind, shape.columns), random.normal(0, 1, shape.rows).astype(np.float32)
+    longer = np.append(bias, np.full(16, 1e9, np.float32))  # where a last short tile must not reach
+    for tokens in shape.tokens:
+        inputs, x = matmul_inputs(random, kind, shape.columns, tokens)
+        out, memory = guarded((tokens, shape.stride or shape.rows), np.float32)
+        mine = slice(shape.offset, shape.offset + shape.rows)
+        before = out.copy()
+        if shape.accumulate:
+            out[:, mine] = random.normal(0, 1, (tokens, shape.rows))
+        start = out[:, mine].astype(np.float64)
+        # Where rows of logits are counted, tokens must not be.
+        step = Step(99, logits_rows=range(tokens)) if shape.at_logits_rows else Step(tokens)
+        kernels.run(shape.spec(kind), step, weights, inputs, out, longer if shape.bias else None, by_item=by_item)
+        expected = x @ weights_as_float64(raw, kind).T
+        expected += bias * shape.bias
+        tolerance = matmul_tolerance(raw, kind, x) + 3 * ROUNDING * np.abs(expected)
+        if shape.accumulate:
+            expected += start
+            tolerance += 3 * ROUNDING * (np.abs(start) + np.abs(bias))
+        assert (np.abs(out[:, mine] - expected) <= tolerance).all(), tokens
+        # The bound is far below one term of the sum, so that an error in any of them shows.
+        assert tolerance.max() < 0.2 * np.abs(x).mean() * np.abs(weights_as_float64(raw, kind)).mean()
+        others = np.ones(out.shape[1], bool)
+        others[mine] = False
+        assert np.array_equal(out[:, others].view(np.uint32), before[:, others].view(np.uint32))
+        assert_guards_whole(memory)
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_matmul_tails(built: Built, level: str, kind: str) -> None:
+    for by_item in (False, True):
+        check_matmul(built(level), kind, TAIL, by_item)
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+def test_matmul_of_one_row(built: Built, kind: str) -> None:
+    check_matmul(built(LEVELS[-1]), kind, SMALLEST, False)
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+def test_matmul_of_a_real_shape(built: Built, kind: str) -> None:
+    check_matmul(built(LEVELS[0]), kind, real(kind), False)
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: str, kind: str) -> None:
+    random = np.random.default_rng(2)
+    weights = pack_rows(random_rows(random, kind, TAIL.rows, TAIL.columns), kind, TAIL.columns)
+    inputs, _ = matmul_inputs(random, kind, TAIL.columns, 15)
+    bias = np.zeros(TAIL.rows, np.float32)
+    whole = np.zeros((15, TAIL.stride), np.float32)
+    built(level).run(TAIL.spec(kind), Step(15), weights, inputs, whole, bias)
+    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15)):
+        part = np.zeros((last - first, TAIL.stride), np.float32)
+        built(level).run(TAIL.spec(kind), Step(last - first), weights, inputs[first:last], part, bias)
+        assert np.array_equal(part, whole[first:last])
+
+
+def silu(x: Float64) -> Float64:
+    with np.errstate(over="ignore"):
+        return np.asarray(x / (1 + np.exp(-x)))
+
+
+# vector_exp: the argument's reduction, its polynomial's remainder (2^-25) and 7 roundings of partial sums, the largest
+# of which is near 1: less than 2^-21 of the result. The sum, quotient and product add 3 roundings.
+SILU_TOLERANCE = 2.0**-21 + 2 * 3 * ROUNDING
+
+
+@pytest.mark.parametrize("kind", GATE_UP_TYPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_gate_up(built: Built, level: str, kind: str) -> None:
+    random = np.random.default_rng(4)
+    gate, up = random_rows(random, kind, 96, 256), random_rows(random, kind, 96, 256)
+    # An odd number of pairs of tiles: 96 rows are 3 work items.
+    weights = interleave_pairs(pack_rows(gate, kind, 256), pack_rows(up, kind, 256))
+    for tokens in (1, 5, 13):
+        inputs, x = matmul_inputs(random, kind, 256, tokens)
+        if kind in FLOAT_TYPES:
+            x, inputs = x / 8, (inputs / np.float32(8)).astype(np.float32)
+        out, memory = guarded((tokens, 96), np.float32)
+        built(level).run(gate_up(kind, False), Step(tokens), weights, inputs, out)
+        g, u = x @ weights_as_float64(gate, kind).T, x @ weights_as_float64(up, kind).T
+        g_error, u_error = matmul_tolerance(gate, kind, x), matmul_tolerance(up, kind, x)
+        expected = silu(g) * u
+        # |silu'| <= 1.1
+        tolerance = (
+            SILU_TOLERANCE * np.abs(expected) + 1.1 * g_error * (np.abs(u) + u_error) + np.abs(silu(g)) * u_error
+        )
+        assert (np.abs(out - expected) <= tolerance + 1e-30).all()
+        assert_guards_whole(memory)
+        blocks, memory = guarded((tokens, 3), Q8_BLOCK)
+        built(level).run(gate_up(kind, True), Step(tokens), weights, inputs, blocks, by_item=True)
+        assert blocks.tobytes() == quantize_rows(out).tobytes()
+        assert_guards_whole(memory)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_swiglu(built: Built, level: str) -> None:
+    x = np.random.default_rng(1).normal(0, 4, (5, 74)).astype(np.float32)
+    x[0, :7] = [-1e30, -200, -88, 88, 200, 1e30, 0]
+    out, memory = guarded((5, 37), np.float32)
+    built(level).run(SWIGLU, Step(5), x, out)
+    g, u = x[:, :37].astype(np.float64), x[:, 37:].astype(np.float64)
+    # Past -87 the exponential stands still: what is left is |g| e^-87.
+    tolerance = SILU_TOLERANCE * np.abs(silu(g) * u) + np.where(g < -87, np.abs(g * u) * np.exp(-86.9), 0)
+    assert (np.abs(out - silu(g) * u) <= tolerance).all()
+    assert_guards_whole(memory)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_quantize_is_exactly_what_its_header_says(built: Built, level: str) -> None:
+    random = np.random.default_rng(1)
+    x = (random.normal(0, 1, (64, 96)) * np.exp(random.uniform(-60, 60, (64, 1)))).astype(np.float32)
+    x[0] = 0
+    x[1, ::2] = 0
+    x[2] = np.arange(96)  # 127 / 15 and others: halves of a quant round to even
+    x[3] = np.where(np.arange(96) % 2, 127, 0.5)
+    out, memory = guarded((64, 3), Q8_BLOCK)
+    built(level).run(QUANTIZE, Step(64), x, out, by_item=True)
+    assert out.tobytes() == quantize_rows(x).tobytes()
+    assert_guards_whole(memory)
+    # Half a step of int8, and the roundings of scale, factor and product.
+    steps = np.abs(x).reshape(64, 6, 16).max(axis=-1).repeat(16, axis=-1) / 127
+    assert (np.abs(activations(out) - x) <= steps * (0.5 + 127 * 4 * ROUNDING)).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_F76_quantized_activations_do_not_hide_what_is_not_finite(built: Built, level: str, value: float) -> None:
+    x = np.ones((1, 96), np.float32)
+    for column in (0, 17, 95):
+        bad = x.copy()
+        bad[0, column] = value
+        out, _ = guarded((1, 3), Q8_BLOCK)
+        built(level).run(QUANTIZE, Step(1), bad, out)
+        halves = out["scales"].reshape(6)
+        assert np.flatnonzero(~np.isfinite(halves)).tolist() == [column // 16]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_norm(built: Built, level: str) -> None:
+    random = np.random.default_rng(1)
+    for kernel in NORMS:
+        parameters = dict(kernel.parameters)
+        columns = int(parameters["columns"])
+        x = random.normal(0, 3, (6, columns)).astype(np.float32)
+        x[1] = 0
+        weight = random.normal(1, 0.3, columns).astype(np.float32)
+        asked = [5, 0, 2] if parameters["at_logits_rows"] else list(range(6))
+        step = Step(6, logits_rows=asked if parameters["at_logits_rows"] else ())
+        mean = np.mean(np.square(x[asked], dtype=np.float64), axis=1, keepdims=True)
+        expected = x[asked] / np.sqrt(mean + 1e-5) * weight
+        # 16 partial sums of columns / 16 terms, at most 15 more and 4 halvings; root, quotient, two products.
+        tolerance = 2 * (columns / 16 + 15 + 4 + 8) * ROUNDING * np.abs(expected)
+        if parameters["out_q8"]:
+            floats = np.zeros((len(asked), columns), np.float32)
+            as_floats = norm(columns, False, bool(parameters["at_logits_rows"]))
+            built(level).run(as_floats, step, x, weight, floats)
+            blocks, memory = guarded((len(asked), columns // 32), Q8_BLOCK)
+            built(level).run(kernel, step, x, weight, blocks, by_item=True)
+            assert blocks.tobytes() == quantize_rows(floats).tobytes()
+        else:
+            out, memory = guarded((len(asked), columns), np.float32)
+            built(level).run(kernel, step, x, weight, out, by_item=True)
+            assert (np.abs(out - expected) <= tolerance).all()
+        assert_guards_whole(memory)
+
+
+@pytest.mark.parametrize("shape", ROPES, ids=str)
+@pytest.mark.parametrize("level", LEVELS)
+def test_rope_kv(built: Built, level: str, shape: tuple[int, int, bool, bool, str]) -> None:
+    head_dim, rope_dim, interleaved, qk_norm, kv_dtype = shape
+    random = np.random.default_rng(head_dim)
+    tokens, rows, positions = 5, [1, 1, 1, 0, 2], [14, 15, 16, 3, 0]
+    table = random.uniform(-1, 1, (32, rope_dim)).astype(np.float32)
+    qkv = random.normal(0, 1, (tokens, 7, head_dim)).astype(np.float32)
+    qkv[1, 5, :4] = [1e6, -1e6, 3e-8, -(2.0**-24)]  # values that overflow float16, and that are subnormal in it
+    qkv[2, 5:, :16] = HARD_TO_ROUND
+    norms = [random.normal(1, 0.3, head_dim).astype(np.float32) for _ in range(2)]
+    page_bytes = 16 * kv_head_bytes(kv_dtype, head_dim)
+    pages = [guarded((6, 2, page_bytes), np.uint8) for _ in range(2)]
+    untouched = [page.copy() for page, _ in pages]
+    out, memory = guarded(qkv.shape, np.float32)
+    out[:] = qkv
+    blocks = [[4, 0], [2, 5], [1, 3]]
+    step = Step(tokens, positions=positions, rows=rows, block_table=blocks)
+    built(level).run(ROPES[shape], step, out, table, *(page for page, _ in pages), *norms, by_item=True)
+
+    heads = qkv[:, :5].astype(np.float64)
+    if qk_norm:
+        weight = np.array([norms[0]] * 3 + [norms[1]] * 2, np.float64)
+        heads = heads / np.sqrt(np.mean(heads**2, axis=-1, keepdims=True) + 1e-6) * weight
+    cosines, sines = (part[positions][:, None].astype(np.float64) for part in np.split(table, 2, axis=1))
+    first = slice(0, rope_dim, 2) if interleaved else slice(0, rope_dim // 2)
+    second = slice(1, rope_dim, 2) if interleaved else slice(rope_dim // 2, rope_dim)
+    expected = heads.copy()
+    expected[..., first] = heads[..., first] * cosines - heads[..., second] * sines
+    expected[..., second] = heads[..., first] * sines + heads[..., second] * cosines
+    # Two products and a sum; with the norm, its own roundings, counted as above.
+    roundings = 3 + (head_dim / 16 + 4 + 8) * qk_norm
+    assert (np.abs(out[:, :5] - expected) <= 2 * roundings * ROUNDING * 2 * np.abs(heads).max(-1, keepdims=True)).all()
+    assert np.array_equal(out[:, 5:], qkv[:, 5:])
+    assert_guards_whole(memory)
+    keys, values = np.zeros((6, 2, head_dim, 16), np.float32), np.zeros((6, 2, 16, head_dim), np.float32)
+    written = np.zeros((6, 16), bool)
+    for t, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        block, slot = blocks[row][position // 16], position % 16
+        keys[block, :, :, slot], values[block, :, slot], written[block, slot] = out[t, 3:5], out[t, 5:], True
+    masks = page_masks(written, 2, head_dim, kv_dtype)
+    for (page, around), before, mask, wanted in zip(
+        pages, untouched, masks, kv_pages(keys, values, kv_dtype), strict=True
+    ):
+        assert np.array_equal(page, np.where(mask, wanted, before))
+        assert_guards_whole(around)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Sequences in a paged cache; a batch of chunks (sequence, first position, tokens)."""
+
+    keys: Array  # [block, kv head, head_dim, 16], what the pages hold
+    values: Array  # [block, kv head, 16, head_dim]
+    blocks: list[list[int]]
+    qkv: Float32
+    step: Step
+    kv_dtype: str
+
+    def pages(self, lanes: bool = False) -> tuple[Array, Array]:
+        return kv_pages(self.keys, self.values, self.kv_dtype, lanes)
+
+
+CHUNKS = ((0, 0, 11), (1, 299, 1), (2, 250, 17), (3, 15, 2), (1, 40, 1))
+
+
+def context(random: np.random.Generator, heads: int, kv_heads: int, head_dim: int, kv_dtype: str = "f16") -> Context:
+    per_row = 19  # 304 positions: more than one span of 256
+    blocks = random.permutation(4 * per_row).reshape(4, per_row).tolist()
+    pages = (4 * per_row, kv_heads)
+    keys, values = (as_stored(random.normal(0, 1, (*pages, 16, head_dim)), kv_dtype) for _ in range(2))
+    positions = [first + i for _, first, count in CHUNKS for i in range(count)]
+    rows = [sequence for sequence, _, count in CHUNKS for _ in range(count)]
+    qkv = random.normal(0, 1, (len(rows), heads + 2 * kv_heads, head_dim)).astype(np.float32)
+    step = Step(len(rows), positions=positions, rows=rows, block_table=blocks)
+    return Context(keys.swapaxes(2, 3), values, blocks, qkv, step, kv_dtype)
+
+
+def attend(c: Context, heads: int, head_dim: int) -> tuple[Float64, Float64]:
+    """float64[T, heads, head_dim], and a bound of the errors.
+
+    A score is a sum of head_dim terms, off by at most d = (head_dim + 2) roundings of their magnitudes; a weight then
+    by a factor of e^(2d), and by vector_exp's own 2^-21 for itself and each rescaling; the sum over positions adds
+    one rounding a position.
+    """
+    kv_heads = c.keys.shape[1]
+    results, bounds = [], []
+    for t, (row, position) in enumerate(zip(c.step.rows, c.step.positions, strict=True)):
+        pages = c.blocks[row][: position // 16 + 1]
+        count = position + 1
+        keys = np.concatenate([c.keys[p].transpose(0, 2, 1) for p in pages], axis=1)[:, :count].astype(np.float64)
+        values = np.concatenate([c.values[p] for p in pages], axis=1)[:, :count].astype(np.float64)
+        keys, values = (np.repeat(x, heads // kv_heads, axis=0) for x in (keys, values))
+        query = c.qkv[t, :heads, :, None].astype(np.float64)
+        scores = (keys @ query)[..., 0] * head_dim**-0.5
+        off = 2 * (head_dim + 2) * ROUNDING * (np.abs(keys) @ np.abs(query))[..., 0].max(-1) * head_dim**-0.5
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        results.append((weights[:, None] @ values)[:, 0])
+        relative = np.expm1(2 * off) + 4 * 2.0**-21 + 2 * (count + 8) * ROUNDING
+        bounds.append(relative[:, None] * (weights[:, None] @ np.abs(values))[:, 0])
+    return np.array(results), np.array(bounds)
+
+
+@pytest.mark.parametrize("shape", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("level", LEVELS)
+def test_attention(built: Built, level: str, shape: tuple[int, int, int, str]) -> None:
+    heads, _, head_dim, _ = shape
+    c = context(np.random.default_rng(head_dim), *shape)
+    pages = c.pages()
+    out, memory = guarded((c.step.num_tokens, heads, head_dim), np.float32)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, out)
+    expected, tolerance = attend(c, heads, head_dim)
+    assert (np.abs(out - expected) <= tolerance).all()
+    assert tolerance.max() < 0.001
+    assert_guards_whole(memory)
+    again, _ = guarded(out.shape, np.float32)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, again, by_item=True)
+    assert again.tobytes() == out.tobytes()
+
+
+@pytest.mark.parametrize("shape", REAL_ATTENTIONS, ids=str)
+@pytest.mark.parametrize("level", LEVELS)
+def test_attention_as_int8_and_alone(built: Built, level: str, shape: tuple[int, int, int, str]) -> None:
+    c = context(np.random.default_rng(9), *shape)
+    pages = c.pages()
+    tokens, row_bytes = c.step.num_tokens, shape[0] * shape[2]
+    floats, _ = guarded((tokens, row_bytes), np.float32)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, floats)
+    blocks, memory = guarded((tokens, row_bytes // 32), Q8_BLOCK)
+    built(level).run(attention(*shape, out_q8=True), c.step, c.qkv, *pages, blocks)
+    assert blocks.tobytes() == quantize_rows(floats).tobytes()
+    assert_guards_whole(memory)
+    # A row's bits do not depend on its neighbours, nor on what lies past its position.
+    for t in range(tokens):
+        row, position = c.step.rows[t], c.step.positions[t]
+        later = replace(c, keys=c.keys.copy(), values=c.values.copy())
+        page, slot = c.blocks[row][position // 16], position % 16
+        later.keys[page, :, :, slot + 1 :] = 1000
+        later.values[page, :, slot + 1 :] = 1000
+        step = Step(1, positions=[position], rows=[row], block_table=c.blocks)
+        alone = np.zeros((1, row_bytes), np.float32)
+        built(level).run(attention(*shape), step, c.qkv[t : t + 1], *later.pages(), alone)
+        assert np.array_equal(alone[0], floats[t])

@@ -1,0 +1,102 @@
+"""A bundle for the fake GPU: every kind of launch, and no kernel that anybody could run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rocmforge.artifacts.abi import HIP_ABI_VERSION
+from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.artifacts.layout import (
+    BufferEntry,
+    FinalNorm,
+    GridEntry,
+    KvLayout,
+    LaunchEntry,
+    Layout,
+    TensorEntry,
+    encode_layout,
+)
+from rocmforge.artifacts.manifest import TargetEntry
+from rocmforge.artifacts.writer import BundleWriter
+from rocmforge.tests.support.fake_hip import code_object
+from rocmforge.tests.unit.artifacts.test_manifest import MANIFEST
+
+MANY = (1 << 31) - 1
+EMBEDDING, NORM, TABLE = (48, 64), (64,), (128, 8)
+LAUNCHES = (
+    LaunchEntry("step_in", ("step:image",), GridEntry(1024, 1)),
+    LaunchEntry("embedding", ("tensor:embedding", "buffer:hidden"), GridEntry(128, 1, "tokens")),
+    LaunchEntry("gemv_2", ("tensor:norm", "none", "buffer:hidden"), GridEntry(64, 5, "tokens", 2, 0, 1, 2)),
+    LaunchEntry("gemv_6", ("tensor:norm", "none", "buffer:hidden"), GridEntry(64, 5, "tokens", 6, 0, 3, 6)),
+    LaunchEntry("gemm", ("tensor:norm", "none", "buffer:hidden"), GridEntry(128, 3, "tokens", 16, 0, 7, MANY)),
+    LaunchEntry("rope", ("tensor:table", "kv:1:key", "kv:1:value"), GridEntry(32, 4, "tokens")),
+    LaunchEntry("split", ("kv:0:key", "kv:0:value"), GridEntry(32, 2, "tokens", 1, 32, 1, 4)),
+    LaunchEntry("tiled", ("kv:0:key", "kv:0:value"), GridEntry(32, 2, "tokens", 8, 0, 5, MANY)),
+    LaunchEntry("once", (), GridEntry(256, 7)),
+    LaunchEntry("norm", ("buffer:hidden",), GridEntry(256, 1, "logits")),
+    LaunchEntry("output", ("buffer:hidden", "buffer:logits"), GridEntry(64, 1, "logits")),
+    LaunchEntry("step_echo", ("step:echo",), GridEntry(64, 1)),
+    LaunchEntry("sample", ("buffer:logits",), GridEntry(512, 1, "logits")),
+)
+LAYOUT = Layout(
+    tensors=(
+        TensorEntry("embedding", "f32", EMBEDDING, 0, 4 * 48 * 64),
+        TensorEntry("norm", "f32", NORM, 16384, 256),
+        TensorEntry("table", "rope_table", TABLE, 20480, 4096),
+    ),
+    buffers=(BufferEntry("hidden", "float32", 64, 3), BufferEntry("logits", "float32", 0, 8 * 48)),
+    launches=LAUNCHES,
+    kv=KvLayout(num_layers=2, num_kv_heads=1, head_dim=8, block_size=16, dtype="f16"),
+    max_batch_tokens=32,
+    max_sequences=8,
+    vocab_size=48,
+    hidden_size=64,
+    max_seq_len=128,
+    final_norm=FinalNorm("hidden", "norm", 0.25),
+)
+WEIGHTS = np.random.default_rng(1).integers(0, 256, 25000, np.uint8).tobytes()
+
+
+def target(arch: str) -> TargetEntry:
+    """A row of the manifest."""
+    return TargetEntry(
+        arch=arch,
+        backend="hip",
+        level="",
+        file=f"code/{arch}.hsaco",
+        layout="layout.msgpack",
+        entry="",
+        toolchain="clang",
+        toolchain_version="22",
+        flags=(),
+        abi=HIP_ABI_VERSION,
+        determinism="bitwise",
+        golden_tolerance=0.5,
+    )
+
+
+def hip_bundle(
+    folder: Path,
+    *arches: str,
+    code: bytes | None = None,
+    code_of_host: bytes = b"",
+    layout: Layout = LAYOUT,
+    targets: Sequence[TargetEntry] | None = None,
+    golden: tuple[Mapping[str, object], ...] = (),
+    kernels: tuple[Mapping[str, object], ...] = MANIFEST.kernels,
+) -> Bundle:
+    """A bundle with code for `arches` (gfx1100); `code`: instead of what belongs there; `golden`, `kernels`: rows."""
+    rows = tuple(targets or [target(arch) for arch in arches or ("gfx1100",)])
+    with BundleWriter(folder / "model.rfb") as writer:
+        writer.add_bytes("layout.msgpack", encode_layout(layout))
+        with writer.open_stream("weights.bin") as stream:
+            stream.write(WEIGHTS)
+        for row in rows:
+            own = code_of_host if row.backend == "host" else code_object(row.arch)
+            writer.add_bytes(row.file, own if code is None else code)
+        writer.finish(dataclasses.replace(MANIFEST, targets=rows, golden=golden, kernels=kernels, files={}))
+    return open_bundle(folder / "model.rfb")

@@ -1,0 +1,257 @@
+"""Metadata and tensors to hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Quant
+
+from rocmforge.artifacts.errors import GgufError
+from rocmforge.compiler import model_config
+from rocmforge.compiler.architectures import ARCHITECTURES
+from rocmforge.compiler.gguf_file import GgufFile, TensorInfo, read_gguf
+from rocmforge.compiler.model_config import (
+    MATRIX_TYPES,
+    ModelConfig,
+    RopeScaling,
+    read_config,
+    unused_tensors,
+    weight_tensors,
+)
+from rocmforge.tests.oracles.reference import ReferenceModel
+from rocmforge.tools.generate.fixtures import QUANTIZATIONS, write_model
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> GgufFile:
+    return read_gguf(write_model(tmp_path_factory.mktemp("llama") / "model.gguf", rope_factors=True))
+
+
+def with_metadata(gguf_file: GgufFile, values: Mapping[str, object]) -> GgufFile:
+    """Return the file with other metadata; None removes a key."""
+    merged = {k: v for k, v in ({**gguf_file.metadata, **values}).items() if v is not None}
+    return replace(gguf_file, metadata=MappingProxyType(merged))
+
+
+def with_tensors(gguf_file: GgufFile, change: Callable[[dict[str, TensorInfo]], object]) -> GgufFile:
+    tensors = dict(gguf_file.tensors)
+    change(tensors)
+    return replace(gguf_file, tensors=MappingProxyType(tensors))
+
+
+def refusal(gguf_file: GgufFile) -> str:
+    with pytest.raises(GgufError) as caught:
+        read_config(gguf_file)
+    return str(caught.value).removeprefix(f"{gguf_file.path}: ")
+
+
+def test_smollm2(smollm2_gguf: Path) -> None:
+    gguf_file = read_gguf(smollm2_gguf)
+    config = read_config(gguf_file)
+    assert config == ModelConfig(
+        architecture="llama",
+        name="Smollm2 135M 8k Lc100K Mix1 Ep2",
+        hidden_size=576,
+        intermediate_size=1536,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        vocab_size=49152,
+        max_seq_len=8192,
+        rope_theta=100000.0,
+        rms_norm_eps=float(np.float32(1e-5)),
+        rope_style="interleaved",
+        rope_dim=64,
+        rope_scaling=RopeScaling(),
+        qkv_bias=False,
+        qk_norm=False,
+        tie_word_embeddings=True,
+    )
+    assert unused_tensors(gguf_file, config) == ()
+    assert len(weight_tensors(gguf_file, config)) == len(gguf_file.tensors) == 272
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_and_quantization(tmp_path: Path, architecture: str, quantization: str) -> None:
+    path = write_model(tmp_path / "model.gguf", architecture, quantization, tie=False)
+    gguf_file = read_gguf(path)
+    config = read_config(gguf_file)
+    weights = weight_tensors(gguf_file, config)
+    assert config.qkv_bias == (architecture == "qwen2")
+    assert config.qk_norm == (architecture == "qwen3")
+    assert config.rope_style == ("interleaved" if architecture == "llama" else "half")
+    assert not config.tie_word_embeddings
+    assert weights["layers.1.attention_q"].ggml_type.name == quantization
+    assert weights["output"].shape == (config.vocab_size, config.hidden_size)
+    assert unused_tensors(gguf_file, config) == ()
+    assert np.isfinite(ReferenceModel(path).forward([1, 40, 300])).all()
+
+
+def test_fixtures_are_deterministic(tmp_path: Path) -> None:
+    first = write_model(tmp_path / "a.gguf", "qwen3", "Q4_K", seed=3).read_bytes()
+    assert write_model(tmp_path / "b.gguf", "qwen3", "Q4_K", seed=3).read_bytes() == first
+    assert write_model(tmp_path / "c.gguf", "qwen3", "Q4_K", seed=4).read_bytes() != first
+
+
+def test_head_dim_of_its_own(tmp_path: Path) -> None:
+    gguf_file = read_gguf(write_model(tmp_path / "model.gguf", "qwen3", "F32", num_heads=3, head_dim=32))
+    config = read_config(replace_kv_heads(gguf_file))
+    assert (config.num_heads, config.head_dim, config.hidden_size) == (3, 32, 64)
+
+
+def replace_kv_heads(gguf_file: GgufFile) -> GgufFile:
+    """Let 3 heads share one key head: the fixture's tensors for 2 are cut in half."""
+    halves = {
+        name: replace(info, shape=(info.shape[0] // 2, *info.shape[1:]))
+        for name, info in gguf_file.tensors.items()
+        if ".attn_k.w" in name or ".attn_v.w" in name
+    }
+    return with_metadata(
+        with_tensors(gguf_file, lambda tensors: tensors.update(halves)), {"qwen3.attention.head_count_kv": 1}
+    )
+
+
+def test_llama_biases_are_found_by_their_tensors(tmp_path: Path) -> None:
+    gguf_file = read_gguf(write_model(tmp_path / "model.gguf", bias=True))
+    assert read_config(gguf_file).qkv_bias
+    partly = with_tensors(gguf_file, lambda tensors: tensors.pop("blk.0.attn_q.bias"))
+    assert "blk.0.attn_k.bias: expected no such tensor" in refusal(partly)
+
+
+@pytest.mark.parametrize(
+    "values,expected",
+    [
+        ({}, RopeScaling()),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, RopeScaling()),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+        ({"llama.rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+        ({"llama.rope.scale_linear": 2.0}, RopeScaling("linear", 2.0)),
+    ],
+)
+def test_rope_scaling(llama: GgufFile, values: dict[str, object], expected: RopeScaling) -> None:
+    plain = with_tensors(llama, lambda tensors: tensors.pop("rope_freqs.weight"))
+    assert read_config(with_metadata(plain, values)).rope_scaling == expected
+
+
+def test_inverse_frequencies(llama: GgufFile) -> None:
+    config = read_config(llama)
+    assert config.rope_scaling == RopeScaling("factors", 1.0)
+    factors = llama.read_tensor("rope_freqs.weight").view(np.float32)
+    expected = 10000.0 ** (-2 * np.arange(8) / 16)
+    assert config.inverse_frequencies(None).dtype == np.float32
+    np.testing.assert_allclose(config.inverse_frequencies(None), expected, rtol=1e-6)
+    np.testing.assert_allclose(config.inverse_frequencies(factors), expected / factors, rtol=1e-6)
+    linear = replace(config, rope_scaling=RopeScaling("linear", 4.0))
+    np.testing.assert_allclose(linear.inverse_frequencies(None), expected / 4, rtol=1e-6)
+    partly = replace(config, rope_dim=8)  # half of each head
+    np.testing.assert_allclose(partly.inverse_frequencies(None), 10000.0 ** (-2 * np.arange(4) / 8), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "key,value,problem",
+    [
+        ("general.architecture", "mamba", "expected a supported architecture (llama, qwen2, qwen3)"),
+        ("general.architecture", None, "expected a string, found nothing"),
+        ("llama.expert_count", 8, "expected a dense model, found a mixture of 8 experts"),
+        ("llama.attention.causal", False, "expected causal attention"),
+        ("split.count", 2, "expected one whole file, found one of 2 shards"),
+        ("llama.rope.scaling.type", "yarn", "expected none or linear, found yarn, which is not supported"),
+        ("llama.attention.layer_norm_rms_epsilon", None, "expected a finite number, found nothing"),
+        ("llama.attention.layer_norm_rms_epsilon", 0.0, "expected 1e-12 to 1, found 0.0"),
+        ("llama.attention.value_length", 32, "expected the key length 16, found 32"),
+        ("llama.attention.value_length", 8, "expected the key length 16, found 8"),
+        ("llama.attention.key_length", 15, "expected heads of a multiple of 16 elements, found 15"),
+        ("llama.attention.head_count", 8, "expected heads of a multiple of 16 elements, found 8"),
+        ("llama.rope.dimension_count", 7, "expected an even number, found 7"),
+        ("llama.rope.dimension_count", 18, "expected 2 to 16, found 18"),
+        ("llama.rope.freq_base", 0.0, "expected 1 to"),
+    ],
+)  # fmt: skip
+def test_unsupported_metadata(llama: GgufFile, key: str, value: object, problem: str) -> None:
+    assert refusal(with_metadata(llama, {key: value})).startswith(f"{key}: {problem}")
+
+
+@pytest.mark.parametrize(
+    "key,value,problem",
+    [
+        ("llama.block_count", 10**9, "expected 1 to 1024, found 1000000000"),
+        ("llama.block_count", 0, "expected 1 to 1024, found 0"),
+        ("llama.embedding_length", 2**31, "expected 1 to 131072, found 2147483648"),
+        ("llama.feed_forward_length", 0, "expected 1 to 1048576, found 0"),
+        ("llama.context_length", 2**32, "expected 1 to 16777216, found 4294967296"),
+        ("llama.attention.head_count", 0, "expected 1 to 1024, found 0"),
+        ("llama.attention.head_count_kv", 3, "expected a divisor of the 4 heads, found 3"),
+    ],
+)
+def test_out_of_bounds_F20(llama: GgufFile, key: str, value: int, problem: str) -> None:
+    assert refusal(with_metadata(llama, {key: value})) == f"{key}: {problem}"
+
+
+def test_more_layers_than_tensors_F20(llama: GgufFile) -> None:
+    message = refusal(with_metadata(llama, {"llama.block_count": 3}))
+    assert message == "blk.2.attn_norm.weight: expected this tensor, found none of that name"
+
+
+def test_a_wrong_shape(llama: GgufFile) -> None:
+    message = refusal(with_metadata(llama, {"llama.feed_forward_length": 256}))
+    assert message == "blk.0.ffn_gate.weight: expected shape [256, 64], found [128, 64]"
+
+
+def test_a_missing_embedding(llama: GgufFile) -> None:
+    without = with_tensors(llama, lambda tensors: tensors.pop("token_embd.weight"))
+    assert refusal(without).startswith("token_embd.weight: expected this tensor")
+
+
+def test_what_a_file_may_leave_out(llama: GgufFile) -> None:
+    """Rotary positions turn whole heads, by llama.cpp's base."""
+    config = read_config(with_metadata(llama, {"llama.rope.freq_base": None, "llama.rope.dimension_count": None}))
+    assert (config.rope_theta, config.rope_dim, config.head_dim) == (10000.0, 16, 16)
+
+
+def test_the_largest_vocabulary(llama: GgufFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_config, "MAX_VOCAB_SIZE", 320)
+    assert read_config(llama).vocab_size == 320
+    monkeypatch.setattr(model_config, "MAX_VOCAB_SIZE", 319)
+    assert refusal(llama) == "token_embd.weight: expected at most 319 rows, found 320"
+
+
+def test_what_is_no_mixture_and_no_shard(llama: GgufFile) -> None:
+    read_config(with_metadata(llama, {"llama.expert_count": 0, "split.count": 1, "llama.attention.causal": True}))
+
+
+@pytest.mark.parametrize(
+    "name,quant,known",
+    [
+        ("blk.1.ffn_up.weight", Quant.IQ4_NL, ", ".join(kind.name for kind in MATRIX_TYPES)),
+        ("blk.1.ffn_norm.weight", Quant.Q8_0, "F32, F16, BF16"),
+        ("rope_freqs.weight", Quant.F16, "F32"),
+    ],
+)
+def test_an_unsupported_type(llama: GgufFile, name: str, quant: Quant, known: str) -> None:
+    changed = replace(llama.tensors[name], ggml_type=quant)
+    message = refusal(with_tensors(llama, lambda tensors: tensors.update({name: changed})))
+    assert message == f"{name}: expected a type of {known}, found {quant.name}"
+
+
+def test_unused_tensors_are_listed_and_meaningful_ones_refused(llama: GgufFile) -> None:
+    extra = llama.tensors["output_norm.weight"]
+    odd = with_tensors(llama, lambda tensors: tensors.update({"odd.weight": replace(extra, name="odd.weight")}))
+    assert unused_tensors(odd, read_config(odd)) == ("odd.weight",)
+    bias = with_tensors(llama, lambda tensors: tensors.update({"blk.0.ffn_up.bias": extra}))
+    assert refusal(bias).startswith("blk.0.ffn_up.bias: expected no such tensor in a llama model")
+
+
+def test_rope_factors_are_positive(llama: GgufFile, tmp_path: Path) -> None:
+    raw = bytearray(llama.path.read_bytes())
+    offset = llama.tensors["rope_freqs.weight"].offset
+    raw[offset : offset + 4] = bytes(4)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(raw)
+    assert refusal(read_gguf(path)) == "rope_freqs.weight: expected positive, finite divisors, found others"

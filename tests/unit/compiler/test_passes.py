@@ -1,0 +1,210 @@
+"""The graph and its passes: defects are named, each pass does what it says, and none changes what is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rocmforge.compiler.graph import Graph, GraphError, Node, Value, Weight, build_graph, verify
+from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.passes import (
+    PASSES,
+    fuse_gate_up,
+    fuse_residuals,
+    merge_linears,
+    quantize_activations,
+    run_passes,
+)
+from rocmforge.tests.oracles.graph_interpreter import BASE, Interpreter, make_weights, random_values
+
+CONFIGS: dict[str, ModelConfig] = {
+    "llama": BASE,
+    "tied": replace(BASE, tie_word_embeddings=True),
+    "llama-with-biases": replace(BASE, qkv_bias=True),
+    "qwen2": replace(BASE, architecture="qwen2", rope_style="half", qkv_bias=True, num_kv_heads=4),
+    "qwen3": replace(BASE, architecture="qwen3", rope_style="half", qk_norm=True, rope_dim=16),
+    "head-of-half-a-block": replace(BASE, head_dim=16, rope_dim=16),
+    # 2 heads and 1 of keys and values: what attention reads is as wide as the residual stream.
+    "qkv-as-wide-as-hidden": replace(BASE, hidden_size=128, num_heads=2, num_kv_heads=1),
+    "no-whole-blocks": replace(BASE, hidden_size=60, intermediate_size=72, head_dim=16, rope_dim=16),
+}
+ATTENTION = ("attention_q", "attention_k", "attention_v")
+TYPES: dict[str, dict[str, str]] = {
+    "one-type": {},
+    "floats": dict.fromkeys((*ATTENTION, "attention_output", "ffn_gate", "ffn_up", "ffn_down", "output"), "F16"),
+    "v-apart": {"attention_v": "Q6_K"},  # as llama.cpp's Q4_K_M has it
+    "k-apart": {"attention_k": "Q8_0"},
+    "all-apart": {"attention_q": "Q4_K", "attention_k": "Q5_K", "attention_v": "Q6_K"},
+    "float-among-quantized": {"attention_k": "BF16", "ffn_up": "F32", "output": "F16"},
+    "gate-and-up-apart": {"ffn_gate": "Q4_0", "ffn_up": "Q8_0"},
+    "layers-apart": {"layers.1.attention_q": "Q6_K", "layers.0.ffn_up": "Q5_0", "layers.1.ffn_down": "F16"},
+}
+
+
+def graph_of(config: ModelConfig = BASE, types: Mapping[str, str] | None = None) -> Graph:
+    return build_graph(config, make_weights(config, types))
+
+
+def ops(graph: Graph, layer: int | None = None) -> list[str]:
+    """Operations in order, of one layer's values alone where one is given."""
+    prefix = "" if layer is None else f"layers.{layer}."
+    return [node.op for node in graph.nodes if node.output.startswith(prefix)]
+
+
+@pytest.mark.parametrize("types", TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_passes_leave_what_is_computed_as_it_was(config: ModelConfig, types: dict[str, str]) -> None:
+    graph = graph_of(config, types)
+    numbers = random_values(graph.weights)
+    ids = [3, 1, 4, 1, 5, 9]
+    expected = Interpreter(graph, config, numbers, ids).run()
+    assert expected.std() > 0.1
+    for step in PASSES:
+        graph = verify(step(graph))
+        # The same float64 sums in the same order, but for matrices that were stacked.
+        np.testing.assert_allclose(Interpreter(graph, config, numbers, ids).run(), expected, rtol=1e-11, atol=1e-11)
+    for node in graph.nodes:
+        if node.op in {"linear", "gate_up"}:
+            is_float = graph.weights[node.weights[0]].ggml_type in {"F32", "F16", "BF16"}
+            assert (graph.values[node.inputs[0]].dtype == "float32") == is_float, node
+            kinds = {graph.weights[name].ggml_type for name in node.weights if len(graph.weights[name].shape) == 2}
+            assert len(kinds) == 1, node
+
+
+def test_the_graph_of_a_layer_after_all_passes() -> None:
+    assert ops(run_passes(graph_of()), 0) == ["norm", "linear", "rope_kv", "attention", "norm", "gate_up"]
+    text = run_passes(graph_of()).text()
+    assert "layers.0.attention_normed.q8[T, 64]q8 = norm(embedded) layers.0.attention_norm:F32 epsilon=1e-05\n" in text
+
+
+def test_merge_linears_stacks_neighbours_of_one_type_alone() -> None:
+    def stacks(types: Mapping[str, str]) -> list[tuple[str, ...]]:
+        graph = merge_linears(graph_of(BASE, types))
+        nodes = [node for node in graph.nodes if node.op == "linear" and node.output == "layers.0.qkv"]
+        offsets = [node.attributes["out_offset"] for node in nodes]
+        sizes = [sum(graph.weights[name].shape[0] for name in node.weights) for node in nodes]
+        assert offsets == [sum(sizes[:index]) for index in range(len(sizes))]
+        return [tuple(name.removeprefix("layers.0.attention_") for name in node.weights) for node in nodes]
+
+    assert stacks({}) == [("q", "k", "v")]
+    assert stacks({"attention_v": "Q6_K"}) == [("q", "k"), ("v",)]
+    assert stacks({"attention_q": "Q6_K"}) == [("q",), ("k", "v")]
+    assert stacks({"attention_k": "F16"}) == [("q",), ("k",), ("v",)]
+
+
+def test_merge_linears_keeps_biases_in_order_and_apart() -> None:
+    config = replace(BASE, qkv_bias=True)
+    weights = make_weights(config)
+    (merged,) = [n for n in merge_linears(build_graph(config, weights)).nodes if n.output == "layers.0.qkv"]
+    assert [name.removeprefix("layers.0.attention_") for name in merged.weights] == [
+        "q", "q_bias", "k", "k_bias", "v", "v_bias",
+    ]  # fmt: skip
+    del weights["layers.0.attention_k_bias"]
+    nodes = [n for n in merge_linears(build_graph(config, weights)).nodes if n.output == "layers.0.qkv"]
+    assert len(nodes) == 3
+
+
+def test_fuse_residuals_adds_in_place() -> None:
+    graph = fuse_residuals(merge_linears(graph_of()))
+    assert "add" not in ops(graph)
+    adding = [node for node in graph.nodes if len(node.inputs) == 2]
+    assert [node.weights[0] for node in adding] == [
+        f"layers.{layer}.{name}" for layer in range(2) for name in ("attention_output", "ffn_down")
+    ]
+    assert all(node.output == node.inputs[1] == "embedded" for node in adding)
+    assert not any("residual" in name for name in graph.values)
+
+
+@pytest.mark.parametrize(
+    "config, types, fused",
+    [
+        (BASE, {}, True),
+        (BASE, {"ffn_gate": "F16", "ffn_up": "F16"}, True),
+        (BASE, {"ffn_up": "Q8_0"}, False),
+        (replace(BASE, intermediate_size=72), {"ffn_gate": "F16", "ffn_up": "F16", "ffn_down": "F16"}, False),
+        (replace(BASE, intermediate_size=48), {"ffn_down": "F16"}, False),
+    ],
+)
+def test_fuse_gate_up_where_rows_are_whole_blocks_of_one_type(
+    config: ModelConfig, types: dict[str, str], fused: bool
+) -> None:
+    graph = verify(fuse_gate_up(merge_linears(graph_of(config, types))))
+    assert ("gate_up" in ops(graph), "swiglu" in ops(graph)) == (fused, not fused)
+    assert ("layers.0.gate_up" in graph.values) != fused
+
+
+def test_fuse_gate_up_takes_no_bias_for_a_matrix() -> None:
+    weights = {
+        "w": Weight("w", (64, 32), "F16"),
+        "bias": Weight("bias", (64,), "F32"),
+        "token_embedding": Weight("token_embedding", (9, 32), "F16"),
+    }
+    values = {"x": Value("x", "T", 32), "y": Value("y", "T", 64), "z": Value("z", "T", 32)}
+    nodes = (
+        Node("embedding", (), "x", ("token_embedding",)),
+        Node("linear", ("x",), "y", ("w", "bias"), {"out_offset": 0}),
+        Node("swiglu", ("y",), "z"),
+    )
+    graph = Graph(nodes, values, weights)
+    assert fuse_gate_up(graph) == graph
+
+
+def test_quantize_activations_folds_into_producers_that_can() -> None:
+    def quantized(config: ModelConfig, types: Mapping[str, str] | None = None) -> tuple[list[str], set[str]]:
+        graph = run_passes(graph_of(config, types))
+        own = [node.inputs[0] for node in graph.nodes if node.op == "quantize" and ".1." not in node.inputs[0]]
+        return own, {node.op for node in graph.nodes if graph.values[node.output].dtype == "q8"} - {"quantize"}
+
+    assert quantized(BASE) == ([], {"norm", "attention", "gate_up"})
+    # A head of half a block cannot write blocks.
+    assert quantized(CONFIGS["head-of-half-a-block"]) == (["layers.0.attended"], {"norm", "gate_up"})
+    # Nor can a producer that someone else reads as floats, and what SwiGLU made of two types.
+    assert quantized(BASE, {"attention_v": "F16"})[0] == ["layers.0.attention_normed"]
+    assert quantized(BASE, {"ffn_up": "Q8_0"})[0] == ["layers.0.activated"]
+    assert quantized(BASE, TYPES["floats"]) == ([], set())
+
+
+def test_quantize_is_done_once_for_all_readers() -> None:
+    graph = run_passes(graph_of(BASE, {"attention_q": "Q4_K", "attention_k": "Q5_K", "attention_v": "F16"}))
+    quantizing = [node for node in graph.nodes if node.output == "layers.0.attention_normed.q8"]
+    assert len(quantizing) == 1
+    assert len(graph.consumers("layers.0.attention_normed.q8")) == 2
+
+
+def broken(change: str) -> Graph:
+    graph = graph_of()
+    nodes, values, weights = list(graph.nodes), dict(graph.values), dict(graph.weights)
+    if change == "order":
+        nodes[1], nodes[2] = nodes[2], nodes[1]
+    elif change == "value":
+        del values["layers.0.qkv"]
+    elif change == "weight":
+        del weights["layers.1.ffn_down"]
+    elif change == "columns":
+        weights["layers.0.attention_k"] = replace(weights["layers.0.attention_k"], shape=(64, 65))
+    return Graph(tuple(nodes), values, weights)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("order", r"node 1 \(linear -> layers.0.qkv\): reads layers.0.attention_normed before it is written"),
+        ("value", r"node 2 \(linear -> layers.0.qkv\): value layers.0.qkv is not declared"),
+        ("weight", r"node \d+ \(linear -> layers.1.ffn_out\): weight layers.1.ffn_down is not declared"),
+        ("columns", r"node 3 \(linear -> layers.0.qkv\): weight and input differ in columns"),
+    ],
+)
+def test_verify_names_the_bad_node(change: str, message: str) -> None:
+    with pytest.raises(GraphError, match=f"^{message}$"):
+        verify(broken(change))
+
+
+def test_passes_return_new_graphs() -> None:
+    graph = graph_of()
+    before = graph.text()
+    for step in (merge_linears, fuse_residuals, fuse_gate_up, quantize_activations, run_passes):
+        step(graph)
+        assert graph.text() == before

@@ -1,0 +1,107 @@
+"""Templates of the GPU: each parameter is written down, none is missing, and kernels and grids say the same."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+import jinja2
+import pytest
+
+from rocmforge.compiler.graph import Weight, build_graph
+from rocmforge.compiler.lower_hip import HipPlanner
+from rocmforge.compiler.passes import run_passes
+from rocmforge.compiler.plan import KernelSpec, Plan
+from rocmforge.compiler.render import kernel_headers, render_kernel, template_variables
+from rocmforge.compiler.target import TARGETS
+from rocmforge.tests.kernels.test_kernels_hip import CONFIG
+
+TEMPLATES = sorted(
+    item.name.removesuffix(".hip.j2")
+    for item in (resources.files("rocmforge.templates") / "hip").iterdir()
+    if item.name.endswith(".hip.j2")
+)
+OWN = {"symbol", "parameters"}  # what rendering adds
+
+
+def plan(kind: str, arch: str = "gfx1100") -> Plan:
+    """Of a model of one layer whose weights are of that type, but for a float matrix behind SwiGLU."""
+    width, inner = CONFIG.num_heads * CONFIG.head_dim, 64
+    shapes = {
+        "attention_q": (width, 64),
+        "attention_k": (32, 64),
+        "attention_v": (32, 64),
+        "attention_output": (64, width),
+        "ffn_gate": (inner, 64),
+        "ffn_up": (inner, 64),
+    }
+    weights = {
+        "rope_table": Weight("rope_table", (CONFIG.max_seq_len, CONFIG.rope_dim), "F32"),
+        "token_embedding": Weight("token_embedding", (64, 64), kind),
+        "output_norm": Weight("output_norm", (64,), "F32"),
+        "layers.0.attention_norm": Weight("layers.0.attention_norm", (64,), "F32"),
+        "layers.0.ffn_norm": Weight("layers.0.ffn_norm", (64,), "F32"),
+        "layers.0.ffn_down": Weight("layers.0.ffn_down", (64, inner), "F16"),
+        **{f"layers.0.{name}": Weight(f"layers.0.{name}", shape, kind) for name, shape in shapes.items()},
+    }
+    graph = run_passes(build_graph(CONFIG, weights))
+    return HipPlanner(graph, CONFIG, TARGETS[arch]).finish()
+
+
+SPECS: dict[str, KernelSpec] = {spec.template: spec for spec in plan("Q4_0").kernels}
+
+
+@pytest.mark.parametrize("template", sorted(SPECS))
+def test_a_template_needs_the_parameters_that_the_plan_gives(template: str) -> None:
+    given = set(dict(SPECS[template].parameters))
+    assert template_variables("hip", template) - OWN == given
+    for name in given:
+        rest = tuple(item for item in SPECS[template].parameters if item[0] != name)
+        with pytest.raises((jinja2.UndefinedError, KeyError)):  # the symbol of a matrix needs its size
+            render_kernel("hip", KernelSpec(template, rest))
+
+
+def test_each_template_has_a_kernel_that_uses_it() -> None:
+    assert set(SPECS) | {"quantize", "swiglu"} == set(TEMPLATES)
+
+
+def test_the_lines_of_a_rendered_kernel() -> None:
+    first, *lines = render_kernel("hip", SPECS["norm"]).text.splitlines()
+    assert re.fullmatch(r"/\* norm_[0-9a-f]{8}: template hip/norm\.hip\.j2, \{.*\} \*/", first)
+    assert lines == [
+        f"#define SYMBOL {SPECS['norm'].symbol}",
+        "#define WAVE_SIZE 32",
+        "#define COLUMNS 64",
+        "#define THREADS 256",
+        "#define EPSILON 1.000000000e-06f",
+        f"#define OUT_Q8 {int(dict(SPECS['norm'].parameters)['out_q8'])}",
+        f"#define AT_LOGITS_ROWS {int(dict(SPECS['norm'].parameters)['at_logits_rows'])}",
+        '#include "norm.h"',
+    ]
+
+
+def test_waves_of_64_lanes_take_two_tiles_and_those_of_32_only_where_there_are_plenty() -> None:
+    """Of a small model's matrices there are not."""
+    for arch, expected in {"gfx942": {2}, "gfx1100": {1}}.items():
+        products = [dict(spec.parameters) for spec in plan("Q4_0", arch).kernels if spec.template == "gemv"]
+        assert {product["row_tiles"] for product in products if not product["gate_up"]} == expected
+        assert {product["row_tiles"] for product in products if product["gate_up"]} == {2}
+
+
+@pytest.mark.parametrize("arch", ["gfx906", "gfx1100", "gfx942"])
+def test_workgroups_are_as_large_as_the_kernels_say(arch: str) -> None:
+    """THREADS of a header, where it is a number, is the grid's; launches of a node leave out no count of rows."""
+    made = plan("Q4_0", arch)
+    headers, specs = kernel_headers("hip"), {spec.symbol: spec for spec in made.kernels}
+    seen: dict[tuple[str, ...], int] = {}
+    for launch in made.launches:
+        spec, grid = specs[launch.kernel], launch.grid
+        assert grid is not None
+        assert grid.threads <= 1024
+        found = re.search(r"#define THREADS (\d+)$", headers.get(f"{spec.template}.h", ""), re.MULTILINE)
+        if found:
+            assert grid.threads == int(found[1])
+        if spec.template in {"gemv", "gemm"}:
+            assert grid.at_least == seen.get(launch.arguments, 0) + 1
+            seen[launch.arguments] = grid.at_most
+    assert set(seen.values()) == {(1 << 31) - 1}

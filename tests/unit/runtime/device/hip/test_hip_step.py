@@ -1,0 +1,147 @@
+"""The memory of a step: where each array lies, and how it grows."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rocmforge.runtime.device.batch import RowSampling
+from rocmforge.runtime.device.hip.api import HipError
+from rocmforge.runtime.device.hip.memory import DeviceMemory
+from rocmforge.runtime.device.hip.step import SAMPLING, STEP, StepMemory
+from rocmforge.tests.support.fake_hip import OUT_OF_MEMORY, FakeHip
+from rocmforge.tests.unit.runtime.device.hip.test_hip_program import batch
+
+
+class Made:
+    """A step's memory on a fake GPU."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.api = FakeHip()
+        self.memory = DeviceMemory(self.api)
+        self.step = StepMemory(self.memory, 4096, n_bytes)
+
+    @property
+    def device(self) -> int:
+        return self.step.pointer.value or 0
+
+    @property
+    def image(self) -> int:
+        return self.step.arguments["step:image"].value or 0
+
+    def sizes(self) -> list[int]:
+        """Of all that is held: on the device, then pinned."""
+        device = sorted(block.size for block in self.api.device_blocks.values())
+        return device + sorted(block.size for block in self.api.pinned_blocks.values())
+
+    def records(self, count: int) -> list[dict[str, float]]:
+        """The sampling records of the image."""
+        header = np.frombuffer(ctypes.string_at(self.image, STEP.itemsize), STEP)[0]
+        at = self.image + int(header["sampling"]) - self.device
+        found = np.frombuffer(ctypes.string_at(at, count * SAMPLING.itemsize), SAMPLING)
+        names = SAMPLING.names
+        assert names is not None
+        return [dict(zip(names, record.tolist(), strict=True)) for record in found]
+
+
+@pytest.fixture
+def made() -> Iterator[Made]:
+    one = Made(4096)
+    yield one
+    one.memory.close()
+    assert one.api.held() == 0
+
+
+def ints(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    return np.array(values, np.int32)
+
+
+def test_each_array_lies_at_a_line_of_its_own(made: Made) -> None:
+    """The header, the batch's five arrays, the records, what they point to, and masks at the end."""
+    biases = np.array([0.5, -2.0], np.float32)
+    rows = [
+        RowSampling(seen_tokens=ints(5, 7, 9), seen_counts=ints(1, 0, 2), keep_logits=True),
+        RowSampling(mask=np.full(20, 7, np.uint32)),
+        RowSampling(bias_tokens=ints(3, 4), biases=biases, mask=np.full(2, 9, np.uint32), keep_logits=True),
+        RowSampling(keep_logits=True),
+        RowSampling(
+            seen_tokens=ints(*range(17)),
+            seen_counts=ints(*range(17)),
+            bias_tokens=ints(3, 4),
+            biases=biases,
+            keep_logits=True,
+        ),
+    ]
+    sent = batch(5, 6, 7, 8, 9, rows=rows)
+    made.step.write(sent)
+    header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
+    assert STEP.itemsize == 80
+    assert SAMPLING.itemsize == 112
+    starts = {"token_ids": 128, "positions": 192, "rows": 256, "block_table": 320, "logits_rows": 512, "sampling": 576}
+    assert {name: int(header[name]) - made.device for name in starts} == starts
+    at = 576 + 576  # of the records: 560 bytes
+    first, second, third, fourth, fifth = made.records(5)
+    lies = {
+        "first": [first["seen_tokens"], first["seen_counts"], first["originals"]],
+        "third": [third["bias_tokens"], third["biases"], third["originals"]],
+        "fifth": [fifth[name] for name in ("seen_tokens", "seen_counts", "bias_tokens", "biases", "originals")],
+    }
+    assert {name: [int(place) - made.device for place in places] for name, places in lies.items()} == {
+        "first": [at, at + 64, at + 128],
+        "third": [at + 192, at + 256, at + 320],
+        "fifth": [at + 384, at + 512, at + 640, at + 704, at + 768],  # 17 numbers take two lines of 64 bytes
+    }
+    end = at + 768 + 128  # 19 logits of the last
+    assert [int(header[name]) for name in ("num_tokens", "num_logits", "n_bytes")] == [5, 5, end]
+    assert (int(header["sampled"]), int(header["number"]), made.step.number) == (4096, 1, 1)
+    counts = [(record["num_seen"], record["num_biases"]) for record in (first, second, third, fourth, fifth)]
+    assert counts == [(3, 0), (0, 0), (0, 2), (0, 0), (17, 2)]
+    assert [record["originals"] for record in (second, fourth)] == [0, 0]
+    assert [record["mask"] - made.device for record in (second, third)] == [end, end + 128]
+    assert [record["mask_image"] - made.image for record in (second, third)] == [end, end + 128]
+    assert {record[name] for record in (first, fourth, fifth) for name in ("mask", "mask_image")} == {0}
+    made.step.write_masks(sent)
+    for place, mask in ((end, rows[1].mask), (end + 128, rows[2].mask)):
+        assert isinstance(mask, np.ndarray)
+        assert ctypes.string_at(made.image + place, mask.nbytes) == mask.tobytes()
+    assert ctypes.string_at(made.image + at + 768, 4 * 19) == bytes(4 * 19)
+
+
+def test_what_kernels_have_seen_is_nothing_at_first(made: Made) -> None:
+    assert (made.step.echoed(), made.step.number, made.step.generation) == (0, 0, 1)
+    echo = made.step.arguments["step:echo"].value or 0
+    assert ctypes.string_at(echo, 64) == bytes(64)
+    ctypes.c_uint64.from_address(echo).value = 2**40
+    assert made.step.echoed() == 2**40
+    assert made.api.coherent == {echo, made.image}
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "grown"), [(576, 576), (575, 1150), (400, 800), (288, 576), (287, 576), (1, 576), (4096, 4096)]
+)
+def test_memory_grows_to_twice_what_it_was_or_what_is_needed(n_bytes: int, grown: int) -> None:
+    """A step of one token takes 576 bytes."""
+    made = Made(n_bytes)
+    assert made.sizes() == [n_bytes, *sorted([64, n_bytes])]
+    before = made.device
+    for number in (1, 2):
+        made.step.write(batch(5))
+        assert made.step.number == number
+        assert made.step.generation == 1 + (grown != n_bytes)
+        assert made.sizes() == [grown, *sorted([64, grown])]
+    assert (made.device == before) == (grown == n_bytes)
+    made.memory.close()
+    assert made.api.held() == 0
+
+
+@pytest.mark.parametrize("function", ["hipMalloc", "hipHostMalloc"])
+def test_memory_that_is_not_to_be_had_leaves_what_there_was(function: str) -> None:
+    made = Made(128)
+    before, held = (made.device, made.image, made.step.generation), made.sizes()
+    made.api.fail(function, 1, OUT_OF_MEMORY)
+    with pytest.raises(HipError, match=r"^576 bytes for the step"):
+        made.step.write(batch(5))
+    assert ((made.device, made.image, made.step.generation), made.sizes()) == (before, held)
