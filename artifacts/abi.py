@@ -1,7 +1,7 @@
 """What the runtime hands to kernels: a step, and how its tokens are drawn, as tables of fields.
 
 The C header of each back end and the types of ctypes and NumPy are made of these tables: a field is added here alone,
-and the version of the back end's ABI is raised with it. All fields are aligned to their size.
+and the version of the back end's ABI is raised with it, here too. All fields are aligned to their size.
 """
 
 from __future__ import annotations
@@ -119,8 +119,9 @@ def numpy_fields(struct: tuple[Field, ...], backend: str) -> list[tuple[str, str
 
 def c_header(backend: str) -> str:
     """The structs in C, as `abi.h` of a back end's headers. What includes it has the integer types."""
+    version = f"#define ABI_VERSION {HOST_ABI_VERSION}\n\n" if backend == "host" else ""
     return (
-        "/* Made of artifacts/abi.py. */\n#ifndef ROCMFORGE_ABI_H\n#define ROCMFORGE_ABI_H\n\n"
+        f"/* Made of artifacts/abi.py. */\n#ifndef ROCMFORGE_ABI_H\n#define ROCMFORGE_ABI_H\n\n{version}"
         f"{_c_struct('sampling', SAMPLING, backend)}\n{_c_struct('step', STEP, backend)}\n#endif\n"
     )
 

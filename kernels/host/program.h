@@ -7,7 +7,6 @@
 #include "common.h"
 
 #define MAX_ARGUMENTS 8
-#define ABI_VERSION 3
 
 struct launch {
     const struct kernel *kernel;
