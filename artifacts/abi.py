@@ -1,7 +1,7 @@
 """What the runtime hands to kernels: a step, and how its tokens are drawn, as tables of fields.
 
 The C header of each back end and the types of ctypes and NumPy are made of these tables: a field is added here alone,
-and the version of the back end's ABI is raised with it, here too. All fields are aligned to their size.
+and the version of the back end's ABI is raised with it, here too.
 """
 
 from __future__ import annotations
@@ -110,11 +110,19 @@ def ctypes_fields(struct: tuple[Field, ...], backend: str) -> list[tuple[str, An
     ]
 
 
-def numpy_fields(struct: tuple[Field, ...], backend: str) -> list[tuple[str, str]]:
-    """For `numpy.dtype`; a pointer is an unsigned number of 8 bytes."""
-    return [
-        (field.name, _NUMPY[field.kind] if field.pointer is None else "<u8") for field in fields_of(struct, backend)
-    ]
+def _native(struct: tuple[Field, ...], backend: str) -> type[ctypes.Structure]:
+    return type("native", (ctypes.Structure,), {"_fields_": ctypes_fields(struct, backend)})
+
+
+def numpy_fields(struct: tuple[Field, ...], backend: str) -> Any:
+    """For `numpy.dtype`, each field where C has it; a pointer is an unsigned number of 8 bytes."""
+    native, fields = _native(struct, backend), list(fields_of(struct, backend))
+    return {
+        "names": [field.name for field in fields],
+        "formats": [_NUMPY[field.kind] if field.pointer is None else "<u8" for field in fields],
+        "offsets": [getattr(native, field.name).offset for field in fields],
+        "itemsize": ctypes.sizeof(native),
+    }
 
 
 def c_header(backend: str) -> str:
@@ -128,7 +136,7 @@ def c_header(backend: str) -> str:
 
 def _c_struct(name: str, struct: tuple[Field, ...], backend: str) -> str:
     lines = [_c_field(field, backend) for field in fields_of(struct, backend)]
-    size = ctypes.sizeof(type(name, (ctypes.Structure,), {"_fields_": ctypes_fields(struct, backend)}))
+    size = ctypes.sizeof(_native(struct, backend))
     check = "_Static_assert" if backend == "host" else "static_assert"
     body = "\n".join(lines)
     return f'struct {name} {{\n{body}\n}};\n{check}(sizeof(struct {name}) == {size}, "as artifacts/abi.py has it");\n'
