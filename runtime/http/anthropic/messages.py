@@ -11,15 +11,14 @@ import falcon
 
 from ...engine.generation import TokenEvent
 from ...text.tool_calls import CallPiece, WholeCalls
-from ..core.body import read
+from ..core.answers import check_finish
 from ..core.chat_job import start_chat
 from ..core.conversation import AnswerPart, AnswerReader, join_parts
-from ..core.errors import error_of
+from ..core.encoding import named_sse
 from ..core.job import Job, collect, look_of
-from ..core.openapi import Operation, Route
 from ..core.resources import Resource, answer
-from ..core.streaming import Encoder, named_sse, send_stream
-from ..openai.answers import check_finish
+from ..core.routes import Operation, Route
+from ..core.streaming import Encoder, send_stream
 from .requests import read_conversation
 from .schema import AnthropicUsage, CountRequest, MessageDocument, MessageEvent, MessagesRequest, TokenCount
 
@@ -60,14 +59,14 @@ class Messages(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream."""
-        body = read(req, MessagesRequest, self.limits.max_body_bytes)
+        body = self.read(req, MessagesRequest)
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             conversation = read_conversation(body, service.engine.vocab_size)
             job, _, readers = start_chat(req, lease, self.context.admission, conversation)
         reader = readers[0]
         if body.stream:
-            send_stream(req, resp, job, self.limits, _StreamEncoder(service.model.name, reader, job))
+            send_stream(req, resp, job, self.context, _StreamEncoder(service.model.name, reader, job))
             return
         parts = [reader.read(event) for event in collect(job, self.limits)]
         whole = join_parts(parts)
@@ -87,7 +86,7 @@ class CountTokens(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the tokens of the prompt."""
-        body = read(req, CountRequest, self.limits.max_body_bytes)
+        body = self.read(req, CountRequest)
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             conversation = read_conversation(body, service.engine.vocab_size)
@@ -141,8 +140,8 @@ class _StreamEncoder(Encoder):
         yield self._event("message_delta", delta=delta, usage=_usage(self._job, self._tokens))
         yield self._event("message_stop")
 
-    def failure(self, path: str, error: BaseException) -> bytes:
-        return named_sse("error", error_of(path, error)[1])
+    def failure(self, document: dict[str, object]) -> bytes:
+        return named_sse("error", document)
 
     def _begin(self, kind: str, block: dict[str, object]) -> Iterator[bytes]:
         if self._open == kind:
@@ -168,13 +167,11 @@ ROUTES = [
     Route(
         "/v1/messages",
         Messages,
-        "anthropic",
         post=Operation("Answer a conversation.", MessagesRequest, MessageDocument, stream=MessageEvent),
     ),
     Route(
         "/v1/messages/count_tokens",
         CountTokens,
-        "anthropic",
         post=Operation("Count a prompt's tokens.", CountRequest, TokenCount),
     ),
 ]

@@ -320,3 +320,20 @@ def join_parts(parts: Sequence[AnswerPart]) -> Answer:
         parts[-1].finish_reason or "stop",
         parts[-1].error,
     )
+
+
+def read_arguments(arguments: object, where: str) -> dict[str, object]:
+    """Arguments of an earlier call, which come as an object or as its text.
+
+    Raises:
+        RequestError: they are neither.
+    """
+    if isinstance(arguments, str) and arguments.strip():
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise RequestError(f"{where}.function.arguments", "expected the text of a JSON object") from None
+    arguments = arguments or {}
+    if not isinstance(arguments, dict):
+        raise RequestError(f"{where}.function.arguments", "expected a JSON object")
+    return arguments

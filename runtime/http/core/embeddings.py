@@ -1,8 +1,7 @@
-"""`POST /v1/embeddings`, and how any API gets embeddings of the engine."""
+"""How any API gets embeddings of the engine."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,23 +12,14 @@ import numpy.typing as npt
 from ....artifacts.errors import RequestError
 from ...engine.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Pooling
 from ...engine.generation import FINISH_CANCELLED
-from ..llama_cpp.requests import read_prompts
-from ..openai.embedding_schema import (
-    Embedding,
-    EmbeddingFields,
-    EmbeddingList,
-    EmbeddingsRequest,
-    EmbeddingUsage,
-    LlamaEmbedding,
-    LlamaEmbeddingsRequest,
-)
-from .body import read
+from .access import cache_space_of, client_of
 from .errors import CancelledError, ClientGoneError, ContextLengthError, GenerationFailedError, UnsupportedError
-from .job import cache_space_of, client_of, gone_of, look_of
+from .job import gone_of, look_of
 from .model_card import hidden_size
-from .openapi import Operation, Route
+from .prompts import read_prompts
 from .registry import Lease
-from .resources import Context, Resource, answer
+from .resources import Context
+from .schema import EmbeddingFields
 from .service import Look, ServedModel, Service
 
 Float32 = npt.NDArray[np.float32]
@@ -145,62 +135,17 @@ def _wait(pending: Sequence[PendingEmbedding], gone: Callable[[], bool], context
     return vectors
 
 
-class Embeddings(Resource):
-    """`POST /v1/embeddings`."""
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with a vector a text."""
-        body = read(req, EmbeddingsRequest, self.limits.max_body_bytes)
-        with self.context.models.lease(body.model) as lease:
-            model = lease.service.model
-            done = _embed(req, lease, self.context, body, body.input, "input")
-        as_text = body.encoding_format == "base64"
-        data = [
-            Embedding(index=index, embedding=_base64(vector) if as_text else vector.tolist())
-            for index, vector in enumerate(done.vectors)
-        ]
-        usage = EmbeddingUsage(prompt_tokens=done.tokens, total_tokens=done.tokens)
-        answer(resp, EmbeddingList(data=data, model=model.name, usage=usage))
-
-
-class LlamaEmbeddings(Resource):
-    """`POST /embedding` and `/embeddings`, as llama.cpp has them without `/v1`."""
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with an array, each of which has an array of vectors: one."""
-        body = read(req, LlamaEmbeddingsRequest, self.limits.max_body_bytes)
-        given, name = (body.input, "input") if body.content is None else (body.content, "content")
-        with self.context.models.lease(body.model) as lease:
-            done = _embed(req, lease, self.context, body, given, name)
-        answer(resp, [LlamaEmbedding(index=i, embedding=[one.tolist()]) for i, one in enumerate(done.vectors)])
-
-
-def _embed(
+def embed_fields(
     req: falcon.Request, lease: Lease, context: Context, body: EmbeddingFields, given: object, name: str
 ) -> Embedded:
+    """`embed`, of what a request has in the field `name`, as its other fields say.
+
+    Raises:
+        As `embed`.
+        UnsupportedError: see `check_dimensions`.
+    """
     check_dimensions(lease.service.model, body.dimensions)
     look = look_of(req)
     return embed(
         req, lease, context, body.pooling or "mean", lambda: token_ids(lease.service, given, name, context, look)
     )
-
-
-def _base64(vector: Float32) -> str:
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-ROUTES = [
-    Route(
-        "/v1/embeddings",
-        Embeddings,
-        "openai",
-        post=Operation("Turn texts into vectors.", EmbeddingsRequest, EmbeddingList),
-    ),
-    Route(
-        "/embedding",
-        LlamaEmbeddings,
-        "llama.cpp",
-        post=Operation("Turn texts into vectors, as llama.cpp does.", LlamaEmbeddingsRequest, list[LlamaEmbedding]),
-        aliases=("/embeddings",),
-    ),
-]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -11,60 +13,11 @@ import falcon
 
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError, printable
 from ...engine.generation import Failure
-from ..proxy.manager import IntegrationError
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
-# Type and code of errors of /v1 that are no fault of the request itself.
-KINDS = {
-    401: ("authentication_error", "invalid_api_key"),
-    403: ("permission_error", "insufficient_permissions"),
-    429: ("rate_limit_error", "rate_limit_exceeded"),
-}
 CLIENT_GONE_STATUS = "499 Client Closed Request"  # nobody reads it but the access log
-
-
-# Anthropic's words for its errors, by status. Source: its API reference, "Errors".
-_ANTHROPIC_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    503: "overloaded_error",
-}
-
-
-# llama.cpp's words for its errors, by status. Source: `format_error_response` of its server.
-_LLAMA_CPP_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    503: "unavailable_error",
-}
-# Its paths; those that have `/v1` before them are OpenAI's, and so are their errors.
-LLAMA_CPP_PATHS = frozenset(
-    {
-        "/apply-template",
-        "/chat/completions",
-        "/chat/completions/input_tokens",
-        "/completion",
-        "/completions",
-        "/detokenize",
-        "/embedding",
-        "/embeddings",
-        "/infill",
-        "/lora-adapters",
-        "/props",
-        "/rerank",
-        "/reranking",
-        "/responses",
-        "/slots",
-        "/tokenize",
-    }
-)
 
 
 class CodedRequestError(RequestError):
@@ -149,83 +102,129 @@ def generation_error(failure: Failure | None) -> RocmforgeError:
     return GenerationFailedError(failure.message) if failure.parameter is None else RequestFailedError(failure)
 
 
+class UnreachableError(RocmforgeError):
+    """A server that has the model cannot be reached, or answers nonsense (HTTP 502)."""
+
+
 class ClientGoneError(Exception):
     """The client hung up; there is nobody to answer."""
 
 
-def error_document(
-    path: str, status: int, message: str, parameter: str | None = None, code: str | None = None
-) -> dict[str, object]:
-    """Return the JSON of an error, by the path that was asked."""
-    if path == "/v1" or path.startswith("/v1/"):
-        kind, usual_code = KINDS.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
-        error = {"message": message, "type": kind, "param": parameter, "code": code or usual_code}
-        if _is_anthropic(path):  # Anthropic's shape, with the fields of /v1 beside it
-            return {"type": "error", "error": {**error, "type": _ANTHROPIC_KINDS.get(status, "invalid_request_error")}}
-        return {"error": error}
-    if path == "/api" or path.startswith("/api/"):
-        return {"error": message}
-    if path in LLAMA_CPP_PATHS:
-        kind = _LLAMA_CPP_KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        return {"error": {"code": status, "message": message, "type": kind}}
-    return {"error": message, "status": "error"}
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What there is to say of an error, in whosever words.
 
-
-def _is_anthropic(path: str) -> bool:
-    return path.startswith("/v1/messages")
-
-
-def _of_context(path: str, error: ContextLengthError, document: dict[str, Any]) -> dict[str, object]:
-    """What is said of a context that is too short. Clients read it and ask for less: by Anthropic's words on its path
-    (Claude Code), by llama.cpp's counts on its paths.
+    Attributes:
+        status: of HTTP.
+        message: one line.
+        parameter: at fault, or None.
+        code: a word that clients of /v1 know, or None.
+        too_long: the error, where prompt and output do not fit into the context.
     """
-    if _is_anthropic(path):
-        document["error"]["message"] = _anthropic_text(error)
-    if path in LLAMA_CPP_PATHS:
-        counts = {"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context}
-        document["error"] |= {"type": "exceed_context_size_error", **counts}
-    return document
+
+    status: int
+    message: str
+    parameter: str | None = None
+    code: str | None = None
+    too_long: ContextLengthError | None = None
 
 
-def _anthropic_text(error: ContextLengthError) -> str:
-    if error.max_tokens is None:
-        return f"prompt is too long: {error.prompt_tokens} tokens > {error.most} maximum"
-    sum_and_limit = f"{error.prompt_tokens} + {error.max_tokens} > {error.most}"
-    return (
-        f"input length and `max_tokens` exceed context limit: {sum_and_limit}, "
-        "decrease input length or `max_tokens` and try again"
-    )
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """How an API says what went wrong.
+
+    Attributes:
+        api: name of the API, and its tag in the OpenAPI document.
+        schema: type of the document.
+        describe: makes the document.
+        paths: that are the API's.
+        prefixes: as are those that begin so, whoever answers there, or nobody; the longest counts.
+    """
+
+    api: str
+    schema: Any
+    describe: Callable[[Problem], dict[str, object]]
+    paths: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
 
 
-def error_text(path: str, status: int, message: str) -> str:
-    """Return `error_document` as text."""
-    return json.dumps(error_document(path, status, message))
+class Errors:
+    """All errors leave through here, each in the format that clients of its path expect."""
+
+    def __init__(self, formats: Iterable[ErrorFormat]) -> None:
+        """`formats` of all APIs, one of which has the prefix "": it has what is nobody's."""
+        self.formats = sorted(formats, key=lambda one: bool(one.paths))
+        self._by_path = {path: one for one in self.formats for path in one.paths}
+        prefixes = ((prefix, one) for one in self.formats for prefix in one.prefixes)
+        self._by_prefix = sorted(prefixes, key=lambda pair: len(pair[0]), reverse=True)
+
+    def format_of(self, path: str) -> ErrorFormat:
+        """The format of a path."""
+        found = self._by_path.get(path)
+        return found or next(one for prefix, one in self._by_prefix if f"{path}/".startswith(prefix))
+
+    def document(
+        self, path: str, status: int, message: str, parameter: str | None = None, code: str | None = None
+    ) -> dict[str, object]:
+        """JSON of an error."""
+        return self.format_of(path).describe(Problem(status, message, parameter, code))
+
+    def text(self, path: str, status: int, message: str) -> str:
+        """`document` as text."""
+        return json.dumps(self.document(path, status, message))
+
+    def of(self, path: str, error: BaseException) -> tuple[int, dict[str, object]]:
+        """Status and JSON of one of our errors, or of an unexpected one, whose text stays inside."""
+        problem = _problem_of(error)
+        return problem.status, self.format_of(path).describe(problem)
+
+    def install(self, app: falcon.App[Any, Any]) -> None:
+        """Make `app` answer all errors so."""
+        app.set_error_serializer(self._serialize_http_error)
+        app.add_error_handler(Exception, self._on_exception)
+        app.add_error_handler(falcon.HTTPError, self._on_http_error)
+        app.add_error_handler(RocmforgeError, self._on_our_error)
+        app.add_error_handler(ClientGoneError, _on_client_gone)
+
+    def _serialize_http_error(self, req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+        resp.content_type = falcon.MEDIA_JSON
+        resp.text = self.text(req.path, error.status_code, _describe(req, error))
+
+    def _on_http_error(self, req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
+        resp.status = error.status
+        if error.headers is not None:
+            resp.set_headers(error.headers)
+        self._serialize_http_error(req, resp, error)
+
+    def _on_our_error(self, req: falcon.Request, resp: falcon.Response, error: RocmforgeError, _: object) -> None:
+        status, document = self.of(req.path, error)
+        if status == 500:
+            log.error("%s %s: %s", printable(req.method), printable(req.path), error)
+        if status == 503:
+            resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+        resp.status = status
+        resp.content_type = falcon.MEDIA_JSON
+        resp.text = json.dumps(document)
+
+    def _on_exception(self, req: falcon.Request, resp: falcon.Response, error: Exception, _: object) -> None:
+        log.error("%s %s failed", printable(req.method), printable(req.path), exc_info=error)
+        resp.status, document = self.of(req.path, error)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.text = json.dumps(document)
 
 
-def error_of(path: str, error: BaseException) -> tuple[int, dict[str, object]]:
-    """Return status and JSON of one of our errors, or of an unexpected one, whose text stays inside."""
+def _problem_of(error: BaseException) -> Problem:
     if isinstance(error, RequestError):
         code = error.code if isinstance(error, CodedRequestError) else None
-        document = error_document(path, 400, str(error), error.parameter, code)
-        return 400, _of_context(path, error, document) if isinstance(error, ContextLengthError) else document
-    if isinstance(error, EngineBusyError):
-        return 503, error_document(path, 503, str(error))
-    if isinstance(error, IntegrationError):
-        return 502, error_document(path, 502, str(error))
+        too_long = error if isinstance(error, ContextLengthError) else None
+        return Problem(400, str(error), error.parameter, code, too_long)
     if isinstance(error, NotFoundError):
-        return 404, error_document(path, 404, str(error), error.parameter, error.code)
-    if isinstance(error, RocmforgeError):
-        return 500, error_document(path, 500, str(error))
-    return 500, error_document(path, 500, "internal server error")
-
-
-def install(app: falcon.App[Any, Any]) -> None:
-    """Make `app` answer all errors in our shapes."""
-    app.set_error_serializer(_serialize_http_error)
-    app.add_error_handler(Exception, _on_exception)
-    app.add_error_handler(falcon.HTTPError, _on_http_error)
-    app.add_error_handler(RocmforgeError, _on_our_error)
-    app.add_error_handler(ClientGoneError, _on_client_gone)
+        return Problem(404, str(error), error.parameter, error.code)
+    if isinstance(error, EngineBusyError):
+        return Problem(503, str(error))
+    if isinstance(error, UnreachableError):
+        return Problem(502, str(error))
+    return Problem(500, str(error) if isinstance(error, RocmforgeError) else "internal server error")
 
 
 def _describe(req: falcon.Request, error: falcon.HTTPError) -> str:
@@ -236,36 +235,6 @@ def _describe(req: falcon.Request, error: falcon.HTTPError) -> str:
         allowed = dict(error.headers or {}).get("Allow", "")
         return f"{printable(req.method)} is not allowed here; allowed: {allowed}"
     return error.description or HTTPStatus(status).phrase
-
-
-def _serialize_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
-    resp.content_type = falcon.MEDIA_JSON
-    resp.text = error_text(req.path, error.status_code, _describe(req, error))
-
-
-def _on_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
-    resp.status = error.status
-    if error.headers is not None:
-        resp.set_headers(error.headers)
-    _serialize_http_error(req, resp, error)
-
-
-def _on_our_error(req: falcon.Request, resp: falcon.Response, error: RocmforgeError, _: object) -> None:
-    status, document = error_of(req.path, error)
-    if status == 500:
-        log.error("%s %s: %s", printable(req.method), printable(req.path), error)
-    if status == 503:
-        resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
-    resp.status = status
-    resp.content_type = falcon.MEDIA_JSON
-    resp.text = json.dumps(document)
-
-
-def _on_exception(req: falcon.Request, resp: falcon.Response, error: Exception, _: object) -> None:
-    log.error("%s %s failed", printable(req.method), printable(req.path), exc_info=error)
-    resp.status, document = error_of(req.path, error)
-    resp.content_type = falcon.MEDIA_JSON
-    resp.text = json.dumps(document)
 
 
 def _on_client_gone(_: falcon.Request, resp: falcon.Response, error: ClientGoneError, __: object) -> None:

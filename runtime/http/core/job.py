@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import falcon
 
 from ...engine.generation import Generation, GenerationRequest, TokenEvent, events_of
+from .access import cache_space_of, client_of
 from .admission import Admission, Slot
 from .errors import ClientGoneError
 from .limits import HttpLimits
@@ -125,16 +126,6 @@ def start_job(
         lease.release()
         raise
     return Job(generations, slot, lease, gone_of(req), admission)
-
-
-def client_of(req: falcon.Request) -> str:
-    """Who asks, as `auth.Gate` has noted it: the key's name or the address; "" without a gate."""
-    return str(getattr(req.context, "client", ""))
-
-
-def cache_space_of(req: falcon.Request) -> str:
-    """With whom it shares what was computed of prompts, as `auth.Gate` has noted it; "" for all."""
-    return str(getattr(req.context, "cache_space", ""))
 
 
 def gone_of(req: falcon.Request) -> Callable[[], bool]:

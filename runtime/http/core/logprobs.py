@@ -1,4 +1,4 @@
-"""Log-probabilities in the two shapes of OpenAI's API, and in the one that vLLM has for prompts."""
+"""Log-probabilities of tokens, as the chats of several APIs have them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ....artifacts.errors import RequestError
 from ...engine.generation import GenerationRequest
 from ...engine.logprobs import TokenLogprobs
-from ..openai.schema import ChatLogprobs, CompletionLogprobs, PromptLogprob, TokenLogprob, TopLogprob
+from .schema import ChatLogprobs, TokenLogprob, TopLogprob
 from .service import TokenizerApi
 
 LEAST = -9999.0  # stands for minus infinity, which JSON cannot say, as OpenAI's API has it
@@ -36,72 +36,15 @@ def chat_logprobs(tokenizer: TokenizerApi, entries: Iterable[TokenLogprobs]) -> 
 
 def _entry(tokenizer: TokenizerApi, entry: TokenLogprobs) -> TokenLogprob:
     top = [
-        TopLogprob(token=token_text(tokenizer, token), logprob=_finite(logprob), bytes=_exact_bytes(tokenizer, token))
+        TopLogprob(token=token_text(tokenizer, token), logprob=finite(logprob), bytes=_exact_bytes(tokenizer, token))
         for token, logprob in entry.top
     ]
     return TokenLogprob(
         token=token_text(tokenizer, entry.token),
-        logprob=_finite(entry.logprob),
+        logprob=finite(entry.logprob),
         bytes=_exact_bytes(tokenizer, entry.token),
         top_logprobs=top,
     )
-
-
-class CompletionLogprobsWriter:
-    """`logprobs` of a completion's choice, piece by piece: each says where in the whole text its tokens begin."""
-
-    def __init__(self, tokenizer: TokenizerApi, num_top: int, echo: str = "") -> None:
-        """Args: the tokenizer; the likeliest tokens to list at each place; the prompt, where it comes first."""
-        self._tokenizer = tokenizer
-        self._num_top = num_top
-        self._echo = echo
-        self._offset = 0
-
-    def write(self, entries: Iterable[int | TokenLogprobs]) -> CompletionLogprobs:
-        """Of the next tokens; of one that begins a prompt nothing is known but the token."""
-        document = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        for entry in entries:
-            token = entry if isinstance(entry, int) else entry.token
-            document.tokens.append(token_text(self._tokenizer, token))
-            document.text_offset.append(self._offset)
-            self._offset += self._characters(token)
-            if isinstance(entry, int):
-                document.token_logprobs.append(None)
-                document.top_logprobs.append(None)
-            else:
-                document.token_logprobs.append(_finite(entry.logprob))
-                document.top_logprobs.append(self._top(entry))
-        return document
-
-    def _characters(self, token: int) -> int:
-        """Of the text, that begin in a token. A special token has none, unless the prompt spells it out."""
-        found = self._tokenizer.token_bytes(token)
-        if not found:
-            spelt = token_text(self._tokenizer, token)
-            return len(spelt) if self._echo.startswith(spelt, self._offset) else 0
-        return sum(byte & 0xC0 != 0x80 for byte in found)
-
-    def _top(self, entry: TokenLogprobs) -> dict[str, float]:
-        # Tokens that are parts of characters may look the same: the likeliest of them is kept.
-        likeliest = reversed(entry.top[: self._num_top])
-        return {token_text(self._tokenizer, token): _finite(logprob) for token, logprob in likeliest}
-
-
-def prompt_logprobs(
-    tokenizer: TokenizerApi, scores: Iterable[TokenLogprobs], num_top: int
-) -> list[dict[str, PromptLogprob] | None]:
-    """`prompt_logprobs` as vLLM has it: at each place by id the token that stands there, then the likeliest."""
-
-    def entry(token: int, logprob: float, rank: int) -> PromptLogprob:
-        return PromptLogprob(logprob=_finite(logprob), rank=rank, decoded_token=token_text(tokenizer, token))
-
-    document: list[dict[str, PromptLogprob] | None] = [None]
-    for score in scores:
-        found = {str(score.token): entry(score.token, score.logprob, score.rank)}
-        for rank, (token, logprob) in enumerate(score.top[:num_top], 1):
-            found.setdefault(str(token), entry(token, logprob, rank))
-        document.append(found)
-    return document
 
 
 def token_text(tokenizer: TokenizerApi, token: int) -> str:
@@ -113,5 +56,6 @@ def _exact_bytes(tokenizer: TokenizerApi, token: int) -> list[int]:
     return list(tokenizer.token_bytes(token, skip_special=False))
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """A log-probability that JSON can say."""
     return max(logprob, LEAST)

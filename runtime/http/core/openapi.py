@@ -1,96 +1,31 @@
-"""The OpenAPI document of all routes, made from the schemas; and the table of routes that it is made from."""
+"""The OpenAPI document of all routes, made from the schemas."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import falcon
 import msgspec
 
 from .... import __version__
-from ..anthropic.schema import AnthropicError
-from ..llama_cpp.schema import LlamaError
-from .resources import Context, ReadResource, Resource, answer
-from .schema import NativeError, OpenAIError, TextError
-
-Api = Literal["native", "openai", "ollama", "anthropic", "llama.cpp"]
-_ERRORS: dict[str, Any] = {
-    "native": NativeError,
-    "openai": OpenAIError,
-    "ollama": TextError,
-    "anthropic": AnthropicError,
-    "llama.cpp": LlamaError,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of a route.
-
-    Attributes:
-        summary: one line.
-        request: type of its body; None: it takes none.
-        response: type of its JSON answer; None: it is text.
-        stream: type of one event, where it can stream.
-        media_type: of the answer, where it is not JSON.
-        stream_media_type: of the stream.
-        stream_end: data of the last event, where that is no JSON.
-        query: names of parameters to their JSON schemas.
-        errors: statuses beside those that all operations may answer.
-        body_optional: whether the body may be left out.
-    """
-
-    summary: str
-    request: Any = None
-    response: Any = None
-    stream: Any = None
-    media_type: str = "application/json"
-    stream_media_type: str = "text/event-stream"
-    stream_end: str | None = None
-    query: tuple[tuple[str, dict[str, object]], ...] = ()
-    errors: tuple[int, ...] = ()
-    body_optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A path, who answers it, and what it answers.
-
-    Attributes:
-        path: as Falcon has it: `/status/{request_id}`.
-        resource: class of the resource.
-        api: whose shape of errors it has.
-        get: its operation, or None; HEAD is as GET.
-        post: its operation, or None.
-        delete: its operation, or None.
-        path_schema: JSON schema of its path's parameter.
-        aliases: other paths that mean the same, with errors as llama.cpp has them; not in the document.
-    """
-
-    path: str
-    resource: type[Resource]
-    api: Api = "native"
-    get: Operation | None = None
-    post: Operation | None = None
-    delete: Operation | None = None
-    path_schema: tuple[tuple[str, object], ...] = (("type", "string"), ("minLength", 1))
-    aliases: tuple[str, ...] = ()
-
+from .errors import ErrorFormat, Errors
+from .resources import Context, ReadResource, answer
+from .routes import Operation, Route
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
-def openapi_document(routes: Sequence[Route], proxied: frozenset[str] = frozenset()) -> dict[str, object]:
+def openapi_document(routes: Sequence[Route], errors: Errors) -> dict[str, object]:
     """OpenAPI 3.1 of the routes. Source: the OpenAPI specification 3.1.0.
 
     Args:
         routes: all of them.
-        proxied: paths whose requests may go to another server.
+        errors: what is said of errors at their paths.
     """
-    schemas = _Schemas(routes)
+    schemas = _Schemas(routes, errors)
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
         path = _PARAMETER.sub(r"{\1}", route.path)
@@ -98,9 +33,9 @@ def openapi_document(routes: Sequence[Route], proxied: frozenset[str] = frozense
         for method in ("get", "post", "delete"):
             operation = getattr(route, method)
             if operation is not None:
-                if route.path in proxied:
+                if route.forwarded:
                     operation = replace(operation, errors=(*operation.errors, 502))
-                entry[method] = _operation(route, method, operation, schemas)
+                entry[method] = _operation(route, method, operation, schemas, errors.format_of(route.path))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -120,10 +55,10 @@ def openapi_document(routes: Sequence[Route], proxied: frozenset[str] = frozense
 class _Schemas:
     """JSON schemas of all types of the routes."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], errors: Errors) -> None:
         operations = [op for route in routes for op in (route.get, route.post, route.delete) if op is not None]
         types = [t for op in operations for t in (op.request, op.response, op.stream) if t is not None]
-        types += [*_ERRORS.values()]
+        types += [one.schema for one in errors.formats]
         self._types = list(dict.fromkeys(types))
         made, self.components = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
         self._made = dict(zip(self._types, made, strict=True))
@@ -133,7 +68,9 @@ class _Schemas:
         return self._made[kind]
 
 
-def _operation(route: Route, method: str, operation: Operation, schemas: _Schemas) -> dict[str, object]:
+def _operation(
+    route: Route, method: str, operation: Operation, schemas: _Schemas, errors: ErrorFormat
+) -> dict[str, object]:
     content: dict[str, object] = {}
     if operation.response is not None:
         content[operation.media_type] = {"schema": schemas.of(operation.response)}
@@ -144,10 +81,10 @@ def _operation(route: Route, method: str, operation: Operation, schemas: _Schema
     document: dict[str, object] = {
         "summary": operation.summary,
         "operationId": f"{method}_{re.sub(r'[^a-zA-Z0-9]+', '_', route.path).strip('_') or 'index'}",
-        "tags": [route.api],
+        "tags": [errors.api],
         "responses": {
             "200": {"description": "Done.", "content": content},
-            **_error_responses(route, operation, schemas),
+            **_error_responses(operation, schemas.of(errors.schema)),
         },
     }
     parameters = [
@@ -189,24 +126,24 @@ _STATUSES = {
 }
 
 
-def _error_responses(route: Route, operation: Operation, schemas: _Schemas) -> dict[str, object]:
+def _error_responses(operation: Operation, schema: object) -> dict[str, object]:
     statuses = {400, 401, 403, 404, 429, 500, 503, *operation.errors}
     if operation.request is not None:
         statuses |= {413, 415}
-    content = {"application/json": {"schema": schemas.of(_ERRORS[route.api])}}
+    content = {"application/json": {"schema": schema}}
     return {str(s): {"description": _STATUSES[s], "content": content} for s in sorted(statuses)}
 
 
 class OpenApi(ReadResource):
     """`GET /openapi.json`."""
 
-    def __init__(self, context: Context, routes: Sequence[Route], proxied: frozenset[str]) -> None:
+    def __init__(self, context: Context, routes: Sequence[Route]) -> None:
         super().__init__(context)
-        self._routes, self._proxied = routes, proxied
+        self._routes = routes
         self._document: dict[str, object] | None = None  # takes 30 ms: made when it is asked for
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with the document."""
         if self._document is None:  # two threads may both come here: they make the same
-            self._document = openapi_document(self._routes, self._proxied)
+            self._document = openapi_document(self._routes, self.context.errors)
         answer(resp, self._document)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import falcon
 
 from ....artifacts.errors import printable
 from ...engine.generation import EngineStats, add_stats
-from ..transport.auth import Scope
+from .access import Scope
 from .errors import NotFoundError
 from .service import ServedModel, Service
 
@@ -71,6 +71,16 @@ class Models(Protocol):
 
     def expires_in(self, name: str) -> float | None:
         """Seconds until it is unloaded unless it is used; None where it is not loaded, infinity where it stays."""
+
+
+class RemoteModels(Protocol):
+    """Models of other servers, which are offered beside ours."""
+
+    def find(self, model: str) -> object | None:
+        """The server that has a model; None: none has."""
+
+    def get_all_models(self) -> list[dict[str, Any]]:
+        """All of them, as /v1 lists them."""
 
 
 class OneModel:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import falcon
 
 from ...telemetry.metrics import Metrics
 from ...telemetry.tracing import Tracer
-from ..openai.response_store import ResponseStore
-from ..proxy.manager import IntegrationManager
+from . import body
 from .admission import Admission
+from .encoding import dump
+from .errors import Errors
 from .limits import HttpLimits
-from .registry import Models
-from .streaming import dump
+from .registry import Models, RemoteModels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,20 @@ class Context:
     """What a resource works with."""
 
     models: Models
+    remote_models: RemoteModels
     limits: HttpLimits
     admission: Admission
+    errors: Errors
     metrics: Metrics
     tracer: Tracer
-    integrations: IntegrationManager = field(default_factory=IntegrationManager)
-    responses: ResponseStore = field(default_factory=ResponseStore)
+    states: dict[Any, Any] = field(default_factory=dict)
+
+    def state(self, kind: type[T]) -> T:
+        """The one object of a kind in which an API keeps what it has to; made where there is none."""
+        if kind not in self.states:
+            self.states[kind] = kind()
+        found: T = self.states[kind]
+        return found
 
 
 class Resource:
@@ -36,6 +46,10 @@ class Resource:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.limits = context.limits
+
+    def read(self, req: falcon.Request, kind: type[T]) -> T:
+        """The body as a struct of the schema; see `body.read`."""
+        return body.read(req, kind, self.limits.max_body_bytes)
 
 
 class ReadResource(Resource):

@@ -92,29 +92,55 @@ class Tool(Struct, kw_only=True):
     type: Literal["function"] = "function"
 
 
-class ErrorDetail(Struct, kw_only=True):
-    """What went wrong, as /v1 says it."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class OpenAIError(Struct, kw_only=True):
-    """An error of /v1."""
+class TopLogprob(Struct, kw_only=True):
+    """One of the likeliest tokens."""
 
-    error: ErrorDetail
-
-
-class NativeError(Struct, kw_only=True):
-    """An error of the native API."""
-
-    error: str
-    status: Literal["error"] = "error"
+    token: str
+    logprob: float
+    bytes: list[int]
 
 
-class TextError(Struct, kw_only=True):
-    """An error of /api."""
+class TokenLogprob(Struct, kw_only=True):
+    """A token of the output, and what else was likely."""
 
-    error: str
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Struct, kw_only=True):
+    """Log-probabilities of a choice."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class LlamaTimings(Struct, kw_only=True):
+    """How long prompt and output took; of the prompt, `cache_n` tokens lay in the prefix cache, `prompt_n` did not."""
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+
+
+Pooling = Annotated[
+    Literal["mean", "last"], Meta(description="The mean of all tokens' last hidden states, or that of the last token.")
+]
+
+
+class EmbeddingFields(Struct, kw_only=True):
+    """How texts are turned into vectors, beside the texts."""
+
+    model: str | None = None
+    dimensions: Count | None = None
+    pooling: Pooling | None = None

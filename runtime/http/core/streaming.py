@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import falcon
-import msgspec
 
 from ....artifacts.errors import RocmforgeError
 from ...engine.generation import TokenEvent
-from ..transport.stream_writer import SEND_EVENTS, SendEvents
-from .errors import ClientGoneError, error_of
+from .encoding import sse
+from .errors import ClientGoneError
 from .job import Job
-from .limits import HttpLimits
+from .resources import Context
 
 log = logging.getLogger(__name__)
 
@@ -26,42 +23,13 @@ DONE = f"data: {DONE_DATA}\n\n".encode()
 SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
-_encoder = msgspec.json.Encoder()
-_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")  # U+0085, U+2028 and U+2029 as UTF-8
 
-
-def dump(document: object) -> bytes:
-    """JSON as UTF-8, of structs too; a lone surrogate, which UTF-8 cannot say, becomes a question mark."""
-    try:
-        return _encoder.encode(document)
-    except (UnicodeEncodeError, TypeError):  # a surrogate, or a value that only has a text
-        plain = msgspec.to_builtins(document, enc_hook=str)
-        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str).encode("utf-8", "replace")
-
-
-def _one_line(document: object) -> bytes:
-    """JSON that nobody takes for two lines: many a client cuts its lines where Unicode ends one."""
-    data = dump(document)
-    return data if data.isascii() else _LINE_ENDS.sub(_escaped, data)
-
-
-def _escaped(found: re.Match[bytes]) -> bytes:
-    return b"\\u%04x" % ord(found[0].decode())
-
-
-def sse(document: object) -> bytes:
-    """One server-sent event, to be sent in one write."""
-    return b"data: " + _one_line(document) + b"\n\n"
-
-
-def named_sse(event: str, document: object) -> bytes:
-    """One server-sent event with a name, as OpenAI's responses and Anthropic's messages have them."""
-    return b"event: " + event.encode() + b"\ndata: " + _one_line(document) + b"\n\n"
-
-
-def ndjson(document: object) -> bytes:
-    """One line of a stream of JSON lines."""
-    return _one_line(document) + b"\n"
+# Makes the bytes to be sent of an event; of None, those that say that the stream lives. They may be none.
+Encode = Callable[[TokenEvent | None], bytes]
+# Sends all events of a job to its client, without a thread for each.
+SendEvents = Callable[[Job, Encode], None]
+# Key of the WSGI environment, under which a server that has it gives an answer its `SendEvents`.
+SEND_EVENTS = "rocmforge.send_events"
 
 
 class EventStream:
@@ -105,9 +73,9 @@ class Encoder:
         """What comes after the last event of the last generation."""
         return ()
 
-    def failure(self, path: str, error: BaseException) -> bytes:
-        """What says that it went wrong midway; the stream ends with it."""
-        return sse(error_of(path, error)[1])
+    def failure(self, document: dict[str, object]) -> bytes:
+        """What says that it went wrong midway, by the document of the error; the stream ends with it."""
+        return sse(document)
 
 
 class _Chunks:
@@ -129,17 +97,18 @@ class _Chunks:
         return chunk
 
 
-def send_stream(req: falcon.Request, resp: falcon.Response, job: Job, limits: HttpLimits, encoder: Encoder) -> None:
+def send_stream(req: falcon.Request, resp: falcon.Response, job: Job, context: Context, encoder: Encoder) -> None:
     """Answer with a stream. The job is closed when it ends."""
     resp.content_type = encoder.media_type
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
     send_events: SendEvents | None = req.env.get(SEND_EVENTS)
-    resp.stream = EventStream(job, _body(req.path, job, limits, encoder, send_events))
+    resp.stream = EventStream(job, _body(req.path, job, context, encoder, send_events))
 
 
-def _body(path: str, job: Job, limits: HttpLimits, encoder: Encoder, send_events: SendEvents | None) -> Iterator[bytes]:
+def _body(path: str, job: Job, context: Context, encoder: Encoder, send_events: SendEvents | None) -> Iterator[bytes]:
     """What this thread sends of a stream; the server's `send_events` sends the tokens, where it has that."""
+    limits, errors = context.limits, context.errors
     chunks = _Chunks(encoder, limits.ping_seconds)
     try:
         # The headers leave with the first chunk, and prefill may take long.
@@ -154,9 +123,9 @@ def _body(path: str, job: Job, limits: HttpLimits, encoder: Encoder, send_events
     except ClientGoneError:
         return
     except RocmforgeError as error:
-        yield encoder.failure(path, error)
+        yield encoder.failure(errors.of(path, error)[1])
     except Exception as error:
         log.exception("stream failed")
-        yield encoder.failure(path, error)
+        yield encoder.failure(errors.of(path, error)[1])
     finally:
         job.close()

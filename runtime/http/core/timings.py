@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..llama_cpp.schema import LlamaTimings
 from .answer_clock import AnswerClock
+from .schema import LlamaTimings
 
 
 def timings_of(clock: AnswerClock, prompt_tokens: int, cached_tokens: int) -> LlamaTimings:

@@ -11,19 +11,20 @@ from ....artifacts.sampling import PARAMETERS
 from ...engine.generation import Generation, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ..core.answer_clock import AnswerClock, collect_timed
-from ..core.body import read
+from ..core.answers import check_finish
 from ..core.conditions import Conditions
+from ..core.encoding import sse
 from ..core.job import look_of, start_job
 from ..core.logprobs import LEAST, token_text
-from ..core.openapi import Operation, Route
+from ..core.prompts import read_prompts
 from ..core.resources import Resource, answer
+from ..core.routes import Operation, Route
 from ..core.sampling_schema import REPEAT_NAMES
 from ..core.schema import UNSET, Json, Unset
 from ..core.service import Service, TokenizerApi
-from ..core.streaming import Encoder, send_stream, sse
+from ..core.streaming import Encoder, send_stream
 from ..core.timings import timings_of
-from ..openai.answers import check_finish
-from .requests import MAX_BIAS, read_call, read_prompts
+from .requests import MAX_BIAS, read_call
 from .schema import LlamaChunk, LlamaCompletion, LlamaCompletionRequest, LlamaToken, LlamaTokenProbability
 
 
@@ -33,7 +34,7 @@ class Completion(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream; with an array where there are several prompts."""
         clock = AnswerClock()
-        body = read(req, LlamaCompletionRequest, self.limits.max_body_bytes)
+        body = self.read(req, LlamaCompletionRequest)
         prompts: list[tuple[int, ...]] = []
         with self.context.models.lease(body.model) as lease:
             clock.loaded()
@@ -53,7 +54,7 @@ class Completion(Resource):
             for index, (generation, ids) in enumerate(zip(job.generations, prompts, strict=True))
         ]
         if body.stream:
-            send_stream(req, resp, job, self.limits, _StreamEncoder(answers))
+            send_stream(req, resp, job, self.context, _StreamEncoder(answers))
             return
         events = collect_timed(job, self.limits, [one.clock for one in answers])
         documents = [
@@ -182,6 +183,6 @@ _OPERATION = Operation(
     stream=LlamaChunk,
 )
 ROUTES = [
-    Route("/completion", Completion, "llama.cpp", post=_OPERATION),
-    Route("/completions", Completion, "llama.cpp", post=_OPERATION),
+    Route("/completion", Completion, post=_OPERATION),
+    Route("/completions", Completion, post=_OPERATION),
 ]

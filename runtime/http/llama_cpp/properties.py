@@ -9,20 +9,20 @@ import falcon
 from .... import __version__
 from ....artifacts.errors import RequestError
 from ...text.tokenizer import TooManyTokensError
-from ..core.body import read
 from ..core.conditions import Conditions, check_token_ids
 from ..core.errors import UnsupportedError
 from ..core.job import look_of
-from ..core.openapi import Operation, Route
+from ..core.prompts import read_mixed
 from ..core.resources import ReadResource, Resource, answer
+from ..core.routes import Operation, Route
 from ..core.schema import Json
 from ..core.service import ChatPrompt, TokenizerApi
-from ..native.generate import Health
+from ..native.health import Health
 from ..native.schema import HealthDocument
 from ..openai import chat_completions
 from ..openai.schema import ChatRequest
 from .completion import generation_settings
-from .requests import DEFAULT_SAMPLING, read_mixed
+from .requests import DEFAULT_SAMPLING
 from .schema import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -77,7 +77,7 @@ class Tokenize(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with token ids."""
-        body = read(req, TokenizeRequest, self.limits.max_body_bytes)
+        body = self.read(req, TokenizeRequest)
         content = body.prompt if body.content is None else body.content
         if content is None:
             raise RequestError("content", "expected it to be there, or prompt, found nothing")
@@ -114,7 +114,7 @@ class Detokenize(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with their text, that of control tokens included."""
-        body = read(req, DetokenizeRequest, self.limits.max_body_bytes)
+        body = self.read(req, DetokenizeRequest)
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             ids = check_token_ids("tokens", body.tokens, service.engine.vocab_size)
@@ -127,7 +127,7 @@ class _ChatPromptResource(Resource):
 
     def prompt(self, req: falcon.Request) -> ChatPrompt:
         """The prompt that the model would read."""
-        body = read(req, ChatRequest, self.limits.max_body_bytes)
+        body = self.read(req, ChatRequest)
         with self.context.models.lease(body.model) as lease, self.context.admission.enter():
             service = lease.service
             call = chat_completions.read_call(body, service.engine.vocab_size)
@@ -210,31 +210,27 @@ class LoraAdapters(ReadResource):
 
 _MODEL: tuple[tuple[str, dict[str, object]], ...] = (("model", {"type": "string"}),)
 ROUTES = [
-    Route("/v1/health", Health, "openai", get=Operation("The same as /health.", None, HealthDocument)),
+    Route("/v1/health", Health, get=Operation("The same as /health.", None, HealthDocument), open=True, urgent=True),
     Route(
         "/props",
         Props,
-        "llama.cpp",
         get=Operation("Properties of server and model.", None, PropsDocument, query=_MODEL),
     ),
-    Route("/slots", Slots, "llama.cpp", get=Operation("Which generations run.", None, list[SlotDocument])),
-    Route("/tokenize", Tokenize, "llama.cpp", post=Operation("The tokens of a text.", TokenizeRequest, TokenizeAnswer)),
+    Route("/slots", Slots, get=Operation("Which generations run.", None, list[SlotDocument]), private=True),
+    Route("/tokenize", Tokenize, post=Operation("The tokens of a text.", TokenizeRequest, TokenizeAnswer)),
     Route(
         "/detokenize",
         Detokenize,
-        "llama.cpp",
         post=Operation("The text of tokens.", DetokenizeRequest, DetokenizeAnswer),
     ),
     Route(
         "/apply-template",
         ApplyTemplate,
-        "llama.cpp",
         post=Operation("A conversation as the model reads it.", ChatRequest, TemplateAnswer),
     ),
     Route(
         "/v1/chat/completions/input_tokens",
         InputTokens,
-        "openai",
         post=Operation("How many tokens a conversation is.", ChatRequest, InputTokensAnswer),
         aliases=("/chat/completions/input_tokens",),
     ),
@@ -244,18 +240,16 @@ ROUTES = [
         TokenizerInfo,
         get=Operation("Special tokens and the chat template.", None, TokenizerInfoDocument, query=_MODEL),
     ),
-    Route("/infill", Infill, "llama.cpp", post=Operation("Not supported: answers 400.", Json, Json)),
+    Route("/infill", Infill, post=Operation("Not supported: answers 400.", Json, Json)),
     Route(
         "/rerank",
         Rerank,
-        "llama.cpp",
         post=Operation("Not supported: answers 400.", Json, Json),
         aliases=("/reranking", "/v1/rerank", "/v1/reranking"),
     ),
     Route(
         "/lora-adapters",
         LoraAdapters,
-        "llama.cpp",
         get=Operation("None.", None, list[Json]),
         post=Operation("Not supported: answers 400.", Json, Json),
     ),

@@ -10,7 +10,9 @@ from ..core.sampling_schema import REPEAT_LAST_N, REPEAT_NAMES, with_numbers
 from ..core.schema import (
     MAX_TOKENS_LIMIT,
     UNSET,
+    EmbeddingFields,
     Json,
+    LlamaTimings,
     Seed,
     Stop,
     TokenIds,
@@ -85,20 +87,6 @@ class LlamaTokenProbability(LlamaToken, kw_only=True):
     """A token of the output, and what else was likely."""
 
     top_logprobs: list[LlamaToken]
-
-
-class LlamaTimings(Struct, kw_only=True):
-    """How long prompt and output took; of the prompt, `cache_n` tokens lay in the prefix cache, `prompt_n` did not."""
-
-    cache_n: int
-    prompt_n: int
-    prompt_ms: float
-    prompt_per_token_ms: float
-    prompt_per_second: float
-    predicted_n: int
-    predicted_ms: float
-    predicted_per_token_ms: float
-    predicted_per_second: float
 
 
 class LlamaChunk(Struct, kw_only=True):
@@ -221,3 +209,17 @@ class SlotDocument(Struct, kw_only=True):
     is_processing: bool
     id_task: int = -1
     speculative: bool = False
+
+
+class LlamaEmbeddingsRequest(EmbeddingFields, kw_only=True):
+    """`POST /embedding`: texts as llama.cpp's prompts are, in `content` or in `input`."""
+
+    content: Any = None
+    input: Any = None
+
+
+class LlamaEmbedding(Struct, kw_only=True):
+    """The vectors of one text: one."""
+
+    index: int
+    embedding: list[list[float]]

@@ -7,9 +7,9 @@ from typing import Any
 import falcon
 
 from ..core import model_card
-from ..core.openapi import Operation, Route
 from ..core.registry import Models
 from ..core.resources import ReadResource, answer
+from ..core.routes import Operation, Route
 from ..core.schema import UNSET
 from ..core.service import ServedModel, Service
 from .schema import (
@@ -98,7 +98,7 @@ class LmStudioKeys(ReadResource):
 
 
 ROUTES = [
-    Route("/api/v0/models", LmStudioModels, "ollama", get=Operation("The models.", None, LmStudioModelList)),
-    Route("/api/v0/models/{model_id:path}", LmStudioOne, "ollama", get=Operation("A model.", None, LmStudioModel)),
-    Route("/api/v1/models", LmStudioKeys, "ollama", get=Operation("The models.", None, LmStudioKeyList)),
+    Route("/api/v0/models", LmStudioModels, get=Operation("The models.", None, LmStudioModelList)),
+    Route("/api/v0/models/{model_id:path}", LmStudioOne, get=Operation("A model.", None, LmStudioModel)),
+    Route("/api/v1/models", LmStudioKeys, get=Operation("The models.", None, LmStudioKeyList)),
 ]

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import falcon
 
-from .... import __version__
 from ....artifacts.errors import printable
 from ...engine.generation import (
     FINISH_FAILED,
-    DeviceStats,
-    EngineStats,
     Generation,
     GenerationRequest,
     GenerationState,
     SamplingParams,
     TokenEvent,
 )
-from ..core.body import read
+from ..core.access import may_see
 from ..core.conditions import read_conditions
-from ..core.errors import NotFoundError, error_document, generation_error
+from ..core.encoding import sse
+from ..core.errors import NotFoundError, generation_error
 from ..core.job import Job, collect, look_of, start_job
-from ..core.openapi import Operation, Route
-from ..core.registry import total_stats
 from ..core.resources import ReadResource, Resource, answer
+from ..core.routes import Operation, Route
 from ..core.schema import UNSET
 from ..core.service import Look, Service
-from ..core.streaming import Encoder, send_stream, sse
-from ..transport.auth import may_see
-from .schema import Generated, GenerateRequest, HealthDocument, ReadyDocument, TokenDocument
+from ..core.streaming import Encoder, send_stream
+from .schema import Generated, GenerateRequest, TokenDocument
 
-SERVICE = "rocmforge"
 DEFAULT_MAX_TOKENS = 100
-MEBIBYTE = 1 << 20
 CANCEL_POLL_SECONDS = 0.005
 
 
@@ -47,7 +41,7 @@ class _GenerateResource(Resource):
 
     def start(self, req: falcon.Request) -> Job:
         """Check all that can be checked, and submit."""
-        body = read(req, GenerateRequest, self.limits.max_body_bytes)
+        body = self.read(req, GenerateRequest)
         with self.context.models.lease(None) as lease:
             service = lease.service
             return start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, body, look_of(req)))
@@ -77,7 +71,7 @@ class GenerateStream(_GenerateResource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with an event a token, and no closing `[DONE]`."""
         job = self.start(req)
-        send_stream(req, resp, job, self.limits, _TokenEncoder(job.generations[0].request_id))
+        send_stream(req, resp, job, self.context, _TokenEncoder(job.generations[0].request_id))
 
 
 class _TokenEncoder(Encoder):
@@ -139,76 +133,6 @@ def _state_document(state: GenerationState) -> Generated:
     )
 
 
-class Health(ReadResource):
-    """`GET /health`."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer 200 in either case: the body says whether all is well, `/ready` by its status."""
-        stats = total_stats(self.context.models)
-        status: Literal["healthy", "unhealthy"] = "healthy" if stats.running else "unhealthy"
-        answer(resp, HealthDocument(status=status, service=SERVICE, version=__version__, checks=_checks(stats)))
-
-
-def _checks(stats: EngineStats) -> dict[str, object]:
-    checks: dict[str, object] = {
-        "engine": {"running": stats.running, "model_loaded": stats.running},
-        "gpu": {"available": stats.device_available},
-    }
-    if stats.device_available:
-        checks["gpu"] = {"available": True, "memory": _memory(stats), **_facts(stats)}
-    if stats.problem is not None:
-        checks["engine"] = {"running": False, "model_loaded": False, "error": stats.problem}
-    if stats.running:
-        checks["requests"] = {"active": stats.active, "queued": stats.queued}
-        checks["cache"] = {
-            "pages_used": stats.pages_used,
-            "pages_total": stats.pages_total,
-            "pages_free": stats.pages_total - stats.pages_used,
-            "active_sequences": stats.active_sequences,
-        }
-    if stats.devices:
-        checks["devices"] = [_device(one) for one in stats.devices]
-    return checks
-
-
-def _facts(stats: EngineStats) -> dict[str, object]:
-    """Of a GPU; the host has none."""
-    if not stats.runtime:
-        return {}
-    return {"runtime": stats.runtime, "graphs": stats.graphs, "graph_mismatches": stats.graph_mismatches}
-
-
-def _device(one: DeviceStats) -> dict[str, object]:
-    found: dict[str, object] = {"device": one.device, "running": one.running, "restarts": one.restarts}
-    return found if one.problem is None else found | {"error": one.problem}
-
-
-def _memory(stats: EngineStats) -> dict[str, int]:
-    free_mb, total_mb = stats.memory_free_bytes // MEBIBYTE, stats.memory_total_bytes // MEBIBYTE
-    used_mb = total_mb - free_mb
-    return {
-        "free_bytes": stats.memory_free_bytes,
-        "total_bytes": stats.memory_total_bytes,
-        "free_mb": free_mb,
-        "total_mb": total_mb,
-        "used_mb": used_mb,
-        "utilization_percent": 100 * used_mb // total_mb if total_mb else 0,
-    }
-
-
-class Ready(ReadResource):
-    """`GET /ready`."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer 200 while requests are accepted, else 503."""
-        stats = total_stats(self.context.models)
-        if stats.running and not self.context.admission.closed:
-            answer(resp, ReadyDocument(ready=True, service=SERVICE))
-        else:
-            resp.status = falcon.HTTP_503
-            answer(resp, error_document(req.path, 503, stats.problem or "Service Unavailable"))
-
-
 _ID = (("type", "integer"), ("minimum", 0))
 ROUTES = [
     Route("/generate", Generate, post=Operation("Continue a prompt.", GenerateRequest, Generated)),
@@ -217,8 +141,18 @@ ROUTES = [
         GenerateStream,
         post=Operation("Continue a prompt, token by token.", GenerateRequest, None, TokenDocument),
     ),
-    Route("/status/{request_id}", Status, get=Operation("How far a generation is.", None, Generated), path_schema=_ID),
-    Route("/cancel/{request_id}", Cancel, post=Operation("End a generation.", None, Generated), path_schema=_ID),
-    Route("/health", Health, get=Operation("How the server is.", None, HealthDocument)),
-    Route("/ready", Ready, get=Operation("Whether requests are accepted.", None, ReadyDocument)),
+    Route(
+        "/status/{request_id}",
+        Status,
+        get=Operation("How far a generation is.", None, Generated),
+        path_schema=_ID,
+        private=True,
+    ),
+    Route(
+        "/cancel/{request_id}",
+        Cancel,
+        post=Operation("End a generation.", None, Generated),
+        path_schema=_ID,
+        private=True,
+    ),
 ]

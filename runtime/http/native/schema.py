@@ -82,3 +82,10 @@ class ReadyDocument(Struct, kw_only=True):
 
     ready: bool
     service: str
+
+
+class NativeError(Struct, kw_only=True):
+    """An error of the native API."""
+
+    error: str
+    status: Literal["error"] = "error"

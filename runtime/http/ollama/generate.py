@@ -7,16 +7,15 @@ from collections.abc import Callable
 import falcon
 
 from ...text.tool_calls import WholeCalls
+from ..core.access import Scope, demand
 from ..core.answer_clock import AnswerClock, collect_timed
-from ..core.body import read
 from ..core.conversation import AnswerReader, join_parts
 from ..core.job import look_of, start_job
-from ..core.openapi import Operation, Route
 from ..core.registry import Lease, keep
 from ..core.resources import Resource, answer
+from ..core.routes import Operation, Route
 from ..core.service import ChatPrompt
 from ..core.streaming import NDJSON, send_stream
-from ..transport.auth import Scope, demand
 from .lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
 from .requests import Asked, keep_seconds, read_chat, read_generate
 from .schema import (
@@ -81,7 +80,7 @@ class _GeneratingResource(Resource):
         answering = Answering(body.model, service.tokenizer, len(prompt.token_ids), clock)
         make = line(answering)
         if body.stream is not False:
-            send_stream(req, resp, job, self.limits, LineEncoder(answering, reader, make))
+            send_stream(req, resp, job, self.context, LineEncoder(answering, reader, make))
             return
         whole = join_parts([reader.read(event) for event in collect_timed(job, self.limits, [clock])])
         content, calls = WholeCalls().take(whole.turns, end=True)
@@ -95,7 +94,7 @@ class OllamaChat(_GeneratingResource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer the conversation; load the model where there is none."""
         clock = AnswerClock()
-        body = read(req, OllamaChatRequest, self.limits.max_body_bytes)
+        body = self.read(req, OllamaChatRequest)
         if not body.messages:
             message = OllamaAnswerMessage()
             line = ChatLine(model=body.model, created_at=now(), done=True, message=message)
@@ -114,7 +113,7 @@ class OllamaGenerate(_GeneratingResource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer the prompt; load the model where there is none."""
         clock = AnswerClock()
-        body = read(req, OllamaGenerateRequest, self.limits.max_body_bytes)
+        body = self.read(req, OllamaGenerateRequest)
         if not body.prompt:
             line = GenerateLine(model=body.model, created_at=now(), done=True, response="")
             answer(resp, self.load(req, body, line, clock))
@@ -130,17 +129,17 @@ ROUTES = [
     Route(
         "/api/chat",
         OllamaChat,
-        "ollama",
         post=Operation(
             "Answer a conversation.", OllamaChatRequest, ChatLine, stream=ChatLine, stream_media_type=NDJSON
         ),
+        forwarded=True,
     ),
     Route(
         "/api/generate",
         OllamaGenerate,
-        "ollama",
         post=Operation(
             "Answer a prompt.", OllamaGenerateRequest, GenerateLine, stream=GenerateLine, stream_media_type=NDJSON
         ),
+        forwarded=True,
     ),
 ]

@@ -11,14 +11,14 @@ from ...engine.generation import Failure, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ...text.tool_calls import ToolCall, WholeCalls
 from ..core.answer_clock import AnswerClock
+from ..core.answers import check_finish, new_call_id
 from ..core.conversation import AnswerPart, AnswerReader
-from ..core.errors import error_of
+from ..core.encoding import ndjson
 from ..core.logprobs import chat_logprobs
 from ..core.model_card import rfc3339
 from ..core.schema import UNSET
 from ..core.service import TokenizerApi
-from ..core.streaming import NDJSON, Encoder, ndjson
-from ..openai.answers import check_finish, new_call_id
+from ..core.streaming import NDJSON, Encoder
 from .schema import AnswerFunction, AnswerToolCall, ChatLine, DoneReason, GenerateLine, Line, OllamaAnswerMessage
 
 
@@ -153,6 +153,6 @@ class LineEncoder(Encoder):
         if part.finish_reason is not None:
             yield ndjson(self._answering.end(self._make(Said()), part.finish_reason, part.error))
 
-    def failure(self, path: str, error: BaseException) -> bytes:
+    def failure(self, document: dict[str, object]) -> bytes:
         """See `Encoder`."""
-        return ndjson(error_of(path, error)[1])
+        return ndjson(document)

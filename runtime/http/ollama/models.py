@@ -12,16 +12,16 @@ from .... import __version__
 from ....artifacts.errors import RequestError, printable
 from ..core import model_card
 from ..core.answer_clock import AnswerClock
-from ..core.body import read
 from ..core.embeddings import Embedded, check_dimensions, embed, token_ids
+from ..core.encoding import ndjson
 from ..core.errors import NotFoundError, UnsupportedError
 from ..core.job import look_of
-from ..core.openapi import Operation, Route
 from ..core.registry import keep
 from ..core.resources import ReadResource, Resource, answer
+from ..core.routes import Operation, Route
 from ..core.schema import UNSET, Json
 from ..core.service import ServedModel, Service
-from ..core.streaming import NDJSON, ndjson
+from ..core.streaming import NDJSON
 from .requests import keep_seconds
 from .schema import (
     Details,
@@ -118,7 +118,7 @@ class Show(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with what there is to know of a model."""
-        body = read(req, ModelRequest, self.limits.max_body_bytes)
+        body = self.read(req, ModelRequest)
         with self.context.models.lease(_name(body)) as lease:
             template = lease.service.chat_template.source
             answer(resp, _show(lease.service.model, template))
@@ -168,7 +168,7 @@ class OllamaEmbed(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with a vector a text."""
         clock = AnswerClock()
-        body = read(req, OllamaEmbedRequest, self.limits.max_body_bytes)
+        body = self.read(req, OllamaEmbedRequest)
         check_dimensions(self.context.models.card(body.model), body.dimensions)
         embedded = Embedded([], 0)
         if body.input:  # without, Ollama loads the model and gives no vectors
@@ -190,7 +190,7 @@ class OllamaEmbeddings(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with one vector; with none where there is no prompt."""
-        body = read(req, OllamaEmbeddingsRequest, self.limits.max_body_bytes)
+        body = self.read(req, OllamaEmbeddingsRequest)
         vector: list[float] = []
         if body.prompt:
             embedded = _embed(self, req, body, body.prompt, "prompt", True, AnswerClock())
@@ -227,7 +227,7 @@ class Pull(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with statuses, the last of them `success`."""
-        body = read(req, ModelRequest, self.limits.max_body_bytes)
+        body = self.read(req, ModelRequest)
         name = _name(body)
         try:
             self.context.models.card(name)
@@ -264,31 +264,30 @@ def _refuse_change(req: falcon.Request) -> NoReturn:
 
 _REFUSED = Operation("Not supported: answers 400.", Json, Json)
 ROUTES = [
-    Route("/api/tags", Tags, "ollama", get=Operation("The models.", None, TagList)),
-    Route("/v1/api/tags", Tags, "openai", get=Operation("The same as /api/tags.", None, TagList)),
-    Route("/api/ps", Running, "ollama", get=Operation("The models that are loaded.", None, RunningList)),
-    Route("/api/version", OllamaVersion, "ollama", get=Operation("The version.", None, Version)),
-    Route("/api/show", Show, "ollama", post=Operation("A model.", ModelRequest, ShowAnswer)),
+    Route("/api/tags", Tags, get=Operation("The models.", None, TagList)),
+    Route("/v1/api/tags", Tags, get=Operation("The same as /api/tags.", None, TagList)),
+    Route("/api/ps", Running, get=Operation("The models that are loaded.", None, RunningList)),
+    Route("/api/version", OllamaVersion, get=Operation("The version.", None, Version)),
+    Route("/api/show", Show, post=Operation("A model.", ModelRequest, ShowAnswer), forwarded=True),
     Route(
         "/api/embed",
         OllamaEmbed,
-        "ollama",
         post=Operation("Turn texts into vectors.", OllamaEmbedRequest, EmbedAnswer),
+        forwarded=True,
     ),
     Route(
         "/api/embeddings",
         OllamaEmbeddings,
-        "ollama",
         post=Operation("Turn a text into a vector.", OllamaEmbeddingsRequest, EmbeddingsAnswer),
+        forwarded=True,
     ),
     Route(
         "/api/pull",
         Pull,
-        "ollama",
         post=Operation(
             "Whether a model is here.", ModelRequest, StatusLine, stream=StatusLine, stream_media_type=NDJSON
         ),
     ),
-    *(Route(f"/api/{name}", Unsupported, "ollama", post=_REFUSED) for name in ("create", "copy", "push")),
-    Route("/api/delete", Delete, "ollama", delete=_REFUSED),
+    *(Route(f"/api/{name}", Unsupported, post=_REFUSED) for name in ("create", "copy", "push")),
+    Route("/api/delete", Delete, delete=_REFUSED),
 ]

@@ -13,11 +13,10 @@ from ...text.constraints import ConstraintSpec
 from ..core.body import kind_of
 from ..core.conditions import Conditions, read_conditions
 from ..core.continuation import continues
-from ..core.conversation import Conversation, Message, thinking_variables
+from ..core.conversation import Conversation, Message, read_arguments, thinking_variables
 from ..core.errors import UnsupportedError
 from ..core.sampling_schema import repeat_numbers
 from ..core.schema import SamplingFields
-from ..openai.messages import read_arguments
 from .schema import GeneratingFields, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, OllamaOptions
 
 # What Ollama takes where a request says nothing. Source: its documentation of Modelfile parameters; but for

@@ -12,13 +12,13 @@ from ..core.schema import (
     UNSET,
     Count,
     Json,
+    Pooling,
     Seed,
     Stop,
     Tool,
     TopLogprobs,
     Unset,
 )
-from ..openai.embedding_schema import Pooling
 
 Text = Annotated[str, Meta(min_length=1)]
 KeepAlive = float | str
@@ -280,3 +280,9 @@ class StatusLine(Struct, kw_only=True):
     """One line of what `/api/pull` does."""
 
     status: str
+
+
+class TextError(Struct, kw_only=True):
+    """An error of /api."""
+
+    error: str

@@ -12,22 +12,24 @@ from ...engine.generation import TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ...text.tool_calls import CallPiece, ToolCall
 from ..core.answer_clock import AnswerClock, collect_timed
-from ..core.body import read
+from ..core.answers import check_finish, new_call_id
 from ..core.chat_job import start_chat
 from ..core.conditions import read_conditions
 from ..core.continuation import check_continues
 from ..core.conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
+from ..core.encoding import sse
 from ..core.errors import UnsupportedError
 from ..core.job import Job
-from ..core.logprobs import chat_logprobs, prompt_logprobs
-from ..core.openapi import Operation, Route
+from ..core.logprobs import chat_logprobs
 from ..core.resources import Resource, answer
-from ..core.schema import UNSET, Unset
+from ..core.routes import Operation, Route
+from ..core.schema import UNSET, FinishReason, LlamaTimings, Unset
+from ..core.schema import ChatLogprobs as LogprobsDocument
 from ..core.service import TokenizerApi
-from ..core.streaming import DONE, DONE_DATA, Encoder, send_stream, sse
+from ..core.streaming import DONE, DONE_DATA, Encoder, send_stream
 from ..core.timings import timings_of
-from ..llama_cpp.schema import LlamaTimings
-from .answers import Envelope, check_finish, new_call_id, new_envelope, usage_of
+from .answers import Envelope, new_envelope, usage_of
+from .completion_logprobs import prompt_logprobs
 from .messages import read_messages
 from .schema import (
     AnswerMessage,
@@ -37,7 +39,6 @@ from .schema import (
     ChatRequest,
     ChunkChoice,
     Delta,
-    FinishReason,
     FunctionCall,
     FunctionDelta,
     NamedTool,
@@ -46,7 +47,6 @@ from .schema import (
     Usage,
     Verbose,
 )
-from .schema import ChatLogprobs as LogprobsDocument
 from .schema import ToolCall as ToolCallDocument
 
 
@@ -122,7 +122,7 @@ class ChatCompletions(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream."""
         clock = AnswerClock()
-        body = read(req, ChatRequest, self.limits.max_body_bytes)
+        body = self.read(req, ChatRequest)
         with self.context.models.lease(body.model) as lease:
             clock.loaded()
             service = lease.service
@@ -132,7 +132,7 @@ class ChatCompletions(Resource):
         envelope = new_envelope("chatcmpl", job.generations[0].request_id, service.model)
         if call.stream:
             encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, job, clock)
-            send_stream(req, resp, job, self.limits, encoder)
+            send_stream(req, resp, job, self.context, encoder)
             return
         events = collect_timed(job, self.limits, [clock] * call.count)
         parts = [readers[event.index].read(event) for event in events]
@@ -268,8 +268,8 @@ ROUTES = [
     Route(
         "/v1/chat/completions",
         ChatCompletions,
-        "openai",
         post=Operation("Answer a conversation.", ChatRequest, ChatCompletion, stream=ChatChunk, stream_end=DONE_DATA),
+        forwarded=True,
         aliases=("/chat/completions",),
     )
 ]

@@ -10,18 +10,20 @@ import falcon
 from ....artifacts.errors import RequestError
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, GenerationState, TokenEvent
 from ...engine.logprobs import TokenLogprobs
-from ..core.body import kind_of, read
+from ..core.answers import check_finish
+from ..core.body import kind_of
 from ..core.conditions import Conditions, check_token_ids, read_conditions
+from ..core.encoding import sse
 from ..core.errors import UnsupportedError
 from ..core.job import Job, collect, look_of, start_job
-from ..core.logprobs import CompletionLogprobsWriter, prompt_logprobs
-from ..core.openapi import Operation, Route
 from ..core.resources import Resource, answer
-from ..core.schema import UNSET, Unset
+from ..core.routes import Operation, Route
+from ..core.schema import UNSET, FinishReason, Unset
 from ..core.service import Look, Service, TokenizerApi
-from ..core.streaming import DONE, DONE_DATA, Encoder, send_stream, sse
-from .answers import Envelope, check_finish, new_envelope, usage_of
-from .schema import Completion, CompletionChoice, CompletionRequest, FinishReason, Usage
+from ..core.streaming import DONE, DONE_DATA, Encoder, send_stream
+from .answers import Envelope, new_envelope, usage_of
+from .completion_logprobs import CompletionLogprobsWriter, prompt_logprobs
+from .schema import Completion, CompletionChoice, CompletionRequest, Usage
 from .schema import CompletionLogprobs as LogprobsDocument
 
 DEFAULT_MAX_TOKENS = 16
@@ -120,7 +122,7 @@ class Completions(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream."""
-        body = read(req, CompletionRequest, self.limits.max_body_bytes)
+        body = self.read(req, CompletionRequest)
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             call = read_call(body, service.engine.vocab_size)
@@ -130,7 +132,7 @@ class Completions(Resource):
         envelope = new_envelope("cmpl", job.generations[0].request_id, service.model)
         writers = [_ChoiceWriter(service.tokenizer, call, prompt) for prompt in prompts for _ in range(call.count)]
         if call.stream:
-            send_stream(req, resp, job, self.limits, _StreamEncoder(envelope, call, writers, job))
+            send_stream(req, resp, job, self.context, _StreamEncoder(envelope, call, writers, job))
             return
         events = collect(job, self.limits)
         states = [generation.state() for generation in job.generations]
@@ -264,7 +266,7 @@ ROUTES = [
     Route(
         "/v1/completions",
         Completions,
-        "openai",
         post=Operation("Continue a text.", CompletionRequest, Completion, stream=Completion, stream_end=DONE_DATA),
+        forwarded=True,
     )
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from ....artifacts.errors import RequestError
 from ...text.tool_calls import ToolCall
-from ..core.conversation import Message
+from ..core.conversation import Message, read_arguments
 from ..core.errors import UnsupportedError
 from .schema import ChatMessage, ContentPart, MessageToolCall
 
@@ -55,23 +54,6 @@ def _call(call: MessageToolCall) -> dict[str, object] | str:
     if call.id is not None:
         document["id"] = call.id
     return document
-
-
-def read_arguments(arguments: object, where: str) -> dict[str, object]:
-    """Arguments of an earlier call, which come as an object or as its text.
-
-    Raises:
-        RequestError: they are neither.
-    """
-    if isinstance(arguments, str) and arguments.strip():
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            raise RequestError(f"{where}.function.arguments", "expected the text of a JSON object") from None
-    arguments = arguments or {}
-    if not isinstance(arguments, dict):
-        raise RequestError(f"{where}.function.arguments", "expected a JSON object")
-    return arguments
 
 
 def read_content(content: str | Sequence[ContentPart] | None, where: str) -> str:

@@ -96,18 +96,3 @@ class Throughput(Struct, kw_only=True):
     bandwidth_gbps: float
     estimated_tokens_per_second: float
     recent_tokens_per_second: float
-
-
-class IntegrationList(Struct, kw_only=True):
-    """`GET /v1/integrations`."""
-
-    integrations: list[str]
-    available: list[str]
-
-
-class IntegrationHealth(Struct, kw_only=True):
-    """How another server is."""
-
-    available: bool
-    version: str | None
-    status: Literal["healthy", "unhealthy"]

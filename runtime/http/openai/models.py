@@ -1,4 +1,4 @@
-"""The models that are served, natively and as /v1 lists them."""
+"""The models that are served, as /v1 lists them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import falcon
 
 from ....artifacts.errors import RequestError
 from ..core import model_card
-from ..core.body import read
 from ..core.errors import NotFoundError
-from ..core.openapi import Operation, Route
 from ..core.registry import Models
 from ..core.resources import ReadResource, Resource, answer
+from ..core.routes import Operation, Route
 from ..core.schema import UNSET
 from ..core.service import ServedModel
-from ..native.schema import NativeModel, NativeModelList, TokenizerCacheCounts
 from .model_schema import (
     CheckDocument,
     CheckedModel,
@@ -80,7 +78,7 @@ def _is_loaded(models: Models, card: ServedModel) -> bool:
     return any(service.model.name == card.name for service in models.loaded())
 
 
-class _ModelResource(ReadResource):
+class ModelResource(ReadResource):
     """What lists of models share."""
 
     def documents(self) -> list[ListedModel]:
@@ -91,29 +89,11 @@ class _ModelResource(ReadResource):
             model_document(card, _is_loaded(models, card), alias) for card in models.cards() for alias in card.aliases
         ]
         names = {document.id for document in own}
-        others = [entry for entry in self.context.integrations.get_all_models() if entry["id"] not in names]
+        others = [entry for entry in self.context.remote_models.get_all_models() if entry["id"] not in names]
         return [*own, *cast(list[ListedModel], others)]  # encoded as they came
 
 
-class NativeModels(_ModelResource):
-    """`GET /models`: the native fields, and beside them those of /v1, as clients ask this path for either."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer with the models and the state of their tokenizers' caches."""
-        models = self.context.models
-        caches = [service.cache.stats() for service in models.loaded()]
-        counts = TokenizerCacheCounts(
-            hits=sum(cache.hits for cache in caches),
-            misses=sum(cache.misses for cache in caches),
-            bytes=sum(cache.bytes for cache in caches),
-        )
-        natives = [
-            NativeModel(path=card.path, size=card.size_bytes, metadata=dict(card.metadata)) for card in models.cards()
-        ]
-        answer(resp, NativeModelList(models=natives, tokenizer_cache=counts, data=self.documents()))
-
-
-class ModelList(_ModelResource):
+class ModelList(ModelResource):
     """`GET /v1/models`."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
@@ -121,7 +101,7 @@ class ModelList(_ModelResource):
         answer(resp, ModelListDocument(data=self.documents()))
 
 
-class Model(_ModelResource):
+class Model(ModelResource):
     """`GET /v1/models/{model_id}`; ids may hold `:` and `/`."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
@@ -130,7 +110,7 @@ class Model(_ModelResource):
         try:
             card = models.card(name)
         except NotFoundError:
-            found = [entry for entry in self.context.integrations.get_all_models() if entry["id"] == name]
+            found = [entry for entry in self.context.remote_models.get_all_models() if entry["id"] == name]
             if not found:
                 raise
             answer(resp, found[0])
@@ -143,7 +123,7 @@ class CheckModels(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer for each name whether it can be asked for."""
-        body = read(req, CheckRequest, self.limits.max_body_bytes)
+        body = self.read(req, CheckRequest)
         answer(resp, CheckDocument(models={name: self._check(name) for name in body.models}))
 
     def _check(self, name: str) -> CheckedModel:
@@ -151,7 +131,7 @@ class CheckModels(Resource):
         try:
             card = models.card(name)
         except NotFoundError:
-            remote = self.context.integrations.find(name) is not None
+            remote = self.context.remote_models.find(name) is not None
             return CheckedModel(available=remote, loaded=False, compact_id=None)
         return CheckedModel(available=True, loaded=_is_loaded(models, card), compact_id=compact_id(card))
 
@@ -188,19 +168,16 @@ _QUERY: tuple[tuple[str, dict[str, object]], ...] = (
     ("bandwidth_gbps", {"type": "number", "minimum": 0.001, "maximum": 1_000_000, "default": 50}),
 )
 ROUTES = [
-    Route("/models", NativeModels, get=Operation("The models, and the tokenizers' caches.", None, NativeModelList)),
-    Route("/v1/models", ModelList, "openai", get=Operation("The models.", None, ModelListDocument)),
+    Route("/v1/models", ModelList, get=Operation("The models.", None, ModelListDocument)),
     Route(
         "/v1/models/check",
         CheckModels,
-        "openai",
         post=Operation("Which of several models can be asked for.", CheckRequest, CheckDocument),
     ),
-    Route("/v1/models/{model_id:path}", Model, "openai", get=Operation("A model.", None, ModelDocument)),
+    Route("/v1/models/{model_id:path}", Model, get=Operation("A model.", None, ModelDocument)),
     Route(
         "/v1/throughput",
         ThroughputEstimate,
-        "openai",
         get=Operation("How fast a model can be, by its bytes.", None, Throughput, query=_QUERY),
     ),
 ]

@@ -10,10 +10,10 @@ from typing import Any
 
 from ...text.text_tools import TextInput
 from ...text.tool_calls import CallPiece, ToolCall
+from ..core.answers import new_call_id
 from ..core.conversation import AnswerPart, Message
 from ..core.logprobs import chat_logprobs
 from ..core.service import TokenizerApi
-from .answers import new_call_id
 from .response_schema import Event
 from .response_tools import ServedTool, Toolbox
 

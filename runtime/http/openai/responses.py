@@ -14,18 +14,19 @@ import msgspec
 
 from ....artifacts.errors import printable
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, TokenEvent
-from ..core.body import read
+from ..core.access import client_of
+from ..core.answers import check_finish
 from ..core.chat_job import start_chat
 from ..core.conditions import Conditions, constraint_of_format
 from ..core.conversation import AnswerPart, AnswerReader, thinking_variables
 from ..core.conversation import Conversation as Chat
+from ..core.encoding import named_sse
 from ..core.errors import NotFoundError, UnsupportedError
-from ..core.job import Job, client_of, collect
-from ..core.openapi import Operation, Route
+from ..core.job import Job, collect
 from ..core.resources import ReadResource, Resource, answer
+from ..core.routes import Operation, Route
 from ..core.schema import JsonSchemaFormat, ResponseFormat
-from ..core.streaming import Encoder, named_sse, send_stream
-from .answers import check_finish
+from ..core.streaming import Encoder, send_stream
 from .response_input import read_input
 from .response_items import ItemBuilder
 from .response_schema import (
@@ -148,8 +149,8 @@ class Responses(Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream."""
-        body = read(req, ResponsesRequest, self.limits.max_body_bytes)
-        client, store = client_of(req), self.context.responses
+        body = self.read(req, ResponsesRequest)
+        client, store = client_of(req), self.context.state(ResponseStore)
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             toolbox = Toolbox(body.tools or ())
@@ -162,7 +163,7 @@ class Responses(Resource):
         builder = ItemBuilder(service.tokenizer, toolbox)
         run = _Run(body, chat, document, readers[0], builder, job, client, store)
         if body.stream:
-            send_stream(req, resp, job, self.limits, _StreamEncoder(run))
+            send_stream(req, resp, job, self.context, _StreamEncoder(run))
             return
         parts = [run.read(event) for event in collect(job, self.limits)]
         check_finish(parts[-1].finish_reason, parts[-1].error)
@@ -214,7 +215,7 @@ class _StreamEncoder(Encoder):
             document = self._run.finish(part)
             yield self._event({"type": f"response.{document.status}", "response": document})
 
-    def failure(self, path: str, error: BaseException) -> bytes:
+    def failure(self, document: dict[str, object]) -> bytes:
         failed = AnswerPart(0, finish_reason=FINISH_FAILED, error=Failure("the server failed"))
         return self._event({"type": "response.failed", "response": self._run.finish(failed)})
 
@@ -229,14 +230,14 @@ class Response(ReadResource):
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with a response that is kept."""
         client, response_id = client_of(req), str(params["response_id"])
-        stored = self.context.responses.get(client, response_id)
+        stored = self.context.state(ResponseStore).get(client, response_id)
         if stored is None:
             raise _missing(response_id)
         answer(resp, stored.document)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, response_id: str) -> None:
         """Forget it."""
-        if not self.context.responses.delete(client_of(req), response_id):
+        if not self.context.state(ResponseStore).delete(client_of(req), response_id):
             raise _missing(response_id)
         answer(resp, DeletedResponse(id=response_id))
 
@@ -249,14 +250,13 @@ ROUTES = [
     Route(
         "/v1/responses",
         Responses,
-        "openai",
         post=Operation("Answer a conversation.", ResponsesRequest, ResponseDocument, stream=ResponseEvent),
+        forwarded=True,
         aliases=("/responses",),
     ),
     Route(
         "/v1/responses/{response_id}",
         Response,
-        "openai",
         get=Operation("A response that is kept.", None, ResponseDocument),
         delete=Operation("Forget a response.", None, DeletedResponse),
     ),

@@ -8,10 +8,14 @@ from msgspec import Meta, Struct, field
 
 from ..core.schema import (
     UNSET,
+    ChatLogprobs,
     Choices,
     Count,
     CountOrZero,
+    EmbeddingFields,
+    FinishReason,
     Json,
+    LlamaTimings,
     SamplingFields,
     StreamOptions,
     TokenIds,
@@ -19,7 +23,6 @@ from ..core.schema import (
     TopLogprobs,
     Unset,
 )
-from ..llama_cpp.schema import LlamaTimings
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -125,30 +128,6 @@ class Usage(Struct, kw_only=True):
     prompt_tokens_details: dict[str, int]
 
 
-class TopLogprob(Struct, kw_only=True):
-    """One of the likeliest tokens."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(Struct, kw_only=True):
-    """A token of the output, and what else was likely."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(Struct, kw_only=True):
-    """Log-probabilities of a choice."""
-
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
 class CompletionLogprobs(Struct, kw_only=True):
     """Log-probabilities of a completion's choice; null where the prompt begins."""
 
@@ -217,9 +196,6 @@ class Delta(Struct, kw_only=True):
     content: str | Unset | None = UNSET
     reasoning_content: str | Unset = UNSET
     tool_calls: list[ToolCallDelta] | Unset = UNSET
-
-
-FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class ChatChoice(Struct, kw_only=True):
@@ -294,3 +270,49 @@ class Completion(Struct, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     system_fingerprint: str | Unset = UNSET
     usage: Usage | Unset | None = UNSET
+
+
+class EmbeddingsRequest(EmbeddingFields, kw_only=True):
+    """Texts, each as a string or as token ids, to be turned into vectors of length 1."""
+
+    input: Any  # a string, token ids, or an array of these; also as llama.cpp's prompts are
+    encoding_format: Literal["float", "base64"] | None = None
+
+
+class Embedding(Struct, kw_only=True):
+    """One vector: numbers, or base64 of little-endian float32."""
+
+    index: int
+    embedding: list[float] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddingUsage(Struct, kw_only=True):
+    """Tokens of all texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct, kw_only=True):
+    """The answer."""
+
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+    object: Literal["list"] = "list"
+
+
+class ErrorDetail(Struct, kw_only=True):
+    """What went wrong, as /v1 says it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Struct, kw_only=True):
+    """An error of /v1."""
+
+    error: ErrorDetail

@@ -7,19 +7,24 @@ from typing import Any
 
 import falcon
 
+from ..core.access import Scope
 from ..core.admission import Admission, Slot
 from ..core.body import read_json
-from ..core.errors import error_of
+from ..core.encoding import ndjson, sse
+from ..core.errors import Errors
 from ..core.limits import HttpLimits
-from ..core.openapi import Operation, Route
 from ..core.registry import Models
 from ..core.resources import ReadResource, answer
-from ..core.streaming import ndjson, sse
-from ..openai.model_schema import IntegrationHealth, IntegrationList
+from ..core.routes import Operation, Route
 from .manager import LINES, Forwarded, IntegrationError, IntegrationManager
+from .schema import IntegrationHealth, IntegrationList
 
-PROXIED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"})
-PROXIED_OLLAMA = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"})
+
+def needed_scope(req: falcon.Request) -> Scope | None:
+    """To look is for use."""
+    if not (req.path + "/").startswith("/v1/integrations/"):
+        return None
+    return Scope.USE if req.method in {"GET", "HEAD"} else Scope.ADMIN
 
 
 class Integrations(ReadResource):
@@ -27,7 +32,7 @@ class Integrations(ReadResource):
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """Answer with all, and with those that are available."""
-        health = self.context.integrations.health_check()
+        health = self.context.state(IntegrationManager).health_check()
         available = [name for name, one in health.items() if one.available]
         answer(resp, IntegrationList(integrations=list(health), available=available))
 
@@ -43,7 +48,7 @@ class IntegrationsHealth(ReadResource):
                 version=one.version,
                 status="healthy" if one.available else "unhealthy",
             )
-            for name, one in self.context.integrations.health_check().items()
+            for name, one in self.context.state(IntegrationManager).health_check().items()
         }
         answer(resp, document)
 
@@ -57,10 +62,12 @@ class Proxy:
         models: Models,
         limits: HttpLimits,
         admission: Admission,
-        aliases: Mapping[str, str],
+        errors: Errors,
+        forwarded: Mapping[str, str],
     ) -> None:
-        """Of these integrations; `aliases` are other paths that mean the same as one."""
-        self._aliases = aliases
+        """Of these integrations; for `forwarded` see `Paths`."""
+        self._forwarded = forwarded
+        self._errors = errors
         self._integrations = integrations
         self._own = {name for card in models.cards() for name in (card.name, f"{card.name}:latest", *card.aliases)}
         self._limits = limits
@@ -76,10 +83,10 @@ class Proxy:
             IntegrationError: the server cannot be reached, or its answer is not passed on.
             EngineBusyError: too many requests are being served.
         """
-        path = self._aliases.get(req.path, req.path)
-        ollama = path in PROXIED_OLLAMA
-        if req.method != "POST" or not (ollama or path in PROXIED):
+        path = self._forwarded.get(req.path)
+        if req.method != "POST" or path is None:
             return
+        ollama = path.startswith("/api/")
         model = read_json(req, self._limits.max_body_bytes).get("model")
         if not isinstance(model, str) or model in self._own:
             return
@@ -92,7 +99,7 @@ class Proxy:
         except BaseException:
             slot.release()
             raise
-        body = _Body(forwarded, slot, req.path)
+        body = _Body(forwarded, slot, req.path, self._errors)
         resp.status = falcon.code_to_http_status(forwarded.status)
         resp.content_type = forwarded.media_type
         resp.set_header("X-Content-Type-Options", "nosniff")
@@ -111,7 +118,8 @@ class Proxy:
 class _Body:
     """The answer's bytes; whoever hangs up ends the generation at the other server too."""
 
-    def __init__(self, forwarded: Forwarded, slot: Slot, path: str) -> None:
+    def __init__(self, forwarded: Forwarded, slot: Slot, path: str, errors: Errors) -> None:
+        self._errors = errors
         self._forwarded = forwarded
         self._slot = slot
         self._path = path
@@ -127,7 +135,7 @@ class _Body:
         try:
             yield from self._forwarded.chunks()
         except IntegrationError as error:  # after what may be half a line
-            document = error_of(self._path, error)[1]
+            document = self._errors.of(self._path, error)[1]
             yield b"\n" + ndjson(document) if self._forwarded.media_type == LINES else b"\n\n" + sse(document)
 
     def close(self) -> None:
@@ -140,13 +148,11 @@ ROUTES = [
     Route(
         "/v1/integrations",
         Integrations,
-        "openai",
         get=Operation("Other servers whose models are offered.", None, IntegrationList),
     ),
     Route(
         "/v1/integrations/health",
         IntegrationsHealth,
-        "openai",
         get=Operation("How these servers are.", None, dict[str, IntegrationHealth]),
     ),
 ]

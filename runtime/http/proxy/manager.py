@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ....artifacts.errors import RocmforgeError, UsageError, printable
+from ....artifacts.errors import UsageError, printable
+from ..core.errors import UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ LINES: Final = "application/x-ndjson"
 _SECONDS: Final = re.compile(r"\d{1,6}")
 
 
-class IntegrationError(RocmforgeError):
-    """A server that cannot be reached, or answers nonsense (HTTP 502)."""
+class IntegrationError(UnreachableError):
+    """What is said of an integration that cannot be reached, or answers nonsense."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,28 +13,20 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import falcon
 
 from ....artifacts.errors import UsageError, printable
+from ..core.access import Scope, demand
+from ..core.routes import Paths
 from .origins import Hosts, Origins
 from .rate_limit import RateLimiter, client_of_address
 
 log = logging.getLogger(__name__)
 
 MAX_KEY_FILE_BYTES = 1 << 20
-OPEN_PATHS = frozenset({"/health", "/ready", "/v1/health"})
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
-
-
-class Scope(StrEnum):
-    """What a key is good for."""
-
-    USE = "use"
-    METRICS = "metrics"
-    ADMIN = "admin"  # everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +153,8 @@ def warn_if_open(security: Security, host: str) -> None:
 class Gate:
     """Middleware: refuses who may not ask, and notes in `req.context.client` who does."""
 
-    def __init__(self, security: Security, origins: Origins) -> None:
+    def __init__(self, security: Security, origins: Origins, paths: Paths) -> None:
+        self._paths = paths
         self._keys = security.keys
         self._shared_cache = security.shared_prefix_cache
         self._limiter = RateLimiter(security.rate_per_minute) if security.rate_per_minute else None
@@ -179,10 +172,10 @@ class Gate:
         req.context.sees_all = False
         req.context.cache_space = ""
         self._hosts.check(req)
-        if req.path in OPEN_PATHS or _is_preflight(req):
+        if req.path in self._paths.open or _is_preflight(req):
             return
         self._origins.check(req)
-        scope = needed_scope(req)
+        scope = self._paths.needed_scope(req)
         key = self._authenticate(req)
         if key is not None:
             req.context.client = key.name
@@ -213,40 +206,9 @@ class Gate:
             raise falcon.HTTPTooManyRequests(description=f"too many requests; try again in {wait} s", retry_after=wait)
 
 
-def demand(req: falcon.Request, scope: Scope) -> None:
-    """Check that whoever asks may do what needs `scope`; for handlers, where not the path but the body tells.
-
-    Raises:
-        HTTPForbidden: the key lacks it.
-    """
-    if not req.context.scopes & {scope, Scope.ADMIN}:
-        raise falcon.HTTPForbidden(description=f"this key lacks the scope {scope}")
-
-
-def may_see(req: falcon.Request, client: str) -> bool:
-    """Whether whoever asks may see and end what `client` asked for: itself, or a key with the scope `admin`.
-
-    Without keys there is no administrator, as anybody who reaches the server would be one.
-    """
-    return bool(getattr(req.context, "sees_all", False)) or client == getattr(req.context, "client", "")
-
-
 def _is_preflight(req: falcon.Request) -> bool:
     asks = req.get_header("Access-Control-Request-Method")
     return req.method == "OPTIONS" and asks is not None and req.get_header("Origin") is not None
-
-
-def needed_scope(req: falcon.Request) -> Scope:
-    """The scope that a request needs."""
-    reads = req.method in {"GET", "HEAD"}
-    if req.path == "/metrics":
-        return Scope.METRICS
-    if req.path == "/traces":
-        clears = any(value.lower() not in {"false", "0"} for value in req.get_param_as_list("clear") or ())
-        return Scope.METRICS if reads and not clears else Scope.ADMIN
-    if (req.path + "/").startswith("/v1/integrations/"):
-        return Scope.USE if reads else Scope.ADMIN
-    return Scope.USE
 
 
 def _presented(req: falcon.Request) -> str | None:

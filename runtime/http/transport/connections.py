@@ -23,15 +23,14 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: i
 from waitress.utilities import BadRequest, RequestHeaderFieldsTooLarge  # type: ignore[import-untyped]
 
 from ....artifacts.errors import printable
-from ..core.errors import RETRY_AFTER_SECONDS, ClientGoneError, error_text
+from ..core.errors import RETRY_AFTER_SECONDS, ClientGoneError, Errors
 from ..core.limits import HttpLimits
+from ..core.streaming import SEND_EVENTS
 from .origins import BOUND_TO
-from .stream_writer import SEND_EVENTS, StreamWriter
+from .stream_writer import StreamWriter
 
 log = logging.getLogger(__name__)
 
-# Answered by threads of their own, whatever keeps the others busy. Their answers are short: none waits for a reader.
-URGENT_PATHS = frozenset({"/health", "/ready", "/v1/health", "/metrics"})
 # A client slower than this is dropped in the end, though it never stands still.
 MIN_BYTES_PER_SECOND = 1024
 ACCEPTS_PER_TURN = 64
@@ -110,7 +109,8 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Write status, header and body."""
         error = self.request.error
-        body = error_text(self.request.path, error.code, f"{error.reason}: {printable(error.body)}").encode()
+        message = f"{error.reason}: {printable(error.body)}"
+        body = self.channel.server.errors.text(self.request.path, error.code, message).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
@@ -225,12 +225,12 @@ class Refusal(wasyncore.dispatcher):  # type: ignore[misc]
     client might never see the error.
     """
 
-    def __init__(self, sock: socket.socket, sockets: dict[int, Any], status: HTTPStatus, message: str) -> None:
+    def __init__(self, sock: socket.socket, sockets: dict[int, Any], farewell: bytes) -> None:
         super().__init__(sock, map=sockets)
         self.connected = True
         self.deadline = time.monotonic() + REFUSAL_SECONDS
         with contextlib.suppress(OSError):
-            sock.send(_farewell(status, message))  # a new connection has room for it
+            sock.send(farewell)  # a new connection has room for it
             sock.shutdown(socket.SHUT_WR)
 
     def writable(self) -> bool:
@@ -247,8 +247,8 @@ class Refusal(wasyncore.dispatcher):  # type: ignore[misc]
         self.close()
 
 
-def _farewell(status: HTTPStatus, message: str) -> bytes:
-    body = error_text("", status, message).encode()
+def _farewell(errors: Errors, status: HTTPStatus, message: str) -> bytes:
+    body = errors.text("", status, message).encode()
     retry = f"Retry-After: {RETRY_AFTER_SECONDS}\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
@@ -290,14 +290,20 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         limits: HttpLimits,
         max_connections: int,
         urgent: Dispatcher,
+        urgent_paths: frozenset[str],
+        errors: Errors,
         stream_writer: StreamWriter,
         **extra: Any,
     ) -> None:
-        """As waitress makes it, and: limits, how many connections to hold, threads for URGENT_PATHS, what streams."""
+        """As waitress makes it, and: limits, how many connections to hold, threads for urgent paths, what is said of
+        errors, what streams.
+        """
+        self.errors = errors
         self.stream_writer = stream_writer
         self._limits = limits
         self._max_connections = max_connections
         self._urgent = urgent
+        self._urgent_paths = urgent_paths
         self._spare = _open_spare()
         self._resume = 0.0
         self._warned = -WARNING_SECONDS
@@ -306,7 +312,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
 
     def add_task(self, channel: Channel) -> None:
         """Have a thread serve a channel's first request."""
-        urgent = channel.requests[0].path in URGENT_PATHS
+        urgent = channel.requests[0].path in self._urgent_paths
         (self._urgent if urgent else self.task_dispatcher).add_task(channel)
 
     def set_socket_options(self, conn: socket.socket) -> None:
@@ -356,7 +362,8 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     def _refuse(self, sock: socket.socket) -> None:
         if sum(isinstance(entry, Refusal) for entry in self._map.values()) < MAX_REFUSALS:
             sock.setblocking(False)
-            Refusal(sock, self._map, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
+            farewell = _farewell(self.errors, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
+            Refusal(sock, self._map, farewell)
         else:
             sock.close()
 
@@ -369,7 +376,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
                 sock, _ = self.socket.accept()
                 with sock, contextlib.suppress(OSError):
                     sock.setblocking(False)
-                    sock.send(_farewell(HTTPStatus.SERVICE_UNAVAILABLE, "out of file descriptors"))
+                    sock.send(_farewell(self.errors, HTTPStatus.SERVICE_UNAVAILABLE, "out of file descriptors"))
                     sock.shutdown(socket.SHUT_WR)
                     sock.recv(1 << 16)
             except OSError:
@@ -397,7 +404,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
                 continue
             if status is HTTPStatus.REQUEST_TIMEOUT:
                 with contextlib.suppress(OSError):
-                    channel.socket.send(_farewell(status, "the request took too long to arrive"))
+                    channel.socket.send(_farewell(self.errors, status, "the request took too long to arrive"))
             channel.handle_close()
 
     def stop_accepting(self) -> None:

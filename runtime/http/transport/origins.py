@@ -16,6 +16,7 @@ from typing import Any, Final
 import falcon
 
 from ....artifacts.errors import UsageError, printable
+from ..core.routes import Paths
 
 BOUND_TO: Final = "rocmforge.bound_to"
 """In the WSGI environment: the address at which the server listens."""
@@ -23,14 +24,6 @@ ANY: Final = "*"
 
 _HOST: Final = re.compile(r"(?:\[(?P<address>[^][]*)\]|(?P<name>[^][:/?#@\s]*))(?::\d*)?")
 _EXPOSED: Final = ("Retry-After", "X-Request-Id")
-# What tells of other clients, or acts on them: pages of any origin may read the rest.
-_PRIVATE_PATHS: Final = frozenset({"/metrics", "/traces", "/slots"})
-_PRIVATE_PREFIXES: Final = ("/status/", "/cancel/")
-
-
-def is_private(path: str) -> bool:
-    """Whether open CORS does not hold for a path."""
-    return path in _PRIVATE_PATHS or path.startswith(_PRIVATE_PREFIXES)
 
 
 @lru_cache(64)  # asked for each request
@@ -96,8 +89,9 @@ class Hosts:
 class Origins:
     """Whose pages may ask, and, as middleware, what they may read: its answers say so to browsers (CORS)."""
 
-    def __init__(self, origins: Iterable[str]) -> None:
-        """`origins` as `https://chat.example`; `*` is any, but for what tells of other clients."""
+    def __init__(self, origins: Iterable[str], paths: Paths) -> None:
+        """`origins` as `https://chat.example`; `*` is any, but for the private ones of `paths`."""
+        self._paths = paths
         self._listed = frozenset(origins) - {ANY}
         self._open = ANY in origins
         self._private = falcon.CORSMiddleware[Any, Any](self._listed, expose_headers=_EXPOSED)
@@ -110,7 +104,7 @@ class Origins:
             HTTPForbidden: it may not ask for this.
         """
         origin = req.get_header("Origin")
-        if origin is None or origin in self._listed or (self._open and not is_private(req.path)):
+        if origin is None or origin in self._listed or (self._open and not self._paths.is_private(req.path)):
             return
         if origin.partition("://")[2] != req.get_header("Host"):  # else it is our own page
             raise falcon.HTTPForbidden(description="requests of this origin are not allowed")
@@ -119,5 +113,5 @@ class Origins:
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
     ) -> None:
         """Answer preflight requests, and name the origins that may read an answer."""
-        cors = self._private if is_private(req.path) else self._public
+        cors = self._private if self._paths.is_private(req.path) else self._public
         cors.process_response(req, resp, resource, req_succeeded)

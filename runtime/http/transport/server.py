@@ -10,14 +10,18 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 
 from ....artifacts.errors import RocmforgeError, printable
-from ..app import HttpApp
+from ..core.admission import Admission
+from ..core.errors import Errors
+from ..core.limits import HttpLimits
+from ..core.routes import Paths
+from .auth import Security
 from .connections import Channel, Dispatcher, Listener, close_overdue_refusals
 from .stream_writer import StreamWriter
 
@@ -36,10 +40,23 @@ URGENT_THREADS = 2
 RESERVED_DESCRIPTORS = 384
 
 
+class Application(Protocol):
+    """A WSGI application, with what its server must know to run and to stop it."""
+
+    limits: HttpLimits
+    security: Security
+    admission: Admission
+    paths: Paths
+    errors: Errors
+
+    def __call__(self, env: dict[str, Any], start_response: Any, /) -> Iterable[bytes]:
+        """Answer a request."""
+
+
 class Server:
     """A listening server. `address` is what it is bound to, the port chosen where 0 was asked."""
 
-    def __init__(self, app: HttpApp, host: str, port: int) -> None:
+    def __init__(self, app: Application, host: str, port: int) -> None:
         """Bind and listen.
 
         Raises:
@@ -92,6 +109,8 @@ class Server:
                 limits=limits,
                 max_connections=max_connections,
                 urgent=self._urgent,
+                urgent_paths=self._app.paths.urgent,
+                errors=self._app.errors,
                 stream_writer=self._stream_writer,
             )
             listeners.append(listener)
@@ -201,7 +220,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def run_server(
-    app: HttpApp,
+    app: Application,
     host: str,
     port: int,
     on_ready: Callable[[str, int], None] | None = None,

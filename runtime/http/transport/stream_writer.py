@@ -11,15 +11,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 from ...engine.generation import TokenEvent
 from ..core.errors import ClientGoneError
 from ..core.job import Job
-
-# Key of the WSGI environment, under which a server that has a `StreamWriter` gives an answer its `SendEvents`.
-SEND_EVENTS = "rocmforge.send_events"
+from ..core.streaming import Encode
 
 
 class Connection(Protocol):
@@ -35,12 +32,6 @@ class Connection(Protocol):
         Raises:
             ClientGoneError: the client hung up.
         """
-
-
-# Makes the bytes to be sent of an event; of None, those that say that the stream lives. They may be none.
-Encode = Callable[[TokenEvent | None], bytes]
-# `StreamWriter.send` to one connection.
-SendEvents = Callable[[Job, Encode], None]
 
 
 class StreamWriter:

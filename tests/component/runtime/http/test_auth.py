@@ -18,11 +18,10 @@ from falcon.inspect import inspect_routes
 
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.runtime.engine.generation import GenerationRequest
-from rocmforge.runtime.http.app import HttpApp, HttpLimits
-from rocmforge.runtime.http.core.errors import LLAMA_CPP_PATHS
+from rocmforge.runtime.http.app import PATHS, HttpApp, HttpLimits
+from rocmforge.runtime.http.llama_cpp.errors import LLAMA_CPP_PATHS
 from rocmforge.runtime.http.transport.auth import (
     MAX_KEY_FILE_BYTES,
-    OPEN_PATHS,
     KeyRing,
     Security,
     load_keys,
@@ -78,7 +77,7 @@ def test_F58_no_key_on_every_route_but_health(client: Client) -> None:
     for method, path in asked:
         for headers in ({}, bearer(SECRET[:-1]), bearer(SECRET + "x"), bearer(""), {"Authorization": SECRET}):
             result = client.simulate_request(method, path, json={"prompt": "x"}, headers=headers)
-            if path in OPEN_PATHS:
+            if path in PATHS.open:
                 assert result.status_code < 400
                 continue
             assert result.status_code == 401, (method, path, headers)

@@ -10,12 +10,11 @@ import pytest
 
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
 from rocmforge.runtime.engine.generation import Failure
+from rocmforge.runtime.http.app import ERRORS
 from rocmforge.runtime.http.core.errors import (
     CancelledError,
     ContextLengthError,
     NotFoundError,
-    error_document,
-    error_of,
     generation_error,
 )
 from rocmforge.runtime.http.proxy.manager import IntegrationError
@@ -61,15 +60,15 @@ def test_openais(status: int) -> None:
     kind, code = OPENAI[status]
     for path in ("/v1", "/v1/completions", "/v1/nowhere"):
         error = {"message": "no", "type": kind, "param": None, "code": code}
-        assert error_document(path, status, "no") == {"error": error}
+        assert ERRORS.document(path, status, "no") == {"error": error}
         given = error | {"param": "p", "code": "c"}
-        assert error_document(path, status, "no", "p", "c") == {"error": given}
+        assert ERRORS.document(path, status, "no", "p", "c") == {"error": given}
 
 
 @pytest.mark.parametrize("status", ANTHROPIC)
 def test_anthropics(status: int) -> None:
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
-        document = error_document(path, status, "no", "p")
+        document = ERRORS.document(path, status, "no", "p")
         error = {"message": "no", "type": ANTHROPIC[status], "param": "p", "code": OPENAI[status][1]}
         assert document == {"type": "error", "error": error}
 
@@ -77,15 +76,15 @@ def test_anthropics(status: int) -> None:
 @pytest.mark.parametrize("status", LLAMA_CPP)
 def test_llama_cpps(status: int) -> None:
     expected = {"error": {"code": status, "message": "no", "type": LLAMA_CPP[status]}}
-    assert error_document("/completion", status, "no", "p", "c") == expected
+    assert ERRORS.document("/completion", status, "no", "p", "c") == expected
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
 def test_ollamas_and_our_own(status: int) -> None:
     for path in ("/api", "/api/chat"):
-        assert error_document(path, status, "no", "p", "c") == {"error": "no"}
+        assert ERRORS.document(path, status, "no", "p", "c") == {"error": "no"}
     for path in ("/apix", "/v1x", "/generate", "/", ""):
-        assert error_document(path, status, "no", "p", "c") == {"error": "no", "status": "error"}
+        assert ERRORS.document(path, status, "no", "p", "c") == {"error": "no", "status": "error"}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_ollamas_and_our_own(status: int) -> None:
 def test_of_each_kind_its_status(
     error: Exception, status: int, message: str, parameter: str | None, code: str | None
 ) -> None:
-    found, document = error_of("/v1/completions", error)
+    found, document = ERRORS.of("/v1/completions", error)
     said = document["error"]
     assert isinstance(said, dict)
     assert (found, said["message"], said["param"], said["code"]) == (status, message, parameter, code)
@@ -119,7 +118,7 @@ def test_a_context_that_is_too_short_in_the_words_of_each() -> None:
     output = ContextLengthError("max_tokens", "long", 9, 12, 5)
 
     def said(path: str, error: ContextLengthError) -> dict[str, object]:
-        document = error_of(path, error)[1]["error"]
+        document = ERRORS.of(path, error)[1]["error"]
         assert isinstance(document, dict)
         return document
 

@@ -10,8 +10,9 @@ import pytest
 
 from rocmforge import __version__
 from rocmforge.runtime.http.app import ROUTES
-from rocmforge.runtime.http.core.errors import LLAMA_CPP_PATHS
 from rocmforge.runtime.http.core.limits import HttpLimits
+from rocmforge.runtime.http.llama_cpp.errors import LLAMA_CPP_PATHS
+from rocmforge.runtime.http.llama_cpp.routes import API, EMBEDDINGS
 from rocmforge.tests.support.fake_engine import BOS_ID, FakeEngine, make_app
 
 
@@ -367,7 +368,8 @@ def test_paths_without_v1_are_the_same(client: falcon.testing.TestClient, path: 
 
 def test_llama_cpps_paths_are_those_with_its_errors() -> None:
     aliases = {alias for route in ROUTES for alias in route.aliases if not alias.startswith("/v1/")}
-    assert {route.path for route in ROUTES if route.api == "llama.cpp"} | aliases == LLAMA_CPP_PATHS
+    own = {route.path for api in (API, EMBEDDINGS) for route in api.routes if not route.path.startswith("/v1/")}
+    assert (own - {"/version", "/tokenizer_info"}) | aliases == LLAMA_CPP_PATHS  # those two are vLLM's
 
 
 def test_a_chat_that_exceeds_the_context(client: falcon.testing.TestClient) -> None:

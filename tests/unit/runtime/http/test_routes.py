@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.runtime.http.app import ROUTES
-from rocmforge.runtime.http.core.openapi import Route
+from rocmforge.runtime.http.core.routes import Route
 from rocmforge.tests.support.fake_engine import FakeEngine, make_app
 
 METHODS = ("get", "post", "delete")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rocmforge.runtime.http.core.streaming import named_sse, ndjson, sse
+from rocmforge.runtime.http.core.encoding import named_sse, ndjson, sse
 
 # All that str.splitlines takes for the end of a line, and characters that share their bytes.
 ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

@@ -16,7 +16,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.cli.serve import serve
-from rocmforge.runtime.http.native.observe import request_id_of
+from rocmforge.runtime.http.transport.observe import request_id_of
 from rocmforge.runtime.telemetry.logs import (
     LEVELS,
     REQUEST_ID,

@@ -19,7 +19,7 @@ from rocmforge.runtime.device.load import DeviceOptions, load_program, load_targ
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine.engine import Engine
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
-from rocmforge.runtime.http.native.generate import _checks
+from rocmforge.runtime.http.native.health import _checks
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.tests.support.engine_harness import SECONDS, CountingMetrics, ended
 from rocmforge.tests.support.fake_hip import CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip

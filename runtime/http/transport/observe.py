@@ -1,4 +1,4 @@
-"""What is seen of the HTTP layer: request ids, the access log, counts and traces; `/metrics` and `/traces`."""
+"""What is seen of the HTTP layer: request ids, the access log, counts and traces."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from typing import Any, Final
 
 import falcon
 
-from ....artifacts.errors import RequestError, printable
+from ....artifacts.errors import printable
 from ...telemetry.logs import REQUEST_ID
-from ...telemetry.metrics import CONTENT_TYPE, METHODS, OTHER, Metrics
+from ...telemetry.metrics import METHODS, OTHER, Metrics
 from ...telemetry.trace_records import HttpRecord, Trace
 from ...telemetry.tracing import CURRENT, Tracer
-from ..core.openapi import Operation, Route
-from ..core.registry import total_stats
-from ..core.resources import ReadResource, answer
 from ..core.streaming import EventStream
 
 log = logging.getLogger("rocmforge.access")
 
 # What others may call a request: long enough for all that is in use, and nothing that could break a line or a log.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-MAX_LIMIT: Final = 10**9
 
 
 def request_id_of(req: falcon.Request) -> str:
@@ -115,64 +110,3 @@ class Observe:
             resp.stream = _ObservedStream(resp.stream, observation)
         else:
             observation.end()
-
-
-class MetricsText(ReadResource):
-    """`GET /metrics`."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer in the Prometheus text format."""
-        resp.content_type = CONTENT_TYPE
-        resp.data = self.context.metrics.render(total_stats(self.context.models))
-
-
-class Traces(ReadResource):
-    """`GET /traces`: the traces that have ended."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer in the documented shape, or by `?format=otlp` as OTLP JSON; `clear` forgets what it answers."""
-        limit = _whole_number(req, "limit")
-        as_otlp = _one_of(req, "format", ("native", "otlp")) == "otlp"
-        clear = _one_of(req, "clear", ("false", "true", "0", "1")) in {"true", "1"}
-        from ...telemetry.spans import otlp_document, seed_document  # noqa: PLC0415 - loads the SDK: a tenth of a second
-
-        tracer = self.context.tracer
-        traces = tracer.ended(limit, clear and req.method == "GET")
-        answer(resp, (otlp_document if as_otlp else seed_document)(tracer.resource(), traces))
-
-
-def _whole_number(req: falcon.Request, name: str) -> int | None:
-    text = req.get_param(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise RequestError(name, f"expected a whole number from 0 to {MAX_LIMIT - 1}, found {printable(text, 40)}")
-    return int(text)
-
-
-def _one_of(req: falcon.Request, name: str, known: tuple[str, ...]) -> str:
-    text = req.get_param(name)
-    if text is not None and text not in known:
-        raise RequestError(name, f"expected one of {', '.join(known)}, found {printable(text, 40)}")
-    return text or known[0]
-
-
-_LIMIT: dict[str, object] = {"type": "integer", "minimum": 0, "maximum": MAX_LIMIT - 1}
-ROUTES = [
-    Route("/metrics", MetricsText, get=Operation("Counters in Prometheus' text format.", media_type="text/plain")),
-    Route(
-        "/traces",
-        Traces,
-        get=Operation(
-            "Traces of requests that have ended.",
-            None,
-            dict[str, Any],
-            query=(
-                ("limit", _LIMIT),
-                ("clear", {"type": "boolean"}),
-                ("format", {"type": "string", "enum": ["native", "otlp"]}),
-            ),
-            errors=(400,),
-        ),
-    ),
-]

@@ -1,0 +1,10 @@
+"""llama.cpp's API, as the application takes it."""
+
+from __future__ import annotations
+
+from ..core.routes import Api
+from . import completion, embeddings, properties
+from .errors import LLAMA_CPP
+
+API = Api((*properties.ROUTES, *completion.ROUTES), LLAMA_CPP)
+EMBEDDINGS = Api(tuple(embeddings.ROUTES))
