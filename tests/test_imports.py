@@ -13,21 +13,49 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+HTTP_ROOMS = [
+    f"runtime/http/{room}"
+    for room in ("core", "transport", "native", "openai", "anthropic", "ollama", "llama_cpp", "lm_studio", "proxy")
+]
 # The rooms, and which others each may import; "" is the package itself, of which only the version is taken.
 MAY_IMPORT = {
     "artifacts": set(),
     "cli": {
         *("artifacts", "compiler", "runtime", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry"),
-        *("runtime/http", ""),  # never `tools`: the emulator comes by its entry point
+        *("runtime/http/core", "runtime/http/transport", ""),  # never `tools`: the emulator comes by its entry point
     },
     "compiler": {"artifacts", ""},
     "runtime/device": {"artifacts"},
     "runtime/text": {"artifacts"},
     "runtime/engine": {"artifacts", "runtime/device", "runtime/text"},
     "runtime/telemetry": {"artifacts", "runtime/engine", ""},
-    "runtime/http": {"artifacts", "runtime/engine", "runtime/text", "runtime/telemetry", ""},
+    "runtime/http/core": {"artifacts", "runtime/engine", "runtime/text", "runtime/telemetry", ""},
+    "runtime/http/transport": {"artifacts", "runtime/engine", "runtime/telemetry", "runtime/http/core"},
+    "runtime/http/openai": {"artifacts", "runtime/engine", "runtime/text", "runtime/http/core"},
+    # The errors of OpenAI's API, with words of its own.
+    "runtime/http/anthropic": {
+        "artifacts",
+        "runtime/engine",
+        "runtime/text",
+        "runtime/http/core",
+        "runtime/http/openai",
+    },
+    "runtime/http/ollama": {"artifacts", "runtime/engine", "runtime/text", "runtime/http/core", ""},
+    "runtime/http/lm_studio": {"runtime/http/core"},
+    # `/models` has what `/v1/models` has.
+    "runtime/http/native": {
+        *("artifacts", "runtime/engine", "runtime/telemetry", "runtime/http/core", "runtime/http/openai", ""),
+    },
+    # `/apply-template` takes the requests of OpenAI's chats, `/v1/health` is `/health`.
+    "runtime/http/llama_cpp": {
+        *("artifacts", "runtime/engine", "runtime/text", "runtime/http/core", "runtime/http/openai"),
+        *("runtime/http/native", ""),
+    },
+    "runtime/http/proxy": {"artifacts", "runtime/http/core"},
+    "runtime/http": {"artifacts", "runtime/telemetry", *HTTP_ROOMS},
     "runtime": {
-        *("artifacts", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry", "runtime/http", ""),
+        *("artifacts", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry", ""),
+        *("runtime/http", "runtime/http/core", "runtime/http/transport", "runtime/http/proxy"),
     },
 }
 

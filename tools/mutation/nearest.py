@@ -142,7 +142,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     # Of all APIs: how a stream ends, and what is seen of requests.
     "runtime/http/core/streaming.py": (HTTP + "test_broken_streams.py", HTTP + "test_stream_writer.py"),
-    "runtime/http/native/observe.py": (
+    "runtime/http/transport/observe.py": (
         "test_tracing.py",
         HTTP + "test_native.py",
         HTTP + "test_openai.py",
