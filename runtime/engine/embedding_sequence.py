@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence as List
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,10 +12,10 @@ from ..text.tokenizer import Tokenizer
 from .embeddings import EmbeddingError, EmbeddingRequest
 from .generation import FINISH_FAILED, FINISH_STOP, Failure, GenerationRequest
 from .scheduler import Chunk
-from .sequence import Sequence
+from .sequence import ActiveSequence
 
 
-class EmbeddingSequence(Sequence):
+class EmbeddingSequence(ActiveSequence):
     """A generation of no tokens, for the scheduler; also the `PendingEmbedding` that the HTTP thread holds."""
 
     ends_with_prompt = False  # but with what `take` makes of the hidden states
@@ -70,7 +70,7 @@ class EmbeddingSequence(Sequence):
         self.finish(FINISH_STOP)
 
     def finish(self, reason: str, error: Failure | None = None) -> None:
-        """See `Sequence`; the result waits for it."""
+        """See `ActiveSequence`; the result waits for it."""
         super().finish(reason, error)
         self._done.set()
 
@@ -83,7 +83,7 @@ class EmbeddingSequence(Sequence):
         return self._embedding
 
 
-def hidden_states(program: Program, chunks: List[Chunk]) -> list[tuple[Chunk, EmbeddingSequence, Float32]]:
+def hidden_states(program: Program, chunks: Sequence[Chunk]) -> list[tuple[Chunk, EmbeddingSequence, Float32]]:
     """Of the step's tokens, where embeddings are made of them: what `EmbeddingSequence.take` takes."""
     found: list[tuple[Chunk, EmbeddingSequence, Float32]] = []
     end = 0

@@ -21,7 +21,7 @@ from .rate import Rate
 from .recovery import Recovery
 from .request_table import RequestTable
 from .scheduler import Chunk, Scheduler, StepLimits
-from .sequence import Sequence, seed_of
+from .sequence import ActiveSequence, seed_of
 from .step import StepOutput, run_step
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class EngineLimits:
         queue_seconds: longest wait of a request that has not begun; it fails then.
         step_seconds: after which a step counts as hung; its requests fail then.
         prefill_tokens: tokens of prompts in a step in which others decode.
-        draft_tokens: guesses at next tokens that a step computes for a sequence; 0: none.
+        draft_tokens: drafts of next tokens that a step computes for a sequence; 0: none.
     """
 
     max_queue: int = 256
@@ -131,18 +131,18 @@ class Engine:
             self._requests.masks.close()
             recovery.close()
 
-    def submit(self, request: GenerationRequest) -> Sequence:
+    def submit(self, request: GenerationRequest) -> ActiveSequence:
         """See `EngineApi`."""
         return self.submit_all([request])[0]
 
-    def submit_all(self, requests: Collection[GenerationRequest]) -> list[Sequence]:
+    def submit_all(self, requests: Collection[GenerationRequest]) -> list[ActiveSequence]:
         """See `EngineApi`."""
         for request in requests:
             check_generation(request, self._max_context, self.vocab_size, self._scheduler.pool)
         inbox = Inbox()
         # Before the lock is taken: the first mask of a constraint takes time, and may fail.
         sequences = [
-            Sequence(self._new_id(), request, seed_of(request), self._tokenizer, index, inbox)
+            ActiveSequence(self._new_id(), request, seed_of(request), self._tokenizer, index, inbox)
             for index, request in enumerate(requests)
         ]
         with self._wake:
@@ -169,7 +169,7 @@ class Engine:
         with self._wake:
             return next(number for number in self._ids if self._requests.find(number) is None)
 
-    def _queue(self, sequences: Collection[Sequence]) -> None:
+    def _queue(self, sequences: Collection[ActiveSequence]) -> None:
         """All of them, or none."""
         if self._recovery.stopping:
             raise EngineBusyError("the server is stopping")
@@ -180,7 +180,7 @@ class Engine:
         self._requests.queue(sequences)
         self._wake.notify_all()
 
-    def find(self, request_id: int) -> Sequence | None:
+    def find(self, request_id: int) -> ActiveSequence | None:
         """See `EngineApi`."""
         with self._wake:
             return self._requests.find(request_id)
@@ -207,7 +207,7 @@ class Engine:
                 prefix_hit_tokens=scheduler.prefix_hit_tokens,
                 preemptions=scheduler.preemptions,
                 draft_tokens=scheduler.draft_tokens,
-                draft_tokens_right=scheduler.draft_tokens_right,
+                draft_tokens_accepted=scheduler.draft_tokens_accepted,
                 **asdict(recovery.facts()),
             )
 

@@ -79,7 +79,7 @@ class Constraint(Protocol):
 class GenerationRequest:
     """A prompt, already tokenized, and the conditions under which its continuation ends.
 
-    `max_tokens` 0: the prompt is computed, and its pages may be shared, but no token is drawn.
+    `max_tokens` 0: the prompt is computed, and its KV blocks may be shared, but no token is drawn.
     `stop_token_ids` end it as stop strings do: their text is not part of it. `logprobs`: give each token's
     log-probability and those of so many of the likeliest; None: give none. `prompt_logprobs`: the same for all of
     the prompt's tokens but the first; they are computed for that, whatever lies in the cache.
@@ -252,9 +252,9 @@ class DeviceStats:
 class EngineStats:
     """Counts for `/health` and the gauges of `/metrics`.
 
-    `pages_used` are held by requests; `pages_cached` known for their content, held or not. Since the engine began
-    `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens` guessed
-    `draft_tokens_right` were right. `device_available` is false, and so is `running`, while a step hangs, a lost
+    `pages_used` are KV blocks held by requests; `pages_cached` known for their content, held or not. Since the engine
+    began `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens`
+    `draft_tokens_accepted` were accepted. `device_available` is false, and so is `running`, while a step hangs, a lost
     device is set up again or the bundle is torn; `problem` says which. `runtime`, `graphs` and `graph_mismatches` are
     those of `DeviceFacts`. `devices`: each of those that have a process of their own.
     """
@@ -273,7 +273,7 @@ class EngineStats:
     prefix_hit_tokens: int = 0
     preemptions: int = 0
     draft_tokens: int = 0
-    draft_tokens_right: int = 0
+    draft_tokens_accepted: int = 0
     problem: str | None = None
     runtime: str = ""
     graphs: str = ""
@@ -292,7 +292,7 @@ _SUMMED: Final = (
     "prefix_hit_tokens",
     "preemptions",
     "draft_tokens",
-    "draft_tokens_right",
+    "draft_tokens_accepted",
     "graph_mismatches",
 )
 

@@ -1,6 +1,6 @@
-"""Pages of the KV cache: who holds which block, and which hold what a later request may use again.
+"""Blocks of the KV cache: which are in use, and which hold what a later request may use again.
 
-A block is shared by content: a full, computed page is known by the hash of its tokens and of all before them. It stays
+A block is shared by content: a full, computed one is known by the hash of its tokens and of all before them. It stays
 known while nobody holds it, until its block is needed: the one unused for longest goes first.
 """
 
@@ -15,16 +15,16 @@ _KEY_BYTES = 16  # of BLAKE2b: no two prompts that anyone can find share one
 
 
 def root_key(space: str) -> bytes:
-    """What stands before the first page of the prompts of one space: no page's key is that of another space's."""
+    """What stands before the first block of the prompts of one space: no block's key is that of another space's."""
     return hashlib.blake2b(space.encode(errors="surrogatepass"), digest_size=_KEY_BYTES, person=b"space").digest()
 
 
-def page_key(previous: bytes, token_ids: Sequence[int]) -> bytes:
-    """What a page is known by.
+def block_key(previous: bytes, token_ids: Sequence[int]) -> bytes:
+    """What a block is known by.
 
     Args:
-        previous: key of the page before it; for the first, `root_key` of its space.
-        token_ids: the page's, `block_size` of them.
+        previous: key of the block before it; for the first, `root_key` of its space.
+        token_ids: the block's, `block_size` of them.
     """
     return hashlib.blake2b(previous + array("i", token_ids).tobytes(), digest_size=_KEY_BYTES).digest()
 
@@ -56,7 +56,7 @@ class BlockPool:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
 
-    def take(self, count: int) -> list[int] | None:
+    def allocate(self, count: int) -> list[int] | None:
         """`count` blocks to write to, or None where there are not so many."""
         if count > self.num_free:
             return None
@@ -71,9 +71,9 @@ class BlockPool:
             taken.append(block)
         return taken
 
-    def give_back(self, blocks: Sequence[int]) -> None:
-        """Let go of blocks taken or found before. The last are forgotten first: without those before them, they
-        are of no use."""
+    def free(self, blocks: Sequence[int]) -> None:
+        """Let go of blocks that `allocate` or `lookup` gave. The last are forgotten first: without those before them,
+        they are of no use."""
         for block in reversed(blocks):
             self._references[block] -= 1
             if self._references[block]:
@@ -84,21 +84,21 @@ class BlockPool:
                 self._free.append(block)
 
     def share(self, block: int, key: bytes) -> None:
-        """From now on `find` finds a block that is held, full and computed; the first of equal ones stays."""
+        """From now on `lookup` finds a block that is held, full and computed; the first of equal ones stays."""
         if key not in self._blocks and block not in self._keys:
             self._blocks[key] = block
             self._keys[block] = key
 
-    def find(self, key: bytes) -> int | None:
-        """The block of that content, to read and to give back; None where there is none."""
+    def lookup(self, key: bytes) -> int | None:
+        """The block of that content, to read and to free; None where there is none."""
         block = self._blocks.get(key)
         if block is not None:
             self._references[block] += 1
             self._idle.pop(block, None)
         return block
 
-    def distrust(self, blocks: Iterable[int]) -> None:
-        """Find held blocks no more: what they hold is in doubt."""
+    def invalidate(self, blocks: Iterable[int]) -> None:
+        """Have `lookup` find held blocks no more: what they hold is in doubt."""
         for block in blocks:
             key = self._keys.pop(block, None)
             if key is not None:

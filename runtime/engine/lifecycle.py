@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from .generation import FINISH_FAILED
-from .sequence import Sequence
+from .sequence import ActiveSequence
 
 log = logging.getLogger(__name__)
 
 QUEUED: Final = "queued"
-ADMITTED: Final = "admitted"  # it holds pages, and its prompt is computed in the next steps; again after `PREEMPTED`
+ADMITTED: Final = "admitted"  # it has KV blocks, and its prompt is computed in the next steps; again after `PREEMPTED`
 PREFIX_HIT: Final = "prefix_hit"  # `tokens` of it lay in the cache
 PREFILLED: Final = "prefilled"  # all `tokens` that it had when admitted are computed
 FIRST_TOKEN: Final = "first_token"
-PREEMPTED: Final = "preempted"  # its pages went to others, its `tokens` stay; it stands at the head of the queue
+PREEMPTED: Final = "preempted"  # its blocks went to others, its `tokens` stay; it stands at the head of the queue
 FINISHED: Final = "finished"  # for `reason`, with `tokens` generated
 
 
@@ -67,10 +67,10 @@ class EngineMetrics(Protocol):
         """So many tokens lay in the cache already, and were not computed."""
 
     def preempted(self) -> None:
-        """A request gave its pages to others."""
+        """A request gave its KV blocks to others."""
 
-    def drafts_judged(self, drafts: int, right: int) -> None:
-        """So many of the tokens guessed for a request were right."""
+    def drafts_judged(self, drafts: int, accepted: int) -> None:
+        """So many of a request's drafts were accepted."""
 
 
 class Clock(Protocol):
@@ -110,7 +110,7 @@ class Lifecycle:
         self._metrics = metrics
         self._observer = observer
 
-    def tell(self, kind: str, sequence: Sequence, tokens: int = 0, reason: str | None = None) -> None:
+    def tell(self, kind: str, sequence: ActiveSequence, tokens: int = 0, reason: str | None = None) -> None:
         """A request has come to one of the turns above."""
         event = RequestEvent(kind, sequence.request_id, time.monotonic(), tokens, reason)
         count(self._metrics, sequence, event)

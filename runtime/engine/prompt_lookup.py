@@ -1,6 +1,6 @@
-"""Guesses at how a text goes on, taken from the text itself: the drafts of speculative decoding.
+"""Drafts of how a text goes on, taken from the text itself, for speculative decoding.
 
-The model judges each draft in the step that computes it, so a guess can cost time and never a token. The lookup is that
+The model judges each draft in the step that computes it, so one can cost time and never a token. The lookup is that
 of A. Saxena's prompt lookup decoding: what followed the last tokens where they stood before.
 """
 
@@ -11,15 +11,15 @@ from typing import Final
 
 _GRAM_LENGTHS: Final = (3, 2)  # tokens that must have stood there before; the longer says more
 _FIRST_LENGTH: Final = 4
-_LEAST_LENGTH: Final = 3  # after a part was right
+_LEAST_LENGTH: Final = 3  # after a part was accepted
 _LONGEST_PAUSE: Final = 16  # tokens
 
 
 class PromptLookup:
     """The lookup of one sequence, whose tokens only ever grow in number. Takes about 300 bytes a token.
 
-    How much it proposes follows what became of it: twice as much after all was right, little more than what was right
-    after a part was; after nothing was right it pauses, for longer each time.
+    How much it proposes follows what became of it: twice as much after all was accepted, little more than what was
+    accepted after a part was; after nothing was it pauses, for longer each time.
     """
 
     def __init__(self, max_drafts: int) -> None:
@@ -53,17 +53,17 @@ class PromptLookup:
                 return _continuation(token_ids, begin, limit)
         return []
 
-    def judge(self, proposed: int, right: int, num_tokens: int) -> None:
+    def judge(self, proposed: int, accepted: int, num_tokens: int) -> None:
         """What became of the last proposal.
 
         Args:
             proposed: its tokens that were tried, at least 1.
-            right: how many of them came.
+            accepted: how many of them came.
             num_tokens: of the sequence now.
         """
-        if right:
+        if accepted:
             self._misses = 0
-            wanted = 2 * proposed if right == proposed else max(right + 1, _LEAST_LENGTH)
+            wanted = 2 * proposed if accepted == proposed else max(accepted + 1, _LEAST_LENGTH)
             self._length = min(wanted, self._max_drafts)
         else:
             self._misses += 1

@@ -13,7 +13,7 @@ from .generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure
 from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle
 from .logprobs import TokenLogprobs
 from .scheduler import Chunk, Scheduler
-from .sequence import Sequence
+from .sequence import ActiveSequence
 from .step import StepOutput
 
 KEPT_FINISHED = 1024  # finished requests that /status still knows
@@ -37,15 +37,15 @@ class RequestTable:
         self._life = life
         self._metrics = metrics
         self._eos_token_ids = eos_token_ids
-        self._known: OrderedDict[int, Sequence] = OrderedDict()
+        self._known: OrderedDict[int, ActiveSequence] = OrderedDict()
 
-    def queue(self, sequences: Iterable[Sequence]) -> None:
+    def queue(self, sequences: Iterable[ActiveSequence]) -> None:
         """Have them wait for their turn."""
         for sequence in sequences:
             self.scheduler.waiting.push(sequence)
             self._life.tell(QUEUED, sequence, sequence.num_prompt_tokens)
 
-    def remember(self, sequence: Sequence) -> None:
+    def remember(self, sequence: ActiveSequence) -> None:
         """Have `find` find it until long after its end."""
         self._known[sequence.request_id] = sequence
         if len(self._known) > KEPT_FINISHED:
@@ -53,11 +53,11 @@ class RequestTable:
             if oldest is not None:
                 del self._known[oldest.request_id]
 
-    def find(self, request_id: int) -> Sequence | None:
+    def find(self, request_id: int) -> ActiveSequence | None:
         """A request that is remembered, or None."""
         return self._known.get(request_id)
 
-    def live(self) -> list[Sequence]:
+    def live(self) -> list[ActiveSequence]:
         """All that have not ended."""
         return [*self.scheduler.running, *self.scheduler.waiting]
 
@@ -70,12 +70,12 @@ class RequestTable:
             elif (overdue := sequence.overdue(now, queue_seconds)) is not None:
                 self.finish(sequence, *overdue)
 
-    def finish(self, sequence: Sequence, reason: str, error: Failure | None = None) -> None:
+    def finish(self, sequence: ActiveSequence, reason: str, error: Failure | None = None) -> None:
         """End one without a new token."""
         sequence.finish(reason, error)
         self._release(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: ActiveSequence) -> None:
         reason = sequence.finish_reason or FINISH_FAILED
         self.scheduler.release(sequence, trusted=reason != FINISH_FAILED)
         self._life.tell(FINISHED, sequence, sequence.num_generated, reason)
@@ -109,20 +109,20 @@ class RequestTable:
         return taken
 
     def _take_tokens(self, chunk: Chunk, drawn: list[tuple[int, TokenLogprobs | None]]) -> int:
-        """Take the next token, and those after drafts that are right; returns how many that were."""
+        """Take the next token, and those after drafts that are accepted; returns how many that were."""
         sequence, before = chunk.sequence, chunk.sequence.num_generated
-        right = 0
+        accepted = 0
         for index, (token, logprob) in enumerate(drawn):
             self._take_token(sequence, token, logprob)
             if sequence.finished or chunk.drafts[index : index + 1] != (token,):
                 break
-            right += 1
+            accepted += 1
         if chunk.drafts and not sequence.finished:
-            self.scheduler.drafts_judged(chunk, right)
-            self._metrics.drafts_judged(len(chunk.drafts), right)
+            self.scheduler.drafts_judged(chunk, accepted)
+            self._metrics.drafts_judged(len(chunk.drafts), accepted)
         return sequence.num_generated - before
 
-    def _take_token(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> None:
+    def _take_token(self, sequence: ActiveSequence, token: int, logprobs: TokenLogprobs | None) -> None:
         if sequence.first_token_at is None:
             self._life.tell(FIRST_TOKEN, sequence)
         if token < 0:

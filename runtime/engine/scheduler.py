@@ -1,11 +1,11 @@
-"""Which tokens the next step computes, and who holds which pages: pure policy, no device.
+"""Which tokens the next step computes, and who holds which KV blocks: pure policy, no device.
 
 Decoding sequences come first, one token each. What is left of the step's budget goes to prompts, in the order of their
 admission, cut into chunks; beside others that decode they get a small budget only, so that nobody's next token waits
-for a long prompt. A sequence is admitted once its prompt and one page more are free. Where pages run out later, the
-last admitted gives its own back and is computed again when there is room: the first admitted always goes on.
+for a long prompt. A sequence is admitted once its prompt and one block more are free. Where blocks run out later, the
+last admitted frees its own and is computed again when there is room: the first admitted always goes on.
 
-Where drafts are made, a decoding sequence may have its guesses computed in the same step, in the room that is left.
+Where drafts are made, a decoding sequence may have them computed in the same step, in the room that is left.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .fair_queue import FairQueue
-from .kv_cache import BlockPool, page_key, root_key
+from .kv_cache import BlockPool, block_key, root_key
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
 from .prompt_lookup import PromptLookup
-from .sequence import Sequence
+from .sequence import ActiveSequence
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start .. start + count - 1` of a sequence and guesses at those after, to be computed in this step.
+    """Tokens `start .. start + count - 1` of a sequence and drafts of those after, to be computed in this step.
 
     `scored`: positions whose logits say how likely the prompt's next token was.
     """
 
-    sequence: Sequence
+    sequence: ActiveSequence
     start: int
     count: int
     drafts: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class Chunk:
 
     @property
     def num_drawn(self) -> int:
-        """Tokens that the step draws: the next, and after each draft the one that follows if it is right."""
+        """Tokens that the step draws: the next, and after each draft the one that follows if it is accepted."""
         return 1 + len(self.drafts) if self.samples else 0
 
     @property
@@ -72,7 +72,7 @@ class StepLimits:
         max_tokens: tokens in all.
         max_sequences: sequences admitted at once, and rows of logits.
         prefill_tokens: tokens of prompts, where others decode.
-        draft_tokens: guesses for one sequence; 0: none.
+        draft_tokens: drafts for one sequence; 0: none.
     """
 
     max_tokens: int
@@ -82,17 +82,17 @@ class StepLimits:
 
 
 class Scheduler:
-    """Queue, running sequences and pages. Not thread-safe: the engine's lock guards it."""
+    """Queue, running sequences and KV blocks. Not thread-safe: the engine's lock guards it."""
 
-    def __init__(self, pool: BlockPool, limits: StepLimits, tell: Callable[[str, Sequence, int], None]) -> None:
-        """Args: pages, limits, and who is told of a sequence's turns."""
+    def __init__(self, pool: BlockPool, limits: StepLimits, tell: Callable[[str, ActiveSequence, int], None]) -> None:
+        """Args: blocks, limits, and who is told of a sequence's turns."""
         self.pool = pool
         self.waiting = FairQueue()
-        self.running: list[Sequence] = []  # in the order of admission
+        self.running: list[ActiveSequence] = []  # in the order of admission
         self.prefix_hit_tokens = 0
         self.preemptions = 0
         self.draft_tokens = 0
-        self.draft_tokens_right = 0
+        self.draft_tokens_accepted = 0
         self._limits = limits
         self._tell = tell
 
@@ -103,37 +103,37 @@ class Scheduler:
         return self._choose()
 
     def computed(self, chunk: Chunk) -> None:
-        """A step has computed a chunk, whatever its drafts are worth: pages that it filled may be shared."""
+        """A step has computed a chunk, whatever its drafts are worth: blocks that it filled may be shared."""
         sequence = chunk.sequence
         self._advance(sequence, chunk.count)
         if sequence.prefilling and chunk.completes:
             sequence.prefilling = False
             self._tell(PREFILLED, sequence, sequence.num_computed)
 
-    def drafts_judged(self, chunk: Chunk, right: int) -> None:
+    def drafts_judged(self, chunk: Chunk, accepted: int) -> None:
         """So many of a computed chunk's drafts are tokens of the sequence now; what the others left is overwritten."""
         sequence = chunk.sequence
-        self._advance(sequence, right)
+        self._advance(sequence, accepted)
         self.draft_tokens += len(chunk.drafts)
-        self.draft_tokens_right += right
+        self.draft_tokens_accepted += accepted
         if sequence.lookup is not None:
-            sequence.lookup.judge(len(chunk.drafts), right, len(sequence.token_ids))
+            sequence.lookup.judge(len(chunk.drafts), accepted, len(sequence.token_ids))
 
-    def _advance(self, sequence: Sequence, count: int) -> None:
+    def _advance(self, sequence: ActiveSequence, count: int) -> None:
         size, before = self.pool.block_size, sequence.num_computed
         sequence.num_computed += count
         for index in range(before // size, sequence.num_computed // size):
             self.pool.share(sequence.blocks[index], _key(sequence, index, size))
 
-    def release(self, sequence: Sequence, trusted: bool = True) -> None:
-        """A sequence has ended: out of queue or step, its pages back; not `trusted`: nobody shall use them again."""
+    def release(self, sequence: ActiveSequence, trusted: bool = True) -> None:
+        """A sequence has ended: out of queue or step, its blocks free; not `trusted`: nobody shall use them again."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
         if not trusted:
-            self.pool.distrust(sequence.blocks)
-        self._give_back(sequence)
+            self.pool.invalidate(sequence.blocks)
+        self._free(sequence)
 
     def start_over(self, pool: BlockPool) -> None:
         """Nothing that was computed can be trusted: all that run are queued again, with an empty cache."""
@@ -142,26 +142,26 @@ class Scheduler:
         self.pool = pool
 
     def _grow(self) -> None:
-        """A page for each sequence whose next token needs one; the last admitted gives its pages back for it."""
+        """A block for each sequence whose next token needs one; the last admitted frees its own for it."""
         index = 0
         while index < len(self.running):
             sequence = self.running[index]
             if self.pool.blocks_for(len(sequence.token_ids)) <= len(sequence.blocks):
                 index += 1
-            elif (taken := self.pool.take(1)) is not None:
+            elif (taken := self.pool.allocate(1)) is not None:
                 sequence.blocks += taken
             else:
                 self._preempt()  # perhaps itself, then it is the last
 
     def _preempt(self) -> None:
         sequence = self.running.pop()
-        self._give_back(sequence)
+        self._free(sequence)
         self.waiting.push_front(sequence)
         self.preemptions += 1
         self._tell(PREEMPTED, sequence, len(sequence.token_ids))
 
-    def _give_back(self, sequence: Sequence) -> None:
-        self.pool.give_back(sequence.blocks)
+    def _free(self, sequence: ActiveSequence) -> None:
+        self.pool.free(sequence.blocks)
         sequence.blocks = []
         sequence.num_computed = 0
 
@@ -171,9 +171,9 @@ class Scheduler:
             hit = self._reuse(sequence)
             needed = self.pool.blocks_for(len(sequence.token_ids)) + 1
             needed = min(needed, self.pool.blocks_for(sequence.max_length))
-            taken = self.pool.take(needed - len(sequence.blocks))
+            taken = self.pool.allocate(needed - len(sequence.blocks))
             if taken is None:
-                self._give_back(sequence)
+                self._free(sequence)
                 break
             sequence.blocks += taken
             sequence.prefilling = True
@@ -199,7 +199,7 @@ class Scheduler:
         return self._with_drafts(chunks) if limits.draft_tokens else chunks
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
-        """The same, and in what is left of the step guesses for those that decode."""
+        """The same, and in what is left of the step drafts for those that decode."""
         tokens = self._limits.max_tokens - sum(chunk.num_tokens for chunk in chunks)
         logits = self._limits.max_sequences - sum(chunk.num_logits for chunk in chunks)
         room, found = min(tokens, logits), []
@@ -210,34 +210,34 @@ class Scheduler:
             room -= len(drafts)
         return found
 
-    def _drafts(self, sequence: Sequence, room: int) -> list[int]:
-        """Guesses, as far as there are pages for them: nobody gives one back for a guess."""
+    def _drafts(self, sequence: ActiveSequence, room: int) -> list[int]:
+        """Drafts, as far as there are blocks for them: nobody frees one for a draft."""
         if sequence.lookup is None:
             sequence.lookup = PromptLookup(self._limits.draft_tokens)
         drafts = sequence.lookup.propose(sequence.token_ids, min(room, sequence.max_drafts))
         length = len(sequence.token_ids)
         missing = self.pool.blocks_for(length + len(drafts)) - len(sequence.blocks)
         if missing > 0:
-            taken = self.pool.take(missing)
+            taken = self.pool.allocate(missing)
             if taken is None:
                 return drafts[: len(sequence.blocks) * self.pool.block_size - length]
             sequence.blocks += taken
         return drafts
 
-    def _reuse(self, sequence: Sequence) -> int:
-        """Go on from the pages that are known already, but leave a token to compute; returns the tokens skipped."""
+    def _reuse(self, sequence: ActiveSequence) -> int:
+        """Go on from the blocks that are known already, but leave a token to compute; returns the tokens skipped."""
         size, before = self.pool.block_size, sequence.num_computed
         while sequence.reuses_prefix and sequence.num_computed % size == 0 and sequence.num_uncomputed > size:
             index = sequence.num_computed // size
-            block = self.pool.find(_key(sequence, index, size))
+            block = self.pool.lookup(_key(sequence, index, size))
             if block is None:
                 break
-            self.pool.give_back(sequence.blocks[index : index + 1])
+            self.pool.free(sequence.blocks[index : index + 1])
             sequence.blocks[index : index + 1] = [block]
             sequence.num_computed += size
         return sequence.num_computed - before
 
-    def _count_hit(self, sequence: Sequence, tokens: int) -> None:
+    def _count_hit(self, sequence: ActiveSequence, tokens: int) -> None:
         if tokens:
             self.prefix_hit_tokens += tokens
             if not sequence.num_generated:  # later it is what a preempted one had computed itself
@@ -245,7 +245,7 @@ class Scheduler:
             self._tell(PREFIX_HIT, sequence, tokens)
 
 
-def _prompt_chunk(sequence: Sequence, tokens: int, rows: int) -> Chunk:
+def _prompt_chunk(sequence: ActiveSequence, tokens: int, rows: int) -> Chunk:
     """As much of a prompt as so many tokens and rows of logits allow; perhaps nothing, where there are no rows."""
     start = sequence.num_computed
     end = start + min(sequence.num_uncomputed, tokens)
@@ -258,13 +258,13 @@ def _prompt_chunk(sequence: Sequence, tokens: int, rows: int) -> Chunk:
     return Chunk(sequence, start, end - start, scored=scored)
 
 
-def _key(sequence: Sequence, index: int, size: int) -> bytes:
-    """Key of the page `index` of a sequence; all of its tokens are there."""
-    keys = sequence.page_keys
+def _key(sequence: ActiveSequence, index: int, size: int) -> bytes:
+    """Key of the block `index` of a sequence; all of its tokens are there."""
+    keys = sequence.block_keys
     while len(keys) <= index:
         start = len(keys) * size
         keys.append(
-            page_key(
+            block_key(
                 keys[-1] if keys else root_key(sequence.request.cache_space), sequence.token_ids[start : start + size]
             )
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Sequence as List
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +33,7 @@ from .logprobs import TokenLogprobs
 from .prompt_lookup import PromptLookup
 
 
-class Sequence:
+class ActiveSequence:
     """A request, its tokens and its blocks; also the `Generation` that the HTTP thread holds.
 
     The engine's thread writes; other threads read snapshots, wait for events and set `cancel_requested`.
@@ -57,7 +56,7 @@ class Sequence:
         self.token_ids = list(request.prompt_token_ids)
         self.num_computed = 0  # tokens whose keys and values lie in the cache
         self.blocks: list[int] = []
-        self.page_keys: list[bytes] = []  # of its first pages, as far as they were asked for
+        self.block_keys: list[bytes] = []  # of its first blocks, as far as they were asked for
         self.lookup: PromptLookup | None = None  # where drafts are made for it
         self.cached_tokens = 0  # of its prompt, that did not have to be computed
         self.prefilling = False  # admitted, and what it had then is not yet computed
@@ -118,7 +117,7 @@ class Sequence:
         first = max(start, self.num_scored)
         return range(first, max(first, min(end, self.num_prompt_tokens - 1)))
 
-    def take_scores(self, scores: List[TokenLogprobs]) -> None:
+    def take_scores(self, scores: Sequence[TokenLogprobs]) -> None:
         """Log-probabilities of the next tokens of its prompt."""
         self._scores += scores
         self.num_scored += len(scores)
@@ -154,16 +153,16 @@ class Sequence:
 
     @property
     def finished(self) -> bool:
-        """Whether the last event was sent."""
+        """Whether the last event was emitted."""
         return self.finish_reason is not None
 
     @property
     def max_drafts(self) -> int:
-        """Guesses at next tokens that can be of use: not where each token decides which may follow it."""
+        """Drafts of next tokens that can be of use: not where each token decides which may follow it."""
         return 0 if self.request.constraint else self.request.max_tokens - self.num_generated - 1
 
-    def row_samplings(self, drafts: List[int] = ()) -> list[RowSampling]:
-        """How its next token is drawn, and after each of the drafts the one that follows if it is right."""
+    def row_samplings(self, drafts: Sequence[int] = ()) -> list[RowSampling]:
+        """How its next token is drawn, and after each of the drafts the one that follows if it is accepted."""
         seen = None
         if self._weighs_history:
             seen = Counter(dict.fromkeys(self.request.prompt_token_ids, 0))
@@ -193,25 +192,25 @@ class Sequence:
         )
 
     def append(self, token: int, is_eos: bool, logprobs: TokenLogprobs | None = None) -> None:
-        """Take the next token, send its event, and finish where it is the last."""
+        """Take the next token, emit its event, and finish where it is the last."""
         self.token_ids.append(token)
         if token in self.request.stop_token_ids:
-            self._send(token, self._rest(), FINISH_STOP, end_logprobs=logprobs)
+            self._emit(token, self._rest(), FINISH_STOP, end_logprobs=logprobs)
             return
         if is_eos:
-            self._send(token, self._rest(), FINISH_EOS, end_logprobs=logprobs)
+            self._emit(token, self._rest(), FINISH_EOS, end_logprobs=logprobs)
             return
         text, stopped = self._stops.push(self._decoder.push(token))
         complete = not stopped and self._advance_constraint(token)
         if self.error is not None:
-            self._send(token, text, FINISH_FAILED, logprobs)
+            self._emit(token, text, FINISH_FAILED, logprobs)
         elif stopped:
-            self._send(token, text, FINISH_STOP, logprobs)
+            self._emit(token, text, FINISH_STOP, logprobs)
         elif complete or self.num_generated >= self.request.max_tokens:
             text += self._rest()
-            self._send(token, text, FINISH_STOP if complete or self._stops.stopped else FINISH_LENGTH, logprobs)
+            self._emit(token, text, FINISH_STOP if complete or self._stops.stopped else FINISH_LENGTH, logprobs)
         else:
-            self._send(token, text, None, logprobs)
+            self._emit(token, text, None, logprobs)
 
     def _advance_constraint(self, token: int) -> bool:
         """Whether the constraint has its whole text; sets `error` where it gives up."""
@@ -235,14 +234,14 @@ class Sequence:
     def finish(self, reason: str, error: Failure | None = None) -> None:
         """End without a new token: cancelled or failed; `error` says why."""
         self.error = error
-        self._send(None, self._rest(), reason)
+        self._emit(None, self._rest(), reason)
 
     def _rest(self) -> str:
         """What was held back: half a character, the beginning of a stop string."""
         text, stopped = self._stops.push(self._decoder.flush())
         return text if stopped else text + self._stops.flush()
 
-    def _send(
+    def _emit(
         self,
         token: int | None,
         text: str,

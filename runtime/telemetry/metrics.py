@@ -62,7 +62,7 @@ class Metrics:
         self._hits = self._counter("prefix_cache_hit_tokens", "Total number of prompt tokens found in the KV cache")
         self._preemptions = self._counter("preemptions", "Total number of times a request gave its KV pages to others")
         self._drafts = self._counter("draft_tokens", "Total number of tokens guessed by prompt lookup")
-        self._drafts_right = self._counter("draft_tokens_right", "Total number of guessed tokens that were right")
+        self._drafts_accepted = self._counter("draft_tokens_right", "Total number of guessed tokens that were right")
         self._pages = self._gauge("kv_pages", "Pages of the KV cache")
         self._pages_used = self._gauge("kv_pages_used", "Pages of the KV cache that requests hold")
         self._pages_cached = self._gauge(
@@ -129,10 +129,10 @@ class Metrics:
         """A request gave its pages to others."""
         self._preemptions.inc()
 
-    def drafts_judged(self, drafts: int, right: int) -> None:
-        """So many of the tokens guessed for a request were right."""
+    def drafts_judged(self, drafts: int, accepted: int) -> None:
+        """So many of a request's drafts were accepted."""
         self._drafts.inc(drafts)
-        self._drafts_right.inc(right)
+        self._drafts_accepted.inc(accepted)
 
     def http_answered(self, method: str, route: str | None, status: int) -> None:
         """An HTTP request was answered.

@@ -155,7 +155,7 @@ def engine(device: Device) -> Arrays:
             for number, state in enumerate(states):
                 found[f"drafts {drafts}, {blocks} blocks, {number}"] = np.array(state.tokens, np.int32)
             stats = running.stats()
-            assert (stats.draft_tokens_right > 0) == (drafts > 0), stats
+            assert (stats.draft_tokens_accepted > 0) == (drafts > 0), stats
             assert (stats.preemptions > 0) == (blocks < 32), stats
             if blocks < 32:
                 continue

@@ -94,7 +94,7 @@ def measure(path: Path, draft_tokens: int, rounds: int, threads: int) -> bool:
                 f" outputs {'equal' if same else 'DIFFER'}"
             )
         stats = contenders[1].engine.stats()
-        print(f"of {stats.draft_tokens} drafts {stats.draft_tokens_right} were right")
+        print(f"of {stats.draft_tokens} drafts {stats.draft_tokens_accepted} were right")
         for one in contenders:
             one.engine.stop(5)
     return equal

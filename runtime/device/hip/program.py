@@ -145,7 +145,7 @@ class HipProgram:
         return graphs
 
     def _zeroed(self, n_bytes: int, what: str) -> int:
-        """Masked attention reads pages before they are written; what it reads must be numbers."""
+        """Masked attention reads blocks before they are written; what it reads must be numbers."""
         n_bytes = max(n_bytes, DEVICE_ALIGNMENT)
         address = self._memory.device(n_bytes, what)
         check(self._api, self._api.hipMemsetAsync(address, 0, n_bytes, self._stream), f"clearing of the {what}")

@@ -11,8 +11,7 @@ import os
 import socket
 import threading
 import traceback
-from collections.abc import Callable
-from collections.abc import Sequence as List
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -30,11 +29,10 @@ from ..engine import Engine
 from ..generation import FINISH_FAILED, GenerationRequest, TokenEvent
 from ..lifecycle import EngineMetrics
 from ..loading import EngineOptions, chosen_device, kv_size, load_tokenizer
-from ..sequence import Sequence
+from ..sequence import ActiveSequence
 from .sender import Sender
 from .wire import (
     STARTING,
-    Alive,
     Answer,
     AskStats,
     Cancel,
@@ -42,6 +40,7 @@ from .wire import (
     DeferredConstraint,
     Embedded,
     Generated,
+    Heartbeat,
     Logged,
     Lost,
     Ping,
@@ -73,8 +72,8 @@ class _StepMetrics:
         self._put(StepDone("observe_step", (seconds, sequences, tokens)))
         self._sender.send_now()
 
-    def drafts_judged(self, drafts: int, right: int) -> None:
-        self._put(StepDone("drafts_judged", (drafts, right)))
+    def drafts_judged(self, drafts: int, accepted: int) -> None:
+        self._put(StepDone("drafts_judged", (drafts, accepted)))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return _count_nothing
@@ -121,7 +120,7 @@ class Worker:
         self._put = sender.put
         self._sender = sender
         self._ids = _GivenIds()
-        self._live: dict[int, Sequence] = {}
+        self._live: dict[int, ActiveSequence] = {}
         self._asides = ThreadPoolExecutor(1, "stats")  # a device that hangs may not say what memory it has
         self._compiles = ThreadPoolExecutor(CONSTRAINT_THREADS, "constraints")
         self._engine: Engine
@@ -189,7 +188,7 @@ class Worker:
         elif isinstance(message, AskStats):
             self._asides.submit(self._answer_stats, message.call)
         elif isinstance(message, Ping):
-            self._put(Alive())
+            self._put(Heartbeat())
         elif isinstance(message, Stop):
             threading.Thread(target=self._stop, args=(message.seconds,), name="stop", daemon=True).start()
 
@@ -210,13 +209,13 @@ class Worker:
                 group[0].inbox.hand_on(partial(self._pass_on, group))
             self._put(Answer(message.call))
 
-    def _queue(self, message: Submit) -> List[List[Sequence]]:
+    def _queue(self, message: Submit) -> Sequence[Sequence[ActiveSequence]]:
         """Groups that share an inbox."""
         self._ids.given = message.ids
         first = message.requests[0]
         if isinstance(first, EmbeddingRequest):
-            return [[one] for one in self._engine.embed(cast("List[EmbeddingRequest]", message.requests))]
-        requests = cast("List[GenerationRequest]", message.requests)
+            return [[one] for one in self._engine.embed(cast("Sequence[EmbeddingRequest]", message.requests))]
+        requests = cast("Sequence[GenerationRequest]", message.requests)
         return [self._engine.submit_all([self._with_constraint(one) for one in requests])]
 
     def _with_constraint(self, request: GenerationRequest) -> GenerationRequest:
@@ -225,7 +224,7 @@ class Worker:
             return request
         return replace(request, constraint=self._compiler.compile(deferred.spec()))
 
-    def _pass_on(self, group: List[Sequence], event: TokenEvent) -> None:
+    def _pass_on(self, group: Sequence[ActiveSequence], event: TokenEvent) -> None:
         """An event of the engine's, on the engine's thread."""
         one = group[event.index]
         if event.finished:

@@ -21,12 +21,12 @@ from .pending import Pending, RemoteEmbedding, RemoteGeneration
 from .spawn import WorkerProcess
 from .wire import (
     STARTING,
-    Alive,
     Answer,
     AskStats,
     Cancel,
     Channel,
     Event,
+    Heartbeat,
     Logged,
     Lost,
     Ping,
@@ -122,7 +122,7 @@ class RemoteEngine:
 
     @property
     def block_size(self) -> int:
-        """Tokens of a page of its KV cache."""
+        """Tokens of a block of its KV cache."""
         return self._said().block_size
 
     @property
@@ -354,7 +354,7 @@ class RemoteEngine:
                 self._begin(message, channel)
             elif isinstance(message, Lost):
                 self._kill(channel, message.problem)
-            elif not isinstance(message, Alive):
+            elif not isinstance(message, Heartbeat):
                 events.append(cast(Event, message))
         for message in events:
             self._ledger.take(message)

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from ....artifacts.errors import EngineBusyError
 from ..embeddings import EmbeddingRequest
 from ..generation import EngineStats, GenerationRequest, add_stats
-from ..kv_cache import page_key, root_key
+from ..kv_cache import block_key, root_key
 from .pending import RemoteEmbedding, RemoteGeneration
 from .remote import RemoteEngine
 
@@ -26,7 +26,7 @@ _Made = TypeVar("_Made")
 
 
 class _Record:
-    """The pages of prompts that one worker has been sent. Forgotten with that worker."""
+    """The KV blocks of prompts that one worker has been sent. Forgotten with that worker."""
 
     def __init__(self, engine: RemoteEngine) -> None:
         self.engine = engine
@@ -34,7 +34,7 @@ class _Record:
         self._pages: OrderedDict[bytes, None] = OrderedDict()
 
     def known(self, keys: Sequence[bytes]) -> int:
-        """How many of a prompt's first pages it has been sent."""
+        """How many of a prompt's first blocks it has been sent."""
         if self._restarts != self.engine.restarts:
             self._restarts = self.engine.restarts
             self._pages.clear()
@@ -109,7 +109,7 @@ class RoutedEngine:
         size, key = self._engines[0].block_size, root_key(space)
         keys = []
         for start in range(0, len(token_ids) - size + 1, size):
-            key = page_key(key, token_ids[start : start + size])
+            key = block_key(key, token_ids[start : start + size])
             keys.append(key)
         return keys
 

@@ -71,7 +71,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It serves. `device`: what to ask for the next time; `stamp` as in `Start`; tokens a page, sequences a step."""
+    """It serves. `device`: what to ask for the next time; `stamp` as in `Start`; tokens a block, sequences a step."""
 
     device: str
     stamp: tuple[int, int]
@@ -106,11 +106,11 @@ class AskStats:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Answered with `Alive` at once, whatever the device does."""
+    """Answered with `Heartbeat` at once, whatever the device does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Alive:
+class Heartbeat:
     """The worker reads and writes."""
 
 
@@ -225,7 +225,7 @@ _KINDS: Final[tuple[Any, ...]] = (
     Cancel,
     AskStats,
     Ping,
-    Alive,
+    Heartbeat,
     Stop,
     Fault,
     Answer,

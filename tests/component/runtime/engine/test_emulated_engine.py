@@ -108,7 +108,7 @@ def test_drafts_change_no_token(gpu_bundle: Bundle, gpu_tokenizer: Tokenizer) ->
         limits = EngineLimits(draft_tokens=draft_tokens)
         with serving(load(gpu_bundle, ARCH, 32, checked=False), gpu_tokenizer, 64, limits=limits) as engine:
             found.append([ended(generation).tokens for generation in [engine.submit(one) for one in requests]])
-            assert (engine.stats().draft_tokens_right > 0) == (draft_tokens > 0)
+            assert (engine.stats().draft_tokens_accepted > 0) == (draft_tokens > 0)
     assert found[0] == found[1]
 
 

@@ -87,12 +87,14 @@ def test_alone(bundle: Bundle, tokenizer: Tokenizer, plain: list[GenerationState
         found = [ended(engine.submit(one)) for one in requests(tokenizer)]
         stats = engine.stats()
     assert all(map(same, found, plain))
-    assert 0 < stats.draft_tokens_right < stats.draft_tokens  # both kinds took place
+    assert 0 < stats.draft_tokens_accepted < stats.draft_tokens  # both kinds took place
     made, right = (sum(counts) for counts in zip(*metrics.drafts, strict=True))
-    assert (made, right) == (stats.draft_tokens, stats.draft_tokens_right)
+    assert (made, right) == (stats.draft_tokens, stats.draft_tokens_accepted)
     assert stats.pages_used == 0
     assert metrics.tokens == sum(len(state.tokens) for state in plain)
-    assert program.steps <= metrics.tokens - stats.draft_tokens_right + len(found)  # one a prompt, and the drafts saved
+    assert program.steps <= metrics.tokens - stats.draft_tokens_accepted + len(
+        found
+    )  # one a prompt, and the drafts saved
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_together(
         found = [ended(generation) for generation in [engine.submit(one) for one in requests(tokenizer)]]
         stats = engine.stats()
     assert all(map(same, found, plain))
-    assert stats.draft_tokens_right > 0
+    assert stats.draft_tokens_accepted > 0
     assert (stats.preemptions > 0) == (num_blocks == 24)
     assert (stats.pages_used, stats.active, stats.queued) == (0, 0, 0)
 
@@ -126,7 +128,7 @@ def test_several_of_one_prompt(bundle: Bundle, tokenizer: Tokenizer) -> None:
             for _ in events_of(generations):
                 pass
             found.append([generation.state() for generation in generations])
-            assert (engine.stats().draft_tokens_right > 0) == (limits.draft_tokens > 0)
+            assert (engine.stats().draft_tokens_accepted > 0) == (limits.draft_tokens > 0)
     assert all(map(same, *found))
 
 
@@ -165,7 +167,7 @@ def test_no_draft_goes_past_the_most_tokens(max_tokens: int) -> None:
         stats = engine.stats()
     assert max(int(batch.positions.max()) for batch in program.batches) <= len(prompt) + max_tokens - 2
     if max_tokens > 12:
-        assert stats.draft_tokens_right >= max_tokens // 4
+        assert stats.draft_tokens_accepted >= max_tokens // 4
         assert len(program.batches) < max_tokens
 
 
@@ -174,7 +176,7 @@ def test_a_stop_string_within_drafts() -> None:
     with serving(said(text), limits=EngineLimits(draft_tokens=8)) as engine:
         state = ended(engine.submit(request(letters(text), 31, stop=("wn f",))))
         assert (state.text, state.finish_reason) == ("the quick bro", "stop")
-        assert engine.stats().draft_tokens_right > 4
+        assert engine.stats().draft_tokens_accepted > 4
 
 
 def test_F76_numbers_that_are_none_within_drafts_fail_the_request_where_it_would_alone() -> None:
@@ -196,7 +198,7 @@ def test_wrong_guesses_become_rare() -> None:
         state = ended(engine.submit(request(3, 200)))
         stats = engine.stats()
     assert state.text == text[:200]
-    assert stats.draft_tokens_right == 0
+    assert stats.draft_tokens_accepted == 0
     assert 4 <= stats.draft_tokens <= 4 * 15
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rocmforge.runtime.engine.kv_cache import BlockPool, page_key, root_key
+from rocmforge.runtime.engine.kv_cache import BlockPool, block_key, root_key
 
 BLOCK = 4
 
@@ -25,7 +25,7 @@ def test_keys_tell_pages_and_what_is_before_them_apart(pages: list[list[int]]) -
     for chosen in itertools.permutations(pages):
         key = b""
         for number, page in enumerate(chosen):
-            key = page_key(key, page)
+            key = block_key(key, page)
             beginning = tuple(token for part in chosen[: number + 1] for token in part)
             assert found.setdefault(key, beginning) == beginning
     assert len(set(found.values())) == len(found)
@@ -34,82 +34,82 @@ def test_keys_tell_pages_and_what_is_before_them_apart(pages: list[list[int]]) -
 @given(st.lists(st.text(max_size=20), min_size=2, unique=True), st.lists(st.integers(0, 200_000), min_size=BLOCK))
 def test_F105_no_page_of_one_space_is_anothers(spaces: list[str], tokens: list[int]) -> None:
     """The first decides on all after it."""
-    keys = [page_key(root_key(space), tokens[:BLOCK]) for space in spaces]
-    keys += [page_key(key, tokens[-BLOCK:]) for key in keys]
+    keys = [block_key(root_key(space), tokens[:BLOCK]) for space in spaces]
+    keys += [block_key(key, tokens[-BLOCK:]) for key in keys]
     assert len(set(keys)) == len(keys)
     assert not {root_key(space) for space in spaces} & set(keys)
 
 
 def test_keys_are_short_whatever_a_space_is_called() -> None:
     spaces = ("", "owner", "\ud800", "x" * 1000)
-    keys = [root_key(space) for space in spaces] + [page_key(root_key("owner"), list(range(BLOCK)))]
+    keys = [root_key(space) for space in spaces] + [block_key(root_key("owner"), list(range(BLOCK)))]
     assert [len(key) for key in keys] == [16] * 5
     assert len(set(keys)) == 5
     # Not even where the bytes of a page are the text of a name.
-    assert root_key("aaaa") != page_key(b"", [0x61616161])
+    assert root_key("aaaa") != block_key(b"", [0x61616161])
 
 
 def test_a_page_is_found_only_once_shared() -> None:
     pool = BlockPool(4, BLOCK)
-    taken = pool.take(2)
+    taken = pool.allocate(2)
     assert taken is not None
-    assert pool.find(b"a") is None
+    assert pool.lookup(b"a") is None
     pool.share(taken[0], b"a")
-    assert pool.find(b"a") == taken[0]
-    assert pool.find(b"b") is None
-    pool.give_back(taken)
+    assert pool.lookup(b"a") == taken[0]
+    assert pool.lookup(b"b") is None
+    pool.free(taken)
     assert pool.num_free == 3  # `find` holds the shared one still
-    pool.give_back([taken[0]])
+    pool.free([taken[0]])
     assert (pool.num_free, pool.num_cached) == (4, 1)
-    assert pool.find(b"a") == taken[0]
+    assert pool.lookup(b"a") == taken[0]
     assert pool.num_free == 3
 
 
 def test_the_first_of_equal_pages_stays() -> None:
     pool = BlockPool(4, BLOCK)
-    first, second = pool.take(2) or []
+    first, second = pool.allocate(2) or []
     pool.share(first, b"a")
     pool.share(second, b"a")
-    pool.give_back([first, second])
-    assert (pool.find(b"a"), pool.num_cached) == (first, 1)
+    pool.free([first, second])
+    assert (pool.lookup(b"a"), pool.num_cached) == (first, 1)
 
 
 def test_the_least_recently_used_goes_first_and_of_one_chain_the_last() -> None:
     pool = BlockPool(4, BLOCK)
-    chain = pool.take(3) or []
+    chain = pool.allocate(3) or []
     for block, key in zip(chain, (b"a", b"b", b"c"), strict=True):
         pool.share(block, key)
-    other = pool.take(1) or []
+    other = pool.allocate(1) or []
     pool.share(other[0], b"x")
-    pool.give_back(chain)
-    pool.give_back(other)
-    assert pool.find(b"c") == chain[2]
-    pool.give_back([chain[2]])  # now the last used
+    pool.free(chain)
+    pool.free(other)
+    assert pool.lookup(b"c") == chain[2]
+    pool.free([chain[2]])  # now the last used
     for gone in (b"b", b"a", b"x", b"c"):
-        assert pool.take(1) is not None
-        assert pool.find(gone) is None
-    assert pool.take(1) is None
+        assert pool.allocate(1) is not None
+        assert pool.lookup(gone) is None
+    assert pool.allocate(1) is None
 
 
 def test_pages_without_content_go_before_those_with() -> None:
     pool = BlockPool(3, BLOCK)
-    shared = pool.take(1) or []
+    shared = pool.allocate(1) or []
     pool.share(shared[0], b"a")
-    pool.give_back(shared)
-    assert pool.take(2) is not None
+    pool.free(shared)
+    assert pool.allocate(2) is not None
     assert pool.num_cached == 1
-    assert pool.take(1) == shared
+    assert pool.allocate(1) == shared
     assert pool.num_cached == 0
 
 
 def test_pages_in_doubt_are_not_found() -> None:
     pool = BlockPool(2, BLOCK)
-    taken = pool.take(2) or []
+    taken = pool.allocate(2) or []
     pool.share(taken[0], b"a")
-    pool.distrust(taken)
-    assert (pool.find(b"a"), pool.num_cached) == (None, 0)
-    pool.give_back(taken)
-    assert sorted(pool.take(2) or []) == [0, 1]
+    pool.invalidate(taken)
+    assert (pool.lookup(b"a"), pool.num_cached) == (None, 0)
+    pool.free(taken)
+    assert sorted(pool.allocate(2) or []) == [0, 1]
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -124,7 +124,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(count=st.integers(0, 7))
     def take(self, count: int) -> None:
         free = 6 - len(set(self.held))
-        taken = self.pool.take(count)
+        taken = self.pool.allocate(count)
         assert (taken is None) == (count > free)
         if taken is not None:
             assert len(set(taken)) == count
@@ -136,7 +136,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 20))
     def give_back(self, number: int) -> None:
         if self.held:
-            self.pool.give_back([self.held.pop(number % len(self.held))])
+            self.pool.free([self.held.pop(number % len(self.held))])
 
     @rule(number=st.integers(0, 20), key=st.sampled_from([b"a", b"b", b"c", b"d"]))
     def share(self, number: int, key: bytes) -> None:
@@ -148,7 +148,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from([b"a", b"b", b"c", b"d"]))
     def find(self, key: bytes) -> None:
-        block = self.pool.find(key)
+        block = self.pool.lookup(key)
         assert block == self.content.get(key)
         if block is not None:
             self.held.append(block)
@@ -157,7 +157,7 @@ class PoolMachine(RuleBasedStateMachine):
     def distrust(self, number: int) -> None:
         if self.held:
             block = self.held[number % len(self.held)]
-            self.pool.distrust([block])
+            self.pool.invalidate([block])
             self.content = {key: other for key, other in self.content.items() if other != block}
 
     @invariant()

@@ -16,7 +16,7 @@ from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParam
 from rocmforge.runtime.engine.kv_cache import BlockPool
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits
-from rocmforge.runtime.engine.sequence import Sequence
+from rocmforge.runtime.engine.sequence import ActiveSequence
 from rocmforge.runtime.engine.step import make_batch, step_logprobs
 from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
 
@@ -25,15 +25,15 @@ BLOCK = 4
 
 def sequence(
     number: int, prompt: int, max_tokens: int, client: str = "", alike: bool = False, scored: bool = False, **s: Any
-) -> Sequence:
+) -> ActiveSequence:
     """Prompts begin differently, so that nothing is shared, or are `alike`."""
     ids = tuple(2 + (i if alike else 7 * number + i) % 256 for i in range(prompt))
     scores = 0 if scored else None
     request = GenerationRequest(ids, max_tokens, SamplingParams(**s), client=client, prompt_logprobs=scores)
-    return Sequence(number, request, 1000 + number, TINY)
+    return ActiveSequence(number, request, 1000 + number, TINY)
 
 
-def take_token(one: Sequence) -> None:
+def take_token(one: ActiveSequence) -> None:
     one.append(2 + ord("x"), False)
 
 
@@ -59,7 +59,7 @@ class Harness:
     def running(self) -> list[int]:
         return [one.request_id for one in self.scheduler.running]
 
-    def add(self, *sequences: Sequence) -> None:
+    def add(self, *sequences: ActiveSequence) -> None:
         for one in sequences:
             self.scheduler.waiting.push(one)
 
@@ -150,7 +150,7 @@ def test_every_request_ends_and_reads_only_what_it_or_its_like_wrote(load: Load)
     arriving = deque(made)
     # The first admitted computes a token at least in each step, and is never preempted; then the next is the first.
     bound = 21 + sum(prompt + more for _, prompt, more, _, _ in load.requests)
-    first: Sequence | None = None
+    first: ActiveSequence | None = None
     for step in range(bound + 1):
         while arriving and arriving[0][0] <= step:
             harness.add(arriving.popleft()[1])
@@ -250,7 +250,7 @@ def test_the_sampling_of_a_preempted_request_goes_on() -> None:
     assert (one.row_samplings()[0].counter, one.row_samplings()[0].seed) == (before.counter, before.seed) == (3, 1000)
 
 
-def run_alone(harness: Harness, one: Sequence) -> int:
+def run_alone(harness: Harness, one: ActiveSequence) -> int:
     """Tokens that it computed."""
     harness.add(one)
     while not one.finished:
@@ -283,7 +283,7 @@ def test_F105_a_prefix_is_computed_once_in_each_space(spaces: tuple[str, str], t
     """Nor are pages found in a step of both, or those after the first."""
     harness = make(max_tokens=8)
     ids = tuple(range(2, 22))
-    pair = [Sequence(i, GenerationRequest(ids, 1, cache_space=space), 1, TINY) for i, space in enumerate(spaces)]
+    pair = [ActiveSequence(i, GenerationRequest(ids, 1, cache_space=space), 1, TINY) for i, space in enumerate(spaces)]
     for one in pair:
         harness.add(one)
         while not together and not one.finished:
@@ -293,7 +293,7 @@ def test_F105_a_prefix_is_computed_once_in_each_space(spaces: tuple[str, str], t
     shared = 16 if spaces[0] == spaces[1] else 0
     assert sum(harness.computed.values()) == 40 - shared
     assert [one.cached_tokens for one in pair] == [0, shared]
-    alone = Sequence(2, GenerationRequest(ids, 1, cache_space=spaces[1]), 1, TINY)
+    alone = ActiveSequence(2, GenerationRequest(ids, 1, cache_space=spaces[1]), 1, TINY)
     assert run_alone(harness, alone) == 4  # its own are found
 
 
@@ -301,7 +301,7 @@ def test_an_answer_is_a_prefix_too() -> None:
     harness = make()
     first = sequence(0, 6, 7)
     run_alone(harness, first)
-    again = Sequence(1, GenerationRequest((*first.token_ids, 2, 3), 1), 1, TINY)
+    again = ActiveSequence(1, GenerationRequest((*first.token_ids, 2, 3), 1), 1, TINY)
     assert run_alone(harness, again) == 15 - 12
 
 
@@ -449,10 +449,10 @@ def test_a_batch_of_drafts_and_scored_positions() -> None:
     ]
 
 
-def repeating(number: int, max_tokens: int, length: int = 7, **more: Any) -> Sequence:
+def repeating(number: int, max_tokens: int, length: int = 7, **more: Any) -> ActiveSequence:
     """A prompt of 1 2 3 1 2 3 1 and so on: what comes next is known."""
     request = GenerationRequest(tuple(10 + i % 3 for i in range(length)), max_tokens, SamplingParams(), **more)
-    return Sequence(number, request, 1000 + number, TINY)
+    return ActiveSequence(number, request, 1000 + number, TINY)
 
 
 def drafting(num_blocks: int = 100, max_tokens: int = 64, max_sequences: int = 8, drafts: int = 4) -> Scheduler:
@@ -484,10 +484,10 @@ def test_guesses_are_computed_with_the_next_token() -> None:
     scheduler.waiting.push(one)
     assert drafts_of(compute(scheduler)) == [()]  # a prompt's chunk has none
     assert drafts_of(compute(scheduler)) == [(12, 10, 11, 12)]
-    assert (scheduler.draft_tokens, scheduler.draft_tokens_right) == (4, 4)
+    assert (scheduler.draft_tokens, scheduler.draft_tokens_accepted) == (4, 4)
     assert (one.num_computed, len(one.token_ids)) == (12, 13)
     assert drafts_of(compute(scheduler, right=1)) == [(11, 12, 10, 11)]
-    assert (scheduler.draft_tokens, scheduler.draft_tokens_right) == (8, 5)
+    assert (scheduler.draft_tokens, scheduler.draft_tokens_accepted) == (8, 5)
     assert (one.num_computed, len(one.token_ids)) == (14, 15)
     assert scheduler.pool.num_cached == 14 // BLOCK
     assert len(one.blocks) == 5  # those of the wrong guesses stay, for the next ones
@@ -560,8 +560,8 @@ class Rows:
 
 
 def test_log_probabilities_are_of_what_each_row_is_about() -> None:
-    def of(number: int, **more: Any) -> Sequence:
-        return Sequence(number, GenerationRequest((1, 2, 3), 9, **more), 7, TINY)
+    def of(number: int, **more: Any) -> ActiveSequence:
+        return ActiveSequence(number, GenerationRequest((1, 2, 3), 9, **more), 7, TINY)
 
     scored, plain, asked = of(0, prompt_logprobs=1), of(1), of(2, logprobs=0)
     chunks = [Chunk(scored, 0, 3, scored=range(2)), Chunk(plain, 0, 3), Chunk(asked, 2, 1, drafts=(3,))]

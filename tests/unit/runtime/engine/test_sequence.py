@@ -19,7 +19,7 @@ from rocmforge.runtime.device.token_masks import TokenMasks
 from rocmforge.runtime.engine import sequence as module
 from rocmforge.runtime.engine.generation import Failure, GenerationRequest, Inbox, SamplingParams, TokenEvent
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
-from rocmforge.runtime.engine.sequence import Sequence, seed_of
+from rocmforge.runtime.engine.sequence import ActiveSequence, seed_of
 from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
 
 EOS = 1
@@ -30,12 +30,12 @@ def ids_of(data: bytes | str) -> list[int]:
     return [2 + byte for byte in (data.encode() if isinstance(data, str) else data)]
 
 
-def make(prompt: str = "p", max_tokens: int = 100, stop: tuple[str, ...] = (), **sampling: Any) -> Sequence:
+def make(prompt: str = "p", max_tokens: int = 100, stop: tuple[str, ...] = (), **sampling: Any) -> ActiveSequence:
     request = GenerationRequest(tuple(ids_of(prompt)), max_tokens, SamplingParams(**sampling), stop)
-    return Sequence(1, request, 77, TINY)
+    return ActiveSequence(1, request, 77, TINY)
 
 
-def feed(one: Sequence, tokens: list[int]) -> list[TokenEvent]:
+def feed(one: ActiveSequence, tokens: list[int]) -> list[TokenEvent]:
     """Append tokens until the sequence ends, then fail the test's script; the events so far."""
     sent = 0
     for token in tokens:
@@ -223,7 +223,7 @@ class Anything:
 def test_an_ended_request_holds_its_constraint_no_longer(how: str) -> None:
     constraint = Anything(3 if how == "complete" else 10)
     held = weakref.ref(constraint)
-    one = Sequence(
+    one = ActiveSequence(
         1, GenerationRequest(tuple(ids_of("p")), 3 if how == "length" else 9, constraint=constraint), 7, TINY
     )
     del constraint
@@ -238,19 +238,19 @@ def test_an_ended_request_holds_its_constraint_no_longer(how: str) -> None:
     assert held() is None
 
 
-def of_request(**more: Any) -> Sequence:
+def of_request(**more: Any) -> ActiveSequence:
     prompt = tuple(ids_of("prompt"))
-    return Sequence(1, GenerationRequest(prompt, more.pop("max_tokens", 9), **more), 77, TINY)
+    return ActiveSequence(1, GenerationRequest(prompt, more.pop("max_tokens", 9), **more), 77, TINY)
 
 
 def test_a_request_that_has_just_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 12.5))
     inbox = Inbox()
     request = GenerationRequest(tuple(ids_of("ab")), 9, client="me")
-    one = Sequence(5, request, 77, TINY, 3, inbox)
+    one = ActiveSequence(5, request, 77, TINY, 3, inbox)
     assert (one.request_id, one.client, one.inbox, one.seed) == (5, "me", inbox, 77)
     assert (one.submitted_at, one.admitted_at, one.first_token_at) == (12.5, None, None)
-    assert (one.num_computed, one.num_uncomputed, one.blocks, one.page_keys) == (0, 2, [], [])
+    assert (one.num_computed, one.num_uncomputed, one.blocks, one.block_keys) == (0, 2, [], [])
     assert (one.cached_tokens, one.prefilling, one.cancel_requested, one.finished) == (0, False, False, False)
     assert (one.samples, one.ends_with_prompt, one.mask_error()) == (True, False, None)
     one.append(ids_of("x")[0], False)

@@ -23,13 +23,13 @@ from rocmforge.runtime.engine.worker import remote as remote_module
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.wire import (
     STARTING,
-    Alive,
     Answer,
     AskStats,
     Cancel,
     Channel,
     Fault,
     Generated,
+    Heartbeat,
     Logged,
     Lost,
     Ping,
@@ -278,7 +278,7 @@ def test_what_a_step_counts_and_what_is_logged(stage: Stage, caplog: pytest.LogC
             StepDone("observe_step", (0.5, 2, 30)),
             Logged("rocmforge.some", logging.INFO, "100 % %s"),
             Logged("rocmforge.some", logging.DEBUG, "not wanted"),
-            Alive(),
+            Heartbeat(),
             RequestEvent(FINISHED, 1, 2e9, 0, "length"),
         )
         assert one.inbox.get(timeout=SECONDS).finished
@@ -482,7 +482,7 @@ def test_silence_is_measured_from_the_last_word(watched: Stage) -> None:
     for _ in range(20):
         worker.heard()
     assert worker.kills == 0
-    worker.says(Alive(), StepDone("tokens_generated", (1,)))
+    worker.says(Heartbeat(), StepDone("tokens_generated", (1,)))
     wait_until(lambda: watched.metrics.tokens == 1)
     watched.now += 8.0
     for _ in range(20):
