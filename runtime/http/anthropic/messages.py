@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import falcon
@@ -15,10 +15,10 @@ from ..core.answers import check_finish
 from ..core.chat_job import start_chat
 from ..core.conversation import AnswerPart, AnswerReader, join_parts
 from ..core.encoding import named_sse
-from ..core.job import Job, collect, look_of
+from ..core.job import Job, look_of
 from ..core.resources import Resource, answer
 from ..core.routes import Operation, Route
-from ..core.streaming import Encoder, send_stream
+from ..core.streaming import Encoder, respond
 from .requests import read_conversation
 from .schema import AnthropicUsage, CountRequest, MessageDocument, MessageEvent, MessagesRequest, TokenCount
 
@@ -42,18 +42,6 @@ def _tool_use(name: str) -> dict[str, object]:
     return {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": name, "input": {}}
 
 
-def _usage(job: Job, output_tokens: int) -> AnthropicUsage:
-    """As it stands once there is a token: how much of the prompt the cache held is not known before."""
-    cached = job.cached_tokens
-    return AnthropicUsage(
-        input_tokens=job.prompt_tokens - cached, output_tokens=output_tokens, cache_read_input_tokens=cached
-    )
-
-
-def _document(model: str, usage: AnthropicUsage) -> MessageDocument:
-    return MessageDocument(id=f"msg_{secrets.token_hex(12)}", model=model, content=[], stop_reason=None, usage=usage)
-
-
 class Messages(Resource):
     """`POST /v1/messages`."""
 
@@ -64,21 +52,8 @@ class Messages(Resource):
             service = lease.service
             conversation = read_conversation(body, service.engine.vocab_size)
             job, _, readers = start_chat(req, lease, self.context.admission, conversation)
-        reader = readers[0]
-        if body.stream:
-            send_stream(req, resp, job, self.context, _StreamEncoder(service.model.name, reader, job))
-            return
-        parts = [reader.read(event) for event in collect(job, self.limits)]
-        whole = join_parts(parts)
-        document = _document(service.model.name, _usage(job, whole.tokens))
-        document.stop_reason, document.stop_sequence = _stop_reason(parts[-1]), parts[-1].stop
-        if whole.reasoning:
-            document.content.append({"type": "thinking", "thinking": whole.reasoning, "signature": ""})
-        text, calls = WholeCalls().take(whole.turns, end=True)
-        if text.strip() or not calls:
-            document.content.append({"type": "text", "text": text})
-        document.content += [{**_tool_use(call.name), "input": json.loads(call.arguments)} for call in calls]
-        answer(resp, document)
+        encoder = _Encoder(service.model.name, readers[0], job)
+        respond(req, resp, job, self.context, encoder, body.stream or False)
 
 
 class CountTokens(Resource):
@@ -94,7 +69,11 @@ class CountTokens(Resource):
         answer(resp, TokenCount(input_tokens=len(prompt.token_ids)))
 
 
-class _StreamEncoder(Encoder):
+class _Encoder(Encoder[AnswerPart]):
+    """Its parts are those of every chat, and not the events of the stream, whose blocks follow each other as the model
+    writes them: a whole answer has one of text, before all calls.
+    """
+
     ping = PING
 
     def __init__(self, model: str, reader: AnswerReader, job: Job) -> None:
@@ -106,12 +85,30 @@ class _StreamEncoder(Encoder):
         self._index = -1
         self._open: str | None = None  # type of the block that grows
 
-    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+    def encode(self, event: TokenEvent) -> Iterator[AnswerPart]:
         part = self._reader.read(event)
+        self._tokens += part.tokens
+        yield part
+
+    def fold(self, parts: Sequence[AnswerPart]) -> MessageDocument:
+        whole = join_parts(parts)
+        document = self._document(self._tokens)
+        document.stop_reason, document.stop_sequence = _stop_reason(parts[-1]), parts[-1].stop
+        if whole.reasoning:
+            document.content.append({"type": "thinking", "thinking": whole.reasoning, "signature": ""})
+        text, calls = WholeCalls().take(whole.turns, end=True)
+        if text.strip() or not calls:
+            document.content.append({"type": "text", "text": text})
+        document.content += [{**_tool_use(call.name), "input": json.loads(call.arguments)} for call in calls]
+        return document
+
+    def write(self, part: AnswerPart) -> bytes:
+        return b"".join(self._events(part))
+
+    def _events(self, part: AnswerPart) -> Iterator[bytes]:
         if not self._started:
             self._started = True
-            yield self._event("message_start", message=_document(self._model, _usage(self._job, 0)))
-        self._tokens += part.tokens
+            yield self._event("message_start", message=self._document(0))
         if part.reasoning:
             yield from self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             yield self._delta(type="thinking_delta", thinking=part.reasoning)
@@ -137,7 +134,7 @@ class _StreamEncoder(Encoder):
     def _finish(self, part: AnswerPart) -> Iterator[bytes]:
         delta = {"stop_reason": _stop_reason(part), "stop_sequence": part.stop}
         yield from self._end_block()
-        yield self._event("message_delta", delta=delta, usage=_usage(self._job, self._tokens))
+        yield self._event("message_delta", delta=delta, usage=self._usage(self._tokens))
         yield self._event("message_stop")
 
     def failure(self, document: dict[str, object]) -> bytes:
@@ -155,6 +152,20 @@ class _StreamEncoder(Encoder):
         if self._open is not None:
             self._open = None
             yield self._event("content_block_stop", index=self._index)
+
+    def _document(self, output_tokens: int) -> MessageDocument:
+        usage = self._usage(output_tokens)
+        message_id = f"msg_{secrets.token_hex(12)}"
+        return MessageDocument(id=message_id, model=self._model, content=[], stop_reason=None, usage=usage)
+
+    def _usage(self, output_tokens: int) -> AnthropicUsage:
+        """As it stands once there is a token: how much of the prompt the cache held is not known before."""
+        cached = self._job.cached_tokens
+        return AnthropicUsage(
+            input_tokens=self._job.prompt_tokens - cached,
+            output_tokens=output_tokens,
+            cache_read_input_tokens=cached,
+        )
 
     def _delta(self, **delta: object) -> bytes:
         return self._event("content_block_delta", index=self._index, delta=delta)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...engine.generation import TokenEvent
-from .job import Job
-from .limits import HttpLimits
 
 
 @dataclass(slots=True)
@@ -55,20 +52,3 @@ class Durations:
     load: int
     prompt: int
     generation: int
-
-
-def collect_timed(job: Job, limits: HttpLimits, clocks: Sequence[AnswerClock]) -> list[TokenEvent]:
-    """Wait for the end of all generations, each of which has a clock; returns their events.
-
-    Raises:
-        ClientGoneError: the client hung up, and the generations were cancelled.
-    """
-    events = []
-    try:
-        for event in job.events(limits.poll_seconds):
-            if event is not None:
-                clocks[event.index].take(event)
-                events.append(event)
-    finally:
-        job.close()
-    return events

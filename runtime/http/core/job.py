@@ -149,13 +149,20 @@ def _never() -> bool:
     return False
 
 
-def collect(job: Job, limits: HttpLimits) -> list[TokenEvent]:
-    """Wait for the end of all generations; returns their events.
+def collect(
+    job: Job, limits: HttpLimits, arrived: Callable[[TokenEvent], None] = lambda event: None
+) -> list[TokenEvent]:
+    """Wait for the end of all generations; returns their events, each of which `arrived` is told of when it comes.
 
     Raises:
         ClientGoneError: the client hung up, and the generations were cancelled.
     """
     try:
-        return [event for event in job.events(limits.poll_seconds) if event is not None]
+        events = []
+        for event in job.events(limits.poll_seconds):
+            if event is not None:
+                arrived(event)
+                events.append(event)
+        return events
     finally:
         job.close()

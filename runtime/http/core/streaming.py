@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import falcon
 
@@ -12,10 +13,12 @@ from ....artifacts.errors import RocmforgeError
 from ...engine.generation import TokenEvent
 from .encoding import sse
 from .errors import ClientGoneError
-from .job import Job
-from .resources import Context
+from .job import Job, collect
+from .resources import Context, answer
 
 log = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
 
 PING = b": ping\n\n"
 DONE_DATA = "[DONE]"
@@ -54,24 +57,35 @@ class EventStream:
         self._job.close()
 
 
-class Encoder:
-    """Tokens to the bytes of one streamed answer, as an API has them."""
+class Encoder(Generic[Part]):
+    """Tokens to the parts of an answer, as an API has them: a stream writes each, a whole answer folds them."""
 
     media_type: str = SSE
     ping: bytes = PING
     """What says that the stream lives, in between; empty where the format has nothing for it."""
 
-    def opening(self) -> Iterable[bytes]:
+    def arrived(self, event: TokenEvent) -> None:
+        """An event has come; it is encoded at once, or when all have come."""
+
+    def opening(self) -> Iterable[Part]:
         """What comes before the first token."""
         return ()
 
-    def encode(self, event: TokenEvent) -> Iterable[bytes]:
+    def encode(self, event: TokenEvent) -> Iterable[Part]:
         """What one event comes to."""
         raise NotImplementedError
 
+    def write(self, part: Part) -> bytes:
+        """A part, in a stream."""
+        return sse(part)
+
     def closing(self) -> Iterable[bytes]:
-        """What comes after the last event of the last generation."""
+        """What comes after the last part of a stream."""
         return ()
+
+    def fold(self, parts: Sequence[Part]) -> object:
+        """The document of a whole answer; the parts of one output are in a row."""
+        raise NotImplementedError
 
     def failure(self, document: dict[str, object]) -> bytes:
         """What says that it went wrong midway, by the document of the error; the stream ends with it."""
@@ -81,14 +95,17 @@ class Encoder:
 class _Chunks:
     """The bytes of a stream's events as they are to be sent, and between them what says that it lives."""
 
-    def __init__(self, encoder: Encoder, ping_seconds: float) -> None:
+    def __init__(self, encoder: Encoder[Any], ping_seconds: float) -> None:
         self._encoder = encoder
         self._ping_seconds = ping_seconds
         self._last = time.monotonic()
 
     def __call__(self, event: TokenEvent | None) -> bytes:
         """Of the next event, or of None having come for a while; may be empty."""
-        chunk = b"" if event is None else b"".join(self._encoder.encode(event))
+        chunk = b""
+        if event is not None:
+            self._encoder.arrived(event)
+            chunk = b"".join(map(self._encoder.write, self._encoder.encode(event)))
         now = time.monotonic()
         if not chunk and now - self._last >= self._ping_seconds:
             chunk = self._encoder.ping
@@ -97,7 +114,24 @@ class _Chunks:
         return chunk
 
 
-def send_stream(req: falcon.Request, resp: falcon.Response, job: Job, context: Context, encoder: Encoder) -> None:
+def respond(
+    req: falcon.Request, resp: falcon.Response, job: Job, context: Context, encoder: Encoder[Any], stream: bool
+) -> None:
+    """Answer, as a stream or at once. The job is closed when the answer has ended."""
+    if stream:
+        send_stream(req, resp, job, context, encoder)
+    else:
+        answer(resp, _whole(job, context, encoder))
+
+
+def _whole(job: Job, context: Context, encoder: Encoder[Any]) -> object:
+    """All that a job comes to. Where several outputs fail, the error is that of the first of them."""
+    events = collect(job, context.limits, encoder.arrived)
+    events.sort(key=lambda event: event.index)
+    return encoder.fold([*encoder.opening(), *(part for event in events for part in encoder.encode(event))])
+
+
+def send_stream(req: falcon.Request, resp: falcon.Response, job: Job, context: Context, encoder: Encoder[Any]) -> None:
     """Answer with a stream. The job is closed when it ends."""
     resp.content_type = encoder.media_type
     resp.set_header("Cache-Control", "no-cache")
@@ -106,7 +140,9 @@ def send_stream(req: falcon.Request, resp: falcon.Response, job: Job, context: C
     resp.stream = EventStream(job, _body(req.path, job, context, encoder, send_events))
 
 
-def _body(path: str, job: Job, context: Context, encoder: Encoder, send_events: SendEvents | None) -> Iterator[bytes]:
+def _body(
+    path: str, job: Job, context: Context, encoder: Encoder[Any], send_events: SendEvents | None
+) -> Iterator[bytes]:
     """What this thread sends of a stream; the server's `send_events` sends the tokens, where it has that."""
     limits, errors = context.limits, context.errors
     chunks = _Chunks(encoder, limits.ping_seconds)
@@ -114,7 +150,7 @@ def _body(path: str, job: Job, context: Context, encoder: Encoder, send_events: 
         # The headers leave with the first chunk, and prefill may take long.
         if encoder.ping:
             yield encoder.ping
-        yield from encoder.opening()
+        yield from map(encoder.write, encoder.opening())
         if send_events is not None:
             send_events(job, chunks)
         else:

@@ -10,19 +10,18 @@ import falcon
 from ....artifacts.sampling import PARAMETERS
 from ...engine.generation import Generation, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs
-from ..core.answer_clock import AnswerClock, collect_timed
+from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish
 from ..core.conditions import Conditions
-from ..core.encoding import sse
 from ..core.job import look_of, start_job
 from ..core.logprobs import LEAST, token_text
 from ..core.prompts import read_prompts
-from ..core.resources import Resource, answer
+from ..core.resources import Resource
 from ..core.routes import Operation, Route
 from ..core.sampling_schema import REPEAT_NAMES
 from ..core.schema import UNSET, Json, Unset
 from ..core.service import Service, TokenizerApi
-from ..core.streaming import Encoder, send_stream
+from ..core.streaming import Encoder, respond
 from ..core.timings import timings_of
 from .requests import MAX_BIAS, read_call
 from .schema import LlamaChunk, LlamaCompletion, LlamaCompletionRequest, LlamaToken, LlamaTokenProbability
@@ -53,15 +52,8 @@ class Completion(Resource):
             _Answering(service, generation, ids, index, settings, replace(clock))
             for index, (generation, ids) in enumerate(zip(job.generations, prompts, strict=True))
         ]
-        if body.stream:
-            send_stream(req, resp, job, self.context, _StreamEncoder(answers))
-            return
-        events = collect_timed(job, self.limits, [one.clock for one in answers])
-        documents = [
-            one.whole([event for event in events if event.index == one.index], bool(body.return_tokens))
-            for one in answers
-        ]
-        answer(resp, documents if len(documents) > 1 else documents[0])
+        encoder = _Encoder(answers, bool(body.return_tokens))
+        respond(req, resp, job, self.context, encoder, body.stream or False)
 
 
 def generation_settings(service: Service, conditions: Conditions, max_tokens: int | None) -> Json:
@@ -102,16 +94,6 @@ class _Answering:
             tokens_evaluated=len(self.prompt),
             completion_probabilities=self._probabilities([event]),
         )
-
-    def whole(self, events: Sequence[TokenEvent], return_tokens: bool) -> LlamaCompletion:
-        """All of it."""
-        document = self.end(events[-1])
-        document.content = "".join(event.text for event in events)
-        document.has_new_line = "\n" in document.content
-        document.completion_probabilities = self._probabilities(events)
-        if return_tokens:
-            document.tokens = [event.token for event in events if event.token is not None]
-        return document
 
     def end(self, last: TokenEvent) -> LlamaCompletion:
         """The last event of a stream, without text.
@@ -162,18 +144,36 @@ def _probability(tokenizer: TokenizerApi, entry: TokenLogprobs) -> LlamaTokenPro
     )
 
 
-class _StreamEncoder(Encoder):
-    def __init__(self, answers: Sequence[_Answering]) -> None:
+class _Encoder(Encoder[LlamaChunk]):
+    def __init__(self, answers: Sequence[_Answering], return_tokens: bool) -> None:
         self._answers = answers
+        self._return_tokens = return_tokens
 
-    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+    def arrived(self, event: TokenEvent) -> None:
+        self._answers[event.index].clock.take(event)
+
+    def encode(self, event: TokenEvent) -> Iterator[LlamaChunk]:
         answering = self._answers[event.index]
-        answering.clock.take(event)
         answering.has_new_line |= "\n" in event.text
         if event.token is not None or event.text:
-            yield sse(answering.chunk(event))
+            yield answering.chunk(event)
         if event.finished:
-            yield sse(answering.end(event))
+            yield answering.end(event)
+
+    def fold(self, parts: Sequence[LlamaChunk]) -> LlamaCompletion | list[LlamaCompletion]:
+        """With an array where there are several prompts."""
+        documents = []
+        for document in (part for part in parts if isinstance(part, LlamaCompletion)):
+            chunks = [part for part in parts if part.index == document.index]
+            found = [
+                entry for chunk in chunks if chunk.completion_probabilities for entry in chunk.completion_probabilities
+            ]
+            document.content = "".join(chunk.content for chunk in chunks)
+            document.completion_probabilities = found or UNSET
+            if self._return_tokens:
+                document.tokens = [token for chunk in chunks for token in chunk.tokens]
+            documents.append(document)
+        return documents if len(documents) > 1 else documents[0]
 
 
 _OPERATION = Operation(

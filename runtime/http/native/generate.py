@@ -19,7 +19,6 @@ from ...engine.generation import (
 )
 from ..core.access import may_see
 from ..core.conditions import read_conditions
-from ..core.encoding import sse
 from ..core.errors import NotFoundError, generation_error
 from ..core.job import Job, collect, look_of, start_job
 from ..core.resources import ReadResource, Resource, answer
@@ -74,20 +73,18 @@ class GenerateStream(_GenerateResource):
         send_stream(req, resp, job, self.context, _TokenEncoder(job.generations[0].request_id))
 
 
-class _TokenEncoder(Encoder):
+class _TokenEncoder(Encoder[TokenDocument]):
     def __init__(self, request_id: int) -> None:
         self._request_id = request_id
 
-    def encode(self, event: TokenEvent) -> Iterator[bytes]:
-        yield sse(
-            TokenDocument(
-                request_id=self._request_id,
-                token=event.token,
-                text=event.text,
-                finished=event.finished,
-                finish_reason=event.finish_reason,
-                error=UNSET if event.error is None else str(event.error),
-            )
+    def encode(self, event: TokenEvent) -> Iterator[TokenDocument]:
+        yield TokenDocument(
+            request_id=self._request_id,
+            token=event.token,
+            text=event.text,
+            finished=event.finished,
+            finish_reason=event.finish_reason,
+            error=UNSET if event.error is None else str(event.error),
         )
 
 

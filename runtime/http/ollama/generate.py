@@ -6,16 +6,15 @@ from collections.abc import Callable
 
 import falcon
 
-from ...text.tool_calls import WholeCalls
 from ..core.access import Scope, demand
-from ..core.answer_clock import AnswerClock, collect_timed
-from ..core.conversation import AnswerReader, join_parts
+from ..core.answer_clock import AnswerClock
+from ..core.conversation import AnswerReader
 from ..core.job import look_of, start_job
 from ..core.registry import Lease, keep
 from ..core.resources import Resource, answer
 from ..core.routes import Operation, Route
 from ..core.service import ChatPrompt
-from ..core.streaming import NDJSON, send_stream
+from ..core.streaming import NDJSON, respond
 from .lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
 from .requests import Asked, keep_seconds, read_chat, read_generate
 from .schema import (
@@ -78,14 +77,8 @@ class _GeneratingResource(Resource):
         if asked.raw is None:
             reader = AnswerReader(conversation, prompt.inside_reasoning)
         answering = Answering(body.model, service.tokenizer, len(prompt.token_ids), clock)
-        make = line(answering)
-        if body.stream is not False:
-            send_stream(req, resp, job, self.context, LineEncoder(answering, reader, make))
-            return
-        whole = join_parts([reader.read(event) for event in collect_timed(job, self.limits, [clock])])
-        content, calls = WholeCalls().take(whole.turns, end=True)
-        said = Said(whole.reasoning, content, tuple(calls), whole.logprobs)
-        answer(resp, answering.end(make(said), whole.finish_reason, whole.error))
+        encoder = LineEncoder(answering, reader, line(answering))
+        respond(req, resp, job, self.context, encoder, body.stream is not False)
 
 
 class OllamaChat(_GeneratingResource):

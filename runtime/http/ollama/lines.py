@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...engine.generation import Failure, TokenEvent
@@ -24,15 +24,16 @@ from .schema import AnswerFunction, AnswerToolCall, ChatLine, DoneReason, Genera
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a line says: reasoning, text, calls, and log-probabilities of tokens."""
+    """What a line says: reasoning, text, calls, log-probabilities of tokens, and of the last one how it ended."""
 
     reasoning: str = ""
     content: str = ""
     calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    end: AnswerPart | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.reasoning or self.content or self.calls or self.logprobs)
+        return bool(self.reasoning or self.content or self.calls or self.logprobs or self.end)
 
 
 @dataclass(slots=True)
@@ -129,7 +130,7 @@ class RawReader:
 Reader = AnswerReader | RawReader
 
 
-class LineEncoder(Encoder):
+class LineEncoder(Encoder[Said]):
     """A stream of JSON lines; there is nothing that could say that it lives before the first of them."""
 
     media_type = NDJSON
@@ -142,16 +143,39 @@ class LineEncoder(Encoder):
         self._make = make
         self._calls = WholeCalls()
 
-    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+    def arrived(self, event: TokenEvent) -> None:
         """See `Encoder`."""
         self._answering.clock.take(event)
+
+    def encode(self, event: TokenEvent) -> Iterator[Said]:
+        """See `Encoder`."""
         part = self._reader.read(event)
         content, calls = self._calls.take(part.turns, end=part.finish_reason is not None)
         said = Said(part.reasoning, content, tuple(calls), (part.logprobs,) if part.logprobs else ())
         if said:
-            yield ndjson(self._make(said))
+            yield said
         if part.finish_reason is not None:
-            yield ndjson(self._answering.end(self._make(Said()), part.finish_reason, part.error))
+            yield Said(end=part)
+
+    def write(self, part: Said) -> bytes:
+        """See `Encoder`."""
+        return ndjson(self._line(part))
+
+    def fold(self, parts: Sequence[Said]) -> Line:
+        """See `Encoder`."""
+        return self._line(
+            Said(
+                "".join(said.reasoning for said in parts),
+                "".join(said.content for said in parts),
+                tuple(call for said in parts for call in said.calls),
+                tuple(entry for said in parts for entry in said.logprobs),
+                parts[-1].end,
+            )
+        )
+
+    def _line(self, said: Said) -> Line:
+        line = self._make(said)
+        return line if said.end is None else self._answering.end(line, said.end.finish_reason, said.end.error)
 
     def failure(self, document: dict[str, object]) -> bytes:
         """See `Encoder`."""

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import falcon
 
 from ....artifacts.errors import RequestError
 from ...engine.generation import TokenEvent
 from ...engine.logprobs import TokenLogprobs
-from ...text.tool_calls import CallPiece, ToolCall
-from ..core.answer_clock import AnswerClock, collect_timed
+from ...text.tool_calls import CallPiece
+from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish, new_call_id
 from ..core.chat_job import start_chat
 from ..core.conditions import read_conditions
 from ..core.continuation import check_continues
-from ..core.conversation import AnswerPart, AnswerReader, Conversation, choose_tool, join_parts, thinking_variables
+from ..core.conversation import AnswerReader, Conversation, choose_tool, thinking_variables
 from ..core.encoding import sse
 from ..core.errors import UnsupportedError
 from ..core.job import Job
 from ..core.logprobs import chat_logprobs
-from ..core.resources import Resource, answer
+from ..core.resources import Resource
 from ..core.routes import Operation, Route
-from ..core.schema import UNSET, FinishReason, LlamaTimings, Unset
-from ..core.schema import ChatLogprobs as LogprobsDocument
-from ..core.service import TokenizerApi
-from ..core.streaming import DONE, DONE_DATA, Encoder, send_stream
+from ..core.schema import UNSET, ChatLogprobs, LlamaTimings, Unset
+from ..core.service import ChatPrompt, TokenizerApi
+from ..core.streaming import DONE, DONE_DATA, Encoder, respond
 from ..core.timings import timings_of
 from .answers import Envelope, new_envelope, usage_of
 from .completion_logprobs import prompt_logprobs
@@ -42,12 +42,11 @@ from .schema import (
     FunctionCall,
     FunctionDelta,
     NamedTool,
-    PromptLogprobs,
+    ToolCall,
     ToolCallDelta,
     Usage,
     Verbose,
 )
-from .schema import ToolCall as ToolCallDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ class Call:
     stream: bool
     include_usage: bool
     timings: bool
+    verbose: bool
 
 
 def read_call(body: ChatRequest, vocab_size: int) -> Call:
@@ -95,8 +95,14 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
         generation_prompt=continue_final or opens is not False,
     )
     options = body.stream_options
-    include_usage = bool(options and options.include_usage)
-    return Call(conversation, body.n or 1, body.stream or False, include_usage, body.timings_per_token or False)
+    return Call(
+        conversation,
+        body.n or 1,
+        stream=body.stream or False,
+        include_usage=bool(options and options.include_usage),
+        timings=body.timings_per_token or False,
+        verbose=body.verbose or False,
+    )
 
 
 _RESERVED = {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
@@ -130,98 +136,82 @@ class ChatCompletions(Resource):
             conversation = call.conversation
             job, prompt, readers = start_chat(req, lease, self.context.admission, conversation, call.count)
         envelope = new_envelope("chatcmpl", job.generations[0].request_id, service.model)
-        if call.stream:
-            encoder = _StreamEncoder(service.tokenizer, envelope, call, readers, job, clock)
-            send_stream(req, resp, job, self.context, encoder)
-            return
-        events = collect_timed(job, self.limits, [clock] * call.count)
-        parts = [readers[event.index].read(event) for event in events]
-        asked = conversation.conditions.logprobs is not None
-        choices = [_choice(service.tokenizer, index, parts, asked) for index in range(call.count)]
-        usage = usage_of(job.prompt_tokens, sum(part.tokens for part in parts), job.cached_tokens)
-        answer(
-            resp,
-            ChatCompletion(
-                id=envelope.id,
-                created=envelope.created,
-                model=envelope.model,
-                system_fingerprint=envelope.system_fingerprint,
-                choices=choices,
-                usage=usage,
-                prompt_logprobs=_prompt_logprobs(service.tokenizer, events, conversation.conditions.prompt_logprobs),
-                timings=timings_of(clock, job.prompt_tokens, job.cached_tokens) if call.timings else UNSET,
-                verbose=Verbose(prompt=prompt.text) if body.verbose else UNSET,
-            ),
+        encoder = _Encoder(service.tokenizer, envelope, call, prompt, readers, job, clock)
+        respond(req, resp, job, self.context, encoder, call.stream)
+
+
+def _choice(index: int, chunks: Sequence[ChunkChoice], scored: bool) -> ChatChoice:
+    """What the chunks of a choice come to."""
+    deltas = [chunk.delta for chunk in chunks]
+    content = "".join(delta.content for delta in deltas if isinstance(delta.content, str))
+    reasoning = "".join(delta.reasoning_content for delta in deltas if isinstance(delta.reasoning_content, str))
+    calls: list[ToolCall] = []
+    for _, group in groupby(_calls_of(deltas), lambda piece: piece.index):
+        first, *rest = group
+        arguments = "".join([first.function.arguments, *(piece.function.arguments for piece in rest)])
+        calls.append(
+            ToolCall(id=str(first.id), function=FunctionCall(name=str(first.function.name), arguments=arguments))
         )
-
-
-def _prompt_logprobs(tokenizer: TokenizerApi, events: list[TokenEvent], num_top: int | None) -> PromptLogprobs | Unset:
-    """Of the first answer's prompt: the others have the same."""
-    first = next(event for event in events if not event.index)
-    return UNSET if num_top is None else prompt_logprobs(tokenizer, first.prompt_logprobs, num_top)
-
-
-def _choice(tokenizer: TokenizerApi, index: int, parts: list[AnswerPart], asked: bool) -> ChatChoice:
-    whole = join_parts([part for part in parts if part.index == index])
-    reason = check_finish(whole.finish_reason, whole.error)
-    calls = [_call_document(call) for call in whole.calls]
     message = AnswerMessage(
-        content=None if calls and not whole.content.strip() else whole.content,
-        reasoning_content=whole.reasoning or UNSET,
+        content=None if calls and not content.strip() else content,
+        reasoning_content=reasoning or UNSET,
         tool_calls=calls or UNSET,
     )
-    logprobs = chat_logprobs(tokenizer, whole.logprobs) if asked else None
-    return ChatChoice(index=index, message=message, finish_reason=reason, logprobs=logprobs)
+    entries = [entry for chunk in chunks if chunk.logprobs is not None for entry in chunk.logprobs.content]
+    logprobs = ChatLogprobs(content=entries) if scored else None
+    return ChatChoice(index=index, message=message, finish_reason=chunks[-1].finish_reason or "stop", logprobs=logprobs)
 
 
-def _call_document(call: ToolCall) -> ToolCallDocument:
-    return ToolCallDocument(id=new_call_id(), function=FunctionCall(name=call.name, arguments=call.arguments))
+def _calls_of(deltas: Iterable[Delta]) -> Iterator[ToolCallDelta]:
+    return (piece for delta in deltas if delta.tool_calls is not UNSET for piece in delta.tool_calls)
 
 
-class _StreamEncoder(Encoder):
+class _Encoder(Encoder[ChunkChoice]):
     def __init__(
         self,
         tokenizer: TokenizerApi,
         envelope: Envelope,
         call: Call,
+        prompt: ChatPrompt,
         readers: list[AnswerReader],
         job: Job,
         clock: AnswerClock,
     ) -> None:
         self._tokenizer = tokenizer
         self._envelope = envelope
-        self._include_usage = call.include_usage
+        self._call = call
+        self._prompt = prompt
         self._readers = readers
         self._job = job
         self._clock = clock
-        self._timings = call.timings
         self._tokens = 0
         self._calls = [-1] * call.count  # the latest of each answer
+        self._scores: tuple[TokenLogprobs, ...] | None = None  # of the prompt
 
-    def opening(self) -> Iterator[bytes]:
-        for index in range(len(self._readers)):
-            yield self._chunk(index, Delta(role="assistant", content=None))
-
-    def encode(self, event: TokenEvent) -> Iterator[bytes]:
+    def arrived(self, event: TokenEvent) -> None:
         self._clock.take(event)
+
+    def opening(self) -> Iterator[ChunkChoice]:
+        for index in range(self._call.count):
+            yield ChunkChoice(index=index, delta=Delta(role="assistant", content=None))
+
+    def encode(self, event: TokenEvent) -> Iterator[ChunkChoice]:
+        if self._scores is None:
+            self._scores = event.prompt_logprobs
         part = self._readers[event.index].read(event)
         self._tokens += part.tokens
-        logprobs = self._logprobs(part.logprobs)
+        logprobs = None if part.logprobs is None else chat_logprobs(self._tokenizer, [part.logprobs])
         if part.reasoning:
-            yield self._chunk(part.index, Delta(reasoning_content=part.reasoning))
+            yield ChunkChoice(index=part.index, delta=Delta(reasoning_content=part.reasoning))
         for turn in part.turns or (("",) if logprobs else ()):
-            delta = Delta(content=turn or UNSET) if isinstance(turn, str) else self._call(part.index, turn)
-            yield self._chunk(part.index, delta, None, logprobs)
+            delta = Delta(content=turn or UNSET) if isinstance(turn, str) else self._delta(part.index, turn)
+            yield ChunkChoice(index=part.index, delta=delta, logprobs=logprobs)
             logprobs = None
         if part.finish_reason is not None:
-            yield self._chunk(part.index, Delta(), check_finish(part.finish_reason, part.error))
+            reason = check_finish(part.finish_reason, part.error)
+            yield ChunkChoice(index=part.index, delta=Delta(), finish_reason=reason)
 
-    def closing(self) -> Iterator[bytes]:
-        if self._include_usage:
-            yield sse(self._document([], usage_of(self._job.prompt_tokens, self._tokens, self._job.cached_tokens)))
-        yield DONE
-
-    def _call(self, index: int, piece: CallPiece) -> Delta:
+    def _delta(self, index: int, piece: CallPiece) -> Delta:
         """Id, type and name once, then the arguments."""
         if piece.name is None:
             rest = ToolCallDelta(index=self._calls[index], function=FunctionDelta(arguments=piece.arguments))
@@ -231,21 +221,32 @@ class _StreamEncoder(Encoder):
         first = ToolCallDelta(index=self._calls[index], id=new_call_id(), type="function", function=function)
         return Delta(tool_calls=[first])
 
-    def _logprobs(self, entry: TokenLogprobs | None) -> LogprobsDocument | None:
-        return None if entry is None else chat_logprobs(self._tokenizer, [entry])
-
-    def _chunk(
-        self,
-        index: int,
-        delta: Delta,
-        reason: FinishReason | None = None,
-        logprobs: LogprobsDocument | None = None,
-    ) -> bytes:
-        choice = ChunkChoice(index=index, delta=delta, finish_reason=reason, logprobs=logprobs)
+    def write(self, part: ChunkChoice) -> bytes:
         # Where usage is asked for, all events but the last say null.
-        return sse(self._document([choice], None if self._include_usage else UNSET))
+        return sse(self._chunk([part], None if self._call.include_usage else UNSET))
 
-    def _document(self, choices: list[ChunkChoice], usage: Usage | Unset | None) -> ChatChunk:
+    def closing(self) -> Iterator[bytes]:
+        if self._call.include_usage:
+            yield sse(self._chunk([], self._usage()))
+        yield DONE
+
+    def fold(self, parts: Sequence[ChunkChoice]) -> ChatCompletion:
+        call, envelope, conditions = self._call, self._envelope, self._call.conversation.conditions
+        num_top, scored = conditions.prompt_logprobs, conditions.logprobs is not None
+        choices = [[part for part in parts if part.index == index] for index in range(call.count)]
+        return ChatCompletion(
+            id=envelope.id,
+            created=envelope.created,
+            model=envelope.model,
+            system_fingerprint=envelope.system_fingerprint,
+            choices=[_choice(index, chunks, scored) for index, chunks in enumerate(choices)],
+            usage=self._usage(),
+            prompt_logprobs=UNSET if num_top is None else prompt_logprobs(self._tokenizer, self._scores or (), num_top),
+            timings=self._timings(),
+            verbose=Verbose(prompt=self._prompt.text) if call.verbose else UNSET,
+        )
+
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | Unset | None) -> ChatChunk:
         envelope = self._envelope
         return ChatChunk(
             id=envelope.id,
@@ -254,12 +255,15 @@ class _StreamEncoder(Encoder):
             system_fingerprint=envelope.system_fingerprint,
             choices=choices,
             usage=usage,
-            timings=self._timings_now(),
+            timings=self._timings(),
         )
 
-    def _timings_now(self) -> LlamaTimings | Unset:
+    def _usage(self) -> Usage:
+        return usage_of(self._job.prompt_tokens, self._tokens, self._job.cached_tokens)
+
+    def _timings(self) -> LlamaTimings | Unset:
         """Where they are asked for, from the first token on."""
-        if not self._timings or self._clock.first is None:
+        if not self._call.timings or self._clock.first is None:
             return UNSET
         return timings_of(self._clock, self._job.prompt_tokens, self._job.cached_tokens)
 

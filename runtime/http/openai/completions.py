@@ -8,23 +8,22 @@ from dataclasses import dataclass, replace
 import falcon
 
 from ....artifacts.errors import RequestError
-from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, GenerationState, TokenEvent
+from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ..core.answers import check_finish
 from ..core.body import kind_of
 from ..core.conditions import Conditions, check_token_ids, read_conditions
 from ..core.encoding import sse
 from ..core.errors import UnsupportedError
-from ..core.job import Job, collect, look_of, start_job
-from ..core.resources import Resource, answer
+from ..core.job import Job, look_of, start_job
+from ..core.resources import Resource
 from ..core.routes import Operation, Route
-from ..core.schema import UNSET, FinishReason, Unset
+from ..core.schema import UNSET, Unset
 from ..core.service import Look, Service, TokenizerApi
-from ..core.streaming import DONE, DONE_DATA, Encoder, send_stream
+from ..core.streaming import DONE, DONE_DATA, Encoder, respond
 from .answers import Envelope, new_envelope, usage_of
 from .completion_logprobs import CompletionLogprobsWriter, prompt_logprobs
-from .schema import Completion, CompletionChoice, CompletionRequest, Usage
-from .schema import CompletionLogprobs as LogprobsDocument
+from .schema import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Usage
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 64
@@ -130,18 +129,7 @@ class Completions(Resource):
             look = look_of(req)
             job = start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, call, prompts, look))
         envelope = new_envelope("cmpl", job.generations[0].request_id, service.model)
-        writers = [_ChoiceWriter(service.tokenizer, call, prompt) for prompt in prompts for _ in range(call.count)]
-        if call.stream:
-            send_stream(req, resp, job, self.context, _StreamEncoder(envelope, call, writers, job))
-            return
-        events = collect(job, self.limits)
-        states = [generation.state() for generation in job.generations]
-        choices = [
-            writer.whole(index, state, [event for event in events if event.index == index])
-            for index, (writer, state) in enumerate(zip(writers, states, strict=True))
-        ]
-        usage = usage_of(_prompt_tokens(job, call), sum(len(state.tokens) for state in states), job.cached_tokens)
-        answer(resp, _document(envelope, choices, usage))
+        respond(req, resp, job, self.context, _Encoder(service.tokenizer, envelope, call, prompts, job), call.stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,52 +151,18 @@ def _requests(service: Service, call: Call, prompts: list[_Prompt], look: Look) 
     return made
 
 
-def _prompt_tokens(job: Job, call: Call) -> int:
-    """Of all prompts; one that goes on several times counts once, as it is computed once."""
-    return sum(generation.state().prompt_tokens for generation in job.generations[:: call.count])
-
-
-def _document(envelope: Envelope, choices: list[CompletionChoice], usage: Usage | Unset | None) -> Completion:
-    return Completion(
-        id=envelope.id,
-        created=envelope.created,
-        model=envelope.model,
-        system_fingerprint=envelope.system_fingerprint,
-        choices=choices,
-        usage=usage,
+def _choice(index: int, pieces: Sequence[CompletionChoice], scored: bool) -> CompletionChoice:
+    """What the pieces of a choice come to."""
+    logprobs = [piece.logprobs for piece in pieces if piece.logprobs is not None]
+    names = CompletionLogprobs.__struct_fields__
+    joined = {name: [entry for one in logprobs for entry in getattr(one, name)] for name in names}
+    return CompletionChoice(
+        text="".join(piece.text for piece in pieces),
+        index=index,
+        finish_reason=pieces[-1].finish_reason,
+        logprobs=CompletionLogprobs(**joined) if scored else None,
+        prompt_logprobs=next((p.prompt_logprobs for p in pieces if p.prompt_logprobs is not UNSET), UNSET),
     )
-
-
-class _ChoiceWriter:
-    """Writes one choice: whole, or in a stream piece by piece."""
-
-    def __init__(self, tokenizer: TokenizerApi, call: Call, prompt: _Prompt) -> None:
-        self._tokenizer = tokenizer
-        self._call = call
-        self._prompt = prompt
-        self.echo = prompt.echo
-        self._logprobs = CompletionLogprobsWriter(tokenizer, call.conditions.logprobs or 0, self.echo)
-
-    def whole(self, index: int, state: GenerationState, events: Sequence[TokenEvent]) -> CompletionChoice:
-        """The choice, once it has ended."""
-        reason = check_finish(state.finish_reason, state.error)
-        call, scores, logprobs = self._call, events[0].prompt_logprobs, None
-        if call.conditions.logprobs is not None:
-            before: list[int | TokenLogprobs] = [self._prompt.first, *scores] if call.echo else []
-            logprobs = self._logprobs.write([*before, *(entry for event in events for entry in _logprobs(event))])
-        choice = CompletionChoice(text=self.echo + state.text, index=index, finish_reason=reason, logprobs=logprobs)
-        if call.prompt_logprobs is not None:
-            choice.prompt_logprobs = prompt_logprobs(self._tokenizer, scores, call.prompt_logprobs)
-        return choice
-
-    def of_echo(self, scores: Sequence[TokenLogprobs]) -> LogprobsDocument:
-        """What goes with the prompt, where its log-probabilities were asked for."""
-        return self._logprobs.write([self._prompt.first, *scores])
-
-    def of_token(self, event: TokenEvent) -> LogprobsDocument | None:
-        """What goes with a token."""
-        found = _logprobs(event)
-        return self._logprobs.write(found) if found else None
 
 
 def _logprobs(event: TokenEvent) -> list[TokenLogprobs]:
@@ -216,50 +170,78 @@ def _logprobs(event: TokenEvent) -> list[TokenLogprobs]:
     return [entry for entry in (event.logprobs, event.end_logprobs) if entry is not None]
 
 
-class _StreamEncoder(Encoder):
-    def __init__(self, envelope: Envelope, call: Call, writers: Sequence[_ChoiceWriter], job: Job) -> None:
+class _Encoder(Encoder[CompletionChoice]):
+    def __init__(
+        self, tokenizer: TokenizerApi, envelope: Envelope, call: Call, prompts: Sequence[_Prompt], job: Job
+    ) -> None:
+        self._tokenizer = tokenizer
         self._envelope = envelope
         self._call = call
-        self._writers = writers
+        self._prompts = [prompt for prompt in prompts for _ in range(call.count)]  # of each choice
+        num_top = call.conditions.logprobs or 0
+        self._writers = [CompletionLogprobsWriter(tokenizer, num_top, prompt.echo) for prompt in self._prompts]
         self._job = job
-        self._prompt_tokens = _prompt_tokens(job, call)
         self._tokens = 0
-        self._unscored = set(range(len(writers))) if call.scored_echo else set()  # whose scores have yet to come
+        self._unscored = set(range(len(self._prompts)))  # whose prompts' scores have yet to come
 
-    def opening(self) -> Iterator[bytes]:
-        for index, writer in enumerate(self._writers):
-            if writer.echo and not self._call.scored_echo:
-                yield self._chunk(index, writer.echo)
+    def opening(self) -> Iterator[CompletionChoice]:
+        for index, prompt in enumerate(self._prompts):
+            if prompt.echo and not self._call.scored_echo:
+                yield CompletionChoice(text=prompt.echo, index=index)
 
-    def encode(self, event: TokenEvent) -> Iterator[bytes]:
-        writer, index = self._writers[event.index], event.index
+    def encode(self, event: TokenEvent) -> Iterator[CompletionChoice]:
+        index = event.index
         self._tokens += event.token is not None
         if index in self._unscored and event.finish_reason not in (FINISH_FAILED, FINISH_CANCELLED):
             self._unscored.discard(index)
-            yield self._chunk(index, writer.echo, None, writer.of_echo(event.prompt_logprobs))
-        logprobs = writer.of_token(event)
-        if event.text or logprobs:
-            yield self._chunk(index, event.text, None, logprobs)
+            yield from self._of_prompt(index, event.prompt_logprobs)
+        found = _logprobs(event)
+        if event.text or found:
+            logprobs = self._writers[index].write(found) if found else None
+            yield CompletionChoice(text=event.text, index=index, logprobs=logprobs)
         if event.finished:
-            yield self._chunk(index, "", check_finish(event.finish_reason, event.error))
+            yield CompletionChoice(text="", index=index, finish_reason=check_finish(event.finish_reason, event.error))
+
+    def _of_prompt(self, index: int, scores: Sequence[TokenLogprobs]) -> Iterator[CompletionChoice]:
+        """What is said of a prompt once its scores are known, where they were asked for."""
+        call, prompt = self._call, self._prompts[index]
+        if call.scored_echo:
+            logprobs = self._writers[index].write([prompt.first, *scores])
+            yield CompletionChoice(text=prompt.echo, index=index, logprobs=logprobs)
+        if call.prompt_logprobs is not None:  # never in a stream
+            document = prompt_logprobs(self._tokenizer, scores, call.prompt_logprobs)
+            yield CompletionChoice(text="", index=index, prompt_logprobs=document)
+
+    def write(self, part: CompletionChoice) -> bytes:
+        # Where usage is asked for, all events but the last say null.
+        return sse(self._document([part], None if self._call.include_usage else UNSET))
 
     def closing(self) -> Iterator[bytes]:
         if self._call.include_usage:
-            yield sse(
-                _document(self._envelope, [], usage_of(self._prompt_tokens, self._tokens, self._job.cached_tokens))
-            )
+            yield sse(self._document([], self._usage()))
         yield DONE
 
-    def _chunk(
-        self,
-        index: int,
-        text: str,
-        reason: FinishReason | None = None,
-        logprobs: LogprobsDocument | None = None,
-    ) -> bytes:
-        choice = CompletionChoice(text=text, index=index, finish_reason=reason, logprobs=logprobs)
-        # Where usage is asked for, all events but the last say null.
-        return sse(_document(self._envelope, [choice], None if self._call.include_usage else UNSET))
+    def fold(self, parts: Sequence[CompletionChoice]) -> Completion:
+        scored = self._call.conditions.logprobs is not None
+        pieces = [[part for part in parts if part.index == index] for index in range(len(self._prompts))]
+        return self._document([_choice(index, own, scored) for index, own in enumerate(pieces)], self._usage())
+
+    def _usage(self) -> Usage:
+        # A prompt that goes on several times counts once, as it is computed once.
+        prompts = self._job.generations[:: self._call.count]
+        prompt_tokens = sum(generation.state().prompt_tokens for generation in prompts)
+        return usage_of(prompt_tokens, self._tokens, self._job.cached_tokens)
+
+    def _document(self, choices: list[CompletionChoice], usage: Usage | Unset | None) -> Completion:
+        envelope = self._envelope
+        return Completion(
+            id=envelope.id,
+            created=envelope.created,
+            model=envelope.model,
+            system_fingerprint=envelope.system_fingerprint,
+            choices=choices,
+            usage=usage,
+        )
 
 
 ROUTES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,15 +22,16 @@ from ..core.conversation import AnswerPart, AnswerReader, thinking_variables
 from ..core.conversation import Conversation as Chat
 from ..core.encoding import named_sse
 from ..core.errors import NotFoundError, UnsupportedError
-from ..core.job import Job, collect
+from ..core.job import Job
 from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
 from ..core.schema import JsonSchemaFormat, ResponseFormat
-from ..core.streaming import Encoder, send_stream
+from ..core.streaming import Encoder, respond
 from .response_input import read_input
 from .response_items import ItemBuilder
 from .response_schema import (
     DeletedResponse,
+    Event,
     InputDetails,
     OutputDetails,
     ReasoningOptions,
@@ -162,15 +163,7 @@ class Responses(Resource):
             log.warning("%s", "; ".join(toolbox.left_out))
         builder = ItemBuilder(service.tokenizer, toolbox)
         run = _Run(body, chat, document, readers[0], builder, job, client, store)
-        if body.stream:
-            send_stream(req, resp, job, self.context, _StreamEncoder(run))
-            return
-        parts = [run.read(event) for event in collect(job, self.limits)]
-        check_finish(parts[-1].finish_reason, parts[-1].error)
-        for part in parts:
-            for _ in builder.add(part):
-                pass
-        answer(resp, run.finish(parts[-1]))
+        respond(req, resp, job, self.context, _Encoder(run), body.stream or False)
 
 
 def _document(body: ResponsesRequest, model: str) -> ResponseDocument:
@@ -197,31 +190,37 @@ def _document(body: ResponsesRequest, model: str) -> ResponseDocument:
     )
 
 
-class _StreamEncoder(Encoder):
+class _Encoder(Encoder[Event]):
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._number = 0
+        self._last: AnswerPart | None = None
 
-    def opening(self) -> Iterator[bytes]:
-        yield self._event({"type": "response.created", "response": self._run.document})
-        yield self._event({"type": "response.in_progress", "response": self._run.document})
+    def opening(self) -> Iterator[Event]:
+        yield {"type": "response.created", "response": self._run.document}
+        yield {"type": "response.in_progress", "response": self._run.document}
 
-    def encode(self, event: TokenEvent) -> Iterator[bytes]:
-        part = self._run.read(event)
+    def encode(self, event: TokenEvent) -> Iterator[Event]:
+        part = self._last = self._run.read(event)
         failed = part.finish_reason in (FINISH_FAILED, FINISH_CANCELLED)
-        for turn in () if failed else self._run.builder.add(part):
-            yield self._event(turn)
+        yield from () if failed else self._run.builder.add(part)
         if part.finish_reason is not None:
             document = self._run.finish(part)
-            yield self._event({"type": f"response.{document.status}", "response": document})
+            yield {"type": f"response.{document.status}", "response": document}
+
+    def write(self, part: Event) -> bytes:
+        number, self._number = self._number, self._number + 1
+        return named_sse(part["type"], {**part, "sequence_number": number})
+
+    def fold(self, parts: Sequence[Event]) -> ResponseDocument:
+        if self._last is not None:
+            check_finish(self._last.finish_reason, self._last.error)
+        document: ResponseDocument = parts[-1]["response"]
+        return document
 
     def failure(self, document: dict[str, object]) -> bytes:
         failed = AnswerPart(0, finish_reason=FINISH_FAILED, error=Failure("the server failed"))
-        return self._event({"type": "response.failed", "response": self._run.finish(failed)})
-
-    def _event(self, event: dict[str, Any]) -> bytes:
-        number, self._number = self._number, self._number + 1
-        return named_sse(event["type"], {**event, "sequence_number": number})
+        return self.write({"type": "response.failed", "response": self._run.finish(failed)})
 
 
 class Response(ReadResource):
