@@ -1,19 +1,19 @@
-"""Kernel specs to C sources, through the Jinja templates of the target's backend."""
+"""Kernel specs to C sources: constants by the template, and behind them a header of `kernels/`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Final
 
 import jinja2
-import jinja2.meta
 
 from ..artifacts.abi import c_header
 from ..artifacts.formats import FORMATS
-from .plan import KernelSpec
+from .plan import KernelSpec, Parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,52 +24,57 @@ class Source:
     text: str
 
 
-def _weight_defines(weight_type: str) -> str:
-    """The lines of C that tell kernels a weight format."""
-    return "\n".join(f"#define {name} {value}" for name, value in FORMATS[weight_type].defines.items())
+# Of a backend: the suffix of its sources.
+_SUFFIXES: Final = {"host": ".c", "hip": ".hip"}
+# Parameters that say again what the weight format's own macros say.
+_OF_THE_FORMAT: Final = ("weight_kind", "weight_header")
+
+
+def macros(spec: KernelSpec) -> Iterator[tuple[str, Parameter]]:
+    """The names and values by which the C of a kernel knows its parameters.
+
+    A number is a macro of its own name in capitals, and so is the literal of a float. A word is a choice: `dot`
+    `sdot4` is DOT_SDOT4. A weight format is the macros of its row.
+    """
+    for name, value in spec.parameters:
+        if name in _OF_THE_FORMAT:
+            continue
+        if name == "weight_type":
+            yield from FORMATS[str(value)].defines.items()
+        elif isinstance(value, str) and value.isidentifier():
+            yield f"{name}_{value}".upper(), 1
+        else:
+            yield name.upper(), int(value) if isinstance(value, bool) else value
 
 
 @cache
-def _environment(backend: str) -> jinja2.Environment:
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rocmforge", f"templates/{backend}"),
+        loader=jinja2.PackageLoader("rocmforge", "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        line_statement_prefix="//%",
         autoescape=False,
     )
-    environment.filters["weight_defines"] = _weight_defines
-    return environment
-
-
-# Of a backend: the suffix of its sources; templates add ".j2".
-_SUFFIXES = {"host": ".c", "hip": ".hip"}
-
-
-def template_variables(backend: str, template: str) -> frozenset[str]:
-    """Names that a template needs."""
-    environment = _environment(backend)
-    assert environment.loader is not None
-    text = environment.loader.get_source(environment, f"{template}{_SUFFIXES[backend]}.j2")[0]
-    return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(text)))
+    return environment.get_template("kernel.j2")
 
 
 def render_kernel(backend: str, spec: KernelSpec) -> Source:
     """The source of one kernel."""
-    parameters = dict(spec.parameters)
-    text = (
-        _environment(backend)
-        .get_template(f"{spec.template}{_SUFFIXES[backend]}.j2")
-        .render(symbol=spec.symbol, parameters=json.dumps(parameters, sort_keys=True), **parameters)
+    text = _template().render(
+        backend=backend,
+        symbol=spec.symbol,
+        template=spec.template,
+        parameters=json.dumps(dict(spec.parameters), sort_keys=True),
+        macros=macros(spec),
     )
     return Source(f"{spec.symbol}{_SUFFIXES[backend]}", text)
 
 
 def render_program() -> Source:
-    """The source of the host's step driver."""
-    return Source("program.c", _environment("host").get_template("program.c.j2").render())
+    """The source of the host's step driver, which is the same for all models."""
+    return Source("program.c", '/* The program: kernels/host/program.h */\n#include "program.h"\n')
 
 
 @cache

@@ -1,1 +1,1 @@
-"""Jinja kernel templates, a folder for each back end."""
+"""The template of all kernels' sources."""

@@ -1,7 +1,7 @@
 /* The GPU as the kernels see it: the usual HIP names and a few instructions, made of compiler builtins.
  *
  * No ROCm header and no device library, so any clang that knows the target builds it (-nogpuinc -nogpulib).
- * Constants: WAVE_SIZE (32 or 64), and of the dot instructions DOT_SUDOT4 or DOT_SDOT4 or neither.
+ * Constants: WAVE_SIZE (32 or 64), and where dot4 is used DOT_SUDOT4, DOT_SDOT4 or DOT_NONE.
  */
 #ifndef ROCMFORGE_DEVICE_H
 #define ROCMFORGE_DEVICE_H
@@ -74,17 +74,17 @@ template <int MASK> INLINE float shuffle_xor(float x)
 }
 
 /* c + the sum of the products of four signed bytes. */
+#if defined(DOT_SUDOT4)
+INLINE int32_t dot4(int32_t a, int32_t b, int32_t c) { return __builtin_amdgcn_sudot4(true, a, true, b, c, false); }
+#elif defined(DOT_SDOT4)
+INLINE int32_t dot4(int32_t a, int32_t b, int32_t c) { return __builtin_amdgcn_sdot4(a, b, c, false); }
+#elif defined(DOT_NONE)
 INLINE int32_t dot4(int32_t a, int32_t b, int32_t c)
 {
-#if defined(DOT_SUDOT4)
-    return __builtin_amdgcn_sudot4(true, a, true, b, c, false);
-#elif defined(DOT_SDOT4)
-    return __builtin_amdgcn_sdot4(a, b, c, false);
-#else
     UNROLL for (int i = 0; i < 32; i += 8) c += (int32_t)(int8_t)(a >> i) * (int32_t)(int8_t)(b >> i);
     return c;
-#endif
 }
+#endif
 
 INLINE uint64_t multiply_high(uint64_t a, uint64_t b) { return (uint64_t)(((unsigned __int128)a * b) >> 64); }
 INLINE void lds_add(uint32_t *p, uint32_t x) { __atomic_fetch_add(p, x, __ATOMIC_RELAXED); }

@@ -2,6 +2,8 @@
  *
  * Constants: COLUMNS. Arguments: weights, out float32[T, COLUMNS]. Grid: x 1, y tokens.
  */
+#include "weights.h"
+
 #define THREADS 128
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)

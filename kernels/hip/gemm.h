@@ -4,6 +4,11 @@
  * A chunk of 64 columns of weights and activations at a time goes to LDS (gemm_quantized.h, gemm_float.h); a wave
  * takes 32 rows by WAVE_TOKENS tokens. The chunks come slice after slice, each slice summed on its own.
  */
+#ifdef QUANT_BITS
+#include "gemm_quantized.h"
+#else
+#include "gemm_float.h"
+#endif
 #include "epilogue.h"
 
 #define THREADS (GEMM_WAVES * WAVE_SIZE)

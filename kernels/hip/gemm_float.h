@@ -66,5 +66,3 @@ INLINE void multiply_chunk(const struct stage *stage, int32_t chunk, int32_t row
         }
     }
 }
-
-#include "gemm.h"

@@ -113,5 +113,3 @@ INLINE void multiply_chunk(const struct stage *stage, int32_t chunk, int32_t row
     multiply_block(stage, 0, row0, token0, sums);
     if (BLOCKS % 2 == 0 || chunk != BLOCKS / 2) multiply_block(stage, 1, row0, token0, sums);
 }
-
-#include "gemm.h"

@@ -2,7 +2,7 @@
  * out[t, r] = silu(gate[r] . x[t]) * (up[r] . x[t]).
  *
  * Constants: ROWS (GATE_UP: of each), COLUMNS, SLICES, ROW_TILES (of 32 rows; GATE_UP: 2), TOKENS (most that a
- * workgroup takes), COUNT(step), GATE_UP and either OUT_Q8 or OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE.
+ * workgroup takes), AT_LOGITS_ROWS, GATE_UP and either OUT_Q8 or OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE.
  * Arguments: weights, activations, out, bias float32[ROWS].
  * Grid: x = row tiles / ROW_TILES, y = tokens / TOKENS; SLICES waves.
  *
@@ -10,6 +10,11 @@
  * one row in each of two tiles; a wave of 64 lanes takes two tiles side by side. Activations are the same for all lanes
  * and come by scalar loads; rows past the last token's are read too (the arena has them) and go nowhere. A row's total is slice 0 + slice 1 + ..., whatever the number of tokens.
  */
+#ifdef QUANT_BITS
+#include "gemv_quantized.h"
+#else
+#include "gemv_float.h"
+#endif
 #include "epilogue.h"
 
 #define THREADS (SLICES * WAVE_SIZE)

@@ -39,5 +39,3 @@ INLINE void multiply_slice(const weight_pointer *tiles, uint32_t origin, uint32_
         multiply_unit(from, origin, lane, x + units * 64, COLUMNS % 64 / PIECE, sums);
     }
 }
-
-#include "gemv.h"

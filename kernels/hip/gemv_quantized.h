@@ -63,5 +63,3 @@ INLINE void multiply_slice(const weight_pointer *tiles, uint32_t origin, uint32_
         multiply_block(from, origin, lane, 0, 0, true, &block, sums);
     }
 }
-
-#include "gemv.h"

@@ -1,6 +1,6 @@
 /* 32 rows by 32 or 16 tokens of a product of int8 matrices, by one wave: WMMA, MFMA or dot instructions.
  *
- * Constants: MATRIX_WMMA_GFX11, MATRIX_WMMA_GFX12, MATRIX_MFMA_16X16X16_I8, MATRIX_MFMA_32X32X16_I8, or none of them.
+ * Constants: MATRIX_WMMA_GFX11, MATRIX_WMMA_GFX12, MATRIX_MFMA_16X16X16_I8, MATRIX_MFMA_32X32X16_I8 or MATRIX_NONE.
  * The first operand of a matrix instruction is tokens, the second rows. A lane then holds LANE_ROWS rows, `lane_row(i)`,
  * by LANE_TOKENS tokens, in slots `lane_slot(t)`: RUN of them are neighbours, which makes their scales one load.
  * Slots are tokens in another order where the instruction deals tokens out in turn (`token_of_slot`).
@@ -68,7 +68,7 @@ INLINE void multiply_run(const int8_t *w, const int8_t *x, int i, int t, int32_t
     UNROLL for (int n = 0; n < RUN; n++) dots[n] = d[n];
 }
 
-#else
+#elif defined(MATRIX_NONE)
 #define LANE_ROWS 4
 #define LANE_TOKENS (256 / WAVE_SIZE)
 #define RUN LANE_TOKENS

@@ -1,6 +1,6 @@
 /* out[i] = x[row(i)] * weight / sqrt(mean(x^2) + EPSILON), as int8 blocks or float32.
  *
- * Constants: COLUMNS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed).
+ * Constants: COLUMNS, THREADS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed).
  * Arguments: x float32[T, COLUMNS], weight float32[COLUMNS], out. Grid: x 1, y rows.
  */
 #include "prelude.h"
@@ -10,7 +10,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
     __shared__ float partial[WAVES];
     const int32_t i = group_y();
-    if (i >= (AT_LOGITS_ROWS ? STEP->num_logits : STEP->num_tokens)) return;
+    if (i >= COUNT(STEP)) return;
     const int32_t row = AT_LOGITS_ROWS ? STEP->logits_rows[i] : i;
     const GLOBAL_MEMORY float *x = (const GLOBAL_MEMORY float *)a0 + (size_t)row * COLUMNS;
     const GLOBAL_MEMORY float *weight = (const GLOBAL_MEMORY float *)a1;

@@ -26,6 +26,8 @@ typedef _Float16 f16x8 __attribute__((vector_size(16), may_alias));
         void *__restrict__ a7
 typedef const CONSTANT_MEMORY struct step *step_pointer;
 #define STEP ((step_pointer)step_argument)
+/* Rows of what a kernel makes: of all tokens, or of those of which logits are asked. */
+#define COUNT(step) (AT_LOGITS_ROWS ? (step)->num_logits : (step)->num_tokens)
 
 /* 32 activations as int8: value = scales[half] * quant. Half 0 is quants 0..15, half 1 quants 16..31. */
 struct q8_block {

@@ -1,6 +1,6 @@
 /* Rotates queries and keys, writes keys and values into the paged cache; queries stay in place.
  *
- * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, ROPE_INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
+ * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
  * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines, then
  * sines), key pages, value pages, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
@@ -46,7 +46,7 @@ INLINE void rotate_head(const GLOBAL_MEMORY float *x, const GLOBAL_MEMORY float 
         inverse = 1.0f / __builtin_sqrtf(wave_sum(squares) / HEAD_DIM + EPSILON);
     }
     for (int32_t i = lane_index(); i < ROPE_DIM / 2; i += WAVE_SIZE) {
-        const int32_t first = ROPE_INTERLEAVED ? 2 * i : i, second = ROPE_INTERLEAVED ? first + 1 : i + ROPE_DIM / 2;
+        const int32_t first = INTERLEAVED ? 2 * i : i, second = INTERLEAVED ? first + 1 : i + ROPE_DIM / 2;
         const float a = QK_NORM ? x[first] * inverse * weight[first] : x[first];
         const float b = QK_NORM ? x[second] * inverse * weight[second] : x[second];
         const float cosine = cosines[i], sine = cosines[ROPE_DIM / 2 + i];

@@ -20,6 +20,9 @@ struct kernel {
 #define EXPORT __attribute__((visibility("default")))
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+/* Rows of what a kernel makes: of all tokens, or of those of which logits are asked. */
+#define COUNT(step) (AT_LOGITS_ROWS ? (step)->num_logits : (step)->num_tokens)
+
 /* 32 activations as int8: value = scales[half] * quant. A scale for each 16 costs a little arithmetic and
  * brings the model closer to its float32 self than one for 32 (docs/performance.md). Sums spare the kernels of
  * weights with an offset or a minimum a second pass. */

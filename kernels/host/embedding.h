@@ -1,4 +1,6 @@
 /* out[t] = row token_ids[t] of the token embedding. Constants: COLUMNS. Arguments: weights, out float32[T, COLUMNS]. */
+#include "weights.h"
+
 static int32_t embedding_items(const struct step *step) { return step->num_tokens; }
 
 static void embedding_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)

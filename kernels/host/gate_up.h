@@ -1,9 +1,11 @@
 /* out[t, r] = silu(gate[r] . x[t]) * (up[r] . x[t]), silu(g) = g / (1 + e^-g).
  *
- * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32).
+ * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token).
  * Arguments: weights, activations, out. The weights hold two tiles of gate rows, then the two tiles of the same
  * up rows: a work item makes 32 outputs, one int8 block, for all tokens.
  */
+#include "weights.h"
+
 static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
 
 ALWAYS_INLINE f32x16 silu(f32x16 g) { return g / (1.0f + vector_exp(-g)); }

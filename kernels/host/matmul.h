@@ -1,12 +1,14 @@
 /* out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * activation[t, c] (+ bias[r]).
  *
- * Constants: ROWS, COLUMNS, OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, TOKENS(step).
+ * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS (1: only the rows of which logits are asked).
  * Arguments: weights, activations, out float32[T, OUT_STRIDE], bias float32[ROWS].
  * A work item is one tile of 16 rows, for all tokens.
  */
+#include "weights.h"
+
 #define TOKEN_TILE 8
 
-static int32_t matmul_items(const struct step *step) { return TOKENS(step) ? (ROWS + 15) / 16 : 0; }
+static int32_t matmul_items(const struct step *step) { return COUNT(step) ? (ROWS + 15) / 16 : 0; }
 
 ALWAYS_INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t valid)
 {
@@ -33,7 +35,7 @@ ALWAYS_INLINE void multiply_tokens(const uint8_t *tile, const char *activations,
 
 static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    const int32_t tokens = TOKENS(step);
+    const int32_t tokens = COUNT(step);
     for (int32_t item = begin; item < end; item++) {
         const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES(COLUMNS);
         const char *x = (const char *)arguments[1];

@@ -5,7 +5,7 @@
  */
 #include "vector.h"
 
-static int32_t norm_items(const struct step *step) { return AT_LOGITS_ROWS ? step->num_logits : step->num_tokens; }
+static int32_t norm_items(const struct step *step) { return COUNT(step); }
 
 static void norm_row(const float *x, const float *weight, char *out)
 {

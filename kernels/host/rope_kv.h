@@ -1,6 +1,6 @@
 /* Rotates queries and keys, writes keys and values into the paged cache; queries stay in place.
  *
- * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, ROPE_INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
+ * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
  * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines, then
  * sines), key pages, value pages, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
@@ -22,7 +22,7 @@ static void rotate_head(float *x, const float *cosines)
 {
     const float *sines = cosines + ROPE_DIM / 2;
     for (int32_t i = 0; i < ROPE_DIM / 2; i++) {
-        float *first = ROPE_INTERLEAVED ? x + 2 * i : x + i, *second = ROPE_INTERLEAVED ? first + 1 : first + ROPE_DIM / 2;
+        float *first = INTERLEAVED ? x + 2 * i : x + i, *second = INTERLEAVED ? first + 1 : first + ROPE_DIM / 2;
         const float a = *first, b = *second;
         *first = a * cosines[i] - b * sines[i];
         *second = a * sines[i] + b * cosines[i];

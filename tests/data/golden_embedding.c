@@ -1,4 +1,4 @@
-/* embedding_q4_1_de5e4c0a: template host/embedding.c.j2, {"columns": 64, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
+/* embedding_q4_1_de5e4c0a: kernels/host/embedding.h, {"columns": 64, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
 #define SYMBOL embedding_q4_1_de5e4c0a
 #define COLUMNS 64
 #define QUANT_BITS 4
@@ -7,5 +7,4 @@
 #define SUPER_SCALE_BYTES 0
 #define NUM_SCALES 1
 #define HAS_MINIMUM 1
-#include "weights_quantized.h"
 #include "embedding.h"

@@ -1,14 +1,13 @@
-/* gate_up_q4_1_32x64_a3795fdf: template host/gate_up.c.j2, {"activation_bytes": 104, "columns": 64, "out_q8": false, "rows": 32, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
+/* gate_up_q4_1_32x64_a3795fdf: kernels/host/gate_up.h, {"activation_bytes": 104, "columns": 64, "out_q8": false, "rows": 32, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
 #define SYMBOL gate_up_q4_1_32x64_a3795fdf
-#define ROWS 32
+#define ACTIVATION_BYTES 104
 #define COLUMNS 64
 #define OUT_Q8 0
-#define ACTIVATION_BYTES 104
+#define ROWS 32
 #define QUANT_BITS 4
 #define QUANT_OFFSET 0
 #define SCALE_BYTES 4
 #define SUPER_SCALE_BYTES 0
 #define NUM_SCALES 1
 #define HAS_MINIMUM 1
-#include "weights_quantized.h"
 #include "gate_up.h"

@@ -1,2 +1,2 @@
-/* The program: template host/program.c.j2. */
+/* The program: kernels/host/program.h */
 #include "program.h"

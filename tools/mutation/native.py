@@ -1,16 +1,16 @@
-"""Mutations of C, HIP and their Jinja templates, found in their tokens; some of them may not compile."""
+"""Mutations of C and HIP, found in their tokens; some of them may not compile."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Final
 
 from .mutation import Mutation
 
 _SKIPPED: Final = re.compile(
-    rb'/\*.*?\*/|//(?!%)[^\n]*|"(?:\\.|[^"\\\n])*"|#[ \t]*(?:include|pragma)[^\n]*'
+    rb'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|#[ \t]*(?:include|pragma)[^\n]*'
     rb"|_Pragma\([^\n]*?\)|__attribute__\(\(.*?\)\)",
     re.DOTALL,
 )
@@ -43,15 +43,11 @@ _TYPE: Final = re.compile(
     rb"[ \t]*(?:return|typedef|struct|static|const|else|case"
     rb"|(?:u?int\d*(?:_t)?|float|double|[ui]\d+|V_\w+|[fi]32x16)\b)"
 )
-_FLAG: Final = re.compile(rb"\{\{ (\w+ \| int) \}\}")
-_HOLE: Final = re.compile(rb"\{\{ (\w+) \}\}")
-_CHOICE: Final = re.compile(rb'("\w+")( if \w+ else )("\w+")')
 
 
 def native_mutations(path: str, source: bytes) -> list[Mutation]:
     """All of a file, in its order."""
-    find = _in_template if path.endswith(".j2") else _in_c
-    found = [Mutation(path, operator, *piece) for operator, piece in find(source)]
+    found = [Mutation(path, operator, *piece) for operator, piece in _in_c(source)]
     return sorted(found, key=lambda mutation: (mutation.start, mutation.operator))
 
 
@@ -101,14 +97,3 @@ def _closing(code: bytes, start: int) -> int:
         if not depth:
             return match.start()
     return start
-
-
-def _in_template(source: bytes) -> _Found:
-    for match in _FLAG.finditer(source):
-        yield "negation", (*match.span(1), b"1 - (" + match[1] + b")")
-    for match in _CHOICE.finditer(source):
-        yield "swapped", (*match.span(), match[3] + match[2] + match[1])
-    first = source.find(b"\n") + 1  # after the comment at the head
-    holes = list(_HOLE.finditer(source, first))
-    for match, other in pairwise(holes):
-        yield "swapped", (*match.span(1), other[1])

@@ -17,7 +17,7 @@ RECORDED: Final = (HTTP + "test_recorded_answers.py",)  # whole answers of all A
 # Minutes each: only for what the table gives them.
 SLOW: Final = ("test_kernels", "test_attention_hip", "test_sample_hip", "test_emulated", "test_gpu_code", "test_shapes")
 MOST: Final = 8
-# What no import tells: kernels, templates, and modules that tests reach by HTTP or by a command. The first that fits.
+# What no import tells: kernels, and modules that tests reach by HTTP or by a command. The first that fits.
 # A test is named by the end of its path.
 TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/host/sample.h": ("kernels/test_sampling.py", "test_token_masks.py"),
@@ -59,19 +59,6 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/gem*": (GPU + "test_matmul", GPU + "test_gate_up"),
     "kernels/hip/prelude.h": (GPU + "test_norm", "test_attention_hip.py", GPU + "test_matmul"),
     "kernels/hip/device.h": (GPU + "test_norm", "test_attention_hip.py", GPU + "test_gate_up"),
-    "templates/host/*": ("test_templates.py", "test_kernels_host.py"),
-    "templates/hip/gem*": ("test_templates_hip.py", GPU + "test_gate_up", GPU + "test_matmul"),
-    "templates/hip/attention*": ("test_templates_hip.py", "test_attention_hip.py"),
-    "templates/hip/step*": ("test_templates_hip.py", "test_step_hip.py"),
-    **{
-        f"templates/hip/{name}.*": ("test_templates_hip.py", f"{GPU}test_{name}")
-        for name in ("norm", "swiglu", "embedding", "rope_kv")
-    },
-    "templates/hip/quantize*": (
-        "test_templates_hip.py",
-        GPU + "test_quantize_is_exactly_what_its_header_says",
-    ),
-    "templates/hip/sample*": ("test_templates_hip.py", "test_sample_hip.py"),
     "tools/emulator/native/matrix.c": (EMULATOR + "test_matrix.py",),
     "tools/emulator/native/lds.c": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("lds_checks", "memory_operations", "lane_operations", "lanes")

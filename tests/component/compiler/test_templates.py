@@ -1,4 +1,4 @@
-"""Templates of the host and how they are rendered: nothing missing, nothing over, and always the same text."""
+"""Sources of the host's kernels: nothing missing, nothing over, and always the same text."""
 
 from __future__ import annotations
 
@@ -6,34 +6,29 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
-import jinja2
 import pytest
 
 import rocmforge.compiler.build as build_module
 from rocmforge.artifacts.errors import ToolchainError
+from rocmforge.artifacts.formats import FORMATS
 from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import build_graph
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.plan import KernelSpec, Parameter, Plan
-from rocmforge.compiler.render import Source, kernel_headers, render_kernel, render_program, template_variables
-from rocmforge.compiler.target import TARGETS, Target
+from rocmforge.compiler.render import Source, kernel_headers, render_kernel, render_program
+from rocmforge.compiler.target import TARGETS, CodeVariant, Target
 from rocmforge.tests.kernels.kernel_harness import spec
+from rocmforge.tests.kernels.sources import WARNINGS, kernels_of, names_at_head, names_given, names_read
 from rocmforge.tests.oracles.graph_interpreter import make_weights
 from rocmforge.tests.unit.compiler.test_passes import CONFIGS, TYPES
 
 HOST = TARGETS["host"]
 DATA = Path(__file__).parents[2] / "data"
-TEMPLATES = sorted(
-    item.name.removesuffix(".c.j2")
-    for item in (resources.files("rocmforge.templates") / "host").iterdir()
-    if item.name.endswith(".c.j2")
-)
-KERNELS = [name for name in TEMPLATES if name != "program"]
+KERNELS = kernels_of("host")
 
 _Q4_1: dict[str, Parameter] = {"weight_type": "Q4_1", "weight_header": "weights_quantized.h", "columns": 64}
 TINY: Mapping[str, KernelSpec] = {
@@ -79,31 +74,33 @@ def all_plans() -> list[Plan]:
     ]
 
 
-def test_there_is_a_case_for_each_template() -> None:
+def test_there_is_a_case_for_each_kernel() -> None:
     assert sorted(TINY) == KERNELS
 
 
-def test_a_kernel_has_exactly_the_parameters_that_its_template_reads() -> None:
+def test_a_kernel_reads_all_parameters_that_it_is_given_and_its_head_names_them() -> None:
     seen = set()
     for kernel in (*(kernel for plan in all_plans() for kernel in plan.kernels), *TINY.values()):
-        names = {name for name, _ in kernel.parameters} | {"symbol", "parameters"}
-        assert template_variables("host", kernel.template) == names, kernel.template
+        assert names_given(kernel) <= names_read("host", kernel.template), kernel.template
+        assert names_given(kernel, weights=False) <= names_at_head("host", kernel.template), kernel.template
         seen.add(kernel.template)
     assert sorted(seen) == KERNELS
-    assert template_variables("host", "program") == set()
 
 
 @pytest.mark.parametrize("template", KERNELS)
-def test_a_missing_parameter_is_a_defect_that_is_named(template: str) -> None:
+def test_a_missing_parameter_is_a_defect_that_is_named(template: str, build_cache: BuildCache) -> None:
     kernel = TINY[template]
     for index, (name, _) in enumerate(kernel.parameters):
         without = replace(kernel, parameters=kernel.parameters[:index] + kernel.parameters[index + 1 :])
-        # Rows and columns are already missed by the symbol.
-        with pytest.raises((jinja2.UndefinedError, KeyError), match=name):
-            render_kernel("host", without)
+        if name == "weight_header":  # the format tells it
+            continue
+        # Columns are already missed by the symbol.
+        expected = {"columns": "columns|COLUMNS", "weight_type": "ELEMENT_BYTES|LOAD_ELEMENTS"}.get(name, name.upper())
+        with pytest.raises((ToolchainError, KeyError), match=expected):
+            build_warned(without, build_cache)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [*KERNELS, "program"])
 def test_rendered_text_is_the_recorded_one(template: str) -> None:
     """After a change that is meant: `python -m rocmforge.tests.component.compiler.test_templates` records anew."""
     assert rendered(template).text == (DATA / f"golden_{template}.c").read_text("utf-8")
@@ -118,11 +115,11 @@ def test_a_source_opens_with_what_it_was_made_from(template: str) -> None:
     kernel, source = TINY[template], rendered(template)
     assert source.name == f"{kernel.symbol}.c"
     first = source.text.splitlines()[0]
-    found = re.fullmatch(r"/\* (\w+): template (\S+), (\{.*\}) \*/", first)
+    found = re.fullmatch(r"/\* (\w+): (\S+), (\{.*\}) \*/", first)
     assert found is not None
     assert found[1] == kernel.symbol
     assert found[1].endswith(kernel.digest[:8])
-    assert found[2] == f"host/{template}.c.j2"
+    assert found[2] == f"kernels/host/{template}.h"
     assert json.loads(found[3]) == dict(kernel.parameters)
 
 
@@ -142,13 +139,28 @@ def test_rendering_twice_gives_the_same_sources() -> None:
 
 
 @pytest.mark.parametrize("level", [variant.level for variant in HOST.variants])
-def test_each_template_compiles_without_a_warning(level: str, build_cache: BuildCache) -> None:
+def test_each_kernel_compiles_without_a_warning(level: str, build_cache: BuildCache) -> None:
     toolchain = find_toolchain("auto", HOST)
     variant = next(variant for variant in HOST.variants if variant.level == level)
     assert {"-Wall", "-Wextra", "-Werror"} <= set(toolchain.flags(variant))
-    sources = tuple(rendered(template) for template in TEMPLATES)
-    (code,) = build_variants(sources, replace(HOST, variants=(variant,)), toolchain, build_cache, progress, 2)
+    formats = [replaced(TINY["matmul"], weight_type=name, columns=256) for name in FORMATS]
+    kernels = [*formats, replaced(TINY["attention"], kv_q8_0=True), replaced(TINY["norm"], out_q8=False)]
+    sources = (*(rendered(name) for name in (*KERNELS, "program")), *(render_kernel("host", one) for one in kernels))
+    (code,) = build_variants(sources, warned(variant), toolchain, build_cache, progress, 2)
     assert code.data.startswith(b"\x7fELF")
+
+
+def replaced(kernel: KernelSpec, **parameters: Parameter) -> KernelSpec:
+    return spec(kernel.template, **{**dict(kernel.parameters), **parameters})
+
+
+def build_warned(kernel: KernelSpec, cache: BuildCache) -> None:
+    toolchain = find_toolchain("auto", HOST)
+    build_variants((render_kernel("host", kernel),), warned(HOST.variants[0]), toolchain, cache, progress, 1)
+
+
+def warned(variant: CodeVariant) -> Target:
+    return replace(HOST, variants=(replace(variant, flags=(*variant.flags, *WARNINGS)),))
 
 
 def progress(_done: int, _total: int) -> None:
@@ -199,5 +211,5 @@ def test_flags_and_toolchain_are_of_the_key_too(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in TEMPLATES:
+    for name in (*KERNELS, "program"):
         (DATA / f"golden_{name}.c").write_text(rendered(name).text, "utf-8")

@@ -59,11 +59,6 @@ C = [
     ("negation", "if (f(a) && b) c();", {"if (!(f(a) && b)) c();"}),
     ("swapped", "f(a, b);", {"f(b, a);"}),
 ]
-TEMPLATE = [
-    ("negation", "/* {{ a }} */\n#define A {{ a | int }}", {"/* {{ a }} */\n#define A {{ 1 - (a | int) }}"}),
-    ("swapped", "/**/\n#define A {{ a }}\n#define B {{ b }}", {"/**/\n#define A {{ b }}\n#define B {{ b }}"}),
-    ("swapped", '{{ "x" if a else "y" }}', {'{{ "y" if a else "x" }}'}),
-]
 
 
 def results(found: list[Mutation], operator: str, source: str) -> set[str]:
@@ -80,11 +75,6 @@ def test_mutations_of_python(operator: str, source: str, expected: set[str]) -> 
 @pytest.mark.parametrize("operator, source, expected", C)
 def test_mutations_of_c(operator: str, source: str, expected: set[str]) -> None:
     assert results(native_mutations("a.h", source.encode()), operator, source) == expected
-
-
-@pytest.mark.parametrize("operator, source, expected", TEMPLATE)
-def test_mutations_of_templates(operator: str, source: str, expected: set[str]) -> None:
-    assert results(native_mutations("a.c.j2", source.encode()), operator, source) == expected
 
 
 def test_docstrings_annotations_and_messages_are_left_alone() -> None:

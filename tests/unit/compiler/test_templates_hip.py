@@ -1,27 +1,19 @@
-"""Templates of the GPU: each parameter is written down, none is missing, and kernels and grids say the same."""
+"""Sources of the GPU's kernels: each parameter is read, none is missing, and kernels and grids say the same."""
 
 from __future__ import annotations
 
 import re
-from importlib import resources
 
-import jinja2
 import pytest
 
 from rocmforge.compiler.graph import Weight, build_graph
 from rocmforge.compiler.lower_hip import HipPlanner
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.plan import KernelSpec, Plan
-from rocmforge.compiler.render import kernel_headers, render_kernel, template_variables
+from rocmforge.compiler.render import kernel_headers, render_kernel
 from rocmforge.compiler.target import TARGETS
+from rocmforge.tests.kernels.sources import kernels_of, names_at_head, names_given, names_read
 from rocmforge.tests.kernels.test_kernels_hip import CONFIG
-
-TEMPLATES = sorted(
-    item.name.removesuffix(".hip.j2")
-    for item in (resources.files("rocmforge.templates") / "hip").iterdir()
-    if item.name.endswith(".hip.j2")
-)
-OWN = {"symbol", "parameters"}  # what rendering adds
 
 
 def plan(kind: str, arch: str = "gfx1100") -> Plan:
@@ -52,30 +44,27 @@ SPECS: dict[str, KernelSpec] = {spec.template: spec for spec in plan("Q4_0").ker
 
 
 @pytest.mark.parametrize("template", sorted(SPECS))
-def test_a_template_needs_the_parameters_that_the_plan_gives(template: str) -> None:
-    given = set(dict(SPECS[template].parameters))
-    assert template_variables("hip", template) - OWN == given
-    for name in given:
-        rest = tuple(item for item in SPECS[template].parameters if item[0] != name)
-        with pytest.raises((jinja2.UndefinedError, KeyError)):  # the symbol of a matrix needs its size
-            render_kernel("hip", KernelSpec(template, rest))
+def test_a_kernel_reads_all_parameters_that_the_plan_gives_and_its_head_names_them(template: str) -> None:
+    over = {"MAX_SPLITS"} if template == "attention_tiled" else set()  # it has no records
+    assert names_given(SPECS[template]) - names_read("hip", template) == over
+    assert names_given(SPECS[template], weights=False) <= names_at_head("hip", template)
 
 
-def test_each_template_has_a_kernel_that_uses_it() -> None:
-    assert set(SPECS) | {"quantize", "swiglu"} == set(TEMPLATES)
+def test_each_kernel_is_used() -> None:
+    assert set(SPECS) | {"quantize", "swiglu"} == set(kernels_of("hip"))
 
 
 def test_the_lines_of_a_rendered_kernel() -> None:
     first, *lines = render_kernel("hip", SPECS["norm"]).text.splitlines()
-    assert re.fullmatch(r"/\* norm_[0-9a-f]{8}: template hip/norm\.hip\.j2, \{.*\} \*/", first)
+    assert re.fullmatch(r"/\* norm_[0-9a-f]{8}: kernels/hip/norm\.h, \{.*\} \*/", first)
     assert lines == [
         f"#define SYMBOL {SPECS['norm'].symbol}",
-        "#define WAVE_SIZE 32",
+        f"#define AT_LOGITS_ROWS {int(dict(SPECS['norm'].parameters)['at_logits_rows'])}",
         "#define COLUMNS 64",
-        "#define THREADS 256",
         "#define EPSILON 1.000000000e-06f",
         f"#define OUT_Q8 {int(dict(SPECS['norm'].parameters)['out_q8'])}",
-        f"#define AT_LOGITS_ROWS {int(dict(SPECS['norm'].parameters)['at_logits_rows'])}",
+        "#define THREADS 256",
+        "#define WAVE_SIZE 32",
         '#include "norm.h"',
     ]
 

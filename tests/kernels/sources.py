@@ -1,0 +1,51 @@
+"""What the C of a kernel says of itself, and the warnings that it must be free of."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+from rocmforge.artifacts.formats import FORMATS
+from rocmforge.compiler.plan import KernelSpec
+from rocmforge.compiler.render import kernel_headers, macros
+
+WARNINGS: Final = ("-Wundef",)
+"""Errors beside those of every build (-Wall -Wextra): any other compiler may know more of them than ours."""
+
+
+@cache
+def kernels_of(backend: str) -> list[str]:
+    """The headers that are a kernel, without their suffix."""
+    return sorted(name[:-2] for name, text in kernel_headers(backend).items() if re.search(r"\bSYMBOL\b( =|\()", text))
+
+
+@cache
+def _whole(backend: str, kernel: str, pattern: str) -> str:
+    """The header of a kernel, and all headers that it includes or names as a pattern says."""
+    headers, names = kernel_headers(backend), [f"{kernel}.h"]
+    for name in names:
+        names += [found for found in re.findall(pattern, headers[name]) if found in headers and found not in names]
+    return "".join(headers[name] for name in names)
+
+
+@cache
+def names_read(backend: str, kernel: str) -> frozenset[str]:
+    """All words of its C, without comments."""
+    text = _whole(backend, kernel, r'#include "([\w.]+)"')
+    return frozenset(re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))
+
+
+@cache
+def names_at_head(backend: str, kernel: str) -> frozenset[str]:
+    """All words of its comments, and of those that it refers to: constants "as in gemv.h"."""
+    text = _whole(backend, kernel, r"(\w+\.h)")
+    return frozenset(re.findall(r"\w+", "".join(re.findall(r"/\*.*?\*/", text, re.DOTALL))))
+
+
+def names_given(spec: KernelSpec, weights: bool = True) -> set[str]:
+    """The macros that a spec sets, but choices that need not be read; with those of its weight format, or without."""
+    values = dict(spec.parameters)
+    choices = {f"{name}_{value}".upper() for name, value in values.items() if isinstance(value, str)}
+    format_of = FORMATS[str(values["weight_type"])].defines if "weight_type" in values else {}
+    return {name for name, _ in macros(spec)} - choices - (set() if weights else set(format_of))
