@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .errors import BundleError
-from .layout import MAX_LAYOUT_BYTES, Layout, decode_layout
+from .layout import Layout
+from .layout_file import MAX_LAYOUT_BYTES, decode_layout
 from .manifest import (
     LAYOUT_NAME,
     MANIFEST_NAME,

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from .checker import Checker
 from .errors import BundleError
-from .layout import Checker
 
 FORMAT_MAJOR: Final = 1
-FORMAT_MINOR: Final = 2
+FORMAT_MINOR: Final = 3
 FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"

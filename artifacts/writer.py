@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from .bundle import CHUNK_BYTES, check_replaceable, open_bundle
+from .checker import Checker
 from .errors import BundleError, RocmforgeError, UsageError, printable
-from .layout import Checker
 from .manifest import MANIFEST_NAME, FileEntry, Manifest, check_file_name, decode_manifest, encode_manifest
 
 _AT_FDCWD: Final = -100

@@ -69,7 +69,8 @@ def compile_command(
     """Compile a GGUF MODEL into a bundle."""
     require_address_space()
     from ..compiler.build_cache import BuildCache, default_cache_dir
-    from ..compiler.compile import CompileOptions, compile_model
+    from ..compiler.compile import compile_model
+    from ..compiler.model import CompileOptions
     from ..compiler.progress import choose_progress
     from ..compiler.tuning import read_tuning
     from ..runtime.text.chat import check_template
@@ -117,7 +118,7 @@ def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pat
         return path
     from ..compiler.build_cache import default_cache_dir
     from ..compiler.bundle_cache import cached_bundle
-    from ..compiler.compile import CompileOptions
+    from ..compiler.model import CompileOptions
     from ..runtime.text.chat import check_template
 
     _exit_cleanly_on_signals()

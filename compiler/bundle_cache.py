@@ -15,8 +15,9 @@ from ..artifacts.bundle import check_replaceable, open_bundle
 from ..artifacts.errors import BundleError, InputError, RocmforgeError, printable
 from .build_cache import BuildCache, cache_key
 from .chat_template import TemplateCheck
-from .compile import CompileOptions, compile_model
+from .compile import compile_model
 from .golden import GoldenMaker
+from .model import CompileOptions
 from .progress import choose_progress
 
 

@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..artifacts.abi import HIP_ABI_VERSION, HOST_ABI_VERSION
+from ..artifacts.arguments import Argument, TensorRef
 from ..artifacts.code_object import read_code_object
 from ..artifacts.errors import printable
-from ..artifacts.layout import Layout
+from ..artifacts.layout import Layout, TensorEntry
 from ..artifacts.manifest import TENSOR_COUNT, ModelIdentity, TargetEntry
 from .build import CodeObject
 from .gguf_file import GgufFile
@@ -83,10 +84,10 @@ def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object
     Kernels for more tokens are not launched then. Bytes are those of the weights, of an embedding one row; operations
     are multiplications and additions with weights.
     """
-    tensors = {f"tensor:{tensor.name}": tensor for tensor in layout.tensors}
+    tensors: dict[Argument, TensorEntry] = {TensorRef(tensor.name): tensor for tensor in layout.tensors}
     launches = [entry for entry in plan.launches if entry.kernel == spec.symbol]
     of_one_token = [entry for entry in launches if entry.grid is None or entry.grid.at_least <= 1]
-    read = [tensors[name] for entry in of_one_token for name in entry.arguments if name in tensors]
+    read = [tensors[one] for entry in of_one_token for one in entry.arguments if one in tensors]
     weights = [tensor for tensor in read if tensor.packing != "rope_table"]
     n_bytes = sum(tensor.n_bytes for tensor in weights)
     operations = sum(2 * math.prod(tensor.shape) for tensor in weights)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.errors import GgufError
-from ..artifacts.layout import Layout, encode_layout
+from ..artifacts.layout import Layout
+from ..artifacts.layout_file import encode_layout
 from .build_cache import BuildCache, cache_key
 from .tokenizer import TokenizerArtifact
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
 from .gguf_file import GgufFile, read_gguf
-from .model_config import read_config, unused_tensors
+from .model_tensors import unused_tensors
+from .read_config import read_config
 
 
 def inspect_gguf(path: Path) -> dict[str, object]:

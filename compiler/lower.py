@@ -1,36 +1,67 @@
-"""Graph and target to plan: which back end lowers it."""
+"""Graph and target to plan: each node lowered by its operation."""
 
 from __future__ import annotations
 
+from ..artifacts.errors import UsageError
+from ..artifacts.layout import KV_GROUP, KvLayout
+from . import lower_hip, lower_host
+from .buffers import assign_buffers
 from .graph import Graph
-from .lower_hip import DEFAULT_TUNING, HipPlanner
+from .lower_hip import HipPlanner
 from .lower_host import HostPlanner
-from .model_config import ModelConfig
+from .operations import OPERATIONS
+from .ops.heads import Heads
 from .plan import Plan
 from .target import Target
-from .tuning import Tuning
+from .tuning import DEFAULT_TUNING, Tuning
 
 
 def make_plan(
-    graph: Graph,
-    config: ModelConfig,
-    target: Target,
-    max_seq_len: int | None = None,
-    tuning: Tuning = DEFAULT_TUNING,
-    kv_dtype: str = "f16",
+    graph: Graph, target: Target, max_seq_len: int, tuning: Tuning = DEFAULT_TUNING, kv_dtype: str = "f16"
 ) -> Plan:
     """Lower a graph that has been through all passes.
 
     Args:
         graph: verified.
-        config: the model's hyperparameters.
         target: a row of the target table.
-        max_seq_len: positions of a sequence; None: the model's.
+        max_seq_len: positions of a sequence.
         tuning: of GPU kernels.
         kv_dtype: of the KV cache, one of `KV_DTYPES`.
+
     Raises:
         UsageError: the target has no kernels for a shape of the model, or cannot be tuned like that.
     """
+    return lower_nodes(graph, target, max_seq_len, tuning, kv_dtype).finish()
+
+
+def lower_nodes(
+    graph: Graph, target: Target, max_seq_len: int, tuning: Tuning = DEFAULT_TUNING, kv_dtype: str = "f16"
+) -> HostPlanner | HipPlanner:
+    """`make_plan` before what goes around the nodes: a planner that has all their launches."""
+    kv = kv_layout(graph, target, kv_dtype)
     if target.backend == "hip":
-        return HipPlanner(graph, config, target, max_seq_len, tuning, kv_dtype).finish()
-    return HostPlanner(graph, config, target, kv_dtype).finish()
+        buffers = assign_buffers(graph, target, lower_hip.Q8_BLOCK_BYTES)
+        gpu = HipPlanner(graph, target, buffers, kv, max_seq_len, tuning)
+        for node in graph.nodes:
+            OPERATIONS[node.op].hip(gpu, node)
+        return gpu
+    host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCK_BYTES), kv)
+    for node in graph.nodes:
+        OPERATIONS[node.op].host(host, node)
+    return host
+
+
+def kv_layout(graph: Graph, target: Target, kv_dtype: str) -> KvLayout:
+    """The KV cache that the nodes of a graph write to.
+
+    Raises:
+        UsageError: the model's heads have no cache of that type.
+    """
+    writers = [node for node in graph.nodes if OPERATIONS[node.op].writes_kv]
+    sizes = {(heads.num_kv_heads, heads.head_dim) for heads in map(Heads.of, writers)}
+    assert len(sizes) == 1, "the KV cache is one array: all layers have heads alike"
+    num_kv_heads, head_dim = sizes.pop()
+    if kv_dtype == "q8_0" and head_dim % KV_GROUP:
+        found = f"found heads of {head_dim}"
+        raise UsageError(f"--kv-type q8_0: expected heads of a multiple of {KV_GROUP} elements, {found}")
+    return KvLayout(len(writers), num_kv_heads, head_dim, target.kv_block_size, kv_dtype)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..artifacts.formats import BLOCK_COLUMNS, FORMATS
-from .graph import Graph, Node, Value, verify
-
-Q8_BLOCK = BLOCK_COLUMNS  # activations of one int8 block
+from .graph import Graph, Node, Value
+from .operations import OPERATIONS
+from .verify import verify
 
 
 def merge_linears(graph: Graph) -> Graph:
@@ -26,17 +26,11 @@ def merge_linears(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def split_weights(graph: Graph, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Matrices and biases of a linear, each in the order of the rows."""
-    matrices = tuple(name for name in node.weights if len(graph.weights[name].shape) == 2)
-    return matrices, tuple(name for name in node.weights if name not in matrices)
-
-
 def _mergeable(graph: Graph, first: Node, second: Node) -> bool:
     if not (first.op == second.op == "linear" and first.inputs == second.inputs):
         return False
-    first_matrices, first_biases = split_weights(graph, first)
-    second_matrices, second_biases = split_weights(graph, second)
+    first_matrices, first_biases = graph.split_weights(first)
+    second_matrices, second_biases = graph.split_weights(second)
     return (
         first.output == second.output
         and graph.weights[first_matrices[0]].ggml_type == graph.weights[second_matrices[0]].ggml_type
@@ -64,8 +58,8 @@ def fuse_gate_up(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         last = nodes[-1] if nodes else None
-        fits = graph.values[node.output].columns % Q8_BLOCK == 0
-        if node.op == "swiglu" and fits and last is not None and _is_gate_and_up(graph, last):
+        fits = graph.values[node.output].columns % BLOCK_COLUMNS == 0
+        if node.op == "gate" and fits and last is not None and _is_gate_and_up(graph, last):
             nodes[-1] = Node("gate_up", last.inputs, node.output, last.weights)
         else:
             nodes.append(node)
@@ -74,7 +68,7 @@ def fuse_gate_up(graph: Graph) -> Graph:
 
 def _is_gate_and_up(graph: Graph, node: Node) -> bool:
     """A merged linear of two matrices, and nothing else."""
-    matrices, biases = split_weights(graph, node)
+    matrices, biases = graph.split_weights(node)
     return node.op == "linear" and len(matrices) == 2 and not biases
 
 
@@ -97,7 +91,7 @@ def quantize_activations(graph: Graph) -> Graph:
 
 
 def _wants_q8(graph: Graph, node: Node) -> bool:
-    return node.op in {"linear", "gate_up"} and not FORMATS[graph.weights[node.weights[0]].ggml_type].is_float
+    return OPERATIONS[node.op].takes_q8 and not FORMATS[graph.weights[node.weights[0]].ggml_type].is_float
 
 
 def _fold_quantize(graph: Graph) -> Graph:
@@ -117,9 +111,7 @@ def _fold_quantize(graph: Graph) -> Graph:
 
 def _can_write_q8(graph: Graph, value: str) -> bool:
     producer = next(node for node in graph.nodes if node.output == value)
-    if producer.op == "attention":
-        return bool(producer.attributes["head_dim"] % Q8_BLOCK == 0)
-    return producer.op in {"norm", "gate_up"}
+    return OPERATIONS[producer.op].writes_q8(graph, producer)
 
 
 def _without_unused(graph: Graph) -> Graph:

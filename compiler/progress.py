@@ -30,6 +30,28 @@ class Progress(Protocol):
         """Clear what is unfinished on the screen."""
 
 
+class Silent:
+    """Tells nobody."""
+
+    def stage(self, name: str, total: int = 0, unit: str = "") -> None:
+        """See `Progress`."""
+
+    def advance(self, done: int) -> None:
+        """See `Progress`."""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+
+    def __enter__(self) -> Self:
+        """See `Progress`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See `Progress`."""
+
+
 class PlainProgress:
     """One line a stage, when it ends, with its time; to standard error."""
 

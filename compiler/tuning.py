@@ -43,6 +43,9 @@ class Tuning:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+DEFAULT_TUNING = Tuning()
+
+
 def read_tuning(items: Sequence[str], environment: Mapping[str, str]) -> Tuning:
     """From `KEY=VALUE` items and `ROCFORGE_*` variables.
 

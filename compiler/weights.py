@@ -14,7 +14,8 @@ from ..artifacts.formats import FORMATS
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
 from .gguf_file import GgufFile, TensorInfo
-from .model_config import ModelConfig, weight_tensors
+from .model_config import ModelConfig
+from .model_tensors import weight_tensors
 from .packing import Bytes, interleave_pairs, pack_rows
 from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ..artifacts.arguments import Argument, TensorRef
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import RocmforgeError, ToolchainError, printable
 
@@ -241,7 +242,7 @@ def planned_bytes(bundle: Path) -> dict[str, int]:
         raise RocmforgeError(f"{printable(bundle)}: expected code for an AMD GPU, found none: rfc compile --arch")
     found: dict[str, list[int]] = defaultdict(list)
     for layout in layouts:
-        sizes = {f"tensor:{tensor.name}": tensor.n_bytes for tensor in layout.tensors}
+        sizes: dict[Argument, int] = {TensorRef(tensor.name): tensor.n_bytes for tensor in layout.tensors}
         for launch in layout.launches:
             if launch.kernel in whole:
                 found[launch.kernel].append(sum(sizes.get(argument, 0) for argument in launch.arguments))

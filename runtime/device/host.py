@@ -24,6 +24,7 @@ from ...artifacts.errors import DeviceError
 from ...artifacts.host import LEVEL_FEATURES, cpu_features
 from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ...artifacts.manifest import TargetEntry
+from .addresses import Addresses, half_layer_bytes
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32
 from .hidden import HiddenStates
 from .token_masks import PendingMask
@@ -186,11 +187,12 @@ class HostProgram:
         self.threads = threads
         self._weights = weights
         self._hidden = HiddenStates(layout, weights)
-        self._buffer_offsets = _place_buffers(layout)
+        self._sampler = layout.find_sampler()
         self._library = _Library(code, name)
         try:
             self._arena = _anonymous(layout.arena_bytes(), "arena")
             self._kv = _anonymous(num_blocks * layout.kv.bytes_per_block, "KV cache")
+            self._addresses = self._place()
             self._launches = self._resolve_launches()
             self._handle = self._library.create(ctypes.addressof(self._launches), len(self._launches), threads)
             if not self._handle:
@@ -199,22 +201,17 @@ class HostProgram:
             self._library.close()
             raise
 
+    def _place(self) -> Addresses:
+        weights = _address(self._weights)
+        return Addresses(
+            {entry.name: weights + entry.offset for entry in self.layout.tensors},
+            _address(self._arena),
+            _place_buffers(self.layout),
+            _address(self._kv),
+            half_layer_bytes(self.layout.kv, self.num_blocks),
+        )
+
     def _resolve_launches(self) -> ctypes.Array[_Launch]:
-        weights, arena, kv = _address(self._weights), _address(self._arena), _address(self._kv)
-        tensors = {entry.name: weights + entry.offset for entry in self.layout.tensors}
-        half_layer = self.num_blocks * self.layout.kv.bytes_per_block // (2 * self.layout.kv.num_layers)
-
-        def resolve(argument: str) -> int | None:
-            kind, _, rest = argument.partition(":")
-            if kind == "tensor":
-                return tensors[rest]
-            if kind == "buffer":
-                return arena + self._buffer_offsets[rest]
-            if kind == "kv":
-                layer, _, which = rest.partition(":")
-                return kv + (2 * int(layer) + (which == "value")) * half_layer
-            return None
-
         launches = (_Launch * len(self.layout.launches))()
         symbols: dict[str, int] = {}
         for launch, entry in zip(launches, self.layout.launches, strict=True):
@@ -222,7 +219,7 @@ class HostProgram:
                 symbols[entry.kernel] = self._library.kernel(entry.kernel)
             launch.kernel = symbols[entry.kernel]
             for index, argument in enumerate(entry.arguments):
-                launch.arguments[index] = resolve(argument)
+                launch.arguments[index] = self._addresses.of(argument)
         return launches
 
     def step(self, batch: Batch) -> Int32:
@@ -246,7 +243,7 @@ class HostProgram:
         )
         first, end = 0, len(self._launches)
         if any(isinstance(row.mask, PendingMask) for row in batch.sampling):
-            first = end - 1  # the last launch draws the tokens
+            first = self._sampler.launch
             self._library.step(self._handle, ctypes.addressof(step), 0, first)
         masks = [_fill_mask(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
         self._library.step(self._handle, ctypes.addressof(step), first, end)
@@ -260,8 +257,7 @@ class HostProgram:
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         """See `Program.logits`."""
-        name = self.layout.launches[-1].arguments[0].removeprefix("buffer:")
-        offset = self._buffer_offsets[name]
+        offset = self._addresses.buffers[self._sampler.logits]
         count = num_rows * self.layout.vocab_size
         flat = np.frombuffer(self._arena, np.float32, count, offset)
         return flat.reshape(num_rows, self.layout.vocab_size).copy()
@@ -273,7 +269,7 @@ class HostProgram:
     def hidden(self, first: int, count: int) -> Float32:
         """See `Program.hidden`."""
         buffer, offset, n_bytes = self._hidden.place(first, count)
-        begin = self._buffer_offsets[buffer] + offset
+        begin = self._addresses.buffers[buffer] + offset
         return self._hidden.normed(self._arena[begin : begin + n_bytes])
 
     def memory(self) -> tuple[int, int]:

@@ -13,7 +13,8 @@ import pytest
 
 from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.compile import CompileOptions, compile_model
+from rocmforge.compiler.compile import compile_model
+from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.tests.clients.forcing_proxy import ForcingProxy, forcing
 from rocmforge.tests.clients.programs import node_program, offline

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rocmforge.artifacts.arguments import TensorRef
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.hip import installed_arches
 from rocmforge.tests.support.process import refused, rfc
@@ -103,7 +104,9 @@ def test_profile_runs_the_prompt_under_the_profiler(gpu_only: Path, tmp_path: Pa
     with open_bundle(gpu_only) as bundle:
         layout = bundle.layout
         norm = next(launch for launch in layout.launches if launch.kernel.startswith("norm"))
-        weights = {f"tensor:{tensor.name}": tensor.n_bytes for tensor in layout.tensors}[norm.arguments[1]]
+        weight = norm.arguments[1]
+        assert isinstance(weight, TensorRef)
+        weights = next(tensor.n_bytes for tensor in layout.tensors if tensor.name == weight.name)
     program = tmp_path / "rocprofv3"
     program.write_text(PROFILER.format(log=tmp_path / "log", kernel=norm.kernel))
     program.chmod(0o755)

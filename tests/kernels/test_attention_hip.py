@@ -11,7 +11,7 @@ import pytest
 from rocmforge.artifacts.layout import KV_DTYPES, kv_head_bytes
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Node, Value
-from rocmforge.compiler.lower_hip import SPLIT_TOKENS
+from rocmforge.compiler.ops.attention import SPLIT_TOKENS
 from rocmforge.tests.kernels.hip_harness import ARCHES, Q8_BLOCK, Gpu, q8_rows
 from rocmforge.tests.kernels.kernel_harness import Array, Step
 from rocmforge.tests.kernels.test_kernels_hip import CONFIG, Launches, fitting, lower

@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from rocmforge.artifacts.layout import GridEntry, LaunchEntry, kv_head_bytes
+from rocmforge.artifacts.layout import GridEntry, KvLayout, LaunchEntry, kv_head_bytes
+from rocmforge.compiler.buffers import assign_buffers
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Graph, Node, Value, Weight
-from rocmforge.compiler.lower_hip import DEFAULT_TUNING, HipPlanner
+from rocmforge.compiler.lower_hip import Q8_BLOCK_BYTES, HipPlanner
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.operations import OPERATIONS
 from rocmforge.compiler.packing_lanes import interleave_lane_pairs, pack_lanes
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.target import TARGETS
-from rocmforge.compiler.tuning import Tuning
+from rocmforge.compiler.tuning import DEFAULT_TUNING, Tuning
 from rocmforge.tests.kernels.hip_harness import ARCHES, Q8_BLOCK, Gpu, q8_rows, q8_values
 from rocmforge.tests.kernels.kernel_harness import (
     FLOAT_TYPES,
@@ -80,9 +82,10 @@ def lower(
     table = {weight.name: weight for weight in (*weights, Weight("source", (64, 64), "F32"))}
     sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(node.inputs))
     graph = Graph((*sources, node), {value.name: value for value in values}, table)
-    planner = HipPlanner(graph, config, TARGETS[arch], tuning=tuning, kv_dtype=kv_dtype)
-    planner.launches.clear()
-    getattr(planner, node.op)(node)
+    buffers = assign_buffers(graph, TARGETS[arch], Q8_BLOCK_BYTES)
+    kv = KvLayout(1, config.num_kv_heads, config.head_dim, 16, kv_dtype)
+    planner = HipPlanner(graph, TARGETS[arch], buffers, kv, config.max_seq_len, tuning)
+    OPERATIONS[node.op].hip(planner, node)
     return tuple((planner.kernels[launch.kernel], grid_of(launch)) for launch in planner.launches)
 
 

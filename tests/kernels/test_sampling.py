@@ -13,7 +13,8 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
 from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.compile import CompileOptions, compile_model
+from rocmforge.compiler.compile import compile_model
+from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, choose_variant
@@ -44,15 +45,14 @@ class Sampler:
     """A program that consists of the sampling kernel alone, on logits that the test gives it."""
 
     def __init__(self, bundle: Bundle, level: str):
-        layout = dataclasses.replace(bundle.layout, launches=bundle.layout.launches[-1:])
+        layout = dataclasses.replace(bundle.layout, launches=bundle.layout.launches[-1:], sampler=None)
         file = choose_variant(bundle.manifest.targets, level).file
         self.program = HostProgram(layout, bundle.map_weights(), bundle.open_code(file), file, 1, 2)
         self.vocab_size = layout.vocab_size
 
     def __call__(self, logits: Logits, sampling: list[RowSampling]) -> list[int]:
         """float32[R, vocab] and R ways to sample -> R tokens."""
-        name = self.program.layout.launches[0].arguments[0].removeprefix("buffer:")
-        offset = self.program._buffer_offsets[name]
+        offset = self.program._addresses.buffers[self.program._sampler.logits]
         np.frombuffer(self.program._arena, np.float32, logits.size, offset)[:] = logits.reshape(-1)
         none = np.zeros(0, np.int32)
         rows = np.arange(len(logits), dtype=np.int32)

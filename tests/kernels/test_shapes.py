@@ -14,7 +14,8 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.compile import CompileOptions, compile_model
+from rocmforge.compiler.compile import compile_model
+from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.batch import Batch, RowSampling

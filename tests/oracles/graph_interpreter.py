@@ -1,4 +1,4 @@
-"""Runs a graph in NumPy float64, node by node as `Node.op` defines them: what passes must leave as it was.
+"""Runs a graph in NumPy float64, node by node as its operations say: what passes must leave as it was.
 
 Int8 blocks are taken for the numbers that they stand for: rounding is not of the graph.
 """
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rocmforge.compiler.graph import Graph, Node, Weight
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.operations import OPERATIONS
 
 Float64 = npt.NDArray[np.float64]
 
@@ -96,12 +97,11 @@ class Interpreter:
     def __init__(
         self,
         graph: Graph,
-        config: ModelConfig,
         numbers: Mapping[str, Float64],
         token_ids: list[int],
         storage: Mapping[str, str] | None = None,
     ) -> None:
-        self.graph, self.config, self.numbers, self.token_ids = graph, config, numbers, token_ids
+        self.graph, self.numbers, self.token_ids = graph, numbers, token_ids
         self.storage = storage or {name: name for name in graph.values}
         self.memory: dict[str, Float64] = {}
 
@@ -110,83 +110,25 @@ class Interpreter:
         for node in self.graph.nodes:
             if node.op == "sample":
                 return self.read(node.inputs[0]).copy()
-            getattr(self, node.op)(node)
+            operation = OPERATIONS[node.op]
+            tokens = np.array(self.token_ids, np.float64)[:, None]
+            inputs = [tokens] if operation.reads_tokens else [self.read(name) for name in node.inputs]
+            self.write(node, operation.compute(node, inputs, [self.numbers[name] for name in node.weights]))
         raise AssertionError("expected a sample node")
 
     def read(self, name: str) -> Float64:
         return self.memory[self.storage[name]]
 
-    def write(self, node: Node, value: Float64) -> None:
-        assert value.shape[1] == self.graph.values[node.output].columns, node
-        self.memory[self.storage[node.output]] = value
-
-    def embedding(self, node: Node) -> None:
-        self.write(node, self.numbers[node.weights[0]][self.token_ids])
-
-    def norm(self, node: Node) -> None:
-        self.write(node, self.normed(self.read(node.inputs[0]), node.weights[0], node.attributes["epsilon"]))
-
-    def normed(self, x: Float64, weight: str, epsilon: float) -> Float64:
-        scaled: Float64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + epsilon) * self.numbers[weight]
-        return scaled
-
-    def linear(self, node: Node) -> None:
-        matrices = [self.numbers[name] for name in node.weights if self.numbers[name].ndim == 2]
-        biases = [self.numbers[name] for name in node.weights if self.numbers[name].ndim == 1]
-        result = self.read(node.inputs[0]) @ np.concatenate(matrices).T
-        if biases:
-            result = result + np.concatenate(biases)
-        columns = self.graph.values[node.output].columns
+    def write(self, node: Node, result: Float64) -> None:
+        """The whole of a value, or the slice of it that a node writes."""
+        columns, offset = self.graph.values[node.output].columns, node.attributes.get("out_offset")
         place = self.storage[node.output]
+        if offset is None:
+            assert result.shape[1] == columns, node
+            self.memory[place] = result
+            return
         old = self.memory.get(place)
         if old is None or old.shape != (len(self.token_ids), columns):
             old = np.full((len(self.token_ids), columns), np.nan)
-        new = old.copy()
-        mine = slice(node.attributes["out_offset"], int(node.attributes["out_offset"]) + result.shape[1])
-        new[:, mine] = result + (self.read(node.inputs[1])[:, mine] if len(node.inputs) == 2 else 0)
-        self.memory[place] = new
-
-    def gate_up(self, node: Node) -> None:
-        gate, up = (self.read(node.inputs[0]) @ self.numbers[name].T for name in node.weights)
-        self.write(node, gate / (1 + np.exp(-gate)) * up)
-
-    def swiglu(self, node: Node) -> None:
-        gate, up = np.split(self.read(node.inputs[0]), 2, axis=1)
-        self.write(node, gate / (1 + np.exp(-gate)) * up)
-
-    def quantize(self, node: Node) -> None:
-        self.write(node, self.read(node.inputs[0]).copy())
-
-    def add(self, node: Node) -> None:
-        self.write(node, self.read(node.inputs[0]) + self.read(node.inputs[1]))
-
-    def rope_kv(self, node: Node) -> None:
-        config = self.config
-        heads = self.read(node.inputs[0]).reshape(len(self.token_ids), -1, config.head_dim).copy()
-        split = config.num_heads, config.num_heads + config.num_kv_heads
-        if config.qk_norm:
-            heads[:, : split[0]] = self.normed(heads[:, : split[0]], node.weights[1], node.attributes["epsilon"])
-            keys = heads[:, split[0] : split[1]]
-            heads[:, split[0] : split[1]] = self.normed(keys, node.weights[2], node.attributes["epsilon"])
-        table = self.numbers[node.weights[0]][: len(self.token_ids), None]
-        cosines, sines = np.split(table, 2, axis=-1)
-        half = config.rope_dim // 2
-        interleaved = config.rope_style == "interleaved"
-        one = slice(0, config.rope_dim, 2) if interleaved else slice(0, half)
-        two = slice(1, config.rope_dim, 2) if interleaved else slice(half, config.rope_dim)
-        turned = heads[:, : split[1]]
-        first, second = turned[..., one].copy(), turned[..., two].copy()
-        turned[..., one] = first * cosines - second * sines
-        turned[..., two] = first * sines + second * cosines
-        self.write(node, heads.reshape(len(self.token_ids), -1))
-
-    def attention(self, node: Node) -> None:
-        config = self.config
-        heads = self.read(node.inputs[0]).reshape(len(self.token_ids), -1, config.head_dim)
-        query, key, value = np.split(heads, [config.num_heads, config.num_heads + config.num_kv_heads], axis=1)
-        group = config.num_heads // config.num_kv_heads
-        scores = np.einsum("qhd,khd->hqk", query, np.repeat(key, group, axis=1)) * config.head_dim**-0.5
-        weights = np.exp(np.where(np.tri(len(heads), dtype=bool), scores, -np.inf))
-        weights /= weights.sum(-1, keepdims=True)
-        mixed = np.einsum("hqk,khd->qhd", weights, np.repeat(value, group, axis=1))
-        self.write(node, mixed.reshape(len(heads), -1))
+        self.memory[place] = old.copy()
+        self.memory[place][:, int(offset) : int(offset) + result.shape[1]] = result

@@ -9,17 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from rocmforge.artifacts.abi import HIP_ABI_VERSION
+from rocmforge.artifacts.arguments import BufferRef, KvRef, StepRef, TensorRef
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.artifacts.layout import (
-    BufferEntry,
-    FinalNorm,
-    GridEntry,
-    KvLayout,
-    LaunchEntry,
-    Layout,
-    TensorEntry,
-    encode_layout,
-)
+from rocmforge.artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Layout, TensorEntry
+from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest import TargetEntry
 from rocmforge.artifacts.writer import BundleWriter
 from rocmforge.tests.support.fake_hip import code_object
@@ -28,19 +21,19 @@ from rocmforge.tests.unit.artifacts.test_manifest import MANIFEST
 MANY = (1 << 31) - 1
 EMBEDDING, NORM, TABLE = (48, 64), (64,), (128, 8)
 LAUNCHES = (
-    LaunchEntry("step_in", ("step:image",), GridEntry(1024, 1)),
-    LaunchEntry("embedding", ("tensor:embedding", "buffer:hidden"), GridEntry(128, 1, "tokens")),
-    LaunchEntry("gemv_2", ("tensor:norm", "none", "buffer:hidden"), GridEntry(64, 5, "tokens", 2, 0, 1, 2)),
-    LaunchEntry("gemv_6", ("tensor:norm", "none", "buffer:hidden"), GridEntry(64, 5, "tokens", 6, 0, 3, 6)),
-    LaunchEntry("gemm", ("tensor:norm", "none", "buffer:hidden"), GridEntry(128, 3, "tokens", 16, 0, 7, MANY)),
-    LaunchEntry("rope", ("tensor:table", "kv:1:key", "kv:1:value"), GridEntry(32, 4, "tokens")),
-    LaunchEntry("split", ("kv:0:key", "kv:0:value"), GridEntry(32, 2, "tokens", 1, 32, 1, 4)),
-    LaunchEntry("tiled", ("kv:0:key", "kv:0:value"), GridEntry(32, 2, "tokens", 8, 0, 5, MANY)),
+    LaunchEntry("step_in", (StepRef("image"),), GridEntry(1024, 1)),
+    LaunchEntry("embedding", (TensorRef("embedding"), BufferRef("hidden")), GridEntry(128, 1, "tokens")),
+    LaunchEntry("gemv_2", (TensorRef("norm"), None, BufferRef("hidden")), GridEntry(64, 5, "tokens", 2, 0, 1, 2)),
+    LaunchEntry("gemv_6", (TensorRef("norm"), None, BufferRef("hidden")), GridEntry(64, 5, "tokens", 6, 0, 3, 6)),
+    LaunchEntry("gemm", (TensorRef("norm"), None, BufferRef("hidden")), GridEntry(128, 3, "tokens", 16, 0, 7, MANY)),
+    LaunchEntry("rope", (TensorRef("table"), KvRef(1, "key"), KvRef(1, "value")), GridEntry(32, 4, "tokens")),
+    LaunchEntry("split", (KvRef(0, "key"), KvRef(0, "value")), GridEntry(32, 2, "tokens", 1, 32, 1, 4)),
+    LaunchEntry("tiled", (KvRef(0, "key"), KvRef(0, "value")), GridEntry(32, 2, "tokens", 8, 0, 5, MANY)),
     LaunchEntry("once", (), GridEntry(256, 7)),
-    LaunchEntry("norm", ("buffer:hidden",), GridEntry(256, 1, "logits")),
-    LaunchEntry("output", ("buffer:hidden", "buffer:logits"), GridEntry(64, 1, "logits")),
-    LaunchEntry("step_echo", ("step:echo",), GridEntry(64, 1)),
-    LaunchEntry("sample", ("buffer:logits",), GridEntry(512, 1, "logits")),
+    LaunchEntry("norm", (BufferRef("hidden"),), GridEntry(256, 1, "logits")),
+    LaunchEntry("output", (BufferRef("hidden"), BufferRef("logits")), GridEntry(64, 1, "logits")),
+    LaunchEntry("step_echo", (StepRef("echo"),), GridEntry(64, 1)),
+    LaunchEntry("sample", (BufferRef("logits"),), GridEntry(512, 1, "logits")),
 )
 LAYOUT = Layout(
     tensors=(

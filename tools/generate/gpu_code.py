@@ -14,9 +14,10 @@ import click
 from rocmforge.artifacts.code_object import CodeObjectFacts, KernelResources, read_code_object
 from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.layout import KV_DTYPES
+from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
 from rocmforge.compiler.build_cache import BuildCache, default_cache_dir
-from rocmforge.compiler.graph import Graph, Weight, build_graph
+from rocmforge.compiler.graph import Graph, Weight
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
 from rocmforge.compiler.passes import run_passes
@@ -51,7 +52,7 @@ def fitting_types(shape: ModelShape) -> tuple[str, ...]:
     return tuple(row.name for row in FORMATS.values() if all(size % row.columns == 0 for size in sizes))
 
 
-def shape_graph(shape: ModelShape, weight_type: str) -> tuple[Graph, ModelConfig]:
+def shape_graph(shape: ModelShape, weight_type: str) -> Graph:
     """The graph of one layer with all its weights of one type: layers are alike, so their kernels are."""
     config = ModelConfig(
         architecture="llama",
@@ -90,7 +91,7 @@ def shape_graph(shape: ModelShape, weight_type: str) -> tuple[Graph, ModelConfig
     for name in ("layers.0.attention_norm", "layers.0.ffn_norm", "output_norm"):
         weights[name] = Weight(name, (hidden,), "F32")
     weights["rope_table"] = Weight("rope_table", (shape.max_seq_len, shape.head_dim), "F32")
-    return run_passes(build_graph(config, weights)), config
+    return run_passes(build_graph(config, weights))
 
 
 def build_shape(
@@ -101,8 +102,7 @@ def build_shape(
     Raises:
         ToolchainError: a kernel does not compile.
     """
-    graph, config = shape_graph(shape, weight_type)
-    plan = make_plan(graph, config, target, shape.max_seq_len, kv_dtype=kv_dtype)
+    plan = make_plan(shape_graph(shape, weight_type), target, shape.max_seq_len, kv_dtype=kv_dtype)
     sources = render_sources(plan, target)
     toolchain = find_toolchain("clang", target)
     (code,) = build_variants(sources, target, toolchain, cache, lambda _done, _total: None, jobs)

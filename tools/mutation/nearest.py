@@ -209,10 +209,17 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/engine/lifecycle.py": ("engine/test_embeddings.py", "test_tracing.py"),
     "compiler/build.py": ("test_toolchain_commands.py", "test_toolchain.py"),
     "compiler/h*_toolchain.py": ("test_toolchain_commands.py", "test_toolchain.py"),
-    "compiler/compile.py": (
-        "test_weights.py",
-        "e2e/test_cli.py",
-        "e2e/test_gpu_cli.py",
+    **dict.fromkeys(
+        ("compiler/compile.py", "compiler/stages.py", "compiler/model.py"),
+        ("test_compile.py", "test_describe.py", "test_weights.py", "e2e/test_cli.py", "e2e/test_gpu_cli.py"),
+    ),
+    **dict.fromkeys(
+        ("compiler/read_config.py", "compiler/model_tensors.py", "compiler/models/*", "compiler/graph_builder.py"),
+        ("test_model_config.py", "test_passes.py", "compiler/test_operations.py"),
+    ),
+    **dict.fromkeys(
+        ("compiler/ops/*", "compiler/operation.py", "compiler/verify.py", "compiler/planner.py", "compiler/buffers.py"),
+        ("compiler/test_operations.py", "test_passes.py", "test_lower.py", "test_plan.py", "test_templates_hip.py"),
     ),
     "compiler/bundle_cache.py": ("e2e/test_serve.py",),
     "compiler/describe.py": ("e2e/test_cli.py", "e2e/test_gpu_cli.py"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from ....artifacts.arguments import Argument
 from ....artifacts.errors import DeviceError
 from ....artifacts.layout import MAX_ARGUMENTS, GridEntry, Layout
 from ..batch import Batch
@@ -66,7 +67,11 @@ class Launch:
 
 
 def resolve_launches(
-    api: HipApi, module: ctypes.c_void_p, layout: Layout, step: StepMemory, address: Callable[[str], int | None]
+    api: HipApi,
+    module: ctypes.c_void_p,
+    layout: Layout,
+    step: StepMemory,
+    address: Callable[[Argument], int | None],
 ) -> tuple[Launch, ...]:
     """The launches of a layout, ready to go.
 
@@ -75,7 +80,7 @@ def resolve_launches(
         module: that has the kernels.
         layout: of the bundle.
         step: whose pointer is every kernel's first argument, where it is at the time of the launch.
-        address: of an argument's text.
+        address: of an argument; what it says of the step's does not count.
 
     Raises:
         DeviceError: the module lacks a kernel, or the layout was made for the host.

@@ -17,6 +17,7 @@ from ....artifacts.errors import DeviceError, RocmforgeError
 from ....artifacts.hip import KFD_NODES, version_text
 from ....artifacts.layout import Layout
 from ....artifacts.manifest import TargetEntry
+from ..addresses import Addresses, half_layer_bytes
 from ..batch import Batch, DeviceFacts, Float32, Int32
 from ..hidden import HiddenStates
 from ..memory import KvSize
@@ -74,6 +75,7 @@ class HipProgram:
             DeviceError: something is not to be had; nothing is left on the device then.
         """
         self.layout = layout
+        self._sampler = layout.find_sampler()
         self.num_blocks = 0
         self.device = device
         self._api = api
@@ -135,8 +137,12 @@ class HipProgram:
         return fitting_blocks(self.layout, kv, *self._last_memory)
 
     def _make_graphs(self) -> Graphs:
-        self._launches = resolve_launches(self._api, self._module, self.layout, self._step, self._address)
-        graphs = Graphs(self._api, self._launches[:-1], self.layout, self._stream)
+        half_layer = half_layer_bytes(self.layout.kv, self.num_blocks)
+        self._addresses = Addresses(self._tensors, self._arena, self._buffer_offsets, self._kv, half_layer)
+        launches = resolve_launches(self._api, self._module, self.layout, self._step, self._addresses.of)
+        sampler = self._sampler.launch
+        self._forward, self._sampling = launches[:sampler], launches[sampler:]
+        graphs = Graphs(self._api, self._forward, self.layout, self._stream)
         if self._mode == "off":
             graphs.problem = "--gpu-graphs off"
         elif self._graphs is not None:
@@ -150,18 +156,6 @@ class HipProgram:
         address = self._memory.device(n_bytes, what)
         check(self._api, self._api.hipMemsetAsync(address, 0, n_bytes, self._stream), f"clearing of the {what}")
         return address
-
-    def _address(self, argument: str) -> int | None:
-        kind, _, rest = argument.partition(":")
-        if kind == "tensor":
-            return self._tensors[rest]
-        if kind == "buffer":
-            return self._arena + self._buffer_offsets[rest]
-        if kind == "kv":
-            layer, _, which = rest.partition(":")
-            half_layer = self.num_blocks * self.layout.kv.bytes_per_block // (2 * self.layout.kv.num_layers)
-            return self._kv + (2 * int(layer) + (which == "value")) * half_layer
-        return None
 
     def allocations(self) -> dict[str, int]:
         """Addresses of device memory by what it is for, as `weights` and `KV cache`."""
@@ -214,7 +208,7 @@ class HipProgram:
         replayed = self._launch_forward(shape, replay)
         # The device is at work by now; masks have to be there when tokens are drawn, by the last launch.
         self._step.write_masks(batch)
-        launch_all(self._api, self._launches[-1:], shape, self._stream)
+        launch_all(self._api, self._sampling, shape, self._stream)
         if shape.logits:
             code = self._api.hipMemcpyAsync(
                 self._sampled_image, self._sampled, 4 * shape.logits, COPY_DEVICE_TO_HOST, self._stream
@@ -233,7 +227,7 @@ class HipProgram:
             with self._ranges(f"graph of {bucket.tokens} tokens, context {bucket.context}"):
                 if self._graphs.launch(bucket):
                     return True
-        launch_all(self._api, self._launches[:-1], shape, self._stream)
+        launch_all(self._api, self._forward, shape, self._stream)
         return False
 
     def try_graphs(self) -> None:
@@ -296,16 +290,15 @@ class HipProgram:
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         """See `Program.logits`."""
-        name = self.layout.launches[-1].arguments[0].removeprefix("buffer:")
         rows = np.empty((num_rows, self.layout.vocab_size), np.float32)
-        self._download(rows.ctypes.data, self._arena + self._buffer_offsets[name], rows.nbytes, "logits")
+        self._download(rows.ctypes.data, self._addresses.buffer(self._sampler.logits), rows.nbytes, "logits")
         return rows
 
     def hidden(self, first: int, count: int) -> Float32:
         """See `Program.hidden`."""
         buffer, offset, n_bytes = self._hidden.place(first, count)
         rows = ctypes.create_string_buffer(n_bytes)
-        source = self._arena + self._buffer_offsets[buffer] + offset
+        source = self._addresses.buffer(buffer) + offset
         self._download(ctypes.addressof(rows), source, n_bytes, "hidden states")
         return self._hidden.normed(rows.raw)
 

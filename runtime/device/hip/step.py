@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ....artifacts import abi
 from ....artifacts.abi import numpy_fields
+from ....artifacts.arguments import Argument, StepRef
 from ..batch import Batch, Int32, RowSampling
 from .api import HOST_MALLOC_COHERENT
 from .memory import DeviceMemory
@@ -34,7 +35,7 @@ class StepMemory:
         pointer: to `struct step`, as kernels take it; changes only where the memory grows.
         generation: counts how often that was.
         number: of the last step that was written.
-        arguments: by the text of an argument, where its value is; one changes as `pointer` does.
+        arguments: by argument, where its value is; one changes as `pointer` does.
     """
 
     def __init__(self, memory: DeviceMemory, sampled: int, n_bytes: int = _FIRST_BYTES) -> None:
@@ -56,7 +57,7 @@ class StepMemory:
         self._image = ctypes.c_void_p()
         self._echo = ctypes.c_void_p(memory.pinned(_ALIGNMENT, "echo of a step", HOST_MALLOC_COHERENT))
         ctypes.memset(self._echo, 0, _ALIGNMENT)
-        self.arguments = {"step:image": self._image, "step:echo": self._echo}
+        self.arguments: dict[Argument, ctypes.c_void_p] = {StepRef("image"): self._image, StepRef("echo"): self._echo}
         self._masks: list[int] = []  # offsets of those of the last batch
         self._grow(n_bytes)
 

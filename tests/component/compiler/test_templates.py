@@ -13,9 +13,9 @@ import pytest
 import rocmforge.compiler.build as build_module
 from rocmforge.artifacts.errors import ToolchainError
 from rocmforge.artifacts.formats import FORMATS
+from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.graph import build_graph
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.plan import KernelSpec, Parameter, Plan
@@ -68,7 +68,7 @@ TINY: Mapping[str, KernelSpec] = {
 
 def all_plans() -> list[Plan]:
     return [
-        make_plan(run_passes(build_graph(config, make_weights(config, types))), config, HOST)
+        make_plan(run_passes(build_graph(config, make_weights(config, types))), HOST, config.max_seq_len)
         for config in CONFIGS.values()
         for types in TYPES.values()
     ]

@@ -20,8 +20,9 @@ from rocmforge.cli.compile import make_golden
 from rocmforge.compiler import host_toolchain, toolchain
 from rocmforge.compiler.build import build_variants, find_toolchain
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.compile import CompileOptions, compile_model
+from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.host_toolchain import find_host_toolchain
+from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.render import Source
 from rocmforge.compiler.target import TARGETS

@@ -12,8 +12,9 @@ from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.compile import CompileOptions, compile_model
+from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.lower import make_plan
+from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import Tuning, check_tuning, read_tuning
@@ -103,8 +104,7 @@ def test_how_values_are_written() -> None:
 
 
 def slices(tuning: Tuning) -> set[int]:
-    graph, config = shape_graph(SHAPES["smollm2-135m"], "Q4_1")
-    plan = make_plan(graph, config, TARGETS["gfx1100"], 8192, tuning)
+    plan = make_plan(shape_graph(SHAPES["smollm2-135m"], "Q4_1"), TARGETS["gfx1100"], 8192, tuning)
     found = {dict(spec.parameters)["slices"] for spec in plan.kernels if spec.template in {"gemv", "gemm"}}
     return {value for value in found if isinstance(value, int)}
 

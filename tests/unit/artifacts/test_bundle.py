@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from rocmforge.artifacts import bundle as bundle_module
 from rocmforge.artifacts.bundle import Bundle, check_replaceable, open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError
-from rocmforge.artifacts.layout import encode_layout
+from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest import decode_manifest
 from rocmforge.artifacts.writer import BundleWriter
 from rocmforge.tests.unit.artifacts.test_layout import DATA as LAYOUT_DATA

@@ -16,23 +16,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.arguments import Argument, BufferRef, KvRef, StepRef, TensorRef
+from rocmforge.artifacts.checker import Checker
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import (
     GRID_ROWS,
     ITEM_BYTES,
-    STEP_ARGUMENTS,
     BufferEntry,
-    Checker,
     FinalNorm,
     GridEntry,
     KvLayout,
     LaunchEntry,
     Layout,
     TensorEntry,
-    decode_layout,
-    encode_layout,
     kv_head_bytes,
 )
+from rocmforge.artifacts.layout_file import decode_layout, encode_layout
 
 PATH = Path("model.rfb/layout.msgpack")
 
@@ -43,9 +42,11 @@ LAYOUT = Layout(
     ),
     buffers=(BufferEntry("hidden", "float32", 32, 0), BufferEntry("scratch", "int8", 0, 10)),
     launches=(
-        LaunchEntry("embed_q8_0", ("tensor:token_embd", "buffer:hidden", "none")),
+        LaunchEntry("embed_q8_0", (TensorRef("token_embd"), BufferRef("hidden"), None)),
         LaunchEntry(
-            "attention", ("buffer:hidden", "kv:1:key", "kv:1:value"), GridEntry(128, 3, "tokens", 4, 256, 2, 8)
+            "attention",
+            (BufferRef("hidden"), KvRef(1, "key"), KvRef(1, "value")),
+            GridEntry(128, 3, "tokens", 4, 256, 2, 8),
         ),
     ),
     kv=KvLayout(num_layers=2, num_kv_heads=3, head_dim=64, block_size=16, dtype="f16"),
@@ -67,6 +68,11 @@ def tensor(index: int, **fields: Any) -> tuple[TensorEntry, ...]:
     tensors = list(LAYOUT.tensors)
     tensors[index] = dataclasses.replace(tensors[index], **fields)
     return tuple(tensors)
+
+
+def raw(kernel: str, texts: Any, grid: GridEntry | None = None) -> LaunchEntry:
+    """A launch with texts for arguments, which need not be any."""
+    return LaunchEntry(kernel, texts, grid)
 
 
 def test_round_trip_and_sizes() -> None:
@@ -101,8 +107,8 @@ def layouts(draw: st.DrawFn) -> Layout:
         BufferEntry(name, draw(st.sampled_from(sorted(ITEM_BYTES))), draw(st.integers(0, 99)), 7)
         for name in draw(st.lists(names, unique=True, max_size=6))
     ]
-    known = [f"tensor:{t.name}" for t in tensors] + [f"buffer:{b.name}" for b in buffers]
-    arguments = st.lists(st.sampled_from([*known, "none", "kv:0:key", "kv:1:value"]), max_size=8)
+    known: list[Argument] = [*(TensorRef(t.name) for t in tensors), *(BufferRef(b.name) for b in buffers)]
+    arguments = st.lists(st.sampled_from([*known, None, KvRef(0, "key"), KvRef(1, "value")]), max_size=8)
     grid = st.builds(GridEntry, st.integers(1, 1024), st.integers(1, 99), st.sampled_from(GRID_ROWS), st.integers(1, 9))
     launch = st.builds(LaunchEntry, st.just("k_1"), arguments.map(tuple), st.none() | grid)
     launches = draw(st.lists(launch, max_size=6))
@@ -166,7 +172,9 @@ def test_grids_to_the_last_that_hip_takes(field: str, low: int, high: int) -> No
 
 
 def test_arguments_by_which_host_and_gpu_speak_of_a_step() -> None:
-    launches = tuple(LaunchEntry("a", (argument,), GridEntry(64, 1)) for argument in STEP_ARGUMENTS)
+    launches = tuple(
+        LaunchEntry("a", (argument,), GridEntry(64, 1)) for argument in (StepRef("image"), StepRef("echo"))
+    )
     layout = dataclasses.replace(LAYOUT, launches=launches)
     assert decode_layout(PATH, encode_layout(layout), 2304) == layout
 
@@ -268,17 +276,17 @@ def test_hostile_msgpack(data: bytes) -> None:
             changed(buffers=(*LAYOUT.buffers, BufferEntry("b", "int8", 1 << 40, 1 << 40))), "arena", id="huge"
         ),
         pytest.param(changed(launches=(LaunchEntry("a b", ()),)), "launches[0].kernel", id="symbol"),
-        pytest.param(changed(launches=(LaunchEntry("a", ("none",) * 9),)), "launches[0].arguments", id="arguments"),
-        pytest.param(changed(launches=(LaunchEntry("a", ("tensor:x",)),)), "arguments[0]", id="no-tensor"),
-        pytest.param(changed(launches=(LaunchEntry("a", ("buffer:x",)),)), "arguments[0]", id="no-buffer"),
-        pytest.param(changed(launches=(LaunchEntry("a", ("step:image",)),)), "arguments[0]", id="step-of-the-host"),
+        pytest.param(changed(launches=(raw("a", ("none",) * 9),)), "launches[0].arguments", id="arguments"),
+        pytest.param(changed(launches=(raw("a", ("tensor:x",)),)), "arguments[0]", id="no-tensor"),
+        pytest.param(changed(launches=(raw("a", ("buffer:x",)),)), "arguments[0]", id="no-buffer"),
+        pytest.param(changed(launches=(raw("a", ("step:image",)),)), "arguments[0]", id="step-of-the-host"),
         pytest.param(
-            changed(launches=(LaunchEntry("a", ("step:masks",), GridEntry(1, 1)),)), "arguments[0]", id="no-part-of-it"
+            changed(launches=(raw("a", ("step:masks",), GridEntry(1, 1)),)), "arguments[0]", id="no-part-of-it"
         ),
         pytest.param(changed(launches=(LaunchEntry("a", (), GridEntry(0, 1)),)), "grid.threads", id="no-threads"),
         pytest.param(changed(launches=(LaunchEntry("a", (), GridEntry(1, 1, "rows")),)), "grid.rows", id="rows"),
-        pytest.param(changed(launches=(LaunchEntry("a", ("kv:2:key",)),)), "arguments[0]", id="no-layer"),
-        pytest.param(changed(launches=(LaunchEntry("a", ("kv:01:key",)),)), "arguments[0]", id="bad-layer"),
+        pytest.param(changed(launches=(raw("a", ("kv:2:key",)),)), "arguments[0]", id="no-layer"),
+        pytest.param(changed(launches=(raw("a", ("kv:01:key",)),)), "arguments[0]", id="bad-layer"),
         pytest.param(changed(max_batch_tokens=0), "max_batch_tokens", id="no-tokens"),
         pytest.param(changed(vocab_size=1 << 40), "vocab_size", id="vocab"),
         pytest.param(changed(hidden_size="32"), "hidden_size", id="type"),
@@ -457,19 +465,19 @@ def test_shapes_of_tensors(shape: tuple[int, ...]) -> None:
             f"launches[0].kernel: expected a symbol, found '{'a' * 256}'",
         ),
         (
-            changed(launches=(LaunchEntry("a", ("none",) * 9),)),
+            changed(launches=(raw("a", ("none",) * 9),)),
             "launches[0].arguments: expected 0 to 8 elements, found 9",
         ),
         (
-            changed(launches=(LaunchEntry("a", ("",)),)),
+            changed(launches=(raw("a", ("",)),)),
             "launches[0].arguments[0]: expected 1 to 512 characters, found 0",
         ),
         (
-            changed(launches=(LaunchEntry("a", ("none", "tensor:x")),)),
+            changed(launches=(raw("a", ("none", "tensor:x")),)),
             "launches[0].arguments[1]: expected a known tensor, buffer or layer, found 'tensor:x'",
         ),
         (
-            changed(launches=(LaunchEntry("a", ()), LaunchEntry("a", ("kv:2:value",)))),
+            changed(launches=(LaunchEntry("a", ()), raw("a", ("kv:2:value",)))),
             "launches[1].arguments[0]: expected a known tensor, buffer or layer, found 'kv:2:value'",
         ),
         (
@@ -544,7 +552,7 @@ def test_entries_of_another_form_are_refused(change: Callable[[dict[str, Any]], 
 
 
 def test_names_may_take_four_bytes_a_character_and_symbols_have_255() -> None:
-    launches = (LaunchEntry("_" + "z" * 254, ()), LaunchEntry("Z9", ("none",) * 8))
+    launches = (LaunchEntry("_" + "z" * 254, ()), LaunchEntry("Z9", (None,) * 8))
     layout = dataclasses.replace(
         LAYOUT, buffers=(*LAYOUT.buffers, BufferEntry("😀" * 512, "uint8", 1, 1)), launches=launches
     )
@@ -581,7 +589,6 @@ def test_tables_that_promise_too_much_are_refused_by_their_count(table: str, hig
 def test_defaults_of_a_grid() -> None:
     assert GridEntry(64, 3) == GridEntry(64, 3, "none", 1, 0, 1, 2**31 - 1)
     assert GRID_ROWS == ("tokens", "logits", "none")
-    assert STEP_ARGUMENTS == ("step:image", "step:echo")
 
 
 def test_keys_and_values_of_8_bits() -> None:

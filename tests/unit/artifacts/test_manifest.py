@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.checker import Checker
 from rocmforge.artifacts.errors import BundleError, printable
-from rocmforge.artifacts.layout import Checker
 from rocmforge.artifacts.manifest import (
     FORMAT_MAJOR,
     FORMAT_MINOR,

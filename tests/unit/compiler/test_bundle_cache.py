@@ -12,7 +12,7 @@ import pytest
 from rocmforge.artifacts.errors import InputError
 from rocmforge.compiler import bundle_cache
 from rocmforge.compiler.bundle_cache import cached_bundle
-from rocmforge.compiler.compile import CompileOptions
+from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.tuning import Tuning
 from rocmforge.tests.unit.artifacts.test_bundle import write_bundle
 

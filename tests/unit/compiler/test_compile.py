@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rocmforge.compiler import compile as compile_module
-from rocmforge.compiler.compile import CompileOptions, read_model
+from rocmforge.compiler.model import CompileOptions, read_model
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.tools.generate.fixtures import write_model
 

@@ -18,8 +18,9 @@ from rocmforge.artifacts.manifest import Manifest
 from rocmforge.compiler import compile as compile_module
 from rocmforge.compiler.build import CodeObject
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.compile import CompileOptions, compile_model
+from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.host_toolchain import HostToolchain
+from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.render import Source, kernel_headers
 from rocmforge.compiler.target import Target
 from rocmforge.compiler.toolchain import Toolchain

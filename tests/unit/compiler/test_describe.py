@@ -16,12 +16,13 @@ from rocmforge.artifacts.code_object import KernelResources
 from rocmforge.artifacts.layout import Layout
 from rocmforge.artifacts.manifest import TENSOR_COUNT, TargetEntry
 from rocmforge.compiler import build, describe
-from rocmforge.compiler.compile import Build, CompileOptions, Model, make_layout, read_model
 from rocmforge.compiler.describe import gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
 from rocmforge.compiler.host_toolchain import HostToolchain
 from rocmforge.compiler.lower import make_plan
+from rocmforge.compiler.model import CompileOptions, Model, read_model
 from rocmforge.compiler.occupancy import waves_per_simd
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.compiler.stages import Lowered, make_layout
 from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS
 from rocmforge.compiler.weights import FileSink, write_weights
 from rocmforge.tools.generate.fixtures import write_model
@@ -36,10 +37,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return read_model(CompileOptions(path, path, max_context=100), PlainProgress())
 
 
-def layout_of(model: Model, arch: str, folder: Path) -> tuple[Build, Layout]:
+def layout_of(model: Model, arch: str, folder: Path) -> tuple[Lowered, Layout]:
     target = TARGETS[arch]
-    plan = make_plan(model.graph, model.config, target, model.max_seq_len)
-    made = Build(target, TOOLCHAIN, plan, ())
+    plan = make_plan(model.graph, target, model.max_seq_len)
+    made = Lowered(target, TOOLCHAIN, plan, ())
     with FileSink(folder / "weights.bin") as sink:
         entries = write_weights(plan.tensors, model.gguf, model.config, 100, sink, lambda _done: None)
     return made, make_layout(made, model, entries)
@@ -105,7 +106,7 @@ def test_the_memory_that_serving_takes(model: Model, tmp_path: Path) -> None:
     }
 
 
-def rows_of(made: Build, layout: Layout) -> Iterator[tuple[str, dict[str, object]]]:
+def rows_of(made: Lowered, layout: Layout) -> Iterator[tuple[str, dict[str, object]]]:
     for spec in made.plan.kernels:
         row = kernel_row(spec, made.plan, layout)
         assert (row["symbol"], row["template"], row["parameters"]) == (

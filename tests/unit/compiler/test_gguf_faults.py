@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_file import GgufFile, read_gguf
 from rocmforge.compiler.inspect import inspect_gguf
-from rocmforge.compiler.model_config import read_config
+from rocmforge.compiler.read_config import read_config
 from rocmforge.tools.generate.fixtures import write_model
 
 RECORDED = Path(__file__).parents[2] / "data" / "refusals_gguf.txt"

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rocmforge.artifacts.arguments import argument_text
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.compiler.graph import Graph, build_graph
+from rocmforge.compiler.architectures import build_graph
+from rocmforge.compiler.graph import Graph
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.lower_hip import num_slices
 from rocmforge.compiler.model_config import ModelConfig
@@ -31,18 +33,17 @@ def small(config: ModelConfig, types: str) -> Graph:
 
 
 def shape_plan(name: str, kind: str, arch: str) -> Plan:
-    graph, config = shape_graph(SHAPES[name], kind)
-    return make_plan(graph, config, TARGETS[arch])
+    return make_plan(shape_graph(SHAPES[name], kind), TARGETS[arch], SHAPES[name].max_seq_len)
 
 
 def plans() -> Iterator[tuple[str, Plan]]:
     """Of each back end and each kind of GPU: waves of 32 and 64 lanes, with and without matrix instructions."""
     mixed, one = small(MIXED, "float-among-quantized"), replace(BASE, num_layers=1)
-    yield "host", make_plan(mixed, MIXED, TARGETS["host"], kv_dtype="q8_0")
-    yield "gfx1100", make_plan(mixed, MIXED, TARGETS["gfx1100"], 8193, kv_dtype="q8_0")
-    yield "gfx942", make_plan(small(BASE, "all-apart"), BASE, TARGETS["gfx942"], 8192)
+    yield "host", make_plan(mixed, TARGETS["host"], 16, kv_dtype="q8_0")
+    yield "gfx1100", make_plan(mixed, TARGETS["gfx1100"], 8193, kv_dtype="q8_0")
+    yield "gfx942", make_plan(small(BASE, "all-apart"), TARGETS["gfx942"], 8192)
     tuning = Tuning(block_size=64, use_lds=True, lds_size=4096, tile_k=64, tile_n=64)
-    yield "gfx1201_tuned", make_plan(small(one, "one-type"), one, TARGETS["gfx1201"], 8191, tuning)
+    yield "gfx1201_tuned", make_plan(small(one, "one-type"), TARGETS["gfx1201"], 8191, tuning)
     yield "gfx906_8b", shape_plan("llama-8b", "Q4_K", "gfx906")
     yield "gfx1030_8b", shape_plan("llama-8b", "Q4_0", "gfx1030")
     yield "gfx1100_135m", shape_plan("smollm2-135m", "Q5_1", "gfx1100")
@@ -53,7 +54,8 @@ def lines(plan: Plan) -> Iterator[str]:
     for kernel in plan.kernels:
         yield f"{kernel.symbol}: {kernel.template} " + " ".join(f"{name}={value}" for name, value in kernel.parameters)
     yield from (
-        f"{entry.kernel} ({', '.join(entry.arguments)}) {entry.grid and astuple(entry.grid)}" for entry in plan.launches
+        f"{entry.kernel} ({', '.join(map(argument_text, entry.arguments))}) {entry.grid and astuple(entry.grid)}"
+        for entry in plan.launches
     )
     yield from map(str, (*plan.buffers, *plan.tensors, plan.kv, plan.final_norm))
 
@@ -112,26 +114,26 @@ def test_waves_share_columns_where_there_are_few_rows(
 def test_heads_that_gpu_kernels_have(head_dim: int, ok: bool) -> None:
     config = replace(BASE, head_dim=head_dim, rope_dim=8, num_layers=1)
     if ok:
-        assert make_plan(small(config, "floats"), config, TARGETS["gfx1100"]).kv.head_dim == head_dim
+        assert make_plan(small(config, "floats"), TARGETS["gfx1100"], 16).kv.head_dim == head_dim
         return
     with pytest.raises(UsageError) as caught:
-        make_plan(small(config, "floats"), config, TARGETS["gfx1100"])
+        make_plan(small(config, "floats"), TARGETS["gfx1100"], 16)
     assert str(caught.value) == f"heads of {head_dim}: GPU kernels take multiples of 8 up to 256"
 
 
 def test_float_rows_of_gpus_are_multiples_of_8() -> None:
     config = CONFIGS["no-whole-blocks"]
     with pytest.raises(UsageError) as caught:
-        make_plan(small(config, "floats"), config, TARGETS["gfx1100"])
+        make_plan(small(config, "floats"), TARGETS["gfx1100"], 16)
     assert "60 columns: GPU kernels take multiples of 8" in str(caught.value)
     config = replace(config, hidden_size=72)
-    make_plan(small(config, "floats"), config, TARGETS["gfx1100"])
+    make_plan(small(config, "floats"), TARGETS["gfx1100"], 16)
 
 
 def test_a_cache_of_groups_takes_heads_of_whole_groups() -> None:
     config = CONFIGS["head-of-half-a-block"]
     with pytest.raises(UsageError) as caught:
-        make_plan(small(config, "one-type"), config, TARGETS["host"], kv_dtype="q8_0")
+        make_plan(small(config, "one-type"), TARGETS["host"], 16, kv_dtype="q8_0")
     expected = "--kv-type q8_0: expected heads of a multiple of 32 elements, found heads of 16"
     assert str(caught.value) == expected
 

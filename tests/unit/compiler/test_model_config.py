@@ -15,14 +15,9 @@ from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler import model_config
 from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.gguf_file import GgufFile, TensorInfo, read_gguf
-from rocmforge.compiler.model_config import (
-    MATRIX_TYPES,
-    ModelConfig,
-    RopeScaling,
-    read_config,
-    unused_tensors,
-    weight_tensors,
-)
+from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.model_tensors import MATRIX_TYPES, unused_tensors, weight_tensors
+from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tools.generate.fixtures import QUANTIZATIONS, write_model
 

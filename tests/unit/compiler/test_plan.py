@@ -12,13 +12,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rocmforge.artifacts.arguments import BufferRef, KvRef, TensorRef
 from rocmforge.artifacts.layout import MAX_ARGUMENTS, BufferEntry
-from rocmforge.compiler.graph import Graph, build_graph
+from rocmforge.compiler.architectures import build_graph
+from rocmforge.compiler.buffers import assign_buffers
+from rocmforge.compiler.graph import Graph
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.lower_host import Q8_BLOCK_BYTES
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.passes import run_passes
-from rocmforge.compiler.plan import KernelSpec, Plan, assign_buffers, float_literal
+from rocmforge.compiler.plan import KernelSpec, Plan, float_literal
 from rocmforge.compiler.target import TARGETS, Target
 from rocmforge.tests.kernels.kernel_harness import Q8_BLOCK
 from rocmforge.tests.oracles.graph_interpreter import BASE, Interpreter, make_weights, random_values
@@ -32,7 +35,7 @@ def passed(config: ModelConfig = BASE, types: Mapping[str, str] | None = None) -
 
 
 def plan_of(config: ModelConfig = BASE, types: Mapping[str, str] | None = None) -> Plan:
-    return make_plan(passed(config, types), config, HOST)
+    return make_plan(passed(config, types), HOST, config.max_seq_len)
 
 
 def check_buffers(graph: Graph, config: ModelConfig) -> tuple[int, int]:
@@ -41,10 +44,11 @@ def check_buffers(graph: Graph, config: ModelConfig) -> tuple[int, int]:
     Returns:
         how many values there are, and how many buffers.
     """
-    buffers, buffer_of = assign_buffers(graph, HOST, Q8_BLOCK_BYTES)
+    made = assign_buffers(graph, HOST, Q8_BLOCK_BYTES)
+    buffers, buffer_of = made.entries, made.of
     numbers, ids = random_values(graph.weights), [7, 7, 2]
-    expected = Interpreter(graph, config, numbers, ids).run()
-    np.testing.assert_array_equal(Interpreter(graph, config, numbers, ids, buffer_of).run(), expected)
+    expected = Interpreter(graph, numbers, ids).run()
+    np.testing.assert_array_equal(Interpreter(graph, numbers, ids, buffer_of).run(), expected)
     by_name = {buffer.name: buffer for buffer in buffers}
     assert len(by_name) == len(buffers)
     for name, value in graph.values.items():
@@ -72,24 +76,24 @@ def test_buffers_of_a_graph_without_passes() -> None:
 def test_the_buffer_check_finds_an_alias() -> None:
     graph = passed(BASE, TYPES["floats"])
     numbers = random_values(graph.weights)
-    _, buffer_of = assign_buffers(graph, HOST, Q8_BLOCK_BYTES)
+    buffer_of = assign_buffers(graph, HOST, Q8_BLOCK_BYTES).of
     # The residual stream is live throughout, and as wide as what a norm writes.
     bad = {**buffer_of, "layers.0.attention_normed": buffer_of["embedded"]}
-    good, other = (Interpreter(graph, BASE, numbers, [1, 2], storage).run() for storage in (buffer_of, bad))
+    good, other = (Interpreter(graph, numbers, [1, 2], storage).run() for storage in (buffer_of, bad))
     assert not np.allclose(good, other)
 
 
 @pytest.mark.parametrize("target", [HOST, TARGETS["gfx1100"]], ids=["host", "gfx1100"])
 @pytest.mark.parametrize("types", TYPES.values(), ids=TYPES)
 def test_nothing_overwrites_what_the_last_layer_leaves(types: dict[str, str], target: Target) -> None:
-    plan = make_plan(passed(BASE, types), BASE, target)
+    plan = make_plan(passed(BASE, types), target, BASE.max_seq_len)
     norm = plan.final_norm
-    readers = [i for i, launch in enumerate(plan.launches) if f"tensor:{norm.tensor}" in launch.arguments]
+    readers = [i for i, launch in enumerate(plan.launches) if TensorRef(norm.tensor) in launch.arguments]
     assert len(readers) == 1
-    assert plan.launches[readers[0]].arguments[0] == f"buffer:{norm.buffer}"
+    assert plan.launches[readers[0]].arguments[0] == BufferRef(norm.buffer)
     after = [argument for launch in plan.launches[readers[0] + 1 :] for argument in launch.arguments]
     assert after
-    assert f"buffer:{norm.buffer}" not in after
+    assert BufferRef(norm.buffer) not in after
     assert norm.epsilon == BASE.rms_norm_eps
     buffer = next(buffer for buffer in plan.buffers if buffer.name == norm.buffer)
     assert (buffer.dtype, buffer.elements_per_token) == ("float32", BASE.hidden_size)
@@ -97,7 +101,9 @@ def test_nothing_overwrites_what_the_last_layer_leaves(types: dict[str, str], ta
 
 def test_logits_of_one_step_fit_their_buffers() -> None:
     plan = plan_of()
-    logits = plan.launches[-1].arguments[0].removeprefix("buffer:")
+    logits = plan.sampler.logits
+    assert plan.sampler.launch == len(plan.launches) - 1
+    assert plan.launches[-1].arguments[0] == BufferRef(logits)
     assert next(b for b in plan.buffers if b.name == logits) == BufferEntry(logits, "float32", 0, 64 * BASE.vocab_size)
 
 
@@ -113,9 +119,9 @@ def test_a_plan_is_whole_and_in_order(config: ModelConfig, types: dict[str, str]
     arguments = [argument for launch in plan.launches for argument in launch.arguments]
     assert all(len(launch.arguments) <= MAX_ARGUMENTS for launch in plan.launches)
     tensors, buffers = {tensor.name for tensor in plan.tensors}, {buffer.name for buffer in plan.buffers}
-    assert {a.removeprefix("tensor:") for a in arguments if a.startswith("tensor:")} == tensors
-    assert {a.removeprefix("buffer:") for a in arguments if a.startswith("buffer:")} == buffers
-    layers = {int(a.split(":")[1]) for a in arguments if a.startswith("kv:")}
+    assert {a.name for a in arguments if isinstance(a, TensorRef)} == tensors
+    assert {a.name for a in arguments if isinstance(a, BufferRef)} == buffers
+    layers = {a.layer for a in arguments if isinstance(a, KvRef)}
     assert layers == set(range(config.num_layers)) == set(range(plan.kv.num_layers))
     # Every weight is packed, once, unless the embedding serves twice.
     sources = [source for tensor in plan.tensors for source in tensor.sources]
@@ -153,7 +159,7 @@ def test_what_a_kernel_is_specialised_to_decides_its_symbol() -> None:
 def test_kernels_are_given_what_the_model_says(config: ModelConfig, arch: str) -> None:
     config = replace(config, rms_norm_eps=3e-6)
     kv_dtype = "f16" if config.head_dim % 32 else "q8_0"
-    plan = make_plan(passed(config), config, TARGETS[arch], kv_dtype=kv_dtype)
+    plan = make_plan(passed(config), TARGETS[arch], config.max_seq_len, kv_dtype=kv_dtype)
     given = [(spec.template, dict(spec.parameters)) for spec in plan.kernels]
     heads: dict[str, object] = {
         "num_heads": config.num_heads,
@@ -185,8 +191,8 @@ def test_float_literals_read_back_to_the_same_float32(value: float) -> None:
 
 
 _SCRIPT = """
-from rocmforge.compiler.graph import build_graph
-from rocmforge.compiler.plan import assign_buffers
+from rocmforge.compiler.architectures import build_graph
+from rocmforge.compiler.buffers import assign_buffers
 from rocmforge.tests.compiler import test_plan as t
 whole = build_graph(t.BASE, t.make_weights(t.BASE))
 print(t.plan_of(t.CONFIGS["qwen3"], t.TYPES["all-apart"]), assign_buffers(whole, t.HOST, t.Q8_BLOCK_BYTES))

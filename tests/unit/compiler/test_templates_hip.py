@@ -6,8 +6,10 @@ import re
 
 import pytest
 
-from rocmforge.compiler.graph import Weight, build_graph
-from rocmforge.compiler.lower_hip import HipPlanner
+from rocmforge.artifacts.arguments import Argument
+from rocmforge.compiler.architectures import build_graph
+from rocmforge.compiler.graph import Weight
+from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.plan import KernelSpec, Plan
 from rocmforge.compiler.render import kernel_headers, render_kernel
@@ -37,7 +39,7 @@ def plan(kind: str, arch: str = "gfx1100") -> Plan:
         **{f"layers.0.{name}": Weight(f"layers.0.{name}", shape, kind) for name, shape in shapes.items()},
     }
     graph = run_passes(build_graph(CONFIG, weights))
-    return HipPlanner(graph, CONFIG, TARGETS[arch]).finish()
+    return make_plan(graph, TARGETS[arch], CONFIG.max_seq_len)
 
 
 SPECS: dict[str, KernelSpec] = {spec.template: spec for spec in plan("Q4_0").kernels}
@@ -82,7 +84,7 @@ def test_workgroups_are_as_large_as_the_kernels_say(arch: str) -> None:
     """THREADS of a header, where it is a number, is the grid's; launches of a node leave out no count of rows."""
     made = plan("Q4_0", arch)
     headers, specs = kernel_headers("hip"), {spec.symbol: spec for spec in made.kernels}
-    seen: dict[tuple[str, ...], int] = {}
+    seen: dict[tuple[Argument, ...], int] = {}
     for launch in made.launches:
         spec, grid = specs[launch.kernel], launch.grid
         assert grid is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rocmforge.artifacts.arguments import Argument, BufferRef, TensorRef
 from rocmforge.artifacts.errors import RocmforgeError, ToolchainError
 from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime import gpu_profile
@@ -254,11 +255,14 @@ def test_a_table_of_what_was_counted_in_part() -> None:
 
 def test_bytes_that_a_launch_has_to_read(tmp_path: Path) -> None:
     """Weights alone, of kernels that read all of them; on average, where launches of a kernel differ."""
-    launches: dict[str, list[tuple[str, ...]]] = {
-        "embedding": [("tensor:embedding", "buffer:hidden")],
-        "norm": [("tensor:norm", "buffer:hidden")],
-        "gemv_2": [("tensor:norm", "tensor:table", "buffer:hidden"), ("tensor:norm", "none", "buffer:hidden")],
-        "gemm": [("tensor:table", "none", "buffer:hidden")],
+    launches: dict[str, list[tuple[Argument, ...]]] = {
+        "embedding": [(TensorRef("embedding"), BufferRef("hidden"))],
+        "norm": [(TensorRef("norm"), BufferRef("hidden"))],
+        "gemv_2": [
+            (TensorRef("norm"), TensorRef("table"), BufferRef("hidden")),
+            (TensorRef("norm"), None, BufferRef("hidden")),
+        ],
+        "gemm": [(TensorRef("table"), None, BufferRef("hidden"))],
         "once": [()],
     }
     layout = dataclasses.replace(

@@ -23,7 +23,8 @@ from rocmforge.artifacts.abi import HOST_ABI_VERSION
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
-from rocmforge.artifacts.layout import BufferEntry, LaunchEntry, Layout, TensorEntry, encode_layout
+from rocmforge.artifacts.layout import BufferEntry, LaunchEntry, Layout, TensorEntry
+from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest import FileEntry, TargetEntry, encode_manifest
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.host_toolchain import find_host_toolchain

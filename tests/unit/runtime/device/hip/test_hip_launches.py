@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.arguments import Argument, BufferRef, StepRef
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import GRID_ROWS, GridEntry, LaunchEntry
 from rocmforge.runtime.device.hip import launches as hip_launches
@@ -109,28 +110,31 @@ def test_ends_of_buckets() -> None:
     assert (made.problem, made.bucket(StepShape(1, 1, 1))) == ("no more", None)
 
 
+A = BufferRef("a")
+
+
 def test_kernels_of_a_layout_are_looked_up_once() -> None:
     api = FakeHip()
     memory = DeviceMemory(api)
     step = StepMemory(memory, 0)
     entries = (
-        LaunchEntry("one", ("step:image", "a", "none"), GridEntry(64, 1)),
+        LaunchEntry("one", (StepRef("image"), A, None), GridEntry(64, 1)),
         LaunchEntry("two", (), GridEntry(64, 2)),
-        LaunchEntry("one", ("a", "step:echo"), GridEntry(64, 3)),
+        LaunchEntry("one", (A, StepRef("echo")), GridEntry(64, 3)),
     )
     layout = dataclasses.replace(LAYOUT, launches=entries)
-    asked: list[str] = []
+    asked: list[Argument] = []
 
-    def address(argument: str) -> int | None:
+    def address(argument: Argument) -> int | None:
         asked.append(argument)
-        return 4096 if argument == "a" else None
+        return 4096 if argument == A else None
 
     launches = resolve_launches(api, ctypes.c_void_p(), layout, step, address)
     assert list(api.functions.values()) == ["one", "two"]
-    assert asked == ["step:image", "a", "none", "a", "step:echo"]
+    assert asked == [StepRef("image"), A, None, A, StepRef("echo")]
     assert [(launch.symbol, launch.grid.x) for launch in launches] == [("one", 1), ("two", 2), ("one", 3)]
     assert launches[0].function is launches[2].function is not launches[1].function
-    pointer, image, echo = step.pointer.value, step.arguments["step:image"].value, step.arguments["step:echo"].value
+    pointer, image, echo = step.pointer.value, *(step.arguments[StepRef(part)].value for part in ("image", "echo"))
     values = [[ctypes.c_void_p.from_address(at or 0).value for at in launch.parameters] for launch in launches]
     assert values == [
         [pointer, image, 4096, *[None] * 6],

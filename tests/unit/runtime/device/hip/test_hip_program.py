@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.abi import HIP_ABI_VERSION
+from rocmforge.artifacts.arguments import Argument, KvHalf, KvRef, StepRef, TensorRef
 from rocmforge.artifacts.bundle import Bundle, MappedWeights
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.layout import LaunchEntry
@@ -257,11 +258,14 @@ def test_kernels_that_differ_after_a_replay(bundle: Bundle) -> None:
     program.close()
 
 
+HALVES: tuple[KvHalf, KvHalf] = ("key", "value")
+
+
 @pytest.mark.parametrize("layers", [2, 3])
 def test_keys_and_values_of_a_layer_lie_one_after_the_other(tmp_path: Path, layers: int) -> None:
     """In the order of the layers: each half of one holds its part of all pages."""
-    names = [f"kv:{layer}:{half}" for layer in range(layers) for half in ("key", "value")]
-    rope = {"rope": ("tensor:table", *names)}
+    names = [KvRef(layer, half) for layer in range(layers) for half in HALVES]
+    rope: dict[str, tuple[Argument, ...]] = {"rope": (TensorRef("table"), *names)}
     launches = tuple(dataclasses.replace(one, arguments=rope.get(one.kernel, one.arguments)) for one in LAYOUT.launches)
     kv = dataclasses.replace(LAYOUT.kv, num_layers=layers)
     layout = dataclasses.replace(LAYOUT, kv=kv, launches=launches)
@@ -438,7 +442,7 @@ def test_the_memory_grows_for_masks_too(bundle: Bundle) -> None:
     room = api.device_blocks[step.pointer.value].size
     assert step._masks[-1] + masks[-1].nbytes <= room  # else what follows writes past the memory
     step.write_masks(sent)
-    image = step.arguments["step:image"].value
+    image = step.arguments[StepRef("image")].value
     assert image is not None
     header = np.frombuffer(ctypes.string_at(image, STEP.itemsize), STEP)[0]
     records_at = image + int(header["sampling"]) - step.pointer.value

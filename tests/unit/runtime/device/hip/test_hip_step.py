@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from rocmforge.artifacts.arguments import StepRef
 from rocmforge.runtime.device.batch import RowSampling
 from rocmforge.runtime.device.hip.api import HipError
 from rocmforge.runtime.device.hip.memory import DeviceMemory
@@ -30,7 +31,7 @@ class Made:
 
     @property
     def image(self) -> int:
-        return self.step.arguments["step:image"].value or 0
+        return self.step.arguments[StepRef("image")].value or 0
 
     def sizes(self) -> list[int]:
         """Of all that is held: on the device, then pinned."""
@@ -112,7 +113,7 @@ def test_each_array_lies_at_a_line_of_its_own(made: Made) -> None:
 
 def test_what_kernels_have_seen_is_nothing_at_first(made: Made) -> None:
     assert (made.step.echoed(), made.step.number, made.step.generation) == (0, 0, 1)
-    echo = made.step.arguments["step:echo"].value or 0
+    echo = made.step.arguments[StepRef("echo")].value or 0
     assert ctypes.string_at(echo, 64) == bytes(64)
     ctypes.c_uint64.from_address(echo).value = 2**40
     assert made.step.echoed() == 2**40

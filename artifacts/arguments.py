@@ -1,0 +1,86 @@
+"""The arguments of a kernel's launch: what each points at, whatever the device.
+
+A layout holds each as a text: `tensor:NAME`, `buffer:NAME`, `kv:LAYER:key`, `kv:LAYER:value`, `step:image`,
+`step:echo`, or `none`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+KvHalf = Literal["key", "value"]
+StepPart = Literal["image", "echo"]
+
+_KV: Final = re.compile(r"kv:(0|[1-9][0-9]{0,5}):(key|value)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A packed tensor of weights.bin."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"tensor:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class BufferRef:
+    """A buffer of the arena."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"buffer:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class KvRef:
+    """Keys, or values, of one layer: all blocks of the KV cache."""
+
+    layer: int
+    half: KvHalf
+
+    def __str__(self) -> str:
+        return f"kv:{self.layer}:{self.half}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepRef:
+    """Of a GPU: the pinned image of a step, or where the host is told which step was computed; from format 1.2 on."""
+
+    part: StepPart
+
+    def __str__(self) -> str:
+        return f"step:{self.part}"
+
+
+Argument = TensorRef | BufferRef | KvRef | StepRef | None
+"""What a launch is given; None: a null pointer."""
+
+
+def argument_text(argument: Argument) -> str:
+    """As a layout holds it."""
+    return "none" if argument is None else str(argument)
+
+
+def parse_argument(text: str) -> Argument:
+    """The argument of a text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text == "none":
+        return None
+    kind, _, name = text.partition(":")
+    if kind == "tensor" and name:
+        return TensorRef(name)
+    if kind == "buffer" and name:
+        return BufferRef(name)
+    if kind == "step" and name in ("image", "echo"):
+        return StepRef(cast("StepPart", name))
+    if (kv := _KV.fullmatch(text)) is not None:
+        return KvRef(int(kv[1]), cast("KvHalf", kv[2]))
+    raise ValueError(text)

@@ -1,0 +1,347 @@
+"""layout.msgpack: a layout as a file.
+
+The file is one msgpack map. Its three tables (tensors, buffers, launches) are arrays of small positional
+arrays, `kv`, `final_norm` and `sampler` are such arrays, and everything else is an integer. It is decoded entry by
+entry, never as one object, so that a few bytes that promise four billion elements cost nothing (FAULTS 36, 37).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import msgpack
+
+from .arguments import Argument, BufferRef, KvRef, StepRef, TensorRef, argument_text, parse_argument
+from .checker import MAX_CHARS, MAX_ITEMS, Checker
+from .errors import BundleError
+from .layout import (
+    GRID_ROWS,
+    ITEM_BYTES,
+    KV_DTYPES,
+    KV_GROUP,
+    MAX_ARGUMENTS,
+    TENSOR_ALIGNMENT,
+    BufferEntry,
+    FinalNorm,
+    GridEntry,
+    KvLayout,
+    LaunchEntry,
+    Layout,
+    Sampler,
+    TensorEntry,
+)
+from .packing_sizes import packed_bytes
+
+MAX_LAYOUT_BYTES: Final = 64 << 20
+
+_MAX_ENTRIES: Final = {"tensors": 1 << 16, "buffers": 1 << 12, "launches": 1 << 16}
+_MAX_DIMS: Final = 8
+_MAX_ARENA_BYTES: Final = 1 << 42
+_SYMBOL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
+_GRID_FIELDS: Final = {
+    "threads": (1, 1024),
+    "x": (1, (1 << 31) - 1),
+    "tile": (1, 1 << 20),
+    "split": (0, 1 << 30),
+    "at_least": (0, (1 << 31) - 1),
+    "at_most": (1, (1 << 31) - 1),
+}
+
+_KNOWN: Final = "expected a known tensor, buffer or layer"
+
+_Entry = TensorEntry | BufferEntry | LaunchEntry
+
+# The integers of the file and their largest values; 1 is the smallest.
+_SCALARS: Final = {
+    "max_batch_tokens": 1 << 20,
+    "max_sequences": 1 << 20,
+    "vocab_size": (1 << 31) - 1,
+    "hidden_size": 1 << 24,
+    "max_seq_len": (1 << 31) - 1,
+}
+_KV_FIELDS: Final = {
+    "num_layers": 1 << 12,
+    "num_kv_heads": 1 << 16,
+    "head_dim": 1 << 16,
+    "block_size": 1 << 16,
+}
+
+
+def encode_layout(layout: Layout) -> bytes:
+    """Encode a layout; equal layouts give equal bytes."""
+    table: dict[str, object] = {
+        "tensors": [[t.name, t.packing, list(t.shape), t.offset, t.n_bytes] for t in layout.tensors],
+        "buffers": [[b.name, b.dtype, b.elements_per_token, b.elements_fixed] for b in layout.buffers],
+        "launches": [
+            [entry.kernel, list(map(argument_text, entry.arguments)), _encode_grid(entry.grid)]
+            for entry in layout.launches
+        ],
+        "kv": [*(getattr(layout.kv, name) for name in _KV_FIELDS), layout.kv.dtype],
+    }
+    table.update({name: getattr(layout, name) for name in _SCALARS})
+    if layout.final_norm is not None:
+        table["final_norm"] = [layout.final_norm.buffer, layout.final_norm.tensor, layout.final_norm.epsilon]
+    if layout.sampler is not None:
+        table["sampler"] = [layout.sampler.launch, layout.sampler.logits]
+    encoded: bytes = msgpack.packb(table)
+    return encoded
+
+
+def _encode_launch(entry: LaunchEntry) -> list[object]:
+    return [entry.kernel, [argument_text(argument) for argument in entry.arguments], _encode_grid(entry.grid)]
+
+
+def _encode_grid(grid: GridEntry | None) -> list[object]:
+    return [] if grid is None else [grid.rows, *(getattr(grid, name) for name in _GRID_FIELDS)]
+
+
+def decode_layout(path: Path | str, data: bytes, weights_bytes: int) -> Layout:
+    """Decode and check the `data` of the file `path`; tensors must lie inside `weights_bytes` bytes.
+
+    Raises:
+        BundleError: anything wrong at all, with the field named.
+    """
+    check = Checker(path)
+    if len(data) > MAX_LAYOUT_BYTES:
+        check.fail("size", f"expected at most {MAX_LAYOUT_BYTES} bytes, found {len(data)}")
+    try:
+        layout = _read(check, data)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise BundleError(path, "msgpack", f"expected a layout, found malformed data ({error!r})") from error
+    _check_tensors(check, layout.tensors, weights_bytes)
+    _check_launches(check, layout)
+    _check_final_norm(check, layout)
+    _check_sampler(check, layout)
+    if layout.arena_bytes() > _MAX_ARENA_BYTES:
+        check.fail("buffers", f"expected at most {_MAX_ARENA_BYTES} bytes, found {layout.arena_bytes()}")
+    return layout
+
+
+class _Budget:
+    """Bounds the elements of all arrays in one entry, however they are nested."""
+
+    def __init__(self) -> None:
+        self.spent = 0
+
+    def spend(self, items: list[object]) -> list[object]:
+        self.spent += len(items) + 1
+        if self.spent > 4 * MAX_ITEMS:
+            raise ValueError("too many elements in one entry")
+        return items
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code}")
+
+
+def _read(check: Checker, data: bytes) -> Layout:
+    """Read the map key by key; the tables' own counts are checked here, since msgpack bounds no header."""
+    budget = _Budget()
+    unpacker = msgpack.Unpacker(
+        list_hook=budget.spend,
+        ext_hook=_refuse_extension,
+        max_buffer_size=max(len(data), 1),
+        max_str_len=min(len(data), 4 * MAX_CHARS),
+        max_array_len=min(len(data), MAX_ITEMS),
+        **dict.fromkeys(("max_bin_len", "max_map_len", "max_ext_len"), 0),
+    )
+    unpacker.feed(data)
+    fields: dict[str, Any] = {}
+    for _ in range(unpacker.read_map_header()):
+        key = check.text(unpacker.unpack(), "key")
+        if key in fields:
+            check.fail(key, "expected once, found twice")
+        if key in _MAX_ENTRIES:
+            fields[key] = tuple(_read_table(check, unpacker, budget, key))
+        elif key == "kv":
+            budget.spent = 0
+            fields[key] = _kv(check, unpacker.unpack())
+        elif key == "final_norm":
+            budget.spent = 0
+            fields[key] = _final_norm(check, unpacker.unpack())
+        elif key == "sampler":
+            budget.spent = 0
+            fields[key] = _sampler(check, unpacker.unpack())
+        elif key in _SCALARS:
+            fields[key] = check.integer(unpacker.unpack(), key, 1, _SCALARS[key])
+        else:
+            check.fail(key, "expected no such field")
+    if unpacker.tell() != len(data):
+        check.fail("msgpack", f"expected {unpacker.tell()} bytes, found {len(data)}")
+    for key in (*_MAX_ENTRIES, "kv", *_SCALARS):
+        if key not in fields:
+            check.fail(key, "expected a value, found none")
+    return Layout(**fields)
+
+
+def _kv(check: Checker, value: object) -> KvLayout:
+    *numbers, dtype = check.array(value, "kv", len(_KV_FIELDS) + 1, len(_KV_FIELDS) + 1)
+    pairs = zip(_KV_FIELDS.items(), numbers, strict=True)
+    integers = (check.integer(number, f"kv.{name}", 1, high) for (name, high), number in pairs)
+    num_layers, num_kv_heads, head_dim, block_size = integers
+    if dtype == 2:  # format 1.0 had bytes of an element here, always those of float16
+        dtype = "f16"
+    kind = check.text(dtype, "kv.dtype")
+    if kind not in KV_DTYPES:
+        check.fail("kv.dtype", f"expected one of {', '.join(KV_DTYPES)}, found {kind!r}")
+    if kind == "q8_0" and head_dim % KV_GROUP:
+        check.fail("kv.head_dim", f"expected a multiple of {KV_GROUP} for q8_0, found {head_dim}")
+    return KvLayout(num_layers, num_kv_heads, head_dim, block_size, kind)
+
+
+def _read_table(check: Checker, unpacker: Any, budget: _Budget, table: str) -> Iterator[_Entry]:
+    """Yield the entries of one table; duplicate tensor and buffer names are refused."""
+    count = check.integer(unpacker.read_array_header(), table, 0, _MAX_ENTRIES[table])
+    decode = _DECODERS[table]
+    seen: set[str] = set()
+    for index in range(count):
+        budget.spent = 0
+        at = f"{table}[{index}]"
+        entry = decode(check, unpacker.unpack(), at)
+        if not isinstance(entry, LaunchEntry):
+            if entry.name in seen:
+                check.fail(f"{at}.name", f"expected a unique name, found {entry.name!r} again")
+            seen.add(entry.name)
+        yield entry
+
+
+def _tensor(check: Checker, value: object, at: str) -> TensorEntry:
+    name, packing, dims, offset, n_bytes = check.array(value, at, 5, 5)
+    shape = tuple(check.integer(d, f"{at}.shape", 1, 1 << 48) for d in check.array(dims, f"{at}.shape", 0, _MAX_DIMS))
+    return TensorEntry(
+        name=check.text(name, f"{at}.name"),
+        packing=check.text(packing, f"{at}.packing"),
+        shape=shape,
+        offset=check.integer(offset, f"{at}.offset"),
+        n_bytes=check.integer(n_bytes, f"{at}.n_bytes", 1),
+    )
+
+
+def _buffer(check: Checker, value: object, at: str) -> BufferEntry:
+    name, dtype, per_token, fixed = check.array(value, at, 4, 4)
+    kind = check.text(dtype, f"{at}.dtype")
+    if kind not in ITEM_BYTES:
+        check.fail(f"{at}.dtype", f"expected one of {', '.join(ITEM_BYTES)}, found {kind!r}")
+    return BufferEntry(
+        name=check.text(name, f"{at}.name"),
+        dtype=kind,
+        elements_per_token=check.integer(per_token, f"{at}.elements_per_token", 0, 1 << 40),
+        elements_fixed=check.integer(fixed, f"{at}.elements_fixed", 0, 1 << 40),
+    )
+
+
+def _launch(check: Checker, value: object, at: str) -> LaunchEntry:
+    kernel, arguments, grid = check.array(value, at, 3, 3)
+    symbol = check.text(kernel, f"{at}.kernel")
+    if not _SYMBOL.fullmatch(symbol):
+        check.fail(f"{at}.kernel", f"expected a symbol, found {symbol!r}")
+    texts = check.array(arguments, f"{at}.arguments", 0, MAX_ARGUMENTS)
+    parsed = tuple(_argument(check, text, f"{at}.arguments[{i}]") for i, text in enumerate(texts))
+    return LaunchEntry(symbol, parsed, _grid(check, grid, f"{at}.grid"))
+
+
+def _argument(check: Checker, value: object, at: str) -> Argument:
+    text = check.text(value, at)
+    try:
+        return parse_argument(text)
+    except ValueError:
+        check.fail(at, f"{_KNOWN}, found {text!r}")
+
+
+def _grid(check: Checker, value: object, at: str) -> GridEntry | None:
+    fields = check.array(value, at, 0, 1 + len(_GRID_FIELDS))
+    if not fields:
+        return None
+    if len(fields) != 1 + len(_GRID_FIELDS):
+        check.fail(at, f"expected {1 + len(_GRID_FIELDS)} elements, found {len(fields)}")
+    rows = check.text(fields[0], f"{at}.rows")
+    if rows not in GRID_ROWS:
+        check.fail(f"{at}.rows", f"expected one of {', '.join(GRID_ROWS)}, found {rows!r}")
+    limits = zip(_GRID_FIELDS.items(), fields[1:], strict=True)
+    return GridEntry(
+        rows=rows, **{name: check.integer(v, f"{at}.{name}", low, high) for (name, (low, high)), v in limits}
+    )
+
+
+def _final_norm(check: Checker, value: object) -> FinalNorm:
+    buffer, tensor, epsilon = check.array(value, "final_norm", 3, 3)
+    if not isinstance(epsilon, float) or not 0.0 <= epsilon < 1.0:  # spelled so that a NaN fails
+        check.fail("final_norm.epsilon", f"expected a number from 0 to 1, found {epsilon!r}")
+    return FinalNorm(check.text(buffer, "final_norm.buffer"), check.text(tensor, "final_norm.tensor"), epsilon)
+
+
+def _sampler(check: Checker, value: object) -> Sampler:
+    launch, logits = check.array(value, "sampler", 2, 2)
+    return Sampler(check.integer(launch, "sampler.launch"), check.text(logits, "sampler.logits"))
+
+
+_Decoder = Callable[[Checker, object, str], _Entry]
+_DECODERS: Final[dict[str, _Decoder]] = {"tensors": _tensor, "buffers": _buffer, "launches": _launch}
+
+
+def _check_tensors(check: Checker, tensors: tuple[TensorEntry, ...], weights_bytes: int) -> None:
+    """Check that the tensors lie aligned inside the blob and apart, and that shapes and bytes agree (FAULTS 38, 39)."""
+    end, before = 0, ""
+    for tensor in sorted(tensors, key=lambda t: t.offset):
+        at = f"tensor {tensor.name}"
+        if tensor.offset % TENSOR_ALIGNMENT:
+            check.fail(f"{at}.offset", f"expected a multiple of {TENSOR_ALIGNMENT}, found {tensor.offset}")
+        if tensor.offset + tensor.n_bytes > weights_bytes:
+            found = f"{tensor.offset} + {tensor.n_bytes}"
+            check.fail(f"{at}.offset", f"expected an end within {weights_bytes} bytes, found {found}")
+        if tensor.offset < end:
+            check.fail(f"{at}.offset", f"expected at least {end}, the end of {before!r}, found {tensor.offset}")
+        try:
+            expected = packed_bytes(tensor.packing, tensor.shape)
+        except ValueError as error:
+            check.fail(f"{at}.shape", f"{error}, found {tensor.packing!r} of {tensor.shape}")
+        if tensor.n_bytes != expected:
+            problem = f"expected {expected} bytes for {tensor.packing!r} of {tensor.shape}, found {tensor.n_bytes}"
+            check.fail(f"{at}.shape", problem)
+        end, before = tensor.offset + tensor.n_bytes, tensor.name
+
+
+def _check_launches(check: Checker, layout: Layout) -> None:
+    """Check that each argument names something that exists."""
+    known = {TensorRef(tensor.name) for tensor in layout.tensors} | {BufferRef(b.name) for b in layout.buffers}
+    for index, launch in enumerate(layout.launches):
+        for position, argument in enumerate(launch.arguments):
+            match argument:
+                case StepRef():
+                    fits = launch.grid is not None
+                case KvRef():
+                    fits = argument.layer < layout.kv.num_layers
+                case _:
+                    fits = argument is None or argument in known
+            if not fits:
+                at = f"launches[{index}].arguments[{position}]"
+                check.fail(at, f"{_KNOWN}, found {argument_text(argument)!r}")
+
+
+def _check_final_norm(check: Checker, layout: Layout) -> None:
+    """Check that buffer and tensor exist and are as large as they are read."""
+    norm, size = layout.final_norm, layout.hidden_size
+    if norm is None:
+        return
+    buffer = next((b for b in layout.buffers if b.name == norm.buffer), None)
+    if buffer is None or (buffer.dtype, buffer.elements_per_token) != ("float32", size):
+        check.fail("final_norm.buffer", f"expected a buffer of {size} float32 a token, found {norm.buffer!r}")
+    tensor = next((t for t in layout.tensors if t.name == norm.tensor), None)
+    if tensor is None or (tensor.packing, tensor.shape) != ("f32", (size,)):
+        check.fail("final_norm.tensor", f"expected a tensor f32 of {size} elements, found {norm.tensor!r}")
+
+
+def _check_sampler(check: Checker, layout: Layout) -> None:
+    """Check that the launch exists, and that the buffer holds logits."""
+    sampler = layout.sampler
+    if sampler is None:
+        return
+    if sampler.launch >= len(layout.launches):
+        check.fail("sampler.launch", f"expected one of {len(layout.launches)} launches, found {sampler.launch}")
+    buffer = next((b for b in layout.buffers if b.name == sampler.logits), None)
+    size = layout.vocab_size * layout.max_sequences
+    if buffer is None or buffer.dtype != "float32" or buffer.elements_fixed < size:
+        check.fail("sampler.logits", f"expected a buffer of {size} float32, found {sampler.logits!r}")

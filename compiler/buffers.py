@@ -1,0 +1,53 @@
+"""Values of the graph to buffers of the arena."""
+
+from __future__ import annotations
+
+from ..artifacts.formats import BLOCK_COLUMNS
+from ..artifacts.layout import BufferEntry
+from .graph import LOGITS, Graph, Value
+from .operations import OPERATIONS
+from .planner import Buffers
+from .target import Target
+
+
+def assign_buffers(graph: Graph, target: Target, q8_block_bytes: int) -> Buffers:
+    """Give each value a buffer; one whose last reader has run is taken again by a value of the same shape.
+
+    Args:
+        graph: that has been through all passes.
+        target: whose limits on a step bound the buffers.
+        q8_block_bytes: of an int8 block, as the back end's struct has it.
+    """
+    last_use: dict[str, int] = {}
+    for index, node in enumerate(graph.nodes):
+        for name in (*node.inputs, node.output):
+            last_use[name] = index
+    buffers: dict[str, BufferEntry] = {}
+    free: dict[tuple[str, int, str], list[str]] = {}
+    buffer_of: dict[str, str] = {}
+    for index, node in enumerate(graph.nodes):
+        if OPERATIONS[node.op].in_place:
+            buffer_of[node.output] = buffer_of[node.inputs[0]]
+            last_use[node.inputs[0]] = -1
+        elif node.output not in buffer_of:
+            value = graph.values[node.output]
+            key = (value.rows, value.columns, value.dtype)
+            name = free[key].pop() if free.get(key) else f"buffer{len(buffers)}"
+            buffers.setdefault(name, _buffer(name, value, target, q8_block_bytes))
+            buffer_of[node.output] = name
+        for name in dict.fromkeys((*node.inputs, node.output)):  # in order: the plan must not depend on hashes
+            if last_use[name] == index and graph.values[name].dtype != "int32":
+                value = graph.values[name]
+                free.setdefault((value.rows, value.columns, value.dtype), []).append(buffer_of[name])
+    return Buffers(tuple(buffers.values()), buffer_of)
+
+
+def _buffer(name: str, value: Value, target: Target, q8_block_bytes: int) -> BufferEntry:
+    if value.rows == LOGITS:
+        elements = value.columns * target.max_sequences
+        if value.dtype == "q8":
+            return BufferEntry(name, "uint8", 0, elements // BLOCK_COLUMNS * q8_block_bytes)
+        return BufferEntry(name, value.dtype, 0, elements)
+    if value.dtype == "q8":
+        return BufferEntry(name, "uint8", value.columns // BLOCK_COLUMNS * q8_block_bytes, 0)
+    return BufferEntry(name, value.dtype, value.columns, 0)

@@ -1,0 +1,103 @@
+"""Stage: what the user asked for and the GGUF in, the model out: all that is known before a target is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artifacts.errors import UsageError
+from .architectures import build_graph
+from .chat_template import TemplateCheck, choose_template
+from .gguf_file import GgufFile, read_gguf
+from .graph import Graph, Weight
+from .model_config import ModelConfig
+from .model_tensors import weights_by_role
+from .passes import run_passes
+from .progress import Progress
+from .read_config import read_config
+from .tokenizer import TokenizerArtifact, build_tokenizer, load_tokenizer_json
+from .tuning import DEFAULT_TUNING, Tuning
+
+DEFAULT_MAX_CONTEXT = 32768
+MOST_CONTEXT = 1 << 20  # that may be asked for, whatever the model was trained on
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """What the user asked for.
+
+    Attributes:
+        archs: names of targets.
+        tokenizer: a tokenizer.json to take instead of the GGUF's.
+        max_context: most positions of a sequence, which may be more than the model was trained on; None: as many, up to
+            `DEFAULT_MAX_CONTEXT`.
+        toolchain: "auto", or the name of one.
+        jobs: compilers run at once.
+        tuning: of GPU kernels.
+        kv_dtype: of the KV cache, one of `KV_DTYPES`.
+        chat_template: a file of Jinja source to take instead of the GGUF's.
+    """
+
+    model: Path
+    goal: Path
+    archs: tuple[str, ...] = ("host",)
+    tokenizer: Path | None = None
+    max_context: int | None = None
+    toolchain: str = "auto"
+    jobs: int = 2
+    tuning: Tuning = DEFAULT_TUNING
+    kv_dtype: str = "f16"
+    chat_template: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is known of the model before any target is looked at.
+
+    Attributes:
+        weights: every weight by its role; `rope_table` is the one that the compiler makes itself.
+        max_seq_len: positions of a sequence, as chosen.
+    """
+
+    gguf: GgufFile
+    config: ModelConfig
+    tokenizer: TokenizerArtifact
+    weights: Mapping[str, Weight]
+    graph: Graph
+    max_seq_len: int
+
+
+def read_model(options: CompileOptions, progress: Progress, check_template: TemplateCheck | None = None) -> Model:
+    """Read and check all that the GGUF says.
+
+    Raises:
+        InputError: it cannot be trusted, or not be compiled. UsageError: an option does not fit the model.
+    """
+    gguf = read_gguf(options.model)
+    config = read_config(gguf)
+    tokenizer = _tokenizer(options, gguf)
+    tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
+    weights = weights_by_role(gguf, config)
+    graph = run_passes(build_graph(config, weights))
+    return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress))
+
+
+def _tokenizer(options: CompileOptions, gguf: GgufFile) -> TokenizerArtifact:
+    if options.tokenizer is not None:
+        return load_tokenizer_json(options.tokenizer, gguf.metadata)
+    return build_tokenizer(gguf.metadata, gguf.path)
+
+
+def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:
+    trained = config.max_seq_len
+    if options.max_context is None:
+        if trained > DEFAULT_MAX_CONTEXT:
+            progress.note(f"context limited to {DEFAULT_MAX_CONTEXT} of {trained}; see --max-context")
+        return min(trained, DEFAULT_MAX_CONTEXT)
+    most = max(trained, MOST_CONTEXT)
+    if not 1 <= options.max_context <= most:
+        raise UsageError(f"--max-context: expected 1 to {most}, found {options.max_context}")
+    if options.max_context > trained:
+        progress.note(f"trained on {trained} tokens: past those it may answer without sense")
+    return options.max_context

@@ -1,0 +1,70 @@
+"""What an operation of the graph is: each is a module of `ops/`, and what passes and planners ask of it stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from .graph import Graph, Node
+from .lower_hip import HipPlanner
+from .lower_host import HostPlanner
+
+Float64 = npt.NDArray[np.float64]
+
+
+def _never(graph: Graph, node: Node) -> bool:
+    return False
+
+
+def _nothing_wrong(graph: Graph, node: Node) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation.
+
+    Attributes:
+        name: by which nodes name it.
+        compute: what it means, the specification of both back ends: (node, inputs, weights) to the output, each
+            float64[rows, columns]. The inputs are those of one sequence from its first token on.
+        host: appends its launches on the host.
+        hip: appends its launches on a GPU.
+        attributes: a node's attributes, all of which it has, and their types.
+        inputs: least and most values that it reads.
+        weights: least and most weights that it reads.
+        problem: what is wrong with a node's shapes; "" where nothing is.
+        takes_q8: its first input comes as int8 blocks where its first weight is quantized.
+        writes_q8: whether a node's output can be int8 blocks.
+        in_place: its output lies where its first input does.
+        writes_kv: it leaves keys and values of the layer that its attribute `layer` counts; it has those of `Heads`.
+        reads_tokens: what it reads are token ids: `compute` gets them as its input.
+    """
+
+    name: str
+    compute: Callable[[Node, Sequence[Float64], Sequence[Float64]], Float64]
+    host: Callable[[HostPlanner, Node], None]
+    hip: Callable[[HipPlanner, Node], None]
+    attributes: Mapping[str, type] = field(default_factory=dict)
+    inputs: tuple[int, int] = (1, 1)
+    weights: tuple[int, int] = (0, 0)
+    problem: Callable[[Graph, Node], str] = _nothing_wrong
+    takes_q8: bool = False
+    writes_q8: Callable[[Graph, Node], bool] = _never
+    in_place: bool = False
+    writes_kv: bool = False
+    reads_tokens: bool = False
+
+
+def always(graph: Graph, node: Node) -> bool:
+    """For `Operation.writes_q8`."""
+    return True
+
+
+def columns_problem(graph: Graph, node: Node) -> str:
+    """For `Operation.problem` of a matrix product."""
+    fits = graph.weights[node.weights[0]].shape[-1] == graph.values[node.inputs[0]].columns
+    return "" if fits else "weight and input differ in columns"

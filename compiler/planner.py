@@ -1,0 +1,70 @@
+"""What planners of both back ends share: they collect what nodes are lowered to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..artifacts.arguments import Argument, BufferRef, TensorRef
+from ..artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Sampler
+from .graph import LOGITS, Graph
+from .plan import KernelSpec, PackedTensor, Parameter, Plan
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """The arena's buffers, and by value the name of the one that it lies in."""
+
+    entries: tuple[BufferEntry, ...]
+    of: Mapping[str, str]
+
+
+class Planner:
+    """Launches, kernels and tensors of a plan, as operations append them."""
+
+    def __init__(self, graph: Graph, target: Target, buffers: Buffers, kv: KvLayout) -> None:
+        """Lower a graph that has been through all passes."""
+        self.graph, self.target, self.kv = graph, target, kv
+        self.kernels: dict[str, KernelSpec] = {}
+        self.launches: list[LaunchEntry] = []
+        self.tensors: dict[str, PackedTensor] = {}
+        self.buffers, self._buffer_of = buffers.entries, buffers.of
+
+    def launch(
+        self, template: str, arguments: tuple[Argument, ...], grid: GridEntry | None = None, /, **parameters: Parameter
+    ) -> None:
+        """Append a launch of a kernel with these parameters."""
+        spec = KernelSpec(template, tuple(sorted(parameters.items())))
+        self.kernels[spec.symbol] = spec
+        self.launches.append(LaunchEntry(spec.symbol, arguments, grid))
+
+    def value(self, name: str) -> BufferRef:
+        """The argument for a value of the graph."""
+        return BufferRef(self._buffer_of[name])
+
+    def tensor(self, sources: tuple[str, ...], packing: str) -> TensorRef:
+        """The argument for weights, stacked where there are several; they are packed once."""
+        shapes = [self.graph.weights[name].shape for name in sources]
+        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        roles = "+".join((sources[0], *(source.rsplit(".", 1)[-1] for source in sources[1:])))
+        name = f"{roles}@{packing}"
+        self.tensors[name] = PackedTensor(name, packing, sources, shape)
+        return TensorRef(name)
+
+    def finish(self) -> Plan:
+        """The plan, once all nodes are lowered."""
+        kernels = tuple(self.kernels[symbol] for symbol in sorted(self.kernels))
+        norm, sampler = self._final_norm(), self._sampler()
+        tensors = tuple(self.tensors.values())
+        return Plan(kernels, tuple(self.launches), self.buffers, tensors, self.kv, norm, sampler)
+
+    def _sampler(self) -> Sampler:
+        """The last launch is that of the last node."""
+        return Sampler(len(self.launches) - 1, self._buffer_of[self.graph.nodes[-1].inputs[0]])
+
+    def _final_norm(self) -> FinalNorm:
+        """The norm before the output matrix. Values after it have R rows, so none of them takes the buffer it reads."""
+        node = next(n for n in self.graph.nodes if n.op == "norm" and self.graph.values[n.output].rows == LOGITS)
+        tensor = self.tensor(node.weights, "f32")
+        return FinalNorm(self._buffer_of[node.inputs[0]], tensor.name, float(node.attributes["epsilon"]))

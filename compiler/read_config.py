@@ -1,0 +1,133 @@
+"""Stage: a checked GGUF file in, the model's hyperparameters out.
+
+What leaves here is consistent: bounds hold, and every tensor that the model needs is there with the shape and
+a type that the rest of the compiler knows.
+"""
+
+from __future__ import annotations
+
+from ..artifacts.errors import printable
+from .architectures import ARCHITECTURES
+from .gguf_file import GgufFile
+from .model_config import HEAD_DIM_MULTIPLE, ModelConfig, RopeScaling
+from .model_tensors import check_tensors
+from .models.architecture import Architecture
+
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_HEAD_DIM = 1024
+MAX_HIDDEN_SIZE = 1 << 17
+MAX_INTERMEDIATE_SIZE = 1 << 20
+MAX_VOCAB_SIZE = 1 << 21
+MAX_SEQ_LEN = 1 << 24
+DEFAULT_ROPE_THETA = 10000.0
+
+
+def read_config(gguf_file: GgufFile) -> ModelConfig:
+    """Translate a file's metadata, and check its tensors against it.
+
+    Raises:
+        GgufError: an architecture or feature that is not supported, a value out of bounds, or a tensor that
+            is missing or has another shape or type than the metadata implies.
+    """
+    row = _architecture(gguf_file)
+    _refuse_unsupported(gguf_file, row)
+    hidden_size = gguf_file.get_int(row.key("hidden_size"), minimum=1, maximum=MAX_HIDDEN_SIZE)
+    num_heads = gguf_file.get_int(row.key("num_heads"), minimum=1, maximum=MAX_HEADS)
+    head_dim = _head_dim(gguf_file, row, hidden_size, num_heads)
+    rope_dim = gguf_file.get_int(row.key("rope_dim"), head_dim, minimum=2, maximum=head_dim)
+    if rope_dim % 2:
+        raise gguf_file.error(row.key("rope_dim"), f"expected an even number, found {rope_dim}")
+    tensors = gguf_file.tensors
+    config = ModelConfig(
+        architecture=row.name,
+        name=gguf_file.get_str("general.name", gguf_file.path.stem),
+        hidden_size=hidden_size,
+        intermediate_size=gguf_file.get_int(row.key("intermediate_size"), minimum=1, maximum=MAX_INTERMEDIATE_SIZE),
+        num_layers=gguf_file.get_int(row.key("num_layers"), minimum=1, maximum=MAX_LAYERS),
+        num_heads=num_heads,
+        num_kv_heads=_num_kv_heads(gguf_file, row, num_heads),
+        head_dim=head_dim,
+        vocab_size=_vocab_size(gguf_file, row),
+        max_seq_len=gguf_file.get_int(row.key("max_seq_len"), minimum=1, maximum=MAX_SEQ_LEN),
+        rope_theta=gguf_file.get_float(row.key("rope_theta"), DEFAULT_ROPE_THETA, minimum=1, maximum=1e15),
+        rms_norm_eps=gguf_file.get_float(row.key("rms_norm_eps"), minimum=1e-12, maximum=1),
+        rope_style=row.rope_style,
+        rope_dim=rope_dim,
+        rope_scaling=_rope_scaling(gguf_file, row),
+        qkv_bias=row.tensor_name("attention_q_bias") in tensors if row.qkv_bias is None else row.qkv_bias,
+        qk_norm=row.qk_norm,
+        tie_word_embeddings=row.tensor_name("output") not in tensors,
+    )
+    check_tensors(gguf_file, config)
+    return config
+
+
+def _architecture(gguf_file: GgufFile) -> Architecture:
+    key = "general.architecture"
+    name = gguf_file.get_str(key)
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise gguf_file.error(key, f"expected a supported architecture ({known}), found {printable(name)}")
+    return ARCHITECTURES[name]
+
+
+def _refuse_unsupported(gguf_file: GgufFile, row: Architecture) -> None:
+    experts = gguf_file.get_int(row.key("num_experts"), 0)
+    if experts:
+        problem = f"expected a dense model, found a mixture of {experts} experts, which is not supported"
+        raise gguf_file.error(row.key("num_experts"), problem)
+    if not gguf_file.get_bool(row.key("causal"), True):
+        raise gguf_file.error(row.key("causal"), "expected causal attention, found an encoder")
+    shards = gguf_file.get_int("split.count", 0)
+    if shards > 1:
+        raise gguf_file.error("split.count", f"expected one whole file, found one of {shards} shards")
+
+
+def _head_dim(gguf_file: GgufFile, row: Architecture, hidden_size: int, num_heads: int) -> int:
+    key = row.key("key_length")
+    if key not in gguf_file.metadata and hidden_size % num_heads:
+        problem = f"expected a divisor of the hidden size {hidden_size}, found {num_heads}"
+        raise gguf_file.error(row.key("num_heads"), problem)
+    head_dim = gguf_file.get_int(key, hidden_size // num_heads, minimum=2, maximum=MAX_HEAD_DIM)
+    if head_dim % HEAD_DIM_MULTIPLE:
+        at = key if key in gguf_file.metadata else row.key("num_heads")
+        raise gguf_file.error(at, f"expected heads of a multiple of {HEAD_DIM_MULTIPLE} elements, found {head_dim}")
+    value_length = gguf_file.get_int(row.key("value_length"), head_dim)
+    if value_length != head_dim:
+        problem = f"expected the key length {head_dim}, found {value_length}"
+        raise gguf_file.error(row.key("value_length"), problem)
+    return head_dim
+
+
+def _num_kv_heads(gguf_file: GgufFile, row: Architecture, num_heads: int) -> int:
+    key = row.key("num_kv_heads")
+    num_kv_heads = gguf_file.get_int(key, num_heads, minimum=1, maximum=num_heads)
+    if num_heads % num_kv_heads:
+        raise gguf_file.error(key, f"expected a divisor of the {num_heads} heads, found {num_kv_heads}")
+    return num_kv_heads
+
+
+def _vocab_size(gguf_file: GgufFile, row: Architecture) -> int:
+    name = row.tensor_name("token_embedding")
+    if name not in gguf_file.tensors:
+        raise gguf_file.error(name, "expected this tensor, found none of that name")
+    rows = gguf_file.tensors[name].shape[0]
+    if rows > MAX_VOCAB_SIZE:
+        raise gguf_file.error(name, f"expected at most {MAX_VOCAB_SIZE} rows, found {rows}")
+    return rows
+
+
+def _rope_scaling(gguf_file: GgufFile, row: Architecture) -> RopeScaling:
+    """Source: llama.cpp `llama_model::load_hparams`: linear is what a bare factor means; 0 means none."""
+    key = row.key("rope_scaling_kind")
+    kind = gguf_file.get_str(key, "linear")
+    if kind not in ("none", "linear"):
+        raise gguf_file.error(key, f"expected none or linear, found {printable(kind)}, which is not supported")
+    old = gguf_file.get_float(row.key("rope_scale_linear"), 0.0, minimum=0, maximum=1e6)
+    factor = gguf_file.get_float(row.key("rope_scaling_factor"), old, minimum=0, maximum=1e6)
+    if kind == "none" or factor == 0:
+        factor = 1.0
+    if row.rope_factors and row.tensor_name("rope_factors") in gguf_file.tensors:
+        return RopeScaling("factors", factor)
+    return RopeScaling("none" if factor == 1 else "linear", factor)

@@ -1,0 +1,121 @@
+"""Stages of a target on its way into the bundle: lowered to a plan, built to code objects, placed on weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..artifacts.layout import Layout, TensorEntry
+from .build import CodeObject, build_variants, render_sources
+from .build_cache import BuildCache
+from .lower import make_plan
+from .model import Model
+from .plan import PackedTensor, Plan
+from .progress import Progress
+from .render import Source
+from .target import Target
+from .toolchain import Toolchain
+from .tuning import DEFAULT_TUNING, Tuning
+from .weights import Sink, write_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A target with its plan, and the plan's sources."""
+
+    target: Target
+    toolchain: Toolchain
+    plan: Plan
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A lowered target with its code objects, one a variant."""
+
+    lowered: Lowered
+    code: tuple[CodeObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A built target with its layout: the plan, and where its tensors lie in weights.bin."""
+
+    built: Built
+    layout: Layout
+
+    @property
+    def target(self) -> Target:
+        """The target."""
+        return self.built.lowered.target
+
+    @property
+    def plan(self) -> Plan:
+        """Its plan."""
+        return self.built.lowered.plan
+
+
+def lower_target(
+    model: Model, target: Target, toolchain: Toolchain, kv_dtype: str, tuning: Tuning = DEFAULT_TUNING
+) -> Lowered:
+    """Plan and sources of a model for a target.
+
+    Raises:
+        UsageError: see `make_plan`.
+    """
+    plan = make_plan(model.graph, target, model.max_seq_len, tuning, kv_dtype)
+    return Lowered(target, toolchain, plan, render_sources(plan, target))
+
+
+def build_targets(lowered: Sequence[Lowered], cache: BuildCache, progress: Progress, jobs: int) -> list[Built]:
+    """Compile the sources of all targets, `jobs` at once.
+
+    Raises:
+        ToolchainError: one does not compile.
+    """
+    progress.stage("build kernels", sum(len(one.sources) * len(one.target.variants) for one in lowered), "objects")
+    built: list[Built] = []
+    before = 0
+    for one in lowered:
+
+        def advance(done: int, _total: int, before: int = before) -> None:
+            progress.advance(before + done)
+
+        code = build_variants(one.sources, one.target, one.toolchain, cache, advance, jobs)
+        built.append(Built(one, code))
+        before += len(one.sources) * len(one.target.variants)
+    return built
+
+
+def place_targets(built: Sequence[Built], model: Model, sink: Sink, progress: Progress) -> list[Placed]:
+    """Pack each distinct tensor of all targets into `sink`, once."""
+    tensors: dict[str, PackedTensor] = {tensor.name: tensor for one in built for tensor in one.lowered.plan.tensors}
+    progress.stage("pack weights", sum(tensor.n_bytes for tensor in model.gguf.tensors.values()) >> 20, "MiB")
+    entries = write_weights(
+        tuple(tensors.values()),
+        model.gguf,
+        model.config,
+        model.max_seq_len,
+        sink,
+        lambda done: progress.advance(done >> 20),
+    )
+    return [Placed(one, make_layout(one.lowered, model, entries)) for one in built]
+
+
+def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) -> Layout:
+    """What the runtime needs of a target; of the tensors, those that it uses."""
+    target, plan = lowered.target, lowered.plan
+    used = {tensor.name for tensor in plan.tensors}
+    return Layout(
+        tensors=tuple(entry for entry in entries if entry.name in used),
+        buffers=plan.buffers,
+        launches=plan.launches,
+        kv=plan.kv,
+        max_batch_tokens=target.max_batch_tokens,
+        max_sequences=target.max_sequences,
+        vocab_size=model.config.vocab_size,
+        hidden_size=model.config.hidden_size,
+        max_seq_len=model.max_seq_len,
+        final_norm=plan.final_norm,
+        sampler=plan.sampler,
+    )
