@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.compiler import compile as compile_module
+from rocmforge.compiler import model as model_module
 from rocmforge.compiler.model import CompileOptions, read_model
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.tools.generate.fixtures import write_model
@@ -34,7 +34,7 @@ def test_context(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As trained, up to a limit (here of 256), or as asked."""
-    monkeypatch.setattr(compile_module, "DEFAULT_MAX_CONTEXT", 256)
+    monkeypatch.setattr(model_module, "DEFAULT_MAX_CONTEXT", 256)
     path = write_model(tmp_path / "model.gguf", context_length=trained)
     model = read_model(CompileOptions(path, tmp_path / "model.rfb", max_context=asked), PlainProgress())
     assert (model.max_seq_len, model.config.max_seq_len) == (length, trained)

@@ -16,6 +16,8 @@ from rocmforge.artifacts.errors import GgufError, UsageError
 from rocmforge.artifacts.layout import Layout
 from rocmforge.artifacts.manifest import Manifest
 from rocmforge.compiler import compile as compile_module
+from rocmforge.compiler import model as model_module
+from rocmforge.compiler import stages
 from rocmforge.compiler.build import CodeObject
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
@@ -80,7 +82,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
         return {"no kernel of ours": {}, first[arch]: {"arch": arch, "code": code.decode()}}
 
     monkeypatch.setattr(compile_module, "find_toolchain", find)
-    monkeypatch.setattr(compile_module, "build_variants", build)
+    monkeypatch.setattr(stages, "build_variants", build)
     monkeypatch.setattr(compile_module, "gpu_resources", resources)
     return given
 
@@ -213,7 +215,7 @@ def test_a_model_whose_logits_are_not_finite_leaves_nothing(tmp_path: Path, buil
 def test_the_longest_context_that_may_be_asked_for(
     asked: int, ok: bool, tmp_path: Path, built: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compile_module, "MOST_CONTEXT", 1000)
+    monkeypatch.setattr(model_module, "MOST_CONTEXT", 1000)
     if ok:
         assert compiled(tmp_path, Told(), Golden(), archs=("gfx1100",), max_context=asked)[0].options
         return

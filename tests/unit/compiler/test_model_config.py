@@ -12,7 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType as Quant
 
 from rocmforge.artifacts.errors import GgufError
-from rocmforge.compiler import model_config
+from rocmforge.compiler import read_config as read_config_module
 from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.gguf_file import GgufFile, TensorInfo, read_gguf
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
@@ -211,9 +211,9 @@ def test_what_a_file_may_leave_out(llama: GgufFile) -> None:
 
 
 def test_the_largest_vocabulary(llama: GgufFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_config, "MAX_VOCAB_SIZE", 320)
+    monkeypatch.setattr(read_config_module, "MAX_VOCAB_SIZE", 320)
     assert read_config(llama).vocab_size == 320
-    monkeypatch.setattr(model_config, "MAX_VOCAB_SIZE", 319)
+    monkeypatch.setattr(read_config_module, "MAX_VOCAB_SIZE", 319)
     assert refusal(llama) == "token_embd.weight: expected at most 319 rows, found 320"
 
 

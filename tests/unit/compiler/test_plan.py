@@ -193,7 +193,7 @@ def test_float_literals_read_back_to_the_same_float32(value: float) -> None:
 _SCRIPT = """
 from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.buffers import assign_buffers
-from rocmforge.tests.compiler import test_plan as t
+from rocmforge.tests.unit.compiler import test_plan as t
 whole = build_graph(t.BASE, t.make_weights(t.BASE))
 print(t.plan_of(t.CONFIGS["qwen3"], t.TYPES["all-apart"]), assign_buffers(whole, t.HOST, t.Q8_BLOCK_BYTES))
 """

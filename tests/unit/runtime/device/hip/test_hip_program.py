@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.abi import HIP_ABI_VERSION
-from rocmforge.artifacts.arguments import Argument, KvHalf, KvRef, StepRef, TensorRef
+from rocmforge.artifacts.arguments import Argument, BufferRef, KvHalf, KvRef, StepRef, TensorRef
 from rocmforge.artifacts.bundle import Bundle, MappedWeights
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.layout import LaunchEntry
@@ -754,7 +754,7 @@ def test_code_of_another_abi(tmp_path: Path) -> None:
 
 
 def test_a_layout_for_the_host(tmp_path: Path) -> None:
-    layout = dataclasses.replace(LAYOUT, launches=(LaunchEntry("embedding", ()),))
+    layout = dataclasses.replace(LAYOUT, launches=(LaunchEntry("embedding", (BufferRef("logits"),)),))
     api = FakeHip()
     with hip_bundle(tmp_path, layout=layout) as bundle:
         assert "expected a grid" in refused(api, lambda: load(bundle, api))
