@@ -327,8 +327,7 @@ def test_a_step_is_in_memory_as_kernels_read_it(bundle: Bundle) -> None:
     program = load(bundle, api)
     seen = np.array([5, 7, 9], np.int32), np.array([1, 0, 2], np.int32)
     rows = [RowSampling(temperature=0.5, top_k=3, seed=2**64 - 1, counter=6), RowSampling(0.25, top_p=0.5, min_p=0.125)]
-    penalties = {"repetition_penalty": 1.5, "presence_penalty": 2.5, "frequency_penalty": 3.5}
-    rows[1] = dataclasses.replace(rows[1], **penalties)
+    rows[1] = dataclasses.replace(rows[1], repetition_penalty=1.5, presence_penalty=2.5, frequency_penalty=3.5)
     rows[1] = dataclasses.replace(rows[1], seen_tokens=seen[0], seen_counts=seen[1])
     sent = batch(9, 12, new=3, rows=rows)
     sampled = program.step(sent)
