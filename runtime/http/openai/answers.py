@@ -1,17 +1,16 @@
-"""What OpenAI's endpoints share: ids, usage, how a generation's end is said."""
+"""What OpenAI's endpoints share: ids and usage."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import TypedDict
 
 from ..core.schema import UNSET, Unset
 from ..core.service import ServedModel
 from .schema import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(TypedDict):
     """The fields that all parts of one answer share."""
 
     id: str
@@ -22,7 +21,12 @@ class Envelope:
 
 def new_envelope(prefix: str, request_id: int, model: ServedModel) -> Envelope:
     """Of a new answer."""
-    return Envelope(f"{prefix}-{request_id}", int(time.time()), model.name, model.fingerprint or UNSET)
+    return {
+        "id": f"{prefix}-{request_id}",
+        "created": int(time.time()),
+        "model": model.name,
+        "system_fingerprint": model.fingerprint or UNSET,
+    }
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Usage:

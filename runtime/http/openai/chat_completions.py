@@ -231,14 +231,11 @@ class _Encoder(Encoder[ChunkChoice]):
         yield DONE
 
     def fold(self, parts: Sequence[ChunkChoice]) -> ChatCompletion:
-        call, envelope, conditions = self._call, self._envelope, self._call.conversation.conditions
+        call, conditions = self._call, self._call.conversation.conditions
         num_top, scored = conditions.prompt_logprobs, conditions.logprobs is not None
         choices = [[part for part in parts if part.index == index] for index in range(call.count)]
         return ChatCompletion(
-            id=envelope.id,
-            created=envelope.created,
-            model=envelope.model,
-            system_fingerprint=envelope.system_fingerprint,
+            **self._envelope,
             choices=[_choice(index, chunks, scored) for index, chunks in enumerate(choices)],
             usage=self._usage(),
             prompt_logprobs=UNSET if num_top is None else prompt_logprobs(self._tokenizer, self._scores or (), num_top),
@@ -247,16 +244,7 @@ class _Encoder(Encoder[ChunkChoice]):
         )
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | Unset | None) -> ChatChunk:
-        envelope = self._envelope
-        return ChatChunk(
-            id=envelope.id,
-            created=envelope.created,
-            model=envelope.model,
-            system_fingerprint=envelope.system_fingerprint,
-            choices=choices,
-            usage=usage,
-            timings=self._timings(),
-        )
+        return ChatChunk(**self._envelope, choices=choices, usage=usage, timings=self._timings())
 
     def _usage(self) -> Usage:
         return usage_of(self._job.prompt_tokens, self._tokens, self._job.cached_tokens)

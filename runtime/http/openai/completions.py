@@ -233,15 +233,7 @@ class _Encoder(Encoder[CompletionChoice]):
         return usage_of(prompt_tokens, self._tokens, self._job.cached_tokens)
 
     def _document(self, choices: list[CompletionChoice], usage: Usage | Unset | None) -> Completion:
-        envelope = self._envelope
-        return Completion(
-            id=envelope.id,
-            created=envelope.created,
-            model=envelope.model,
-            system_fingerprint=envelope.system_fingerprint,
-            choices=choices,
-            usage=usage,
-        )
+        return Completion(**self._envelope, choices=choices, usage=usage)
 
 
 ROUTES = [
