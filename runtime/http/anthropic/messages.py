@@ -12,8 +12,8 @@ import falcon
 from ...engine.generation import TokenEvent
 from ...text.tool_calls import CallPiece, WholeCalls
 from ..core.answers import check_finish
+from ..core.chat_answer import AnswerPart, AnswerReader, join_parts
 from ..core.chat_job import start_chat
-from ..core.conversation import AnswerPart, AnswerReader, join_parts
 from ..core.encoding import named_sse
 from ..core.job import Job, look_of
 from ..core.resources import Resource, answer

@@ -6,7 +6,8 @@ import falcon
 
 from ...engine.generation import GenerationRequest
 from .admission import Admission
-from .conversation import AnswerReader, Conversation
+from .chat_answer import AnswerReader
+from .conversation import Conversation
 from .job import Job, look_of, start_job
 from .registry import Lease
 from .service import ChatPrompt

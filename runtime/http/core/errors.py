@@ -153,6 +153,7 @@ class Errors:
 
     def __init__(self, formats: Iterable[ErrorFormat]) -> None:
         """`formats` of all APIs, one of which has the prefix "": it has what is nobody's."""
+        # Those of single paths last: so the OpenAPI document has had their schemas.
         self.formats = sorted(formats, key=lambda one: bool(one.paths))
         self._by_path = {path: one for one in self.formats for path in one.paths}
         prefixes = ((prefix, one) for one in self.formats for prefix in one.prefixes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import falcon
@@ -14,12 +14,12 @@ from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish
 from ..core.conditions import Conditions
 from ..core.job import look_of, start_job
-from ..core.logprobs import LEAST, token_text
+from ..core.logprobs import finite, token_text
 from ..core.prompts import read_prompts
 from ..core.resources import Resource
 from ..core.routes import Operation, Route
 from ..core.sampling_schema import REPEAT_NAMES
-from ..core.schema import UNSET, Json, Unset
+from ..core.schema import UNSET, Json
 from ..core.service import Service, TokenizerApi
 from ..core.streaming import Encoder, respond
 from ..core.timings import timings_of
@@ -85,18 +85,19 @@ class _Answering:
     has_new_line: bool = False
 
     def chunk(self, event: TokenEvent) -> LlamaChunk:
-        """An event of a stream."""
+        """What an event adds."""
+        scores = [] if event.logprobs is None else [_probability(self.service.tokenizer, event.logprobs)]
         return LlamaChunk(
             index=self.index,
             content=event.text,
             tokens=[] if event.token is None else [event.token],
             tokens_predicted=self.clock.tokens,
             tokens_evaluated=len(self.prompt),
-            completion_probabilities=self._probabilities([event]),
+            completion_probabilities=scores or UNSET,
         )
 
     def end(self, last: TokenEvent) -> LlamaCompletion:
-        """The last event of a stream, without text.
+        """How it ended; of a whole answer the text is still to be filled in.
 
         Raises:
             As `check_finish`.
@@ -121,23 +122,19 @@ class _Answering:
             has_new_line=self.has_new_line,
         )
 
-    def _probabilities(self, events: Iterable[TokenEvent]) -> list[LlamaTokenProbability] | Unset:
-        tokenizer = self.service.tokenizer
-        return [_probability(tokenizer, event.logprobs) for event in events if event.logprobs is not None] or UNSET
-
 
 def _probability(tokenizer: TokenizerApi, entry: TokenLogprobs) -> LlamaTokenProbability:
     return LlamaTokenProbability(
         id=entry.token,
         token=token_text(tokenizer, entry.token),
         bytes=list(tokenizer.token_bytes(entry.token, skip_special=False)),
-        logprob=max(entry.logprob, LEAST),
+        logprob=finite(entry.logprob),
         top_logprobs=[
             LlamaToken(
                 id=token,
                 token=token_text(tokenizer, token),
                 bytes=list(tokenizer.token_bytes(token, skip_special=False)),
-                logprob=max(logprob, LEAST),
+                logprob=finite(logprob),
             )
             for token, logprob in entry.top
         ],

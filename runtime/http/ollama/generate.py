@@ -8,7 +8,7 @@ import falcon
 
 from ..core.access import Scope, demand
 from ..core.answer_clock import AnswerClock
-from ..core.conversation import AnswerReader
+from ..core.chat_answer import AnswerReader
 from ..core.job import look_of, start_job
 from ..core.registry import Lease, keep
 from ..core.resources import Resource, answer

@@ -12,7 +12,7 @@ from ...engine.logprobs import TokenLogprobs
 from ...text.tool_calls import ToolCall, WholeCalls
 from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish, new_call_id
-from ..core.conversation import AnswerPart, AnswerReader
+from ..core.chat_answer import AnswerPart, AnswerReader
 from ..core.encoding import ndjson
 from ..core.logprobs import chat_logprobs
 from ..core.model_card import rfc3339

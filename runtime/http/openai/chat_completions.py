@@ -14,10 +14,11 @@ from ...engine.logprobs import TokenLogprobs
 from ...text.tool_calls import CallPiece
 from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish, new_call_id
+from ..core.chat_answer import AnswerReader
 from ..core.chat_job import start_chat
 from ..core.conditions import read_conditions
 from ..core.continuation import check_continues
-from ..core.conversation import AnswerReader, Conversation, choose_tool, thinking_variables
+from ..core.conversation import Conversation, choose_tool, thinking_variables
 from ..core.encoding import sse
 from ..core.errors import UnsupportedError
 from ..core.job import Job

@@ -11,7 +11,8 @@ from typing import Any
 from ...text.text_tools import TextInput
 from ...text.tool_calls import CallPiece, ToolCall
 from ..core.answers import new_call_id
-from ..core.conversation import AnswerPart, Message
+from ..core.chat_answer import AnswerPart
+from ..core.conversation import Message
 from ..core.logprobs import chat_logprobs
 from ..core.service import TokenizerApi
 from .response_schema import Event

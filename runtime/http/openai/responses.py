@@ -16,10 +16,11 @@ from ....artifacts.errors import printable
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, TokenEvent
 from ..core.access import client_of
 from ..core.answers import check_finish
+from ..core.chat_answer import AnswerPart, AnswerReader
 from ..core.chat_job import start_chat
 from ..core.conditions import Conditions, constraint_of_format
-from ..core.conversation import AnswerPart, AnswerReader, thinking_variables
 from ..core.conversation import Conversation as Chat
+from ..core.conversation import thinking_variables
 from ..core.encoding import named_sse
 from ..core.errors import NotFoundError, UnsupportedError
 from ..core.job import Job

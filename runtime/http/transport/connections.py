@@ -1,4 +1,4 @@
-"""Connections of clients: how many, how slow they may be, and what of their bytes is refused before the application."""
+"""Connections of clients: how many, and how slow they may be."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ import os
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.channel import ClientDisconnected, HTTPChannel  # type: ignore[import-untyped]
-from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[import-untyped]
 from waitress.server import TcpWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: ignore[import-untyped]
-from waitress.utilities import BadRequest, RequestHeaderFieldsTooLarge  # type: ignore[import-untyped]
 
 from ....artifacts.errors import printable
 from ..core.errors import RETRY_AFTER_SECONDS, ClientGoneError, Errors
 from ..core.limits import HttpLimits
 from ..core.streaming import SEND_EVENTS
 from .origins import BOUND_TO
+from .parser import Parser
 from .stream_writer import StreamWriter
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ REFUSAL_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 WARNING_SECONDS = 10.0
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-ONCE = (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization")
 
 
 # Python's own `send` lets go of the interpreter's lock, and to take it back is worth more than what is sent here: each
@@ -53,54 +51,6 @@ _send: Final = ctypes.PyDLL(None).send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _send.restype = ctypes.c_ssize_t
 _AT_ONCE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-
-
-class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Reads a request, and refuses what two servers in a row could read in two ways."""
-
-    path = ""
-
-    def received(self, data: bytes) -> int:
-        """Take bytes; return how many belong to this request."""
-        before = self.header_plus
-        try:
-            consumed = int(super().received(data))
-        except ValueError:  # a Content-Length of too many digits, or half an IPv6 address
-            self.error = BadRequest("malformed request")
-            self.completed = self.headers_finished = True
-            return len(data)
-        if isinstance(self.error, RequestHeaderFieldsTooLarge):
-            self.path = _path_of(before + data)  # for the shape of the error
-        return consumed
-
-    def parse_header(self, header_plus: bytes) -> None:
-        """Parse request line and header.
-
-        Raises:
-            ParsingError: they are malformed, or ambiguous.
-        """
-        lines = header_plus.split(b"\r\n")
-        self.path = _path_of(lines[0])
-        names = Counter(line.partition(b":")[0].lower() for line in lines[1:])
-        for name in ONCE:
-            if names[name] > 1:
-                raise ParsingError(f"more than one {name.decode()}")
-        if names[b"transfer-encoding"] and names[b"content-length"]:
-            raise ParsingError("both transfer-encoding and content-length")
-        if any(line.startswith((b" ", b"\t")) for line in lines[1:]):
-            raise ParsingError("a folded header line")
-        super().parse_header(header_plus)
-        if self.version not in {"1.0", "1.1"}:
-            raise ParsingError("expected HTTP/1.0 or HTTP/1.1")
-        if self.version == "1.1" and not names[b"host"]:
-            raise ParsingError("no host")
-        if self.version == "1.0" and names[b"transfer-encoding"]:
-            raise ParsingError("transfer-encoding in HTTP/1.0")
-
-
-def _path_of(head: bytes) -> str:
-    words = head[:200].split(b" ", 2)
-    return words[1].decode("latin-1").partition("?")[0] if len(words) > 1 else ""
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]

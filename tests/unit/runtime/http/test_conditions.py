@@ -9,6 +9,7 @@ import pytest
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.engine.generation import Failure, SamplingParams, TokenEvent
+from rocmforge.runtime.http.core.chat_answer import AnswerReader, join_parts
 from rocmforge.runtime.http.core.conditions import (
     MAX_BIASES,
     Conditions,
@@ -18,12 +19,10 @@ from rocmforge.runtime.http.core.conditions import (
     read_seed,
 )
 from rocmforge.runtime.http.core.conversation import (
-    AnswerReader,
     Conversation,
     TextTool,
     call_schema,
     choose_tool,
-    join_parts,
     spell_out_tools,
     thinking_variables,
 )

@@ -7,7 +7,8 @@ import errno
 import pytest
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 
-from rocmforge.runtime.http.transport.connections import EXHAUSTED, Parser
+from rocmforge.runtime.http.transport.connections import EXHAUSTED
+from rocmforge.runtime.http.transport.parser import Parser
 
 HOST = b"Host: a\r\n"
 
