@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -30,6 +31,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("nightly"):
                 item.add_marker(pytest.mark.skip(reason="only tools/nightly runs it"))
+
+
+@pytest.fixture
+def loggers_restored() -> Iterator[None]:
+    """The loggers, after what a command makes of them, as they were."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    known = {name: one.level for name, one in root.manager.loggerDict.items() if isinstance(one, logging.Logger)}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, one in root.manager.loggerDict.items():
+        if isinstance(one, logging.Logger):
+            one.setLevel(known.get(name, logging.NOTSET))
 
 
 @pytest.fixture(scope="session")

@@ -124,6 +124,14 @@ def test_every_test_file_is_run() -> None:
     assert {path for path in found if not path.startswith(tuple(listed))} == set()
 
 
+def test_no_test_imports_from_a_file_of_tests() -> None:
+    """What several need is in `support`, `oracles` or a harness, where a reader looks for it."""
+    found = {path: set(imported(path)) for path in modules_of("tests")}
+    assert sum(map(len, found.values())) > len(found)
+    files = {path: [name for name in names if "/test_" in name and file_of(name)] for path, names in found.items()}
+    assert {path.relative_to(ROOT).as_posix(): names for path, names in files.items() if names} == {}
+
+
 def test_what_the_design_names_is_there() -> None:
     """Each file of the two walks of docs/design.md, and each function and class beside its name."""
     text = (ROOT / "docs/design.md").read_text()

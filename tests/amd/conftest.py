@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import subprocess
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,70 +15,11 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.tests.support.process import environment
-from rocmforge.tools.bench.server_process import ServerProcess, free_port
-from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime, launch
-from rocmforge.tools.debian.root import Root
+from rocmforge.tests.amd.runtime import FIGURES, Compiled, Runtime
+from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime
 from rocmforge.tools.generate.fixtures import write_model
 
-SECONDS = 300.0  # after which a program is taken to hang
 ALWAYS = "trixie"  # Debian's stable suite: what must always be had where Debian is
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """AMD's libraries of one suite."""
-
-    suite: str
-    root: Root
-
-    def popen(self, gpus: str, *command: object, **changes: str) -> tuple[list[str], dict[str, str]]:
-        """Command line and environment of a program on these libraries."""
-        started = launch(self.root, gpus.split(","), [str(part) for part in command])
-        added = {name: value for name, value in started.environment.items() if os.environ.get(name) != value}
-        return list(started.command), environment() | added | {"ROCMFORGE_KFD_LOG": str(FIGURES.log)} | changes
-
-    def run(
-        self, gpus: str, *command: object, seconds: float = SECONDS, **changes: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end."""
-        words, variables = self.popen(gpus, *command, **changes)
-        return subprocess.run(
-            words, env=variables, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL, check=False
-        )
-
-    @contextlib.contextmanager
-    def serving(self, gpus: str, *arguments: object, **changes: str) -> Iterator[ServerProcess]:
-        """`rfc serve` on these libraries, for a while; it must end with 0 and without a traceback."""
-        port = free_port()
-        words, variables = self.popen(gpus, "rfc", "serve", *arguments, "--addr", f"127.0.0.1:{port}", **changes)
-        with ServerProcess(words, port, environment=variables) as server:
-            yield server
-            assert server.stop() == 0, server.log()[-3000:]
-            assert "Traceback" not in server.log(), server.log()[-3000:]
-
-
-class Figures:
-    """What ran in this session, for the end of pytest's report."""
-
-    def __init__(self) -> None:
-        self.versions: dict[str, str] = {}
-        self.calls: Counter[str] = Counter()
-        self.of_others: list[str] = []
-        self._folder = tempfile.TemporaryDirectory()
-        self.log = Path(self._folder.name, "kernels")  # the emulated driver writes a line for each
-
-    def lines(self) -> Iterator[str]:
-        """For people."""
-        yield from (f"{suite}: {versions}" for suite, versions in self.versions.items())
-        if self.log.exists():
-            rows = [line.rsplit(maxsplit=1)[-1] for line in self.log.read_text("utf-8").splitlines()]
-            yield f"{len(rows)} kernels dispatched, {sum(map(float, rows)):.1f} s in them"
-        if self.calls:
-            yield "HIP calls of the scenarios: " + ", ".join(f"{n} {name}" for name, n in self.calls.most_common())
-
-
-FIGURES = Figures()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -138,9 +73,6 @@ def sid() -> Runtime:
 def experimental() -> Runtime:
     """HIP 7.2.4, or what experimental has become."""
     return runtime_of("experimental")
-
-
-Compiled = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

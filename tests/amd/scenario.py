@@ -25,9 +25,9 @@ from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
-from rocmforge.tests.component.runtime.device.hip.test_emulated_gpu import greedy
-from rocmforge.tests.component.runtime.device.test_host_program import run
+from rocmforge.tests.support.emulated_programs import greedy
 from rocmforge.tests.support.engine_harness import ended, serving
+from rocmforge.tests.support.programs import run
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 JSON = ConstraintSpec(

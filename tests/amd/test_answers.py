@@ -13,7 +13,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.tests.amd.calls import CASES
-from rocmforge.tests.amd.conftest import SECONDS, Runtime
+from rocmforge.tests.amd.runtime import SECONDS, Runtime
 from rocmforge.tests.support.process import environment
 
 CALLS = ("-m", "rocmforge.tests.amd.calls")

@@ -7,8 +7,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from rocmforge.tests.amd.conftest import Runtime
 from rocmforge.tests.amd.driver_cases import SOURCE
+from rocmforge.tests.amd.runtime import Runtime
 from rocmforge.tests.emulator.gpu_build import build
 
 ABORTED = -6  # by SIGABRT, as AMD's runtime ends a process whose GPU is lost

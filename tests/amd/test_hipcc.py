@@ -13,9 +13,9 @@ from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import ToolchainError
 from rocmforge.compiler.hip_toolchain import HipToolchain, find_hipcc
 from rocmforge.compiler.target import TARGETS
-from rocmforge.tests.amd.conftest import FIGURES, Compiled
-from rocmforge.tests.component.runtime.device.hip.test_emulated_gpu import load
-from rocmforge.tests.component.runtime.device.test_host_program import run
+from rocmforge.tests.amd.runtime import FIGURES, Compiled
+from rocmforge.tests.support.emulated_programs import load
+from rocmforge.tests.support.programs import run
 from rocmforge.tools.debian.hipcc import fetch_hipcc
 
 # Its clang, 21.1.8, dies of a segmentation fault; the pinned one, 22.1, builds it.

@@ -14,7 +14,7 @@ import pytest
 
 from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
-from rocmforge.tests.amd.conftest import FIGURES, SECONDS, Compiled, Runtime
+from rocmforge.tests.amd.runtime import FIGURES, SECONDS, Compiled, Runtime
 from rocmforge.tests.support.process import environment, rfc
 
 SCENARIO = ("-m", "rocmforge.tests.amd.scenario")

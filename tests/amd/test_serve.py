@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rocmforge.tests.amd.conftest import Compiled, Runtime
+from rocmforge.tests.amd.runtime import Compiled, Runtime
 from rocmforge.tests.support.process import environment
 from rocmforge.tools.bench.http_load import Address, call
 from rocmforge.tools.bench.load_test import COMPLETE, Result, fixed_fates, run_load, seconds_until_free

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from rocmforge.tests.amd.conftest import Runtime
+from rocmforge.tests.amd.runtime import Runtime
 from rocmforge.tests.support import faulty_worker
 from rocmforge.tests.support.process import PATIENCE_SECONDS
 from rocmforge.tools.bench.server_process import ServerProcess, children_of, free_port

@@ -16,7 +16,7 @@ from rocmforge.tests.clients.forcing_proxy import ForcingProxy, forcing
 from rocmforge.tests.clients.programs import node_program, offline
 from rocmforge.tests.clients.scripted import MODEL as SCRIPTED
 from rocmforge.tests.clients.scripted import call_of, scripted
-from rocmforge.tests.e2e.test_api_docs import DOCS, PRINTED_URL
+from rocmforge.tests.support.doc_examples import DOCS, PRINTED_URL
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, rfc, serving
 
 RUN_SECONDS = 20 * PATIENCE_SECONDS  # two prefills of some 10,000 tokens, on busy cores

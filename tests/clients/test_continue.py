@@ -14,7 +14,7 @@ from rocmforge.tests.clients import common
 from rocmforge.tests.clients.forcing_proxy import forcing
 from rocmforge.tests.clients.programs import NODE, node_program, offline
 from rocmforge.tests.clients.scripted import MODEL, call_of, scripted
-from rocmforge.tests.e2e.test_api_docs import DOCS, PRINTED_URL
+from rocmforge.tests.support.doc_examples import DOCS, PRINTED_URL
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 SAID = ["The", " note", " is", " written", "."]

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from rocmforge.tests.e2e.test_page import COLOURS, luminance
-from rocmforge.tests.support.browser import Watched, chromium, watched
+from rocmforge.tests.support.browser import COLOURS, Watched, chromium, luminance, watched
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, serving
 
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.tests.e2e.test_api_docs import DOCS, PRINTED_URL, check_answer, read_examples, run_example
+from rocmforge.tests.support.doc_examples import DOCS, PRINTED_URL, check_answer, read_examples, run_example
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, environment, serving
 
 PAGES = DOCS / "integrations"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect
 
-from rocmforge.tests.support.browser import Watched, chromium, watched
+from rocmforge.tests.support.browser import COLOURS, Watched, chromium, luminance, watched
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, wait_until
 
 CHAT = "**/v1/chat/completions"
@@ -341,38 +341,6 @@ NAMED_ROLES = {
     ],
     "DisclosureTriangle",
 }
-
-# Every visible text with the colour of its letters and of what is behind it, and every input with its border.
-COLOURS = """() => {
-  const found = [];
-  const behind = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (colour !== "rgba(0, 0, 0, 0)") return colour;
-    }
-    return null;
-  };
-  for (const e of document.body.querySelectorAll("*")) {
-    if (e.disabled || !e.checkVisibility()) continue;
-    const style = getComputedStyle(e);
-    const own = [...e.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (own && e.tagName !== "NOSCRIPT") found.push([4.5, e.outerHTML.slice(0, 60), style.color, behind(e)]);
-    if (e.matches("input, textarea, select")) {
-      found.push([3, e.id, style.borderTopColor, behind(e.parentElement)]);
-      if (e.placeholder) found.push([4.5, e.id, getComputedStyle(e, "::placeholder").color, behind(e)]);
-    }
-  }
-  return found;
-}"""
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of an opaque colour. Source: WCAG 2.2."""
-    match = re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour)
-    assert match, colour
-    channels = [int(value) / 255 for value in match.groups()]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

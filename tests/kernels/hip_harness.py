@@ -13,12 +13,21 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge.artifacts.layout import GridEntry
+from rocmforge.artifacts.layout import GridEntry, KvLayout, LaunchEntry
+from rocmforge.compiler.architectures import build_graph
+from rocmforge.compiler.buffers import assign_buffers
 from rocmforge.compiler.build import build_variants, find_toolchain
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.plan import KernelSpec
+from rocmforge.compiler.graph import Graph, Node, Value, Weight
+from rocmforge.compiler.lower import make_plan
+from rocmforge.compiler.lower_hip import Q8_BLOCK_BYTES, HipPlanner
+from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.operations import OPERATIONS
+from rocmforge.compiler.passes import run_passes
+from rocmforge.compiler.plan import KernelSpec, Plan
 from rocmforge.compiler.render import render_kernel
 from rocmforge.compiler.target import TARGETS
+from rocmforge.compiler.tuning import DEFAULT_TUNING, Tuning
 from rocmforge.runtime.device.batch import RowSampling
 from rocmforge.runtime.device.hip.api import HOST_MALLOC_COHERENT
 from rocmforge.tests.kernels.kernel_harness import Array, Float32, Float64, Step, quantize_rows
@@ -194,3 +203,82 @@ class Gpu:
     def counters(self, kernel: KernelSpec) -> KernelCounters:
         """What a kernel has cost so far."""
         return self.api.counters()[kernel.symbol]
+
+
+CONFIG = ModelConfig(
+    architecture="llama",
+    name="",
+    hidden_size=64,
+    intermediate_size=64,
+    num_layers=1,
+    num_heads=3,
+    num_kv_heads=1,
+    head_dim=32,
+    vocab_size=64,
+    max_seq_len=304,
+    rope_theta=1e4,
+    rms_norm_eps=1e-6,
+    rope_style="interleaved",
+    rope_dim=32,
+    rope_scaling=RopeScaling(),
+    qkv_bias=False,
+    qk_norm=False,
+    tie_word_embeddings=True,
+)
+
+
+Launches = tuple[tuple[KernelSpec, GridEntry], ...]
+
+
+def lower(
+    arch: str,
+    node: Node,
+    values: Sequence[Value],
+    weights: Sequence[Weight],
+    config: ModelConfig,
+    kv_dtype: str = "f16",
+    tuning: Tuning = DEFAULT_TUNING,
+) -> Launches:
+    """What one node becomes: its kernels and their grids, in order."""
+    table = {weight.name: weight for weight in (*weights, Weight("source", (64, 64), "F32"))}
+    sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(node.inputs))
+    graph = Graph((*sources, node), {value.name: value for value in values}, table)
+    buffers = assign_buffers(graph, TARGETS[arch], Q8_BLOCK_BYTES)
+    kv = KvLayout(1, config.num_kv_heads, config.head_dim, 16, kv_dtype)
+    planner = HipPlanner(graph, TARGETS[arch], buffers, kv, config.max_seq_len, tuning)
+    OPERATIONS[node.op].hip(planner, node)
+    return tuple((planner.kernels[launch.kernel], grid_of(launch)) for launch in planner.launches)
+
+
+def grid_of(launch: LaunchEntry) -> GridEntry:
+    assert launch.grid is not None
+    return launch.grid
+
+
+def fitting(launches: Launches, count: int) -> Launches:
+    """Those that the runtime launches for so many rows."""
+    return tuple((kernel, grid) for kernel, grid in launches if grid.at_least <= count <= grid.at_most)
+
+
+def plan(kind: str, arch: str = "gfx1100") -> Plan:
+    """Of a model of one layer whose weights are of that type, but for a float matrix behind SwiGLU."""
+    width, inner = CONFIG.num_heads * CONFIG.head_dim, 64
+    shapes = {
+        "attention_q": (width, 64),
+        "attention_k": (32, 64),
+        "attention_v": (32, 64),
+        "attention_output": (64, width),
+        "ffn_gate": (inner, 64),
+        "ffn_up": (inner, 64),
+    }
+    weights = {
+        "rope_table": Weight("rope_table", (CONFIG.max_seq_len, CONFIG.rope_dim), "F32"),
+        "token_embedding": Weight("token_embedding", (64, 64), kind),
+        "output_norm": Weight("output_norm", (64,), "F32"),
+        "layers.0.attention_norm": Weight("layers.0.attention_norm", (64,), "F32"),
+        "layers.0.ffn_norm": Weight("layers.0.ffn_norm", (64,), "F32"),
+        "layers.0.ffn_down": Weight("layers.0.ffn_down", (64, inner), "F16"),
+        **{f"layers.0.{name}": Weight(f"layers.0.{name}", shape, kind) for name, shape in shapes.items()},
+    }
+    graph = run_passes(build_graph(CONFIG, weights))
+    return make_plan(graph, TARGETS[arch], CONFIG.max_seq_len)

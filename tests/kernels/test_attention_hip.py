@@ -12,10 +12,9 @@ from rocmforge.artifacts.layout import KV_DTYPES, kv_head_bytes
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Node, Value
 from rocmforge.compiler.ops.attention import SPLIT_TOKENS
-from rocmforge.tests.kernels.hip_harness import ARCHES, Q8_BLOCK, Gpu, q8_rows
+from rocmforge.tests.kernels.hip_harness import ARCHES, CONFIG, Q8_BLOCK, Gpu, Launches, fitting, lower, q8_rows
 from rocmforge.tests.kernels.kernel_harness import Array, Step
-from rocmforge.tests.kernels.test_kernels_hip import CONFIG, Launches, fitting, lower
-from rocmforge.tests.kernels.test_kernels_host import attend, context
+from rocmforge.tests.oracles.kernels import attend, context
 
 Shape = tuple[int, int, int, str]
 

@@ -6,24 +6,29 @@ a GPU cuts a row into slices, so that its terms go through no more additions tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from rocmforge.artifacts.layout import GridEntry, KvLayout, LaunchEntry, kv_head_bytes
-from rocmforge.compiler.buffers import assign_buffers
+from rocmforge.artifacts.layout import kv_head_bytes
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.graph import Graph, Node, Value, Weight
-from rocmforge.compiler.lower_hip import Q8_BLOCK_BYTES, HipPlanner
-from rocmforge.compiler.model_config import ModelConfig, RopeScaling
-from rocmforge.compiler.operations import OPERATIONS
+from rocmforge.compiler.graph import Node, Value, Weight
 from rocmforge.compiler.packing_lanes import interleave_lane_pairs, pack_lanes
-from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import DEFAULT_TUNING, Tuning
-from rocmforge.tests.kernels.hip_harness import ARCHES, Q8_BLOCK, Gpu, q8_rows, q8_values
+from rocmforge.tests.kernels.hip_harness import (
+    ARCHES,
+    CONFIG,
+    Q8_BLOCK,
+    Gpu,
+    Launches,
+    fitting,
+    lower,
+    q8_rows,
+    q8_values,
+)
 from rocmforge.tests.kernels.kernel_harness import (
     FLOAT_TYPES,
     ROUNDING,
@@ -37,66 +42,9 @@ from rocmforge.tests.kernels.kernel_harness import (
     page_masks,
     random_rows,
 )
-from rocmforge.tests.kernels.test_kernels_host import (
-    HARD_TO_ROUND,
-    SILU_TOLERANCE,
-    matmul_tolerance,
-    silu,
-    weights_as_float64,
-)
+from rocmforge.tests.oracles.kernels import HARD_TO_ROUND, SILU_TOLERANCE, matmul_tolerance, silu, weights_as_float64
 
 K_TYPES = ("Q4_K", "Q5_K", "Q6_K")
-CONFIG = ModelConfig(
-    architecture="llama",
-    name="",
-    hidden_size=64,
-    intermediate_size=64,
-    num_layers=1,
-    num_heads=3,
-    num_kv_heads=1,
-    head_dim=32,
-    vocab_size=64,
-    max_seq_len=304,
-    rope_theta=1e4,
-    rms_norm_eps=1e-6,
-    rope_style="interleaved",
-    rope_dim=32,
-    rope_scaling=RopeScaling(),
-    qkv_bias=False,
-    qk_norm=False,
-    tie_word_embeddings=True,
-)
-Launches = tuple[tuple[KernelSpec, GridEntry], ...]
-
-
-def lower(
-    arch: str,
-    node: Node,
-    values: Sequence[Value],
-    weights: Sequence[Weight],
-    config: ModelConfig,
-    kv_dtype: str = "f16",
-    tuning: Tuning = DEFAULT_TUNING,
-) -> Launches:
-    """What one node becomes: its kernels and their grids, in order."""
-    table = {weight.name: weight for weight in (*weights, Weight("source", (64, 64), "F32"))}
-    sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(node.inputs))
-    graph = Graph((*sources, node), {value.name: value for value in values}, table)
-    buffers = assign_buffers(graph, TARGETS[arch], Q8_BLOCK_BYTES)
-    kv = KvLayout(1, config.num_kv_heads, config.head_dim, 16, kv_dtype)
-    planner = HipPlanner(graph, TARGETS[arch], buffers, kv, config.max_seq_len, tuning)
-    OPERATIONS[node.op].hip(planner, node)
-    return tuple((planner.kernels[launch.kernel], grid_of(launch)) for launch in planner.launches)
-
-
-def grid_of(launch: LaunchEntry) -> GridEntry:
-    assert launch.grid is not None
-    return launch.grid
-
-
-def fitting(launches: Launches, count: int) -> Launches:
-    """Those that the runtime launches for so many rows."""
-    return tuple((kernel, grid) for kernel, grid in launches if grid.at_least <= count <= grid.at_most)
 
 
 @dataclass(frozen=True, slots=True)

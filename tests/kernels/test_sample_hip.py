@@ -12,17 +12,9 @@ import pytest
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Node, Value
 from rocmforge.runtime.device.batch import RowSampling
-from rocmforge.tests.kernels.hip_harness import ARCHES, Gpu
+from rocmforge.tests.kernels.hip_harness import ARCHES, CONFIG, Gpu, lower
 from rocmforge.tests.kernels.kernel_harness import Step
-from rocmforge.tests.kernels.test_kernels_hip import CONFIG, lower
-from rocmforge.tests.kernels.test_sampling import (
-    VOCAB,
-    acceptable,
-    adjusted_rows,
-    mask_of,
-    random_sampling,
-    uniform,
-)
+from rocmforge.tests.oracles.sampling import VOCAB, acceptable, adjusted_rows, mask_of, random_sampling, uniform
 
 Logits = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint32]

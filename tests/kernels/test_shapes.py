@@ -18,10 +18,10 @@ from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.golden import compare_golden
-from rocmforge.runtime.device.host import choose_variant, load_host_program
+from rocmforge.runtime.device.host import choose_variant
 from rocmforge.tests.oracles.reference import ReferenceModel
+from rocmforge.tests.support.programs import logits
 from rocmforge.tools.generate.fixtures import write_model
 
 # What the cases do not say; two layers.
@@ -79,27 +79,6 @@ def compiled(folder: Path, cache: BuildCache, **shape: Any) -> tuple[ReferenceMo
 def prompt(bundle: Bundle) -> list[int]:
     count = min(40, bundle.layout.max_seq_len)
     return [int(token) for token in np.random.default_rng(5).integers(0, 259, count)]
-
-
-def logits(bundle: Bundle, ids: list[int], level: str | None = None) -> np.ndarray:
-    """float32[T, vocab_size] of a prompt, its last token in a step of its own."""
-    program = load_host_program(bundle, num_blocks=8, threads=2, level=level)
-    parts = []
-    for first, last in ((0, len(ids) - 1), (len(ids) - 1, len(ids))):
-        count = last - first
-        program.step(
-            Batch(
-                token_ids=np.array(ids[first:last], np.int32),
-                positions=np.arange(first, last, dtype=np.int32),
-                rows=np.zeros(count, np.int32),
-                block_table=np.arange(8, dtype=np.int32)[None, ::-1].copy(),
-                logits_rows=np.arange(count, dtype=np.int32),
-                sampling=[RowSampling()] * count,
-            )
-        )
-        parts.append(program.logits(count))
-    program.close()
-    return np.concatenate(parts)
 
 
 def relative_tolerance(shape: dict[str, Any]) -> float:

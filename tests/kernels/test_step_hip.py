@@ -13,9 +13,8 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.runtime.device.batch import RowSampling
 from rocmforge.runtime.device.hip.step import STEP
-from rocmforge.tests.kernels.hip_harness import ARCHES, STEP_NUMBER, Gpu
+from rocmforge.tests.kernels.hip_harness import ARCHES, STEP_NUMBER, Gpu, plan
 from rocmforge.tests.kernels.kernel_harness import Step
-from rocmforge.tests.unit.compiler.test_templates_hip import plan
 from rocmforge.tools.emulator.code_object import CodeObject, Kernel, parse
 from rocmforge.tools.emulator.decode import Decoder, Instruction, bits
 from rocmforge.tools.emulator.families import family, family_name

@@ -20,8 +20,10 @@ from rocmforge.runtime.device.batch import Batch, DeviceFacts, Int32, Program
 from rocmforge.runtime.device.host import HostProgram, choose_variant
 from rocmforge.runtime.engine.engine import Engine
 from rocmforge.runtime.engine.generation import Generation, GenerationRequest, GenerationState, SamplingParams
+from rocmforge.runtime.engine.logprobs import TokenLogprobs
+from rocmforge.runtime.engine.sequence import ActiveSequence
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
+from rocmforge.tests.support.tokenizers import TINY
 
 SECONDS = 60.0  # after which a test gives up; nothing here takes one
 CONTEXT = 256
@@ -218,3 +220,50 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+Scores = tuple[TokenLogprobs, ...]
+
+
+def scores_of(generation: Generation) -> tuple[GenerationState, Scores]:
+    """What a request comes to; the scores are there with its first event alone."""
+    events = []
+    for event in generation.events(SECONDS):
+        assert event is not None
+        events.append(event)
+    assert not any(event.prompt_logprobs for event in events[1:])
+    return generation.state(), events[0].prompt_logprobs
+
+
+def random_ids(tokenizer: Tokenizer, count: int, seed: int = 1) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(3, tokenizer.config.vocab_size, count).tolist())
+
+
+class CountingProgram(HostProgram):
+    """Counts steps, and holds each to what a device takes: so many tokens, so many rows of logits."""
+
+    steps = 0
+
+    def step(self, batch: Batch) -> Int32:
+        assert len(batch.token_ids) <= self.layout.max_batch_tokens
+        assert len(batch.logits_rows) == len(batch.sampling) <= self.layout.max_sequences
+        self.steps += 1
+        return super().step(batch)
+
+
+def counting(program: HostProgram) -> CountingProgram:
+    program.__class__ = CountingProgram
+    assert isinstance(program, CountingProgram)
+    return program
+
+
+def ids_of(data: bytes | str) -> list[int]:
+    """One token a byte."""
+    return [2 + byte for byte in (data.encode() if isinstance(data, str) else data)]
+
+
+def make_sequence(
+    prompt: str = "p", max_tokens: int = 100, stop: tuple[str, ...] = (), **sampling: Any
+) -> ActiveSequence:
+    request = GenerationRequest(tuple(ids_of(prompt)), max_tokens, SamplingParams(**sampling), stop)
+    return ActiveSequence(1, request, 77, TINY)

@@ -15,8 +15,11 @@ from rocmforge.artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayo
 from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest import TargetEntry
 from rocmforge.artifacts.writer import BundleWriter
-from rocmforge.tests.support.fake_hip import code_object
-from rocmforge.tests.unit.artifacts.test_manifest import MANIFEST
+from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.memory import KvSize
+from rocmforge.tests.support.bundle import MANIFEST
+from rocmforge.tests.support.fake_hip import FakeHip, code_object
 
 MANY = (1 << 31) - 1
 EMBEDDING, NORM, TABLE = (48, 64), (64,), (128, 8)
@@ -93,3 +96,26 @@ def hip_bundle(
             writer.add_bytes(row.file, own if code is None else code)
         writer.finish(dataclasses.replace(MANIFEST, targets=rows, golden=golden, kernels=kernels, files={}))
     return open_bundle(folder / "model.rfb")
+
+
+BLOCKS = 20
+
+
+KV = KvSize(BLOCKS, 128)
+
+
+def load(bundle: Bundle, api: FakeHip, kv: KvSize = KV) -> HipProgram:
+    return load_hip_program(bundle, api, kv, nodes=None)
+
+
+def batch(*contexts: int, new: int = 1, rows: list[RowSampling] | None = None) -> Batch:
+    """A sequence for each context; its last `new` tokens are computed, the very last has a row of logits."""
+    count = len(contexts)
+    return Batch(
+        token_ids=np.arange(100, 100 + count * new, dtype=np.int32),
+        positions=np.concatenate([np.arange(c - new, c, dtype=np.int32) for c in contexts]),
+        rows=np.repeat(np.arange(count, dtype=np.int32), new),
+        block_table=np.zeros((count, 8), np.int32),
+        logits_rows=np.arange(new - 1, count * new, new, dtype=np.int32),
+        sampling=rows or [RowSampling()] * count,
+    )

@@ -24,7 +24,7 @@ from rocmforge.compiler.target import TARGETS, CodeVariant, Target
 from rocmforge.tests.kernels.kernel_harness import spec
 from rocmforge.tests.kernels.sources import WARNINGS, kernels_of, names_at_head, names_given, names_read
 from rocmforge.tests.oracles.graph_interpreter import make_weights
-from rocmforge.tests.unit.compiler.test_passes import CONFIGS, TYPES
+from rocmforge.tests.support.graphs import CONFIGS, TYPES
 
 HOST = TARGETS["host"]
 DATA = Path(__file__).parents[2] / "data"

@@ -28,7 +28,7 @@ from rocmforge.compiler.render import Source
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.host import choose_variant
 from rocmforge.tests.kernels.kernel_harness import LEVELS
-from rocmforge.tests.kernels.test_shapes import logits
+from rocmforge.tests.support.programs import logits
 from rocmforge.tools.generate.fixtures import write_model
 
 HOST = TARGETS["host"]

@@ -19,8 +19,8 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import Tuning, check_tuning, read_tuning
 from rocmforge.runtime.device.hip.program import KvSize, load_hip_program
-from rocmforge.tests.component.runtime.device.test_host_program import relative_tolerance, run
 from rocmforge.tests.oracles.reference import ReferenceModel
+from rocmforge.tests.support.programs import relative_tolerance, run
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.generate.fixtures import write_model
 from rocmforge.tools.generate.gpu_code import SHAPES, shape_graph

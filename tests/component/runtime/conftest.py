@@ -10,8 +10,8 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.component.runtime.device.test_host_program import compiled
 from rocmforge.tests.support.engine_harness import CONTEXT
+from rocmforge.tests.support.programs import compiled
 from rocmforge.tools.generate.fixtures import write_model
 
 

@@ -29,23 +29,7 @@ from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest import decode_manifest
 from rocmforge.artifacts.writer import BundleWriter
-from rocmforge.tests.unit.artifacts.test_layout import DATA as LAYOUT_DATA
-from rocmforge.tests.unit.artifacts.test_layout import LAYOUT
-from rocmforge.tests.unit.artifacts.test_manifest import MANIFEST
-
-WEIGHTS = bytes(range(256)) * 9
-
-
-def write_bundle(goal: Path, code: bytes = b"\x7fELF code") -> Path:
-    with BundleWriter(goal) as writer:
-        with writer.open_stream("weights.bin") as stream:
-            stream.write(memoryview(WEIGHTS))
-        writer.add_bytes("layout.msgpack", LAYOUT_DATA)
-        writer.add_bytes("code/host.so", code)
-        writer.add_bytes("src/embed.c", b"int x;\n")
-        writer.add_bytes("tokenizer.json", b"{}")
-        writer.finish(MANIFEST)
-    return goal
+from rocmforge.tests.support.bundle import LAYOUT, LAYOUT_DATA, MANIFEST, WEIGHTS, write_bundle
 
 
 @pytest.fixture

@@ -25,38 +25,16 @@ from rocmforge.artifacts.layout import (
     BufferEntry,
     FinalNorm,
     GridEntry,
-    KvLayout,
     LaunchEntry,
     Layout,
     TensorEntry,
     kv_head_bytes,
 )
 from rocmforge.artifacts.layout_file import decode_layout, encode_layout
+from rocmforge.tests.support.bundle import LAYOUT
 
 PATH = Path("model.rfb/layout.msgpack")
 
-LAYOUT = Layout(
-    tensors=(
-        TensorEntry("token_embd", "rows16_q8_0", (64, 32), 0, 2176),
-        TensorEntry("norm", "f32", (32,), 2176, 128),
-    ),
-    buffers=(BufferEntry("hidden", "float32", 32, 0), BufferEntry("scratch", "int8", 0, 10)),
-    launches=(
-        LaunchEntry("embed_q8_0", (TensorRef("token_embd"), BufferRef("hidden"), None)),
-        LaunchEntry(
-            "attention",
-            (BufferRef("hidden"), KvRef(1, "key"), KvRef(1, "value")),
-            GridEntry(128, 3, "tokens", 4, 256, 2, 8),
-        ),
-    ),
-    kv=KvLayout(num_layers=2, num_kv_heads=3, head_dim=64, block_size=16, dtype="f16"),
-    max_batch_tokens=8,
-    max_sequences=4,
-    vocab_size=64,
-    hidden_size=32,
-    max_seq_len=128,
-    final_norm=FinalNorm("hidden", "norm", 1e-5),
-)
 DATA = encode_layout(LAYOUT)
 
 

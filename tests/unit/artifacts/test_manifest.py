@@ -18,46 +18,15 @@ from rocmforge.artifacts.manifest import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
     FileEntry,
-    Manifest,
-    ModelIdentity,
-    TargetEntry,
     check_file_name,
     compute_digest,
     decode_manifest,
     encode_manifest,
     listed_files,
 )
+from rocmforge.tests.support.bundle import MANIFEST, SHA, TARGET
 
 PATH = Path("model.rfb/manifest.json")
-SHA = hashlib.sha256(b"").hexdigest()
-TARGET = TargetEntry(
-    "host",
-    "host",
-    "x86_64_v4",
-    "code/host.so",
-    "layout.msgpack",
-    "rf_step",
-    "clang",
-    "22.1",
-    ("-O3",),
-    1,
-    "bitwise",
-    0.0,
-)
-MANIFEST = Manifest(
-    model=ModelIdentity("Tiny", "llama", SHA, 1000, "Q8_0", 128, {"general.license": "mit", "x": 1.5}),
-    targets=(TARGET,),
-    tokenizer={"kind": "bpe", "bos": 1, "stop": [1, 2]},
-    memory={"host": {"weights": 2304}},
-    kernels=({"symbol": "embed", "bytes": 4},),
-    golden=({"prompt": [1, 2], "logits": [0.5, -1.25]},),
-    generator="0.1.0",
-    options={"arch": ["host"]},
-    files={
-        name: FileEntry(0, SHA)
-        for name in ("layout.msgpack", "weights.bin", "code/host.so", "src/embed.c", "tokenizer.json")
-    },
-)
 DATA = encode_manifest(MANIFEST)
 READS = f"{FORMAT_MAJOR}.0 to {FORMAT_MAJOR}.{FORMAT_MINOR}"
 OTHER_DIGEST = "bundle_digest: expected the digest of the manifest itself, found another"

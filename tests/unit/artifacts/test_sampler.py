@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,9 @@ from rocmforge.artifacts.arguments import parse_argument
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.layout import BufferEntry, LaunchEntry, Sampler
 from rocmforge.artifacts.layout_file import decode_layout, encode_layout
+from rocmforge.tests.support.bundle import LAYOUT, LAYOUT_DATA
 
-from .test_layout import DATA, LAYOUT, PATH
+PATH = Path("model.rfb/layout.msgpack")
 
 
 @pytest.mark.parametrize("text", ["tensor:", "buffer:", "tensors:x", "kv:1", "kv:1000000:key", "kv:0:keys", "no"])
@@ -29,7 +31,7 @@ SAMPLED = dataclasses.replace(
 def test_the_sampler_is_kept_and_before_format_1_3_it_is_the_last_launch() -> None:
     assert decode_layout(PATH, encode_layout(SAMPLED), 2304) == SAMPLED
     assert SAMPLED.find_sampler() == Sampler(1, "logits")
-    assert decode_layout(PATH, DATA, 2304).find_sampler() == Sampler(1, "hidden")
+    assert decode_layout(PATH, LAYOUT_DATA, 2304).find_sampler() == Sampler(1, "hidden")
     for launches in ((), LAYOUT.launches[:1], (LaunchEntry("a", ()),)):
         with pytest.raises(DeviceError, match="expected a last launch that reads logits, found none"):
             dataclasses.replace(LAYOUT, launches=launches).find_sampler()

@@ -23,9 +23,7 @@ from rocmforge.artifacts.bundle import open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError, RocmforgeError, UsageError
 from rocmforge.artifacts.manifest import FileEntry
 from rocmforge.artifacts.writer import BundleWriter
-from rocmforge.tests.unit.artifacts.test_bundle import WEIGHTS, write_bundle
-from rocmforge.tests.unit.artifacts.test_layout import DATA as LAYOUT_DATA
-from rocmforge.tests.unit.artifacts.test_manifest import MANIFEST
+from rocmforge.tests.support.bundle import LAYOUT_DATA, MANIFEST, WEIGHTS, write_bundle
 
 
 def child(goal: Path, limit: int, swap: bool, code: bytes) -> int:

@@ -14,7 +14,7 @@ from rocmforge.compiler import bundle_cache
 from rocmforge.compiler.bundle_cache import cached_bundle
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.tuning import Tuning
-from rocmforge.tests.unit.artifacts.test_bundle import write_bundle
+from rocmforge.tests.support.bundle import write_bundle
 
 
 class Compiles:

@@ -22,8 +22,8 @@ from rocmforge.compiler.golden import (
     golden_records,
 )
 from rocmforge.compiler.tokenizer import TokenizerArtifact, build_tokenizer
-from rocmforge.tests.unit.artifacts.test_layout import LAYOUT
-from rocmforge.tests.unit.compiler.test_tokenizer import tiny
+from rocmforge.tests.support.bundle import LAYOUT
+from rocmforge.tests.support.tokenizers import tiny
 
 WEIGHTS = Path("weights.bin")
 OTHER: dict[str, Any] = {

@@ -20,7 +20,7 @@ from rocmforge.compiler.plan import Plan
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import Tuning
 from rocmforge.tests.oracles.graph_interpreter import BASE, make_weights
-from rocmforge.tests.unit.compiler.test_passes import CONFIGS, TYPES
+from rocmforge.tests.support.graphs import CONFIGS, TYPES
 from rocmforge.tools.generate.gpu_code import SHAPES, shape_graph
 
 DATA = Path(__file__).parents[2] / "data"

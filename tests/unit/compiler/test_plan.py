@@ -25,7 +25,7 @@ from rocmforge.compiler.plan import KernelSpec, Plan, float_literal
 from rocmforge.compiler.target import TARGETS, Target
 from rocmforge.tests.kernels.kernel_harness import Q8_BLOCK
 from rocmforge.tests.oracles.graph_interpreter import BASE, Interpreter, make_weights, random_values
-from rocmforge.tests.unit.compiler.test_passes import CONFIGS, TYPES
+from rocmforge.tests.support.graphs import CONFIGS, TYPES
 
 HOST = TARGETS["host"]
 

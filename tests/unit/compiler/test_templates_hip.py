@@ -7,40 +7,10 @@ import re
 import pytest
 
 from rocmforge.artifacts.arguments import Argument
-from rocmforge.compiler.architectures import build_graph
-from rocmforge.compiler.graph import Weight
-from rocmforge.compiler.lower import make_plan
-from rocmforge.compiler.passes import run_passes
-from rocmforge.compiler.plan import KernelSpec, Plan
+from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.render import kernel_headers, render_kernel
-from rocmforge.compiler.target import TARGETS
+from rocmforge.tests.kernels.hip_harness import plan
 from rocmforge.tests.kernels.sources import kernels_of, names_at_head, names_given, names_read
-from rocmforge.tests.kernels.test_kernels_hip import CONFIG
-
-
-def plan(kind: str, arch: str = "gfx1100") -> Plan:
-    """Of a model of one layer whose weights are of that type, but for a float matrix behind SwiGLU."""
-    width, inner = CONFIG.num_heads * CONFIG.head_dim, 64
-    shapes = {
-        "attention_q": (width, 64),
-        "attention_k": (32, 64),
-        "attention_v": (32, 64),
-        "attention_output": (64, width),
-        "ffn_gate": (inner, 64),
-        "ffn_up": (inner, 64),
-    }
-    weights = {
-        "rope_table": Weight("rope_table", (CONFIG.max_seq_len, CONFIG.rope_dim), "F32"),
-        "token_embedding": Weight("token_embedding", (64, 64), kind),
-        "output_norm": Weight("output_norm", (64,), "F32"),
-        "layers.0.attention_norm": Weight("layers.0.attention_norm", (64,), "F32"),
-        "layers.0.ffn_norm": Weight("layers.0.ffn_norm", (64,), "F32"),
-        "layers.0.ffn_down": Weight("layers.0.ffn_down", (64, inner), "F16"),
-        **{f"layers.0.{name}": Weight(f"layers.0.{name}", shape, kind) for name, shape in shapes.items()},
-    }
-    graph = run_passes(build_graph(CONFIG, weights))
-    return make_plan(graph, TARGETS[arch], CONFIG.max_seq_len)
-
 
 SPECS: dict[str, KernelSpec] = {spec.template: spec for spec in plan("Q4_0").kernels}
 

@@ -26,6 +26,7 @@ from rocmforge.compiler.tokenizer import (
     load_tokenizer_json,
 )
 from rocmforge.runtime.text.tokenizer import Tokenizer
+from rocmforge.tests.support.tokenizers import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests" / "data"
@@ -75,22 +76,6 @@ def test_config_of_smollm2(smollm2_metadata: Mapping[str, object]) -> None:
     assert artifact.config == TokenizerConfig(1, (0, 2, 4), False, False, "<|im_start|>", "<|im_end|>", 49152, 2)
     assert artifact.chat_template is not None
     assert artifact.json == build_tokenizer(smollm2_metadata, PATH).json
-
-
-def tiny(**changes: Any) -> dict[str, object]:
-    """Metadata of a small valid vocabulary: the bytes, three merges, two special tokens."""
-    tokens = ["<s>", "<|im_end|>", *byte_to_char().values(), "ab", "abc", "Ġa"]
-    metadata: dict[str, object] = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": np.array([CONTROL] * 2 + [NORMAL] * (len(tokens) - 2), np.int32),
-        "tokenizer.ggml.merges": ["a b", "ab c", "Ġ a"],
-        "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 1,
-    }
-    metadata |= {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
-    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def tiny_tokenizer(**changes: Any) -> Tokenizer:

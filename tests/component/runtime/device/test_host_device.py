@@ -31,8 +31,8 @@ from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
 from rocmforge.runtime.device import host as host_device
 from rocmforge.runtime.device.host import HostProgram, choose_variant, load_host_program
-from rocmforge.tests.component.runtime.device.test_host_program import compiled
 from rocmforge.tests.support.hip_bundle import LAYOUT as HIP_LAYOUT
+from rocmforge.tests.support.programs import compiled
 from rocmforge.tools.generate.fixtures import write_model
 
 PORTABLE = "code/host-portable.so"

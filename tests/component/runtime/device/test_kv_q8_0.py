@@ -22,10 +22,10 @@ from rocmforge.runtime.device.golden import compare_golden, record_golden
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.inspect import inspect_bundle
-from rocmforge.tests.component.runtime.device.hip.test_emulated_gpu import load as load_gpu
-from rocmforge.tests.component.runtime.device.test_host_program import LEVELS, run
 from rocmforge.tests.oracles.reference import ReferenceModel
+from rocmforge.tests.support.emulated_programs import load as load_gpu
 from rocmforge.tests.support.engine_harness import assorted_requests, ended, load, serving
+from rocmforge.tests.support.programs import LEVELS, run
 from rocmforge.tools.generate.fixtures import write_model
 
 ARCHES = ("gfx1100", "gfx942")

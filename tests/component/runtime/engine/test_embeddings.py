@@ -27,8 +27,6 @@ from rocmforge.runtime.engine.generation import SamplingParams
 from rocmforge.runtime.engine.lifecycle import RequestEvent
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.component.runtime.device.test_host_program import compiled, relative_tolerance
-from rocmforge.tests.component.runtime.engine.test_engine_faults import FaultyProgram, fault_plan
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.engine_harness import (
     CONTEXT,
@@ -40,7 +38,9 @@ from rocmforge.tests.support.engine_harness import (
     request,
     serving,
 )
-from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
+from rocmforge.tests.support.faulty_program import FaultyProgram, fault_plan
+from rocmforge.tests.support.programs import compiled, relative_tolerance
+from rocmforge.tests.support.tokenizers import TINY
 from rocmforge.tools.generate.fixtures import write_model
 
 Vector = npt.NDArray[np.float32]

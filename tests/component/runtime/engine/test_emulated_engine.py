@@ -17,10 +17,9 @@ from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.component.runtime.device.hip.test_emulated_gpu import compiled, load
-from rocmforge.tests.component.runtime.engine.test_engine_faults import survive_failures
-from rocmforge.tests.component.runtime.engine.test_engine_scores import scores_of
-from rocmforge.tests.support.engine_harness import ended, serving
+from rocmforge.tests.support.emulated_programs import compiled, load
+from rocmforge.tests.support.engine_harness import ended, scores_of, serving
+from rocmforge.tests.support.faulty_program import survive_failures
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.generate.fixtures import write_model
 

@@ -21,7 +21,6 @@ from rocmforge.runtime.engine.engine import Engine, EngineLimits
 from rocmforge.runtime.engine.generation import EngineStats, GenerationRequest, SamplingParams, events_of
 from rocmforge.runtime.serve import random_id
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.component.runtime.device.test_host_program import compiled
 from rocmforge.tests.support.engine_harness import (
     CONTEXT,
     EOS,
@@ -35,7 +34,8 @@ from rocmforge.tests.support.engine_harness import (
     serving,
     wait_until,
 )
-from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
+from rocmforge.tests.support.programs import compiled
+from rocmforge.tests.support.tokenizers import TINY
 from rocmforge.tools.generate.fixtures import write_model
 
 

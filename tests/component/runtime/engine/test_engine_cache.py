@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
@@ -12,7 +11,7 @@ from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.engine.lifecycle import RequestEvent
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.support.engine_harness import CountingMetrics, ended, load, serving
+from rocmforge.tests.support.engine_harness import CountingMetrics, ended, load, random_ids, serving
 
 PAGE = 16
 SAMPLINGS = (
@@ -20,10 +19,6 @@ SAMPLINGS = (
     SamplingParams(1.0, seed=5),
     SamplingParams(0.8, top_k=20, top_p=0.9, repetition_penalty=1.2, presence_penalty=0.3, seed=6),
 )
-
-
-def ids(tokenizer: Tokenizer, count: int, seed: int = 1) -> tuple[int, ...]:
-    return tuple(np.random.default_rng(seed).integers(3, tokenizer.config.vocab_size, count).tolist())
 
 
 def alone(bundle: Bundle, tokenizer: Tokenizer, requests: list[GenerationRequest]) -> list[GenerationState]:
@@ -51,7 +46,7 @@ def same(one: GenerationState, other: GenerationState) -> bool:
     ],
 )
 def test_a_hit_changes_no_token(bundle: Bundle, tokenizer: Tokenizer, prompt: int, hit: int) -> None:
-    text = ids(tokenizer, 130)
+    text = random_ids(tokenizer, 130)
     requests = [GenerationRequest(text[:prompt], 20, sampling, ignore_eos=True) for sampling in SAMPLINGS]
     expected = alone(bundle, tokenizer, requests)
     with serving(load(bundle, 64), tokenizer) as engine:
@@ -66,7 +61,7 @@ def test_a_hit_changes_no_token(bundle: Bundle, tokenizer: Tokenizer, prompt: in
 
 
 def test_requests_alike_at_once(bundle: Bundle, tokenizer: Tokenizer) -> None:
-    text = ids(tokenizer, 120)
+    text = random_ids(tokenizer, 120)
     requests = [GenerationRequest(text, 25, SamplingParams(1.0, seed=n), ignore_eos=True) for n in range(6)]
     expected = alone(bundle, tokenizer, requests)
     with serving(load(bundle, 64, max_batch_tokens=48), tokenizer) as engine:
@@ -79,7 +74,7 @@ def test_F73_pages_that_run_out_change_no_token(bundle: Bundle, tokenizer: Token
     """12 requests of up to 14 pages, some of one prefix, on 20 pages: they are preempted, and their pages evicted."""
     requests = [
         GenerationRequest(
-            ids(tokenizer, 40, number % 3) + ids(tokenizer, 5 + number, 100 + number),
+            random_ids(tokenizer, 40, number % 3) + random_ids(tokenizer, 5 + number, 100 + number),
             100 + 5 * number,
             SAMPLINGS[number % 3],
             stop=("zq",),

@@ -18,42 +18,37 @@ from rocmforge.runtime.engine.engine import Engine, EngineLimits
 from rocmforge.runtime.engine.generation import (
     Generation,
     GenerationRequest,
-    GenerationState,
     SamplingParams,
     events_of,
 )
-from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.component.runtime.device.test_host_program import compiled, relative_tolerance
-from rocmforge.tests.component.runtime.engine.test_engine_cache import ids
-from rocmforge.tests.component.runtime.engine.test_engine_speculation import counting
 from rocmforge.tests.oracles.reference import ReferenceModel
-from rocmforge.tests.support.engine_harness import CONTEXT, EOS, SECONDS, ScriptedProgram, load, request, serving
+from rocmforge.tests.support.engine_harness import (
+    CONTEXT,
+    EOS,
+    ScriptedProgram,
+    counting,
+    load,
+    random_ids,
+    request,
+    scores_of,
+    serving,
+)
+from rocmforge.tests.support.programs import compiled, relative_tolerance
 from rocmforge.tools.generate.fixtures import write_model
 
-Scores = tuple[TokenLogprobs, ...]
 GREEDY = SamplingParams(0.0)
-
-
-def scores_of(generation: Generation) -> tuple[GenerationState, Scores]:
-    """What a request comes to; the scores are there with its first event alone."""
-    events = []
-    for event in generation.events(SECONDS):
-        assert event is not None
-        events.append(event)
-    assert not any(event.prompt_logprobs for event in events[1:])
-    return generation.state(), events[0].prompt_logprobs
 
 
 def assorted(tokenizer: Tokenizer) -> list[GenerationRequest]:
     """Prompts of all lengths, alike in part, scored and not, with and without an output."""
-    text, made = ids(tokenizer, CONTEXT), []
+    text, made = random_ids(tokenizer, CONTEXT), []
     for number, prompt in enumerate((1, 2, 3, 16, 17, 40, 64, 65, 100, 130, 200)):
         made += [
             request(text[:prompt], 0, prompt_logprobs=number % 4),
             request(text[:prompt], 50, prompt_logprobs=2, logprobs=3, sampling=GREEDY, ignore_eos=True),
             request(text[:prompt], 30, sampling=SamplingParams(1.0, seed=number), ignore_eos=True),
-            request(ids(tokenizer, prompt, number), 1, sampling=GREEDY, prompt_logprobs=0),
+            request(random_ids(tokenizer, prompt, number), 1, sampling=GREEDY, prompt_logprobs=0),
         ]
     return made
 
@@ -90,7 +85,7 @@ def test_scores_are_the_same_alone_and_in_a_batch(
 def test_a_token_has_the_score_with_which_it_was_generated(bundle: Bundle, tokenizer: Tokenizer) -> None:
     with serving(load(bundle, 64), tokenizer) as engine:
         for prompt in (1, 15, 50):
-            one = request(ids(tokenizer, prompt), 60, sampling=GREEDY, logprobs=4, ignore_eos=True)
+            one = request(random_ids(tokenizer, prompt), 60, sampling=GREEDY, logprobs=4, ignore_eos=True)
             written, _ = scores_of(engine.submit(one))
             whole = (*one.prompt_token_ids, *written.tokens)
             _, scores = scores_of(engine.submit(request(whole, 0, prompt_logprobs=4)))
@@ -109,7 +104,7 @@ def reference_scores(path: Path, prompt: tuple[int, ...]) -> npt.NDArray[np.floa
 def test_scores_against_the_float32_reference(tokenizer: Tokenizer, build_cache: BuildCache, tmp_path: Path) -> None:
     """The bound is that of the logits (`relative_tolerance`), for a difference of two of them."""
     path = write_model(tmp_path / "model.gguf", context_length=CONTEXT)
-    prompt = ids(tokenizer, 150)
+    prompt = random_ids(tokenizer, 150)
     expected = reference_scores(path, prompt)
     with compiled(path, build_cache) as made, serving(load(made, 16), tokenizer) as engine:
         _, scores = scores_of(engine.submit(request(prompt, 0, prompt_logprobs=5)))
@@ -125,7 +120,7 @@ def test_scores_against_the_float32_reference(tokenizer: Tokenizer, build_cache:
 
 
 def test_what_the_cache_knows_is_computed_all_the_same_and_shared_after(bundle: Bundle, tokenizer: Tokenizer) -> None:
-    text = ids(tokenizer, 100)
+    text = random_ids(tokenizer, 100)
     with serving(load(bundle, 64), tokenizer) as engine:
         first = scores_of(engine.submit(request(text, 1, sampling=GREEDY, prompt_logprobs=1)))
         again = scores_of(engine.submit(request(text, 1, sampling=GREEDY, prompt_logprobs=1)))

@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
-from rocmforge.runtime.device.batch import Batch, Int32
-from rocmforge.runtime.device.host import HostProgram
+from rocmforge.runtime.device.batch import Batch
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams, events_of
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.support.engine_harness import EOS, CountingMetrics, ScriptedProgram, ended, load, request, serving
+from rocmforge.tests.support.engine_harness import (
+    EOS,
+    CountingMetrics,
+    ScriptedProgram,
+    counting,
+    ended,
+    load,
+    request,
+    serving,
+)
 
 PENALIZED = SamplingParams(0.0, repetition_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.1)
 SAMPLINGS = {
@@ -50,24 +58,6 @@ def requests(tokenizer: Tokenizer) -> list[GenerationRequest]:
 
 def same(one: GenerationState, other: GenerationState) -> bool:
     return dataclasses.replace(one, request_id=0) == dataclasses.replace(other, request_id=0)
-
-
-class CountingProgram(HostProgram):
-    """Counts steps, and holds each to what a device takes: so many tokens, so many rows of logits."""
-
-    steps = 0
-
-    def step(self, batch: Batch) -> Int32:
-        assert len(batch.token_ids) <= self.layout.max_batch_tokens
-        assert len(batch.logits_rows) == len(batch.sampling) <= self.layout.max_sequences
-        self.steps += 1
-        return super().step(batch)
-
-
-def counting(program: HostProgram) -> CountingProgram:
-    program.__class__ = CountingProgram
-    assert isinstance(program, CountingProgram)
-    return program
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from rocmforge.runtime.engine.lifecycle import (
     Lifecycle,
     RequestEvent,
 )
-from rocmforge.tests.support.engine_harness import CountingMetrics
-from rocmforge.tests.unit.runtime.engine.test_sequence import make
+from rocmforge.tests.support.engine_harness import CountingMetrics, make_sequence
 
 
 class Spans(CountingMetrics):
@@ -43,7 +42,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_each_span_is_of_its_own_two_turns(now: list[float]) -> None:
     metrics, events = Spans(), list[RequestEvent]()
-    life, one = Lifecycle(metrics, events.append), make()
+    life, one = Lifecycle(metrics, events.append), make_sequence()
     turns = [(0.0, QUEUED), (2.0, ADMITTED), (3.0, PREEMPTED), (7.0, ADMITTED), (18.0, FIRST_TOKEN), (50.0, FINISHED)]
     for at, kind in turns:
         now[0] = 1000.0 + at
@@ -58,7 +57,7 @@ def test_each_span_is_of_its_own_two_turns(now: list[float]) -> None:
 
 def test_a_request_without_a_token_has_no_decode_time(now: list[float]) -> None:
     metrics = Spans()
-    life, one = Lifecycle(metrics), make()
+    life, one = Lifecycle(metrics), make_sequence()
     life.tell(QUEUED, one)
     now[0] += 4
     life.tell(FINISHED, one, 0, None)

@@ -18,7 +18,7 @@ from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits
 from rocmforge.runtime.engine.sequence import ActiveSequence
 from rocmforge.runtime.engine.step import make_batch, step_logprobs
-from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
+from rocmforge.tests.support.tokenizers import TINY
 
 BLOCK = 4
 

@@ -20,19 +20,10 @@ from rocmforge.runtime.engine import sequence as module
 from rocmforge.runtime.engine.generation import Failure, GenerationRequest, Inbox, SamplingParams, TokenEvent
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.engine.sequence import ActiveSequence, seed_of
-from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
+from rocmforge.tests.support.engine_harness import ids_of, make_sequence
+from rocmforge.tests.support.tokenizers import TINY
 
 EOS = 1
-
-
-def ids_of(data: bytes | str) -> list[int]:
-    """One token a byte."""
-    return [2 + byte for byte in (data.encode() if isinstance(data, str) else data)]
-
-
-def make(prompt: str = "p", max_tokens: int = 100, stop: tuple[str, ...] = (), **sampling: Any) -> ActiveSequence:
-    request = GenerationRequest(tuple(ids_of(prompt)), max_tokens, SamplingParams(**sampling), stop)
-    return ActiveSequence(1, request, 77, TINY)
 
 
 def feed(one: ActiveSequence, tokens: list[int]) -> list[TokenEvent]:
@@ -53,7 +44,7 @@ def text_of(events: list[TokenEvent]) -> str:
 
 
 def test_each_token_has_its_event() -> None:
-    one = make(max_tokens=3)
+    one = make_sequence(max_tokens=3)
     events = feed(one, ids_of("abcdef"))
     assert [(event.token, event.text, event.finished) for event in events] == [
         (2 + 97, "a", False),
@@ -66,7 +57,7 @@ def test_each_token_has_its_event() -> None:
 
 
 def test_eos_ends_and_has_no_text() -> None:
-    one = make()
+    one = make_sequence()
     events = feed(one, [*ids_of("ab"), EOS, *ids_of("c")])
     assert [(event.token, event.text, event.finish_reason) for event in events] == [
         (2 + 97, "a", None),
@@ -89,7 +80,7 @@ def test_eos_ends_and_has_no_text() -> None:
     ],
 )
 def test_stop_strings(stop: tuple[str, ...], output: str, text: str, reason: str) -> None:
-    one = make(max_tokens=len(output.encode()), stop=stop)
+    one = make_sequence(max_tokens=len(output.encode()), stop=stop)
     events = feed(one, ids_of(output))
     assert (text_of(events), events[-1].finish_reason) == (text, reason)
     assert one.state().text == text
@@ -97,12 +88,12 @@ def test_stop_strings(stop: tuple[str, ...], output: str, text: str, reason: str
 
 
 def test_text_that_may_begin_a_stop_string_waits() -> None:
-    events = feed(make(max_tokens=5, stop=("bcd",)), ids_of("abcxy"))
+    events = feed(make_sequence(max_tokens=5, stop=("bcd",)), ids_of("abcxy"))
     assert [event.text for event in events] == ["a", "", "", "bcx", "y"]
 
 
 def test_eos_releases_what_was_held_back() -> None:
-    events = feed(make(stop=("bcd",)), [*ids_of("abc"), EOS])
+    events = feed(make_sequence(stop=("bcd",)), [*ids_of("abc"), EOS])
     assert [(event.text, event.finish_reason) for event in events] == [
         ("a", None),
         ("", None),
@@ -114,7 +105,7 @@ def test_eos_releases_what_was_held_back() -> None:
 @given(st.text(min_size=1, max_size=30), st.lists(st.text(min_size=1, max_size=4), max_size=3))
 def test_characters_are_never_halved_and_the_text_ends_before_the_first_stop(text: str, stops: list[str]) -> None:
     whole = text.encode()
-    one = make(max_tokens=len(whole), stop=tuple(stops))
+    one = make_sequence(max_tokens=len(whole), stop=tuple(stops))
     events = feed(one, ids_of(whole))
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     assert text_of(events) == (text[: min(found)] if found else text)
@@ -124,17 +115,17 @@ def test_characters_are_never_halved_and_the_text_ends_before_the_first_stop(tex
 
 @given(st.lists(st.integers(2, TINY.config.vocab_size - 1), min_size=1, max_size=40))
 def test_any_tokens_give_the_text_that_decode_gives(ids: list[int]) -> None:
-    assert text_of(feed(make(max_tokens=len(ids)), ids)) == TINY.decode(ids)
+    assert text_of(feed(make_sequence(max_tokens=len(ids)), ids)) == TINY.decode(ids)
 
 
 def test_half_a_character_at_the_end_is_shown_as_such() -> None:
-    events = feed(make(max_tokens=2), ids_of("\u20ac".encode()[:2]))
+    events = feed(make_sequence(max_tokens=2), ids_of("\u20ac".encode()[:2]))
     assert [event.text for event in events] == ["", "\ufffd"]
 
 
 @pytest.mark.parametrize("reason, error", [("cancelled", None), ("failed", Failure("the device is lost"))])
 def test_an_end_without_a_token(reason: str, error: Failure | None) -> None:
-    one = make(stop=("bcd",))
+    one = make_sequence(stop=("bcd",))
     feed(one, ids_of("abc"))
     one.finish(reason, error)
     last = next(one.events(timeout=5))
@@ -145,7 +136,7 @@ def test_an_end_without_a_token(reason: str, error: Failure | None) -> None:
 
 
 def test_cancel_is_a_wish_that_any_thread_may_utter() -> None:
-    one = make()
+    one = make_sequence()
     thread = threading.Thread(target=one.cancel)
     thread.start()
     thread.join()
@@ -154,7 +145,7 @@ def test_cancel_is_a_wish_that_any_thread_may_utter() -> None:
 
 
 def test_events_report_silence() -> None:
-    one = make()
+    one = make_sequence()
     events = one.events(timeout=0.01)
     assert next(events) is None
     one.append(2 + 97, False)
@@ -164,7 +155,7 @@ def test_events_report_silence() -> None:
 
 
 def test_sampling_of_a_row() -> None:
-    one = make(prompt="aab", temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, frequency_penalty=0.25)
+    one = make_sequence(prompt="aab", temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, frequency_penalty=0.25)
     feed(one, ids_of("acc"))
     row = one.row_samplings()[0]
     assert (row.temperature, row.top_k, row.top_p, row.min_p) == (0.5, 3, 0.9, 0.1)
@@ -178,7 +169,7 @@ def test_sampling_of_a_row() -> None:
 
 
 def test_drafts_are_counted_in_the_rows_after_them() -> None:
-    one = make(prompt="aab", frequency_penalty=0.25)
+    one = make_sequence(prompt="aab", frequency_penalty=0.25)
     feed(one, ids_of("ac"))
     rows = one.row_samplings(ids_of("cb"))
     counts = []
@@ -194,12 +185,12 @@ def test_drafts_are_counted_in_the_rows_after_them() -> None:
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
 def test_any_penalty_asks_for_what_was_seen(penalty: str) -> None:
     penalties: dict[str, Any] = {penalty: 1.5}
-    assert make(**penalties).row_samplings()[0].seen_tokens is not None
-    assert make().row_samplings()[0].seen_tokens is None
+    assert make_sequence(**penalties).row_samplings()[0].seen_tokens is not None
+    assert make_sequence().row_samplings()[0].seen_tokens is None
 
 
 def test_lengths() -> None:
-    one = make(prompt="abc", max_tokens=4)
+    one = make_sequence(prompt="abc", max_tokens=4)
     assert (one.num_prompt_tokens, one.num_generated, one.max_length) == (3, 0, 7)
     feed(one, ids_of("xy"))
     assert (one.num_generated, one.max_length) == (2, 7)
@@ -283,7 +274,7 @@ def test_when_it_is_overdue(
 
 
 def test_guesses_that_can_be_of_use() -> None:
-    one = make(max_tokens=4)
+    one = make_sequence(max_tokens=4)
     assert one.max_drafts == 3  # with them comes a token that is none
     feed(one, ids_of("ab"))
     assert one.max_drafts == 1

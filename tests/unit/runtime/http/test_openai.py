@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import falcon.testing
 import pytest
 
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, make_app
-
-HELLO = [{"role": "user", "content": "hi"}]
+from rocmforge.tests.support.openai_requests import HELLO, chat, complete, stream_of
 
 
 @pytest.fixture
@@ -21,20 +17,6 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def client(engine: FakeEngine) -> falcon.testing.TestClient:
     return falcon.testing.TestClient(make_app(engine))
-
-
-def chat(client: falcon.testing.TestClient, **body: Any) -> falcon.testing.Result:
-    return client.simulate_post("/v1/chat/completions", json={"messages": HELLO, **body})
-
-
-def complete(client: falcon.testing.TestClient, **body: Any) -> falcon.testing.Result:
-    return client.simulate_post("/v1/completions", json={"prompt": "hi", **body})
-
-
-def stream_of(result: falcon.testing.Result) -> list[Any]:
-    parts = [p[6:] for p in result.text.split("\n\n") if p.startswith("data: ")]
-    assert result.text.startswith(": ping\n\n")
-    return [p if p == "[DONE]" else json.loads(p) for p in parts]
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, object]:

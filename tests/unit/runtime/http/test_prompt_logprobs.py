@@ -11,7 +11,7 @@ from rocmforge.runtime.http.core import logprobs as logprobs_module
 from rocmforge.runtime.http.openai.completion_logprobs import CompletionLogprobsWriter
 from rocmforge.runtime.http.openai.completions import MAX_PROMPTS
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTokenizer, make_app
-from rocmforge.tests.unit.runtime.http.test_openai import chat, complete, stream_of
+from rocmforge.tests.support.openai_requests import chat, complete, stream_of
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from rocmforge.runtime.http.core.registry import Lease, OneModel
 from rocmforge.runtime.http.core.service import ServedModel, Service
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.tests.support.fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
-from rocmforge.tests.unit.runtime.http.test_response_tools import CITY, LARK, Specs
+from rocmforge.tests.support.openai_requests import CITY, LARK, Specs
 
 DATA = Path(__file__).parents[3] / "data" / "answers"
 OPENAPI = DATA.with_name("openapi.txt")

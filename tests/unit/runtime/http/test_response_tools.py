@@ -11,34 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocmforge.runtime.engine.generation import Constraint
 from rocmforge.runtime.http.app import create_app
 from rocmforge.runtime.http.core.limits import HttpLimits
 from rocmforge.runtime.http.core.registry import OneModel
 from rocmforge.runtime.http.core.service import Service
 from rocmforge.runtime.telemetry.metrics import Metrics
-from rocmforge.runtime.text.constraints import ConstraintSpec
 from rocmforge.runtime.text.text_tools import TextInput, input_arguments
 from rocmforge.tests.support.fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer, make_app
-from rocmforge.tests.unit.runtime.http.test_tool_streams import events
+from rocmforge.tests.support.openai_requests import CITY, LARK, Specs, events
 
-CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"type": "function", "name": "weather", "description": "Now.", "parameters": CITY}
 SPACE = {"type": "namespace", "name": "agents", "description": "Others.", "tools": [{**WEATHER, "name": "ask"}]}
-LARK = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"+'}
 PATCH = {"type": "custom", "name": "patch", "description": "Edit.", "format": LARK}
 HOSTED = [{"type": "web_search", "external_web_access": False}, {"type": "tool_search", "execution": "client"}]
-
-
-class Specs:
-    """Notes what constraints are asked for, and makes none."""
-
-    def __init__(self) -> None:
-        self.asked: list[ConstraintSpec] = []
-
-    def compile(self, spec: ConstraintSpec) -> Constraint:
-        self.asked.append(spec)
-        return None  # type: ignore[return-value]
 
 
 def served(reply: list[str], **engine: Any) -> tuple[falcon.testing.TestClient, FakeTemplate, Specs]:

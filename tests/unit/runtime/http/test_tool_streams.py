@@ -9,6 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.tests.support.fake_engine import FakeEngine, make_app
+from rocmforge.tests.support.openai_requests import events
 
 HELLO = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -18,12 +19,6 @@ CUT = PIECES[:4]
 WRONG = [*PIECES[:2], '{"name": "weather", "arguments": {city', ": Rome}}</tool_call>"]
 
 Parts = tuple[list[str], list[str], str, list[str]]  # texts, names, reason, arguments
-
-
-def events(result: falcon.testing.Result) -> list[dict[str, Any]]:
-    assert result.status_code == 200, result.text
-    data = [line[6:] for line in result.text.splitlines() if line.startswith("data: {")]
-    return [json.loads(text) for text in data]
 
 
 def chat(client: falcon.testing.TestClient, **body: Any) -> tuple[Parts, Parts]:

@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +31,7 @@ from rocmforge.tests.support.fake_engine import FakeEngine, make_app
 ERROR, WARN, INFO, DEBUG = logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """The loggers as they were."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    known = {name: one.level for name, one in root.manager.loggerDict.items() if isinstance(one, logging.Logger)}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, one in root.manager.loggerDict.items():
-        if isinstance(one, logging.Logger):
-            one.setLevel(known.get(name, logging.NOTSET))
+pytestmark = pytest.mark.usefixtures("loggers_restored")
 
 
 class Lines:

@@ -12,29 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
-from rocmforge.compiler.tokenizer import CONTROL, NORMAL, build_tokenizer, byte_to_char
+from rocmforge.compiler.tokenizer import build_tokenizer
 from rocmforge.runtime.text.tokenizer import StopMatcher, StreamDecoder, Tokenizer
+from rocmforge.tests.support.tokenizers import TINY, byte_tokenizer
 
-
-def byte_tokenizer(*more: str) -> Tokenizer:
-    """Two control tokens, then the 256 bytes in order, then "ab", then more control tokens."""
-    tokens = ["<s>", "<|im_end|>", *byte_to_char().values(), "ab", *more]
-    artifact = build_tokenizer(
-        {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": "gpt-2",
-            "tokenizer.ggml.tokens": tokens,
-            "tokenizer.ggml.token_type": [CONTROL] * 2 + [NORMAL] * 257 + [CONTROL] * len(more),
-            "tokenizer.ggml.merges": ["a b"],
-            "tokenizer.ggml.bos_token_id": 0,
-            "tokenizer.ggml.eos_token_id": 1,
-        },
-        Path("tiny.gguf"),
-    )
-    return Tokenizer(artifact.json, artifact.config)
-
-
-TINY = byte_tokenizer()
 TOKEN_IDS = st.lists(st.integers(0, TINY.config.vocab_size - 1), max_size=40)
 
 

@@ -17,7 +17,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.runtime.device.batch import Batch, Program, RowSampling
+from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.golden import compare_golden, record_golden
 from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
 from rocmforge.runtime.device.host import load_host_program
@@ -25,34 +25,15 @@ from rocmforge.runtime.engine.embeddings import EmbeddingRequest
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.engine.loading import load_tokenizer
-from rocmforge.tests.component.runtime.device.test_host_program import relative_tolerance, run
 from rocmforge.tests.oracles.reference import ReferenceModel
+from rocmforge.tests.support.emulated_programs import ARCHES, compiled, greedy, ignore, load
 from rocmforge.tests.support.engine_harness import ended, serving
+from rocmforge.tests.support.programs import relative_tolerance, run
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.emulator.roofline import step_cost
 from rocmforge.tools.generate.fixtures import write_model
 
-ARCHES = ("gfx1100", "gfx1201", "gfx942")
 MODELS = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q6_K"), ("llama", "F16"))
-
-
-def ignore(_line: str) -> None:
-    """Which device is taken is no news here."""
-
-
-def compiled(
-    path: Path, cache: BuildCache, goal: Path, toolchain: str = "zig", archs: tuple[str, ...] = (*ARCHES, "host")
-) -> Bundle:
-    options = CompileOptions(path, goal, archs, toolchain=toolchain)
-    with PlainProgress() as progress:
-        compile_model(options, cache, progress, make_golden)
-    return open_bundle(goal)
-
-
-def load(bundle: Bundle, arch: str, blocks: int = 64, checked: bool = True) -> HipProgram:
-    return load_hip_program(
-        bundle, HipEmulator(arch, check=checked, count=checked), KvSize(blocks, 64), nodes=None, report=ignore
-    )
 
 
 @pytest.fixture(scope="module", params=MODELS, ids="-".join)
@@ -195,24 +176,6 @@ def smollm2_gpu(
 ) -> Iterator[Bundle]:
     with compiled(smollm2_gguf, build_cache, tmp_path_factory.mktemp("gpu") / "smollm2.rfb") as bundle:
         yield bundle
-
-
-def greedy(program: Program, token_ids: list[int], count: int) -> list[int]:
-    """`count` tokens that the program itself samples."""
-    tokens, start = list(token_ids), 0
-    for _ in range(count):
-        fresh = tokens[start:]
-        batch = Batch(
-            token_ids=np.array(fresh, np.int32),
-            positions=np.arange(start, len(tokens), dtype=np.int32),
-            rows=np.zeros(len(fresh), np.int32),
-            block_table=np.arange(4, dtype=np.int32)[None].copy(),
-            logits_rows=np.array([len(fresh) - 1], np.int32),
-            sampling=[RowSampling()],
-        )
-        start = len(tokens)
-        tokens.append(int(program.step(batch)[0]))
-    return tokens[len(token_ids) :]
 
 
 def test_smollm2_gives_the_hosts_tokens(smollm2_gpu: Bundle) -> None:

@@ -16,8 +16,8 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.hip.launches import grid_of, launch_all, shape_of
 from rocmforge.runtime.device.hip.program import HipProgram
-from rocmforge.tests.component.runtime.device.hip.test_emulated_gpu import compiled, load
 from rocmforge.tests.kernels.hip_harness import Q8_BLOCK
+from rocmforge.tests.support.emulated_programs import compiled, load
 
 ROWS, CONTEXT = 7, 40
 BLOCKS = -(-CONTEXT // 16)  # of a row

@@ -31,7 +31,7 @@ from rocmforge.runtime.engine.generation import EngineApi, GenerationRequest, Sa
 from rocmforge.runtime.engine.lifecycle import RequestEvent
 from rocmforge.runtime.engine.worker import wire
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
-from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Start
+from rocmforge.runtime.engine.worker.wire import DeferredConstraints
 from rocmforge.runtime.http.core.service import ConstraintApi
 from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 from rocmforge.runtime.text.tokenizer import Tokenizer
@@ -45,31 +45,7 @@ from rocmforge.tests.support.engine_harness import (
     serving,
     wait_until,
 )
-
-BLOCKS = 64
-
-
-def start_of(of: Bundle, **changes: object) -> Start:
-    start = Start(
-        bundle=str(of.path),
-        digest=of.manifest.bundle_digest,
-        device="host",
-        threads=1,  # two would wait for each other on a busy machine
-        kv_tokens=BLOCKS * of.layout.kv.block_size,
-    )
-    return dataclasses.replace(start, **changes)  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def working(start: Start, metrics: CountingMetrics | None = None, **options: object) -> Iterator[RemoteEngine]:
-    engine = RemoteEngine(start, metrics or CountingMetrics(), **options)  # type: ignore[arg-type]
-    engine.start()
-    try:
-        engine.wait()
-        yield engine
-    finally:
-        engine.stop(0)
-    assert engine.pid is None
+from rocmforge.tests.support.workers import BLOCKS, start_of, working
 
 
 @pytest.fixture(scope="module")

@@ -31,10 +31,10 @@ from rocmforge.runtime.engine.worker import remote as remote_module
 from rocmforge.runtime.engine.worker import spawn
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.router import RoutedEngine
-from rocmforge.tests.component.runtime.device.test_host_program import compiled
-from rocmforge.tests.component.runtime.engine.worker.test_worker import start_of, working
 from rocmforge.tests.support import faulty_worker
 from rocmforge.tests.support.engine_harness import SECONDS, CountingMetrics, ended, request, wait_until
+from rocmforge.tests.support.programs import compiled
+from rocmforge.tests.support.workers import start_of, working
 from rocmforge.tools.bench.server_process import held_by
 from rocmforge.tools.generate.fixtures import write_model
 

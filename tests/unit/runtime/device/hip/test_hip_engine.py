@@ -14,7 +14,7 @@ from rocmforge.runtime.engine.generation import GenerationRequest, GenerationSta
 from rocmforge.tests.support.engine_harness import SECONDS, CountingMetrics
 from rocmforge.tests.support.fake_hip import LAUNCH_FAILURE, NO_DEVICE, OUT_OF_MEMORY, FakeHip
 from rocmforge.tests.support.hip_bundle import hip_bundle
-from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
+from rocmforge.tests.support.tokenizers import TINY
 
 
 def wait(engine: Engine, request: GenerationRequest) -> GenerationState:

@@ -23,9 +23,8 @@ from rocmforge.runtime.http.native.health import _checks
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.tests.support.engine_harness import SECONDS, CountingMetrics, ended
 from rocmforge.tests.support.fake_hip import CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip
-from rocmforge.tests.support.hip_bundle import LAYOUT, hip_bundle
-from rocmforge.tests.unit.runtime.device.hip.test_hip_program import batch
-from rocmforge.tests.unit.runtime.text.test_tokenizer import TINY
+from rocmforge.tests.support.hip_bundle import LAYOUT, batch, hip_bundle
+from rocmforge.tests.support.tokenizers import TINY
 
 KV = KvSize(20, 128)
 

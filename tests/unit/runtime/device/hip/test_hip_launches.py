@@ -21,8 +21,7 @@ from rocmforge.runtime.device.hip.launches import Graphs, Launch, StepShape, gri
 from rocmforge.runtime.device.hip.memory import DeviceMemory
 from rocmforge.runtime.device.hip.step import StepMemory
 from rocmforge.tests.support.fake_hip import CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, LAUNCH_FAILURE, FakeHip
-from rocmforge.tests.support.hip_bundle import LAYOUT
-from rocmforge.tests.unit.runtime.device.hip.test_hip_program import batch
+from rocmforge.tests.support.hip_bundle import LAYOUT, batch
 
 GRIDS = st.builds(
     lambda x, rows, tile, split, low, more: GridEntry(64, x, rows, tile, split, low, max(low, 1) + more),

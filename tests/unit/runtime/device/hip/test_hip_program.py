@@ -19,7 +19,7 @@ from rocmforge.artifacts.arguments import Argument, BufferRef, KvHalf, KvRef, St
 from rocmforge.artifacts.bundle import Bundle, MappedWeights
 from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.layout import LaunchEntry
-from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.batch import RowSampling
 from rocmforge.runtime.device.hip import memory as hip_memory
 from rocmforge.runtime.device.hip.program import (
     RESERVED_BYTES,
@@ -45,10 +45,8 @@ from rocmforge.tests.support.fake_hip import (
     code_object,
     through_c,
 )
-from rocmforge.tests.support.hip_bundle import LAYOUT, WEIGHTS, hip_bundle, target
+from rocmforge.tests.support.hip_bundle import BLOCKS, KV, LAYOUT, WEIGHTS, batch, hip_bundle, load, target
 
-BLOCKS = 20
-KV = KvSize(BLOCKS, 128)
 GPU_0 = "GPU 0 (gfx1100, AMD Radeon RX 7900 XTX)"
 
 
@@ -56,23 +54,6 @@ GPU_0 = "GPU 0 (gfx1100, AMD Radeon RX 7900 XTX)"
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
     with hip_bundle(tmp_path_factory.mktemp("hip")) as opened:
         yield opened
-
-
-def load(bundle: Bundle, api: FakeHip, kv: KvSize = KV) -> HipProgram:
-    return load_hip_program(bundle, api, kv, nodes=None)
-
-
-def batch(*contexts: int, new: int = 1, rows: list[RowSampling] | None = None) -> Batch:
-    """A sequence for each context; its last `new` tokens are computed, the very last has a row of logits."""
-    count = len(contexts)
-    return Batch(
-        token_ids=np.arange(100, 100 + count * new, dtype=np.int32),
-        positions=np.concatenate([np.arange(c - new, c, dtype=np.int32) for c in contexts]),
-        rows=np.repeat(np.arange(count, dtype=np.int32), new),
-        block_table=np.zeros((count, 8), np.int32),
-        logits_rows=np.arange(new - 1, count * new, new, dtype=np.int32),
-        sampling=rows or [RowSampling()] * count,
-    )
 
 
 def grids(launched: list[Launched]) -> dict[str, tuple[int, int, int]]:

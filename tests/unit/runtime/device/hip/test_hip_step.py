@@ -14,7 +14,7 @@ from rocmforge.runtime.device.hip.api import HipError
 from rocmforge.runtime.device.hip.memory import DeviceMemory
 from rocmforge.runtime.device.hip.step import SAMPLING, STEP, StepMemory
 from rocmforge.tests.support.fake_hip import OUT_OF_MEMORY, FakeHip
-from rocmforge.tests.unit.runtime.device.hip.test_hip_program import batch
+from rocmforge.tests.support.hip_bundle import batch
 
 
 class Made:

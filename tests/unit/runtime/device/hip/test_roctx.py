@@ -9,8 +9,7 @@ import pytest
 from rocmforge.runtime.device.hip import program as hip_program
 from rocmforge.runtime.device.hip.roctx import Ranges, load_ranges
 from rocmforge.tests.support.fake_hip import FakeHip
-from rocmforge.tests.support.hip_bundle import hip_bundle
-from rocmforge.tests.unit.runtime.device.hip.test_hip_program import batch, load
+from rocmforge.tests.support.hip_bundle import batch, hip_bundle, load
 
 
 class Library:

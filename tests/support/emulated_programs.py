@@ -1,0 +1,56 @@
+"""Programs of small models on emulated GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.cli.compile import make_golden
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.compile import compile_model
+from rocmforge.compiler.model import CompileOptions
+from rocmforge.compiler.progress import PlainProgress
+from rocmforge.runtime.device.batch import Batch, Program, RowSampling
+from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
+from rocmforge.tools.emulator import HipEmulator
+
+ARCHES = ("gfx1100", "gfx1201", "gfx942")
+
+
+def ignore(_line: str) -> None:
+    """Which device is taken is no news here."""
+
+
+def compiled(
+    path: Path, cache: BuildCache, goal: Path, toolchain: str = "zig", archs: tuple[str, ...] = (*ARCHES, "host")
+) -> Bundle:
+    options = CompileOptions(path, goal, archs, toolchain=toolchain)
+    with PlainProgress() as progress:
+        compile_model(options, cache, progress, make_golden)
+    return open_bundle(goal)
+
+
+def load(bundle: Bundle, arch: str, blocks: int = 64, checked: bool = True) -> HipProgram:
+    return load_hip_program(
+        bundle, HipEmulator(arch, check=checked, count=checked), KvSize(blocks, 64), nodes=None, report=ignore
+    )
+
+
+def greedy(program: Program, token_ids: list[int], count: int) -> list[int]:
+    """`count` tokens that the program itself samples."""
+    tokens, start = list(token_ids), 0
+    for _ in range(count):
+        fresh = tokens[start:]
+        batch = Batch(
+            token_ids=np.array(fresh, np.int32),
+            positions=np.arange(start, len(tokens), dtype=np.int32),
+            rows=np.zeros(len(fresh), np.int32),
+            block_table=np.arange(4, dtype=np.int32)[None].copy(),
+            logits_rows=np.array([len(fresh) - 1], np.int32),
+            sampling=[RowSampling()],
+        )
+        start = len(tokens)
+        tokens.append(int(program.step(batch)[0]))
+    return tokens[len(token_ids) :]

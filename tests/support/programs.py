@@ -1,0 +1,81 @@
+"""Programs of small models: compiled, loaded, and run over chunks of sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.cli.compile import make_golden
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.compile import compile_model
+from rocmforge.compiler.model import CompileOptions
+from rocmforge.compiler.progress import PlainProgress
+from rocmforge.runtime.device.batch import Batch, Program, RowSampling
+from rocmforge.runtime.device.host import load_host_program
+
+LEVELS = ("x86_64_v4", "x86_64_v3", "portable")
+
+BLOCK = 16
+
+
+def run(program: Program, chunks: list[tuple[int, int, list[int]]]) -> np.ndarray:
+    """One step over chunks (slot, start, token ids); float32[tokens, vocab], logits at every token."""
+    width = 8
+    tokens = [token for _, _, ids in chunks for token in ids]
+    program.step(
+        Batch(
+            token_ids=np.array(tokens, np.int32),
+            positions=np.concatenate([np.arange(s, s + len(ids), dtype=np.int32) for _, s, ids in chunks]),
+            rows=np.repeat(np.arange(len(chunks), dtype=np.int32), [len(ids) for _, _, ids in chunks]),
+            block_table=np.array([[slot * width + i for i in range(width)] for slot, _, _ in chunks], np.int32),
+            logits_rows=np.arange(len(tokens), dtype=np.int32),
+            sampling=[RowSampling()] * len(tokens),
+        )
+    )
+    return program.logits(len(tokens))
+
+
+def compiled(path: Path, cache: BuildCache) -> Bundle:
+    goal = path.with_suffix(".rfb")
+    with PlainProgress() as progress:
+        compile_model(CompileOptions(path, goal), cache, progress, make_golden)
+    return open_bundle(goal)
+
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+
+
+def relative_tolerance(quantization: str) -> float:
+    """Root mean square error of the logits over their standard deviation.
+
+    Float weights: the KV cache is float16, whose rounding (relative 2^-11 at most) enters each layer once for
+    keys and once for values: 2 layers x 2 x 2^-11 = 0.2 %. Quantized weights: an int8 activation is off by a
+    uniform error of one step, largest/127, so by largest / 127 / sqrt(12) rms. Over 32 Gaussian values the largest is
+    2.4 sigma: 0.54 % of sigma, for the inputs of QKV, output, and gate/up. What SwiGLU gives is a product of two such,
+    with a largest of 4.8 sigma: 1.1 %. In quadrature over 2 layers and the output matrix:
+    sqrt(2 (3 x 0.54^2 + 1.1^2) + 0.54^2) = 2.1 %; times 2 for what norms and softmax amplify.
+    """
+    return 0.002 if quantization in FLOAT_TYPES else 0.042
+
+
+def logits(bundle: Bundle, ids: list[int], level: str | None = None) -> np.ndarray:
+    """float32[T, vocab_size] of a prompt, its last token in a step of its own."""
+    program = load_host_program(bundle, num_blocks=8, threads=2, level=level)
+    parts = []
+    for first, last in ((0, len(ids) - 1), (len(ids) - 1, len(ids))):
+        count = last - first
+        program.step(
+            Batch(
+                token_ids=np.array(ids[first:last], np.int32),
+                positions=np.arange(first, last, dtype=np.int32),
+                rows=np.zeros(count, np.int32),
+                block_table=np.arange(8, dtype=np.int32)[None, ::-1].copy(),
+                logits_rows=np.arange(count, dtype=np.int32),
+                sampling=[RowSampling()] * count,
+            )
+        )
+        parts.append(program.logits(count))
+    program.close()
+    return np.concatenate(parts)
