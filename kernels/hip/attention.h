@@ -3,7 +3,7 @@
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), KV_Q8_0, SPLIT
  * (positions, a multiple of 64), MAX_SPLITS, HEAD_ROWS (query heads of one kv head that a wave takes), TOKEN_ROWS (tokens of a wave);
  * by the kernel itself AHEAD_UNROLL and VALUES, values loaded at once.
- * Pages: [block, kv head], each as in kv_pages.h.
+ * KV blocks: [block, kv head], each as in kv_blocks.h.
  *
  * A row is one head of one token. Its context is cut into splits at multiples of SPLIT, a split into chunks of
  * WAVE_SIZE positions. Within a split a running maximum goes from chunk to chunk; the splits' results are merged in
@@ -13,7 +13,7 @@
  * Scores: a lane is a position. Sums: LANES neighbouring lanes hold a value's HEAD_DIM elements, 8 each, and take LANES
  * of the chunk's positions; at the end of a split the WAVE_SIZE / LANES partial sums are added.
  */
-#include "kv_pages.h"
+#include "kv_blocks.h"
 
 #define GROUP (NUM_HEADS / NUM_KV_HEADS)
 #define HEAD_PARTS (GROUP / HEAD_ROWS)
@@ -53,15 +53,15 @@ INLINE void weigh_chunk(const Keys &keys, query_pointer queries, const int32_t *
         UNROLL for (int r = 0; r < ROWS; r++) {
             READ_AFTER(queries, scores[(r + ROWS - AHEAD) % ROWS]);
             query_pointer query = queries + r / HEAD_ROWS * QKV_STRIDE + r % HEAD_ROWS * HEAD_DIM + 8 * d;
-            UNROLL for (int i = 0; i < 8; i++) scores[r] = fused(query[i], (float)key[i], scores[r]);
+            UNROLL for (int i = 0; i < 8; i++) scores[r] = float_fma(query[i], (float)key[i], scores[r]);
         }
     }
     UNROLL for (int r = 0; r < ROWS; r++) {
         const bool visible = first + lane_index() <= positions[r];
         const float score = visible ? scores[r] * SCALE : LOWEST;
-        const float largest = maximum(rows[r].largest, wave_maximum(score));
-        const float factor = exponential(rows[r].largest - largest);
-        const float weight = visible ? exponential(score - largest) : 0.0f;
+        const float largest = float_max(rows[r].largest, wave_max(score));
+        const float factor = float_exp(rows[r].largest - largest);
+        const float weight = visible ? float_exp(score - largest) : 0.0f;
         rows[r].total = rows[r].total * factor + weight;
         rows[r].largest = largest;
         UNROLL for (int i = 0; i < 8; i++) rows[r].sums[i] *= factor;
@@ -71,7 +71,7 @@ INLINE void weigh_chunk(const Keys &keys, query_pointer queries, const int32_t *
 
 /* Adds the chunk's values. `values.at(k)` is this lane's eighth of the value at position k of its LANES positions. */
 template <class Values>
-INLINE void add_chunk(const Values &values, struct row *rows, const float (*weights)[WAVE_SIZE])
+INLINE void add_values(const Values &values, struct row *rows, const float (*weights)[WAVE_SIZE])
 {
     const int32_t first = lane_index() / LANES * LANES;
     _Pragma(AHEAD_UNROLL) for (int32_t k = 0; k < LANES; k += VALUES) {
@@ -81,7 +81,7 @@ INLINE void add_chunk(const Values &values, struct row *rows, const float (*weig
             const float *weight = weights[r] + first + k;
             UNROLL for (int n = 0; n < VALUES; n++)
                 UNROLL for (int i = 0; i < 8; i++)
-                    rows[r].sums[i] = fused(weight[n], (float)value[n][i], rows[r].sums[i]);
+                    rows[r].sums[i] = float_fma(weight[n], (float)value[n][i], rows[r].sums[i]);
         }
     }
 }
@@ -100,8 +100,8 @@ INLINE void end_split(struct row *row)
 
 INLINE void merge_split(struct row *all, const struct row *split)
 {
-    const float largest = maximum(all->largest, split->largest);
-    const float before = exponential(all->largest - largest), now = exponential(split->largest - largest);
+    const float largest = float_max(all->largest, split->largest);
+    const float before = float_exp(all->largest - largest), now = float_exp(split->largest - largest);
     all->largest = largest;
     all->total = all->total * before + split->total * now;
     UNROLL for (int i = 0; i < 8; i++) all->sums[i] = all->sums[i] * before + split->sums[i] * now;

@@ -1,7 +1,7 @@
 /* Attention for few tokens, first half: each split of each token's context by a wave of its own.
  *
  * Constants as in attention.h, TOKEN_ROWS 1.
- * Arguments: qkv float32[T, QKV_STRIDE], key pages, value pages, records float32[T, NUM_HEADS, MAX_SPLITS, RECORD].
+ * Arguments: qkv float32[T, QKV_STRIDE], key blocks, value blocks, records float32[T, NUM_HEADS, MAX_SPLITS, RECORD].
  * Grid: x = kv heads * HEAD_PARTS, y tokens, z splits of the longest context.
  */
 #if HEAD_ROWS > 4 /* few registers are left for loads in flight */
@@ -14,8 +14,8 @@
 #include "attention.h"
 #define THREADS WAVE_SIZE
 
-struct page_keys {
-    page_pointer key;
+struct block_keys {
+    kv_pointer key;
     scale_pointer scales; /* of this position */
     INLINE_MEMBER read_eight eighth(int32_t d) const
     {
@@ -23,17 +23,17 @@ struct page_keys {
     }
 };
 
-struct page_values {
-    page_pointer values; /* of this head and eighth, page 0 */
+struct block_values {
+    kv_pointer values; /* of this head and eighth, in block 0 */
     scale_pointer scales; /* of these */
-    int32_t block, next_block; /* of positions first and first + 16: LANES positions lie in one page, or in two */
+    int32_t block, next_block; /* of positions first and first + 16: LANES positions lie in one block, or in two */
     int32_t first, last;
     INLINE_MEMBER read_eight at(int32_t k) const
     {
-        const size_t page = (size_t)(LANES > 16 && k >= 16 ? next_block : block) * NUM_KV_HEADS;
-        const int32_t position = minimum_int(first + k, last) % 16;
-        return dequantized(*(const GLOBAL_MEMORY kv_eight *)(values + page * PAGE_HEAD + position * HEAD_DIM),
-                           KV_SCALE(scales, page * (PAGE_HEAD / 2) + position));
+        const size_t at = (size_t)(LANES > 16 && k >= 16 ? next_block : block) * NUM_KV_HEADS;
+        const int32_t position = int_min(first + k, last) % 16;
+        return dequantized(*(const GLOBAL_MEMORY kv_eight *)(values + at * KV_HEAD_SIZE + position * HEAD_DIM),
+                           KV_SCALE(scales, at * (KV_HEAD_SIZE / 2) + position));
     }
 };
 
@@ -44,9 +44,9 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     if (token >= STEP->num_tokens) return;
     const int32_t position = STEP->positions[token];
     if (start > position) return;
-    const int32_t last = minimum_int(position, start + SPLIT - 1); /* lanes past it repeat it, and weigh 0 */
+    const int32_t last = int_min(position, start + SPLIT - 1); /* lanes past it repeat it, and weigh 0 */
     const int32_t kv_head = group_x() / HEAD_PARTS, head0 = group_x() * HEAD_ROWS;
-    const int32_t eighth = minimum_int(lane % LANES, EIGHTS - 1);
+    const int32_t eighth = int_min(lane % LANES, EIGHTS - 1);
     table_pointer table = STEP->block_table + (size_t)STEP->rows[token] * STEP->blocks_per_row;
     query_pointer queries = (query_pointer)a0 + (size_t)token * QKV_STRIDE + head0 * HEAD_DIM;
     int32_t positions[ROWS];
@@ -56,19 +56,19 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         begin_row(rows + r);
     }
     NO_UNROLL for (int32_t first = start; first <= last; first += WAVE_SIZE) {
-        const int32_t own = minimum_int(first + lane, last), block = table[own / 16];
-        const page_pointer key_page = (page_pointer)a1 + ((size_t)block * NUM_KV_HEADS + kv_head) * PAGE_HEAD;
-        const struct page_keys keys = { key_page + own % 16 * 8, (scale_pointer)(key_page + PAGE_ELEMENTS) + own % 16 };
-        struct page_values values;
-        values.values = (page_pointer)a2 + kv_head * PAGE_HEAD + 8 * eighth;
-        values.scales = (scale_pointer)((page_pointer)a2 + kv_head * PAGE_HEAD + PAGE_ELEMENTS) + eighth / 4 * 16;
+        const int32_t own = int_min(first + lane, last), block = table[own / 16];
+        const kv_pointer key_head = (kv_pointer)a1 + ((size_t)block * NUM_KV_HEADS + kv_head) * KV_HEAD_SIZE;
+        const struct block_keys keys = { key_head + own % 16 * 8, (scale_pointer)(key_head + KV_HEAD_ELEMENTS) + own % 16 };
+        struct block_values values;
+        values.values = (kv_pointer)a2 + kv_head * KV_HEAD_SIZE + 8 * eighth;
+        values.scales = (scale_pointer)((kv_pointer)a2 + kv_head * KV_HEAD_SIZE + KV_HEAD_ELEMENTS) + eighth / 4 * 16;
         values.first = first + lane / LANES * LANES;
         values.last = last;
-        values.block = table[minimum_int(values.first, last) / 16];
-        values.next_block = LANES > 16 ? table[minimum_int(values.first + 16, last) / 16] : 0;
+        values.block = table[int_min(values.first, last) / 16];
+        values.next_block = LANES > 16 ? table[int_min(values.first + 16, last) / 16] : 0;
         weigh_chunk(keys, queries, positions, first, rows, weights);
         sync_wave();
-        add_chunk(values, rows, weights);
+        add_values(values, rows, weights);
         sync_wave();
     }
     UNROLL for (int r = 0; r < ROWS; r++) {

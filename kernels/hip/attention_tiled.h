@@ -1,6 +1,6 @@
 /* Attention for many tokens: 4 waves of TOKEN_ROWS tokens each, which share the keys and values of a chunk in LDS.
  *
- * Constants as in attention.h. Arguments: qkv float32[T, QKV_STRIDE], key pages, value pages, out.
+ * Constants as in attention.h. Arguments: qkv float32[T, QKV_STRIDE], key blocks, value blocks, out.
  * Grid: x = kv heads * HEAD_PARTS, y = tokens / (4 * TOKEN_ROWS).
  * Neighbouring tokens of one sequence make a segment; the segments of a tile come one after the other.
  */
@@ -9,7 +9,7 @@
 #include "attention.h"
 #define THREADS (4 * WAVE_SIZE)
 #define TILE_TOKENS (4 * TOKEN_ROWS)
-#define CHUNK_PAGES (WAVE_SIZE / 16)
+#define CHUNK_BLOCKS (WAVE_SIZE / 16)
 
 struct lds_keys {
     const kv_element *key;
@@ -26,63 +26,63 @@ struct lds_values {
     int32_t first, last; /* within the chunk */
     INLINE_MEMBER read_eight at(int32_t k) const
     {
-        const int32_t position = minimum_int(first + k, last), page = KV_Q8_0 ? position / 16 : 0;
-        const kv_element *value = values + position * HEAD_DIM + page * (PAGE_HEAD - PAGE_ELEMENTS);
-        return dequantized(*(const kv_eight *)value, KV_SCALE(scales, page * (PAGE_HEAD / 2) + position % 16));
+        const int32_t position = int_min(first + k, last), block = KV_Q8_0 ? position / 16 : 0;
+        const kv_element *value = values + position * HEAD_DIM + block * (KV_HEAD_SIZE - KV_HEAD_ELEMENTS);
+        return dequantized(*(const kv_eight *)value, KV_SCALE(scales, block * (KV_HEAD_SIZE / 2) + position % 16));
     }
 };
 
-/* One head of the pages that hold the positions from `first` on; pages past `last` repeat its page. */
-INLINE void load_pages(page_pointer pages, table_pointer table, int32_t first, int32_t last, kv_element *out)
+/* One head of the blocks that hold the positions from `first` on; those past `last` repeat its block. */
+INLINE void load_blocks(kv_pointer blocks, table_pointer table, int32_t first, int32_t last, kv_element *out)
 {
-    const int32_t pieces = PAGE_HEAD * sizeof(kv_element) / 16;
-    for (int32_t i = thread_index(); i < CHUNK_PAGES * pieces; i += THREADS) {
-        const int32_t block = table[minimum_int(first / 16 + i / pieces, last / 16)];
-        const size_t page = (size_t)block * NUM_KV_HEADS * PAGE_HEAD;
-        ((i32x4 *)out)[i] = ((const GLOBAL_MEMORY i32x4 *)(pages + page))[i % pieces];
+    const int32_t pieces = KV_HEAD_SIZE * sizeof(kv_element) / 16;
+    for (int32_t i = thread_index(); i < CHUNK_BLOCKS * pieces; i += THREADS) {
+        const int32_t block = table[int_min(first / 16 + i / pieces, last / 16)];
+        const size_t at = (size_t)block * NUM_KV_HEADS * KV_HEAD_SIZE;
+        ((i32x4 *)out)[i] = ((const GLOBAL_MEMORY i32x4 *)(blocks + at))[i % pieces];
     }
 }
 
 struct tile {
-    page_pointer keys, values; /* of this kv head, page 0 */
+    kv_pointer keys, values; /* of this kv head, in block 0 */
     query_pointer queries; /* of the first row; of tokens past the last too, which go nowhere */
     int32_t positions[ROWS]; /* -1: not of this segment */
     struct row rows[ROWS];
 };
 
 /* One split of a segment whose greatest position is `last`. */
-INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, int32_t last, kv_element *pages,
+INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, int32_t last, kv_element *blocks,
                          float (*weights)[WAVE_SIZE])
 {
-    const int32_t lane = lane_index(), end = minimum_int(last, start + SPLIT - 1);
+    const int32_t lane = lane_index(), end = int_min(last, start + SPLIT - 1);
     NO_UNROLL for (int32_t first = start; first <= end; first += WAVE_SIZE) {
-        load_pages(tile->keys, table, first, last, pages);
+        load_blocks(tile->keys, table, first, last, blocks);
         __syncthreads();
-        const kv_element *head = pages + lane / 16 * PAGE_HEAD;
-        const struct lds_keys keys = { head + lane % 16 * 8, (const _Float16 *)(head + PAGE_ELEMENTS) + lane % 16 };
+        const kv_element *head = blocks + lane / 16 * KV_HEAD_SIZE;
+        const struct lds_keys keys = { head + lane % 16 * 8, (const _Float16 *)(head + KV_HEAD_ELEMENTS) + lane % 16 };
         weigh_chunk(keys, tile->queries, tile->positions, first, tile->rows, weights);
         __syncthreads();
-        load_pages(tile->values, table, first, last, pages);
+        load_blocks(tile->values, table, first, last, blocks);
         __syncthreads();
-        const int32_t eighth = minimum_int(lane % LANES, EIGHTS - 1);
-        const _Float16 *scales = (const _Float16 *)(pages + PAGE_ELEMENTS) + eighth / 4 * 16;
-        const struct lds_values values = { pages + 8 * eighth, scales, lane / LANES * LANES, last - first };
-        add_chunk(values, tile->rows, weights);
+        const int32_t eighth = int_min(lane % LANES, EIGHTS - 1);
+        const _Float16 *scales = (const _Float16 *)(blocks + KV_HEAD_ELEMENTS) + eighth / 4 * 16;
+        const struct lds_values values = { blocks + 8 * eighth, scales, lane / LANES * LANES, last - first };
+        add_values(values, tile->rows, weights);
         __syncthreads();
     }
 }
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
-    alignas(16) __shared__ kv_element pages[CHUNK_PAGES * PAGE_HEAD];
+    alignas(16) __shared__ kv_element blocks[CHUNK_BLOCKS * KV_HEAD_SIZE];
     alignas(16) __shared__ float weights[4][ROWS][WAVE_SIZE];
-    const int32_t first = group_y() * TILE_TOKENS, end = minimum_int(STEP->num_tokens, first + TILE_TOKENS);
+    const int32_t first = group_y() * TILE_TOKENS, end = int_min(STEP->num_tokens, first + TILE_TOKENS);
     if (first >= end) return;
     const int32_t kv_head = group_x() / HEAD_PARTS, head0 = group_x() * HEAD_ROWS, token0 = first + wave_index() * TOKEN_ROWS;
     struct tile tile;
     struct row all[ROWS];
-    tile.keys = (page_pointer)a1 + kv_head * PAGE_HEAD;
-    tile.values = (page_pointer)a2 + kv_head * PAGE_HEAD;
+    tile.keys = (kv_pointer)a1 + kv_head * KV_HEAD_SIZE;
+    tile.values = (kv_pointer)a2 + kv_head * KV_HEAD_SIZE;
     tile.queries = (query_pointer)a0 + (size_t)token0 * QKV_STRIDE + head0 * HEAD_DIM;
     UNROLL for (int r = 0; r < ROWS; r++) begin_row(all + r);
     int32_t begin = first;
@@ -98,7 +98,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         table_pointer table = STEP->block_table + (size_t)sequence * STEP->blocks_per_row;
         NO_UNROLL for (int32_t start = 0; start <= last; start += SPLIT) {
             UNROLL for (int r = 0; r < ROWS; r++) begin_row(tile.rows + r);
-            attend_split(&tile, table, start, last, pages, weights[wave_index()]);
+            attend_split(&tile, table, start, last, blocks, weights[wave_index()]);
             UNROLL for (int r = 0; r < ROWS; r++) {
                 end_split(tile.rows + r);
                 merge_split(all + r, tile.rows + r);

@@ -29,7 +29,7 @@ INLINE void fetch(weight_pointer tile, uint32_t second, activation_pointer x, in
     next->count = count;
 }
 
-INLINE int32_t chunk_width(int32_t chunk) { return COLUMNS % 64 ? minimum_int(64, COLUMNS - 64 * chunk) : 64; }
+INLINE int32_t chunk_width(int32_t chunk) { return COLUMNS % 64 ? int_min(64, COLUMNS - 64 * chunk) : 64; }
 
 INLINE void store_fetched(const struct fetched *next, struct stage *stage, int32_t chunk)
 {
@@ -46,7 +46,7 @@ INLINE void store_fetched(const struct fetched *next, struct stage *stage, int32
     for (int32_t i = thread_index(); i < 64 * 16; i += threads) {
         const int32_t token = i / 16, c = i % 16 * 4;
         if (c >= width) continue;
-        const size_t at = (size_t)minimum_int(token, next->count - 1) * ACTIVATION_ROW + 64 * chunk + c;
+        const size_t at = (size_t)int_min(token, next->count - 1) * ACTIVATION_ROW + 64 * chunk + c;
         *(f32x4 *)(stage->x[token] + c) = *(const GLOBAL_MEMORY f32x4 *)(next->x + at);
     }
 }
@@ -62,7 +62,7 @@ INLINE void multiply_chunk(const struct stage *stage, int32_t chunk, int32_t row
             if (t % 4 == 0) SCHEDULING_FENCE();
             const f32x4 x = *(const f32x4 *)(stage->x[token0 + lane_slot(t)] + c);
             UNROLL for (int i = 0; i < LANE_ROWS; i++)
-                UNROLL for (int n = 0; n < 4; n++) sums[i][t] = fused(w[i][n], x[n], sums[i][t]);
+                UNROLL for (int n = 0; n < 4; n++) sums[i][t] = float_fma(w[i][n], x[n], sums[i][t]);
         }
     }
 }

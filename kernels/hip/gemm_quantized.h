@@ -38,7 +38,7 @@ INLINE void fetch(weight_pointer tile, uint32_t second, activation_pointer x, in
             load_block(base, origin, lane, 0, 0, true, &next->weights);
     }
     if (TAKES_ACTIVATIONS(thread_index())) {
-        const int32_t token = minimum_int(pair / 2, count - 1), b = alone ? 2 * chunk : 2 * chunk + pair % 2;
+        const int32_t token = int_min(pair / 2, count - 1), b = alone ? 2 * chunk : 2 * chunk + pair % 2;
         const GLOBAL_MEMORY i32x4 *block = (const GLOBAL_MEMORY i32x4 *)(x + (size_t)token * ACTIVATION_ROW + b);
         UNROLL for (int i = 0; i < 3; i++) next->x[i] = block[i];
     }

@@ -37,7 +37,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t tile = group_x() * ROW_TILES;
     weight_pointer tiles[LANE_TILES];
     UNROLL for (int i = 0; i < LANE_TILES; i++) /* past the last tile: the last one again, not stored */
-        tiles[i] = (weight_pointer)a0 + (size_t)minimum_int(tile + i, NUM_TILES - 1) * TILE_BYTES;
+        tiles[i] = (weight_pointer)a0 + (size_t)int_min(tile + i, NUM_TILES - 1) * TILE_BYTES;
     const uint32_t origin = side && tile + 1 < NUM_TILES ? TILE_BYTES : 0;
     activation_pointer x = (activation_pointer)a1 + (size_t)first * ACTIVATION_ROW;
     float sums[LANE_TILES][TOKENS];
@@ -48,9 +48,9 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         UNROLL for (int i = 0; i < LANE_TILES; i++) partial[slice][t][32 * (i + side) + lane] = sums[i][t];
     __syncthreads();
 #if GATE_UP
-    for (int32_t t = thread_index() / 32; t < minimum_int(TOKENS, count); t += THREADS / 32) {
+    for (int32_t t = thread_index() / 32; t < int_min(TOKENS, count); t += THREADS / 32) {
         const float gate = sum_slices(&partial[0][t][lane]), up = sum_slices(&partial[0][t][32 + lane]);
-        store_gate_up(silu(gate) * up, a2, first + t, group_x());
+        store_gate_up(float_silu(gate) * up, a2, first + t, group_x());
     }
 #else
     for (int32_t i = thread_index(); i < TOKENS * GROUP_ROWS; i += THREADS) {

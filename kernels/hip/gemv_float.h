@@ -19,7 +19,7 @@ INLINE void multiply_unit(const weight_pointer *units, uint32_t origin, uint32_t
             UNROLL for (int i = 0; i < LANE_TILES; i++) READ_AFTER(x, sums[i][(t + TOKENS - ahead) % TOKENS]);
             UNROLL for (int c = 0; c < PIECE; c++)
                 UNROLL for (int i = 0; i < LANE_TILES; i++)
-                    sums[i][t] = fused(w[i][c], x[t * ACTIVATION_ROW + p * PIECE + c], sums[i][t]);
+                    sums[i][t] = float_fma(w[i][c], x[t * ACTIVATION_ROW + p * PIECE + c], sums[i][t]);
         }
     }
 }

@@ -17,7 +17,7 @@ INLINE void copy_from_host(GLOBAL_MEMORY Word *goal, const GLOBAL_MEMORY Word *s
 {
     for (int32_t first = thread_index(); first < count; first += HOST_LOADS * threads) {
         Word words[HOST_LOADS];
-        UNROLL for (int n = 0; n < HOST_LOADS; n++) words[n] = load_host(source + minimum_int(first + n * threads, count - 1));
+        UNROLL for (int n = 0; n < HOST_LOADS; n++) words[n] = load_host(source + int_min(first + n * threads, count - 1));
         UNROLL for (int n = 0; n < HOST_LOADS; n++)
             if (first + n * threads < count) goal[first + n * threads] = words[n];
     }

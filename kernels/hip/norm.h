@@ -15,7 +15,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const GLOBAL_MEMORY float *x = (const GLOBAL_MEMORY float *)a0 + (size_t)row * COLUMNS;
     const GLOBAL_MEMORY float *weight = (const GLOBAL_MEMORY float *)a1;
     float squares = 0;
-    for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) squares = fused(x[c], x[c], squares);
+    for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) squares = float_fma(x[c], x[c], squares);
     squares = wave_sum(squares);
     if (lane_index() == 0) partial[wave_index()] = squares;
     __syncthreads();

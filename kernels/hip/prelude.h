@@ -38,38 +38,38 @@ struct q8_block {
 };
 static_assert(sizeof(struct q8_block) == 48, "as compiler/lower_hip.py has it");
 
-INLINE int32_t minimum_int(int32_t a, int32_t b) { return a < b ? a : b; }
-INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-INLINE float maximum(float a, float b) { return a > b ? a : b; }
-INLINE float absolute(float x) { return __builtin_fabsf(x); }
+INLINE int32_t int_min(int32_t a, int32_t b) { return a < b ? a : b; }
+INLINE float float_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+INLINE float float_max(float a, float b) { return a > b ? a : b; }
+INLINE float float_abs(float x) { return __builtin_fabsf(x); }
 INLINE float from_bits(int32_t bits) { return __builtin_bit_cast(float, bits); }
 INLINE int32_t to_bits(float x) { return __builtin_bit_cast(int32_t, x); }
 INLINE float from_f16(int32_t bits) { return (float)__builtin_bit_cast(_Float16, (uint16_t)bits); }
 INLINE f16x8 as_halves(i32x4 x) { return __builtin_bit_cast(f16x8, x); }
 
 /* Nearest integer, ties to even, for |v| < 2^22: the float adder rounds. */
-INLINE float round_float(float v)
+INLINE float float_round(float v)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23 */
     return (v + magic) - magic;
 }
 /* e^v as on the host (vector_exp in kernels/host/vector.h, the same bits): v is clamped to [-87, 88]. */
-INLINE float exponential(float v)
+INLINE float float_exp(float v)
 {
     v = v > -87.0f ? v : -87.0f;
     v = v < 88.0f ? v : 88.0f;
-    const float n = round_float(v * 1.44269504f);
-    const float r = fused(n, 2.12194440e-4f, fused(n, -0.693359375f, v));
+    const float n = float_round(v * 1.44269504f);
+    const float r = float_fma(n, 2.12194440e-4f, float_fma(n, -0.693359375f, v));
     float p = 1.0f / 720;
-    p = fused(p, r, 1.0f / 120);
-    p = fused(p, r, 1.0f / 24);
-    p = fused(p, r, 1.0f / 6);
-    p = fused(p, r, 0.5f);
-    p = fused(p, r, 1.0f);
-    p = fused(p, r, 1.0f);
+    p = float_fma(p, r, 1.0f / 120);
+    p = float_fma(p, r, 1.0f / 24);
+    p = float_fma(p, r, 1.0f / 6);
+    p = float_fma(p, r, 0.5f);
+    p = float_fma(p, r, 1.0f);
+    p = float_fma(p, r, 1.0f);
     return from_bits(to_bits(p) + ((int32_t)n << 23));
 }
-INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
+INLINE float float_silu(float x) { return x / (1.0f + float_exp(-x)); }
 
 INLINE float wave_sum(float x)
 {
@@ -80,29 +80,29 @@ INLINE float wave_sum(float x)
     x += shuffle_xor<2>(x);
     return x + shuffle_xor<1>(x);
 }
-INLINE float wave_maximum(float x)
+INLINE float wave_max(float x)
 {
-    if (WAVE_SIZE == 64) x = maximum(x, shuffle_xor<32>(x));
-    x = maximum(x, shuffle_xor<16>(x));
-    x = maximum(x, shuffle_xor<8>(x));
-    x = maximum(x, shuffle_xor<4>(x));
-    x = maximum(x, shuffle_xor<2>(x));
-    return maximum(x, shuffle_xor<1>(x));
+    if (WAVE_SIZE == 64) x = float_max(x, shuffle_xor<32>(x));
+    x = float_max(x, shuffle_xor<16>(x));
+    x = float_max(x, shuffle_xor<8>(x));
+    x = float_max(x, shuffle_xor<4>(x));
+    x = float_max(x, shuffle_xor<2>(x));
+    return float_max(x, shuffle_xor<1>(x));
 }
 
-INLINE int32_t maximum_int(int32_t a, int32_t b) { return a > b ? a : b; }
+INLINE int32_t int_max(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* 32 neighbouring lanes make one block; each brings one value, lane 0 of them the first. The largest magnitude is found
  * among bit patterns: there a NaN is above all, so the block's scale shows it. */
 INLINE void quantize_lane(float value, GLOBAL_MEMORY struct q8_block *block)
 {
     const int32_t lane = thread_index() % 32, half = lane / 16;
-    int32_t top = to_bits(absolute(value));
-    top = maximum_int(top, shuffle_xor<8>(top));
-    top = maximum_int(top, shuffle_xor<4>(top));
-    top = maximum_int(top, shuffle_xor<2>(top));
-    const float largest = from_bits(maximum_int(top, shuffle_xor<1>(top)));
-    const int32_t quant = (int32_t)round_float(value * (largest > 0 ? 127.0f / largest : 0.0f));
+    int32_t top = to_bits(float_abs(value));
+    top = int_max(top, shuffle_xor<8>(top));
+    top = int_max(top, shuffle_xor<4>(top));
+    top = int_max(top, shuffle_xor<2>(top));
+    const float largest = from_bits(int_max(top, shuffle_xor<1>(top)));
+    const int32_t quant = (int32_t)float_round(value * (largest > 0 ? 127.0f / largest : 0.0f));
     int32_t sum = quant;
     sum += shuffle_xor<8>(sum);
     sum += shuffle_xor<4>(sum);
@@ -122,12 +122,12 @@ INLINE void quantize_lane(float value, GLOBAL_MEMORY struct q8_block *block)
 INLINE void quantize_eight(const float values[8], GLOBAL_MEMORY struct q8_block *block, int32_t at)
 {
     int32_t top = 0;
-    UNROLL for (int i = 0; i < 8; i++) top = maximum_int(top, to_bits(absolute(values[i])));
-    const float largest = from_bits(maximum_int(top, shuffle_xor<1>(top)));
+    UNROLL for (int i = 0; i < 8; i++) top = int_max(top, to_bits(float_abs(values[i])));
+    const float largest = from_bits(int_max(top, shuffle_xor<1>(top)));
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f, scale = largest / 127.0f;
     int32_t sum = 0, packed[2] = { 0, 0 };
     UNROLL for (int i = 0; i < 8; i++) {
-        const int32_t quant = (int32_t)round_float(values[i] * inverse);
+        const int32_t quant = (int32_t)float_round(values[i] * inverse);
         sum += quant;
         packed[i / 4] |= (quant & 255) << (8 * (i % 4));
     }

@@ -62,7 +62,7 @@ INLINE uint64_t place(const struct row *row, int32_t id, float logit)
     const uint64_t by_logit = place_of(bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u), id);
     if (by_logit < row->cut) return 0;
     if (row->order == BY_LOGIT) return by_logit;
-    return place_of(~(uint32_t)to_bits(absolute(scaled(row, logit) - row->mean)), id);
+    return place_of(~(uint32_t)to_bits(float_abs(scaled(row, logit) - row->mean)), id);
 }
 
 /* A number from 0 to 1 in units of 2^-WEIGHT_BITS. */
@@ -76,8 +76,8 @@ INLINE uint64_t in_units(float weight)
 /* e^x in units, with x = (logit - largest) / temperature; 0 for what min_p or typical_p filters out. */
 INLINE uint64_t weigh(const struct row *row, float logit)
 {
-    const float x = scaled(row, logit), weight = exponential(x);
-    if (!(x > -87.0f) || weight < row->min_p || absolute(x - row->mean) > row->farthest) return 0;
+    const float x = scaled(row, logit), weight = float_exp(x);
+    if (!(x > -87.0f) || weight < row->min_p || float_abs(x - row->mean) > row->farthest) return 0;
     return in_units(weight);
 }
 
@@ -85,7 +85,7 @@ INLINE uint64_t weigh(const struct row *row, float logit)
 INLINE uint64_t weigh_distance(const struct row *row, float logit)
 {
     const float x = scaled(row, logit);
-    return weigh(row, logit) ? in_units(-x * exponential(x)) : 0;
+    return weigh(row, logit) ? in_units(-x * float_exp(x)) : 0;
 }
 
 INLINE void save_logits(logits_pointer logits, sampling_pointer s)

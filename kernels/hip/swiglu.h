@@ -7,5 +7,5 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t token = group_y(), c = group_x() * THREADS + thread_index();
     if (token >= STEP->num_tokens || c >= COLUMNS) return;
     const GLOBAL_MEMORY float *gate = (const GLOBAL_MEMORY float *)a0 + (size_t)token * (2 * COLUMNS);
-    ((GLOBAL_MEMORY float *)a1)[(size_t)token * COLUMNS + c] = silu(gate[c]) * gate[COLUMNS + c];
+    ((GLOBAL_MEMORY float *)a1)[(size_t)token * COLUMNS + c] = float_silu(gate[c]) * gate[COLUMNS + c];
 }

@@ -120,10 +120,10 @@ INLINE float add_block(float sum, int32_t dot0, int32_t dot1, float x0, float x1
 {
     const float half0 = (float)dot0 * x0, half1 = (float)dot1 * x1;
     if (NUM_SCALES == 2)
-        sum = fused(half1, scale1, fused(half0, scale0, sum));
+        sum = float_fma(half1, scale1, float_fma(half0, scale0, sum));
     else
-        sum = fused(half0 + half1, scale0, sum);
-    return HAS_MINIMUM ? fused(minimum, x_scaled, sum) : sum;
+        sum = float_fma(half0 + half1, scale0, sum);
+    return HAS_MINIMUM ? float_fma(minimum, x_scaled, sum) : sum;
 }
 
 /* embedding.h: the work items of a row, and the floats of one, exactly scale * quant + minimum as GGUF defines it. */

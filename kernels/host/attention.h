@@ -1,16 +1,17 @@
-/* Causal attention of each token over its own sequence's pages, grouped queries.
+/* Causal attention of each token over the KV blocks of its own sequence, grouped queries.
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), KV_Q8_0.
- * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], key pages, value pages, out [T, NUM_HEADS * HEAD_DIM].
- * Pages: [block, kv head], each as in kv_pages.h. A work item is one head of ROWS_MAX neighbouring tokens; those of one sequence share the loads.
+ * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], key blocks, value blocks, out [T, NUM_HEADS * HEAD_DIM].
+ * KV blocks: [block, kv head], each as in kv_blocks.h. A work item is one head of ROWS_MAX neighbouring tokens; those of one sequence share the loads.
  *
  * Every row walks the same spans of 256 positions, from 0, with a running maximum. Positions past its own weigh
  * exactly 0, so a row's result does not depend on the rows beside it.
  */
-#include "kv_pages.h"
+#include "kv_blocks.h"
 
 #define ROWS_MAX ACCUMULATORS
 #define SPAN 256
+#define LOWEST -3.0e38f
 #define VECTORS (HEAD_DIM / 16)
 #define QKV_STRIDE ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM)
 
@@ -25,7 +26,7 @@ struct rows {
 };
 
 /* Scores of 16 positions from `first` on, for all rows. */
-ALWAYS_INLINE void score_page(struct rows *r, const uint8_t *keys, int32_t first, int32_t column, const int count)
+INLINE void score_keys(struct rows *r, const uint8_t *keys, int32_t first, int32_t column, const int count)
 {
     const i32x16 lane = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
     f32x16 dots[ROWS_MAX];
@@ -41,7 +42,7 @@ ALWAYS_INLINE void score_page(struct rows *r, const uint8_t *keys, int32_t first
 }
 
 /* Scores to weights; what was summed before is rescaled to the new maximum. */
-ALWAYS_INLINE void soften_span(struct rows *r, int32_t width, const int count)
+INLINE void soften_span(struct rows *r, int32_t width, const int count)
 {
     for (int i = 0; i < count; i++) {
         f32x16 largest = splat(r->largest[i]), total = splat(0);
@@ -60,7 +61,7 @@ ALWAYS_INLINE void soften_span(struct rows *r, int32_t width, const int count)
     }
 }
 
-ALWAYS_INLINE void add_page(struct rows *r, const uint8_t *values, int32_t column, int32_t positions, const int count)
+INLINE void add_values(struct rows *r, const uint8_t *values, int32_t column, int32_t positions, const int count)
 {
     for (int32_t d = 0; d < HEAD_DIM; d += 16) {
         float scales[16];
@@ -76,22 +77,22 @@ ALWAYS_INLINE void add_page(struct rows *r, const uint8_t *values, int32_t colum
 }
 
 /* `count` neighbouring positions of one sequence. */
-ALWAYS_INLINE void attend(struct rows *r, const uint8_t *keys, const uint8_t *values, const int32_t *blocks,
+INLINE void attend(struct rows *r, const uint8_t *keys, const uint8_t *values, const int32_t *blocks,
                           const int count)
 {
     const int32_t end = r->position[count - 1] + 1;
     for (int i = 0; i < count; i++) {
-        r->largest[i] = -3.0e38f;
+        r->largest[i] = LOWEST;
         r->total[i] = 0;
         for (int32_t d = 0; d < HEAD_DIM; d += 16) store_f32(r->sums[i] + d, splat(0));
     }
     for (int32_t start = 0; start < end; start += SPAN) {
-        const int32_t width = minimum_int(SPAN, (end - start + 15) / 16 * 16);
+        const int32_t width = int_min(SPAN, (end - start + 15) / 16 * 16);
         for (int32_t c = 0; c < width; c += 16)
-            score_page(r, keys + blocks[(start + c) / 16] * KV_PAGE_BYTES, start + c, c, count);
+            score_keys(r, keys + blocks[(start + c) / 16] * KV_BLOCK_BYTES, start + c, c, count);
         soften_span(r, width, count);
         for (int32_t c = 0; c < width; c += 16)
-            add_page(r, values + blocks[(start + c) / 16] * KV_PAGE_BYTES, c, minimum_int(16, end - start - c), count);
+            add_values(r, values + blocks[(start + c) / 16] * KV_BLOCK_BYTES, c, int_min(16, end - start - c), count);
     }
 }
 
@@ -114,7 +115,7 @@ static void attention_run(const struct step *step, void *const *arguments, int32
         const int32_t head = item % NUM_HEADS, kv_head = head / (NUM_HEADS / NUM_KV_HEADS);
         const uint8_t *keys = (const uint8_t *)arguments[1] + (size_t)kv_head * KV_HEAD_BYTES;
         const uint8_t *values = (const uint8_t *)arguments[2] + (size_t)kv_head * KV_HEAD_BYTES;
-        const int32_t last = minimum_int(step->num_tokens, (item / NUM_HEADS + 1) * ROWS_MAX);
+        const int32_t last = int_min(step->num_tokens, (item / NUM_HEADS + 1) * ROWS_MAX);
         int32_t token = item / NUM_HEADS * ROWS_MAX;
         while (token < last) {
             int32_t count = 0;

@@ -18,7 +18,7 @@ struct kernel {
 };
 
 #define EXPORT __attribute__((visibility("default")))
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define INLINE static inline __attribute__((always_inline))
 
 /* Rows of what a kernel makes: of all tokens, or of those of which logits are asked. */
 #define COUNT(step) (AT_LOGITS_ROWS ? (step)->num_logits : (step)->num_tokens)
@@ -33,6 +33,6 @@ struct q8_block {
     int8_t quants[32];
 };
 
-ALWAYS_INLINE int32_t minimum_int(int32_t a, int32_t b) { return a < b ? a : b; }
+INLINE int32_t int_min(int32_t a, int32_t b) { return a < b ? a : b; }
 
 #endif

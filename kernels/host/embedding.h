@@ -7,8 +7,8 @@ static void embedding_run(const struct step *step, void *const *arguments, int32
 {
     for (int32_t t = begin; t < end; t++) {
         const int32_t row = step->token_ids[t];
-        const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)(row / 16) * TILE_BYTES(COLUMNS);
-        dequantize_row(tile, row % 16, COLUMNS, (float *)arguments[1] + (size_t)t * COLUMNS);
+        const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)(row / 16) * TILE_BYTES;
+        dequantize_row(tile, row % 16, (float *)arguments[1] + (size_t)t * COLUMNS);
     }
 }
 EXPORT const struct kernel SYMBOL = { embedding_items, embedding_run };

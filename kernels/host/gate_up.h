@@ -8,16 +8,14 @@
 
 static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
 
-ALWAYS_INLINE f32x16 silu(f32x16 g) { return g / (1.0f + vector_exp(-g)); }
-
-ALWAYS_INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const int tokens)
+INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const int tokens)
 {
     float values[8][32] __attribute__((aligned(64)));
     f32x16 gate[8], up[8];
     for (int half = 0; half < 2; half++) {
-        multiply_tile(tiles + (size_t)half * TILE_BYTES(COLUMNS), x, COLUMNS, tokens, gate);
-        multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES(COLUMNS), x, COLUMNS, tokens, up);
-        for (int t = 0; t < tokens; t++) store_f32(values[t] + 16 * half, silu(gate[t]) * up[t]);
+        multiply_tile(tiles + (size_t)half * TILE_BYTES, x, tokens, gate);
+        multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES, x, tokens, up);
+        for (int t = 0; t < tokens; t++) store_f32(values[t] + 16 * half, vector_silu(gate[t]) * up[t]);
     }
     for (int t = 0; t < tokens; t++) {
         if (OUT_Q8)
@@ -32,7 +30,7 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
     const size_t out_bytes = OUT_Q8 ? sizeof(struct q8_block) : 32 * sizeof(float), stride = out_bytes * (ROWS / 32);
     const int32_t tokens = step->num_tokens;
     for (int32_t item = begin; item < end; item++) {
-        const uint8_t *tiles = (const uint8_t *)arguments[0] + 4 * (size_t)item * TILE_BYTES(COLUMNS);
+        const uint8_t *tiles = (const uint8_t *)arguments[0] + 4 * (size_t)item * TILE_BYTES;
         const char *x = (const char *)arguments[1];
         char *out = (char *)arguments[2] + item * out_bytes;
         int32_t t = 0;

@@ -10,7 +10,7 @@
 
 static int32_t matmul_items(const struct step *step) { return COUNT(step) ? (ROWS + 15) / 16 : 0; }
 
-ALWAYS_INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t valid)
+INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t valid)
 {
     if (valid == 16) {
         if (HAS_BIAS) sum += load_f32(bias);
@@ -25,11 +25,11 @@ ALWAYS_INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t 
     }
 }
 
-ALWAYS_INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
+INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
                                    int32_t valid, const int tokens)
 {
     f32x16 sums[TOKEN_TILE];
-    multiply_tile(tile, activations, COLUMNS, tokens, sums);
+    multiply_tile(tile, activations, tokens, sums);
     for (int t = 0; t < tokens; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, sums[t], valid);
 }
 
@@ -37,11 +37,11 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
 {
     const int32_t tokens = COUNT(step);
     for (int32_t item = begin; item < end; item++) {
-        const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES(COLUMNS);
+        const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
         const char *x = (const char *)arguments[1];
         float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
         const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
-        const int32_t valid = minimum_int(16, ROWS - 16 * item);
+        const int32_t valid = int_min(16, ROWS - 16 * item);
         int32_t t = 0;
         for (; t + 8 <= tokens; t += 8)
             multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, valid, 8);

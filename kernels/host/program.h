@@ -38,15 +38,15 @@ extern long syscall(long number, ...);
 
 #if defined(__x86_64__)
 #define SYS_FUTEX 202
-ALWAYS_INLINE void pause_cpu(void) { __builtin_ia32_pause(); }
+INLINE void pause_cpu(void) { __builtin_ia32_pause(); }
 #elif defined(__aarch64__)
 #define SYS_FUTEX 98
-ALWAYS_INLINE void pause_cpu(void) { __asm__ volatile("yield"); }
+INLINE void pause_cpu(void) { __asm__ volatile("yield"); }
 #endif
 #define FUTEX_WAIT_PRIVATE 128
 #define FUTEX_WAKE_PRIVATE 129
 
-ALWAYS_INLINE void relax(int32_t *spins)
+INLINE void relax(int32_t *spins)
 {
     if (++*spins < 2000)
         pause_cpu();
@@ -66,7 +66,7 @@ static void run_launches(struct program *program)
         for (;;) {
             const int32_t begin = __atomic_fetch_add(&program->counters[l].next, chunk, __ATOMIC_RELAXED);
             if (begin >= items) break;
-            launch->kernel->run(step, launch->arguments, begin, minimum_int(begin + chunk, items));
+            launch->kernel->run(step, launch->arguments, begin, int_min(begin + chunk, items));
         }
         /* A thread may still look here when the next step has begun: hence no reset, and a difference. */
         const uint32_t goal = first_arrival + (uint32_t)(l - first + 1) * (uint32_t)program->num_threads;

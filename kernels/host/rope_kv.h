@@ -3,10 +3,10 @@
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
  * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines, then
- * sines), key pages, value pages, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
- * Pages: [block, kv head], each as in kv_pages.h.
+ * sines), key blocks, value blocks, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
+ * KV blocks: [block, kv head], each as in kv_blocks.h.
  */
-#include "kv_pages.h"
+#include "kv_blocks.h"
 
 static int32_t rope_kv_items(const struct step *step) { return step->num_tokens; }
 
@@ -37,8 +37,8 @@ static void rope_kv_run(const struct step *step, void *const *arguments, int32_t
         const int32_t position = step->positions[t];
         const float *cosines = (const float *)arguments[1] + (size_t)position * ROPE_DIM;
         const int32_t block = step->block_table[(size_t)step->rows[t] * step->blocks_per_row + position / 16];
-        uint8_t *keys = (uint8_t *)arguments[2] + block * KV_PAGE_BYTES;
-        uint8_t *values = (uint8_t *)arguments[3] + block * KV_PAGE_BYTES;
+        uint8_t *keys = (uint8_t *)arguments[2] + block * KV_BLOCK_BYTES;
+        uint8_t *values = (uint8_t *)arguments[3] + block * KV_BLOCK_BYTES;
         for (int32_t h = 0; h < NUM_HEADS; h++) {
             if (QK_NORM) normalize_head(query + h * HEAD_DIM, (const float *)arguments[4]);
             rotate_head(query + h * HEAD_DIM, cosines);

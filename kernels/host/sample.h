@@ -36,7 +36,7 @@ static void restore_logits(float *logits, const struct sampling *s)
     for (int32_t i = 0; i < s->num_biases; i++) logits[s->bias_tokens[i]] = s->originals[s->num_seen + i];
 }
 
-ALWAYS_INLINE int allowed(const uint32_t *mask, int32_t id) { return !mask || (mask[id / 32] >> (id % 32) & 1); }
+INLINE int allowed(const uint32_t *mask, int32_t id) { return !mask || (mask[id / 32] >> (id % 32) & 1); }
 
 static void adjust(float *logits, const struct sampling *s)
 {
@@ -59,7 +59,7 @@ static int32_t most_likely(const float *logits, const uint32_t *mask)
 }
 
 /* Greater logit first, then the smaller id: a total order. */
-ALWAYS_INLINE int before(const float *logits, int32_t a, int32_t b)
+INLINE int before(const float *logits, int32_t a, int32_t b)
 {
     return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
 }
@@ -122,18 +122,18 @@ struct candidates {
 
 /* Of candidates first .. first + 15, x = (logit - largest) / temperature and the weight e^x: 1 for the most likely,
  * -1 for what is filtered out. */
-ALWAYS_INLINE void weigh(const struct candidates *c, int32_t first, float xs[16], float weights[16])
+INLINE void weigh(const struct candidates *c, int32_t first, float xs[16], float weights[16])
 {
     float logits[16];
     for (int32_t i = 0; i < 16; i++) {
-        const int32_t at = minimum_int(first + i, c->size - 1);
+        const int32_t at = int_min(first + i, c->size - 1);
         logits[i] = c->logits[c->ids ? c->ids[at] : at];
     }
     const f32x16 x = (load_f32(logits) - c->largest) / c->temperature;
     store_f32(xs, x);
     store_f32(weights, vector_select((i32x16)(x > -87.0f), vector_exp(x), splat(0)));
     for (int32_t i = 0; i < 16; i++) {
-        const int masked = !c->ids && !allowed(c->mask, minimum_int(first + i, c->size - 1));
+        const int masked = !c->ids && !allowed(c->mask, int_min(first + i, c->size - 1));
         if (masked || weights[i] < c->min_p || __builtin_fabsf(xs[i] - c->mean) > c->farthest) weights[i] = -1;
     }
 }
@@ -146,9 +146,9 @@ static double walk(const struct candidates *c, double enough, double goal, int32
     for (int32_t first = 0; first < c->size; first += 16) {
         float xs[16], weights[16];
         weigh(c, first, xs, weights);
-        for (int32_t i = first; i < minimum_int(first + 16, c->size); i++) {
+        for (int32_t i = first; i < int_min(first + 16, c->size); i++) {
             if (weights[i - first] < 0) continue;
-            reached += weights[i - first];
+            reached += (double)weights[i - first];
             *at = i;
             if (reached >= enough || reached > goal) return reached;
         }
@@ -166,8 +166,8 @@ static void keep_typical(struct candidates *c, float typical_p, double all)
     double sum = 0;
     for (int32_t first = 0; first < c->size; first += 16) {
         weigh(c, first, xs, weights);
-        for (int32_t i = 0; i < minimum_int(16, c->size - first); i++)
-            if (weights[i] > 0) sum += (double)weights[i] * xs[i];
+        for (int32_t i = 0; i < int_min(16, c->size - first); i++)
+            if (weights[i] > 0) sum += (double)weights[i] * (double)xs[i];
     }
     c->mean = (float)(sum / all);
     uint32_t prefix = 0;
@@ -176,16 +176,16 @@ static void keep_typical(struct candidates *c, float typical_p, double all)
         double bins[256] = { 0 };
         for (int32_t first = 0; first < c->size; first += 16) {
             weigh(c, first, xs, weights);
-            for (int32_t i = 0; i < minimum_int(16, c->size - first); i++) {
+            for (int32_t i = 0; i < int_min(16, c->size - first); i++) {
                 union { float f; uint32_t u; } distance = { __builtin_fabsf(xs[i] - c->mean) };
                 if (weights[i] > 0 && (uint64_t)distance.u >> (shift + 8) == prefix)
-                    bins[distance.u >> shift & 255] += weights[i];
+                    bins[distance.u >> shift & 255] += (double)weights[i];
             }
         }
         uint32_t bin = 0, last = 0;
         for (uint32_t b = 0; b < 256; b++)
             if (bins[b] > 0) last = b;
-        for (; bin < last && (bins[bin] == 0 || nearer + bins[bin] < typical_p * all); bin++) nearer += bins[bin];
+        for (; bin < last && (bins[bin] == 0 || nearer + bins[bin] < (double)typical_p * all); bin++) nearer += bins[bin];
         prefix = prefix << 8 | bin;
     }
     union { uint32_t u; float f; } farthest = { prefix };
@@ -202,9 +202,9 @@ static int32_t draw(const float *logits, int32_t *ids, int32_t best, const struc
     if (limit < VOCAB_SIZE) {
         c.size = sort_candidates(logits, s->mask, -LARGEST_FLOAT, limit, ids);
         c.ids = ids;
-        if (s->top_p < 1) enough = s->top_p * walk(&c, infinity, infinity, &at);
+        if (s->top_p < 1) enough = (double)s->top_p * walk(&c, infinity, infinity, &at);
     } else if (s->top_p < 1) {
-        enough = s->top_p * walk(&c, infinity, infinity, &at);
+        enough = (double)s->top_p * walk(&c, infinity, infinity, &at);
         /* All tokens below this logit together weigh less than what top_p leaves out: no nucleus reaches them. */
         const float tail = (1.0f - s->top_p) / VOCAB_SIZE;
         c.size = sort_candidates(logits, s->mask, logits[best] + natural_log(tail) * s->temperature, limit, ids);

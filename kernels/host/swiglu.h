@@ -11,9 +11,9 @@ static void swiglu_run(const struct step *step, void *const *arguments, int32_t 
         float *out = (float *)arguments[1] + (size_t)t * COLUMNS;
         for (int32_t c = 0; c < COLUMNS; c += 16) {
             float g[16] = { 0 };
-            const int32_t valid = minimum_int(16, COLUMNS - c);
+            const int32_t valid = int_min(16, COLUMNS - c);
             for (int32_t i = 0; i < valid; i++) g[i] = gate[c + i];
-            const f32x16 s = load_f32(g) / (1.0f + vector_exp(-load_f32(g)));
+            const f32x16 s = vector_silu(load_f32(g));
             for (int32_t i = 0; i < valid; i++) out[c + i] = s[i] * up[c + i];
         }
     }

@@ -27,42 +27,42 @@ typedef int8_t i8x16 __attribute__((vector_size(16)));
 #endif
 
 /* x - 0 is x, so compilers make it one broadcast; 0 + x is not where x is -0, and would be an addition. */
-ALWAYS_INLINE f32x16 splat(float x) { return x - (f32x16){ 0 }; }
-ALWAYS_INLINE i32x16 splat_int(int32_t x) { return (i32x16){ 0 } + x; }
-ALWAYS_INLINE f32x16 load_f32(const void *p)
+INLINE f32x16 splat(float x) { return x - (f32x16){ 0 }; }
+INLINE i32x16 splat_int(int32_t x) { return (i32x16){ 0 } + x; }
+INLINE f32x16 load_f32(const void *p)
 {
     f32x16 v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
-ALWAYS_INLINE void store_f32(void *p, f32x16 v) { __builtin_memcpy(p, &v, sizeof v); }
-ALWAYS_INLINE u8x64 load_bytes(const void *p)
+INLINE void store_f32(void *p, f32x16 v) { __builtin_memcpy(p, &v, sizeof v); }
+INLINE u8x64 load_bytes(const void *p)
 {
     u8x64 v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
-ALWAYS_INLINE f32x16 load_bf16(const void *p)
+INLINE f32x16 load_bf16(const void *p)
 {
     u16x16 half;
     __builtin_memcpy(&half, p, sizeof half);
     return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
 }
-ALWAYS_INLINE f32x16 to_f32(i32x16 v) { return __builtin_convertvector(v, f32x16); }
-ALWAYS_INLINE f32x16 vector_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
+INLINE f32x16 to_f32(i32x16 v) { return __builtin_convertvector(v, f32x16); }
+INLINE f32x16 vector_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
 /* mask lanes are all ones or all zeros */
-ALWAYS_INLINE f32x16 vector_select(i32x16 mask, f32x16 yes, f32x16 no)
+INLINE f32x16 vector_select(i32x16 mask, f32x16 yes, f32x16 no)
 {
     return (f32x16)((mask & (i32x16)yes) | (~mask & (i32x16)no));
 }
 /* Nearest integer, ties to even, for |v| < 2^22: the float adder rounds. */
-ALWAYS_INLINE i32x16 vector_round(f32x16 v)
+INLINE i32x16 vector_round(f32x16 v)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23 */
     return __builtin_convertvector((v + magic) - magic, i32x16);
 }
 /* Horizontal reductions by halves: a fixed order. */
-ALWAYS_INLINE float horizontal_sum(f32x16 v)
+INLINE float horizontal_sum(f32x16 v)
 {
     float a[16];
     store_f32(a, v);
@@ -70,13 +70,13 @@ ALWAYS_INLINE float horizontal_sum(f32x16 v)
         for (int i = 0; i < width; i++) a[i] += a[i + width];
     return a[0];
 }
-ALWAYS_INLINE int32_t horizontal_sum_int(i32x16 v)
+INLINE int32_t horizontal_sum_int(i32x16 v)
 {
     int32_t sum = 0;
     for (int i = 0; i < 16; i++) sum += v[i];
     return sum;
 }
-ALWAYS_INLINE float horizontal_max(f32x16 v)
+INLINE float horizontal_max(f32x16 v)
 {
     float a[16];
     store_f32(a, v);
@@ -85,7 +85,7 @@ ALWAYS_INLINE float horizontal_max(f32x16 v)
     return a[0];
 }
 /* The largest |v|; NaN where one lane is: as integers, magnitudes are in order, infinity and then NaN last. */
-ALWAYS_INLINE float horizontal_max_abs(f32x16 v)
+INLINE float horizontal_max_abs(f32x16 v)
 {
     const i32x16 bits = (i32x16)vector_abs(v);
     int32_t a[16];
@@ -99,7 +99,7 @@ ALWAYS_INLINE float horizontal_max_abs(f32x16 v)
 /* e^v. v is clamped to [-87, 88]: e^-87 = 1.6e-38 stands for all below. exp(0) is exactly 1.
  * Cody-Waite reduction to r in [-ln2/2, ln2/2], degree-6 polynomial (its Taylor error there is
  * below 2^-25 relative to 1). */
-ALWAYS_INLINE f32x16 vector_exp(f32x16 v)
+INLINE f32x16 vector_exp(f32x16 v)
 {
     v = vector_max(v, splat(-87.0f));
     v = -vector_max(-v, splat(-88.0f));
@@ -116,8 +116,9 @@ ALWAYS_INLINE f32x16 vector_exp(f32x16 v)
     p = vector_fma(p, r, splat(1.0f));
     return (f32x16)((i32x16)p + (n << 23));
 }
+INLINE f32x16 vector_silu(f32x16 v) { return v / (1.0f + vector_exp(-v)); }
 /* 16 floats to int8, scaled so that the largest becomes 127. What is not finite makes the scale so. */
-ALWAYS_INLINE void quantize_half(f32x16 x, float *scale, int32_t *sum, int8_t *quants)
+INLINE void quantize_half(f32x16 x, float *scale, int32_t *sum, int8_t *quants)
 {
     const float largest = horizontal_max_abs(x);
     const i32x16 rounded = vector_round(x * (largest > 0 ? 127.0f / largest : 0));
@@ -127,7 +128,7 @@ ALWAYS_INLINE void quantize_half(f32x16 x, float *scale, int32_t *sum, int8_t *q
     __builtin_memcpy(quants, &narrow, 16);
 }
 /* 32 floats to one block of int8. */
-ALWAYS_INLINE void quantize_block(const float *x, struct q8_block *block)
+INLINE void quantize_block(const float *x, struct q8_block *block)
 {
     for (int half = 0; half < 2; half++)
         quantize_half(load_f32(x + 16 * half), block->scales + half, block->sums + half, block->quants + 16 * half);

@@ -3,13 +3,13 @@
 #define SIGNED_DOT_OFFSET 0
 #define ACCUMULATORS 8 /* in memory; the more there are, the fewer conversions of operands */
 
-ALWAYS_INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; }
-ALWAYS_INLINE f32x16 vector_max(f32x16 a, f32x16 b)
+INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; }
+INLINE f32x16 vector_max(f32x16 a, f32x16 b)
 {
     const i32x16 greater = a > b;
     return (f32x16)((greater & (i32x16)a) | (~greater & (i32x16)b));
 }
-ALWAYS_INLINE f32x16 load_f16(const void *p)
+INLINE f32x16 load_f16(const void *p)
 {
     u16x16 half;
     __builtin_memcpy(&half, p, sizeof half);
@@ -21,7 +21,7 @@ ALWAYS_INLINE f32x16 load_f16(const void *p)
     const u32x16 is_zero = (u32x16)(exponent == 0), is_special = (u32x16)(exponent == 0x7c00);
     return (f32x16)(sign | (is_zero & (u32x16)subnormal) | (is_special & special) | (~is_zero & ~is_special & normal));
 }
-ALWAYS_INLINE void store_f16(void *p, f32x16 v)
+INLINE void store_f16(void *p, f32x16 v)
 {
     const u32x16 bits = (u32x16)v, sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     /* Round to nearest even on the 13 bits that go; subnormals by letting float addition round. */
@@ -34,25 +34,25 @@ ALWAYS_INLINE void store_f16(void *p, f32x16 v)
     const u16x16 narrow = __builtin_convertvector(half | sign, u16x16);
     __builtin_memcpy(p, &narrow, sizeof narrow);
 }
-ALWAYS_INLINE i32x16 load_u8(const void *p)
+INLINE i32x16 load_u8(const void *p)
 {
     u8x16 bytes;
     __builtin_memcpy(&bytes, p, sizeof bytes);
     return __builtin_convertvector(bytes, i32x16);
 }
-ALWAYS_INLINE i32x16 load_i8(const void *p)
+INLINE i32x16 load_i8(const void *p)
 {
     i8x16 bytes;
     __builtin_memcpy(&bytes, p, sizeof bytes);
     return __builtin_convertvector(bytes, i32x16);
 }
-ALWAYS_INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
+INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
 {
     const u32x16 lanes = (u32x16)w;
     for (int j = 0; j < 4; j++) acc += (i32x16)((lanes >> (8 * j)) & 255) * (int32_t)x[j];
     return acc;
 }
-ALWAYS_INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
+INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
 {
     const u32x16 lanes = (u32x16)w;
     for (int j = 0; j < 4; j++) acc += ((i32x16)(lanes << (24 - 8 * j)) >> 24) * (int32_t)x[j];

@@ -8,41 +8,41 @@ typedef union { f32x16 whole; __m256 half[2]; } f32_halves;
 typedef union { i32x16 whole; __m256i half[2]; } i32_halves;
 typedef union { u8x64 whole; __m256i half[2]; } u8_halves;
 
-ALWAYS_INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
+INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
 {
     f32_halves x = { a }, y = { b }, z = { c };
     z.half[0] = _mm256_fmadd_ps(x.half[0], y.half[0], z.half[0]);
     z.half[1] = _mm256_fmadd_ps(x.half[1], y.half[1], z.half[1]);
     return z.whole;
 }
-ALWAYS_INLINE f32x16 vector_max(f32x16 a, f32x16 b)
+INLINE f32x16 vector_max(f32x16 a, f32x16 b)
 {
     f32_halves x = { a }, y = { b };
     x.half[0] = _mm256_max_ps(x.half[0], y.half[0]);
     x.half[1] = _mm256_max_ps(x.half[1], y.half[1]);
     return x.whole;
 }
-ALWAYS_INLINE f32x16 load_f16(const void *p)
+INLINE f32x16 load_f16(const void *p)
 {
     f32_halves r;
     r.half[0] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
     r.half[1] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1));
     return r.whole;
 }
-ALWAYS_INLINE void store_f16(void *p, f32x16 v)
+INLINE void store_f16(void *p, f32x16 v)
 {
     f32_halves x = { v };
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.half[0], _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((__m128i *)p + 1, _mm256_cvtps_ph(x.half[1], _MM_FROUND_TO_NEAREST_INT));
 }
-ALWAYS_INLINE i32x16 load_u8(const void *p)
+INLINE i32x16 load_u8(const void *p)
 {
     i32_halves r;
     r.half[0] = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
     r.half[1] = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)((const uint8_t *)p + 8)));
     return r.whole;
 }
-ALWAYS_INLINE i32x16 load_i8(const void *p)
+INLINE i32x16 load_i8(const void *p)
 {
     i32_halves r;
     r.half[0] = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
@@ -50,7 +50,7 @@ ALWAYS_INLINE i32x16 load_i8(const void *p)
     return r.whole;
 }
 /* Pairs add up in 16 bits: exact for weights up to 128, which all callers hold (2 * 128 * 127 < 2^15). */
-ALWAYS_INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
+INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
 {
     int32_t four;
     __builtin_memcpy(&four, x, 4);
@@ -62,7 +62,7 @@ ALWAYS_INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
             sum.half[h], _mm256_madd_epi16(_mm256_maddubs_epi16(weights.half[h], broadcast), ones));
     return sum.whole;
 }
-ALWAYS_INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
+INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
 {
     int32_t four;
     __builtin_memcpy(&four, x, 4);

@@ -4,29 +4,29 @@
 #define SIGNED_DOT_OFFSET 128 /* dot_signed adds 128 to each weight: its caller takes 128 * sum away */
 #define ACCUMULATORS 8 /* vectors summed to at once: as many as hide the latency of an addition */
 
-ALWAYS_INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
+INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
 {
     return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
-ALWAYS_INLINE f32x16 vector_max(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
-ALWAYS_INLINE f32x16 load_f16(const void *p)
+INLINE f32x16 vector_max(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE f32x16 load_f16(const void *p)
 {
     return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
-ALWAYS_INLINE void store_f16(void *p, f32x16 v)
+INLINE void store_f16(void *p, f32x16 v)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
-ALWAYS_INLINE i32x16 load_u8(const void *p) { return (i32x16)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
-ALWAYS_INLINE i32x16 load_i8(const void *p) { return (i32x16)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+INLINE i32x16 load_u8(const void *p) { return (i32x16)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+INLINE i32x16 load_i8(const void *p) { return (i32x16)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 /* acc[r] += sum over j of w[4r+j] (unsigned) * x[j] (signed) */
-ALWAYS_INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
+INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
 {
     int32_t four;
     __builtin_memcpy(&four, x, 4);
     return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
-ALWAYS_INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
+INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
 {
     return dot_unsigned(acc, w ^ 0x80, x);
 }

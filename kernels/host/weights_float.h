@@ -8,21 +8,21 @@
 #elif defined(WEIGHT_BF16)
 #define LOAD_ELEMENTS load_bf16
 #endif
-#define TILE_BYTES(columns) ((size_t)(columns) * 16 * ELEMENT_BYTES)
+#define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
 /* As multiply_tile in weights_quantized.h; columns in order, one accumulator a row. */
-ALWAYS_INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int columns, const int tokens,
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens,
                                  f32x16 *sums)
 {
     const float *x = (const float *)activations;
     for (int t = 0; t < tokens; t++) sums[t] = splat(0);
-    for (int c = 0; c < columns; c++) {
+    for (int c = 0; c < COLUMNS; c++) {
         const f32x16 w = LOAD_ELEMENTS(tile + (size_t)c * 16 * ELEMENT_BYTES);
-        for (int t = 0; t < tokens; t++) sums[t] = vector_fma(w, splat(x[(size_t)t * columns + c]), sums[t]);
+        for (int t = 0; t < tokens; t++) sums[t] = vector_fma(w, splat(x[(size_t)t * COLUMNS + (size_t)c]), sums[t]);
     }
 }
 
-ALWAYS_INLINE void dequantize_row(const uint8_t *tile, const int lane, const int columns, float *out)
+INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)
 {
-    for (int c = 0; c < columns; c++) out[c] = LOAD_ELEMENTS(tile + (size_t)c * 16 * ELEMENT_BYTES)[lane];
+    for (int c = 0; c < COLUMNS; c++) out[c] = LOAD_ELEMENTS(tile + (size_t)c * 16 * ELEMENT_BYTES)[lane];
 }

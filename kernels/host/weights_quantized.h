@@ -14,10 +14,10 @@ struct block_scales {
     f32x16 minimum;   /* added: weight = scale * quant + minimum */
 };
 
-ALWAYS_INLINE u8x64 shift_right(u8x64 v, int n) { return (u8x64)((u16x32)v >> n); }
-ALWAYS_INLINE u8x64 shift_left(u8x64 v, int n) { return (u8x64)((u16x32)v << n); }
+INLINE u8x64 shift_right(u8x64 v, int n) { return (u8x64)((u16x32)v >> n); }
+INLINE u8x64 shift_left(u8x64 v, int n) { return (u8x64)((u16x32)v << n); }
 
-ALWAYS_INLINE void unpack_nibbles(const uint8_t *p, u8x64 w[8])
+INLINE void unpack_nibbles(const uint8_t *p, u8x64 w[8])
 {
     for (int v = 0; v < 4; v++) {
         const u8x64 both = load_bytes(p + 64 * v);
@@ -25,7 +25,7 @@ ALWAYS_INLINE void unpack_nibbles(const uint8_t *p, u8x64 w[8])
         w[v + 4] = shift_right(both, 4) & 15;
     }
 }
-ALWAYS_INLINE void unpack_fifth(const uint8_t *p, u8x64 w[8])
+INLINE void unpack_fifth(const uint8_t *p, u8x64 w[8])
 {
     const u8x64 bits = load_bytes(p);
     for (int v = 0; v < 4; v++) {
@@ -33,7 +33,7 @@ ALWAYS_INLINE void unpack_fifth(const uint8_t *p, u8x64 w[8])
         w[v + 4] |= shift_right(bits, v) & 16;
     }
 }
-ALWAYS_INLINE void unpack_sixth(const uint8_t *p, u8x64 w[8])
+INLINE void unpack_sixth(const uint8_t *p, u8x64 w[8])
 {
     const u8x64 first = load_bytes(p), second = load_bytes(p + 64);
     w[0] |= shift_left(first, 4) & 48;
@@ -53,7 +53,7 @@ ALWAYS_INLINE void unpack_sixth(const uint8_t *p, u8x64 w[8])
 #define QUANTS_SIGNED (QUANT_BITS == 8)
 #define DOT_OFFSET (QUANTS_SIGNED ? SIGNED_DOT_OFFSET : QUANT_OFFSET)
 
-ALWAYS_INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
+INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
 {
 #if QUANT_BITS == 8
     for (int v = 0; v < 8; v++) w[v] = load_bytes(p + 64 * v);
@@ -67,8 +67,8 @@ ALWAYS_INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
 #if SUPER_SCALE_BYTES
 /* 256 columns: scale (and minimum) of the superblock, float16[16] each, then 8 times
  * { scales u8[16], minima u8[16], or int8 scales of columns 0..15 [16] and of columns 16..31 [16]; quants }. */
-#define TILE_BYTES(columns) ((columns) / 256 * SUPER_BYTES)
-ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+#define TILE_BYTES (COLUMNS / 256 * SUPER_BYTES)
+INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
 {
     const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
     const uint8_t *p = super + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
@@ -85,8 +85,8 @@ ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], stru
 }
 #else
 /* { quants, float16 scales [16] (, float16 minima [16]) }. */
-#define TILE_BYTES(columns) ((columns) / 32 * BLOCK_BYTES)
-ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+#define TILE_BYTES (COLUMNS / 32 * BLOCK_BYTES)
+INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
 {
     const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
     unpack_quants(p, w);
@@ -96,11 +96,11 @@ ALWAYS_INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], stru
 #endif
 
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t]. Column blocks in order, one
- * accumulator a row: the order of a sum never depends on TOKENS. */
-ALWAYS_INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int columns, const int tokens,
+ * accumulator a row: the order of a sum never depends on their number. */
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens,
                                  f32x16 *sums)
 {
-    const int blocks = columns / 32;
+    const int blocks = COLUMNS / 32;
     const struct q8_block *x = (const struct q8_block *)activations;
     for (int t = 0; t < tokens; t++) sums[t] = splat(0);
     for (int b = 0; b < blocks; b++) {
@@ -129,9 +129,9 @@ ALWAYS_INLINE void multiply_tile(const uint8_t *tile, const void *activations, c
 }
 
 /* One row as floats, for the embedding: exactly scale * quant + minimum, as GGUF defines it. */
-ALWAYS_INLINE void dequantize_row(const uint8_t *tile, const int lane, const int columns, float *out)
+INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)
 {
-    for (int b = 0; b < columns / 32; b++) {
+    for (int b = 0; b < COLUMNS / 32; b++) {
         u8x64 w[8];
         struct block_scales s;
         unpack_block(tile, b, w, &s);

@@ -188,7 +188,7 @@ def q8_0(x: Array) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
 
 
 def kv_pages(keys: Array, values: Array, dtype: str, lanes: bool = False) -> tuple[Array, Array]:
-    """Pages of the KV cache, uint8[block, kv head, bytes], as the kernels' kv_pages.h has them.
+    """Pages of the KV cache, uint8[block, kv head, bytes], as the kernels' kv_blocks.h has them.
 
     Args:
         keys: [block, kv head, head_dim, 16].

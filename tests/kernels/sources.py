@@ -10,8 +10,11 @@ from rocmforge.artifacts.formats import FORMATS
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.render import kernel_headers, macros
 
-WARNINGS: Final = ("-Wundef",)
-"""Errors beside those of every build (-Wall -Wextra): any other compiler may know more of them than ours."""
+WARNINGS: Final = (
+    *("-Wconversion", "-Wno-sign-conversion", "-Wdouble-promotion", "-Wcast-qual", "-Wshadow", "-Wundef"),
+    *("-Wvla", "-Wcomma", "-Wunreachable-code", "-Wimplicit-fallthrough"),
+)
+"""Errors beside those of every build (-Wall -Wextra): a compiler that is not the pinned one may know more of them."""
 
 
 @cache

@@ -46,7 +46,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         GPU + "test_all_instructions_give_the_same_bits",
         GPU + "test_matmul",
     ),
-    "kernels/hip/kv_pages.h": (GPU + "test_rope_kv", "test_attention_hip.py"),
+    "kernels/hip/kv_blocks.h": (GPU + "test_rope_kv", "test_attention_hip.py"),
     "kernels/hip/rope_kv.h": (GPU + "test_rope_kv",),
     "kernels/hip/norm.h": (GPU + "test_norm",),
     "kernels/hip/swiglu.h": (GPU + "test_swiglu",),

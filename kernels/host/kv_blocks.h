@@ -1,40 +1,40 @@
-/* Pages of the KV cache: 16 positions of every kv head. What lies where in one head of a page, and how it is read and written.
+/* Blocks of the KV cache: 16 positions of every kv head. What lies where in one head of a block, and how it is read and written.
  *
  * Constants: HEAD_DIM, KV_Q8_0 (needs HEAD_DIM a multiple of 32).
  * float16: keys [HEAD_DIM, 16 positions], values [16 positions, HEAD_DIM].
  * q8_0: int8 in the same order, and behind it float16 scales [HEAD_DIM / 32, 16 positions]. As in a GGUF, 32 neighbouring
  * elements of a head share one: element = scale * int8, which float32 holds exactly.
  */
-#ifndef ROCMFORGE_KV_PAGES_H
-#define ROCMFORGE_KV_PAGES_H
+#ifndef ROCMFORGE_KV_BLOCKS_H
+#define ROCMFORGE_KV_BLOCKS_H
 #include "vector.h"
 
-#define SCALES_AT (HEAD_DIM * 16) /* bytes of one head of a page before its scales */
-#define KV_HEAD_BYTES (KV_Q8_0 ? SCALES_AT + HEAD_DIM : 2 * SCALES_AT)
-#define KV_PAGE_BYTES ((size_t)NUM_KV_HEADS * KV_HEAD_BYTES)
+#define KV_HEAD_ELEMENTS (HEAD_DIM * 16) /* of one head; of Q8_0 its scales are behind them */
+#define KV_HEAD_BYTES (KV_Q8_0 ? KV_HEAD_ELEMENTS + HEAD_DIM : 2 * KV_HEAD_ELEMENTS)
+#define KV_BLOCK_BYTES ((size_t)NUM_KV_HEADS * KV_HEAD_BYTES)
 
 /* Element d of the keys at all 16 positions. */
-ALWAYS_INLINE f32x16 load_keys(const uint8_t *head, int32_t d)
+INLINE f32x16 load_keys(const uint8_t *head, int32_t d)
 {
     if (!KV_Q8_0) return load_f16(head + d * 32);
-    return to_f32(load_i8(head + d * 16)) * load_f16(head + SCALES_AT + d / 32 * 32);
+    return to_f32(load_i8(head + d * 16)) * load_f16(head + KV_HEAD_ELEMENTS + d / 32 * 32);
 }
 
 /* Scales of elements d .. d+15 of the values at all 16 positions; nothing where values have none. */
-ALWAYS_INLINE void load_scales(const uint8_t *head, int32_t d, float scales[16])
+INLINE void load_scales(const uint8_t *head, int32_t d, float scales[16])
 {
-    if (KV_Q8_0) store_f32(scales, load_f16(head + SCALES_AT + d / 32 * 32));
+    if (KV_Q8_0) store_f32(scales, load_f16(head + KV_HEAD_ELEMENTS + d / 32 * 32));
 }
 
 /* Elements d .. d+15 of the value at a position. */
-ALWAYS_INLINE f32x16 load_value(const uint8_t *head, int32_t position, int32_t d, const float scales[16])
+INLINE f32x16 load_value(const uint8_t *head, int32_t position, int32_t d, const float scales[16])
 {
     if (!KV_Q8_0) return load_f16(head + (position * HEAD_DIM + d) * 2);
     return to_f32(load_i8(head + position * HEAD_DIM + d)) * splat(scales[position]);
 }
 
 /* Nearest integers, ties away from zero, for |v| < 2^31. */
-ALWAYS_INLINE i32x16 round_away(f32x16 v)
+INLINE i32x16 round_away(f32x16 v)
 {
     const i32x16 whole = __builtin_convertvector(v, i32x16);
     const f32x16 rest = v - to_f32(whole); /* exact */
@@ -43,7 +43,7 @@ ALWAYS_INLINE i32x16 round_away(f32x16 v)
 
 /* 32 floats as GGUF's Q8_0 has them; returns the bits of the float16 scale. What is not finite makes the scale so.
  * The reciprocal of a subnormal scale may be no number; float16 has 0 for such a scale, so the quants may be 0 too. */
-ALWAYS_INLINE uint16_t quantize_q8_0(const float *x, int8_t quants[32])
+INLINE uint16_t quantize_q8_0(const float *x, int8_t quants[32])
 {
     const f32x16 first = load_f32(x), second = load_f32(x + 16);
     float largest[16] = { horizontal_max_abs(first), horizontal_max_abs(second) };
@@ -58,13 +58,13 @@ ALWAYS_INLINE uint16_t quantize_q8_0(const float *x, int8_t quants[32])
     return half[0];
 }
 
-ALWAYS_INLINE void store_key(uint8_t *head, int32_t position, const float *key)
+INLINE void store_key(uint8_t *head, int32_t position, const float *key)
 {
     if (KV_Q8_0) {
         for (int32_t d = 0; d < HEAD_DIM; d += 32) {
             int8_t quants[32];
             const uint16_t scale = quantize_q8_0(key + d, quants);
-            __builtin_memcpy(head + SCALES_AT + (d / 32 * 16 + position) * 2, &scale, 2);
+            __builtin_memcpy(head + KV_HEAD_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
             for (int32_t i = 0; i < 32; i++) head[(d + i) * 16 + position] = (uint8_t)quants[i];
         }
         return;
@@ -76,12 +76,12 @@ ALWAYS_INLINE void store_key(uint8_t *head, int32_t position, const float *key)
     }
 }
 
-ALWAYS_INLINE void store_value(uint8_t *head, int32_t position, const float *value)
+INLINE void store_value(uint8_t *head, int32_t position, const float *value)
 {
     if (KV_Q8_0) {
         for (int32_t d = 0; d < HEAD_DIM; d += 32) {
             const uint16_t scale = quantize_q8_0(value + d, (int8_t *)head + position * HEAD_DIM + d);
-            __builtin_memcpy(head + SCALES_AT + (d / 32 * 16 + position) * 2, &scale, 2);
+            __builtin_memcpy(head + KV_HEAD_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
         }
         return;
     }
