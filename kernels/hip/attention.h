@@ -1,8 +1,8 @@
 /* Causal attention over paged keys and values, grouped queries: what its three kernels share.
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), KV_Q8_0, SPLIT
- * (positions, a multiple of 64), MAX_SPLITS, HEAD_ROWS (query heads of one kv head that a wave takes), TOKEN_ROWS (tokens of a wave);
- * by the kernel itself AHEAD_UNROLL and VALUES, values loaded at once.
+ * (positions, a multiple of 64), MAX_SPLITS, HEAD_ROWS (query heads of one kv head that a wave takes), TOKEN_ROWS
+ * (tokens of a wave); by the kernel itself AHEAD_FOR and VALUES, values loaded at once.
  * KV blocks: [block, kv head], each as in kv_blocks.h.
  *
  * A row is one head of one token. Its context is cut into splits at multiples of SPLIT, a split into chunks of
@@ -37,26 +37,26 @@ INLINE void begin_row(struct row *row)
 {
     row->largest = LOWEST;
     row->total = 0;
-    UNROLL for (int i = 0; i < 8; i++) row->sums[i] = 0;
+    UNROLL_FOR (int i = 0; i < 8; i++) row->sums[i] = 0;
 }
 
-/* Scores of a chunk's positions from `first` on, as weights to LDS; what was summed before is rescaled. `keys.eighth(d)`
- * is elements 8d .. 8d+7 of the key at this lane's position. */
+/* Scores of a chunk's positions from `first` on, as weights to LDS; what was summed before is rescaled.
+ * `keys.eighth(d)` is elements 8d .. 8d+7 of the key at this lane's position. */
 template <class Keys>
 INLINE void weigh_chunk(const Keys &keys, query_pointer queries, const int32_t *positions, int32_t first,
                         struct row *rows, float (*weights)[WAVE_SIZE])
 {
     float scores[ROWS];
-    UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0;
-    _Pragma(AHEAD_UNROLL) for (int32_t d = 0; d < EIGHTS; d++) {
+    UNROLL_FOR (int r = 0; r < ROWS; r++) scores[r] = 0;
+    AHEAD_FOR (int32_t d = 0; d < EIGHTS; d++) {
         const read_eight key = keys.eighth(d);
-        UNROLL for (int r = 0; r < ROWS; r++) {
+        UNROLL_FOR (int r = 0; r < ROWS; r++) {
             READ_AFTER(queries, scores[(r + ROWS - AHEAD) % ROWS]);
             query_pointer query = queries + r / HEAD_ROWS * QKV_STRIDE + r % HEAD_ROWS * HEAD_DIM + 8 * d;
-            UNROLL for (int i = 0; i < 8; i++) scores[r] = float_fma(query[i], (float)key[i], scores[r]);
+            UNROLL_FOR (int i = 0; i < 8; i++) scores[r] = float_fma(query[i], (float)key[i], scores[r]);
         }
     }
-    UNROLL for (int r = 0; r < ROWS; r++) {
+    UNROLL_FOR (int r = 0; r < ROWS; r++) {
         const bool visible = first + lane_index() <= positions[r];
         const float score = visible ? scores[r] * SCALE : LOWEST;
         const float largest = float_max(rows[r].largest, wave_max(score));
@@ -64,7 +64,7 @@ INLINE void weigh_chunk(const Keys &keys, query_pointer queries, const int32_t *
         const float weight = visible ? float_exp(score - largest) : 0.0f;
         rows[r].total = rows[r].total * factor + weight;
         rows[r].largest = largest;
-        UNROLL for (int i = 0; i < 8; i++) rows[r].sums[i] *= factor;
+        UNROLL_FOR (int i = 0; i < 8; i++) rows[r].sums[i] *= factor;
         weights[r][lane_index()] = weight;
     }
 }
@@ -74,13 +74,13 @@ template <class Values>
 INLINE void add_values(const Values &values, struct row *rows, const float (*weights)[WAVE_SIZE])
 {
     const int32_t first = lane_index() / LANES * LANES;
-    _Pragma(AHEAD_UNROLL) for (int32_t k = 0; k < LANES; k += VALUES) {
+    AHEAD_FOR (int32_t k = 0; k < LANES; k += VALUES) {
         read_eight value[VALUES];
-        UNROLL for (int n = 0; n < VALUES; n++) value[n] = values.at(k + n);
-        UNROLL for (int r = 0; r < ROWS; r++) {
+        UNROLL_FOR (int n = 0; n < VALUES; n++) value[n] = values.at(k + n);
+        UNROLL_FOR (int r = 0; r < ROWS; r++) {
             const float *weight = weights[r] + first + k;
-            UNROLL for (int n = 0; n < VALUES; n++)
-                UNROLL for (int i = 0; i < 8; i++)
+            UNROLL_FOR (int n = 0; n < VALUES; n++)
+                UNROLL_FOR (int i = 0; i < 8; i++)
                     rows[r].sums[i] = float_fma(weight[n], (float)value[n][i], rows[r].sums[i]);
         }
     }
@@ -90,7 +90,7 @@ INLINE void add_values(const Values &values, struct row *rows, const float (*wei
 INLINE void end_split(struct row *row)
 {
     row->total = wave_sum(row->total);
-    UNROLL for (int i = 0; i < 8; i++) {
+    UNROLL_FOR (int i = 0; i < 8; i++) {
         if (LANES <= 4) row->sums[i] += shuffle_xor<4>(row->sums[i]);
         if (LANES <= 8) row->sums[i] += shuffle_xor<8>(row->sums[i]);
         if (LANES <= 16) row->sums[i] += shuffle_xor<16>(row->sums[i]);
@@ -104,7 +104,7 @@ INLINE void merge_split(struct row *all, const struct row *split)
     const float before = float_exp(all->largest - largest), now = float_exp(split->largest - largest);
     all->largest = largest;
     all->total = all->total * before + split->total * now;
-    UNROLL for (int i = 0; i < 8; i++) all->sums[i] = all->sums[i] * before + split->sums[i] * now;
+    UNROLL_FOR (int i = 0; i < 8; i++) all->sums[i] = all->sums[i] * before + split->sums[i] * now;
 }
 
 /* Elements 8 * eighth .. + 7 of the output of a head. */
@@ -113,11 +113,11 @@ INLINE void write_eighth(const struct row *row, void *out, int32_t token, int32_
     const size_t first = ((size_t)token * NUM_HEADS + head) * HEAD_DIM + 8 * eighth;
     const float inverse = 1.0f / row->total;
     float values[8];
-    UNROLL for (int i = 0; i < 8; i++) values[i] = row->sums[i] * inverse + 0.0f; /* + 0: no zero has a sign */
+    UNROLL_FOR (int i = 0; i < 8; i++) values[i] = row->sums[i] * inverse + 0.0f; /* + 0: no zero has a sign */
 #if OUT_Q8
     quantize_eight(values, (GLOBAL_MEMORY struct q8_block *)out + first / 32, first % 32);
 #else
-    UNROLL for (int i = 0; i < 8; i += 4)
+    UNROLL_FOR (int i = 0; i < 8; i += 4)
         *(GLOBAL_MEMORY f32x4 *)((GLOBAL_MEMORY float *)out + first + i) =
             f32x4{ values[i], values[i + 1], values[i + 2], values[i + 3] };
 #endif

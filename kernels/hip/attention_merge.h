@@ -3,7 +3,7 @@
  * Constants as in attention.h. Arguments: records of attention_split.h, out [T, NUM_HEADS * HEAD_DIM].
  * Grid: x = NUM_HEADS * LANES / THREADS, y tokens.
  */
-#define AHEAD_UNROLL "nounroll"
+#define AHEAD_FOR NO_UNROLL_FOR
 #define VALUES 1
 #include "attention.h"
 #define THREADS 64
@@ -20,9 +20,9 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     begin_row(&all);
     for (int32_t s = 0; s < splits; s++, record += RECORD) {
         struct row split;
-        UNROLL for (int i = 0; i < 8; i += 4) {
+        UNROLL_FOR (int i = 0; i < 8; i += 4) {
             const f32x4 four = *(const GLOBAL_MEMORY f32x4 *)(record + 8 * eighth + i);
-            UNROLL for (int n = 0; n < 4; n++) split.sums[i + n] = four[n];
+            UNROLL_FOR (int n = 0; n < 4; n++) split.sums[i + n] = four[n];
         }
         const f32x2 scales = *(const GLOBAL_MEMORY f32x2 *)(record + HEAD_DIM);
         split.largest = scales[0];

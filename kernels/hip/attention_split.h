@@ -5,10 +5,10 @@
  * Grid: x = kv heads * HEAD_PARTS, y tokens, z splits of the longest context.
  */
 #if HEAD_ROWS > 4 /* few registers are left for loads in flight */
-#define AHEAD_UNROLL "nounroll"
+#define AHEAD_FOR NO_UNROLL_FOR
 #define VALUES 2
 #else
-#define AHEAD_UNROLL "unroll 2"
+#define AHEAD_FOR UNROLL_2_FOR
 #define VALUES 4
 #endif
 #include "attention.h"
@@ -51,14 +51,15 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     query_pointer queries = (query_pointer)a0 + (size_t)token * QKV_STRIDE + head0 * HEAD_DIM;
     int32_t positions[ROWS];
     struct row rows[ROWS];
-    UNROLL for (int r = 0; r < ROWS; r++) {
+    UNROLL_FOR (int r = 0; r < ROWS; r++) {
         positions[r] = position;
         begin_row(rows + r);
     }
-    NO_UNROLL for (int32_t first = start; first <= last; first += WAVE_SIZE) {
+    NO_UNROLL_FOR (int32_t first = start; first <= last; first += WAVE_SIZE) {
         const int32_t own = int_min(first + lane, last), block = table[own / 16];
         const kv_pointer key_head = (kv_pointer)a1 + ((size_t)block * NUM_KV_HEADS + kv_head) * KV_HEAD_SIZE;
-        const struct block_keys keys = { key_head + own % 16 * 8, (scale_pointer)(key_head + KV_HEAD_ELEMENTS) + own % 16 };
+        const struct block_keys keys = { key_head + own % 16 * 8,
+                                         (scale_pointer)(key_head + KV_HEAD_ELEMENTS) + own % 16 };
         struct block_values values;
         values.values = (kv_pointer)a2 + kv_head * KV_HEAD_SIZE + 8 * eighth;
         values.scales = (scale_pointer)((kv_pointer)a2 + kv_head * KV_HEAD_SIZE + KV_HEAD_ELEMENTS) + eighth / 4 * 16;
@@ -71,12 +72,12 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         add_values(values, rows, weights);
         sync_wave();
     }
-    UNROLL for (int r = 0; r < ROWS; r++) {
+    UNROLL_FOR (int r = 0; r < ROWS; r++) {
         end_split(rows + r);
         const size_t record = ((size_t)token * NUM_HEADS + head0 + r) * MAX_SPLITS + group_z();
         GLOBAL_MEMORY float *out = (GLOBAL_MEMORY float *)a3 + record * RECORD;
         if (lane < EIGHTS)
-            UNROLL for (int i = 0; i < 8; i += 4)
+            UNROLL_FOR (int i = 0; i < 8; i += 4)
                 *(GLOBAL_MEMORY f32x4 *)(out + 8 * lane + i) =
                     f32x4{ rows[r].sums[i], rows[r].sums[i + 1], rows[r].sums[i + 2], rows[r].sums[i + 3] };
         if (lane == 0) *(GLOBAL_MEMORY f32x2 *)(out + HEAD_DIM) = f32x2{ rows[r].largest, rows[r].total };

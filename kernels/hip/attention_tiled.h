@@ -4,7 +4,7 @@
  * Grid: x = kv heads * HEAD_PARTS, y = tokens / (4 * TOKEN_ROWS).
  * Neighbouring tokens of one sequence make a segment; the segments of a tile come one after the other.
  */
-#define AHEAD_UNROLL "nounroll"
+#define AHEAD_FOR NO_UNROLL_FOR
 #define VALUES 2
 #include "attention.h"
 #define THREADS (4 * WAVE_SIZE)
@@ -55,7 +55,7 @@ INLINE void attend_split(struct tile *tile, table_pointer table, int32_t start, 
                          float (*weights)[WAVE_SIZE])
 {
     const int32_t lane = lane_index(), end = int_min(last, start + SPLIT - 1);
-    NO_UNROLL for (int32_t first = start; first <= end; first += WAVE_SIZE) {
+    NO_UNROLL_FOR (int32_t first = start; first <= end; first += WAVE_SIZE) {
         load_blocks(tile->keys, table, first, last, blocks);
         __syncthreads();
         const kv_element *head = blocks + lane / 16 * KV_HEAD_SIZE;
@@ -78,35 +78,36 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     alignas(16) __shared__ float weights[4][ROWS][WAVE_SIZE];
     const int32_t first = group_y() * TILE_TOKENS, end = int_min(STEP->num_tokens, first + TILE_TOKENS);
     if (first >= end) return;
-    const int32_t kv_head = group_x() / HEAD_PARTS, head0 = group_x() * HEAD_ROWS, token0 = first + wave_index() * TOKEN_ROWS;
+    const int32_t kv_head = group_x() / HEAD_PARTS, head0 = group_x() * HEAD_ROWS,
+                  token0 = first + wave_index() * TOKEN_ROWS;
     struct tile tile;
     struct row all[ROWS];
     tile.keys = (kv_pointer)a1 + kv_head * KV_HEAD_SIZE;
     tile.values = (kv_pointer)a2 + kv_head * KV_HEAD_SIZE;
     tile.queries = (query_pointer)a0 + (size_t)token0 * QKV_STRIDE + head0 * HEAD_DIM;
-    UNROLL for (int r = 0; r < ROWS; r++) begin_row(all + r);
+    UNROLL_FOR (int r = 0; r < ROWS; r++) begin_row(all + r);
     int32_t begin = first;
     while (begin < end) {
         const int32_t sequence = STEP->rows[begin];
         int32_t next = begin, last = 0;
         for (; next < end && STEP->rows[next] == sequence; next++)
             if (STEP->positions[next] > last) last = STEP->positions[next];
-        UNROLL for (int r = 0; r < ROWS; r++) {
+        UNROLL_FOR (int r = 0; r < ROWS; r++) {
             const int32_t token = token0 + r / HEAD_ROWS;
             tile.positions[r] = token >= begin && token < next ? STEP->positions[token] : -1;
         }
         table_pointer table = STEP->block_table + (size_t)sequence * STEP->blocks_per_row;
-        NO_UNROLL for (int32_t start = 0; start <= last; start += SPLIT) {
-            UNROLL for (int r = 0; r < ROWS; r++) begin_row(tile.rows + r);
+        NO_UNROLL_FOR (int32_t start = 0; start <= last; start += SPLIT) {
+            UNROLL_FOR (int r = 0; r < ROWS; r++) begin_row(tile.rows + r);
             attend_split(&tile, table, start, last, blocks, weights[wave_index()]);
-            UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL_FOR (int r = 0; r < ROWS; r++) {
                 end_split(tile.rows + r);
                 merge_split(all + r, tile.rows + r);
             }
         }
         begin = next;
     }
-    UNROLL for (int r = 0; r < ROWS; r++) {
+    UNROLL_FOR (int r = 0; r < ROWS; r++) {
         const int32_t token = token0 + r / HEAD_ROWS;
         if (token < end && lane_index() < EIGHTS) write_eighth(all + r, a3, token, head0 + r % HEAD_ROWS, lane_index());
     }

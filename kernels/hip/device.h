@@ -28,8 +28,10 @@ typedef __SIZE_TYPE__ size_t;
 #define INLINE static inline __attribute__((device, always_inline))
 #define INLINE_MEMBER __attribute__((device, always_inline))
 #define KERNEL(threads) extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads))) void
-#define UNROLL _Pragma("unroll")
-#define NO_UNROLL _Pragma("nounroll")
+/* Loops as the compiler is told to make them. */
+#define UNROLL_FOR(...) _Pragma("unroll") for (__VA_ARGS__)
+#define UNROLL_2_FOR(...) _Pragma("unroll 2") for (__VA_ARGS__)
+#define NO_UNROLL_FOR(...) _Pragma("nounroll") for (__VA_ARGS__)
 
 INLINE int32_t thread_index() { return (int32_t)__builtin_amdgcn_workitem_id_x(); }
 INLINE int32_t group_x() { return (int32_t)__builtin_amdgcn_workgroup_id_x(); }
@@ -43,8 +45,8 @@ INLINE int32_t wave_index() { return uniform_int(thread_index() / WAVE_SIZE); }
 /* No instruction is moved across, which bounds the registers that loads far ahead would take. */
 #define SCHEDULING_FENCE() __builtin_amdgcn_sched_barrier(0)
 
-/* What is read through the uniform `pointer` from here on waits for `value` (a float of the lane): without it the compiler
- * issues scalar loads ahead until it must spill. No instruction. */
+/* What is read through the uniform `pointer` from here on waits for `value` (a float of the lane): without it the
+ * compiler issues scalar loads ahead until it must spill. No instruction. */
 #define READ_AFTER(pointer, value) __asm__("" : "+s"(pointer), "+v"(value))
 
 /* All threads of the workgroup, and what each wrote before is seen by all after. */
@@ -81,7 +83,7 @@ INLINE int32_t dot4(int32_t a, int32_t b, int32_t c) { return __builtin_amdgcn_s
 #elif defined(DOT_NONE)
 INLINE int32_t dot4(int32_t a, int32_t b, int32_t c)
 {
-    UNROLL for (int i = 0; i < 32; i += 8) c += (int32_t)(int8_t)(a >> i) * (int32_t)(int8_t)(b >> i);
+    UNROLL_FOR (int i = 0; i < 32; i += 8) c += (int32_t)(int8_t)(a >> i) * (int32_t)(int8_t)(b >> i);
     return c;
 }
 #endif

@@ -16,7 +16,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     for (int32_t item = thread_index(); item < ROW_ITEMS; item += THREADS) {
         float values[ITEM_COLUMNS];
         dequantize_item(tile, row % 32, item, values);
-        UNROLL for (int c = 0; c < ITEM_COLUMNS; c += 4) {
+        UNROLL_FOR (int c = 0; c < ITEM_COLUMNS; c += 4) {
             const f32x4 four = { values[c], values[c + 1], values[c + 2], values[c + 3] };
             *(GLOBAL_MEMORY f32x4 *)(out + item * ITEM_COLUMNS + c) = four;
         }

@@ -1,8 +1,8 @@
 /* Many tokens: what gemv.h does, bit for bit, 64 rows by 64 tokens a workgroup.
  *
- * Constants and arguments as in gemv.h, but ROW_TILES and TOKENS. Grid: x = row tiles / 2, y = tokens / 64; GEMM_WAVES waves.
- * A chunk of 64 columns of weights and activations at a time goes to LDS (gemm_quantized.h, gemm_float.h); a wave
- * takes 32 rows by WAVE_TOKENS tokens. The chunks come slice after slice, each slice summed on its own.
+ * Constants and arguments as in gemv.h, but ROW_TILES and TOKENS. Grid: x = row tiles / 2, y = tokens / 64; GEMM_WAVES
+ * waves. A chunk of 64 columns of weights and activations at a time goes to LDS (gemm_quantized.h, gemm_float.h); a
+ * wave takes 32 rows by WAVE_TOKENS tokens. The chunks come slice after slice, each slice summed on its own.
  */
 #ifdef QUANT_BITS
 #include "gemm_quantized.h"
@@ -27,14 +27,14 @@ struct totals {
 
 INLINE void begin_slice(struct totals *sums)
 {
-    UNROLL for (int i = 0; i < LANE_ROWS; i++)
-        UNROLL for (int t = 0; t < LANE_TOKENS; t++) sums->slice[i][t] = 0;
+    UNROLL_FOR (int i = 0; i < LANE_ROWS; i++)
+        UNROLL_FOR (int t = 0; t < LANE_TOKENS; t++) sums->slice[i][t] = 0;
 }
 
 INLINE void end_slice(struct totals *sums, int32_t slice)
 {
-    UNROLL for (int i = 0; i < LANE_ROWS; i++)
-        UNROLL for (int t = 0; t < LANE_TOKENS; t++)
+    UNROLL_FOR (int i = 0; i < LANE_ROWS; i++)
+        UNROLL_FOR (int t = 0; t < LANE_TOKENS; t++)
             sums->all[i][t] = slice ? sums->all[i][t] + sums->slice[i][t] : sums->slice[i][t];
     begin_slice(sums);
 }
@@ -43,8 +43,8 @@ INLINE void end_slice(struct totals *sums, int32_t slice)
 INLINE void store_totals(union shared *lds, const struct totals *sums, int32_t row0, int32_t token0, int32_t first,
                          int32_t count, void *out)
 {
-    UNROLL for (int i = 0; i < LANE_ROWS; i++)
-        UNROLL for (int t = 0; t < LANE_TOKENS; t++)
+    UNROLL_FOR (int i = 0; i < LANE_ROWS; i++)
+        UNROLL_FOR (int t = 0; t < LANE_TOKENS; t++)
             lds->values[token0 + token_of_slot(lane_slot(t))][row0 + lane_row(i)] = sums->all[i][t];
     __syncthreads();
     const int32_t lane = thread_index() % 32;
@@ -55,9 +55,9 @@ INLINE void store_totals(union shared *lds, const struct totals *sums, int32_t r
 INLINE void store_totals(const struct totals *sums, int32_t row0, int32_t token0, int32_t first, int32_t count,
                          void *out, const void *bias)
 {
-    UNROLL for (int t = 0; t < LANE_TOKENS; t++) {
+    UNROLL_FOR (int t = 0; t < LANE_TOKENS; t++) {
         const int32_t token = token0 + token_of_slot(lane_slot(t));
-        UNROLL for (int i = 0; i < LANE_ROWS; i++) {
+        UNROLL_FOR (int i = 0; i < LANE_ROWS; i++) {
             const int32_t row = group_x() * 64 + row0 + lane_row(i);
             if (token < count && row < ROWS) store_sum(sums->all[i][t], out, bias, first + token, row);
         }
@@ -80,7 +80,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     struct fetched next;
     int32_t slice = 0, unit = 0, part = 0;
     fetch(tile, second, x, count, 0, 0, &next);
-    NO_UNROLL for (int32_t n = 0; n < CHUNKS; n++) {
+    NO_UNROLL_FOR (int32_t n = 0; n < CHUNKS; n++) {
         const int32_t chunk = unit * UNIT_CHUNKS + part, now = slice;
         store_fetched(&next, &lds.stage, chunk);
         __syncthreads();

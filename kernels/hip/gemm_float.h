@@ -40,7 +40,7 @@ INLINE void store_fetched(const struct fetched *next, struct stage *stage, int32
         float w[PIECE];
         const uint32_t origin = (row / 32 ? next->second : 0) + (uint32_t)piece * 512;
         unpack_piece(load_piece(next->tile + (size_t)chunk * (UNIT_PIECES * 512), origin, (uint32_t)row % 32), w);
-        UNROLL for (int c = 0; c < PIECE; c += 4)
+        UNROLL_FOR (int c = 0; c < PIECE; c += 4)
             *(f32x4 *)(stage->weights[row] + piece * PIECE + c) = f32x4{ w[c], w[c + 1], w[c + 2], w[c + 3] };
     }
     for (int32_t i = thread_index(); i < 64 * 16; i += threads) {
@@ -55,14 +55,14 @@ INLINE void multiply_chunk(const struct stage *stage, int32_t chunk, int32_t row
                            float sums[LANE_ROWS][LANE_TOKENS])
 {
     const int32_t width = chunk_width(chunk);
-    NO_UNROLL for (int32_t c = 0; c < width; c += 4) {
+    NO_UNROLL_FOR (int32_t c = 0; c < width; c += 4) {
         f32x4 w[LANE_ROWS];
-        UNROLL for (int i = 0; i < LANE_ROWS; i++) w[i] = *(const f32x4 *)(stage->weights[row0 + lane_row(i)] + c);
-        UNROLL for (int t = 0; t < LANE_TOKENS; t++) {
+        UNROLL_FOR (int i = 0; i < LANE_ROWS; i++) w[i] = *(const f32x4 *)(stage->weights[row0 + lane_row(i)] + c);
+        UNROLL_FOR (int t = 0; t < LANE_TOKENS; t++) {
             if (t % 4 == 0) SCHEDULING_FENCE();
             const f32x4 x = *(const f32x4 *)(stage->x[token0 + lane_slot(t)] + c);
-            UNROLL for (int i = 0; i < LANE_ROWS; i++)
-                UNROLL for (int n = 0; n < 4; n++) sums[i][t] = float_fma(w[i][n], x[n], sums[i][t]);
+            UNROLL_FOR (int i = 0; i < LANE_ROWS; i++)
+                UNROLL_FOR (int n = 0; n < 4; n++) sums[i][t] = float_fma(w[i][n], x[n], sums[i][t]);
         }
     }
 }

@@ -40,7 +40,7 @@ INLINE void fetch(weight_pointer tile, uint32_t second, activation_pointer x, in
     if (TAKES_ACTIVATIONS(thread_index())) {
         const int32_t token = int_min(pair / 2, count - 1), b = alone ? 2 * chunk : 2 * chunk + pair % 2;
         const GLOBAL_MEMORY i32x4 *block = (const GLOBAL_MEMORY i32x4 *)(x + (size_t)token * ACTIVATION_ROW + b);
-        UNROLL for (int i = 0; i < 3; i++) next->x[i] = block[i];
+        UNROLL_FOR (int i = 0; i < 3; i++) next->x[i] = block[i];
     }
 }
 
@@ -49,13 +49,13 @@ INLINE void store_weights(const struct raw_block *raw, struct stage *stage, int3
     struct block block;
     unpack_block(raw, &block);
     const int32_t top = (int32_t)0x80808080, offset = QUANT_OFFSET * 0x01010101;
-    UNROLL for (int v = 0; v < 8; v++) /* four signed bytes: none borrows from the next */
+    UNROLL_FOR (int v = 0; v < 8; v++) /* four signed bytes: none borrows from the next */
         if (QUANT_OFFSET) block.quants[v] = ((block.quants[v] | top) - offset) ^ top;
-    UNROLL for (int half = 0; half < 2; half++) {
+    UNROLL_FOR (int half = 0; half < 2; half++) {
         const int32_t *q = block.quants + 4 * half;
         *(i32x4 *)(stage->weights[row] + 32 * p + 16 * half) = i32x4{ q[0], q[1], q[2], q[3] };
     }
-    UNROLL for (int i = 0; i < NUM_SCALES; i++) stage->scales[p][i][row] = block.scale[i];
+    UNROLL_FOR (int i = 0; i < NUM_SCALES; i++) stage->scales[p][i][row] = block.scale[i];
     if (HAS_MINIMUM) stage->minima[p][row] = block.minimum;
 }
 
@@ -87,16 +87,16 @@ INLINE void multiply_block(const struct stage *stage, const int p, int32_t row0,
                            float sums[LANE_ROWS][LANE_TOKENS])
 {
     const int8_t *w = stage->weights[row0] + 32 * p, *x = stage->x[token0] + 32 * p;
-    UNROLL for (int i = 0; i < LANE_ROWS; i++) {
+    UNROLL_FOR (int i = 0; i < LANE_ROWS; i++) {
         const int32_t row = row0 + lane_row(i);
         const float scale0 = stage->scales[p][0][row], scale1 = stage->scales[p][NUM_SCALES - 1][row];
         const float minimum = HAS_MINIMUM ? stage->minima[p][row] : 0.0f;
         SCHEDULING_FENCE();
-        UNROLL for (int t = 0; t < LANE_TOKENS; t += RUN) {
+        UNROLL_FOR (int t = 0; t < LANE_TOKENS; t += RUN) {
             int32_t dots0[RUN], dots1[RUN];
             multiply_run(w, x, i, t, dots0);
             multiply_run(w + 16, x + 16, i, t, dots1);
-            UNROLL for (int n = 0; n < RUN; n++) {
+            UNROLL_FOR (int n = 0; n < RUN; n++) {
                 if (n % 4 == 0) SCHEDULING_FENCE();
                 const int32_t slot = token0 + lane_slot(t + n);
                 sums[i][t + n] = add_block(sums[i][t + n], dots0[n], dots1[n], stage->x_scales[p][0][slot],

@@ -8,7 +8,8 @@
  *
  * The columns are cut into units; unit u belongs to slice u % SLICES, one wave. A lane keeps the sums of its row, or of
  * one row in each of two tiles; a wave of 64 lanes takes two tiles side by side. Activations are the same for all lanes
- * and come by scalar loads; rows past the last token's are read too (the arena has them) and go nowhere. A row's total is slice 0 + slice 1 + ..., whatever the number of tokens.
+ * and come by scalar loads; rows past the last token's are read too (the arena has them) and go nowhere. A row's total
+ * is slice 0 + slice 1 + ..., whatever the number of tokens.
  */
 #ifdef QUANT_BITS
 #include "gemv_quantized.h"
@@ -24,7 +25,7 @@
 INLINE float sum_slices(const float *partial)
 {
     float total = partial[0];
-    UNROLL for (int s = 1; s < SLICES; s++) total += partial[s * (TOKENS * GROUP_ROWS)];
+    UNROLL_FOR (int s = 1; s < SLICES; s++) total += partial[s * (TOKENS * GROUP_ROWS)];
     return total;
 }
 
@@ -36,16 +37,16 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t slice = wave_index(), lane = thread_index() % 32, side = lane_index() / 32;
     const int32_t tile = group_x() * ROW_TILES;
     weight_pointer tiles[LANE_TILES];
-    UNROLL for (int i = 0; i < LANE_TILES; i++) /* past the last tile: the last one again, not stored */
+    UNROLL_FOR (int i = 0; i < LANE_TILES; i++) /* past the last tile: the last one again, not stored */
         tiles[i] = (weight_pointer)a0 + (size_t)int_min(tile + i, NUM_TILES - 1) * TILE_BYTES;
     const uint32_t origin = side && tile + 1 < NUM_TILES ? TILE_BYTES : 0;
     activation_pointer x = (activation_pointer)a1 + (size_t)first * ACTIVATION_ROW;
     float sums[LANE_TILES][TOKENS];
-    UNROLL for (int t = 0; t < TOKENS; t++)
-        UNROLL for (int i = 0; i < LANE_TILES; i++) sums[i][t] = 0;
+    UNROLL_FOR (int t = 0; t < TOKENS; t++)
+        UNROLL_FOR (int i = 0; i < LANE_TILES; i++) sums[i][t] = 0;
     multiply_slice(tiles, origin, (uint32_t)lane, x, slice, sums);
-    UNROLL for (int t = 0; t < TOKENS; t++)
-        UNROLL for (int i = 0; i < LANE_TILES; i++) partial[slice][t][32 * (i + side) + lane] = sums[i][t];
+    UNROLL_FOR (int t = 0; t < TOKENS; t++)
+        UNROLL_FOR (int i = 0; i < LANE_TILES; i++) partial[slice][t][32 * (i + side) + lane] = sums[i][t];
     __syncthreads();
 #if GATE_UP
     for (int32_t t = thread_index() / 32; t < int_min(TOKENS, count); t += THREADS / 32) {

@@ -12,30 +12,30 @@ INLINE void multiply_unit(const weight_pointer *units, uint32_t origin, uint32_t
                           const int pieces, float sums[LANE_TILES][TOKENS])
 {
     const int ahead = TOKENS < 4 ? TOKENS : 4;
-    UNROLL for (int p = 0; p < pieces; p++) {
+    UNROLL_FOR (int p = 0; p < pieces; p++) {
         float w[LANE_TILES][PIECE];
-        UNROLL for (int i = 0; i < LANE_TILES; i++) unpack_piece(load_piece(units[i] + p * 512, origin, lane), w[i]);
-        UNROLL for (int t = 0; t < TOKENS; t++) {
-            UNROLL for (int i = 0; i < LANE_TILES; i++) READ_AFTER(x, sums[i][(t + TOKENS - ahead) % TOKENS]);
-            UNROLL for (int c = 0; c < PIECE; c++)
-                UNROLL for (int i = 0; i < LANE_TILES; i++)
+        UNROLL_FOR (int i = 0; i < LANE_TILES; i++) unpack_piece(load_piece(units[i] + p * 512, origin, lane), w[i]);
+        UNROLL_FOR (int t = 0; t < TOKENS; t++) {
+            UNROLL_FOR (int i = 0; i < LANE_TILES; i++) READ_AFTER(x, sums[i][(t + TOKENS - ahead) % TOKENS]);
+            UNROLL_FOR (int c = 0; c < PIECE; c++)
+                UNROLL_FOR (int i = 0; i < LANE_TILES; i++)
                     sums[i][t] = float_fma(w[i][c], x[t * ACTIVATION_ROW + p * PIECE + c], sums[i][t]);
         }
     }
 }
 
 /* The sums of units slice, slice + SLICES, ... of the row in `lane` of each tile, for each token. */
-INLINE void multiply_slice(const weight_pointer *tiles, uint32_t origin, uint32_t lane, activation_pointer x, int32_t slice,
-                           float sums[LANE_TILES][TOKENS])
+INLINE void multiply_slice(const weight_pointer *tiles, uint32_t origin, uint32_t lane, activation_pointer x,
+                           int32_t slice, float sums[LANE_TILES][TOKENS])
 {
     const int32_t units = COLUMNS / 64;
     weight_pointer from[LANE_TILES];
-    NO_UNROLL for (int32_t u = slice; u < units; u += SLICES) {
-        UNROLL for (int i = 0; i < LANE_TILES; i++) from[i] = tiles[i] + (size_t)u * (UNIT_PIECES * 512);
+    NO_UNROLL_FOR (int32_t u = slice; u < units; u += SLICES) {
+        UNROLL_FOR (int i = 0; i < LANE_TILES; i++) from[i] = tiles[i] + (size_t)u * (UNIT_PIECES * 512);
         multiply_unit(from, origin, lane, x + u * 64, UNIT_PIECES, sums);
     }
     if (COLUMNS % 64 && slice == units % SLICES) {
-        UNROLL for (int i = 0; i < LANE_TILES; i++) from[i] = tiles[i] + (size_t)units * (UNIT_PIECES * 512);
+        UNROLL_FOR (int i = 0; i < LANE_TILES; i++) from[i] = tiles[i] + (size_t)units * (UNIT_PIECES * 512);
         multiply_unit(from, origin, lane, x + units * 64, COLUMNS % 64 / PIECE, sums);
     }
 }

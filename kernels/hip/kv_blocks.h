@@ -2,8 +2,8 @@
  *
  * Constants: HEAD_DIM, KV_Q8_0 (needs HEAD_DIM a multiple of 32).
  * float16: keys [HEAD_DIM / 8, 16 positions, 8], values [16 positions, HEAD_DIM].
- * q8_0: int8 in the same order, and behind it float16 scales [HEAD_DIM / 32, 16 positions]. As in a GGUF, 32 neighbouring
- * elements of a head share one: element = scale * int8, which float32 holds exactly.
+ * q8_0: int8 in the same order, and behind it float16 scales [HEAD_DIM / 32, 16 positions]. As in a GGUF, 32
+ * neighbouring elements of a head share one: element = scale * int8, which float32 holds exactly.
  */
 #ifndef ROCMFORGE_KV_BLOCKS_H
 #define ROCMFORGE_KV_BLOCKS_H
@@ -32,7 +32,7 @@ INLINE read_eight dequantized(kv_eight stored, float scale)
 {
 #if KV_Q8_0
     read_eight eight;
-    UNROLL for (int i = 0; i < 8; i++) eight[i] = (float)(int8_t)(stored[i / 4] >> (8 * (i % 4))) * scale;
+    UNROLL_FOR (int i = 0; i < 8; i++) eight[i] = (float)(int8_t)(stored[i / 4] >> (8 * (i % 4))) * scale;
     return eight;
 #else
     return as_halves(stored);

@@ -1,9 +1,9 @@
 /* 32 rows by 32 or 16 tokens of a product of int8 matrices, by one wave: WMMA, MFMA or dot instructions.
  *
  * Constants: MATRIX_WMMA_GFX11, MATRIX_WMMA_GFX12, MATRIX_MFMA_16X16X16_I8, MATRIX_MFMA_32X32X16_I8 or MATRIX_NONE.
- * The first operand of a matrix instruction is tokens, the second rows. A lane then holds LANE_ROWS rows, `lane_row(i)`,
- * by LANE_TOKENS tokens, in slots `lane_slot(t)`: RUN of them are neighbours, which makes their scales one load.
- * Slots are tokens in another order where the instruction deals tokens out in turn (`token_of_slot`).
+ * The first operand of a matrix instruction is tokens, the second rows. A lane then holds LANE_ROWS rows,
+ * `lane_row(i)`, by LANE_TOKENS tokens, in slots `lane_slot(t)`: RUN of them are neighbours, which makes their scales
+ * one load. Slots are tokens in another order where the instruction deals tokens out in turn (`token_of_slot`).
  * Each instruction sums 16 columns, the columns of one scale, so all ways give the same integers.
  */
 #define STRIDE 80 /* bytes of a row of 64 in LDS: 16 byte loads of 8 neighbouring rows then meet no bank twice */
@@ -32,10 +32,10 @@ INLINE void multiply_run(const int8_t *w, const int8_t *x, int i, int t, int32_t
                                                                load_four(w + (16 * i + at) * STRIDE), i32x8{}, false);
 #else
     const int32_t k = lane_index() / 16 * 8;
-    const i32x8 d = __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32_gfx12(true, load_two(x + (2 * t + at) * STRIDE + k), true,
-                                                                     load_two(w + (16 * i + at) * STRIDE + k), i32x8{}, false);
+    const i32x8 d = __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32_gfx12(
+        true, load_two(x + (2 * t + at) * STRIDE + k), true, load_two(w + (16 * i + at) * STRIDE + k), i32x8{}, false);
 #endif
-    UNROLL for (int n = 0; n < RUN; n++) dots[n] = d[n];
+    UNROLL_FOR (int n = 0; n < RUN; n++) dots[n] = d[n];
 }
 
 #elif defined(MATRIX_MFMA_16X16X16_I8)
@@ -48,9 +48,10 @@ INLINE int32_t token_of_slot(int32_t s) { return s; }
 INLINE void multiply_run(const int8_t *w, const int8_t *x, int i, int t, int32_t dots[RUN])
 {
     const int32_t at = lane_index() % 16, k = lane_index() / 16 * 4;
-    const i32x4 d = __builtin_amdgcn_mfma_i32_16x16x16i8(*(const i32x1 *)(x + (4 * t + at) * STRIDE + k),
-                                                         *(const i32x1 *)(w + (16 * i + at) * STRIDE + k), i32x4{}, 0, 0, 0);
-    UNROLL for (int n = 0; n < RUN; n++) dots[n] = d[n];
+    const i32x4 d =
+        __builtin_amdgcn_mfma_i32_16x16x16i8(*(const i32x1 *)(x + (4 * t + at) * STRIDE + k),
+                                             *(const i32x1 *)(w + (16 * i + at) * STRIDE + k), i32x4{}, 0, 0, 0);
+    UNROLL_FOR (int n = 0; n < RUN; n++) dots[n] = d[n];
 }
 
 #elif defined(MATRIX_MFMA_32X32X16_I8)
@@ -63,9 +64,9 @@ INLINE int32_t token_of_slot(int32_t s) { return s; }
 INLINE void multiply_run(const int8_t *w, const int8_t *x, int i, int t, int32_t dots[RUN])
 {
     const int32_t at = lane_index() % 32 * STRIDE + lane_index() / 32 * 8;
-    const i32x16 d = __builtin_amdgcn_mfma_i32_32x32x16_i8(__builtin_bit_cast(long, load_two(x + at)),
-                                                           __builtin_bit_cast(long, load_two(w + at)), i32x16{}, 0, 0, 0);
-    UNROLL for (int n = 0; n < RUN; n++) dots[n] = d[n];
+    const i32x16 d = __builtin_amdgcn_mfma_i32_32x32x16_i8(
+        __builtin_bit_cast(long, load_two(x + at)), __builtin_bit_cast(long, load_two(w + at)), i32x16{}, 0, 0, 0);
+    UNROLL_FOR (int n = 0; n < RUN; n++) dots[n] = d[n];
 }
 
 #elif defined(MATRIX_NONE)
@@ -78,10 +79,10 @@ INLINE int32_t token_of_slot(int32_t s) { return s; }
 INLINE void multiply_run(const int8_t *w, const int8_t *x, int i, int t, int32_t dots[RUN])
 {
     const i32x4 weights = load_four(w + lane_row(i) * STRIDE);
-    UNROLL for (int n = 0; n < RUN; n++) {
+    UNROLL_FOR (int n = 0; n < RUN; n++) {
         const i32x4 values = load_four(x + lane_slot(t + n) * STRIDE);
         dots[n] = 0;
-        UNROLL for (int v = 0; v < 4; v++) dots[n] = dot4(weights[v], values[v], dots[n]);
+        UNROLL_FOR (int v = 0; v < 4; v++) dots[n] = dot4(weights[v], values[v], dots[n]);
     }
 }
 #endif

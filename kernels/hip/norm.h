@@ -20,7 +20,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     if (lane_index() == 0) partial[wave_index()] = squares;
     __syncthreads();
     float sum = 0;
-    UNROLL for (int w = 0; w < WAVES; w++) sum += partial[w];
+    UNROLL_FOR (int w = 0; w < WAVES; w++) sum += partial[w];
     const float inverse = 1.0f / __builtin_sqrtf(sum / COLUMNS + EPSILON);
     for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) {
         const float value = x[c] * inverse * weight[c];

@@ -1,8 +1,8 @@
 /* What every GPU kernel sees: the step, its arguments, int8 blocks of activations, elementary arithmetic.
  *
  * All kernels have one signature: the step, then eight pointers. A grid may be larger than the step needs: workgroups
- * beyond num_tokens or num_logits leave at once. The arithmetic is written out (fused multiply-adds included, contraction
- * is off), so a row's bits do not depend on which instantiation of a kernel makes it.
+ * beyond num_tokens or num_logits leave at once. The arithmetic is written out (fused multiply-adds included,
+ * contraction is off), so a row's bits do not depend on which instantiation of a kernel makes it.
  */
 #ifndef ROCMFORGE_PRELUDE_H
 #define ROCMFORGE_PRELUDE_H
@@ -122,11 +122,11 @@ INLINE void quantize_lane(float value, GLOBAL_MEMORY struct q8_block *block)
 INLINE void quantize_eight(const float values[8], GLOBAL_MEMORY struct q8_block *block, int32_t at)
 {
     int32_t top = 0;
-    UNROLL for (int i = 0; i < 8; i++) top = int_max(top, to_bits(float_abs(values[i])));
+    UNROLL_FOR (int i = 0; i < 8; i++) top = int_max(top, to_bits(float_abs(values[i])));
     const float largest = from_bits(int_max(top, shuffle_xor<1>(top)));
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f, scale = largest / 127.0f;
     int32_t sum = 0, packed[2] = { 0, 0 };
-    UNROLL for (int i = 0; i < 8; i++) {
+    UNROLL_FOR (int i = 0; i < 8; i++) {
         const int32_t quant = (int32_t)float_round(values[i] * inverse);
         sum += quant;
         packed[i / 4] |= (quant & 255) << (8 * (i % 4));

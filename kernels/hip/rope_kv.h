@@ -2,8 +2,8 @@
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
  * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
- * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines, then
- * sines), key blocks, value blocks, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
+ * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines,
+ * then sines), key blocks, value blocks, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
  * KV blocks: [block, kv head], each as in kv_blocks.h.
  * Grid: x = heads / 4, y tokens; a wave takes one head.
  */
@@ -68,9 +68,9 @@ INLINE int32_t round_away(float v)
     return whole + (rest >= 0.5f) - (rest <= -0.5f);
 }
 
-/* A key or a value into its head of a block, as GGUF's Q8_0 has it; 32 neighbouring lanes share a scale. What is not finite
- * makes the scale so. The reciprocal of a subnormal scale may be no number; float16 has 0 for such a scale, so the quants
- * may be 0 too. */
+/* A key or a value into its head of a block, as GGUF's Q8_0 has it; 32 neighbouring lanes share a scale. What is not
+ * finite makes the scale so. The reciprocal of a subnormal scale may be no number; float16 has 0 for such a scale, so
+ * the quants may be 0 too. */
 template <bool IS_KEY, class Source> INLINE void store_head(Source x, element_pointer head, int32_t position)
 {
     for (int32_t d = lane_index(); d < HEAD_DIM; d += WAVE_SIZE) {
@@ -82,8 +82,10 @@ template <bool IS_KEY, class Source> INLINE void store_head(Source x, element_po
         top = int_max(top, shuffle_xor<2>(top));
         const float scale = from_bits(int_max(top, shuffle_xor<1>(top))) / 127.0f;
         const float inverse = scale >= 0x1p-126f ? 1.0f / scale : 0.0f;
-        head[IS_KEY ? d / 8 * 128 + position * 8 + d % 8 : position * HEAD_DIM + d] = (int8_t)round_away(value * inverse);
-        if (d % 32 == 0) ((GLOBAL_MEMORY _Float16 *)(head + KV_HEAD_ELEMENTS))[d / 32 * 16 + position] = (_Float16)scale;
+        head[IS_KEY ? d / 8 * 128 + position * 8 + d % 8 : position * HEAD_DIM + d] =
+            (int8_t)round_away(value * inverse);
+        if (d % 32 == 0)
+            ((GLOBAL_MEMORY _Float16 *)(head + KV_HEAD_ELEMENTS))[d / 32 * 16 + position] = (_Float16)scale;
     }
 }
 #endif

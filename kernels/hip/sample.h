@@ -1,12 +1,14 @@
 /* sampled[r] = a token drawn from logits[r] under step->sampling[r]; the semantics of kernels/host/sample.h.
  *
- * Constants: VOCAB_SIZE. Arguments: logits float32[R, VOCAB_SIZE] (biases and penalties are applied in place). Grid: x 1, y logits.
+ * Constants: VOCAB_SIZE. Arguments: logits float32[R, VOCAB_SIZE] (biases and penalties are applied in place).
+ * Grid: x 1, y logits.
  * Order of filters: mask, biases, penalties, temperature, top_k, top_p, min_p, typical_p, then one draw by inverse
  * distribution, in the order of the logits (equal ones by id) where top_k or top_p is on, else by id. A row with a NaN,
  * with +infinity or with nothing that is allowed and finite gives -1.
  *
  * Nothing is sorted. A place in the order is found digit by digit: a histogram of the next 8 bits of what is still
- * possible, of counts (top_k) or of weights (top_p, typical_p, the draw). Weights are integers, so that sums have no order.
+ * possible, of counts (top_k) or of weights (top_p, typical_p, the draw). Weights are integers, so
+ * that sums have no order.
  */
 #include "host_memory.h"
 
@@ -44,7 +46,10 @@ struct row {
 };
 enum { BY_LOGIT, BY_ID, BY_DISTANCE };
 
-INLINE bool allowed(const GLOBAL_MEMORY uint32_t *mask, int32_t id) { return !mask || (mask[id / 32] >> (id % 32) & 1); }
+INLINE bool allowed(const GLOBAL_MEMORY uint32_t *mask, int32_t id)
+{
+    return !mask || (mask[id / 32] >> (id % 32) & 1);
+}
 
 INLINE float scaled(const struct row *row, float logit) { return (logit - row->largest) / row->temperature; }
 
@@ -134,7 +139,8 @@ template <int MASK> INLINE void best_of_lanes(float *best, int32_t *id)
 
 template <int MASK> INLINE uint64_t sum_of_lanes(uint64_t x)
 {
-    const uint32_t low = (uint32_t)shuffle_xor<MASK>((int32_t)x), high = (uint32_t)shuffle_xor<MASK>((int32_t)(x >> 32));
+    const uint32_t low = (uint32_t)shuffle_xor<MASK>((int32_t)x),
+                   high = (uint32_t)shuffle_xor<MASK>((int32_t)(x >> 32));
     x += (uint64_t)high << 32 | low;
     if constexpr (MASK > 1) return sum_of_lanes<MASK / 2>(x);
     return x;
@@ -192,7 +198,7 @@ INLINE void sum_bins(struct shared *lds)
     uint64_t weight = 0;
     uint32_t count = 0;
     if (bin < 256)
-        UNROLL for (int i = 0; i < COPIES; i++) {
+        UNROLL_FOR (int i = 0; i < COPIES; i++) {
             weight += lds->weights[bin][i];
             count += lds->counts[bin][i];
         }
@@ -221,7 +227,7 @@ INLINE uint64_t find(const struct row *row, struct shared *lds, uint64_t goal, c
 {
     uint64_t prefix = 0;
     uint64_t before = 0;
-    NO_UNROLL for (int32_t shift = row->order == BY_ID ? ID_BITS - 8 : ID_BITS + 24; shift >= 0; shift -= 8) {
+    NO_UNROLL_FOR (int32_t shift = row->order == BY_ID ? ID_BITS - 8 : ID_BITS + 24; shift >= 0; shift -= 8) {
         for (int32_t i = thread_index(); i < 256 * COPIES; i += THREADS) {
             lds->weights[i / COPIES][i % COPIES] = 0;
             lds->counts[i / COPIES][i % COPIES] = 0;
@@ -331,8 +337,11 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t r = group_y();
     if (r >= STEP->num_logits) return;
     sampling_pointer s = STEP->sampling + r;
-    struct row row = { (logits_pointer)a0 + (size_t)r * VOCAB_SIZE, s->mask, 0, s->temperature, 0, 0, __builtin_inff(), 0, BY_ID };
-    if (s->mask) copy_from_host(s->mask, s->mask_image, (VOCAB_SIZE + 31) / 32, THREADS); /* the first barrier is below */
+    struct row row = {
+        (logits_pointer)a0 + (size_t)r * VOCAB_SIZE, s->mask, 0, s->temperature, 0, 0, __builtin_inff(), 0, BY_ID
+    };
+    if (s->mask)
+        copy_from_host(s->mask, s->mask_image, (VOCAB_SIZE + 31) / 32, THREADS); /* the first barrier is below */
     if (s->originals) {
         save_logits(row.logits, s);
         __syncthreads();

@@ -9,5 +9,6 @@
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
     const int32_t n_bytes = load_host(&((const GLOBAL_MEMORY struct step *)a0)->n_bytes);
-    copy_from_host((GLOBAL_MEMORY uint64_t *)const_cast<void *>(step_argument), (const GLOBAL_MEMORY uint64_t *)a0, n_bytes / 8, THREADS);
+    copy_from_host((GLOBAL_MEMORY uint64_t *)const_cast<void *>(step_argument), (const GLOBAL_MEMORY uint64_t *)a0,
+                   n_bytes / 8, THREADS);
 }

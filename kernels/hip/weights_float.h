@@ -16,7 +16,7 @@ INLINE i32x4 load_piece(weight_pointer base, uint32_t origin, uint32_t lane)
 
 INLINE void unpack_piece(i32x4 raw, float w[PIECE])
 {
-    UNROLL for (int i = 0; i < PIECE; i++) {
+    UNROLL_FOR (int i = 0; i < PIECE; i++) {
 #if defined(WEIGHT_F32)
         w[i] = from_bits(raw[i]);
 #elif defined(WEIGHT_F16)

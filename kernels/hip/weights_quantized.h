@@ -1,4 +1,5 @@
-/* Packings of quantized weights, "lanes32": rows in tiles of 32, lane r holds row r. Packed by compiler/packing_lanes.py.
+/* Packings of quantized weights, "lanes32": rows in tiles of 32, lane r holds row r.
+ * Packed by compiler/packing_lanes.py.
  *
  * A chunk is 64 columns, two blocks of 32; the last one of a row may be a single block. Of a chunk of n blocks:
  *   scales  [32 lanes][n blocks][SCALE_BYTES]   float16 scale (, float16 minimum); K types: a byte each
@@ -31,8 +32,8 @@ struct raw_block {
     int32_t scales, high[2], super;
 };
 
-/* Block p of a chunk of the row in `lane`. The unit begins at `base`, the same for all lanes, plus `origin`: so a load takes
- * its address from a scalar register pair, a vector register and an immediate.
+/* Block p of a chunk of the row in `lane`. The unit begins at `base`, the same for all lanes, plus `origin`: so a load
+ * takes its address from a scalar register pair, a vector register and an immediate.
  * Args: part: chunk of the unit; alone: it is the half chunk at the end of a row. */
 INLINE void load_block(weight_pointer base, uint32_t origin, uint32_t lane, uint32_t part, uint32_t p, const bool alone,
                        struct raw_block *raw)
@@ -42,7 +43,8 @@ INLINE void load_block(weight_pointer base, uint32_t origin, uint32_t lane, uint
     base += 32 * SUPER_BYTES + part * (64 * BLOCK_BYTES);
     weight_pointer scales = base + (origin + lane * (n * SCALE_BYTES));
     if (alone) {
-        raw->scales = SCALE_BYTES == 4 ? *(const GLOBAL_MEMORY int32_t *)scales : *(const GLOBAL_MEMORY uint16_t *)scales;
+        raw->scales =
+            SCALE_BYTES == 4 ? *(const GLOBAL_MEMORY int32_t *)scales : *(const GLOBAL_MEMORY uint16_t *)scales;
     } else if (SCALE_BYTES == 4) {
         const i32x2 both = *(const GLOBAL_MEMORY i32x2 *)scales;
         raw->scales = p ? both[1] : both[0];
@@ -50,7 +52,7 @@ INLINE void load_block(weight_pointer base, uint32_t origin, uint32_t lane, uint
         raw->scales = *(const GLOBAL_MEMORY int32_t *)scales >> (16 * p);
     }
     base += n * (32 * SCALE_BYTES);
-    UNROLL for (uint32_t i = 0; i < PIECES; i++)
+    UNROLL_FOR (uint32_t i = 0; i < PIECES; i++)
         raw->quants[i] = *(const GLOBAL_MEMORY i32x4 *)(base + (origin + lane * 16 + (p * PIECES + i) * 512));
     weight_pointer high = base + n * (512 * PIECES) + (origin + lane * (n * HIGH_BYTES));
     if (HIGH_BYTES == 4 && alone) {
@@ -74,19 +76,19 @@ struct block {
 INLINE void unpack_quants(const struct raw_block *raw, int32_t quants[8])
 {
     if (PIECES == 2) {
-        UNROLL for (int v = 0; v < 8; v++) quants[v] = raw->quants[v / 4 * (PIECES - 1)][v % 4];
+        UNROLL_FOR (int v = 0; v < 8; v++) quants[v] = raw->quants[v / 4 * (PIECES - 1)][v % 4];
         return;
     }
-    UNROLL for (int v = 0; v < 4; v++) {
+    UNROLL_FOR (int v = 0; v < 4; v++) {
         quants[v] = raw->quants[0][v] & 0x0f0f0f0f;
         quants[v + 4] = (int32_t)((uint32_t)raw->quants[0][v] >> 4) & 0x0f0f0f0f;
     }
     if (HIGH_BYTES == 4) {
         const uint32_t bits = (uint32_t)raw->high[0];
-        UNROLL for (int v = 0; v < 8; v++)
+        UNROLL_FOR (int v = 0; v < 8; v++)
             quants[v] |= (int32_t)((v < 4 ? bits << (4 - v) : bits >> (v - 4)) & 0x10101010u);
     } else if (HIGH_BYTES == 8) {
-        UNROLL for (int v = 0; v < 8; v++) {
+        UNROLL_FOR (int v = 0; v < 8; v++) {
             const uint32_t bits = (uint32_t)raw->high[v / 4];
             quants[v] |= (int32_t)((v % 4 < 2 ? bits << (4 - 2 * (v % 4)) : bits >> (2 * (v % 4) - 4)) & 0x30303030u);
         }
@@ -140,7 +142,7 @@ INLINE void dequantize_item(weight_pointer tile, int32_t lane, int32_t b, float 
     else
         load_block(tile + unit, 0, (uint32_t)lane, part, (uint32_t)b % 2, false, &raw);
     unpack_block(&raw, &block);
-    UNROLL for (int c = 0; c < 32; c++) {
+    UNROLL_FOR (int c = 0; c < 32; c++) {
         const int32_t byte = block.quants[c / 4] >> (8 * (c % 4));
         const int32_t quant = PIECES == 2 ? (int8_t)byte : (byte & 255) - QUANT_OFFSET;
         const float product = block.scale[c / 16] * (float)quant;

@@ -1,8 +1,10 @@
 /* Causal attention of each token over the KV blocks of its own sequence, grouped queries.
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs HEAD_DIM a multiple of 32), KV_Q8_0.
- * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], key blocks, value blocks, out [T, NUM_HEADS * HEAD_DIM].
- * KV blocks: [block, kv head], each as in kv_blocks.h. A work item is one head of ROWS_MAX neighbouring tokens; those of one sequence share the loads.
+ * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], key blocks, value blocks,
+ * out [T, NUM_HEADS * HEAD_DIM].
+ * KV blocks: [block, kv head], each as in kv_blocks.h. A work item is one head of ROWS_MAX neighbouring tokens; those
+ * of one sequence share the loads.
  *
  * Every row walks the same spans of 256 positions, from 0, with a running maximum. Positions past its own weigh
  * exactly 0, so a row's result does not depend on the rows beside it.
@@ -15,7 +17,10 @@
 #define VECTORS (HEAD_DIM / 16)
 #define QKV_STRIDE ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM)
 
-static int32_t attention_items(const struct step *step) { return (step->num_tokens + ROWS_MAX - 1) / ROWS_MAX * NUM_HEADS; }
+static int32_t attention_items(const struct step *step)
+{
+    return (step->num_tokens + ROWS_MAX - 1) / ROWS_MAX * NUM_HEADS;
+}
 
 struct rows {
     const float *query[ROWS_MAX];
@@ -77,8 +82,7 @@ INLINE void add_values(struct rows *r, const uint8_t *values, int32_t column, in
 }
 
 /* `count` neighbouring positions of one sequence. */
-INLINE void attend(struct rows *r, const uint8_t *keys, const uint8_t *values, const int32_t *blocks,
-                          const int count)
+INLINE void attend(struct rows *r, const uint8_t *keys, const uint8_t *values, const int32_t *blocks, const int count)
 {
     const int32_t end = r->position[count - 1] + 1;
     for (int i = 0; i < count; i++) {
@@ -103,7 +107,8 @@ static void write_row(const struct rows *r, int i, void *out, int32_t token, int
     for (int32_t d = 0; d < HEAD_DIM; d += 16) store_f32(values + d, load_f32(r->sums[i] + d) * inverse);
     const size_t first = (size_t)token * NUM_HEADS * HEAD_DIM + (size_t)head * HEAD_DIM;
     if (OUT_Q8)
-        for (int32_t d = 0; d < HEAD_DIM; d += 32) quantize_block(values + d, (struct q8_block *)out + (first + d) / 32);
+        for (int32_t d = 0; d < HEAD_DIM; d += 32)
+            quantize_block(values + d, (struct q8_block *)out + (first + d) / 32);
     else
         __builtin_memcpy((float *)out + first, values, sizeof values);
 }
@@ -123,8 +128,8 @@ static void attention_run(const struct step *step, void *const *arguments, int32
                 r.query[count] = (const float *)arguments[0] + (size_t)(token + count) * QKV_STRIDE + head * HEAD_DIM;
                 r.position[count] = step->positions[token + count];
                 count++;
-            } while (token + count < last && step->rows[token + count] == step->rows[token]
-                     && step->positions[token + count] == r.position[count - 1] + 1);
+            } while (token + count < last && step->rows[token + count] == step->rows[token] &&
+                     step->positions[token + count] == r.position[count - 1] + 1);
             const int32_t *blocks = step->block_table + (size_t)step->rows[token] * step->blocks_per_row;
             if (count == ROWS_MAX) {
                 attend(&r, keys, values, blocks, ROWS_MAX);

@@ -34,14 +34,12 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
         const char *x = (const char *)arguments[1];
         char *out = (char *)arguments[2] + item * out_bytes;
         int32_t t = 0;
-        for (; t + 8 <= tokens; t += 8)
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 8);
+        for (; t + 8 <= tokens; t += 8) gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 8);
         if (tokens - t >= 4) {
             gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 4);
             t += 4;
         }
-        for (; t < tokens; t++)
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 1);
+        for (; t < tokens; t++) gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 1);
     }
 }
 EXPORT const struct kernel SYMBOL = { gate_up_items, gate_up_run };

@@ -1,9 +1,10 @@
-/* Blocks of the KV cache: 16 positions of every kv head. What lies where in one head of a block, and how it is read and written.
+/* Blocks of the KV cache: 16 positions of every kv head. What lies where in one head of a block, and how it is read
+ * and written.
  *
  * Constants: HEAD_DIM, KV_Q8_0 (needs HEAD_DIM a multiple of 32).
  * float16: keys [HEAD_DIM, 16 positions], values [16 positions, HEAD_DIM].
- * q8_0: int8 in the same order, and behind it float16 scales [HEAD_DIM / 32, 16 positions]. As in a GGUF, 32 neighbouring
- * elements of a head share one: element = scale * int8, which float32 holds exactly.
+ * q8_0: int8 in the same order, and behind it float16 scales [HEAD_DIM / 32, 16 positions]. As in a GGUF, 32
+ * neighbouring elements of a head share one: element = scale * int8, which float32 holds exactly.
  */
 #ifndef ROCMFORGE_KV_BLOCKS_H
 #define ROCMFORGE_KV_BLOCKS_H

@@ -1,6 +1,7 @@
 /* out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * activation[t, c] (+ bias[r]).
  *
- * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS (1: only the rows of which logits are asked).
+ * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS
+ * (1: only the rows of which logits are asked).
  * Arguments: weights, activations, out float32[T, OUT_STRIDE], bias float32[ROWS].
  * A work item is one tile of 16 rows, for all tokens.
  */
@@ -25,8 +26,8 @@ INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t valid)
     }
 }
 
-INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
-                                   int32_t valid, const int tokens)
+INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias, int32_t valid,
+                            const int tokens)
 {
     f32x16 sums[TOKEN_TILE];
     multiply_tile(tile, activations, tokens, sums);

@@ -19,7 +19,10 @@ struct program {
     int32_t first, end; /* launches to run */
     const struct step *step;
     unsigned long *threads;
-    struct { int32_t next; int32_t padding[15]; } *counters; /* [num_launches], a cache line each */
+    struct {
+        int32_t next;
+        int32_t padding[15];
+    } *counters; /* [num_launches], a cache line each */
     int32_t stopping;
     uint32_t first_arrival; /* `arrived` when the step began; both only ever grow, modulo 2^32 */
     int32_t padding_a[16];

@@ -2,8 +2,8 @@
  *
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROPE_DIM, INTERLEAVED (pairs (2i, 2i+1); else (i, i + ROPE_DIM/2)),
  * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
- * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines, then
- * sines), key blocks, value blocks, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
+ * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines,
+ * then sines), key blocks, value blocks, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
  * KV blocks: [block, kv head], each as in kv_blocks.h.
  */
 #include "kv_blocks.h"

@@ -107,7 +107,10 @@ static int32_t sort_candidates(const float *logits, const uint32_t *mask, float 
 
 static float natural_log(float x) /* of x in (0, 1], to a few digits: only a cheap lower bound is made of it */
 {
-    union { float f; int32_t i; } bits = { x };
+    union {
+        float f;
+        int32_t i;
+    } bits = { x };
     return ((float)(bits.i - 0x3f800000) * 0x1p-23f) * 0.69314718f - 0.07f;
 }
 
@@ -159,7 +162,8 @@ static double walk(const struct candidates *c, double enough, double goal, int32
 /* Locally typical sampling (Meister et al. 2023): keep the fewest candidates that weigh typical_p of the `all`, those
  * first whose information is nearest to the entropy. Information is log(all) - x and entropy its mean, so that only
  * the distance of x from the weighted mean of x counts. Equally near ones stay together.
- * The distance that just suffices is found 8 bits of its float32 at a time: those of positive numbers sort as they do. */
+ * The distance that just suffices is found 8 bits of its float32 at a time: those of positive numbers sort
+ * as they do. */
 static void keep_typical(struct candidates *c, float typical_p, double all)
 {
     float xs[16], weights[16];
@@ -177,7 +181,10 @@ static void keep_typical(struct candidates *c, float typical_p, double all)
         for (int32_t first = 0; first < c->size; first += 16) {
             weigh(c, first, xs, weights);
             for (int32_t i = 0; i < int_min(16, c->size - first); i++) {
-                union { float f; uint32_t u; } distance = { __builtin_fabsf(xs[i] - c->mean) };
+                union {
+                    float f;
+                    uint32_t u;
+                } distance = { __builtin_fabsf(xs[i] - c->mean) };
                 if (weights[i] > 0 && (uint64_t)distance.u >> (shift + 8) == prefix)
                     bins[distance.u >> shift & 255] += (double)weights[i];
             }
@@ -185,10 +192,14 @@ static void keep_typical(struct candidates *c, float typical_p, double all)
         uint32_t bin = 0, last = 0;
         for (uint32_t b = 0; b < 256; b++)
             if (bins[b] > 0) last = b;
-        for (; bin < last && (bins[bin] == 0 || nearer + bins[bin] < (double)typical_p * all); bin++) nearer += bins[bin];
+        for (; bin < last && (bins[bin] == 0 || nearer + bins[bin] < (double)typical_p * all); bin++)
+            nearer += bins[bin];
         prefix = prefix << 8 | bin;
     }
-    union { uint32_t u; float f; } farthest = { prefix };
+    union {
+        uint32_t u;
+        float f;
+    } farthest = { prefix };
     c->farthest = farthest.f;
 }
 

@@ -4,9 +4,18 @@
 #define SIGNED_DOT_OFFSET 0
 #define ACCUMULATORS 6 /* vectors summed to at once: 12 of the 16 registers, the others hold operands */
 
-typedef union { f32x16 whole; __m256 half[2]; } f32_halves;
-typedef union { i32x16 whole; __m256i half[2]; } i32_halves;
-typedef union { u8x64 whole; __m256i half[2]; } u8_halves;
+typedef union {
+    f32x16 whole;
+    __m256 half[2];
+} f32_halves;
+typedef union {
+    i32x16 whole;
+    __m256i half[2];
+} i32_halves;
+typedef union {
+    u8x64 whole;
+    __m256i half[2];
+} u8_halves;
 
 INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
 {
@@ -58,8 +67,8 @@ INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
     i32_halves sum = { acc };
     u8_halves weights = { w };
     for (int h = 0; h < 2; h++)
-        sum.half[h] = _mm256_add_epi32(
-            sum.half[h], _mm256_madd_epi16(_mm256_maddubs_epi16(weights.half[h], broadcast), ones));
+        sum.half[h] =
+            _mm256_add_epi32(sum.half[h], _mm256_madd_epi16(_mm256_maddubs_epi16(weights.half[h], broadcast), ones));
     return sum.whole;
 }
 INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
@@ -72,8 +81,7 @@ INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
     for (int h = 0; h < 2; h++) {
         const __m256i magnitude = _mm256_abs_epi8(weights.half[h]);
         const __m256i signed_x = _mm256_sign_epi8(broadcast, weights.half[h]);
-        sum.half[h] = _mm256_add_epi32(
-            sum.half[h], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed_x), ones));
+        sum.half[h] = _mm256_add_epi32(sum.half[h], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed_x), ones));
     }
     return sum.whole;
 }

@@ -9,10 +9,7 @@ INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
     return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
 INLINE f32x16 vector_max(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
-INLINE f32x16 load_f16(const void *p)
-{
-    return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
+INLINE f32x16 load_f16(const void *p) { return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE void store_f16(void *p, f32x16 v)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
@@ -26,7 +23,4 @@ INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
     __builtin_memcpy(&four, x, 4);
     return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
-INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
-{
-    return dot_unsigned(acc, w ^ 0x80, x);
-}
+INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x) { return dot_unsigned(acc, w ^ 0x80, x); }

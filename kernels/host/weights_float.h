@@ -11,8 +11,7 @@
 #define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
 /* As multiply_tile in weights_quantized.h; columns in order, one accumulator a row. */
-INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens,
-                                 f32x16 *sums)
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, f32x16 *sums)
 {
     const float *x = (const float *)activations;
     for (int t = 0; t < tokens; t++) sums[t] = splat(0);

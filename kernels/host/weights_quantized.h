@@ -97,8 +97,7 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t]. Column blocks in order, one
  * accumulator a row: the order of a sum never depends on their number. */
-INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens,
-                                 f32x16 *sums)
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, f32x16 *sums)
 {
     const int blocks = COLUMNS / 32;
     const struct q8_block *x = (const struct q8_block *)activations;
