@@ -7,18 +7,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..artifacts.errors import UsageError, printable
+from ..library.compilation import compile_bundle, default_archs, make_golden
 from .errors import require_address_space
 from .options import CACHE_DIR, MAX_CONTEXT, default_threads, say
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..artifacts.layout import Layout
 
 
 @click.command("compile")
@@ -68,48 +63,29 @@ def compile_command(
 ) -> None:
     """Compile a GGUF MODEL into a bundle."""
     require_address_space()
-    from ..compiler.build_cache import BuildCache, default_cache_dir
-    from ..compiler.compile import compile_model
-    from ..compiler.model import CompileOptions
     from ..compiler.progress import choose_progress
-    from ..compiler.tuning import read_tuning
-    from ..runtime.text.chat import check_template
 
     _exit_cleanly_on_signals()
     if not model.name:
         raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
-    goal = output or model.with_suffix(".rfb")
-    tuning = read_tuning(tune, os.environ)
-    chosen = archs or _default_archs()
-    options = CompileOptions(
-        model, goal, chosen, tokenizer, max_context, toolchain, jobs, tuning, kv_dtype, chat_template
+    done = compile_bundle(
+        model,
+        output,
+        archs=archs,
+        max_context=max_context,
+        kv_dtype=kv_dtype,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        toolchain=toolchain,
+        tuning=tune,
+        jobs=jobs,
+        cache_dir=cache_dir,
+        progress=choose_progress(as_json),
     )
-    cache = BuildCache(cache_dir or default_cache_dir())
-    with choose_progress(as_json) as progress:
-        manifest = compile_model(options, cache, progress, make_golden, check_template)
     if as_json:
-        click.echo(json.dumps({"bundle": str(goal), "digest": manifest.bundle_digest}))
+        click.echo(json.dumps({"bundle": str(done.path), "digest": done.digest}))
     else:
-        click.echo(f"{printable(goal)}  {manifest.bundle_digest}")
-
-
-def make_golden(
-    layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
-) -> list[dict[str, object]]:
-    """Run prompts on code that is not yet in a bundle."""
-    from ..artifacts.bundle import map_weights
-    from ..runtime.device.golden import GOLDEN_BLOCKS, record_golden
-    from ..runtime.device.host import HostProgram
-
-    descriptor = os.memfd_create("rocmforge-golden")
-    os.write(descriptor, code)
-    with weights.open("rb") as file:
-        mapped = map_weights(weights.parent, file.fileno())
-    program = HostProgram(layout, mapped, descriptor, "portable", GOLDEN_BLOCKS, default_threads())
-    try:
-        return record_golden(program, prompts)
-    finally:
-        program.close()
+        click.echo(f"{printable(done.path)}  {done.digest}")
 
 
 def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Path:
@@ -124,7 +100,7 @@ def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pat
     _exit_cleanly_on_signals()
     tokenizer = os.environ.get("ROCMFORGE_TOKENIZER")
     options = CompileOptions(
-        path, path, _default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=default_threads()
+        path, path, default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=default_threads()
     )
     return cached_bundle(options, cache_dir or default_cache_dir(), say, make_golden, check_template)
 
@@ -134,16 +110,3 @@ def _exit_cleanly_on_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-
-def _default_archs() -> tuple[str, ...]:
-    """$ROCm_ARCH, else the GPUs found that have code, else the host."""
-    asked = os.environ.get("ROCm_ARCH", "").split()  # noqa: SIM112 - the owner's spelling
-    if asked:
-        return tuple(asked)
-    from ..artifacts.hip import installed_arches
-    from ..artifacts.targets import generic_arch
-    from ..compiler.target import TARGETS
-
-    found = (arch if arch in TARGETS else generic_arch(arch) for arch in installed_arches())
-    return tuple(dict.fromkeys(arch for arch in found if arch)) or ("host",)

@@ -19,7 +19,7 @@ from ..artifacts.manifest import TENSOR_COUNT
 from .device.load import DeviceOptions
 from .engine.engine import Engine, EngineLimits
 from .engine.lifecycle import Observer
-from .engine.loading import EngineOptions, load_engine, load_tokenizer, tokenizer_config
+from .engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer
 from .engine.worker.remote import RemoteEngine
 from .engine.worker.router import RoutedEngine
 from .engine.worker.spawn import WorkerProcess
@@ -33,7 +33,6 @@ from .http.transport.server import run_server
 from .model_pool import NEVER, Load, ModelPool
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import UNTRACED, TraceOptions, Tracer
-from .text.chat import ChatTemplate
 from .text.constraints import ConstraintCompiler
 from .text.tokenizer import Tokenizer
 
@@ -71,13 +70,6 @@ class ServeOptions:
     aliases: Mapping[str, str] = field(default_factory=dict)
     worker: bool | None = None
     early: WorkerProcess | None = None
-
-
-def load_chat_template(bundle: Bundle) -> ChatTemplate:
-    """The bundle's chat template, or ChatML."""
-    name, config = "chat_template.jinja", tokenizer_config(bundle)
-    source = bundle.read(name).decode() if name in bundle.manifest.files else None
-    return ChatTemplate(source, config.bos_token, config.eos_token)
 
 
 def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:

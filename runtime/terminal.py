@@ -8,18 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from ..artifacts.bundle import open_bundle
-from ..artifacts.errors import RocmforgeError, UsageError
+from ..artifacts.errors import UsageError
+from ..library.loading import load
+from ..library.model import Model
+from ..library.params import params_of
 from .device.load import DeviceOptions
-from .engine.engine import Engine
-from .engine.generation import GenerationRequest, SamplingParams
-from .engine.loading import EngineOptions, load_engine, load_tokenizer
-from .serve import load_chat_template
-from .telemetry.metrics import Metrics
-from .text.chat import ChatTemplate
-from .text.tokenizer import Tokenizer
+from .engine.engine import EngineLimits
+from .engine.generation import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +39,12 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _generate(engine: Engine, tokens: list[int], options: RunOptions, emit: Callable[[str], None]) -> None:
+def _generate(model: Model, tokens: tuple[int, ...], options: RunOptions, emit: Callable[[str], None]) -> None:
     """Generate, telling `emit` each piece of text."""
-    room = engine.max_context - len(tokens)
-    request = GenerationRequest(tuple(tokens), min(options.max_tokens, room), options.sampling)
-    generation = engine.submit(request)
-    try:
-        for event in generation.events():
-            if event is not None:
-                emit(event.text)
-    except KeyboardInterrupt:
-        generation.cancel()
-        raise
-    state = generation.state()
-    if state.error:
-        raise RocmforgeError(f"generation failed: {state.error}")
+    room = model.max_context - len(tokens)
+    with contextlib.closing(model.stream(tokens, params_of(options.sampling, min(options.max_tokens, room)))) as pieces:
+        for piece in pieces:
+            emit(piece.text)
 
 
 def run_bundle(options: RunOptions) -> None:
@@ -69,39 +56,28 @@ def run_bundle(options: RunOptions) -> None:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # no text that a model or a user writes ends in a traceback
-    with open_bundle(options.bundle) as bundle:
-        tokenizer = load_tokenizer(bundle)
-        # One sequence at a time: a KV cache of one context is enough.
-        kv_tokens = options.max_context or bundle.layout.max_seq_len
-        engine_options = EngineOptions(options.device, options.max_context, kv_tokens)
-        engine = load_engine(bundle, engine_options, tokenizer, Metrics(), _say)
-        engine.start()
-        try:
-            if options.prompt is None:
-                with contextlib.closing(load_chat_template(bundle)) as template:
-                    _Chat(engine, tokenizer, template, options).hold()
-            else:
-                _continue(engine, tokenizer.encode(options.prompt), options)
-        finally:
-            engine.stop(0.0)
+    size = {"max_context": options.max_context, "contexts": 1}  # one sequence at a time
+    with load(options.bundle, device=options.device, **size, limits=EngineLimits(), report=_say) as model:
+        if options.prompt is None:
+            _Chat(model, options).hold()
+        else:
+            _continue(model, model.encode(options.prompt), options)
 
 
-def _continue(engine: Engine, tokens: list[int], options: RunOptions) -> None:
+def _continue(model: Model, tokens: tuple[int, ...], options: RunOptions) -> None:
     if not tokens:
         raise UsageError("PROMPT: expected a text, found nothing")
-    if len(tokens) >= engine.max_context:
-        raise UsageError(f"PROMPT: expected fewer than {engine.max_context} tokens (the context), found {len(tokens)}")
-    _generate(engine, tokens, options, _print_piece)
+    if len(tokens) >= model.max_context:
+        raise UsageError(f"PROMPT: expected fewer than {model.max_context} tokens (the context), found {len(tokens)}")
+    _generate(model, tokens, options, _print_piece)
     _print_piece("\n")
 
 
 class _Chat:
     """A conversation in the terminal."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate, options: RunOptions) -> None:
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._template = template
+    def __init__(self, model: Model, options: RunOptions) -> None:
+        self._model = model
         self._options = options
         self._messages: list[dict[str, object]] = []
 
@@ -131,21 +107,19 @@ class _Chat:
 
         # Ctrl-C stops this answer; what was said of it counts.
         with contextlib.suppress(KeyboardInterrupt):
-            _generate(self._engine, tokens, self._options, emit)
+            _generate(self._model, tokens, self._options, emit)
         _print_piece("\n")
         self._messages.append({"role": "assistant", "content": "".join(pieces)})
 
-    def _tokens(self) -> list[int]:
+    def _tokens(self) -> tuple[int, ...]:
         """Token ids of the conversation, from which the oldest exchanges are dropped where it is too long.
 
         Raises:
             UsageError: the last message alone is too long.
         """
-        bos, limit = self._tokenizer.config.bos_token, self._engine.max_context
+        limit = self._model.max_context
         while True:
-            hidden, mark = self._tokenizer.control_texts.hide({"messages": self._messages}, self._template.source)
-            text = self._template.render(cast("list[dict[str, object]]", hidden["messages"]))
-            tokens = self._tokenizer.encode(text, not (bos and text.startswith(bos)), mark=mark)
+            tokens = self._model.chat_prompt(self._messages)
             if len(tokens) < limit:
                 return tokens
             if len(self._messages) < 3:

@@ -1,4 +1,4 @@
-"""An open bundle's tokenizer, and an engine that runs its model."""
+"""An open bundle's tokenizer and chat template, and an engine that runs its model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..device.batch import Program
 from ..device.host import HostProgram
 from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
+from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from .engine import Engine, EngineLimits
 from .lifecycle import EngineMetrics, Observer
@@ -38,6 +39,13 @@ def tokenizer_config(bundle: Bundle) -> TokenizerConfig:
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
     """The bundle's tokenizer."""
     return Tokenizer(bundle.read("tokenizer.json").decode(), tokenizer_config(bundle))
+
+
+def load_chat_template(bundle: Bundle) -> ChatTemplate:
+    """The bundle's chat template, or ChatML."""
+    name, config = "chat_template.jinja", tokenizer_config(bundle)
+    source = bundle.read(name).decode() if name in bundle.manifest.files else None
+    return ChatTemplate(source, config.bos_token, config.eos_token)
 
 
 def kv_size(bundle: Bundle, options: EngineOptions) -> KvSize:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import ToolchainError
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.library.compilation import make_golden
 from rocmforge.tests.amd.runtime import FIGURES, Compiled, Runtime
 from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime
 from rocmforge.tools.generate.fixtures import write_model

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.library.compilation import make_golden
 from rocmforge.tests.clients.forcing_proxy import ForcingProxy, forcing
 from rocmforge.tests.clients.programs import node_program, offline
 from rocmforge.tests.clients.scripted import MODEL, call_of, scripted

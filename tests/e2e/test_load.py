@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.library.compilation import make_golden
 from rocmforge.tools.bench.server_process import ServerProcess, free_port, rfc_serve
 from rocmforge.tools.bench.soak import Traffic, take_sample
 from rocmforge.tools.bench.traffic import make_bodies

@@ -11,11 +11,11 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, choose_variant
 from rocmforge.tests.oracles.sampling import (

@@ -12,12 +12,12 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import RocmforgeError
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
+from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.golden import compare_golden
 from rocmforge.runtime.device.host import choose_variant
 from rocmforge.tests.oracles.reference import ReferenceModel

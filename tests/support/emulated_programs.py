@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, Program, RowSampling
 from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
 from rocmforge.tools.emulator import HipEmulator

@@ -19,8 +19,7 @@ from ...artifacts.bundle import Bundle, open_bundle
 from ...runtime.device.host import load_host_program
 from ...runtime.engine.engine import Engine, EngineLimits
 from ...runtime.engine.generation import GenerationRequest, SamplingParams
-from ...runtime.engine.loading import load_tokenizer
-from ...runtime.serve import load_chat_template
+from ...runtime.engine.loading import load_chat_template, load_tokenizer
 from ...runtime.telemetry.metrics import Metrics
 from ...runtime.text.tokenizer import Tokenizer
 

@@ -16,7 +16,6 @@ import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import ToolchainError
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler import host_toolchain, toolchain
 from rocmforge.compiler.build import build_variants, find_toolchain
 from rocmforge.compiler.build_cache import BuildCache
@@ -26,6 +25,7 @@ from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.render import Source
 from rocmforge.compiler.target import TARGETS
+from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.host import choose_variant
 from rocmforge.tests.kernels.kernel_harness import LEVELS
 from rocmforge.tests.support.programs import logits

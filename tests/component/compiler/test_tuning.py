@@ -10,7 +10,6 @@ import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.lower import make_plan
@@ -18,6 +17,7 @@ from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import Tuning, check_tuning, read_tuning
+from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.hip.program import KvSize, load_hip_program
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.programs import relative_tolerance, run

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from rocmforge.artifacts import hip
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.manifest import MANIFEST_NAME
-from rocmforge.cli import compile as compile_module
 from rocmforge.cli import main
 from rocmforge.cli.emulator import make_emulator
 from rocmforge.compiler.doctor import Finding
+from rocmforge.library.compilation import default_archs
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.http.core.limits import HttpLimits
 from rocmforge.runtime.http.transport.auth import Security
@@ -51,7 +51,7 @@ def test_archs_where_none_is_named(
     monkeypatch.setenv("ROCm_ARCH", asked)
     installed = hip.installed_arches
     monkeypatch.setattr(hip, "installed_arches", lambda: installed(tmp_path))
-    assert compile_module._default_archs() == archs
+    assert default_archs() == archs
 
 
 @pytest.mark.parametrize("command", ["compile", "serve", "run", "verify"])

@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 
 from rocmforge.artifacts import hip
 from rocmforge.cli import main
-from rocmforge.cli.compile import make_golden
 from rocmforge.cli.emulator import make_emulator
 from rocmforge.cli.main import START_THRESHOLD
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.tuning import read_tuning
+from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.engine.generation import SamplingParams
 from rocmforge.runtime.text.chat import check_template
 

@@ -20,6 +20,7 @@ from rocmforge.artifacts.errors import DeviceError, UsageError
 from rocmforge.artifacts.manifest import TENSOR_COUNT
 from rocmforge.runtime import serve
 from rocmforge.runtime.device.load import DeviceOptions
+from rocmforge.runtime.engine import loading
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.loading import EngineOptions
 from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Start
@@ -81,10 +82,10 @@ def test_a_template_is_the_bundles_or_none(monkeypatch: pytest.MonkeyPatch, has_
     bundle = fake_bundle(Path("x"))
     if has_one:
         bundle.manifest.files["chat_template.jinja"] = SimpleNamespace(n_bytes=1)
-    monkeypatch.setattr(serve, "tokenizer_config", lambda of: SimpleNamespace(bos_token="<s>", eos_token="</s>"))
-    monkeypatch.setattr(serve, "ChatTemplate", lambda *arguments: arguments)
+    monkeypatch.setattr(loading, "tokenizer_config", lambda of: SimpleNamespace(bos_token="<s>", eos_token="</s>"))
+    monkeypatch.setattr(loading, "ChatTemplate", lambda *arguments: arguments)
     source = "of chat_template.jinja" if has_one else None
-    made: Any = serve.load_chat_template(bundle)
+    made: Any = loading.load_chat_template(bundle)
     assert made == (source, "<s>", "</s>")
 
 

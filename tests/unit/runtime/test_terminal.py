@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import queue
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import RocmforgeError, UsageError
-from rocmforge.runtime import terminal
+from rocmforge.library import loading
 from rocmforge.runtime.device.load import DeviceOptions
-from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.generation import Failure, GenerationRequest, SamplingParams, TokenEvent
 from rocmforge.runtime.engine.loading import EngineOptions
 from rocmforge.runtime.terminal import RunOptions, run_bundle
 
@@ -23,10 +24,30 @@ CONTEXT = 20
 SAMPLING = SamplingParams(0.5)
 
 
+class FakeInbox:
+    """Gives the pieces of an answer, an exception among them raised instead, and then its end."""
+
+    def __init__(self, pieces: Sequence[str | type[BaseException] | None], error: str | None) -> None:
+        self._pieces = iter(pieces)
+        self._error = None if error is None else Failure(error)
+
+    def get(self, timeout: float | None = None) -> TokenEvent:
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            return TokenEvent(None, "", True, "length" if self._error is None else "failed", self._error)
+        if isinstance(piece, type):
+            raise piece
+        if piece is None:
+            raise queue.Empty
+        return TokenEvent(1, piece)
+
+
 class FakeEngine:
-    """Answers each request with its pieces; an exception among them is raised instead."""
+    """Answers each request with its pieces."""
 
     max_context = CONTEXT
+    vocab_size = 300
 
     def __init__(self, *answers: Sequence[str | type[BaseException] | None]) -> None:
         self.requests: list[GenerationRequest] = []
@@ -40,19 +61,10 @@ class FakeEngine:
     def stop(self, timeout: float) -> None:
         self.done.append(("stopped", timeout))
 
-    def submit(self, request: GenerationRequest) -> Any:
-        self.requests.append(request)
-        pieces = next(self._answers)
-
-        def events() -> Iterator[Any]:
-            for piece in pieces:
-                if isinstance(piece, type):
-                    raise piece
-                yield None if piece is None else SimpleNamespace(text=piece)
-
-        return SimpleNamespace(
-            events=events, cancel=lambda: self.done.append("cancelled"), state=lambda: SimpleNamespace(error=self.error)
-        )
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[Any]:
+        self.requests += requests
+        inbox = FakeInbox(next(self._answers), self.error)
+        return [SimpleNamespace(inbox=inbox, cancel=lambda: self.done.append("cancelled"))]
 
 
 class FakeTokenizer:
@@ -71,11 +83,12 @@ class FakeTokenizer:
 
 class FakeTemplate:
     source = "source"
+    takes_tools = True
 
     def __init__(self, before: str = "<") -> None:
         self.before, self.closed = before, 0
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, str]], tools: None) -> str:
         return self.before + "|".join(f"{one['role'][0]}{one['content']}" for one in messages)
 
     def close(self) -> None:
@@ -111,10 +124,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             say("on the host")
             return engine
 
-        monkeypatch.setattr(terminal, "open_bundle", open_bundle)
-        monkeypatch.setattr(terminal, "load_engine", load_engine)
-        monkeypatch.setattr(terminal, "load_tokenizer", lambda bundle: tokenizer)
-        monkeypatch.setattr(terminal, "load_chat_template", lambda bundle: template)
+        monkeypatch.setattr(loading, "open_bundle", open_bundle)
+        monkeypatch.setattr(loading, "load_engine", load_engine)
+        monkeypatch.setattr(loading, "load_tokenizer", lambda bundle: tokenizer)
+        monkeypatch.setattr(loading, "load_chat_template", lambda bundle: template)
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         run_bundle(RunOptions(Path("b.rfb"), prompt, 12, SAMPLING, DeviceOptions("host"), max_context))
         return tokenizer, template

@@ -12,11 +12,11 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.packing_sizes import packed_bytes
-from rocmforge.cli.compile import make_golden
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.golden import compare_golden, record_golden
 from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program

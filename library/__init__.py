@@ -1,0 +1,1 @@
+"""The library: what `rocmforge.load` and `rocmforge.compile` give."""

@@ -1,0 +1,171 @@
+"""A conversation as a prompt, and the model's tokens as the assistant's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from ..artifacts.errors import RequestError, printable
+from ..runtime.engine.generation import FINISH_LENGTH
+from ..runtime.text.chat import ChatTemplate
+from ..runtime.text.constraints import ConstraintSpec
+from ..runtime.text.control_text import NoMarkError
+from ..runtime.text.reasoning import OPEN, ReasoningSplitter
+from ..runtime.text.tokenizer import Tokenizer
+from ..runtime.text.tool_calls import ToolCall, ToolCallParser, Turn, join_calls
+from ..runtime.text.tool_prompt import call_schema, describe_tool, spell_out_tools
+from .answers import ChatAnswer, Completion
+
+Message = Mapping[str, Any]
+"""`role` and `content`; an assistant's may have `tool_calls`, as `ChatAnswer.message` has them."""
+
+ToolChoice = Literal["auto", "none", "required"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the model may call, and whether it must.
+
+    Attributes:
+        descriptions: as chat templates read them.
+        choice: auto, none or required.
+    """
+
+    descriptions: tuple[dict[str, Any], ...] = ()
+    choice: ToolChoice = "auto"
+
+    @property
+    def names(self) -> list[str]:
+        """What may be called."""
+        return [one["function"]["name"] for one in self.descriptions]
+
+    def constraint(self, given: ConstraintSpec | None) -> ConstraintSpec | None:
+        """What the answer must match: a call where one is required, else what is `given`.
+
+        Raises:
+            RequestError: both.
+        """
+        if self.choice != "required":
+            return given
+        if given is not None:
+            raise RequestError(given.parameter, "expected no constraint beside a required tool")
+        functions = [one["function"] for one in self.descriptions]
+        schema = call_schema({one["name"]: one["parameters"] for one in functions})
+        return ConstraintSpec("json_schema", schema, "tools")
+
+
+def read_tools(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> Tools:
+    """Tools in OpenAI's form, or the function within it alone: `name`, `description`, `parameters` (a JSON schema).
+
+    Raises:
+        RequestError: one has no name, or one is required and there is none.
+    """
+    described = []
+    for index, tool in enumerate(tools):
+        function = tool.get("function", tool)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RequestError(f"tools[{index}]", "expected a function that has a name")
+        described.append(describe_tool(function["name"], function.get("description"), function.get("parameters")))
+    if choice not in ("auto", "none", "required"):
+        raise RequestError("tool_choice", f"expected auto, none or required, found {printable(repr(choice))}")
+    if choice == "required" and not described:
+        raise RequestError("tool_choice", "expected tools beside it, found none")
+    return Tools(() if choice == "none" else tuple(described), choice)
+
+
+def read_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """A conversation for a template.
+
+    Raises:
+        RequestError: names the message at fault.
+    """
+    if not messages:
+        raise RequestError("messages", "expected at least one message, found none")
+    read = []
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(message.get("role"), str):
+            raise RequestError(f"messages[{index}].role", "expected a text")
+        if not isinstance(content, str | None):
+            raise RequestError(f"messages[{index}].content", "expected a text")
+        read.append({**message, "content": content or ""})
+    return read
+
+
+def chat_prompt(
+    messages: Sequence[Message],
+    tools: Tools,
+    variables: Mapping[str, object],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+) -> tuple[tuple[int, ...], bool]:
+    """Token ids of a conversation up to the opening of the assistant's turn, and whether they end within reasoning.
+
+    What reads as a control token in a message is text.
+
+    Raises:
+        RequestError: these are no messages.
+        RocmforgeError: the model's template does not take them.
+    """
+    read: Sequence[Message] = read_messages(messages)
+    if not template.takes_tools:
+        read = spell_out_tools(read, tools.descriptions)
+    given = {"messages": read, "tools": list(tools.descriptions) or None, "variables": variables}
+    try:
+        hidden, mark = tokenizer.control_texts.hide(given, template.source)
+        text = template.render(
+            cast("Sequence[Message]", hidden["messages"]),
+            tools=cast("Sequence[Message] | None", hidden["tools"]),
+            **cast("Message", hidden["variables"]),
+        )
+    except NoMarkError:
+        raise RequestError("messages", "expected not every character that is for private use") from None
+    bos = tokenizer.config.bos_token  # many templates write it themselves; twice would change the answer
+    return tuple(tokenizer.encode(text, not (bos and text.startswith(bos)), mark=mark)), text.rstrip().endswith(OPEN)
+
+
+class AnswerReader:
+    """Parts reasoning, text and calls of tools of one answer, as it comes.
+
+    Args:
+        tools: that it may call.
+        inside_reasoning: whether the prompt ends within reasoning.
+        constrained: whether the answer must match something from its first token on: then it does not reason.
+    """
+
+    def __init__(self, tools: Tools, inside_reasoning: bool, constrained: bool) -> None:
+        self._splitter = ReasoningSplitter(inside_reasoning and not constrained)
+        self._parser = ToolCallParser(tools.names, tools.choice == "required") if tools.names else None
+        self._reasoning: list[str] = []
+        self._turns: list[Turn] = []
+
+    def read(self, text: str, reason: str | None) -> tuple[str, str]:
+        """Take the next piece, and at the end why it ended; returns what is known now of reasoning and content."""
+        reasoning, content = self._splitter.push(text)
+        turns = self._parse(content)
+        if reason is not None:
+            more, rest = self._splitter.flush()
+            reasoning += more
+            turns += self._parse(rest)
+            if self._parser is not None:
+                turns += self._parser.flush(reason == FINISH_LENGTH)
+        self._reasoning.append(reasoning)
+        self._turns += turns
+        return reasoning, "".join(turn for turn in turns if isinstance(turn, str))
+
+    def _parse(self, content: str) -> list[Turn]:
+        if self._parser is not None:
+            return self._parser.push(content)
+        return [content] if content else []
+
+    def answer(self, completion: Completion) -> ChatAnswer:
+        """All that was read, which came to this completion."""
+        calls: tuple[ToolCall, ...] = tuple(join_calls(self._turns))
+        return ChatAnswer(
+            "".join(turn for turn in self._turns if isinstance(turn, str)),
+            "".join(self._reasoning),
+            calls,
+            "tool_calls" if calls and calls[-1].whole else completion.finish_reason,
+            completion,
+        )

@@ -1,0 +1,122 @@
+"""A GGUF compiled into a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..artifacts.layout import Layout
+    from ..compiler.progress import Progress
+
+# What compiles is imported where it is needed: a program that only loads bundles needs none of it.
+# ruff: noqa: PLC0415
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledBundle:
+    """A bundle that was written: its path, and the digest of all that is in it. It stands for its path."""
+
+    path: Path
+    digest: str
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def compile_bundle(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    archs: Sequence[str] = (),
+    max_context: int | None = None,
+    kv_dtype: str = "f16",
+    tokenizer: str | os.PathLike[str] | None = None,
+    chat_template: str | os.PathLike[str] | None = None,
+    toolchain: str = "auto",
+    tuning: Sequence[str] = (),
+    jobs: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> CompiledBundle:
+    """Compile a GGUF model into a bundle, which replaces the one of before.
+
+    Args:
+        model: the GGUF file.
+        output: where to; None: beside the model, with the ending .rfb.
+        archs: targets, `host` and names of GPUs such as `gfx1100`; none: the GPUs found, else the host.
+        max_context: most tokens of a sequence; None: what the model was trained on, up to 32768.
+        kv_dtype: how keys and values are kept: `f16`, or `q8_0` in about half the memory.
+        tokenizer: a tokenizer.json to take instead of the model's.
+        chat_template: a file of Jinja to take instead of the model's.
+        toolchain: `auto`, `clang`, `hipcc`, or for the host a C compiler.
+        tuning: of GPU kernels, `KEY=VALUE` each; see docs/gpu.md.
+        jobs: compilers run at once; None: one for each CPU.
+        cache_dir: of objects; None: the user's.
+        progress: told how far it is; None: nobody is.
+
+    Raises:
+        InputError: a file is not what it should be, or the model is not supported.
+        ToolchainError: a compiler is missing, or failed.
+        UsageError: an option has no such value.
+    """
+    from ..compiler.build_cache import BuildCache, default_cache_dir
+    from ..compiler.compile import compile_model
+    from ..compiler.model import CompileOptions
+    from ..compiler.progress import Silent
+    from ..compiler.tuning import read_tuning
+    from ..runtime.text.chat import check_template
+
+    path = Path(model)
+    options = CompileOptions(
+        path,
+        path.with_suffix(".rfb") if output is None else Path(output),
+        tuple(archs) or default_archs(),
+        None if tokenizer is None else Path(tokenizer),
+        max_context,
+        toolchain,
+        jobs or len(os.sched_getaffinity(0)),
+        read_tuning(tuning, os.environ),
+        kv_dtype,
+        None if chat_template is None else Path(chat_template),
+    )
+    cache = BuildCache(default_cache_dir() if cache_dir is None else Path(cache_dir))
+    with progress or Silent() as reported:
+        manifest = compile_model(options, cache, reported, make_golden, check_template)
+    return CompiledBundle(options.goal, manifest.bundle_digest)
+
+
+def make_golden(
+    layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
+) -> list[dict[str, object]]:
+    """Run prompts on code that is not yet in a bundle."""
+    from ..artifacts.bundle import map_weights
+    from ..runtime.device.golden import GOLDEN_BLOCKS, record_golden
+    from ..runtime.device.host import HostProgram
+
+    descriptor = os.memfd_create("rocmforge-golden")
+    os.write(descriptor, code)
+    with weights.open("rb") as file:
+        mapped = map_weights(weights.parent, file.fileno())
+    threads = len(os.sched_getaffinity(0))
+    program = HostProgram(layout, mapped, descriptor, "portable", GOLDEN_BLOCKS, threads)
+    try:
+        return record_golden(program, prompts)
+    finally:
+        program.close()
+
+
+def default_archs() -> tuple[str, ...]:
+    """$ROCm_ARCH, else the GPUs found that have code, else the host."""
+    asked = os.environ.get("ROCm_ARCH", "").split()  # noqa: SIM112 - the owner's spelling
+    if asked:
+        return tuple(asked)
+    from ..artifacts.hip import installed_arches
+    from ..artifacts.targets import generic_arch
+    from ..compiler.target import TARGETS
+
+    found = (arch if arch in TARGETS else generic_arch(arch) for arch in installed_arches())
+    return tuple(dict.fromkeys(arch for arch in found if arch)) or ("host",)

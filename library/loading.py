@@ -1,0 +1,62 @@
+"""A bundle loaded on a device."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+
+from ..artifacts.bundle import open_bundle
+from ..runtime.device.load import DeviceOptions, Report
+from ..runtime.engine.engine import EngineLimits
+from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer
+from ..runtime.telemetry.metrics import Metrics
+from .model import Model
+
+log = logging.getLogger(__name__)
+
+# A program waits for what it asked for, however long the list.
+LIMITS = EngineLimits(max_queue=sys.maxsize, queue_seconds=math.inf)
+
+
+def load(
+    bundle: str | os.PathLike[str],
+    *,
+    device: str | DeviceOptions = "auto",
+    threads: int | None = None,
+    max_context: int | None = None,
+    contexts: int | None = None,
+    limits: EngineLimits = LIMITS,
+    report: Report = log.info,
+) -> Model:
+    """Load a bundle, as `compile` makes it, on a device.
+
+    Args:
+        bundle: its path.
+        device: `auto` (a GPU that it has code for, else the CPU), `host`, `hip` or `hip:INDEX`; or all there is to say.
+        threads: of the CPU; None: all of this process's.
+        max_context: most tokens of a sequence; None: as it was compiled.
+        contexts: sequences of that length that the KV cache holds at once; None: as many as there is room for, and use.
+        limits: of queue and steps; `draft_tokens` has tokens guessed that the model then checks, several in a step.
+        report: told in a line what was chosen, and what was passed over.
+
+    Raises:
+        BundleError: it is no bundle, or a damaged one.
+        DeviceError: there is no such device, or not enough memory.
+        UsageError: `device` is none of the forms, or `max_context` is more than it was compiled for.
+    """
+    if isinstance(device, str):
+        device = DeviceOptions(device, threads or len(os.sched_getaffinity(0)))
+    with contextlib.ExitStack() as opened:
+        opening = opened.enter_context(open_bundle(Path(bundle)))
+        template = opened.enter_context(contextlib.closing(load_chat_template(opening)))
+        tokenizer = load_tokenizer(opening)
+        length = max_context or opening.layout.max_seq_len
+        options = EngineOptions(device, max_context, None if contexts is None else contexts * length, limits)
+        engine = load_engine(opening, options, tokenizer, Metrics(), report)
+        opened.callback(engine.stop, 0.0)
+        engine.start()
+        return Model(engine, tokenizer, template, opened.pop_all())

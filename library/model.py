@@ -1,0 +1,356 @@
+"""A loaded model: what a program generates, embeds and scores with."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ..artifacts.errors import RequestError, RocmforgeError, printable
+from ..runtime.engine.embeddings import EmbeddingRequest, Pooling
+from ..runtime.engine.engine import Engine
+from ..runtime.engine.generation import EngineStats, Failure, Generation, GenerationRequest, TokenEvent
+from ..runtime.text.chat import ChatTemplate
+from ..runtime.text.constraints import ConstraintCompiler
+from ..runtime.text.tokenizer import Tokenizer
+from .answers import ChatAnswer, ChatPiece, Completion, FinishReason, Piece, Score
+from .chat import AnswerReader, Message, ToolChoice, Tools, chat_prompt, read_tools
+from .params import GenerationParams, check_params, compiled_constraint, request_of
+
+Float32 = npt.NDArray[np.float32]
+Prompt = str | tuple[int, ...]
+"""A text, or its token ids."""
+Prompts = list[str] | list[tuple[int, ...]] | list[Prompt]
+"""Several of them."""
+
+DEFAULT: Final = GenerationParams()
+_LOOK_SECONDS: Final = 0.5  # how often a thread that waits can be interrupted
+_T = TypeVar("_T")
+
+
+class Model:
+    """A bundle on its device, made by `rocmforge.load`. Close it, or use it in a `with`.
+
+    Methods take one input or a list of them. Those of a list are computed together, in batches, and so are those of
+    several threads: a model may be shared. An input's result does not depend on what is computed beside it. Where one
+    input of a list fails, the others are cancelled.
+
+    All methods raise `RequestError`, which names the parameter at fault, for what can never be computed, and another
+    `RocmforgeError` where the device fails.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate, opened: contextlib.ExitStack
+    ) -> None:
+        """Args: an engine that runs, tokenizer and chat template of its model, and what `close` is to close."""
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._template = template
+        self._opened = opened
+        self._constraints = ConstraintCompiler(tokenizer)
+
+    def close(self) -> None:
+        """End what is computed, and free the device."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens of a prompt and what follows it."""
+        return self._engine.max_context
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self._engine.vocab_size
+
+    def stats(self) -> EngineStats:
+        """What the engine does now, and has done."""
+        return self._engine.stats()
+
+    def encode(self, text: str, add_special: bool = True) -> tuple[int, ...]:
+        """Token ids of a text, as `generate` reads it; `add_special`: with BOS and EOS where the model wants them."""
+        return tuple(self._tokenizer.encode(text, add_special))
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of token ids."""
+        return self._tokenizer.decode(token_ids)
+
+    # Texts.
+
+    @overload
+    def generate(self, prompt: Prompt, params: GenerationParams = DEFAULT) -> Completion: ...
+
+    @overload
+    def generate(self, prompt: Prompts, params: GenerationParams = DEFAULT) -> list[Completion]: ...
+
+    def generate(self, prompt: Prompt | Prompts, params: GenerationParams = DEFAULT) -> Completion | list[Completion]:
+        """Continue a prompt, or each of a list.
+
+        Args:
+            prompt: text or token ids; control tokens are read as such.
+            params: how, and for how long.
+        """
+        ends: dict[int, Completion] = {}
+        for event, generation in self._run(self._requests(_several(prompt, "prompt"), params)):
+            if event.finished:
+                ends[event.index] = _completion(generation)
+        return [ends[index] for index in range(len(ends))] if isinstance(prompt, list) else ends[0]
+
+    def stream(self, prompt: Prompt | Prompts, params: GenerationParams = DEFAULT) -> Generator[Piece, None, None]:
+        """Continue a prompt, or each of a list, token by token. Closing the iterator ends what is computed.
+
+        Args:
+            prompt: see `generate`; pieces of several come as they are made, each with its prompt's index.
+            params: see `generate`.
+        """
+        for event, _ in self._run(self._requests(_several(prompt, "prompt"), params)):
+            yield Piece(event.text, event.token, event.index, _reason(event), event.logprobs)
+
+    # Chats.
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: GenerationParams = DEFAULT,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        template_variables: Mapping[str, object] | None = None,
+    ) -> ChatAnswer: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Sequence[Message]],
+        params: GenerationParams = DEFAULT,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        template_variables: Mapping[str, object] | None = None,
+    ) -> list[ChatAnswer]: ...
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: GenerationParams = DEFAULT,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        template_variables: Mapping[str, object] | None = None,
+    ) -> ChatAnswer | list[ChatAnswer]:
+        """Answer a conversation, or each of a list.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` each; see `ChatAnswer.message` for one that calls tools.
+            params: see `generate`; a constraint is that of the answer.
+            tools: that the model may call, in OpenAI's form.
+            tool_choice: whether it may, must not or must.
+            template_variables: further variables of the chat template, such as `enable_thinking`.
+        """
+        pieces = self.stream_chat(
+            messages, params, tools=tools, tool_choice=tool_choice, template_variables=template_variables
+        )
+        answers = {piece.index: piece.answer for piece in pieces if piece.answer is not None}
+        found = [answers[index] for index in range(len(answers))]
+        return found if _are_several(messages) else found[0]
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: GenerationParams = DEFAULT,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        template_variables: Mapping[str, object] | None = None,
+    ) -> Generator[ChatPiece, None, None]:
+        """Answer a conversation, or each of a list, token by token; the last piece of each has the whole answer."""
+        read, variables = read_tools(tools, tool_choice), template_variables or {}
+        several = messages if _are_several(messages) else [messages]
+        prompts = [self._chat_prompt(one, read, variables) for one in cast("Sequence[Sequence[Message]]", several)]
+        spec = read.constraint(params.constraint())
+        readers = [AnswerReader(read, inside, spec is not None) for _, inside in prompts]
+        requests = self._requests([ids for ids, _ in prompts], params, read)
+        for event, generation in self._run(requests):
+            reader = readers[event.index]
+            reasoning, content = reader.read(event.text, _reason(event))
+            answer = reader.answer(_completion(generation)) if event.finished else None
+            yield ChatPiece(content, reasoning, event.index, answer)
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_variables: Mapping[str, object] | None = None,
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation up to the opening of the assistant's turn; arguments as `chat` has them."""
+        return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables or {})[0]
+
+    def _chat_prompt(
+        self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, object]
+    ) -> tuple[tuple[int, ...], bool]:
+        return chat_prompt(messages, tools, variables, self._tokenizer, self._template)
+
+    # Vectors and likelihoods.
+
+    @overload
+    def embed(self, text: Prompt, pooling: Pooling = "mean") -> Float32: ...
+
+    @overload
+    def embed(self, text: Prompts, pooling: Pooling = "mean") -> list[Float32]: ...
+
+    def embed(self, text: Prompt | Prompts, pooling: Pooling = "mean") -> Float32 | list[Float32]:
+        """float32[hidden_size] of length 1 for a text, or for each of a list: of the model's last hidden states.
+
+        Args:
+            text: or token ids.
+            pooling: the mean over all tokens, or the last one.
+        """
+        if pooling not in ("mean", "last"):
+            raise RequestError("pooling", f"expected mean or last, found {printable(repr(pooling))}")
+        texts = [self._token_ids(one, "text") for one in _several(text, "text")]
+        pending = self._engine.embed([EmbeddingRequest(ids, pooling) for ids in texts])
+        try:
+            vectors = []
+            for one in pending:
+                while (vector := one.result(_LOOK_SECONDS)) is None:
+                    pass
+                vectors.append(vector)
+        except BaseException:
+            for one in pending:
+                one.cancel()
+            raise
+        return vectors if isinstance(text, list) else vectors[0]
+
+    @overload
+    def score(self, prompt: Prompt, continuation: Prompt) -> Score: ...
+
+    @overload
+    def score(
+        self,
+        prompt: Prompts,
+        continuation: Prompts,
+    ) -> list[Score]: ...
+
+    def score(
+        self,
+        prompt: Prompt | Prompts,
+        continuation: Prompt | Prompts,
+    ) -> Score | list[Score]:
+        """How likely the model holds a continuation to be after a prompt; of two lists, each after its prompt.
+
+        Args:
+            prompt: text or token ids.
+            continuation: the same; text is tokenized by itself, without BOS.
+        """
+        if isinstance(prompt, list) != isinstance(continuation, list):
+            raise RequestError("continuation", "expected a list beside a list, and one beside one")
+        prompts, texts = _several(prompt, "prompt"), _several(continuation, "continuation")
+        if len(prompts) != len(texts):
+            raise RequestError("continuation", f"expected {len(prompts)}, one for each prompt, found {len(texts)}")
+        pairs = [
+            (self._token_ids(one, "prompt"), self._token_ids(text, "continuation", False))
+            for one, text in zip(prompts, texts, strict=True)
+        ]
+        for before, ids in pairs:
+            if not before or not ids:
+                name = "continuation" if before else "prompt"
+                raise RequestError(name, "expected at least one token, found none")
+        scores: dict[int, Score] = {}
+        requests = [GenerationRequest(before + ids, 0, prompt_logprobs=0) for before, ids in pairs]
+        for event, _ in self._run(requests):
+            if event.prompt_logprobs:
+                ids = pairs[event.index][1]
+                logprobs = event.prompt_logprobs[-len(ids) :]
+                scores[event.index] = Score(ids, tuple(one.logprob for one in logprobs))
+        found = [scores[index] for index in range(len(pairs))]
+        return found if isinstance(prompt, list) else found[0]
+
+    # What they share.
+
+    def _token_ids(self, prompt: Prompt, name: str, add_special: bool = True) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            return self.encode(prompt, add_special)
+        if isinstance(prompt, tuple) and all(isinstance(token, int) for token in prompt):
+            return prompt
+        raise RequestError(name, f"expected a text or a tuple of token ids, found {printable(repr(prompt), 60)}")
+
+    def _requests(
+        self, prompts: list[Prompt], params: GenerationParams, tools: Tools | None = None
+    ) -> list[GenerationRequest]:
+        check_params(params, self.vocab_size)
+        spec = params.constraint() if tools is None else tools.constraint(params.constraint())
+        return [
+            request_of(
+                self._token_ids(prompt, "prompt"),
+                params,
+                compiled_constraint(spec, self._constraints),
+                self.max_context,
+            )
+            for prompt in prompts
+        ]
+
+    def _run(self, requests: list[GenerationRequest]) -> Iterator[tuple[TokenEvent, Generation]]:
+        """Yield the events of all as they come, until the last has ended; what is left is cancelled."""
+        generations = self._engine.submit_all(requests)
+        unfinished = len(generations)
+        try:
+            while unfinished:
+                try:
+                    event = generations[0].inbox.get(_LOOK_SECONDS)
+                except queue.Empty:
+                    continue
+                unfinished -= event.finished
+                yield event, generations[event.index]
+                _check(event)
+        except BaseException:
+            for generation in generations:
+                generation.cancel()
+            raise
+
+
+def _several(value: _T | list[Any], name: str) -> list[Any]:
+    """The inputs of a list; of one input, it alone."""
+    if not isinstance(value, list):
+        return [value]
+    if not value:
+        raise RequestError(name, "expected at least one, found an empty list")
+    return value
+
+
+def _are_several(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> bool:
+    return bool(messages) and not isinstance(messages[0], Mapping)
+
+
+def _reason(event: TokenEvent) -> FinishReason | None:
+    return None if event.error is not None else cast("FinishReason | None", event.finish_reason)
+
+
+def _completion(generation: Generation) -> Completion:
+    state = generation.state()
+    reason = cast("FinishReason", state.finish_reason)
+    return Completion(state.text, state.tokens, reason, state.prompt_tokens, state.cached_tokens, state.logprobs)
+
+
+def _check(event: TokenEvent) -> None:
+    """Raise where a generation has failed, or was cancelled because the model was closed."""
+    failure: Failure | None = event.error
+    if failure is not None and failure.parameter is not None:
+        raise RequestError(failure.parameter, failure.message.removeprefix(f"{failure.parameter}: "))
+    if failure is not None:
+        raise RocmforgeError(f"generation failed: {failure}")
+    if event.finish_reason == "cancelled":
+        raise RocmforgeError("generation failed: the model was closed")

@@ -1,0 +1,127 @@
+"""How a text goes on and when it ends, as a program asks for it, and as the engine takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..artifacts.errors import RequestError, printable
+from ..artifacts.sampling import PARAMETERS, values_of
+from ..runtime.engine.generation import Constraint, GenerationRequest, SamplingParams
+from ..runtime.text.constraints import ConstraintCompiler, ConstraintSpec
+
+_MAX_SEED: Final = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams(SamplingParams):
+    """How a text goes on and when it ends. By default tokens are drawn as the model has them, until it ends the text.
+
+    `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, the penalties, `seed` and `logit_bias` are those of
+    `SamplingParams`; with a seed the same request gives the same text.
+
+    Attributes:
+        max_tokens: most tokens; None: as many as the context leaves.
+        stop: strings that end the text, and are no part of it.
+        stop_token_ids: tokens that do so.
+        ignore_eos: go on where the model would end.
+        logprobs: give each token's log-probability, and those of so many of the likeliest; None: give none.
+        json_schema: the text must match this schema.
+        regex: it must match this expression.
+        grammar: it must match this grammar: llama.cpp's GBNF, or Lark's language.
+    """
+
+    max_tokens: int | None = None
+    stop: str | tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    json_schema: Mapping[str, Any] | None = None
+    regex: str | None = None
+    grammar: str | None = None
+
+    def constraint(self) -> ConstraintSpec | None:
+        """What the text must match.
+
+        Raises:
+            RequestError: there is more than one.
+        """
+        found = []
+        if self.json_schema is not None:
+            found.append(ConstraintSpec("json_schema", self.json_schema, "json_schema"))
+        if self.regex is not None:
+            found.append(ConstraintSpec("regex", self.regex, "regex"))
+        if self.grammar is not None:
+            found.append(ConstraintSpec("grammar", self.grammar, "grammar"))
+        if len(found) > 1:
+            raise RequestError(found[1].parameter, f"expected no other constraint beside {found[0].parameter}")
+        return found[0] if found else None
+
+
+def params_of(sampling: SamplingParams, max_tokens: int | None = None) -> GenerationParams:
+    """These ways to draw a token, and how many."""
+    return GenerationParams(
+        **values_of(sampling), seed=sampling.seed, logit_bias=sampling.logit_bias, max_tokens=max_tokens
+    )
+
+
+def request_of(
+    prompt: tuple[int, ...], params: GenerationParams, constraint: Constraint | None, max_context: int
+) -> GenerationRequest:
+    """A prompt and what is asked for, as the engine takes it.
+
+    Raises:
+        RequestError: the prompt leaves no room in the context.
+    """
+    room = max_context - len(prompt)
+    if room < 1 and params.max_tokens != 0:
+        raise RequestError("prompt", f"expected fewer than {max_context} tokens (the context), found {len(prompt)}")
+    return GenerationRequest(
+        prompt,
+        room if params.max_tokens is None else params.max_tokens,
+        SamplingParams(**values_of(params), seed=params.seed, logit_bias=params.logit_bias),
+        (params.stop,) if isinstance(params.stop, str) else tuple(params.stop),
+        params.ignore_eos,
+        params.stop_token_ids,
+        params.logprobs,
+        constraint,
+    )
+
+
+def check_params(params: GenerationParams, vocab_size: int) -> None:
+    """Hold each value against what is allowed.
+
+    Raises:
+        RequestError: names the field at fault.
+    """
+    for name, one in PARAMETERS.items():
+        low, high = one.allowed.low, one.allowed.high
+        _check_number(name, getattr(params, name), low, high, whole=one.kind is int)
+    if params.seed is not None:
+        _check_number("seed", params.seed, 0, _MAX_SEED)
+    if params.max_tokens is not None:
+        _check_number("max_tokens", params.max_tokens, 0, 2**31 - 1)
+    if params.logprobs is not None:
+        _check_number("logprobs", params.logprobs, 0, vocab_size)
+    for token in (*params.stop_token_ids, *(token for token, _ in params.logit_bias)):
+        name = "stop_token_ids" if token in params.stop_token_ids else "logit_bias"
+        _check_number(name, token, 0, vocab_size - 1)
+    stops = (params.stop,) if isinstance(params.stop, str) else params.stop
+    if not all(isinstance(text, str) and text for text in stops):
+        raise RequestError("stop", f"expected texts that are not empty, found {printable(repr(params.stop))}")
+
+
+def _check_number(name: str, value: object, low: float, high: float, whole: bool = True) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+        kind = "an integer" if whole else "a number"
+        raise RequestError(name, f"expected {kind} from {low} to {high}, found {printable(repr(value))}")
+
+
+def compiled_constraint(spec: ConstraintSpec | None, compiler: ConstraintCompiler) -> Constraint | None:
+    """What holds the text to it, at the beginning of the text.
+
+    Raises:
+        RequestError: it is wrong, or beyond the limits.
+    """
+    return None if spec is None else compiler.compile(spec)
