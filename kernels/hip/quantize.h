@@ -1,5 +1,7 @@
-/* out[t] = x[t] as int8 blocks. Constants: COLUMNS, THREADS. Arguments: x float32[T, COLUMNS], out.
- * Grid: x = COLUMNS / THREADS, y tokens. */
+/* out[t] = x[t] as int8 blocks.
+ *
+ * Constants: COLUMNS, THREADS. Arguments: x float32[T, COLUMNS], out. Grid: x = COLUMNS / THREADS, y tokens.
+ */
 #include "prelude.h"
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)

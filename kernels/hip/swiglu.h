@@ -1,6 +1,8 @@
-/* out[t] = silu(gate[t]) * up[t], for weights whose types keep gate and up apart. Constants: COLUMNS, THREADS.
- * Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS].
- * Grid: x = COLUMNS / THREADS, y tokens. */
+/* out[t] = silu(gate[t]) * up[t], for weights whose types keep gate and up apart.
+ *
+ * Constants: COLUMNS, THREADS. Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS].
+ * Grid: x = COLUMNS / THREADS, y tokens.
+ */
 #include "prelude.h"
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)

@@ -1,4 +1,7 @@
-/* out[t] = row token_ids[t] of the token embedding. Constants: COLUMNS. Arguments: weights, out float32[T, COLUMNS]. */
+/* out[t] = row token_ids[t] of the token embedding.
+ *
+ * Constants: COLUMNS. Arguments: weights, out float32[T, COLUMNS]. A work item is one token.
+ */
 #include "weights.h"
 
 static int32_t embedding_items(const struct step *step) { return step->num_tokens; }

@@ -2,7 +2,7 @@
  *
  * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token).
  * Arguments: weights, activations, out. The weights hold two tiles of gate rows, then the two tiles of the same
- * up rows: a work item makes 32 outputs, one int8 block, for all tokens.
+ * up rows. A work item is 32 outputs, one int8 block, for all tokens.
  */
 #include "weights.h"
 

@@ -1,7 +1,7 @@
 /* out[i] = x[row(i)] * weight / sqrt(mean(x^2) + EPSILON), as int8 blocks or float32.
  *
  * Constants: COLUMNS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed).
- * Arguments: x float32[T, COLUMNS], weight float32[COLUMNS], out.
+ * Arguments: x float32[T, COLUMNS], weight float32[COLUMNS], out. A work item is one row of out.
  */
 #include "vector.h"
 

@@ -1,4 +1,7 @@
-/* out[t] = x[t] as int8 blocks. Constants: COLUMNS. Arguments: x float32[T, COLUMNS], out. */
+/* out[t] = x[t] as int8 blocks.
+ *
+ * Constants: COLUMNS. Arguments: x float32[T, COLUMNS], out. A work item is one token.
+ */
 #include "vector.h"
 
 static int32_t quantize_items(const struct step *step) { return step->num_tokens; }

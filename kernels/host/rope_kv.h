@@ -4,7 +4,7 @@
  * QK_NORM (RMS norm of each head before the rotation), EPSILON, KV_Q8_0.
  * Arguments: qkv float32[T, (NUM_HEADS + 2 NUM_KV_HEADS) * HEAD_DIM], table float32[max_seq_len, ROPE_DIM] (cosines,
  * then sines), key blocks, value blocks, query norm float32[HEAD_DIM], key norm float32[HEAD_DIM].
- * KV blocks: [block, kv head], each as in kv_blocks.h.
+ * KV blocks: [block, kv head], each as in kv_blocks.h. A work item is one token.
  */
 #include "kv_blocks.h"
 

@@ -1,7 +1,7 @@
 /* sampled[r] = a token drawn from logits[r] under step->sampling[r].
  *
  * Constants: VOCAB_SIZE. Arguments: logits float32[R, VOCAB_SIZE] (biases and penalties are applied in place),
- * scratch int32[R, VOCAB_SIZE].
+ * scratch int32[R, VOCAB_SIZE]. A work item is one row.
  * Order of filters: mask, biases, penalties, temperature, top_k, top_p, min_p, typical_p, then one draw by inverse
  * distribution from a counter-based generator: the same seed and counter give the same token whatever else is in
  * the batch. Candidates stand in order of their logits where top_k or top_p is on, else by id: then nothing is sorted.

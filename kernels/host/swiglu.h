@@ -1,5 +1,8 @@
 /* out[t] = silu(gate[t]) * up[t], for weights whose types keep gate and up apart.
- * Constants: COLUMNS. Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS]. */
+ *
+ * Constants: COLUMNS. Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS].
+ * A work item is one token.
+ */
 #include "vector.h"
 
 static int32_t swiglu_items(const struct step *step) { return step->num_tokens; }

@@ -32,6 +32,11 @@ def _whole(backend: str, kernel: str, pattern: str) -> str:
     return "".join(headers[name] for name in names)
 
 
+def head(backend: str, kernel: str) -> str:
+    """The comment that a kernel's header opens with."""
+    return kernel_headers(backend)[f"{kernel}.h"].partition("*/")[0]
+
+
 @cache
 def names_read(backend: str, kernel: str) -> frozenset[str]:
     """All words of its C, without comments."""

@@ -22,7 +22,7 @@ from rocmforge.compiler.plan import KernelSpec, Parameter, Plan
 from rocmforge.compiler.render import Source, kernel_headers, render_kernel, render_program
 from rocmforge.compiler.target import TARGETS, CodeVariant, Target
 from rocmforge.tests.kernels.kernel_harness import spec
-from rocmforge.tests.kernels.sources import WARNINGS, kernels_of, names_at_head, names_given, names_read
+from rocmforge.tests.kernels.sources import WARNINGS, head, kernels_of, names_at_head, names_given, names_read
 from rocmforge.tests.oracles.graph_interpreter import make_weights
 from rocmforge.tests.support.graphs import CONFIGS, TYPES
 
@@ -85,6 +85,14 @@ def test_a_kernel_reads_all_parameters_that_it_is_given_and_its_head_names_them(
         assert names_given(kernel, weights=False) <= names_at_head("host", kernel.template), kernel.template
         seen.add(kernel.template)
     assert sorted(seen) == KERNELS
+
+
+@pytest.mark.parametrize("template", KERNELS)
+def test_the_head_of_a_kernel_says_what_its_arguments_and_its_work_items_are(template: str) -> None:
+    text = head("host", template)
+    assert "Constants" in text
+    assert "Arguments: " in text
+    assert "A work item is " in text
 
 
 @pytest.mark.parametrize("template", KERNELS)

@@ -10,7 +10,7 @@ from rocmforge.artifacts.arguments import Argument
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.render import kernel_headers, render_kernel
 from rocmforge.tests.kernels.hip_harness import plan
-from rocmforge.tests.kernels.sources import kernels_of, names_at_head, names_given, names_read
+from rocmforge.tests.kernels.sources import head, kernels_of, names_at_head, names_given, names_read
 
 SPECS: dict[str, KernelSpec] = {spec.template: spec for spec in plan("Q4_0").kernels}
 
@@ -20,6 +20,13 @@ def test_a_kernel_reads_all_parameters_that_the_plan_gives_and_its_head_names_th
     over = {"MAX_SPLITS"} if template == "attention_tiled" else set()  # it has no records
     assert names_given(SPECS[template]) - names_read("hip", template) == over
     assert names_given(SPECS[template], weights=False) <= names_at_head("hip", template)
+
+
+@pytest.mark.parametrize("template", kernels_of("hip"))
+def test_the_head_of_a_kernel_says_what_its_arguments_and_its_grid_are(template: str) -> None:
+    text = head("hip", template)
+    assert "rguments" in text
+    assert "Grid: " in text
 
 
 def test_each_kernel_is_used() -> None:
