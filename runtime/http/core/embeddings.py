@@ -20,7 +20,8 @@ from .prompts import read_prompts
 from .registry import Lease
 from .resources import Context
 from .schema import EmbeddingFields
-from .service import Look, ServedModel, Service
+from .service import ServedModel, Service
+from .text_apis import Look
 
 Float32 = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from ....artifacts.errors import RequestError
 from ...engine.generation import GenerationRequest
 from ...engine.logprobs import TokenLogprobs
 from .schema import ChatLogprobs, TokenLogprob, TopLogprob
-from .service import TokenizerApi
+from .text_apis import TokenizerApi
 
 LEAST = -9999.0  # stands for minus infinity, which JSON cannot say, as OpenAI's API has it
 MAX_SCORES = 1 << 18

@@ -7,7 +7,8 @@ from ...text.tokenizer import TooManyTokensError
 from .body import kind_of
 from .conditions import check_token_ids
 from .errors import UnsupportedError
-from .service import Look, Service
+from .service import Service
+from .text_apis import Look
 
 MAX_PROMPTS = 64
 

@@ -2,120 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, cast
+from typing import cast
 
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
 from ...engine.generation import Constraint, EngineApi, GenerationRequest
 from ...text.constraints import ConstraintSpec
-from ...text.control_text import ControlTexts, NoMarkError, shown
+from ...text.control_text import NoMarkError, shown
 from ...text.tokenizer import TooManyTokensError
 from .conditions import SEED_BITS, Conditions
 from .continuation import continue_prompt, split_last
 from .conversation import Conversation, Message, spell_out_tools, tool_descriptions
 from .errors import ContextLengthError, UnsupportedError
-
-CACHE_TEXTS = 256
-CACHE_BYTES = 8 << 20
-TOKEN_BYTES = 36  # of a cached id: a pointer and an integer
-
+from .text_apis import ChatTemplateApi, ConstraintApi, Look, TokenizerApi
+from .token_cache import TokenCache
 
 # Tokens beyond the context that are still counted, to say how much too long a prompt is.
 COUNTED_TOKENS = 1 << 16
-# Called while a long text is tokenized: raises where nobody waits for it any more.
-Look = Callable[[], None]
-
-
-class SpecialTokens(Protocol):
-    """What handlers ask of a tokenizer's configuration."""
-
-    @property
-    def bos_token(self) -> str:
-        """Text of the BOS token, "" where there is none."""
-
-    @property
-    def eos_token_ids(self) -> Sequence[int]:
-        """Every token that ends a generation."""
-
-    @property
-    def eos_token(self) -> str:
-        """Text of the model's own end-of-sequence token, "" where there is none."""
-
-    @property
-    def add_bos(self) -> bool:
-        """Whether a text begins with the BOS token."""
-
-    @property
-    def add_eos(self) -> bool:
-        """Whether a text ends with the end-of-sequence token."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens."""
-
-
-class TokenizerApi(Protocol):
-    """What handlers ask of the tokenizer."""
-
-    @property
-    def config(self) -> SpecialTokens:
-        """Its special tokens."""
-
-    @property
-    def control_texts(self) -> ControlTexts:
-        """Texts of its control tokens."""
-
-    def encode(
-        self,
-        text: str,
-        add_special: bool = True,
-        parse_special: bool = True,
-        most: int | None = None,
-        look: Look | None = None,
-        mark: str = "",
-    ) -> list[int]:
-        """Return the token ids of a text; see `Tokenizer.encode`."""
-
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Return the text of token ids."""
-
-    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
-        """Return the exact bytes of one token."""
-
-
-class ConstraintApi(Protocol):
-    """What makes constraints on output."""
-
-    def compile(self, spec: ConstraintSpec) -> Constraint:
-        """Return a constraint at the beginning of its output.
-
-        Raises:
-            RequestError: it is wrong, or beyond the limits.
-        """
-
-
-class ChatTemplateApi(Protocol):
-    """What handlers ask of the chat template."""
-
-    @property
-    def source(self) -> str:
-        """Its Jinja source."""
-
-    @property
-    def takes_tools(self) -> bool:
-        """Whether it tells the model of tools."""
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        tools: Sequence[Mapping[str, object]] | None = None,
-        add_generation_prompt: bool = True,
-        **extra: object,
-    ) -> str:
-        """Return the prompt of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,73 +55,6 @@ class ServedModel:
     tensor_count: int = 0
     vocab_size: int = 0
     weights_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """Counts for `/models`; `bytes` as held now."""
-
-    hits: int
-    misses: int
-    bytes: int
-
-
-_Key = tuple[str, bool, bool, str]
-
-
-class TokenCache:
-    """Token ids of texts seen lately: clients send the same prompts again. Thread-safe, bounded."""
-
-    def __init__(self, tokenizer: TokenizerApi) -> None:
-        """Cache what `tokenizer` answers."""
-        self._tokenizer = tokenizer
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[_Key, tuple[int, ...]] = OrderedDict()
-        self._hits = self._misses = self._bytes = 0
-
-    def encode(
-        self,
-        text: str,
-        add_special: bool,
-        parse_special: bool = True,
-        most: int | None = None,
-        look: Look | None = None,
-        mark: str = "",
-    ) -> tuple[int, ...]:
-        """Return the token ids of a text; see `Tokenizer.encode`.
-
-        Raises:
-            TooManyTokensError: there are more than `most`; those are not kept.
-        """
-        key = (text, add_special, parse_special, mark)
-        with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self._hits += 1
-                self._entries.move_to_end(key)
-                return found
-            self._misses += 1
-        ids = tuple(self._tokenizer.encode(text, add_special, parse_special, most, look, mark))
-        self._store(key, ids)
-        return ids
-
-    def _store(self, key: _Key, ids: tuple[int, ...]) -> None:
-        with self._lock:
-            if key in self._entries:  # another thread was faster
-                return
-            self._entries[key] = ids
-            self._bytes += _cost(key, ids)
-            while self._entries and (len(self._entries) > CACHE_TEXTS or self._bytes > CACHE_BYTES):
-                self._bytes -= _cost(*self._entries.popitem(last=False))
-
-    def stats(self) -> CacheStats:
-        """Hits, misses and bytes up to now."""
-        with self._lock:
-            return CacheStats(self._hits, self._misses, self._bytes)
-
-
-def _cost(key: _Key, ids: tuple[int, ...]) -> int:
-    return len(key[0]) + TOKEN_BYTES * len(ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from ..core.resources import Resource
 from ..core.routes import Operation, Route
 from ..core.sampling_schema import REPEAT_NAMES
 from ..core.schema import UNSET, Json
-from ..core.service import Service, TokenizerApi
+from ..core.service import Service
 from ..core.streaming import Encoder, respond
+from ..core.text_apis import TokenizerApi
 from ..core.timings import timings_of
 from .requests import MAX_BIAS, read_call
 from .schema import LlamaChunk, LlamaCompletion, LlamaCompletionRequest, LlamaToken, LlamaTokenProbability

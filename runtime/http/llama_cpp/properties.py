@@ -16,7 +16,8 @@ from ..core.prompts import read_mixed
 from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
 from ..core.schema import Json
-from ..core.service import ChatPrompt, TokenizerApi
+from ..core.service import ChatPrompt
+from ..core.text_apis import TokenizerApi
 from ..native.health import Health
 from ..native.schema import HealthDocument
 from ..openai import chat_completions

@@ -10,7 +10,8 @@ from ..core.conditions import Conditions, read_conditions
 from ..core.errors import UnsupportedError
 from ..core.sampling_schema import repeat_numbers
 from ..core.schema import SamplingFields
-from ..core.service import Service, TokenizerApi
+from ..core.service import Service
+from ..core.text_apis import TokenizerApi
 from .schema import LlamaCompletionRequest
 
 # Source: the README of llama.cpp's server; but for repeat_penalty, which there sees the last 64 tokens alone.

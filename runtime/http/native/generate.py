@@ -24,8 +24,9 @@ from ..core.job import Job, collect, look_of, start_job
 from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
 from ..core.schema import UNSET
-from ..core.service import Look, Service
+from ..core.service import Service
 from ..core.streaming import Encoder, send_stream
+from ..core.text_apis import Look
 from .schema import Generated, GenerateRequest, TokenDocument
 
 DEFAULT_MAX_TOKENS = 100

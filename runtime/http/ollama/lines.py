@@ -17,8 +17,8 @@ from ..core.encoding import ndjson
 from ..core.logprobs import chat_logprobs
 from ..core.model_card import rfc3339
 from ..core.schema import UNSET
-from ..core.service import TokenizerApi
 from ..core.streaming import NDJSON, Encoder
+from ..core.text_apis import TokenizerApi
 from .schema import AnswerFunction, AnswerToolCall, ChatLine, DoneReason, GenerateLine, Line, OllamaAnswerMessage
 
 

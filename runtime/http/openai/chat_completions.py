@@ -26,8 +26,9 @@ from ..core.logprobs import chat_logprobs
 from ..core.resources import Resource
 from ..core.routes import Operation, Route
 from ..core.schema import UNSET, ChatLogprobs, LlamaTimings, Unset
-from ..core.service import ChatPrompt, TokenizerApi
+from ..core.service import ChatPrompt
 from ..core.streaming import DONE, DONE_DATA, Encoder, respond
+from ..core.text_apis import TokenizerApi
 from ..core.timings import timings_of
 from .answers import Envelope, new_envelope, usage_of
 from .completion_logprobs import prompt_logprobs

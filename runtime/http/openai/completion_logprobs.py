@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ...engine.logprobs import TokenLogprobs
 from ..core.logprobs import finite, token_text
-from ..core.service import TokenizerApi
+from ..core.text_apis import TokenizerApi
 from .schema import CompletionLogprobs, PromptLogprob
 
 

@@ -19,8 +19,9 @@ from ..core.job import Job, look_of, start_job
 from ..core.resources import Resource
 from ..core.routes import Operation, Route
 from ..core.schema import UNSET, Unset
-from ..core.service import Look, Service, TokenizerApi
+from ..core.service import Service
 from ..core.streaming import DONE, DONE_DATA, Encoder, respond
+from ..core.text_apis import Look, TokenizerApi
 from .answers import Envelope, new_envelope, usage_of
 from .completion_logprobs import CompletionLogprobsWriter, prompt_logprobs
 from .schema import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Usage

@@ -14,7 +14,7 @@ from ..core.answers import new_call_id
 from ..core.chat_answer import AnswerPart
 from ..core.conversation import Message
 from ..core.logprobs import chat_logprobs
-from ..core.service import TokenizerApi
+from ..core.text_apis import TokenizerApi
 from .response_schema import Event
 from .response_tools import ServedTool, Toolbox
 

@@ -96,7 +96,6 @@ def _conditions(body: ResponsesRequest) -> Conditions:
 class _Run:
     """One response in the making."""
 
-    body: ResponsesRequest
     chat: Chat
     document: ResponseDocument
     reader: AnswerReader
@@ -163,7 +162,7 @@ class Responses(Resource):
             document.warnings = toolbox.left_out
             log.warning("%s", "; ".join(toolbox.left_out))
         builder = ItemBuilder(service.tokenizer, toolbox)
-        run = _Run(body, chat, document, readers[0], builder, job, client, store)
+        run = _Run(chat, document, readers[0], builder, job, client, store)
         respond(req, resp, job, self.context, _Encoder(run), body.stream or False)
 
 

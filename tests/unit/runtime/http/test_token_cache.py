@@ -6,8 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from rocmforge.runtime.http.core import service
-from rocmforge.runtime.http.core.service import TOKEN_BYTES, CacheStats, TokenCache
+from rocmforge.runtime.http.core import token_cache
+from rocmforge.runtime.http.core.token_cache import TOKEN_BYTES, CacheStats, TokenCache
 from rocmforge.tests.support.fake_engine import BOS, BOS_ID, FakeTokenizer
 
 
@@ -44,7 +44,7 @@ def test_a_text_is_tokenized_once_for_each_way_to_read_it(tokenizer: Mock) -> No
 
 
 def test_what_was_used_least_lately_makes_room(tokenizer: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "CACHE_TEXTS", 2)
+    monkeypatch.setattr(token_cache, "CACHE_TEXTS", 2)
     cache = TokenCache(tokenizer)
     for text in ("a", "b", "a", "c", "a", "b"):
         cache.encode(text, True)
@@ -53,7 +53,7 @@ def test_what_was_used_least_lately_makes_room(tokenizer: Mock, monkeypatch: pyt
 
 
 def test_bytes_are_bounded(tokenizer: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "CACHE_BYTES", 2 * cost("abc"))
+    monkeypatch.setattr(token_cache, "CACHE_BYTES", 2 * cost("abc"))
     cache = TokenCache(tokenizer)
     for text in ("abc", "def"):
         cache.encode(text, True)

@@ -1,0 +1,102 @@
+"""What a service asks of the parts of a model that read and write text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from ...engine.generation import Constraint
+from ...text.constraints import ConstraintSpec
+from ...text.control_text import ControlTexts
+
+# Called while a long text is tokenized: raises where nobody waits for it any more.
+Look = Callable[[], None]
+
+
+class SpecialTokens(Protocol):
+    """What handlers ask of a tokenizer's configuration."""
+
+    @property
+    def bos_token(self) -> str:
+        """Text of the BOS token, "" where there is none."""
+
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        """Every token that ends a generation."""
+
+    @property
+    def eos_token(self) -> str:
+        """Text of the model's own end-of-sequence token, "" where there is none."""
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether a text begins with the BOS token."""
+
+    @property
+    def add_eos(self) -> bool:
+        """Whether a text ends with the end-of-sequence token."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
+
+class TokenizerApi(Protocol):
+    """What handlers ask of the tokenizer."""
+
+    @property
+    def config(self) -> SpecialTokens:
+        """Its special tokens."""
+
+    @property
+    def control_texts(self) -> ControlTexts:
+        """Texts of its control tokens."""
+
+    def encode(
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = True,
+        most: int | None = None,
+        look: Look | None = None,
+        mark: str = "",
+    ) -> list[int]:
+        """Return the token ids of a text; see `Tokenizer.encode`."""
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Return the text of token ids."""
+
+    def token_bytes(self, token_id: int, skip_special: bool = True) -> bytes:
+        """Return the exact bytes of one token."""
+
+
+class ConstraintApi(Protocol):
+    """What makes constraints on output."""
+
+    def compile(self, spec: ConstraintSpec) -> Constraint:
+        """Return a constraint at the beginning of its output.
+
+        Raises:
+            RequestError: it is wrong, or beyond the limits.
+        """
+
+
+class ChatTemplateApi(Protocol):
+    """What handlers ask of the chat template."""
+
+    @property
+    def source(self) -> str:
+        """Its Jinja source."""
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+        **extra: object,
+    ) -> str:
+        """Return the prompt of a conversation."""
