@@ -32,7 +32,7 @@ from rocmforge.runtime.engine.lifecycle import RequestEvent
 from rocmforge.runtime.engine.worker import wire
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.wire import DeferredConstraints
-from rocmforge.runtime.http.core.service import ConstraintApi
+from rocmforge.runtime.http.core.text_apis import ConstraintApi
 from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.support.engine_harness import (

@@ -1,0 +1,183 @@
+"""What an addition to HTTP costs: an endpoint and an API, each written into a copy of the package, and served there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[4]
+APP = "runtime/http/app.py"
+# A new endpoint of OpenAI's API: how long the names of the models are.
+DOCUMENT = '''
+
+class NameLengths(Struct, kw_only=True):
+    """`GET /v1/lengths`."""
+
+    lengths: list[int]
+'''
+ENDPOINT = '''
+
+class Lengths(ReadResource):
+    """`GET /v1/lengths`."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer with the length of each name."""
+        answer(resp, NameLengths(lengths=[len(card.name) for card in self.context.models.cards()]))
+
+
+ROUTES.append(Route("/v1/lengths", Lengths, get=Operation("Of names.", None, NameLengths), private=True))
+'''
+# A new API, which answers chats in capitals.
+SCHEMA = '''"""Documents of shouting."""
+
+from msgspec import Struct
+
+from ..core.schema import SamplingFields
+
+
+class ShoutRequest(SamplingFields, kw_only=True):
+    text: str
+    stream: bool = False
+
+
+class Shout(Struct, kw_only=True):
+    shout: str
+
+
+class ShoutError(Struct, kw_only=True):
+    ouch: str
+'''
+SHOUTING = '''"""An API of its own."""
+
+from ..core.chat_answer import AnswerPart, AnswerReader
+from ..core.chat_job import start_chat
+from ..core.conditions import read_conditions
+from ..core.conversation import Conversation
+from ..core.errors import ErrorFormat
+from ..core.resources import Resource
+from ..core.routes import Api, Operation, Route
+from ..core.streaming import Encoder, respond
+from .schema import Shout, ShoutError, ShoutRequest
+
+
+class Shouting(Resource):
+    def on_post(self, req, resp):
+        body = self.read(req, ShoutRequest)
+        with self.context.models.lease(None) as lease:
+            conditions = read_conditions(body, None, lease.service.engine.vocab_size)
+            conversation = Conversation(({"role": "user", "content": body.text},), conditions)
+            job, _, (reader,) = start_chat(req, lease, self.context.admission, conversation)
+        respond(req, resp, job, self.context, ShoutEncoder(reader), body.stream)
+
+
+class ShoutEncoder(Encoder[Shout]):
+    def __init__(self, reader):
+        self._reader = reader
+
+    def encode(self, event):
+        yield Shout(shout="".join(self._reader.read(event).turns).upper())
+
+    def fold(self, parts):
+        return Shout(shout="".join(part.shout for part in parts))
+
+
+ERRORS = ErrorFormat("shouts", ShoutError, lambda problem: {"ouch": problem.message}, prefixes=("/shouts/",))
+ROUTE = Route("/shouts/new", Shouting, post=Operation("Shout.", ShoutRequest, Shout, stream=Shout))
+API = Api((ROUTE,), ERRORS)
+'''
+ASK = """
+import json, sys
+import falcon.testing
+from rocmforge.tests.support.fake_engine import FakeEngine, make_app
+
+client = falcon.testing.TestClient(make_app(FakeEngine()))
+asked = [client.simulate_request(method, path, json=body) for method, path, body in json.loads(sys.argv[1])]
+paths = client.simulate_get("/openapi.json").json["paths"]
+print(json.dumps([[one.text for one in asked], {path: [*entry.values()][0]["tags"] for path, entry in paths.items()}]))
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of what serves, and of the tests' engine."""
+    copy = tmp_path / "rocmforge"
+    for folder in ("runtime", "artifacts", "tests/support"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "tests/__init__.py"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def edit(path: Path, *changes: tuple[str, str]) -> None:
+    text = path.read_text()
+    for before, after in changes:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    path.write_text(text)
+
+
+def changed(package: Path) -> set[str]:
+    """Files that are not those of the package copied, but for a new folder of `http/`, which counts as one."""
+    found = [path.relative_to(package) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    new = [
+        path
+        for path in found
+        if not (ROOT / path).is_file() or (package / path).read_bytes() != (ROOT / path).read_bytes()
+    ]
+    return {(path if (ROOT / path.parent).is_dir() else path.parent).as_posix() for path in new}
+
+
+def ask(package: Path, *requests: tuple[str, str, Any]) -> Any:
+    command = [sys.executable, "-c", ASK, json.dumps(requests)]
+    where: dict[str, Any] = {"cwd": package.parent, "env": {"PYTHONPATH": str(package.parent)}}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **where)
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_an_endpoint_is_two_files(package: Path) -> None:
+    room = package / "runtime/http/openai"
+    (room / "model_schema.py").write_text((room / "model_schema.py").read_text() + DOCUMENT)
+    (room / "models.py").write_text((room / "models.py").read_text() + ENDPOINT)
+    edit(
+        room / "models.py", ("    ModelMeta,\n    Throughput,\n", "    ModelMeta,\n    NameLengths,\n    Throughput,\n")
+    )
+    assert changed(package) == {"runtime/http/openai/model_schema.py", "runtime/http/openai/models.py"}
+    (answer, refused), paths = ask(package, ("GET", "/v1/lengths", None), ("POST", "/v1/lengths", {}))
+    assert json.loads(answer) == {"lengths": [11]}
+    assert json.loads(refused)["error"]["message"] == "POST is not allowed here; allowed: GET, HEAD, OPTIONS"
+    assert paths["/v1/lengths"] == ["openai"]
+
+
+def test_an_api_is_a_folder_and_its_line(package: Path) -> None:
+    room = package / "runtime/http/shouts"
+    room.mkdir()
+    (room / "__init__.py").touch()
+    (room / "schema.py").write_text(SCHEMA)
+    (room / "routes.py").write_text(SHOUTING)
+    edit(
+        package / APP,
+        (
+            "from .proxy import routes as proxy\n",
+            "from .proxy import routes as proxy\nfrom .shouts import routes as shouts\n",
+        ),
+        ("    proxy.API,\n", "    proxy.API,\n    shouts.API,\n"),
+    )
+    assert changed(package) == {APP, "runtime/http/shouts"}
+    body = {"text": "hi"}
+    asked = [("POST", "/shouts/new", body), ("POST", "/shouts/new", {**body, "stream": True})]
+    (whole, stream, wrong, nowhere), paths = ask(
+        package, *asked, ("POST", "/shouts/new", {}), ("GET", "/shouts/x", None)
+    )
+    assert json.loads(whole) == {"shout": " PARIS, IN FRANCE."}
+    parts = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")]
+    assert "".join(part["shout"] for part in parts) == " PARIS, IN FRANCE."
+    assert json.loads(wrong) == {"ouch": "text: expected it to be there, found nothing"}
+    assert json.loads(nowhere) == {"ouch": "no such path: /shouts/x"}
+    assert paths["/shouts/new"] == ["shouts"]
