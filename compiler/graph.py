@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 TOKENS = "T"  # symbolic extent: tokens of a step
 LOGITS = "R"  # symbolic extent: rows of which logits are asked
 
-Attribute = int | float | bool
+Attribute = int | float | bool | str
 
 
 class GraphError(Exception):
@@ -55,6 +55,14 @@ class Node:
     def integer(self, name: str) -> int:
         """An attribute that counts something."""
         return int(self.attributes[name])
+
+    def real(self, name: str) -> float:
+        """An attribute that is a number."""
+        return float(self.attributes[name])
+
+    def word(self, name: str) -> str:
+        """An attribute that is a choice."""
+        return str(self.attributes[name])
 
 
 @dataclass(frozen=True, slots=True)

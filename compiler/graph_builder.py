@@ -72,9 +72,10 @@ class GraphBuilder:
         """Attention over the cache, for the queries of `rope_kv`."""
         return self._add("attention", (source,), Value(self.prefix + output, TOKENS, columns), (), **attributes)
 
-    def gate(self, output: str, source: str) -> str:
+    def gate(self, output: str, source: str, activation: str) -> str:
         """The gate of a feed-forward, over gate and up side by side."""
-        return self._add("gate", (source,), Value(self.prefix + output, TOKENS, self.columns(source) // 2))
+        value = Value(self.prefix + output, TOKENS, self.columns(source) // 2)
+        return self._add("gate", (source,), value, activation=activation)
 
     def add(self, output: str, one: str, other: str) -> str:
         """A sum."""

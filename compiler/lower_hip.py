@@ -105,7 +105,7 @@ class HipPlanner(Planner):
             "wave_size": self.gpu.wave_size,
         }
 
-    def elementwise(self, template: str, node: Node) -> None:
+    def elementwise(self, template: str, node: Node, **more: Parameter) -> None:
         """A launch with a work item for each element of the output."""
         columns = self.graph.values[node.output].columns
         self.launch(
@@ -115,6 +115,7 @@ class HipPlanner(Planner):
             columns=columns,
             threads=self.threads,
             wave_size=self.gpu.wave_size,
+            **more,
         )
 
     def _most_slices(self, columns: int) -> int:

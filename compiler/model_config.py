@@ -28,7 +28,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Hyperparameters of a decoder-only transformer with RMS norms, rotary positions and SwiGLU.
+    """Hyperparameters of a decoder-only transformer with RMS norms, rotary positions and a gated feed-forward.
 
     Attributes:
         architecture: name of a row of `ARCHITECTURES`.
@@ -49,6 +49,7 @@ class ModelConfig:
         qkv_bias: the query, key and value projections have biases.
         qk_norm: queries and keys pass an RMS norm over each head.
         tie_word_embeddings: the token embedding serves as the output projection too.
+        activation: of the feed-forward's gate, see `Architecture`.
     """
 
     architecture: str
@@ -69,6 +70,7 @@ class ModelConfig:
     qkv_bias: bool
     qk_norm: bool
     tie_word_embeddings: bool
+    activation: str = "silu"
 
     def inverse_frequencies(self, factors: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
         """Angles, in radians, that one position turns each pair by.

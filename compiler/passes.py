@@ -54,13 +54,13 @@ def fuse_residuals(graph: Graph) -> Graph:
 
 
 def fuse_gate_up(graph: Graph) -> Graph:
-    """Merged gate and up followed by SwiGLU becomes one node, where rows come in whole int8 blocks."""
+    """Merged gate and up followed by the gate becomes one node, where rows come in whole int8 blocks."""
     nodes: list[Node] = []
     for node in graph.nodes:
         last = nodes[-1] if nodes else None
         fits = graph.values[node.output].columns % BLOCK_COLUMNS == 0
         if node.op == "gate" and fits and last is not None and _is_gate_and_up(graph, last):
-            nodes[-1] = Node("gate_up", last.inputs, node.output, last.weights)
+            nodes[-1] = Node("gate_up", last.inputs, node.output, last.weights, node.attributes)
         else:
             nodes.append(node)
     return _without_unused(replace(graph, nodes=tuple(nodes)))

@@ -67,4 +67,4 @@ class Planner:
         """The norm before the output matrix. Values after it have R rows, so none of them takes the buffer it reads."""
         node = next(n for n in self.graph.nodes if n.op == "norm" and self.graph.values[n.output].rows == LOGITS)
         tensor = self.tensor(node.weights, "f32")
-        return FinalNorm(self._buffer_of[node.inputs[0]], tensor.name, float(node.attributes["epsilon"]))
+        return FinalNorm(self._buffer_of[node.inputs[0]], tensor.name, node.real("epsilon"))

@@ -58,6 +58,7 @@ def read_config(gguf_file: GgufFile) -> ModelConfig:
         qkv_bias=row.tensor_name("attention_q_bias") in tensors if row.qkv_bias is None else row.qkv_bias,
         qk_norm=row.qk_norm,
         tie_word_embeddings=row.tensor_name("output") not in tensors,
+        activation=row.activation,
     )
     check_tensors(gguf_file, config)
     return config

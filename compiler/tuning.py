@@ -23,7 +23,7 @@ class Tuning:
     """What the user fixed; None is left to the plan.
 
     Attributes:
-        block_size: work items of a workgroup of the elementwise kernels (norm, quantize, swiglu).
+        block_size: work items of a workgroup of the elementwise kernels (norm, quantize, gate).
         warp_size: lanes of a wave; an arch has kernels for one size alone, so this only asserts it.
         use_lds: False: the columns of a row are never cut between waves, whose sums meet in LDS.
         lds_size: bytes of LDS that a workgroup of a GEMV may take.

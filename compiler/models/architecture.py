@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from ..graph import Graph, Weight
 from ..model_config import ModelConfig, RopeStyle
@@ -27,7 +26,7 @@ class Architecture:
         shapes: role to the shape of its tensor, of the roles that a model has; matrices are [outputs, inputs].
         graph: the forward pass.
         rope_factors: whether a tensor may divide the rotary frequencies.
-        activation: of the feed-forward gate.
+        activation: of the feed-forward gate, one of `ACTIVATIONS`.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Architecture:
     shapes: Callable[[ModelConfig], Shapes]
     graph: Callable[[ModelConfig, Mapping[str, Weight]], Graph]
     rope_factors: bool = False
-    activation: Literal["silu"] = "silu"
+    activation: str = "silu"
 
     def key(self, hyperparameter: str) -> str:
         """Return the full GGUF key of a hyperparameter."""

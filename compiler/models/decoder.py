@@ -128,7 +128,7 @@ def _attention(g: GraphBuilder, config: ModelConfig, layer: int, hidden: str) ->
 
 def _feed_forward(g: GraphBuilder, config: ModelConfig, hidden: str) -> str:
     normed = g.norm("ffn_normed", hidden, "ffn_norm", config.rms_norm_eps)
-    activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"))
+    activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), config.activation)
     return g.add("ffn_residual", hidden, g.linear("ffn_out", activated, "ffn_down"))
 
 

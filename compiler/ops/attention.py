@@ -34,7 +34,7 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     rows = inputs[0].reshape(len(inputs[0]), -1, heads.head_dim)
     query, key, value = np.split(rows, [heads.num_heads, heads.num_heads + heads.num_kv_heads], axis=1)
     group = heads.num_heads // heads.num_kv_heads
-    scores = np.einsum("qhd,khd->hqk", query, np.repeat(key, group, axis=1)) * node.attributes["scale"]
+    scores = np.einsum("qhd,khd->hqk", query, np.repeat(key, group, axis=1)) * node.real("scale")
     shares = np.exp(np.where(np.tri(len(rows), dtype=bool), scores, -np.inf))
     shares /= shares.sum(-1, keepdims=True)
     mixed: Float64 = np.einsum("hqk,khd->qhd", shares, np.repeat(value, group, axis=1))
@@ -47,7 +47,7 @@ def host(planner: HostPlanner, node: Node) -> None:
     planner.launch(
         "attention",
         (planner.value(node.inputs[0]), KvRef(layer, "key"), KvRef(layer, "value"), planner.value(node.output)),
-        scale=float_literal(node.attributes["scale"]),
+        scale=float_literal(node.real("scale")),
         out_q8=planner.graph.values[node.output].dtype == "q8",
         **Heads.of(node).parameters(planner.kv),
     )
@@ -67,7 +67,7 @@ def hip(planner: HipPlanner, node: Node) -> None:
         split *= 2
     splits = -(-planner.max_seq_len // split)
     common: dict[str, Parameter] = {
-        "scale": float_literal(node.attributes["scale"]),
+        "scale": float_literal(node.real("scale")),
         "out_q8": planner.graph.values[node.output].dtype == "q8",
         "split": split,
         "max_splits": splits,

@@ -1,8 +1,8 @@
-"""The gate of a feed-forward, of a row that holds gate and up side by side: silu(gate) * up."""
+"""The gate of a feed-forward, of a row that holds gate and up side by side: activation(gate) * up."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,27 +12,35 @@ from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
 
 
-def gated(gate: Float64, up: Float64) -> Float64:
-    """SwiGLU."""
-    product: Float64 = gate / (1 + np.exp(-gate)) * up
-    return product
+def silu(x: Float64) -> Float64:
+    """x * sigmoid(x)."""
+    result: Float64 = x / (1 + np.exp(-x))
+    return result
+
+
+ACTIVATIONS: Mapping[str, Callable[[Float64], Float64]] = {"silu": silu}
+"""By the name of the attribute `activation`, which kernels have too (kernels/*/activation.h)."""
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`."""
     gate, up = np.split(inputs[0], 2, axis=1)
-    return gated(gate, up)
+    return ACTIVATIONS[node.word("activation")](gate) * up
 
 
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
-    columns = planner.graph.values[node.output].columns
-    planner.launch("swiglu", (planner.value(node.inputs[0]), planner.value(node.output)), columns=columns)
+    planner.launch(
+        "gate",
+        (planner.value(node.inputs[0]), planner.value(node.output)),
+        columns=planner.graph.values[node.output].columns,
+        activation=node.word("activation"),
+    )
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
-    planner.elementwise("swiglu", node)
+    planner.elementwise("gate", node, activation=node.word("activation"))
 
 
-OPERATION = Operation("gate", compute, host, hip)
+OPERATION = Operation("gate", compute, host, hip, {"activation": str})

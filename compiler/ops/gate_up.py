@@ -8,13 +8,13 @@ from ..graph import LOGITS, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation, always, columns_problem
-from .gate import gated
+from .gate import ACTIVATIONS
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`."""
     gate, up = (inputs[0] @ weight.T for weight in weights)
-    return gated(gate, up)
+    return ACTIVATIONS[node.word("activation")](gate) * up
 
 
 def host(planner: HostPlanner, node: Node) -> None:
@@ -24,6 +24,7 @@ def host(planner: HostPlanner, node: Node) -> None:
         "gate_up",
         (planner.matrix(node.weights, pairs=True), planner.value(node.inputs[0]), planner.value(node.output)),
         rows=out.columns,
+        activation=node.word("activation"),
         out_q8=out.dtype == "q8",
         **planner.weight_parameters(node.weights[0]),
     )
@@ -37,6 +38,7 @@ def hip(planner: HipPlanner, node: Node) -> None:
         node.weights[0],
         2 * out.columns,
         rows=out.columns,
+        activation=node.word("activation"),
         gate_up=True,
         out_q8=out.dtype == "q8",
         out_stride=out.columns,
@@ -48,5 +50,13 @@ def hip(planner: HipPlanner, node: Node) -> None:
 
 
 OPERATION = Operation(
-    "gate_up", compute, host, hip, weights=(2, 2), problem=columns_problem, takes_q8=True, writes_q8=always
+    "gate_up",
+    compute,
+    host,
+    hip,
+    {"activation": str},
+    weights=(2, 2),
+    problem=columns_problem,
+    takes_q8=True,
+    writes_q8=always,
 )

@@ -22,7 +22,7 @@ def normed(x: Float64, weight: Float64, epsilon: float) -> Float64:
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`."""
-    return normed(inputs[0], weights[0], node.attributes["epsilon"])
+    return normed(inputs[0], weights[0], node.real("epsilon"))
 
 
 def host(planner: HostPlanner, node: Node) -> None:
@@ -32,7 +32,7 @@ def host(planner: HostPlanner, node: Node) -> None:
         "norm",
         (planner.value(node.inputs[0]), planner.tensor(node.weights, "f32"), planner.value(node.output)),
         columns=out.columns,
-        epsilon=float_literal(node.attributes["epsilon"]),
+        epsilon=float_literal(node.real("epsilon")),
         out_q8=out.dtype == "q8",
         at_logits_rows=out.rows == LOGITS,
     )
@@ -47,7 +47,7 @@ def hip(planner: HipPlanner, node: Node) -> None:
         GridEntry(planner.threads, 1, "logits" if out.rows == LOGITS else "tokens"),
         columns=out.columns,
         threads=planner.threads,
-        epsilon=float_literal(node.attributes["epsilon"]),
+        epsilon=float_literal(node.real("epsilon")),
         out_q8=out.dtype == "q8",
         at_logits_rows=out.rows == LOGITS,
         wave_size=planner.gpu.wave_size,

@@ -29,7 +29,7 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     x = inputs[0].reshape(rows, -1, heads.head_dim).copy()
     queries, keys = np.split(x[:, : heads.num_heads + heads.num_kv_heads], [heads.num_heads], axis=1)
     for part, weight in zip((queries, keys), weights[1:], strict=False):
-        part[:] = normed(part, weight, node.attributes["epsilon"])
+        part[:] = normed(part, weight, node.real("epsilon"))
     cosines, sines = np.split(weights[0][:rows, None], 2, axis=-1)
     if node.attributes["interleaved"]:
         one, two = slice(0, rope_dim, 2), slice(1, rope_dim, 2)
@@ -53,7 +53,7 @@ def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **mo
         rope_dim=node.integer("rope_dim"),
         interleaved=bool(node.attributes["interleaved"]),
         qk_norm=bool(norms),
-        epsilon=float_literal(node.attributes["epsilon"]),
+        epsilon=float_literal(node.real("epsilon")),
         **Heads.of(node).parameters(planner.kv),
         **more,
     )

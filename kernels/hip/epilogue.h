@@ -1,5 +1,7 @@
 /* Where the totals of gemv.h and gemm.h go. Constants as there. */
 #if GATE_UP
+#include "activation.h"
+
 /* 32 lanes bring 32 neighbouring outputs of a token: group `group` of them. */
 INLINE void store_gate_up(float value, void *out, int32_t token, int32_t group)
 {

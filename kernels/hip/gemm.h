@@ -49,7 +49,7 @@ INLINE void store_totals(union shared *lds, const struct totals *sums, int32_t r
     __syncthreads();
     const int32_t lane = thread_index() % 32;
     for (int32_t t = thread_index() / 32; t < int_min(64, count); t += THREADS / 32)
-        store_gate_up(float_silu(lds->values[t][lane]) * lds->values[t][32 + lane], out, first + t, group_x());
+        store_gate_up(activation(lds->values[t][lane]) * lds->values[t][32 + lane], out, first + t, group_x());
 }
 #else
 INLINE void store_totals(const struct totals *sums, int32_t row0, int32_t token0, int32_t first, int32_t count,

@@ -1,8 +1,8 @@
 /* Few tokens: out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * x[t, c] (+ bias[r]), or with GATE_UP
- * out[t, r] = silu(gate[r] . x[t]) * (up[r] . x[t]).
+ * out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]).
  *
  * Constants: ROWS (GATE_UP: of each), COLUMNS, SLICES, ROW_TILES (of 32 rows; GATE_UP: 2), TOKENS (most that a
- * workgroup takes), AT_LOGITS_ROWS, GATE_UP and either OUT_Q8 or OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE.
+ * workgroup takes), AT_LOGITS_ROWS, GATE_UP and either OUT_Q8 and ACTIVATION_<NAME> or OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE.
  * Arguments: weights, activations, out, bias float32[ROWS].
  * Grid: x = row tiles / ROW_TILES, y = tokens / TOKENS; SLICES waves.
  *
@@ -51,7 +51,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 #if GATE_UP
     for (int32_t t = thread_index() / 32; t < int_min(TOKENS, count); t += THREADS / 32) {
         const float gate = sum_slices(&partial[0][t][lane]), up = sum_slices(&partial[0][t][32 + lane]);
-        store_gate_up(float_silu(gate) * up, a2, first + t, group_x());
+        store_gate_up(activation(gate) * up, a2, first + t, group_x());
     }
 #else
     for (int32_t i = thread_index(); i < TOKENS * GROUP_ROWS; i += THREADS) {

@@ -69,7 +69,6 @@ INLINE float float_exp(float v)
     p = float_fma(p, r, 1.0f);
     return from_bits(to_bits(p) + ((int32_t)n << 23));
 }
-INLINE float float_silu(float x) { return x / (1.0f + float_exp(-x)); }
 
 INLINE float wave_sum(float x)
 {

@@ -1,9 +1,10 @@
-/* out[t, r] = silu(gate[r] . x[t]) * (up[r] . x[t]), silu(g) = g / (1 + e^-g).
+/* out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]).
  *
- * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token).
+ * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token), ACTIVATION_<NAME>.
  * Arguments: weights, activations, out. The weights hold two tiles of gate rows, then the two tiles of the same
  * up rows. A work item is 32 outputs, one int8 block, for all tokens.
  */
+#include "activation.h"
 #include "weights.h"
 
 static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
@@ -15,7 +16,7 @@ INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const
     for (int half = 0; half < 2; half++) {
         multiply_tile(tiles + (size_t)half * TILE_BYTES, x, tokens, gate);
         multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES, x, tokens, up);
-        for (int t = 0; t < tokens; t++) store_f32(values[t] + 16 * half, vector_silu(gate[t]) * up[t]);
+        for (int t = 0; t < tokens; t++) store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
     }
     for (int t = 0; t < tokens; t++) {
         if (OUT_Q8)

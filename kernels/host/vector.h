@@ -116,7 +116,6 @@ INLINE f32x16 vector_exp(f32x16 v)
     p = vector_fma(p, r, splat(1.0f));
     return (f32x16)((i32x16)p + (n << 23));
 }
-INLINE f32x16 vector_silu(f32x16 v) { return v / (1.0f + vector_exp(-v)); }
 /* 16 floats to int8, scaled so that the largest becomes 127. What is not finite makes the scale so. */
 INLINE void quantize_half(f32x16 x, float *scale, int32_t *sum, int8_t *quants)
 {

@@ -76,6 +76,9 @@ class Matmul:
         return lower(arch, node, values, weights, CONFIG, tuning=tuning)
 
 
+SILU = {"activation": "silu"}
+
+
 def tail(kind: str) -> Matmul:
     """Rows of 2 tiles and a short one; columns of whole units and a rest; offset, stride, bias."""
     columns = 768 if kind in K_TYPES else 584 if kind in FLOAT_TYPES else 608
@@ -283,7 +286,7 @@ def test_gate_up(gpus: Gpus, arch: str, kind: str) -> None:
     for dtype in ("float32", "q8"):
         values = (Value("x", "T", columns, "float32" if kind in FLOAT_TYPES else "q8"), Value("y", "T", 96, dtype))
         weights = tuple(Weight(name, (96, columns), kind) for name in ("gate", "up"))
-        forms[dtype] = lower(arch, Node("gate_up", ("x",), "y", ("gate", "up")), values, weights, CONFIG)
+        forms[dtype] = lower(arch, Node("gate_up", ("x",), "y", ("gate", "up"), SILU), values, weights, CONFIG)
     gpu, random = gpus(arch, *forms.values()), np.random.default_rng(4)
     gate, up = random_rows(random, kind, 96, columns), random_rows(random, kind, 96, columns)
     packed = interleave_lane_pairs(pack_lanes(gate, kind, columns), pack_lanes(up, kind, columns))
@@ -318,13 +321,13 @@ def test_embedding(gpus: Gpus, arch: str, kind: str) -> None:
 
 
 def elementwise(arch: str, op: str, columns: int, dtype: str = "float32") -> Launches:
-    values = (Value("x", "T", 2 * columns if op == "swiglu" else columns), Value("y", "T", columns, dtype))
-    return lower(arch, Node(op, ("x",), "y"), values, (), CONFIG)
+    values = (Value("x", "T", 2 * columns if op == "gate" else columns), Value("y", "T", columns, dtype))
+    return lower(arch, Node(op, ("x",), "y", (), SILU if op == "gate" else {}), values, (), CONFIG)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
-def test_swiglu(gpus: Gpus, arch: str) -> None:
-    launches = elementwise(arch, "swiglu", 259)
+def test_gate(gpus: Gpus, arch: str) -> None:
+    launches = elementwise(arch, "gate", 259)
     x = np.random.default_rng(1).normal(0, 4, (5, 518)).astype(np.float32)
     x[0, :7] = [-1e30, -200, -88, 88, 200, 1e30, 0]
     out = np.zeros((5, 259), np.float32)

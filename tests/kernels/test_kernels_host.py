@@ -95,7 +95,8 @@ GATE_UP_TYPES = ("F16", "Q4_1", "Q8_0", "Q6_K")
 
 def gate_up(kind: str, out_q8: bool) -> KernelSpec:
     parameters = weight_parameters(kind, 256)
-    return spec("gate_up", rows=96, out_q8=out_q8, activation_bytes=activation_bytes(kind, 256), **parameters)
+    n_bytes = activation_bytes(kind, 256)
+    return spec("gate_up", rows=96, out_q8=out_q8, activation="silu", activation_bytes=n_bytes, **parameters)
 
 
 def norm(columns: int, out_q8: bool = False, at_logits_rows: bool = False) -> KernelSpec:
@@ -151,7 +152,7 @@ ATTENTIONS = (
 )
 REAL_ATTENTIONS = tuple((9, 3, 64, kv_dtype) for kv_dtype in KV_DTYPES)
 QUANTIZE = spec("quantize", columns=96)
-SWIGLU = spec("swiglu", columns=37)
+GATE = spec("gate", columns=37, activation="silu")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
         *(attention(*shape) for shape in ATTENTIONS),
         *(attention(*shape, out_q8=True) for shape in REAL_ATTENTIONS),
         QUANTIZE,
-        SWIGLU,
+        GATE,
     ]
     folder = tmp_path_factory.mktemp("kernels")
     extra = {level: list[KernelSpec]() for level in LEVELS}
@@ -276,11 +277,11 @@ def test_gate_up(built: Built, level: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_swiglu(built: Built, level: str) -> None:
+def test_gate(built: Built, level: str) -> None:
     x = np.random.default_rng(1).normal(0, 4, (5, 74)).astype(np.float32)
     x[0, :7] = [-1e30, -200, -88, 88, 200, 1e30, 0]
     out, memory = guarded((5, 37), np.float32)
-    built(level).run(SWIGLU, Step(5), x, out)
+    built(level).run(GATE, Step(5), x, out)
     g, u = x[:, :37].astype(np.float64), x[:, 37:].astype(np.float64)
     # Past -87 the exponential stands still: what is left is |g| e^-87.
     tolerance = SILU_TOLERANCE * np.abs(silu(g) * u) + np.where(g < -87, np.abs(g * u) * np.exp(-86.9), 0)

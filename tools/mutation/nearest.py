@@ -27,7 +27,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/host/[kr]*.h": (HOST + "test_rope_kv", HOST + "test_attention", "test_host_program.py"),
     "kernels/host/gate_up.h": (HOST + "test_gate_up", "test_host_program.py"),
     "kernels/host/norm.h": (HOST + "test_norm", "test_host_program.py"),
-    "kernels/host/swiglu.h": (HOST + "test_swiglu", "test_host_program.py"),
+    "kernels/host/gate.h": (HOST + "test_gate", "test_host_program.py"),
     "kernels/host/quantize.h": (
         HOST + "test_quantize_is_exactly_what_its_header_says",
         "test_host_program.py",
@@ -49,7 +49,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/kv_blocks.h": (GPU + "test_rope_kv", "test_attention_hip.py"),
     "kernels/hip/rope_kv.h": (GPU + "test_rope_kv",),
     "kernels/hip/norm.h": (GPU + "test_norm",),
-    "kernels/hip/swiglu.h": (GPU + "test_swiglu",),
+    "kernels/hip/gate.h": (GPU + "test_gate",),
     "kernels/hip/quantize.h": (GPU + "test_quantize_is_exactly_what_its_header_says",),
     "kernels/hip/embedding.h": (GPU + "test_embedding",),
     "kernels/hip/step_*": ("test_step_hip.py",),
@@ -226,7 +226,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "compiler/lower_hip.py": (
         "test_templates_hip.py",
         "test_tuning.py",
-        *(GPU + name for name in ("test_norm", "test_swiglu", "test_gate_up", "test_embedding", "test_matmul")),
+        *(GPU + name for name in ("test_norm", "test_gate", "test_embedding", "test_matmul")),
         "test_attention_hip.py",
     ),
     "compiler/lower*": ("test_plan.py", "test_templates.py"),

@@ -36,7 +36,7 @@ TINY: Mapping[str, KernelSpec] = {
         "attention", num_heads=2, num_kv_heads=1, head_dim=32, kv_q8_0=False, scale="1.767766953e-01f", out_q8=True
     ),
     "embedding": spec("embedding", **_Q4_1),
-    "gate_up": spec("gate_up", rows=32, out_q8=False, activation_bytes=104, **_Q4_1),
+    "gate_up": spec("gate_up", rows=32, out_q8=False, activation="silu", activation_bytes=104, **_Q4_1),
     "matmul": spec(
         "matmul",
         rows=17,
@@ -62,7 +62,7 @@ TINY: Mapping[str, KernelSpec] = {
         epsilon="1.000000000e-05f",
     ),
     "sample": spec("sample", vocab_size=50),
-    "swiglu": spec("swiglu", columns=24),
+    "gate": spec("gate", columns=24, activation="silu"),
 }
 
 
@@ -197,7 +197,7 @@ def test_any_change_of_a_header_or_a_source_is_built_anew(tmp_path: Path, monkey
     first = keys(source)
     assert len(first) == 1
     assert keys(source) == first
-    assert len(keys(source, rendered("swiglu"))) == 2
+    assert len(keys(source, rendered("gate"))) == 2
     assert len(keys(replace(source, text=f"{source.text}\n"))) == 3
     headers = dict(kernel_headers("host"))
     # Also one that the kernel does not include: simple, and never wrong.

@@ -126,7 +126,7 @@ def test_fuse_gate_up_takes_no_bias_for_a_matrix() -> None:
     nodes = (
         Node("embedding", (), "x", ("token_embedding",)),
         Node("linear", ("x",), "y", ("w", "bias"), {"out_offset": 0}),
-        Node("gate", ("y",), "z"),
+        Node("gate", ("y",), "z", (), {"activation": "silu"}),
     )
     graph = Graph(nodes, values, weights)
     assert fuse_gate_up(graph) == graph

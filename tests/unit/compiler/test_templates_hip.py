@@ -30,7 +30,7 @@ def test_the_head_of_a_kernel_says_what_its_arguments_and_its_grid_are(template:
 
 
 def test_each_kernel_is_used() -> None:
-    assert set(SPECS) | {"quantize", "swiglu"} == set(kernels_of("hip"))
+    assert set(SPECS) | {"quantize", "gate"} == set(kernels_of("hip"))
 
 
 def test_the_lines_of_a_rendered_kernel() -> None:

@@ -273,7 +273,7 @@ def test_bytes_that_a_launch_has_to_read(tmp_path: Path) -> None:
             for arguments in each
         ),
     )
-    templates = {"embedding": "embedding", "norm": "norm", "gemv_2": "gemv", "gemm": "gemm", "once": "swiglu"}
+    templates = {"embedding": "embedding", "norm": "norm", "gemv_2": "gemv", "gemm": "gemm", "once": "gate"}
     kernels = tuple({"symbol": symbol, "template": template} for symbol, template in templates.items())
     host = dataclasses.replace(target("host"), backend="host", level="x86_64_v4", file="code/host.so")
     for name, rows in (("one", [target("gfx1100")]), ("both", [host, target("gfx1100")])):

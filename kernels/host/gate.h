@@ -1,13 +1,13 @@
-/* out[t] = silu(gate[t]) * up[t], for weights whose types keep gate and up apart.
+/* out[t] = activation(gate[t]) * up[t], for weights whose types keep gate and up apart.
  *
- * Constants: COLUMNS. Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS].
+ * Constants: COLUMNS, ACTIVATION_<NAME>. Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS].
  * A work item is one token.
  */
-#include "vector.h"
+#include "activation.h"
 
-static int32_t swiglu_items(const struct step *step) { return step->num_tokens; }
+static int32_t gate_items(const struct step *step) { return step->num_tokens; }
 
-static void swiglu_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
+static void gate_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
     for (int32_t t = begin; t < end; t++) {
         const float *gate = (const float *)arguments[0] + (size_t)t * 2 * COLUMNS, *up = gate + COLUMNS;
@@ -16,9 +16,9 @@ static void swiglu_run(const struct step *step, void *const *arguments, int32_t 
             float g[16] = { 0 };
             const int32_t valid = int_min(16, COLUMNS - c);
             for (int32_t i = 0; i < valid; i++) g[i] = gate[c + i];
-            const f32x16 s = vector_silu(load_f32(g));
+            const f32x16 s = activation(load_f32(g));
             for (int32_t i = 0; i < valid; i++) out[c + i] = s[i] * up[c + i];
         }
     }
 }
-EXPORT const struct kernel SYMBOL = { swiglu_items, swiglu_run };
+EXPORT const struct kernel SYMBOL = { gate_items, gate_run };
