@@ -1,5 +1,6 @@
-/* gate_up_q4_1_32x64_a3795fdf: kernels/host/gate_up.h, {"activation_bytes": 104, "columns": 64, "out_q8": false, "rows": 32, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
-#define SYMBOL gate_up_q4_1_32x64_a3795fdf
+/* gate_up_q4_1_32x64_6a92406b: kernels/host/gate_up.h, {"activation": "silu", "activation_bytes": 104, "columns": 64, "out_q8": false, "rows": 32, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
+#define SYMBOL gate_up_q4_1_32x64_6a92406b
+#define ACTIVATION_SILU 1
 #define ACTIVATION_BYTES 104
 #define COLUMNS 64
 #define OUT_Q8 0
