@@ -26,11 +26,12 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what takes too long for each run, unless it is asked for."""
-    if not os.environ.get("ROCMFORGE_NIGHTLY"):
-        for item in items:
-            if item.get_closest_marker("nightly"):
-                item.add_marker(pytest.mark.skip(reason="only tools/nightly runs it"))
+    """Mark what needs the real model; skip what takes too long for each run, unless it is asked for."""
+    for item in items:
+        if "smollm2_gguf" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
+        if item.get_closest_marker("nightly") and not os.environ.get("ROCMFORGE_NIGHTLY"):
+            item.add_marker(pytest.mark.skip(reason="only tools/nightly runs it"))
 
 
 @pytest.fixture

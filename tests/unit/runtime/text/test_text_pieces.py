@@ -131,7 +131,7 @@ def test_a_word_of_any_length_stays_whole_and_is_refused_by_its_length() -> None
 @pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
 def test_F91_no_more_is_tokenized_than_was_asked_for(pre: str) -> None:
     one = made(pre)
-    text = "12 ab. " * 100_000
+    text = "12 ab. " * 20_000  # many pieces
     whole = one.encode(text)
     assert one.encode(text, most=len(whole)) == whole
     with pytest.raises(TooManyTokensError) as caught:
