@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from ..artifacts.hip import GRAPH_MODES
 from .emulator import make_emulator
-
-if TYPE_CHECKING:
-    from ..runtime.device.load import DeviceOptions
+from .errors import require_address_space
 
 
 def default_threads() -> int:
@@ -20,28 +20,6 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-THREADS = click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    envvar="ROCMFORGE_THREADS",
-    default=default_threads,
-    show_default="CPUs",
-    help="Threads of the host target.",
-)
-DEVICE = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="auto, host, hip, hip:INDEX, emulated or emulated:ARCH; auto: a GPU that the bundle has code for, else host.",
-)
-GRAPHS = click.option(
-    "--gpu-graphs",
-    type=click.Choice(GRAPH_MODES),
-    envvar="ROCMFORGE_GPU_GRAPHS",
-    default="auto",
-    show_default=True,
-    help="Replay decode steps as HIP graphs; auto: unless a trial of them fails; on: that is an error.",
-)
 CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -55,11 +33,40 @@ MAX_CONTEXT = click.option(
 )
 
 
-def device_options(device: str, threads: int, graphs: str) -> DeviceOptions:
-    """Where to run a model, as the command line says it."""
-    from ..runtime.device.load import DeviceOptions
+def on_device(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of `device`: where to run a model."""
 
-    return DeviceOptions(device, threads, make_emulator, graphs=graphs)
+    @click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, host, hip, hip:INDEX, emulated or emulated:ARCH;"
+        " auto: a GPU that the bundle has code for, else host.",
+    )
+    @click.option(
+        "--gpu-graphs",
+        type=click.Choice(GRAPH_MODES),
+        envvar="ROCMFORGE_GPU_GRAPHS",
+        default="auto",
+        show_default=True,
+        help="Replay decode steps as HIP graphs; auto: unless a trial of them fails; on: that is an error.",
+    )
+    @click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        envvar="ROCMFORGE_THREADS",
+        default=default_threads,
+        show_default="CPUs",
+        help="Threads of the host target.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, device: str, gpu_graphs: str, threads: int, **extra: Any) -> None:
+        require_address_space()
+        from ..runtime.device.load import DeviceOptions
+
+        command(*args, device=DeviceOptions(device, threads, make_emulator, graphs=gpu_graphs), **extra)
+
+    return wrapped
 
 
 def say(line: str) -> None:

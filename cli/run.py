@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .compile import compiled
-from .errors import require_address_space
-from .options import CACHE_DIR, DEVICE, GRAPHS, MAX_CONTEXT, THREADS, device_options, say
+from .options import CACHE_DIR, MAX_CONTEXT, on_device, say
+
+if TYPE_CHECKING:
+    from ..runtime.device.load import DeviceOptions
 
 
 @click.command()
@@ -20,9 +23,7 @@ from .options import CACHE_DIR, DEVICE, GRAPHS, MAX_CONTEXT, THREADS, device_opt
 @click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
 @MAX_CONTEXT
-@DEVICE
-@GRAPHS
-@THREADS
+@on_device
 @CACHE_DIR
 def run(
     bundle: Path,
@@ -33,32 +34,26 @@ def run(
     top_p: float,
     seed: int | None,
     max_context: int | None,
-    device: str,
-    gpu_graphs: str,
-    threads: int,
+    device: DeviceOptions,
     cache_dir: Path | None,
 ) -> None:
     """Continue PROMPT with a BUNDLE; without one, chat."""
-    require_address_space()
     from ..runtime.engine.generation import SamplingParams
     from ..runtime.terminal import RunOptions, run_bundle
 
     sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     path = compiled(bundle, cache_dir, max_context)
-    run_bundle(RunOptions(path, prompt, max_tokens, sampling, device_options(device, threads, gpu_graphs), max_context))
+    run_bundle(RunOptions(path, prompt, max_tokens, sampling, device, max_context))
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@DEVICE
-@GRAPHS
-@THREADS
-def verify(bundle: Path, device: str, gpu_graphs: str, threads: int) -> None:
+@on_device
+def verify(bundle: Path, device: DeviceOptions) -> None:
     """Check every digest of a BUNDLE and replay its golden records here."""
-    require_address_space()
     from ..runtime.verify import verify as verify_bundle
 
-    verify_bundle(bundle, device_options(device, threads, gpu_graphs), click.echo)
+    verify_bundle(bundle, device, click.echo)
 
 
 @click.command()

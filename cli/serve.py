@@ -11,8 +11,7 @@ import click
 
 from ..artifacts.errors import UsageError, printable
 from .compile import compiled
-from .errors import require_address_space
-from .options import CACHE_DIR, DEVICE, GRAPHS, MAX_CONTEXT, THREADS, device_options
+from .options import CACHE_DIR, MAX_CONTEXT, on_device
 from .serve_options import (
     engine_limits,
     http_limits,
@@ -23,6 +22,7 @@ from .serve_options import (
 )
 
 if TYPE_CHECKING:
+    from ..runtime.device.load import DeviceOptions
     from ..runtime.engine.engine import EngineLimits
     from ..runtime.engine.worker.spawn import WorkerProcess
     from ..runtime.http.core.limits import HttpLimits
@@ -58,9 +58,7 @@ if TYPE_CHECKING:
 @security_options
 @engine_limits
 @MAX_CONTEXT
-@DEVICE
-@GRAPHS
-@THREADS
+@on_device
 @CACHE_DIR
 def serve(
     bundles: tuple[Path, ...],
@@ -77,9 +75,7 @@ def serve(
     worker: bool | None,
     early: WorkerProcess | None,
     max_context: int | None,
-    device: str,
-    gpu_graphs: str,
-    threads: int,
+    device: DeviceOptions,
     cache_dir: Path | None,
 ) -> None:
     """Serve BUNDLES over HTTP: bundles, folders of them, or GGUFs, which are compiled first.
@@ -87,20 +83,18 @@ def serve(
     The first is loaded at once and answers where no model is named; the others are loaded when they are asked for.
     --device takes several, as hip:0,hip:1: each then runs all of them.
     """
-    require_address_space()
     from ..runtime.serve import ServeOptions, serve_bundles
 
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # by default they kill
         signal.signal(number, signal.SIG_IGN)
     host, port = _host_and_port(addr)
     paths = tuple(compiled(path, cache_dir, max_context) for given in bundles for path in _bundles_in(given))
-    on = device_options(device, threads, gpu_graphs)
     serve_bundles(
         ServeOptions(
             paths,
             host,
             port,
-            on,
+            device,
             max_context,
             kv_tokens,
             limits,

@@ -13,6 +13,11 @@ import click
 from ..artifacts.errors import UsageError, printable
 
 
+def _known(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given: all else has its default where it belongs."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def model_aliases(command: Callable[..., None]) -> Callable[..., None]:
     """Option of `aliases`: models, by further names for them."""
 
@@ -64,8 +69,7 @@ def http_limits(command: Callable[..., None]) -> Callable[..., None]:
             "max_connections": max_connections,
             "max_streams": max_streams,
         }
-        limits = HttpLimits(**{name: value for name, value in given.items() if value is not None})
-        command(*args, limits=limits, **extra)
+        command(*args, limits=HttpLimits(**_known(given)), **extra)
 
     return wrapped
 
@@ -155,15 +159,14 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         from ..runtime.engine.engine import EngineLimits
 
-        given: dict[str, Any] = {
+        given = {
             "max_queue": max_queue,
             "queue_seconds": queue_seconds,
             "step_seconds": step_seconds,
             "prefill_tokens": prefill_tokens,
             "draft_tokens": speculate,
         }
-        limits = EngineLimits(**{name: value for name, value in given.items() if value is not None})
-        command(*args, engine_limits=limits, **extra)
+        command(*args, engine_limits=EngineLimits(**_known(given)), **extra)
 
     return wrapped
 
