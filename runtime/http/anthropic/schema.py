@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from ..core.sampling_schema import Temperature, TopK, TopP
-from ..core.schema import Count, Json, StopText
+from ..core.schema import MAX_TOOLS, Count, Json, StopText
 
 
 class AnthropicTool(Struct, kw_only=True):
@@ -89,7 +89,7 @@ class CountRequest(Struct, kw_only=True):
     messages: Annotated[list[InputMessage], Meta(min_length=1)]
     model: str | None = None
     system: str | list[Block] | None = None
-    tools: Annotated[list[AnthropicTool], Meta(max_length=128)] | None = None
+    tools: Annotated[list[AnthropicTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

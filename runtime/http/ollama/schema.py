@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from ..core.sampling_schema import REPEAT_LAST_N, REPEAT_NAMES, Temperature, TopP, with_numbers
 from ..core.schema import (
     MAX_TOKENS_LIMIT,
+    MAX_TOOLS,
     UNSET,
     Count,
     Json,
@@ -88,7 +89,7 @@ class OllamaChatRequest(GeneratingFields, kw_only=True):
     """`POST /api/chat`; without messages it loads the model, or unloads it with `keep_alive` 0."""
 
     messages: list[OllamaMessage] | None = None
-    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
 
 
 class OllamaGenerateRequest(GeneratingFields, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ..core.sampling_schema import Temperature, TopP
-from ..core.schema import UNSET, Count, Json, TopLogprobs, Unset
+from ..core.schema import MAX_TOOLS, UNSET, Count, Json, TopLogprobs, Unset
 
 
 class InputItem(Struct, kw_only=True):
@@ -96,7 +96,7 @@ class ResponsesRequest(Struct, kw_only=True):
     stream: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
-    tools: Annotated[list[ResponseTool], Meta(max_length=128)] | None = None
+    tools: Annotated[list[ResponseTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceFunction | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
