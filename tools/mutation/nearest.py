@@ -54,6 +54,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/embedding.h": (GPU + "test_embedding",),
     "kernels/hip/step_*": ("test_step_hip.py",),
     "kernels/hip/host_memory.h": ("test_step_hip.py", "test_sample_hip.py"),
+    "kernels/hip/activation.h": (GPU + "test_gate", GPU + "test_gate_up"),
     "kernels/hip/weights*": (GPU + "test_embedding", GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/epilogue.h": (GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/gem*": (GPU + "test_matmul", GPU + "test_gate_up"),
@@ -300,7 +301,7 @@ def _dotted(path: str) -> str:
 @cache
 def _users(root: Path, module: str) -> frozenset[str]:
     """Modules of the product that import this one."""
-    folders = ("cli", "compiler", "artifacts", "runtime", "tools")
+    folders = ("cli", "library", "compiler", "artifacts", "runtime", "tools")
     paths = [path for folder in folders for path in (root / folder).rglob("*.py")]
     return frozenset(_dotted(str(path.relative_to(root))) for path in paths if module in _imported(path, root))
 

@@ -16,14 +16,14 @@ from .python import parses, python_mutations
 EQUIVALENT: Final = Path(__file__).with_name("equivalent.toml")
 # Patterns of a folder's files, and how many of 200 mutations fall to it.
 FOLDERS: Final[Mapping[str, tuple[tuple[str, ...], int]]] = {
-    "compiler": (("compiler/*.py",), 32),
+    "compiler": (("compiler/*.py", "compiler/*/*.py"), 32),
     "artifacts": (("artifacts/*.py",), 18),
     "runtime": (("runtime/*.py", "runtime/[!h]*/*.py", "runtime/[!h]*/*/*.py"), 48),
     "runtime/http": (("runtime/http/*.py", "runtime/http/*/*.py"), 38),
     "kernels/host": (("kernels/host/*.h",), 18),
     "kernels/hip": (("kernels/hip/*.h",), 18),
     "tools/emulator": (("tools/emulator/*.py", "tools/emulator/native/*"), 18),
-    "cli": (("cli/*.py",), 10),
+    "cli": (("cli/*.py", "library/*.py"), 10),
 }
 
 
