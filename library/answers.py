@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..runtime.engine.logprobs import TokenLogprobs
@@ -30,7 +30,7 @@ class Completion:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int = field(default=0, compare=False)  # how it was computed, not what it came to
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
