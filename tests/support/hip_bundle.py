@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rocmforge.artifacts.abi import HIP_ABI_VERSION
 from rocmforge.artifacts.arguments import BufferRef, KvRef, StepRef, TensorRef
 from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Layout, TensorEntry
 from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest import TargetEntry
@@ -119,3 +121,15 @@ def batch(*contexts: int, new: int = 1, rows: list[RowSampling] | None = None) -
         logits_rows=np.arange(new - 1, count * new, new, dtype=np.int32),
         sampling=rows or [RowSampling()] * count,
     )
+
+
+GPU_0 = "GPU 0 (gfx1100, AMD Radeon RX 7900 XTX)"
+
+
+def refused(api: FakeHip, act: Callable[[], object]) -> str:
+    """The one line with which it fails."""
+    with pytest.raises(DeviceError) as caught:
+        act()
+    assert caught.value.exit_code == 4
+    assert str(caught.value).isprintable()
+    return str(caught.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,112 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.runtime.engine.fair_queue import FairQueue
-from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
+from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.engine.kv_cache import BlockPool
-from rocmforge.runtime.engine.logprobs import TokenLogprobs
-from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits
+from rocmforge.runtime.engine.scheduler import Chunk, StepLimits
 from rocmforge.runtime.engine.sequence import ActiveSequence
 from rocmforge.runtime.engine.step import make_batch, step_logprobs
+from rocmforge.tests.support.scheduler_harness import BLOCK, Harness, make, run_alone, sequence, take_token
 from rocmforge.tests.support.tokenizers import TINY
-
-BLOCK = 4
-
-
-def sequence(
-    number: int, prompt: int, max_tokens: int, client: str = "", alike: bool = False, scored: bool = False, **s: Any
-) -> ActiveSequence:
-    """Prompts begin differently, so that nothing is shared, or are `alike`."""
-    ids = tuple(2 + (i if alike else 7 * number + i) % 256 for i in range(prompt))
-    scores = 0 if scored else None
-    request = GenerationRequest(ids, max_tokens, SamplingParams(**s), client=client, prompt_logprobs=scores)
-    return ActiveSequence(number, request, 1000 + number, TINY)
-
-
-def take_token(one: ActiveSequence) -> None:
-    one.append(2 + ord("x"), False)
-
-
-def make(num_blocks: int = 100, max_tokens: int = 64, max_sequences: int = 8, prefill_tokens: int = 64) -> Harness:
-    return Harness(BlockPool(num_blocks, BLOCK), StepLimits(max_tokens, max_sequences, prefill_tokens))
-
-
-class Harness:
-    """A scheduler, and a device that knows of each block whose tokens were written to it."""
-
-    def __init__(self, pool: BlockPool, limits: StepLimits) -> None:
-        self.told: list[tuple[str, int, int]] = []
-        self.scheduler = Scheduler(pool, limits, lambda kind, one, n: self.told.append((kind, one.request_id, n)))
-        self.limits = limits
-        self.cells: dict[int, tuple[int, ...]] = {}  # (block, place): all tokens up to this one
-        self.computed: Counter[int] = Counter()
-
-    @property
-    def pool(self) -> BlockPool:
-        return self.scheduler.pool
-
-    @property
-    def running(self) -> list[int]:
-        return [one.request_id for one in self.scheduler.running]
-
-    def add(self, *sequences: ActiveSequence) -> None:
-        for one in sequences:
-            self.scheduler.waiting.push(one)
-
-    def step(self) -> list[Chunk]:
-        """Choose, check, compute, append."""
-        chunks = self.scheduler.next_chunks()
-        self.check(chunks)
-        for chunk in chunks:
-            self.write(chunk)
-        for chunk in chunks:
-            self.read(chunk)
-            chunk.sequence.take_scores([TokenLogprobs(at, 0.0) for at in chunk.scored])
-            self.scheduler.computed(chunk)
-            self.computed[chunk.sequence.request_id] += chunk.count
-            if chunk.completes:
-                take_token(chunk.sequence)
-                if chunk.sequence.finished:
-                    self.scheduler.release(chunk.sequence)
-        return chunks
-
-    def check(self, chunks: list[Chunk]) -> None:
-        running, limits = self.scheduler.running, self.limits
-        held = {block for one in running for block in one.blocks}
-        assert len(held) == self.pool.num_blocks - self.pool.num_free
-        assert len(running) <= limits.max_sequences
-        assert all(not one.blocks and one.num_computed == 0 for one in self.scheduler.waiting)
-        counts = [chunk.count for chunk in chunks]
-        assert sum(counts) <= limits.max_tokens
-        assert sum(chunk.num_logits for chunk in chunks) <= limits.max_sequences
-        for chunk in chunks:
-            end = chunk.start + chunk.count
-            assert chunk.scored == chunk.sequence.unscored(chunk.start, end)  # none is passed over
-        decoding = [chunk for chunk in chunks if not chunk.sequence.prefilling]
-        if decoding:
-            assert sum(count for count in counts if count > 1) <= limits.prefill_tokens
-        for chunk in chunks:
-            assert chunk.sequence in running
-            assert chunk.start == chunk.sequence.num_computed
-            assert 1 <= chunk.count <= chunk.sequence.num_uncomputed
-        # All that decode have their token, as far as the budget goes, in the order of admission; prompts come after.
-        wanting = [one for one in running if one.num_uncomputed == 1 and not one.prefilling]
-        assert [chunk.sequence for chunk in decoding] == wanting[: len(decoding)]
-        assert len(decoding) == len(wanting) or (max(counts) == 1 and len(chunks) == limits.max_tokens)
-        last = chunks.index(decoding[-1]) if decoding else 0
-        assert all(chunk.count == 1 for chunk in chunks[:last])
-
-    def write(self, chunk: Chunk) -> None:
-        one = chunk.sequence
-        for position in range(chunk.start, chunk.start + chunk.count):
-            block = one.blocks[position // BLOCK]
-            self.cells[block * BLOCK + position % BLOCK] = tuple(one.token_ids[: position + 1])
-
-    def read(self, chunk: Chunk) -> None:
-        """What attention sees: at each place, what belongs there."""
-        one = chunk.sequence
-        for position in range(chunk.start + chunk.count):
-            block = one.blocks[position // BLOCK]
-            assert self.cells[block * BLOCK + position % BLOCK] == tuple(one.token_ids[: position + 1])
 
 
 @dataclass(frozen=True)
@@ -250,92 +151,6 @@ def test_the_sampling_of_a_preempted_request_goes_on() -> None:
     assert (one.row_samplings()[0].counter, one.row_samplings()[0].seed) == (before.counter, before.seed) == (3, 1000)
 
 
-def run_alone(harness: Harness, one: ActiveSequence) -> int:
-    """Tokens that it computed."""
-    harness.add(one)
-    while not one.finished:
-        harness.step()
-    return harness.computed[one.request_id]
-
-
-@pytest.mark.parametrize(
-    "prompt, hit",
-    [
-        pytest.param(20, 16, id="whole-but-a-token-is-left-to-compute"),
-        pytest.param(21, 20, id="whole"),
-        pytest.param(18, 16, id="beginning"),
-        pytest.param(40, 20, id="longer"),
-        pytest.param(4, 0, id="a-page-and-nothing-left"),
-        pytest.param(5, 4, id="a-page"),
-        pytest.param(3, 0, id="less-than-a-page"),
-    ],
-)
-def test_a_prefix_is_computed_once(prompt: int, hit: int) -> None:
-    harness = make()
-    assert run_alone(harness, sequence(0, 20, 1, alike=True)) == 20
-    assert run_alone(harness, sequence(1, prompt, 1, alike=True)) == prompt - hit
-    assert harness.scheduler.prefix_hit_tokens == hit
-
-
-@pytest.mark.parametrize("spaces", [("alice", "bob"), ("", "bob"), ("bob", "bob")])
-@pytest.mark.parametrize("together", [False, True])
-def test_F105_a_prefix_is_computed_once_in_each_space(spaces: tuple[str, str], together: bool) -> None:
-    """Nor are pages found in a step of both, or those after the first."""
-    harness = make(max_tokens=8)
-    ids = tuple(range(2, 22))
-    pair = [ActiveSequence(i, GenerationRequest(ids, 1, cache_space=space), 1, TINY) for i, space in enumerate(spaces)]
-    for one in pair:
-        harness.add(one)
-        while not together and not one.finished:
-            harness.step()
-    while not all(one.finished for one in pair):
-        harness.step()
-    shared = 16 if spaces[0] == spaces[1] else 0
-    assert sum(harness.computed.values()) == 40 - shared
-    assert [one.cached_tokens for one in pair] == [0, shared]
-    alone = ActiveSequence(2, GenerationRequest(ids, 1, cache_space=spaces[1]), 1, TINY)
-    assert run_alone(harness, alone) == 4  # its own are found
-
-
-def test_an_answer_is_a_prefix_too() -> None:
-    harness = make()
-    first = sequence(0, 6, 7)
-    run_alone(harness, first)
-    again = ActiveSequence(1, GenerationRequest((*first.token_ids, 2, 3), 1), 1, TINY)
-    assert run_alone(harness, again) == 15 - 12
-
-
-def test_two_at_once_compute_their_prefix_once() -> None:
-    """The second is admitted before the first has computed anything, and catches up page by page."""
-    harness = make(max_tokens=8)
-    first, second = sequence(0, 33, 2, alike=True), sequence(1, 35, 2, alike=True)
-    harness.add(first, second)
-    while not (first.finished and second.finished):
-        harness.step()
-    assert (harness.computed[0], harness.computed[1]) == (34, 36 - 32)
-
-
-def test_a_page_of_a_failed_request_is_not_used_again() -> None:
-    harness = make()
-    one = sequence(0, 20, 5, alike=True)
-    harness.add(one)
-    harness.step()
-    harness.scheduler.release(one, trusted=False)
-    assert (harness.pool.num_free, harness.pool.num_cached) == (100, 0)
-    assert run_alone(harness, sequence(1, 20, 1, alike=True)) == 20
-
-
-def test_a_page_not_yet_computed_is_not_found() -> None:
-    harness = make()
-    one, other = sequence(0, 20, 5, alike=True), sequence(1, 20, 5, alike=True)
-    harness.add(one)
-    chunks = harness.scheduler.next_chunks()
-    harness.add(other)
-    harness.scheduler._admit()
-    assert (len(chunks), other.num_computed, harness.pool.num_cached) == (1, 0, 0)
-    assert set(one.blocks).isdisjoint(other.blocks)
-
-
 def test_clients_take_turns() -> None:
     queue = FairQueue()
     for number, client in enumerate("aaaabba"):
@@ -447,90 +262,6 @@ def test_a_batch_of_drafts_and_scored_positions() -> None:
         *((0.0, 0, 0) for _ in range(2)),
         (1.0, 1001, 0),
     ]
-
-
-def repeating(number: int, max_tokens: int, length: int = 7, **more: Any) -> ActiveSequence:
-    """A prompt of 1 2 3 1 2 3 1 and so on: what comes next is known."""
-    request = GenerationRequest(tuple(10 + i % 3 for i in range(length)), max_tokens, SamplingParams(), **more)
-    return ActiveSequence(number, request, 1000 + number, TINY)
-
-
-def drafting(num_blocks: int = 100, max_tokens: int = 64, max_sequences: int = 8, drafts: int = 4) -> Scheduler:
-    limits = StepLimits(max_tokens, max_sequences, 64, drafts)
-    return Scheduler(BlockPool(num_blocks, BLOCK), limits, lambda kind, one, n: None)
-
-
-def compute(scheduler: Scheduler, right: int | None = None) -> list[Chunk]:
-    """A step, after which each chunk that draws has its next token, and before it so many of its drafts."""
-    chunks = scheduler.next_chunks()
-    for chunk in chunks:
-        scheduler.computed(chunk)
-        good = len(chunk.drafts) if right is None else right
-        if chunk.samples:
-            for token in chunk.drafts[:good]:
-                chunk.sequence.append(token, False)
-            chunk.sequence.append(10 + len(chunk.sequence.token_ids) % 3, False)
-            if chunk.drafts:
-                scheduler.drafts_judged(chunk, good)
-    return chunks
-
-
-def drafts_of(chunks: list[Chunk]) -> list[tuple[int, ...]]:
-    return [chunk.drafts for chunk in chunks]
-
-
-def test_guesses_are_computed_with_the_next_token() -> None:
-    scheduler, one = drafting(), repeating(0, 30)
-    scheduler.waiting.push(one)
-    assert drafts_of(compute(scheduler)) == [()]  # a prompt's chunk has none
-    assert drafts_of(compute(scheduler)) == [(12, 10, 11, 12)]
-    assert (scheduler.draft_tokens, scheduler.draft_tokens_accepted) == (4, 4)
-    assert (one.num_computed, len(one.token_ids)) == (12, 13)
-    assert drafts_of(compute(scheduler, right=1)) == [(11, 12, 10, 11)]
-    assert (scheduler.draft_tokens, scheduler.draft_tokens_accepted) == (8, 5)
-    assert (one.num_computed, len(one.token_ids)) == (14, 15)
-    assert scheduler.pool.num_cached == 14 // BLOCK
-    assert len(one.blocks) == 5  # those of the wrong guesses stay, for the next ones
-
-
-def test_no_guesses_unless_they_are_asked_for() -> None:
-    harness = make()
-    one = repeating(0, 9)
-    harness.add(one)
-    for _ in range(4):
-        assert drafts_of(harness.step()) == [()]
-    assert one.lookup is None
-    assert StepLimits(1, 2, 3).draft_tokens == 0
-
-
-@pytest.mark.parametrize(
-    "max_tokens, max_sequences, expected",
-    [(64, 64, [4, 4]), (64, 8, [4, 2]), (8, 64, [4, 2]), (7, 64, [4, 1]), (6, 64, [4, 0]), (64, 5, [3, 0])],
-)
-def test_guesses_have_the_room_that_is_left(max_tokens: int, max_sequences: int, expected: list[int]) -> None:
-    scheduler = drafting()
-    for number in range(2):
-        scheduler.waiting.push(repeating(number, 30))
-    compute(scheduler)
-    scheduler._limits = StepLimits(max_tokens, max_sequences, 64, 4)
-    assert [len(drafts) for drafts in drafts_of(scheduler.next_chunks())] == expected
-
-
-def test_the_last_tokens_are_not_guessed_beyond() -> None:
-    scheduler = drafting()
-    scheduler.waiting.push(repeating(0, 4))
-    compute(scheduler)
-    assert [len(drafts) for drafts in drafts_of(compute(scheduler))] == [2]
-
-
-@pytest.mark.parametrize("num_blocks, count", [(3, 3), (4, 4)])
-def test_nobody_gives_a_page_back_for_a_guess(num_blocks: int, count: int) -> None:
-    """Of 9 tokens in pages of 4: three pages have room for three guesses more."""
-    scheduler, one = drafting(num_blocks=num_blocks), repeating(0, 30, length=8)
-    scheduler.waiting.push(one)
-    compute(scheduler)
-    [chunk] = scheduler.next_chunks()
-    assert (len(chunk.drafts), len(one.blocks), scheduler.pool.num_free) == (count, num_blocks, 0)
 
 
 def test_what_was_cached_is_counted_once() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,6 @@ from rocmforge.tests.support.hip_bundle import LAYOUT, batch, hip_bundle
 from rocmforge.tests.support.tokenizers import TINY
 
 KV = KvSize(20, 128)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    with hip_bundle(tmp_path_factory.mktemp("hip")) as opened:
-        yield opened
 
 
 def load(bundle: Bundle, api: FakeHip, graphs: str = "auto", kv: KvSize = KV) -> HipProgram:

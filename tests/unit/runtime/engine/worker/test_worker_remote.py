@@ -2,180 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import os
-import queue
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 
-from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError, RequestError, RocmforgeError
+from rocmforge.artifacts.errors import EngineBusyError, RequestError
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
-from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, Failure, GenerationState, TokenEvent
-from rocmforge.runtime.engine.lifecycle import FINISHED, QUEUED, RequestEvent
+from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, TokenEvent
+from rocmforge.runtime.engine.lifecycle import FINISHED, RequestEvent
 from rocmforge.runtime.engine.worker import remote as remote_module
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.wire import (
-    STARTING,
     Answer,
     AskStats,
     Cancel,
-    Channel,
     Fault,
     Generated,
     Heartbeat,
     Logged,
-    Lost,
     Ping,
-    Ready,
-    Start,
     StepDone,
-    Stop,
     Submit,
 )
-from rocmforge.tests.support.engine_harness import SECONDS, CountingMetrics, ended, request, wait_until
-
-START = Start("/a/model.rfb", "sha256:5", "hip", 2)
-READY = Ready("hip:0000:03:00.0", (5, 6), 128, 1000, 16, 4)
-STATS = EngineStats(True, 1, 2, 3, 4, 5, 6.5, True, 7, 8)
-KILLED = "the device's process was killed by SIGKILL"
-
-
-class Worker:
-    """One end of a line, and what stands for a process at the other."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.socket, self._theirs = socket.socketpair()
-        self.bell = os.eventfd(0)
-        self._own_bell = os.dup(self.bell)
-        self.line = Channel(self._theirs, ring=self._own_bell)
-        self._theirs.settimeout(SECONDS)
-        self.how = "was killed by SIGKILL"
-        self.kills = 0
-        self.waits: list[float | str] = []
-
-    # For the engine.
-
-    def kill(self) -> None:
-        self.kills += 1
-        self.leave()
-
-    def end(self, seconds: float) -> str:
-        self.waits.append(seconds)
-        return self.how
-
-    def wait_until_gone(self) -> None:
-        self.waits.append("gone")
-        os.close(self.bell)
-
-    # For tests.
-
-    def leave(self) -> None:
-        """Close this end, whatever was said."""
-        with contextlib.suppress(OSError):
-            self._theirs.shutdown(socket.SHUT_RDWR)
-
-    def heard(self) -> object:
-        """The next message, which comes alone."""
-        frame = self.line.receive()
-        assert frame is not None
-        (message,) = frame
-        return message
-
-    def says(self, *messages: object) -> None:
-        self.line.send(*messages)
-
-    def takes(self, count: int = 1) -> Submit:
-        """The next message, so many requests: taken."""
-        submit = self.heard()
-        assert isinstance(submit, Submit)
-        assert len(submit.ids) == count
-        self.says(*(RequestEvent(QUEUED, number, 1e9) for number in submit.ids), Answer(submit.call))
-        return submit
-
-    def ends(self, number: int, reason: str = "length") -> None:
-        """A request, at once."""
-        event = TokenEvent(None, "", True, reason)
-        self.says(RequestEvent(FINISHED, number, 2e9, 0, reason), Generated(number, event, 0))
-
-    def dispose(self) -> None:
-        self.leave()
-        self.line.close()
-        os.close(self._own_bell)
-
-
-class Stage:
-    """An engine, its workers, and a clock that stands still."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.workers: list[Worker] = []
-        self.next: queue.SimpleQueue[Worker | RocmforgeError] = queue.SimpleQueue()
-        self.now = 1000.0
-        self.looks = 0  # at the clock
-        self.metrics = CountingMetrics()
-        self.told: list[RequestEvent] = []
-        monkeypatch.setattr(remote_module, "time", SimpleNamespace(monotonic=self._look))
-        monkeypatch.setattr(remote_module, "RESTART_SECONDS", (0.0,))
-        monkeypatch.setattr(remote_module, "ASK_SECONDS", 3600.0)
-        monkeypatch.setattr(remote_module, "WorkerProcess", self._make)
-        self.first = self.worker()
-        self.engine = RemoteEngine(START, self.metrics, observer=self.told.append, first=cast(Any, self.first))
-
-    def _look(self) -> float:
-        self.looks += 1
-        return self.now
-
-    def worker(self) -> Worker:
-        made = Worker(100 + len(self.workers))
-        self.workers.append(made)
-        return made
-
-    def _make(self) -> Worker:
-        found = self.next.get(timeout=SECONDS)
-        if isinstance(found, RocmforgeError):
-            raise found
-        return found
-
-    def served(self) -> Worker:
-        """The first worker, as it serves."""
-        self.engine.start()
-        assert self.first.heard() == START
-        self.first.says(READY)
-        self.engine.wait()
-        return self.first
-
-    def asks(self, act: Callable[[], object]) -> queue.SimpleQueue[Any]:
-        """Do what waits for an answer; what comes of it."""
-        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-        def ask() -> None:
-            try:
-                found.put(act())
-            except BaseException as error:
-                found.put(error)
-
-        threading.Thread(target=ask, daemon=True).start()
-        return found
-
-    def submitted(self, worker: Worker, count: int = 1) -> list[Any]:
-        answer = self.asks(lambda: self.engine.submit_all([request()] * count))
-        worker.takes(count)
-        return cast(list[Any], answer.get(timeout=SECONDS))
-
-    def close(self) -> None:
-        for worker in self.workers:
-            worker.leave()
-        self.next.put(RocmforgeError("the test is over"))
-        self.engine.stop(0)
-        for worker in self.workers:
-            worker.dispose()
+from rocmforge.tests.support.engine_harness import SECONDS, request, wait_until
+from rocmforge.tests.support.scripted_worker import READY, START, STATS, Stage
 
 
 @pytest.fixture
@@ -183,10 +36,6 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     made = Stage(monkeypatch)
     yield made
     made.close()
-
-
-def failed(state: GenerationState, words: str) -> bool:
-    return (state.finish_reason, state.error) == ("failed", Failure(words))
 
 
 def test_before_it_serves(stage: Stage) -> None:
@@ -293,148 +142,6 @@ def test_what_a_step_counts_and_what_is_logged(stage: Stage, caplog: pytest.LogC
 # Ends.
 
 
-def test_the_next_worker_takes_the_place_of_a_lost_one(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    worker, engine = stage.served(), stage.engine
-    [one] = stage.submitted(worker)
-    refused = stage.asks(lambda: engine.submit(request()))
-    assert isinstance(worker.heard(), Submit)
-    taken = stage.asks(lambda: engine.submit(request()))
-    submit = worker.heard()
-    assert isinstance(submit, Submit)
-    worker.says(RequestEvent(QUEUED, submit.ids[0], 1e9))
-    stage.now = 1005.0
-    with caplog.at_level(logging.INFO):
-        worker.leave()
-        error = refused.get(timeout=SECONDS)
-        assert (type(error), str(error)) == (EngineBusyError, f"the model is not available: {KILLED}")
-        assert failed(ended(one), KILLED)
-        assert failed(ended(taken.get(timeout=SECONDS)), KILLED)
-        wait_until(lambda: "gone" in worker.waits)
-        assert worker.waits == [remote_module.EXIT_SECONDS, "gone"]
-        assert (engine.pid, engine.serving, engine.load, engine.restarts) == (None, False, 0, 0)
-        assert engine.find(one.request_id) is one
-        with pytest.raises(EngineBusyError, match=f"^the model is not available: {KILLED}$"):
-            engine.submit(request())
-        stats = engine.stats()
-        assert (stats.running, stats.device_available, stats.problem) == (False, False, KILLED)
-        stage.now = 1007.5
-        second = stage.worker()
-        stage.next.put(second)
-        assert second.heard() == dataclasses.replace(START, device="hip:0000:03:00.0", stamp=(5, 6))
-        second.says(READY)
-        wait_until(lambda: engine.serving)
-    assert (engine.restarts, engine.pid) == (1, 101)
-    [again] = stage.submitted(second)
-    second.ends(again.request_id)
-    assert ended(again).finish_reason == "length"
-    assert stage.metrics.finished == {"failed": 2, "length": 1}
-    assert [record.getMessage() for record in caplog.records] == [
-        f"the device is lost, and 3 requests with it: {KILLED}",
-        "the device is available again, after 2.5 s",
-    ]
-    answer = stage.asks(engine.stats)
-    asked = second.heard()
-    assert isinstance(asked, AskStats)
-    second.says(Answer(asked.call, STATS))
-    assert answer.get(timeout=SECONDS).devices[0].restarts == 1
-
-
-def test_one_that_cannot_load_again_says_why(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    stage.served().leave()
-    second = stage.worker()
-    stage.next.put(second)
-    second.heard()
-    second.says(Answer(STARTING, fault=Fault("BundleError", "model.rfb: torn")))
-    second.leave()
-    wait_until(lambda: stage.engine.stats().problem == "model.rfb: torn")
-    stage.next.put(RocmforgeError("cannot start a process"))
-    wait_until(lambda: stage.engine.stats().problem == "cannot start a process")
-    messages = [record.getMessage() for record in caplog.records]
-    assert messages == [
-        f"the device is lost, and 0 requests with it: {KILLED}",
-        "not available: model.rfb: torn",
-        "not available: cannot start a process",
-    ]
-    third = stage.worker()
-    stage.next.put(third)
-    third.heard()
-    third.says(READY)
-    wait_until(lambda: stage.engine.serving)
-    assert stage.engine.restarts == 1
-
-
-def test_the_first_that_cannot_load_is_the_last(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    engine = stage.engine
-    engine.start()
-    assert stage.first.heard() == START
-    stage.first.says(Answer(STARTING, fault=Fault("BundleError", "model.rfb: torn")))
-    stage.first.leave()
-    with pytest.raises(BundleError) as caught:
-        engine.wait()
-    assert str(caught.value) == "model.rfb: torn"
-    assert stage.first.waits == [remote_module.EXIT_SECONDS, "gone"]
-    with pytest.raises(EngineBusyError, match=r"^the server is stopping$"):
-        engine.submit(request())
-    assert (engine.pid, caplog.records) == (None, [])
-
-
-def test_no_first_process_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch)
-    stage.next.put(RocmforgeError("cannot start a process"))
-    stage.engine = RemoteEngine(START, stage.metrics)
-    stage.engine.start()
-    with pytest.raises(RocmforgeError, match=r"^cannot start a process$"):
-        stage.engine.wait()
-    stage.close()
-
-
-@pytest.mark.parametrize(
-    ("say", "problem"),
-    [
-        (lambda worker: worker.says(Lost("the device is lost")), "the device is lost"),
-        (
-            lambda worker: worker.says((77, 65, "a")),
-            "the device's process says what cannot be understood: KeyError(77)",
-        ),
-        (
-            lambda worker: worker.says(Answer(77)),
-            "the device's process says what cannot be understood: KeyError(77)",
-        ),
-        (lambda worker: worker._theirs.sendall(b"\4\0\0"), KILLED),
-    ],
-    ids=["lost", "unknown request", "unknown call", "half a frame"],
-)
-def test_a_worker_that_gives_up_or_talks_nonsense(stage: Stage, say: Callable[[Worker], None], problem: str) -> None:
-    worker = stage.served()
-    [one] = stage.submitted(worker)
-    say(worker)
-    if problem == KILLED:
-        worker.leave()
-    assert failed(ended(one), problem)
-    assert worker.kills == (problem != KILLED)
-    assert stage.engine.stats().problem == problem
-
-
-def test_the_first_cause_is_the_one_that_is_told(stage: Stage) -> None:
-    worker = stage.served()
-    [one] = stage.submitted(worker)
-    worker.says(Lost("first"), Lost("second"))
-    assert failed(ended(one), "first")
-
-
-def test_a_worker_that_takes_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "SILENCE_SECONDS", 0.1)
-    stage = Stage(monkeypatch)
-    worker, engine = stage.served(), stage.engine
-    large = tuple(range(2000)) * 1000
-    with pytest.raises(EngineBusyError) as caught:
-        engine.submit(request(large))
-    problem = "the device's process has taken no message for 0.1 s"
-    assert str(caught.value) == f"the model is not available: {problem}"
-    assert worker.kills == 1
-    stage.close()
-
-
 # Figures.
 
 
@@ -515,38 +222,3 @@ def test_a_worker_may_load_for_some_times_what_the_first_took(watched: Stage, to
 
 
 # Stopping.
-
-
-def test_stop_asks_and_waits(stage: Stage) -> None:
-    worker, engine = stage.served(), stage.engine
-    [one] = stage.submitted(worker)
-    done = stage.asks(lambda: engine.stop(2.5))
-    assert worker.heard() == Stop(2.5)
-    with pytest.raises(EngineBusyError, match=r"^the server is stopping$"):
-        engine.submit(request())
-    worker.ends(one.request_id)
-    worker.leave()
-    assert done.get(timeout=SECONDS) is None
-    assert (ended(one).finish_reason, worker.kills, engine.pid) == ("length", 0, None)
-    assert not engine.stats().running
-
-
-def test_a_worker_that_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "CANCEL_SECONDS", 0.01)
-    monkeypatch.setattr(remote_module, "STOP_SECONDS", 0.01)
-    worker, engine = stage.served(), stage.engine
-    [one] = stage.submitted(worker)
-    engine.stop(0.01)
-    wait_until(lambda: engine.pid is None)
-    assert worker.kills == 1
-    assert failed(ended(one), "the server is stopping")
-
-
-def test_stopped_before_it_serves(stage: Stage) -> None:
-    engine = stage.engine
-    engine.start()
-    assert stage.first.heard() == START
-    engine.stop(100.0)
-    assert (stage.first.kills, engine.pid) == (1, None)
-    failure = stage.asks(engine.wait).get(timeout=SECONDS)
-    assert (type(failure), str(failure)) == (DeviceError, KILLED)
