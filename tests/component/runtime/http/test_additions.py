@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
+from rocmforge.tests.support.additions import changed, copy_package, edit, python, recipe
+
 APP = "runtime/http/app.py"
 # A new endpoint of OpenAI's API: how long the names of the models are.
 DOCUMENT = '''
@@ -106,39 +104,11 @@ print(json.dumps([[one.text for one in asked], {path: [*entry.values()][0]["tags
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A copy of what serves, and of the tests' engine."""
-    copy = tmp_path / "rocmforge"
-    for folder in ("runtime", "artifacts", "tests/support"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "tests/__init__.py"):
-        shutil.copy(ROOT / name, copy / name)
-    return copy
-
-
-def edit(path: Path, *changes: tuple[str, str]) -> None:
-    text = path.read_text()
-    for before, after in changes:
-        assert text.count(before) == 1, before
-        text = text.replace(before, after)
-    path.write_text(text)
-
-
-def changed(package: Path) -> set[str]:
-    """Files that are not those of the package copied, but for a new folder of `http/`, which counts as one."""
-    found = [path.relative_to(package) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    new = [
-        path
-        for path in found
-        if not (ROOT / path).is_file() or (package / path).read_bytes() != (ROOT / path).read_bytes()
-    ]
-    return {(path if (ROOT / path.parent).is_dir() else path.parent).as_posix() for path in new}
+    return copy_package(tmp_path, "runtime", "artifacts", "tests/support")
 
 
 def ask(package: Path, *requests: tuple[str, str, Any]) -> Any:
-    command = [sys.executable, "-c", ASK, json.dumps(requests)]
-    where: dict[str, Any] = {"cwd": package.parent, "env": {"PYTHONPATH": str(package.parent)}}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **where)
-    assert not done.returncode, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(python(package, "-c", ASK, json.dumps(requests)).splitlines()[-1])
 
 
 def test_an_endpoint_is_two_files(package: Path) -> None:
@@ -148,7 +118,7 @@ def test_an_endpoint_is_two_files(package: Path) -> None:
     edit(
         room / "models.py", ("    ModelMeta,\n    Throughput,\n", "    ModelMeta,\n    NameLengths,\n    Throughput,\n")
     )
-    assert changed(package) == {"runtime/http/openai/model_schema.py", "runtime/http/openai/models.py"}
+    assert changed(package) == recipe("An endpoint of a known API")
     (answer, refused), paths = ask(package, ("GET", "/v1/lengths", None), ("POST", "/v1/lengths", {}))
     assert json.loads(answer) == {"lengths": [11]}
     assert json.loads(refused)["error"]["message"] == "POST is not allowed here; allowed: GET, HEAD, OPTIONS"
@@ -169,7 +139,7 @@ def test_an_api_is_a_folder_and_its_line(package: Path) -> None:
         ),
         ("    proxy.API,\n", "    proxy.API,\n    shouts.API,\n"),
     )
-    assert changed(package) == {APP, "runtime/http/shouts"}
+    assert changed(package) == recipe("An API")
     body = {"text": "hi"}
     asked = [("POST", "/shouts/new", body), ("POST", "/shouts/new", {**body, "stream": True})]
     (whole, stream, wrong, nowhere), paths = ask(
