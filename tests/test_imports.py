@@ -134,6 +134,13 @@ def test_no_test_imports_from_a_file_of_tests() -> None:
     assert {path.relative_to(ROOT).as_posix(): names for path, names in files.items() if names} == {}
 
 
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = ("artifacts", "cli", "compiler", "kernels", "library", "runtime", "templates", "tools")
+    found = [path.parent.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("__init__.py")]
+    assert sorted(listed) == sorted(["rocmforge", *(".".join(("rocmforge", *path.parts)) for path in found)])
+
+
 def test_what_the_design_names_is_there() -> None:
     """Each file of the two walks of docs/design.md, and each function and class beside its name."""
     text = (ROOT / "docs/design.md").read_text()
