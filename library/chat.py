@@ -10,11 +10,12 @@ from ..artifacts.errors import RequestError, printable
 from ..runtime.engine.generation import FINISH_LENGTH
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.constraints import ConstraintSpec
+from ..runtime.text.continuation import continue_prompt, continues
 from ..runtime.text.control_text import NoMarkError
-from ..runtime.text.reasoning import OPEN, ReasoningSplitter
+from ..runtime.text.reasoning import ReasoningSplitter
 from ..runtime.text.tokenizer import Tokenizer
 from ..runtime.text.tool_calls import ToolCall, ToolCallParser, Turn, join_calls
-from ..runtime.text.tool_prompt import call_schema, describe_tool, spell_out_tools
+from ..runtime.text.tool_prompt import call_schema, spell_out_tools, tool_descriptions
 from .answers import ChatAnswer, Completion
 
 Message = Mapping[str, Any]
@@ -24,21 +25,25 @@ ToolChoice = Literal["auto", "none", "required"]
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; see `tool_prompt.Tool`."""
+
+    name: str
+    description: str | None
+    parameters: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tools:
     """What the model may call, and whether it must.
 
     Attributes:
-        descriptions: as chat templates read them.
+        given: those that it may.
         choice: auto, none or required.
     """
 
-    descriptions: tuple[dict[str, Any], ...] = ()
+    given: tuple[Tool, ...] = ()
     choice: ToolChoice = "auto"
-
-    @property
-    def names(self) -> list[str]:
-        """What may be called."""
-        return [one["function"]["name"] for one in self.descriptions]
 
     def constraint(self, given: ConstraintSpec | None) -> ConstraintSpec | None:
         """What the answer must match: a call where one is required, else what is `given`.
@@ -50,9 +55,7 @@ class Tools:
             return given
         if given is not None:
             raise RequestError(given.parameter, "expected no constraint beside a required tool")
-        functions = [one["function"] for one in self.descriptions]
-        schema = call_schema({one["name"]: one["parameters"] for one in functions})
-        return ConstraintSpec("json_schema", schema, "tools")
+        return ConstraintSpec("json_schema", call_schema(self.given), "tools")
 
 
 def read_tools(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> Tools:
@@ -61,17 +64,17 @@ def read_tools(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> Tools:
     Raises:
         RequestError: one has no name, or one is required and there is none.
     """
-    described = []
+    read = []
     for index, tool in enumerate(tools):
         function = tool.get("function", tool)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise RequestError(f"tools[{index}]", "expected a function that has a name")
-        described.append(describe_tool(function["name"], function.get("description"), function.get("parameters")))
+        read.append(Tool(function["name"], function.get("description"), function.get("parameters")))
     if choice not in ("auto", "none", "required"):
         raise RequestError("tool_choice", f"expected auto, none or required, found {printable(repr(choice))}")
-    if choice == "required" and not described:
+    if choice == "required" and not read:
         raise RequestError("tool_choice", "expected tools beside it, found none")
-    return Tools(() if choice == "none" else tuple(described), choice)
+    return Tools(() if choice == "none" else tuple(read), choice)
 
 
 def read_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -102,27 +105,34 @@ def chat_prompt(
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of a conversation up to the opening of the assistant's turn, and whether they end within reasoning.
 
-    What reads as a control token in a message is text.
+    What reads as a control token in a message is text. A last message of the assistant's is gone on with.
 
     Raises:
         RequestError: these are no messages.
         RocmforgeError: the model's template does not take them.
     """
-    read: Sequence[Message] = read_messages(messages)
+    whole = read_messages(messages)
+    read: Sequence[Message] = whole[:-1] if continues(whole) else whole
     if not template.takes_tools:
-        read = spell_out_tools(read, tools.descriptions)
-    given = {"messages": read, "tools": list(tools.descriptions) or None, "variables": variables}
+        read = spell_out_tools(read, tools.given)
+    given = {
+        "messages": read,
+        "tools": tool_descriptions(tools.given) or None,
+        "variables": variables,
+        "begun": whole[-1] if continues(whole) else None,
+    }
     try:
         hidden, mark = tokenizer.control_texts.hide(given, template.source)
-        text = template.render(
+        opened = template.render(
             cast("Sequence[Message]", hidden["messages"]),
             tools=cast("Sequence[Message] | None", hidden["tools"]),
             **cast("Message", hidden["variables"]),
         )
     except NoMarkError:
         raise RequestError("messages", "expected not every character that is for private use") from None
+    text, inside_reasoning = continue_prompt(opened, cast("Message | None", hidden["begun"]))
     bos = tokenizer.config.bos_token  # many templates write it themselves; twice would change the answer
-    return tuple(tokenizer.encode(text, not (bos and text.startswith(bos)), mark=mark)), text.rstrip().endswith(OPEN)
+    return tuple(tokenizer.encode(text, not (bos and text.startswith(bos)), mark=mark)), inside_reasoning
 
 
 class AnswerReader:
@@ -136,7 +146,8 @@ class AnswerReader:
 
     def __init__(self, tools: Tools, inside_reasoning: bool, constrained: bool) -> None:
         self._splitter = ReasoningSplitter(inside_reasoning and not constrained)
-        self._parser = ToolCallParser(tools.names, tools.choice == "required") if tools.names else None
+        names = {tool.name for tool in tools.given}
+        self._parser = ToolCallParser(names, tools.choice == "required") if names else None
         self._reasoning: list[str] = []
         self._turns: list[Turn] = []
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-# The form that Hermes was trained on.
+# Models whose template knows of no tools are told of them here, in the form that Hermes was trained on.
 _INSTRUCTIONS: Final = (
     "You may call one or more functions to assist with the user's request. The functions, one JSON object a line:\n"
     "<tools>\n{tools}\n</tools>\n"
@@ -15,25 +15,42 @@ _INSTRUCTIONS: Final = (
 )
 
 
-def describe_tool(name: str, description: str | None, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A tool as chat templates read it; `parameters` is a JSON schema."""
-    return {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": description or "",
-            "parameters": parameters or {"type": "object", "properties": {}},
-        },
-    }
+class Tool(Protocol):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    @property
+    def name(self) -> str:
+        """By which it is called."""
+
+    @property
+    def description(self) -> str | None:
+        """What it does."""
+
+    @property
+    def parameters(self) -> dict[str, Any] | None:
+        """What it takes; None: any object."""
 
 
-def spell_out_tools(
-    messages: Sequence[Mapping[str, Any]], descriptions: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """A conversation in plain text: who may be called, calls, and results."""
+def tool_descriptions(tools: Sequence[Tool]) -> list[dict[str, object]]:
+    """Tools as chat templates read them."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description or "",
+                "parameters": tool.parameters or {"type": "object", "properties": {}},
+            },
+        }
+        for tool in tools
+    ]
+
+
+def spell_out_tools(messages: Sequence[Mapping[str, object]], tools: Sequence[Tool]) -> list[Mapping[str, object]]:
+    """A conversation in plain text, for a template that knows of no tools: who may be called, calls, and results."""
     spelled = [_spelled(message) for message in messages]
-    if descriptions:
-        lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in descriptions)
+    if tools:
+        lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tool_descriptions(tools))
         text = _INSTRUCTIONS.format(tools=lines)
         if spelled and spelled[0]["role"] == "system":
             spelled[0] = {**spelled[0], "content": f"{spelled[0]['content']}\n\n{text}"}
@@ -42,7 +59,7 @@ def spell_out_tools(
     return spelled
 
 
-def _spelled(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def _spelled(message: Mapping[str, object]) -> Mapping[str, object]:
     if message["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
     calls = message.get("tool_calls")
@@ -53,19 +70,18 @@ def _spelled(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"role": message["role"], "content": content}
 
 
-def call_schema(tools: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
-    """JSON schema of a call of one of the tools, `{"name": ..., "arguments": {...}}`; by name, what each takes."""
-    calls = list(tools.items())
-    if len(calls) == 1:
-        return _one_call(*calls[0], "#")
-    return {"anyOf": [_one_call(*call, f"#/anyOf/{index}") for index, call in enumerate(calls)]}
+def call_schema(tools: Sequence[Tool]) -> dict[str, object]:
+    """JSON schema of a call of one of the tools: `{"name": ..., "arguments": {...}}`."""
+    if len(tools) == 1:
+        return _one_call(tools[0], "#")
+    return {"anyOf": [_one_call(tool, f"#/anyOf/{index}") for index, tool in enumerate(tools)]}
 
 
-def _one_call(name: str, parameters: Mapping[str, Any] | None, at: str) -> dict[str, Any]:
-    arguments = _moved(parameters or {"type": "object"}, f"{at}/properties/arguments")
+def _one_call(tool: Tool, at: str) -> dict[str, object]:
+    arguments = _moved(tool.parameters or {"type": "object"}, f"{at}/properties/arguments")
     return {
         "type": "object",
-        "properties": {"name": {"const": name}, "arguments": arguments},
+        "properties": {"name": {"const": tool.name}, "arguments": arguments},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
@@ -75,7 +91,7 @@ def _moved(schema: object, at: str) -> object:
     """A schema whose references within itself hold where it lies at the pointer `at` of another."""
     if isinstance(schema, list):
         return [_moved(item, at) for item in schema]
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         return schema
     moved = {key: _moved(value, at) for key, value in schema.items()}
     reference = moved.get("$ref")

@@ -127,6 +127,8 @@ def test_chats_are_those_of_the_server(model: Model, server: Server) -> None:
     longer = [*TALK, answers[0].message, {"role": "user", "content": "And of Spain?"}]
     again = model.chat(longer, params)
     assert again.content == chat_served(server, longer)["message"]["content"]
+    begun = [*TALK, {"role": "assistant", "content": "The capital is"}]
+    assert model.chat(begun, params).content == chat_served(server, begun)["message"]["content"]
     pieces = list(model.stream_chat(longer, params))
     assert ("".join(piece.content for piece in pieces), pieces[-1].answer) == (again.content, again)
 

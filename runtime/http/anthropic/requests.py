@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from ....artifacts.errors import RequestError
 from ...text.constraints import ConstraintSpec
+from ...text.continuation import continues
 from ..core.body import convert
 from ..core.conditions import Conditions
-from ..core.continuation import continues
 from ..core.conversation import Conversation, Message
 from ..core.errors import UnsupportedError
 from .schema import Block, CountRequest, InputMessage, MessagesRequest

@@ -6,13 +6,8 @@ The messages before it are rendered up to the opening of the assistant's turn, a
 from __future__ import annotations
 
 from ....artifacts.errors import RequestError
-from ...text.reasoning import CLOSE, OPEN
+from ...text.continuation import continues
 from .conversation import Conversation, Message
-
-
-def continues(messages: tuple[Message, ...]) -> bool:
-    """Whether the last message is the assistant's, and can be gone on with."""
-    return bool(messages) and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
 
 
 def check_continues(messages: tuple[Message, ...], asked: bool | None, add_generation_prompt: bool | None) -> bool:
@@ -41,22 +36,3 @@ def split_last(conversation: Conversation) -> tuple[tuple[Message, ...], Message
     """The messages to render, and the one to go on with."""
     messages = conversation.messages
     return (messages[:-1], messages[-1]) if conversation.continue_final else (messages, None)
-
-
-def continue_prompt(opened: str, message: Message | None) -> tuple[str, bool]:
-    """A prompt that ends with the opening of the assistant's turn, with what it has said, if anything.
-
-    Its reasoning stands in its markers before the content, and is gone on with where there is no content yet.
-
-    Returns:
-        The text, and whether it ends within reasoning.
-    """
-    opening = opened.rstrip()
-    is_open = opening.endswith(OPEN)
-    if message is None:
-        return opened, is_open
-    content, reasoning = str(message.get("content") or ""), str(message.get("reasoning_content") or "")
-    if opening.endswith(CLOSE) or not (is_open or reasoning):  # the template has it think of nothing, or it did not
-        return opened + content, False
-    begun = opened + (reasoning if is_open else f"{OPEN}\n{reasoning}")
-    return (f"{begun}\n{CLOSE}\n\n{content}", False) if content else (begun, True)

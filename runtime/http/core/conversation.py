@@ -9,6 +9,7 @@ from typing import Literal
 
 from ....artifacts.errors import RequestError
 from ...text.constraints import ConstraintSpec
+from ...text.tool_prompt import call_schema
 from .conditions import Conditions
 from .schema import FunctionTool
 
@@ -110,84 +111,6 @@ def thinking_variables(effort: str | None) -> dict[str, object]:
     if effort is None:
         return {}
     return {"reasoning_effort": effort, "enable_thinking": effort not in ("none", "minimal")}
-
-
-def call_schema(tools: Sequence[FunctionTool]) -> dict[str, object]:
-    """JSON schema of a call of one of the tools: `{"name": ..., "arguments": {...}}`."""
-    if len(tools) == 1:
-        return _one_call(tools[0], "#")
-    return {"anyOf": [_one_call(tool, f"#/anyOf/{index}") for index, tool in enumerate(tools)]}
-
-
-def _one_call(tool: FunctionTool, at: str) -> dict[str, object]:
-    arguments = _moved(tool.parameters or {"type": "object"}, f"{at}/properties/arguments")
-    return {
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": arguments},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
-
-
-def _moved(schema: object, at: str) -> object:
-    """A schema whose references within itself hold where it lies at the pointer `at` of another."""
-    if isinstance(schema, list):
-        return [_moved(item, at) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {key: _moved(value, at) for key, value in schema.items()}
-    reference = moved.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#"):
-        moved["$ref"] = at + reference[1:]
-    return moved
-
-
-# Models whose template knows of no tools are told of them here, in the form that Hermes was trained on.
-_INSTRUCTIONS = (
-    "You may call one or more functions to assist with the user's request. The functions, one JSON object a line:\n"
-    "<tools>\n{tools}\n</tools>\n"
-    "To call a function, answer with a JSON object of its name and arguments, within these tags:\n"
-    '<tool_call>\n{{"name": "<name of the function>", "arguments": {{...}}}}\n</tool_call>'
-)
-
-
-def tool_descriptions(tools: Sequence[FunctionTool]) -> list[dict[str, object]]:
-    """Tools as chat templates read them."""
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description or "",
-                "parameters": tool.parameters or {"type": "object", "properties": {}},
-            },
-        }
-        for tool in tools
-    ]
-
-
-def spell_out_tools(messages: Sequence[Message], tools: Sequence[FunctionTool]) -> list[Message]:
-    """A conversation in plain text, for a template that knows of no tools: who may be called, calls, and results."""
-    spelled = [_spelled(message) for message in messages]
-    if tools:
-        lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tool_descriptions(tools))
-        text = _INSTRUCTIONS.format(tools=lines)
-        if spelled and spelled[0]["role"] == "system":
-            spelled[0] = {**spelled[0], "content": f"{spelled[0]['content']}\n\n{text}"}
-        else:
-            spelled.insert(0, {"role": "system", "content": text})
-    return spelled
-
-
-def _spelled(message: Message) -> Message:
-    if message["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    texts = [f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls]
-    content = "\n".join([*([str(message["content"])] if message["content"] else []), *texts])
-    return {"role": message["role"], "content": content}
 
 
 def read_arguments(arguments: object, where: str) -> dict[str, object]:

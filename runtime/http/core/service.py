@@ -9,11 +9,13 @@ from typing import cast
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
 from ...engine.generation import Constraint, EngineApi, GenerationRequest
 from ...text.constraints import ConstraintSpec
+from ...text.continuation import continue_prompt
 from ...text.control_text import NoMarkError, shown
 from ...text.tokenizer import TooManyTokensError
+from ...text.tool_prompt import spell_out_tools, tool_descriptions
 from .conditions import SEED_BITS, Conditions
-from .continuation import continue_prompt, split_last
-from .conversation import Conversation, Message, spell_out_tools, tool_descriptions
+from .continuation import split_last
+from .conversation import Conversation, Message
 from .errors import ContextLengthError, UnsupportedError
 from .text_apis import ChatTemplateApi, ConstraintApi, Look, TokenizerApi
 from .token_cache import TokenCache

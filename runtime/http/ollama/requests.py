@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from ....artifacts.errors import RequestError
 from ...engine.generation import SamplingParams
 from ...text.constraints import ConstraintSpec
+from ...text.continuation import continues
 from ..core.body import kind_of
 from ..core.conditions import Conditions, read_conditions
-from ..core.continuation import continues
 from ..core.conversation import Conversation, Message, read_arguments, thinking_variables
 from ..core.errors import UnsupportedError
 from ..core.sampling_schema import repeat_numbers

@@ -21,13 +21,12 @@ from rocmforge.runtime.http.core.conditions import (
 from rocmforge.runtime.http.core.conversation import (
     Conversation,
     TextTool,
-    call_schema,
     choose_tool,
-    spell_out_tools,
     thinking_variables,
 )
 from rocmforge.runtime.http.core.schema import FunctionTool, JsonSchemaFormat, ResponseFormat, SamplingFields
 from rocmforge.runtime.text.constraints import ConstraintSpec
+from rocmforge.runtime.text.tool_prompt import call_schema, spell_out_tools
 
 VOCAB = 300
 

@@ -7,7 +7,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.http.core.continuation import continue_prompt
+from rocmforge.runtime.text.continuation import continue_prompt
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, make_app
 
 ASK = {"role": "user", "content": "Who?"}
