@@ -49,7 +49,7 @@ print(json.dumps([float(np.abs(found - expected).max()), float(np.abs(expected).
 """
 
 
-ALL = ("artifacts", "cli", "compiler", "kernels", "runtime", "templates", "tools", "tests/oracles")
+ALL = ("artifacts", "cli", "compiler", "kernels", "library", "runtime", "templates", "tools", "tests/oracles")
 
 
 @pytest.fixture
