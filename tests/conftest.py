@@ -16,6 +16,7 @@ from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
+from rocmforge.tests.support.once import made_once
 from rocmforge.tests.support.process import Server, serving
 
 
@@ -69,10 +70,12 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory) -> BuildCache:
 @pytest.fixture(scope="session")
 def smollm2_path(smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2's bundle, on disk."""
-    goal = tmp_path_factory.mktemp("bundle") / "smollm2.rfb"
-    with PlainProgress() as progress:
-        compile_model(CompileOptions(smollm2_gguf, goal), build_cache, progress, make_golden)
-    return goal
+
+    def make(goal: Path) -> None:
+        with PlainProgress() as progress:
+            compile_model(CompileOptions(smollm2_gguf, goal), build_cache, progress, make_golden)
+
+    return made_once(tmp_path_factory, "smollm2.rfb", make)
 
 
 @pytest.fixture(scope="session")

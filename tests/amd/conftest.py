@@ -16,9 +16,11 @@ from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
 from rocmforge.tests.amd.runtime import FIGURES, Compiled, Runtime
+from rocmforge.tests.support.once import made_once
 from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime
 from rocmforge.tools.generate.fixtures import write_model
 
+BOTH = ("gfx1100", "gfx942", "host")
 ALWAYS = "trixie"  # Debian's stable suite: what must always be had where Debian is
 
 
@@ -79,8 +81,8 @@ def experimental() -> Runtime:
 def compiled(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Compiles a model for some arches."""
 
-    def make(model: Path, *arches: str, toolchain: str = "zig", name: str = "") -> Path:
-        goal = tmp_path_factory.mktemp("bundle") / f"{name or model.stem}.rfb"
+    def make(model: Path, *arches: str, toolchain: str = "zig", name: str = "", goal: Path | None = None) -> Path:
+        goal = goal or tmp_path_factory.mktemp("bundle") / f"{name or model.stem}.rfb"
         with PlainProgress() as progress:
             options = CompileOptions(model, goal, arches, toolchain=toolchain)
             compile_model(options, build_cache, progress, make_golden)
@@ -96,12 +98,20 @@ def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small(compiled: Compiled, small_gguf: Path) -> Path:
+def small(compiled: Compiled, small_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It, for gfx1100 and gfx942."""
-    return compiled(small_gguf, "gfx1100", "gfx942", "host")
+
+    def make(goal: Path) -> None:
+        compiled(small_gguf, *BOTH, goal=goal)
+
+    return made_once(tmp_path_factory, "gpu/small.rfb", make)
 
 
 @pytest.fixture(scope="session")
-def smollm2_gpu(compiled: Compiled, smollm2_gguf: Path) -> Path:
+def smollm2_gpu(compiled: Compiled, smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 for the same."""
-    return compiled(smollm2_gguf, "gfx1100", "gfx942", "host", name="smollm2")
+
+    def make(goal: Path) -> None:
+        compiled(smollm2_gguf, *BOTH, goal=goal)
+
+    return made_once(tmp_path_factory, "gpu/smollm2.rfb", make)

@@ -11,6 +11,7 @@ import pytest
 from rocmforge.artifacts.arguments import TensorRef
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.hip import installed_arches
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.support.process import refused, rfc
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -18,22 +19,22 @@ no_gpu = pytest.mark.skipif(bool(installed_arches()), reason="this machine has a
 
 
 @pytest.fixture(scope="module")
-def fat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fat(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model for a GPU and the host."""
     path = write_model(tmp_path_factory.mktemp("fat") / "fat.gguf", num_layers=1)
-    done = rfc("compile", path, "--arch", "gfx1100", "--arch", "host", "--cache-dir", path.parent / "cache")
+    done = rfc("compile", path, "--arch", "gfx1100", "--arch", "host", "--cache-dir", build_cache.root)
     assert done.returncode == 0, done.stderr
     return path.with_suffix(".rfb")
 
 
 @pytest.fixture(scope="module")
-def gpu_only(fat: Path) -> Path:
+def gpu_only(fat: Path, build_cache: BuildCache) -> Path:
     """The same for the GPU alone."""
     goal = fat.parent / "gpu.rfb"
     done = rfc(
         "compile",
         fat.with_suffix(".gguf"),
-        *("-o", goal, "--arch", "gfx1100", "--toolchain", "auto", "--cache-dir", fat.parent / "cache"),
+        *("-o", goal, "--arch", "gfx1100", "--toolchain", "auto", "--cache-dir", build_cache.root),
     )
     assert done.returncode == 0, done.stderr
     return goal

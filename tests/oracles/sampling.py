@@ -41,12 +41,12 @@ def typical(x: npt.NDArray[np.float64], typical_p: float, shift: float) -> npt.N
 
 
 def draw(
-    logits: Logits, s: RowSampling, top_p: float, min_p: float, point: float, typical_p: float = 1.0, shift: float = 0.0
-) -> int:
-    """The token at `point` of the distribution that is left after all filters, in float64."""
+    logits: Logits, s: RowSampling, top_p: float, min_p: float, points: list[float], typical_p: float, shift: float
+) -> set[int]:
+    """The tokens at `points` of the distribution that is left after all filters, in float64."""
     x = logits.astype(np.float64)
     if s.temperature == 0:
-        return int(np.argmax(x))
+        return {int(np.argmax(x))}
     ids = np.arange(len(x))
     weights = np.exp((x - x.max()) / s.temperature)
     if 0 < s.top_k < len(x) or s.top_p < 1:
@@ -57,7 +57,8 @@ def draw(
     if s.typical_p < 1:
         ids = ids[typical(x[ids] / s.temperature, typical_p, shift)]
     cumulative = np.cumsum(weights[ids])
-    return int(ids[min(np.searchsorted(cumulative, point * cumulative[-1], side="right"), len(ids) - 1)])
+    found = np.searchsorted(cumulative, np.array(points) * cumulative[-1], side="right")
+    return set(ids[np.minimum(found, len(ids) - 1)].tolist())
 
 
 def acceptable(logits: Logits, s: RowSampling) -> set[int]:
@@ -69,13 +70,14 @@ def acceptable(logits: Logits, s: RowSampling) -> set[int]:
     off = 2 * WEIGHT_ERROR
     # The mean of x, at most 87, is as exact as its weights and x itself.
     nudges = [(t, d) for t in (1 - off, 1, 1 + off) for d in (-87 * off, 0, 87 * off)] if s.typical_p < 1 else [(1, 0)]
-    return {
-        draw(logits, s, s.top_p * a, s.min_p * b, min(point * c, 1.0), s.typical_p * t, d)
-        for t, d in nudges
+    points = [min(point * c, 1.0) for c in (1 - off, 1, 1 + off)]
+    limits = {
+        (s.top_p * a, s.min_p * b)
         for a in (1 - off, 1, 1 + off)
         for b in (1 - off, 1, min(1 + off, 1 / max(s.min_p, 1e-9)))
-        for c in (1 - off, 1, 1 + off)
     }
+    drawn = (draw(logits, s, *limit, points, s.typical_p * t, d) for t, d in nudges for limit in limits)
+    return set().union(*drawn)
 
 
 def random_sampling(random: np.random.Generator) -> RowSampling:

@@ -77,14 +77,15 @@ def test_logits_against_the_float32_reference(
     ids = np.random.default_rng(5).integers(0, 320, 40).tolist()
     reference = ReferenceModel(path)
     expected, hidden = reference.forward(ids), reference.hidden(ids)
+    bundle = compiled(path, build_cache)
     for level in LEVELS:
-        with compiled(path, build_cache) as bundle:
-            program = load_host_program(bundle, 64, 2, level)
-            found, states = run(program, [(0, 0, ids)]), program.hidden(0, len(ids))
-            program.close()
+        program = load_host_program(bundle, 64, 2, level)
+        found, states = run(program, [(0, 0, ids)]), program.hidden(0, len(ids))
+        program.close()
         assert np.isfinite(found).all()
         error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
         assert error < relative_tolerance(quantization), (level, error)
         # The same bound: the logits' without the output matrix's share.
         error = np.sqrt(np.mean((states - hidden) ** 2) / np.mean(hidden**2))
         assert error < relative_tolerance(quantization), (level, error)
+    bundle.close()
