@@ -69,7 +69,7 @@ class Step:
 
 
 def spec(template: str, **parameters: Parameter) -> KernelSpec:
-    """A kernel of templates/host."""
+    """A kernel of kernels/host."""
     return KernelSpec(template, tuple(sorted(parameters.items())))
 
 

@@ -7,6 +7,7 @@ import re
 from .decode import EXEC, VCC, Instruction
 from .lower import FLOAT_TYPES, HALF_TYPES, ROW_ACC, ROW_TEMPORARY, Lowering
 from .structures import Kind, Operand
+from .vector_operands import codes_of, destination_shift, is_short, operand_of, sources_of
 
 # Operation with an accumulator: handler, and the order of sources 0, 1, destination and literal.
 _ACCUMULATE = {
@@ -72,41 +73,6 @@ def lower_vector(lowering: Lowering, instruction: Instruction) -> None:
         _lower_plain(lowering, instruction)
 
 
-def _modifiers(instruction: Instruction) -> tuple[int, int]:
-    """abs and neg bits, from the VOP3 fields or the DPP or SDWA word."""
-    where = instruction.extra if "neg" in instruction.extra else instruction.fields
-    return where.get("abs", 0), where.get("neg", 0)
-
-
-def _is_short(instruction: Instruction) -> bool:
-    return instruction.format in ("VOP1", "VOP2", "VOPC")
-
-
-def _half_of(instruction: Instruction, code: int, index: int) -> tuple[int, int]:
-    """Register code and bit shift of a 16-bit source: short forms use the register number's bit 7, VOP3 op_sel."""
-    if _is_short(instruction):
-        # The 16-bit forms reach v0 to v127; a higher number is the high half (LLVM: "true16").
-        return (code - 128, 16) if code >= 256 + 128 else (code, 0)
-    return code, 16 if instruction.fields.get("opsel", 0) >> index & 1 else 0
-
-
-def _operand(lowering: Lowering, instruction: Instruction, code: int, kind: str, index: int) -> Operand:
-    """Source operand number `index` with its modifiers."""
-    shift = 0
-    if kind in HALF_TYPES and lowering.rdna:
-        code, shift = _half_of(instruction, code, index)
-    elif kind in HALF_TYPES and not _is_short(instruction):
-        shift = 16 if instruction.fields.get("opsel", 0) >> index & 1 else 0
-    operand = lowering.source(instruction, code, kind)
-    operand.shift = shift
-    absolute, negate = _modifiers(instruction)
-    return lowering.modify(operand, kind, absolute >> index & 1, negate >> index & 1)
-
-
-def _codes(instruction: Instruction) -> list[int]:
-    return [instruction.fields[key] for key in ("src0", "src1", "src2") if key in instruction.fields]
-
-
 def _lower_plain(lowering: Lowering, instruction: Instruction) -> None:
     name = instruction.name
     if name in _DOTS or (name in _ACCUMULATE and _ACCUMULATE[name][0] in _DOTS):
@@ -127,80 +93,14 @@ def _lower_plain(lowering: Lowering, instruction: Instruction) -> None:
         raise lowering.refuse(instruction, "the emulator has no such operation")
     if handler.startswith("v_s_"):
         kind = types[1]
-        operand = _operand(lowering, instruction, instruction.fields["src0"], kind, 0)
+        operand = operand_of(lowering, instruction, instruction.fields["src0"], kind, 0)
         lowering.emit(handler, [operand], dst=lowering.scalar_index(instruction.fields["vdst"]))
         return
     packed = types[0] == "pk"
-    sources = _sources(lowering, instruction, types, order, packed)
+    sources = sources_of(lowering, instruction, types, order, packed)
     sources[0] = lowering.permuted(instruction, sources[0])
     _emit_result(lowering, instruction, handler, types[0], sources)
     lowering.finish_permuted(instruction)
-
-
-def _sources(
-    lowering: Lowering, instruction: Instruction, types: tuple[str, ...], order: str, packed: bool
-) -> list[Operand]:
-    make = _packed_operand if packed else _operand
-    codes = _codes(instruction)
-    if order:
-        literal = lowering.constant(instruction.literal or 0)
-        result = []
-        for position, where in enumerate(order):
-            if where == "k":
-                result.append(literal)
-            elif where == "d":
-                result.append(_destination_as_source(lowering, instruction, types[0], packed))
-            else:
-                kind = types[position + 1]
-                result.append(_dispatch(make, lowering, instruction, codes[int(where)], kind, int(where)))
-        return result
-    result = []
-    for index, kind in enumerate(types[1:]):
-        if index >= len(codes):
-            # Short forms of three-source operations read VCC; packed ones ignore what they do not use.
-            result.append(lowering.scalar(VCC) if kind == "mask" else lowering.constant(0))
-        else:
-            result.append(_dispatch(make, lowering, instruction, codes[index], kind, index))
-    return result
-
-
-def _dispatch(make: object, lowering: Lowering, instruction: Instruction, code: int, kind: str, index: int) -> Operand:
-    if kind == "pk" or make is _packed_operand:
-        return _packed_operand(lowering, instruction, code, kind, index)
-    return _operand(lowering, instruction, code, kind, index)
-
-
-def _destination_as_source(lowering: Lowering, instruction: Instruction, kind: str, packed: bool) -> Operand:
-    row = instruction.fields["vdst"]
-    operand = lowering.row(row)
-    if packed:
-        operand.shift_high = 16
-    elif kind in HALF_TYPES and lowering.rdna:
-        operand.shift = _destination_shift(instruction)
-        operand.index = row & 127 if _is_short(instruction) else row
-    return operand
-
-
-def _destination_shift(instruction: Instruction) -> int:
-    if _is_short(instruction):
-        return 16 if instruction.fields["vdst"] >= 128 else 0
-    return 16 if instruction.fields.get("opsel", 0) & 8 else 0
-
-
-def _packed_operand(lowering: Lowering, instruction: Instruction, code: int, kind: str, index: int) -> Operand:
-    """A source of a packed operation: op_sel chooses a half for the low result, op_sel_hi one for the high."""
-    fields = instruction.fields
-    operand = lowering.source(instruction, code, "pk f16" if kind in ("f16", "pk") else "pk")
-    if instruction.format == "VOP2":
-        operand.shift_high = 16
-        return operand
-    operand.shift = 16 if fields["opsel"] >> index & 1 else 0
-    # Two-operand dots in VOP3 (not packed) have no op_sel_hi: their sources are whole words.
-    high = fields["opsel_hi"] >> index & 1 if "opsel_hi" in fields else 1
-    operand.shift_high = 16 if high else 0
-    negate_high = fields.get("neg_hi", fields["neg"])
-    operand.xor_mask = (fields["neg"] >> index & 1) << 15 | (negate_high >> index & 1) << 31
-    return operand
 
 
 def _emit_result(lowering: Lowering, instruction: Instruction, handler: str, kind: str, sources: list[Operand]) -> None:
@@ -216,12 +116,12 @@ def _emit_result(lowering: Lowering, instruction: Instruction, handler: str, kin
         raise lowering.refuse(instruction, "output modifier")
     row, shift, keep = fields["vdst"], 0, 0
     if kind in HALF_TYPES:
-        shift = _destination_shift(instruction) if lowering.rdna or not _is_short(instruction) else 0
-        row = row & 127 if lowering.rdna and _is_short(instruction) else row
+        shift = destination_shift(instruction) if lowering.rdna or not is_short(instruction) else 0
+        row = row & 127 if lowering.rdna and is_short(instruction) else row
         keep = int(not lowering.family.zero_high)
     dst2 = 0
     if handler in _CARRY_VCC:
-        dst2 = VCC if _is_short(instruction) else lowering.scalar_index(fields["sdst"])
+        dst2 = VCC if is_short(instruction) else lowering.scalar_index(fields["sdst"])
     elif instruction.format == "VOP3SD":
         dst2 = lowering.scalar_index(fields["sdst"])
     lowering.emit(handler, sources, dst=row, dst2=dst2, clamp=clamp, omod=omod, dst_shift=shift, keep_high=keep)
@@ -241,8 +141,8 @@ def _lower_compare(lowering: Lowering, instruction: Instruction) -> None:
         destination = instruction.extra["sdst"]
     if exec_too and lowering.rdna:
         destination = EXEC
-    codes = _codes(instruction)
-    sources = [_operand(lowering, instruction, codes[i], types[1 + i], i) for i in range(2)]
+    codes = codes_of(instruction)
+    sources = [operand_of(lowering, instruction, codes[i], types[1 + i], i) for i in range(2)]
     if instruction.extra_kind == "sdwa":
         sources = [_cut(lowering, instruction, s, i, types[1 + i]) for i, s in enumerate(sources)]
     sources[0] = lowering.permuted(instruction, sources[0])
@@ -262,7 +162,7 @@ def _lower_dot(lowering: Lowering, instruction: Instruction) -> None:
         if where == "d":
             sources.append(lowering.row(fields["vdst"]))
             continue
-        operand = lowering.source(instruction, _codes(instruction)[index], "u32")
+        operand = lowering.source(instruction, codes_of(instruction)[index], "u32")
         operand.shift_high = 16
         if types[1 + index] == "pk" and instruction.format == "VOP3P":
             operand.shift = 16 * (fields["opsel"] >> index & 1)
@@ -277,7 +177,7 @@ def _lower_dot(lowering: Lowering, instruction: Instruction) -> None:
 def _lower_mixed(lowering: Lowering, instruction: Instruction) -> None:
     fields = instruction.fields
     sources, halves = [], 0
-    for index, code in enumerate(_codes(instruction)):
+    for index, code in enumerate(codes_of(instruction)):
         half = fields["opsel_hi"] >> index & 1
         operand = lowering.source(instruction, code, "f16" if half else "f32")
         operand.shift = 16 if half and fields["opsel"] >> index & 1 else 0
@@ -300,7 +200,7 @@ def _lower_pairs(lowering: Lowering, instruction: Instruction) -> None:
     fields = instruction.fields
     count = len(lowering.types(instruction.name)) - 1
     sources = []
-    for index, code in enumerate(_codes(instruction)[:count]):
+    for index, code in enumerate(codes_of(instruction)[:count]):
         operand = lowering.source(instruction, code, "f32")
         if operand.kind in (Kind.VECTOR, Kind.SCALAR):
             operand.shift = fields["opsel"] >> index & 1
@@ -320,13 +220,13 @@ def _lower_bitop3(lowering: Lowering, instruction: Instruction) -> None:
     if instruction.name != "v_bitop3_b32":
         raise lowering.refuse(instruction, "the emulator has no such operation")
     table = fields["omod"] << 6 | fields["abs"] << 3 | fields["neg"]
-    sources = [lowering.source(instruction, code, "u32") for code in _codes(instruction)]
+    sources = [lowering.source(instruction, code, "u32") for code in codes_of(instruction)]
     lowering.emit("v_bitop3_b32", sources, dst=fields["vdst"], imm=[table])
 
 
 def _lower_lanes(lowering: Lowering, instruction: Instruction) -> None:
     name, fields = instruction.name, instruction.fields
-    codes = _codes(instruction)
+    codes = codes_of(instruction)
     opsel = fields.get("opsel", 0)
     if name.startswith(("v_permlane16_swap", "v_permlane32_swap")):
         lanes = 16 if "16" in name else 32
@@ -384,7 +284,7 @@ def _lower_sdwa(lowering: Lowering, instruction: Instruction) -> None:
     types = lowering.types(handler)
     if not types or "pk" in types:
         raise lowering.refuse(instruction, "the emulator has no such operation with SDWA")
-    sources = _sources(lowering, instruction, types, order, packed=False)
+    sources = sources_of(lowering, instruction, types, order, packed=False)
     sources = [_cut(lowering, instruction, s, i, types[1 + i]) for i, s in enumerate(sources)]
     extra, row = instruction.extra, instruction.fields["vdst"]
     if extra["dst_sel"] == 6:
@@ -411,7 +311,7 @@ def _lower_dual(lowering: Lowering, instruction: Instruction) -> None:
         )
     x, y = halves
     target = x.fields["vdst"]
-    reads = {code - 256 for code in _codes(y)} | {y.fields["vdst"]}
+    reads = {code - 256 for code in codes_of(y)} | {y.fields["vdst"]}
     if target not in reads:
         _lower_plain(lowering, x)
         _lower_plain(lowering, y)

@@ -90,7 +90,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "tools/emulator/lower_scalar.py": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("encodings", "global_memory", "operations", "memory", "traps")
     ),
-    "tools/emulator/lower_vector.py": tuple(
+    "tools/emulator/*vector*.py": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("encodings", "lane_operations", "operations", "lanes", "arithmetic")
     ),
     "tools/emulator/decode.py": tuple(
