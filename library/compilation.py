@@ -60,8 +60,7 @@ def compile_bundle(
 
     Raises:
         InputError: a file is not what it should be, or the model is not supported.
-        ToolchainError: a compiler is missing, or failed.
-        UsageError: an option has no such value.
+        ToolchainError, UsageError: a compiler is missing, or failed; an option has no such value.
     """
     from ..compiler.build_cache import BuildCache, default_cache_dir
     from ..compiler.compile import compile_model

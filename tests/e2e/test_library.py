@@ -15,9 +15,12 @@ import pytest
 
 import rocmforge
 from rocmforge import GenerationParams, Model, RequestError, RocmforgeError
+from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.process import Server
 
 PROMPTS = ["The capital of France is", "Once upon a time", "def fibonacci(n):", "1, 2, 3,"]
+DATA = Path(__file__).parents[1] / "data"
+TOKENS = "smollm2_token_ids.json"
 GREEDY = GenerationParams(max_tokens=16, temperature=0.0)
 DRAWN: dict[str, Any] = {"temperature": 0.9, "top_k": 30, "top_p": 0.9, "min_p": 0.01, "seed": 5}
 PENALTIES: dict[str, Any] = {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.2}
@@ -167,6 +170,23 @@ def test_scores_are_the_servers_log_probabilities(model: Model, server: Server) 
     pair = model.score(PROMPTS[:2], [" Paris", " there"])
     assert pair[0] == model.score(PROMPTS[0], " Paris")
     assert pair[0].total == pytest.approx(score.logprobs[0])
+
+
+def test_scores_are_near_those_of_the_reference(model: Model, smollm2_gguf: Path) -> None:
+    """That is float32 in NumPy. The error of logits is rms 0.371 at most: see `test_accuracy`."""
+    ids = model.encode("The capital of France is Paris, and that of Italy is Rome. Water boils at 100 degrees.")
+    logits = ReferenceModel(smollm2_gguf).forward(list(ids)).astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    errors = np.array(model.score(ids[:1], ids[1:]).logprobs) - logprobs[np.arange(len(ids) - 1), ids[1:]]
+    assert np.sqrt(np.mean(errors**2)) <= 0.371
+
+
+def test_texts_have_llama_cpps_tokens(model: Model) -> None:
+    texts, golden = (json.loads((DATA / name).read_text("utf-8")) for name in ("hard_strings.json", TOKENS))
+    assert len(texts) == len(golden) > 50
+    for text, ids in zip(texts, golden, strict=True):
+        assert list(model.encode(text, add_special=False)) == ids
 
 
 def test_output_obeys_what_it_must_match(model: Model) -> None:

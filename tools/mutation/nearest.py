@@ -198,7 +198,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "e2e/test_cli.py",
         "e2e/test_compile_faults.py",
     ),
-    "library/*": ("e2e/test_library.py", "unit/runtime/test_terminal.py"),
+    "library/*": (
+        "unit/library/test_chat.py",
+        "unit/library/test_params.py",
+        "e2e/test_library.py",
+        "unit/runtime/test_terminal.py",
+    ),
     "runtime/engine/scheduler.py": ("test_engine_speculation.py",),
     "runtime/engine/recovery.py": ("test_engine_faults.py", "test_engine_serving.py"),
     "runtime/engine/step.py": ("test_scheduler.py", "test_engine_scores.py"),

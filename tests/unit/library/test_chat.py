@@ -1,0 +1,106 @@
+"""Conversations of the library: what is asked, how a template is told of it, and how an answer is parted."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from rocmforge.artifacts.errors import RequestError
+from rocmforge.library.answers import ChatAnswer, Completion
+from rocmforge.library.chat import AnswerReader, Tools, chat_prompt, read_messages, read_tools
+from rocmforge.runtime.text.chat import ChatTemplate
+from rocmforge.runtime.text.constraints import ConstraintSpec
+from rocmforge.runtime.text.tool_calls import ToolCall
+from rocmforge.tests.support.tokenizers import TINY
+
+GO: dict[str, Any] = {"name": "go", "description": "Go.", "parameters": {"type": "object"}}
+TALK = [{"role": "user", "content": "hi"}]
+NONE = Tools()
+COMPLETION = Completion("", (1,), "eos", 3)
+
+
+def answered(pieces: list[str], tools: Tools = NONE, inside: bool = False, reason: str = "eos") -> ChatAnswer:
+    reader = AnswerReader(tools, inside, tools.choice == "required")
+    said = [reader.read(piece, None) for piece in pieces] + [reader.read("", reason)]
+    answer = reader.answer(COMPLETION)
+    assert ("".join(one for one, _ in said), "".join(one for _, one in said)) == (answer.reasoning, answer.content)
+    return answer
+
+
+def test_reasoning_is_parted() -> None:
+    pieces = ["<thi", "nk>Hm", "m.</think>", "\n\nYes", "."]
+    answer = answered(pieces)
+    assert (answer.reasoning, answer.content, answer.finish_reason) == ("Hmm.", "Yes.", "eos")
+    assert answered(["Hmm.</think>Yes."], inside=True).reasoning == "Hmm."
+
+
+def test_calls_are_parted_and_come_back_as_a_message() -> None:
+    tools = read_tools([{"type": "function", "function": GO}], "auto")
+    answer = answered(["Look. <tool_call>", '{"name": "go", "arguments": {"to": 1}}</tool_call>'], tools)
+    assert (answer.content, answer.tool_calls) == ("Look. ", (ToolCall("go", '{"to": 1}'),))
+    assert answer.finish_reason == "tool_calls"
+    call = {"type": "function", "function": {"name": "go", "arguments": {"to": 1}}}
+    assert answer.message == {"role": "assistant", "content": "Look. ", "tool_calls": [call]}
+    broken = answered(['<tool_call>{"name": "go", "arguments": {"to'], tools, reason="length")
+    assert broken.finish_reason == COMPLETION.finish_reason
+    assert broken.message == {"role": "assistant", "content": '{"name": "go", "arguments": {"to'}
+
+
+def test_a_tool_is_required_by_a_constraint() -> None:
+    tools = read_tools([GO], "required")
+    spec = tools.constraint(None)
+    assert spec is not None
+    assert (spec.kind, spec.parameter) == ("json_schema", "tools")
+    assert answered(['{"name": "go", "argu', 'ments": {}}'], tools).tool_calls == (ToolCall("go", "{}"),)
+    given = ConstraintSpec("regex", "a", "regex")
+    with pytest.raises(RequestError, match=r"^regex: expected no constraint beside a required tool$"):
+        tools.constraint(given)
+    for choice in ("auto", "none"):
+        assert read_tools([GO], choice).constraint(given) is given
+    assert read_tools([GO], "none").given == ()
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "problem"),
+    [
+        ([{"function": {}}], "auto", "tools[0]: expected a function that has a name"),
+        ([GO], "maybe", "tool_choice: expected auto, none or required, found 'maybe'"),
+        ([], "required", "tool_choice: expected tools beside it, found none"),
+    ],
+)
+def test_tools_that_are_none(tools: list[dict[str, Any]], choice: Any, problem: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_tools(tools, choice)
+    assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        ([], "messages: expected at least one message, found none"),
+        ([*TALK, {"content": "x"}], "messages[1].role: expected a text"),
+        ([{"role": "user", "content": 3}], "messages[0].content: expected a text"),
+    ],
+)
+def test_messages_that_are_none(messages: list[dict[str, Any]], problem: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_messages(messages)
+    assert str(caught.value) == problem
+
+
+def test_a_template_is_told() -> None:
+    """Tools by the template, or in plain text where it takes none. A message of the assistant's is gone on with."""
+    source = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}{{ mood }}>"
+    with contextlib.closing(ChatTemplate(source, "", "")) as template:
+        ids, inside = chat_prompt(TALK, NONE, {"mood": "!"}, TINY, template)
+        assert (TINY.decode(ids), inside) == ("[user:hi]!>", False)
+        begun = [*TALK, {"role": "assistant", "content": "I s"}]
+        assert TINY.decode(chat_prompt(begun, NONE, {}, TINY, template)[0]) == "[user:hi]>I s"
+        plain = TINY.decode(chat_prompt(TALK, read_tools([GO], "auto"), {}, TINY, template)[0])
+        assert plain.startswith("[system:You may call one or more functions")
+        assert plain.endswith("[user:hi]>")
+    with contextlib.closing(ChatTemplate(source + "{{ tools[0].function.name }}<think>", "", "")) as template:
+        ids, inside = chat_prompt(TALK, read_tools([GO], "auto"), {}, TINY, template)
+        assert (TINY.decode(ids), inside) == ("[user:hi]>go<think>", True)
