@@ -22,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from .bundle import CHUNK_BYTES, check_replaceable, open_bundle
+from .bundle import check_replaceable, open_bundle
+from .bundle_files import CHUNK_BYTES
 from .checker import Checker
 from .errors import BundleError, RocmforgeError, UsageError, printable
 from .manifest import MANIFEST_NAME, FileEntry, Manifest, check_file_name, decode_manifest, encode_manifest

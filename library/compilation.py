@@ -92,7 +92,7 @@ def make_golden(
     layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, object]]:
     """Run prompts on code that is not yet in a bundle."""
-    from ..artifacts.bundle import map_weights
+    from ..artifacts.mapped_weights import map_weights
     from ..runtime.device.golden import GOLDEN_BLOCKS, record_golden
     from ..runtime.device.host import HostProgram
 

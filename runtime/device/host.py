@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from ...artifacts import abi
 from ...artifacts.abi import HOST_ABI_VERSION, ctypes_fields
-from ...artifacts.bundle import Bundle, MappedWeights
+from ...artifacts.bundle import Bundle
 from ...artifacts.errors import DeviceError
 from ...artifacts.host import LEVEL_FEATURES, cpu_features
 from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ...artifacts.manifest import TargetEntry
+from ...artifacts.mapped_weights import MappedWeights
 from .addresses import Addresses, half_layer_bytes
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32
 from .hidden import HiddenStates

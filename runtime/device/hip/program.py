@@ -12,11 +12,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ....artifacts.bundle import Bundle, MappedWeights
+from ....artifacts.bundle import Bundle
 from ....artifacts.errors import DeviceError, RocmforgeError
 from ....artifacts.hip import KFD_NODES, version_text
 from ....artifacts.layout import Layout
 from ....artifacts.manifest import TargetEntry
+from ....artifacts.mapped_weights import MappedWeights
 from ..addresses import Addresses, half_layer_bytes
 from ..batch import Batch, DeviceFacts, Float32, Int32
 from ..hidden import HiddenStates

@@ -71,7 +71,7 @@ def test_a_machine_that_is_not_known_has_no_handler(mapping: Mapping, monkeypatc
 # Two files, one cut: the other one keeps what it is, and so does the one that was there before.
 TWO = """
 import mmap, os, sys
-from rocmforge.artifacts.bundle import map_weights
+from rocmforge.artifacts.mapped_weights import map_weights
 from pathlib import Path
 
 sound, cut = (os.open(name, os.O_RDWR) for name in sys.argv[1:])

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rocmforge.artifacts.bundle import Bundle, MappedWeights
+from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError
+from rocmforge.artifacts.mapped_weights import MappedWeights
 from rocmforge.runtime.device.hip import memory as hip_memory
 from rocmforge.runtime.device.hip.program import (
     RESERVED_BYTES,
