@@ -1,10 +1,4 @@
-"""Stage: a GGUF file in, its checked header out.
-
-The file is somebody else's: every count, length and offset is checked against the bytes that are really there
-before anything is allocated or looped over by it. Versions 2 and 3, little-endian.
-
-Source: GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-"""
+"""A GGUF file whose header was checked: its metadata by type, its tensors by name."""
 
 from __future__ import annotations
 
@@ -14,44 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGMLQuantizationType
 
 from ..artifacts.errors import GgufError, printable
-from .gguf_cursor import Cursor, opened
-
-MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-DEFAULT_ALIGNMENT = 32
-MAX_ALIGNMENT = 1 << 20
-MAX_DIMENSIONS = 4
-MAX_TENSOR_NAME_BYTES = 63
-MAX_KEY_BYTES = 65535
-MAX_ARRAY_DEPTH = 4
-# About what a dictionary entry, its key and its value cost beyond the value's own bytes.
-_ENTRY_BYTES = 1024
-# Smallest encodings, in bytes: key (length, 1 byte, type, 1 byte); tensor (length, 1 byte, dimension count,
-# 1 dimension, type, offset).
-_MIN_KEY_BYTES = 8 + 1 + 4 + 1
-_MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
-_SCALARS: Mapping[GGUFValueType, np.dtype[np.generic]] = MappingProxyType(
-    {
-        GGUFValueType.UINT8: np.dtype("<u1"),
-        GGUFValueType.INT8: np.dtype("<i1"),
-        GGUFValueType.UINT16: np.dtype("<u2"),
-        GGUFValueType.INT16: np.dtype("<i2"),
-        GGUFValueType.UINT32: np.dtype("<u4"),
-        GGUFValueType.INT32: np.dtype("<i4"),
-        GGUFValueType.FLOAT32: np.dtype("<f4"),
-        GGUFValueType.BOOL: np.dtype("<u1"),
-        GGUFValueType.UINT64: np.dtype("<u8"),
-        GGUFValueType.INT64: np.dtype("<i8"),
-        GGUFValueType.FLOAT64: np.dtype("<f8"),
-    }
-)
+from .gguf_cursor import opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +72,7 @@ class GgufFile:
             GgufError: absent without a default, not an integer, or out of bounds.
         """
         value = self.metadata.get(key, default)
-        return _checked_int(self.path, key, value, minimum, maximum)
+        return checked_int(self.path, key, value, minimum, maximum)
 
     def get_float(
         self,
@@ -231,189 +194,12 @@ class GgufFile:
             raise self.error("file", f"expected {self.n_bytes} bytes as at first, found {size}: it changed")
 
 
-def read_gguf(path: Path) -> GgufFile:
-    """Read and check a GGUF file's header.
+def checked_int(path: Path, key: str, value: object, minimum: int | None, maximum: int | None) -> int:
+    """Return an integer of the metadata within `minimum` and `maximum`.
 
     Raises:
-        GgufError: the file cannot be read, is not GGUF 2 or 3, or contradicts itself.
+        GgufError: it is not an integer, or out of bounds.
     """
-    with opened(path) as (fd, size):
-        cursor = Cursor(path, fd, size)
-        version = _read_version(cursor)
-        tensor_count = cursor.u64("tensor count")
-        key_count = cursor.u64("key count")
-        cursor.require(cursor.bounded(key_count, _MIN_KEY_BYTES, "key count"), "key count", f"{key_count} keys")
-        metadata = _read_metadata(cursor, key_count)
-        needed = cursor.bounded(tensor_count, _MIN_TENSOR_BYTES, "tensor count")
-        cursor.require(needed, "tensor count", f"{tensor_count} tensors")
-        alignment = _read_alignment(path, metadata)
-        headers = [_read_tensor_header(cursor, i) for i in range(tensor_count)]
-        data_offset = -(-cursor.position // alignment) * alignment
-    tensors = _place_tensors(path, headers, data_offset, alignment, size)
-    return GgufFile(path, version, MappingProxyType(metadata), MappingProxyType(tensors), alignment, data_offset, size)
-
-
-def _read_version(cursor: Cursor) -> int:
-    magic = cursor.take(4, "magic", "GGUF magic")
-    if magic != MAGIC:
-        cursor.position = 0
-        raise cursor.error("magic", f"expected {MAGIC!r}, found {magic!r}")
-    raw = cursor.take(4, "version", "uint32")
-    version = int.from_bytes(raw, "little")
-    if version in VERSIONS:
-        return version
-    cursor.position = 4
-    swapped = int.from_bytes(raw, "big")
-    if swapped in VERSIONS or swapped == 1:
-        raise cursor.error("version", f"expected a little-endian file, found big-endian version {swapped}")
-    raise cursor.error("version", f"expected version 2 or 3, found {version}")
-
-
-def _read_metadata(cursor: Cursor, count: int) -> dict[str, object]:
-    metadata: dict[str, object] = {}
-    for index in range(count):
-        key = _read_name(cursor, f"key {index}", MAX_KEY_BYTES)
-        if key in metadata:
-            raise cursor.error(key, "expected each key once, found it twice")
-        cursor.spend(_ENTRY_BYTES, key)
-        metadata[key] = _read_value(cursor, key, _read_value_type(cursor, key), 0)
-    return metadata
-
-
-def _read_name(cursor: Cursor, field: str, maximum: int) -> str:
-    """Read a key or tensor name: not empty, and free of control characters, which no real one has."""
-    start = cursor.position
-    name = cursor.string(field, maximum)
-    if not name or not name.isprintable():
-        cursor.position = start
-        raise cursor.error(field, f"expected a printable name, found {printable(repr(name))}")
-    return name
-
-
-def _read_value_type(cursor: Cursor, field: str) -> GGUFValueType:
-    number = cursor.u32(field)
-    try:
-        return GGUFValueType(number)
-    except ValueError:
-        known = ", ".join(f"{t.value} {t.name}" for t in GGUFValueType)
-        cursor.position -= 4
-        raise cursor.error(field, f"expected a value type ({known}), found {number}") from None
-
-
-def _read_value(cursor: Cursor, field: str, kind: GGUFValueType, depth: int) -> object:
-    if kind is GGUFValueType.STRING:
-        return cursor.string(field)
-    if kind is not GGUFValueType.ARRAY:
-        return _read_numbers(cursor, field, kind, 1)[0].item()
-    if depth == MAX_ARRAY_DEPTH:
-        raise cursor.error(field, f"expected arrays nested at most {MAX_ARRAY_DEPTH} deep, found more")
-    item_kind = _read_value_type(cursor, field)
-    count = cursor.u64(field)
-    if item_kind is GGUFValueType.STRING:
-        return cursor.strings(count, field)
-    if item_kind is not GGUFValueType.ARRAY:
-        return _read_numbers(cursor, field, item_kind, count)
-    cursor.require(cursor.bounded(count, 12, field), field, f"{count} arrays")
-    items = []
-    for _ in range(count):
-        cursor.spend(_ENTRY_BYTES, field)
-        items.append(_read_value(cursor, field, item_kind, depth + 1))
-    return tuple(items)
-
-
-def _read_numbers(cursor: Cursor, field: str, kind: GGUFValueType, count: int) -> npt.NDArray[np.generic]:
-    dtype = _SCALARS[kind]
-    n_bytes = cursor.bounded(count, dtype.itemsize, field)
-    cursor.require(n_bytes, field, f"{count} of {kind.name}")
-    cursor.spend(n_bytes, field)
-    # An array over `bytes` is read-only.
-    numbers = np.frombuffer(cursor.take(n_bytes, field, kind.name), dtype)
-    if kind is not GGUFValueType.BOOL:
-        return numbers
-    if count and int(numbers.max()) > 1:
-        raise cursor.error(field, f"expected booleans (0 or 1), found {int(numbers.max())}")
-    return numbers.view(np.bool_)
-
-
-def _read_alignment(path: Path, metadata: Mapping[str, object]) -> int:
-    key = "general.alignment"
-    value = _checked_int(path, key, metadata.get(key, DEFAULT_ALIGNMENT), 8, MAX_ALIGNMENT)
-    if value & (value - 1):
-        raise GgufError(path, key, f"expected a power of two, found {value}")
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class _TensorHeader:
-    """A tensor as the header gives it; `relative` counts from the data's start."""
-
-    name: str
-    shape: tuple[int, ...]
-    ggml_type: GGMLQuantizationType
-    relative: int
-    n_bytes: int
-    position: int
-
-
-def _read_tensor_header(cursor: Cursor, index: int) -> _TensorHeader:
-    position = cursor.position
-    name = _read_name(cursor, f"tensor {index} name", MAX_TENSOR_NAME_BYTES)
-    cursor.spend(_ENTRY_BYTES, name)
-    dimensions = cursor.u32(name)
-    if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise cursor.error(name, f"expected 1 to {MAX_DIMENSIONS} dimensions, found {dimensions}")
-    innermost_first = [cursor.u64(name) for _ in range(dimensions)]
-    ggml_type = _read_ggml_type(cursor, name)
-    elements = 1
-    for size in innermost_first:
-        if size == 0:
-            raise cursor.error(name, f"expected dimensions of at least 1, found {innermost_first}")
-        elements = cursor.bounded(elements, size, name)
-    block, block_bytes = GGML_QUANT_SIZES[ggml_type]
-    if innermost_first[0] % block:
-        problem = f"expected rows of a multiple of {block} elements ({ggml_type.name}), found {innermost_first[0]}"
-        raise cursor.error(name, problem)
-    n_bytes = cursor.bounded(elements // block, block_bytes, name)
-    relative = cursor.u64(name)
-    return _TensorHeader(name, tuple(reversed(innermost_first)), ggml_type, relative, n_bytes, position)
-
-
-def _read_ggml_type(cursor: Cursor, name: str) -> GGMLQuantizationType:
-    number = cursor.u32(name)
-    try:
-        return GGMLQuantizationType(number)
-    except ValueError:
-        known = ", ".join(f"{t.value} {t.name}" for t in GGML_QUANT_SIZES)
-        cursor.position -= 4
-        raise cursor.error(name, f"expected a tensor type ({known}), found {number}") from None
-
-
-def _place_tensors(
-    path: Path, headers: list[_TensorHeader], data_offset: int, alignment: int, size: int
-) -> dict[str, TensorInfo]:
-    """Check that all tensors are named once, aligned, inside the file, and apart."""
-    tensors: dict[str, TensorInfo] = {}
-    for header in headers:
-        if header.name in tensors:
-            raise GgufError(path, header.name, "expected each tensor once, found it twice", header.position)
-        if header.relative % alignment:
-            problem = f"expected an offset aligned to {alignment}, found {header.relative}"
-            raise GgufError(path, header.name, problem, header.position)
-        offset = data_offset + header.relative
-        if offset + header.n_bytes > size:
-            problem = f"expected {header.n_bytes} bytes at {offset}, found a file of {size} bytes"
-            raise GgufError(path, header.name, problem, header.position)
-        tensors[header.name] = TensorInfo(header.name, header.shape, header.ggml_type, offset, header.n_bytes)
-    end, previous = data_offset, ""
-    for tensor in sorted(tensors.values(), key=lambda t: t.offset):
-        if tensor.offset < end:
-            problem = f"expected tensors apart, found an overlap with {printable(previous)}"
-            raise GgufError(path, tensor.name, problem, tensor.offset)
-        end, previous = tensor.offset + tensor.n_bytes, tensor.name
-    return tensors
-
-
-def _checked_int(path: Path, key: str, value: object, minimum: int | None, maximum: int | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise GgufError(path, key, f"expected an integer, found {_describe(value)}")
     if not (minimum is None or value >= minimum) or not (maximum is None or value <= maximum):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
-from .gguf_file import GgufFile, read_gguf
+from .gguf_file import GgufFile
+from .gguf_reader import read_gguf
 from .model_tensors import unused_tensors
 from .read_config import read_config
 

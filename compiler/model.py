@@ -9,7 +9,8 @@ from pathlib import Path
 from ..artifacts.errors import UsageError
 from .architectures import build_graph
 from .chat_template import TemplateCheck, choose_template
-from .gguf_file import GgufFile, read_gguf
+from .gguf_file import GgufFile
+from .gguf_reader import read_gguf
 from .graph import Graph, Weight
 from .model_config import ModelConfig
 from .model_tensors import weights_by_role

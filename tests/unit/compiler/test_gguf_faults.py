@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import GgufError
-from rocmforge.compiler.gguf_file import GgufFile, read_gguf
+from rocmforge.compiler.gguf_file import GgufFile
+from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.inspect import inspect_gguf
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tools.generate.fixtures import write_model
@@ -287,7 +288,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from rocmforge.artifacts.errors import GgufError
-from rocmforge.compiler.gguf_file import read_gguf
+from rocmforge.compiler.gguf_reader import read_gguf
 
 def most():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import GgufError
-from rocmforge.compiler.gguf_file import read_gguf
+from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.tools.generate.fixtures import write_model
 
 Kind = gguf.GGUFValueType

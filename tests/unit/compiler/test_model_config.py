@@ -14,7 +14,8 @@ from gguf import GGMLQuantizationType as Quant
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler import read_config as read_config_module
 from rocmforge.compiler.architectures import ARCHITECTURES
-from rocmforge.compiler.gguf_file import GgufFile, TensorInfo, read_gguf
+from rocmforge.compiler.gguf_file import GgufFile, TensorInfo
+from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
 from rocmforge.compiler.model_tensors import MATRIX_TYPES, unused_tensors, weight_tensors
 from rocmforge.compiler.read_config import read_config

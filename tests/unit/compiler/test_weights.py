@@ -15,7 +15,8 @@ import pytest
 
 from rocmforge.artifacts.layout import TENSOR_ALIGNMENT
 from rocmforge.compiler import weights as weights_module
-from rocmforge.compiler.gguf_file import GgufFile, read_gguf
+from rocmforge.compiler.gguf_file import GgufFile
+from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_config import ModelConfig, RopeScaling
 from rocmforge.compiler.packing import pack_rows
 from rocmforge.compiler.plan import PackedTensor
