@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts.errors import GgufError, InputError, printable
-from ..artifacts.tokenizer_config import MAX_VOCAB_SIZE, TokenizerConfig
+from ..artifacts.errors import InputError, printable
+from ..artifacts.tokenizer_config import TokenizerConfig
+from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from .text_file import read_text_file
+from .tokenizer_metadata import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, TokenizerMetadata
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as LibraryTokenizer
@@ -30,8 +32,6 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENIZER_JSON_BYTES = 256 << 20
 
-# `tokenizer.ggml.token_type`. Source: GGUF specification.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _SPECIAL_TYPES = frozenset({UNKNOWN, CONTROL, USER_DEFINED})
 
 # Tokens that llama.cpp takes for the end of a generation because of their text. Its fill-in-the-middle
@@ -74,46 +74,6 @@ _END_ID_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 
 @dataclass(frozen=True, slots=True)
-class PreTokenizer:
-    """How text is cut before byte-pair merging.
-
-    Attributes:
-        splits: regular expressions (Oniguruma), applied in turn to the pieces that the one before left;
-            matches and the gaps between them both become pieces.
-        ignore_merges: a piece that is itself a token is taken as it is.
-        add_bos: what holds where the file does not say `tokenizer.ggml.add_bos_token`.
-    """
-
-    splits: tuple[str, ...]
-    ignore_merges: bool = False
-    add_bos: bool = False
-
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# The contractions are spelled out: with (?i) Oniguruma would fold more than ASCII (U+017F is an "s" to it).
-_LLAMA3 = (
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|"
-    r"\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-_ROWS: tuple[tuple[tuple[str, ...], PreTokenizer], ...] = (
-    (
-        ("llama-bpe", "llama3", "llama-v3"),
-        PreTokenizer((_LLAMA3 % "1,3",), ignore_merges=True, add_bos=True),
-    ),
-    (("smollm",), PreTokenizer((r"\p{N}", _GPT2))),
-    (("qwen2", "deepseek-r1-qwen"), PreTokenizer((_LLAMA3 % "1",))),
-    (("gpt-2",), PreTokenizer((_GPT2,))),
-    # What llama.cpp does for files older than the key: not GPT-2's own rule.
-    (
-        ("default",),
-        PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
-    ),
-)
-PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: row for names, row in _ROWS for name in names}
-
-
-@dataclass(frozen=True, slots=True)
 class TokenizerArtifact:
     """What of a tokenizer goes into a bundle.
 
@@ -138,7 +98,7 @@ def build_tokenizer(metadata: Mapping[str, object], path: Path) -> TokenizerArti
     Raises:
         GgufError: the tokenizer is of a kind that is not supported, or its vocabulary contradicts itself.
     """
-    gguf = _Metadata(metadata, path)
+    gguf = TokenizerMetadata(metadata, path)
     model = gguf.text("tokenizer.ggml.model")
     if model != "gpt2":
         problem = f"expected gpt2 (byte-level BPE), found {model!r:.80}; give one with --tokenizer tokenizer.json"
@@ -152,7 +112,7 @@ def build_tokenizer(metadata: Mapping[str, object], path: Path) -> TokenizerArti
         CONTROL if text in END_OF_GENERATION_NAMES and kind in _SPECIAL_TYPES else kind
         for text, kind in zip(tokens, types, strict=True)
     ]
-    config = _config(gguf, pre, tokens, types)
+    config = _gguf_config(gguf, pre, tokens, types)
     document = _document(pre, tokens, types, merges)
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     try:
@@ -181,32 +141,38 @@ def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None
         library = _load_library(text)
     except ValueError as error:
         raise InputError(path, "tokenizer.json", f"the tokenizers library refuses it: {error}") from None
-    added = library.get_added_tokens_decoder()
-    for token in added.values():
+    for token in library.get_added_tokens_decoder().values():
         if token.single_word:
             raise InputError(path, "added_tokens", f"single_word of {token.content!r:.80} is not supported")
     vocab = library.get_vocab(with_added_tokens=True)
     if not vocab:
         raise InputError(path, "model.vocab", "expected tokens, found none")
-    size = max(vocab.values()) + 1
+    gguf = TokenizerMetadata(metadata or {}, path)
+    config = _library_config(library, gguf, max(vocab.values()) + 1)
+    # Round-tripped through `json`: a name or a space that its author chose does not change the digest.
+    canonical = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+    return TokenizerArtifact(canonical, config, gguf.optional_text("tokenizer.chat_template"))
 
-    gguf = _Metadata(metadata or {}, path)
+
+def _library_config(library: LibraryTokenizer, gguf: TokenizerMetadata, size: int) -> TokenizerConfig:
+    """Return the special tokens of a given tokenizer of `size` ids, as it behaves and as the GGUF file says."""
     bare = library.encode("a", add_special_tokens=False).ids
     whole = library.encode("a", add_special_tokens=True).ids
     at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
     front, back = whole[:at], whole[at + len(bare) :]
     if len(front) > 1 or len(back) > 1:
         problem = f"expected at most one token before and after the text, found {front} and {back}"
-        raise InputError(path, "post_processor", problem)
+        raise InputError(gguf.path, "post_processor", problem)
     bos = front[0] if front else gguf.optional_id("bos", size)
     eos = back[0] if back else gguf.optional_id("eos", size)
+    added = library.get_added_tokens_decoder()
     ends = {i for i, token in added.items() if token.special and token.content in END_OF_GENERATION_NAMES}
     ends |= {i for key in _END_ID_KEYS if (i := gguf.optional_id(key, size)) is not None}
     if eos is not None:
         ends.add(eos)
     elif len(ends) == 1:
         eos = next(iter(ends))
-    config = TokenizerConfig(
+    return TokenizerConfig(
         bos_token_id=bos,
         eos_token_ids=tuple(sorted(ends)),
         add_bos=bool(front),
@@ -216,9 +182,6 @@ def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None
         vocab_size=size,
         eos_token_id=eos,
     )
-    # Round-tripped through `json`: a name or a space that its author chose does not change the digest.
-    canonical = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
-    return TokenizerArtifact(canonical, config, gguf.optional_text("tokenizer.chat_template"))
 
 
 def byte_to_char() -> dict[int, str]:
@@ -242,7 +205,7 @@ def _load_library(text: str) -> LibraryTokenizer:
         raise ValueError(str(error)) from None
 
 
-def _pre_tokenizer(gguf: _Metadata) -> PreTokenizer:
+def _pre_tokenizer(gguf: TokenizerMetadata) -> PreTokenizer:
     name = gguf.optional_text("tokenizer.ggml.pre")
     if not name:
         log.warning("%s has no tokenizer.ggml.pre: using llama.cpp's default rule", printable(gguf.path))
@@ -254,7 +217,7 @@ def _pre_tokenizer(gguf: _Metadata) -> PreTokenizer:
     return PRE_TOKENIZERS[name]
 
 
-def _config(gguf: _Metadata, pre: PreTokenizer, tokens: list[str], types: list[int]) -> TokenizerConfig:
+def _gguf_config(gguf: TokenizerMetadata, pre: PreTokenizer, tokens: list[str], types: list[int]) -> TokenizerConfig:
     size = len(tokens)
     ids = {key: gguf.optional_id(key, size) for key in ("bos", *_END_ID_KEYS)}
     bos, eos = ids["bos"], ids["eos"]
@@ -333,107 +296,3 @@ def _document(
             "merges": merges,
         },
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Metadata:
-    """Typed access to a GGUF file's key-value pairs; every failure names the key."""
-
-    pairs: Mapping[str, object]
-    path: Path
-
-    def error(self, key: str, problem: str) -> GgufError:
-        return GgufError(self.path, key, problem)
-
-    def text(self, key: str) -> str:
-        value = self.optional_text(key)
-        if value is None:
-            raise self.error(key, "expected a string, found nothing")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        value = self.pairs.get(key)
-        if value is not None and not isinstance(value, str):
-            raise self.error(key, f"expected a string, found {type(value).__name__}")
-        return value
-
-    def optional_bool(self, key: str) -> bool | None:
-        value = self.pairs.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self.error(key, f"expected a boolean, found {type(value).__name__}")
-        return value
-
-    def optional_id(self, name: str, size: int) -> int | None:
-        """Read `tokenizer.ggml.<name>_token_id`, which must be below `size`."""
-        key = f"tokenizer.ggml.{name}_token_id"
-        value = self.pairs.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
-            raise self.error(key, f"expected a token id below {size}, found {value!r:.80}")
-        return value
-
-    def strings(self, key: str) -> list[str]:
-        value = self.pairs.get(key)
-        if value is None:
-            raise self.error(key, "expected an array of strings, found nothing")
-        if not isinstance(value, list | tuple):
-            raise self.error(key, f"expected an array of strings, found {type(value).__name__}")
-        for i, item in enumerate(value):
-            if not isinstance(item, str):
-                raise self.error(key, f"expected strings, found {type(item).__name__} at index {i}")
-            try:
-                item.encode()
-            except UnicodeEncodeError:
-                raise self.error(key, f"expected UTF-8, found {item!r:.80} at index {i}") from None
-        return list(value)
-
-    def tokens(self) -> list[str]:
-        """Read the vocabulary: distinct strings; an empty one is named by its index, as llama.cpp does."""
-        key = "tokenizer.ggml.tokens"
-        tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(self.strings(key))]
-        if not 0 < len(tokens) <= MAX_VOCAB_SIZE:
-            raise self.error(key, f"expected 1 to {MAX_VOCAB_SIZE} tokens, found {len(tokens)}")
-        seen: dict[str, int] = {}
-        for i, text in enumerate(tokens):
-            first = seen.setdefault(text, i)
-            if first != i:
-                raise self.error(key, f"expected distinct tokens, found {text!r:.80} at {first} and {i}")
-        return tokens
-
-    def token_types(self, size: int) -> list[int]:
-        """Read `int[size]` token types; all normal where the key is absent."""
-        key = "tokenizer.ggml.token_type"
-        value = self.pairs.get(key)
-        if value is None:
-            return [NORMAL] * size
-        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-            raise self.error(key, f"expected an array of integers, found {type(value).__name__}")
-        types: list[int] = []
-        for item in value:
-            try:
-                number = int(item)
-            except (TypeError, ValueError, OverflowError):
-                raise self.error(key, f"expected integers, found {item!r:.80} at index {len(types)}") from None
-            types.append(number)
-        if len(types) != size:
-            raise self.error(key, f"expected {size} entries, one a token, found {len(types)}")
-        return types
-
-    def merges(self, tokens: list[str]) -> list[tuple[str, str]]:
-        """Read the merges, best first: pairs of tokens whose concatenation is a token."""
-        key = "tokenizer.ggml.merges"
-        vocab = set(tokens)
-        pairs: dict[tuple[str, str], None] = {}
-        for i, line in enumerate(self.strings(key)):
-            # From 1 on: a token may itself begin with the space that parts the two.
-            cut = line.find(" ", 1)
-            if cut < 0:
-                raise self.error(key, f"expected two tokens, found {line!r:.80} at index {i}")
-            left, right = line[:cut], line[cut + 1 :]
-            for part in (left, right, left + right):
-                if part not in vocab:
-                    raise self.error(key, f"merge {i} ({line!r:.80}) names {part!r:.80}, not in the vocabulary")
-            # A repeated merge keeps its first rank.
-            pairs.setdefault((left, right))
-        return list(pairs)

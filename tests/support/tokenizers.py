@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rocmforge.compiler.tokenizer import CONTROL, NORMAL, build_tokenizer, byte_to_char
+from rocmforge.compiler.tokenizer import build_tokenizer, byte_to_char
+from rocmforge.compiler.tokenizer_metadata import CONTROL, NORMAL
 from rocmforge.runtime.text.tokenizer import Tokenizer
 
 
