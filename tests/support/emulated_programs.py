@@ -13,7 +13,8 @@ from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, Program, RowSampling
-from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
+from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.memory import KvSize
 from rocmforge.tools.emulator import HipEmulator
 
 ARCHES = ("gfx1100", "gfx1201", "gfx942")

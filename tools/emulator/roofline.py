@@ -20,7 +20,8 @@ from rocmforge.artifacts.errors import UsageError
 from rocmforge.compiler.cards import Card, cards_of
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.batch import Batch, RowSampling
-from rocmforge.runtime.device.hip.program import HipProgram, KvSize, load_hip_program
+from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.memory import KvSize
 from rocmforge.tools.emulator import HipEmulator, KernelCounters
 
 LINE_BYTES = 128

@@ -23,25 +23,19 @@ from ..batch import Batch, DeviceFacts, Float32, Int32
 from ..hidden import HiddenStates
 from ..memory import KvSize
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
+from .capacity import check_fit, fitting_blocks, mebibytes, reserved_bytes
 from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
-from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, place_tensors, upload_weights
+from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, upload_weights
 from .roctx import load_ranges
 from .select import GpuDevice, asked_device, choose_device, find_devices, read_code
 from .self_test import self_test_batches
 from .step import StepMemory
 
-__all__ = ["HipProgram", "KvSize", "load_hip_program", "open_program"]
-
 log = logging.getLogger(__name__)
 
 STEP_SECONDS: Final = 120.0
 """A step that takes longer hangs: the slowest sane one takes a few seconds."""
-RESERVED_BYTES: Final = 1 << 30
-RESERVED_SHARE: Final = 25
-"""Left free when the KV cache takes the rest, and one part in so many at least: for graphs of longer contexts, what HIP
-stages, and what else runs on the card. Where memory is gone, HIP's graphs write through null (rocm-systems #10021)."""
 _SPIN_SECONDS: Final = 20e-6
-_MEBIBYTE: Final = 1 << 20
 
 
 class HipProgram:
@@ -125,7 +119,7 @@ class HipProgram:
         check(api, api.hipStreamSynchronize(self._stream), "load")
         self._last_memory = free, total = self._memory.info()
         if free < (least := reserved_bytes(total)):
-            left = f"{_mebibytes(free)} MiB of its memory stay free, HIP may need {_mebibytes(least)}"
+            left = f"{mebibytes(free)} MiB of its memory stay free, HIP may need {mebibytes(least)}"
             log.warning("%s: %s; --kv-tokens or --max-context ask for less", self.device, left)
 
     def _fitting_blocks(self, kv: KvSize) -> int:
@@ -343,54 +337,9 @@ class HipProgram:
         self._graphs, self._module, self._stream = None, ctypes.c_void_p(), ctypes.c_void_p()
 
 
-def check_fit(layout: Layout, size: KvSize, free: int, total: int, where: str) -> None:
-    """Hold the memory contract before anything is taken.
-
-    Args:
-        layout: of the bundle.
-        size: of the KV cache; one full context of it must fit beside weights and arena.
-        free: bytes of the device's memory.
-        total: bytes of the device's memory.
-        where: the device, for the message.
-
-    Raises:
-        DeviceError: they do not fit; says how much is missing.
-    """
-    weights, arena = place_tensors(layout)[1], place_buffers(layout)[1]
-    wanted = _context_blocks(layout, size) if size.blocks is None else size.blocks
-    needed = weights + arena + wanted * layout.kv.bytes_per_block
-    if needed > free:
-        raise DeviceError(
-            f"{where}: weights of {_mebibytes(weights)} MiB, an arena of {_mebibytes(arena)} MiB and a KV cache of "
-            f"{wanted * layout.kv.block_size} tokens ({_mebibytes(needed - weights - arena)} MiB) need "
-            f"{_mebibytes(needed)} MiB; {_mebibytes(free)} of {_mebibytes(total)} MiB are free, "
-            f"{_mebibytes(needed - free)} MiB too few; --kv-tokens or --max-context ask for less"
-        )
-
-
 def _range_name(shape: StepShape) -> str:
     kind = "decode" if shape.tokens == shape.logits else "prefill"
     return f"{kind} of {shape.tokens} tokens"
-
-
-def _context_blocks(layout: Layout, size: KvSize) -> int:
-    return -(-size.max_context // layout.kv.block_size)
-
-
-def reserved_bytes(total: int) -> int:
-    """Bytes of a device's memory that the KV cache leaves free."""
-    return max(RESERVED_BYTES, total // RESERVED_SHARE)
-
-
-def fitting_blocks(layout: Layout, size: KvSize, free: int, total: int) -> int:
-    """Blocks of the KV cache where all else is taken: no more than are of use, and one context in any case."""
-    context = _context_blocks(layout, size)
-    fitting = (free - reserved_bytes(total)) // layout.kv.bytes_per_block
-    return max(context, min(fitting, layout.max_sequences * context))
-
-
-def _mebibytes(n_bytes: int) -> int:
-    return -(-n_bytes // _MEBIBYTE)
 
 
 def load_hip_program(

@@ -11,7 +11,8 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.device.hip.program import KvSize, load_hip_program
+from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams

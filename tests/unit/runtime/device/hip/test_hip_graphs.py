@@ -13,7 +13,8 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError, RocmforgeError
 from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime.device.batch import RowSampling
-from rocmforge.runtime.device.hip.program import HipProgram, reserved_bytes
+from rocmforge.runtime.device.hip.capacity import reserved_bytes
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.load import DeviceOptions, load_program, load_target
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine.engine import Engine
