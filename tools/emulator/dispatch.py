@@ -68,7 +68,7 @@ class Dispatcher:
         if kernel.rsrc1 >> 12 & 0xFF != ROUND_AND_DENORM_DEFAULT:
             raise BadCodeObject(f"kernel {kernel.name}: only nearest-even rounding with denormals is emulated")
         content = ctypes.string_at(image.address, image.size)
-        program = translate(self.family, library, content, [(kernel.begin, kernel.end), *code.functions])
+        program = translate(self.family, library, content, ((kernel.begin, kernel.end), *code.functions))
         hits = [(ctypes.c_uint64 * len(program.ops))() for _ in range(self.threads)]
         return LoadedKernel(kernel, image, program, library, hits=hits)
 

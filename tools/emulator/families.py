@@ -15,7 +15,7 @@ from ...artifacts.errors import ToolchainError
 from ...artifacts.targets import GENERIC_ARCHES, GPU_ARCHES, generic_arch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """How an instruction set differs from the others.
 

@@ -34,7 +34,7 @@ _FLAGS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Library:
     """The loaded shared object of one wave size.
 

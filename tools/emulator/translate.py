@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .decode import Decoder, Instruction
 from .errors import UnknownInstruction
@@ -89,7 +90,8 @@ def _fill(op: Op, emitted: Emitted, library: Library) -> None:
         op.imm[index] = value
 
 
-def translate(family: Family, library: Library, image: bytes, ranges: list[tuple[int, int]]) -> Program:
+@lru_cache(maxsize=256)  # a model has some 25 kernels; a program that is loaded again has the same
+def translate(family: Family, library: Library, image: bytes, ranges: tuple[tuple[int, int], ...]) -> Program:
     """Decode and lower the code in `ranges` (byte offsets in the image, end excluded).
 
     Raises:
