@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,20 @@ def gpu_tokenizer(gpu_bundle: Bundle) -> Tokenizer:
 
 
 def test_F77_a_hundred_failures_and_every_request_ends_once(
-    gpu_bundle: Bundle, gpu_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, build_cache: BuildCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a model of one layer: a step fails as a whole."""
     monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
-    survive_failures(
-        lambda: load(gpu_bundle, ARCH, 32, checked=False),
-        lambda: load(gpu_bundle, ARCH, 12, checked=False),
-        gpu_tokenizer,
-        20,
-        rebuilt=True,
-        limits=EngineLimits(),
-    )
+    model = write_model(tmp_path / "model.gguf", num_layers=1)
+    with compiled(model, build_cache, tmp_path / "model.rfb", archs=(ARCH, "host")) as bundle:
+        survive_failures(
+            lambda: load(bundle, ARCH, 32, checked=False),
+            lambda: load(bundle, ARCH, 12, checked=False),
+            load_tokenizer(bundle),
+            20,
+            rebuilt=True,
+            limits=EngineLimits(),
+        )
 
 
 class Corrupt(HipEmulator):
