@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ..artifacts.errors import RequestError, printable
 from ..runtime.engine.generation import FINISH_LENGTH
 from ..runtime.text.chat import ChatTemplate
+from ..runtime.text.chat_prompt import render_chat
 from ..runtime.text.constraints import ConstraintSpec
-from ..runtime.text.continuation import continue_prompt, continues
+from ..runtime.text.continuation import continues
 from ..runtime.text.control_text import NoMarkError
 from ..runtime.text.reasoning import ReasoningSplitter
 from ..runtime.text.tokenizer import Tokenizer
 from ..runtime.text.tool_calls import ToolCall, ToolCallParser, Turn, join_calls
-from ..runtime.text.tool_prompt import call_schema, spell_out_tools, tool_descriptions
+from ..runtime.text.tool_prompt import call_schema
 from .answers import ChatAnswer, Completion
 
 Message = Mapping[str, Any]
@@ -87,6 +88,8 @@ def read_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         raise RequestError("messages", "expected at least one message, found none")
     read = []
     for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise RequestError(f"messages[{index}]", f"expected a dict, found {printable(repr(message), 60)}")
         content = message.get("content")
         if not isinstance(message.get("role"), str):
             raise RequestError(f"messages[{index}].role", "expected a text")
@@ -111,28 +114,14 @@ def chat_prompt(
         RequestError: these are no messages.
         RocmforgeError: the model's template does not take them.
     """
-    whole = read_messages(messages)
-    read: Sequence[Message] = whole[:-1] if continues(whole) else whole
-    if not template.takes_tools:
-        read = spell_out_tools(read, tools.given)
-    given = {
-        "messages": read,
-        "tools": tool_descriptions(tools.given) or None,
-        "variables": variables,
-        "begun": whole[-1] if continues(whole) else None,
-    }
+    read = read_messages(messages)
+    begun = read.pop() if continues(read) else None
     try:
-        hidden, mark = tokenizer.control_texts.hide(given, template.source)
-        opened = template.render(
-            cast("Sequence[Message]", hidden["messages"]),
-            tools=cast("Sequence[Message] | None", hidden["tools"]),
-            **cast("Message", hidden["variables"]),
-        )
+        chat = render_chat(read, tools.given, variables, template, tokenizer.control_texts, begun)
     except NoMarkError:
         raise RequestError("messages", "expected not every character that is for private use") from None
-    text, inside_reasoning = continue_prompt(opened, cast("Message | None", hidden["begun"]))
-    bos = tokenizer.config.bos_token  # many templates write it themselves; twice would change the answer
-    return tuple(tokenizer.encode(text, not (bos and text.startswith(bos)), mark=mark)), inside_reasoning
+    ids = tokenizer.encode(chat.text, chat.add_special(tokenizer.config.bos_token), mark=chat.mark)
+    return tuple(ids), chat.inside_reasoning
 
 
 class AnswerReader:

@@ -14,7 +14,15 @@ import numpy.typing as npt
 from ..artifacts.errors import RequestError, RocmforgeError, printable
 from ..runtime.engine.embeddings import EmbeddingRequest, Pooling
 from ..runtime.engine.engine import Engine
-from ..runtime.engine.generation import EngineStats, Failure, Generation, GenerationRequest, TokenEvent
+from ..runtime.engine.generation import (
+    FINISH_CANCELLED,
+    FINISH_FAILED,
+    EngineStats,
+    Failure,
+    Generation,
+    GenerationRequest,
+    TokenEvent,
+)
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.constraints import ConstraintCompiler
 from ..runtime.text.tokenizer import Tokenizer
@@ -30,6 +38,7 @@ Prompts = list[str] | list[tuple[int, ...]] | list[Prompt]
 
 DEFAULT: Final = GenerationParams()
 _LOOK_SECONDS: Final = 0.5  # how often a thread that waits can be interrupted
+_RAISED: Final = (FINISH_FAILED, FINISH_CANCELLED)
 _T = TypeVar("_T")
 
 
@@ -336,7 +345,8 @@ def _are_several(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> b
 
 
 def _reason(event: TokenEvent) -> FinishReason | None:
-    return None if event.error is not None else cast("FinishReason | None", event.finish_reason)
+    """Why it ended; None where it goes on, or `_check` raises."""
+    return None if event.finish_reason in _RAISED else cast("FinishReason | None", event.finish_reason)
 
 
 def _completion(generation: Generation) -> Completion:
@@ -352,5 +362,5 @@ def _check(event: TokenEvent) -> None:
         raise RequestError(failure.parameter, failure.message.removeprefix(f"{failure.parameter}: "))
     if failure is not None:
         raise RocmforgeError(f"generation failed: {failure}")
-    if event.finish_reason == "cancelled":
+    if event.finish_reason == FINISH_CANCELLED:
         raise RocmforgeError("generation failed: the model was closed")

@@ -83,7 +83,7 @@ def request_of(
         SamplingParams(**values_of(params), seed=params.seed, logit_bias=params.logit_bias),
         (params.stop,) if isinstance(params.stop, str) else tuple(params.stop),
         params.ignore_eos,
-        params.stop_token_ids,
+        tuple(params.stop_token_ids),
         params.logprobs,
         constraint,
     )

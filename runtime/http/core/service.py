@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
 from ...engine.generation import Constraint, EngineApi, GenerationRequest
+from ...text.chat_prompt import render_chat
 from ...text.constraints import ConstraintSpec
-from ...text.continuation import continue_prompt
 from ...text.control_text import NoMarkError, shown
 from ...text.tokenizer import TooManyTokensError
-from ...text.tool_prompt import spell_out_tools, tool_descriptions
 from .conditions import SEED_BITS, Conditions
 from .continuation import split_last
-from .conversation import Conversation, Message
+from .conversation import Conversation
 from .errors import ContextLengthError, UnsupportedError
 from .text_apis import ChatTemplateApi, ConstraintApi, Look, TokenizerApi
 from .token_cache import TokenCache
@@ -126,24 +124,16 @@ class Service:
             RequestError: the model's template does not take these messages.
             EngineBusyError: it is busy with others.
         """
-        template, tools = self.chat_template, conversation.usable_tools
-        before, begun = split_last(conversation)
-        messages: Sequence[Mapping[str, object]] = before
-        if not template.takes_tools:
-            messages = spell_out_tools(before, tools)
-        given = {
-            "messages": messages,
-            "tools": tool_descriptions(tools) or None,
-            "variables": conversation.template_variables,
-            "begun": begun,
-        }
+        messages, begun = split_last(conversation)
         try:
-            hidden, mark = self.tokenizer.control_texts.hide(given, template.source)
-            opened = template.render(
-                cast("Sequence[Message]", hidden["messages"]),
-                tools=cast("Sequence[Message] | None", hidden["tools"]),
-                add_generation_prompt=conversation.generation_prompt,
-                **cast("Message", hidden["variables"]),
+            chat = render_chat(
+                messages,
+                conversation.usable_tools,
+                conversation.template_variables,
+                self.chat_template,
+                self.tokenizer.control_texts,
+                begun,
+                conversation.generation_prompt,
             )
         except NoMarkError:
             raise RequestError("messages", "expected not every character that is for private use") from None
@@ -151,15 +141,12 @@ class Service:
             raise
         except RocmforgeError as error:
             raise RequestError("messages", f"{error}{_hint(messages)}") from None
-        text, inside_reasoning = continue_prompt(opened, cast("Message | None", hidden["begun"]))
-        # Many templates write BOS themselves; twice would change the answer.
-        bos = self.tokenizer.config.bos_token
-        add_special = not (bos and text.startswith(bos))
+        add_special = chat.add_special(self.tokenizer.config.bos_token)
         try:
-            ids = self.cache.encode(text, add_special, True, most or self.most_tokens, look, mark)
+            ids = self.cache.encode(chat.text, add_special, True, most or self.most_tokens, look, chat.mark)
         except TooManyTokensError as error:
             raise self.too_long(error.count) from None
-        return ChatPrompt(shown(text, mark), ids, inside_reasoning)
+        return ChatPrompt(shown(chat.text, chat.mark), ids, chat.inside_reasoning)
 
     def requests(
         self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None, count: int

@@ -80,11 +80,12 @@ def test_tools_that_are_none(tools: list[dict[str, Any]], choice: Any, problem: 
     ("messages", "problem"),
     [
         ([], "messages: expected at least one message, found none"),
+        (["hi"], "messages[0]: expected a dict, found 'hi'"),
         ([*TALK, {"content": "x"}], "messages[1].role: expected a text"),
         ([{"role": "user", "content": 3}], "messages[0].content: expected a text"),
     ],
 )
-def test_messages_that_are_none(messages: list[dict[str, Any]], problem: str) -> None:
+def test_messages_that_are_none(messages: list[Any], problem: str) -> None:
     with pytest.raises(RequestError) as caught:
         read_messages(messages)
     assert str(caught.value) == problem

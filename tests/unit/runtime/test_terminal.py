@@ -88,7 +88,7 @@ class FakeTemplate:
     def __init__(self, before: str = "<") -> None:
         self.before, self.closed = before, 0
 
-    def render(self, messages: Sequence[Mapping[str, str]], tools: None) -> str:
+    def render(self, messages: Sequence[Mapping[str, str]], **options: object) -> str:
         return self.before + "|".join(f"{one['role'][0]}{one['content']}" for one in messages)
 
     def close(self) -> None:

@@ -1,0 +1,94 @@
+"""A conversation as a prompt: rendered by a template, what its messages say kept apart from control tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from .continuation import continue_prompt
+from .control_text import ControlTexts
+from .tool_prompt import Tool, spell_out_tools, tool_descriptions
+
+Message = Mapping[str, object]
+
+
+class Template(Protocol):
+    """What is asked of a chat template; see `ChatTemplate`."""
+
+    @property
+    def source(self) -> str:
+        """Its Jinja source."""
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] | None = None,
+        add_generation_prompt: bool = True,
+        **extra: object,
+    ) -> str:
+        """Return the prompt of a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A prompt's text.
+
+    Attributes:
+        text: with `mark` in it.
+        mark: what keeps texts of control tokens from being read as such; see `ControlTexts.hide`.
+        inside_reasoning: whether it ends within reasoning.
+    """
+
+    text: str
+    mark: str
+    inside_reasoning: bool
+
+    def add_special(self, bos: str) -> bool:
+        """Whether BOS is to be added: many templates write it themselves, and twice would change the answer."""
+        return not (bos and self.text.startswith(bos))
+
+
+def render_chat(
+    messages: Sequence[Message],
+    tools: Sequence[Tool],
+    variables: Mapping[str, object],
+    template: Template,
+    control_texts: ControlTexts,
+    begun: Message | None = None,
+    add_generation_prompt: bool = True,
+) -> RenderedChat:
+    """Render a conversation up to the opening of the assistant's turn, or with what it has begun to say.
+
+    Args:
+        messages: as templates read them.
+        tools: that the model may call; where the template takes none, it is told of them in plain text.
+        variables: further ones of the template.
+        template: of the model.
+        control_texts: of its tokenizer.
+        begun: a last message of the assistant's, to go on with.
+        add_generation_prompt: whether the template opens the assistant's turn.
+
+    Raises:
+        NoMarkError: the messages hold every character that could stand for nothing else.
+        RocmforgeError: the template does not take them, or is busy with others.
+    """
+    given = {
+        "messages": messages if template.takes_tools else spell_out_tools(messages, tools),
+        "tools": tool_descriptions(tools) or None,
+        "variables": variables,
+        "begun": begun,
+    }
+    hidden, mark = control_texts.hide(given, template.source)
+    opened = template.render(
+        cast("Sequence[Message]", hidden["messages"]),
+        tools=cast("Sequence[Message] | None", hidden["tools"]),
+        add_generation_prompt=add_generation_prompt,
+        **cast("Message", hidden["variables"]),
+    )
+    text, inside_reasoning = continue_prompt(opened, cast("Message | None", hidden["begun"]))
+    return RenderedChat(text, mark, inside_reasoning)
