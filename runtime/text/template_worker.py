@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from .template_sandbox import budgeted, template_environment
+from .template_budget import budgeted
 
 READY = b"r"
 DONE = b"+"
@@ -41,6 +41,8 @@ class SandboxedTemplate:
     """
 
     def __init__(self, source: str) -> None:
+        from .template_sandbox import template_environment  # noqa: PLC0415 - brings Jinja
+
         self._template = template_environment().from_string(source)
 
     def render(self, variables: Mapping[str, object]) -> str:
@@ -69,7 +71,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
-    template_environment()  # imports Jinja
+    from .template_sandbox import template_environment  # noqa: PLC0415 - brings Jinja
+
+    template_environment()
     held = _address_space()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     _send(answers, READY, b"")

@@ -19,8 +19,8 @@ import pytest
 from rocmforge.artifacts.errors import EngineBusyError
 from rocmforge.runtime.text import template_process, template_worker
 from rocmforge.runtime.text.chat import ChatTemplate, check_template
+from rocmforge.runtime.text.template_budget import MAX_SECONDS
 from rocmforge.runtime.text.template_process import ANSWER_SECONDS, MAX_PROCESSES, ChatTemplateError
-from rocmforge.runtime.text.template_sandbox import MAX_SECONDS
 from rocmforge.runtime.text.template_worker import CPU_SECONDS, MEMORY_BYTES
 from rocmforge.tests.support.templates import ask, children, template, wait_until
 

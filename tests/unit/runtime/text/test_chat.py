@@ -13,10 +13,9 @@ from typing import Any
 import jinja2.filters
 import pytest
 
-from rocmforge.runtime.text import template_sandbox
 from rocmforge.runtime.text.chat import CHATML, MAX_SOURCE_CHARS, ChatTemplate, check_template
+from rocmforge.runtime.text.template_budget import MAX_SECONDS, Budget, check_growth
 from rocmforge.runtime.text.template_process import ChatTemplateError
-from rocmforge.runtime.text.template_sandbox import MAX_SECONDS
 from rocmforge.runtime.text.template_worker import SandboxedTemplate, describe
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<b>é</b> 'q'"}]
@@ -224,6 +223,6 @@ def test_F23_what_a_text_would_grow_to_is_known_before_it_is_made(
     """The bound is not below what comes out, and not far above it."""
     real = len(jinja2.filters.do_indent(value, args[0], True) if name == "indent" else getattr(value, name)(*args))
     assert real <= size
-    template_sandbox._check_growth(name, value, args, template_sandbox._Budget(size, math.inf))
+    check_growth(name, value, args, Budget(size, math.inf))
     with pytest.raises(Exception, match=f"more than {size - 1}"):
-        template_sandbox._check_growth(name, value, args, template_sandbox._Budget(size - 1, math.inf))
+        check_growth(name, value, args, Budget(size - 1, math.inf))

@@ -11,8 +11,8 @@ from typing import Any
 import jinja2.sandbox
 import pytest
 
-from rocmforge.runtime.text import template_sandbox as sandbox
-from rocmforge.runtime.text.template_sandbox import (
+from rocmforge.runtime.text import template_budget
+from rocmforge.runtime.text.template_budget import (
     MAX_CHARS,
     MAX_GROWTH,
     MAX_INT_BITS,
@@ -20,9 +20,14 @@ from rocmforge.runtime.text.template_sandbox import (
     MAX_SECONDS,
     MAX_STEPS,
     MAX_WIDTH,
+    Budget,
     budgeted,
-    template_environment,
+    check_growth,
+    check_percent,
+    current_budget,
+    weight_of,
 )
+from rocmforge.runtime.text.template_sandbox import template_environment
 from rocmforge.runtime.text.template_worker import SandboxedTemplate, describe
 
 LARGE_VALUE = r"^a value of more than \d+ characters$"
@@ -170,30 +175,30 @@ def test_what_a_template_costs(monkeypatch: pytest.MonkeyPatch, source: str, ste
         made.append(original(*arguments))
         return made[-1]
 
-    original = sandbox._Budget
-    monkeypatch.setattr(sandbox, "_Budget", budget)
+    original = Budget
+    monkeypatch.setattr(template_budget, "Budget", budget)
     render(source)
     assert [(one.steps, one.output) for one in made] == [(steps, output)]
 
 
 def test_a_budget_is_by_what_the_caller_gives_and_ends_with_the_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "time", SimpleNamespace(monotonic=lambda: 50.0))
+    monkeypatch.setattr(template_budget, "time", SimpleNamespace(monotonic=lambda: 50.0))
     with budgeted({"a": "xyz", "b": [1, "ab"]}):
-        budget = sandbox._budget()
+        budget = current_budget()
         assert (budget.max_chars, budget.deadline) == (MAX_CHARS + MAX_GROWTH * (4 + 5), 50.0 + MAX_SECONDS)
         assert (budget.steps, budget.output) == (0, 0)
     with pytest.raises(Exception, match=r"^no rendering$"):
-        sandbox._budget()
+        current_budget()
     with pytest.raises(ZeroDivisionError), budgeted({}):
         raise ZeroDivisionError
     with pytest.raises(Exception, match=r"^no rendering$"):
-        sandbox._budget()
+        current_budget()
 
 
 def test_each_limit_of_a_budget_is_met_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [10.0]
-    monkeypatch.setattr(sandbox, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    budget = sandbox._Budget(5, 10.0, MAX_STEPS - 2)
+    monkeypatch.setattr(template_budget, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    budget = Budget(5, 10.0, MAX_STEPS - 2)
     budget.step()
     now[0] = 10.5
     with pytest.raises(Exception, match=f"^takes more than {MAX_SECONDS:g} s$"):
@@ -230,14 +235,14 @@ def test_each_limit_of_a_budget_is_met_and_not_before(monkeypatch: pytest.Monkey
     ],
 )
 def test_what_a_value_weighs(value: object, weight: int) -> None:
-    assert sandbox._weight(value, 1000) == sandbox._weight(value, weight) == weight
-    assert sandbox._weight(value, weight - 1) > weight - 1
+    assert weight_of(value, 1000) == weight_of(value, weight) == weight
+    assert weight_of(value, weight - 1) > weight - 1
 
 
 def test_a_long_list_is_not_looked_into() -> None:
-    assert sandbox._weight([1] * 9, 10) == 10
-    assert sandbox._weight([1] * 10, 10) == 11
-    assert sandbox._weight([object()] * 10_000, 10) == 11
+    assert weight_of([1] * 9, 10) == 10
+    assert weight_of([1] * 10, 10) == 11
+    assert weight_of([object()] * 10_000, 10) == 11
 
 
 NARROW: dict[str, Callable[[int], str]] = {
@@ -289,11 +294,11 @@ def test_a_star_or_a_percent_sign_alone_is_no_variable_width() -> None:
 
 def test_what_a_format_would_make_is_known_before() -> None:
     """For each percent sign a width, and all that is filled in."""
-    budget = sandbox._Budget(4 + 2 * (MAX_WIDTH + 2 * (1 + 2 + 3)), math.inf)
-    sandbox._check_percent("%s%s", ("a", "bc"), budget)
+    budget = Budget(4 + 2 * (MAX_WIDTH + 2 * (1 + 2 + 3)), math.inf)
+    check_percent("%s%s", ("a", "bc"), budget)
     budget.max_chars -= 1
     with pytest.raises(Exception, match=LARGE_VALUE):
-        sandbox._check_percent("%s%s", ("a", "bc"), budget)
+        check_percent("%s%s", ("a", "bc"), budget)
 
 
 @pytest.mark.parametrize(
@@ -303,10 +308,10 @@ def test_a_format_is_bounded_by_all_that_is_filled_in(
     monkeypatch: pytest.MonkeyPatch, source: str, weight: int
 ) -> None:
     length = len(source.split("'")[1])
-    monkeypatch.setattr(sandbox, "MAX_GROWTH", 0)
-    monkeypatch.setattr(sandbox, "MAX_CHARS", length + 2 * (MAX_WIDTH + 2 * weight))
+    monkeypatch.setattr(template_budget, "MAX_GROWTH", 0)
+    monkeypatch.setattr(template_budget, "MAX_CHARS", length + 2 * (MAX_WIDTH + 2 * weight))
     assert render(f"{{{{ {source} }}}}", a="abc", b="defg") == "abcdefg"
-    monkeypatch.setattr(sandbox, "MAX_CHARS", sandbox.MAX_CHARS - 1)
+    monkeypatch.setattr(template_budget, "MAX_CHARS", template_budget.MAX_CHARS - 1)
     assert "a value of more than" in refusal(f"{{{{ {source} }}}}", a="abc", b="defg")
 
 
@@ -328,16 +333,16 @@ def test_a_range_that_is_too_long() -> None:
 @pytest.fixture
 def made_large(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kinds of values that were made and then found too large; 100 characters are allowed, whatever is given."""
-    monkeypatch.setattr(sandbox, "MAX_CHARS", 100)
-    monkeypatch.setattr(sandbox, "MAX_GROWTH", 0)
-    value, found = sandbox._Budget.value, list[str]()
+    monkeypatch.setattr(template_budget, "MAX_CHARS", 100)
+    monkeypatch.setattr(template_budget, "MAX_GROWTH", 0)
+    value, found = Budget.value, list[str]()
 
     def told(budget: Any, made: Any) -> Any:
-        if sandbox._weight(made, budget.max_chars) > budget.max_chars:
+        if weight_of(made, budget.max_chars) > budget.max_chars:
             found.append(type(made).__name__)
         return value(budget, made)
 
-    monkeypatch.setattr(sandbox._Budget, "value", told)
+    monkeypatch.setattr(Budget, "value", told)
     return found
 
 
@@ -385,9 +390,9 @@ def test_what_makes_nothing_large_is_left_alone(made_large: list[str], source: s
 
 
 def test_an_empty_text_is_found_around_every_byte() -> None:
-    sandbox._check_growth("replace", b"aaa", (b"", b"xyz"), sandbox._Budget(15, math.inf))
+    check_growth("replace", b"aaa", (b"", b"xyz"), Budget(15, math.inf))
     with pytest.raises(Exception, match=LARGE_VALUE):
-        sandbox._check_growth("replace", b"aaa", (b"", b"xyz"), sandbox._Budget(14, math.inf))
+        check_growth("replace", b"aaa", (b"", b"xyz"), Budget(14, math.inf))
 
 
 @pytest.mark.parametrize(
@@ -400,9 +405,9 @@ def test_what_is_large_once_it_is_made_goes_no_further(made_large: list[str], so
 
 @pytest.mark.parametrize("source", ["'%s' % t", "'%s'|format(t)"])
 def test_a_filled_in_format_is_bounded_by_its_width_first(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    monkeypatch.setattr(sandbox, "MAX_GROWTH", 0)
+    monkeypatch.setattr(template_budget, "MAX_GROWTH", 0)
     assert render(f"{{{{ {source} }}}}", t="a" * 90)
-    monkeypatch.setattr(sandbox, "MAX_CHARS", MAX_WIDTH)
+    monkeypatch.setattr(template_budget, "MAX_CHARS", MAX_WIDTH)
     assert refusal(f"{{{{ {source} }}}}", t="a") == f"LimitError: a value of more than {MAX_WIDTH} characters"
 
 
@@ -442,7 +447,7 @@ def test_json_is_not_made_wide(good: Mapping[str, Any], bad: Mapping[str, Any]) 
 
 
 def test_json_ends_where_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_GROWTH", 0)
+    monkeypatch.setattr(template_budget, "MAX_GROWTH", 0)
     length = MAX_CHARS - 4  # and its quotes, and its brackets
     assert render("{{ [a]|tojson|length }}", a="a" * length) == str(MAX_CHARS)
     problem = f"LimitError: a value of more than {MAX_CHARS} characters"
