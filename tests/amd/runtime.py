@@ -73,5 +73,4 @@ class Figures:
 
 
 FIGURES = Figures()
-
 Compiled = Callable[..., Path]

@@ -225,8 +225,6 @@ CONFIG = ModelConfig(
     qk_norm=False,
     tie_word_embeddings=True,
 )
-
-
 Launches = tuple[tuple[KernelSpec, GridEntry], ...]
 
 

@@ -15,7 +15,6 @@ from rocmforge.compiler.model_config import ModelConfig, RopeScaling
 from rocmforge.compiler.operations import OPERATIONS
 
 Float64 = npt.NDArray[np.float64]
-
 BASE = ModelConfig(
     architecture="llama",
     name="test",

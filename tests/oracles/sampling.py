@@ -8,9 +8,7 @@ import numpy.typing as npt
 from rocmforge.runtime.device.batch import RowSampling
 
 Logits = npt.NDArray[np.float32]
-
 VOCAB = 321  # no multiple of 16: the last vector is a short one
-
 ULP = 2.0**-24
 
 # A weight is e^x with x = (logit - largest) / temperature, from -87 to 0. The subtraction and the division round x

@@ -17,7 +17,6 @@ from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.tests.support.fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer
 
 TAGS = {"models": [{"name": "deepcoder:14b", "size": 8_400_000_000, "details": {"parameter_size": "14.8B"}}]}
-
 EVENTS = b'data: {"a": 1}\n\ndata: [DONE]\n\n'
 
 

@@ -13,7 +13,6 @@ from rocmforge.artifacts.manifest import FileEntry, Manifest, ModelIdentity, Tar
 from rocmforge.artifacts.writer import BundleWriter
 
 SHA = hashlib.sha256(b"").hexdigest()
-
 TARGET = TargetEntry(
     "host",
     "host",
@@ -28,7 +27,6 @@ TARGET = TargetEntry(
     "bitwise",
     0.0,
 )
-
 MANIFEST = Manifest(
     model=ModelIdentity("Tiny", "llama", SHA, 1000, "Q8_0", 128, {"general.license": "mit", "x": 1.5}),
     targets=(TARGET,),
@@ -43,8 +41,6 @@ MANIFEST = Manifest(
         for name in ("layout.msgpack", "weights.bin", "code/host.so", "src/embed.c", "tokenizer.json")
     },
 )
-
-
 LAYOUT = Layout(
     tensors=(
         TensorEntry("token_embd", "rows16_q8_0", (64, 32), 0, 2176),
@@ -67,8 +63,6 @@ LAYOUT = Layout(
     max_seq_len=128,
     final_norm=FinalNorm("hidden", "norm", 1e-5),
 )
-
-
 LAYOUT_DATA = encode_layout(LAYOUT)
 WEIGHTS = bytes(range(256)) * 9
 

@@ -12,14 +12,11 @@ from typing import Any
 from rocmforge.tests.support.process import PATIENCE_SECONDS
 
 DOCS = Path(__file__).parents[2] / "docs"
-
 PRINTED_URL = "http://localhost:8080"
-
 _EXAMPLE = re.compile(r"```bash\n(.*?)```\n\nAnswer(?:, status (\d+))?:\n\n```\w+\n(.*?)```", re.DOTALL)
 
 # Stands in a printed object for fields that are not shown.
 MORE = "…"
-
 Operation = tuple[str, str]
 
 

@@ -18,9 +18,7 @@ CONFIGS: dict[str, ModelConfig] = {
     "qkv-as-wide-as-hidden": replace(BASE, hidden_size=128, num_heads=2, num_kv_heads=1),
     "no-whole-blocks": replace(BASE, hidden_size=60, intermediate_size=72, head_dim=16, rope_dim=16),
 }
-
 ATTENTION = ("attention_q", "attention_k", "attention_v")
-
 TYPES: dict[str, dict[str, str]] = {
     "one-type": {},
     "floats": dict.fromkeys((*ATTENTION, "attention_output", "ffn_gate", "ffn_up", "ffn_down", "output"), "F16"),

@@ -101,8 +101,6 @@ def hip_bundle(
 
 
 BLOCKS = 20
-
-
 KV = KvSize(BLOCKS, 128)
 
 

@@ -28,8 +28,6 @@ def stream_of(result: falcon.testing.Result) -> list[Any]:
 
 
 CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
-
-
 LARK = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"+'}
 
 

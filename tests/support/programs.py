@@ -16,7 +16,6 @@ from rocmforge.runtime.device.batch import Batch, Program, RowSampling
 from rocmforge.runtime.device.host import load_host_program
 
 LEVELS = ("x86_64_v4", "x86_64_v3", "portable")
-
 BLOCK = 16
 
 

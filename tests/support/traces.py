@@ -31,11 +31,8 @@ from rocmforge.runtime.telemetry.tracing import CURRENT, Sampling, TraceOptions,
 from rocmforge.tests.support.fake_engine import MODEL, FakeEngine, FakeGeneration, FakeTemplate, FakeTokenizer
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
-
 PARENT_ID = "b7ad6b7169203331"
-
 ALL = TraceOptions(Sampling(1.0))
-
 HTTP = HttpRecord("POST", "/generate", "/generate", 200, "abc")
 
 

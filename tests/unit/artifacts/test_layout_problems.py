@@ -29,9 +29,7 @@ from rocmforge.tests.support.bundle import LAYOUT
 from rocmforge.tests.support.layouts import buffers, changed, raw, sized, tensor
 
 PATH = Path("model.rfb/layout.msgpack")
-
 DATA = encode_layout(LAYOUT)
-
 CHECK = Checker(PATH)
 
 

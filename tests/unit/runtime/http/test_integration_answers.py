@@ -63,7 +63,6 @@ def answering(answer: bytes) -> Iterator[falcon.testing.TestClient]:
 
 
 PAGE = b"<html><script>alert(1)</script></html>"
-
 F106 = {
     "page": raw("200 OK", "text/html", PAGE),
     "page called JSON": raw("200 OK", "application/json", PAGE),
