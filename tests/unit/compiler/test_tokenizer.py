@@ -33,8 +33,10 @@ def smollm2_metadata(smollm2_gguf: Path) -> dict[str, object]:
     return {name: field.contents() for name, field in reader.fields.items()}
 
 
-def extended(metadata: Mapping[str, object]) -> dict[str, object]:
+@pytest.fixture(scope="session")
+def extended(smollm2_metadata: Mapping[str, object]) -> dict[str, object]:
     """The vocabulary with which the goldens of the other pre-tokenizers were made."""
+    metadata = smollm2_metadata
     spec = importlib.util.spec_from_file_location("oracle", ROOT / "tools" / "generate" / "tokenizer_oracle.py")
     assert spec is not None
     assert spec.loader is not None
@@ -45,11 +47,13 @@ def extended(metadata: Mapping[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "qwen2", "gpt-2", "default"])
-def test_ids_equal_those_of_llama_cpp(smollm2_metadata: Mapping[str, object], pre: str) -> None:
+def test_ids_equal_those_of_llama_cpp(
+    smollm2_metadata: Mapping[str, object], extended: Mapping[str, object], pre: str
+) -> None:
     metadata = smollm2_metadata
     name = "smollm2"
     if pre != "smollm":
-        metadata = {**extended(metadata), "tokenizer.ggml.pre": pre}
+        metadata = {**extended, "tokenizer.ggml.pre": pre}
         name = pre.replace("-", "_")
     golden = json.loads((DATA / f"{name}_token_ids.json").read_text(encoding="utf-8"))
     artifact = build_tokenizer(metadata, PATH)
