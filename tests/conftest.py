@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("model")
         if item.get_closest_marker("nightly") and not os.environ.get("ROCMFORGE_NIGHTLY"):
             item.add_marker(pytest.mark.skip(reason="only tools/nightly runs it"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of further searches for garbage: ten thousand tests and all their modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
