@@ -98,12 +98,12 @@ _SPACES: Final = {"host": {}, "hip": {_CONSTANT: "CONSTANT_MEMORY ", _GLOBAL: "G
 
 
 def fields_of(struct: tuple[Field, ...], backend: str) -> Iterator[Field]:
-    """Those that a back end has."""
+    """Return the fields that a back end has."""
     return (field for field in struct if backend in field.backends)
 
 
 def ctypes_fields(struct: tuple[Field, ...], backend: str) -> list[tuple[str, Any]]:
-    """For `_fields_` of a `ctypes.Structure`; a pointer is a `c_void_p`."""
+    """Return the fields for `_fields_` of a `ctypes.Structure`; a pointer is a `c_void_p`."""
     return [
         (field.name, _CTYPES[field.kind] if field.pointer is None else ctypes.c_void_p)
         for field in fields_of(struct, backend)
@@ -115,7 +115,7 @@ def _native(struct: tuple[Field, ...], backend: str) -> type[ctypes.Structure]:
 
 
 def numpy_fields(struct: tuple[Field, ...], backend: str) -> Any:
-    """For `numpy.dtype`, each field where C has it; a pointer is an unsigned number of 8 bytes."""
+    """Return the fields for `numpy.dtype`, each where C has it; a pointer is an unsigned number of 8 bytes."""
     native, fields = _native(struct, backend), list(fields_of(struct, backend))
     return {
         "names": [field.name for field in fields],
@@ -126,7 +126,7 @@ def numpy_fields(struct: tuple[Field, ...], backend: str) -> Any:
 
 
 def c_header(backend: str) -> str:
-    """The structs in C, as `abi.h` of a back end's headers. What includes it has the integer types."""
+    """Return the structs in C, as `abi.h` of a back end's headers. What includes it has the integer types."""
     version = f"#define ABI_VERSION {HOST_ABI_VERSION}\n\n" if backend == "host" else ""
     return (
         f"/* Made of artifacts/abi.py. */\n#ifndef ROCMFORGE_ABI_H\n#define ROCMFORGE_ABI_H\n\n{version}"

@@ -49,7 +49,7 @@ class KvRef:
 
 @dataclass(frozen=True, slots=True)
 class StepRef:
-    """Of a GPU: the pinned image of a step, or where the host is told which step was computed; from format 1.2 on."""
+    """A GPU's pinned image of a step, or where the host is told which step was computed; from format 1.2 on."""
 
     part: StepPart
 
@@ -62,12 +62,12 @@ Argument = TensorRef | BufferRef | KvRef | StepRef | None
 
 
 def argument_text(argument: Argument) -> str:
-    """As a layout holds it."""
+    """Return the text of an argument, as a layout holds it."""
     return "none" if argument is None else str(argument)
 
 
 def parse_argument(text: str) -> Argument:
-    """The argument of a text.
+    """Return the argument that a layout's text stands for.
 
     Raises:
         ValueError: it is none.

@@ -73,7 +73,7 @@ def check_digest(path: Path, name: str, expected: str, found: str) -> None:
 
 
 def found_files(path: Path, folder: int, expected: Set[str]) -> set[str]:
-    """Names below the open folder; refuses what is neither expected nor the folder of such a file."""
+    """Return the names below the open folder; refuse what is neither expected nor the folder of such a file."""
     folders = {name[:cut] for name in expected for cut, c in enumerate(name) if c == "/"}
     found: set[str] = set()
     pending = [""]

@@ -1,4 +1,4 @@
-"""Untrusted values of a file to typed ones."""
+"""Turn untrusted values of a file into typed ones."""
 
 from __future__ import annotations
 

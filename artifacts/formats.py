@@ -64,7 +64,7 @@ class WeightFormat:
 
     @property
     def defines(self) -> Mapping[str, int]:
-        """The macros by which kernels know the format (kernels/*/weights_*.h)."""
+        """Return the macros by which kernels know the format (kernels/*/weights_*.h)."""
         if self.is_float:
             return {f"WEIGHT_{self.name}": 1, "ELEMENT_BYTES": self.gguf_bytes}
         return {

@@ -33,22 +33,22 @@ def library_paths(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def version_of(number: int) -> tuple[int, int]:
-    """Major and minor of what hipRuntimeGetVersion gives: 60342134 is (6, 3)."""
+    """Return major and minor of what hipRuntimeGetVersion gives: 60342134 is (6, 3)."""
     return number // 10_000_000, number // 100_000 % 100
 
 
 def version_text(version: tuple[int, int] | None) -> str:
-    """For people, as `HIP 6.3`."""
+    """Return a version for people, as `HIP 6.3`."""
     return "HIP of unknown version" if version is None else f"HIP {version[0]}.{version[1]}"
 
 
 def arch_of_version(version: int) -> str:
-    """The arch of a `gfx_target_version`: 110000 is gfx1100, 90010 is gfx90a."""
+    """Return the arch of a `gfx_target_version`: 110000 is gfx1100, 90010 is gfx90a."""
     return f"gfx{version // 10000}{version // 100 % 100}{version % 100:x}"
 
 
 def installed_arches(nodes: Path = KFD_NODES) -> tuple[str, ...]:
-    """Arches of the AMD GPUs here, by the KFD topology in sysfs: a node with a target version is a GPU."""
+    """Return the arches of the AMD GPUs here, by the KFD topology in sysfs: a node with a target version is a GPU."""
     found = []
     for properties in sorted(nodes.glob("*/properties")):
         try:

@@ -156,7 +156,7 @@ class Layout:
     sampler: Sampler | None = None
 
     def find_sampler(self) -> Sampler:
-        """The sampler; before format 1.3 that is the last launch, whose first argument are the logits.
+        """Return the sampler; before format 1.3 that is the last launch, whose first argument are the logits.
 
         Raises:
             DeviceError: there is none.

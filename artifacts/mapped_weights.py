@@ -32,7 +32,7 @@ class MappedWeights(mmap.mmap):
     _guard: BusErrorGuard
 
     def check(self) -> None:
-        """Whether what was read is what was mapped. Takes microseconds; from any thread.
+        """Check that what was read is what was mapped. It takes microseconds, and any thread may ask.
 
         Raises:
             BundleError: the file was cut or written to, or the disk does not give it.

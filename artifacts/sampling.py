@@ -75,10 +75,10 @@ PARAMETERS: Final[Mapping[str, Parameter]] = _declared()
 
 
 def values_of(numbers: SamplingNumbers) -> dict[str, Any]:
-    """Their values, by name."""
+    """Return the values of all numbers, by name."""
     return {name: getattr(numbers, name) for name in PARAMETERS}
 
 
 def weighs_history(numbers: SamplingNumbers) -> bool:
-    """Whether a number that judges tokens by how often they came before is not at its default."""
+    """Return whether a number that judges tokens by how often they came before is not at its default."""
     return any(getattr(numbers, name) != one.default for name, one in PARAMETERS.items() if one.allowed.weighs_history)

@@ -131,6 +131,6 @@ GENERIC_ARCHES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def generic_arch(arch: str) -> str | None:
-    """The generic arch whose code `arch` runs; never guessed from its digits."""
+    """Return the generic arch whose code `arch` runs; never guessed from its digits."""
     row = GPU_ARCHES.get(arch)
     return None if row is None else row.generic

@@ -86,7 +86,7 @@ class BundleStream:
         return self._position
 
     def close(self) -> None:
-        """Flush the file to the disk and enter it in the manifest; again: nothing."""
+        """Flush the file to the disk and enter it in the manifest; a second call does nothing."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
