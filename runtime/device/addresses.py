@@ -28,7 +28,7 @@ class Addresses:
     half_layer: int
 
     def of(self, argument: Argument) -> int | None:
-        """The address that a launch is given; None where there is none, or where each step has its own."""
+        """Return the address that a launch is given; None where there is none, or where each step has its own."""
         match argument:
             case TensorRef(name):
                 return self.tensors[name]
@@ -39,10 +39,10 @@ class Addresses:
         return None
 
     def buffer(self, name: str) -> int:
-        """Of a buffer."""
+        """Return the address of a buffer."""
         return self.arena + self.buffers[name]
 
 
 def half_layer_bytes(kv: KvLayout, num_blocks: int) -> int:
-    """Bytes of the keys, or of the values, of one layer in a KV cache of so many blocks."""
+    """Return the bytes of the keys, or of the values, of one layer in a KV cache of so many blocks."""
     return num_blocks * kv.bytes_per_block // (2 * kv.num_layers)

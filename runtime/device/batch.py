@@ -44,7 +44,7 @@ class RowSampling(SamplingNumbers):
     keep_logits: bool = False
 
     def wait_for_mask(self) -> UInt32 | None:
-        """The mask, where there is one."""
+        """Return the mask, once it is made, where there is one."""
         return self.mask.wait() if isinstance(self.mask, PendingMask) else self.mask
 
 
@@ -99,34 +99,34 @@ class Program(Protocol):
         """
 
     def check(self) -> None:
-        """Cheap, and for any thread.
+        """Check the files that steps read; it is cheap, and any thread may ask.
 
         Raises:
             BundleError: a file that steps read is no longer what it was when the program was loaded.
         """
 
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
-        """float32[num_rows, vocab_size] of the last step, a copy; adjusted where `keep_logits` is not set."""
+        """Return the last step's float32[num_rows, vocab_size], a copy; adjusted where `keep_logits` is not set."""
 
     def hidden(self, first: int, count: int) -> Float32:
-        """float32[count, hidden_size] after the final norm: of the tokens `first ..` of the last step, a copy.
+        """Return float32[count, hidden_size] after the final norm, of the last step's tokens from `first` on; a copy.
 
         Raises:
             DeviceError: the device failed, or the bundle gives no hidden states.
         """
 
     def memory(self) -> tuple[int, int]:
-        """Free and total bytes of the device's memory."""
+        """Return free and total bytes of the device's memory."""
 
     def facts(self) -> DeviceFacts:
-        """Of the GPU; for any thread."""
+        """Return what is known of the GPU; any thread may ask."""
 
     def close(self) -> None:
         """Free all that the device holds."""
 
 
 def changed_files(program: Program | None) -> BundleError | None:
-    """What `Program.check` finds; nothing where there is no program."""
+    """Return what `Program.check` finds; nothing where there is no program."""
     try:
         if program is not None:
             program.check()
@@ -136,7 +136,7 @@ def changed_files(program: Program | None) -> BundleError | None:
 
 
 def device_facts(program: Program | None) -> DeviceFacts:
-    """What `Program.facts` says; nothing where there is no program."""
+    """Return what `Program.facts` says; nothing where there is no program."""
     return DeviceFacts() if program is None else program.facts()
 
 

@@ -20,7 +20,7 @@ GOLDEN_BLOCKS = 4  # of the KV cache, enough for any record
 
 
 def _prompt_step(program: Program, token_ids: Sequence[int], start: int) -> npt.NDArray[np.float32]:
-    """float32[vocab_size] after `token_ids`, which begin at position `start`; the sequence lies in blocks 0, 1, ..."""
+    """Return float32[vocab_size] after `token_ids`, which begin at position `start` and lie in blocks 0, 1, ..."""
     count = len(token_ids)
     num_blocks = -(-(start + count) // program.layout.kv.block_size)
     blocks = np.arange(num_blocks, dtype=np.int32)[None, :]
@@ -39,7 +39,7 @@ def _prompt_step(program: Program, token_ids: Sequence[int], start: int) -> npt.
 
 
 def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:
-    """One record a prompt: its last logits' digest and top, and the first greedy tokens.
+    """Return one record a prompt: its last logits' digest and top, and the first greedy tokens.
 
     Args:
         program: with room for the prompts in its KV cache.
@@ -74,7 +74,7 @@ def _top(logits: npt.NDArray[np.float32]) -> list[list[int | float]]:
 
 
 def checked_prompt(path: Path, record: object, layout: Layout) -> list[int]:
-    """Token ids of a golden record, all of them safe to run in a KV cache of `GOLDEN_BLOCKS`.
+    """Return the token ids of a golden record, all of them safe to run in a KV cache of `GOLDEN_BLOCKS`.
 
     Raises:
         BundleError: they are not; names the bundle `path`.
@@ -117,7 +117,7 @@ def check_shortest(program: Program, path: Path, records: Sequence[Mapping[str, 
 def compare_records(
     path: Path, expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], tolerance: float
 ) -> list[str]:
-    """`compare_golden` of what the bundle `path` says.
+    """Compare records with what the bundle `path` says, as `compare_golden` does.
 
     Raises:
         BundleError: its records are malformed.
@@ -131,7 +131,7 @@ def compare_records(
 def compare_golden(
     expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], tolerance: float
 ) -> list[str]:
-    """Differences beyond `tolerance` (in logits), a line each; empty where the device computes what it should."""
+    """Return differences beyond `tolerance` (in logits), a line each; none where the device computes what it should."""
     problems = []
     for index, (want, have) in enumerate(zip(expected, found, strict=True)):
         found_top = {int(token): float(logit) for token, logit in have["top"]}

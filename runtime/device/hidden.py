@@ -19,7 +19,7 @@ class HiddenStates:
     """
 
     def __init__(self, layout: Layout, weights: mmap.mmap) -> None:
-        """Args: of the bundle; its weights.bin, mapped, of which a copy of the norm's weights is kept."""
+        """Take a bundle's layout and its weights.bin, mapped, of which a copy of the norm's weights is kept."""
         self._norm = layout.final_norm
         self._size = layout.hidden_size
         self._weight = np.zeros(0)
@@ -38,7 +38,7 @@ class HiddenStates:
         return self._norm.buffer, 4 * first * self._size, 4 * count * self._size
 
     def normed(self, data: bytes) -> Float32:
-        """float32[count, hidden_size] of the bytes of `count` rows; not finite where those are not."""
+        """Return float32[count, hidden_size] of the bytes of `count` rows; not finite where those are not."""
         assert self._norm is not None  # `place` was asked first
         rows = np.frombuffer(data, np.float32).reshape(-1, self._size).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -49,7 +49,7 @@ class _Launch(ctypes.Structure):
 
 
 def choose_variant(targets: tuple[TargetEntry, ...], level: str | None = None) -> TargetEntry:
-    """The best code object for this CPU, or the one asked for by `level`.
+    """Return the best code object for this CPU, or the one asked for by `level`.
 
     Raises:
         DeviceError: the bundle has none that this machine can run.
@@ -154,7 +154,7 @@ def _check_abi(version: int, name: str) -> None:
 
 
 def _anonymous(n_bytes: int, what: str) -> mmap.mmap:
-    """Zeroed memory; pages are taken from the system only when they are first written."""
+    """Return zeroed memory; pages are taken from the system only when they are first written."""
     try:
         return mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE))
     except (OSError, OverflowError):
@@ -288,7 +288,7 @@ class HostProgram:
 
 
 def _place_buffers(layout: Layout) -> dict[str, int]:
-    """Offsets in the arena, in bytes: one buffer after another, each at a multiple of 64."""
+    """Return the offsets in the arena, in bytes: one buffer after another, each at a multiple of 64."""
     offsets, end = {}, 0
     for entry in layout.buffers:
         offsets[entry.name] = end
@@ -297,7 +297,7 @@ def _place_buffers(layout: Layout) -> dict[str, int]:
 
 
 def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str | None = None) -> HostProgram:
-    """The best of the bundle's host code objects for this CPU, or the one of `level`, on its weights.
+    """Load the best of the bundle's host code objects for this CPU, or the one of `level`, on its weights.
 
     Raises:
         DeviceError: no fitting code object, or memory or threads are not to be had.
@@ -309,7 +309,7 @@ def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str 
 
 
 def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:
-    """Returns the scratch that the slot points to, if any: the caller keeps it alive."""
+    """Fill a record; return the scratch that the slot points to, if any: the caller keeps it alive."""
     for name in abi.ROW_SCALARS:
         setattr(slot, name, getattr(row, name))
     if row.seen_tokens is not None and row.seen_counts is not None:
@@ -328,7 +328,7 @@ def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:
 
 
 def _fill_mask(slot: _Sampling, row: RowSampling) -> UInt32 | None:
-    """Waits for the mask, if there is one, and returns it: the caller keeps it alive."""
+    """Wait for the mask, if there is one, and return it: the caller keeps it alive."""
     mask = row.wait_for_mask()
     if mask is not None:
         slot.mask = mask.ctypes.data

@@ -54,7 +54,7 @@ class DeviceOptions:
     graphs: str = "auto"
 
     def parsed(self) -> tuple[str, str | None]:
-        """Kind of device and which one.
+        """Return the kind of device and which one.
 
         Raises:
             UsageError: it is none of the forms.
@@ -66,7 +66,7 @@ class DeviceOptions:
 
 
 def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Report = log.info) -> Program:
-    """The bundle on the device asked for; `auto`: a GPU that it has code for, else the host.
+    """Load the bundle on the device asked for; `auto`: a GPU that it has code for, else the host.
 
     It has replayed a golden record and tried its graphs, except on the emulator, which takes seconds for one.
 
@@ -115,14 +115,14 @@ def _closed_on_error(program: Program) -> Iterator[None]:
 
 
 def _checked(program: Program, bundle: Bundle, target: TargetEntry) -> Program:
-    """The program, once it has given a known answer."""
+    """Return the program, once it has given a known answer."""
     with _closed_on_error(program):
         check_shortest(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
     return program
 
 
 def _tried(program: HipProgram) -> HipProgram:
-    """The program, once its graphs have been tried."""
+    """Return the program, once its graphs have been tried."""
     with _closed_on_error(program):
         program.try_graphs()
     return program
@@ -145,7 +145,7 @@ def _arches(bundle: Bundle) -> str:
 
 
 def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv: KvSize) -> Program | None:
-    """The program of one target, to verify it; None where `--device` does not ask for its kind.
+    """Load the program of one target, to verify it; None where `--device` does not ask for its kind.
 
     Raises:
         RocmforgeError: it does not run here; says why.
@@ -178,7 +178,7 @@ def _load_emulated(
     kv: KvSize,
     report: Report,
 ) -> Program:
-    """The first of the targets that the emulator has a GPU for, or the one of an arch."""
+    """Load the first of the targets that the emulator has a GPU for, or the one of an arch."""
     if options.emulator is None:
         raise DeviceError("--device emulated: this program was started without an emulator")
     wanted = [target for target in targets if which in {None, target.arch}]

@@ -39,7 +39,7 @@ def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None, available
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that can be allocated without swapping: the kernel's estimate, and less where a cgroup allows less.
+    """Return the bytes that can be allocated without swapping: the kernel's estimate, less where a cgroup allows less.
 
     Args:
         root: where `proc` and `sys` are mounted.
@@ -81,7 +81,7 @@ def _cgroup_rooms(root: Path) -> list[int]:
 
 
 def _field(text: str, name: str) -> int:
-    """The number after `name`; ValueError where there is none."""
+    """Return the number after `name`; ValueError where there is none."""
     line = next((line for line in text.splitlines() if line.startswith(name)), "")
     return int(line.removeprefix(name).removesuffix("kB"))
 

@@ -24,7 +24,7 @@ class MaskSource(Protocol):
     """What knows which tokens may come next: a `Constraint`."""
 
     def mask(self) -> npt.NDArray[np.uint32]:
-        """A bit a token, the lowest first.
+        """Return a bit a token, the lowest first.
 
         Raises:
             RocmforgeError: it cannot be said.
@@ -39,19 +39,19 @@ class PendingMask:
     """
 
     def __init__(self, future: Future[npt.NDArray[np.uint32]], num_words: int) -> None:
-        """Of `num_words`, as they come from `future`."""
+        """Expect a mask of `num_words` from `future`."""
         self._future = future
         self._num_words = num_words
         self.nbytes = num_words * _BITS // 8
 
     def wait(self) -> npt.NDArray[np.uint32]:
-        """The mask; all zero where it failed, so that no token can be drawn."""
+        """Return the mask; all zero where it failed, so that no token can be drawn."""
         if self._future.exception() is not None:
             return np.zeros(self._num_words, np.uint32)
         return self._future.result()
 
     def error(self) -> BaseException | None:
-        """Why it failed; waits, as `wait` does."""
+        """Return why it failed; waits, as `wait` does."""
         error = self._future.exception()
         if error is not None and not isinstance(error, RocmforgeError):
             log.error("a mask could not be computed", exc_info=error)
@@ -62,7 +62,7 @@ class TokenMasks:
     """The thread that computes masks, one after another; it begins with the first one."""
 
     def __init__(self, vocab_size: int) -> None:
-        """For a vocabulary of so many tokens."""
+        """Prepare masks for a vocabulary of so many tokens."""
         self._num_words = -(-vocab_size // _BITS)
         self._executor = ThreadPoolExecutor(1, "token-masks")
 

@@ -34,34 +34,34 @@ class HipApi(Protocol):
     """The functions used, as in hip_runtime_api.h. Out parameters are `ctypes.byref` objects, handles are void*."""
 
     def hipGetErrorName(self, code: int, /) -> bytes:
-        """As `hipErrorOutOfMemory`."""
+        """Return the name of an error, as `hipErrorOutOfMemory`."""
 
     def hipGetErrorString(self, code: int, /) -> bytes:
-        """As `out of memory`."""
+        """Return the words for an error, as `out of memory`."""
 
     def hipGetDeviceCount(self, count: Any, /) -> int:
-        """Devices that HIP shows."""
+        """Count the devices that HIP shows."""
 
     def hipSetDevice(self, device: int, /) -> int:
-        """Of the calling thread."""
+        """Choose the device of the calling thread."""
 
     def hipDeviceGetName(self, name: Any, length: int, device: int, /) -> int:
-        """For people."""
+        """Give the name of a device, for people."""
 
     def hipDeviceGetPCIBusId(self, text: Any, length: int, device: int, /) -> int:
-        """As `0000:03:00.0`."""
+        """Give the PCI address of a device, as `0000:03:00.0`."""
 
     def hipMemGetInfo(self, free: Any, total: Any, /) -> int:
-        """Bytes of the calling thread's device."""
+        """Give free and total bytes of the calling thread's device."""
 
     def hipMalloc(self, pointer: Any, size: int, /) -> int:
-        """Device memory."""
+        """Take device memory."""
 
     def hipFree(self, pointer: Any, /) -> int:
-        """Waits for the device."""
+        """Free device memory; waits for the device."""
 
     def hipHostMalloc(self, pointer: Any, size: int, flags: int, /) -> int:
-        """Pinned host memory."""
+        """Take pinned host memory."""
 
     def hipHostFree(self, pointer: Any, /) -> int:
         """Free pinned memory."""
@@ -73,16 +73,16 @@ class HipApi(Protocol):
         """Fill bytes in stream order."""
 
     def hipStreamCreateWithFlags(self, stream: Any, flags: int, /) -> int:
-        """A queue of work."""
+        """Make a stream, which is a queue of work."""
 
     def hipStreamDestroy(self, stream: Any, /) -> int:
         """End a stream."""
 
     def hipStreamSynchronize(self, stream: Any, /) -> int:
-        """Wait; returns what its work failed with."""
+        """Wait for a stream; returns what its work failed with."""
 
     def hipStreamQuery(self, stream: Any, /) -> int:
-        """hipErrorNotReady while it works."""
+        """Return hipErrorNotReady while a stream works."""
 
     def hipModuleLoadData(self, module: Any, image: Any, /) -> int:
         """Load a code object."""
@@ -91,7 +91,7 @@ class HipApi(Protocol):
         """End a module."""
 
     def hipModuleGetFunction(self, function: Any, module: Any, name: bytes, /) -> int:
-        """A kernel by its symbol."""
+        """Find a kernel by its symbol."""
 
     def hipModuleLaunchKernel(
         self,
@@ -108,13 +108,13 @@ class HipApi(Protocol):
         extra: Any,
         /,
     ) -> int:
-        """The grid in workgroups; `parameters` points to an array of pointers to the arguments, copied at once."""
+        """Queue a grid of workgroups; `parameters` points to an array of pointers to the arguments, copied at once."""
 
     def hipStreamBeginCapture(self, stream: Any, mode: int, /) -> int:
-        """Record instead of doing."""
+        """Record what a stream is given, instead of doing it."""
 
     def hipStreamEndCapture(self, stream: Any, graph: Any, /) -> int:
-        """Stop recording."""
+        """Stop recording, and give the graph."""
 
     def hipGraphInstantiate(self, executable: Any, graph: Any, node: Any, log: Any, size: int, /) -> int:
         """Make a graph launchable."""
@@ -207,7 +207,7 @@ def _text(value: bytes | None) -> str:
 
 
 def load_hip(paths: Sequence[str] | None = None) -> HipApi:
-    """The HIP library of this machine, all functions looked up: the first that shows a GPU, else the first that loads.
+    """Load this machine's HIP library, all functions looked up: the first that shows a GPU, else the first that loads.
 
     Args:
         paths: to try, in this order; None: `library_paths()`.
@@ -250,7 +250,7 @@ def _shows_devices(api: HipApi) -> bool:
 
 
 def runtime_version(api: HipApi) -> tuple[int, int] | None:
-    """Major and minor of HIP's runtime; None where it does not say."""
+    """Return major and minor of HIP's runtime; None where it does not say."""
     function, number = getattr(api, VERSION, None), ctypes.c_int()
     if function is None or function(ctypes.byref(number)) != SUCCESS or number.value <= 0:
         return None
@@ -258,7 +258,7 @@ def runtime_version(api: HipApi) -> tuple[int, int] | None:
 
 
 def _is_absent(path: str, message: str) -> bool:
-    """Whether the loader misses the library itself, and not one that it needs."""
+    """Return whether the loader misses the library itself, and not one that it needs."""
     return message.startswith(f"{path}: ") and "No such file" in message
 
 

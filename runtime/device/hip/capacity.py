@@ -1,4 +1,4 @@
-"""Whether a bundle fits a card's memory, and how large a KV cache it leaves room for."""
+"""Tells whether a bundle fits a card's memory, and how large a KV cache it leaves room for."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def _context_blocks(layout: Layout, size: KvSize) -> int:
 
 
 def reserved_bytes(total: int) -> int:
-    """Bytes of a device's memory that the KV cache leaves free."""
+    """Return the bytes of a device's memory that the KV cache leaves free."""
     return max(RESERVED_BYTES, total // RESERVED_SHARE)
 
 
 def fitting_blocks(layout: Layout, size: KvSize, free: int, total: int) -> int:
-    """Blocks of the KV cache where all else is taken: no more than are of use, and one context in any case."""
+    """Return the blocks of KV cache that fit beside all else: no more than are of use, one context in any case."""
     context = _context_blocks(layout, size)
     fitting = (free - reserved_bytes(total)) // layout.kv.bytes_per_block
     return max(context, min(fitting, layout.max_sequences * context))

@@ -31,12 +31,12 @@ class StepShape(NamedTuple):
 
 
 def shape_of(batch: Batch) -> StepShape:
-    """Of a batch."""
+    """Return the shape of a batch."""
     return StepShape(len(batch.token_ids), len(batch.logits_rows), int(batch.positions.max(initial=-1)) + 1)
 
 
 def grid_of(grid: GridEntry, shape: StepShape) -> tuple[int, int, int] | None:
-    """Workgroups in x, y and z, or None where the kernel is not launched for such a step."""
+    """Return the workgroups in x, y and z, or None where the kernel is not launched for such a step."""
     y = z = 1
     if grid.rows != "none":
         count = shape.tokens if grid.rows == "tokens" else shape.logits
@@ -73,7 +73,7 @@ def resolve_launches(
     step: StepMemory,
     address: Callable[[Argument], int | None],
 ) -> tuple[Launch, ...]:
-    """The launches of a layout, ready to go.
+    """Return the launches of a layout, ready to go.
 
     Args:
         api: HIP.
@@ -161,7 +161,7 @@ class Graphs:
         self._max_context = layout.max_seq_len
 
     def bucket(self, shape: StepShape) -> StepShape | None:
-        """The largest shape that shares a graph with this one; None where it is not for graphs."""
+        """Return the largest shape that shares a graph with this one; None where it is not for graphs."""
         if self.problem is not None or shape.tokens != shape.logits or not 1 <= shape.tokens <= self._most:
             return None
         context = 0
@@ -194,7 +194,7 @@ class Graphs:
         return True
 
     def _executable(self, bucket: StepShape) -> ctypes.c_void_p | None:
-        """The graph of a bucket, captured when it first comes; None where HIP cannot make one."""
+        """Return the graph of a bucket, captured when it first comes; None where HIP cannot make one."""
         found = self._executables.get(bucket)
         if found is None and (found := self._capture(bucket)) is not None:
             if len(self._executables) >= MAX_GRAPHS:
@@ -228,7 +228,7 @@ class Graphs:
         return executable
 
     def _end_capture(self, graph: ctypes.c_void_p) -> int:
-        """What HIP answers. From 6.4 on, a stream whose capture failed takes no work until another has ended well."""
+        """Return HIP's answer. From 6.4, a stream whose capture failed takes no work until another has ended well."""
         code = self._api.hipStreamEndCapture(self._stream, ctypes.byref(graph))
         if code != SUCCESS and not self._api.hipStreamBeginCapture(self._stream, CAPTURE_MODE_THREAD_LOCAL):
             empty = ctypes.c_void_p()

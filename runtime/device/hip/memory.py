@@ -22,12 +22,12 @@ Progress = Callable[[int, int], None]
 
 
 def aligned(n_bytes: int) -> int:
-    """The next multiple of `DEVICE_ALIGNMENT`."""
+    """Return the next multiple of `DEVICE_ALIGNMENT`."""
     return -(-n_bytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
 
 
 class DeviceMemory:
-    """All allocations of one program, by what they are for. Those of a thread: `hipSetDevice` comes before."""
+    """All allocations of one program, by what they are for. They are made on the device that the thread has set."""
 
     def __init__(self, api: HipApi) -> None:
         self._api = api
@@ -35,7 +35,7 @@ class DeviceMemory:
         self._pinned: dict[int, str] = {}
 
     def info(self) -> tuple[int, int]:
-        """Free and total bytes of the device.
+        """Return free and total bytes of the device.
 
         Raises:
             HipError: it cannot say.
@@ -46,7 +46,7 @@ class DeviceMemory:
         return free.value, total.value
 
     def device(self, n_bytes: int, what: str) -> int:
-        """Address of fresh device memory.
+        """Return the address of fresh device memory.
 
         Raises:
             HipError: it is not to be had; says how much was asked for and how much is free.
@@ -56,7 +56,7 @@ class DeviceMemory:
         return self._keep(self._device, pointer, what)
 
     def pinned(self, n_bytes: int, what: str, flags: int = 0) -> int:
-        """Address of fresh host memory that copies can take directly.
+        """Return the address of fresh host memory that copies can take directly.
 
         Args:
             n_bytes: of it.
@@ -85,7 +85,7 @@ class DeviceMemory:
         return pointer.value
 
     def allocations(self) -> dict[str, int]:
-        """Addresses of the device memory, by what it is for."""
+        """Return the addresses of the device memory, by what it is for."""
         return {what: address for address, what in self._device.items()}
 
     def free(self, address: int) -> None:
@@ -102,7 +102,7 @@ class DeviceMemory:
 
 
 def place_tensors(layout: Layout) -> tuple[dict[str, int], int]:
-    """Offset of each tensor of a layout on the device, and bytes in all."""
+    """Return the offset of each tensor of a layout on the device, and bytes in all."""
     offsets, end = {}, 0
     for tensor in layout.tensors:
         offsets[tensor.name] = end
@@ -111,7 +111,7 @@ def place_tensors(layout: Layout) -> tuple[dict[str, int], int]:
 
 
 def place_buffers(layout: Layout) -> tuple[dict[str, int], int]:
-    """Offset of each buffer in the arena, for the largest step, and bytes in all."""
+    """Return the offset of each buffer in the arena, for the largest step, and bytes in all."""
     offsets, end = {}, 0
     for buffer in layout.buffers:
         offsets[buffer.name] = end
@@ -183,7 +183,7 @@ class Uploader:
 def upload_weights(
     api: HipApi, memory: DeviceMemory, layout: Layout, weights: mmap.mmap, progress: Progress | None = None
 ) -> dict[str, int]:
-    """The tensors of a layout, from mapped weights.bin to the device; their addresses.
+    """Copy the tensors of a layout from mapped weights.bin to the device; return their addresses.
 
     Raises:
         HipError: memory is not to be had, or a copy failed.

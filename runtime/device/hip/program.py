@@ -96,7 +96,7 @@ class HipProgram:
             raise
 
     def _use_device(self) -> None:
-        """HIP's current device is a property of the thread."""
+        """Make the program's device the current one, which HIP keeps for each thread."""
         check(self._api, self._api.hipSetDevice(self.device.index), "choice of the device")
 
     def _load(self, weights: MappedWeights, kv: KvSize, progress: Progress | None) -> None:
@@ -123,7 +123,7 @@ class HipProgram:
             log.warning("%s: %s; --kv-tokens or --max-context ask for less", self.device, left)
 
     def _fitting_blocks(self, kv: KvSize) -> int:
-        """Blocks of the KV cache beside all else: the usual graphs are there while the memory is looked at."""
+        """Return the KV cache's blocks beside all else: the usual graphs are there while the memory is looked at."""
         self._kv = self._arena  # any address: these graphs are not launched
         self._make_graphs().capture_usual()
         self._last_memory = self._memory.info()
@@ -146,14 +146,14 @@ class HipProgram:
         return graphs
 
     def _zeroed(self, n_bytes: int, what: str) -> int:
-        """Masked attention reads blocks before they are written; what it reads must be numbers."""
+        """Return zeroed memory: masked attention reads blocks before they are written, and must find numbers."""
         n_bytes = max(n_bytes, DEVICE_ALIGNMENT)
         address = self._memory.device(n_bytes, what)
         check(self._api, self._api.hipMemsetAsync(address, 0, n_bytes, self._stream), f"clearing of the {what}")
         return address
 
     def allocations(self) -> dict[str, int]:
-        """Addresses of device memory by what it is for, as `weights` and `KV cache`."""
+        """Return the addresses of device memory by what it is for, as `weights` and `KV cache`."""
         return self._memory.allocations()
 
     def step(self, batch: Batch) -> Int32:
@@ -189,7 +189,7 @@ class HipProgram:
         self._check_seen()
 
     def _seen(self) -> int | None:
-        """Number of the step that the kernels saw, where it is not the one that was written."""
+        """Return the number of the step that the kernels saw, where it is not the one that was written."""
         seen = self._step.echoed()
         return None if seen == self._step.number else seen
 
@@ -198,7 +198,7 @@ class HipProgram:
             raise DeviceError(f"{self.device}: the kernels ran step {seen} instead of {self._step.number}")
 
     def _run(self, batch: Batch, shape: StepShape, replay: bool) -> bool:
-        """Run a step to its end; whether it was a graph's replay."""
+        """Run a step to its end; return whether it was a graph's replay."""
         self._step.write(batch)
         replayed = self._launch_forward(shape, replay)
         # The device is at work by now; masks have to be there when tokens are drawn, by the last launch.
@@ -262,7 +262,7 @@ class HipProgram:
             self._graphs.turn_off(str(error))
 
     def _answer(self, batch: Batch, replay: bool) -> bytes:
-        """The logits of a step; nothing where a graph ran another."""
+        """Return the logits of a step; nothing where a graph ran another."""
         shape = shape_of(batch)
         self._use_device()
         if self._run(batch, shape, replay) and self._seen() is not None:
@@ -352,7 +352,7 @@ def load_hip_program(
     report: Callable[[str], object] = log.info,
     progress: Progress | None = None,
 ) -> HipProgram:
-    """A bundle on the GPU that was asked for, or the first that it has code for.
+    """Load a bundle on the GPU that was asked for, or the first that it has code for.
 
     Args:
         bundle: open.
@@ -383,7 +383,7 @@ def open_program(
     progress: Progress | None = None,
     graphs: str = "auto",
 ) -> HipProgram:
-    """A bundle's code for `target` on `device`; see `load_hip_program`. Graphs are not yet tested."""
+    """Load a bundle's code for `target` on `device`; see `load_hip_program`. Graphs are not yet tested."""
     layout = bundle.layout_of(target)
     code = read_code(bundle, target, device.arch)
     try:

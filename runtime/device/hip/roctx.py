@@ -32,13 +32,13 @@ class Ranges:
             self._library.roctxRangePop()
 
     def __call__(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """A range, from entry to exit."""
+        """Return a range, which lasts from entry to exit."""
         return contextlib.nullcontext() if self._library is None else self._open(name)
 
 
 @functools.cache
 def load_ranges(libraries: Sequence[str] = LIBRARIES) -> Ranges:
-    """Ranges by the first library that is here, else ranges that do nothing."""
+    """Return ranges by the first library that is here, else ranges that do nothing."""
     for path in libraries:
         try:
             library = ctypes.CDLL(path)

@@ -1,4 +1,4 @@
-"""Which GPU, and which of the bundle's code objects runs on it."""
+"""Choose a GPU, and the one of the bundle's code objects that runs on it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GpuDevice:
 
 
 def find_devices(api: HipApi, nodes: Path | None = KFD_NODES) -> tuple[GpuDevice, ...]:
-    """The GPUs that HIP shows; at least one.
+    """Return the GPUs that HIP shows; at least one.
 
     Args:
         api: HIP.
@@ -93,7 +93,7 @@ def _read_text(function: Callable[[object, int, int], int], index: int) -> str:
 
 
 def _find_arch(data: bytes) -> str:
-    """The last arch named in `data`: hipDeviceProp_t has it behind the name, at an offset that changed."""
+    """Return the last arch named in `data`: hipDeviceProp_t has it behind the name, at an offset that changed."""
     found = _ARCH.findall(data)
     return found[-1].decode("ascii") if found else ""
 
@@ -108,7 +108,7 @@ def _arch_by_properties(api: HipApi, index: int) -> str:
 
 
 def _arch_by_bus(nodes: Path, bus_id: str) -> str:
-    """The arch of the node at a PCI address; empty where there is none.
+    """Return the arch of the node at a PCI address; empty where there is none.
 
     `location_id` is bus << 8 | device << 3 | function; partitions of one GPU differ in the function, and in bits
     above 16, alone. Source: Linux, drivers/gpu/drm/amd/amdkfd/kfd_topology.c.
@@ -130,7 +130,7 @@ def _arch_by_bus(nodes: Path, bus_id: str) -> str:
 
 
 def code_for(arch: str, targets: Sequence[TargetEntry], generic: bool = True) -> TargetEntry | None:
-    """The code object for a GPU: of exactly its arch, else of its family's `generic` one, else none."""
+    """Return the code object for a GPU: of exactly its arch, else of its family's `generic` one, else none."""
     by_arch = {target.arch: target for target in targets if target.backend == "hip"}
     return by_arch.get(arch) or (by_arch.get(generic_arch(arch) or "") if generic else None)
 
@@ -142,7 +142,7 @@ def choose_device(
     report: Callable[[str], object] = log.info,
     version: tuple[int, int] | None = None,
 ) -> tuple[GpuDevice, TargetEntry]:
-    """A GPU and the code that runs on it: the one asked for, else the first that the bundle has code for.
+    """Choose a GPU and the code that runs on it: the one asked for, else the first that the bundle has code for.
 
     Args:
         devices: the GPUs found, in HIP's order.
@@ -174,7 +174,7 @@ def choose_device(
 
 
 def _too_old(device: GpuDevice, targets: Sequence[TargetEntry], version: tuple[int, int] | None) -> str:
-    """Where a newer runtime would run generic code on the device, words for that."""
+    """Return words for it where a newer runtime would run generic code on the device."""
     target = code_for(device.arch, targets)
     if target is None:
         return ""
@@ -192,17 +192,17 @@ def _matching(devices: Sequence[GpuDevice], asked: str) -> list[GpuDevice]:
 
 
 def bundle_arches(targets: Sequence[TargetEntry]) -> str:
-    """What a bundle has code for, for a message."""
+    """Name what a bundle has code for, for a message."""
     return ", ".join(dict.fromkeys(target.arch for target in targets)) or "nothing"
 
 
 def asked_device(environment: Mapping[str, str] = os.environ) -> str | None:
-    """$ROCMFORGE_GPU_DEVICE, if it says anything."""
+    """Return $ROCMFORGE_GPU_DEVICE, if it says anything."""
     return environment.get(DEVICE_VARIABLE, "").strip() or None
 
 
 def read_code(bundle: Bundle, target: TargetEntry, arch: str) -> bytes:
-    """A code object, after its own header was held against the label in the manifest and against the GPU.
+    """Return a code object, after its own header was held against the label in the manifest and against the GPU.
 
     Args:
         bundle: that has it.

@@ -87,11 +87,11 @@ class StepMemory:
             ctypes.memmove((self._image.value or 0) + offset, mask.tobytes(), mask.nbytes)
 
     def echoed(self) -> int:
-        """Number of the step that the kernels saw last."""
+        """Return the number of the step that the kernels saw last."""
         return ctypes.c_uint64.from_address(self._echo.value or 0).value
 
     def _grow(self, n_bytes: int) -> None:
-        """More memory; where it is not to be had, the old stays."""
+        """Take more memory; where it is not to be had, the old stays."""
         device = self._memory.device(n_bytes, "step")
         try:
             image = self._memory.pinned(n_bytes, "step", HOST_MALLOC_COHERENT)
@@ -110,7 +110,7 @@ def _aligned(n_bytes: int) -> int:
 
 
 def _place(sizes: Sequence[int], first: int) -> tuple[list[int], int]:
-    """Offsets of pieces of so many bytes, one after another from `first`, and where the last ends."""
+    """Return the offsets of pieces of so many bytes, one after another from `first`, and where the last ends."""
     offsets = []
     for n_bytes in sizes:
         offsets.append(first)
@@ -119,7 +119,7 @@ def _place(sizes: Sequence[int], first: int) -> tuple[list[int], int]:
 
 
 def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
-    """What follows the header: five int32 arrays, the sampling records, then what each row's record points to."""
+    """Return what follows the header: five int32 arrays, the sampling records, then what each record points to."""
     arrays: list[Int32] = [batch.token_ids, batch.positions, batch.rows, batch.block_table, batch.logits_rows]
     records = np.zeros(len(batch.logits_rows), SAMPLING)
     for record, row in zip(records, batch.sampling, strict=False):
@@ -131,7 +131,7 @@ def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
 
 
 def _pointed_at(row: RowSampling) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of a row but its mask, by the field of the record that holds their address."""
+    """Return the arrays of a row but its mask, by the field of the record that holds their address."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     if row.seen_tokens is not None and row.seen_counts is not None:
         arrays |= {"seen_tokens": row.seen_tokens, "seen_counts": row.seen_counts}
