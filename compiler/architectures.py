@@ -18,7 +18,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 
 
 def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
-    """The forward pass of a model.
+    """Draw the forward pass of a model.
 
     Args:
         config: the model.

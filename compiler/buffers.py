@@ -1,4 +1,4 @@
-"""Values of the graph to buffers of the arena."""
+"""Gives values of the graph their buffers in the arena."""
 
 from __future__ import annotations
 

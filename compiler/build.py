@@ -1,4 +1,4 @@
-"""Sources to code objects: every kernel compiled once for each ISA level, through the cache."""
+"""Builds sources to code objects: every kernel compiled once for each ISA level, through the cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CodeObject:
 
 
 def find_toolchain(name: str, target: Target) -> Toolchain:
-    """The toolchain called `name` for a target.
+    """Return the toolchain called `name` for a target.
 
     `auto` and `zig` are the pinned wheel's clang (for a GPU, `auto` prefers a hipcc that knows it). `clang` is the
     wheel's for a GPU; for the host the one on PATH where there is one. `hipcc` leaves the host its default.
@@ -45,7 +45,7 @@ def find_toolchain(name: str, target: Target) -> Toolchain:
 
 
 def render_sources(plan: Plan, target: Target) -> tuple[Source, ...]:
-    """All translation units of a plan; on the host the driver last."""
+    """Return all translation units of a plan; on the host the driver last."""
     kernels = tuple(render_kernel(target.backend, spec) for spec in plan.kernels)
     return (*kernels, render_program()) if target.backend == "host" else kernels
 
@@ -123,7 +123,7 @@ def _link(
 
 
 def _read_output(path: Path, toolchain: Toolchain) -> bytes:
-    """What a compiler that claims success must have written."""
+    """Read what a compiler that claims success must have written."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -28,7 +28,7 @@ def cached_bundle(
     make_golden: GoldenMaker,
     check_template: TemplateCheck,
 ) -> Path:
-    """The bundle of `options.model` in the cache, compiled now unless a sound one is there.
+    """Return the bundle of `options.model` in the cache, compiled now unless a sound one is there.
 
     Args:
         options: how to compile; `goal` is chosen here.
@@ -65,7 +65,7 @@ def cached_bundle(
 
 
 def _identity(path: Path) -> tuple[str, ...]:
-    """What tells this GGUF file, as it is now, from others.
+    """Return what tells this GGUF file, as it is now, from others.
 
     Raises:
         InputError: it is not a GGUF file.
@@ -104,7 +104,7 @@ def _problem_of(bundle: Path) -> str | None:
 
 
 def _make_room(goal: Path, say: Callable[[str], None]) -> None:
-    """A damaged bundle is replaced as any is; what may be more than one is moved aside, and not removed."""
+    """Leave a damaged bundle to be replaced as any is; move aside, and do not remove, what may be more than one."""
     try:
         check_replaceable(goal)
     except BundleError:

@@ -31,7 +31,7 @@ class Card:
 
     @property
     def vector_rate(self) -> float:
-        """Vector instructions of one lane, each second: 64 lanes a compute unit and cycle, on RDNA and CDNA alike."""
+        """Return one-lane vector instructions a second: 64 lanes a compute unit and cycle, on RDNA and CDNA alike."""
         return self.compute_units * 64 * self.clock * 1e9
 
 
@@ -52,5 +52,5 @@ CARDS: tuple[Card, ...] = (
 
 
 def cards_of(arch: str) -> tuple[Card, ...]:
-    """The cards of one arch."""
+    """Return the cards of one arch."""
     return tuple(card for card in CARDS if card.arch == arch)

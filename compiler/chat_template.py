@@ -18,7 +18,7 @@ MAX_FILE_BYTES = 1 << 20
 def choose_template(
     tokenizer: TokenizerArtifact, model: Path, file: Path | None, check: TemplateCheck | None
 ) -> TokenizerArtifact:
-    """The tokenizer with the chat template of the file, or else with the model's own.
+    """Return the tokenizer with the chat template of the file, or else with the model's own.
 
     Args:
         tokenizer: as the model has it.

@@ -45,7 +45,7 @@ def merge_metadata_notes(code: bytes) -> bytes:
 
 
 def _merged(notes: bytes) -> bytes | None:
-    """One note in place of many; None where there is nothing to merge."""
+    """Return one note in place of many; None where there is nothing to merge."""
     found = []
     position = 0
     while position + _NOTE.size <= len(notes):

@@ -92,7 +92,7 @@ def _manifest(
 
 
 def _write_layouts(writer: BundleWriter, placed: Sequence[Placed]) -> Mapping[str, str]:
-    """Write each distinct layout once; by arch, the name of its file."""
+    """Write each distinct layout once; return the names of their files, by arch."""
     files: dict[bytes, str] = {}
     names = {}
     for one in placed:
@@ -139,7 +139,7 @@ def _golden(
     cache: BuildCache,
     make_golden: GoldenMaker,
 ) -> list[dict[str, object]]:
-    """Records from the host's portable code, whose bits are the same on every machine.
+    """Return records from the host's portable code, whose bits are the same on every machine.
 
     A bundle without the host gets them from a host build that is thrown away.
     """

@@ -23,7 +23,7 @@ from .toolchain import Toolchain
 
 
 def identity(gguf: GgufFile, config: ModelConfig, weights: Mapping[str, Weight]) -> ModelIdentity:
-    """Who the model is, with the digest of its file."""
+    """Return who the model is, with the digest of its file."""
     metadata = {
         key: value
         for key, value in gguf.metadata.items()
@@ -48,7 +48,7 @@ def identity(gguf: GgufFile, config: ModelConfig, weights: Mapping[str, Weight])
 
 
 def target_entry(target: Target, item: CodeObject, toolchain: Toolchain, layout_name: str) -> TargetEntry:
-    """The manifest's row of one code object."""
+    """Return the manifest's row of one code object."""
     is_host = target.backend == "host"
     return TargetEntry(
         arch=target.arch,
@@ -67,7 +67,7 @@ def target_entry(target: Target, item: CodeObject, toolchain: Toolchain, layout_
 
 
 def memory_contract(layout: Layout) -> dict[str, int]:
-    """Bytes that serving will need on one target, before anything is allocated."""
+    """Return the bytes that serving will need on one target, before anything is allocated."""
     per_block = layout.kv.bytes_per_block
     return {
         "weights_bytes": sum(tensor.n_bytes for tensor in layout.tensors),
@@ -79,7 +79,7 @@ def memory_contract(layout: Layout) -> dict[str, int]:
 
 
 def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object]:
-    """A row of the kernel table: what it is specialised to, and what a step of one token costs it.
+    """Return a row of the kernel table: what it is specialised to, and what a step of one token costs it.
 
     Kernels for more tokens are not launched then. Bytes are those of the weights, of an embedding one row; operations
     are multiplications and additions with weights.
@@ -104,7 +104,7 @@ def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object
 
 
 def gpu_resources(arch: str, code: bytes) -> dict[str, dict[str, object]]:
-    """Of each kernel in a code object, by symbol: registers, LDS, spills, and the waves that a SIMD holds of it."""
+    """Return what each kernel takes, by symbol: registers, LDS, spills, and waves that a SIMD holds."""
     return {
         kernel.name: {
             "arch": arch,
@@ -121,7 +121,7 @@ def gpu_resources(arch: str, code: bytes) -> dict[str, dict[str, object]]:
 
 
 def readme(config: ModelConfig, targets: Sequence[Target]) -> str:
-    """The bundle's README.md."""
+    """Return the bundle's README.md."""
     names = ", ".join(f"`{target.arch}`" for target in targets)
     return (
         f"# {config.name}\n\nA ROCmForge bundle for {names}. Serve it with\n\n"

@@ -70,7 +70,7 @@ def _try_toolchain() -> Finding:
 
 
 def _hipcc() -> Finding:
-    """The GPU code of every arch is built by the wheel's clang; hipcc is taken where it knows the arch."""
+    """Look for hipcc, which is taken where it knows the arch; the wheel's clang builds GPU code of every arch."""
     try:
         hipcc = find_hipcc()
     except ToolchainError as error:
@@ -86,7 +86,7 @@ def _gpus() -> Finding:
 
 
 def _hip_library() -> Finding:
-    """What `rfc serve` needs of ROCm, and all that it needs."""
+    """Look for HIP's library: all that `rfc serve` needs of ROCm."""
     for path in library_paths():
         try:
             library = ctypes.CDLL(path)

@@ -23,7 +23,7 @@ GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict
 
 
 def golden_prompts(tokenizer: TokenizerArtifact, max_seq_len: int) -> list[list[int]]:
-    """Token ids of the texts, never empty, that leave room for an answer in a context of `max_seq_len`."""
+    """Return the token ids of the texts, never empty, that leave room for an answer in a context of `max_seq_len`."""
     from tokenizers import Tokenizer  # noqa: PLC0415 - slow to import, and not needed by `rfc --help`
 
     encoder = Tokenizer.from_str(tokenizer.json)
@@ -52,7 +52,7 @@ def golden_records(
     cache: BuildCache,
     make_golden: GoldenMaker,
 ) -> list[dict[str, object]]:
-    """The records of `prompts`, from the cache where the same weights and code have made them before."""
+    """Return the records of `prompts`, from the cache where the same weights and code have made them before."""
     key = cache_key(weights_sha256, encode_layout(layout), code, json.dumps(prompts))
     found = cache.get("golden", key)
     if found is not None:

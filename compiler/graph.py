@@ -53,15 +53,15 @@ class Node:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
     def integer(self, name: str) -> int:
-        """An attribute that counts something."""
+        """Return an attribute that counts something."""
         return int(self.attributes[name])
 
     def real(self, name: str) -> float:
-        """An attribute that is a number."""
+        """Return an attribute that is a number."""
         return float(self.attributes[name])
 
     def word(self, name: str) -> str:
-        """An attribute that is a choice."""
+        """Return an attribute that is a choice."""
         return str(self.attributes[name])
 
 
@@ -74,16 +74,16 @@ class Graph:
     weights: Mapping[str, Weight]
 
     def consumers(self, value: str) -> tuple[Node, ...]:
-        """Nodes that read `value`, in order."""
+        """Return the nodes that read `value`, in order."""
         return tuple(node for node in self.nodes if value in node.inputs)
 
     def split_weights(self, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Matrices and vectors of a node, each in order."""
+        """Return the matrices and the vectors of a node, each in order."""
         matrices = tuple(name for name in node.weights if len(self.weights[name].shape) == 2)
         return matrices, tuple(name for name in node.weights if name not in matrices)
 
     def text(self) -> str:
-        """One line a node, for the bundle's graph.txt."""
+        """Return one line a node, for the bundle's graph.txt."""
         return "".join(f"{self._line(node)}\n" for node in self.nodes)
 
     def _line(self, node: Node) -> str:

@@ -26,33 +26,33 @@ class GraphBuilder:
     values: dict[str, Value] = field(default_factory=dict)
 
     def layer(self, number: int) -> Self:
-        """The same graph, seen from a layer."""
+        """Return the same graph, seen from a layer."""
         return replace(self, prefix=f"layers.{number}.")
 
     def has(self, weight: str) -> bool:
-        """Whether the model has that weight."""
+        """Return whether the model has that weight."""
         return self.prefix + weight in self.weights
 
     def graph(self) -> Graph:
-        """All that was written."""
+        """Return all that was written, as a graph."""
         return Graph(tuple(self.nodes), self.values, self.weights)
 
     def columns(self, value: str) -> int:
-        """Of a value."""
+        """Return the columns of a value."""
         return self.values[value].columns
 
     def embed(self, output: str, weight: str) -> str:
-        """Rows of a matrix by token id."""
+        """Append a look-up of rows of a matrix by token id."""
         shape = self.weights[self.prefix + weight].shape
         return self._add("embedding", (), Value(self.prefix + output, TOKENS, shape[1]), (self.prefix + weight,))
 
     def norm(self, output: str, source: str, weight: str, epsilon: float, rows: str = TOKENS) -> str:
-        """RMS norm of rows; with `rows` of LOGITS, of those whose logits are asked for."""
+        """Append an RMS norm of rows; with `rows` of LOGITS, of those whose logits are asked for."""
         value = Value(self.prefix + output, rows, self.columns(source))
         return self._add("norm", (source,), value, (self.prefix + weight,), epsilon=epsilon)
 
     def linear(self, output: str, source: str, *weights: str) -> str:
-        """Products with matrices, side by side, each with a bias where the model has one."""
+        """Append products with matrices, side by side, each with a bias where the model has one."""
         rows = [self.weights[self.prefix + weight].shape[0] for weight in weights]
         value = Value(self.prefix + output, self.values[source].rows, sum(rows))
         for index, weight in enumerate(weights):
@@ -63,26 +63,26 @@ class GraphBuilder:
         return value.name
 
     def rope_kv(self, output: str, source: str, norms: tuple[str, ...], **attributes: Attribute) -> str:
-        """Rotary positions by the model's table, and keys and values to the cache."""
+        """Append rotary positions by the model's table, and the write of keys and values to the cache."""
         weights = ("rope_table", *(self.prefix + norm for norm in norms))
         value = Value(self.prefix + output, TOKENS, self.columns(source))
         return self._add("rope_kv", (source,), value, weights, **attributes)
 
     def attention(self, output: str, source: str, columns: int, **attributes: Attribute) -> str:
-        """Attention over the cache, for the queries of `rope_kv`."""
+        """Append attention over the cache, for the queries of `rope_kv`."""
         return self._add("attention", (source,), Value(self.prefix + output, TOKENS, columns), (), **attributes)
 
     def gate(self, output: str, source: str, activation: str) -> str:
-        """The gate of a feed-forward, over gate and up side by side."""
+        """Append the gate of a feed-forward, over gate and up side by side."""
         value = Value(self.prefix + output, TOKENS, self.columns(source) // 2)
         return self._add("gate", (source,), value, activation=activation)
 
     def add(self, output: str, one: str, other: str) -> str:
-        """A sum."""
+        """Append a sum."""
         return self._add("add", (one, other), Value(self.prefix + output, TOKENS, self.columns(one)))
 
     def sample(self, output: str, logits: str) -> str:
-        """Token ids of rows of logits."""
+        """Append the draw of token ids from rows of logits."""
         return self._add("sample", (logits,), Value(output, LOGITS, self.columns(logits), "int32"))
 
     def _add(

@@ -40,7 +40,7 @@ for _ in range(40):  # a compiler may just be starting, or starting another
 
 @contextlib.contextmanager
 def guarded_folder(prefix: str) -> Iterator[Path]:
-    """A temporary folder, removed in the end. Compilers are to run in it, as their working folder.
+    """Make a temporary folder, which is removed in the end. Compilers are to run in it, as their working folder.
 
     A second process watches this one. Where it is killed, nothing in it can clean up: then the other ends every
     process that works in the folder, and removes it.

@@ -99,7 +99,7 @@ class HipToolchain:
 
 
 def _output(command: tuple[str, ...]) -> str:
-    """What a command prints.
+    """Return what a command prints.
 
     Raises:
         ToolchainError: it cannot be run, fails or hangs.
@@ -127,7 +127,7 @@ def _known_arches(clang: tuple[str, ...]) -> frozenset[str]:
 
 
 def find_clang() -> HipToolchain:
-    """clang and lld of the `ziglang` wheel, which know every arch of the target table.
+    """Return clang and lld of the `ziglang` wheel, which know every arch of the target table.
 
     Raises:
         ToolchainError: the wheel is not installed.
@@ -138,7 +138,7 @@ def find_clang() -> HipToolchain:
 
 
 def hipcc_path() -> Path | None:
-    """$HIPCC, else $ROCM_PATH/bin/hipcc, else hipcc on PATH."""
+    """Return $HIPCC, else $ROCM_PATH/bin/hipcc, else hipcc on PATH."""
     asked = os.environ.get("HIPCC")
     if asked:
         return Path(asked)
@@ -150,7 +150,7 @@ def hipcc_path() -> Path | None:
 
 
 def find_hipcc() -> HipToolchain:
-    """hipcc, with the clang and lld that it calls.
+    """Return hipcc, with the clang and lld that it calls.
 
     Raises:
         ToolchainError: it is not there, or its clang is not.
@@ -183,7 +183,7 @@ def _first(hipcc: Path, candidates: list[Path]) -> str:
 
 
 def find_hip_toolchain(name: str, arch: str) -> HipToolchain:
-    """A toolchain that can build `arch`.
+    """Return a toolchain that can build `arch`.
 
     Args:
         name: "auto" (hipcc where it knows the arch, else clang), "hipcc" or "clang".

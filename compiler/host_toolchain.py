@@ -64,12 +64,12 @@ class HostToolchain:
     warning_flags: tuple[str, ...]
 
     def flags(self, variant: CodeVariant) -> tuple[str, ...]:
-        """Flags that decide the code; part of every cache key, free of paths."""
+        """Return the flags that decide the code; part of every cache key, free of paths."""
         return (*_COMMON_FLAGS, *self.warning_flags, *variant.flags)
 
     @cached_property
     def digest(self) -> str:
-        """Identity for cache keys: name and version, never a path."""
+        """Return the identity for cache keys: name and version, never a path."""
         return hashlib.sha256(f"{self.name}\n{self.version}".encode()).hexdigest()
 
     def compile(self, source: Path, output: Path, include: Path, variant: CodeVariant) -> None:
@@ -137,7 +137,7 @@ def _system(command: str) -> HostToolchain:
 
 
 def find_host_toolchain(name: str = "auto") -> HostToolchain:
-    """The C toolchain by name: "auto" and "zig" are the pinned wheel, anything else a command on PATH.
+    """Return the C toolchain by name: "auto" and "zig" are the pinned wheel, anything else a command on PATH.
 
     Raises:
         ToolchainError: it is not there; says how to get one.

@@ -15,7 +15,7 @@ from .read_config import read_config
 
 
 def inspect_gguf(path: Path) -> dict[str, object]:
-    """Facts of a GGUF file, as plain data; of an architecture that is not supported, what every such file says.
+    """Return facts of a GGUF file, as plain data; of an architecture that is not supported, what every such file says.
 
     Raises:
         GgufError: it cannot be trusted, or contradicts what its architecture demands.
@@ -62,7 +62,7 @@ def _common_facts(gguf: GgufFile, architecture: str) -> dict[str, object]:
 
 
 def format_facts(facts: dict[str, object]) -> Iterator[str]:
-    """One line a fact."""
+    """Write one line a fact."""
     width = max(map(len, facts)) + 2
     for key, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else value

@@ -1,4 +1,4 @@
-"""Graph and target to plan: each node lowered by its operation."""
+"""Lowers a graph to a target's plan: each node lowered by its operation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_plan(
 def lower_nodes(
     graph: Graph, target: Target, max_seq_len: int, tuning: Tuning = DEFAULT_TUNING, kv_dtype: str = "f16"
 ) -> HostPlanner | HipPlanner:
-    """`make_plan` before what goes around the nodes: a planner that has all their launches."""
+    """Return a planner that has the launches of all nodes: `make_plan` before what goes around them."""
     kv = kv_layout(graph, target, kv_dtype)
     if target.backend == "hip":
         buffers = assign_buffers(graph, target, lower_hip.Q8_BLOCK_BYTES)
@@ -52,7 +52,7 @@ def lower_nodes(
 
 
 def kv_layout(graph: Graph, target: Target, kv_dtype: str) -> KvLayout:
-    """The KV cache that the nodes of a graph write to.
+    """Return the shape of the KV cache that the nodes of a graph write to.
 
     Raises:
         UsageError: the model's heads have no cache of that type.

@@ -30,7 +30,7 @@ _MAX_THREADS: Final = 512
 
 
 def num_slices(rows: int, columns: int, unit_columns: int, most: int) -> int:
-    """Waves that share the columns of a tile of rows: a power of two.
+    """Return how many waves share the columns of a tile of rows: a power of two.
 
     Args:
         rows: of the matrix.
@@ -57,7 +57,7 @@ class HipPlanner(Planner):
         max_seq_len: int,
         tuning: Tuning = DEFAULT_TUNING,
     ) -> None:
-        """Args: as `Planner`; `max_seq_len` bounds the context.
+        """Lower as `Planner` does; `max_seq_len` bounds the context.
 
         Raises:
             UsageError: a tuning that the target cannot have.
@@ -84,12 +84,12 @@ class HipPlanner(Planner):
         self.launch(template, (argument,), GridEntry(threads, 1), wave_size=self.gpu.wave_size)
 
     def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
-        """The argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
+        """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
         ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
         return self.tensor(sources, f"lanes32_pairs_{ggml_type}" if pairs else f"lanes32_{ggml_type}")
 
     def weight_parameters(self, name: str) -> dict[str, Parameter]:
-        """What a kernel is told of a matrix.
+        """Return what a kernel is told of a matrix.
 
         Raises:
             UsageError: a shape that the kernels do not have.
@@ -106,7 +106,7 @@ class HipPlanner(Planner):
         }
 
     def elementwise(self, template: str, node: Node, **more: Parameter) -> None:
-        """A launch with a work item for each element of the output."""
+        """Append a launch with a work item for each element of the output."""
         columns = self.graph.values[node.output].columns
         self.launch(
             template,
@@ -119,7 +119,7 @@ class HipPlanner(Planner):
         )
 
     def _most_slices(self, columns: int) -> int:
-        """Most waves that share a row of `columns`, 0 as 1; for all numbers of tokens the same: it decides the bits."""
+        """Return the most waves that share a row of `columns`, 0 as 1; whatever the tokens, as it decides the bits."""
         tuning, most = self.tuning, _MAX_THREADS // self.gpu.wave_size
         if tuning.use_lds is False:
             return 1
@@ -130,7 +130,7 @@ class HipPlanner(Planner):
         return most
 
     def matmul(self, arguments: tuple[Argument, ...], name: str, stacked_rows: int, **parameters: Parameter) -> None:
-        """Launches of one matrix product: the kernels for few tokens, then the one for many.
+        """Append the launches of one matrix product: the kernels for few tokens, then the one for many.
 
         Args:
             arguments: weights, activations, out, bias.

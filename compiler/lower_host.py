@@ -16,12 +16,12 @@ class HostPlanner(Planner):
     """One launch a node; a step runs them in order on all threads."""
 
     def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
-        """The argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
+        """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
         ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
         return self.tensor(sources, f"rows16_pairs_{ggml_type}" if pairs else f"rows16_{ggml_type}")
 
     def weight_parameters(self, name: str) -> dict[str, Parameter]:
-        """What a kernel is told of a matrix and of the rows that it is multiplied with."""
+        """Return what a kernel is told of a matrix and of the rows that it is multiplied with."""
         weight = self.graph.weights[name]
         is_float = FORMATS[weight.ggml_type].is_float
         columns = weight.shape[1]

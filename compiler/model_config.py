@@ -73,7 +73,7 @@ class ModelConfig:
     activation: str = "silu"
 
     def inverse_frequencies(self, factors: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
-        """Angles, in radians, that one position turns each pair by.
+        """Return the angles, in radians, that one position turns each pair by.
 
         Args:
             factors: float32[rope_dim / 2] divisors, for the scaling kind "factors"; else None.

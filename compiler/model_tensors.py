@@ -43,7 +43,7 @@ def unused_tensors(gguf_file: GgufFile, config: ModelConfig) -> tuple[str, ...]:
 
 
 def weights_by_role(gguf_file: GgufFile, config: ModelConfig) -> Mapping[str, Weight]:
-    """Every weight of the model by its role, with the table of rotary positions, which the compiler makes itself."""
+    """Return every weight of the model by its role, with the rotary table, which the compiler makes itself."""
     weights = {"rope_table": Weight("rope_table", (config.max_seq_len, config.rope_dim), "F32")}
     for role, tensor in weight_tensors(gguf_file, config).items():
         weights[role] = Weight(role, tensor.shape, tensor.ggml_type.name)

@@ -10,7 +10,7 @@ from ..artifacts.targets import GPU_ARCHES
 
 
 def waves_per_simd(kernel: KernelResources, arch: str) -> int | None:
-    """Waves of a kernel that one SIMD holds when the GPU is full of them; None where the arch is not in the table."""
+    """Return how many waves of a kernel a SIMD of a full GPU holds; None where the arch is not in the table."""
     row = GPU_ARCHES.get(arch)
     if row is None or row.registers is None:
         return None

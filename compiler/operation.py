@@ -60,11 +60,11 @@ class Operation:
 
 
 def always(graph: Graph, node: Node) -> bool:
-    """For `Operation.writes_q8`."""
+    """Say yes, for `Operation.writes_q8`."""
     return True
 
 
 def columns_problem(graph: Graph, node: Node) -> str:
-    """For `Operation.problem` of a matrix product."""
+    """Return the problem of a matrix product, for `Operation.problem`."""
     fits = graph.weights[node.weights[0]].shape[-1] == graph.values[node.inputs[0]].columns
     return "" if fits else "weight and input differ in columns"

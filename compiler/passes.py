@@ -12,7 +12,7 @@ from .verify import verify
 
 
 def merge_linears(graph: Graph) -> Graph:
-    """Neighbouring linears of one input, weight type and output become one with stacked weights.
+    """Merge neighbouring linears of one input, weight type and output into one with stacked weights.
 
     Q, K and V (or those of them that share a type), gate and up. Biases merge along where all have one.
     """
@@ -67,7 +67,7 @@ def fuse_gate_up(graph: Graph) -> Graph:
 
 
 def _is_gate_and_up(graph: Graph, node: Node) -> bool:
-    """A merged linear of two matrices, and nothing else."""
+    """Return whether a node is a merged linear of two matrices, and nothing else."""
     matrices, biases = graph.split_weights(node)
     return node.op == "linear" and len(matrices) == 2 and not biases
 
@@ -95,7 +95,7 @@ def _wants_q8(graph: Graph, node: Node) -> bool:
 
 
 def _fold_quantize(graph: Graph) -> Graph:
-    """A quantize node whose source has no other reader, and whose producer can write int8 blocks, goes."""
+    """Take out each quantize node whose source has no other reader, and whose producer can write int8 blocks."""
     folded: dict[str, str] = {}
     for node in graph.nodes:
         source = node.inputs[0] if node.op == "quantize" else None
@@ -129,7 +129,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
 
 
 def run_passes(graph: Graph) -> Graph:
-    """All passes in order, the graph verified after each."""
+    """Run all passes in order, and verify the graph after each."""
     for step in PASSES:
         graph = verify(step(graph))
     return graph

@@ -23,13 +23,13 @@ class KernelSpec:
 
     @property
     def digest(self) -> str:
-        """16 hex digits over template and parameters."""
+        """Return 16 hex digits over template and parameters."""
         text = json.dumps([self.template, self.parameters], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def symbol(self) -> str:
-        """A C identifier, readable and unique: `matmul_q4_1_960x576_ab12cd34`."""
+        """Return a C identifier, readable and unique: `matmul_q4_1_960x576_ab12cd34`."""
         values = dict(self.parameters)
         weight_type = f"_{values['weight_type']}" if "weight_type" in values else ""
         size = f"_{values['rows']}x{values['columns']}" if "rows" in values else ""
@@ -68,5 +68,5 @@ class Plan:
 
 
 def float_literal(value: float) -> str:
-    """A C float literal that reads back to the same float32."""
+    """Return a C float literal that reads back to the same float32."""
     return f"{float(value):.9e}f"

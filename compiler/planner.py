@@ -40,11 +40,11 @@ class Planner:
         self.launches.append(LaunchEntry(spec.symbol, arguments, grid))
 
     def value(self, name: str) -> BufferRef:
-        """The argument for a value of the graph."""
+        """Return the argument for a value of the graph."""
         return BufferRef(self._buffer_of[name])
 
     def tensor(self, sources: tuple[str, ...], packing: str) -> TensorRef:
-        """The argument for weights, stacked where there are several; they are packed once."""
+        """Return the argument for weights, stacked where there are several; they are packed once."""
         shapes = [self.graph.weights[name].shape for name in sources]
         shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         roles = "+".join((sources[0], *(source.rsplit(".", 1)[-1] for source in sources[1:])))
@@ -53,18 +53,18 @@ class Planner:
         return TensorRef(name)
 
     def finish(self) -> Plan:
-        """The plan, once all nodes are lowered."""
+        """Return the plan, once all nodes are lowered."""
         kernels = tuple(self.kernels[symbol] for symbol in sorted(self.kernels))
         norm, sampler = self._final_norm(), self._sampler()
         tensors = tuple(self.tensors.values())
         return Plan(kernels, tuple(self.launches), self.buffers, tensors, self.kv, norm, sampler)
 
     def _sampler(self) -> Sampler:
-        """The last launch is that of the last node."""
+        """Return the sampler, whose launch is the last, as its node is."""
         return Sampler(len(self.launches) - 1, self._buffer_of[self.graph.nodes[-1].inputs[0]])
 
     def _final_norm(self) -> FinalNorm:
-        """The norm before the output matrix. Values after it have R rows, so none of them takes the buffer it reads."""
+        """Return the norm before the output matrix. Values after it have R rows, so none takes the buffer it reads."""
         node = next(n for n in self.graph.nodes if n.op == "norm" and self.graph.values[n.output].rows == LOGITS)
         tensor = self.tensor(node.weights, "f32")
         return FinalNorm(self._buffer_of[node.inputs[0]], tensor.name, node.real("epsilon"))

@@ -13,13 +13,13 @@ class Progress(Protocol):
     """Where a compile reports to."""
 
     def stage(self, name: str, total: int = 0, unit: str = "") -> None:
-        """A stage begins; `total` of `unit` will be done in it, 0 where that is not counted."""
+        """Begin a stage; `total` of `unit` will be done in it, 0 where that is not counted."""
 
     def advance(self, done: int) -> None:
-        """So much of the stage is done, in all."""
+        """Tell how much of the stage is done, in all."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """Tell something that the user should know."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -159,7 +159,7 @@ class TerminalProgress:
 
 
 def choose_progress(as_json: bool) -> Progress:
-    """The right one for standard error."""
+    """Return the right progress for standard error."""
     if as_json:
         return JsonProgress()
     return TerminalProgress() if sys.stderr.isatty() else PlainProgress()

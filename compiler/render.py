@@ -1,4 +1,4 @@
-"""Kernel specs to C sources: constants by the template, and behind them a header of `kernels/`."""
+"""Renders kernel specs to C sources: constants by the template, and behind them a header of `kernels/`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OF_THE_FORMAT: Final = ("weight_kind", "weight_header")
 
 
 def macros(spec: KernelSpec) -> Iterator[tuple[str, Parameter]]:
-    """The names and values by which the C of a kernel knows its parameters.
+    """Return the names and values by which the C of a kernel knows its parameters.
 
     A number is a macro of its own name in capitals, and so is the literal of a float. A word is a choice: `dot`
     `sdot4` is DOT_SDOT4. A weight format is the macros of its row.
@@ -61,7 +61,7 @@ def _template() -> jinja2.Template:
 
 
 def render_kernel(backend: str, spec: KernelSpec) -> Source:
-    """The source of one kernel."""
+    """Return the source of one kernel."""
     text = _template().render(
         backend=backend,
         symbol=spec.symbol,
@@ -73,13 +73,13 @@ def render_kernel(backend: str, spec: KernelSpec) -> Source:
 
 
 def render_program() -> Source:
-    """The source of the host's step driver, which is the same for all models."""
+    """Return the source of the host's step driver, which is the same for all models."""
     return Source("program.c", '/* The program: kernels/host/program.h */\n#include "program.h"\n')
 
 
 @cache
 def kernel_headers(backend: str) -> Mapping[str, str]:
-    """The headers of a backend, by file name: those written by hand, and what the runtime hands to kernels."""
+    """Return the headers of a backend, by file name: those written by hand, and what the runtime hands to kernels."""
     folder = resources.files("rocmforge.kernels") / backend
     return {"abi.h": c_header(backend)} | {
         item.name: item.read_text("utf-8")

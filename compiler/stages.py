@@ -58,7 +58,7 @@ class Placed:
 def lower_target(
     model: Model, target: Target, toolchain: Toolchain, kv_dtype: str, tuning: Tuning = DEFAULT_TUNING
 ) -> Lowered:
-    """Plan and sources of a model for a target.
+    """Return the plan of a model for a target, and its sources.
 
     Raises:
         UsageError: see `make_plan`.
@@ -103,7 +103,7 @@ def place_targets(built: Sequence[Built], model: Model, sink: Sink, progress: Pr
 
 
 def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) -> Layout:
-    """What the runtime needs of a target; of the tensors, those that it uses."""
+    """Return what the runtime needs of a target; of the tensors, those that it uses."""
     target, plan = lowered.target, lowered.plan
     used = {tensor.name for tensor in plan.tensors}
     return Layout(

@@ -98,7 +98,7 @@ TARGETS: dict[str, Target] = {
 
 
 def find_targets(archs: Sequence[str]) -> tuple[Target, ...]:
-    """The rows of `archs`, each once, in their order.
+    """Return the rows of `archs`, each once, in their order.
 
     Raises:
         UsageError: one is unknown; the message lists those known.

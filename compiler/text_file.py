@@ -9,7 +9,7 @@ from ..artifacts.errors import InputError
 
 
 def read_text_file(path: Path, field: str, content: str, max_bytes: int) -> str:
-    """The text of a regular file in UTF-8.
+    """Return the text of a regular file in UTF-8.
 
     Args:
         path: the file.

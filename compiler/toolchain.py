@@ -19,18 +19,18 @@ class Toolchain(Protocol):
 
     @property
     def name(self) -> str:
-        """As the user asks for it."""
+        """Return the name, as the user asks for it."""
 
     @property
     def version(self) -> str:
-        """One line."""
+        """Return the version, in one line."""
 
     @property
     def digest(self) -> str:
-        """Identity for cache keys: name and version, never a path."""
+        """Return the identity for cache keys: name and version, never a path."""
 
     def flags(self, variant: CodeVariant) -> tuple[str, ...]:
-        """Flags that decide the code; part of every cache key, free of paths."""
+        """Return the flags that decide the code; part of every cache key, free of paths."""
 
     def compile(self, source: Path, output: Path, include: Path, variant: CodeVariant) -> None:
         """Compile one source to an object file.
@@ -79,7 +79,7 @@ def run_compiler(command: tuple[str, ...], folder: Path) -> None:
 
 
 def ziglang_folder() -> Path:
-    """Where the wheel `ziglang` lies, which brings clang and lld.
+    """Return where the wheel `ziglang` lies, which brings clang and lld.
 
     Raises:
         ToolchainError: it is not installed.
@@ -91,5 +91,5 @@ def ziglang_folder() -> Path:
 
 
 def ziglang_version() -> str:
-    """One line."""
+    """Return the version of the wheel `ziglang`, in one line."""
     return f"ziglang {metadata.version('ziglang')}"

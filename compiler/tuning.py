@@ -39,7 +39,7 @@ class Tuning:
     tile_n: int | None = None
 
     def to_json(self) -> dict[str, int | bool]:
-        """What was fixed, for the manifest."""
+        """Return what was fixed, for the manifest."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -47,7 +47,7 @@ DEFAULT_TUNING = Tuning()
 
 
 def read_tuning(items: Sequence[str], environment: Mapping[str, str]) -> Tuning:
-    """From `KEY=VALUE` items and `ROCFORGE_*` variables.
+    """Read a tuning from `KEY=VALUE` items and `ROCFORGE_*` variables.
 
     Raises:
         UsageError: an unknown key, or a value that is no number.

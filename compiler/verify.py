@@ -22,7 +22,7 @@ def verify(graph: Graph) -> Graph:
 
 
 def _problem(graph: Graph, node: Node, written: set[str]) -> str:
-    """What is wrong with a node before which the values `written` were; "" where nothing is."""
+    """Return what is wrong with a node before which the values `written` were; "" where nothing is."""
     for name in node.inputs:
         if name not in written:
             return f"reads {name} before it is written"

@@ -34,18 +34,18 @@ class Sink(Protocol):
     """Where the bytes go; `artifacts.writer.BundleStream`."""
 
     def write(self, data: memoryview) -> None:
-        """Append."""
+        """Append bytes."""
 
     def align(self, alignment: int) -> int:
         """Pad with zeros to a multiple; returns the position."""
 
     @property
     def position(self) -> int:
-        """Bytes written."""
+        """Return the bytes written."""
 
 
 def rope_table(config: ModelConfig, factors: npt.NDArray[np.float32] | None, length: int) -> npt.NDArray[np.float32]:
-    """Cosines and sines of every position: float32[length, rope_dim], cosines first.
+    """Return cosines and sines of every position: float32[length, rope_dim], cosines first.
 
     From additions and multiplications in float64 alone, which IEEE 754 fixes to the bit; library sines differ
     between machines, and a bundle must not.
@@ -58,7 +58,7 @@ def rope_table(config: ModelConfig, factors: npt.NDArray[np.float32] | None, len
 
 
 def _sine(turns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """sin(2 pi t) for |t| <= 1/2: folded to |t| <= 1/4, then its Taylor series to t^21 (error below 1e-16)."""
+    """Return sin(2 pi t) for |t| <= 1/2: folded to |t| <= 1/4, then its Taylor series to t^21 (error below 1e-16)."""
     folded = np.where(np.abs(turns) > 0.25, np.sign(turns) * 0.5 - turns, turns)
     x = folded * (2 * np.pi)
     square = x * x
@@ -89,7 +89,7 @@ class FileSink:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of what was written."""
+        """Return the hex digest of what was written."""
         return self._digest.hexdigest()
 
     def write(self, data: memoryview) -> None:
@@ -140,7 +140,7 @@ def _packed_parts(
     config: ModelConfig,
     max_seq_len: int,
 ) -> Iterator[npt.NDArray[np.generic]]:
-    """A tensor piece by piece, so that the largest is never held twice."""
+    """Yield a tensor piece by piece, so that the largest is never held twice."""
     roles = weight_tensors(gguf, config)
     if tensor.packing == "rope_table":
         factors = read_floats(gguf, roles["rope_factors"]) if "rope_factors" in roles else None
@@ -164,7 +164,7 @@ def _packed_parts(
 
 
 def read_floats(gguf: GgufFile, tensor: TensorInfo) -> npt.NDArray[np.float32]:
-    """A float tensor of any float type as float32, exactly."""
+    """Return a float tensor of any float type as float32, exactly."""
     raw, kind = gguf.read_tensor(tensor.name), tensor.ggml_type.name
     if kind == "F32":
         return raw.view(np.float32)

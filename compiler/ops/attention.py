@@ -88,7 +88,7 @@ def hip(planner: HipPlanner, node: Node) -> None:
 
 
 def _records(planner: HipPlanner, elements: int) -> BufferRef:
-    """The argument for the buffer between the two halves of a split attention, one for all layers."""
+    """Return the argument for the buffer between the two halves of a split attention, one for all layers."""
     name = "attention_records"
     if all(buffer.name != name for buffer in planner.buffers):
         planner.buffers = (*planner.buffers, BufferEntry(name, "float32", 0, elements))

@@ -13,7 +13,7 @@ from ..operation import Float64, Operation
 
 
 def silu(x: Float64) -> Float64:
-    """x * sigmoid(x)."""
+    """Return x * sigmoid(x)."""
     result: Float64 = x / (1 + np.exp(-x))
     return result
 

@@ -12,7 +12,7 @@ from ..plan import Parameter
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Attributes of a node.
+    """The attributes of a node that tell its heads.
 
     Attributes:
         num_heads: of queries; a multiple of `num_kv_heads`.
@@ -26,11 +26,11 @@ class Heads:
 
     @classmethod
     def of(cls, node: Node) -> Self:
-        """Those of a node."""
+        """Return the heads of a node."""
         return cls(*(node.integer(field.name) for field in fields(cls)))
 
     def parameters(self, kv: KvLayout) -> dict[str, Parameter]:
-        """Of a kernel that reads or writes the KV cache."""
+        """Return the parameters of a kernel that reads or writes the KV cache."""
         return {
             "num_heads": self.num_heads,
             "num_kv_heads": self.num_kv_heads,

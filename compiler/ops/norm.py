@@ -15,7 +15,7 @@ from ..plan import float_literal
 
 
 def normed(x: Float64, weight: Float64, epsilon: float) -> Float64:
-    """The norm over the last axis."""
+    """Return the norm over the last axis."""
     scaled: Float64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + epsilon) * weight
     return scaled
 
