@@ -86,7 +86,8 @@ _ROWS: Final = (
     WeightFormat("Q4_1", 4, 20, scale_bytes=4, has_minimum=True),
     WeightFormat("Q5_0", 5, 22, scale_bytes=2, offset=16),
     WeightFormat("Q5_1", 5, 24, scale_bytes=4, has_minimum=True),
-    # The 12 bytes of 6-bit scales and minima of a GGUF block are spread to 16.
+    # The 12 bytes of 6-bit scales, and minima, of a GGUF block are spread to 16.
+    WeightFormat("Q3_K", 3, 110, scale_bytes=2, super_scale_bytes=2, offset=4, num_scales=2),
     WeightFormat("Q4_K", 4, 144, scale_bytes=2, super_scale_bytes=4, has_minimum=True),
     WeightFormat("Q5_K", 5, 176, scale_bytes=2, super_scale_bytes=4, has_minimum=True),
     WeightFormat("Q6_K", 6, 210, scale_bytes=2, super_scale_bytes=2, offset=32, num_scales=2),

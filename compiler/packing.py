@@ -84,6 +84,19 @@ def _read_q6_k(raw: Bytes, _: WeightFormat) -> Blocks:
     return Blocks(quants.reshape(rows, supers * 8, 32), (scales[..., 0:1], scales[..., 1:2]), (raw[..., 208:210],))
 
 
+def _read_q3_k(raw: Bytes, _: WeightFormat) -> Blocks:
+    """Q3_K: 256 high bits, 64 bytes of low pairs, 12 bytes of 6-bit scales that stand 32 too high, d."""
+    rows, supers, _ = raw.shape
+    high = _bits(raw[..., :32].reshape(rows, supers, 32, 1)).transpose(0, 1, 3, 2)  # [..., block, column]
+    low = raw[..., 32:96].reshape(rows, supers, 2, 1, 32)
+    shifts: Bytes = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    quants: Bytes = (low >> shifts & 3).astype(np.uint8).reshape(rows, supers, 8, 32) | high << 2
+    packed = raw[..., 96:108]
+    sixth = (packed[..., None, 8:12] >> shifts & 3).astype(np.uint8).reshape(rows, supers, 16)
+    scales: Bytes = ((_split_nibbles(packed[..., :8]) | sixth << 4) - np.uint8(32)).reshape(rows, supers * 8, 2)
+    return Blocks(quants.reshape(rows, supers * 8, 32), (scales[..., 0:1], scales[..., 1:2]), (raw[..., 108:110],))
+
+
 def _write_nibbles(vectors: Bytes) -> Bytes:
     """uint8[tiles, blocks, 8, 64] -> [tiles, blocks, 256]."""
     low: Bytes = vectors[:, :, :4] & np.uint8(15)
@@ -91,14 +104,14 @@ def _write_nibbles(vectors: Bytes) -> Bytes:
     return _flat(low | high)
 
 
-def _write_fifth(vectors: Bytes) -> Bytes:
-    """Bit v of a byte: the fifth bit of vector v. -> [tiles, blocks, 64]."""
-    return np.packbits(vectors >> 4 & 1, axis=2, bitorder="little")[:, :, 0]
+def _write_bit(vectors: Bytes, bit: int) -> Bytes:
+    """Bit v of a byte: that bit of vector v. -> [tiles, blocks, 64]."""
+    return np.packbits(vectors >> bit & 1, axis=2, bitorder="little")[:, :, 0]
 
 
-def _write_sixth(vectors: Bytes) -> Bytes:
-    """Bits 2v and 2v+1: the two high bits of vector v, then of v+4. -> [tiles, blocks, 128]."""
-    pairs = (vectors >> 4).reshape(*vectors.shape[:2], 2, 4, 64)
+def _write_pairs(vectors: Bytes, bit: int) -> Bytes:
+    """Bits 2v and 2v+1: the two bits from that one on of vector v, then of v+4. -> [tiles, blocks, 128]."""
+    pairs = (vectors >> bit & 3).reshape(*vectors.shape[:2], 2, 4, 64)
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
     shifted: Bytes = (pairs << shifts).astype(np.uint8)
     return _flat(np.bitwise_or.reduce(shifted, axis=3))
@@ -112,14 +125,17 @@ def _write_quants(vectors: Bytes, bits: int) -> tuple[Bytes, ...]:
     """uint8[tiles, blocks, 8, 64] to what the kernel's unpack_quants reads."""
     if bits == 8:
         return (_flat(vectors),)
-    high = {4: (), 5: (_write_fifth,), 6: (_write_sixth,)}[bits]
-    return (_write_nibbles(vectors), *(write(vectors) for write in high))
+    low = _write_pairs(vectors, 0) if bits < 4 else _write_nibbles(vectors)
+    if bits == 6:
+        return low, _write_pairs(vectors, 4)
+    return (low, _write_bit(vectors, bits - 1)) if bits % 2 else (low,)
 
 
 _READERS: Mapping[str, Callable[[Bytes, WeightFormat], Blocks]] = {
     **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), _read_legacy),
     **dict.fromkeys(("Q4_K", "Q5_K"), _read_k),
     "Q6_K": _read_q6_k,
+    "Q3_K": _read_q3_k,
 }
 """How the GGUF's blocks are taken apart, uint8[rows, blocks, bytes], by the type's name."""
 

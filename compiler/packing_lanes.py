@@ -50,16 +50,25 @@ def _split_quants(quants: Bytes, bits: int) -> tuple[Bytes, Bytes]:
     """uint8[rows, blocks, 32] to the bytes of the 16-byte pieces and of the high bits, [rows, blocks, bytes]."""
     if bits == 8:
         return quants, quants[..., :0]
+    if bits == 3:
+        return _pairs(quants), _third_or_fifth(quants >> 2)
     nibbles = quants[..., :16] & np.uint8(15) | (quants[..., 16:] & np.uint8(15)) << np.uint8(4)
-    dwords = quants.reshape(*quants.shape[:2], 8, 4) >> 4  # [vector, byte]: column 4 * vector + byte
     if bits == 5:
-        return nibbles, np.packbits(dwords, axis=2, bitorder="little")[:, :, 0]
-    if bits == 6:
-        pairs = dwords.reshape(*quants.shape[:2], 2, 4, 4)
-        shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
-        high: Bytes = np.bitwise_or.reduce((pairs << shifts).astype(np.uint8), axis=3)
-        return nibbles, high.reshape(*quants.shape[:2], 8)
-    return nibbles, quants[..., :0]
+        return nibbles, _third_or_fifth(quants >> 4)
+    return nibbles, _pairs(quants >> 4) if bits == 6 else quants[..., :0]
+
+
+def _third_or_fifth(bits: Bytes) -> Bytes:
+    """uint8[rows, blocks, 32] of ones and zeros to [rows, blocks, 4]: bit v of byte b is column 4 * v + b."""
+    return np.packbits(bits.reshape(*bits.shape[:2], 8, 4), axis=2, bitorder="little")[:, :, 0]
+
+
+def _pairs(quants: Bytes) -> Bytes:
+    """Two low bits of uint8[rows, blocks, 32] to [rows, blocks, 8]: bits 2v, 2v+1 of byte 4i + b are column 16i+4v+b."""
+    vectors = (quants & 3).reshape(*quants.shape[:2], 2, 4, 4)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    pairs: Bytes = np.bitwise_or.reduce((vectors << shifts).astype(np.uint8), axis=3)
+    return pairs.reshape(*quants.shape[:2], 8)
 
 
 def _chunks(scales: Bytes, quants: Bytes, high: Bytes, tiles: int) -> Bytes:

@@ -6,8 +6,9 @@
  *   quants  [n blocks][PIECES][32 lanes][16]    nibbles: dword j holds columns 4j .. 4j+3 in the low halves of its
  *                                               bytes, 16+4j .. 16+4j+3 in the high halves; Q8_0: piece 0 is columns
  *                                               0..15, piece 1 columns 16..31
- *   high    [32 lanes][n blocks][HIGH_BYTES]    fifth bits: bit v of byte b belongs to column 4v+b
- *                                               Q6_K: bits 2v, 2v+1 of byte b of dword i to column 16i+4v+b
+ *           [32 lanes][n blocks][8]             Q3_K: bits 2v, 2v+1 of byte b of dword i belong to column 16i+4v+b
+ *   high    [32 lanes][n blocks][HIGH_BYTES]    third or fifth bits: bit v of byte b belongs to column 4v+b
+ *                                               Q6_K: two bits, as the low ones of Q3_K
  * K types have 4 chunks a superblock of 256 columns, after its [32 lanes][SUPER_BYTES]: float16 scale and minimum, of
  * Q6_K a float32 scale (float16 widened: so every load of a wave starts at a multiple of 128 bytes).
  */
@@ -15,11 +16,12 @@
 
 /* The format's macros are those of its row in artifacts/formats.py. */
 #define PIECES (QUANT_BITS == 8 ? 2 : 1)
-#define HIGH_BYTES (QUANT_BITS == 8 ? 0 : 4 * (QUANT_BITS - 4))
+#define LOW_BYTES (QUANT_BITS == 3 ? 8 : 16 * PIECES)
+#define HIGH_BYTES (QUANT_BITS == 8 ? 0 : QUANT_BITS == 3 ? 4 : 4 * (QUANT_BITS - 4))
 #define SUPER_BYTES (SUPER_SCALE_BYTES ? 4 : 0)
 
 #define BLOCKS (COLUMNS / 32)
-#define BLOCK_BYTES (SCALE_BYTES + 16 * PIECES + HIGH_BYTES)
+#define BLOCK_BYTES (SCALE_BYTES + LOW_BYTES + HIGH_BYTES)
 /* A row's sum is cut into units, which belong to slices in turn (gemv.h): a chunk, or a superblock. */
 #define UNIT_BLOCKS (SUPER_BYTES ? 8 : 2)
 #define UNIT_BYTES (32 * (UNIT_BLOCKS * BLOCK_BYTES + SUPER_BYTES))
@@ -52,9 +54,15 @@ INLINE void load_block(weight_pointer base, uint32_t origin, uint32_t lane, uint
         raw->scales = *(const GLOBAL_MEMORY int32_t *)scales >> (16 * p);
     }
     base += n * (32 * SCALE_BYTES);
-    UNROLL_FOR (uint32_t i = 0; i < PIECES; i++)
-        raw->quants[i] = *(const GLOBAL_MEMORY i32x4 *)(base + (origin + lane * 16 + (p * PIECES + i) * 512));
-    weight_pointer high = base + n * (512 * PIECES) + (origin + lane * (n * HIGH_BYTES));
+    if (LOW_BYTES == 8) { /* superblocks have no half chunk */
+        const i32x4 both = *(const GLOBAL_MEMORY i32x4 *)(base + (origin + lane * 16));
+        raw->quants[0][0] = p ? both[2] : both[0];
+        raw->quants[0][1] = p ? both[3] : both[1];
+    } else {
+        UNROLL_FOR (uint32_t i = 0; i < PIECES; i++)
+            raw->quants[i] = *(const GLOBAL_MEMORY i32x4 *)(base + (origin + lane * 16 + (p * PIECES + i) * 512));
+    }
+    weight_pointer high = base + n * (32 * LOW_BYTES) + (origin + lane * (n * HIGH_BYTES));
     if (HIGH_BYTES == 4 && alone) {
         raw->high[0] = *(const GLOBAL_MEMORY int32_t *)high;
     } else if (HIGH_BYTES == 4) {
@@ -75,6 +83,15 @@ struct block {
 
 INLINE void unpack_quants(const struct raw_block *raw, int32_t quants[8])
 {
+    if (QUANT_BITS == 3) {
+        const uint32_t third = (uint32_t)raw->high[0];
+        UNROLL_FOR (int v = 0; v < 8; v++) {
+            const uint32_t pairs = (uint32_t)raw->quants[0][v / 4] >> (2 * (v % 4));
+            quants[v] =
+                (int32_t)((pairs & 0x03030303u) | ((v < 2 ? third << (2 - v) : third >> (v - 2)) & 0x04040404u));
+        }
+        return;
+    }
     if (PIECES == 2) {
         UNROLL_FOR (int v = 0; v < 8; v++) quants[v] = raw->quants[v / 4 * (PIECES - 1)][v % 4];
         return;

@@ -6,6 +6,7 @@
  *   nibbles   4 x 64 bytes: low halves are vectors 0..3, high halves vectors 4..7
  *   fifth     64 bytes: bit v of a byte belongs to vector v
  *   sixth     2 x 64 bytes: bits 2v, 2v+1 of the first belong to vector v, of the second to v+4
+ *   third     2 x 64 bytes of low bits, as sixth has them, and 64 bytes: bit v of a byte belongs to vector v
  */
 #include "vector.h"
 
@@ -45,6 +46,15 @@ INLINE void unpack_sixth(const uint8_t *p, u8x64 w[8])
     w[6] |= second & 48;
     w[7] |= shift_right(second, 2) & 48;
 }
+INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
+{
+    const u8x64 bits = load_bytes(p + 128);
+    for (int v = 0; v < 8; v++) {
+        const u8x64 pairs = load_bytes(p + 64 * (v / 4));
+        w[v] =
+            (shift_right(pairs, 2 * (v % 4)) & 3) | ((v < 2 ? shift_left(bits, 2 - v) : shift_right(bits, v - 2)) & 4);
+    }
+}
 
 /* The format's macros are those of its row in artifacts/formats.py. */
 #define QUANT_BYTES (64 * QUANT_BITS)
@@ -57,6 +67,8 @@ INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
 {
 #if QUANT_BITS == 8
     for (int v = 0; v < 8; v++) w[v] = load_bytes(p + 64 * v);
+#elif QUANT_BITS == 3
+    unpack_third(p, w);
 #else
     unpack_nibbles(p, w);
     if (QUANT_BITS == 5) unpack_fifth(p + 256, w);

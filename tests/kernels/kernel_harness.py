@@ -28,7 +28,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
-WEIGHT_TYPES = (*FLOAT_TYPES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+WEIGHT_TYPES = (*FLOAT_TYPES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 LEVELS = tuple(v.level for v in TARGETS["host"].variants if cpu_features().issuperset(v.cpu_features))
 """ISA levels that this machine can run, best first."""
@@ -169,6 +169,7 @@ def random_rows(random: np.random.Generator, ggml_type: str, rows: int, columns:
 SCALE_OFFSETS = {
     **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0"), (0,)),
     **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q3_K": (108,),
     "Q6_K": (208,),
 }
 

@@ -44,7 +44,7 @@ from rocmforge.tests.kernels.kernel_harness import (
 )
 from rocmforge.tests.oracles.kernels import HARD_TO_ROUND, SILU_TOLERANCE, matmul_tolerance, silu, weights_as_float64
 
-K_TYPES = ("Q4_K", "Q5_K", "Q6_K")
+K_TYPES = ("Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ from rocmforge.tests.kernels.kernel_harness import (
 
 Bytes = npt.NDArray[np.uint8]
 ROWS, COLUMNS = 41, 512  # two tiles and 9 rows; two superblocks
-K_TYPES = ("Q4_K", "Q5_K", "Q6_K")
+K_TYPES = ("Q3_K", "Q4_K", "Q5_K", "Q6_K")
+OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 
 
 class Unpacker:
@@ -53,17 +54,17 @@ class Unpacker:
         quants = np.zeros((8, 64), np.int32)
         if kind == "Q8_0":
             quants[:] = self.take(512).view(np.int8).reshape(8, 64)
-        else:
+        elif kind != "Q3_K":
             nibbles = self.take(256).reshape(4, 64).astype(np.int32)
             quants[:4], quants[4:] = nibbles & 15, nibbles >> 4
-        if kind.startswith("Q5"):
-            fifth = self.take(64).astype(np.int32)
+        if kind in ("Q3_K", "Q6_K"):
+            pairs = self.take(128).reshape(2, 64).astype(np.int32)
             for v in range(8):
-                quants[v] |= (fifth >> v & 1) << 4
-        if kind == "Q6_K":
-            sixth = self.take(128).reshape(2, 64).astype(np.int32)
+                quants[v] |= (pairs[v // 4] >> 2 * (v % 4) & 3) << (4 if kind == "Q6_K" else 0)
+        if kind.startswith(("Q3", "Q5")):
+            bits = self.take(64).astype(np.int32)
             for v in range(8):
-                quants[v] |= (sixth[v // 4] >> 2 * (v % 4) & 3) << 4
+                quants[v] |= (bits >> v & 1) << (4 if kind.startswith("Q5") else 2)
         return quants.reshape(8, 16, 4).transpose(1, 0, 2).reshape(16, 32)
 
 
@@ -75,18 +76,17 @@ def unpack_tile(tile: Bytes, kind: str, columns: int) -> npt.NDArray[np.float32]
         for block in range(columns // 32):
             if kind in K_TYPES and block % 8 == 0:
                 scale = read.halves()
-                minimum = read.halves() if kind != "Q6_K" else scale
-            if kind == "Q6_K":
+                minimum = scale if kind in OFFSETS else read.halves()
+            if kind in ("Q3_K", "Q6_K"):
                 steps = read.take(32).view(np.int8).reshape(2, 16).astype(np.float32)
                 factor = np.repeat((scale * steps).T, 16, axis=1)
-                blocks.append(factor * (read.vectors(kind) - 32).astype(np.float32))
+                blocks.append(factor * (read.vectors(kind) - OFFSETS[kind]).astype(np.float32))
             elif kind in K_TYPES:
                 steps, offsets = read.take(16).astype(np.float32), read.take(16).astype(np.float32)
                 quants = read.vectors(kind).astype(np.float32)
                 blocks.append((scale * steps)[:, None] * quants - (minimum * offsets)[:, None])
             else:
-                offset = {"Q4_0": 8, "Q5_0": 16}.get(kind, 0)
-                quants = (read.vectors(kind) - offset).astype(np.float32)
+                quants = (read.vectors(kind) - OFFSETS.get(kind, 0)).astype(np.float32)
                 values = read.halves()[:, None] * quants
                 blocks.append(values + read.halves()[:, None] if kind.endswith("_1") else values)
     assert read.position == len(tile)

@@ -25,12 +25,13 @@ QUANTIZATIONS = (
     "Q4_1",
     "Q5_0",
     "Q5_1",
+    "Q3_K",
     "Q4_K",
     "Q5_K",
     "Q6_K",
 )
 # The `gguf` package reads these but does not write them.
-K_QUANTS = (Quant.Q4_K, Quant.Q5_K, Quant.Q6_K)
+K_QUANTS = (Quant.Q3_K, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K)
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -217,13 +218,13 @@ def random_k_quant(
     Args:
         random: where bits come from.
         dims: rows and columns; columns are a multiple of 256.
-        quant: Q4_K, Q5_K or Q6_K.
+        quant: Q3_K, Q4_K, Q5_K or Q6_K.
         deviation: of the weights.
 
     Returns:
         uint8[rows, bytes a row].
 
-    Source: `block_q4_K`, `block_q5_K`, `block_q6_K` in ggml's `ggml-common.h`.
+    Source: `block_q3_K` to `block_q6_K` in ggml's `ggml-common.h`.
     """
     block, block_bytes = gguf.GGML_QUANT_SIZES[quant]
     if dims[1] % block:
@@ -235,6 +236,9 @@ def random_k_quant(
         # ql[128], qh[64], int8 scales[16], d: quants of deviation 18.5 times scales of deviation 18.8.
         blocks[:, 192:208] = random.integers(-32, 33, (count, 16), dtype=np.int8).view(np.uint8)
         blocks[:, 208:] = (spread * deviation / 347).astype("<f2").view(np.uint8)
+    elif quant is Quant.Q3_K:
+        # high bits[32], pairs[64], 6-bit scales[12], d: quants of deviation 2.3 times scales of deviation 18.5.
+        blocks[:, 108:] = (spread * deviation / 43).astype("<f2").view(np.uint8)
     else:
         # d, dmin, 6-bit scales and minima[12], quants: w = d * scale * q - dmin * minimum. dmin is chosen
         # so that the mean is 0; the divisors are then the deviation for d = 1.

@@ -10,8 +10,8 @@ from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.packing_sizes import packed_bytes
 from rocmforge.compiler.packing import interleave_pairs, pack_rows
 
-# Bytes that a row of a block gains: Q4_K and Q5_K spread 12 bytes of 6-bit fields to 16.
-GAIN = {"Q4_K": 4, "Q5_K": 4}
+# Bytes that a row of a block gains: 12 bytes of 6-bit fields are spread to 16.
+GAIN = {"Q3_K": 4, "Q4_K": 4, "Q5_K": 4}
 
 
 def raw_rows(kind: str, rows: int, columns: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_F39_shapes_that_no_packing_holds(packing: str, shape: tuple[int, ...], 
 # Columns of a block, and bytes of a row of it: weights of 16 bytes and more are read by lane, 8 columns at once.
 LANES = {
     "f32": (8, 32), "f16": (8, 16), "bf16": (8, 16), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22),
-    "q5_1": (32, 24), "q8_0": (32, 34), "q4_k": (256, 148), "q5_k": (256, 180), "q6_k": (256, 212),
+    "q5_1": (32, 24), "q8_0": (32, 34), "q3_k": (256, 116), "q4_k": (256, 148), "q5_k": (256, 180), "q6_k": (256, 212),
 }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from rocmforge.tests.kernels.kernel_harness import FLOAT_TYPES, WEIGHT_TYPES, de
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-K_TYPES = ("Q4_K", "Q5_K", "Q6_K")
-OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q6_K": 32}
+K_TYPES = ("Q3_K", "Q4_K", "Q5_K", "Q6_K")
+OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 
 
 class Reader:
@@ -45,6 +45,13 @@ def quants_of_block(kind: str, pieces: list[Bytes], high: Bytes) -> npt.NDArray[
     quants = np.zeros((32, 32), np.int32)
     if kind == "Q8_0":
         return np.concatenate(pieces, axis=1).view(np.int8).astype(np.int32)
+    if kind == "Q3_K":
+        for column in range(32):
+            half, vector, byte = column // 16, column % 16 // 4, column % 4
+            low = pieces[0][:, 4 * half + byte] >> 2 * vector & 3
+            third = high[:, byte] >> (4 * half + vector) & 1
+            quants[:, column] = low | third << 2
+        return quants - OFFSETS[kind]
     for dword in range(4):
         for byte in range(4):
             value = pieces[0][:, 4 * dword + byte].astype(np.int32)
@@ -65,8 +72,12 @@ def chunk_blocks(read: Reader, kind: str, width: int) -> Iterator[tuple[Bytes, n
     """Scales [32, bytes] and quants of each block of a chunk."""
     scale_bytes = 4 if kind in {"Q4_1", "Q5_1"} else 2
     scales = read.lanes(width * scale_bytes).reshape(32, width, scale_bytes)
-    pieces = [[read.lanes(16) for _ in range(2 if kind == "Q8_0" else 1)] for _ in range(width)]
-    high_bytes = 4 if kind.startswith("Q5") else 8 if kind == "Q6_K" else 0
+    if kind == "Q3_K":
+        both = read.lanes(8 * width).reshape(32, width, 8)
+        pieces = [[both[:, block]] for block in range(width)]
+    else:
+        pieces = [[read.lanes(16) for _ in range(2 if kind == "Q8_0" else 1)] for _ in range(width)]
+    high_bytes = 4 if kind.startswith(("Q3", "Q5")) else 8 if kind == "Q6_K" else 0
     high = read.lanes(width * high_bytes).reshape(32, width, high_bytes)
     for block in range(width):
         yield scales[:, block], quants_of_block(kind, pieces[block], high[:, block])
@@ -85,7 +96,7 @@ def unpack_tile(tile: Bytes, kind: str, columns: int) -> Floats:
             supers = read.lanes(4)
         for scales, quants in chunk_blocks(read, kind, min(2, columns // 32 - len(blocks))):
             values = quants.astype(np.float32)
-            if kind == "Q6_K":
+            if kind in ("Q3_K", "Q6_K"):
                 factors = np.ascontiguousarray(supers).view("<f4") * scales.view(np.int8).astype(np.float32)
                 blocks.append(np.repeat(factors, 16, axis=1) * values)
             elif kind in K_TYPES:

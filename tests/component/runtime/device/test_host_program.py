@@ -64,7 +64,7 @@ def test_v3_and_v4_give_the_same_bits(smollm2: Bundle, prompt: list[int]) -> Non
     assert np.array_equal(results[0], results[1])
 
 
-TYPES = (*FLOAT_TYPES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+TYPES = (*FLOAT_TYPES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
 
 @pytest.mark.parametrize("quantization", TYPES)
