@@ -1,4 +1,4 @@
-"""What operations share that are lowered to the kernels of AMD GPUs: templates/hip.
+"""What operations share that are lowered to the kernels of AMD GPUs: kernels/hip.
 
 A node may become several launches: matrix products have kernels for few tokens and for many. How a sum is cut, which
 decides its bits, depends on shapes alone.
@@ -101,7 +101,6 @@ class HipPlanner(Planner):
         return {
             "columns": weight.shape[1],
             "weight_type": weight.ggml_type,
-            "weight_kind": "float" if is_float else "quantized",
             "wave_size": self.gpu.wave_size,
         }
 
@@ -147,7 +146,7 @@ class HipPlanner(Planner):
         if self.tuning.tile_n is not None and not parameters["gate_up"]:
             row_tiles = self.tuning.tile_n // LANE_ROWS
         rows = "logits" if parameters["at_logits_rows"] else "tokens"
-        is_float = weight["weight_kind"] == "float"
+        is_float = FORMATS[str(weight["weight_type"])].is_float
         common = {**parameters, **weight, "slices": slices, "dot": "none" if is_float else self.gpu.dot}
         at_least = 1
         for tokens in FEW_TOKENS:

@@ -1,4 +1,4 @@
-"""What operations share that are lowered to the kernels of the host: templates/host."""
+"""What operations share that are lowered to the kernels of the host: kernels/host."""
 
 from __future__ import annotations
 
@@ -28,6 +28,5 @@ class HostPlanner(Planner):
         return {
             "columns": columns,
             "weight_type": weight.ggml_type,
-            "weight_header": "weights_float.h" if is_float else "weights_quantized.h",
             "activation_bytes": 4 * columns if is_float else columns // BLOCK_COLUMNS * Q8_BLOCK_BYTES,
         }

@@ -90,10 +90,12 @@ def _read_q3_k(raw: Bytes, _: WeightFormat) -> Blocks:
     high = _bits(raw[..., :32].reshape(rows, supers, 32, 1)).transpose(0, 1, 3, 2)  # [..., block, column]
     low = raw[..., 32:96].reshape(rows, supers, 2, 1, 32)
     shifts: Bytes = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
-    quants: Bytes = (low >> shifts & 3).astype(np.uint8).reshape(rows, supers, 8, 32) | high << 2
+    quants: Bytes = (low >> shifts & 3).astype(np.uint8).reshape(rows, supers, 8, 32) | high << np.uint8(2)
     packed = raw[..., 96:108]
     sixth = (packed[..., None, 8:12] >> shifts & 3).astype(np.uint8).reshape(rows, supers, 16)
-    scales: Bytes = ((_split_nibbles(packed[..., :8]) | sixth << 4) - np.uint8(32)).reshape(rows, supers * 8, 2)
+    scales: Bytes = ((_split_nibbles(packed[..., :8]) | sixth << np.uint8(4)) - np.uint8(32)).reshape(
+        rows, supers * 8, 2
+    )
     return Blocks(quants.reshape(rows, supers * 8, 32), (scales[..., 0:1], scales[..., 1:2]), (raw[..., 108:110],))
 
 

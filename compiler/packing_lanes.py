@@ -51,11 +51,11 @@ def _split_quants(quants: Bytes, bits: int) -> tuple[Bytes, Bytes]:
     if bits == 8:
         return quants, quants[..., :0]
     if bits == 3:
-        return _pairs(quants), _third_or_fifth(quants >> 2)
+        return _pairs(quants), _third_or_fifth(quants >> np.uint8(2))
     nibbles = quants[..., :16] & np.uint8(15) | (quants[..., 16:] & np.uint8(15)) << np.uint8(4)
     if bits == 5:
-        return nibbles, _third_or_fifth(quants >> 4)
-    return nibbles, _pairs(quants >> 4) if bits == 6 else quants[..., :0]
+        return nibbles, _third_or_fifth(quants >> np.uint8(4))
+    return nibbles, _pairs(quants >> np.uint8(4)) if bits == 6 else quants[..., :0]
 
 
 def _third_or_fifth(bits: Bytes) -> Bytes:
@@ -64,7 +64,7 @@ def _third_or_fifth(bits: Bytes) -> Bytes:
 
 
 def _pairs(quants: Bytes) -> Bytes:
-    """Two low bits of uint8[rows, blocks, 32] to [rows, blocks, 8]: bits 2v, 2v+1 of byte 4i + b are column 16i+4v+b."""
+    """Two low bits of uint8[rows, blocks, 32] to [rows, blocks, 8]: bits 2v, 2v+1 of byte 4i+b are column 16i+4v+b."""
     vectors = (quants & 3).reshape(*quants.shape[:2], 2, 4, 4)
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
     pairs: Bytes = np.bitwise_or.reduce((vectors << shifts).astype(np.uint8), axis=3)

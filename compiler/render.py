@@ -26,8 +26,6 @@ class Source:
 
 # Of a backend: the suffix of its sources.
 _SUFFIXES: Final = {"host": ".c", "hip": ".hip"}
-# Parameters that say again what the weight format's own macros say.
-_OF_THE_FORMAT: Final = ("weight_kind", "weight_header")
 
 
 def macros(spec: KernelSpec) -> Iterator[tuple[str, Parameter]]:
@@ -37,8 +35,6 @@ def macros(spec: KernelSpec) -> Iterator[tuple[str, Parameter]]:
     `sdot4` is DOT_SDOT4. A weight format is the macros of its row.
     """
     for name, value in spec.parameters:
-        if name in _OF_THE_FORMAT:
-            continue
         if name == "weight_type":
             yield from FORMATS[str(value)].defines.items()
         elif isinstance(value, str) and value.isidentifier():

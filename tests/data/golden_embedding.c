@@ -1,5 +1,5 @@
-/* embedding_q4_1_de5e4c0a: kernels/host/embedding.h, {"columns": 64, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
-#define SYMBOL embedding_q4_1_de5e4c0a
+/* embedding_q4_1_a18b209d: kernels/host/embedding.h, {"columns": 64, "weight_type": "Q4_1"} */
+#define SYMBOL embedding_q4_1_a18b209d
 #define COLUMNS 64
 #define QUANT_BITS 4
 #define QUANT_OFFSET 0

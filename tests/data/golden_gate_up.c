@@ -1,5 +1,5 @@
-/* gate_up_q4_1_32x64_6a92406b: kernels/host/gate_up.h, {"activation": "silu", "activation_bytes": 104, "columns": 64, "out_q8": false, "rows": 32, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
-#define SYMBOL gate_up_q4_1_32x64_6a92406b
+/* gate_up_q4_1_32x64_1d01f4b0: kernels/host/gate_up.h, {"activation": "silu", "activation_bytes": 104, "columns": 64, "out_q8": false, "rows": 32, "weight_type": "Q4_1"} */
+#define SYMBOL gate_up_q4_1_32x64_1d01f4b0
 #define ACTIVATION_SILU 1
 #define ACTIVATION_BYTES 104
 #define COLUMNS 64

@@ -1,5 +1,5 @@
-/* matmul_q4_1_17x64_810bbbbe: kernels/host/matmul.h, {"accumulate": false, "activation_bytes": 104, "at_logits_rows": true, "columns": 64, "has_bias": true, "out_offset": 3, "out_stride": 20, "rows": 17, "weight_header": "weights_quantized.h", "weight_type": "Q4_1"} */
-#define SYMBOL matmul_q4_1_17x64_810bbbbe
+/* matmul_q4_1_17x64_3f4133ce: kernels/host/matmul.h, {"accumulate": false, "activation_bytes": 104, "at_logits_rows": true, "columns": 64, "has_bias": true, "out_offset": 3, "out_stride": 20, "rows": 17, "weight_type": "Q4_1"} */
+#define SYMBOL matmul_q4_1_17x64_3f4133ce
 #define ACCUMULATE 0
 #define ACTIVATION_BYTES 104
 #define AT_LOGITS_ROWS 1

@@ -75,9 +75,7 @@ def spec(template: str, **parameters: Parameter) -> KernelSpec:
 
 def weight_parameters(ggml_type: str, columns: int) -> dict[str, Parameter]:
     """What kernels that read weights need beside their own."""
-    if ggml_type in FLOAT_TYPES:
-        return {"columns": columns, "weight_type": ggml_type, "weight_header": "weights_float.h"}
-    return {"columns": columns, "weight_type": ggml_type, "weight_header": "weights_quantized.h"}
+    return {"columns": columns, "weight_type": ggml_type}
 
 
 def activation_bytes(ggml_type: str, columns: int) -> int:

@@ -42,12 +42,11 @@ def test_products_of_each_weight_format_compile_without_a_warning(weight_type: s
     build("gfx1100", specs, build_cache)
 
 
-# `weight_kind` is told by the format; of these, blocks come from GATE_UP alone, tiles have no records, WMMA no dots.
+# Of these, blocks come from GATE_UP alone, tiles have no records, WMMA no dots.
 UNREAD = {
     "attention_tiled": {"max_splits"},
-    "embedding": {"weight_kind"},
-    "gemm": {"weight_kind", "out_q8", "dot"},
-    "gemv": {"weight_kind", "out_q8"},
+    "gemm": {"out_q8", "dot"},
+    "gemv": {"out_q8"},
 }
 
 

@@ -30,7 +30,7 @@ HOST = TARGETS["host"]
 DATA = Path(__file__).parents[2] / "data"
 KERNELS = kernels_of("host")
 
-_Q4_1: dict[str, Parameter] = {"weight_type": "Q4_1", "weight_header": "weights_quantized.h", "columns": 64}
+_Q4_1: dict[str, Parameter] = {"weight_type": "Q4_1", "columns": 64}
 TINY: Mapping[str, KernelSpec] = {
     "attention": spec(
         "attention", num_heads=2, num_kv_heads=1, head_dim=32, kv_q8_0=False, scale="1.767766953e-01f", out_q8=True
@@ -100,8 +100,6 @@ def test_a_missing_parameter_is_a_defect_that_is_named(template: str, build_cach
     kernel = TINY[template]
     for index, (name, _) in enumerate(kernel.parameters):
         without = replace(kernel, parameters=kernel.parameters[:index] + kernel.parameters[index + 1 :])
-        if name == "weight_header":  # the format tells it
-            continue
         # Columns are already missed by the symbol.
         expected = {"columns": "columns|COLUMNS", "weight_type": "ELEMENT_BYTES|LOAD_ELEMENTS"}.get(name, name.upper())
         with pytest.raises((ToolchainError, KeyError), match=expected):
