@@ -39,7 +39,9 @@ def attention(arch: str, shape: Shape, dtype: str) -> Launches:
     heads, kv_heads, head_dim, kv_dtype = shape
     config = replace(CONFIG, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
     values = (Value("x", "T", (heads + 2 * kv_heads) * head_dim), Value("y", "T", heads * head_dim, dtype))
-    return lower(arch, Node("attention", ("x",), "y", (), {"layer": 0}), values, (), config, kv_dtype)
+    counts = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
+    attributes = {"layer": 0, "scale": head_dim**-0.5, **counts}
+    return lower(arch, Node("attention", ("x",), "y", (), attributes), values, (), config, kv_dtype)
 
 
 def run(

@@ -417,7 +417,9 @@ def rope(arch: str, shape: tuple[int, int, bool, bool, str]) -> Launches:
     names = ("q", "k") if qk_norm else ()
     weights = (Weight("table", (32, rope_dim), "F32"), *(Weight(name, (head_dim,), "F32") for name in names))
     values = (Value("x", "T", 8 * head_dim), Value("y", "T", 8 * head_dim))
-    node = Node("rope_kv", ("x",), "y", ("table", *names), {"layer": 0, "epsilon": 1e-6})
+    heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": head_dim}
+    attributes = {"layer": 0, "epsilon": 1e-6, "rope_dim": rope_dim, "interleaved": interleaved, **heads}
+    node = Node("rope_kv", ("x",), "y", ("table", *names), attributes)
     return lower(arch, node, values, weights, config, kv_dtype)
 
 
