@@ -49,7 +49,7 @@ def _in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         raise SystemExit(1) from None
     except MemoryError:
         _fail("out of memory", 1)
@@ -60,7 +60,16 @@ def _in_one_line() -> Iterator[None]:
             raise
         _fail("no more threads are to be had: memory or processes are limited (ulimit -v, ulimit -u)", 1)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         _fail(os_problem(error), 1)
+
+
+def _drop_output() -> None:
+    """Have what standard output did not take go nowhere: Python would try to write it when it ends, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 class Group(click.Group):

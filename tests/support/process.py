@@ -23,10 +23,9 @@ PATIENCE_SECONDS = 120.0
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without the settings of a user, and with `changes`."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.upper().startswith(("ROCM", "ROCF", "ROCMORGE"))
-    }
+    """This process's environment without the settings of a user or of CI, and with `changes`."""
+    own = ("ROCM", "ROCF", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(own)}
     return kept | changes
 
 

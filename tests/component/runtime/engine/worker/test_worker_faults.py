@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -120,7 +121,13 @@ def test_a_fault_ends_its_requests_once_and_the_next_is_answered(
     start = start_of(bundle, limits=EngineLimits(step_seconds=0.5))
     with working(start, judge.metrics, observer=judge.told.append) as engine:
         first = engine.pid
-        lost = engine.submit_all([long_request(n) for n in range(2 * engine.max_sequences)])
+        try:
+            lost = engine.submit_all([long_request(n) for n in range(2 * engine.max_sequences)])
+        except EngineBusyError:
+            if name != "F120-in-the-first-step":  # that step may be faster than the answer that they were taken
+                raise
+            assert submit_when_ready(engine, request()).finish_reason == "length"
+            return
         embeddings: Sequence[PendingEmbedding] = ()
         with contextlib.suppress(EngineBusyError):  # it may be lost by now
             embeddings = engine.embed([EmbeddingRequest(tuple(range(3, 9)), "mean")])
@@ -363,6 +370,7 @@ def survive_kills(bundle: Bundle, kills: int) -> None:
     recovered: list[float] = []
     with working(start_of(bundle), judge.metrics, observer=judge.told.append) as engine:
         expected = [judge.judge(ended(engine.submit(one))).tokens for one in requests]
+        gc.collect()  # what earlier tests left is no part of it
         before = held_by(os.getpid())
 
         def load(number: int) -> None:
