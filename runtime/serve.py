@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.errors import UsageError, printable
@@ -20,13 +21,10 @@ from .device.load import DeviceOptions
 from .engine.engine import Engine, EngineLimits
 from .engine.lifecycle import Observer
 from .engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer
-from .engine.worker.remote import RemoteEngine
-from .engine.worker.router import RoutedEngine
-from .engine.worker.spawn import WorkerProcess
-from .engine.worker.wire import DeferredConstraints, Start
 from .http.app import create_app
 from .http.core.limits import HttpLimits
 from .http.core.service import ServedModel, Service
+from .http.core.text_apis import ConstraintApi
 from .http.proxy.manager import IntegrationManager, parse_integration
 from .http.transport.auth import Security, warn_if_open
 from .http.transport.server import run_server
@@ -35,6 +33,12 @@ from .telemetry.metrics import Metrics
 from .telemetry.tracing import UNTRACED, TraceOptions, Tracer
 from .text.constraints import ConstraintCompiler
 from .text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # loaded where an engine gets a process of its own: a server without one starts sooner
+    from .engine.worker.remote import RemoteEngine
+    from .engine.worker.router import RoutedEngine
+    from .engine.worker.spawn import WorkerProcess
+    from .engine.worker.wire import Start
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +124,9 @@ def make_remote(
     Raises:
         UsageError: a device is none of the forms.
     """
+    from .engine.worker.remote import RemoteEngine  # noqa: PLC0415 - see above
+    from .engine.worker.router import RoutedEngine  # noqa: PLC0415
+
     engines = []
     for name in devices_of(options):
         device = replace(options.device, device=name)
@@ -134,6 +141,8 @@ def make_remote(
 
 def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) -> Start:
     """What a worker is to run."""
+    from .engine.worker.wire import Start  # noqa: PLC0415 - see above
+
     return Start(
         bundle=str(bundle.path),
         digest=bundle.manifest.bundle_digest,
@@ -146,6 +155,13 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) 
         kv_tokens=options.kv_tokens,
         log_level=log.getEffectiveLevel(),
     )
+
+
+def deferred_constraints() -> ConstraintApi:
+    """Constraints that a worker compiles."""
+    from .engine.worker.wire import DeferredConstraints  # noqa: PLC0415 - see above
+
+    return DeferredConstraints()
 
 
 class BundleModel:
@@ -177,7 +193,7 @@ class BundleModel:
             tokenizer=tokenizer,
             chat_template=template,
             model=model,
-            constraints=ConstraintCompiler(tokenizer) if remote is None else DeferredConstraints(),
+            constraints=ConstraintCompiler(tokenizer) if remote is None else deferred_constraints(),
         )
 
     def _load_engine(

@@ -23,6 +23,7 @@ from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.engine import loading
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.loading import EngineOptions
+from rocmforge.runtime.engine.worker import remote, router
 from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Start
 from rocmforge.runtime.http.core.limits import HttpLimits
 from rocmforge.runtime.http.core.service import ServedModel
@@ -138,8 +139,8 @@ def test_what_a_worker_is_told() -> None:
 
 
 def test_each_device_has_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "RemoteEngine", lambda *arguments, **named: (arguments, named))
-    monkeypatch.setattr(serve, "RoutedEngine", list)
+    monkeypatch.setattr(remote, "RemoteEngine", lambda *arguments, **named: (arguments, named))
+    monkeypatch.setattr(router, "RoutedEngine", list)
     monkeypatch.setattr(serve, "start_message", lambda bundle, options, device: device.device)
     early: list[Any] = ["first process"]
     shared, observer = Shared(Metrics(), Tracer(), iter([1]), early), print
