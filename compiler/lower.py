@@ -31,24 +31,17 @@ def make_plan(
     Raises:
         UsageError: the target has no kernels for a shape of the model, or cannot be tuned like that.
     """
-    return lower_nodes(graph, target, max_seq_len, tuning, kv_dtype).finish()
-
-
-def lower_nodes(
-    graph: Graph, target: Target, max_seq_len: int, tuning: Tuning = DEFAULT_TUNING, kv_dtype: str = "f16"
-) -> HostPlanner | HipPlanner:
-    """Return a planner that has the launches of all nodes: `make_plan` before what goes around them."""
     kv = kv_layout(graph, target, kv_dtype)
     if target.backend == "hip":
         buffers = assign_buffers(graph, target, lower_hip.Q8_BLOCK_BYTES)
         gpu = HipPlanner(graph, target, buffers, kv, max_seq_len, tuning)
         for node in graph.nodes:
             OPERATIONS[node.op].hip(gpu, node)
-        return gpu
+        return gpu.finish()
     host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCK_BYTES), kv)
     for node in graph.nodes:
         OPERATIONS[node.op].host(host, node)
-    return host
+    return host.finish()
 
 
 def kv_layout(graph: Graph, target: Target, kv_dtype: str) -> KvLayout:

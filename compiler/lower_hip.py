@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..artifacts.arguments import Argument, StepRef, TensorRef
+from ..artifacts.arguments import Argument, StepRef
 from ..artifacts.errors import UsageError
 from ..artifacts.formats import FORMATS
 from ..artifacts.layout import GridEntry, KvLayout
@@ -48,6 +48,8 @@ def num_slices(rows: int, columns: int, unit_columns: int, most: int) -> int:
 class HipPlanner(Planner):
     """Launches with grids; a step runs those whose token counts fit."""
 
+    packing = "lanes32"
+
     def __init__(
         self,
         graph: Graph,
@@ -82,11 +84,6 @@ class HipPlanner(Planner):
 
     def _host_launch(self, template: str, argument: StepRef, threads: int) -> None:
         self.launch(template, (argument,), GridEntry(threads, 1), wave_size=self.gpu.wave_size)
-
-    def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
-        """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
-        ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
-        return self.tensor(sources, f"lanes32_pairs_{ggml_type}" if pairs else f"lanes32_{ggml_type}")
 
     def weight_parameters(self, name: str) -> dict[str, Parameter]:
         """Return what a kernel is told of a matrix.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..artifacts.arguments import TensorRef
 from ..artifacts.formats import BLOCK_COLUMNS, FORMATS
 from .plan import Parameter
 from .planner import Planner
@@ -15,10 +14,7 @@ Q8_BLOCK_BYTES: Final = 52  # sizeof(struct q8_block) in kernels/host/common.h
 class HostPlanner(Planner):
     """One launch a node; a step runs them in order on all threads."""
 
-    def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
-        """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
-        ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
-        return self.tensor(sources, f"rows16_pairs_{ggml_type}" if pairs else f"rows16_{ggml_type}")
+    packing = "rows16"
 
     def weight_parameters(self, name: str) -> dict[str, Parameter]:
         """Return what a kernel is told of a matrix and of the rows that it is multiplied with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..artifacts.arguments import Argument, BufferRef, TensorRef
 from ..artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Sampler
@@ -21,7 +22,13 @@ class Buffers:
 
 
 class Planner:
-    """Launches, kernels and tensors of a plan, as operations append them."""
+    """Launches, kernels and tensors of a plan, as operations append them.
+
+    Attributes:
+        packing: of the back end's matrices.
+    """
+
+    packing: ClassVar[str]
 
     def __init__(self, graph: Graph, target: Target, buffers: Buffers, kv: KvLayout) -> None:
         """Lower a graph that has been through all passes."""
@@ -51,6 +58,12 @@ class Planner:
         name = f"{roles}@{packing}"
         self.tensors[name] = PackedTensor(name, packing, sources, shape)
         return TensorRef(name)
+
+    def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
+        """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
+        ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
+        prefix = f"{self.packing}_pairs" if pairs else self.packing
+        return self.tensor(sources, f"{prefix}_{ggml_type}")
 
     def finish(self) -> Plan:
         """Return the plan, once all nodes are lowered."""
