@@ -13,28 +13,8 @@ import falcon.testing
 import pytest
 
 from rocmforge.runtime.http.app import HttpApp
-from rocmforge.runtime.http.proxy.manager import IntegrationManager, OllamaIntegration, OpenAIIntegration
+from rocmforge.runtime.http.proxy.manager import IntegrationManager, OllamaIntegration
 from rocmforge.tests.support.backends import EVENTS, Backend, client_of
-
-
-@pytest.fixture
-def backend() -> Iterator[tuple[str, list[tuple[str, Any, str | None]]]]:
-    class Handler(Backend):
-        asked: ClassVar[list[tuple[str, Any, str | None]]] = []
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", Handler.asked
-        server.shutdown()
-
-
-@pytest.fixture
-def client(backend: tuple[str, Any]) -> falcon.testing.TestClient:
-    manager = IntegrationManager()
-    manager.add_integration("ollama", OllamaIntegration(backend[0]))
-    manager.add_integration("other", OpenAIIntegration(backend[0] + "/v1", api_key="theirs"))
-    manager.add_integration("gone", OllamaIntegration("http://127.0.0.1:9"))
-    return client_of(manager)
 
 
 def raw(status: str, kind: str | None, body: bytes, *headers: str) -> bytes:
