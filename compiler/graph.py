@@ -52,17 +52,17 @@ class Node:
     weights: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
-    def integer(self, name: str) -> int:
-        """Return an attribute that counts something."""
-        return int(self.attributes[name])
+    def integer(self, name: str, default: int | None = None) -> int:
+        """Return an attribute that counts something; `default` is what stands for an optional one that it has not."""
+        return int(self.attributes[name] if default is None else self.attributes.get(name, default))
 
-    def real(self, name: str) -> float:
-        """Return an attribute that is a number."""
-        return float(self.attributes[name])
+    def real(self, name: str, default: float | None = None) -> float:
+        """Return an attribute that is a number; `default` as in `integer`."""
+        return float(self.attributes[name] if default is None else self.attributes.get(name, default))
 
-    def word(self, name: str) -> str:
-        """Return an attribute that is a choice."""
-        return str(self.attributes[name])
+    def word(self, name: str, default: str | None = None) -> str:
+        """Return an attribute that is a choice; `default` as in `integer`."""
+        return str(self.attributes[name] if default is None else self.attributes.get(name, default))
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Operation:
         host: appends its launches on the host.
         hip: appends its launches on a GPU.
         attributes: a node's attributes, all of which it has, and their types.
+        optional: attributes that a node has where they are not what is usual, and their types.
         inputs: least and most values that it reads.
         weights: least and most weights that it reads.
         problem: what is wrong with a node's shapes; "" where nothing is.
@@ -49,6 +50,7 @@ class Operation:
     host: Callable[[HostPlanner, Node], None]
     hip: Callable[[HipPlanner, Node], None]
     attributes: Mapping[str, type] = field(default_factory=dict)
+    optional: Mapping[str, type] = field(default_factory=dict, kw_only=True)
     inputs: tuple[int, int] = (1, 1)
     weights: tuple[int, int] = (0, 0)
     problem: Callable[[Graph, Node], str] = _nothing_wrong

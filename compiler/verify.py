@@ -46,10 +46,11 @@ def _signature_problem(node: Node) -> str:
         if not least <= len(names) <= most:
             return f"expected {least} to {most} {what}, found {len(names)}"
     found = {name: type(value) for name, value in node.attributes.items()}
-    if found != dict(operation.attributes):
+    optional = {name: kind for name, kind in operation.optional.items() if name in found}
+    if found != {**operation.attributes, **optional}:
         expected, given = (
             ", ".join(f"{name}: {kind.__name__}" for name, kind in sorted(kinds.items())) or "none"
-            for kinds in (operation.attributes, found)
+            for kinds in ({**operation.attributes, **optional}, found)
         )
         return f"expected attributes {expected}, found {given}"
     return ""
