@@ -47,7 +47,7 @@ class ModelIdentity:
     Args:
         name: for people.
         architecture: GGUF architecture name, as `llama`.
-        source_sha256: hex digest of the GGUF file.
+        source_sha256: hex digest of the GGUF file; of several files, of their bytes one after another.
         parameters: number of weights.
         quantization: for people, as `Q4_K_M`.
         context_length: tokens.

@@ -16,6 +16,7 @@ from ..artifacts.errors import BundleError, InputError, RocmforgeError, printabl
 from .build_cache import BuildCache, cache_key
 from .chat_template import TemplateCheck
 from .compile import compile_model
+from .gguf_split import part_paths
 from .golden import GoldenMaker
 from .model import CompileOptions
 from .progress import choose_progress
@@ -65,7 +66,7 @@ def cached_bundle(
 
 
 def _identity(path: Path) -> tuple[str, ...]:
-    """Return what tells this GGUF file, as it is now, from others.
+    """Return what tells this GGUF model, as its files are now, from others.
 
     Raises:
         InputError: it is not a GGUF file.
@@ -80,7 +81,8 @@ def _identity(path: Path) -> tuple[str, ...]:
             raise _missing(path, error) from None
     if magic != b"GGUF":
         raise InputError(path, "file", "expected a bundle or a GGUF file, found neither")
-    return identity
+    others = (other for other in part_paths(path) if other != path)
+    return identity + tuple(text for other in others for text in _identity_of_file(other))
 
 
 def _identity_of_file(path: Path) -> tuple[str, ...]:

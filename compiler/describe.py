@@ -5,33 +5,34 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..artifacts.abi import HIP_ABI_VERSION, HOST_ABI_VERSION
 from ..artifacts.arguments import Argument, TensorRef
 from ..artifacts.code_object import read_code_object
-from ..artifacts.errors import printable
+from ..artifacts.errors import InputError, printable
 from ..artifacts.layout import Layout, TensorEntry
 from ..artifacts.manifest import TENSOR_COUNT, ModelIdentity, TargetEntry
 from .build import CodeObject
-from .gguf_file import GgufFile
 from .graph import Weight
 from .model_config import ModelConfig
+from .model_source import ModelSource
 from .occupancy import waves_per_simd
 from .plan import KernelSpec, Plan
 from .target import Target
 from .toolchain import Toolchain
 
+_PIECE_BYTES = 1 << 20
 
-def identity(gguf: GgufFile, config: ModelConfig, weights: Mapping[str, Weight]) -> ModelIdentity:
-    """Return who the model is, with the digest of its file."""
+
+def identity(gguf: ModelSource, config: ModelConfig, weights: Mapping[str, Weight]) -> ModelIdentity:
+    """Return who the model is, with the digest of its files."""
     metadata = {
         key: value
         for key, value in gguf.metadata.items()
         if isinstance(value, (str, int, float, bool)) and not key.startswith("tokenizer.")
     }
     metadata[TENSOR_COUNT] = len(gguf.tensors)
-    with gguf.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     bytes_by_type: dict[str, int] = {}
     for tensor in gguf.tensors.values():
         kind = tensor.ggml_type.name
@@ -39,12 +40,29 @@ def identity(gguf: GgufFile, config: ModelConfig, weights: Mapping[str, Weight])
     return ModelIdentity(
         name=config.name or printable(gguf.path.stem),
         architecture=config.architecture,
-        source_sha256=digest,
+        source_sha256=digest_of(gguf.files()),
         parameters=sum(math.prod(weight.shape) for role, weight in weights.items() if role != "rope_table"),
         quantization=max(bytes_by_type, key=lambda kind: bytes_by_type[kind]),
         context_length=config.max_seq_len,
         metadata=metadata,
     )
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Return the hex SHA-256 of files' bytes, one file after another.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb", buffering=0) as file:
+                while piece := file.read(_PIECE_BYTES):
+                    digest.update(piece)
+        except OSError as error:
+            raise InputError(path, "file", f"expected a readable file, found: {error.strerror}") from None
+    return digest.hexdigest()
 
 
 def target_entry(target: Target, item: CodeObject, toolchain: Toolchain, layout_name: str) -> TargetEntry:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,7 +20,8 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from ..artifacts.errors import GgufError, printable
 from .gguf_cursor import Cursor, opened
-from .gguf_file import GgufFile, TensorInfo, checked_int
+from .gguf_file import GgufFile, PlacedTensor
+from .model_source import checked_int
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -158,7 +160,7 @@ def _read_numbers(cursor: Cursor, field: str, kind: GGUFValueType, count: int) -
 
 def _read_alignment(path: Path, metadata: Mapping[str, object]) -> int:
     key = "general.alignment"
-    value = checked_int(path, key, metadata.get(key, DEFAULT_ALIGNMENT), 8, MAX_ALIGNMENT)
+    value = checked_int(partial(GgufError, path), key, metadata.get(key, DEFAULT_ALIGNMENT), 8, MAX_ALIGNMENT)
     if value & (value - 1):
         raise GgufError(path, key, f"expected a power of two, found {value}")
     return value
@@ -211,9 +213,9 @@ def _read_ggml_type(cursor: Cursor, name: str) -> GGMLQuantizationType:
 
 def _place_tensors(
     path: Path, headers: list[_TensorHeader], data_offset: int, alignment: int, size: int
-) -> dict[str, TensorInfo]:
+) -> dict[str, PlacedTensor]:
     """Check that all tensors are named once, aligned, inside the file, and apart."""
-    tensors: dict[str, TensorInfo] = {}
+    tensors: dict[str, PlacedTensor] = {}
     for header in headers:
         if header.name in tensors:
             raise GgufError(path, header.name, "expected each tensor once, found it twice", header.position)
@@ -224,7 +226,7 @@ def _place_tensors(
         if offset + header.n_bytes > size:
             problem = f"expected {header.n_bytes} bytes at {offset}, found a file of {size} bytes"
             raise GgufError(path, header.name, problem, header.position)
-        tensors[header.name] = TensorInfo(header.name, header.shape, header.ggml_type, offset, header.n_bytes)
+        tensors[header.name] = PlacedTensor(header.name, header.shape, header.ggml_type, offset)
     end, previous = data_offset, ""
     for tensor in sorted(tensors.values(), key=lambda t: t.offset):
         if tensor.offset < end:

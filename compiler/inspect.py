@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
-from .gguf_file import GgufFile
-from .gguf_reader import read_gguf
+from .gguf_split import open_gguf
+from .model_source import ModelSource
 from .model_tensors import unused_tensors
 from .read_config import read_config
 
@@ -20,7 +20,7 @@ def inspect_gguf(path: Path) -> dict[str, object]:
     Raises:
         GgufError: it cannot be trusted, or contradicts what its architecture demands.
     """
-    gguf = read_gguf(path)
+    gguf = open_gguf(path)
     architecture = gguf.get_str("general.architecture")
     if architecture not in ARCHITECTURES:
         return _common_facts(gguf, architecture)
@@ -29,7 +29,7 @@ def inspect_gguf(path: Path) -> dict[str, object]:
     kv_bytes = 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim
     return {
         "file": printable(path),
-        "gguf_version": gguf.version,
+        **gguf.facts(),
         "architecture": config.architecture,
         "name": printable(config.name),
         "layers": config.num_layers,
@@ -46,11 +46,11 @@ def inspect_gguf(path: Path) -> dict[str, object]:
     }
 
 
-def _common_facts(gguf: GgufFile, architecture: str) -> dict[str, object]:
+def _common_facts(gguf: ModelSource, architecture: str) -> dict[str, object]:
     types = Counter(tensor.ggml_type.name for tensor in gguf.tensors.values())
     facts: dict[str, object] = {
         "file": printable(gguf.path),
-        "gguf_version": gguf.version,
+        **gguf.facts(),
         "architecture": f"{printable(architecture)}, which cannot be compiled (these can: {', '.join(ARCHITECTURES)})",
         "name": printable(gguf.get_str("general.name", gguf.path.stem)),
         "tensors": ", ".join(f"{count} {kind}" for kind, count in sorted(types.items())) or "none",

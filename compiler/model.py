@@ -9,10 +9,10 @@ from pathlib import Path
 from ..artifacts.errors import UsageError
 from .architectures import build_graph
 from .chat_template import TemplateCheck, choose_template
-from .gguf_file import GgufFile
-from .gguf_reader import read_gguf
+from .gguf_split import open_gguf
 from .graph import Graph, Weight
 from .model_config import ModelConfig
+from .model_source import ModelSource
 from .model_tensors import weights_by_role
 from .passes import run_passes
 from .progress import Progress
@@ -61,7 +61,7 @@ class Model:
         max_seq_len: positions of a sequence, as chosen.
     """
 
-    gguf: GgufFile
+    gguf: ModelSource
     config: ModelConfig
     tokenizer: TokenizerArtifact
     weights: Mapping[str, Weight]
@@ -75,7 +75,7 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     Raises:
         InputError: it cannot be trusted, or not be compiled. UsageError: an option does not fit the model.
     """
-    gguf = read_gguf(options.model)
+    gguf = open_gguf(options.model)
     config = read_config(gguf)
     tokenizer = _tokenizer(options, gguf)
     tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
@@ -84,7 +84,7 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress))
 
 
-def _tokenizer(options: CompileOptions, gguf: GgufFile) -> TokenizerArtifact:
+def _tokenizer(options: CompileOptions, gguf: ModelSource) -> TokenizerArtifact:
     if options.tokenizer is not None:
         return load_tokenizer_json(options.tokenizer, gguf.metadata)
     return build_tokenizer(gguf.metadata, gguf.path)

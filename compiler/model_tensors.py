@@ -9,9 +9,9 @@ from gguf.constants import GGMLQuantizationType
 
 from ..artifacts.formats import FORMATS
 from .architectures import ARCHITECTURES
-from .gguf_file import GgufFile, TensorInfo
 from .graph import Weight
 from .model_config import ModelConfig
+from .model_source import ModelSource, TensorInfo
 
 Quant = GGMLQuantizationType
 
@@ -22,7 +22,7 @@ VECTOR_TYPES = tuple(kind for kind in MATRIX_TYPES if FORMATS[kind.name].is_floa
 _MEANINGFUL_ENDINGS = (".bias", ".scale")
 
 
-def weight_tensors(gguf_file: GgufFile, config: ModelConfig) -> Mapping[str, TensorInfo]:
+def weight_tensors(gguf_file: ModelSource, config: ModelConfig) -> Mapping[str, TensorInfo]:
     """Return the model's tensors by role: `token_embedding`, `layers.0.attention_q` and so on.
 
     Raises:
@@ -36,13 +36,13 @@ def weight_tensors(gguf_file: GgufFile, config: ModelConfig) -> Mapping[str, Ten
     return found
 
 
-def unused_tensors(gguf_file: GgufFile, config: ModelConfig) -> tuple[str, ...]:
+def unused_tensors(gguf_file: ModelSource, config: ModelConfig) -> tuple[str, ...]:
     """Return the names of tensors that the model does not use, in the file's order."""
     used = {name for _, name, _ in _needed(config)}
     return tuple(name for name in gguf_file.tensors if name not in used)
 
 
-def weights_by_role(gguf_file: GgufFile, config: ModelConfig) -> Mapping[str, Weight]:
+def weights_by_role(gguf_file: ModelSource, config: ModelConfig) -> Mapping[str, Weight]:
     """Return every weight of the model by its role, with the rotary table, which the compiler makes itself."""
     weights = {"rope_table": Weight("rope_table", (config.max_seq_len, config.rope_dim), "F32")}
     for role, tensor in weight_tensors(gguf_file, config).items():
@@ -63,7 +63,7 @@ def _needed(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
                 yield f"layers.{layer}.{role}", row.tensor_name(role, layer), shapes[role]
 
 
-def check_tensors(gguf_file: GgufFile, config: ModelConfig) -> None:
+def check_tensors(gguf_file: ModelSource, config: ModelConfig) -> None:
     """Check shapes and types against what the hyperparameters imply.
 
     Raises:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
-from .gguf_file import GgufFile
 from .model_config import HEAD_DIM_MULTIPLE, ModelConfig, RopeScaling
+from .model_source import ModelSource
 from .model_tensors import check_tensors
 from .models.architecture import Architecture
 
@@ -23,7 +23,7 @@ MAX_SEQ_LEN = 1 << 24
 DEFAULT_ROPE_THETA = 10000.0
 
 
-def read_config(gguf_file: GgufFile) -> ModelConfig:
+def read_config(gguf_file: ModelSource) -> ModelConfig:
     """Translate a file's metadata, and check its tensors against it.
 
     Raises:
@@ -64,7 +64,7 @@ def read_config(gguf_file: GgufFile) -> ModelConfig:
     return config
 
 
-def _architecture(gguf_file: GgufFile) -> Architecture:
+def _architecture(gguf_file: ModelSource) -> Architecture:
     key = "general.architecture"
     name = gguf_file.get_str(key)
     if name not in ARCHITECTURES:
@@ -73,19 +73,16 @@ def _architecture(gguf_file: GgufFile) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def _refuse_unsupported(gguf_file: GgufFile, row: Architecture) -> None:
+def _refuse_unsupported(gguf_file: ModelSource, row: Architecture) -> None:
     experts = gguf_file.get_int(row.key("num_experts"), 0)
     if experts:
         problem = f"expected a dense model, found a mixture of {experts} experts, which is not supported"
         raise gguf_file.error(row.key("num_experts"), problem)
     if not gguf_file.get_bool(row.key("causal"), True):
         raise gguf_file.error(row.key("causal"), "expected causal attention, found an encoder")
-    shards = gguf_file.get_int("split.count", 0)
-    if shards > 1:
-        raise gguf_file.error("split.count", f"expected one whole file, found one of {shards} shards")
 
 
-def _head_dim(gguf_file: GgufFile, row: Architecture, hidden_size: int, num_heads: int) -> int:
+def _head_dim(gguf_file: ModelSource, row: Architecture, hidden_size: int, num_heads: int) -> int:
     key = row.key("key_length")
     if key not in gguf_file.metadata and hidden_size % num_heads:
         problem = f"expected a divisor of the hidden size {hidden_size}, found {num_heads}"
@@ -101,7 +98,7 @@ def _head_dim(gguf_file: GgufFile, row: Architecture, hidden_size: int, num_head
     return head_dim
 
 
-def _num_kv_heads(gguf_file: GgufFile, row: Architecture, num_heads: int) -> int:
+def _num_kv_heads(gguf_file: ModelSource, row: Architecture, num_heads: int) -> int:
     key = row.key("num_kv_heads")
     num_kv_heads = gguf_file.get_int(key, num_heads, minimum=1, maximum=num_heads)
     if num_heads % num_kv_heads:
@@ -109,7 +106,7 @@ def _num_kv_heads(gguf_file: GgufFile, row: Architecture, num_heads: int) -> int
     return num_kv_heads
 
 
-def _vocab_size(gguf_file: GgufFile, row: Architecture) -> int:
+def _vocab_size(gguf_file: ModelSource, row: Architecture) -> int:
     name = row.tensor_name("token_embedding")
     if name not in gguf_file.tensors:
         raise gguf_file.error(name, "expected this tensor, found none of that name")
@@ -119,7 +116,7 @@ def _vocab_size(gguf_file: GgufFile, row: Architecture) -> int:
     return rows
 
 
-def _rope_scaling(gguf_file: GgufFile, row: Architecture) -> RopeScaling:
+def _rope_scaling(gguf_file: ModelSource, row: Architecture) -> RopeScaling:
     """Source: llama.cpp `llama_model::load_hparams`: linear is what a bare factor means; 0 means none."""
     key = row.key("rope_scaling_kind")
     kind = gguf_file.get_str(key, "linear")

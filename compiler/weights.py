@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ..artifacts.formats import FORMATS
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
-from .gguf_file import GgufFile, TensorInfo
 from .model_config import ModelConfig
+from .model_source import ModelSource, TensorInfo
 from .model_tensors import weight_tensors
 from .packing import Bytes, interleave_pairs, pack_rows
 from .packing_lanes import interleave_lane_pairs, pack_lanes
@@ -106,7 +106,7 @@ class FileSink:
 
 def write_weights(
     tensors: Sequence[PackedTensor],
-    gguf: GgufFile,
+    gguf: ModelSource,
     config: ModelConfig,
     max_seq_len: int,
     sink: Sink,
@@ -136,7 +136,7 @@ def write_weights(
 
 def _packed_parts(
     tensor: PackedTensor,
-    gguf: GgufFile,
+    gguf: ModelSource,
     config: ModelConfig,
     max_seq_len: int,
 ) -> Iterator[npt.NDArray[np.generic]]:
@@ -163,7 +163,7 @@ def _packed_parts(
         yield pack(stacked[row : row + ROWS_AT_ONCE], ggml_type, columns)
 
 
-def read_floats(gguf: GgufFile, tensor: TensorInfo) -> npt.NDArray[np.float32]:
+def read_floats(gguf: ModelSource, tensor: TensorInfo) -> npt.NDArray[np.float32]:
     """Return a float tensor of any float type as float32, exactly."""
     raw, kind = gguf.read_tensor(tensor.name), tensor.ggml_type.name
     if kind == "F32":

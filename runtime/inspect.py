@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import InputError, RocmforgeError, UsageError, printable
 from ..artifacts.manifest import MANIFEST_NAME
+
+# The name of a part of a GGUF model in several files.
+_PART = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.ASCII | re.DOTALL)
 
 
 def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = None) -> dict[str, object]:
@@ -84,8 +89,20 @@ def find_models(folder: Path) -> list[dict[str, object]]:
             if not path.parent.name.endswith(".partial"):
                 rows.append(_bundle_row(path.parent))
         elif path.suffix == ".gguf" and os.path.isfile(path):
-            rows.append({"kind": "gguf", "path": printable(path), "size_bytes": path.stat().st_size, "about": ""})
+            part = _PART.fullmatch(path.name)
+            if part is None or int(part["number"]) == 1:
+                rows.append(_gguf_row(path, part))
     return rows
+
+
+def _gguf_row(path: Path, part: re.Match[str] | None) -> dict[str, object]:
+    """The row of a GGUF file; of the first part of several, that of the whole model."""
+    files, about = [path], ""
+    if part is not None:
+        files = sorted(path.parent.glob(f"{glob.escape(part['prefix'])}-[0-9]*-of-{part['count']}.gguf"))
+        about = f"{len(files)} of {int(part['count'])} parts"
+    size = sum(file.stat().st_size for file in files)
+    return {"kind": "gguf", "path": printable(path), "size_bytes": size, "about": about}
 
 
 def _bundle_row(path: Path) -> dict[str, object]:

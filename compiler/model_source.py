@@ -1,0 +1,219 @@
+"""Where a model comes from: its metadata by type and its tensors by name, as a GGUF file has them.
+
+A GGUF file is one as it is; a folder of Hugging Face's is read as the GGUF file that it would be, and what changes
+weights on their way (`--lora`, `--quantize`) is a source over another.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from ..artifacts.errors import GgufError, InputError, printable
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """How a tensor is stored.
+
+    Attributes:
+        name: GGUF's; printable.
+        shape: 1 to 4 dimensions of at least 1, outermost first (GGUF's order reversed).
+        ggml_type: block format; the innermost dimension is a multiple of its block.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    ggml_type: GGMLQuantizationType
+
+    @property
+    def rows(self) -> int:
+        """Rows of the innermost dimension's length."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes stored of a row."""
+        block, block_bytes = GGML_QUANT_SIZES[self.ggml_type]
+        return self.shape[-1] // block * block_bytes
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes stored."""
+        return self.rows * self.row_bytes
+
+
+class ModelSource(ABC):
+    """Metadata and tensors of a model, checked.
+
+    Attributes:
+        path: the file or folder, for messages.
+        metadata: by GGUF's keys: bool, int, float and str as such; arrays of strings (and of arrays) as tuples, of
+            numbers as read-only NumPy arrays.
+        tensors: by GGUF's names, in the source's order.
+    """
+
+    __slots__ = ()
+
+    path: Path
+    metadata: Mapping[str, object]
+
+    tensors: Mapping[str, TensorInfo]
+
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """Return all files that it is made of, in order: the digest of their bytes, one after another, names it."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, object]:
+        """Return what `rfc inspect` says of this kind of source."""
+
+    @abstractmethod
+    def read_rows(self, name: str, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """Copy rows of a tensor, which are there.
+
+        Returns:
+            uint8[count, row_bytes].
+
+        Raises:
+            InputError: no such tensor, or its file is not what it was when it was opened.
+        """
+
+    def read_tensor(self, name: str) -> npt.NDArray[np.uint8]:
+        """Copy a tensor's bytes; unlike a mapping, safe against a file that is cut meanwhile.
+
+        Returns:
+            uint8[n_bytes].
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        return self.read_rows(name, 0, self.tensor(name).rows).reshape(-1)
+
+    def tensor(self, name: str) -> TensorInfo:
+        """Return the tensor of that name.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name not in self.tensors:
+            raise self.error(name, "expected this tensor, found none of that name")
+        return self.tensors[name]
+
+    def error(self, key: str, problem: str) -> InputError:
+        """Return the error that a key or tensor of this source has `problem`."""
+        return GgufError(self.path, key, problem)
+
+    def get_int(
+        self, key: str, default: int | None = None, minimum: int | None = None, maximum: int | None = None
+    ) -> int:
+        """Read an integer within `minimum` and `maximum`; `default` where the key is absent.
+
+        Raises:
+            InputError: absent without a default, not an integer, or out of bounds.
+        """
+        value = self.metadata.get(key, default)
+        return checked_int(self.error, key, value, minimum, maximum)
+
+    def get_float(
+        self,
+        key: str,
+        default: float | None = None,
+        minimum: float | None = None,
+        maximum: float | None = None,
+    ) -> float:
+        """Read a finite number within `minimum` and `maximum`; `default` where the key is absent.
+
+        Raises:
+            InputError: absent without a default, not a finite number, or out of bounds.
+        """
+        value = self.metadata.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(key, f"expected a finite number, found {_describe(value)}")
+        if not (minimum is None or value >= minimum) or not (maximum is None or value <= maximum):
+            raise self.error(key, f"expected {_range(minimum, maximum)}, found {value}")
+        return float(value)
+
+    def get_bool(self, key: str, default: bool | None = None) -> bool:
+        """Read a boolean; `default` where the key is absent.
+
+        Raises:
+            InputError: absent without a default, or not a boolean.
+        """
+        value = self.metadata.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"expected a boolean, found {_describe(value)}")
+        return value
+
+    def get_str(self, key: str, default: str | None = None) -> str:
+        """Read a string; `default` where the key is absent.
+
+        Raises:
+            InputError: absent without a default, or not a string.
+        """
+        value = self.metadata.get(key, default)
+        if not isinstance(value, str):
+            raise self.error(key, f"expected a string, found {_describe(value)}")
+        return value
+
+    def get_str_list(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Read an array of strings; `default` where the key is absent.
+
+        Raises:
+            InputError: absent without a default, or not an array of strings.
+        """
+        value = self.metadata.get(key, default)
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            raise self.error(key, f"expected an array of strings, found {_describe(value)}")
+        return value
+
+    def get_int_list(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Read an array of integers; `default` where the key is absent.
+
+        Raises:
+            InputError: absent without a default, or not an array of integers.
+        """
+        value = self.metadata.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.integer):
+            raise self.error(key, f"expected an array of integers, found {_describe(value)}")
+        return tuple(value.tolist())
+
+
+def checked_int(
+    error: Callable[[str, str], InputError], key: str, value: object, minimum: int | None, maximum: int | None
+) -> int:
+    """Return an integer of the metadata within `minimum` and `maximum`.
+
+    Raises:
+        InputError: that `error` makes of the key and a problem: it is not an integer, or out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise error(key, f"expected an integer, found {_describe(value)}")
+    if not (minimum is None or value >= minimum) or not (maximum is None or value <= maximum):
+        raise error(key, f"expected {_range(minimum, maximum)}, found {value}")
+    return value
+
+
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if minimum is not None and maximum is not None:
+        return f"{minimum} to {maximum}"
+    return f"at least {minimum}" if maximum is None else f"at most {maximum}"
+
+
+def _describe(value: object) -> str:
+    """Name a foreign value without printing all of it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, tuple | np.ndarray):
+        kind = value.dtype.name if isinstance(value, np.ndarray) else type(value[0]).__name__ if value else "no"
+        return f"an array of {len(value)} {kind} values"
+    return f"{type(value).__name__} {printable(repr(value), 60)}"
