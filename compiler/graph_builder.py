@@ -62,15 +62,45 @@ class GraphBuilder:
             self._add("linear", (source,), value, roles, out_offset=sum(rows[:index]))
         return value.name
 
-    def rope_kv(self, output: str, source: str, norms: tuple[str, ...], **attributes: Attribute) -> str:
-        """Append rotary positions by the model's table, and the write of keys and values to the cache."""
-        weights = ("rope_table", *(self.prefix + norm for norm in norms))
+    def rope_kv(
+        self,
+        output: str,
+        source: str,
+        norms: tuple[str, ...],
+        table: str = "rope_table",
+        temperatures: str = "",
+        /,
+        **attributes: Attribute,
+    ) -> str:
+        """Append rotary positions by a table of the model, and the write of keys and values to the cache.
+
+        Args:
+            norms: roles of the weights of queries' and keys' norm, each with a bias where the model has one.
+            table: is not read where `rope_dim` is 0.
+            temperatures: role of the table that queries are multiplied with; "": none.
+            attributes: see `ops/rope_kv.py`.
+        """
+        roles = (*norms, *(f"{norm}_bias" for norm in norms if self.has(f"{norm}_bias")))
+        weights = (table,) * bool(attributes["rope_dim"]) + tuple(self.prefix + role for role in roles)
+        if temperatures:
+            weights, attributes = (*weights, temperatures), {**attributes, "temperature": True}
         value = Value(self.prefix + output, TOKENS, self.columns(source))
         return self._add("rope_kv", (source,), value, weights, **attributes)
 
-    def attention(self, output: str, source: str, columns: int, **attributes: Attribute) -> str:
-        """Append attention over the cache, for the queries of `rope_kv`."""
-        return self._add("attention", (source,), Value(self.prefix + output, TOKENS, columns), (), **attributes)
+    def attention(
+        self, output: str, source: str, columns: int, shared: str = "", sinks: str = "", /, **attributes: Attribute
+    ) -> str:
+        """Append attention over the cache, for the queries of `rope_kv`.
+
+        Args:
+            columns: of the output.
+            shared: what `rope_kv` of the layer returned whose cache is read, where it is another's.
+            sinks: role of a weight with a score for each head, without a value.
+            attributes: see `ops/attention.py`.
+        """
+        sources = (source, shared) if shared else (source,)
+        weights = (self.prefix + sinks,) if sinks else ()
+        return self._add("attention", sources, Value(self.prefix + output, TOKENS, columns), weights, **attributes)
 
     def gate(self, output: str, source: str, activation: str) -> str:
         """Append the gate of a feed-forward, over gate and up side by side."""

@@ -1,7 +1,10 @@
-"""Causal attention over the KV cache: softmax(q . k * scale) . v, a group of query heads on each head of keys.
+"""Attention over the KV cache: softmax(q . k * scale) . v, a group of query heads on each head of keys.
 
 Reads the queries from rows of `rope_kv`. On a GPU it is split over the context where tokens are few, and joined by a
 second kernel; how it is split, which decides a sum's bits, depends on shapes alone.
+
+A second input are the rows of another layer's `rope_kv`, whose cache is read: that of the attribute `layer`. A weight
+has a sink for each head: a score that takes part in the softmax, and has no value.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ...artifacts.arguments import BufferRef, KvRef
 from ...artifacts.errors import UsageError
 from ...artifacts.formats import BLOCK_COLUMNS
 from ...artifacts.layout import BufferEntry, GridEntry
-from ..graph import Graph, Node
+from ..graph import Attribute, Graph, Node
 from ..lower_hip import MANY, HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
@@ -27,22 +31,83 @@ MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
 MAX_SPLITS: Final = 64
 MAX_HEAD_DIM: Final = 256
 
+# value_dim: see `Heads`. both_ways: a position sees those after it too; a sequence is then computed whole, in one step.
+# window: it sees so many positions, itself the last; both ways: those at most half as many away. chunk: it sees those
+# from the last multiple of so many on. softcap: a score s becomes softcap * tanh(s / softcap). max_bias: of ALiBi, by
+# which a score loses its head's slope for each position in between. 0: without.
+OPTIONAL: Final[dict[str, Attribute]] = {
+    "value_dim": 0,
+    "both_ways": False,
+    "window": 0,
+    "chunk": 0,
+    "softcap": 0.0,
+    "max_bias": 0.0,
+}
+
+
+def visible(node: Node, count: int) -> npt.NDArray[np.bool_]:
+    """Return which positions each of `count` positions sees: [queries, keys]."""
+    query, key = np.indices((count, count))
+    both_ways, window, chunk = (
+        bool(node.attributes.get("both_ways")),
+        node.integer("window", 0),
+        node.integer("chunk", 0),
+    )
+    seen: npt.NDArray[np.bool_] = (key <= query) | both_ways
+    if window:
+        seen &= np.abs(query - key) <= window // 2 if both_ways else query - key < window
+    if chunk:
+        seen &= query // chunk == key // chunk
+    return seen
+
+
+def alibi_slopes(num_heads: int, max_bias: float) -> Float64:
+    """Return what each head's scores lose for each position between query and key.
+
+    Source: Press, Smith, Lewis: "Train Short, Test Long", and its authors' code for counts that are no power of two.
+    """
+    power = 1 << (num_heads.bit_length() - 1)
+    heads = np.arange(num_heads)
+    exponents = np.where(heads < power, heads + 1.0, (2 * (heads - power) + 1) / 2)
+    slopes: Float64 = 2.0 ** (-max_bias * exponents / power)
+    return slopes
+
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
-    """See `Operation`; keys and values are those of the row that the queries are in."""
-    heads = Heads.of(node)
-    rows = inputs[0].reshape(len(inputs[0]), -1, heads.head_dim)
-    query, key, value = np.split(rows, [heads.num_heads, heads.num_heads + heads.num_kv_heads], axis=1)
+    """See `Operation`; keys and values are those of the row that the queries are in, or of the second input's."""
+    heads, rows = Heads.of(node), len(inputs[0])
+    query = inputs[0][:, : heads.query_columns].reshape(rows, heads.num_heads, heads.head_dim)
     group = heads.num_heads // heads.num_kv_heads
-    scores = np.einsum("qhd,khd->hqk", query, np.repeat(key, group, axis=1)) * node.real("scale")
-    shares = np.exp(np.where(np.tri(len(rows), dtype=bool), scores, -np.inf))
-    shares /= shares.sum(-1, keepdims=True)
-    mixed: Float64 = np.einsum("hqk,khd->qhd", shares, np.repeat(value, group, axis=1))
-    return mixed.reshape(len(rows), -1)
+    key, value = (np.repeat(part, group, axis=1) for part in heads.split_kv(inputs[-1]))
+    scores = np.einsum("qhd,khd->hqk", query, key) * node.real("scale")
+    softcap, max_bias = node.real("softcap", 0.0), node.real("max_bias", 0.0)
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+    if max_bias:
+        distance = np.abs(np.subtract.outer(np.arange(rows), np.arange(rows)))
+        scores -= alibi_slopes(heads.num_heads, max_bias)[:, None, None] * distance
+    scores = np.where(visible(node, rows), scores, -np.inf)
+    sinks = weights[0][:, None, None] if weights else np.full((heads.num_heads, 1, 1), -np.inf)
+    largest = np.maximum(scores.max(-1, keepdims=True), sinks)
+    shares = np.exp(scores - largest)
+    shares /= shares.sum(-1, keepdims=True) + np.exp(sinks - largest)
+    mixed: Float64 = np.einsum("hqk,khd->qhd", shares, value)
+    return mixed.reshape(rows, -1)
+
+
+def _refuse(node: Node, backend: str) -> None:
+    """Raise where kernels lack what a node has."""
+    for name, default in OPTIONAL.items():
+        if node.attributes.get(name, default) != default:
+            raise UsageError(f"attention with {name}: {backend} kernels do not have it")
+    for name, there in (("sinks", node.weights), ("another layer's keys", node.inputs[1:])):
+        if there:
+            raise UsageError(f"attention with {name}: {backend} kernels do not have it")
 
 
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
+    _refuse(node, "host")
     layer = node.integer("layer")
     planner.launch(
         "attention",
@@ -55,6 +120,7 @@ def host(planner: HostPlanner, node: Node) -> None:
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
+    _refuse(node, "GPU")
     heads, layer, wave_size = Heads.of(node), node.integer("layer"), planner.gpu.wave_size
     if heads.head_dim % 8 or heads.head_dim > MAX_HEAD_DIM:
         raise UsageError(f"heads of {heads.head_dim}: GPU kernels take multiples of 8 up to {MAX_HEAD_DIM}")
@@ -96,7 +162,17 @@ def _records(planner: HipPlanner, elements: int) -> BufferRef:
 
 
 def _writes_q8(graph: Graph, node: Node) -> bool:
-    return node.integer("head_dim") % BLOCK_COLUMNS == 0
+    return Heads.of(node).value_dim % BLOCK_COLUMNS == 0
 
 
-OPERATION = Operation("attention", compute, host, hip, {**HEADS, "scale": float}, writes_q8=_writes_q8)
+OPERATION = Operation(
+    "attention",
+    compute,
+    host,
+    hip,
+    {**HEADS, "scale": float},
+    optional={name: type(default) for name, default in OPTIONAL.items()},
+    inputs=(1, 2),
+    weights=(0, 1),
+    writes_q8=_writes_q8,
+)

@@ -1,48 +1,144 @@
-"""Rotary positions of queries and keys, in place, with an RMS norm over each head before it or not; keys and values go
-to the KV cache.
+"""Rotary positions of queries and keys, in place, with a norm before or after or none; keys and values to the KV cache.
 
 A row holds queries, keys and values, head by head. The table has a row for each position, cosines before sines.
+
+Weights, those that a node has, in this order: the table (where `rope_dim` is not 0); weights of the norm of queries and
+of keys, then its biases; the table of temperatures. A norm's weight has the elements of a head, which all heads share,
+or of all heads. Without keys (`num_kv_heads` 0) queries alone are rotated, and nothing goes to the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
 from ...artifacts.arguments import KvRef
+from ...artifacts.errors import UsageError
 from ...artifacts.layout import GridEntry
-from ..graph import Node
+from ..graph import Attribute, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
 from ..plan import Parameter, float_literal
 from ..planner import Planner
 from .heads import HEADS, Heads
-from .norm import normed
+
+# value_dim: see `Heads`. rope_first: element of a head from which on `rope_dim` of them rotate. clamp: queries, keys
+# and values are first held within its distance of 0; 0: not. norm: of queries and keys, "rms" or "layer" (which takes
+# the mean away first). norm_rows: over all heads of a row, not each. norm_after: after the rotation. weightless:
+# without weights. value_norm: an RMS norm over each head of values, without weights. temperature: queries are
+# multiplied by their position's number of the last weight, at the end.
+OPTIONAL: Final[dict[str, Attribute]] = {
+    "value_dim": 0,
+    "rope_first": 0,
+    "clamp": 0.0,
+    "norm": "rms",
+    "norm_rows": False,
+    "norm_after": False,
+    "weightless": False,
+    "value_norm": False,
+    "temperature": False,
+}
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights(Generic[_T]):
+    """The weights of a node by what they are; None or empty where it has none of them.
+
+    Attributes:
+        table: cosines and sines, [positions, rope_dim].
+        norms: of queries, and of keys where there are some.
+        biases: of the same.
+        temperatures: [positions].
+    """
+
+    table: _T | None
+    norms: Sequence[_T]
+    biases: Sequence[_T]
+    temperatures: _T | None
+
+    @classmethod
+    def of(cls, node: Node, weights: Sequence[_T]) -> Weights[_T]:
+        """Return weights, or names of them, that a node has, by what they are."""
+        rest = list(weights)
+        table = rest.pop(0) if node.integer("rope_dim") else None
+        temperatures = rest.pop() if node.attributes.get("temperature") else None
+        parts = 2 if node.integer("num_kv_heads") else 1
+        return cls(table, rest[:parts], rest[parts:], temperatures)
+
+
+def _normed(node: Node, x: Float64, weight: Float64 | None, bias: Float64 | None) -> Float64:
+    """Return queries or keys [rows, head, elements] after the norm."""
+    rows, heads, elements = x.shape
+    if node.attributes.get("norm_rows"):
+        x = x.reshape(rows, 1, -1)
+    if node.attributes.get("norm") == "layer":
+        x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + node.real("epsilon"))
+    x = x.reshape(rows, heads, elements)
+    for part, joined in ((weight, np.multiply), (bias, np.add)):
+        if part is not None:
+            x = joined(x, part.reshape(-1, elements))
+    return x
+
+
+def _rotated(node: Node, x: Float64, table: Float64) -> Float64:
+    """Return queries or keys [rows, head, elements] after the rotation."""
+    first, rope_dim = node.integer("rope_first", 0), node.integer("rope_dim")
+    cosines, sines = np.split(table[: len(x), None], 2, axis=-1)
+    if node.attributes["interleaved"]:
+        one, two = slice(first, first + rope_dim, 2), slice(first + 1, first + rope_dim, 2)
+    else:
+        half = first + rope_dim // 2
+        one, two = slice(first, half), slice(half, first + rope_dim)
+    result = x.copy()
+    result[..., one] = x[..., one] * cosines - x[..., two] * sines
+    result[..., two] = x[..., one] * sines + x[..., two] * cosines
+    return result
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`."""
-    heads, rope_dim = Heads.of(node), node.integer("rope_dim")
-    rows = len(inputs[0])
-    x = inputs[0].reshape(rows, -1, heads.head_dim).copy()
-    queries, keys = np.split(x[:, : heads.num_heads + heads.num_kv_heads], [heads.num_heads], axis=1)
-    for part, weight in zip((queries, keys), weights[1:], strict=False):
-        part[:] = normed(part, weight, node.real("epsilon"))
-    cosines, sines = np.split(weights[0][:rows, None], 2, axis=-1)
-    if node.attributes["interleaved"]:
-        one, two = slice(0, rope_dim, 2), slice(1, rope_dim, 2)
-    else:
-        one, two = slice(0, rope_dim // 2), slice(rope_dim // 2, rope_dim)
-    for part in (queries, keys):
-        first, second = part[..., one].copy(), part[..., two].copy()
-        part[..., one] = first * cosines - second * sines
-        part[..., two] = first * sines + second * cosines
-    return x.reshape(rows, -1)
+    heads, known = Heads.of(node), Weights.of(node, weights)
+    clamp = node.real("clamp", 0.0)
+    rows = np.clip(inputs[0], -clamp, clamp) if clamp else inputs[0]
+    query = rows[:, : heads.query_columns].reshape(len(rows), heads.num_heads, heads.head_dim)
+    key, value = heads.split_kv(rows)
+
+    def placed(x: Float64, index: int) -> Float64:
+        weight, bias = (part[index] if index < len(part) else None for part in (known.norms, known.biases))
+        for after in (False, True):
+            if bool(node.attributes.get("norm_after")) == after and (known.norms or node.attributes.get("weightless")):
+                x = _normed(node, x, weight, bias)
+            if known.table is not None and not after:
+                x = _rotated(node, x, known.table)
+        return x
+
+    query, key = placed(query, 0), placed(key, 1)
+    if node.attributes.get("value_norm"):
+        value = value / np.sqrt(np.mean(value * value, axis=-1, keepdims=True) + node.real("epsilon"))
+    if known.temperatures is not None:
+        query = query * known.temperatures[: len(rows), None, None]
+    result: Float64 = np.concatenate([part.reshape(len(rows), -1) for part in (query, key, value)], axis=1)
+    return result
+
+
+def _refuse(node: Node) -> None:
+    """Raise where kernels lack what a node has."""
+    for name, default in OPTIONAL.items():
+        if node.attributes.get(name, default) != default:
+            raise UsageError(f"rope_kv with {name}: kernels do not have it")
+    if not node.integer("num_kv_heads") or not node.integer("rope_dim"):
+        raise UsageError("rope_kv without keys or rotation: kernels do not have it")
 
 
 def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **more: Parameter) -> None:
+    _refuse(node)
     layer = node.integer("layer")
     norms = tuple(planner.tensor((name,), "f32") for name in node.weights[1:])
     table = planner.tensor(node.weights[:1], "rope_table")
@@ -77,7 +173,8 @@ OPERATION = Operation(
     host,
     hip,
     {**HEADS, "rope_dim": int, "interleaved": bool, "epsilon": float},
-    weights=(1, 3),
+    optional={name: type(default) for name, default in OPTIONAL.items()},
+    weights=(0, 6),
     in_place=True,
     writes_kv=True,
 )
