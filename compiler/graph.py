@@ -64,6 +64,12 @@ class Node:
         """Return an attribute that is a choice; `default` as in `integer`."""
         return str(self.attributes[name] if default is None else self.attributes.get(name, default))
 
+    def parts(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Return the matrices of a product, their biases and their scales, in order: the ends of roles tell them."""
+        biases = tuple(name for name in self.weights if name.endswith("bias"))
+        scales = tuple(name for name in self.weights if name.endswith("scale"))
+        return tuple(name for name in self.weights if name not in (*biases, *scales)), biases, scales
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:
@@ -76,11 +82,6 @@ class Graph:
     def consumers(self, value: str) -> tuple[Node, ...]:
         """Return the nodes that read `value`, in order."""
         return tuple(node for node in self.nodes if value in node.inputs)
-
-    def split_weights(self, node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the matrices and the vectors of a node, each in order."""
-        matrices = tuple(name for name in node.weights if len(self.weights[name].shape) == 2)
-        return matrices, tuple(name for name in node.weights if name not in matrices)
 
     def text(self) -> str:
         """Return one line a node, for the bundle's graph.txt."""

@@ -9,6 +9,11 @@ from typing import Self
 from .graph import LOGITS, TOKENS, Attribute, Graph, Node, Value, Weight
 
 
+def _unless(**pairs: tuple[Attribute, Attribute]) -> dict[str, Attribute]:
+    """Return the attributes that are not what is usual: (what is, what is usual)."""
+    return {name: value for name, (value, usual) in pairs.items() if value != usual}
+
+
 @dataclass(frozen=True, slots=True)
 class GraphBuilder:
     """Nodes and values so far. Each method appends a node and returns the name of what it writes.
@@ -41,25 +46,51 @@ class GraphBuilder:
         """Return the columns of a value."""
         return self.values[value].columns
 
-    def embed(self, output: str, weight: str) -> str:
-        """Append a look-up of rows of a matrix by token id."""
-        shape = self.weights[self.prefix + weight].shape
-        return self._add("embedding", (), Value(self.prefix + output, TOKENS, shape[1]), (self.prefix + weight,))
+    def embed(self, output: str, weight: str, scale: float = 1.0) -> str:
+        """Append a look-up of rows of a matrix by token id, times `scale`."""
+        value = Value(self.prefix + output, TOKENS, self.weights[self.prefix + weight].shape[1])
+        return self._add("embedding", (), value, (self.prefix + weight,), **_unless(scale=(scale, 1.0)))
 
-    def norm(self, output: str, source: str, weight: str, epsilon: float, rows: str = TOKENS) -> str:
-        """Append an RMS norm of rows; with `rows` of LOGITS, of those whose logits are asked for."""
+    def position_embed(self, output: str, source: str, weight: str) -> str:
+        """Append the sum of rows and of those of a matrix that their positions count."""
+        return self._add("position_embedding", (source,), self._like(output, source), (self.prefix + weight,))
+
+    def norm(
+        self,
+        output: str,
+        source: str,
+        weight: str,
+        epsilon: float,
+        rows: str = TOKENS,
+        *,
+        kind: str = "rms",
+        group: int = 0,
+    ) -> str:
+        """Append a norm of rows; with `rows` of LOGITS, of those whose logits are asked for.
+
+        Args:
+            weight: with a bias where the model has one; "" for a norm without either.
+            kind: `rms` or `layer`, which takes the mean away first.
+            group: neighbouring elements normed together; 0 for the whole row.
+        """
         value = Value(self.prefix + output, rows, self.columns(source))
-        return self._add("norm", (source,), value, (self.prefix + weight,), epsilon=epsilon)
+        roles = tuple(self.prefix + name for name in (weight, f"{weight}_bias") if weight and self.has(name))
+        attributes = _unless(kind=(kind, "rms"), group=(group or value.columns, value.columns))
+        return self._add("norm", (source,), value, roles, epsilon=epsilon, **attributes)
 
-    def linear(self, output: str, source: str, *weights: str) -> str:
-        """Append products with matrices, side by side, each with a bias where the model has one."""
+    def linear(self, output: str, source: str, *weights: str, scale: float = 1.0) -> str:
+        """Append products with matrices, side by side, each with a bias and a scale of its own where the model has one.
+
+        Args:
+            scale: times which the product and its bias are taken.
+        """
         rows = [self.weights[self.prefix + weight].shape[0] for weight in weights]
         value = Value(self.prefix + output, self.values[source].rows, sum(rows))
         for index, weight in enumerate(weights):
-            bias = f"{weight}_bias"
-            names = (weight, bias) if self.has(bias) else (weight,)
+            names = (weight, *(name for name in (f"{weight}_bias", f"{weight}_scale") if self.has(name)))
             roles = tuple(self.prefix + name for name in names)
-            self._add("linear", (source,), value, roles, out_offset=sum(rows[:index]))
+            attributes = _unless(scale=(scale, 1.0))
+            self._add("linear", (source,), value, roles, out_offset=sum(rows[:index]), **attributes)
         return value.name
 
     def rope_kv(
@@ -104,16 +135,44 @@ class GraphBuilder:
 
     def gate(self, output: str, source: str, activation: str) -> str:
         """Append the gate of a feed-forward, over gate and up side by side."""
-        value = Value(self.prefix + output, TOKENS, self.columns(source) // 2)
+        value = replace(self._like(output, source), columns=self.columns(source) // 2)
         return self._add("gate", (source,), value, activation=activation)
 
+    def activate(self, output: str, source: str, activation: str) -> str:
+        """Append an activation of each element."""
+        return self._add("activate", (source,), self._like(output, source), activation=activation)
+
+    def xielu(self, output: str, source: str, **parameters: Attribute) -> str:
+        """Append the activation of Apertus: `positive`, `negative`, `beta`, `epsilon`."""
+        return self._add("xielu", (source,), self._like(output, source), (), **parameters)
+
     def add(self, output: str, one: str, other: str) -> str:
-        """Append a sum."""
-        return self._add("add", (one, other), Value(self.prefix + output, TOKENS, self.columns(one)))
+        """Append a sum; `other` may have one column."""
+        return self._add("add", (one, other), self._like(output, one))
+
+    def mul(self, output: str, one: str, other: str) -> str:
+        """Append a product of elements; `other` may have one column."""
+        return self._add("mul", (one, other), self._like(output, one))
+
+    def add_weight(self, output: str, source: str, weight: str) -> str:
+        """Append a sum with a weight of a row, or of one element."""
+        return self._add("add", (source,), self._like(output, source), (self.prefix + weight,))
+
+    def scale_by(self, output: str, source: str, weight: str) -> str:
+        """Append a product of elements with a weight of a row, or of one element."""
+        return self._add("mul", (source,), self._like(output, source), (self.prefix + weight,))
+
+    def logits_map(self, output: str, logits: str, scale: float = 1.0, softcap: float = 0.0) -> str:
+        """Append logits times `scale`, then softcap * tanh(logits / softcap) where that is not 0."""
+        attributes = _unless(scale=(scale, 1.0), softcap=(softcap, 0.0))
+        return self._add("logits_map", (logits,), self._like(output, logits), (), **attributes)
 
     def sample(self, output: str, logits: str) -> str:
         """Append the draw of token ids from rows of logits."""
         return self._add("sample", (logits,), Value(output, LOGITS, self.columns(logits), "int32"))
+
+    def _like(self, output: str, source: str) -> Value:
+        return replace(self.values[source], name=self.prefix + output)
 
     def _add(
         self, op: str, inputs: tuple[str, ...], output: Value, weights: tuple[str, ...] = (), **attributes: Attribute

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.errors import UsageError
 from .graph import Graph, Node
 from .lower_hip import HipPlanner
 from .lower_host import HostPlanner
@@ -59,6 +60,15 @@ class Operation:
     in_place: bool = False
     writes_kv: bool = False
     reads_tokens: bool = False
+
+
+def no_kernel(planner: HipPlanner | HostPlanner, node: Node) -> None:
+    """Refuse a node, for `Operation.host` and `Operation.hip` of what has no kernel.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(f"{node.output}: {planner.target.backend} has no kernel for {node.op} like that")
 
 
 def always(graph: Graph, node: Node) -> bool:

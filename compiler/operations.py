@@ -6,7 +6,39 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from .operation import Operation
-from .ops import add, attention, embedding, gate, gate_up, linear, norm, quantize, rope_kv, sample
+from .ops import (
+    activate,
+    add,
+    attention,
+    embedding,
+    gate,
+    gate_up,
+    linear,
+    logits_map,
+    mul,
+    norm,
+    position_embedding,
+    quantize,
+    rope_kv,
+    sample,
+    xielu,
+)
 
-_MODULES = (add, attention, embedding, gate, gate_up, linear, norm, quantize, rope_kv, sample)
+_MODULES = (
+    activate,
+    add,
+    attention,
+    embedding,
+    gate,
+    gate_up,
+    linear,
+    logits_map,
+    mul,
+    norm,
+    position_embedding,
+    quantize,
+    rope_kv,
+    sample,
+    xielu,
+)
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({module.OPERATION.name: module.OPERATION for module in _MODULES})

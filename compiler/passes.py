@@ -14,7 +14,7 @@ from .verify import verify
 def merge_linears(graph: Graph) -> Graph:
     """Merge neighbouring linears of one input, weight type and output into one with stacked weights.
 
-    Q, K and V (or those of them that share a type), gate and up. Biases merge along where all have one.
+    Q, K and V (or those of them that share a type), gate and up. Biases and scales merge along where all have one.
     """
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -29,28 +29,44 @@ def merge_linears(graph: Graph) -> Graph:
 def _mergeable(graph: Graph, first: Node, second: Node) -> bool:
     if not (first.op == second.op == "linear" and first.inputs == second.inputs):
         return False
-    first_matrices, first_biases = graph.split_weights(first)
-    second_matrices, second_biases = graph.split_weights(second)
+    first_parts, second_parts = first.parts(), second.parts()
+    types = {graph.weights[name].ggml_type for name in (first_parts[0][0], second_parts[0][0])}
     return (
         first.output == second.output
-        and graph.weights[first_matrices[0]].ggml_type == graph.weights[second_matrices[0]].ggml_type
-        and bool(first_biases) == bool(second_biases)
+        and len(types) == 1
+        and [bool(names) for names in first_parts] == [bool(names) for names in second_parts]
+        and first.real("scale", 1) == second.real("scale", 1)
     )
 
 
 def fuse_residuals(graph: Graph) -> Graph:
-    """`add(h, linear(x))` becomes a linear that adds into h in place."""
+    """`add(h, linear(x))` becomes a linear that adds into h in place, where nobody reads h or the product after."""
     nodes: list[Node] = []
     renamed: dict[str, str] = {}
-    for node in graph.nodes:
-        inputs = tuple(renamed.get(name, name) for name in node.inputs)
+    for index, node in enumerate(graph.nodes):
         last = nodes[-1] if nodes else None
-        if node.op == "add" and last is not None and last.op == "linear" and last.output == inputs[1]:
-            nodes[-1] = replace(last, inputs=(*last.inputs, inputs[0]), output=inputs[0])
-            renamed[node.output] = inputs[0]
+        into = _taken_in(graph, index, last) if last is not None else None
+        if last is not None and into is not None:
+            goal = renamed.get(into, into)
+            nodes[-1] = replace(last, inputs=(*last.inputs, goal), output=goal)
+            renamed[node.output] = goal
         else:
-            nodes.append(replace(node, inputs=inputs))
+            nodes.append(replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs)))
     return _without_unused(replace(graph, nodes=tuple(nodes)))
+
+
+def _taken_in(graph: Graph, index: int, last: Node) -> str | None:
+    """Return what the linear before an addition can add to in its stead; None where a node is no such addition."""
+    node = graph.nodes[index]
+    if node.op != "add" or node.weights or last.op != "linear" or len(last.inputs) != 1:
+        return None
+    others = [name for name in node.inputs if name != last.output]
+    columns = [graph.values[name].columns for name in node.inputs]
+    later = {name for after in graph.nodes[index + 1 :] for name in after.inputs}
+    whole = sum(writer.output == last.output for writer in graph.nodes) == 1
+    if len(others) == 1 and columns[0] == columns[1] and whole and not later & set(node.inputs):
+        return others[0]
+    return None
 
 
 def fuse_gate_up(graph: Graph) -> Graph:
@@ -67,9 +83,12 @@ def fuse_gate_up(graph: Graph) -> Graph:
 
 
 def _is_gate_and_up(graph: Graph, node: Node) -> bool:
-    """Return whether a node is a merged linear of two matrices, and nothing else."""
-    matrices, biases = graph.split_weights(node)
-    return node.op == "linear" and len(matrices) == 2 and not biases
+    """Return whether a node is a merged linear of two matrices as high as each other, and nothing else."""
+    matrices, *others = node.parts()
+    if node.op != "linear" or any(others) or len(node.inputs) != 1 or node.real("scale", 1) != 1:
+        return False
+    heights = [graph.weights[name].shape[0] for name in matrices]
+    return len(heights) == 2 and heights[0] == heights[1]
 
 
 def quantize_activations(graph: Graph) -> Graph:
@@ -87,6 +106,7 @@ def quantize_activations(graph: Graph) -> Graph:
             nodes.append(replace(node, inputs=(quantized[source], *node.inputs[1:])))
         else:
             nodes.append(node)
+        quantized.pop(node.output, None)  # a linear may have added to it
     return _fold_quantize(replace(graph, nodes=tuple(nodes), values=values))
 
 

@@ -1,4 +1,4 @@
-"""Embedding: the row of a matrix for each token id."""
+"""Embedding: the row of a matrix for each token id, times a number."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from ...artifacts.layout import GridEntry
 from ..graph import Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation
+from ..operation import Float64, Operation, no_kernel
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`; `inputs` are the token ids, [T, 1]."""
     rows: Float64 = weights[0][inputs[0][:, 0].astype(int)]
-    return rows
+    return rows * node.real("scale", 1)
 
 
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
+    if node.attributes:
+        no_kernel(planner, node)
     parameters = planner.weight_parameters(node.weights[0])
     del parameters["activation_bytes"]
     planner.launch("embedding", (planner.matrix(node.weights), planner.value(node.output)), **parameters)
@@ -26,8 +28,12 @@ def host(planner: HostPlanner, node: Node) -> None:
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
+    if node.attributes:
+        no_kernel(planner, node)
     arguments = (planner.matrix(node.weights), planner.value(node.output))
     planner.launch("embedding", arguments, GridEntry(128, 1, "tokens"), **planner.weight_parameters(node.weights[0]))
 
 
-OPERATION = Operation("embedding", compute, host, hip, inputs=(0, 0), weights=(1, 1), reads_tokens=True)
+OPERATION = Operation(
+    "embedding", compute, host, hip, optional={"scale": float}, inputs=(0, 0), weights=(1, 1), reads_tokens=True
+)

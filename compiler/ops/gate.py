@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..graph import Node
+from ..graph import Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
-
-
-def silu(x: Float64) -> Float64:
-    """Return x * sigmoid(x)."""
-    result: Float64 = x / (1 + np.exp(-x))
-    return result
-
-
-ACTIVATIONS: Mapping[str, Callable[[Float64], Float64]] = {"silu": silu}
-"""By the name of the attribute `activation`, which kernels have too (kernels/*/activation.h)."""
+from .activations import ACTIVATIONS, activation_problem
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -43,4 +34,8 @@ def hip(planner: HipPlanner, node: Node) -> None:
     planner.elementwise("gate", node, activation=node.word("activation"))
 
 
-OPERATION = Operation("gate", compute, host, hip, {"activation": str})
+def _problem(graph: Graph, node: Node) -> str:
+    return activation_problem(node.word("activation"))
+
+
+OPERATION = Operation("gate", compute, host, hip, {"activation": str}, problem=_problem)

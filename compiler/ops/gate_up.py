@@ -1,19 +1,23 @@
-"""Products with the matrices of gate and up, and the gate of both, without what lies between in memory."""
+"""Products with the matrices of gate and up, and the gate of both, without what lies between in memory.
+
+Scales and biases of both matrices as `linear` has them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import LOGITS, Node
+from ..graph import LOGITS, Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation, always, columns_problem
-from .gate import ACTIVATIONS
+from .activations import ACTIVATIONS, activation_problem
+from .linear import products
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`."""
-    gate, up = (inputs[0] @ weight.T for weight in weights)
+    gate, up = products(node, inputs[0], weights)
     return ACTIVATIONS[node.word("activation")](gate) * up
 
 
@@ -49,14 +53,18 @@ def hip(planner: HipPlanner, node: Node) -> None:
     )
 
 
+def _problem(graph: Graph, node: Node) -> str:
+    return columns_problem(graph, node) or activation_problem(node.word("activation"))
+
+
 OPERATION = Operation(
     "gate_up",
     compute,
     host,
     hip,
     {"activation": str},
-    weights=(2, 2),
-    problem=columns_problem,
+    weights=(2, 6),
+    problem=_problem,
     takes_q8=True,
     writes_q8=always,
 )

@@ -32,12 +32,12 @@ HEADS = "head_dim: int, layer: int, num_heads: int, num_kv_heads: int"
     [
         (replace(NORM, op="normal"), f"expected an operation of {', '.join(OPERATIONS)}"),
         (replace(NORM, inputs=("x", "x")), "expected 1 to 1 inputs, found 2"),
-        (replace(NORM, weights=()), "expected 1 to 1 weights, found 0"),
+        (replace(NORM, weights=("v",) * 3), "expected 0 to 2 weights, found 3"),
         (replace(NORM, attributes={}), "expected attributes epsilon: float, found none"),
         (replace(NORM, attributes={"epsilon": 1}), "expected attributes epsilon: float, found epsilon: int"),
         (Node("sample", ("x",), "y", (), {"seed": True}), "expected attributes none, found seed: bool"),
         (Node("attention", ("x",), "y"), f"expected attributes {HEADS}, scale: float, found none"),
-        (Node("linear", ("x",), "y", ("w",) * 7, {"out_offset": 0}), "expected 1 to 6 weights, found 7"),
+        (Node("linear", ("x",), "y", ("w",) * 10, {"out_offset": 0}), "expected 1 to 9 weights, found 10"),
     ],
 )
 def test_a_node_is_as_its_operation_says(node: Node, problem: str) -> None:
