@@ -89,14 +89,26 @@ class ChatTemplate:
             EngineBusyError: others keep its processes busy.
         """
         _check_length(self._source)
-        variables = {
+        variables: dict[str, object] = {
             **self._tokens,
-            **extra,
-            "messages": messages,
-            "tools": tools,
+            **{name: value for name, value in extra.items() if name != "tools"},
+            "messages": [_with_thinking(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
+        if tools:
+            variables["tools"] = tools
         return self._processes.ask(json.dumps(variables, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def _with_thinking(message: Mapping[str, object]) -> Mapping[str, object]:
+    """A message with its reasoning under the name that some templates have for it, gpt-oss's for one.
+
+    That refuses a call of a tool that has both reasoning and content: then its content stays.
+    """
+    reasoning = message.get("reasoning_content")
+    if not reasoning or "thinking" in message or (message.get("tool_calls") and message.get("content")):
+        return message
+    return {**message, "thinking": reasoning}
 
 
 def check_template(source: str) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 MAX_STEPS = 200_000
@@ -36,12 +37,14 @@ class Budget:
         deadline: `time.monotonic()` after which it fails.
         steps: how many were made.
         output: characters put out, macros' included.
+        grown: whether a list was appended to: what holds it was measured before.
     """
 
     max_chars: int
     deadline: float
     steps: int = 0
     output: int = 0
+    grown: bool = False
 
     def step(self) -> None:
         """Charge one step, and look at the time."""
@@ -62,6 +65,10 @@ class Budget:
             raise LimitError(f"an integer of more than {MAX_INT_BITS} bits")
         self.size(weight_of(value, self.max_chars))
         return value
+
+    def known(self, value: Any) -> Any:
+        """Pass a value that was measured when it was made, if it is small enough still."""
+        return self.value(value) if self.grown else value
 
     def emit(self, chars: int) -> None:
         """Charge characters that are put out."""
@@ -145,13 +152,32 @@ def check_growth(name: str, value: object, args: tuple[Any, ...], budget: Budget
         budget.size(len(text) + (1 + len(text.splitlines())) * width)
 
 
-def check_percent(text: str, right: object, budget: Budget) -> None:
-    """Refuse `text % right` whose result could be too large."""
+def _check_digits(text: str) -> None:
+    """Refuse a format that may have a width of more than three digits."""
     run = 0
     for char in text:
         run = run + 1 if char.isdigit() else 0
         if run > 3:
             raise LimitError(f"a width or count of more than {MAX_WIDTH}")
+
+
+def check_fields(text: str, values: object, budget: Budget) -> None:
+    """Refuse `text.format(...)` that does more than fill in values, or whose result could be too large."""
+    fields = 0
+    for _, name, spec, conversion in Formatter().parse(text):
+        if name is None:
+            continue
+        fields += 1
+        if not (name == "" or name.isalnum()) or conversion is not None or "{" in (spec or ""):
+            raise LimitError("a format whose fields are not plain")
+        _check_digits(spec or "")
+    # A width and a precision, both of MAX_WIDTH at most.
+    budget.size(len(text) + fields * (2 * MAX_WIDTH + 2 * weight_of(values, budget.max_chars)))
+
+
+def check_percent(text: str, right: object, budget: Budget) -> None:
+    """Refuse `text % right` whose result could be too large."""
+    _check_digits(text)
     if "*" in text and "%" in text:
         raise LimitError("a format with a variable width")
     budget.size(len(text) + text.count("%") * (MAX_WIDTH + 2 * weight_of(right, budget.max_chars)))

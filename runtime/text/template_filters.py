@@ -72,7 +72,7 @@ def _guard(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         budget = current_budget()
         budget.step()
-        value, rest = args[offset], (*args[offset + 1 :], *kwargs.values())
+        value, rest = budget.known(args[offset]), (*args[offset + 1 :], *kwargs.values())
         if name == "join":
             # Jinja joins any iterable; a list can be measured.
             value = [*counted(value)]
@@ -98,11 +98,24 @@ def counted(iterable: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
+class OwnList(list[Any]):
+    """A list that the template wrote down: it alone may be appended to, not one that it was given."""
+
+
 def _sized(value: Any) -> Any:
     """Pass a list, tuple or dict that the template wrote down, if it is small enough."""
     budget = current_budget()
     budget.step()
-    return budget.value(value)
+    return budget.value(OwnList(value) if isinstance(value, list) else value)
+
+
+def _plain(value: Any) -> str:
+    """The text of a value; one that is marked as safe HTML would escape what it is joined with."""
+    budget = current_budget()
+    budget.step()
+    text = str(budget.known(value))
+    budget.size(len(text))
+    return text
 
 
 def _range(*args: int) -> range:
@@ -135,6 +148,13 @@ def _tojson(
     return "".join(chunks)
 
 
+def _from_json(text: str) -> Any:
+    """What JSON says: DeepSeek V3.2's templates read the arguments of calls by it."""
+    budget = current_budget()
+    budget.step()
+    return budget.value(json.loads(text))
+
+
 def _strftime_now(pattern: str) -> str:
     if len(pattern) > 100 or any(char.isdigit() for char in pattern):
         raise LimitError("a date pattern that is too long, or has widths")
@@ -144,7 +164,16 @@ def _strftime_now(pattern: str) -> str:
 FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {"dict": dict, "range": _range, "strftime_now": _strftime_now}
 
 
+_OWN: Final[Mapping[str, Callable[..., Any]]] = {
+    "tojson": _tojson,
+    "from_json": _from_json,
+    "_counted": counted,
+    "_sized": _sized,
+    "_plain": _plain,
+}
+
+
 def bounded_filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """Return those of Jinja's filters that a template may use, guarded, and the sandbox's own."""
     allowed = {name: _guard(name, function) for name, function in filters.items() if name in _ALLOWED}
-    return allowed | {"tojson": _tojson, "_counted": counted, "_sized": _sized}
+    return {**allowed, **_OWN}

@@ -17,10 +17,20 @@ from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from .template_budget import MAX_INT_BITS, LimitError, check_growth, check_percent, current_budget, weight_of
-from .template_filters import FUNCTIONS, bounded_filters, counted
+from .template_budget import (
+    MAX_INT_BITS,
+    LimitError,
+    check_fields,
+    check_growth,
+    check_percent,
+    current_budget,
+    weight_of,
+)
+from .template_filters import FUNCTIONS, OwnList, bounded_filters, counted
 
 _UNSAFE_STRING_METHODS = frozenset({"format", "format_map", "translate", "maketrans"})
+# Kimi's templates queue the ids of calls; Hugging Face's renderer refuses them, llama.cpp's does not.
+_LIST_METHODS = frozenset({"append", "pop"})
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
@@ -41,7 +51,7 @@ class _Limiter(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        texts: list[nodes.Expr] = [_filtered(child, "string") for child in node.nodes]
+        texts: list[nodes.Expr] = [_filtered(child, "_plain") for child in node.nodes]
         whole = texts[0]
         for text in texts[1:]:
             whole = nodes.Add(whole, text, lineno=node.lineno)
@@ -87,13 +97,21 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str) and attr in _UNSAFE_STRING_METHODS:
             return False
-        return super().is_safe_attribute(obj, attr, value)
+        return (isinstance(obj, OwnList) and attr in _LIST_METHODS) or super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        # Its fields have widths and attribute access of their own; the `format` filter is left.
-        if super().wrap_str_format(value) is not None:
-            raise SecurityError("str.format is not available")
-        return None
+        # Its fields have widths, attributes and items of their own: it fills in plain ones alone.
+        fill = super().wrap_str_format(value)
+        if fill is None:
+            return None
+        if value.__name__ != "format":
+            raise SecurityError("str.format_map is not available")
+
+        def checked(*args: Any, **kwargs: Any) -> str:
+            check_fields(value.__self__, (args, kwargs), current_budget())
+            return fill(*args, **kwargs)
+
+        return checked
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
         # Jinja would hand out an undefined value that prints as nothing: a silent failure.
@@ -108,7 +126,11 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             if name == "join" and args:
                 args = ([*counted(args[0])], *args[1:])
             check_growth(name, owner, (*args, *kwargs.values()), budget)
-        return budget.value(super().call(context, obj, *args, **kwargs))
+        made = budget.value(super().call(context, obj, *args, **kwargs))
+        if isinstance(owner, OwnList):
+            budget.grown = True
+            budget.value(owner)
+        return made
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         budget = current_budget()
@@ -132,9 +154,29 @@ def _finalize(context: Context, value: Any) -> Any:
     """Count what is put out; takes the context so that Jinja never calls it at compile time."""
     budget = current_budget()
     budget.step()
-    text = str(value)
+    text = str(budget.known(value))
     budget.emit(len(text))
     return text
+
+
+class NoTools(Undefined):
+    """What `tools` is where there are none: undefined, as llama.cpp has it, and none, as Hugging Face has it.
+
+    Some templates ask for the one, some for the other, and some go through it without asking.
+    """
+
+    __slots__ = ()
+    __hash__ = Undefined.__hash__
+
+    def __init__(self) -> None:
+        super().__init__(name="tools")
+
+    def __eq__(self, other: object) -> bool:
+        return _is_none(other)
+
+
+def _is_none(value: object) -> bool:
+    return value is None or isinstance(value, NoTools)
 
 
 def raise_exception(message: object) -> None:
@@ -154,5 +196,6 @@ def template_environment() -> Environment:
         extensions=[loopcontrols, _Generation],
     )
     env.filters = bounded_filters(env.filters)
+    env.tests["none"] = _is_none
     env.globals = {**FUNCTIONS, "namespace": env.globals["namespace"], "raise_exception": raise_exception}
     return env

@@ -41,14 +41,15 @@ class SandboxedTemplate:
     """
 
     def __init__(self, source: str) -> None:
-        from .template_sandbox import template_environment  # noqa: PLC0415 - brings Jinja
+        from .template_sandbox import NoTools, template_environment  # noqa: PLC0415 - brings Jinja
 
         self._template = template_environment().from_string(source)
+        self._no_tools = NoTools()
 
     def render(self, variables: Mapping[str, object]) -> str:
         """Return the text that it makes of its variables."""
         with budgeted(variables):
-            return "".join(self._template.generate(dict(variables)))
+            return "".join(self._template.generate({"tools": self._no_tools, **variables}))
 
 
 def describe(error: BaseException) -> str:

@@ -60,6 +60,7 @@ FILTERS = {
     "first": ("[1, 2]|first", "1"),
     "float": ("'1.5'|float", "1.5"),
     "format": ("'%s-%s'|format('a', 1)", "a-1"),
+    "from_json": ("'{\"a\": [1]}'|from_json", "{'a': [1]}"),
     "groupby": ("[{'k': 1}, {'k': 2}]|groupby('k')|length", "2"),
     "indent": ("'a\\nb'|indent(2)", "a\n  b"),
     "int": ("'7'|int", "7"),
@@ -98,7 +99,7 @@ FILTERS = {
 def test_what_each_filter_gives_and_that_there_are_no_others() -> None:
     found = {name: render("{% set ns = namespace(a=7) %}{{ " + source + " }}") for name, (source, _) in FILTERS.items()}
     assert found == {name: expected for name, (_, expected) in FILTERS.items()}
-    assert set(template_environment().filters) == FILTERS.keys() | {"_counted", "_sized"}
+    assert set(template_environment().filters) == FILTERS.keys() | {"_counted", "_plain", "_sized"}
 
 
 def test_what_a_template_may_call() -> None:
@@ -110,17 +111,99 @@ def test_there_is_one_environment() -> None:
     assert template_environment() is template_environment()
 
 
-@pytest.mark.parametrize("name", ["format", "format_map", "translate", "maketrans"])
+@pytest.mark.parametrize("name", ["format_map", "translate", "maketrans"])
 def test_methods_of_texts_that_could_do_anything(name: str) -> None:
     problem = f"access to attribute '{name}' of 'str' is unsafe"
     if name.startswith("format"):
-        problem = "str.format is not available"
+        problem = "str.format_map is not available"
     for source in (f"'a'.{name}", f"'a'['{name}']", f"'a'.{name}('a')"):
         assert refusal(f"{{{{ {source} }}}}") == f"SecurityError: {problem}"
     environment = template_environment()
     assert isinstance(environment, jinja2.sandbox.SandboxedEnvironment)
     assert not environment.is_safe_attribute("a", name, getattr("a", name))
     assert environment.is_safe_attribute("a", "upper", "a".upper)
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("'<{}{}>'.format('a', 1)", "<a1>"),
+        ("'{1}{0}{name}{{}}'.format('a', 'b', name='c')", "bac{}"),
+        ("'{:>4}|{:.2f}|{:999}'.format('a', 1.5, 'b')|length", str(4 + 1 + 4 + 1 + 999)),
+    ],
+)
+def test_a_text_that_is_filled_in(source: str, expected: str) -> None:
+    assert render(f"{{{{ {source} }}}}") == expected
+
+
+@pytest.mark.parametrize("field", ["0.a", "0.__class__", "0[0]", "0!r", "0:{1}", ":{}", "a.b", "a_b"])
+def test_a_text_is_filled_in_with_plain_fields_alone(field: str) -> None:
+    found = refusal("{{ text.format(a, 1, a=a) }}", text="{" + field + "}", a=["x"])
+    assert found == "LimitError: a format whose fields are not plain"
+
+
+def test_a_text_that_is_filled_in_is_measured_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal("{{ '{:1000}'.format(1) }}") == f"LimitError: {WIDE}"
+    most = 4 + 2 * (2 * MAX_WIDTH + 2 * (1 + (1 + 1 + 4) + 1))  # two fields, each of which may hold all that is given
+    monkeypatch.setattr(template_budget, "MAX_GROWTH", 0)
+    monkeypatch.setattr(template_budget, "MAX_CHARS", most)
+    assert render("{{ '{}{}'.format(1, 'abc') }}") == "1abc"
+    monkeypatch.setattr(template_budget, "MAX_CHARS", most - 1)
+    assert refusal("{{ '{}{}'.format(1, 'abc') }}") == f"LimitError: a value of more than {most - 1} characters"
+
+
+def test_a_list_takes_and_gives_at_its_ends_and_does_nothing_else() -> None:
+    assert render("{% set a = [] %}{{ a.append('x') }}{{ a.append([1]) }}{{ a.pop(0) }}{{ a }}") == "NoneNonex[[1]]"
+    for name in ("clear", "extend", "insert", "remove", "reverse", "sort"):
+        assert refusal(f"{{{{ [1].{name} }}}}") == f"SecurityError: access to attribute '{name}' of 'OwnList' is unsafe"
+    assert refusal("{{ a.append }}", a=[]) == "SecurityError: access to attribute 'append' of 'list' is unsafe"
+    assert refusal("{{ {}.update }}") == "SecurityError: access to attribute 'update' of 'dict' is unsafe"
+
+
+@pytest.mark.parametrize("use", ["{{ b }}", "{{ b ~ '' }}", "{{ b|string|length }}", "{{ b|upper|length }}"])
+def test_what_a_list_grows_to_is_measured_wherever_it_lies(monkeypatch: pytest.MonkeyPatch, use: str) -> None:
+    """Each of the lists that hold one another is small when it is made; then what they all hold grows."""
+    doubled = "{% set a = [] %}{% set n = namespace(b=a) %}"
+    doubled += "{% for i in range(5) %}{% set n.b = [n.b, n.b] %}{% endfor %}"
+    monkeypatch.setattr(template_budget, "MAX_GROWTH", 0)
+    monkeypatch.setattr(template_budget, "MAX_CHARS", 500)
+    assert "[]" in render(doubled + "{{ n.b }}")
+    problem = "LimitError: a value of more than 500 characters"
+    assert refusal(f"{doubled}{{% set _ = a.append('x' * 50) %}}{use.replace('b', 'n.b', 1)}") == problem
+    assert refusal("{% set a = [] %}{% for i in range(100) %}{% set _ = a.append('xxxxx') %}{% endfor %}") == problem
+    assert refusal("{% set a = [] %}{% set _ = a.append(a) %}{{ a }}") == problem
+
+
+def test_json_that_is_no_json() -> None:
+    assert refusal("{{ 'x'|from_json }}").startswith("line 1: JSONDecodeError: ")
+    assert refusal("{{ ('[' * 100000)|from_json }}") == "recurses too deeply"
+
+
+@pytest.mark.parametrize("source", ["'a' ~ x ~ '<b>'", "x ~ 1", "'<' ~ x|string"])
+def test_what_is_joined_is_not_escaped(source: str) -> None:
+    """As Jinja joins it where nothing is escaped: a value that is marked as safe HTML is a text like any other."""
+    plain = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string("{% set x = '&'|safe %}{{ " + source + " }}")
+    assert render("{% set x = '&'|safe %}{{ " + source + " }}") == plain.render()
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("tools is defined", "False"),
+        ("tools is none", "True"),
+        ("tools is not none", "False"),
+        ("tools == none", "True"),
+        ("tools != none", "False"),
+        ("tools|length", "0"),
+        ("tools|default('x')", "x"),
+        ("'y' if tools else 'n'", "n"),
+        ("tools", ""),
+        ("nothing is none", "False"),
+        ("none is none", "True"),
+    ],
+)
+def test_no_tools_are_both_undefined_and_none(source: str, expected: str) -> None:
+    assert render("{% for tool in tools %}x{% endfor %}{{ " + source + " }}") == expected
 
 
 def test_what_is_unsafe_is_an_error_and_not_nothing() -> None:
