@@ -1,6 +1,6 @@
 """Bytes of a packed tensor, by packing and shape: what the compiler writes and the runtime expects.
 
-Packings: `f32` and `rope_table` are plain float32; `rows16_<type>` holds rows in tiles of 16, the last one filled up;
+Packings: `f32`, `rope_table` and `temperatures` are plain float32; `rows16_<type>` has rows in tiles of 16, all full;
 `rows16_pairs_<type>` holds two matrices of equal size, tiles of the one and the other in turn, two of each
 (kernels/host/weights_quantized.h, weights_float.h, gate_up.h). `lanes32_<type>` and `lanes32_pairs_<type>` are the same
 in tiles of 32, pairs one by one (kernels/hip/weights_quantized.h, weights_float.h).
@@ -29,7 +29,7 @@ def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
     Raises:
         ValueError: there is no such packing, or it cannot hold that shape.
     """
-    if packing == "f32":
+    if packing in ("f32", "temperatures"):
         return 4 * math.prod(shape)
     if packing == "rope_table":
         if len(shape) != 2 or shape[1] % 2:

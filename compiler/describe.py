@@ -19,6 +19,7 @@ from .model_config import ModelConfig
 from .model_source import ModelSource
 from .occupancy import waves_per_simd
 from .plan import KernelSpec, Plan
+from .position_tables import PACKINGS
 from .target import Target
 from .toolchain import Toolchain
 
@@ -41,7 +42,7 @@ def identity(gguf: ModelSource, config: ModelConfig, weights: Mapping[str, Weigh
         name=config.name or printable(gguf.path.stem),
         architecture=config.architecture,
         source_sha256=digest_of(gguf.files()),
-        parameters=sum(math.prod(weight.shape) for role, weight in weights.items() if role != "rope_table"),
+        parameters=sum(math.prod(weight.shape) for role, weight in weights.items() if role not in config.tables()),
         quantization=max(bytes_by_type, key=lambda kind: bytes_by_type[kind]),
         context_length=config.max_seq_len,
         metadata=metadata,
@@ -106,7 +107,7 @@ def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object
     launches = [entry for entry in plan.launches if entry.kernel == spec.symbol]
     of_one_token = [entry for entry in launches if entry.grid is None or entry.grid.at_least <= 1]
     read = [tensors[one] for entry in of_one_token for one in entry.arguments if one in tensors]
-    weights = [tensor for tensor in read if tensor.packing != "rope_table"]
+    weights = [tensor for tensor in read if tensor.packing not in PACKINGS]
     n_bytes = sum(tensor.n_bytes for tensor in weights)
     operations = sum(2 * math.prod(tensor.shape) for tensor in weights)
     if spec.template == "embedding":

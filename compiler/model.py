@@ -57,7 +57,7 @@ class Model:
     """What is known of the model before any target is looked at.
 
     Attributes:
-        weights: every weight by its role; `rope_table` is the one that the compiler makes itself.
+        weights: every weight by its role; those of `ModelConfig.tables` the compiler makes itself.
         max_seq_len: positions of a sequence, as chosen.
     """
 

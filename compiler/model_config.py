@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from .position_tables import PositionTable, RopeScaling, RopeTable
+
 RopeStyle = Literal["interleaved", "half"]
 HEAD_DIM_MULTIPLE = 16  # attention works on vectors of 16 elements of a head
-
-
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """How rotary frequencies are stretched for long contexts.
-
-    Attributes:
-        kind: "none"; "linear": all frequencies divided by `factor`; "factors": each divided by its own number
-            from the tensor `rope_factors` (Llama 3.1 to 3.3), and by `factor`.
-        factor: 1 where nothing else is said.
-    """
-
-    kind: Literal["none", "linear", "factors"] = "none"
-    factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +39,7 @@ class ModelConfig:
         qk_norm: queries and keys pass an RMS norm over each head.
         tie_word_embeddings: the token embedding serves as the output projection too.
         activation: of the feed-forward's gate, see `Architecture`.
+        further_tables: by position, beside `rope_table`, by role: of other bases, or of temperatures.
     """
 
     architecture: str
@@ -71,18 +61,13 @@ class ModelConfig:
     qk_norm: bool
     tie_word_embeddings: bool
     activation: str = "silu"
+    further_tables: Mapping[str, PositionTable] = field(default_factory=dict)
 
     def inverse_frequencies(self, factors: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
-        """Return the angles, in radians, that one position turns each pair by.
+        """See `RopeTable`; of the model's own table."""
+        return RopeTable(self.rope_theta, self.rope_dim, self.rope_scaling).inverse_frequencies(factors)
 
-        Args:
-            factors: float32[rope_dim / 2] divisors, for the scaling kind "factors"; else None.
-
-        Returns:
-            float32[rope_dim / 2]: theta^(-2i / rope_dim) / factor.
-        """
-        exponents = -2.0 * np.arange(self.rope_dim // 2, dtype=np.float64) / self.rope_dim
-        frequencies = self.rope_theta**exponents / self.rope_scaling.factor
-        if factors is not None:
-            frequencies = frequencies / factors.astype(np.float64)
-        return frequencies.astype(np.float32)
+    def tables(self) -> Mapping[str, PositionTable]:
+        """Return the tables by position that the compiler makes, by role."""
+        own = {"rope_table": RopeTable(self.rope_theta, self.rope_dim, self.rope_scaling)} if self.rope_dim else {}
+        return {**own, **self.further_tables}

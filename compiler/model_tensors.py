@@ -43,8 +43,8 @@ def unused_tensors(gguf_file: ModelSource, config: ModelConfig) -> tuple[str, ..
 
 
 def weights_by_role(gguf_file: ModelSource, config: ModelConfig) -> Mapping[str, Weight]:
-    """Return every weight of the model by its role, with the rotary table, which the compiler makes itself."""
-    weights = {"rope_table": Weight("rope_table", (config.max_seq_len, config.rope_dim), "F32")}
+    """Return every weight of the model by its role, with the tables by position, which the compiler makes itself."""
+    weights = {role: Weight(role, table.shape(config.max_seq_len), "F32") for role, table in config.tables().items()}
     for role, tensor in weight_tensors(gguf_file, config).items():
         weights[role] = Weight(role, tensor.shape, tensor.ggml_type.name)
     return weights
@@ -75,13 +75,12 @@ def check_tensors(gguf_file: ModelSource, config: ModelConfig) -> None:
         if tensor.shape != shape:
             raise gguf_file.error(name, f"expected shape {list(shape)}, found {list(tensor.shape)}")
         known: tuple[Quant, ...] = MATRIX_TYPES if len(shape) == 2 else VECTOR_TYPES
-        if role == "rope_factors":
+        if role.startswith("rope_factors"):
             known = (Quant.F32,)
         if tensor.ggml_type not in known:
             names = ", ".join(kind.name for kind in known)
             raise gguf_file.error(name, f"expected a type of {names}, found {tensor.ggml_type.name}")
-    if "rope_factors" in tensors:
-        name = tensors["rope_factors"].name
+    for name in (tensors[role].name for role in tensors if role.startswith("rope_factors")):
         factors = gguf_file.read_tensor(name).view("<f4")
         if not (np.isfinite(factors) & (factors > 0)).all():
             raise gguf_file.error(name, "expected positive, finite divisors, found others")

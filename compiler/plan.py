@@ -43,7 +43,7 @@ class PackedTensor:
     Attributes:
         name: the roles it holds, joined by "+", and after "@" the packing.
         packing: `rows16_<type>` (host) or `lanes32_<type>` (GPU), either with `pairs_` before the type (gate and up
-            in turn), `f32`, or `rope_table`.
+            in turn), `f32`, or one of a table by position.
         sources: weights by role, in the order of the rows.
         shape: (rows, columns) or (columns,), of all sources together, unpadded.
     """

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
-from .model_config import HEAD_DIM_MULTIPLE, ModelConfig, RopeScaling
+from .model_config import HEAD_DIM_MULTIPLE, ModelConfig
 from .model_source import ModelSource
 from .model_tensors import check_tensors
 from .models.architecture import Architecture
+from .position_tables import RopeScaling
 
 MAX_LAYERS = 1024
 MAX_HEADS = 1024

@@ -19,6 +19,7 @@ from .model_tensors import weight_tensors
 from .packing import Bytes, interleave_pairs, pack_rows
 from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor
+from .position_tables import PACKINGS
 
 ROWS_AT_ONCE = 4096  # bounds the memory of a repack
 
@@ -45,27 +46,8 @@ class Sink(Protocol):
 
 
 def rope_table(config: ModelConfig, factors: npt.NDArray[np.float32] | None, length: int) -> npt.NDArray[np.float32]:
-    """Return cosines and sines of every position: float32[length, rope_dim], cosines first.
-
-    From additions and multiplications in float64 alone, which IEEE 754 fixes to the bit; library sines differ
-    between machines, and a bundle must not.
-    """
-    frequencies = config.inverse_frequencies(factors).astype(np.float64)
-    turns = np.arange(length, dtype=np.float64)[:, None] * frequencies * (1 / (2 * np.pi))
-    turns -= np.floor(turns + 0.5)
-    sines, cosines = _sine(turns), _sine(0.25 - np.abs(turns))
-    return np.concatenate([cosines, sines], axis=1).astype(np.float32)
-
-
-def _sine(turns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return sin(2 pi t) for |t| <= 1/2: folded to |t| <= 1/4, then its Taylor series to t^21 (error below 1e-16)."""
-    folded = np.where(np.abs(turns) > 0.25, np.sign(turns) * 0.5 - turns, turns)
-    x = folded * (2 * np.pi)
-    square = x * x
-    series = np.full_like(x, 1.0)
-    for n in range(20, 0, -2):
-        series = 1.0 - series * square / (n * (n + 1))
-    return x * series
+    """Return cosines and sines of every position: float32[length, rope_dim], cosines first; see `RopeTable`."""
+    return config.tables()["rope_table"].numbers(factors, length)
 
 
 class FileSink:
@@ -116,7 +98,7 @@ def write_weights(
 
     Args:
         tensors: of one plan or of several, each once.
-        max_seq_len: rows of the rope table.
+        max_seq_len: rows of tables by position.
         progress: called with the bytes written so far.
     Returns:
         where each one lies.
@@ -127,7 +109,7 @@ def write_weights(
         for part in _packed_parts(tensor, gguf, config, max_seq_len):
             sink.write(np.ascontiguousarray(part).data.cast("B"))
             progress(sink.position)
-        shape = (max_seq_len, config.rope_dim) if tensor.packing == "rope_table" else tensor.shape
+        shape = config.tables()[tensor.sources[0]].shape(max_seq_len) if tensor.packing in PACKINGS else tensor.shape
         n_bytes = packed_bytes(tensor.packing, shape)
         assert sink.position - offset == n_bytes, tensor.name  # what the runtime will hold it to
         entries.append(TensorEntry(tensor.name, tensor.packing, shape, offset, n_bytes))
@@ -142,9 +124,10 @@ def _packed_parts(
 ) -> Iterator[npt.NDArray[np.generic]]:
     """Yield a tensor piece by piece, so that the largest is never held twice."""
     roles = weight_tensors(gguf, config)
-    if tensor.packing == "rope_table":
-        factors = read_floats(gguf, roles["rope_factors"]) if "rope_factors" in roles else None
-        yield rope_table(config, factors, max_seq_len)
+    if tensor.packing in PACKINGS:
+        table = config.tables()[tensor.sources[0]]
+        role = table.factors_role(max_seq_len)
+        yield table.numbers(read_floats(gguf, roles[role]) if role else None, max_seq_len)
         return
     infos = [roles[source] for source in tensor.sources]
     if tensor.packing == "f32":

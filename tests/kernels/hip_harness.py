@@ -21,10 +21,11 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Graph, Node, Value, Weight
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.lower_hip import Q8_BLOCK_BYTES, HipPlanner
-from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.operations import OPERATIONS
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.plan import KernelSpec, Plan
+from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.compiler.render import render_kernel
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import DEFAULT_TUNING, Tuning

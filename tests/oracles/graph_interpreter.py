@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.compiler.graph import Graph, Node, Weight
-from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.operations import OPERATIONS
+from rocmforge.compiler.position_tables import RopeScaling
 
 Float64 = npt.NDArray[np.float64]
 BASE = ModelConfig(

@@ -19,8 +19,9 @@ from rocmforge.compiler.build import build_variants, find_toolchain, render_sour
 from rocmforge.compiler.build_cache import BuildCache, default_cache_dir
 from rocmforge.compiler.graph import Graph, Weight
 from rocmforge.compiler.lower import make_plan
-from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.passes import run_passes
+from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.compiler.target import TARGETS, Target
 
 GPUS: tuple[Target, ...] = tuple(target for target in TARGETS.values() if target.backend == "hip")

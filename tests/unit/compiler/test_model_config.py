@@ -16,8 +16,9 @@ from rocmforge.compiler import read_config as read_config_module
 from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.gguf_file import GgufFile, PlacedTensor
 from rocmforge.compiler.gguf_reader import read_gguf
-from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_tensors import MATRIX_TYPES, unused_tensors, weight_tensors
+from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tools.generate.fixtures import QUANTIZATIONS, write_model

@@ -17,9 +17,10 @@ from rocmforge.artifacts.layout import TENSOR_ALIGNMENT
 from rocmforge.compiler import weights as weights_module
 from rocmforge.compiler.gguf_file import GgufFile
 from rocmforge.compiler.gguf_reader import read_gguf
-from rocmforge.compiler.model_config import ModelConfig, RopeScaling
+from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.packing import pack_rows
 from rocmforge.compiler.plan import PackedTensor
+from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.compiler.read_config import read_config
 from rocmforge.compiler.weights import FileSink, read_floats, rope_table, write_weights
 from rocmforge.tests.oracles.graph_interpreter import BASE
