@@ -61,7 +61,7 @@ def compile_command(
     max_context: int | None,
     cache_dir: Path | None,
 ) -> None:
-    """Compile a GGUF MODEL into a bundle."""
+    """Compile a MODEL into a bundle: a GGUF file, or a folder of Hugging Face's."""
     require_address_space()
     from ..compiler.progress import choose_progress
 
@@ -89,8 +89,8 @@ def compile_command(
 
 
 def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Path:
-    """The bundle itself; of a GGUF, its bundle in the cache, compiled now unless a sound one is there."""
-    if os.path.isdir(path):
+    """The bundle itself; of a model, its bundle in the cache, compiled now unless a sound one is there."""
+    if os.path.isdir(path) and not (path / "config.json").is_file():
         return path
     from ..compiler.build_cache import default_cache_dir
     from ..compiler.bundle_cache import cached_bundle

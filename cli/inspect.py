@@ -19,12 +19,12 @@ from .emulator import roofline
 @click.option("--emulate", is_flag=True, help="With --arch: run a prefill and a token on the emulator; a roofline.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(path: Path, kernels: bool, arch: str | None, emulate: bool, as_json: bool) -> None:
-    """What is in a GGUF or a bundle, and the memory it will need."""
+    """What is in a model or a bundle, and the memory it will need."""
     from ..compiler.inspect import format_facts, inspect_gguf
 
     if emulate and (arch is None or as_json or not os.path.isdir(path)):
         raise UsageError("--emulate: expected a bundle and --arch, and not --json")
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) or (path / "config.json").is_file():
         facts = inspect_gguf(path)
     else:
         from ..runtime.inspect import inspect_bundle

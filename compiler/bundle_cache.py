@@ -16,10 +16,11 @@ from ..artifacts.errors import BundleError, InputError, RocmforgeError, printabl
 from .build_cache import BuildCache, cache_key
 from .chat_template import TemplateCheck
 from .compile import compile_model
-from .gguf_split import part_paths
 from .golden import GoldenMaker
+from .hugging_face.folder import is_folder
 from .model import CompileOptions
 from .progress import choose_progress
+from .sources import source_files
 
 
 def cached_bundle(
@@ -66,10 +67,10 @@ def cached_bundle(
 
 
 def _identity(path: Path) -> tuple[str, ...]:
-    """Return what tells this GGUF model, as its files are now, from others.
+    """Return what tells this model, as its files are now, from others.
 
     Raises:
-        InputError: it is not a GGUF file.
+        InputError: it is neither a GGUF file nor a folder of Hugging Face's.
     """
     identity = _identity_of_file(path)
     magic = b""
@@ -79,9 +80,9 @@ def _identity(path: Path) -> tuple[str, ...]:
                 magic = file.read(4)
         except OSError as error:
             raise _missing(path, error) from None
-    if magic != b"GGUF":
+    if magic != b"GGUF" and not is_folder(path):
         raise InputError(path, "file", "expected a bundle or a GGUF file, found neither")
-    others = (other for other in part_paths(path) if other != path)
+    others = (other for other in source_files(path) if other != path)
     return identity + tuple(text for other in others for text in _identity_of_file(other))
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
-from .gguf_split import open_gguf
 from .model_source import ModelSource
 from .model_tensors import unused_tensors
 from .read_config import read_config
+from .sources import open_source
 
 
 def inspect_gguf(path: Path) -> dict[str, object]:
@@ -20,7 +20,7 @@ def inspect_gguf(path: Path) -> dict[str, object]:
     Raises:
         GgufError: it cannot be trusted, or contradicts what its architecture demands.
     """
-    gguf = open_gguf(path)
+    gguf = open_source(path)
     architecture = gguf.get_str("general.architecture")
     if architecture not in ARCHITECTURES:
         return _common_facts(gguf, architecture)

@@ -1,4 +1,4 @@
-"""Stage: what the user asked for and the GGUF in, the model out: all that is known before a target is looked at."""
+"""Stage: what the user asked for and the model's files in, the model out: all that no target decides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from ..artifacts.errors import UsageError
 from .architectures import build_graph
 from .chat_template import TemplateCheck, choose_template
-from .gguf_split import open_gguf
 from .graph import Graph, Weight
 from .model_config import ModelConfig
 from .model_source import ModelSource
@@ -17,7 +16,8 @@ from .model_tensors import weights_by_role
 from .passes import run_passes
 from .progress import Progress
 from .read_config import read_config
-from .tokenizer import TokenizerArtifact, build_tokenizer, load_tokenizer_json
+from .sources import open_source, source_tokenizer
+from .tokenizer import TokenizerArtifact
 from .tuning import DEFAULT_TUNING, Tuning
 
 DEFAULT_MAX_CONTEXT = 32768
@@ -70,24 +70,18 @@ class Model:
 
 
 def read_model(options: CompileOptions, progress: Progress, check_template: TemplateCheck | None = None) -> Model:
-    """Read and check all that the GGUF says.
+    """Read and check all that the model says of itself.
 
     Raises:
         InputError: it cannot be trusted, or not be compiled. UsageError: an option does not fit the model.
     """
-    gguf = open_gguf(options.model)
+    gguf = open_source(options.model)
     config = read_config(gguf)
-    tokenizer = _tokenizer(options, gguf)
+    tokenizer = source_tokenizer(gguf, options.tokenizer)
     tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
     weights = weights_by_role(gguf, config)
     graph = run_passes(build_graph(config, weights))
     return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress))
-
-
-def _tokenizer(options: CompileOptions, gguf: ModelSource) -> TokenizerArtifact:
-    if options.tokenizer is not None:
-        return load_tokenizer_json(options.tokenizer, gguf.metadata)
-    return build_tokenizer(gguf.metadata, gguf.path)
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:

@@ -1,4 +1,4 @@
-"""A GGUF compiled into a bundle."""
+"""A model compiled into a bundle."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def compile_bundle(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> CompiledBundle:
-    """Compile a GGUF model into a bundle, which replaces the one of before.
+    """Compile a model into a bundle, which replaces the one of before.
 
     Args:
-        model: the GGUF file.
+        model: a GGUF file, the first of several, or a folder of Hugging Face's.
         output: where to; None: beside the model, with the ending .rfb.
         archs: targets, `host` and names of GPUs such as `gfx1100`; none: the GPUs found, else the host.
         max_context: most tokens of a sequence; None: what the model was trained on, up to 32768.
@@ -72,7 +72,7 @@ def compile_bundle(
     path = Path(model)
     options = CompileOptions(
         path,
-        path.with_suffix(".rfb") if output is None else Path(output),
+        bundle_path(path) if output is None else Path(output),
         tuple(archs) or default_archs(),
         None if tokenizer is None else Path(tokenizer),
         max_context,
@@ -86,6 +86,13 @@ def compile_bundle(
     with progress or Silent() as reported:
         manifest = compile_model(options, cache, reported, make_golden, check_template)
     return CompiledBundle(options.goal, manifest.bundle_digest)
+
+
+def bundle_path(model: Path) -> Path:
+    """Return where a model's bundle is written unless something else is asked: beside it, with the ending .rfb."""
+    if os.path.isdir(model):  # its name may have dots, as Qwen3-0.6B
+        return model.with_name(f"{model.name}.rfb")
+    return model.with_suffix(".rfb")
 
 
 def make_golden(

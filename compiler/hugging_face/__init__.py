@@ -1,0 +1,1 @@
+"""A model as Hugging Face's folders have it: config.json, tokenizer.json, *.safetensors."""

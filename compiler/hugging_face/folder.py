@@ -1,0 +1,226 @@
+"""A folder of Hugging Face's as the GGUF file that it would be: metadata by GGUF's keys, tensors by GGUF's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+from gguf import get_tensor_name_map
+from gguf.constants import MODEL_ARCH_NAMES, GGMLQuantizationType
+
+from ...artifacts.errors import InputError, printable
+from ..model_source import ModelSource, TensorInfo
+from ..models.hugging_face import FolderRow
+from .config import GgufNames, folder_row, head_dim, translate
+from .json_file import JsonObject, read_json_object
+from .safetensors_file import SafetensorsFile, StoredTensor, read_safetensors
+from .tokenizer import TOKENIZER_FILES
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_DIMENSIONS = 4
+_MAX_FILES = 10_000
+_TYPES: Mapping[str, GGMLQuantizationType] = MappingProxyType(
+    {name: GGMLQuantizationType[name] for name in ("F32", "F16", "BF16")}
+)
+# Tensors that older folders have and that nobody reads: they follow from the configuration.
+_DERIVED = (".rotary_emb.inv_freq", ".attention.masked_bias")
+
+ReadRows = Callable[[int, int], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderTensor:
+    """A tensor under GGUF's name: what it is, its name in the folder, and how rows of it are read."""
+
+    info: TensorInfo
+    name: str
+    read: ReadRows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HuggingFaceFolder(ModelSource):
+    """A folder of Hugging Face's that was checked.
+
+    Attributes:
+        path: the folder.
+        metadata: by GGUF's keys.
+        tensors: by GGUF's names.
+        config: config.json.
+        translated: what it came to.
+        parts: the safetensors files, by name.
+        contents: of `tensors`.
+    """
+
+    path: Path
+    metadata: Mapping[str, object]
+    tensors: Mapping[str, TensorInfo]
+    config: JsonObject
+    translated: GgufNames
+    parts: Mapping[str, SafetensorsFile]
+    contents: Mapping[str, FolderTensor]
+
+    def files(self) -> tuple[Path, ...]:
+        """See `ModelSource`: those that are read, by name."""
+        names = {CONFIG, *self.parts, *TOKENIZER_FILES, *(() if WEIGHTS in self.parts else (INDEX,))}
+        return tuple(self.path / name for name in sorted(names) if (self.path / name).is_file())
+
+    def facts(self) -> dict[str, object]:
+        """See `ModelSource`."""
+        return {"format": f"a folder of {len(self.parts)} safetensors"}
+
+    def read_rows(self, name: str, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """See `ModelSource`."""
+        self.tensor(name)
+        return self.contents[name].read(first, count)
+
+    def error(self, key: str, problem: str) -> InputError:
+        """See `ModelSource`: by the folder's own names."""
+        if key in self.translated.names:
+            return self.config.error(self.translated.names[key], problem)
+        if key in self.contents:
+            return InputError(self.path, self.contents[key].name, problem)
+        return InputError(self.path, key, problem)
+
+
+def open_folder(path: Path) -> HuggingFaceFolder:
+    """Read and check a folder's configuration, the headers of its weights, and what it says of its tokenizer.
+
+    Raises:
+        InputError: a file is missing or wrong, or the model is not supported.
+    """
+    config = read_json_object(path / CONFIG)
+    row = folder_row(config)
+    translated = translate(config, row)
+    parts = _read_parts(path)
+    contents: dict[str, FolderTensor] = {}
+    for found in _tensors(path, config, row, parts):
+        name = found.info.name
+        if name in contents:
+            problem = f"expected one tensor for {name}, found this and {printable(contents[name].name)}"
+            raise InputError(path, found.name, problem)
+        contents[name] = found
+    if "output.weight" not in contents and not _tied(config):
+        raise InputError(path, "lm_head.weight", "expected this tensor, found none: the head is not tied")
+    for name, values in translated.tensors.items():
+        contents[name] = _computed(name, values)
+    metadata = {
+        "general.name": config.text("_name_or_path", "").rstrip("/").rpartition("/")[2] or path.resolve().name,
+        **translated.metadata,
+    }
+    tensors = {name: content.info for name, content in contents.items()}
+    return HuggingFaceFolder(
+        path, MappingProxyType(metadata), MappingProxyType(tensors), config, translated, parts, contents
+    )
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path looks like a folder of Hugging Face's."""
+    return (path / CONFIG).is_file()
+
+
+def folder_files(path: Path) -> tuple[Path, ...]:
+    """Return the files of a folder that may be read, by name."""
+    named = (path / name for name in (CONFIG, INDEX, *TOKENIZER_FILES))
+    return tuple(sorted((*(file for file in named if file.exists()), *path.glob("*.safetensors"))))
+
+
+def _read_parts(path: Path) -> Mapping[str, SafetensorsFile]:
+    """Read the headers of all weights' files: one, or those that the index names."""
+    if (path / WEIGHTS).exists():
+        return {WEIGHTS: read_safetensors(path / WEIGHTS)}
+    if not (path / INDEX).exists():
+        raise InputError(path, "folder", f"expected {WEIGHTS} or {INDEX}, found neither")
+    index = read_json_object(path / INDEX)
+    placed = index.part("weight_map")
+    names = sorted({placed.text(name) for name in placed.values})
+    if len(names) > _MAX_FILES:
+        raise placed.error("", f"expected at most {_MAX_FILES} files, found {len(names)}")
+    for name in names:
+        if not name.endswith(".safetensors") or "/" in name or not name.isprintable():
+            raise placed.error("", f"expected names of safetensors files beside it, found {printable(repr(name))}")
+    parts = {name: read_safetensors(path / name) for name in names}
+    for tensor in placed.values:
+        if tensor not in parts[placed.text(tensor)].tensors:
+            raise placed.error(tensor, f"expected it in {placed.text(tensor)}, found no such tensor there")
+    for part in parts.values():
+        for tensor in part.tensors:
+            if tensor not in placed.values or placed.text(tensor) != part.path.name:
+                raise InputError(part.path, tensor, f"expected it in {INDEX} for this file, found it not")
+    return parts
+
+
+def _tensors(
+    path: Path, config: JsonObject, row: FolderRow, parts: Mapping[str, SafetensorsFile]
+) -> Iterator[FolderTensor]:
+    """Yield each tensor of the files under GGUF's name."""
+    architecture = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == row.architecture)
+    names = get_tensor_name_map(architecture, config.integer("num_hidden_layers", None, 1, 1024))
+    for part in parts.values():
+        for stored in part.tensors.values():
+            if stored.name.endswith(_DERIVED):
+                continue
+            name = names.get_name(stored.name, (".weight", ".bias"))
+            if name is None:
+                problem = f"expected a tensor of a {row.architecture} model, found one that it does not have"
+                raise InputError(part.path, stored.name, problem)
+            if name == "output.weight" and _tied(config):
+                continue
+            found = _stored(part, stored, name)
+            yield _interleaved(found, config, row) if row.permuted else found
+
+
+def _tied(config: JsonObject) -> bool:
+    """Return whether the token embedding serves as the output projection too."""
+    return config.boolean("tie_word_embeddings", folder_row(config).defaults.get("tie_word_embeddings") is True)
+
+
+def _stored(part: SafetensorsFile, stored: StoredTensor, name: str) -> FolderTensor:
+    """Return a tensor of floats as it lies in its file."""
+    if stored.dtype not in _TYPES:
+        raise InputError(part.path, stored.name, f"expected a type of {', '.join(_TYPES)}, found {stored.dtype}")
+    if not 1 <= len(stored.shape) <= MAX_DIMENSIONS or 0 in stored.shape:
+        problem = f"expected 1 to {MAX_DIMENSIONS} dimensions of at least 1, found {list(stored.shape)}"
+        raise InputError(part.path, stored.name, problem)
+    info = TensorInfo(name, stored.shape, _TYPES[stored.dtype])
+    return FolderTensor(info, stored.name, lambda first, count: part.read_rows(stored.name, first, count))
+
+
+def _computed(name: str, values: npt.NDArray[np.float32]) -> FolderTensor:
+    """Return a tensor that follows from the configuration."""
+    data = np.ascontiguousarray(values).view(np.uint8).reshape(1, -1)
+    info = TensorInfo(name, values.shape, GGMLQuantizationType.F32)
+    return FolderTensor(info, name, lambda first, count: data[first : first + count].copy())
+
+
+def _interleaved(found: FolderTensor, config: JsonObject, row: FolderRow) -> FolderTensor:
+    """Return a projection of queries or keys with the rows of each head in GGUF's order; others as they are."""
+    role = found.info.name.split(".")[2:3]
+    if role not in (["attn_q"], ["attn_k"]):
+        return found
+    size = head_dim(config, row)
+    elements = found.info.shape[0]  # of a matrix rows, of a bias elements
+    if size % 2 or elements % size:
+        raise InputError(config.path.parent, found.name, f"expected whole heads of {size} rows, found {elements}")
+    order = np.arange(size).reshape(2, size // 2).T.reshape(-1)  # of GGUF's rows in the folder's head
+    if len(found.info.shape) == 1:
+        width = found.info.n_bytes // elements
+
+        def read_vector(first: int, count: int) -> npt.NDArray[np.uint8]:
+            heads = found.read(first, count).reshape(-1, size, width)
+            return heads[:, order].reshape(count, -1)
+
+        return FolderTensor(found.info, found.name, read_vector)
+
+    def read_rows(first: int, count: int) -> npt.NDArray[np.uint8]:
+        start, end = first // size * size, -(-(first + count) // size) * size
+        heads = found.read(start, end - start).reshape((end - start) // size, size, -1)
+        rows = heads[:, order].reshape(end - start, -1)
+        return rows[first - start : first - start + count]
+
+    return FolderTensor(found.info, found.name, read_rows)
