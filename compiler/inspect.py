@@ -26,7 +26,8 @@ def inspect_gguf(path: Path) -> dict[str, object]:
         return _common_facts(gguf, architecture)
     config = read_config(gguf)
     types = Counter(tensor.ggml_type.name for tensor in gguf.tensors.values())
-    kv_bytes = 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    layers = [config.layer(number) for number in range(config.num_layers)]
+    kv_bytes = sum(2 * one.num_kv_heads * (one.head_dim + (one.value_dim or one.head_dim)) for one in layers)
     return {
         "file": printable(path),
         **gguf.facts(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -16,29 +16,43 @@ HEAD_DIM_MULTIPLE = 16  # attention works on vectors of 16 elements of a head
 
 
 @dataclass(frozen=True, slots=True)
+class LayerConfig:
+    """What may differ between the layers of a model; see `ModelConfig`, whose fields have the same names."""
+
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+    rope_dim: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Hyperparameters of a decoder-only transformer with RMS norms, rotary positions and a gated feed-forward.
+    """Hyperparameters of a decoder-only transformer. Which norms, biases and matrices it has its weights tell.
 
     Attributes:
         architecture: name of a row of `ARCHITECTURES`.
         name: the model's own name, untrusted text.
         hidden_size: width of the residual stream.
-        intermediate_size: width of the feed-forward's inside.
+        intermediate_size: width of the feed-forward's inside; 0 where there is none.
         num_layers: transformer blocks.
         num_heads: query heads; a multiple of `num_kv_heads`.
         num_kv_heads: key and value heads.
-        head_dim: elements of one head; a multiple of `HEAD_DIM_MULTIPLE`.
+        head_dim: elements of one head of queries and keys; a multiple of `HEAD_DIM_MULTIPLE`.
+        value_dim: elements of one head of values; 0: `head_dim`.
         vocab_size: rows of the token embedding.
         max_seq_len: tokens of context that the model was trained for.
         rope_theta: base of the rotary frequencies.
-        rms_norm_eps: added to the mean square in every RMS norm.
+        norm_epsilon: added to the mean square, or the variance, in every norm.
         rope_style: which elements rotate together, see `Architecture`.
-        rope_dim: elements at a head's front that rotate; even, at most `head_dim`.
+        rope_dim: elements at a head's front that rotate; even, at most `head_dim`; 0: none.
         rope_scaling: see `RopeScaling`.
-        qkv_bias: the query, key and value projections have biases.
-        qk_norm: queries and keys pass an RMS norm over each head.
         tie_word_embeddings: the token embedding serves as the output projection too.
-        activation: of the feed-forward's gate, see `Architecture`.
+        window: positions that one sees, itself the last; 0: all before it.
+        by_layer: field of `LayerConfig` to its value in each layer, where layers differ; the field of that name here
+            then is the largest.
         further_tables: by position, beside `rope_table`, by role: of other bases, or of temperatures.
     """
 
@@ -53,15 +67,23 @@ class ModelConfig:
     vocab_size: int
     max_seq_len: int
     rope_theta: float
-    rms_norm_eps: float
+    norm_epsilon: float
     rope_style: RopeStyle
     rope_dim: int
     rope_scaling: RopeScaling
-    qkv_bias: bool
-    qk_norm: bool
     tie_word_embeddings: bool
-    activation: str = "silu"
+    value_dim: int = 0
+    window: int = 0
+    by_layer: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     further_tables: Mapping[str, PositionTable] = field(default_factory=dict)
+
+    def layer(self, number: int) -> LayerConfig:
+        """Return what a layer has."""
+        found = {
+            one.name: self.by_layer[one.name][number] if one.name in self.by_layer else getattr(self, one.name)
+            for one in fields(LayerConfig)
+        }
+        return LayerConfig(**found)
 
     def inverse_frequencies(self, factors: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
         """See `RopeTable`; of the model's own table."""

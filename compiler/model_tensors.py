@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
 from ..artifacts.formats import FORMATS
@@ -12,6 +15,7 @@ from .architectures import ARCHITECTURES
 from .graph import Weight
 from .model_config import ModelConfig
 from .model_source import ModelSource, TensorInfo
+from .models.architecture import Architecture, Shapes
 
 Quant = GGMLQuantizationType
 
@@ -22,68 +26,157 @@ VECTOR_TYPES = tuple(kind for kind in MATRIX_TYPES if FORMATS[kind.name].is_floa
 _MEANINGFUL_ENDINGS = (".bias", ".scale")
 
 
-def weight_tensors(gguf_file: ModelSource, config: ModelConfig) -> Mapping[str, TensorInfo]:
+@dataclass(frozen=True, slots=True)
+class WeightTensor:
+    """The tensor that holds a weight: all of it, or some of its rows.
+
+    Attributes:
+        tensor: as the source has it.
+        shape: of the weight, [rows, columns] or [elements].
+        first: row of the tensor, or element, that the weight begins with.
+    """
+
+    tensor: TensorInfo
+    shape: tuple[int, ...]
+    first: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the tensor's name."""
+        return self.tensor.name
+
+    @property
+    def ggml_type(self) -> Quant:
+        """Return the type of what is stored."""
+        return self.tensor.ggml_type
+
+    def read(self, source: ModelSource) -> npt.NDArray[np.uint8]:
+        """Copy the weight's bytes.
+
+        Returns:
+            uint8[rows, bytes of a row], or uint8[bytes] of a vector.
+
+        Raises:
+            InputError: as `ModelSource.read_rows`.
+        """
+        if len(self.shape) == 2:
+            return source.read_rows(self.name, self.first, self.shape[0])
+        size = self.tensor.n_bytes // math.prod(self.tensor.shape)
+        return source.read_tensor(self.name)[self.first * size : (self.first + self.shape[0]) * size]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a weight is looked for: in a tensor of that name, whose own shape is `whole`."""
+
+    role: str
+    name: str
+    shape: tuple[int, ...]
+    whole: tuple[int, ...]
+    first: int
+    optional: bool
+
+
+def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, WeightTensor]:
     """Return the model's tensors by role: `token_embedding`, `layers.0.attention_q` and so on.
 
     Raises:
-        GgufError: one is missing.
+        InputError: one is missing.
     """
-    found: dict[str, TensorInfo] = {}
-    for role, name, _ in _needed(config):
-        if name not in gguf_file.tensors:
-            raise gguf_file.error(name, "expected this tensor, found none of that name")
-        found[role] = gguf_file.tensors[name]
+    found: dict[str, WeightTensor] = {}
+    for place in _places(source, config):
+        if place.name in source.tensors or not place.optional:
+            found[place.role] = WeightTensor(source.tensor(place.name), place.shape, place.first)
     return found
 
 
-def unused_tensors(gguf_file: ModelSource, config: ModelConfig) -> tuple[str, ...]:
+def unused_tensors(source: ModelSource, config: ModelConfig) -> tuple[str, ...]:
     """Return the names of tensors that the model does not use, in the file's order."""
-    used = {name for _, name, _ in _needed(config)}
-    return tuple(name for name in gguf_file.tensors if name not in used)
+    used = {place.name for place in _places(source, config)}
+    return tuple(name for name in source.tensors if name not in used)
 
 
-def weights_by_role(gguf_file: ModelSource, config: ModelConfig) -> Mapping[str, Weight]:
+def weights_by_role(source: ModelSource, config: ModelConfig) -> Mapping[str, Weight]:
     """Return every weight of the model by its role, with the tables by position, which the compiler makes itself."""
     weights = {role: Weight(role, table.shape(config.max_seq_len), "F32") for role, table in config.tables().items()}
-    for role, tensor in weight_tensors(gguf_file, config).items():
+    for role, tensor in weight_tensors(source, config).items():
         weights[role] = Weight(role, tensor.shape, tensor.ggml_type.name)
     return weights
 
 
-def _needed(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield (role, GGUF name, shape) of every tensor that the model has."""
+def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
+    """Yield where each weight of the model is looked for: those of no layer first, then layer by layer."""
     row = ARCHITECTURES[config.architecture]
-    shapes = row.shapes(config)
-    for role in row.tensors:
-        if role in shapes and not row.is_layer_role(role):
-            yield role, row.tensor_name(role), shapes[role]
-    for layer in range(config.num_layers):
+    for number in (None, *range(config.num_layers)):
+        shapes = row.shapes(config, config.layer(number or 0))
+        prefix = "" if number is None else f"layers.{number}."
         for role in row.tensors:
-            if role in shapes and row.is_layer_role(role):
-                yield f"layers.{layer}.{role}", row.tensor_name(role, layer), shapes[role]
+            if role in shapes and row.is_layer_role(role) == (number is not None):
+                yield from _places_of(source, row, shapes, role, number or 0, prefix)
 
 
-def check_tensors(gguf_file: ModelSource, config: ModelConfig) -> None:
+def _places_of(
+    source: ModelSource, row: Architecture, shapes: Shapes, role: str, layer: int, prefix: str
+) -> Iterator[_Place]:
+    """Yield the places of a weight, of its bias, and of the scale that multiplies the products of a matrix."""
+    shape, name = shapes[role], row.tensor_name(role, layer)
+    own, optional = prefix + role, role in row.optional
+    if not name.endswith(".weight"):
+        yield _Place(own, name, shape, shape, 0, optional)
+        return
+    base, roles = _holder(source, row, shapes, role, layer)
+    first, rows = sum(shapes[one][0] for one in roles[: roles.index(role)]), sum(shapes[one][0] for one in roles)
+    yield _Place(own, f"{base}.weight", shape, (rows, *shape[1:]), first, optional)
+    if len(roles) > 1 and f"{base}.bias" not in source.tensors:
+        base, first, rows = name.removesuffix(".weight"), 0, shape[0]
+    yield _Place(f"{own}_bias", f"{base}.bias", shape[:1], (rows,), first, True)
+    if len(shape) == 2:
+        yield _Place(f"{own}_scale", f"{base}.scale", (1,), (1,), 0, True)
+
+
+def _holder(
+    source: ModelSource, row: Architecture, shapes: Shapes, role: str, layer: int
+) -> tuple[str, tuple[str, ...]]:
+    """Return the tensor, without its ending, that holds the rows of a role, and whose rows it holds."""
+
+    def named(one: str) -> str:
+        return row.tensor_name(one, layer).removesuffix(".weight")
+
+    for template, roles in row.fused.items():
+        base = template.replace("{layer}", str(layer))
+        stored = source.tensors.get(f"{base}.weight")
+        if role not in roles or stored is None or f"{named(roles[0])}.weight" in source.tensors:
+            continue
+        # `ffn_up` may be the tensor of up alone, or of gate and up.
+        if base not in map(named, roles) or stored.shape[0] == sum(shapes[one][0] for one in roles):
+            return base, roles
+    return named(role), (role,)
+
+
+def check_tensors(source: ModelSource, config: ModelConfig) -> None:
     """Check shapes and types against what the hyperparameters imply.
 
     Raises:
-        GgufError: one is missing, or has others, or nobody would read it though it changes the result.
+        InputError: one is missing, or has others, or nobody would read it though it changes the result.
     """
-    tensors = weight_tensors(gguf_file, config)
-    for role, name, shape in _needed(config):
-        tensor = tensors[role]
-        if tensor.shape != shape:
-            raise gguf_file.error(name, f"expected shape {list(shape)}, found {list(tensor.shape)}")
-        known: tuple[Quant, ...] = MATRIX_TYPES if len(shape) == 2 else VECTOR_TYPES
-        if role.startswith("rope_factors"):
+    tensors = weight_tensors(source, config)
+    for place in _places(source, config):
+        if place.role not in tensors:
+            continue
+        tensor = source.tensors[place.name]
+        flat = (math.prod(tensor.shape),) if len(place.whole) == 1 else tensor.shape
+        if place.whole not in (tensor.shape, flat):
+            raise source.error(place.name, f"expected shape {list(place.whole)}, found {list(tensor.shape)}")
+        known: tuple[Quant, ...] = MATRIX_TYPES if len(place.shape) == 2 else VECTOR_TYPES
+        if place.role.startswith("rope_factors"):
             known = (Quant.F32,)
         if tensor.ggml_type not in known:
             names = ", ".join(kind.name for kind in known)
-            raise gguf_file.error(name, f"expected a type of {names}, found {tensor.ggml_type.name}")
+            raise source.error(place.name, f"expected a type of {names}, found {tensor.ggml_type.name}")
     for name in (tensors[role].name for role in tensors if role.startswith("rope_factors")):
-        factors = gguf_file.read_tensor(name).view("<f4")
+        factors = source.read_tensor(name).view("<f4")
         if not (np.isfinite(factors) & (factors > 0)).all():
-            raise gguf_file.error(name, "expected positive, finite divisors, found others")
-    for name in unused_tensors(gguf_file, config):
+            raise source.error(name, "expected positive, finite divisors, found others")
+    for name in unused_tensors(source, config):
         if name.endswith(_MEANINGFUL_ENDINGS):
-            raise gguf_file.error(name, f"expected no such tensor in a {config.architecture} model, found it")
+            raise source.error(name, f"expected no such tensor in a {config.architecture} model, found it")

@@ -6,10 +6,12 @@ a type that the rest of the compiler knows.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
 from .model_config import HEAD_DIM_MULTIPLE, ModelConfig
-from .model_source import ModelSource
+from .model_source import ModelSource, checked_int
 from .model_tensors import check_tensors
 from .models.architecture import Architecture
 from .position_tables import RopeScaling
@@ -34,32 +36,32 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
     row = _architecture(gguf_file)
     _refuse_unsupported(gguf_file, row)
     hidden_size = gguf_file.get_int(row.key("hidden_size"), minimum=1, maximum=MAX_HIDDEN_SIZE)
-    num_heads = gguf_file.get_int(row.key("num_heads"), minimum=1, maximum=MAX_HEADS)
-    head_dim = _head_dim(gguf_file, row, hidden_size, num_heads)
+    num_layers = gguf_file.get_int(row.key("num_layers"), minimum=1, maximum=MAX_LAYERS)
+    intermediate_size = _of_layers(gguf_file, row.key("intermediate_size"), num_layers, None, MAX_INTERMEDIATE_SIZE)
+    num_heads = _of_layers(gguf_file, row.key("num_heads"), num_layers, None, MAX_HEADS)
+    head_dim = _head_dim(gguf_file, row, hidden_size, max(num_heads))
+    num_kv_heads = _num_kv_heads(gguf_file, row, num_heads)
     rope_dim = gguf_file.get_int(row.key("rope_dim"), head_dim, minimum=2, maximum=head_dim)
     if rope_dim % 2:
         raise gguf_file.error(row.key("rope_dim"), f"expected an even number, found {rope_dim}")
-    tensors = gguf_file.tensors
     config = ModelConfig(
         architecture=row.name,
         name=gguf_file.get_str("general.name", gguf_file.path.stem),
         hidden_size=hidden_size,
-        intermediate_size=gguf_file.get_int(row.key("intermediate_size"), minimum=1, maximum=MAX_INTERMEDIATE_SIZE),
-        num_layers=gguf_file.get_int(row.key("num_layers"), minimum=1, maximum=MAX_LAYERS),
-        num_heads=num_heads,
-        num_kv_heads=_num_kv_heads(gguf_file, row, num_heads),
+        intermediate_size=max(intermediate_size),
+        num_layers=num_layers,
+        num_heads=max(num_heads),
+        num_kv_heads=max(num_kv_heads),
         head_dim=head_dim,
         vocab_size=_vocab_size(gguf_file, row),
         max_seq_len=gguf_file.get_int(row.key("max_seq_len"), minimum=1, maximum=MAX_SEQ_LEN),
         rope_theta=gguf_file.get_float(row.key("rope_theta"), DEFAULT_ROPE_THETA, minimum=1, maximum=1e15),
-        rms_norm_eps=gguf_file.get_float(row.key("rms_norm_eps"), minimum=1e-12, maximum=1),
+        norm_epsilon=gguf_file.get_float(row.key("norm_epsilon"), minimum=1e-12, maximum=1),
         rope_style=row.rope_style,
         rope_dim=rope_dim,
         rope_scaling=_rope_scaling(gguf_file, row),
-        qkv_bias=row.tensor_name("attention_q_bias") in tensors if row.qkv_bias is None else row.qkv_bias,
-        qk_norm=row.qk_norm,
-        tie_word_embeddings=row.tensor_name("output") not in tensors,
-        activation=row.activation,
+        tie_word_embeddings=row.tensor_name("output") not in gguf_file.tensors,
+        by_layer=_differing(intermediate_size=intermediate_size, num_heads=num_heads, num_kv_heads=num_kv_heads),
     )
     check_tensors(gguf_file, config)
     return config
@@ -83,6 +85,23 @@ def _refuse_unsupported(gguf_file: ModelSource, row: Architecture) -> None:
         raise gguf_file.error(row.key("causal"), "expected causal attention, found an encoder")
 
 
+def _of_layers(
+    source: ModelSource, key: str, num_layers: int, default: int | None, maximum: int, minimum: int = 1
+) -> tuple[int, ...]:
+    """Return an integer of each layer, which the source has one by one, or once for all."""
+    if not isinstance(source.metadata.get(key), np.ndarray):
+        return (source.get_int(key, default, minimum, maximum),) * num_layers
+    values = source.get_int_list(key)
+    if len(values) < num_layers:
+        raise source.error(key, f"expected a value for each of {num_layers} layers, found {len(values)}")
+    return tuple(checked_int(source.error, key, value, minimum, maximum) for value in values[:num_layers])
+
+
+def _differing(**values: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Return those values that differ between layers."""
+    return {name: of_layers for name, of_layers in values.items() if len(set(of_layers)) > 1}
+
+
 def _head_dim(gguf_file: ModelSource, row: Architecture, hidden_size: int, num_heads: int) -> int:
     key = row.key("key_length")
     if key not in gguf_file.metadata and hidden_size % num_heads:
@@ -99,12 +118,15 @@ def _head_dim(gguf_file: ModelSource, row: Architecture, hidden_size: int, num_h
     return head_dim
 
 
-def _num_kv_heads(gguf_file: ModelSource, row: Architecture, num_heads: int) -> int:
+def _num_kv_heads(source: ModelSource, row: Architecture, num_heads: tuple[int, ...]) -> tuple[int, ...]:
     key = row.key("num_kv_heads")
-    num_kv_heads = gguf_file.get_int(key, num_heads, minimum=1, maximum=num_heads)
-    if num_heads % num_kv_heads:
-        raise gguf_file.error(key, f"expected a divisor of the {num_heads} heads, found {num_kv_heads}")
-    return num_kv_heads
+    if key not in source.metadata:
+        return num_heads
+    found = _of_layers(source, key, len(num_heads), None, max(num_heads))
+    for heads, kv_heads in zip(num_heads, found, strict=True):
+        if heads % kv_heads:
+            raise source.error(key, f"expected a divisor of the {heads} heads, found {kv_heads}")
+    return found
 
 
 def _vocab_size(gguf_file: ModelSource, row: Architecture) -> int:

@@ -10,12 +10,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..artifacts.formats import FORMATS
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
 from .model_config import ModelConfig
-from .model_source import ModelSource, TensorInfo
-from .model_tensors import weight_tensors
+from .model_source import ModelSource
+from .model_tensors import WeightTensor, weight_tensors
 from .packing import Bytes, interleave_pairs, pack_rows
 from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor
@@ -104,9 +103,10 @@ def write_weights(
         where each one lies.
     """
     entries = []
+    roles = weight_tensors(gguf, config)
     for tensor in tensors:
         offset = sink.align(TENSOR_ALIGNMENT)
-        for part in _packed_parts(tensor, gguf, config, max_seq_len):
+        for part in _packed_parts(tensor, roles, gguf, config, max_seq_len):
             sink.write(np.ascontiguousarray(part).data.cast("B"))
             progress(sink.position)
         shape = config.tables()[tensor.sources[0]].shape(max_seq_len) if tensor.packing in PACKINGS else tensor.shape
@@ -118,12 +118,12 @@ def write_weights(
 
 def _packed_parts(
     tensor: PackedTensor,
+    roles: Mapping[str, WeightTensor],
     gguf: ModelSource,
     config: ModelConfig,
     max_seq_len: int,
 ) -> Iterator[npt.NDArray[np.generic]]:
     """Yield a tensor piece by piece, so that the largest is never held twice."""
-    roles = weight_tensors(gguf, config)
     if tensor.packing in PACKINGS:
         table = config.tables()[tensor.sources[0]]
         role = table.factors_role(max_seq_len)
@@ -134,7 +134,7 @@ def _packed_parts(
         yield from (read_floats(gguf, info) for info in infos)
         return
     ggml_type, columns = infos[0].ggml_type.name, tensor.shape[1]
-    raw = [gguf.read_tensor(info.name).reshape(-1, FORMATS[ggml_type].row_bytes(columns)) for info in infos]
+    raw = [info.read(gguf) for info in infos]
     family, _, kind = tensor.packing.partition("_")
     pack, interleave = _PACKERS[family]
     if kind.startswith("pairs_"):
@@ -146,9 +146,9 @@ def _packed_parts(
         yield pack(stacked[row : row + ROWS_AT_ONCE], ggml_type, columns)
 
 
-def read_floats(gguf: ModelSource, tensor: TensorInfo) -> npt.NDArray[np.float32]:
+def read_floats(gguf: ModelSource, tensor: WeightTensor) -> npt.NDArray[np.float32]:
     """Return a float tensor of any float type as float32, exactly."""
-    raw, kind = gguf.read_tensor(tensor.name), tensor.ggml_type.name
+    raw, kind = tensor.read(gguf).reshape(-1), tensor.ggml_type.name
     if kind == "F32":
         return raw.view(np.float32)
     if kind == "F16":

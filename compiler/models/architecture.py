@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..graph import Graph, Weight
-from ..model_config import ModelConfig, RopeStyle
+from ..model_config import LayerConfig, ModelConfig, RopeStyle
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -19,26 +19,26 @@ class Architecture:
         name: `general.architecture`, and the prefix of its keys.
         rope_style: which elements of a head rotate together: "interleaved" (2i, 2i+1), as llama weights are
             permuted for in GGUF, or "half" (i, i + rope_dim/2).
-        qkv_bias: whether the query, key and value projections have biases; None: where the file has them.
-        qk_norm: whether queries and keys pass an RMS norm over each head before rotation.
         keys: hyperparameter to GGUF key, without the prefix.
-        tensors: role to GGUF tensor name, `{layer}` standing for the layer's number.
+        tensors: role to GGUF tensor name, `{layer}` standing for the layer's number. Each may have a bias and a scale
+            beside it: the same name with these endings, and the roles `<role>_bias`, `<role>_scale`.
         shapes: role to the shape of its tensor, of the roles that a model has; matrices are [outputs, inputs].
+            Those of a layer are asked for one layer.
         graph: the forward pass.
+        optional: roles that a file may lack.
+        fused: name of a tensor, without its ending, to the roles whose rows it may hold instead, in their order.
         rope_factors: whether a tensor may divide the rotary frequencies.
-        activation: of the feed-forward gate, one of `ACTIVATIONS`.
     """
 
     name: str
     rope_style: RopeStyle
-    qkv_bias: bool | None
-    qk_norm: bool
     keys: Mapping[str, str]
     tensors: Mapping[str, str]
-    shapes: Callable[[ModelConfig], Shapes]
+    shapes: Callable[[ModelConfig, LayerConfig], Shapes]
     graph: Callable[[ModelConfig, Mapping[str, Weight]], Graph]
+    optional: frozenset[str] = frozenset()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rope_factors: bool = False
-    activation: str = "silu"
 
     def key(self, hyperparameter: str) -> str:
         """Return the full GGUF key of a hyperparameter."""

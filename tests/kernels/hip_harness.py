@@ -218,12 +218,10 @@ CONFIG = ModelConfig(
     vocab_size=64,
     max_seq_len=304,
     rope_theta=1e4,
-    rms_norm_eps=1e-6,
+    norm_epsilon=1e-6,
     rope_style="interleaved",
     rope_dim=32,
     rope_scaling=RopeScaling(),
-    qkv_bias=False,
-    qk_norm=False,
     tie_word_embeddings=True,
 )
 Launches = tuple[tuple[KernelSpec, GridEntry], ...]

@@ -28,12 +28,10 @@ BASE = ModelConfig(
     vocab_size=50,
     max_seq_len=16,
     rope_theta=10000.0,
-    rms_norm_eps=1e-5,
+    norm_epsilon=1e-5,
     rope_style="interleaved",
     rope_dim=32,
     rope_scaling=RopeScaling(),
-    qkv_bias=False,
-    qk_norm=False,
     tie_word_embeddings=False,
 )
 """A small llama."""
@@ -43,6 +41,7 @@ def make_weights(config: ModelConfig, types: Mapping[str, str] | None = None) ->
     """Weights of a model by role.
 
     Args:
+        config: one of whose name `biases` or `norms` is a part has those of queries and keys, whatever it is.
         types: ggml types of matrices by role, or by a role's last part; else Q4_1.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -58,9 +57,9 @@ def make_weights(config: ModelConfig, types: Mapping[str, str] | None = None) ->
         "ffn_up": (inner, hidden),
         "ffn_down": (hidden, inner),
     }
-    if config.qkv_bias:
+    if config.architecture == "qwen2" or "biases" in config.name:
         layer |= {"attention_q_bias": (query,), "attention_k_bias": (key,), "attention_v_bias": (key,)}
-    if config.qk_norm:
+    if config.architecture == "qwen3" or "norms" in config.name:
         layer |= {"attention_q_norm": (config.head_dim,), "attention_k_norm": (config.head_dim,)}
     shapes: dict[str, tuple[int, ...]] = {"token_embedding": (config.vocab_size, hidden), "output_norm": (hidden,)}
     if not config.tie_word_embeddings:

@@ -10,9 +10,9 @@ from rocmforge.tests.oracles.graph_interpreter import BASE
 CONFIGS: dict[str, ModelConfig] = {
     "llama": BASE,
     "tied": replace(BASE, tie_word_embeddings=True),
-    "llama-with-biases": replace(BASE, qkv_bias=True),
-    "qwen2": replace(BASE, architecture="qwen2", rope_style="half", qkv_bias=True, num_kv_heads=4),
-    "qwen3": replace(BASE, architecture="qwen3", rope_style="half", qk_norm=True, rope_dim=16),
+    "llama-with-biases": replace(BASE, name="biases"),
+    "qwen2": replace(BASE, architecture="qwen2", rope_style="half", num_kv_heads=4),
+    "qwen3": replace(BASE, architecture="qwen3", rope_style="half", rope_dim=16),
     "head-of-half-a-block": replace(BASE, head_dim=16, rope_dim=16),
     # 2 heads and 1 of keys and values: what attention reads is as wide as the residual stream.
     "qkv-as-wide-as-hidden": replace(BASE, hidden_size=128, num_heads=2, num_kv_heads=1),

@@ -67,12 +67,10 @@ def shape_graph(shape: ModelShape, weight_type: str) -> Graph:
         vocab_size=shape.vocab_size,
         max_seq_len=shape.max_seq_len,
         rope_theta=500000.0,
-        rms_norm_eps=1e-5,
+        norm_epsilon=1e-5,
         rope_style="interleaved",
         rope_dim=shape.head_dim,
         rope_scaling=RopeScaling(),
-        qkv_bias=False,
-        qk_norm=False,
         tie_word_embeddings=False,
     )
     hidden, inner = shape.hidden_size, shape.intermediate_size

@@ -98,7 +98,7 @@ def test_an_architecture_of_a_known_family(package: Path, tmp_path: Path) -> Non
         package / "compiler/models/decoder.py",
         (
             "ARCHITECTURES = (\n",
-            'ARCHITECTURES = (\n    _member("cousin", rope_style="half", qkv_bias=None, qk_norm=True),\n',
+            'ARCHITECTURES = (\n    _member("cousin", rope_style="half", qk_norm=True),\n',
         ),
     )
     assert changed(package) == recipe("An architecture of a known family")

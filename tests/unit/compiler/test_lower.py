@@ -25,7 +25,7 @@ from rocmforge.tools.generate.gpu_code import SHAPES, shape_graph
 
 DATA = Path(__file__).parents[2] / "data"
 # Biases and norms of heads, groups of two heads, types that part what could be one matrix.
-MIXED = replace(CONFIGS["qwen2"], num_layers=1, num_heads=12, num_kv_heads=4, qk_norm=True, rope_dim=16)
+MIXED = replace(CONFIGS["qwen2"], num_layers=1, num_heads=12, num_kv_heads=4, name="norms", rope_dim=16)
 
 
 def small(config: ModelConfig, types: str) -> Graph:

@@ -76,7 +76,7 @@ def test_merge_linears_stacks_neighbours_of_one_type_alone() -> None:
 
 
 def test_merge_linears_keeps_biases_in_order_and_apart() -> None:
-    config = replace(BASE, qkv_bias=True)
+    config = replace(BASE, name="biases")
     weights = make_weights(config)
     (merged,) = [n for n in merge_linears(build_graph(config, weights)).nodes if n.output == "layers.0.qkv"]
     assert [name.removeprefix("layers.0.attention_") for name in merged.weights] == [

@@ -94,7 +94,7 @@ def test_nothing_overwrites_what_the_last_layer_leaves(types: dict[str, str], ta
     after = [argument for launch in plan.launches[readers[0] + 1 :] for argument in launch.arguments]
     assert after
     assert BufferRef(norm.buffer) not in after
-    assert norm.epsilon == BASE.rms_norm_eps
+    assert norm.epsilon == BASE.norm_epsilon
     buffer = next(buffer for buffer in plan.buffers if buffer.name == norm.buffer)
     assert (buffer.dtype, buffer.elements_per_token) == ("float32", BASE.hidden_size)
 
@@ -157,7 +157,7 @@ def test_what_a_kernel_is_specialised_to_decides_its_symbol() -> None:
 @pytest.mark.parametrize("arch", ["host", "gfx1100", "gfx942"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_kernels_are_given_what_the_model_says(config: ModelConfig, arch: str) -> None:
-    config = replace(config, rms_norm_eps=3e-6)
+    config = replace(config, norm_epsilon=3e-6)
     kv_dtype = "f16" if config.head_dim % 32 else "q8_0"
     plan = make_plan(passed(config), TARGETS[arch], config.max_seq_len, kv_dtype=kv_dtype)
     given = [(spec.template, dict(spec.parameters)) for spec in plan.kernels]
@@ -169,7 +169,7 @@ def test_kernels_are_given_what_the_model_says(config: ModelConfig, arch: str) -
     heads["kv_q8_0"] = kv_dtype == "q8_0"
     rope: dict[str, object] = {
         **{"rope_dim": config.rope_dim, "interleaved": config.rope_style == "interleaved"},
-        **{"qk_norm": config.qk_norm, "epsilon": "3.000000000e-06f"},
+        **{"qk_norm": config.architecture == "qwen3", "epsilon": "3.000000000e-06f"},
     }
     scale = {16: "2.500000000e-01f", 32: "1.767766953e-01f"}[config.head_dim]
     wanted: dict[str, dict[str, object]] = {

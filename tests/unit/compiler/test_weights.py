@@ -18,6 +18,7 @@ from rocmforge.compiler import weights as weights_module
 from rocmforge.compiler.gguf_file import GgufFile
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.model_tensors import WeightTensor
 from rocmforge.compiler.packing import pack_rows
 from rocmforge.compiler.plan import PackedTensor
 from rocmforge.compiler.position_tables import RopeScaling
@@ -177,6 +178,6 @@ def test_vectors_of_any_float_type_become_float32_exactly(kind: str, tmp_path: P
     writer.write_tensors_to_file()
     writer.close()
     gguf_file = read_gguf(tmp_path / "m.gguf")
-    found = read_floats(gguf_file, gguf_file.tensors["x"])
+    found = read_floats(gguf_file, WeightTensor(gguf_file.tensors["x"], gguf_file.tensors["x"].shape))
     assert found.dtype == np.float32
     assert np.array_equal(found, expected, equal_nan=True)
