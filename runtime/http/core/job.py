@@ -70,6 +70,11 @@ class Job:
         """Whether the last events of all generations have been read."""
         return not self._unfinished
 
+    @property
+    def aborted(self) -> bool:
+        """Whether the server ends, and `look` would cancel the generations."""
+        return self._admission.aborted
+
     def look(self) -> None:
         """Look whether somebody still wants the answer; where the server ends, the generations are cancelled.
 
@@ -78,7 +83,7 @@ class Job:
         """
         if self._gone():
             raise ClientGoneError
-        if self._admission.aborted:
+        if self.aborted:
             self._cancel()
 
     def _cancel(self) -> None:

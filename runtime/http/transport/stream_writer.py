@@ -109,6 +109,7 @@ class _Stream:
         self._encode = encode
         self._connection = connection
         self._held: deque[TokenEvent | None] = deque()  # until the client has read more; None: nothing came for a while
+        self._wrote = False  # since the last look
         self._lock = threading.RLock()  # of what is sent, and in which order; a cancel while looking may put an event
         self._ended = threading.Event()
         self._error: Exception | None = None
@@ -138,9 +139,10 @@ class _Stream:
                 self._go_on()
 
     def look(self) -> None:
-        """Go on if the client has read; end if it has left."""
+        """Go on if the client has read; end if it has left, which a stream that wrote has been told."""
         with self._lock:
-            if self.ended:
+            wrote, self._wrote = self._wrote, False
+            if self.ended or (wrote and not self._held and not self._job.aborted):
                 return
             if not self._held:
                 self._held.append(None)
@@ -161,6 +163,7 @@ class _Stream:
     def _send(self, event: TokenEvent | None) -> None:
         chunk = self._encode(event)
         if chunk:
+            self._wrote = True
             self._connection.write(chunk)
         if event is not None:
             self._job.took(event)

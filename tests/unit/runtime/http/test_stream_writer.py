@@ -186,6 +186,39 @@ def test_a_server_that_ends_cancels_streams(writer: StreamWriter) -> None:
     assert client.job.ended
 
 
+def test_a_stream_that_never_falls_silent_is_cancelled_too(writer: StreamWriter) -> None:
+    client = Client(writer)
+    client.thread.start()
+    client.admission.abort()
+    deadline = time.monotonic() + PATIENCE
+    while not client.cancelled and time.monotonic() < deadline:
+        client.put("a")
+        time.sleep(POLL_SECONDS / 50)
+    assert client.cancelled
+    assert client.joined().error is None
+
+
+def test_only_silent_clients_are_looked_at(writer: StreamWriter) -> None:
+    talking, looks = Client(writer), 0
+
+    def gone() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    talking.job = Job([cast(Generation, talking)], Admission(1).enter(), talking.job.lease, gone, talking.admission)
+    talking.thread.start()
+    began = time.monotonic()
+    while time.monotonic() - began < 20 * POLL_SECONDS:
+        talking.put("a")
+        time.sleep(POLL_SECONDS / 50)
+    at_work = looks
+    until(lambda: looks > at_work)  # silent since
+    talking.put("b", finished=True)
+    talking.joined()
+    assert at_work <= 5  # of 20, on a machine that is busy
+
+
 def test_stopping_lets_nobody_wait_for_ever() -> None:
     writer = StreamWriter(POLL_SECONDS)
     writer.start()
