@@ -58,7 +58,7 @@ def _in_one_line() -> Iterator[None]:
     except RuntimeError as error:
         if str(error) != _NO_THREAD:
             raise
-        _fail("no more threads are to be had: memory or processes are limited (ulimit -v, ulimit -u)", 1)
+        _fail("no more threads are available: memory or processes are limited (ulimit -v, ulimit -u)", 1)
     except OSError as error:
         try:
             sys.stdout.flush()

@@ -48,7 +48,7 @@ def guarded_folder(prefix: str) -> Iterator[Path]:
     Args:
         prefix: of its name.
     Raises:
-        OSError: there is no room for it, or no process to be had.
+        OSError: there is no room for it, or no process available.
     """
     command = (sys.executable, "-I", "-S", "-c", _GUARD)
     temporary = tempfile.TemporaryDirectory(prefix=prefix)

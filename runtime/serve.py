@@ -171,7 +171,7 @@ class BundleModel:
         """Load and start it.
 
         Raises:
-            RocmforgeError: the bundle or the device is not to be had.
+            RocmforgeError: the bundle or the device is unavailable.
         """
         with contextlib.ExitStack() as opened:
             bundle = opened.enter_context(open_bundle(path))
@@ -248,7 +248,7 @@ def make_pool(options: ServeOptions, shared: Shared) -> ModelPool:
     """The models to serve; the first is loaded, so that what is wrong with it shows at once.
 
     Raises:
-        RocmforgeError: a bundle is not to be had, or the first does not load.
+        RocmforgeError: a bundle is unavailable, or the first does not load.
     """
     models: list[tuple[ServedModel, Load]] = []
     for path in options.bundles:
@@ -275,7 +275,7 @@ def serve_bundles(options: ServeOptions) -> None:
     """Serve until SIGTERM, SIGHUP or Ctrl-C, then drain.
 
     Raises:
-        RocmforgeError: a bundle, the device or the address is not to be had.
+        RocmforgeError: a bundle, the device or the address is unavailable.
     """
     integrations = IntegrationManager()
     for text in options.integrations:

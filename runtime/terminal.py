@@ -51,7 +51,7 @@ def run_bundle(options: RunOptions) -> None:
     """Continue a prompt, or hold a chat until the end of input.
 
     Raises:
-        RocmforgeError: the bundle or the device is not to be had, or the prompt is empty or too long.
+        RocmforgeError: the bundle or the device is unavailable, or the prompt is empty or too long.
     """
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):

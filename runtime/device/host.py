@@ -158,7 +158,7 @@ def _anonymous(n_bytes: int, what: str) -> mmap.mmap:
     try:
         return mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE))
     except (OSError, OverflowError):
-        raise DeviceError(f"host: {n_bytes} bytes for the {what} are not to be had") from None
+        raise DeviceError(f"host: {n_bytes} bytes for the {what} are unavailable") from None
 
 
 def _address(buffer: mmap.mmap) -> int:
@@ -181,7 +181,7 @@ class HostProgram:
             num_blocks: blocks of the KV cache.
             threads: that share the work, this one included.
         Raises:
-            DeviceError: the code does not fit, or memory or threads are not to be had.
+            DeviceError: the code does not fit, or memory or threads are unavailable.
         """
         self.layout = layout
         self.num_blocks = num_blocks
@@ -197,7 +197,7 @@ class HostProgram:
             self._launches = self._resolve_launches()
             self._handle = self._library.create(ctypes.addressof(self._launches), len(self._launches), threads)
             if not self._handle:
-                raise DeviceError(f"host: {threads} threads are not to be had")
+                raise DeviceError(f"host: {threads} threads are unavailable")
         except DeviceError:
             self._library.close()
             raise
@@ -300,7 +300,7 @@ def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str 
     """Load the best of the bundle's host code objects for this CPU, or the one of `level`, on its weights.
 
     Raises:
-        DeviceError: no fitting code object, or memory or threads are not to be had.
+        DeviceError: no fitting code object, or memory or threads are unavailable.
     """
     target = choose_variant(bundle.manifest.targets, level)
     _check_abi(target.abi, target.file)

@@ -78,7 +78,7 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
 
     Raises:
         UsageError: `--device` is none of the forms.
-        DeviceError: there is no such device, or the bundle has no code for it, or memory is not to be had.
+        DeviceError: there is no such device, or the bundle has no code for it, or memory is unavailable.
         BundleError: it does not compute what its golden record says.
     """
     kind, which = options.parsed()

@@ -82,7 +82,7 @@ def load_engine(
 
     Raises:
         UsageError: the context asked for is longer than the bundle's.
-        DeviceError: the device is not to be had, or its memory does not suffice; nothing was allocated then.
+        DeviceError: the device is unavailable, or its memory does not suffice; nothing was allocated then.
     """
     size = kv_size(bundle, options)
     program = load_program(bundle, options.device, size, report)

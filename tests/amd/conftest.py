@@ -47,14 +47,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def runtime_of(suite: str) -> Runtime:
-    """The libraries of a suite; where they are not to be had, Debian's stable ones fail the test on Debian, and
+    """The libraries of a suite; where they are unavailable, Debian's stable ones fail the test on Debian, and
     others skip it."""
     try:
         root = fetch_runtime(suite)
     except ToolchainError as error:
         if suite == ALWAYS and os.path.exists("/etc/debian_version") and shutil.which("apt-get"):
-            pytest.fail(f"AMD's libraries are not to be had: {error}")
-        pytest.skip(f"AMD's libraries are not to be had: {error}")
+            pytest.fail(f"AMD's libraries are unavailable: {error}")
+        pytest.skip(f"AMD's libraries are unavailable: {error}")
     FIGURES.versions[suite] = describe(root)
     return Runtime(suite, root)
 

@@ -28,7 +28,7 @@ def hipcc(monkeypatch: pytest.MonkeyPatch) -> HipToolchain:
     try:
         monkeypatch.setenv("HIPCC", str(fetch_hipcc()))
     except ToolchainError as error:
-        pytest.skip(f"sid's hipcc is not to be had: {error}")
+        pytest.skip(f"sid's hipcc is unavailable: {error}")
     found = find_hipcc()
     FIGURES.versions["hipcc of sid"] = found.version
     return found

@@ -44,7 +44,7 @@ def test_F82_too_little_address_space_for_all_threads(small_bundle: Path) -> Non
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(
-        "rfc: no more threads are to be had: memory or processes are limited"
+        "rfc: no more threads are available: memory or processes are limited"
     )
 
 

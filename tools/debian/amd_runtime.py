@@ -56,7 +56,7 @@ def fetch_runtime(suite: str, update: bool = False) -> Root:
     """AMD's libraries of a suite.
 
     Raises:
-        ToolchainError: they are not to be had.
+        ToolchainError: they are unavailable.
     """
     return fetch_root(work_folder() / suite, suite, PACKAGES[suite], update)
 

@@ -47,7 +47,7 @@ def fetch_hipcc(suite: str = SUITE, update: bool = False) -> Path:
     """The command `hipcc`; beside it lie the clang and the linker that it says are its own.
 
     Raises:
-        ToolchainError: it is not to be had, or may not run here.
+        ToolchainError: it is unavailable, or may not run here.
     """
     root = fetch_root(work_folder() / f"hipcc-{suite}", suite, PACKAGES, update)
     folder = work_folder() / f"hipcc-{suite}-commands"

@@ -53,7 +53,7 @@ def fetch_root(folder: Path, suite: str, packages: Sequence[str], update: bool =
         update: fetch again; where that fails, what is there stays.
 
     Raises:
-        ToolchainError: they are not to be had.
+        ToolchainError: they are unavailable.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):

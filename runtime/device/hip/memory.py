@@ -49,7 +49,7 @@ class DeviceMemory:
         """Return the address of fresh device memory.
 
         Raises:
-            HipError: it is not to be had; says how much was asked for and how much is free.
+            HipError: it is unavailable; says how much was asked for and how much is free.
         """
         pointer = ctypes.c_void_p()
         self._checked(self._api.hipMalloc(ctypes.byref(pointer), n_bytes), n_bytes, what)
@@ -71,7 +71,7 @@ class DeviceMemory:
         return self._keep(self._pinned, pointer, what)
 
     def _checked(self, code: int, n_bytes: int, what: str) -> None:
-        doing = f"{n_bytes} bytes for the {what} are not to be had"
+        doing = f"{n_bytes} bytes for the {what} are unavailable"
         if code == OUT_OF_MEMORY:
             with contextlib.suppress(HipError):
                 free, total = self.info()
@@ -126,7 +126,7 @@ class Uploader:
         """Take the buffers, of `n_bytes` each.
 
         Raises:
-            HipError: they are not to be had.
+            HipError: they are unavailable.
         """
         self._api = api
         self._memory = memory
@@ -186,7 +186,7 @@ def upload_weights(
     """Copy the tensors of a layout from mapped weights.bin to the device; return their addresses.
 
     Raises:
-        HipError: memory is not to be had, or a copy failed.
+        HipError: memory is unavailable, or a copy failed.
     """
     offsets, total = place_tensors(layout)
     base = memory.device(max(total, DEVICE_ALIGNMENT), "weights")

@@ -67,7 +67,7 @@ class HipProgram:
             graphs: one of `artifacts.hip.GRAPH_MODES`.
 
         Raises:
-            DeviceError: something is not to be had; nothing is left on the device then.
+            DeviceError: something is unavailable; nothing is left on the device then.
         """
         self.layout = layout
         self._sampler = layout.find_sampler()
@@ -365,7 +365,7 @@ def load_hip_program(
         progress: told of the upload.
 
     Raises:
-        DeviceError: no GPU, no code for it, or memory is not to be had.
+        DeviceError: no GPU, no code for it, or memory is unavailable.
     """
     devices = find_devices(api, nodes)
     candidates, asked = targets or bundle.manifest.targets, device or asked_device()

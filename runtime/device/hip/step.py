@@ -46,7 +46,7 @@ class StepMemory:
             sampled: device address of int32[R], where kernels leave the tokens.
             n_bytes: to begin with.
         Raises:
-            HipError: it is not to be had.
+            HipError: it is unavailable.
         """
         self._memory = memory
         self._sampled = sampled
@@ -65,7 +65,7 @@ class StepMemory:
         """Write the image of all but the masks; the step before it must have been waited for.
 
         Raises:
-            HipError: the batch is larger than all before, and memory is not to be had.
+            HipError: the batch is larger than all before, and memory is unavailable.
         """
         pieces = _pieces(batch)
         offsets, end = _place([piece.nbytes for piece in pieces], _aligned(STEP.itemsize))
@@ -91,7 +91,7 @@ class StepMemory:
         return ctypes.c_uint64.from_address(self._echo.value or 0).value
 
     def _grow(self, n_bytes: int) -> None:
-        """Take more memory; where it is not to be had, the old stays."""
+        """Take more memory; where it is unavailable, the old stays."""
         device = self._memory.device(n_bytes, "step")
         try:
             image = self._memory.pinned(n_bytes, "step", HOST_MALLOC_COHERENT)

@@ -130,7 +130,7 @@ class Worker:
         """Load the engine and have it begin.
 
         Raises:
-            RocmforgeError: the bundle or the device is not to be had.
+            RocmforgeError: the bundle or the device is unavailable.
         """
         bundle = open_bundle(Path(start.bundle))
         if bundle.manifest.bundle_digest != start.digest:

@@ -20,7 +20,7 @@ ENDS = {
     "threads": (
         RuntimeError("can't start new thread"),
         1,
-        "rfc: no more threads are to be had: memory or processes are limited (ulimit -v, ulimit -u)",
+        "rfc: no more threads are available: memory or processes are limited (ulimit -v, ulimit -u)",
     ),
     "file": (OSError(errno.ENOSPC, "No space left on device", "/tmp/a"), 1, "rfc: /tmp/a: No space left on device"),
     "no file": (OSError(errno.EIO, "Input/output error"), 1, "rfc: Input/output error"),

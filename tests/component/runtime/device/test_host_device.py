@@ -359,14 +359,14 @@ def test_threads_that_are_not_to_be_had(bundle: Bundle) -> None:
     """Room for some stacks of 8 MiB, not for 4096: refused, and those that were made are gone again."""
     done = run_python(THREADS, str(bundle.path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["host: 4096 threads are not to be had"] * 3 + ["0"]
+    assert done.stdout.splitlines() == ["host: 4096 threads are unavailable"] * 3 + ["0"]
 
 
 def test_F72_memory_that_is_not_to_be_had(bundle: Bundle) -> None:
     code = bundle.read(PORTABLE)
     needed = (1 << 50) * bundle.layout.kv.bytes_per_block
     message = refused(DeviceError, lambda: load_code(bundle, code, num_blocks=1 << 50))
-    assert message == f"host: {needed} bytes for the KV cache are not to be had"
+    assert message == f"host: {needed} bytes for the KV cache are unavailable"
 
 
 def test_a_closed_program_leaves_no_code_mapped(bundle: Bundle) -> None:

@@ -33,18 +33,18 @@ def test_what_is_not_to_be_had_says_how_much_there_is() -> None:
     with pytest.raises(HipError) as caught:
         memory.device(701, "rest")
     words = "hipErrorOutOfMemory (out of memory)"
-    assert str(caught.value) == f"701 bytes for the rest are not to be had, 700 of 1000 are free: {words}"
+    assert str(caught.value) == f"701 bytes for the rest are unavailable, 700 of 1000 are free: {words}"
     api.fail("hipHostMalloc", 1, OUT_OF_MEMORY)
     with pytest.raises(HipError) as caught:
         memory.pinned(64, "echo")
-    assert str(caught.value) == f"64 bytes for the echo, pinned are not to be had, 700 of 1000 are free: {words}"
+    assert str(caught.value) == f"64 bytes for the echo, pinned are unavailable, 700 of 1000 are free: {words}"
     api.fail("hipMalloc", 1, OUT_OF_MEMORY)
     api.fail("hipMemGetInfo", 1, LAUNCH_FAILURE)
     with pytest.raises(HipError) as caught:
         memory.device(1, "rest")
-    assert str(caught.value) == f"1 bytes for the rest are not to be had: {words}"
+    assert str(caught.value) == f"1 bytes for the rest are unavailable: {words}"
     api.fail("hipMalloc", 1, LAUNCH_FAILURE)
-    with pytest.raises(HipError, match=r"^1 bytes for the rest are not to be had: hipErrorLaunchFailure"):
+    with pytest.raises(HipError, match=r"^1 bytes for the rest are unavailable: hipErrorLaunchFailure"):
         memory.device(1, "rest")
     api.fail("hipMemGetInfo", 1, LAUNCH_FAILURE)
     with pytest.raises(HipError, match=r"^free memory: hipErrorLaunchFailure"):
