@@ -14,7 +14,7 @@ from ..artifacts.formats import FORMATS
 from ..artifacts.layout import GridEntry, KvLayout
 from ..artifacts.packing_sizes import LANE_ROWS
 from ..artifacts.targets import GpuFeatures
-from .graph import Graph, Node
+from .graph import LOGITS, Graph, Node
 from .plan import Parameter, Plan
 from .planner import Buffers, Planner
 from .target import Target
@@ -101,14 +101,14 @@ class HipPlanner(Planner):
             "wave_size": self.gpu.wave_size,
         }
 
-    def elementwise(self, template: str, node: Node, **more: Parameter) -> None:
-        """Append a launch with a work item for each element of the output."""
-        columns = self.graph.values[node.output].columns
+    def elementwise(self, template: str, node: Node, *arguments: Argument, **more: Parameter) -> None:
+        """Append a launch with a work item for each element of the output; `arguments` where they are not the usual."""
+        out = self.graph.values[node.output]
         self.launch(
             template,
-            (self.value(node.inputs[0]), self.value(node.output)),
-            GridEntry(self.threads, -(-columns // self.threads), "tokens"),
-            columns=columns,
+            arguments or (self.value(node.inputs[0]), self.value(node.output)),
+            GridEntry(self.threads, -(-out.columns // self.threads), "logits" if out.rows == LOGITS else "tokens"),
+            columns=out.columns,
             threads=self.threads,
             wave_size=self.gpu.wave_size,
             **more,

@@ -83,9 +83,9 @@ def fuse_gate_up(graph: Graph) -> Graph:
 
 
 def _is_gate_and_up(graph: Graph, node: Node) -> bool:
-    """Return whether a node is a merged linear of two matrices as high as each other, and nothing else."""
-    matrices, *others = node.parts()
-    if node.op != "linear" or any(others) or len(node.inputs) != 1 or node.real("scale", 1) != 1:
+    """Return whether a node is a merged linear of two matrices as high as each other, its product as it is."""
+    matrices, *_ = node.parts()
+    if node.op != "linear" or len(node.inputs) != 1 or node.real("scale", 1) != 1:
         return False
     heights = [graph.weights[name].shape[0] for name in matrices]
     return len(heights) == 2 and heights[0] == heights[1]

@@ -59,6 +59,10 @@ class Planner:
         self.tensors[name] = PackedTensor(name, packing, sources, shape)
         return TensorRef(name)
 
+    def floats(self, sources: tuple[str, ...]) -> TensorRef | None:
+        """Return the argument for vectors, stacked; None where there are none."""
+        return self.tensor(sources, "f32") if sources else None
+
     def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
         """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
         ggml_type = self.graph.weights[sources[0]].ggml_type.lower()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import Graph, Node
-from ..operation import Float64, Operation, no_kernel
+from ..graph import LOGITS, Graph, Node
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
+from ..operation import Float64, Operation, always
+from ..plan import Parameter
+from ..planner import Planner
 from .activations import ACTIVATIONS, activation_problem
 
 
@@ -18,4 +22,31 @@ def _problem(graph: Graph, node: Node) -> str:
     return activation_problem(node.word("activation"))
 
 
-OPERATION = Operation("activate", compute, no_kernel, no_kernel, {"activation": str}, problem=_problem)
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    host_launch(planner, node, node.word("activation"))
+
+
+def hip(planner: HipPlanner, node: Node) -> None:
+    """See `Operation`."""
+    hip_launch(planner, node, node.word("activation"))
+
+
+def host_launch(planner: HostPlanner, node: Node, activation: str, **numbers: Parameter) -> None:
+    """Append the launch of an activation on the host; `numbers` are the activation's own."""
+    values = planner.value(node.inputs[0]), planner.value(node.output)
+    columns = planner.graph.values[node.output].columns
+    planner.launch("activate", values, columns=columns, **_parameters(planner, node, activation), **numbers)
+
+
+def hip_launch(planner: HipPlanner, node: Node, activation: str, **numbers: Parameter) -> None:
+    """Append the launch of an activation on a GPU, as `host_launch`."""
+    planner.elementwise("activate", node, **_parameters(planner, node, activation), **numbers)
+
+
+def _parameters(planner: Planner, node: Node, activation: str) -> dict[str, Parameter]:
+    out = planner.graph.values[node.output]
+    return {"activation": activation, "out_q8": out.dtype == "q8", "at_logits_rows": out.rows == LOGITS}
+
+
+OPERATION = Operation("activate", compute, host, hip, {"activation": str}, problem=_problem, writes_q8=always)

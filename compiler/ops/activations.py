@@ -20,8 +20,11 @@ def sigmoid(x: Float64) -> Float64:
 
 
 def _gelu(x: Float64) -> Float64:
-    """Return x times about the share of the normal distribution below x, by a hyperbolic tangent."""
-    result: Float64 = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    """Return x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, which is about `_gelu_erf`.
+
+    (1 + tanh(u)) / 2 is the sigmoid of 2 u, in which nothing cancels.
+    """
+    result: Float64 = x * sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
     return result
 
 

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import Graph, Node
+from ...artifacts.arguments import Argument
+from ..graph import LOGITS, Graph, Node
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
 from ..operation import Float64
+from ..plan import Parameter
+from ..planner import Planner
 
 
 def operands(inputs: Sequence[Float64], weights: Sequence[Float64]) -> tuple[Float64, Float64]:
@@ -28,3 +33,30 @@ def operands_problem(graph: Graph, node: Node) -> str:
     else:
         other = graph.values[node.inputs[1]].columns
     return "" if other in (1, columns) else f"expected an operand of {columns} columns or of one, found {other}"
+
+
+def _parameters(planner: Planner, node: Node, combine: str) -> dict[str, Parameter]:
+    graph, out = planner.graph, planner.graph.values[node.output]
+    other = graph.weights[node.weights[0]].shape[-1] if node.weights else graph.values[node.inputs[1]].columns
+    return {
+        "combine": combine,
+        "other_columns": other,
+        "other_stride": 0 if node.weights else other,
+        "at_logits_rows": out.rows == LOGITS,
+    }
+
+
+def _arguments(planner: Planner, node: Node) -> tuple[Argument, ...]:
+    other = planner.floats(node.weights) or planner.value(node.inputs[1])
+    return planner.value(node.inputs[0]), other, planner.value(node.output)
+
+
+def host_launch(planner: HostPlanner, node: Node, combine: str) -> None:
+    """Append the launch of a node on the host."""
+    columns = planner.graph.values[node.output].columns
+    planner.launch("elementwise", _arguments(planner, node), columns=columns, **_parameters(planner, node, combine))
+
+
+def hip_launch(planner: HipPlanner, node: Node, combine: str) -> None:
+    """Append the launch of a node on a GPU."""
+    planner.elementwise("elementwise", node, *_arguments(planner, node), **_parameters(planner, node, combine))

@@ -8,7 +8,8 @@ from ...artifacts.layout import GridEntry
 from ..graph import Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, no_kernel
+from ..operation import Float64, Operation
+from ..plan import Parameter, float_literal
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -17,21 +18,22 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return rows * node.real("scale", 1)
 
 
+def _scale(node: Node) -> dict[str, Parameter]:
+    return {"scale": float_literal(node.real("scale"))} if "scale" in node.attributes else {}
+
+
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
-    if node.attributes:
-        no_kernel(planner, node)
-    parameters = planner.weight_parameters(node.weights[0])
+    parameters = {**planner.weight_parameters(node.weights[0]), **_scale(node)}
     del parameters["activation_bytes"]
     planner.launch("embedding", (planner.matrix(node.weights), planner.value(node.output)), **parameters)
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
-    if node.attributes:
-        no_kernel(planner, node)
     arguments = (planner.matrix(node.weights), planner.value(node.output))
-    planner.launch("embedding", arguments, GridEntry(128, 1, "tokens"), **planner.weight_parameters(node.weights[0]))
+    parameters = {**planner.weight_parameters(node.weights[0]), **_scale(node)}
+    planner.launch("embedding", arguments, GridEntry(128, 1, "tokens"), **parameters)
 
 
 OPERATION = Operation(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...artifacts.arguments import Argument
 from ..graph import LOGITS, Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation, always, columns_problem
+from ..planner import Planner
 from .activations import ACTIVATIONS, activation_problem
-from .linear import products
+from .linear import products, scale_parameters, trimmed
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -21,15 +23,23 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return ACTIVATIONS[node.word("activation")](gate) * up
 
 
+def _arguments(planner: Planner, node: Node) -> tuple[Argument, ...]:
+    matrices, biases, scales = node.parts()
+    values = planner.value(node.inputs[0]), planner.value(node.output)
+    return trimmed(planner.matrix(matrices, pairs=True), *values, planner.floats(biases), planner.floats(scales))
+
+
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     out = planner.graph.values[node.output]
     planner.launch(
         "gate_up",
-        (planner.matrix(node.weights, pairs=True), planner.value(node.inputs[0]), planner.value(node.output)),
+        _arguments(planner, node),
         rows=out.columns,
         activation=node.word("activation"),
         out_q8=out.dtype == "q8",
+        **({"has_bias": True} if node.parts()[1] else {}),
+        **scale_parameters(node),
         **planner.weight_parameters(node.weights[0]),
     )
 
@@ -38,7 +48,7 @@ def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
     out = planner.graph.values[node.output]
     planner.matmul(
-        (planner.matrix(node.weights, pairs=True), planner.value(node.inputs[0]), planner.value(node.output)),
+        _arguments(planner, node),
         node.weights[0],
         2 * out.columns,
         rows=out.columns,
@@ -47,9 +57,10 @@ def hip(planner: HipPlanner, node: Node) -> None:
         out_q8=out.dtype == "q8",
         out_stride=out.columns,
         out_offset=0,
-        has_bias=False,
+        has_bias=bool(node.parts()[1]),
         accumulate=False,
         at_logits_rows=out.rows == LOGITS,
+        **scale_parameters(node),
     )
 
 

@@ -6,15 +6,17 @@ attribute; biases and the scales of matrices are there for all of a node's matri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ...artifacts.arguments import Argument
 from ..graph import LOGITS, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, columns_problem, no_kernel
-from ..plan import Parameter
+from ..operation import Float64, Operation, columns_problem
+from ..plan import Parameter, float_literal
+from ..planner import Planner
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -34,49 +36,53 @@ def products(node: Node, x: Float64, weights: Sequence[Float64]) -> list[Float64
     return [product + bias for product, bias in zip(found, biases, strict=True)] if biases else found
 
 
-def _common(
-    planner: HostPlanner | HipPlanner, node: Node, matrices: tuple[str, ...], bias: bool
-) -> dict[str, Parameter]:
-    out = planner.graph.values[node.output]
-    return {
-        "rows": sum(planner.graph.weights[name].shape[0] for name in matrices),
-        "out_stride": out.columns,
-        "out_offset": node.integer("out_offset"),
-        "has_bias": bias,
-        "accumulate": len(node.inputs) == 2,
-        "at_logits_rows": out.rows == LOGITS,
-    }
+def scale_parameters(node: Node) -> dict[str, Parameter]:
+    """Return what a kernel is told of the scales of a product, where it has some."""
+    parameters: dict[str, Parameter] = {"has_scale": True} if node.parts()[2] else {}
+    if "scale" in node.attributes:
+        parameters["product_scale"] = float_literal(node.real("scale"))
+    return parameters
+
+
+def trimmed(*arguments: Argument) -> tuple[Argument, ...]:
+    """Return arguments without those at the end that are not there."""
+    count = max(index for index, argument in enumerate(arguments) if argument is not None)
+    return arguments[: count + 1]
+
+
+def _launches(planner: Planner, node: Node) -> Iterator[tuple[str, tuple[Argument, ...], dict[str, Parameter]]]:
+    """Yield a matrix, arguments and parameters: of all matrices stacked, or where they have scales of one by one."""
+    matrices, biases, scales = node.parts()
+    out, offset = planner.graph.values[node.output], node.integer("out_offset")
+    for index in range(len(matrices) if scales else 1):
+        mine = slice(index, index + 1) if scales else slice(None)
+        rows = sum(planner.graph.weights[name].shape[0] for name in matrices[mine])
+        values = planner.value(node.inputs[0]), planner.value(node.output)
+        bias, scale = planner.floats(biases[mine]), planner.floats(scales[mine])
+        parameters: dict[str, Parameter] = {
+            "rows": rows,
+            "out_stride": out.columns,
+            "out_offset": offset,
+            "has_bias": bool(biases),
+            "accumulate": len(node.inputs) == 2,
+            "at_logits_rows": out.rows == LOGITS,
+            **scale_parameters(node),
+        }
+        arguments = planner.matrix(matrices[mine]), *values, bias
+        yield matrices[index], (*arguments, scale) if scales else arguments, parameters
+        offset += rows
 
 
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
-    matrices, biases, scales = node.parts()
-    if scales or "scale" in node.attributes:
-        no_kernel(planner, node)
-    bias = planner.tensor(biases, "f32") if biases else None
-    planner.launch(
-        "matmul",
-        (planner.matrix(matrices), planner.value(node.inputs[0]), planner.value(node.output), bias),
-        **_common(planner, node, matrices, bool(biases)),
-        **planner.weight_parameters(matrices[0]),
-    )
+    for matrix, arguments, parameters in _launches(planner, node):
+        planner.launch("matmul", arguments, **parameters, **planner.weight_parameters(matrix))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
-    matrices, biases, scales = node.parts()
-    if scales or "scale" in node.attributes:
-        no_kernel(planner, node)
-    bias = planner.tensor(biases, "f32") if biases else None
-    common = _common(planner, node, matrices, bool(biases))
-    planner.matmul(
-        (planner.matrix(matrices), planner.value(node.inputs[0]), planner.value(node.output), bias),
-        matrices[0],
-        int(common["rows"]),
-        gate_up=False,
-        out_q8=False,
-        **common,
-    )
+    for matrix, arguments, parameters in _launches(planner, node):
+        planner.matmul(arguments, matrix, int(parameters["rows"]), gate_up=False, out_q8=False, **parameters)
 
 
 OPERATION = Operation(

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..graph import Node
-from ..operation import Float64, Operation, no_kernel
+from ..graph import LOGITS, Node
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
+from ..operation import Float64, Operation
+from ..plan import Parameter, float_literal
+from ..planner import Planner
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -17,4 +21,23 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return capped
 
 
-OPERATION = Operation("logits_map", compute, no_kernel, no_kernel, optional={"scale": float, "softcap": float})
+def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
+    return {
+        "scale": float_literal(node.real("scale", 1)),
+        "softcap": float_literal(node.real("softcap", 0)),
+        "at_logits_rows": planner.graph.values[node.output].rows == LOGITS,
+    }
+
+
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    columns = planner.graph.values[node.output].columns
+    planner.launch("logits_map", (planner.value(node.output),), columns=columns, **_parameters(planner, node))
+
+
+def hip(planner: HipPlanner, node: Node) -> None:
+    """See `Operation`."""
+    planner.elementwise("logits_map", node, planner.value(node.output), **_parameters(planner, node))
+
+
+OPERATION = Operation("logits_map", compute, host, hip, in_place=True, optional={"scale": float, "softcap": float})

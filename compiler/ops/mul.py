@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..graph import Node
-from ..operation import Float64, Operation, no_kernel
-from .elementwise import operands, operands_problem
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
+from ..operation import Float64, Operation
+from .elementwise import hip_launch, host_launch, operands, operands_problem
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -15,4 +17,14 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return one * other
 
 
-OPERATION = Operation("mul", compute, no_kernel, no_kernel, inputs=(1, 2), weights=(0, 1), problem=operands_problem)
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    host_launch(planner, node, "mul")
+
+
+def hip(planner: HipPlanner, node: Node) -> None:
+    """See `Operation`."""
+    hip_launch(planner, node, "mul")
+
+
+OPERATION = Operation("mul", compute, host, hip, inputs=(1, 2), weights=(0, 1), problem=operands_problem)

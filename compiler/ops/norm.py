@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...artifacts.formats import BLOCK_COLUMNS
 from ...artifacts.layout import GridEntry
 from ..graph import LOGITS, Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, always, no_kernel
-from ..plan import float_literal
+from ..operation import Float64, Operation
+from ..plan import Parameter, float_literal
+from ..planner import Planner
 
 KINDS = ("rms", "layer")
 
@@ -39,37 +41,44 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return (result + bias.reshape(-1, group)).reshape(rows, columns)
 
 
-def host(planner: HostPlanner, node: Node) -> None:
-    """See `Operation`."""
-    if set(node.attributes) - {"epsilon"} or len(node.weights) != 1:
-        no_kernel(planner, node)
-    out = planner.graph.values[node.output]
+def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **more: Parameter) -> None:
+    source, out = planner.graph.values[node.inputs[0]], planner.graph.values[node.output]
+    weight, bias = planner.floats(node.weights[:1]), planner.floats(node.weights[1:])
+    if "kind" in node.attributes:
+        more["kind"] = node.word("kind")
+    if "group" in node.attributes:
+        more["group"] = node.integer("group")
+    weight_columns = planner.graph.weights[node.weights[0]].shape[0] if node.weights else 0
+    if weight_columns != out.columns:
+        more["weight_columns"] = weight_columns
+    if bias is not None:
+        more["has_bias"] = True
+    if source.rows == LOGITS:
+        more["packed"] = True
+    values = planner.value(node.inputs[0]), planner.value(node.output)
     planner.launch(
         "norm",
-        (planner.value(node.inputs[0]), planner.tensor(node.weights, "f32"), planner.value(node.output)),
+        (values[0], weight, values[1], *(() if bias is None else (bias,))),
+        grid,
         columns=out.columns,
         epsilon=float_literal(node.real("epsilon")),
         out_q8=out.dtype == "q8",
         at_logits_rows=out.rows == LOGITS,
+        **more,
     )
+
+
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    _launch(planner, node)
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
-    if set(node.attributes) - {"epsilon"} or len(node.weights) != 1:
-        no_kernel(planner, node)
-    out = planner.graph.values[node.output]
-    planner.launch(
-        "norm",
-        (planner.value(node.inputs[0]), planner.tensor(node.weights, "f32"), planner.value(node.output)),
-        GridEntry(planner.threads, 1, "logits" if out.rows == LOGITS else "tokens"),
-        columns=out.columns,
-        threads=planner.threads,
-        epsilon=float_literal(node.real("epsilon")),
-        out_q8=out.dtype == "q8",
-        at_logits_rows=out.rows == LOGITS,
-        wave_size=planner.gpu.wave_size,
-    )
+    out, threads = planner.graph.values[node.output], planner.threads
+    groups = out.columns // node.integer("group", out.columns)
+    grid = GridEntry(threads, groups, "logits" if out.rows == LOGITS else "tokens")
+    _launch(planner, node, grid, threads=threads, wave_size=planner.gpu.wave_size)
 
 
 def _problem(graph: Graph, node: Node) -> str:
@@ -80,8 +89,14 @@ def _problem(graph: Graph, node: Node) -> str:
     if node.word("kind", "rms") not in KINDS:
         return f"expected a kind of {', '.join(KINDS)}, found {node.word('kind')}"
     shapes = [graph.weights[name].shape for name in node.weights]
-    wrong = [shape for shape in shapes if shape not in ((columns,), (group,))]
-    return f"expected weights of {columns} or {group}, found {list(wrong[0])}" if wrong else ""
+    if len(set(shapes)) > 1 or any(shape not in ((columns,), (group,)) for shape in shapes):
+        found = " and ".join(str(list(shape)) for shape in shapes)
+        return f"expected weight and bias of {columns} or of {group}, found {found}"
+    return ""
+
+
+def _writes_q8(graph: Graph, node: Node) -> bool:
+    return node.integer("group", BLOCK_COLUMNS) % BLOCK_COLUMNS == 0
 
 
 OPERATION = Operation(
@@ -93,5 +108,5 @@ OPERATION = Operation(
     optional={"kind": str, "group": int},
     weights=(0, 2),
     problem=_problem,
-    writes_q8=always,
+    writes_q8=_writes_q8,
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import Node
+from ..graph import LOGITS, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
+from ..plan import Parameter
+from ..planner import Planner
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -17,13 +19,17 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
 
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
-    columns = planner.graph.values[node.output].columns
-    planner.launch("quantize", (planner.value(node.inputs[0]), planner.value(node.output)), columns=columns)
+    values = planner.value(node.inputs[0]), planner.value(node.output)
+    planner.launch("quantize", values, columns=planner.graph.values[node.output].columns, **_rows(planner, node))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
-    planner.elementwise("quantize", node)
+    planner.elementwise("quantize", node, **_rows(planner, node))
+
+
+def _rows(planner: Planner, node: Node) -> dict[str, Parameter]:
+    return {"at_logits_rows": True} if planner.graph.values[node.output].rows == LOGITS else {}
 
 
 OPERATION = Operation("quantize", compute, host, hip)

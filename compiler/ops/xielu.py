@@ -10,7 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..graph import Node
-from ..operation import Float64, Operation, no_kernel
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
+from ..operation import Float64, Operation, always
+from ..plan import Parameter, float_literal
+from .activate import hip_launch, host_launch
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
@@ -24,4 +28,20 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
 
 PARAMETERS = ("positive", "negative", "beta", "epsilon")
 """The attributes of a node."""
-OPERATION = Operation("xielu", compute, no_kernel, no_kernel, dict.fromkeys(PARAMETERS, float))
+
+
+def _numbers(node: Node) -> dict[str, Parameter]:
+    return {name: float_literal(node.real(name)) for name in PARAMETERS}
+
+
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    host_launch(planner, node, "xielu", **_numbers(node))
+
+
+def hip(planner: HipPlanner, node: Node) -> None:
+    """See `Operation`."""
+    hip_launch(planner, node, "xielu", **_numbers(node))
+
+
+OPERATION = Operation("xielu", compute, host, hip, dict.fromkeys(PARAMETERS, float), writes_q8=always)

@@ -1,6 +1,6 @@
 /* out[t] = row token_ids[t] of the token embedding.
  *
- * Constants: COLUMNS. Arguments: weights, out float32[T, COLUMNS]. Grid: x 1, y tokens.
+ * Constants: COLUMNS; SCALE where rows are times a number. Arguments: weights, out float32[T, COLUMNS]. Grid: x 1, y tokens.
  */
 #include "weights.h"
 
@@ -16,6 +16,9 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     for (int32_t item = thread_index(); item < ROW_ITEMS; item += THREADS) {
         float values[ITEM_COLUMNS];
         dequantize_item(tile, row % 32, item, values);
+#ifdef SCALE
+        UNROLL_FOR (int c = 0; c < ITEM_COLUMNS; c++) values[c] *= SCALE;
+#endif
         UNROLL_FOR (int c = 0; c < ITEM_COLUMNS; c += 4) {
             const f32x4 four = { values[c], values[c + 1], values[c + 2], values[c + 3] };
             *(GLOBAL_MEMORY f32x4 *)(out + item * ITEM_COLUMNS + c) = four;

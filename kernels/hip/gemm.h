@@ -41,7 +41,7 @@ INLINE void end_slice(struct totals *sums, int32_t slice)
 
 #if GATE_UP
 INLINE void store_totals(union shared *lds, const struct totals *sums, int32_t row0, int32_t token0, int32_t first,
-                         int32_t count, void *out)
+                         int32_t count, void *out, const void *bias, const void *scales)
 {
     UNROLL_FOR (int i = 0; i < LANE_ROWS; i++)
         UNROLL_FOR (int t = 0; t < LANE_TOKENS; t++)
@@ -49,17 +49,18 @@ INLINE void store_totals(union shared *lds, const struct totals *sums, int32_t r
     __syncthreads();
     const int32_t lane = thread_index() % 32;
     for (int32_t t = thread_index() / 32; t < int_min(64, count); t += THREADS / 32)
-        store_gate_up(activation(lds->values[t][lane]) * lds->values[t][32 + lane], out, first + t, group_x());
+        store_gate_up(gated(lds->values[t][lane], lds->values[t][32 + lane], bias, scales, group_x() * 32 + lane), out,
+                      first + t, group_x());
 }
 #else
 INLINE void store_totals(const struct totals *sums, int32_t row0, int32_t token0, int32_t first, int32_t count,
-                         void *out, const void *bias)
+                         void *out, const void *bias, const void *scale)
 {
     UNROLL_FOR (int t = 0; t < LANE_TOKENS; t++) {
         const int32_t token = token0 + token_of_slot(lane_slot(t));
         UNROLL_FOR (int i = 0; i < LANE_ROWS; i++) {
             const int32_t row = group_x() * 64 + row0 + lane_row(i);
-            if (token < count && row < ROWS) store_sum(sums->all[i][t], out, bias, first + token, row);
+            if (token < count && row < ROWS) store_sum(sums->all[i][t], out, bias, scale, first + token, row);
         }
     }
 }
@@ -95,8 +96,8 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         __syncthreads();
     }
 #if GATE_UP
-    store_totals(&lds, &sums, row0, token0, first, count, a2);
+    store_totals(&lds, &sums, row0, token0, first, count, a2, a3, a4);
 #else
-    store_totals(&sums, row0, token0, first, count, a2, a3);
+    store_totals(&sums, row0, token0, first, count, a2, a3, a4);
 #endif
 }

@@ -1,9 +1,10 @@
 /* Few tokens: out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * x[t, c] (+ bias[r]), or with GATE_UP
- * out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]).
+ * out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]), each product with its bias.
  *
  * Constants: ROWS (GATE_UP: of each), COLUMNS, SLICES, ROW_TILES (of 32 rows; GATE_UP: 2), TOKENS (most that a
- * workgroup takes), AT_LOGITS_ROWS, GATE_UP and either OUT_Q8 and ACTIVATION_<NAME> or OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE.
- * Arguments: weights, activations, out, bias float32[ROWS].
+ * workgroup takes), AT_LOGITS_ROWS, GATE_UP, HAS_BIAS and either OUT_Q8 and ACTIVATION_<NAME> or OUT_STRIDE, OUT_OFFSET, ACCUMULATE; where a
+ * product is scaled HAS_SCALE (by a weight, before the bias) or PRODUCT_SCALE (by a number, after it).
+ * Arguments: weights, activations, out, bias float32[ROWS], scale float32[1]; GATE_UP: two of each.
  * Grid: x = row tiles / ROW_TILES, y = tokens / TOKENS; SLICES waves.
  *
  * The columns are cut into units; unit u belongs to slice u % SLICES, one wave. A lane keeps the sums of its row, or of
@@ -51,12 +52,12 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 #if GATE_UP
     for (int32_t t = thread_index() / 32; t < int_min(TOKENS, count); t += THREADS / 32) {
         const float gate = sum_slices(&partial[0][t][lane]), up = sum_slices(&partial[0][t][32 + lane]);
-        store_gate_up(activation(gate) * up, a2, first + t, group_x());
+        store_gate_up(gated(gate, up, a3, a4, group_x() * 32 + lane), a2, first + t, group_x());
     }
 #else
     for (int32_t i = thread_index(); i < TOKENS * GROUP_ROWS; i += THREADS) {
         const int32_t t = i / GROUP_ROWS, row = group_x() * GROUP_ROWS + i % GROUP_ROWS;
-        if (t < count && row < ROWS) store_sum(sum_slices(&partial[0][t][i % GROUP_ROWS]), a2, a3, first + t, row);
+        if (t < count && row < ROWS) store_sum(sum_slices(&partial[0][t][i % GROUP_ROWS]), a2, a3, a4, first + t, row);
     }
 #endif
 }

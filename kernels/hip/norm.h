@@ -1,32 +1,71 @@
-/* out[i] = x[row(i)] * weight / sqrt(mean(x^2) + EPSILON), as int8 blocks or float32.
+/* out[i] = y / sqrt(mean(y^2) + EPSILON) * weight + bias, of y = x[row(i)], as int8 blocks or float32.
  *
- * Constants: COLUMNS, THREADS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed).
- * Arguments: x float32[T, COLUMNS], weight float32[COLUMNS], out. Grid: x 1, y rows.
+ * Constants: COLUMNS, THREADS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed). Where
+ * it is not the usual also GROUP (elements normed together), KIND_LAYER (y is x less its mean), WEIGHT_COLUMNS (GROUP:
+ * all groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
+ * Arguments: x float32[T, COLUMNS], weight float32[WEIGHT_COLUMNS], out, bias. Grid: x = COLUMNS / GROUP, y rows.
  */
 #include "prelude.h"
 #define WAVES (THREADS / WAVE_SIZE)
+
+#ifdef GROUP
+#define FIRST (group_x() * GROUP)
+#else
+#define GROUP COLUMNS
+#define FIRST 0
+#endif
+#ifndef WEIGHT_COLUMNS
+#define WEIGHT_COLUMNS COLUMNS
+#endif
+#ifndef HAS_BIAS
+#define HAS_BIAS 0
+#endif
+#ifndef PACKED
+#define PACKED 0
+#endif
+
+/* The sum over the workgroup of what each thread brings, in one order. */
+INLINE float sum_of_threads(float x, float partial[WAVES])
+{
+    x = wave_sum(x);
+    if (lane_index() == 0) partial[wave_index()] = x;
+    __syncthreads();
+    float sum = 0;
+    UNROLL_FOR (int w = 0; w < WAVES; w++) sum += partial[w];
+    return sum;
+}
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
     __shared__ float partial[WAVES];
     const int32_t i = group_y();
     if (i >= COUNT(STEP)) return;
-    const int32_t row = AT_LOGITS_ROWS ? STEP->logits_rows[i] : i;
-    const GLOBAL_MEMORY float *x = (const GLOBAL_MEMORY float *)a0 + (size_t)row * COLUMNS;
-    const GLOBAL_MEMORY float *weight = (const GLOBAL_MEMORY float *)a1;
-    float squares = 0;
-    for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) squares = float_fma(x[c], x[c], squares);
-    squares = wave_sum(squares);
-    if (lane_index() == 0) partial[wave_index()] = squares;
-    __syncthreads();
+    const int32_t row = AT_LOGITS_ROWS && !PACKED ? STEP->logits_rows[i] : i;
+    const GLOBAL_MEMORY float *x = (const GLOBAL_MEMORY float *)a0 + (size_t)row * COLUMNS + FIRST;
+    const int32_t at = WEIGHT_COLUMNS == COLUMNS ? FIRST : 0;
+    const GLOBAL_MEMORY float *weight = (const GLOBAL_MEMORY float *)a1 + at;
+    const GLOBAL_MEMORY float *bias = (const GLOBAL_MEMORY float *)a3 + at;
+#ifdef KIND_LAYER
+    __shared__ float partial_sums[WAVES];
     float sum = 0;
-    UNROLL_FOR (int w = 0; w < WAVES; w++) sum += partial[w];
-    const float inverse = 1.0f / __builtin_sqrtf(sum / COLUMNS + EPSILON);
-    for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) {
-        const float value = x[c] * inverse * weight[c];
+    for (int32_t c = thread_index(); c < GROUP; c += THREADS) sum += x[c];
+    const float mean = sum_of_threads(sum, partial_sums) / GROUP;
+#define CENTRED(v) ((v) - mean)
+#else
+#define CENTRED(v) (v)
+#endif
+    float squares = 0;
+    for (int32_t c = thread_index(); c < GROUP; c += THREADS)
+        squares = float_fma(CENTRED(x[c]), CENTRED(x[c]), squares);
+    const float inverse = 1.0f / __builtin_sqrtf(sum_of_threads(squares, partial) / GROUP + EPSILON);
+    for (int32_t c = thread_index(); c < GROUP; c += THREADS) {
+        float value = CENTRED(x[c]) * inverse;
+        if (WEIGHT_COLUMNS) value *= weight[c];
+        if (HAS_BIAS) value += bias[c];
+        const size_t to = (size_t)i * COLUMNS + FIRST + c;
         if (OUT_Q8)
-            quantize_lane(value, (GLOBAL_MEMORY struct q8_block *)a2 + (size_t)i * (COLUMNS / 32) + c / 32);
+            quantize_lane(value, (GLOBAL_MEMORY struct q8_block *)a2 + to / 32);
         else
-            ((GLOBAL_MEMORY float *)a2)[(size_t)i * COLUMNS + c] = value;
+            ((GLOBAL_MEMORY float *)a2)[to] = value;
     }
 }

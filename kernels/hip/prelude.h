@@ -69,6 +69,16 @@ INLINE float float_exp(float v)
     p = float_fma(p, r, 1.0f);
     return from_bits(to_bits(p) + ((int32_t)n << 23));
 }
+/* tanh(v) as on the host (vector_tanh in kernels/host/vector.h), NaN kept. */
+INLINE float float_tanh(float v)
+{
+    const float size = float_abs(v), e = float_exp(-2.0f * size), square = v * v;
+    float p = 62.0f / 2835;
+    p = float_fma(p, square, -17.0f / 315);
+    p = float_fma(p, square, 2.0f / 15);
+    p = float_fma(p, square, -1.0f / 3);
+    return size >= 0.25f ? __builtin_copysignf((1.0f - e) / (1.0f + e), v) : float_fma(v * square, p, v);
+}
 
 INLINE float wave_sum(float x)
 {

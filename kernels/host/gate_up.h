@@ -1,22 +1,41 @@
-/* out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]).
+/* out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]), each product times its scale, with its bias.
  *
- * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token), ACTIVATION_<NAME>.
- * Arguments: weights, activations, out. The weights hold two tiles of gate rows, then the two tiles of the same
+ * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token), ACTIVATION_<NAME>,
+ * and where there are some HAS_BIAS, HAS_SCALE.
+ * Arguments: weights, activations, out, bias float32[2, ROWS], scales float32[2]. The weights hold two tiles of gate rows, then the two tiles of the same
  * up rows. A work item is 32 outputs, one int8 block, for all tokens.
  */
 #include "activation.h"
 #include "weights.h"
 
+#ifndef HAS_BIAS
+#define HAS_BIAS 0
+#endif
+#ifndef HAS_SCALE
+#define HAS_SCALE 0
+#endif
+
 static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
 
-INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const int tokens)
+INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const float *bias, const float *scales,
+                           const int tokens)
 {
     float values[8][32] __attribute__((aligned(64)));
     f32x16 gate[8], up[8];
     for (int half = 0; half < 2; half++) {
         multiply_tile(tiles + (size_t)half * TILE_BYTES, x, tokens, gate);
         multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES, x, tokens, up);
-        for (int t = 0; t < tokens; t++) store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
+        for (int t = 0; t < tokens; t++) {
+            if (HAS_SCALE) {
+                gate[t] *= scales[0];
+                up[t] *= scales[1];
+            }
+            if (HAS_BIAS) {
+                gate[t] += load_f32(bias + 16 * half);
+                up[t] += load_f32(bias + ROWS + 16 * half);
+            }
+            store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
+        }
     }
     for (int t = 0; t < tokens; t++) {
         if (OUT_Q8)
@@ -34,13 +53,17 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
         const uint8_t *tiles = (const uint8_t *)arguments[0] + 4 * (size_t)item * TILE_BYTES;
         const char *x = (const char *)arguments[1];
         char *out = (char *)arguments[2] + item * out_bytes;
+        const float *bias = HAS_BIAS ? (const float *)arguments[3] + 32 * item : 0;
+        const float *scales = (const float *)arguments[4];
         int32_t t = 0;
-        for (; t + 8 <= tokens; t += 8) gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 8);
+        for (; t + 8 <= tokens; t += 8)
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 8);
         if (tokens - t >= 4) {
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 4);
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 4);
             t += 4;
         }
-        for (; t < tokens; t++) gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, 1);
+        for (; t < tokens; t++)
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 1);
     }
 }
 EXPORT const struct kernel SYMBOL = { gate_up_items, gate_up_run };

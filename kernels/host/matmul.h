@@ -1,20 +1,29 @@
 /* out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * activation[t, c] (+ bias[r]).
  *
  * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS
- * (1: only the rows of which logits are asked).
- * Arguments: weights, activations, out float32[T, OUT_STRIDE], bias float32[ROWS].
+ * (1: only the rows of which logits are asked). Where a product is scaled also HAS_SCALE (by a weight, before the bias)
+ * and PRODUCT_SCALE (by a number, after it).
+ * Arguments: weights, activations, out float32[T, OUT_STRIDE], bias float32[ROWS], scale float32[1].
  * A work item is one tile of 16 rows, for all tokens.
  */
 #include "weights.h"
 
+#ifndef HAS_SCALE
+#define HAS_SCALE 0
+#endif
+#ifndef PRODUCT_SCALE
+#define PRODUCT_SCALE 1.0f
+#endif
 #define TOKEN_TILE 8
 
 static int32_t matmul_items(const struct step *step) { return COUNT(step) ? (ROWS + 15) / 16 : 0; }
 
-INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t valid)
+INLINE void store_row(float *out, const float *bias, const float *scale, f32x16 sum, int32_t valid)
 {
+    if (HAS_SCALE) sum *= *scale;
     if (valid == 16) {
         if (HAS_BIAS) sum += load_f32(bias);
+        if (PRODUCT_SCALE != 1.0f) sum *= PRODUCT_SCALE;
         if (ACCUMULATE) sum += load_f32(out);
         store_f32(out, sum);
         return;
@@ -22,16 +31,17 @@ INLINE void store_row(float *out, const float *bias, f32x16 sum, int32_t valid)
     for (int32_t r = 0; r < valid; r++) {
         float value = sum[r];
         if (HAS_BIAS) value += bias[r];
+        if (PRODUCT_SCALE != 1.0f) value *= PRODUCT_SCALE;
         out[r] = ACCUMULATE ? value + out[r] : value;
     }
 }
 
-INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias, int32_t valid,
-                            const int tokens)
+INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
+                            const float *scale, int32_t valid, const int tokens)
 {
     f32x16 sums[TOKEN_TILE];
     multiply_tile(tile, activations, tokens, sums);
-    for (int t = 0; t < tokens; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, sums[t], valid);
+    for (int t = 0; t < tokens; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, scale, sums[t], valid);
 }
 
 static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
@@ -42,16 +52,20 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
         const char *x = (const char *)arguments[1];
         float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
         const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
+        const float *scale = (const float *)arguments[4];
         const int32_t valid = int_min(16, ROWS - 16 * item);
         int32_t t = 0;
         for (; t + 8 <= tokens; t += 8)
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, valid, 8);
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
+                            8);
         if (tokens - t >= 4) {
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, valid, 4);
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
+                            4);
             t += 4;
         }
         for (; t < tokens; t++)
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, valid, 1);
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
+                            1);
     }
 }
 EXPORT const struct kernel SYMBOL = { matmul_items, matmul_run };

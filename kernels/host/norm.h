@@ -1,39 +1,92 @@
-/* out[i] = x[row(i)] * weight / sqrt(mean(x^2) + EPSILON), as int8 blocks or float32.
+/* out[i] = y / sqrt(mean(y^2) + EPSILON) * weight + bias, of y = x[row(i)], as int8 blocks or float32.
  *
- * Constants: COLUMNS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed).
- * Arguments: x float32[T, COLUMNS], weight float32[COLUMNS], out. A work item is one row of out.
+ * Constants: COLUMNS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed). Where it is
+ * not the usual also GROUP (elements normed together), KIND_LAYER (y is x less its mean), WEIGHT_COLUMNS (GROUP: all
+ * groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
+ * Arguments: x float32[T, COLUMNS], weight float32[WEIGHT_COLUMNS], out, bias. A work item is one row of out.
  */
 #include "vector.h"
 
+#ifndef GROUP
+#define GROUP COLUMNS
+#endif
+#ifndef WEIGHT_COLUMNS
+#define WEIGHT_COLUMNS COLUMNS
+#endif
+#ifndef HAS_BIAS
+#define HAS_BIAS 0
+#endif
+#ifndef PACKED
+#define PACKED 0
+#endif
+#ifdef KIND_LAYER
+#define IS_LAYER 1
+#else
+#define IS_LAYER 0
+#endif
+
 static int32_t norm_items(const struct step *step) { return COUNT(step); }
 
-static void norm_row(const float *x, const float *weight, char *out)
+static float group_mean(const float *x)
+{
+    f32x16 sums = splat(0);
+    int32_t c = 0;
+    for (; c + 16 <= GROUP; c += 16) sums += load_f32(x + c);
+    float sum = horizontal_sum(sums);
+    for (; c < GROUP; c++) sum += x[c];
+    return sum / GROUP;
+}
+
+INLINE float group_inverse(const float *x, const float mean)
 {
     f32x16 squares = splat(0);
     int32_t c = 0;
-    for (; c + 16 <= COLUMNS; c += 16) squares = vector_fma(load_f32(x + c), load_f32(x + c), squares);
+    for (; c + 16 <= GROUP; c += 16) {
+        const f32x16 y = IS_LAYER ? load_f32(x + c) - mean : load_f32(x + c);
+        squares = vector_fma(y, y, squares);
+    }
     float sum = horizontal_sum(squares);
-    for (; c < COLUMNS; c++) sum += x[c] * x[c];
-    const float inverse = 1.0f / __builtin_sqrtf(sum / COLUMNS + EPSILON);
+    for (; c < GROUP; c++) {
+        const float y = IS_LAYER ? x[c] - mean : x[c];
+        sum += y * y;
+    }
+    return 1.0f / __builtin_sqrtf(sum / GROUP + EPSILON);
+}
+
+static void norm_group(const float *x, const float *weight, const float *bias, char *out)
+{
+    const float mean = IS_LAYER ? group_mean(x) : 0, inverse = group_inverse(x, mean);
     if (OUT_Q8) {
         float values[32] __attribute__((aligned(64)));
-        for (c = 0; c < COLUMNS; c += 32) {
-            for (int i = 0; i < 32; i += 16)
-                store_f32(values + i, load_f32(x + c + i) * inverse * load_f32(weight + c + i));
+        for (int32_t c = 0; c < GROUP; c += 32) {
+            for (int i = 0; i < 32; i += 16) {
+                f32x16 y = (IS_LAYER ? load_f32(x + c + i) - mean : load_f32(x + c + i)) * inverse;
+                if (WEIGHT_COLUMNS) y *= load_f32(weight + c + i);
+                store_f32(values + i, HAS_BIAS ? y + load_f32(bias + c + i) : y);
+            }
             quantize_block(values, (struct q8_block *)out + c / 32);
         }
         return;
     }
-    for (c = 0; c < COLUMNS; c++) ((float *)out)[c] = x[c] * inverse * weight[c];
+    for (int32_t c = 0; c < GROUP; c++) {
+        float y = (IS_LAYER ? x[c] - mean : x[c]) * inverse;
+        if (WEIGHT_COLUMNS) y *= weight[c];
+        ((float *)out)[c] = HAS_BIAS ? y + bias[c] : y;
+    }
 }
 
 static void norm_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    const size_t stride = OUT_Q8 ? COLUMNS / 32 * sizeof(struct q8_block) : COLUMNS * sizeof(float);
+    const size_t stride = OUT_Q8 ? GROUP / 32 * sizeof(struct q8_block) : GROUP * sizeof(float);
     for (int32_t i = begin; i < end; i++) {
-        const int32_t row = AT_LOGITS_ROWS ? step->logits_rows[i] : i;
-        norm_row((const float *)arguments[0] + (size_t)row * COLUMNS, (const float *)arguments[1],
-                 (char *)arguments[2] + i * stride);
+        const int32_t row = AT_LOGITS_ROWS && !PACKED ? step->logits_rows[i] : i;
+        for (int32_t g = 0; g < COLUMNS / GROUP; g++) {
+            const size_t at = WEIGHT_COLUMNS == COLUMNS ? (size_t)g * GROUP : 0;
+            norm_group((const float *)arguments[0] + (size_t)row * COLUMNS + (size_t)g * GROUP,
+                       WEIGHT_COLUMNS ? (const float *)arguments[1] + at : 0,
+                       HAS_BIAS ? (const float *)arguments[3] + at : 0,
+                       (char *)arguments[2] + ((size_t)i * (COLUMNS / GROUP) + (size_t)g) * stride);
+        }
     }
 }
 EXPORT const struct kernel SYMBOL = { norm_items, norm_run };

@@ -1,10 +1,15 @@
 /* out[t] = x[t] as int8 blocks.
  *
- * Constants: COLUMNS. Arguments: x float32[T, COLUMNS], out. A work item is one token.
+ * Constants: COLUMNS; AT_LOGITS_ROWS where rows are those of which logits are asked.
+ * Arguments: x float32[T, COLUMNS], out. A work item is one token.
  */
 #include "vector.h"
 
-static int32_t quantize_items(const struct step *step) { return step->num_tokens; }
+#ifndef AT_LOGITS_ROWS
+#define AT_LOGITS_ROWS 0
+#endif
+
+static int32_t quantize_items(const struct step *step) { return COUNT(step); }
 
 static void quantize_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {

@@ -35,6 +35,12 @@ TINY: Mapping[str, KernelSpec] = {
     "attention": spec(
         "attention", num_heads=2, num_kv_heads=1, head_dim=32, kv_q8_0=False, scale="1.767766953e-01f", out_q8=True
     ),
+    "activate": spec("activate", columns=24, activation="gelu", out_q8=False, at_logits_rows=False),
+    "elementwise": spec(
+        "elementwise", columns=24, combine="add", other_columns=24, other_stride=0, at_logits_rows=False
+    ),
+    "logits_map": spec("logits_map", columns=24, scale="1.0f", softcap="30.0f", at_logits_rows=True),
+    "position_embedding": spec("position_embedding", **_Q4_1),
     "embedding": spec("embedding", **_Q4_1),
     "gate_up": spec("gate_up", rows=32, out_q8=False, activation="silu", activation_bytes=104, **_Q4_1),
     "matmul": spec(
