@@ -108,23 +108,23 @@ def test_an_architecture_of_a_known_family(package: Path, tmp_path: Path) -> Non
 
 
 def test_a_gate_activation(package: Path, tmp_path: Path) -> None:
-    """The square of what is positive."""
+    """The cube of what is positive."""
     edit(
         package / "compiler/models/decoder.py",
-        ('_member("qwen2", ', '_member("qwen2", activation="relu2", '),
+        ('_member("qwen2", ', '_member("qwen2", activation="relu3", '),
     )
     edit(
-        package / "compiler/ops/gate.py",
-        ('= {"silu": silu}', '= {"silu": silu, "relu2": lambda x: np.maximum(x, 0) ** 2}'),
+        package / "compiler/ops/activations.py",
+        ('        "sigmoid": sigmoid,\n', '        "relu3": lambda x: np.maximum(x, 0) ** 3,\n        "sigmoid": sigmoid,\n'),
     )
     positive = "vector_select(x > splat(0), x, splat(0))"
     for backend, of in (
-        ("host", f"f32x16 activation(f32x16 x) {{ return {positive} * {positive}; }}"),
-        ("hip", "float activation(float x) { return x > 0 ? x * x : 0; }"),
+        ("host", f"f32x16 activation(f32x16 x) {{ return {positive} * {positive} * {positive}; }}"),
+        ("hip", "float activation(float x) { return x > 0 ? x * x * x : 0; }"),
     ):
-        branch = f"#elif defined(ACTIVATION_RELU2)\nINLINE {of}\n#else\n#error"
+        branch = f"#elif defined(ACTIVATION_RELU3)\nINLINE {of}\n#else\n#error"
         edit(package / f"kernels/{backend}/activation.h", ("#else\n#error", branch))
-    assert changed(package) == recipe("An activation of the feed-forward's gate")
+    assert changed(package) == recipe("An activation")
     model = write_model(tmp_path / "model.gguf", "qwen2", "F32", num_layers=1)
     bundle = compiled(package, model, "host", "gfx1100")
     error, largest = json.loads(python(package, "-c", MEANING, model, bundle))
@@ -192,8 +192,8 @@ def test_an_operation(package: Path, tmp_path: Path) -> None:
     (package / "kernels/hip/scale.h").write_text(SCALE_HIP)
     edit(
         package / "compiler/operations.py",
-        ("rope_kv, sample\n", "rope_kv, sample, scale\n"),
-        ("rope_kv, sample)", "rope_kv, sample, scale)"),
+        ("    sample,\n    xielu,\n)\n\n", "    sample,\n    scale,\n    xielu,\n)\n\n"),
+        ("    sample,\n    xielu,\n)\nOPERATIONS", "    sample,\n    scale,\n    xielu,\n)\nOPERATIONS"),
     )
     edit(
         package / "compiler/graph_builder.py",
