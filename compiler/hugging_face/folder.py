@@ -15,9 +15,10 @@ from gguf.constants import MODEL_ARCH_NAMES, GGMLQuantizationType
 from ...artifacts.errors import InputError, printable
 from ..model_source import ModelSource, TensorInfo
 from ..models.hugging_face import FolderRow
-from .config import GgufNames, folder_row, head_dim, translate
+from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, translate
 from .json_file import JsonObject, read_json_object
-from .safetensors_file import SafetensorsFile, StoredTensor, read_safetensors
+from .quantized import Matrix, Stored, quantized_matrices
+from .safetensors_file import SafetensorsFile, read_safetensors
 from .tokenizer import TOKENIZER_FILES
 
 CONFIG = "config.json"
@@ -99,7 +100,7 @@ def open_folder(path: Path) -> HuggingFaceFolder:
     translated = translate(config, row)
     parts = _read_parts(path)
     contents: dict[str, FolderTensor] = {}
-    for found in _tensors(path, config, row, parts):
+    for found in _tensors(config, row, parts):
         name = found.info.name
         if name in contents:
             problem = f"expected one tensor for {name}, found this and {printable(contents[name].name)}"
@@ -155,24 +156,29 @@ def _read_parts(path: Path) -> Mapping[str, SafetensorsFile]:
     return parts
 
 
-def _tensors(
-    path: Path, config: JsonObject, row: FolderRow, parts: Mapping[str, SafetensorsFile]
-) -> Iterator[FolderTensor]:
+def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, SafetensorsFile]) -> Iterator[FolderTensor]:
     """Yield each tensor of the files under GGUF's name."""
     architecture = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == row.architecture)
-    names = get_tensor_name_map(architecture, config.integer("num_hidden_layers", None, 1, 1024))
-    for part in parts.values():
-        for stored in part.tensors.values():
-            if stored.name.endswith(_DERIVED):
-                continue
-            name = names.get_name(stored.name, (".weight", ".bias"))
-            if name is None:
-                problem = f"expected a tensor of a {row.architecture} model, found one that it does not have"
-                raise InputError(part.path, stored.name, problem)
-            if name == "output.weight" and _tied(config):
-                continue
-            found = _stored(part, stored, name)
-            yield _interleaved(found, config, row) if row.permuted else found
+    names = get_tensor_name_map(architecture, config.integer("num_hidden_layers", None, 1, MAX_LAYERS))
+    stored = {name: Stored(part, tensor) for part in parts.values() for name, tensor in part.tensors.items()}
+    matrices = quantized_matrices(config, stored)
+    used = {name for matrix in matrices for name in matrix.parts}
+    found = [_quantized(matrix) for matrix in matrices]
+    found += [_plain(one) for name, one in stored.items() if name not in used and not name.endswith(_DERIVED)]
+    for tensor in found:
+        name = names.get_name(tensor.name, (".weight", ".bias"))
+        if name is None:
+            problem = f"expected a tensor of a {row.architecture} model, found one that it does not have"
+            raise InputError(config.path.parent, tensor.name, problem)
+        if name == "output.weight" and _tied(config):
+            continue
+        named = FolderTensor(TensorInfo(name, tensor.info.shape, tensor.info.ggml_type), tensor.name, tensor.read)
+        yield _interleaved(named, config, row) if row.permuted else named
+
+
+def _quantized(matrix: Matrix) -> FolderTensor:
+    """Return a matrix that is put together from several tensors, by its name in the folder."""
+    return FolderTensor(TensorInfo(matrix.name, matrix.shape, matrix.kind), matrix.name, matrix.read)
 
 
 def _tied(config: JsonObject) -> bool:
@@ -180,15 +186,15 @@ def _tied(config: JsonObject) -> bool:
     return config.boolean("tie_word_embeddings", folder_row(config).defaults.get("tie_word_embeddings") is True)
 
 
-def _stored(part: SafetensorsFile, stored: StoredTensor, name: str) -> FolderTensor:
-    """Return a tensor of floats as it lies in its file."""
-    if stored.dtype not in _TYPES:
-        raise InputError(part.path, stored.name, f"expected a type of {', '.join(_TYPES)}, found {stored.dtype}")
-    if not 1 <= len(stored.shape) <= MAX_DIMENSIONS or 0 in stored.shape:
-        problem = f"expected 1 to {MAX_DIMENSIONS} dimensions of at least 1, found {list(stored.shape)}"
-        raise InputError(part.path, stored.name, problem)
-    info = TensorInfo(name, stored.shape, _TYPES[stored.dtype])
-    return FolderTensor(info, stored.name, lambda first, count: part.read_rows(stored.name, first, count))
+def _plain(stored: Stored) -> FolderTensor:
+    """Return a tensor of floats as it lies in its file, by its name there."""
+    tensor = stored.tensor
+    if tensor.dtype not in _TYPES:
+        raise stored.error(f"expected a type of {', '.join(_TYPES)}, found {tensor.dtype}")
+    if not 1 <= len(tensor.shape) <= MAX_DIMENSIONS or 0 in tensor.shape:
+        problem = f"expected 1 to {MAX_DIMENSIONS} dimensions of at least 1, found {list(tensor.shape)}"
+        raise stored.error(problem)
+    return FolderTensor(TensorInfo(tensor.name, tensor.shape, _TYPES[tensor.dtype]), tensor.name, stored.rows)
 
 
 def _computed(name: str, values: npt.NDArray[np.float32]) -> FolderTensor:
