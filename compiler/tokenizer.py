@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import InputError, printable
+from ..artifacts.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from ..artifacts.tokenizer_config import TokenizerConfig
-from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from .text_file import read_text_file
 from .tokenizer_metadata import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, TokenizerMetadata
 

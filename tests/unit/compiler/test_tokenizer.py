@@ -14,8 +14,8 @@ import pytest
 from gguf import GGUFReader
 
 from rocmforge.artifacts.errors import GgufError, InputError
+from rocmforge.artifacts.pre_tokenizers import PRE_TOKENIZERS
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
-from rocmforge.compiler.pre_tokenizers import PRE_TOKENIZERS
 from rocmforge.compiler.tokenizer import build_tokenizer, byte_to_char, load_tokenizer_json
 from rocmforge.compiler.tokenizer_metadata import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from rocmforge.runtime.text.tokenizer import Tokenizer

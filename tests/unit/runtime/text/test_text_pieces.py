@@ -14,7 +14,7 @@ from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocmforge.compiler.pre_tokenizers import PRE_TOKENIZERS
+from rocmforge.artifacts.pre_tokenizers import PRE_TOKENIZERS
 from rocmforge.compiler.tokenizer import build_tokenizer
 from rocmforge.compiler.tokenizer_metadata import NORMAL
 from rocmforge.runtime.text import text_pieces
