@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import BundleError
@@ -10,6 +10,28 @@ from .errors import BundleError
 # Far above any published vocabulary (the largest are near 260,000); a manifest beyond it is damaged.
 MAX_VOCAB_SIZE = 1 << 24
 MAX_TOKEN_CHARS = 4096
+_RARE = {"sep_token_id", "infill"}  # keys that a manifest may lack
+
+
+@dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """Tokens between the parts of a text whose middle is asked for; None: the model has none of that kind.
+
+    Attributes:
+        prefix: before the text that stands before the gap.
+        suffix: before the text that stands after it.
+        middle: before what is generated.
+        pad: fills up; ends a generation, as do the next two.
+        repo: before the name of a repository.
+        separator: before the name of a file.
+    """
+
+    prefix: int | None = None
+    suffix: int | None = None
+    middle: int | None = None
+    pad: int | None = None
+    repo: int | None = None
+    separator: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +47,8 @@ class TokenizerConfig:
         eos_token: text of the model's own end-of-sequence token, "" where there is none.
         vocab_size: number of tokens; every id is in [0, vocab_size).
         eos_token_id: the model's own end-of-sequence token, one of `eos_token_ids`.
+        sep_token_id: what parts two texts of one input of an encoder, or None.
+        infill: for filling in the middle.
     """
 
     bos_token_id: int | None
@@ -35,10 +59,14 @@ class TokenizerConfig:
     eos_token: str
     vocab_size: int
     eos_token_id: int | None = None
+    sep_token_id: int | None = None
+    infill: InfillTokens = InfillTokens()
 
     def to_json(self) -> dict[str, object]:
-        """Return the JSON object that `from_json` reads."""
-        return {
+        """Return the JSON object that `from_json` reads; tokens that only some models have are left out of the rest."""
+        infill = {name: i for name, i in asdict(self.infill).items() if i is not None}
+        rare = {"sep_token_id": self.sep_token_id, "infill": infill}
+        return {key: value for key, value in rare.items() if value not in (None, {})} | {
             "add_bos": self.add_bos,
             "add_eos": self.add_eos,
             "bos_token": self.bos_token,
@@ -63,8 +91,8 @@ class TokenizerConfig:
         """
         if not isinstance(obj, dict):
             raise BundleError(path, field, f"expected an object, found {type(obj).__name__}")
-        known = {f for f in cls.__dataclass_fields__ if not f.startswith("_")}
-        if set(obj) != known:
+        known = set(cls.__dataclass_fields__) - _RARE
+        if set(obj) - _RARE != known:
             problem = f"expected the keys {sorted(known)}, found {sorted(map(str, obj))}"
             raise BundleError(path, field, problem)
         reader = _Reader(path, field, obj)
@@ -79,6 +107,8 @@ class TokenizerConfig:
             eos_token=reader.text("eos_token"),
             vocab_size=vocab_size,
             eos_token_id=reader.optional_id("eos_token_id", vocab_size),
+            sep_token_id=reader.optional_id("sep_token_id", vocab_size),
+            infill=reader.infill("infill", vocab_size),
         )
         if config.add_bos and config.bos_token_id is None:
             raise BundleError(path, f"{field}.add_bos", "expected a bos_token_id beside it, found none")
@@ -108,7 +138,14 @@ class _Reader:
         return value
 
     def optional_id(self, key: str, vocab_size: int) -> int | None:
-        return None if self.obj[key] is None else self.integer(key, 0, vocab_size - 1)
+        return None if self.obj.get(key) is None else self.integer(key, 0, vocab_size - 1)
+
+    def infill(self, key: str, vocab_size: int) -> InfillTokens:
+        value = self.obj.get(key, {})
+        if not isinstance(value, dict) or not set(value) <= set(InfillTokens.__dataclass_fields__):
+            raise self._fail(key, f"an object of {sorted(InfillTokens.__dataclass_fields__)}", value)
+        inner = _Reader(self.path, f"{self.field}.{key}", value)
+        return InfillTokens(**{name: inner.integer(name, 0, vocab_size - 1) for name in value})
 
     def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
         value = self.obj[key]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ..artifacts.errors import InputError, printable
 from ..artifacts.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from ..artifacts.tokenizer_config import TokenizerConfig
+from .special_tokens import SpecialTokens, end_tokens, fillable, infill_tokens, special_tokens
 from .text_file import read_text_file
 from .tokenizer_metadata import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, TokenizerMetadata
 
@@ -33,44 +34,6 @@ log = logging.getLogger(__name__)
 MAX_TOKENIZER_JSON_BYTES = 256 << 20
 
 _SPECIAL_TYPES = frozenset({UNKNOWN, CONTROL, USER_DEFINED})
-
-# Tokens that llama.cpp takes for the end of a generation because of their text. Its fill-in-the-middle
-# separators are among them: what follows those is another file, not an answer.
-END_OF_GENERATION_NAMES = frozenset(
-    {
-        "<|eot_id|>",
-        "<|im_end|>",
-        "<|end|>",
-        "<|return|>",
-        "<|call|>",
-        "<|flush|>",
-        "<|calls|>",
-        "<end_of_turn>",
-        "<|endoftext|>",
-        "</s>",
-        "<|eom_id|>",
-        "<EOT>",
-        "_<EOT>",
-        "[EOT]",
-        "[EOS]",
-        "<|end_of_text|>",
-        "<end_of_utterance>",
-        "<eos>",
-        "<｜end▁of▁sentence｜>",
-        "<|fim_pad|>",
-        "<fim-pad>",
-        "<fim_pad>",
-        "<PAD>",
-        "[PAD]",
-        "<|fim_repo|>",
-        "<|repo_name|>",
-        "<fim-repo>",
-        "<REPO>",
-        "<reponame>",
-        "<|file_sep|>",
-    }
-)
-_END_ID_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +69,11 @@ def build_tokenizer(metadata: Mapping[str, object], path: Path) -> TokenizerArti
     pre = _pre_tokenizer(gguf)
     tokens = gguf.tokens()
     types = gguf.token_types(len(tokens))
-    merges = gguf.merges(tokens)
+    merges = gguf.merges(tokens) if pre.needs_merges or "tokenizer.ggml.merges" in metadata else []
 
-    types = [
-        CONTROL if text in END_OF_GENERATION_NAMES and kind in _SPECIAL_TYPES else kind
-        for text, kind in zip(tokens, types, strict=True)
-    ]
-    config = _gguf_config(gguf, pre, tokens, types)
-    document = _document(pre, tokens, types, merges)
+    special = special_tokens(gguf, tokens, types)
+    config = _gguf_config(gguf, pre, tokens, special)
+    document = _document(pre, tokens, special.types, merges)
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     try:
         _load_library(text)
@@ -166,8 +126,9 @@ def _library_config(library: LibraryTokenizer, gguf: TokenizerMetadata, size: in
     bos = front[0] if front else gguf.optional_id("bos", size)
     eos = back[0] if back else gguf.optional_id("eos", size)
     added = library.get_added_tokens_decoder()
-    ends = {i for i, token in added.items() if token.special and token.content in END_OF_GENERATION_NAMES}
-    ends |= {i for key in _END_ID_KEYS if (i := gguf.optional_id(key, size)) is not None}
+    special = {token.content: i for i, token in added.items() if token.special}
+    infill, _ = infill_tokens(gguf, special, size)
+    ends = end_tokens(gguf, special, infill, size)
     if eos is not None:
         ends.add(eos)
     elif len(ends) == 1:
@@ -181,6 +142,8 @@ def _library_config(library: LibraryTokenizer, gguf: TokenizerMetadata, size: in
         eos_token="" if eos is None else library.id_to_token(eos) or "",
         vocab_size=size,
         eos_token_id=eos,
+        sep_token_id=gguf.optional_id("seperator", size),
+        infill=fillable(infill),
     )
 
 
@@ -206,27 +169,25 @@ def _load_library(text: str) -> LibraryTokenizer:
 
 
 def _pre_tokenizer(gguf: TokenizerMetadata) -> PreTokenizer:
+    """Return the rule of the file's name for it; the default one, with a warning, where nobody knows the name."""
     name = gguf.optional_text("tokenizer.ggml.pre")
     if not name:
         log.warning("%s has no tokenizer.ggml.pre: using llama.cpp's default rule", printable(gguf.path))
-        name = "default"
-    if name not in PRE_TOKENIZERS:
-        known = ", ".join(sorted(PRE_TOKENIZERS))
-        problem = f"expected one of {known}; found {name!r:.80}; give one with --tokenizer tokenizer.json"
-        raise gguf.error("tokenizer.ggml.pre", problem)
-    return PRE_TOKENIZERS[name]
+    elif name not in PRE_TOKENIZERS:
+        log.warning(
+            "%s: tokenizer.ggml.pre %s is not known: using llama.cpp's default rule, which may not be the model's; "
+            "give its own with --tokenizer tokenizer.json",
+            printable(gguf.path),
+            printable(repr(name), 80),
+        )
+    return PRE_TOKENIZERS.get(name or "default", PRE_TOKENIZERS["default"])
 
 
-def _gguf_config(gguf: TokenizerMetadata, pre: PreTokenizer, tokens: list[str], types: list[int]) -> TokenizerConfig:
+def _gguf_config(
+    gguf: TokenizerMetadata, pre: PreTokenizer, tokens: list[str], special: SpecialTokens
+) -> TokenizerConfig:
     size = len(tokens)
-    ids = {key: gguf.optional_id(key, size) for key in ("bos", *_END_ID_KEYS)}
-    bos, eos = ids["bos"], ids["eos"]
-    ends = {i for key in _END_ID_KEYS if (i := ids[key]) is not None}
-    ends |= {
-        i
-        for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind == CONTROL and text in END_OF_GENERATION_NAMES
-    }
+    bos, eos = gguf.optional_id("bos", size), gguf.optional_id("eos", size)
     add_bos = gguf.optional_bool("tokenizer.ggml.add_bos_token")
     add_eos = gguf.optional_bool("tokenizer.ggml.add_eos_token")
     if add_bos and bos is None:
@@ -235,13 +196,15 @@ def _gguf_config(gguf: TokenizerMetadata, pre: PreTokenizer, tokens: list[str], 
         raise gguf.error("tokenizer.ggml.add_eos_token", "is true, but there is no tokenizer.ggml.eos_token_id")
     return TokenizerConfig(
         bos_token_id=bos,
-        eos_token_ids=tuple(sorted(ends)),
+        eos_token_ids=special.ends,
         add_bos=(pre.add_bos and bos is not None) if add_bos is None else add_bos,
         add_eos=bool(add_eos),
         bos_token="" if bos is None else tokens[bos],
         eos_token="" if eos is None else tokens[eos],
         vocab_size=size,
         eos_token_id=eos,
+        sep_token_id=gguf.optional_id("seperator", size),
+        infill=special.infill,
     )
 
 

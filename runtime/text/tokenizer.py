@@ -87,7 +87,7 @@ class Tokenizer:
         if _state_contains(self._library.pre_tokenizer, b'"prepend_scheme":"first"'):
             self._whole = tokenizers.Tokenizer.from_str(json_text)
         self._byte_level = _state_contains(self._library.decoder, b"ByteLevel")
-        self._can_cut = can_cut(self._library)
+        self._cuts = can_cut(self._library)
         self.control_texts = ControlTexts(special.text for special in self._special_texts if special.is_control)
 
     def encode(
@@ -165,8 +165,8 @@ class Tokenizer:
             yield text
             return
         for piece in self._split(text, parse_special, mark):
-            if isinstance(piece, str) and self._can_cut:
-                yield from pieces(self._library, piece)
+            if isinstance(piece, str) and self._cuts is not None:
+                yield from pieces(self._library, piece, self._cuts)
             else:
                 yield piece
 
@@ -180,7 +180,7 @@ class Tokenizer:
         if len(text) <= LARGE_CHARS:
             # Ids past the vocabulary stand for bytes that it lacks (see compiler/tokenizer.py).
             return [i for i in _ids(library, text) if i < size]
-        least = len(text) // (self._longest if self._can_cut else self._longest * SHORTENED)
+        least = len(text) // (self._longest if self._cuts else self._longest * SHORTENED)
         if most is not None and len(before) + least > most:
             raise TooManyTokensError(before, len(before) + least)
         with _large:

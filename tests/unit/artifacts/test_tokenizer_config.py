@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rocmforge.artifacts.errors import BundleError
-from rocmforge.artifacts.tokenizer_config import TokenizerConfig
+from rocmforge.artifacts.tokenizer_config import InfillTokens, TokenizerConfig
 
 PATH = Path("model.rfb/manifest.json")
 
@@ -22,6 +22,7 @@ CONFIG = TokenizerConfig(1, (2, 5), True, False, "<s>", "</s>", 10, 2)
         TokenizerConfig(0, (0,), True, True, "<s>", "<s>", 10, 0),
         TokenizerConfig(9, (2, 9), False, False, "</s>", "</s>", 10, 9),
         TokenizerConfig(None, (), False, False, "", "", 1, None),
+        TokenizerConfig(1, (2,), True, True, "a", "b", 10, 2, 3, InfillTokens(4, 5, 6, repo=9)),
     ],
 )
 def test_config_round_trip(config: TokenizerConfig) -> None:
@@ -46,6 +47,11 @@ def test_config_round_trip(config: TokenizerConfig) -> None:
         ("vocab_size", 0),
         ("vocab_size", 1e9),
         ("unheard_of", 1),
+        ("sep_token_id", 10),
+        ("infill", []),
+        ("infill", {"prefix": 10}),
+        ("infill", {"prefix": None}),
+        ("infill", {"other": 1}),
     ],
 )
 def test_bad_config_is_refused(key: str, value: object) -> None:

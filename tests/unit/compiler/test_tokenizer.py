@@ -15,7 +15,7 @@ from gguf import GGUFReader
 
 from rocmforge.artifacts.errors import GgufError, InputError
 from rocmforge.artifacts.pre_tokenizers import PRE_TOKENIZERS
-from rocmforge.artifacts.tokenizer_config import TokenizerConfig
+from rocmforge.artifacts.tokenizer_config import InfillTokens, TokenizerConfig
 from rocmforge.compiler.tokenizer import build_tokenizer, byte_to_char, load_tokenizer_json
 from rocmforge.compiler.tokenizer_metadata import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from rocmforge.runtime.text.tokenizer import Tokenizer
@@ -122,6 +122,18 @@ def test_absent_pre_is_the_default_with_a_warning(caplog: pytest.LogCaptureFixtu
     assert "tokenizer.ggml.pre" in caplog.text
 
 
+def test_a_name_that_nobody_knows_is_the_default_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    artifact = build_tokenizer(tiny(pre="unheard-of\n"), PATH)
+    assert artifact.json == build_tokenizer(tiny(pre="default"), PATH).json
+    (record,) = caplog.records
+    assert "model.gguf: tokenizer.ggml.pre 'unheard-of\\n' is not known" in record.getMessage()
+    assert "--tokenizer tokenizer.json" in record.getMessage()
+
+
+def test_kimi_may_lack_merges() -> None:
+    assert tiny_tokenizer(pre="kimi-k2", merges=None).encode("ab", add_special=False) == [2 + 97, 2 + 98]
+
+
 def test_a_byte_that_the_vocabulary_lacks_is_dropped_and_parts_its_neighbours() -> None:
     tokens = [t for t in tiny()["tokenizer.ggml.tokens"] if t != "!"]  # type: ignore[attr-defined]
     types = [CONTROL] * 2 + [NORMAL] * (len(tokens) - 2)
@@ -148,11 +160,55 @@ def test_user_defined_tokens_are_found_longest_first() -> None:
     assert tokenizer.decode(ids) == "<u>ab<long>c"
 
 
-def test_end_of_generation_needs_a_special_type() -> None:
-    tokens = [*tiny()["tokenizer.ggml.tokens"], "</s>", "<|eot_id|>"]  # type: ignore[misc]
-    types = [CONTROL] * 2 + [NORMAL] * (len(tokens) - 3) + [USER_DEFINED]
-    config = tiny_tokenizer(tokens=tokens, token_type=types).config
-    assert config.eos_token_ids == (1, len(tokens) - 1)
+def with_tokens(*more: str, kind: int = NORMAL, **changes: Any) -> Tokenizer:
+    tokens = [*tiny()["tokenizer.ggml.tokens"], *more]  # type: ignore[misc]
+    types = [CONTROL] * 2 + [NORMAL] * (len(tokens) - len(more) - 2) + [kind] * len(more)
+    return tiny_tokenizer(tokens=tokens, token_type=types, **changes)
+
+
+@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED, CONTROL])
+def test_a_token_with_the_name_of_an_end_is_a_control_token_whatever_its_type(kind: int) -> None:
+    """As llama.cpp has it: the first of Qwen2's files call `</s>` a word."""
+    tokenizer = with_tokens("</s>", "<|eot_id|>", "<other>", kind=kind)
+    assert tokenizer.config.eos_token_ids == (1, 261, 262)
+    assert tokenizer.encode("</s>", add_special=False) == [261]
+    assert 261 not in tokenizer.encode("</s>", add_special=False, parse_special=False)
+    assert tokenizer.decode([261, 262]) == ""
+
+
+@pytest.mark.parametrize(
+    "names, ends",
+    [
+        (("<|end|>", "<|return|>"), {"<|end|>", "<|return|>"}),
+        (("<|end|>", "<|return|>", "<|call|>"), {"<|return|>", "<|call|>"}),
+        (("<|end|>", "<|flush|>", "<|calls|>"), {"<|flush|>", "<|calls|>"}),
+        (("</s>", "<eos>"), {"</s>", "<eos>"}),
+        (("</s>", "<eos>", "<|tool_response>"), {"<eos>", "<|tool_response>"}),
+        (("<fim-pad>", "<|file_sep|>", "<REPO>", "<PRE>"), {"<fim-pad>", "<|file_sep|>", "<REPO>"}),
+    ],
+)
+def test_what_ends_a_generation_by_the_company_it_keeps(names: tuple[str, ...], ends: set[str]) -> None:
+    config = with_tokens(*names, kind=CONTROL).config
+    assert {names[i - 261] for i in config.eos_token_ids if i > 1} == ends
+
+
+def test_a_word_that_ends_nothing_stays_text() -> None:
+    tokenizer = with_tokens("</s>", "<|tool_response>", kind=CONTROL)
+    assert tokenizer.decode([261]) == "</s>"
+    assert 261 not in tokenizer.encode("</s>", add_special=False)
+
+
+def test_tokens_for_filling_in_the_middle() -> None:
+    """By name, by key, which comes first, and not where one of the three is missing."""
+    names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>", "<PRE>")
+    tokenizer = with_tokens(*names)
+    assert tokenizer.config.infill == InfillTokens(261, 262, 263, 264)
+    assert tokenizer.encode("<|fim_prefix|>a", add_special=False)[0] == 261
+    assert with_tokens(*names, fim_pre_token_id=265).config.infill.prefix == 265
+    assert with_tokens(*names, prefix_token_id=258, fim_rep_token_id=259).config.infill == InfillTokens(
+        258, 262, 263, 264, 259
+    )
+    assert with_tokens(*names[:2]).config.infill == InfillTokens()
 
 
 RECORDED = Path(__file__).parents[2] / "data" / "refusals_tokenizer.txt"
@@ -161,7 +217,6 @@ BAD = [
     ("model", "bert"),
     ("model", None),
     ("model", 7),
-    ("pre", "unheard-of"),
     ("pre", 3),
     ("tokens", None),
     ("tokens", []),
@@ -215,8 +270,6 @@ def test_each_refusal_is_the_recorded_one() -> None:
 def test_other_kinds_are_refused_with_the_way_out() -> None:
     with pytest.raises(GgufError, match=r"'llama'.*--tokenizer tokenizer\.json"):
         build_tokenizer(tiny(model="llama"), PATH)
-    with pytest.raises(GgufError, match=r"llama-bpe.*smollm"):
-        build_tokenizer(tiny(pre="x"), PATH)
 
 
 def test_add_bos_without_bos_is_refused() -> None:
