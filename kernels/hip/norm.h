@@ -62,10 +62,9 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         float value = CENTRED(x[c]) * inverse;
         if (WEIGHT_COLUMNS) value *= weight[c];
         if (HAS_BIAS) value += bias[c];
-        const size_t to = (size_t)i * COLUMNS + FIRST + c;
         if (OUT_Q8)
-            quantize_lane(value, (GLOBAL_MEMORY struct q8_block *)a2 + to / 32);
+            quantize_lane(value, (GLOBAL_MEMORY struct q8_block *)a2 + (size_t)i * (COLUMNS / 32) + (FIRST + c) / 32);
         else
-            ((GLOBAL_MEMORY float *)a2)[to] = value;
+            ((GLOBAL_MEMORY float *)a2)[(size_t)i * COLUMNS + FIRST + c] = value;
     }
 }

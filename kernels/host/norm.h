@@ -77,15 +77,15 @@ static void norm_group(const float *x, const float *weight, const float *bias, c
 
 static void norm_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    const size_t stride = OUT_Q8 ? GROUP / 32 * sizeof(struct q8_block) : GROUP * sizeof(float);
+    const size_t stride = OUT_Q8 ? COLUMNS / 32 * sizeof(struct q8_block) : COLUMNS * sizeof(float);
     for (int32_t i = begin; i < end; i++) {
         const int32_t row = AT_LOGITS_ROWS && !PACKED ? step->logits_rows[i] : i;
-        for (int32_t g = 0; g < COLUMNS / GROUP; g++) {
-            const size_t at = WEIGHT_COLUMNS == COLUMNS ? (size_t)g * GROUP : 0;
-            norm_group((const float *)arguments[0] + (size_t)row * COLUMNS + (size_t)g * GROUP,
+        for (int32_t c = 0; c < COLUMNS; c += GROUP) {
+            const int32_t at = WEIGHT_COLUMNS == COLUMNS ? c : 0;
+            norm_group((const float *)arguments[0] + (size_t)row * COLUMNS + c,
                        WEIGHT_COLUMNS ? (const float *)arguments[1] + at : 0,
                        HAS_BIAS ? (const float *)arguments[3] + at : 0,
-                       (char *)arguments[2] + ((size_t)i * (COLUMNS / GROUP) + (size_t)g) * stride);
+                       (char *)arguments[2] + i * stride + (size_t)c / GROUP * (stride / (COLUMNS / GROUP)));
         }
     }
 }
