@@ -28,6 +28,9 @@ from .options import CACHE_DIR, MAX_CONTEXT, default_threads, say
 )
 @click.option("--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json.")
 @click.option("--chat-template", type=click.Path(path_type=Path), help="A file of Jinja, instead of the model's own.")
+@click.option("--lora", "loras", multiple=True, metavar="FILE[:SCALE]", help="An adapter to merge; may be several.")
+@click.option("--quantize", metavar="TYPE", help="Give the matrices this type, as Q8_0 or Q4_K.")
+@click.option("--imatrix", type=click.Path(path_type=Path), help="With --quantize: llama.cpp's importance matrix.")
 @click.option(
     "--toolchain",
     default="auto",
@@ -53,6 +56,9 @@ def compile_command(
     archs: tuple[str, ...],
     tokenizer: Path | None,
     chat_template: Path | None,
+    loras: tuple[str, ...],
+    quantize: str | None,
+    imatrix: Path | None,
     toolchain: str,
     tune: tuple[str, ...],
     jobs: int,
@@ -76,6 +82,9 @@ def compile_command(
         kv_dtype=kv_dtype,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        loras=loras,
+        quantize=quantize,
+        imatrix=imatrix,
         toolchain=toolchain,
         tuning=tune,
         jobs=jobs,

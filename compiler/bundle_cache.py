@@ -44,10 +44,10 @@ def cached_bundle(
     """
     model = options.model
     identity = _identity(model)
-    files = (_identity_of_file(path) if path else () for path in (options.tokenizer, options.chat_template))
-    chosen = json.dumps(
-        [options.archs, options.max_context, options.toolchain, options.kv_dtype, options.tuning.to_json(), *files]
-    )
+    files = (options.tokenizer, options.chat_template, *options.changes.files())
+    changed = [options.changes.quantize, *(lora.scale for lora in options.changes.loras)]
+    decided = [options.archs, options.max_context, options.toolchain, options.kv_dtype, options.tuning.to_json()]
+    chosen = json.dumps([*decided, *changed, *(_identity_of_file(path) if path else () for path in files)])
     goal = root / "bundles" / f"{cache_key(*identity, chosen, __version__)[:32]}.rfb"
     if os.path.lexists(goal):
         problem = _problem_of(goal)

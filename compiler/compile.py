@@ -87,6 +87,7 @@ def _manifest(
             "toolchain": options.toolchain,
             "tuning": options.tuning.to_json(),
             "kv_type": options.kv_dtype,
+            **model.changes,
         },
     )
 

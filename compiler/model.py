@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..artifacts.errors import UsageError
 from .architectures import build_graph
+from .changes import NO_CHANGES, Changes, changed_source
 from .chat_template import TemplateCheck, choose_template
 from .graph import Graph, Weight
 from .model_config import ModelConfig
@@ -38,6 +39,7 @@ class CompileOptions:
         tuning: of GPU kernels.
         kv_dtype: of the KV cache, one of `KV_DTYPES`.
         chat_template: a file of Jinja source to take instead of the GGUF's.
+        changes: of the weights.
     """
 
     model: Path
@@ -50,6 +52,7 @@ class CompileOptions:
     tuning: Tuning = DEFAULT_TUNING
     kv_dtype: str = "f16"
     chat_template: Path | None = None
+    changes: Changes = NO_CHANGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Model:
     Attributes:
         weights: every weight by its role; those of `ModelConfig.tables` the compiler makes itself.
         max_seq_len: positions of a sequence, as chosen.
+        changes: what was changed in the weights of its files, for the manifest.
     """
 
     gguf: ModelSource
@@ -67,6 +71,7 @@ class Model:
     weights: Mapping[str, Weight]
     graph: Graph
     max_seq_len: int
+    changes: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_model(options: CompileOptions, progress: Progress, check_template: TemplateCheck | None = None) -> Model:
@@ -75,13 +80,14 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     Raises:
         InputError: it cannot be trusted, or not be compiled. UsageError: an option does not fit the model.
     """
-    gguf = open_source(options.model)
+    source = open_source(options.model)
+    gguf, changes = changed_source(source, options.changes)
     config = read_config(gguf)
-    tokenizer = source_tokenizer(gguf, options.tokenizer)
+    tokenizer = source_tokenizer(source, options.tokenizer)
     tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
     weights = weights_by_role(gguf, config)
     graph = run_passes(build_graph(config, weights))
-    return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress))
+    return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress), changes)
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:

@@ -36,6 +36,9 @@ def compile_bundle(
     kv_dtype: str = "f16",
     tokenizer: str | os.PathLike[str] | None = None,
     chat_template: str | os.PathLike[str] | None = None,
+    loras: Sequence[str] = (),
+    quantize: str | None = None,
+    imatrix: str | os.PathLike[str] | None = None,
     toolchain: str = "auto",
     tuning: Sequence[str] = (),
     jobs: int | None = None,
@@ -52,6 +55,9 @@ def compile_bundle(
         kv_dtype: how keys and values are kept: `f16`, or `q8_0` in about half the memory.
         tokenizer: a tokenizer.json to take instead of the model's.
         chat_template: a file of Jinja to take instead of the model's.
+        loras: adapters to merge, `FILE` or `FILE:SCALE` each; see docs/sources.md.
+        quantize: a type such as `Q4_K` that the matrices get; see docs/sources.md.
+        imatrix: a file of llama.cpp's that says which columns matter when they are quantized.
         toolchain: `auto`, `clang`, `hipcc`, or for the host a C compiler.
         tuning: of GPU kernels, `KEY=VALUE` each; see docs/gpu.md.
         jobs: compilers run at once; None: one for each CPU.
@@ -63,7 +69,9 @@ def compile_bundle(
         ToolchainError, UsageError: a compiler is missing, or failed; an option has no such value.
     """
     from ..compiler.build_cache import BuildCache, default_cache_dir
+    from ..compiler.changes import Changes
     from ..compiler.compile import compile_model
+    from ..compiler.lora import parse_lora
     from ..compiler.model import CompileOptions
     from ..compiler.progress import Silent
     from ..compiler.tuning import read_tuning
@@ -81,6 +89,7 @@ def compile_bundle(
         read_tuning(tuning, os.environ),
         kv_dtype,
         None if chat_template is None else Path(chat_template),
+        Changes(tuple(map(parse_lora, loras)), quantize, None if imatrix is None else Path(imatrix)),
     )
     cache = BuildCache(default_cache_dir() if cache_dir is None else Path(cache_dir))
     with progress or Silent() as reported:

@@ -37,6 +37,7 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
         "architecture": manifest.model.architecture,
         "parameters": manifest.model.parameters,
         "quantization": manifest.model.quantization,
+        **_changes(manifest.options),
         "context": layout.max_seq_len,
         "code": ", ".join(
             f"{' '.join(filter(None, (t.arch, t.level)))} ({t.toolchain_version})" for t in manifest.targets
@@ -49,6 +50,18 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
         raise UsageError(f"--arch {printable(arch)}: the bundle has code for {', '.join(dict.fromkeys(have))}")
     if with_kernels or arch is not None:
         facts["kernels"] = [row for row in map(dict, manifest.kernels) if _is_for(row, arch)]
+    return facts
+
+
+def _changes(options: Mapping[str, Any]) -> dict[str, object]:
+    """What was done to the model's weights before they were packed, of a bundle where anything was."""
+    facts: dict[str, object] = {}
+    if "quantize" in options:
+        facts["quantized_to"] = options["quantize"]
+    if "imatrix" in options:
+        facts["importance_matrix"] = f"sha256 {options['imatrix']}"
+    if "lora" in options:
+        facts["merged_adapters"] = ", ".join(f"sha256 {one['sha256']} times {one['scale']}" for one in options["lora"])
     return facts
 
 

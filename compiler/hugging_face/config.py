@@ -95,6 +95,11 @@ def head_dim(config: JsonObject, row: FolderRow) -> int:
     return config.integer("head_dim", default, 2, _MAX_SIZE)
 
 
+def interleaved_order(size: int) -> npt.NDArray[np.intp]:
+    """Return for each row of a head in GGUF's order, (2i, 2i+1), which row it is of one that rotates in halves."""
+    return np.arange(size).reshape(2, size // 2).T.reshape(-1)
+
+
 def _context(config: JsonObject, row: FolderRow) -> int:
     """Return the tokens of context; of a model whose graph has no window, no more than its window holds."""
     context = config.integer("max_position_embeddings", None, 1, MAX_CONTEXT)

@@ -15,7 +15,7 @@ from gguf.constants import MODEL_ARCH_NAMES, GGMLQuantizationType
 from ...artifacts.errors import InputError, printable
 from ..model_source import ModelSource, TensorInfo
 from ..models.hugging_face import FolderRow
-from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, translate
+from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, interleaved_order, translate
 from .json_file import JsonObject, read_json_object
 from .quantized import Matrix, Stored, quantized_matrices
 from .safetensors_file import SafetensorsFile, read_safetensors
@@ -213,7 +213,7 @@ def _interleaved(found: FolderTensor, config: JsonObject, row: FolderRow) -> Fol
     elements = found.info.shape[0]  # of a matrix rows, of a bias elements
     if size % 2 or elements % size:
         raise InputError(config.path.parent, found.name, f"expected whole heads of {size} rows, found {elements}")
-    order = np.arange(size).reshape(2, size // 2).T.reshape(-1)  # of GGUF's rows in the folder's head
+    order = interleaved_order(size)
     if len(found.info.shape) == 1:
         width = found.info.n_bytes // elements
 

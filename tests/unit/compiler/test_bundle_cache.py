@@ -12,6 +12,8 @@ import pytest
 from rocmforge.artifacts.errors import InputError
 from rocmforge.compiler import bundle_cache
 from rocmforge.compiler.bundle_cache import cached_bundle
+from rocmforge.compiler.changes import Changes
+from rocmforge.compiler.lora import LoraFile
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.tuning import Tuning
 from rocmforge.tests.support.bundle import write_bundle
@@ -61,6 +63,7 @@ OTHER: dict[str, Any] = {
     "tuning": Tuning(tile_k=128),
     "kv_dtype": "q8_0",
     "chat_template": "chat.jinja",
+    "changes": Changes(quantize="Q8_0"),
 }
 
 
@@ -85,6 +88,20 @@ def test_each_option_that_decides_a_bundle_makes_another(
     assert getattr(compiles.asked[1], field) == getattr(other, field)
     assert {served(options), served(other)} == goals
     assert len(compiles.asked) == 2
+
+
+def test_adapters_and_an_importance_matrix_make_another(compiles: Compiles, options: CompileOptions) -> None:
+    adapter, imatrix = options.model.parent / "tokenizer.json", options.model.parent / "chat.jinja"
+    asked = (
+        Changes((LoraFile(adapter),)),
+        Changes((LoraFile(adapter, 0.5),)),
+        Changes((LoraFile(imatrix),)),
+        Changes((LoraFile(adapter), LoraFile(adapter))),
+        Changes(quantize="Q8_0"),
+        Changes(quantize="Q8_0", imatrix=imatrix),
+    )
+    goals = {served(replace(options, changes=changes)) for changes in asked}
+    assert len(goals) == len(asked)
 
 
 def test_no_option_is_forgotten() -> None:

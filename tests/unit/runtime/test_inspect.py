@@ -35,6 +35,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Any:
             SimpleNamespace(arch="gfx1100", level="", toolchain_version="hipcc 2"),
         ],
         memory={"host": dict(SAME), "gfx1100": dict(reversed(SAME.items()))},
+        options={},
     )
     grids = [None, SimpleNamespace(at_least=0), SimpleNamespace(at_least=1), SimpleNamespace(at_least=2)]
     layout = SimpleNamespace(
@@ -99,6 +100,20 @@ def test_figures_that_differ_are_told_for_each_arch(
 def test_the_kernels_of_an_arch(made: Any, with_kernels: bool, arch: str | None, expected: list[str] | None) -> None:
     kernels: Any = inspect_bundle(Path("x"), with_kernels, arch).get("kernels")
     assert (None if kernels is None else [row["symbol"] for row in kernels]) == expected
+
+
+def test_what_was_changed_in_the_weights(made: Any) -> None:
+    made.manifest.options = {
+        "quantize": "Q4_K",
+        "imatrix": "0a",
+        "lora": [{"sha256": "0b", "scale": 1.0}, {"sha256": "0c", "scale": -0.5}],
+    }
+    facts = inspect_bundle(Path("x.rfb"))
+    assert {key: facts[key] for key in ("quantized_to", "importance_matrix", "merged_adapters")} == {
+        "quantized_to": "Q4_K",
+        "importance_matrix": "sha256 0a",
+        "merged_adapters": "sha256 0b times 1.0, sha256 0c times -0.5",
+    }
 
 
 def test_an_arch_that_it_has_no_code_for(made: Any) -> None:

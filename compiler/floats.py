@@ -1,0 +1,36 @@
+"""Weights of any type as float32."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType as Quant
+
+from .model_source import ModelSource
+
+Floats = npt.NDArray[np.float32]
+
+
+def float_rows(raw: npt.NDArray[np.uint8], kind: Quant) -> npt.NDArray[np.float32]:
+    """Return rows of a type, uint8[rows, bytes], as float32[rows, columns]."""
+    if kind is Quant.F32:
+        return raw.view("<f4")
+    if kind is Quant.F16:
+        return raw.view("<f2").astype(np.float32)
+    if kind is Quant.BF16:
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(gguf.quants.dequantize(raw, kind), np.float32)
+
+
+def read_float_rows(source: ModelSource, name: str, first: int, count: int) -> npt.NDArray[np.float32]:
+    """Return rows of a tensor, whatever its type, as float32[count, columns].
+
+    Raises:
+        InputError: as `ModelSource.read_rows`, or the type is none that is known.
+    """
+    raw, kind = source.read_rows(name, first, count), source.tensor(name).ggml_type
+    try:
+        return float_rows(raw, kind)
+    except NotImplementedError:
+        raise source.error(name, f"expected a type that can be turned into floats, found {kind.name}") from None

@@ -1,0 +1,179 @@
+"""Low-rank adapters merged into a model's weights: `--lora`.
+
+A merged matrix is weight + scale * B A, computed in float32 in one order. Of a type of floats it stays in that type; of
+another it becomes float16, so that what the adapter learned is not rounded away: `--quantize` is for who wants that.
+
+Source: llama.cpp's GGUF adapters (`adapter.type`, `adapter.lora.alpha`, `NAME.lora_a`, `NAME.lora_b`; of the embedding
+both are turned round), and PEFT's folders (`adapter_config.json`, `adapter_model.safetensors`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType as Quant
+
+from ..artifacts.errors import InputError, UsageError, printable
+from .derived_source import DerivedSource
+from .floats import Floats, read_float_rows
+from .gguf_reader import read_gguf
+from .model_source import ModelSource, TensorInfo
+from .quantizers.quantize import quantize_rows
+
+ELEMENTS_AT_ONCE = 1 << 22  # that are floats at a time: 16 MiB, and as much again for products
+EMBEDDING = "token_embd.weight"
+_FLOATS = (Quant.F32, Quant.F16, Quant.BF16)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """An adapter that the user gave: a GGUF file or PEFT's folder, and by what it is multiplied."""
+
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What is added to a matrix: `left` @ `right`, float32[rows, rank] and float32[rank, columns]."""
+
+    left: Floats
+    right: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter.
+
+    Attributes:
+        files: that it was read from, in order.
+        matrices: by GGUF's name of the tensor that each is added to.
+    """
+
+    files: tuple[Path, ...]
+    matrices: Mapping[str, LowRank]
+
+
+def parse_lora(text: str) -> LoraFile:
+    """Return what FILE[:SCALE] says; a colon that no number follows is the name's.
+
+    Raises:
+        UsageError: the scale is not finite.
+    """
+    path, colon, number = text.rpartition(":")
+    try:
+        scale = float(number) if colon and path else None
+    except ValueError:
+        scale = None
+    if scale is None:
+        return LoraFile(Path(text))
+    if not math.isfinite(scale):
+        raise UsageError(f"--lora: expected a finite scale, found {printable(number)}")
+    return LoraFile(Path(path), scale)
+
+
+def read_gguf_adapter(path: Path, base: ModelSource, scale: float) -> Adapter:
+    """Read an adapter of llama.cpp's.
+
+    Raises:
+        InputError: it is none, or of another model.
+    """
+    file = read_gguf(path)
+    for key, expected in (
+        ("general.type", "adapter"),
+        ("adapter.type", "lora"),
+        ("general.architecture", base.get_str("general.architecture")),
+    ):
+        found = file.get_str(key, "")
+        if found != expected:
+            raise file.error(key, f"expected {expected}, found {printable(found) or 'nothing'}")
+    alpha = file.get_float("adapter.lora.alpha", 0.0)
+    pairs: dict[str, dict[str, Floats]] = {}
+    for name, info in file.tensors.items():
+        target, _, side = name.rpartition(".")
+        if side not in {"lora_a", "lora_b"} or len(info.shape) != 2:
+            problem = f"expected a matrix NAME.lora_a or NAME.lora_b, found shape {list(info.shape)}"
+            raise file.error(name, problem)
+        pairs.setdefault(target, {})[side] = read_float_rows(file, name, 0, info.rows)
+    matrices = {}
+    for name, pair in pairs.items():
+        if len(pair) != 2:
+            raise file.error(name, f"expected lora_a and lora_b, found {next(iter(pair))} alone")
+        a, b = pair["lora_a"], pair["lora_b"]
+        rank = b.shape[1]
+        factor = scale * (alpha / rank if alpha else 1.0)
+        left, right = (a, b.T) if name == EMBEDDING else (b, a)
+        matrices[name] = low_rank(path, base, name, (left, right), factor)
+    return Adapter((path,), MappingProxyType(matrices))
+
+
+def low_rank(path: Path, base: ModelSource, name: str, pair: tuple[Floats, Floats], factor: float) -> LowRank:
+    """Check what an adapter adds to a tensor.
+
+    Args:
+        path: the adapter, for messages.
+        name: of the tensor, GGUF's.
+        pair: as `LowRank` has them, not yet multiplied by `factor`.
+
+    Raises:
+        InputError: the model has no such matrix, or one of another shape, or a number is not finite.
+    """
+    left, right = pair
+    if name not in base.tensors:
+        raise InputError(path, name, "expected a tensor of the model, found one that it does not have")
+    shape = base.tensors[name].shape
+    found = (left.shape[0], right.shape[1])
+    if shape != found or left.shape[1] != right.shape[0]:
+        ranks = f"ranks {left.shape[1]} and {right.shape[0]}"
+        raise InputError(path, name, f"expected shape {list(shape)}, as the model has, found {list(found)}, {ranks}")
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise InputError(path, name, "expected finite numbers, found others")
+    return LowRank(np.ascontiguousarray(left * np.float32(factor)), np.ascontiguousarray(right))
+
+
+class MergedSource(DerivedSource):
+    """A model with adapters merged into its weights, in their order."""
+
+    __slots__ = ("_adapters",)
+
+    def __init__(self, base: ModelSource, adapters: Sequence[Adapter]) -> None:
+        self._adapters = tuple(adapters)
+        touched = {name for adapter in adapters for name in adapter.matrices}
+        tensors = {name: _merged(info) if name in touched else info for name, info in base.tensors.items()}
+        super().__init__(base, MappingProxyType(tensors))
+
+    def read_rows(self, name: str, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """See `ModelSource`."""
+        info = self.tensor(name)
+        added = [adapter.matrices[name] for adapter in self._adapters if name in adapter.matrices]
+        if not added:
+            return self.base.read_rows(name, first, count)
+        step = max(1, ELEMENTS_AT_ONCE // info.shape[-1])
+        parts = []
+        for start in range(first, first + count, step):
+            rows = slice(start, min(start + step, first + count))
+            values = read_float_rows(self.base, name, start, rows.stop - start).copy()
+            for one in added:
+                _add(values, one.left[rows], one.right)
+            if info.ggml_type is Quant.F16 and np.abs(values).max() > np.finfo(np.float16).max:
+                raise self.error(name, "expected merged weights that float16 holds, found larger ones")
+            parts.append(quantize_rows(values, info.ggml_type))
+        return np.concatenate(parts)
+
+
+def _merged(info: TensorInfo) -> TensorInfo:
+    return TensorInfo(info.name, info.shape, info.ggml_type if info.ggml_type in _FLOATS else Quant.F16)
+
+
+def _add(values: Floats, left: Floats, right: Floats) -> None:
+    """Add left @ right: a product after the other, since libraries of linear algebra sum as the machine likes."""
+    product = np.empty_like(values)
+    for k in range(left.shape[1]):
+        np.multiply(left[:, k : k + 1], right[k], out=product)
+        values += product

@@ -1,0 +1,1 @@
+"""Weights rounded to the types of GGUF, for `--quantize`."""

@@ -1,0 +1,120 @@
+"""Importance of columns, as llama.cpp's `llama-imatrix` measures it: mean squares of what a matrix is multiplied with.
+
+Source: llama.cpp `tools/imatrix` and its GGUF files (`NAME.in_sum2`, `NAME.counts`); the older files are a count of
+entries, each a name, a number of calls, and sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from ...artifacts.errors import InputError, printable
+from ..gguf_cursor import opened
+from ..gguf_file import GgufFile, read_into
+from ..gguf_reader import MAGIC, read_gguf
+
+MAX_OLD_BYTES = 256 << 20
+_MAX_NAME = 256
+Columns = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """An importance matrix.
+
+    Attributes:
+        columns: by tensor, float32[matrices, columns]: 1 matrix, or as many as there are experts.
+        sha256: hex digest of its file.
+    """
+
+    columns: Mapping[str, Columns]
+    sha256: str
+
+
+def read_importance(path: Path) -> Importance:
+    """Read an importance matrix.
+
+    Raises:
+        InputError: the file cannot be read, is none, or contradicts itself.
+    """
+    with opened(path) as (fd, size):
+        magic = np.zeros(4, np.uint8)
+        read_into(fd, magic, 0)
+        is_gguf = magic.tobytes() == MAGIC
+        if not is_gguf and size > MAX_OLD_BYTES:
+            raise InputError(path, "file", f"expected at most {MAX_OLD_BYTES} bytes, found {size}")
+    columns = _of_gguf(read_gguf(path)) if is_gguf else _of_old(path)
+    if not columns:
+        raise InputError(path, "file", "expected an importance matrix, found one of no tensors")
+    for name, values in columns.items():
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise InputError(path, name, "expected finite sums of squares, found others")
+    columns = {name: _weights(values) for name, values in columns.items()}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Importance(MappingProxyType(columns), digest)
+
+
+def _weights(values: Columns) -> Columns:
+    """Return weights of about 1 for each matrix; where none was seen, all alike. A column is never without any."""
+    mean = values.mean(axis=1, keepdims=True, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = np.where(mean > 0, values / mean, 1.0)
+    return np.maximum(scaled, 1e-6).astype(np.float32)
+
+
+def _of_gguf(file: GgufFile) -> dict[str, Columns]:
+    kind = file.get_str("general.type", "")
+    if kind != "imatrix":
+        raise file.error("general.type", f"expected imatrix, found {printable(kind) or 'nothing'}")
+    columns = {}
+    for name, info in file.tensors.items():
+        base = name.removesuffix(".in_sum2")
+        if base == name:
+            continue
+        counts = file.tensor(f"{base}.counts")
+        types = (info.ggml_type.name, counts.ggml_type.name)
+        if types != ("F32", "F32") or counts.rows * counts.shape[-1] != info.rows:
+            problem = f"expected F32 sums and a count for each of {info.rows} matrices, found {' and '.join(types)}"
+            raise file.error(name, f"{problem}, and {counts.rows * counts.shape[-1]} counts")
+        sums = file.read_tensor(name).view("<f4").reshape(info.rows, -1)
+        count = file.read_tensor(f"{base}.counts").view("<f4").reshape(-1, 1)
+        columns[base] = (sums / np.maximum(count, 1)).astype(np.float32)
+    return columns
+
+
+def _of_old(path: Path) -> dict[str, Columns]:
+    data = path.read_bytes()
+    place = 0
+
+    def number() -> int:
+        nonlocal place
+        if place + 4 > len(data):
+            raise InputError(path, "file", f"expected an importance matrix, found an end at {len(data)}", place)
+        place += 4
+        return int.from_bytes(data[place - 4 : place], "little", signed=True)
+
+    def take(count: int, largest: int, what: str) -> bytes:
+        nonlocal place
+        if not 0 < count <= largest or place + count > len(data):
+            raise InputError(path, what, f"expected an importance matrix, found a length of {count}", place)
+        place += count
+        return data[place - count : place]
+
+    columns: dict[str, Columns] = {}
+    entries = number()
+    if not 0 < entries <= 1 << 20:
+        raise InputError(path, "file", f"expected an importance matrix, found {entries} entries")
+    for _ in range(entries):
+        name = take(number(), _MAX_NAME, "name").decode("utf-8", "replace")
+        calls = max(number(), 1)
+        values = np.frombuffer(take(4 * number(), len(data), name), "<f4")
+        columns[name] = (values / np.float32(calls)).astype(np.float32).reshape(1, -1)
+    return columns

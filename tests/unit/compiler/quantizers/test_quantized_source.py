@@ -1,0 +1,109 @@
+"""`--quantize`: which tensors get which type, and that each row is the one that its floats round to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Quant
+
+from rocmforge.artifacts.errors import InputError, UsageError
+from rocmforge.compiler.changes import Changes, changed_source
+from rocmforge.compiler.gguf_reader import read_gguf
+from rocmforge.compiler.quantizers import quantized_source
+from rocmforge.compiler.quantizers.imatrix import Importance
+from rocmforge.compiler.quantizers.quantize import quantize_rows
+from rocmforge.compiler.quantizers.quantized_source import TYPES, QuantizedSource
+from rocmforge.compiler.read_config import read_config
+from rocmforge.tools.generate.fixtures import write_model
+
+
+def types_of(path: Path, kind: str) -> dict[str, str]:
+    source = QuantizedSource(read_gguf(path), kind)
+    read_config(source)  # types that can be compiled
+    return {name: info.ggml_type.name for name, info in source.tensors.items()}
+
+
+def test_which_type_each_tensor_gets(tmp_path: Path) -> None:
+    tied = write_model(tmp_path / "tied.gguf", quantization="F32", hidden_size=256, intermediate_size=512)
+    found = types_of(tied, "Q4_K")
+    assert found["token_embd.weight"] == "Q6_K"  # gives the logits too
+    assert found["blk.0.attn_q.weight"] == found["blk.1.ffn_down.weight"] == "Q4_K"
+    assert found["blk.0.attn_norm.weight"] == found["output_norm.weight"] == "F32"
+    own = write_model(tmp_path / "own.gguf", quantization="F32", hidden_size=256, intermediate_size=512, tie=False)
+    found = types_of(own, "Q4_K")
+    assert (found["token_embd.weight"], found["output.weight"]) == ("Q4_K", "Q6_K")
+    assert types_of(own, "Q8_0")["output.weight"] == "Q8_0"  # finer than Q6_K
+    assert types_of(own, "BF16")["output.weight"] == "BF16"
+
+
+@pytest.mark.parametrize(
+    "kind,expected", [("Q3_K", "Q4_0"), ("Q4_K", "Q5_0"), ("Q5_K", "Q5_1"), ("Q6_K", "Q8_0"), ("Q4_0", "Q4_0")]
+)
+def test_rows_that_are_no_superblocks_get_the_next_type(tmp_path: Path, kind: str, expected: str) -> None:
+    found = types_of(write_model(tmp_path / "m.gguf", quantization="F32"), kind)
+    assert found["blk.0.ffn_up.weight"] == expected
+    assert found["token_embd.weight"] == "Q8_0"
+
+
+def test_rows_that_are_no_blocks_become_f16(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", quantization="F32", intermediate_size=120)
+    found = types_of(path, "Q4_0")
+    assert (found["blk.0.ffn_down.weight"], found["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
+
+
+def test_biases_are_kept(tmp_path: Path) -> None:
+    found = types_of(write_model(tmp_path / "m.gguf", "qwen2", "F16"), "Q8_0")
+    assert found["blk.0.attn_q.bias"] == "F32"
+
+
+@pytest.mark.parametrize("stored", ["F32", "F16", "BF16", "Q8_0"])
+def test_each_row_is_its_floats_rounded(tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized_source, "ELEMENTS_AT_ONCE", 1000)
+    path = write_model(tmp_path / "m.gguf", quantization=stored, hidden_size=256, intermediate_size=512)
+    source = QuantizedSource(read_gguf(path), "Q4_K")
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.name == "blk.1.ffn_gate.weight":
+            floats = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+    expected = quantize_rows(floats, Quant.Q4_K)
+    assert np.array_equal(source.read_tensor("blk.1.ffn_gate.weight"), expected.reshape(-1))
+    assert np.array_equal(source.read_rows("blk.1.ffn_gate.weight", 7, 30), expected[7:37])
+
+
+def test_what_has_the_type_already_is_not_touched(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", quantization="Q4_K", types={"attn_v": "Q6_K"})
+    base, source = read_gguf(path), QuantizedSource(read_gguf(path), "Q4_K")
+    name = "blk.0.attn_q.weight"
+    assert np.array_equal(source.read_tensor(name), base.read_tensor(name))
+    assert source.tensors["blk.0.attn_v.weight"].ggml_type is Quant.Q4_K
+
+
+def test_the_importance_of_columns(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", quantization="F32", hidden_size=256, intermediate_size=512)
+    columns = np.linspace(0.1, 10, 256, dtype=np.float32).reshape(1, -1)
+    name = "blk.0.attn_q.weight"
+    source = QuantizedSource(read_gguf(path), "Q4_K", Importance({name: columns}, ""))
+    values = read_gguf(path).read_tensor(name).view(np.float32).reshape(-1, 256)
+    assert np.array_equal(source.read_tensor(name), quantize_rows(values, Quant.Q4_K, columns[0]).reshape(-1))
+    assert not np.array_equal(source.read_tensor(name), quantize_rows(values, Quant.Q4_K).reshape(-1))
+
+
+def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", quantization="F32")
+    base = read_gguf(path)
+    with pytest.raises(UsageError, match=f"--quantize: expected one of {', '.join(TYPES)}, found q4_k_m"):
+        QuantizedSource(base, "q4_k_m")
+    with pytest.raises(UsageError, match=r"--imatrix: expected tensors of the model, found none: of another model\?"):
+        QuantizedSource(base, "Q4_0", Importance({"x": np.ones((1, 64), np.float32)}, ""))
+    with pytest.raises(UsageError, match=r"--imatrix: blk\.0\.ffn_up\.weight: expected 64 columns, found 32"):
+        QuantizedSource(base, "Q4_0", Importance({"blk.0.ffn_up.weight": np.ones((1, 32), np.float32)}, ""))
+    with pytest.raises(UsageError, match="--imatrix: expected --quantize beside it, found none"):
+        changed_source(base, Changes(imatrix=path))
+    data = bytearray(path.read_bytes())
+    offset = base.tensors["blk.0.ffn_up.weight"].offset
+    data[offset : offset + 4] = np.float32("inf").tobytes()
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"blk\.0\.ffn_up\.weight: expected finite weights to quantize, found others"):
+        QuantizedSource(read_gguf(path), "Q4_0").read_tensor("blk.0.ffn_up.weight")
