@@ -52,7 +52,7 @@ def _common_facts(gguf: ModelSource, architecture: str) -> dict[str, object]:
     facts: dict[str, object] = {
         "file": printable(gguf.path),
         **gguf.facts(),
-        "architecture": f"{printable(architecture)}, which cannot be compiled (these can: {', '.join(ARCHITECTURES)})",
+        "architecture": f"{printable(architecture)}, which cannot be compiled (see docs/architectures.md)",
         "name": printable(gguf.get_str("general.name", gguf.path.stem)),
         "tensors": ", ".join(f"{count} {kind}" for kind, count in sorted(types.items())) or "none",
         "weight_bytes": sum(tensor.n_bytes for tensor in gguf.tensors.values()),

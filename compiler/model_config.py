@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .position_tables import PositionTable, RopeScaling, RopeTable
 
-RopeStyle = Literal["interleaved", "half"]
+RopeStyle = Literal["interleaved", "half", "none"]
 HEAD_DIM_MULTIPLE = 16  # attention works on vectors of 16 elements of a head
 
 
@@ -25,6 +25,7 @@ class LayerConfig:
     head_dim: int
     value_dim: int
     rope_dim: int
+    rope_table: str
     window: int
 
 
@@ -50,7 +51,17 @@ class ModelConfig:
         rope_dim: elements at a head's front that rotate; even, at most `head_dim`; 0: none.
         rope_scaling: see `RopeScaling`.
         tie_word_embeddings: the token embedding serves as the output projection too.
+        rope_table: role of the table by which they rotate.
         window: positions that one sees, itself the last; 0: all before it.
+        embedding_scale: by which the token embedding is multiplied.
+        residual_scale: by which what attention and feed-forward add to the residual stream is.
+        attention_scale: by which scores are; 0: one over the root of `head_dim`.
+        attention_softcap: a score s becomes softcap * tanh(s / softcap); 0: it does not.
+        max_alibi_bias: of ALiBi; 0: there is none.
+        qkv_clamp: distance from 0 within which queries, keys and values are held; 0: they are not.
+        logit_scale: by which logits are multiplied.
+        logit_softcap: as `attention_softcap`, of logits.
+        parallel: attention and feed-forward read the residual stream as it is before both.
         by_layer: field of `LayerConfig` to its value in each layer, where layers differ; the field of that name here
             then is the largest.
         further_tables: by position, beside `rope_table`, by role: of other bases, or of temperatures.
@@ -73,13 +84,23 @@ class ModelConfig:
     rope_scaling: RopeScaling
     tie_word_embeddings: bool
     value_dim: int = 0
+    rope_table: str = "rope_table"
     window: int = 0
-    by_layer: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    max_alibi_bias: float = 0.0
+    qkv_clamp: float = 0.0
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0
+    parallel: bool = False
+    by_layer: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     further_tables: Mapping[str, PositionTable] = field(default_factory=dict)
 
     def layer(self, number: int) -> LayerConfig:
         """Return what a layer has."""
-        found = {
+        found: dict[str, Any] = {
             one.name: self.by_layer[one.name][number] if one.name in self.by_layer else getattr(self, one.name)
             for one in fields(LayerConfig)
         }

@@ -34,11 +34,15 @@ class WeightTensor:
         tensor: as the source has it.
         shape: of the weight, [rows, columns] or [elements].
         first: row of the tensor, or element, that the weight begins with.
+        repeat: how often each row, or element, stands in the weight, one behind the other.
+        inverted: the weight is one over what is stored.
     """
 
     tensor: TensorInfo
     shape: tuple[int, ...]
     first: int = 0
+    repeat: int = 1
+    inverted: bool = False
 
     @property
     def name(self) -> str:
@@ -59,10 +63,13 @@ class WeightTensor:
         Raises:
             InputError: as `ModelSource.read_rows`.
         """
+        count = self.shape[0] // self.repeat
         if len(self.shape) == 2:
-            return source.read_rows(self.name, self.first, self.shape[0])
+            rows = source.read_rows(self.name, self.first, count)
+            return np.repeat(rows, self.repeat, axis=0) if self.repeat > 1 else rows
         size = self.tensor.n_bytes // math.prod(self.tensor.shape)
-        return source.read_tensor(self.name)[self.first * size : (self.first + self.shape[0]) * size]
+        elements = source.read_tensor(self.name).reshape(-1, size)[self.first : self.first + count]
+        return np.repeat(elements, self.repeat, axis=0).reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class _Place:
     whole: tuple[int, ...]
     first: int
     optional: bool
+    repeat: int = 1
+    inverted: bool = False
 
 
 def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, WeightTensor]:
@@ -84,9 +93,12 @@ def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, Wei
         InputError: one is missing.
     """
     found: dict[str, WeightTensor] = {}
+    unread = ARCHITECTURES[config.architecture].unread
     for place in _places(source, config):
-        if place.name in source.tensors or not place.optional:
-            found[place.role] = WeightTensor(source.tensor(place.name), place.shape, place.first)
+        if place.role.rsplit(".", 1)[-1] not in unread and (place.name in source.tensors or not place.optional):
+            found[place.role] = WeightTensor(
+                source.tensor(place.name), place.shape, place.first, place.repeat, place.inverted
+            )
     return found
 
 
@@ -110,8 +122,13 @@ def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
     for number in (None, *range(config.num_layers)):
         shapes = row.shapes(config, config.layer(number or 0))
         prefix = "" if number is None else f"layers.{number}."
+        repeat = config.layer(number or 0).value_dim or config.layer(number or 0).head_dim
         for role in row.tensors:
-            if role in shapes and row.is_layer_role(role) == (number is not None):
+            if role in row.repeated:
+                name, shape = row.tensor_name(role, number or 0), shapes[role]
+                whole = (shape[0] // repeat, *shape[1:])
+                yield _Place(prefix + role, name, shape, whole, 0, role in row.optional, repeat)
+            elif role in shapes and row.is_layer_role(role) == (number is not None):
                 yield from _places_of(source, row, shapes, role, number or 0, prefix)
 
 
@@ -122,7 +139,7 @@ def _places_of(
     shape, name = shapes[role], row.tensor_name(role, layer)
     own, optional = prefix + role, role in row.optional
     if not name.endswith(".weight"):
-        yield _Place(own, name, shape, shape, 0, optional)
+        yield _Place(own, name, shape, shape, 0, optional, inverted=role in row.inverted)
         return
     base, roles = _holder(source, row, shapes, role, layer)
     first, rows = sum(shapes[one][0] for one in roles[: roles.index(role)]), sum(shapes[one][0] for one in roles)
@@ -147,8 +164,9 @@ def _holder(
         stored = source.tensors.get(f"{base}.weight")
         if role not in roles or stored is None or f"{named(roles[0])}.weight" in source.tensors:
             continue
+        own = {named(one) for one in roles if one in row.tensors}
         # `ffn_up` may be the tensor of up alone, or of gate and up.
-        if base not in map(named, roles) or stored.shape[0] == sum(shapes[one][0] for one in roles):
+        if base not in own or stored.shape[0] == sum(shapes[one][0] for one in roles):
             return base, roles
     return named(role), (role,)
 
@@ -168,15 +186,16 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
         if place.whole not in (tensor.shape, flat):
             raise source.error(place.name, f"expected shape {list(place.whole)}, found {list(tensor.shape)}")
         known: tuple[Quant, ...] = MATRIX_TYPES if len(place.shape) == 2 else VECTOR_TYPES
-        if place.role.startswith("rope_factors"):
+        if place.role.startswith("rope_factors") or place.inverted:
             known = (Quant.F32,)
         if tensor.ggml_type not in known:
             names = ", ".join(kind.name for kind in known)
             raise source.error(place.name, f"expected a type of {names}, found {tensor.ggml_type.name}")
-    for name in (tensors[role].name for role in tensors if role.startswith("rope_factors")):
-        factors = source.read_tensor(name).view("<f4")
-        if not (np.isfinite(factors) & (factors > 0)).all():
-            raise source.error(name, "expected positive, finite divisors, found others")
+    for role, weight in tensors.items():
+        if role.startswith("rope_factors") or weight.inverted:
+            divisors = source.read_tensor(weight.name).view("<f4")
+            if not (np.isfinite(divisors) & (divisors != 0)).all():
+                raise source.error(weight.name, "expected finite divisors other than 0, found others")
     for name in unused_tensors(source, config):
         if name.endswith(_MEANINGFUL_ENDINGS):
             raise source.error(name, f"expected no such tensor in a {config.architecture} model, found it")

@@ -6,6 +6,10 @@ a type that the rest of the compiler knows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import numpy as np
 
 from ..artifacts.errors import printable
@@ -14,7 +18,7 @@ from .model_config import HEAD_DIM_MULTIPLE, ModelConfig
 from .model_source import ModelSource, checked_int
 from .model_tensors import check_tensors
 from .models.architecture import Architecture
-from .position_tables import RopeScaling
+from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling, with_temperatures, with_windows
 
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
@@ -23,7 +27,19 @@ MAX_HIDDEN_SIZE = 1 << 17
 MAX_INTERMEDIATE_SIZE = 1 << 20
 MAX_VOCAB_SIZE = 1 << 21
 MAX_SEQ_LEN = 1 << 24
-DEFAULT_ROPE_THETA = 10000.0
+NUMBERS: Mapping[str, float] = MappingProxyType(
+    {
+        "attention_scale": 0.0,
+        "attention_softcap": 0.0,
+        "embedding_scale": 1.0,
+        "logit_scale": 1.0,
+        "logit_softcap": 0.0,
+        "max_alibi_bias": 0.0,
+        "qkv_clamp": 0.0,
+        "residual_scale": 1.0,
+    }
+)
+"""Fields of `ModelConfig` that some files have a key for, and what they are without."""
 
 
 def read_config(gguf_file: ModelSource) -> ModelConfig:
@@ -41,9 +57,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
     num_heads = _of_layers(gguf_file, row.key("num_heads"), num_layers, None, MAX_HEADS)
     head_dim = _head_dim(gguf_file, row, hidden_size, max(num_heads))
     num_kv_heads = _num_kv_heads(gguf_file, row, num_heads)
-    rope_dim = gguf_file.get_int(row.key("rope_dim"), head_dim, minimum=2, maximum=head_dim)
-    if rope_dim % 2:
-        raise gguf_file.error(row.key("rope_dim"), f"expected an even number, found {rope_dim}")
+    max_seq_len = gguf_file.get_int(row.key("max_seq_len"), minimum=1, maximum=MAX_SEQ_LEN)
     config = ModelConfig(
         architecture=row.name,
         name=gguf_file.get_str("general.name", gguf_file.path.stem),
@@ -54,34 +68,62 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
         num_kv_heads=max(num_kv_heads),
         head_dim=head_dim,
         vocab_size=_vocab_size(gguf_file, row),
-        max_seq_len=gguf_file.get_int(row.key("max_seq_len"), minimum=1, maximum=MAX_SEQ_LEN),
-        rope_theta=gguf_file.get_float(row.key("rope_theta"), DEFAULT_ROPE_THETA, minimum=1, maximum=1e15),
-        norm_epsilon=gguf_file.get_float(row.key("norm_epsilon"), minimum=1e-12, maximum=1),
+        max_seq_len=max_seq_len,
+        rope_theta=gguf_file.get_float(row.key("rope_theta"), DEFAULT_ROPE_THETA, minimum=1, maximum=MAX_THETA),
+        norm_epsilon=_norm_epsilon(gguf_file, row),
         rope_style=row.rope_style,
-        rope_dim=rope_dim,
-        rope_scaling=_rope_scaling(gguf_file, row),
+        rope_dim=_rope_dim(gguf_file, row, head_dim),
+        rope_scaling=read_rope_scaling(gguf_file, row, max_seq_len),
         tie_word_embeddings=row.tensor_name("output") not in gguf_file.tensors,
         by_layer=_differing(intermediate_size=intermediate_size, num_heads=num_heads, num_kv_heads=num_kv_heads),
+        parallel="parallel" in row.keys and gguf_file.get_bool(row.key("parallel"), True),
+        **_numbers(gguf_file, row),
     )
+    config = with_temperatures(gguf_file, row, with_windows(gguf_file, row, config))
+    config = row.refine(gguf_file, config)
     check_tensors(gguf_file, config)
     return config
+
+
+def _rope_dim(source: ModelSource, row: Architecture, head_dim: int) -> int:
+    if row.rope_style == "none":
+        return 0
+    key = row.key("rope_dim")
+    rope_dim = source.get_int(key, head_dim, minimum=2, maximum=head_dim)
+    if rope_dim % 2:
+        raise source.error(key, f"expected an even number, found {rope_dim}")
+    return rope_dim
+
+
+def _norm_epsilon(source: ModelSource, row: Architecture) -> float:
+    key, default = row.key("norm_epsilon"), row.defaults.get("norm_epsilon")
+    if default is not None and not source.get_float(key, 0.0, 0, 1):
+        return default
+    return source.get_float(key, minimum=1e-12, maximum=1)
+
+
+def _numbers(source: ModelSource, row: Architecture) -> dict[str, Any]:
+    """Return the numbers of which the row names the key, or says what they are; 0 in the file is as none."""
+    known = {name: row.defaults.get(name, usual) for name, usual in NUMBERS.items()}
+    read = {name: source.get_float(row.key(name), 0.0, -1e6, 1e6) for name in NUMBERS if name in row.keys}
+    return {name: read.get(name) or value for name, value in known.items()}
 
 
 def _architecture(gguf_file: ModelSource) -> Architecture:
     key = "general.architecture"
     name = gguf_file.get_str(key)
     if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise gguf_file.error(key, f"expected a supported architecture ({known}), found {printable(name)}")
+        known = f"one of the {len(ARCHITECTURES)} architectures of docs/architectures.md"
+        raise gguf_file.error(key, f"expected {known}, found {printable(name)}")
     return ARCHITECTURES[name]
 
 
 def _refuse_unsupported(gguf_file: ModelSource, row: Architecture) -> None:
-    experts = gguf_file.get_int(row.key("num_experts"), 0)
+    experts = gguf_file.get_int(row.key("num_experts"), 0) if "num_experts" in row.keys else 0
     if experts:
         problem = f"expected a dense model, found a mixture of {experts} experts, which is not supported"
         raise gguf_file.error(row.key("num_experts"), problem)
-    if not gguf_file.get_bool(row.key("causal"), True):
+    if "causal" in row.keys and not gguf_file.get_bool(row.key("causal"), True):
         raise gguf_file.error(row.key("causal"), "expected causal attention, found an encoder")
 
 
@@ -137,18 +179,3 @@ def _vocab_size(gguf_file: ModelSource, row: Architecture) -> int:
     if rows > MAX_VOCAB_SIZE:
         raise gguf_file.error(name, f"expected at most {MAX_VOCAB_SIZE} rows, found {rows}")
     return rows
-
-
-def _rope_scaling(gguf_file: ModelSource, row: Architecture) -> RopeScaling:
-    """Source: llama.cpp `llama_model::load_hparams`: linear is what a bare factor means; 0 means none."""
-    key = row.key("rope_scaling_kind")
-    kind = gguf_file.get_str(key, "linear")
-    if kind not in ("none", "linear"):
-        raise gguf_file.error(key, f"expected none or linear, found {printable(kind)}, which is not supported")
-    old = gguf_file.get_float(row.key("rope_scale_linear"), 0.0, minimum=0, maximum=1e6)
-    factor = gguf_file.get_float(row.key("rope_scaling_factor"), old, minimum=0, maximum=1e6)
-    if kind == "none" or factor == 0:
-        factor = 1.0
-    if row.rope_factors and row.tensor_name("rope_factors") in gguf_file.tensors:
-        return RopeScaling("factors", factor)
-    return RopeScaling("none" if factor == 1 else "linear", factor)

@@ -149,6 +149,8 @@ def _packed_parts(
 def read_floats(gguf: ModelSource, tensor: WeightTensor) -> npt.NDArray[np.float32]:
     """Return a float tensor of any float type as float32, exactly."""
     raw, kind = tensor.read(gguf).reshape(-1), tensor.ggml_type.name
+    if tensor.inverted:
+        return np.reciprocal(raw.view(np.float32))
     if kind == "F32":
         return raw.view(np.float32)
     if kind == "F16":

@@ -7,8 +7,33 @@ from dataclasses import dataclass, field
 
 from ..graph import Graph, Weight
 from ..model_config import LayerConfig, ModelConfig, RopeStyle
+from ..model_source import ModelSource
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def as_read(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Return a configuration as its keys say it, for `Architecture.refine`."""
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which layers see the last positions alone, where the file gives or `size` is how many.
+
+    Attributes:
+        pattern: the last of so many layers sees all, unless the file says otherwise; 0: none does.
+        size: positions that the others see, where the file has no such key.
+        rotates_full: layers that see all rotate as well.
+        theta: base of the others' frequencies where the file has none; 0: that of those that see all.
+        scaled: the others' frequencies are scaled as those of layers that see all.
+    """
+
+    pattern: int
+    size: int = 0
+    rotates_full: bool = True
+    theta: float = 0.0
+    scaled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +43,8 @@ class Architecture:
     Attributes:
         name: `general.architecture`, and the prefix of its keys.
         rope_style: which elements of a head rotate together: "interleaved" (2i, 2i+1), as llama weights are
-            permuted for in GGUF, or "half" (i, i + rope_dim/2).
-        keys: hyperparameter to GGUF key, without the prefix.
+            permuted for in GGUF, or "half" (i, i + rope_dim/2); "none": it has no rotary positions.
+        keys: hyperparameter to GGUF key, without the prefix, of those that it has.
         tensors: role to GGUF tensor name, `{layer}` standing for the layer's number. Each may have a bias and a scale
             beside it: the same name with these endings, and the roles `<role>_bias`, `<role>_scale`.
         shapes: role to the shape of its tensor, of the roles that a model has; matrices are [outputs, inputs].
@@ -27,7 +52,12 @@ class Architecture:
         graph: the forward pass.
         optional: roles that a file may lack.
         fused: name of a tensor, without its ending, to the roles whose rows it may hold instead, in their order.
-        rope_factors: whether a tensor may divide the rotary frequencies.
+        unread: roles whose tensors a file may have, and which llama.cpp loads but does not compute with.
+        repeated: roles each of whose rows (or elements) the file has once for all elements of a head.
+        inverted: roles that are one over what the file has.
+        defaults: what a hyperparameter is where its key is absent or 0.
+        windows: see `Windows`; None: all layers see all positions.
+        refine: what the file's other facts make of the configuration that its keys say.
     """
 
     name: str
@@ -38,7 +68,12 @@ class Architecture:
     graph: Callable[[ModelConfig, Mapping[str, Weight]], Graph]
     optional: frozenset[str] = frozenset()
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    rope_factors: bool = False
+    unread: frozenset[str] = frozenset()
+    repeated: frozenset[str] = frozenset()
+    inverted: frozenset[str] = frozenset()
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    windows: Windows | None = None
+    refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read
 
     def key(self, hyperparameter: str) -> str:
         """Return the full GGUF key of a hyperparameter."""

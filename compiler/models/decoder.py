@@ -1,71 +1,21 @@
-"""Decoders with RMS norms before attention and feed-forward, rotary positions and a gated feed-forward.
+"""Decoders of blocks of attention and feed-forward, as their rows (`decoder_rows.py`) declare them.
 
-Llama 2 to 3.3, Mistral, TinyLlama and SmolLM2 are `llama`; Qwen 2, 2.5 and 3 add biases or norms of heads.
+Norms stand where the model has weights for them: before attention and feed-forward, behind them, or both. Where there
+is none before the feed-forward, it reads what attention reads, beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
-from typing import Any
+from typing import Literal
 
-from ..graph import LOGITS, Graph, Weight
+from ..graph import LOGITS, TOKENS, Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
-from ..model_config import LayerConfig, ModelConfig, RopeStyle
-from .architecture import Architecture, Shapes
+from ..model_config import LayerConfig, ModelConfig
+from .architecture import Shapes
 
-# Role to tensor name; a role of each layer has `{layer}` in its name.
-_TENSORS: Mapping[str, str] = MappingProxyType(
-    {
-        "token_embedding": "token_embd.weight",
-        "output_norm": "output_norm.weight",
-        "output": "output.weight",
-        "rope_factors": "rope_freqs.weight",
-        "attention_norm": "blk.{layer}.attn_norm.weight",
-        "attention_q": "blk.{layer}.attn_q.weight",
-        "attention_k": "blk.{layer}.attn_k.weight",
-        "attention_v": "blk.{layer}.attn_v.weight",
-        "attention_q_norm": "blk.{layer}.attn_q_norm.weight",
-        "attention_k_norm": "blk.{layer}.attn_k_norm.weight",
-        "attention_output": "blk.{layer}.attn_output.weight",
-        "ffn_norm": "blk.{layer}.ffn_norm.weight",
-        "ffn_gate": "blk.{layer}.ffn_gate.weight",
-        "ffn_up": "blk.{layer}.ffn_up.weight",
-        "ffn_down": "blk.{layer}.ffn_down.weight",
-    }
-)
-
-# Tensors that may stand for several, whose rows they hold one after another.
-_FUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "blk.{layer}.attn_qkv": ("attention_q", "attention_k", "attention_v"),
-        "blk.{layer}.ffn_up": ("ffn_gate", "ffn_up"),
-    }
-)
-
-# Hyperparameter to the key's part after the architecture's prefix.
-_KEYS: Mapping[str, str] = MappingProxyType(
-    {
-        "hidden_size": "embedding_length",
-        "intermediate_size": "feed_forward_length",
-        "num_layers": "block_count",
-        "num_heads": "attention.head_count",
-        "num_kv_heads": "attention.head_count_kv",
-        "key_length": "attention.key_length",
-        "value_length": "attention.value_length",
-        "max_seq_len": "context_length",
-        "rope_theta": "rope.freq_base",
-        "rope_dim": "rope.dimension_count",
-        "rope_scaling_kind": "rope.scaling.type",
-        "rope_scaling_factor": "rope.scaling.factor",
-        "rope_scale_linear": "rope.scale_linear",
-        "norm_epsilon": "attention.layer_norm_rms_epsilon",
-        "num_experts": "expert_count",
-        "causal": "attention.causal",
-    }
-)
+QkNorm = Literal["", "head", "heads", "row", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,101 +23,194 @@ class Style:
     """What sets a decoder apart from llama.
 
     Attributes:
-        activation: of the feed-forward's gate, one of `ACTIVATIONS`.
-        qk_norm: queries and keys pass an RMS norm over each head before they rotate.
+        activation: of the feed-forward, one of `ACTIVATIONS`: of its gate, where it has one.
+        norm: "rms" or "layer".
+        weightless: roles of norms that it has without weights.
+        post_epsilon: of norms behind attention and feed-forward; 0: that of all.
+        qk_norm: of queries and keys: over each "head", with weights that all share, or of each of the "heads", or over
+            the whole "row", or over a row that is as wide as the residual stream ("hidden").
+        qk_norm_kind: "rms" or "layer".
+        qk_norm_after: it comes behind the rotation.
+        both_ways: a position sees those after it too.
     """
 
     activation: str = "silu"
-    qk_norm: bool = False
+    norm: str = "rms"
+    weightless: tuple[str, ...] = ()
+    post_epsilon: float = 0.0
+    qk_norm: QkNorm = ""
+    qk_norm_kind: str = "rms"
+    qk_norm_after: bool = False
+    both_ways: bool = False
 
 
 def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
-    """See `Architecture`."""
+    """See `Architecture`; a layer without heads or feed-forward has no weights of theirs."""
     hidden, inner = config.hidden_size, layer.intermediate_size
-    query, key = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
     found: dict[str, tuple[int, ...]] = {
         "token_embedding": (config.vocab_size, hidden),
+        "position_embedding": (config.max_seq_len, hidden),
+        "embedding_norm": (hidden,),
         "output_norm": (hidden,),
-        "attention_norm": (hidden,),
-        "attention_q": (query, hidden),
-        "attention_k": (key, hidden),
-        "attention_v": (key, hidden),
-        "attention_output": (hidden, query),
-        "ffn_norm": (hidden,),
-        "ffn_gate": (inner, hidden),
-        "ffn_up": (inner, hidden),
-        "ffn_down": (hidden, inner),
+        **_rope_shapes(config),
     }
     if not config.tie_word_embeddings:
         found["output"] = (config.vocab_size, hidden)
-    if config.rope_scaling.kind == "factors":
-        found["rope_factors"] = (config.rope_dim // 2,)
+    if layer.num_heads:
+        found |= dict.fromkeys(("attention_norm", "attention_norm_2", "attention_post_norm"), (hidden,))
+        found |= _attention_shapes(style, config, layer)
+    if inner:
+        found |= dict.fromkeys(("ffn_norm", "ffn_post_norm"), (hidden,))
+        found |= {"ffn_gate": (inner, hidden), "ffn_up": (inner, hidden), "ffn_down": (hidden, inner)}
+        found["ffn_divisors"] = (inner,)
+    return found
+
+
+def _rope_shapes(config: ModelConfig) -> Shapes:
+    kinds = {"factors": ("rope_factors",), "longrope": ("rope_factors_long", "rope_factors_short")}
+    return dict.fromkeys(kinds.get(config.rope_scaling.kind, ()), (config.rope_dim // 2,))
+
+
+def _attention_shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
+    hidden = config.hidden_size
+    if not layer.num_kv_heads:
+        return {"attention_output": (hidden, hidden)}
+    query, key = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+    value_dim = layer.value_dim or layer.head_dim
+    found: dict[str, tuple[int, ...]] = {
+        "attention_q": (query, hidden),
+        "attention_k": (key, hidden),
+        "attention_v": (layer.num_kv_heads * value_dim, hidden),
+        "attention_gate": (layer.num_heads * value_dim, hidden),
+        "attention_output": (hidden, layer.num_heads * value_dim),
+        "attention_sinks": (layer.num_heads,),
+        "embedding_skip": (1,),
+        # Rows of a fused tensor that has as many of keys, and of values, as of queries, which no head reads.
+        "attention_rest": (query - key, hidden),
+    }
     if style.qk_norm:
-        found |= {"attention_q_norm": (layer.head_dim,), "attention_k_norm": (layer.head_dim,)}
+        of_both = {"head": (layer.head_dim,) * 2, "hidden": (hidden,) * 2}.get(style.qk_norm, (query, key))
+        found |= {"attention_q_norm": of_both[:1], "attention_k_norm": of_both[1:]}
     return found
 
 
 def graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     """See `Architecture`."""
     g = GraphBuilder(weights)
-    hidden = g.embed("embedded", "token_embedding")
+    hidden = g.embed("embedded", "token_embedding", config.embedding_scale)
+    if g.has("position_embedding"):
+        hidden = g.position_embed("placed", hidden, "position_embedding")
+    hidden = embedded = _norm(g, style, config, "embedding_normed", hidden, "embedding_norm")
     for number in range(config.num_layers):
         layer = g.layer(number)
-        hidden = _attention(layer, config, number, hidden)
-        hidden = _feed_forward(layer, style, config, hidden)
-    normed = g.norm("final_normed", hidden, "output_norm", config.norm_epsilon, LOGITS)
+        hidden = _layer(layer, style, config, number, hidden)
+        if layer.has("embedding_skip"):
+            skipped = layer.scale_by("embedding_skip", embedded, "embedding_skip")
+            hidden = layer.add("skip_residual", hidden, skipped)
+    normed = _norm(g, style, config, "final_normed", hidden, "output_norm", LOGITS)
     logits = g.linear("logits", normed, "token_embedding" if config.tie_word_embeddings else "output")
+    if config.logit_scale != 1 or config.logit_softcap:
+        logits = g.logits_map("mapped_logits", logits, config.logit_scale, config.logit_softcap)
     g.sample("sampled", logits)
     return g.graph()
 
 
-def _attention(g: GraphBuilder, config: ModelConfig, number: int, hidden: str) -> str:
+def _norm(
+    g: GraphBuilder, style: Style, config: ModelConfig, output: str, source: str, role: str, rows: str = TOKENS
+) -> str:
+    """Append a norm where the model has one; else return its source."""
+    epsilon = style.post_epsilon if style.post_epsilon and "post" in role else config.norm_epsilon
+    if g.has(role):
+        return g.norm(output, source, role, epsilon, rows, kind=style.norm)
+    if role in style.weightless:
+        return g.norm(output, source, "", epsilon, rows, kind=style.norm)
+    return source
+
+
+def _layer(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidden: str) -> str:
     has = config.layer(number)
-    heads = {
+    normed = _norm(g, style, config, "attention_normed", hidden, "attention_norm")
+    source, between = normed, hidden
+    if has.num_heads:
+        if g.has("attention_norm_2"):
+            source = _norm(g, style, config, "attention_normed_2", hidden, "attention_norm_2")
+        between = g.add("attention_residual", hidden, _attention(g, style, config, number, source))
+    if not has.intermediate_size:
+        return between
+    beside = normed != hidden and not g.has("ffn_norm") and "ffn_norm" not in style.weightless
+    source = normed if beside else hidden if config.parallel else between
+    source = _norm(g, style, config, "ffn_normed", source, "ffn_norm")
+    return g.add("ffn_residual", between, _feed_forward(g, style, config, source))
+
+
+def _attention(g: GraphBuilder, style: Style, config: ModelConfig, number: int, normed: str) -> str:
+    has = config.layer(number)
+    attended = normed
+    if has.num_kv_heads:
+        attended = _attended(g, style, config, number, normed)
+    if g.has("attention_gate"):
+        gate = g.activate("attention_gate", g.linear("attention_gate_in", normed, "attention_gate"), "sigmoid")
+        attended = g.mul("gated", attended, gate)
+    out = g.linear("attention_out", attended, "attention_output", scale=config.residual_scale)
+    return _norm(g, style, config, "attention_post_normed", out, "attention_post_norm")
+
+
+def _attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, normed: str) -> str:
+    """Append attention over what the projections of `normed` are."""
+    has = config.layer(number)
+    heads: dict[str, Attribute] = {
         "layer": number,
         "num_heads": has.num_heads,
         "num_kv_heads": has.num_kv_heads,
         "head_dim": has.head_dim,
+        **_unusual(value_dim=has.value_dim),
     }
-    normed = g.norm("attention_normed", hidden, "attention_norm", config.norm_epsilon)
     qkv = g.linear("qkv", normed, "attention_q", "attention_k", "attention_v")
+    both = ("attention_q_norm", "attention_k_norm")
+    norms = tuple(role for role in both if g.has(both[0]) and g.has(role))
+    how: dict[str, Attribute] = {"norm_rows": style.qk_norm in ("row", "hidden"), "norm_after": style.qk_norm_after}
+    if style.qk_norm_kind != "rms":
+        how["norm"] = style.qk_norm_kind
     rotated = g.rope_kv(
         "rotated_qkv",
         qkv,
-        ("attention_q_norm", "attention_k_norm") if g.has("attention_q_norm") else (),
+        norms,
+        has.rope_table,
+        "temperatures" if "temperatures" in g.weights and has.rope_dim else "",
         rope_dim=has.rope_dim,
         interleaved=config.rope_style == "interleaved",
         epsilon=config.norm_epsilon,
+        **_unusual(clamp=config.qkv_clamp, **(how if norms else {})),
         **heads,
     )
-    columns = has.num_heads * has.head_dim
-    attended = g.attention("attended", rotated, columns, scale=has.head_dim**-0.5, **heads)
-    return g.add("attention_residual", hidden, g.linear("attention_out", attended, "attention_output"))
-
-
-def _feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, hidden: str) -> str:
-    normed = g.norm("ffn_normed", hidden, "ffn_norm", config.norm_epsilon)
-    activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), style.activation)
-    return g.add("ffn_residual", hidden, g.linear("ffn_out", activated, "ffn_down"))
-
-
-def _member(name: str, rope_style: RopeStyle, rope_factors: bool = False, **style: Any) -> Architecture:
-    how = Style(**style)
-    return Architecture(
-        name,
-        rope_style,
-        _KEYS,
-        _TENSORS,
-        partial(shapes, how),
-        partial(graph, how),
-        fused=_FUSED,
-        rope_factors=rope_factors,
+    return g.attention(
+        "attended",
+        rotated,
+        has.num_heads * (has.value_dim or has.head_dim),
+        "",
+        "attention_sinks" if g.has("attention_sinks") else "",
+        scale=config.attention_scale or has.head_dim**-0.5,
+        **_unusual(
+            window=has.window,
+            softcap=config.attention_softcap,
+            max_bias=config.max_alibi_bias,
+            both_ways=style.both_ways,
+        ),
+        **heads,
     )
 
 
-ARCHITECTURES = (
-    _member("llama", rope_style="interleaved", rope_factors=True),
-    _member("qwen2", rope_style="half"),
-    _member("qwen3", rope_style="half", qk_norm=True),
-)
-"""The family's members: a line each."""
+def _unusual(**attributes: Attribute) -> dict[str, Attribute]:
+    """Return the attributes that are not 0, which is what stands for an absent one."""
+    return {name: value for name, value in attributes.items() if value}
+
+
+def _feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:
+    if g.has("ffn_gate"):
+        activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), style.activation)
+    else:
+        activated = g.activate("activated", g.linear("up", normed, "ffn_up"), style.activation)
+    if g.has("ffn_divisors"):
+        activated = g.scale_by("divided", activated, "ffn_divisors")
+    out = g.linear("ffn_out", activated, "ffn_down", scale=config.residual_scale)
+    return _norm(g, style, config, "ffn_post_normed", out, "ffn_post_norm")

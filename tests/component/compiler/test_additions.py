@@ -95,10 +95,10 @@ def rewritten(path: Path, goal: Path, architecture: str, change: Change | None =
 
 def test_an_architecture_of_a_known_family(package: Path, tmp_path: Path) -> None:
     edit(
-        package / "compiler/models/decoder.py",
+        package / "compiler/models/decoder_rows.py",
         (
             "ARCHITECTURES = (\n",
-            'ARCHITECTURES = (\n    _member("cousin", rope_style="half", qk_norm=True),\n',
+            'ARCHITECTURES = (\n    _half("cousin", qk_norm="head"),\n',
         ),
     )
     assert changed(package) == recipe("An architecture of a known family")
@@ -110,8 +110,8 @@ def test_an_architecture_of_a_known_family(package: Path, tmp_path: Path) -> Non
 def test_a_gate_activation(package: Path, tmp_path: Path) -> None:
     """The cube of what is positive."""
     edit(
-        package / "compiler/models/decoder.py",
-        ('_member("qwen2", ', '_member("qwen2", activation="relu3", '),
+        package / "compiler/models/decoder_rows.py",
+        ('_half("qwen2")', '_half("qwen2", activation="relu3")'),
     )
     edit(
         package / "compiler/ops/activations.py",
@@ -208,7 +208,7 @@ def test_an_operation(package: Path, tmp_path: Path) -> None:
     edit(
         package / "compiler/models/decoder.py",
         (
-            'hidden = g.embed("embedded", "token_embedding")\n',
+            'hidden = g.embed("embedded", "token_embedding", config.embedding_scale)\n',
             'hidden = g.scale("scaled", g.embed("embedded", "token_embedding"), 8.0)\n',
         ),
     )

@@ -73,7 +73,7 @@ def test_smollm2(smollm2_gguf: Path) -> None:
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_every_architecture_and_quantization(tmp_path: Path, architecture: str, quantization: str) -> None:
     path = write_model(tmp_path / "model.gguf", architecture, quantization, tie=False)
     gguf_file = read_gguf(path)
@@ -153,11 +153,11 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
 @pytest.mark.parametrize(
     "key,value,problem",
     [
-        ("general.architecture", "mamba", "expected a supported architecture (llama, qwen2, qwen3)"),
+        ("general.architecture", "mamba", f"expected one of the {len(ARCHITECTURES)} architectures of docs/archi"),
         ("general.architecture", None, "expected a string, found nothing"),
         ("llama.expert_count", 8, "expected a dense model, found a mixture of 8 experts"),
         ("llama.attention.causal", False, "expected causal attention"),
-        ("llama.rope.scaling.type", "yarn", "expected none or linear, found yarn, which is not supported"),
+        ("llama.rope.scaling.type", "odd", "expected none, linear, yarn or longrope, found odd, which is not"),
         ("llama.attention.layer_norm_rms_epsilon", None, "expected a finite number, found nothing"),
         ("llama.attention.layer_norm_rms_epsilon", 0.0, "expected 1e-12 to 1, found 0.0"),
         ("llama.attention.value_length", 32, "expected the key length 16, found 32"),
@@ -249,4 +249,4 @@ def test_rope_factors_are_positive(llama: GgufFile, tmp_path: Path) -> None:
     raw[offset : offset + 4] = bytes(4)
     path = tmp_path / "model.gguf"
     path.write_bytes(raw)
-    assert refusal(read_gguf(path)) == "rope_freqs.weight: expected positive, finite divisors, found others"
+    assert refusal(read_gguf(path)) == "rope_freqs.weight: expected finite divisors other than 0, found others"

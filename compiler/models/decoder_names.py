@@ -1,0 +1,94 @@
+"""Names that GGUF has for the tensors and hyperparameters of decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+TENSORS: Mapping[str, str] = MappingProxyType(
+    {
+        "token_embedding": "token_embd.weight",
+        "position_embedding": "position_embd.weight",
+        "embedding_norm": "token_embd_norm.weight",
+        "output_norm": "output_norm.weight",
+        "output": "output.weight",
+        "rope_factors": "rope_freqs.weight",
+        "rope_factors_long": "rope_factors_long.weight",
+        "rope_factors_short": "rope_factors_short.weight",
+        "attention_norm": "blk.{layer}.attn_norm.weight",
+        "attention_norm_2": "blk.{layer}.attn_norm_2.weight",
+        "attention_q": "blk.{layer}.attn_q.weight",
+        "attention_k": "blk.{layer}.attn_k.weight",
+        "attention_v": "blk.{layer}.attn_v.weight",
+        "attention_q_norm": "blk.{layer}.attn_q_norm.weight",
+        "attention_k_norm": "blk.{layer}.attn_k_norm.weight",
+        "attention_gate": "blk.{layer}.attn_gate.weight",
+        "embedding_skip": "blk.{layer}.layer_output_scale.weight",
+        "attention_sinks": "blk.{layer}.attn_sinks.weight",
+        "attention_output": "blk.{layer}.attn_output.weight",
+        "attention_post_norm": "blk.{layer}.post_attention_norm.weight",
+        "ffn_norm": "blk.{layer}.ffn_norm.weight",
+        "ffn_gate": "blk.{layer}.ffn_gate.weight",
+        "ffn_up": "blk.{layer}.ffn_up.weight",
+        "ffn_divisors": "blk.{layer}.ffn.act.scales",
+        "ffn_down": "blk.{layer}.ffn_down.weight",
+        "ffn_post_norm": "blk.{layer}.post_ffw_norm.weight",
+    }
+)
+"""Role to tensor name; a role of each layer has `{layer}` in its name."""
+
+FUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "blk.{layer}.attn_qkv": ("attention_q", "attention_k", "attention_v"),
+        "blk.{layer}.ffn_up": ("ffn_gate", "ffn_up"),
+    }
+)
+"""Tensors that may stand for several, whose rows they hold one after another."""
+
+KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "hidden_size": "embedding_length",
+        "intermediate_size": "feed_forward_length",
+        "num_layers": "block_count",
+        "num_heads": "attention.head_count",
+        "num_kv_heads": "attention.head_count_kv",
+        "key_length": "attention.key_length",
+        "value_length": "attention.value_length",
+        "max_seq_len": "context_length",
+        "norm_epsilon": "attention.layer_norm_rms_epsilon",
+        "num_experts": "expert_count",
+        "causal": "attention.causal",
+        "rope_theta": "rope.freq_base",
+        "rope_dim": "rope.dimension_count",
+        "rope_scaling_kind": "rope.scaling.type",
+        "rope_scaling_factor": "rope.scaling.factor",
+        "rope_scale_linear": "rope.scale_linear",
+        "rope_original_context": "rope.scaling.original_context_length",
+        "rope_attention_factor": "rope.scaling.attn_factor",
+        "rope_log_multiplier": "rope.scaling.yarn_log_multiplier",
+        "rope_beta_fast": "rope.scaling.yarn_beta_fast",
+        "rope_beta_slow": "rope.scaling.yarn_beta_slow",
+    }
+)
+"""Hyperparameter of all decoders to the key's part after the architecture's prefix."""
+
+FURTHER_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "attention_scale": "attention.scale",
+        "attention_softcap": "attn_logit_softcapping",
+        "embedding_scale": "embedding_scale",
+        "logit_scale": "logit_scale",
+        "logit_softcap": "final_logit_softcapping",
+        "max_alibi_bias": "attention.max_alibi_bias",
+        "parallel": "use_parallel_residual",
+        "qkv_clamp": "attention.clamp_kqv",
+        "residual_scale": "residual_scale",
+        "rope_alpha": "rope.scaling.alpha",
+        "rope_finetuned": "rope.scaling.finetuned",
+        "rope_theta_windowed": "rope.freq_base_swa",
+        "temperature_scale": "attention.temperature_scale",
+        "window": "attention.sliding_window",
+        "window_pattern": "attention.sliding_window_pattern",
+    }
+)
+"""Hyperparameter of some, which rows name."""

@@ -1,0 +1,101 @@
+"""What files of some architectures say otherwise than by a key of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..model_config import ModelConfig
+from ..model_source import ModelSource
+from ..position_tables import RopeScaling
+
+_GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers
+
+
+def baichuan(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """7B rotates; 13B has ALiBi, and a depth that is of neither has no positions, as in llama.cpp."""
+    if config.num_layers == 32:
+        return config
+    return replace(config, rope_dim=0, rope_style="none", max_alibi_bias=8.0 if config.num_layers == 40 else 0.0)
+
+
+def every_fourth_without_rope(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Every fourth layer does not rotate."""
+    rotates = tuple(config.rope_dim if (layer + 1) % 4 else 0 for layer in range(config.num_layers))
+    return replace(config, by_layer={**config.by_layer, "rope_dim": rotates})
+
+
+def exaone4(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Only 32B, of 64 layers, has windows."""
+    if config.num_layers == 64:
+        return config
+    of_layers = {name: of for name, of in config.by_layer.items() if name not in ("window", "rope_dim", "rope_table")}
+    return replace(config, window=0, by_layer=of_layers, further_tables={})
+
+
+def gemma(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Embeddings are multiplied by the root of their width; 27B scales scores by the width that heads share."""
+    scale = 0.0
+    if config.num_layers == _GEMMA_27B.get(config.architecture):
+        scale = (config.hidden_size // config.num_heads) ** -0.5
+    return replace(config, embedding_scale=config.hidden_size**0.5, attention_scale=scale)
+
+
+def glm4(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Vision models, whose rotation has sections, rotate in halves."""
+    sections = source.metadata.get(f"{config.architecture}.rope.dimension_sections")
+    return replace(config, rope_style="half") if isinstance(sections, np.ndarray) and sections.any() else config
+
+
+def granite_scales(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Logits are divided by the scale."""
+    return replace(config, logit_scale=1 / config.logit_scale)
+
+
+def granite(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Those without rotation were left without by the training of a hybrid."""
+    config = granite_scales(source, config)
+    if source.get_bool(f"{config.architecture}.rope.scaling.finetuned", True):
+        return config
+    return replace(config, rope_dim=0, rope_style="none", rope_scaling=RopeScaling())
+
+
+def granite_swa(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """A layer that the pattern has not does not rotate."""
+    config = granite_scales(source, config)
+    pattern = source.metadata.get(f"{config.architecture}.attention.rope_pattern")
+    if not isinstance(pattern, np.ndarray) or len(pattern) < config.num_layers:
+        return config
+    rotates = tuple(config.rope_dim if one else 0 for one in pattern[: config.num_layers])
+    return replace(config, by_layer={**config.by_layer, "rope_dim": rotates})
+
+
+def halved_feed_forward(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Qwen 1 counts gate and up in one."""
+    return replace(config, intermediate_size=config.intermediate_size // 2)
+
+
+def hunyuan(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """The base of the frequencies grows by a power of alpha, where there is one."""
+    alpha = source.get_float(f"{config.architecture}.rope.scaling.alpha", 0.0, 0, 1e6)
+    if not alpha:
+        return config
+    return replace(config, rope_theta=config.rope_theta * alpha ** (config.head_dim / (config.head_dim - 2)))
+
+
+def jais(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Scores are divided by the elements of a head."""
+    return replace(config, attention_scale=1 / config.head_dim)
+
+
+def minicpm(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Older files lack the scales, which follow from the sizes."""
+    usual = {
+        "embedding_scale": 12.0,
+        "residual_scale": 1.4 / config.num_layers**0.5,
+        "logit_scale": config.hidden_size / 256,
+    }
+    said = {name for name in usual if source.get_float(f"{config.architecture}.{name}", 0.0)}
+    config = replace(config, **{name: value for name, value in usual.items() if name not in said})
+    return replace(config, logit_scale=1 / config.logit_scale)

@@ -1,0 +1,116 @@
+"""Rotary positions and windows of a model, as its file's keys and its architecture's row say them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..artifacts.errors import printable
+from .model_config import ModelConfig
+from .model_source import ModelSource
+from .models.architecture import Architecture, Windows
+from .position_tables import RopeScaling, RopeTable, Temperatures
+
+DEFAULT_ROPE_THETA = 10000.0
+MAX_THETA = 1e15
+MAX_WINDOW = 1 << 24
+_KINDS = ("none", "linear", "yarn", "longrope")
+
+
+def read_rope_scaling(source: ModelSource, row: Architecture, max_seq_len: int) -> RopeScaling:
+    """Return how frequencies are stretched.
+
+    Source: llama.cpp `llama_model::load_hparams`: linear is what a bare factor means; 0 means none.
+
+    Raises:
+        GgufError: of a kind that is not known, or a number out of bounds.
+    """
+    key = row.key("rope_scaling_kind")
+    kind = source.get_str(key, "linear")
+    if kind not in _KINDS:
+        known = f"{', '.join(_KINDS[:-1])} or {_KINDS[-1]}"
+        raise source.error(key, f"expected {known}, found {printable(kind)}, which is not supported")
+    old = source.get_float(row.key("rope_scale_linear"), 0.0, minimum=0, maximum=1e6)
+    factor = source.get_float(row.key("rope_scaling_factor"), old, minimum=0, maximum=1e6)
+    if kind == "none" or factor == 0:
+        factor = 1.0
+    common: dict[str, Any] = {
+        "factor": factor,
+        "original_context": source.get_int(row.key("rope_original_context"), 0, 0, 1 << 24) or max_seq_len,
+        "attention_factor": source.get_float(row.key("rope_attention_factor"), 0.0, 0, 1e6) or 1.0,
+    }
+    if _has(source, row, "rope_factors_long") and (kind == "longrope" or "rope_factors" not in row.tensors):
+        return RopeScaling("longrope", **common)
+    if kind == "yarn":
+        return RopeScaling(
+            "yarn",
+            beta_fast=source.get_float(row.key("rope_beta_fast"), 32.0, minimum=0, maximum=1e6),
+            beta_slow=source.get_float(row.key("rope_beta_slow"), 1.0, minimum=0, maximum=1e6),
+            log_multiplier=source.get_float(row.key("rope_log_multiplier"), 0.0, minimum=0, maximum=1e6),
+            **common,
+        )
+    if _has(source, row, "rope_factors"):
+        return RopeScaling("factors", factor)
+    return RopeScaling("none" if factor == 1 else "linear", factor)
+
+
+def _has(source: ModelSource, row: Architecture, role: str) -> bool:
+    return role in row.tensors and row.tensor_name(role) in source.tensors
+
+
+def with_windows(source: ModelSource, row: Architecture, config: ModelConfig) -> ModelConfig:
+    """Return a configuration with what its layers see, and by which table those with a window rotate.
+
+    Raises:
+        GgufError: a key that says so is not what such a key is.
+    """
+    windows = row.windows
+    size = 0 if windows is None else source.get_int(row.key("window"), windows.size, 0, MAX_WINDOW)
+    if windows is None or not size:
+        return config
+    windowed = _windowed(source, row.key("window_pattern"), windows, config.num_layers)
+    changed: dict[str, tuple[int | str, ...]] = {"window": tuple(size if one else 0 for one in windowed)}
+    if not windows.rotates_full:
+        changed["rope_dim"] = tuple(config.rope_dim if one else 0 for one in windowed)
+    table = _windowed_table(source, row, windows, config)
+    tables = dict(config.further_tables)
+    if table != config.tables()["rope_table"]:
+        role = "rope_table_windowed"
+        changed["rope_table"] = tuple(role if one else "rope_table" for one in windowed)
+        tables[role] = table
+    return replace(config, window=size, by_layer={**config.by_layer, **changed}, further_tables=tables)
+
+
+def _windowed(source: ModelSource, key: str, windows: Windows, num_layers: int) -> tuple[bool, ...]:
+    """Return which layers have a window: one by one as the file says, or all but the last of so many."""
+    value = source.metadata.get(key)
+    if isinstance(value, np.ndarray):
+        if len(value) < num_layers or value.dtype.kind not in "biu":
+            found = f"{len(value)} {value.dtype.name} values"
+            raise source.error(key, f"expected for each of {num_layers} layers 0 or 1, found {found}")
+        return tuple(bool(one) for one in value[:num_layers])
+    every = source.get_int(key, windows.pattern, 0, MAX_WINDOW)
+    return tuple(not every or layer % every < every - 1 for layer in range(num_layers))
+
+
+def _windowed_table(source: ModelSource, row: Architecture, windows: Windows, config: ModelConfig) -> RopeTable:
+    default = windows.theta or config.rope_theta
+    theta = source.get_float(row.key("rope_theta_windowed"), default, 1, MAX_THETA)
+    return RopeTable(theta, config.rope_dim, config.rope_scaling if windows.scaled else RopeScaling())
+
+
+def with_temperatures(source: ModelSource, row: Architecture, config: ModelConfig) -> ModelConfig:
+    """Return a configuration with the table by which queries are multiplied, where its file asks for one.
+
+    Raises:
+        GgufError: the scale is out of bounds.
+    """
+    if "temperature_scale" not in row.keys:
+        return config
+    scale = source.get_float(row.key("temperature_scale"), 0.0, 0, 1e6)
+    if not scale:
+        return config
+    temperatures = Temperatures(scale, config.rope_scaling.original_context or config.max_seq_len)
+    return replace(config, further_tables={**config.further_tables, "temperatures": temperatures})
