@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rocmforge.artifacts.errors import EngineBusyError, RequestError, RocmforgeError
+from rocmforge.artifacts.tokenizer_config import InfillTokens
 from rocmforge.runtime.device.batch import Float32
 from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest
 from rocmforge.runtime.engine.generation import (
@@ -234,6 +235,8 @@ class FakeConfig:
     add_bos: bool = True
     add_eos: bool = False
     vocab_size: int = VOCAB_SIZE
+    bos_token_id: int | None = BOS_ID
+    infill: InfillTokens = field(default_factory=InfillTokens)
 
 
 class FakeTokenizer:
@@ -328,6 +331,7 @@ def make_app(
     template: FakeTemplate | None = None,
     security: Security | None = None,
     model: ServedModel = MODEL,
+    tokenizer: FakeTokenizer | None = None,
 ) -> HttpApp:
-    service = Service(engine, FakeTokenizer(), template or FakeTemplate(), model)
+    service = Service(engine, tokenizer or FakeTokenizer(), template or FakeTemplate(), model)
     return create_app(OneModel(service), Metrics(), limits or HttpLimits(poll_seconds=0.02), security)

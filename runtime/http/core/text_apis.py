@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from ....artifacts.tokenizer_config import InfillTokens
 from ...engine.generation import Constraint
 from ...text.constraints import ConstraintSpec
 from ...text.control_text import ControlTexts
@@ -19,6 +20,14 @@ class SpecialTokens(Protocol):
     @property
     def bos_token(self) -> str:
         """Text of the BOS token, "" where there is none."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The BOS token, or None."""
+
+    @property
+    def infill(self) -> InfillTokens:
+        """Those for filling in the middle of a text."""
 
     @property
     def eos_token_ids(self) -> Sequence[int]:

@@ -1,8 +1,8 @@
-"""llama.cpp's `POST /completion`, at once and as a stream that ends without `[DONE]`."""
+"""llama.cpp's `POST /completion` and `/infill`, at once and as a stream that ends without `[DONE]`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import falcon
@@ -13,6 +13,7 @@ from ...engine.logprobs import TokenLogprobs
 from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish
 from ..core.conditions import Conditions
+from ..core.infill import File, Gap, infill_ids
 from ..core.job import look_of, start_job
 from ..core.logprobs import finite, token_text
 from ..core.prompts import read_prompts
@@ -25,16 +26,33 @@ from ..core.streaming import Encoder, respond
 from ..core.text_apis import TokenizerApi
 from ..core.timings import timings_of
 from .requests import MAX_BIAS, read_call
-from .schema import LlamaChunk, LlamaCompletion, LlamaCompletionRequest, LlamaToken, LlamaTokenProbability
+from .schema import (
+    LlamaChunk,
+    LlamaCompletion,
+    LlamaCompletionRequest,
+    LlamaInfillRequest,
+    LlamaToken,
+    LlamaTokenProbability,
+)
 
 
-class Completion(Resource):
-    """`POST /completion`, and its other name `/completions`."""
+class _Generating(Resource):
+    """What both share; each says what the prompts of a request are."""
 
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer at once or as a stream; with an array where there are several prompts."""
+    def generate(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        body: LlamaCompletionRequest,
+        read: Callable[[Service, int | None], list[tuple[int, ...]]],
+    ) -> None:
+        """Answer at once or as a stream; with an array where there are several prompts.
+
+        Args:
+            body: but for its prompt.
+            read: the token ids of each prompt, by the model and the most tokens that may follow.
+        """
         clock = AnswerClock()
-        body = self.read(req, LlamaCompletionRequest)
         prompts: list[tuple[int, ...]] = []
         with self.context.models.lease(body.model) as lease:
             clock.loaded()
@@ -42,9 +60,7 @@ class Completion(Resource):
             conditions, max_tokens = read_call(body, service)
 
             def make() -> list[GenerationRequest]:
-                prompts.extend(
-                    read_prompts(service, body.prompt, look_of(req), parse_special=body.parse_special is not False)
-                )
+                prompts.extend(read(service, max_tokens))
                 return [service.request(ids, conditions, max_tokens) for ids in prompts]
 
             job = start_job(req, lease.keep(), self.context.admission, make)
@@ -55,6 +71,29 @@ class Completion(Resource):
         ]
         encoder = _Encoder(answers, bool(body.return_tokens))
         respond(req, resp, job, self.context, encoder, body.stream or False)
+
+
+class Completion(_Generating):
+    """`POST /completion`, and its other name `/completions`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Continue prompts."""
+        body, look = self.read(req, LlamaCompletionRequest), look_of(req)
+        special = body.parse_special is not False
+        self.generate(
+            req, resp, body, lambda service, _: read_prompts(service, body.prompt, look, parse_special=special)
+        )
+
+
+class Infill(_Generating):
+    """`POST /infill`."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Fill in what stands between two texts."""
+        body, look = self.read(req, LlamaInfillRequest), look_of(req)
+        files = tuple(File(extra.filename, extra.text) for extra in body.input_extra or ())
+        gap = Gap(body.input_prefix, body.input_suffix, body.prompt, files)
+        self.generate(req, resp, body, lambda service, most: [infill_ids(service, gap, most, "input_suffix", look)])
 
 
 def generation_settings(service: Service, conditions: Conditions, max_tokens: int | None) -> Json:
@@ -183,4 +222,14 @@ _OPERATION = Operation(
 ROUTES = [
     Route("/completion", Completion, post=_OPERATION),
     Route("/completions", Completion, post=_OPERATION),
+    Route(
+        "/infill",
+        Infill,
+        post=Operation(
+            "Fill in the middle of a text, as llama.cpp does.",
+            LlamaInfillRequest,
+            LlamaCompletion,
+            stream=LlamaChunk,
+        ),
+    ),
 ]

@@ -173,14 +173,6 @@ class TokenizerInfo(ReadResource):
             )
 
 
-class Infill(Resource):
-    """`POST /infill`."""
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Refuse; the body is not read."""
-        raise UnsupportedError("/infill", "not supported: text is only continued here, not filled in")
-
-
 class InputTokens(_ChatPromptResource):
     """`POST /v1/chat/completions/input_tokens`."""
 
@@ -241,7 +233,6 @@ ROUTES = [
         TokenizerInfo,
         get=Operation("Special tokens and the chat template.", None, TokenizerInfoDocument, query=_MODEL),
     ),
-    Route("/infill", Infill, post=Operation("Not supported: answers 400.", Json, Json)),
     Route(
         "/rerank",
         Rerank,

@@ -58,6 +58,22 @@ class LlamaCompletionRequest(_Numbers, kw_only=True):
     json_schema: Json | None = None
 
 
+class LlamaExtra(Struct, kw_only=True):
+    """Another file, for the model to know."""
+
+    text: str
+    filename: str = "file"
+
+
+class LlamaInfillRequest(LlamaCompletionRequest, kw_only=True):
+    """`POST /infill`: what stands between prefix and suffix is asked for; it begins with the prompt."""
+
+    prompt: str = ""
+    input_prefix: str
+    input_suffix: str
+    input_extra: Annotated[list[LlamaExtra], Meta(description="Other files.")] | None = None
+
+
 class LlamaErrorDetail(Struct, kw_only=True):
     """What went wrong, as llama.cpp says it; the counts are there where the context is too short."""
 

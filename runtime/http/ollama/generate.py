@@ -9,12 +9,14 @@ import falcon
 from ..core.access import Scope, demand
 from ..core.answer_clock import AnswerClock
 from ..core.chat_answer import AnswerReader
+from ..core.infill import Gap, infill_ids
 from ..core.job import look_of, start_job
 from ..core.registry import Lease, keep
 from ..core.resources import Resource, answer
 from ..core.routes import Operation, Route
-from ..core.service import ChatPrompt
+from ..core.service import ChatPrompt, Service
 from ..core.streaming import NDJSON, respond
+from ..core.text_apis import Look
 from .lines import Answering, LineEncoder, RawReader, Reader, Said, loaded_line, now
 from .requests import Asked, keep_seconds, read_chat, read_generate
 from .schema import (
@@ -61,11 +63,7 @@ class _GeneratingResource(Resource):
     ) -> None:
         """Answer at once or, as Ollama does unless told not to, as a stream."""
         service, conversation = lease.service, asked.conversation
-        prompt = (
-            service.chat_prompt(conversation, look_of(req))
-            if asked.raw is None
-            else ChatPrompt(asked.raw, service.prompt_ids(asked.raw, look_of(req)), False)
-        )
+        prompt = _prompt(service, asked, look_of(req))
         clock.loaded()
         job = start_job(
             req,
@@ -79,6 +77,20 @@ class _GeneratingResource(Resource):
         answering = Answering(body.model, service.tokenizer, len(prompt.token_ids), clock)
         encoder = LineEncoder(answering, reader, line(answering))
         respond(req, resp, job, self.context, encoder, body.stream is not False)
+
+
+def _prompt(service: Service, asked: Asked, look: Look) -> ChatPrompt:
+    """What the model reads.
+
+    Raises:
+        RequestError: it cannot; see `Service.chat_prompt` and `infill_ids`.
+    """
+    if asked.raw is None:
+        return service.chat_prompt(asked.conversation, look)
+    if not asked.suffix:
+        return ChatPrompt(asked.raw, service.prompt_ids(asked.raw, look), False)
+    ids = infill_ids(service, Gap(asked.raw, asked.suffix), asked.max_tokens, "suffix", look)
+    return ChatPrompt(asked.raw, ids, False)
 
 
 class OllamaChat(_GeneratingResource):

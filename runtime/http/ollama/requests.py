@@ -28,12 +28,14 @@ DEFAULT_SAMPLING = SamplingParams(temperature=0.8, top_k=40, top_p=0.9)
 class Asked:
     """A conversation, and the most tokens that its answer may have: fewer where the context ends; None: only there.
 
-    `raw` is a prompt that goes to the model as it is, instead of the conversation's messages.
+    `raw` is a prompt that goes to the model as it is, instead of the conversation's messages; where there
+    is a `suffix`, what stands between the two is asked for.
     """
 
     conversation: Conversation
     max_tokens: int | None
     raw: str | None = None
+    suffix: str = ""
 
 
 def read_chat(body: OllamaChatRequest, vocab_size: int) -> Asked:
@@ -61,8 +63,6 @@ def read_generate(body: OllamaGenerateRequest, vocab_size: int) -> Asked:
         RequestError: names the parameter at fault.
     """
     _refuse_images(body.images, "images")
-    if body.suffix:
-        raise UnsupportedError("suffix", "text is only continued here, not filled in")
     if body.template:
         raise UnsupportedError("template", "the model's own template is used; send raw: true with a finished prompt")
     if body.context:
@@ -73,7 +73,8 @@ def read_generate(body: OllamaGenerateRequest, vocab_size: int) -> Asked:
     conversation = Conversation(
         tuple(messages), _conditions(body, vocab_size), template_variables=thinking_of(body.think)
     )
-    return Asked(conversation, _max_tokens(body), prompt if body.raw else None)
+    suffix = body.suffix or ""
+    return Asked(conversation, _max_tokens(body), prompt if body.raw or suffix else None, suffix)
 
 
 def _message(message: OllamaMessage, where: str) -> Message:

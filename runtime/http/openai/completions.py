@@ -15,6 +15,7 @@ from ..core.body import kind_of
 from ..core.conditions import Conditions, check_token_ids, read_conditions
 from ..core.encoding import sse
 from ..core.errors import UnsupportedError
+from ..core.infill import Gap, infill_ids
 from ..core.job import Job, look_of, start_job
 from ..core.resources import Resource
 from ..core.routes import Operation, Route
@@ -36,7 +37,8 @@ Prompts = Sequence[str] | Sequence[tuple[int, ...]]
 class Call:
     """A request, checked; `prompts` are texts or token ids, each of which goes on `count` times.
 
-    `prompt_logprobs` is what the request says of it; the conditions have what `echo` and `logprobs` ask for too.
+    `prompt_logprobs` is what the request says of it; the conditions have what `echo` and `logprobs` ask for too. Where
+    there is a `suffix`, what stands between each text and it is asked for.
     """
 
     prompts: Prompts
@@ -47,6 +49,7 @@ class Call:
     include_usage: bool
     prompt_logprobs: int | None
     parse_special: bool
+    suffix: str = ""
 
     @property
     def scored_echo(self) -> bool:
@@ -63,8 +66,6 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
     count = body.n or 1
     if (body.best_of or count) != count:
         raise UnsupportedError("best_of", f"expected as many as n ({count}), found {body.best_of}")
-    if body.suffix:
-        raise UnsupportedError("suffix")
     if body.stream and body.prompt_logprobs is not None:
         raise UnsupportedError("prompt_logprobs", "not supported in a stream; echo and logprobs are")
     prompts = read_prompts(body.prompt, vocab_size)
@@ -77,6 +78,10 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
         logprobs=body.logprobs,
         prompt_logprobs=max(scores, default=None),
     )
+    if body.suffix and scores:
+        raise UnsupportedError("suffix", "a prompt that is filled in has no log-probabilities")
+    if body.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+        raise RequestError("prompt", "expected texts beside a suffix, found token ids")
     options = body.stream_options
     include_usage = bool(options and options.include_usage)
     return Call(
@@ -88,6 +93,7 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
         include_usage,
         body.prompt_logprobs,
         body.parse_special is not False,
+        body.suffix or "",
     )
 
 
@@ -145,11 +151,20 @@ def _requests(service: Service, call: Call, prompts: list[_Prompt], look: Look) 
     """Adds to `prompts`."""
     made: list[GenerationRequest] = []
     for prompt in call.prompts:
-        ids = service.prompt_ids(prompt, look, call.parse_special) if isinstance(prompt, str) else prompt
+        ids = _prompt_ids(service, call, prompt, look)
         echo = "" if not call.echo else prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
         prompts.append(_Prompt(echo, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
         made += service.requests(ids, call.conditions, DEFAULT_MAX_TOKENS, call.count)
     return made
+
+
+def _prompt_ids(service: Service, call: Call, prompt: str | tuple[int, ...], look: Look) -> tuple[int, ...]:
+    if not isinstance(prompt, str):
+        return prompt
+    if call.suffix:
+        most = DEFAULT_MAX_TOKENS if call.conditions.max_tokens is None else call.conditions.max_tokens
+        return infill_ids(service, Gap(prompt, call.suffix), most, "suffix", look)
+    return service.prompt_ids(prompt, look, call.parse_special)
 
 
 def _choice(index: int, pieces: Sequence[CompletionChoice], scored: bool) -> CompletionChoice:
