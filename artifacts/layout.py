@@ -7,6 +7,7 @@ from typing import Final
 
 from .arguments import Argument, BufferRef
 from .errors import DeviceError
+from .head import Head
 
 TENSOR_ALIGNMENT: Final = 64
 ITEM_BYTES: Final = {"float32": 4, "int8": 1, "int32": 4, "uint16": 2, "uint8": 1}
@@ -140,7 +141,7 @@ class Layout:
     """Everything that the runtime needs beside the code and the weights.
 
     `final_norm` is None in bundles of format 1.0: they give no embeddings. `sampler` is None before format 1.3: see
-    `find_sampler`.
+    `find_sampler`. `head` is there, from format 1.4 on, where a model was made to embed or to rank.
     """
 
     tensors: tuple[TensorEntry, ...]
@@ -154,6 +155,7 @@ class Layout:
     max_seq_len: int
     final_norm: FinalNorm | None = None
     sampler: Sampler | None = None
+    head: Head | None = None
 
     def find_sampler(self) -> Sampler:
         """Return the sampler; before format 1.3 that is the last launch, whose first argument are the logits.

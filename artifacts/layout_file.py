@@ -17,6 +17,7 @@ import msgpack
 from .arguments import Argument, BufferRef, KvRef, StepRef, TensorRef, argument_text, parse_argument
 from .checker import MAX_CHARS, MAX_ITEMS, Checker
 from .errors import BundleError
+from .head import check_head, encode_head, read_head
 from .layout import (
     GRID_ROWS,
     ITEM_BYTES,
@@ -86,6 +87,8 @@ def encode_layout(layout: Layout) -> bytes:
         table["final_norm"] = [layout.final_norm.buffer, layout.final_norm.tensor, layout.final_norm.epsilon]
     if layout.sampler is not None:
         table["sampler"] = [layout.sampler.launch, layout.sampler.logits]
+    if layout.head is not None:
+        table["head"] = encode_head(layout.head)
     encoded: bytes = msgpack.packb(table)
     return encoded
 
@@ -115,6 +118,9 @@ def decode_layout(path: Path | str, data: bytes, weights_bytes: int) -> Layout:
     _check_launches(check, layout)
     _check_final_norm(check, layout)
     _check_sampler(check, layout)
+    if layout.head is not None:
+        shapes = {tensor.name: (tensor.packing, tensor.shape) for tensor in layout.tensors}
+        check_head(check, layout.head, shapes, layout.hidden_size)
     if layout.arena_bytes() > _MAX_ARENA_BYTES:
         check.fail("buffers", f"expected at most {_MAX_ARENA_BYTES} bytes, found {layout.arena_bytes()}")
     return layout
@@ -165,6 +171,9 @@ def _read(check: Checker, data: bytes) -> Layout:
         elif key == "sampler":
             budget.spent = 0
             fields[key] = _sampler(check, unpacker.unpack())
+        elif key == "head":
+            budget.spent = 0
+            fields[key] = read_head(check, unpacker.unpack())
         elif key in _SCALARS:
             fields[key] = check.integer(unpacker.unpack(), key, 1, _SCALARS[key])
         else:

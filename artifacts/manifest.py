@@ -27,6 +27,8 @@ FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"
 """In `ModelIdentity.metadata`: tensors of the GGUF file, by the name that the gguf package has for that number."""
+RERANK_TEMPLATE: Final = "tokenizer.chat_template.rerank"
+"""In `ModelIdentity.metadata`: how a model that ranks reads `{query}` and `{document}`; GGUF's own key."""
 LAYOUT_NAME: Final = "layout.msgpack"
 WEIGHTS_NAME: Final = "weights.bin"
 MAX_MANIFEST_BYTES: Final = 16 << 20

@@ -12,7 +12,7 @@ from ..artifacts.arguments import Argument, TensorRef
 from ..artifacts.code_object import read_code_object
 from ..artifacts.errors import InputError, printable
 from ..artifacts.layout import Layout, TensorEntry
-from ..artifacts.manifest import TENSOR_COUNT, ModelIdentity, TargetEntry
+from ..artifacts.manifest import RERANK_TEMPLATE, TENSOR_COUNT, ModelIdentity, TargetEntry
 from .build import CodeObject
 from .graph import Weight
 from .model_config import ModelConfig
@@ -31,7 +31,7 @@ def identity(gguf: ModelSource, config: ModelConfig, weights: Mapping[str, Weigh
     metadata = {
         key: value
         for key, value in gguf.metadata.items()
-        if isinstance(value, (str, int, float, bool)) and not key.startswith("tokenizer.")
+        if isinstance(value, (str, int, float, bool)) and (key == RERANK_TEMPLATE or not key.startswith("tokenizer."))
     }
     metadata[TENSOR_COUNT] = len(gguf.tensors)
     bytes_by_type: dict[str, int] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..artifacts.bundle import open_bundle
 from ..runtime.device.load import DeviceOptions, Report
 from ..runtime.engine.engine import EngineLimits
-from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer
+from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer, rerank_template
 from ..runtime.telemetry.metrics import Metrics
 from .model import Model
 
@@ -59,4 +59,4 @@ def load(
         engine = load_engine(opening, options, tokenizer, Metrics(), report)
         opened.callback(engine.stop, 0.0)
         engine.start()
-        return Model(engine, tokenizer, template, opened.pop_all())
+        return Model(engine, tokenizer, template, opened.pop_all(), rerank_template(opening))

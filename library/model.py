@@ -6,7 +6,7 @@ import contextlib
 import queue
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast, overload
+from typing import Any, Final, Self, TypeVar, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from ..runtime.engine.generation import (
 )
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.constraints import ConstraintCompiler
+from ..runtime.text.rerank import rerank_ids
 from ..runtime.text.tokenizer import Tokenizer
 from .answers import ChatAnswer, ChatPiece, Completion, FinishReason, Piece, Score
 from .chat import AnswerReader, Message, ToolChoice, Tools, chat_prompt, read_tools
@@ -54,13 +55,19 @@ class Model:
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate, opened: contextlib.ExitStack
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        opened: contextlib.ExitStack,
+        rerank_template: str | None = None,
     ) -> None:
-        """Args: an engine that runs, tokenizer and chat template of its model, and what `close` is to close."""
+        """Args: an engine that runs, its model's tokenizer and templates, and what `close` is to close."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
         self._opened = opened
+        self._rerank_template = rerank_template
         self._constraints = ConstraintCompiler(tokenizer)
 
     def close(self) -> None:
@@ -216,22 +223,36 @@ class Model:
     # Vectors and likelihoods.
 
     @overload
-    def embed(self, text: Prompt, pooling: Pooling = "mean") -> Float32: ...
+    def embed(self, text: Prompt, pooling: Pooling | None = None) -> Float32: ...
 
     @overload
-    def embed(self, text: Prompts, pooling: Pooling = "mean") -> list[Float32]: ...
+    def embed(self, text: Prompts, pooling: Pooling | None = None) -> list[Float32]: ...
 
-    def embed(self, text: Prompt | Prompts, pooling: Pooling = "mean") -> Float32 | list[Float32]:
+    def embed(self, text: Prompt | Prompts, pooling: Pooling | None = None) -> Float32 | list[Float32]:
         """float32[hidden_size] of length 1 for a text, or for each of a list: of the model's last hidden states.
 
         Args:
             text: or token ids.
-            pooling: the mean over all tokens, or the last one.
+            pooling: mean of all tokens, `last` or first (`cls`); None: as the model was made for, else the mean.
         """
-        if pooling not in ("mean", "last"):
-            raise RequestError("pooling", f"expected mean or last, found {printable(repr(pooling))}")
+        if pooling not in (None, *get_args(Pooling)):
+            raise RequestError("pooling", f"expected mean, last or cls, found {printable(repr(pooling))}")
         texts = [self._token_ids(one, "text") for one in _several(text, "text")]
-        pending = self._engine.embed([EmbeddingRequest(ids, pooling) for ids in texts])
+        vectors = self._vectors([EmbeddingRequest(ids, pooling) for ids in texts])
+        return vectors if isinstance(text, list) else vectors[0]
+
+    def rank(self, query: str, documents: list[str]) -> list[float]:
+        """How well each document answers a query, in the model's own measure; of a model that was made to rank.
+
+        Args:
+            query: text.
+            documents: texts, in any order.
+        """
+        prompts = [rerank_ids(self._tokenizer, self._rerank_template, query, document) for document in documents]
+        return [float(scores[0]) for scores in self._vectors([EmbeddingRequest(p, None, rank=True) for p in prompts])]
+
+    def _vectors(self, requests: list[EmbeddingRequest]) -> list[Float32]:
+        pending = self._engine.embed(requests)
         try:
             vectors = []
             for one in pending:
@@ -242,7 +263,7 @@ class Model:
             for one in pending:
                 one.cancel()
             raise
-        return vectors if isinstance(text, list) else vectors[0]
+        return vectors
 
     @overload
     def score(self, prompt: Prompt, continuation: Prompt) -> Score: ...

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..device.batch import Float32, Program
+from ..device.head import EmbeddingHead, unit
 from ..text.tokenizer import Tokenizer
 from .embeddings import EmbeddingError, EmbeddingRequest
 from .generation import FINISH_FAILED, FINISH_STOP, Failure, GenerationRequest
@@ -20,7 +21,9 @@ class EmbeddingSequence(ActiveSequence):
 
     ends_with_prompt = False  # but with what `take` makes of the hidden states
 
-    def __init__(self, request_id: int, request: EmbeddingRequest, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, request_id: int, request: EmbeddingRequest, tokenizer: Tokenizer, head: EmbeddingHead | None = None
+    ) -> None:
         carrier = GenerationRequest(
             request.prompt_token_ids,
             0,
@@ -29,7 +32,8 @@ class EmbeddingSequence(ActiveSequence):
             cache_space=request.cache_space,
         )
         super().__init__(request_id, carrier, 0, tokenizer)
-        self._pooling = request.pooling
+        self._head = head if request.pooling is None and (head is None or head.ranks == request.rank) else None
+        self._pooling = request.pooling or (head.pooling if head is not None else "mean")
         self._sum = np.zeros(0)  # float64[hidden_size] of the states taken so far
         self._embedding: Float32 | None = None
         self._done = threading.Event()
@@ -46,7 +50,9 @@ class EmbeddingSequence(ActiveSequence):
 
     def rows_of(self, chunk: Chunk) -> int:
         """Of how many tokens at the end of a chunk the hidden states are wanted."""
-        return chunk.count if self._pooling == "mean" else int(chunk.completes)
+        if self._pooling == "mean" or (self._pooling == "cls" and chunk.start == 0):
+            return chunk.count
+        return int(chunk.completes)
 
     def take(self, chunk: Chunk, states: Float32) -> None:
         """Take float32[rows_of(chunk), hidden_size]; after the last chunk, finish.
@@ -55,19 +61,27 @@ class EmbeddingSequence(ActiveSequence):
         """
         if chunk.start == 0 or not self._sum.size:  # the first, or all over again
             self._sum = np.zeros(states.shape[1])
+        if self._pooling == "cls":
+            states = states[: int(chunk.start == 0)]
         for state in states:
             self._sum += state
         if not chunk.completes:
             return
-        with np.errstate(invalid="ignore"):
-            length = np.sqrt(np.sum(self._sum * self._sum))  # of the sum: its mean points the same way
-        if not np.isfinite(length):
+        with np.errstate(invalid="ignore", over="ignore"):
+            embedding = self._of_sum()
+        if not np.isfinite(embedding).all():
             self.finish(FINISH_FAILED, Failure("the model's hidden states are not finite numbers (NaN or infinity)"))
             return
-        embedding = (self._sum / (length or 1.0)).astype(np.float32)
         embedding.flags.writeable = False
         self._embedding = embedding
         self.finish(FINISH_STOP)
+
+    def _of_sum(self) -> Float32:
+        """Return what is asked for, once the states of all tokens are in the sum."""
+        if self._head is None:
+            return unit(self._sum)  # the mean points the same way
+        made = self._head.apply(self._sum / (self.num_prompt_tokens if self._pooling == "mean" else 1))
+        return made.astype(np.float32) if self._head.ranks else unit(made)
 
     def finish(self, reason: str, error: Failure | None = None) -> None:
         """See `ActiveSequence`; the result waits for it."""

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from ...artifacts.errors import RocmforgeError
 from ..device.batch import Float32
 
-Pooling = Literal["mean", "last"]
+Pooling = Literal["mean", "last", "cls"]
 
 
 class EmbeddingError(RocmforgeError):
@@ -21,16 +21,22 @@ class EmbeddingError(RocmforgeError):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """A text, already tokenized, and how the hidden states of its tokens become one vector.
+    """A text, already tokenized, and how the hidden states of its tokens become one vector, or scores.
 
-    `pooling`: their mean, or the last one. `client`, `deadline_seconds` and `cache_space` as in `GenerationRequest`.
+    Attributes:
+        prompt_token_ids: of the text.
+        pooling: the mean of all, the last one, or the first; None: as the model is made for, with what its head makes
+            of it, else the mean.
+        client, deadline_seconds, cache_space: as in `GenerationRequest`.
+        rank: the model's head makes scores of it, not a vector.
     """
 
     prompt_token_ids: tuple[int, ...]
-    pooling: Pooling
+    pooling: Pooling | None
     client: str = ""
     deadline_seconds: float | None = None
     cache_space: str = ""
+    rank: bool = False
 
 
 class PendingEmbedding(Protocol):
@@ -41,7 +47,9 @@ class PendingEmbedding(Protocol):
         """Tokens of the text."""
 
     def result(self, timeout: float | None = None) -> Float32 | None:
-        """float32[hidden_size] of length 1, read-only; None where `timeout` seconds pass before it is there.
+        """A vector, float32 of length 1, or a ranking model's scores; read-only.
+
+        None where `timeout` seconds pass before it is there.
 
         Raises:
             EmbeddingError: there will be none.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from ...artifacts.errors import EngineBusyError, RequestError
 from ..device.batch import Program, close_program
+from ..device.head import EmbeddingHead
 from ..device.token_masks import TokenMasks
 from ..text.tokenizer import Tokenizer
 from .checks import check_embedding, check_generation
@@ -66,6 +67,7 @@ class Engine:
         make_program: Callable[[], Program] | None = None,
         observer: Observer | None = None,
         request_ids: Iterator[int] | None = None,
+        head: EmbeddingHead | None = None,
     ) -> None:
         """Takes over `program`; call `start` to serve and `stop` to end.
 
@@ -78,6 +80,7 @@ class Engine:
             make_program: another such program, after the device failed; None: the same one is tried again.
             observer: told the turns of each request, under the lock: it must be quick and not call back.
             request_ids: numbers of its requests; None: 1, 2, 3 and so on.
+            head: what makes vectors or scores of hidden states, where the model has one.
         """
         layout = program.layout
         self._layout = layout
@@ -85,6 +88,7 @@ class Engine:
         self._max_context = max_context
         self._metrics = metrics
         self._limits = limits
+        self._head = head
         steps = StepLimits(layout.max_batch_tokens, layout.max_sequences, limits.prefill_tokens, limits.draft_tokens)
         life, pool = Lifecycle(metrics, observer), BlockPool(program.num_blocks, layout.kv.block_size)
         self._scheduler = Scheduler(pool, steps, life.tell)
@@ -159,7 +163,9 @@ class Engine:
             raise RequestError("input", f"expected at most {self._limits.max_queue} at once, found {len(requests)}")
         for request in requests:
             check_embedding(request.prompt_token_ids, self._max_context, self.vocab_size, self._scheduler.pool)
-        sequences = [EmbeddingSequence(self._new_id(), request, self._tokenizer) for request in requests]
+        if any(request.rank for request in requests) and not (self._head is not None and self._head.ranks):
+            raise RequestError("model", "it is not made to rank texts")
+        sequences = [EmbeddingSequence(self._new_id(), request, self._tokenizer, self._head) for request in requests]
         with self._wake:
             self._queue(sequences)
         return sequences

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError
+from ...artifacts.layout import Layout
+from ...artifacts.manifest import RERANK_TEMPLATE
 from ...artifacts.tokenizer_config import TokenizerConfig
 from ..device.batch import Program
+from ..device.head import EmbeddingHead
 from ..device.host import HostProgram
 from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
@@ -46,6 +49,12 @@ def load_chat_template(bundle: Bundle) -> ChatTemplate:
     name, config = "chat_template.jinja", tokenizer_config(bundle)
     source = bundle.read(name).decode() if name in bundle.manifest.files else None
     return ChatTemplate(source, config.bos_token, config.eos_token)
+
+
+def rerank_template(bundle: Bundle) -> str | None:
+    """How the bundle's model reads a query and a document, where it says so; see `rerank_ids`."""
+    template = bundle.manifest.model.metadata.get(RERANK_TEMPLATE)
+    return template if isinstance(template, str) else None
 
 
 def kv_size(bundle: Bundle, options: EngineOptions) -> KvSize:
@@ -96,4 +105,13 @@ def load_engine(
         make_program=lambda: load_program(bundle, device, size, report),
         observer=observer,
         request_ids=request_ids,
+        head=_head(bundle, program.layout),
     )
+
+
+def _head(bundle: Bundle, layout: Layout) -> EmbeddingHead | None:
+    """Return the head of the bundle's model; None where it has none."""
+    if layout.head is None:
+        return None
+    with bundle.map_weights() as weights:
+        return EmbeddingHead(layout.head, layout, weights)

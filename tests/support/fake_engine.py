@@ -146,7 +146,9 @@ class FakeEmbedding:
         if self._engine.prefill_seconds:
             time.sleep(min(timeout or 0.0, self._engine.prefill_seconds))
             return None
-        return fake_vector(self.request.prompt_token_ids, self.request.pooling)
+        if self.request.rank:
+            return np.array([self.request.prompt_token_ids[-1], -1.0], np.float32)
+        return fake_vector(self.request.prompt_token_ids, self.request.pooling or "mean")
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -174,6 +176,7 @@ class FakeEngine:
     busy: bool = False
     broken: bool = False
     running: bool = True
+    ranks: bool = False
     cached_tokens: int = 0  # of each prompt, known once there is a token
     max_context: int = 128
     vocab_size: int = VOCAB_SIZE
@@ -201,6 +204,8 @@ class FakeEngine:
     def embed(self, requests: Sequence[EmbeddingRequest]) -> list[FakeEmbedding]:
         if self.busy:
             raise EngineBusyError("the queue is full")
+        if not self.ranks and any(request.rank for request in requests):
+            raise RequestError("model", "it is not made to rank texts")
         made = [FakeEmbedding(request, self) for request in requests]
         self.embeddings += made
         return made
@@ -236,6 +241,8 @@ class FakeConfig:
     add_eos: bool = False
     vocab_size: int = VOCAB_SIZE
     bos_token_id: int | None = BOS_ID
+    eos_token_id: int | None = 257
+    sep_token_id: int | None = None
     infill: InfillTokens = field(default_factory=InfillTokens)
 
 

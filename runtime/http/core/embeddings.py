@@ -31,7 +31,7 @@ GROUP = 16  # texts that are with the engine at once: a request with many leaves
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Vectors, float32[hidden_size] of length 1 each, and the tokens of all texts."""
+    """Vectors, float32 of length 1 each, or scores; and the tokens of all texts."""
 
     vectors: list[Float32]
     tokens: int
@@ -89,10 +89,11 @@ def embed(
     req: falcon.Request,
     lease: Lease,
     context: Context,
-    pooling: Pooling,
+    pooling: Pooling | None,
     make: Callable[[], Sequence[tuple[int, ...]]],
+    rank: bool = False,
 ) -> Embedded:
-    """Take a slot, tokenize, and wait for all vectors. The lease is left to the caller.
+    """Take a slot, tokenize, and wait for all vectors, or for scores with `rank`. The lease is left to the caller.
 
     Raises:
         RequestError: a text cannot be served; see `token_ids`.
@@ -108,7 +109,8 @@ def embed(
         vectors: list[Float32] = []
         for start in range(0, len(prompts), GROUP):
             group = [
-                EmbeddingRequest(ids, pooling, client, cache_space=space) for ids in prompts[start : start + GROUP]
+                EmbeddingRequest(ids, pooling, client, cache_space=space, rank=rank)
+                for ids in prompts[start : start + GROUP]
             ]
             vectors += _wait(lease.service.engine.embed(group), gone, context)
     finally:
@@ -147,6 +149,4 @@ def embed_fields(
     """
     check_dimensions(lease.service.model, body.dimensions)
     look = look_of(req)
-    return embed(
-        req, lease, context, body.pooling or "mean", lambda: token_ids(lease.service, given, name, context, look)
-    )
+    return embed(req, lease, context, body.pooling, lambda: token_ids(lease.service, given, name, context, look))

@@ -26,6 +26,14 @@ class SpecialTokens(Protocol):
         """The BOS token, or None."""
 
     @property
+    def eos_token_id(self) -> int | None:
+        """The model's own end-of-sequence token, or None."""
+
+    @property
+    def sep_token_id(self) -> int | None:
+        """What parts two texts of one input, or None."""
+
+    @property
     def infill(self) -> InfillTokens:
         """Those for filling in the middle of a text."""
 

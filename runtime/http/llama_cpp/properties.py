@@ -181,14 +181,6 @@ class InputTokens(_ChatPromptResource):
         answer(resp, InputTokensAnswer(input_tokens=len(self.prompt(req).token_ids)))
 
 
-class Rerank(Resource):
-    """`POST /rerank`."""
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Refuse; the body is not read."""
-        raise UnsupportedError(req.path, "not supported: the models that this server takes do not rank")
-
-
 class LoraAdapters(ReadResource):
     """`/lora-adapters`: there are none."""
 
@@ -232,12 +224,6 @@ ROUTES = [
         "/tokenizer_info",
         TokenizerInfo,
         get=Operation("Special tokens and the chat template.", None, TokenizerInfoDocument, query=_MODEL),
-    ),
-    Route(
-        "/rerank",
-        Rerank,
-        post=Operation("Not supported: answers 400.", Json, Json),
-        aliases=("/reranking", "/v1/rerank", "/v1/reranking"),
     ),
     Route(
         "/lora-adapters",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..core.routes import Api
-from . import completion, embeddings, properties
+from . import completion, embeddings, properties, rerank
 from .errors import LLAMA_CPP
 
 API = Api((*properties.ROUTES, *completion.ROUTES), LLAMA_CPP)
-EMBEDDINGS = Api(tuple(embeddings.ROUTES))
+EMBEDDINGS = Api((*embeddings.ROUTES, *rerank.ROUTES))

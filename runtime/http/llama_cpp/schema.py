@@ -10,6 +10,7 @@ from ..core.sampling_schema import REPEAT_LAST_N, REPEAT_NAMES, with_numbers
 from ..core.schema import (
     MAX_TOKENS_LIMIT,
     UNSET,
+    Count,
     EmbeddingFields,
     Json,
     LlamaTimings,
@@ -72,6 +73,68 @@ class LlamaInfillRequest(LlamaCompletionRequest, kw_only=True):
     input_prefix: str
     input_suffix: str
     input_extra: Annotated[list[LlamaExtra], Meta(description="Other files.")] | None = None
+
+
+class RerankDocument(Struct, kw_only=True):
+    """A document; whatever else it holds is not read."""
+
+    text: str
+
+
+class RerankRequest(Struct, kw_only=True):
+    """`POST /rerank`. `texts` and `return_text` are Text Embeddings Inference's, the others Jina's and Cohere's."""
+
+    query: str
+    model: str | None = None
+    documents: list[str | RerankDocument] | None = None
+    top_n: Count | None = None
+    return_documents: bool | None = None
+    texts: list[str] | None = None
+    return_text: bool | None = None
+
+
+class RerankResult(Struct, kw_only=True):
+    """A document's score, and which it was."""
+
+    index: int
+    relevance_score: float
+    document: RerankDocument | Unset = UNSET
+
+    @classmethod
+    def of(cls, index: int, score: float, text: str | None) -> RerankResult:
+        """Make it, with its text where there is one."""
+        document = UNSET if text is None else RerankDocument(text=text)
+        return cls(index=index, relevance_score=score, document=document)
+
+
+class RerankUsage(Struct, kw_only=True):
+    """Tokens of all prompts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RerankAnswer(Struct, kw_only=True):
+    """The answer, the best first."""
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    usage: RerankUsage
+    object: Literal["list"] = "list"
+
+
+class RankedText(Struct, kw_only=True):
+    """A text's score as Text Embeddings Inference has it."""
+
+    index: int
+    score: float
+    text: str | Unset = UNSET
+
+    @classmethod
+    def of(cls, index: int, score: float, text: str | None) -> RankedText:
+        """Make it, with its text where there is one."""
+        return cls(index=index, score=score, text=UNSET if text is None else text)
 
 
 class LlamaErrorDetail(Struct, kw_only=True):

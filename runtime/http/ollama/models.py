@@ -217,7 +217,7 @@ def _embed(
             req,
             lease,
             context,
-            body.pooling or "mean",
+            body.pooling,
             lambda: token_ids(lease.service, value, parameter, context, look_of(req), truncate),
         )
 
