@@ -108,19 +108,26 @@ def kv_head_bytes(dtype: str, head_dim: int) -> int:
     return head_dim + 2 * (head_dim // KV_GROUP) if dtype == "q8_0" else 2 * head_dim
 
 
+NORM_KINDS: Final = ("rms", "layer", "none")
+
+
 @dataclass(frozen=True, slots=True)
 class FinalNorm:
     """What makes hidden states of what the last layer leaves in the arena; nothing overwrites that within a step.
 
     Attributes:
         buffer: float32[T, hidden_size] after the last layer.
-        tensor: float32[hidden_size], the weights of the RMS norm that follows.
+        tensor: float32[hidden_size], the weights of the norm that follows; "" where it has none.
         epsilon: of that norm.
+        kind: one of `NORM_KINDS`: `rms`, `layer` (which takes the mean away first), or `none`: no norm follows.
+        bias: float32[hidden_size], added at the end; "" where there is none.
     """
 
     buffer: str
     tensor: str
     epsilon: float
+    kind: str = "rms"
+    bias: str = ""
 
 
 @dataclass(frozen=True, slots=True)

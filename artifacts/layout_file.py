@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -24,6 +25,7 @@ from .layout import (
     KV_DTYPES,
     KV_GROUP,
     MAX_ARGUMENTS,
+    NORM_KINDS,
     TENSOR_ALIGNMENT,
     BufferEntry,
     FinalNorm,
@@ -84,7 +86,10 @@ def encode_layout(layout: Layout) -> bytes:
     }
     table.update({name: getattr(layout, name) for name in _SCALARS})
     if layout.final_norm is not None:
-        table["final_norm"] = [layout.final_norm.buffer, layout.final_norm.tensor, layout.final_norm.epsilon]
+        norm = layout.final_norm
+        table["final_norm"] = [norm.buffer, norm.tensor, norm.epsilon]
+        if (norm.kind, norm.bias) != ("rms", ""):
+            table["final_norm"] = [norm.buffer, norm.tensor, norm.epsilon, norm.kind, norm.bias]
     if layout.sampler is not None:
         table["sampler"] = [layout.sampler.launch, layout.sampler.logits]
     if layout.head is not None:
@@ -276,10 +281,20 @@ def _grid(check: Checker, value: object, at: str) -> GridEntry | None:
 
 
 def _final_norm(check: Checker, value: object) -> FinalNorm:
-    buffer, tensor, epsilon = check.array(value, "final_norm", 3, 3)
+    buffer, tensor, epsilon, *rest = check.array(value, "final_norm", 3, 5)
     if not isinstance(epsilon, float) or not 0.0 <= epsilon < 1.0:  # spelled so that a NaN fails
         check.fail("final_norm.epsilon", f"expected a number from 0 to 1, found {epsilon!r}")
-    return FinalNorm(check.text(buffer, "final_norm.buffer"), check.text(tensor, "final_norm.tensor"), epsilon)
+    norm = FinalNorm(
+        check.text(buffer, "final_norm.buffer"), check.text(tensor, "final_norm.tensor", empty=True), epsilon
+    )
+    if not rest:
+        return norm
+    if len(rest) == 1:
+        check.fail("final_norm", "expected 3 or 5 elements, found 4")
+    kind, bias = rest
+    if kind not in NORM_KINDS:
+        check.fail("final_norm.kind", f"expected one of {', '.join(NORM_KINDS)}, found {kind!r}")
+    return replace(norm, kind=str(kind), bias=check.text(bias, "final_norm.bias", empty=True))
 
 
 def _sampler(check: Checker, value: object) -> Sampler:
@@ -338,9 +353,10 @@ def _check_final_norm(check: Checker, layout: Layout) -> None:
     buffer = next((b for b in layout.buffers if b.name == norm.buffer), None)
     if buffer is None or (buffer.dtype, buffer.elements_per_token) != ("float32", size):
         check.fail("final_norm.buffer", f"expected a buffer of {size} float32 a token, found {norm.buffer!r}")
-    tensor = next((t for t in layout.tensors if t.name == norm.tensor), None)
-    if tensor is None or (tensor.packing, tensor.shape) != ("f32", (size,)):
-        check.fail("final_norm.tensor", f"expected a tensor f32 of {size} elements, found {norm.tensor!r}")
+    for field, name in (("tensor", norm.tensor), ("bias", norm.bias)):
+        found = next((t for t in layout.tensors if t.name == name), None)
+        if name and (found is None or (found.packing, found.shape) != ("f32", (size,))):
+            check.fail(f"final_norm.{field}", f"expected a tensor f32 of {size} elements, found {name!r}")
 
 
 def _check_sampler(check: Checker, layout: Layout) -> None:

@@ -83,5 +83,6 @@ class Planner:
     def _final_norm(self) -> FinalNorm:
         """Return the norm before the output matrix. Values after it have R rows, so none takes the buffer it reads."""
         node = next(n for n in self.graph.nodes if n.op == "norm" and self.graph.values[n.output].rows == LOGITS)
-        tensor = self.tensor(node.weights, "f32")
-        return FinalNorm(self._buffer_of[node.inputs[0]], tensor.name, node.real("epsilon"))
+        tensors = [self.tensor((name,), "f32").name for name in node.weights]
+        weight, bias = (*tensors, "", "")[:2]
+        return FinalNorm(self._buffer_of[node.inputs[0]], weight, node.real("epsilon"), node.word("kind", "rms"), bias)

@@ -22,10 +22,11 @@ class HiddenStates:
         """Take a bundle's layout and its weights.bin, mapped, of which a copy of the norm's weights is kept."""
         self._norm = layout.final_norm
         self._size = layout.hidden_size
-        self._weight = np.zeros(0)
-        for tensor in layout.tensors:
-            if self._norm is not None and tensor.name == self._norm.tensor:
-                self._weight = np.frombuffer(weights, np.float32, self._size, tensor.offset).astype(np.float64)
+        self._weight, self._bias = np.ones(self._size), np.zeros(self._size)
+        for tensor in layout.tensors if self._norm is not None else ():
+            for name, goal in ((self._norm.tensor, self._weight), (self._norm.bias, self._bias)):
+                if tensor.name == name:
+                    goal[:] = np.frombuffer(weights, np.float32, self._size, tensor.offset)
 
     def place(self, first: int, count: int) -> tuple[str, int, int]:
         """Buffer, offset in it and size, both in bytes, of what `normed` takes for `count` tokens from `first` on.
@@ -42,6 +43,10 @@ class HiddenStates:
         assert self._norm is not None  # `place` was asked first
         rows = np.frombuffer(data, np.float32).reshape(-1, self._size).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
+            if self._norm.kind == "none":
+                return rows.astype(np.float32)
+            if self._norm.kind == "layer":
+                rows -= np.mean(rows, axis=1, keepdims=True)
             scale = 1.0 / np.sqrt(np.mean(rows * rows, axis=1, keepdims=True) + self._norm.epsilon)
-            normed: Float32 = (rows * scale * self._weight).astype(np.float32)
+            normed: Float32 = (rows * scale * self._weight + self._bias).astype(np.float32)
         return normed
