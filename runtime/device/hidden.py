@@ -23,10 +23,12 @@ class HiddenStates:
         self._norm = layout.final_norm
         self._size = layout.hidden_size
         self._weight, self._bias = np.ones(self._size), np.zeros(self._size)
-        for tensor in layout.tensors if self._norm is not None else ():
-            for name, goal in ((self._norm.tensor, self._weight), (self._norm.bias, self._bias)):
+        if self._norm is None:
+            return
+        for tensor in layout.tensors:
+            for name, numbers in ((self._norm.tensor, self._weight), (self._norm.bias, self._bias)):
                 if tensor.name == name:
-                    goal[:] = np.frombuffer(weights, np.float32, self._size, tensor.offset)
+                    numbers[:] = np.frombuffer(weights, np.float32, self._size, tensor.offset)
 
     def place(self, first: int, count: int) -> tuple[str, int, int]:
         """Buffer, offset in it and size, both in bytes, of what `normed` takes for `count` tokens from `first` on.
