@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..runtime.engine.logprobs import TokenLogprobs
-from ..runtime.text.tool_calls import ToolCall
+from ..runtime.text.call_turns import ToolCall
 
 FinishReason = Literal["stop", "eos", "length"]
 """A stop string or token, or the end of what a constraint allows; the model's own end; as long as asked or possible."""

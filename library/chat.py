@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..artifacts.errors import RequestError, printable
 from ..runtime.engine.generation import FINISH_LENGTH
+from ..runtime.text.call_turns import ToolCall, Turn, join_calls
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.chat_prompt import render_chat
 from ..runtime.text.constraints import ConstraintSpec
@@ -15,7 +16,7 @@ from ..runtime.text.continuation import continues
 from ..runtime.text.control_text import NoMarkError
 from ..runtime.text.reasoning import ReasoningSplitter
 from ..runtime.text.tokenizer import Tokenizer
-from ..runtime.text.tool_calls import ToolCall, ToolCallParser, Turn, join_calls
+from ..runtime.text.tool_calls import ToolCallParser
 from ..runtime.text.tool_prompt import call_schema
 from .answers import ChatAnswer, Completion
 

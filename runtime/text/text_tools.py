@@ -10,7 +10,7 @@ import json
 import re
 from typing import Final
 
-from .tool_calls import CallPiece, Turn
+from .call_turns import CallPiece, Turn
 
 INPUT: Final = "input"
 INPUT_SCHEMA: Final[dict[str, object]] = {

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from collections.abc import Callable, Collection
+from typing import Final
+
+from .call_turns import CallPiece, ToolCall, Turn, join_calls
+from .json_scan import JSON, ObjectEnd, is_object, open_end
 
 HERMES_OPEN: Final = "<tool_call>"
 HERMES_CLOSE: Final = "</tool_call>"
@@ -24,81 +26,6 @@ _LONGEST_HEAD: Final = 1024  # it is looked for with each piece
 _SEPARATORS: Final = " \t\r\n,;]"
 _COMMA: Final = re.compile(r",\s*")
 _COMMA_QUOTE: Final = re.compile(r',\s*"')
-_IN_OBJECT: Final = re.compile(r'["{}<]')
-_IN_STRING: Final = re.compile(r'["\\]')
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call: the tool's name, and its arguments as the model wrote them.
-
-    Where it is `whole`, they are the text of a JSON object; else the model broke off, or wrote what is none.
-    """
-
-    name: str
-    arguments: str
-    whole: bool = True
-
-    @property
-    def text(self) -> str:
-        """The call as text, for those that take whole calls alone."""
-        return f'{{"name": {json.dumps(self.name, ensure_ascii=False)}, "arguments": {self.arguments}'
-
-
-@dataclass(frozen=True, slots=True)
-class CallPiece:
-    """A piece of a call. The first one has the name, the last one of a whole call says that it is whole.
-
-    A call that has no such last piece has been broken off.
-    """
-
-    name: str | None = None
-    arguments: str = ""
-    whole: bool = False
-
-
-Turn = str | CallPiece
-"""Content, or a piece of a call."""
-
-
-def join_calls(turns: Iterable[Turn]) -> list[ToolCall]:
-    """The calls that pieces come to."""
-    calls: list[list[CallPiece]] = []
-    for turn in turns:
-        if isinstance(turn, CallPiece):
-            if turn.name is not None:
-                calls.append([])
-            calls[-1].append(turn)
-    return [
-        ToolCall(pieces[0].name or "", "".join(piece.arguments for piece in pieces), pieces[-1].whole)
-        for pieces in calls
-    ]
-
-
-class WholeCalls:
-    """Puts pieces of calls together, for those that take whole calls alone: one that is broken off is content."""
-
-    def __init__(self) -> None:
-        self._pieces: list[CallPiece] = []  # of the call that is open
-
-    def take(self, turns: Iterable[Turn], end: bool) -> tuple[str, list[ToolCall]]:
-        """The content and the calls that are known now; at the `end` of the text, all."""
-        content, calls = "", list[ToolCall]()
-        for turn in turns:
-            if isinstance(turn, str):
-                content += self._broken() + turn
-                continue
-            if turn.name is not None:
-                content += self._broken()
-            self._pieces.append(turn)
-            if turn.whole:
-                calls += join_calls(self._pieces)
-                self._pieces = []
-        return content + (self._broken() if end else ""), calls
-
-    def _broken(self) -> str:
-        pieces, self._pieces = self._pieces, []
-        return "".join(call.text for call in join_calls(pieces))
 
 
 class ToolCallParser:
@@ -149,7 +76,7 @@ class ToolCallParser:
                 self._calls = _Calls("", self._names, certain=False)
                 return []
         found = [at for marker in _MARKERS if (at := self._held.find(marker)) >= 0]
-        end = min(found) if found else _open_end(self._held, _MARKERS)
+        end = min(found) if found else open_end(self._held, _MARKERS)
         content, self._held = self._held[:end], self._held[end:]
         if found:
             marker = next(marker for marker in _MARKERS if self._held.startswith(marker))
@@ -194,7 +121,7 @@ class _Calls:
         self._names = names
         self._certain = certain
         self._held = ""
-        self._object = _ObjectEnd("")
+        self._object = ObjectEnd("")
         self._arguments: list[str] = []
         self._step: Callable[[], list[Turn] | None] = self._read_head
 
@@ -223,7 +150,7 @@ class _Calls:
         found = _HEAD.match(self._held[:_LONGEST_HEAD]) if self._certain else None
         if found is not None and found["name"] in self._names:
             self._held, self._opening = self._held[found.end() :], ""
-            self._object, self._arguments, self._step = _ObjectEnd(self._closer), [], self._read_arguments
+            self._object, self._arguments, self._step = ObjectEnd(self._closer), [], self._read_arguments
             return [CallPiece(found["name"])]
         at = self._held.find(self._closer) if self._closer else -1
         while at >= 0:  # a string in the JSON may hold the marker
@@ -248,7 +175,7 @@ class _Calls:
             return [CallPiece(arguments=piece)] if piece else None
         closed = not self._object.depth
         self._step = self._read_members if closed else self._read_between
-        whole = closed and _is_object("".join(self._arguments))
+        whole = closed and is_object("".join(self._arguments))
         return [CallPiece(arguments=piece, whole=whole)] if piece else []
 
     def _read_members(self) -> list[Turn] | None:
@@ -260,7 +187,7 @@ class _Calls:
         if begun.startswith("}"):
             self._held = begun[1:]
         elif _COMMA_QUOTE.match(begun):
-            self._object, self._step = _ObjectEnd(self._closer, depth=1), self._skip_members
+            self._object, self._step = ObjectEnd(self._closer, depth=1), self._skip_members
         return []
 
     def _skip_members(self) -> list[Turn] | None:
@@ -283,69 +210,6 @@ class _Calls:
         return []
 
 
-class _ObjectEnd:
-    """Finds the end of a JSON object, by its braces and strings, in a text that comes in pieces.
-
-    Args:
-        closer: a text that ends it too, outside of a string; "" for none.
-        depth: of the braces that are open.
-    """
-
-    def __init__(self, closer: str, depth: int = 0) -> None:
-        self.depth = depth
-        self._closer = closer
-        self._in_string = False
-        self._escaped = False
-
-    def find(self, text: str) -> tuple[int, bool]:
-        """How much of a piece belongs to the object, and whether it ends there; the rest is to come again."""
-        at = 0
-        if self._escaped and text:
-            self._escaped, at = False, 1
-        while (found := (_IN_STRING if self._in_string else _IN_OBJECT).search(text, at)) is not None:
-            start, at = found.span()
-            match found[0]:
-                case '"':
-                    self._in_string = not self._in_string
-                case "\\":
-                    self._escaped = at == len(text)
-                    at += 1
-                case "{":
-                    self.depth += 1
-                case "}":
-                    self.depth -= 1
-                    if not self.depth:
-                        return at, True
-                case _ if self._closer and text.startswith(self._closer, start):
-                    return start, True
-                case _ if self._closer.startswith(text[start:]):
-                    return start, False
-        return len(text), False
-
-
-def _open_end(text: str, markers: tuple[str, ...]) -> int:
-    """Where the end of `text` may begin a marker; its length where it does not."""
-    longest = max(map(len, markers)) - 1
-    for at in range(max(0, len(text) - longest), len(text)):
-        if any(marker.startswith(text[at:]) for marker in markers):
-            return at
-    return len(text)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)  # Python reads NaN, which is no JSON
-
-
-_JSON: Final = json.JSONDecoder(parse_constant=_refuse)
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(_JSON.decode(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
 def _read_calls(text: str) -> list[ToolCall]:
     """Calls that a text consists of, one or an array or several with `;` between; none where it is anything else."""
     text, separator = text.strip(), ";"
@@ -354,7 +218,7 @@ def _read_calls(text: str) -> list[ToolCall]:
     calls, at = list[ToolCall](), 0
     while at < len(text):
         try:
-            value, end = _JSON.raw_decode(text, at)
+            value, end = JSON.raw_decode(text, at)
         except (ValueError, RecursionError):
             return []
         call = _call_of(value, text[at:end])
@@ -372,7 +236,7 @@ def _call_of(value: object, text: str) -> ToolCall | None:
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # some models write the object as a string
-        return ToolCall(value["name"], arguments) if _is_object(arguments) else None
+        return ToolCall(value["name"], arguments) if is_object(arguments) else None
     if not isinstance(arguments, dict):
         return None
     return ToolCall(value["name"], _own_words(text, arguments) or json.dumps(arguments, ensure_ascii=False))
@@ -383,5 +247,5 @@ def _own_words(text: str, arguments: object) -> str | None:
     head = _HEAD.match(text)
     if head is None:
         return None
-    value, end = _JSON.raw_decode(text, head.end())
+    value, end = JSON.raw_decode(text, head.end())
     return text[head.end() : end] if value == arguments else None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import falcon
 
 from ...engine.generation import TokenEvent
-from ...text.tool_calls import CallPiece, WholeCalls
+from ...text.call_turns import CallPiece, WholeCalls
 from ..core.answers import check_finish
 from ..core.chat_answer import AnswerPart, AnswerReader, join_parts
 from ..core.chat_job import start_chat

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, TokenEvent
 from ...engine.logprobs import TokenLogprobs
+from ...text.call_turns import CallPiece, ToolCall, Turn, join_calls
 from ...text.reasoning import ReasoningSplitter
 from ...text.text_tools import TextCallParser
-from ...text.tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, join_calls
+from ...text.tool_calls import ToolCallParser
 from .conversation import Conversation
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ...engine.generation import Failure, TokenEvent
 from ...engine.logprobs import TokenLogprobs
-from ...text.tool_calls import ToolCall, WholeCalls
+from ...text.call_turns import ToolCall, WholeCalls
 from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish, new_call_id
 from ..core.chat_answer import AnswerPart, AnswerReader

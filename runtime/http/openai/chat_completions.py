@@ -11,7 +11,7 @@ import falcon
 from ....artifacts.errors import RequestError
 from ...engine.generation import TokenEvent
 from ...engine.logprobs import TokenLogprobs
-from ...text.tool_calls import CallPiece
+from ...text.call_turns import CallPiece
 from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish, new_call_id
 from ..core.chat_answer import AnswerReader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....artifacts.errors import RequestError
-from ...text.tool_calls import ToolCall
+from ...text.call_turns import ToolCall
 from ..core.conversation import Message, read_arguments
 from ..core.errors import UnsupportedError
 from .schema import ChatMessage, ContentPart, MessageToolCall

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
 from ....artifacts.errors import RequestError, printable
+from ...text.call_turns import ToolCall
 from ...text.text_tools import input_arguments
-from ...text.tool_calls import ToolCall
 from ..core.body import convert
 from ..core.conversation import Message
 from ..core.errors import NotFoundError, UnsupportedError

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...text.call_turns import CallPiece, ToolCall
 from ...text.text_tools import TextInput
-from ...text.tool_calls import CallPiece, ToolCall
 from ..core.answers import new_call_id
 from ..core.chat_answer import AnswerPart
 from ..core.conversation import Message

@@ -10,9 +10,9 @@ import pytest
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.library.answers import ChatAnswer, Completion
 from rocmforge.library.chat import AnswerReader, Tools, chat_prompt, read_messages, read_tools
+from rocmforge.runtime.text.call_turns import ToolCall
 from rocmforge.runtime.text.chat import ChatTemplate
 from rocmforge.runtime.text.constraints import ConstraintSpec
-from rocmforge.runtime.text.tool_calls import ToolCall
 from rocmforge.tests.support.tokenizers import TINY
 
 GO: dict[str, Any] = {"name": "go", "description": "Go.", "parameters": {"type": "object"}}

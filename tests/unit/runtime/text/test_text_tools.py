@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from rocmforge.runtime.text.call_turns import CallPiece, ToolCall, join_calls
 from rocmforge.runtime.text.text_tools import INPUT_SCHEMA, TextCallParser, TextInput, input_arguments
-from rocmforge.runtime.text.tool_calls import CallPiece, ToolCall, join_calls
 
 TEXT = 'é "quoted" \\ \n\x01'
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rocmforge.runtime.text.tool_calls import CallPiece, ToolCall, ToolCallParser, Turn, WholeCalls, join_calls
+from rocmforge.runtime.text.call_turns import CallPiece, ToolCall, Turn, WholeCalls, join_calls
+from rocmforge.runtime.text.tool_calls import ToolCallParser
 
 NAMES = ("get_weather", "read")
 
