@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 from ..artifacts.errors import RequestError, printable
 from ..runtime.engine.generation import FINISH_LENGTH
+from ..runtime.text.answer_format import AnswerFormat
+from ..runtime.text.answer_reader import AnswerReader as TextReader
+from ..runtime.text.answer_reader import AnswerStart
 from ..runtime.text.call_turns import ToolCall, Turn, join_calls
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.chat_prompt import render_chat
 from ..runtime.text.constraints import ConstraintSpec
 from ..runtime.text.continuation import continues
 from ..runtime.text.control_text import NoMarkError
-from ..runtime.text.reasoning import ReasoningSplitter
 from ..runtime.text.tokenizer import Tokenizer
-from ..runtime.text.tool_calls import ToolCallParser
 from ..runtime.text.tool_prompt import call_schema
 from .answers import ChatAnswer, Completion
 
@@ -100,14 +101,29 @@ def read_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return read
 
 
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation up to the opening of the assistant's turn, or with what it has begun to say.
+
+    Attributes:
+        token_ids: of its text.
+        inside_reasoning: whether it ends within reasoning.
+        begun: whether the assistant has begun.
+    """
+
+    token_ids: tuple[int, ...]
+    inside_reasoning: bool
+    begun: bool
+
+
 def chat_prompt(
     messages: Sequence[Message],
     tools: Tools,
     variables: Mapping[str, object],
     tokenizer: Tokenizer,
     template: ChatTemplate,
-) -> tuple[tuple[int, ...], bool]:
-    """Token ids of a conversation up to the opening of the assistant's turn, and whether they end within reasoning.
+) -> ChatPrompt:
+    """The prompt of a conversation.
 
     What reads as a control token in a message is text. A last message of the assistant's is gone on with.
 
@@ -122,43 +138,35 @@ def chat_prompt(
     except NoMarkError:
         raise RequestError("messages", "expected not every character that is for private use") from None
     ids = tokenizer.encode(chat.text, chat.add_special(tokenizer.config.bos_token), mark=chat.mark)
-    return tuple(ids), chat.inside_reasoning
+    return ChatPrompt(tuple(ids), chat.inside_reasoning, begun is not None)
 
 
 class AnswerReader:
     """Parts reasoning, text and calls of tools of one answer, as it comes.
 
     Args:
+        answers: how the model's are read.
         tools: that it may call.
-        inside_reasoning: whether the prompt ends within reasoning.
+        prompt: that it answers.
         constrained: whether the answer must match something from its first token on: then it does not reason.
     """
 
-    def __init__(self, tools: Tools, inside_reasoning: bool, constrained: bool) -> None:
-        self._splitter = ReasoningSplitter(inside_reasoning and not constrained)
-        names = {tool.name for tool in tools.given}
-        self._parser = ToolCallParser(names, tools.choice == "required") if names else None
+    def __init__(self, answers: AnswerFormat, tools: Tools, prompt: ChatPrompt, constrained: bool) -> None:
+        forced = bool(tools.given) and tools.choice == "required"
+        start = AnswerStart(prompt.inside_reasoning, prompt.begun, constrained, forced)
+        self._text = TextReader(answers.format, tools.given, start, answers.hidden)
         self._reasoning: list[str] = []
         self._turns: list[Turn] = []
 
     def read(self, text: str, reason: str | None) -> tuple[str, str]:
         """Take the next piece, and at the end why it ended; returns what is known now of reasoning and content."""
-        reasoning, content = self._splitter.push(text)
-        turns = self._parse(content)
+        reasoning, turns = self._text.push(text)
         if reason is not None:
-            more, rest = self._splitter.flush()
-            reasoning += more
-            turns += self._parse(rest)
-            if self._parser is not None:
-                turns += self._parser.flush(reason == FINISH_LENGTH)
+            more, rest = self._text.flush(reason == FINISH_LENGTH)
+            reasoning, turns = reasoning + more, turns + rest
         self._reasoning.append(reasoning)
         self._turns += turns
         return reasoning, "".join(turn for turn in turns if isinstance(turn, str))
-
-    def _parse(self, content: str) -> list[Turn]:
-        if self._parser is not None:
-            return self._parser.push(content)
-        return [content] if content else []
 
     def answer(self, completion: Completion) -> ChatAnswer:
         """All that was read, which came to this completion."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast, get_args, overload
 
@@ -23,12 +24,13 @@ from ..runtime.engine.generation import (
     GenerationRequest,
     TokenEvent,
 )
+from ..runtime.text.answer_format import answer_format
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.constraints import ConstraintCompiler
 from ..runtime.text.rerank import rerank_ids
 from ..runtime.text.tokenizer import Tokenizer
 from .answers import ChatAnswer, ChatPiece, Completion, FinishReason, Piece, Score
-from .chat import AnswerReader, Message, ToolChoice, Tools, chat_prompt, read_tools
+from .chat import AnswerReader, ChatPrompt, Message, ToolChoice, Tools, chat_prompt, read_tools
 from .params import GenerationParams, check_params, compiled_constraint, request_of
 
 Float32 = npt.NDArray[np.float32]
@@ -69,6 +71,7 @@ class Model:
         self._opened = opened
         self._rerank_template = rerank_template
         self._constraints = ConstraintCompiler(tokenizer)
+        self._answers = answer_format(template, tokenizer)
 
     def close(self) -> None:
         """End what is computed, and free the device."""
@@ -198,8 +201,11 @@ class Model:
         several = messages if _are_several(messages) else [messages]
         prompts = [self._chat_prompt(one, read, variables) for one in cast("Sequence[Sequence[Message]]", several)]
         spec = read.constraint(params.constraint())
-        readers = [AnswerReader(read, inside, spec is not None) for _, inside in prompts]
-        requests = self._requests([ids for ids, _ in prompts], params, read)
+        readers = [AnswerReader(self._answers, read, prompt, spec is not None) for prompt in prompts]
+        requests = [
+            replace(request, kept_tokens=self._answers.kept_tokens)
+            for request in self._requests([prompt.token_ids for prompt in prompts], params, read)
+        ]
         for event, generation in self._run(requests):
             reader = readers[event.index]
             reasoning, content = reader.read(event.text, _reason(event))
@@ -213,11 +219,9 @@ class Model:
         template_variables: Mapping[str, object] | None = None,
     ) -> tuple[int, ...]:
         """Token ids of a conversation up to the opening of the assistant's turn; arguments as `chat` has them."""
-        return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables or {})[0]
+        return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables or {}).token_ids
 
-    def _chat_prompt(
-        self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, object]
-    ) -> tuple[tuple[int, ...], bool]:
+    def _chat_prompt(self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, object]) -> ChatPrompt:
         return chat_prompt(messages, tools, variables, self._tokenizer, self._template)
 
     # Vectors and likelihoods.

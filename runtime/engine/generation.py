@@ -85,6 +85,7 @@ class GenerationRequest:
     the prompt's tokens but the first; they are computed for that, whatever lies in the cache.
     `client` names who asks: clients are served in turn. `deadline_seconds` after which it is cancelled, wherever it is.
     `cache_space`: those of one space share what was computed of their prompts, and others do not see that it was.
+    `kept_tokens`: control tokens whose text the output keeps, for who reads it by them.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -99,6 +100,7 @@ class GenerationRequest:
     deadline_seconds: float | None = None
     prompt_logprobs: int | None = None
     cache_space: str = ""
+    kept_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class ActiveSequence:
         self._logprobs: list[TokenLogprobs] = []
         self._scores: list[TokenLogprobs] = []  # of its prompt, until its first event
         self.num_scored = 0  # positions of its prompt whose logits were asked for, and seen
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder = StreamDecoder(tokenizer, kept=request.kept_tokens)
         self._stops = StopMatcher(request.stop)
         self._pieces: list[str] = []
 

@@ -89,15 +89,21 @@ class ChatTemplate:
             EngineBusyError: others keep its processes busy.
         """
         _check_length(self._source)
-        variables: dict[str, object] = {
-            **self._tokens,
-            **{name: value for name, value in extra.items() if name != "tools"},
-            "messages": [_with_thinking(message) for message in messages],
-            "add_generation_prompt": add_generation_prompt,
-        }
-        if tools:
-            variables["tools"] = tools
+        variables = {**self._tokens, **readable(messages, tools, add_generation_prompt, extra)}
         return self._processes.ask(json.dumps(variables, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def readable(
+    messages: Sequence[Mapping[str, object]],
+    tools: Sequence[Mapping[str, object]] | None,
+    add_generation_prompt: bool,
+    extra: Mapping[str, object],
+) -> dict[str, object]:
+    """A conversation as the variables of a template; `tools` are none of them where there are none."""
+    variables = {name: value for name, value in extra.items() if name != "tools"}
+    variables["messages"] = [_with_thinking(message) for message in messages]
+    variables["add_generation_prompt"] = add_generation_prompt
+    return variables | {"tools": tools} if tools else variables
 
 
 def _with_thinking(message: Mapping[str, object]) -> Mapping[str, object]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from .chat_formats import format_of
 from .continuation import continue_prompt
 from .control_text import ControlTexts
 from .tool_prompt import Tool, spell_out_tools, tool_descriptions
@@ -90,5 +91,7 @@ def render_chat(
         add_generation_prompt=add_generation_prompt,
         **cast("Message", hidden["variables"]),
     )
-    text, inside_reasoning = continue_prompt(opened, cast("Message | None", hidden["begun"]))
+    text, inside_reasoning = continue_prompt(
+        opened, cast("Message | None", hidden["begun"]), format_of(template.source)
+    )
     return RenderedChat(text, mark, inside_reasoning)

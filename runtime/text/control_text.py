@@ -42,6 +42,11 @@ class ControlTexts:
         edges = {text[0] for text in self._texts} | {text[-1] for text in self._texts}
         self._edge = re.compile("[" + "".join(map(re.escape, sorted(edges))) + "]") if edges else None
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All of them."""
+        return self._texts
+
     def hide(self, values: Mapping[str, object], source: str = "") -> tuple[Mapping[str, object], str]:
         """Mark texts of control tokens in the strings of JSON values, keys included.
 

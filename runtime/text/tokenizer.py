@@ -221,14 +221,17 @@ class StreamDecoder:
     character. All pushes and the flush together equal `Tokenizer.decode` of all ids.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, kept: Iterable[int] = ()):
+        """Of this tokenizer; control tokens are left out, but for those that are `kept`, or else spelled."""
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._kept = frozenset(kept)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         """Take one token; return the text that is complete with it, maybe ""."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token_id, self._skip_special))
+        skipped = self._skip_special and token_id not in self._kept
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id, skipped))
 
     def flush(self) -> str:
         """End the stream: an unfinished character becomes U+FFFD."""

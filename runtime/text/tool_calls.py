@@ -1,8 +1,9 @@
-"""Calls of tools in a model's text, in the forms of the families, found as the text streams.
+"""Calls of tools that are JSON objects, found as the text streams.
 
 Hermes and Qwen write `<tool_call>{"name", "arguments"}</tool_call>`, Mistral `[TOOL_CALLS]` and an array, Llama 3
-`{"name", "parameters"}`, maybe after `<|python_tag|>` and several with `;` between them. JSON alone is taken for a call
-only where all of it names tools of the request: it may be the answer.
+`{"name", "parameters"}`, maybe after `<|python_tag|>` and several with `;` between them; other families have other
+markers (see `chat_formats`). JSON alone is taken for a call only where all of it names tools of the request: it may be
+the answer.
 """
 
 from __future__ import annotations
@@ -13,15 +14,11 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from .call_turns import CallPiece, ToolCall, Turn, join_calls
+from .chat_styles import JsonCalls
 from .json_scan import JSON, ObjectEnd, is_object, open_end
 
-HERMES_OPEN: Final = "<tool_call>"
-HERMES_CLOSE: Final = "</tool_call>"
-_MARKERS: Final = (HERMES_OPEN, "[TOOL_CALLS]", "<|python_tag|>")
-# A call up to the brace of its arguments, as nearly all models write it.
-_HEAD: Final = re.compile(
-    r'[\s\[]*\{\s*"name"\s*:\s*"(?P<name>[^"\\]{1,256})"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
-)
+# What is looked for where a chat template says nothing else.
+ANY_JSON: Final = JsonCalls((("<tool_call>", "</tool_call>"), ("[TOOL_CALLS]", ""), ("<|python_tag|>", "")), bare=True)
 _LONGEST_HEAD: Final = 1024  # it is looked for with each piece
 _SEPARATORS: Final = " \t\r\n,;]"
 _COMMA: Final = re.compile(r",\s*")
@@ -38,13 +35,16 @@ class ToolCallParser:
     Args:
         names: of the request's tools.
         forced: the text is the JSON of a call; a constraint on the output has seen to it.
+        style: how the family writes them.
     """
 
-    def __init__(self, names: Collection[str], forced: bool = False) -> None:
+    def __init__(self, names: Collection[str], forced: bool = False, style: JsonCalls = ANY_JSON) -> None:
         self._names = frozenset(names)
+        self._style = style
+        self._markers = tuple(marker for marker, _ in style.markers)
         self._held = ""
-        self._begun = forced  # something that is not white space has come
-        self._calls = _Calls("", self._names, certain=True) if forced else None  # that are open
+        self._begun = forced or not style.bare  # something that is not white space has come
+        self._calls = _Calls("", ANY_JSON, self._names, certain=True) if forced else None  # that are open
         self._fresh = True  # nothing but white space has come since the beginning, or since the last call
         self._called = False
 
@@ -69,19 +69,19 @@ class ToolCallParser:
             return self._read_calls(self._calls)
         if not self._begun:
             begun = self._held.lstrip()
-            if not begun or any(len(begun) < len(marker) and marker.startswith(begun) for marker in _MARKERS):
+            if not begun or any(len(begun) < len(marker) and marker.startswith(begun) for marker in self._markers):
                 return None
             self._begun = True
-            if begun[0] in "{[" and not begun.startswith(_MARKERS):
-                self._calls = _Calls("", self._names, certain=False)
+            if begun[0] in "{[" and not begun.startswith(self._markers):
+                self._calls = _Calls("", self._style, self._names, certain=False)
                 return []
-        found = [at for marker in _MARKERS if (at := self._held.find(marker)) >= 0]
-        end = min(found) if found else open_end(self._held, _MARKERS)
+        found = [at for marker in self._markers if (at := self._held.find(marker)) >= 0]
+        end = min(found) if found else open_end(self._held, self._markers)
         content, self._held = self._held[:end], self._held[end:]
         if found:
-            marker = next(marker for marker in _MARKERS if self._held.startswith(marker))
+            marker = next(marker for marker in self._markers if self._held.startswith(marker))
             white = content if self._fresh and not content.strip() else ""  # before a call it is no content
-            self._calls = _Calls(marker, self._names, certain=True, before=white)
+            self._calls = _Calls(marker, self._style, self._names, certain=True, before=white)
             self._held = self._held[len(marker) :]
             return [content] if content != white else []
         if self._fresh and not content.strip():
@@ -108,15 +108,17 @@ class _Calls:
 
     Args:
         marker: which; "" for JSON alone.
+        style: how the family writes them.
         names: of the request's tools.
         certain: that there are calls, if what comes looks like one.
         before: white space before the marker.
     """
 
-    def __init__(self, marker: str, names: frozenset[str], certain: bool, before: str = "") -> None:
+    def __init__(self, marker: str, style: JsonCalls, names: frozenset[str], certain: bool, before: str = "") -> None:
         self.rest: str | None = None
         self._marker = marker
-        self._closer = HERMES_CLOSE if marker == HERMES_OPEN else ""
+        self._style = style
+        self._closer = dict(style.markers).get(marker, "")
         self._opening = before + marker  # content, where no call follows it
         self._names = names
         self._certain = certain
@@ -147,7 +149,7 @@ class _Calls:
 
     def _read_head(self) -> list[Turn] | None:
         """Up to the brace of the arguments; of a call in another form, all of it."""
-        found = _HEAD.match(self._held[:_LONGEST_HEAD]) if self._certain else None
+        found = self._style.head.match(self._held[:_LONGEST_HEAD]) if self._certain else None
         if found is not None and found["name"] in self._names:
             self._held, self._opening = self._held[found.end() :], ""
             self._object, self._arguments, self._step = ObjectEnd(self._closer), [], self._read_arguments
@@ -162,9 +164,9 @@ class _Calls:
         return None
 
     def _whole_calls(self, text: str) -> list[Turn]:
-        calls = _read_calls(text)
+        calls = _read_calls(text, self._style)
         if not calls and not self._opening:  # earlier ones of the array have been read, and its bracket
-            calls = _read_calls(f"[{text}")
+            calls = _read_calls(f"[{text}", self._style)
         return [CallPiece(call.name, call.arguments, whole=True) for call in calls]
 
     def _read_arguments(self) -> list[Turn] | None:
@@ -210,7 +212,7 @@ class _Calls:
         return []
 
 
-def _read_calls(text: str) -> list[ToolCall]:
+def _read_calls(text: str, style: JsonCalls) -> list[ToolCall]:
     """Calls that a text consists of, one or an array or several with `;` between; none where it is anything else."""
     text, separator = text.strip(), ";"
     if text.startswith("[") and text.endswith("]"):
@@ -221,7 +223,7 @@ def _read_calls(text: str) -> list[ToolCall]:
             value, end = JSON.raw_decode(text, at)
         except (ValueError, RecursionError):
             return []
-        call = _call_of(value, text[at:end])
+        call = _call_of(value, text[at:end], style)
         following = text[end:].lstrip()
         if call is None or (following and following[0] != separator):
             return []
@@ -230,21 +232,27 @@ def _read_calls(text: str) -> list[ToolCall]:
     return calls
 
 
-def _call_of(value: object, text: str) -> ToolCall | None:
+def _call_of(value: object, text: str, style: JsonCalls) -> ToolCall | None:
     """The call that a JSON value is, or None."""
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+    if not isinstance(value, dict):
         return None
-    arguments = value.get("arguments", value.get("parameters", {}))
+    if style.name_keys:
+        name = next((value[key] for key in style.name_keys if key in value), None)
+        arguments = value.get("arguments", value.get("parameters", {}))
+    else:
+        name, arguments = next(iter(value.items()), (None, {}))
+    if not isinstance(name, str) or not name:
+        return None
     if isinstance(arguments, str):  # some models write the object as a string
-        return ToolCall(value["name"], arguments) if is_object(arguments) else None
+        return ToolCall(name, arguments) if is_object(arguments) else None
     if not isinstance(arguments, dict):
         return None
-    return ToolCall(value["name"], _own_words(text, arguments) or json.dumps(arguments, ensure_ascii=False))
+    return ToolCall(name, _own_words(text, arguments, style) or json.dumps(arguments, ensure_ascii=False))
 
 
-def _own_words(text: str, arguments: object) -> str | None:
+def _own_words(text: str, arguments: object, style: JsonCalls) -> str | None:
     """The arguments as a call's text has them; None where they are not what it begins with."""
-    head = _HEAD.match(text)
+    head = style.head.match(text)
     if head is None:
         return None
     value, end = JSON.raw_decode(text, head.end())

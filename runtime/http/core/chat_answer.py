@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, TokenEvent
 from ...engine.logprobs import TokenLogprobs
+from ...text.answer_reader import AnswerReader as TextReader
+from ...text.answer_reader import AnswerStart
 from ...text.call_turns import CallPiece, ToolCall, Turn, join_calls
-from ...text.reasoning import ReasoningSplitter
 from ...text.text_tools import TextCallParser
-from ...text.tool_calls import ToolCallParser
 from .conversation import Conversation
+from .service import ChatPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +48,30 @@ class AnswerReader:
 
     Args:
         conversation: that it answers.
-        inside_reasoning: whether the prompt ends within reasoning.
+        prompt: as the model has it.
     """
 
-    def __init__(self, conversation: Conversation, inside_reasoning: bool) -> None:
-        names, text_tool = {tool.name for tool in conversation.usable_tools}, conversation.text_tool
-        self._splitter = ReasoningSplitter(inside_reasoning and not conversation.begins_at_once)
-        self._parser: ToolCallParser | TextCallParser | None = None
-        if text_tool is not None:
-            self._parser = TextCallParser(text_tool.name)
-        elif names:
-            self._parser = ToolCallParser(names, conversation.tool_choice == "required")
+    def __init__(self, conversation: Conversation, prompt: ChatPrompt) -> None:
+        text_tool = conversation.text_tool
+        start = AnswerStart(
+            prompt.inside_reasoning,
+            conversation.continue_final,
+            conversation.begins_at_once,
+            bool(conversation.usable_tools) and conversation.tool_choice == "required",
+        )
+        parser = None if text_tool is None else TextCallParser(text_tool.name)
+        answers = prompt.answers
+        self._text = TextReader(answers.format, conversation.usable_tools, start, answers.hidden, parser)
         self._most_calls = None if conversation.parallel_tool_calls else 1
         self._num_calls = 0
         self._broken = False  # the latest call is not whole, so far
 
     def read(self, event: TokenEvent) -> AnswerPart:
         """Take the next event; returns its part, which may be empty."""
-        reasoning, content = self._splitter.push(event.text)
-        turns = self._turns(content)
+        reasoning, turns = self._text.push(event.text)
         if event.finished:
-            more, rest = self._splitter.flush()
-            reasoning += more
-            turns += self._turns(rest)
-            if self._parser is not None:
-                turns += self._parser.flush(event.finish_reason in _CUT)
+            more, rest = self._text.flush(event.finish_reason in _CUT)
+            reasoning, turns = reasoning + more, turns + rest
         return AnswerPart(
             event.index,
             reasoning,
@@ -82,11 +82,6 @@ class AnswerReader:
             event.error,
             event.stop,
         )
-
-    def _turns(self, content: str) -> list[Turn]:
-        if self._parser is not None:
-            return self._parser.push(content)
-        return [content] if content else []
 
     def _wanted(self, turn: Turn) -> bool:
         """Whether it is none of a call beyond the first, where only one may be."""

@@ -30,8 +30,9 @@ def start_chat(
     def make() -> list[GenerationRequest]:
         conditions = conversation.constrained()
         prompts.append(lease.service.chat_prompt(conversation, look_of(req)))
-        return lease.service.requests(prompts[0].token_ids, conditions, None, count)
+        kept = prompts[0].answers.kept_tokens
+        return lease.service.requests(prompts[0].token_ids, conditions, None, count, kept)
 
     job = start_job(req, lease.keep(), admission, make)
-    readers = [AnswerReader(conversation, prompts[0].inside_reasoning) for _ in range(count)]
+    readers = [AnswerReader(conversation, prompts[0]) for _ in range(count)]
     return job, prompts[0], readers

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
 from ...engine.generation import Constraint, EngineApi, GenerationRequest
+from ...text.answer_format import AnswerFormat, answer_format
 from ...text.chat_prompt import render_chat
 from ...text.constraints import ConstraintSpec
 from ...text.control_text import NoMarkError, shown
@@ -59,11 +60,12 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A rendered conversation: its text, its tokens, and whether it ends within reasoning."""
+    """A rendered conversation: its text, its tokens, whether it ends within reasoning, and how an answer is read."""
 
     text: str
     token_ids: tuple[int, ...]
     inside_reasoning: bool
+    answers: AnswerFormat = field(default_factory=AnswerFormat)
 
 
 def _hint(messages: Sequence[Mapping[str, object]]) -> str:
@@ -84,9 +86,11 @@ class Service:
     model: ServedModel
     constraints: ConstraintApi | None = None
     cache: TokenCache = field(init=False)
+    answers: AnswerFormat = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", TokenCache(self.tokenizer))
+        object.__setattr__(self, "answers", answer_format(self.chat_template, self.tokenizer))
 
     def prompt_ids(self, text: str, look: Look | None = None, parse_special: bool | None = None) -> tuple[int, ...]:
         """Token ids of a plain prompt, in which control tokens are read unless `parse_special` is false.
@@ -146,12 +150,19 @@ class Service:
             ids = self.cache.encode(chat.text, add_special, True, most or self.most_tokens, look, chat.mark)
         except TooManyTokensError as error:
             raise self.too_long(error.count) from None
-        return ChatPrompt(shown(chat.text, chat.mark), ids, chat.inside_reasoning)
+        return ChatPrompt(shown(chat.text, chat.mark), ids, chat.inside_reasoning, self.answers)
 
     def requests(
-        self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None, count: int
+        self,
+        prompt: tuple[int, ...],
+        conditions: Conditions,
+        default_max_tokens: int | None,
+        count: int,
+        kept_tokens: tuple[int, ...] = (),
     ) -> list[GenerationRequest]:
         """`request`, for several outputs of one prompt: with a seed, each has one of its own, the first that seed.
+
+        Control tokens that are kept have their text in the outputs.
 
         Raises:
             RequestError: see `request`.
@@ -160,7 +171,8 @@ class Service:
         made = []
         for index in range(count):
             sampling = replace(conditions.sampling, seed=None if seed is None else (seed + index) % 2**SEED_BITS)
-            made.append(self.request(prompt, replace(conditions, sampling=sampling), default_max_tokens))
+            request = self.request(prompt, replace(conditions, sampling=sampling), default_max_tokens)
+            made.append(replace(request, kept_tokens=kept_tokens))
         return made
 
     def request(

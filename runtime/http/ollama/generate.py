@@ -69,11 +69,13 @@ class _GeneratingResource(Resource):
             req,
             lease.keep(),
             self.context.admission,
-            lambda: service.requests(prompt.token_ids, conversation.conditions, asked.max_tokens, 1),
+            lambda: service.requests(
+                prompt.token_ids, conversation.conditions, asked.max_tokens, 1, prompt.answers.kept_tokens
+            ),
         )
         reader: Reader = RawReader()
         if asked.raw is None:
-            reader = AnswerReader(conversation, prompt.inside_reasoning)
+            reader = AnswerReader(conversation, prompt)
         answering = Answering(body.model, service.tokenizer, len(prompt.token_ids), clock)
         encoder = LineEncoder(answering, reader, line(answering))
         respond(req, resp, job, self.context, encoder, body.stream is not False)

@@ -9,7 +9,8 @@ import pytest
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.library.answers import ChatAnswer, Completion
-from rocmforge.library.chat import AnswerReader, Tools, chat_prompt, read_messages, read_tools
+from rocmforge.library.chat import AnswerReader, ChatPrompt, Tools, chat_prompt, read_messages, read_tools
+from rocmforge.runtime.text.answer_format import AnswerFormat
 from rocmforge.runtime.text.call_turns import ToolCall
 from rocmforge.runtime.text.chat import ChatTemplate
 from rocmforge.runtime.text.constraints import ConstraintSpec
@@ -22,7 +23,8 @@ COMPLETION = Completion("", (1,), "eos", 3)
 
 
 def answered(pieces: list[str], tools: Tools = NONE, inside: bool = False, reason: str = "eos") -> ChatAnswer:
-    reader = AnswerReader(tools, inside, tools.choice == "required")
+    prompt = ChatPrompt((), inside, begun=False)
+    reader = AnswerReader(AnswerFormat(), tools, prompt, tools.choice == "required")
     said = [reader.read(piece, None) for piece in pieces] + [reader.read("", reason)]
     answer = reader.answer(COMPLETION)
     assert ("".join(one for one, _ in said), "".join(one for _, one in said)) == (answer.reasoning, answer.content)
@@ -95,13 +97,13 @@ def test_a_template_is_told() -> None:
     """Tools by the template, or in plain text where it takes none. A message of the assistant's is gone on with."""
     source = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}{{ mood }}>"
     with contextlib.closing(ChatTemplate(source, "", "")) as template:
-        ids, inside = chat_prompt(TALK, NONE, {"mood": "!"}, TINY, template)
-        assert (TINY.decode(ids), inside) == ("[user:hi]!>", False)
+        prompt = chat_prompt(TALK, NONE, {"mood": "!"}, TINY, template)
+        assert (TINY.decode(prompt.token_ids), prompt.inside_reasoning) == ("[user:hi]!>", False)
         begun = [*TALK, {"role": "assistant", "content": "I s"}]
-        assert TINY.decode(chat_prompt(begun, NONE, {}, TINY, template)[0]) == "[user:hi]>I s"
-        plain = TINY.decode(chat_prompt(TALK, read_tools([GO], "auto"), {}, TINY, template)[0])
+        assert TINY.decode(chat_prompt(begun, NONE, {}, TINY, template).token_ids) == "[user:hi]>I s"
+        plain = TINY.decode(chat_prompt(TALK, read_tools([GO], "auto"), {}, TINY, template).token_ids)
         assert plain.startswith("[system:You may call one or more functions")
         assert plain.endswith("[user:hi]>")
     with contextlib.closing(ChatTemplate(source + "{{ tools[0].function.name }}<think>", "", "")) as template:
-        ids, inside = chat_prompt(TALK, read_tools([GO], "auto"), {}, TINY, template)
-        assert (TINY.decode(ids), inside) == ("[user:hi]>go<think>", True)
+        prompt = chat_prompt(TALK, read_tools([GO], "auto"), {}, TINY, template)
+        assert (TINY.decode(prompt.token_ids), prompt.inside_reasoning) == ("[user:hi]>go<think>", True)

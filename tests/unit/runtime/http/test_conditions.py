@@ -25,6 +25,7 @@ from rocmforge.runtime.http.core.conversation import (
     thinking_variables,
 )
 from rocmforge.runtime.http.core.schema import FunctionTool, JsonSchemaFormat, ResponseFormat, SamplingFields
+from rocmforge.runtime.http.core.service import ChatPrompt
 from rocmforge.runtime.text.constraints import ConstraintSpec
 from rocmforge.runtime.text.tool_prompt import call_schema, spell_out_tools
 
@@ -237,7 +238,7 @@ def test_tools_for_a_template_that_knows_of_none() -> None:
 
 
 def parts_of(conversation: Conversation, *events: TokenEvent) -> Any:
-    reader = AnswerReader(conversation, inside_reasoning=False)
+    reader = AnswerReader(conversation, ChatPrompt("", (), inside_reasoning=False))
     return join_parts([reader.read(event) for event in events])
 
 

@@ -1,0 +1,1 @@
+"""What llama.cpp's own tests expect of chats, beside what comes of it here."""
