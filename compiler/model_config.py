@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.head import Head
 from .position_tables import PositionTable, RopeScaling, RopeTable
 
 RopeStyle = Literal["interleaved", "half", "none"]
@@ -64,6 +65,8 @@ class ModelConfig:
         parallel: attention and feed-forward read the residual stream as it is before both.
         by_layer: field of `LayerConfig` to its value in each layer, where layers differ; the field of that name here
             then is the largest.
+        head: what makes vectors or scores of hidden states, where the model was made for these; names of tensors are
+            those that they have packed.
         further_tables: by position, beside `rope_table`, by role: of other bases, or of temperatures.
     """
 
@@ -97,6 +100,7 @@ class ModelConfig:
     parallel: bool = False
     by_layer: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     further_tables: Mapping[str, PositionTable] = field(default_factory=dict)
+    head: Head | None = None
 
     def layer(self, number: int) -> LayerConfig:
         """Return what a layer has."""

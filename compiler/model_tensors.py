@@ -16,6 +16,8 @@ from .graph import Weight
 from .model_config import ModelConfig
 from .model_source import ModelSource, TensorInfo
 from .models.architecture import Architecture, Shapes
+from .read_head import TENSORS as HEAD_TENSORS
+from .read_head import head_shapes
 
 Quant = GGMLQuantizationType
 
@@ -119,6 +121,9 @@ def weights_by_role(source: ModelSource, config: ModelConfig) -> Mapping[str, We
 def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
     """Yield where each weight of the model is looked for: those of no layer first, then layer by layer."""
     row = ARCHITECTURES[config.architecture]
+    for role, shape in head_shapes(config.head, config.hidden_size, source).items():
+        name = HEAD_TENSORS[role]
+        yield _Place(role, name, shape, source.tensors[name].shape, 0, False)
     for number in (None, *range(config.num_layers)):
         shapes = row.shapes(config, config.layer(number or 0))
         prefix = "" if number is None else f"layers.{number}."

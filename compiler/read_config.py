@@ -7,6 +7,7 @@ a type that the rest of the compiler knows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,7 @@ from .model_config import HEAD_DIM_MULTIPLE, ModelConfig
 from .model_source import ModelSource, checked_int
 from .model_tensors import check_tensors
 from .models.architecture import Architecture
+from .read_head import read_head
 from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling, with_temperatures, with_windows
 
 MAX_LAYERS = 1024
@@ -81,6 +83,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
     )
     config = with_temperatures(gguf_file, row, with_windows(gguf_file, row, config))
     config = row.refine(gguf_file, config)
+    config = replace(config, head=read_head(gguf_file, config))
     check_tensors(gguf_file, config)
     return config
 

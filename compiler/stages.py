@@ -12,6 +12,7 @@ from .lower import make_plan
 from .model import Model
 from .plan import PackedTensor, Plan
 from .progress import Progress
+from .read_head import head_shapes, head_tensors
 from .render import Source
 from .target import Target
 from .toolchain import Toolchain
@@ -90,6 +91,7 @@ def build_targets(lowered: Sequence[Lowered], cache: BuildCache, progress: Progr
 def place_targets(built: Sequence[Built], model: Model, sink: Sink, progress: Progress) -> list[Placed]:
     """Pack each distinct tensor of all targets into `sink`, once."""
     tensors: dict[str, PackedTensor] = {tensor.name: tensor for one in built for tensor in one.lowered.plan.tensors}
+    tensors |= {tensor.name: tensor for tensor in _of_head(model)}
     progress.stage("pack weights", sum(tensor.n_bytes for tensor in model.gguf.tensors.values()) >> 20, "MiB")
     entries = write_weights(
         tuple(tensors.values()),
@@ -105,7 +107,7 @@ def place_targets(built: Sequence[Built], model: Model, sink: Sink, progress: Pr
 def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) -> Layout:
     """Return what the runtime needs of a target; of the tensors, those that it uses."""
     target, plan = lowered.target, lowered.plan
-    used = {tensor.name for tensor in plan.tensors}
+    used = {tensor.name for tensor in (*plan.tensors, *_of_head(model))}
     return Layout(
         tensors=tuple(entry for entry in entries if entry.name in used),
         buffers=plan.buffers,
@@ -118,4 +120,10 @@ def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) 
         max_seq_len=model.max_seq_len,
         final_norm=plan.final_norm,
         sampler=plan.sampler,
+        head=model.config.head,
     )
+
+
+def _of_head(model: Model) -> tuple[PackedTensor, ...]:
+    """Return the weights that the CPU reads, whatever the target."""
+    return head_tensors(head_shapes(model.config.head, model.config.hidden_size, model.gguf))

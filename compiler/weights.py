@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
+from .floats import float_rows
 from .model_config import ModelConfig
 from .model_source import ModelSource
 from .model_tensors import WeightTensor, weight_tensors
@@ -147,12 +148,6 @@ def _packed_parts(
 
 
 def read_floats(gguf: ModelSource, tensor: WeightTensor) -> npt.NDArray[np.float32]:
-    """Return a float tensor of any float type as float32, exactly."""
-    raw, kind = tensor.read(gguf).reshape(-1), tensor.ggml_type.name
-    if tensor.inverted:
-        return np.reciprocal(raw.view(np.float32))
-    if kind == "F32":
-        return raw.view(np.float32)
-    if kind == "F16":
-        return raw.view(np.float16).astype(np.float32)
-    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    """Return the elements of a tensor of any type as float32[elements], exactly."""
+    elements = float_rows(tensor.read(gguf), tensor.ggml_type).reshape(-1)
+    return np.reciprocal(elements) if tensor.inverted else elements

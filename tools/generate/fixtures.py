@@ -82,6 +82,8 @@ def write_model(
     rope_linear: float | None = None,
     pre: str = "smollm",
     types: Mapping[str, str] | None = None,
+    pooling: int | None = None,
+    further: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Path:
     """Write a small model.
 
@@ -105,6 +107,8 @@ def write_model(
         rope_linear: factor of linear rotary scaling.
         pre: `tokenizer.ggml.pre`.
         types: of matrices that have another than `quantization`, by the middle of the name: `{"attn_v": "Q6_K"}`.
+        pooling: `pooling_type`, of a model that embeds or ranks.
+        further: shapes of further tensors, float32, by name.
 
     Returns:
         `path`.
@@ -132,6 +136,13 @@ def write_model(
         kind = quant if name.startswith("blk.") else output_quant
         special = (types or {}).get(name.removesuffix(".weight").rsplit(".", 1)[-1])
         _add_tensor(writer, random, name, dims, Quant[special] if special else kind)
+    for name, dims in (further or {}).items():
+        _add_tensor(writer, random, name, dims, Quant.F32)
+    if pooling is not None:
+        writer.add_uint32(f"{architecture}.pooling_type", pooling)
+        outputs = (further or {}).get("cls.output.weight", (0,))[0]
+        if outputs > 1:
+            writer.add_array(f"{architecture}.classifier.output_labels", [f"label {i}" for i in range(outputs)])
     if rope_factors:
         factors = np.geomspace(1, 8, shape.head_dim // 2).astype(np.float32)
         writer.add_tensor("rope_freqs.weight", factors)

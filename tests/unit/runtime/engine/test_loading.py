@@ -55,7 +55,7 @@ def test_what_is_asked_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Any] = []
-    program = object()
+    program: Any = SimpleNamespace(layout=SimpleNamespace(head=None))
 
     def load_program(*arguments: Any) -> Any:
         loads.append(arguments)
@@ -69,7 +69,7 @@ def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, named = made
     assert arguments == (program, "tokenizer", 100, "metrics")
     again = named.pop("make_program")
-    assert named == {"limits": EngineLimits(5), "observer": observer, "request_ids": ids}
+    assert named == {"limits": EngineLimits(5), "observer": observer, "request_ids": ids, "head": None}
     assert again() is program
     size = KvSize(None, 100)
     assert loads == [
