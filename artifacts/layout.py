@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from .arguments import Argument, BufferRef
 from .errors import DeviceError
@@ -84,10 +85,31 @@ class LaunchEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class KvLayout:
-    """Shape of the paged key/value cache; a block holds `block_size` tokens of every layer.
+class KvCache:
+    """The keys and values of one layer: heads of both, and elements of a key and of a value as they are stored."""
 
-    Its `dtype` is one of `KV_DTYPES`: `f16`, or `q8_0`, int8 with a float16 scale for each `KV_GROUP` elements.
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    def bytes_per_token(self, dtype: str) -> tuple[int, int]:
+        """Bytes of the keys of a token, and of its values."""
+        sizes = (kv_head_bytes(dtype, dim) for dim in (self.key_dim, self.value_dim))
+        keys, values = (self.num_kv_heads * size for size in sizes)
+        return keys, values
+
+
+@dataclass(frozen=True, slots=True)
+class KvLayout:
+    """Shape of the paged key/value cache; a block holds `block_size` tokens of every layer that has a cache.
+
+    Attributes:
+        num_layers: that have a cache of their own.
+        num_kv_heads: of each, where they are alike; else the most.
+        head_dim: elements of a head as it is stored, where they are alike; else the most.
+        block_size: tokens.
+        dtype: one of `KV_DTYPES`: `f16`, or `q8_0`, int8 with a float16 scale for each `KV_GROUP` elements.
+        unlike: each layer's cache, where they are not alike; from format 1.4 on.
     """
 
     num_layers: int
@@ -95,12 +117,31 @@ class KvLayout:
     head_dim: int
     block_size: int
     dtype: str
+    unlike: tuple[KvCache, ...] = ()
+
+    @classmethod
+    def of(cls, caches: Sequence[KvCache], block_size: int, dtype: str) -> Self:
+        """Return the layout of caches, one at least."""
+        heads = max(cache.num_kv_heads for cache in caches)
+        size = max(max(cache.key_dim, cache.value_dim) for cache in caches)
+        unlike = () if set(caches) == {KvCache(heads, size, size)} else tuple(caches)
+        return cls(len(caches), heads, size, block_size, dtype, unlike)
+
+    @property
+    def caches(self) -> tuple[KvCache, ...]:
+        """The cache of each layer that has one."""
+        return self.unlike or (KvCache(self.num_kv_heads, self.head_dim, self.head_dim),) * self.num_layers
 
     @property
     def bytes_per_block(self) -> int:
         """Bytes of one block: the keys and the values of all layers."""
-        heads = self.num_layers * self.num_kv_heads * self.block_size
-        return 2 * heads * kv_head_bytes(self.dtype, self.head_dim)
+        return self.block_size * sum(sum(cache.bytes_per_token(self.dtype)) for cache in self.caches)
+
+    def offset(self, layer: int, values: bool, num_blocks: int) -> int:
+        """Where the keys, or the values, of a layer begin in a cache of so many blocks, layer after layer."""
+        sizes = [cache.bytes_per_token(self.dtype) for cache in self.caches[: layer + 1]]
+        keys, _ = sizes.pop()
+        return num_blocks * self.block_size * (sum(map(sum, sizes)) + (keys if values else 0))
 
 
 def kv_head_bytes(dtype: str, head_dim: int) -> int:

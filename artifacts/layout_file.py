@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -30,6 +30,7 @@ from .layout import (
     BufferEntry,
     FinalNorm,
     GridEntry,
+    KvCache,
     KvLayout,
     LaunchEntry,
     Layout,
@@ -85,6 +86,8 @@ def encode_layout(layout: Layout) -> bytes:
         "kv": [*(getattr(layout.kv, name) for name in _KV_FIELDS), layout.kv.dtype],
     }
     table.update({name: getattr(layout, name) for name in _SCALARS})
+    if layout.kv.unlike:
+        table["kv_caches"] = [list(astuple(cache)) for cache in layout.kv.unlike]
     if layout.final_norm is not None:
         norm = layout.final_norm
         table["final_norm"] = [norm.buffer, norm.tensor, norm.epsilon]
@@ -119,6 +122,7 @@ def decode_layout(path: Path | str, data: bytes, weights_bytes: int) -> Layout:
         layout = _read(check, data)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise BundleError(path, "msgpack", f"expected a layout, found malformed data ({error!r})") from error
+    _check_caches(check, layout.kv)
     _check_tensors(check, layout.tensors, weights_bytes)
     _check_launches(check, layout)
     _check_final_norm(check, layout)
@@ -161,6 +165,7 @@ def _read(check: Checker, data: bytes) -> Layout:
     )
     unpacker.feed(data)
     fields: dict[str, Any] = {}
+    unlike: tuple[KvCache, ...] = ()
     for _ in range(unpacker.read_map_header()):
         key = check.text(unpacker.unpack(), "key")
         if key in fields:
@@ -170,6 +175,9 @@ def _read(check: Checker, data: bytes) -> Layout:
         elif key == "kv":
             budget.spent = 0
             fields[key] = _kv(check, unpacker.unpack())
+        elif key == "kv_caches":
+            budget.spent = 0
+            unlike = _kv_caches(check, unpacker.unpack())
         elif key == "final_norm":
             budget.spent = 0
             fields[key] = _final_norm(check, unpacker.unpack())
@@ -188,6 +196,7 @@ def _read(check: Checker, data: bytes) -> Layout:
     for key in (*_MAX_ENTRIES, "kv", *_SCALARS):
         if key not in fields:
             check.fail(key, "expected a value, found none")
+    fields["kv"] = replace(fields["kv"], unlike=unlike)
     return Layout(**fields)
 
 
@@ -204,6 +213,27 @@ def _kv(check: Checker, value: object) -> KvLayout:
     if kind == "q8_0" and head_dim % KV_GROUP:
         check.fail("kv.head_dim", f"expected a multiple of {KV_GROUP} for q8_0, found {head_dim}")
     return KvLayout(num_layers, num_kv_heads, head_dim, block_size, kind)
+
+
+def _kv_caches(check: Checker, value: object) -> tuple[KvCache, ...]:
+    """Return each layer's cache, where they are not alike."""
+    rows = check.array(value, "kv_caches", 1, _KV_FIELDS["num_layers"])
+    highest = [_KV_FIELDS[name] for name in ("num_kv_heads", "head_dim", "head_dim")]
+    caches = []
+    for index, row in enumerate(rows):
+        numbers = zip(check.array(row, f"kv_caches[{index}]", 3, 3), highest, strict=True)
+        caches.append(KvCache(*(check.integer(number, f"kv_caches[{index}]", 1, high) for number, high in numbers)))
+    return tuple(caches)
+
+
+def _check_caches(check: Checker, kv: KvLayout) -> None:
+    """Check that caches that are not alike are as many and as large as the KV cache says."""
+    if kv.unlike and KvLayout.of(kv.unlike, kv.block_size, kv.dtype) != kv:
+        check.fail("kv_caches", "expected caches that are not alike, as many and as large as those of kv, found others")
+    for index, cache in enumerate(kv.unlike):
+        if kv.dtype == "q8_0" and (cache.key_dim % KV_GROUP or cache.value_dim % KV_GROUP):
+            found = f"{cache.key_dim} and {cache.value_dim}"
+            check.fail(f"kv_caches[{index}]", f"expected multiples of {KV_GROUP} for q8_0, found {found}")
 
 
 def _read_table(check: Checker, unpacker: Any, budget: _Budget, table: str) -> Iterator[_Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..artifacts.errors import UsageError
-from ..artifacts.layout import KV_GROUP, KvLayout
+from ..artifacts.layout import KV_GROUP, KvCache, KvLayout
 from . import lower_hip, lower_host
 from .buffers import assign_buffers
 from .graph import Graph
@@ -45,16 +45,25 @@ def make_plan(
 
 
 def kv_layout(graph: Graph, target: Target, kv_dtype: str) -> KvLayout:
-    """Return the shape of the KV cache that the nodes of a graph write to.
+    """Return the shape of the KV cache that the nodes of a graph write to: a cache for each layer that they name.
 
     Raises:
         UsageError: the model's heads have no cache of that type.
     """
-    writers = [node for node in graph.nodes if OPERATIONS[node.op].writes_kv]
-    sizes = {(heads.num_kv_heads, heads.head_dim) for heads in map(Heads.of, writers)}
-    assert len(sizes) == 1, "the KV cache is one array: all layers have heads alike"
-    num_kv_heads, head_dim = sizes.pop()
-    if kv_dtype == "q8_0" and head_dim % KV_GROUP:
-        found = f"found heads of {head_dim}"
-        raise UsageError(f"--kv-type q8_0: expected heads of a multiple of {KV_GROUP} elements, {found}")
-    return KvLayout(len(writers), num_kv_heads, head_dim, target.kv_block_size, kv_dtype)
+    caches: dict[int, KvCache] = {}
+    for node in graph.nodes:
+        heads = Heads.of(node) if OPERATIONS[node.op].writes_kv else None
+        if heads is not None and heads.num_kv_heads:
+            cache = _cache(heads, target, kv_dtype)
+            assert caches.setdefault(node.integer("layer"), cache) == cache, "nodes of one cache have heads alike"
+    return KvLayout.of(list(caches.values()), target.kv_block_size, kv_dtype)
+
+
+def _cache(heads: Heads, target: Target, kv_dtype: str) -> KvCache:
+    """Return the cache of a layer; its heads are filled up as the kernels have them."""
+    multiple = 16 if target.backend == "host" else 8  # kv_blocks.h of each
+    for size in (heads.head_dim, heads.value_dim):
+        if kv_dtype == "q8_0" and size % KV_GROUP:
+            found = f"found heads of {size}"
+            raise UsageError(f"--kv-type q8_0: expected heads of a multiple of {KV_GROUP} elements, {found}")
+    return KvCache(heads.num_kv_heads, *(-(-size // multiple) * multiple for size in (heads.head_dim, heads.value_dim)))

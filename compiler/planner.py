@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..artifacts.arguments import Argument, BufferRef, TensorRef
+from ..artifacts.arguments import Argument, BufferRef, KvRef, TensorRef
 from ..artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Sampler
 from .graph import LOGITS, Graph
 from .plan import KernelSpec, PackedTensor, Parameter, Plan
@@ -37,6 +37,8 @@ class Planner:
         self.launches: list[LaunchEntry] = []
         self.tensors: dict[str, PackedTensor] = {}
         self.buffers, self._buffer_of = buffers.entries, buffers.of
+        layers = (node.integer("layer") for node in graph.nodes if node.attributes.get("num_kv_heads"))
+        self._caches = {layer: index for index, layer in enumerate(dict.fromkeys(layers))}
 
     def launch(
         self, template: str, arguments: tuple[Argument, ...], grid: GridEntry | None = None, /, **parameters: Parameter
@@ -62,6 +64,10 @@ class Planner:
     def floats(self, sources: tuple[str, ...]) -> TensorRef | None:
         """Return the argument for vectors, stacked; None where there are none."""
         return self.tensor(sources, "f32") if sources else None
+
+    def cache(self, layer: int) -> tuple[KvRef, KvRef]:
+        """Return the arguments for the keys and the values of a layer; caches are in the order of the layers."""
+        return KvRef(self._caches[layer], "key"), KvRef(self._caches[layer], "value")
 
     def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
         """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""

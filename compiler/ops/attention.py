@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ...artifacts.arguments import BufferRef, KvRef
+from ...artifacts.arguments import Argument, BufferRef
 from ...artifacts.errors import UsageError
 from ...artifacts.formats import BLOCK_COLUMNS
 from ...artifacts.layout import BufferEntry, GridEntry
@@ -24,7 +24,8 @@ from ..lower_hip import MANY, HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
 from ..plan import Parameter, float_literal
-from .heads import HEADS, Heads
+from ..planner import Planner
+from .heads import HEADS, Heads, given
 
 SPLIT_TOKENS: Final = 16  # most tokens for which attention is split over the context
 MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
@@ -95,32 +96,44 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return mixed.reshape(rows, -1)
 
 
-def _refuse(node: Node, backend: str) -> None:
+def _refuse(node: Node) -> None:
     """Raise where kernels lack what a node has."""
     for name, default in OPTIONAL.items():
         if node.attributes.get(name, default) != default:
-            raise UsageError(f"attention with {name}: {backend} kernels do not have it")
+            raise UsageError(f"attention with {name}: GPU kernels do not have it")
     for name, there in (("sinks", node.weights), ("another layer's keys", node.inputs[1:])):
         if there:
-            raise UsageError(f"attention with {name}: {backend} kernels do not have it")
+            raise UsageError(f"attention with {name}: GPU kernels do not have it")
+
+
+def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
+    """Return what kernels of both back ends are told."""
+    heads, query = Heads.of(node), planner.graph.values[node.inputs[0]]
+    whole = heads.query_columns + sum(heads.kv_columns)
+    return {
+        "scale": float_literal(node.real("scale")),
+        "out_q8": planner.graph.values[node.output].dtype == "q8",
+        **heads.parameters(planner.kv),
+        **given(node, OPTIONAL),
+        **({} if query.columns == whole else {"query_stride": query.columns}),
+        **({"sinks": True} if node.weights else {}),
+    }
+
+
+def _sinks(planner: Planner, node: Node) -> tuple[Argument, ...]:
+    return (planner.tensor(node.weights, "f32"),) if node.weights else ()
 
 
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
-    _refuse(node, "host")
-    layer = node.integer("layer")
-    planner.launch(
-        "attention",
-        (planner.value(node.inputs[0]), KvRef(layer, "key"), KvRef(layer, "value"), planner.value(node.output)),
-        scale=float_literal(node.real("scale")),
-        out_q8=planner.graph.values[node.output].dtype == "q8",
-        **Heads.of(node).parameters(planner.kv),
-    )
+    query, out = planner.value(node.inputs[0]), planner.value(node.output)
+    arguments = (query, *planner.cache(node.integer("layer")), out, *_sinks(planner, node))
+    planner.launch("attention", arguments, **_parameters(planner, node))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
-    _refuse(node, "GPU")
+    _refuse(node)
     heads, layer, wave_size = Heads.of(node), node.integer("layer"), planner.gpu.wave_size
     if heads.head_dim % 8 or heads.head_dim > MAX_HEAD_DIM:
         raise UsageError(f"heads of {heads.head_dim}: GPU kernels take multiples of 8 up to {MAX_HEAD_DIM}")
@@ -141,7 +154,7 @@ def hip(planner: HipPlanner, node: Node) -> None:
         **heads.parameters(planner.kv),
     }
     qkv, out = planner.value(node.inputs[0]), planner.value(node.output)
-    kv = (KvRef(layer, "key"), KvRef(layer, "value"))
+    kv = planner.cache(layer)
     lanes = max(4, 1 << (heads.head_dim // 8 - 1).bit_length())  # LANES of kernels/hip/attention.h
     records = _records(planner, SPLIT_TOKENS * heads.num_heads * splits * (heads.head_dim + 4))
     few = GridEntry(wave_size, heads.num_heads // few_rows, "tokens", 1, split, 1, SPLIT_TOKENS)

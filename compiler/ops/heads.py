@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from ...artifacts.layout import KvLayout
-from ..graph import Node
+from ..graph import Attribute, Node
 from ..operation import Float64
-from ..plan import Parameter
+from ..plan import Parameter, float_literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,23 @@ class Heads:
 
     def parameters(self, kv: KvLayout) -> dict[str, Parameter]:
         """Return the parameters of a kernel that reads or writes the KV cache."""
-        return {
+        parameters: dict[str, Parameter] = {
             "num_heads": self.num_heads,
             "num_kv_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
             "kv_q8_0": kv.dtype == "q8_0",
         }
+        return parameters if self.value_dim == self.head_dim else {**parameters, "value_dim": self.value_dim}
+
+
+def given(node: Node, optional: Mapping[str, Attribute]) -> dict[str, Parameter]:
+    """Return, as parameters of a kernel, the attributes of a node that are not what they are where it has not got them.
+
+    Kernels of models without them stay the same: their headers have the defaults.
+    """
+    found = {name: node.attributes.get(name, default) for name, default in optional.items()}
+    differing = {name: value for name, value in found.items() if value != optional[name] and name != "value_dim"}
+    return {name: float_literal(value) if isinstance(value, float) else value for name, value in differing.items()}
 
 
 HEADS: dict[str, type] = {"layer": int, "num_heads": int, "num_kv_heads": int, "head_dim": int}

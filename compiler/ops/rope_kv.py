@@ -9,14 +9,14 @@ or of all heads. Without keys (`num_kv_heads` 0) queries alone are rotated, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 import numpy as np
 
-from ...artifacts.arguments import KvRef
-from ...artifacts.errors import UsageError
+from ...artifacts.arguments import Argument
 from ...artifacts.layout import GridEntry
 from ..graph import Attribute, Node
 from ..lower_hip import HipPlanner
@@ -24,7 +24,7 @@ from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
 from ..plan import Parameter, float_literal
 from ..planner import Planner
-from .heads import HEADS, Heads
+from .heads import HEADS, Heads, given
 
 # value_dim: see `Heads`. rope_first: element of a head from which on `rope_dim` of them rotate. clamp: queries, keys
 # and values are first held within its distance of 0; 0: not. norm: of queries and keys, "rms" or "layer" (which takes
@@ -128,29 +128,33 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return result
 
 
-def _refuse(node: Node) -> None:
-    """Raise where kernels lack what a node has."""
-    for name, default in OPTIONAL.items():
-        if node.attributes.get(name, default) != default:
-            raise UsageError(f"rope_kv with {name}: kernels do not have it")
-    if not node.integer("num_kv_heads") or not node.integer("rope_dim"):
-        raise UsageError("rope_kv without keys or rotation: kernels do not have it")
-
-
 def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **more: Parameter) -> None:
-    _refuse(node)
-    layer = node.integer("layer")
-    norms = tuple(planner.tensor((name,), "f32") for name in node.weights[1:])
-    table = planner.tensor(node.weights[:1], "rope_table")
+    heads, known = Heads.of(node), Weights.of(node, node.weights)
+    norms = [planner.tensor((name,), "f32") for name in known.norms]
+    table = None if known.table is None else planner.tensor((known.table,), "rope_table")
+    cache: tuple[Argument, ...] = planner.cache(node.integer("layer")) if heads.num_kv_heads else (None, None)
+    arguments: list[Argument] = [planner.value(node.inputs[0]), table, *cache, *norms]
+    parameters = given(node, OPTIONAL)
+    if known.norms:
+        weight = planner.graph.weights[known.norms[0]]
+        if not node.attributes.get("norm_rows") and math.prod(weight.shape) != heads.head_dim:
+            parameters["per_head"] = True
+    if known.biases or known.temperatures is not None:
+        biases = planner.tensor(tuple(known.biases), "f32") if known.biases else None
+        arguments = [*arguments, *[None] * (6 - len(arguments)), biases]
+        parameters |= {"norm_bias": True} if known.biases else {}
+    if known.temperatures is not None:
+        arguments.append(planner.tensor((known.temperatures,), "temperatures"))
     planner.launch(
         "rope_kv",
-        (planner.value(node.inputs[0]), table, KvRef(layer, "key"), KvRef(layer, "value"), *norms),
+        tuple(arguments),
         grid,
         rope_dim=node.integer("rope_dim"),
         interleaved=bool(node.attributes["interleaved"]),
-        qk_norm=bool(norms),
+        qk_norm=bool(known.norms or node.attributes.get("weightless")),
         epsilon=float_literal(node.real("epsilon")),
-        **Heads.of(node).parameters(planner.kv),
+        **heads.parameters(planner.kv),
+        **parameters,
         **more,
     )
 

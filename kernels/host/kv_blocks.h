@@ -1,37 +1,55 @@
 /* Blocks of the KV cache: 16 positions of every kv head. What lies where in one head of a block, and how it is read
  * and written.
  *
- * Constants: HEAD_DIM, KV_Q8_0 (needs HEAD_DIM a multiple of 32).
- * float16: keys [HEAD_DIM, 16 positions], values [16 positions, HEAD_DIM].
- * q8_0: int8 in the same order, and behind it float16 scales [HEAD_DIM / 32, 16 positions]. As in a GGUF, 32
+ * Constants: HEAD_DIM, VALUE_DIM (elements of a value; as many as HEAD_DIM where it is not given), KV_Q8_0 (needs both
+ * to be multiples of 32). A head is filled up to KEY_WIDTH and VALUE_WIDTH elements, multiples of 16, with zeros.
+ * float16: keys [KEY_WIDTH, 16 positions], values [16 positions, VALUE_WIDTH].
+ * q8_0: int8 in the same order, and behind it float16 scales [elements / 32, 16 positions]. As in a GGUF, 32
  * neighbouring elements of a head share one: element = scale * int8, which float32 holds exactly.
  */
 #ifndef ROCMFORGE_KV_BLOCKS_H
 #define ROCMFORGE_KV_BLOCKS_H
 #include "vector.h"
 
-#define KV_HEAD_ELEMENTS (HEAD_DIM * 16) /* of one head; of Q8_0 its scales are behind them */
-#define KV_HEAD_BYTES (KV_Q8_0 ? KV_HEAD_ELEMENTS + HEAD_DIM : 2 * KV_HEAD_ELEMENTS)
-#define KV_BLOCK_BYTES ((size_t)NUM_KV_HEADS * KV_HEAD_BYTES)
+#ifndef VALUE_DIM
+#define VALUE_DIM HEAD_DIM
+#endif
+#define KEY_WIDTH ((HEAD_DIM + 15) / 16 * 16)
+#define VALUE_WIDTH ((VALUE_DIM + 15) / 16 * 16)
+#define KEY_ELEMENTS (KEY_WIDTH * 16) /* of one head; of Q8_0 its scales are behind them */
+#define VALUE_ELEMENTS (VALUE_WIDTH * 16)
+#define KEY_BYTES (KV_Q8_0 ? KEY_ELEMENTS + KEY_WIDTH : 2 * KEY_ELEMENTS)
+#define VALUE_BYTES (KV_Q8_0 ? VALUE_ELEMENTS + VALUE_WIDTH : 2 * VALUE_ELEMENTS)
+#define KEY_BLOCK_BYTES ((size_t)NUM_KV_HEADS * KEY_BYTES)
+#define VALUE_BLOCK_BYTES ((size_t)NUM_KV_HEADS * VALUE_BYTES)
 
 /* Element d of the keys at all 16 positions. */
 INLINE f32x16 load_keys(const uint8_t *head, int32_t d)
 {
     if (!KV_Q8_0) return load_f16(head + d * 32);
-    return to_f32(load_i8(head + d * 16)) * load_f16(head + KV_HEAD_ELEMENTS + d / 32 * 32);
+    return to_f32(load_i8(head + d * 16)) * load_f16(head + KEY_ELEMENTS + d / 32 * 32);
 }
 
 /* Scales of elements d .. d+15 of the values at all 16 positions; nothing where values have none. */
 INLINE void load_scales(const uint8_t *head, int32_t d, float scales[16])
 {
-    if (KV_Q8_0) store_f32(scales, load_f16(head + KV_HEAD_ELEMENTS + d / 32 * 32));
+    if (KV_Q8_0) store_f32(scales, load_f16(head + VALUE_ELEMENTS + d / 32 * 32));
 }
 
 /* Elements d .. d+15 of the value at a position. */
 INLINE f32x16 load_value(const uint8_t *head, int32_t position, int32_t d, const float scales[16])
 {
-    if (!KV_Q8_0) return load_f16(head + (position * HEAD_DIM + d) * 2);
-    return to_f32(load_i8(head + position * HEAD_DIM + d)) * splat(scales[position]);
+    if (!KV_Q8_0) return load_f16(head + (position * VALUE_WIDTH + d) * 2);
+    return to_f32(load_i8(head + position * VALUE_WIDTH + d)) * splat(scales[position]);
+}
+
+/* Elements d .. d+15 of `count`, those from there on 0. */
+INLINE f32x16 load_some(const float *x, int32_t d, int32_t count)
+{
+    if (d + 16 <= count) return load_f32(x + d);
+    float some[16] = { 0 };
+    for (int32_t i = d; i < count; i++) some[i - d] = x[i];
+    return load_f32(some);
 }
 
 /* Nearest integers, ties away from zero, for |v| < 2^31. */
@@ -65,14 +83,14 @@ INLINE void store_key(uint8_t *head, int32_t position, const float *key)
         for (int32_t d = 0; d < HEAD_DIM; d += 32) {
             int8_t quants[32];
             const uint16_t scale = quantize_q8_0(key + d, quants);
-            __builtin_memcpy(head + KV_HEAD_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
+            __builtin_memcpy(head + KEY_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
             for (int32_t i = 0; i < 32; i++) head[(d + i) * 16 + position] = (uint8_t)quants[i];
         }
         return;
     }
     for (int32_t d = 0; d < HEAD_DIM; d += 16) {
         uint16_t half[16];
-        store_f16(half, load_f32(key + d));
+        store_f16(half, load_some(key, d, HEAD_DIM));
         for (int32_t i = 0; i < 16; i++) __builtin_memcpy(head + ((d + i) * 16 + position) * 2, half + i, 2);
     }
 }
@@ -80,12 +98,13 @@ INLINE void store_key(uint8_t *head, int32_t position, const float *key)
 INLINE void store_value(uint8_t *head, int32_t position, const float *value)
 {
     if (KV_Q8_0) {
-        for (int32_t d = 0; d < HEAD_DIM; d += 32) {
-            const uint16_t scale = quantize_q8_0(value + d, (int8_t *)head + position * HEAD_DIM + d);
-            __builtin_memcpy(head + KV_HEAD_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
+        for (int32_t d = 0; d < VALUE_DIM; d += 32) {
+            const uint16_t scale = quantize_q8_0(value + d, (int8_t *)head + position * VALUE_WIDTH + d);
+            __builtin_memcpy(head + VALUE_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
         }
         return;
     }
-    for (int32_t d = 0; d < HEAD_DIM; d += 16) store_f16(head + (position * HEAD_DIM + d) * 2, load_f32(value + d));
+    for (int32_t d = 0; d < VALUE_DIM; d += 16)
+        store_f16(head + (position * VALUE_WIDTH + d) * 2, load_some(value, d, VALUE_DIM));
 }
 #endif

@@ -25,7 +25,7 @@ from ...artifacts.host import LEVEL_FEATURES, cpu_features
 from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ...artifacts.manifest import TargetEntry
 from ...artifacts.mapped_weights import MappedWeights
-from .addresses import Addresses, half_layer_bytes
+from .addresses import Addresses
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32
 from .hidden import HiddenStates
 from .token_masks import PendingMask
@@ -209,7 +209,8 @@ class HostProgram:
             _address(self._arena),
             _place_buffers(self.layout),
             _address(self._kv),
-            half_layer_bytes(self.layout.kv, self.num_blocks),
+            self.layout.kv,
+            self.num_blocks,
         )
 
     def _resolve_launches(self) -> ctypes.Array[_Launch]:

@@ -18,7 +18,7 @@ from ....artifacts.hip import KFD_NODES, version_text
 from ....artifacts.layout import Layout
 from ....artifacts.manifest import TargetEntry
 from ....artifacts.mapped_weights import MappedWeights
-from ..addresses import Addresses, half_layer_bytes
+from ..addresses import Addresses
 from ..batch import Batch, DeviceFacts, Float32, Int32
 from ..hidden import HiddenStates
 from ..memory import KvSize
@@ -132,8 +132,8 @@ class HipProgram:
         return fitting_blocks(self.layout, kv, *self._last_memory)
 
     def _make_graphs(self) -> Graphs:
-        half_layer = half_layer_bytes(self.layout.kv, self.num_blocks)
-        self._addresses = Addresses(self._tensors, self._arena, self._buffer_offsets, self._kv, half_layer)
+        places = self._tensors, self._arena, self._buffer_offsets, self._kv
+        self._addresses = Addresses(*places, self.layout.kv, self.num_blocks)
         launches = resolve_launches(self._api, self._module, self.layout, self._step, self._addresses.of)
         sampler = self._sampler.launch
         self._forward, self._sampling = launches[:sampler], launches[sampler:]
