@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ...artifacts.arguments import Argument, BufferRef
-from ...artifacts.errors import UsageError
 from ...artifacts.formats import BLOCK_COLUMNS
 from ...artifacts.layout import BufferEntry, GridEntry
 from ..graph import Attribute, Graph, Node
@@ -30,7 +29,6 @@ from .heads import HEADS, Heads, given
 SPLIT_TOKENS: Final = 16  # most tokens for which attention is split over the context
 MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
 MAX_SPLITS: Final = 64
-MAX_HEAD_DIM: Final = 256
 
 # value_dim: see `Heads`. both_ways: a position sees those after it too; a sequence is then computed whole, in one step.
 # window: it sees so many positions, itself the last; both ways: those at most half as many away. chunk: it sees those
@@ -96,16 +94,6 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return mixed.reshape(rows, -1)
 
 
-def _refuse(node: Node) -> None:
-    """Raise where kernels lack what a node has."""
-    for name, default in OPTIONAL.items():
-        if node.attributes.get(name, default) != default:
-            raise UsageError(f"attention with {name}: GPU kernels do not have it")
-    for name, there in (("sinks", node.weights), ("another layer's keys", node.inputs[1:])):
-        if there:
-            raise UsageError(f"attention with {name}: GPU kernels do not have it")
-
-
 def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
     """Return what kernels of both back ends are told."""
     heads, query = Heads.of(node), planner.graph.values[node.inputs[0]]
@@ -133,44 +121,44 @@ def host(planner: HostPlanner, node: Node) -> None:
 
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
-    _refuse(node)
-    heads, layer, wave_size = Heads.of(node), node.integer("layer"), planner.gpu.wave_size
-    if heads.head_dim % 8 or heads.head_dim > MAX_HEAD_DIM:
-        raise UsageError(f"heads of {heads.head_dim}: GPU kernels take multiples of 8 up to {MAX_HEAD_DIM}")
+    heads, wave_size = Heads.of(node), planner.gpu.wave_size
     group = heads.num_heads // heads.num_kv_heads
+    eighths = -(-heads.value_dim // 8)
+    parts = -(-eighths // 32)  # PARTS of kernels/hip/attention.h
     # Rows of a wave: heads of one group, so that each key is loaded once for them; in tiles tokens beside them.
-    few_rows, many_rows = (max(n for n in range(1, most + 1) if group % n == 0) for most in (8, 4))
-    token_rows = 4 // many_rows
+    most_rows = (8, 4) if parts == 1 else (2, 2)
+    few_rows, many_rows = (max(n for n in range(1, most + 1) if group % n == 0) for most in most_rows)
+    token_rows = most_rows[1] // many_rows
     split = MIN_SPLIT
     while split * MAX_SPLITS < planner.max_seq_len:
         split *= 2
     splits = -(-planner.max_seq_len // split)
     common: dict[str, Parameter] = {
-        "scale": float_literal(node.real("scale")),
-        "out_q8": planner.graph.values[node.output].dtype == "q8",
         "split": split,
         "max_splits": splits,
         "wave_size": wave_size,
-        **heads.parameters(planner.kv),
+        **_parameters(planner, node),
     }
-    qkv, out = planner.value(node.inputs[0]), planner.value(node.output)
-    kv = planner.cache(layer)
-    lanes = max(4, 1 << (heads.head_dim // 8 - 1).bit_length())  # LANES of kernels/hip/attention.h
-    records = _records(planner, SPLIT_TOKENS * heads.num_heads * splits * (heads.head_dim + 4))
+    qkv, out, sinks = planner.value(node.inputs[0]), planner.value(node.output), _sinks(planner, node)
+    kv = planner.cache(node.integer("layer"))
+    lanes = max(4, 1 << (-(-eighths // parts) - 1).bit_length())  # LANES of kernels/hip/attention.h
+    records = _records(planner, SPLIT_TOKENS * heads.num_heads * splits * (8 * eighths + 4))
     few = GridEntry(wave_size, heads.num_heads // few_rows, "tokens", 1, split, 1, SPLIT_TOKENS)
     planner.launch("attention_split", (qkv, *kv, records), few, head_rows=few_rows, token_rows=1, **common)
     merge = GridEntry(64, -(-heads.num_heads * lanes // 64), "tokens", 1, 0, 1, SPLIT_TOKENS)
-    planner.launch("attention_merge", (records, out), merge, head_rows=1, token_rows=1, **common)
+    planner.launch("attention_merge", (records, out, *sinks), merge, head_rows=1, token_rows=1, **common)
     x = heads.num_heads // many_rows
     many = GridEntry(4 * wave_size, x, "tokens", 4 * token_rows, 0, SPLIT_TOKENS + 1, MANY)
-    planner.launch("attention_tiled", (qkv, *kv, out), many, head_rows=many_rows, token_rows=token_rows, **common)
+    arguments = (qkv, *kv, out, *sinks)
+    planner.launch("attention_tiled", arguments, many, head_rows=many_rows, token_rows=token_rows, **common)
 
 
 def _records(planner: HipPlanner, elements: int) -> BufferRef:
-    """Return the argument for the buffer between the two halves of a split attention, one for all layers."""
+    """Return the argument for the buffer between the two halves of a split attention, the largest of all layers'."""
     name = "attention_records"
-    if all(buffer.name != name for buffer in planner.buffers):
-        planner.buffers = (*planner.buffers, BufferEntry(name, "float32", 0, elements))
+    largest = max([elements, *(buffer.elements_fixed for buffer in planner.buffers if buffer.name == name)])
+    others = tuple(buffer for buffer in planner.buffers if buffer.name != name)
+    planner.buffers = (*others, BufferEntry(name, "float32", 0, largest))
     return BufferRef(name)
 
 

@@ -167,7 +167,7 @@ def host(planner: HostPlanner, node: Node) -> None:
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
     wave_size, heads = planner.gpu.wave_size, Heads.of(node)
-    groups = -(-(heads.num_heads + 2 * heads.num_kv_heads) // 4)
+    groups = 1 if node.attributes.get("norm_rows") else -(-(heads.num_heads + 2 * heads.num_kv_heads) // 4)
     _launch(planner, node, GridEntry(4 * wave_size, groups, "tokens"), wave_size=wave_size)
 
 

@@ -1,6 +1,7 @@
 /* Attention for few tokens, second half: merges the splits of each head in order.
  *
- * Constants as in attention.h. Arguments: records of attention_split.h, out [T, NUM_HEADS * HEAD_DIM].
+ * Constants as in attention.h. Arguments: records of attention_split.h, out [T, NUM_HEADS * VALUE_DIM],
+ * where SINKS sinks float32[NUM_HEADS].
  * Grid: x = NUM_HEADS * LANES / THREADS, y tokens.
  */
 #define AHEAD_FOR NO_UNROLL_FOR
@@ -11,23 +12,28 @@
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
     const int32_t token = group_y(), item = group_x() * THREADS + thread_index();
-    const int32_t head = item / LANES, eighth = item % LANES;
-    if (token >= STEP->num_tokens || head >= NUM_HEADS || eighth >= EIGHTS) return;
-    const int32_t splits = STEP->positions[token] / SPLIT + 1;
+    const int32_t head = item / LANES, lane = item % LANES;
+    if (token >= STEP->num_tokens) return;
+    const int32_t length = BOTH_WAYS ? sequence_length(STEP, token) : 0, position = STEP->positions[token];
+    if (head >= NUM_HEADS || lane >= EIGHTHS) return;
+    const int32_t skipped = first_seen(position) / SPLIT, splits = last_seen(position, length) / SPLIT + 1;
     const GLOBAL_MEMORY float *record =
-        (const GLOBAL_MEMORY float *)a0 + ((size_t)token * NUM_HEADS + head) * MAX_SPLITS * RECORD;
+        (const GLOBAL_MEMORY float *)a0 + (((size_t)token * NUM_HEADS + head) * MAX_SPLITS + skipped) * RECORD;
     struct row all;
     begin_row(&all);
-    for (int32_t s = 0; s < splits; s++, record += RECORD) {
+    for (int32_t s = skipped; s < splits; s++, record += RECORD) {
         struct row split;
-        UNROLL_FOR (int i = 0; i < 8; i += 4) {
-            const f32x4 four = *(const GLOBAL_MEMORY f32x4 *)(record + 8 * eighth + i);
-            UNROLL_FOR (int n = 0; n < 4; n++) split.sums[i + n] = four[n];
-        }
-        const f32x2 scales = *(const GLOBAL_MEMORY f32x2 *)(record + HEAD_DIM);
+        UNROLL_FOR (int p = 0; p < PARTS; p++)
+            UNROLL_FOR (int i = 0; i < 8; i += 4) {
+                const int32_t eighth = int_min(lane + p * LANES, EIGHTHS - 1);
+                const f32x4 four = *(const GLOBAL_MEMORY f32x4 *)(record + 8 * eighth + i);
+                UNROLL_FOR (int n = 0; n < 4; n++) split.sums[8 * p + i + n] = four[n];
+            }
+        const f32x2 scales = *(const GLOBAL_MEMORY f32x2 *)(record + VALUE_WIDTH);
         split.largest = scales[0];
         split.total = scales[1];
         merge_split(&all, &split);
     }
-    write_eighth(&all, a1, token, head, eighth);
+    add_sink(&all, a2, head);
+    write_head(&all, a1, token, head, lane);
 }
