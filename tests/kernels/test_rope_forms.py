@@ -255,12 +255,13 @@ def read_page(form: Form, page: Array, which: int) -> Float64:
         scales = page[..., 16 * width :].copy().view(np.float16).reshape(6, form.kv_heads, width // 32, 16)
         elements = page[..., : 16 * width].view(np.int8).astype(np.float64)
     if which == 0:
-        elements = elements.reshape(6, form.kv_heads, width // 8, 16, 8).swapaxes(2, 3)
-    elements = elements.reshape(6, form.kv_heads, 16, width)
+        lanes = elements.reshape(6, form.kv_heads, width // 8, 16, 8)
+        elements = lanes.swapaxes(2, 3).reshape(6, form.kv_heads, -1)
+    by_position = elements.reshape(6, form.kv_heads, 16, width)
     if form.kv_dtype != "f16":
-        elements = elements * np.repeat(scales.swapaxes(2, 3).astype(np.float64), 32, -1)
+        by_position = by_position * np.repeat(scales.swapaxes(2, 3).astype(np.float64), 32, -1)
     places = [(BLOCKS[row][position // 16], position % 16) for row, position in zip(ROWS, POSITIONS, strict=True)]
-    return np.array([elements[block, :, slot] for block, slot in places])
+    return np.array([by_position[block, :, slot] for block, slot in places])
 
 
 def test_every_attribute_is_in_a_form() -> None:

@@ -58,8 +58,8 @@ class Form:
         """Of ALiBi: powers of 2^(-max_bias / n) for n heads, a power of two; between these for the heads left over."""
         n = 2 ** math.floor(math.log2(self.heads))
         if head < n:
-            return math.pow(2, -self.max_bias / n) ** (head + 1)
-        return math.pow(2, -self.max_bias / 2 / n) ** (2 * (head - n) + 1)
+            return math.pow(2, -self.max_bias / n * (head + 1))
+        return math.pow(2, -self.max_bias / 2 / n * (2 * (head - n) + 1))
 
 
 @dataclass(frozen=True, slots=True)
