@@ -165,28 +165,15 @@ def _read(check: Checker, data: bytes) -> Layout:
     )
     unpacker.feed(data)
     fields: dict[str, Any] = {}
-    unlike: tuple[KvCache, ...] = ()
     for _ in range(unpacker.read_map_header()):
         key = check.text(unpacker.unpack(), "key")
         if key in fields:
             check.fail(key, "expected once, found twice")
         if key in _MAX_ENTRIES:
             fields[key] = tuple(_read_table(check, unpacker, budget, key))
-        elif key == "kv":
+        elif key in _PARTS:
             budget.spent = 0
-            fields[key] = _kv(check, unpacker.unpack())
-        elif key == "kv_caches":
-            budget.spent = 0
-            unlike = _kv_caches(check, unpacker.unpack())
-        elif key == "final_norm":
-            budget.spent = 0
-            fields[key] = _final_norm(check, unpacker.unpack())
-        elif key == "sampler":
-            budget.spent = 0
-            fields[key] = _sampler(check, unpacker.unpack())
-        elif key == "head":
-            budget.spent = 0
-            fields[key] = read_head(check, unpacker.unpack())
+            fields[key] = _PARTS[key](check, unpacker.unpack())
         elif key in _SCALARS:
             fields[key] = check.integer(unpacker.unpack(), key, 1, _SCALARS[key])
         else:
@@ -196,7 +183,7 @@ def _read(check: Checker, data: bytes) -> Layout:
     for key in (*_MAX_ENTRIES, "kv", *_SCALARS):
         if key not in fields:
             check.fail(key, "expected a value, found none")
-    fields["kv"] = replace(fields["kv"], unlike=unlike)
+    fields["kv"] = replace(fields["kv"], unlike=fields.pop("kv_caches", ()))
     return Layout(**fields)
 
 
@@ -332,6 +319,13 @@ def _sampler(check: Checker, value: object) -> Sampler:
     return Sampler(check.integer(launch, "sampler.launch"), check.text(logits, "sampler.logits"))
 
 
+_PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
+    "kv": _kv,
+    "kv_caches": _kv_caches,
+    "final_norm": _final_norm,
+    "sampler": _sampler,
+    "head": read_head,
+}
 _Decoder = Callable[[Checker, object, str], _Entry]
 _DECODERS: Final[dict[str, _Decoder]] = {"tensors": _tensor, "buffers": _buffer, "launches": _launch}
 
