@@ -113,16 +113,19 @@ class Cursor:
     ) -> tuple[str, ...]:
         """Read `count` strings. Vocabularies have 10^5 of them, hence one flat loop."""
         self.require(self.bounded(count, 8, field), field, f"{count} strings")
-        data, texts, size_of, unpack = self._loaded, [], sys.getsizeof, _U64.unpack_from
+        texts: list[str] = []
+        data, end = self._loaded, self.position - self._base
+        append, size_of, unpack = texts.append, sys.getsizeof, _U64.unpack_from
+        size, spent, free = len(data), self._object_bytes, MAX_OBJECT_BYTES + 2 * self._base
         for index in range(count):
-            start = self.position - self._base + 8
-            if start > len(data):
-                self._load(8, field, "string length")
-                start = 8
-            end = start + unpack(data, start - 8)[0]
-            if end > len(data) or end - start > maximum:
-                self._load_text(end - start, f"{field}[{index}]" if indexed else field, maximum)
-                start, end = 0, end - start
+            start = end + 8
+            if start <= size:
+                end = start + unpack(data, end)[0]
+            if start > size or end > size or end - start > maximum:
+                self.position, self._object_bytes = self._base + start - 8, spent
+                end = self._load_text(field, f"{field}[{index}]" if indexed else field, maximum)
+                data, start = self._loaded, self.position - self._base
+                size, free = len(data), MAX_OBJECT_BYTES + 2 * self._base
             try:
                 text = data[start:end].decode()
             except UnicodeDecodeError as error:
@@ -130,17 +133,23 @@ class Cursor:
                 name = f"{field}[{index}]" if indexed else field
                 found = bytes(data[start:end])[max(error.start - 8, 0) : error.start + 8]
                 raise self.error(name, f"expected UTF-8, found {found!r}") from None
-            self.position = self._base + end
-            self.spend(size_of(text) + 8, field)
-            texts.append(text)
+            spent += size_of(text) + 8
+            if spent > free + 2 * end:
+                self.position = self._base + end
+                self.spend(spent - self._object_bytes, field)
+            append(text)
+        self.position, self._object_bytes = self._base + end, spent
         return tuple(texts)
 
-    def _load_text(self, n_bytes: int, field: str, maximum: int) -> None:
-        """Go past the length of a text, and make the text present."""
+    def _load_text(self, field: str, item: str, maximum: int) -> int:
+        """Go past the length of a text, and make the text present; returns its end in what is loaded."""
+        self._load(8, field, "string length")
+        n_bytes = _U64.unpack_from(self._loaded, self.position - self._base)[0]
         if n_bytes > maximum:
-            raise self.error(field, f"expected at most {maximum} bytes of text, found {n_bytes}")
+            raise self.error(item, f"expected at most {maximum} bytes of text, found {n_bytes}")
         self.position += 8
-        self._load(n_bytes, field, "text")
+        self._load(n_bytes, item, "text")
+        return self.position - self._base + int(n_bytes)
 
     def _load(self, n_bytes: int, field: str, what: str) -> None:
         """Make the next `n_bytes` present in `_loaded`, which begins with them if they were not."""
