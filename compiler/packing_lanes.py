@@ -10,7 +10,7 @@ import numpy as np
 
 from ..artifacts.formats import FORMATS
 from ..artifacts.packing_sizes import LANE_ROWS
-from .packing import Bytes, read_blocks
+from .blocks import Bytes, read_blocks
 
 PIECE_BYTES = 16  # of one lane's load
 

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
+from .blocks import Bytes
 from .floats import float_rows
 from .model_config import ModelConfig
 from .model_source import ModelSource
 from .model_tensors import WeightTensor, weight_tensors
-from .packing import Bytes, interleave_pairs, pack_rows
+from .packing import interleave_pairs, pack_rows
 from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor
 from .position_tables import PACKINGS

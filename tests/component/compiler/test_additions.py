@@ -238,7 +238,7 @@ def test_a_weight_format_of_a_known_family(package: Path, tmp_path: Path) -> Non
         ),
     )
     edit(
-        package / "compiler/packing.py",
+        package / "compiler/blocks.py",
         (
             '    "Q6_K": _read_q6_k,\n',
             '    "Q6_K": _read_q6_k,\n    "Q8_1": lambda raw, _: Blocks(raw[..., 8:], (raw[..., 0:2],)),\n',
