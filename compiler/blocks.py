@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.formats import WeightFormat
+from .grids import expand_signs, grid
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Blocks:
     """Rows of blocks of 32 columns, taken apart.
 
     Attributes:
-        quants: uint8[rows, blocks, 32], unsigned (or two's complement for Q8_0).
+        quants: uint8[rows, blocks, 32], unsigned (or two's complement for Q8_0); entries of the codebook where there is
+            one.
         block_scales: bytes of each block that follow or precede its quants, one array a field,
             uint8[rows, blocks, width].
         super_scales: the same for each 8 blocks, uint8[rows, blocks / 8, width].
@@ -97,11 +100,162 @@ def _read_q3_k(raw: Bytes, _: WeightFormat) -> Blocks:
     return Blocks(quants.reshape(rows, supers * 8, 32), (scales[..., 0:1], scales[..., 1:2]), (raw[..., 108:110],))
 
 
+def _pairs_of_bits(packed: Bytes) -> Bytes:
+    """uint8[rows, supers, 64], pairs of bits of four blocks in each byte, to [rows, 8 * supers, 32]."""
+    rows, supers, _ = packed.shape
+    shifts: Bytes = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    return (packed.reshape(rows, supers, 2, 1, 32) >> shifts & np.uint8(3)).reshape(rows, supers * 8, 32)
+
+
+def _read_q2_k(raw: Bytes, _: WeightFormat) -> Blocks:
+    """Q2_K: 16 bytes of a 4-bit scale and a 4-bit minimum, 64 of pairs, d, dmin."""
+    scales = raw[..., :16].reshape(raw.shape[0], -1, 2)
+    fields = (scales[..., 0:1], scales[..., 1:2])
+    return Blocks(_pairs_of_bits(raw[..., 16:80]), fields, (raw[..., 80:82], raw[..., 82:84]))
+
+
+def _read_iq4_xs(raw: Bytes, _: WeightFormat) -> Blocks:
+    """IQ4_XS: d, 8 high pairs of bits of the scales, which stand 32 too high, 8 low nibbles, 128 bytes of nibbles."""
+    rows, supers, _bytes = raw.shape
+    low = np.stack([raw[..., 4:8] & np.uint8(15), raw[..., 4:8] >> 4], axis=-1).reshape(rows, -1, 1)
+    shifts: Bytes = np.array([0, 2, 4, 6], np.uint8)
+    high = (raw[..., 2:4, None] >> shifts & np.uint8(3)).reshape(rows, -1, 1)
+    scales = (low | high << np.uint8(4)) - np.uint8(32)
+    return Blocks(_split_nibbles(raw[..., 8:].reshape(rows, supers * 8, 16)), (scales,), (raw[..., 0:2],))
+
+
+def _read_mxfp4(raw: Bytes, _: WeightFormat) -> Blocks:
+    """MXFP4: e, 16 bytes of nibbles. The scale is half of 2^(e - 127)."""
+    exponents = raw[..., 0:1].astype(np.uint16)
+    halves = np.where(exponents < 2, np.uint16(0x20) << exponents, (exponents - np.uint16(1)) << np.uint16(7))
+    return Blocks(_split_nibbles(raw[..., 1:]), (halves.astype("<u2").view(np.uint8),))
+
+
+def _read_nvfp4(raw: Bytes, _: WeightFormat) -> Blocks:
+    """NVFP4: 4 scales of 16 columns each, 4 times 8 bytes of nibbles. The sign of a scale is not looked at, but that
+    0x7f, which is not a number, stands for 0."""
+    rows = raw.shape[0]
+    scales = np.where(raw[..., 0:4] == 127, np.uint8(0), raw[..., 0:4] & np.uint8(127)).reshape(rows, -1, 2)
+    quants = _split_nibbles(raw[..., 4:].reshape(rows, -1, 8)).reshape(rows, -1, 32)
+    return Blocks(quants, (scales[..., 0:1], scales[..., 1:2]))
+
+
+def _with_signs(weights: WeightFormat, points: Words, signs: Bytes) -> Bytes:
+    """Points of the grid, [rows, ...] in order, with bytes of 8 signs: codes uint8[rows, blocks, 32]."""
+    codes = grid(weights.name)[points].reshape(len(points), -1, 32)
+    return codes | _bits(signs.reshape(len(signs), -1, 4)) << np.uint8(weights.bits - 1)
+
+
+def _words(raw: Bytes, kind: str) -> Words:
+    """Little-endian numbers of `kind`, along the last axis."""
+    return np.ascontiguousarray(raw).view(kind).astype(np.uint32)
+
+
+_SIGN_SHIFTS: Words = np.array([0, 7, 14, 21], np.uint32)
+
+
+def _read_iq_xxs(raw: Bytes, weights: WeightFormat) -> Blocks:
+    """IQ2_XXS, IQ3_XXS: d, then of 32 columns 4 or 8 points and a word of four times 7 bits of signs and the scale;
+    IQ3_XXS has all words last."""
+    rows, supers, _ = raw.shape
+    if weights.bits == 3:
+        pieces = raw[..., 2:].reshape(rows, supers, 8, 8)
+        points, words = pieces[..., :4], _words(pieces[..., 4:], "<u4")[..., 0]
+    else:
+        points, words = raw[..., 2:66], _words(raw[..., 66:], "<u4")
+    scales = (2 * (words >> 28) + 1).astype(np.uint8).reshape(rows, -1, 1)
+    quants = _with_signs(weights, points.astype(np.uint32), expand_signs(words[..., None] >> _SIGN_SHIFTS))
+    return Blocks(quants, (scales,), (raw[..., 0:2],))
+
+
+def _read_iq2_xs(raw: Bytes, weights: WeightFormat) -> Blocks:
+    """IQ2_XS: d, 32 words of 9 bits of a point and 7 of signs, 8 bytes of two 4-bit scales."""
+    words = _words(raw[..., 2:66], "<u2")
+    quants = _with_signs(weights, words & 511, expand_signs(words >> 9))
+    return Blocks(quants, (raw[..., 66:74].reshape(len(raw), -1, 1),), (raw[..., 0:2],))
+
+
+def _read_iq2_s(raw: Bytes, weights: WeightFormat) -> Blocks:
+    """IQ2_S: d, 32 bytes of points, 32 of signs, 8 of high pairs of bits of the points, 8 of two 4-bit scales."""
+    shifts: Words = np.array([0, 2, 4, 6], np.uint32)
+    high = (raw[..., 66:74, None] >> shifts & 3).reshape(*raw.shape[:2], 32)
+    quants = _with_signs(weights, raw[..., 2:34] | high << 8, raw[..., 34:66])
+    return Blocks(quants, (raw[..., 74:82].reshape(len(raw), -1, 1),), (raw[..., 0:2],))
+
+
+def _read_iq3_s(raw: Bytes, weights: WeightFormat) -> Blocks:
+    """IQ3_S: d, 64 bytes of points, 8 of their high bits, 32 of signs, 8 4-bit scales."""
+    points = raw[..., 2:66] | _bits(raw[..., 66:74]).astype(np.uint32) << 8
+    nibbles = np.stack([raw[..., 106:110] & np.uint8(15), raw[..., 106:110] >> 4], axis=-1)
+    scales = (2 * nibbles + 1).astype(np.uint8).reshape(len(raw), -1, 1)
+    return Blocks(_with_signs(weights, points, raw[..., 74:106]), (scales,), (raw[..., 0:2],))
+
+
+def _read_iq1_s(raw: Bytes, weights: WeightFormat) -> Blocks:
+    """IQ1_S: d, 32 bytes of points, 8 words of four times 3 high bits of the points, a 3-bit scale and which eighth."""
+    words = _words(raw[..., 34:50], "<u2").reshape(*raw.shape[:2], 8, 1)
+    high = (words >> np.array([0, 3, 6, 9], np.uint32) & 7).reshape(*raw.shape[:2], 32)
+    quants = grid(weights.name)[raw[..., 2:34] | high << 8].reshape(len(raw), -1, 32)
+    scales, groups = (words >> 12 & 7) * 17, (words >> 15) * 15
+    fields = tuple(field.astype(np.uint8).reshape(len(raw), -1, 1) for field in (scales, groups))
+    return Blocks(quants, fields, (raw[..., 0:2],))
+
+
+def _read_iq1_m(raw: Bytes, weights: WeightFormat) -> Blocks:
+    """IQ1_M: 32 bytes of points, 32 nibbles of 3 high bits of a point and which eighth, 4 words of four 3-bit scales
+    and 4 bits of d."""
+    rows, supers, _ = raw.shape
+    nibbles = np.stack([raw[..., 32:48] & np.uint8(15), raw[..., 32:48] >> 4], axis=-1).reshape(rows, supers, 32)
+    quants = grid(weights.name)[raw[..., :32] | (nibbles & 7).astype(np.uint32) << 8].reshape(rows, -1, 32)
+    words = _words(raw[..., 48:56], "<u2")
+    steps = (words[..., None] >> np.array([0, 3, 6, 9], np.uint32) & 7).reshape(rows, -1, 2)
+    groups = np.packbits((nibbles >> 3).reshape(rows, -1, 4), axis=-1, bitorder="little")
+    factors = np.bitwise_or.reduce(words >> 12 << np.array([0, 4, 8, 12], np.uint32), axis=-1, keepdims=True)
+    scales = (steps[..., 0:1] | steps[..., 1:2] << 4).astype(np.uint8)
+    return Blocks(quants, (scales, groups), (factors.astype("<u2").view(np.uint8),))
+
+
+def _read_tq1_0(raw: Bytes, _: WeightFormat) -> Blocks:
+    """TQ1_0: 32, 16 and 4 bytes of digits to base 3, the first in the first bytes' highest, d.
+
+    A byte b stands for b / 256: three times it has the first digit before the point.
+    """
+    parts = []
+    for start, end, digits in ((0, 32, 5), (32, 48, 5), (48, 52, 4)):
+        powers = np.array([3**digit for digit in range(digits)], np.uint8).reshape(-1, 1)
+        rest = (raw[..., None, start:end] * powers).astype(np.uint16)  # the lowest byte: digits before are gone
+        parts.append((rest * 3 >> 8).astype(np.uint8).reshape(*raw.shape[:2], -1))
+    return Blocks(np.concatenate(parts, axis=-1).reshape(len(raw), -1, 32), (), (raw[..., 52:54],))
+
+
+def _read_tq2_0(raw: Bytes, _: WeightFormat) -> Blocks:
+    """TQ2_0: 64 bytes of pairs, d."""
+    return Blocks(_pairs_of_bits(raw[..., :64]), (), (raw[..., 64:66],))
+
+
+def _read_q1_0(raw: Bytes, _: WeightFormat) -> Blocks:
+    """Q1_0: d, 128 bits: plus d where one is set, else minus d."""
+    return Blocks(_bits(raw[..., 2:]).reshape(len(raw), -1, 32), (np.repeat(raw[..., 0:2], 4, axis=1),))
+
+
 _READERS: Mapping[str, Callable[[Bytes, WeightFormat], Blocks]] = {
-    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), _read_legacy),
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"), _read_legacy),
     **dict.fromkeys(("Q4_K", "Q5_K"), _read_k),
     "Q6_K": _read_q6_k,
     "Q3_K": _read_q3_k,
+    "Q2_K": _read_q2_k,
+    "IQ4_XS": _read_iq4_xs,
+    "MXFP4": _read_mxfp4,
+    "NVFP4": _read_nvfp4,
+    **dict.fromkeys(("IQ2_XXS", "IQ3_XXS"), _read_iq_xxs),
+    "IQ2_XS": _read_iq2_xs,
+    "IQ2_S": _read_iq2_s,
+    "IQ3_S": _read_iq3_s,
+    "IQ1_S": _read_iq1_s,
+    "IQ1_M": _read_iq1_m,
+    "TQ1_0": _read_tq1_0,
+    "TQ2_0": _read_tq2_0,
+    "Q1_0": _read_q1_0,
 }
 """How the GGUF's blocks are taken apart, uint8[rows, blocks, bytes], by the type's name."""
 

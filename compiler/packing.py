@@ -40,6 +40,8 @@ def _write_quants(vectors: Bytes, bits: int) -> tuple[Bytes, ...]:
     """uint8[tiles, blocks, 8, 64] to what the kernel's unpack_quants reads."""
     if bits == 8:
         return (_flat(vectors),)
+    if bits == 1:
+        return (_write_bit(vectors, 0),)
     low = _write_pairs(vectors, 0) if bits < 4 else _write_nibbles(vectors)
     if bits == 6:
         return low, _write_pairs(vectors, 4)

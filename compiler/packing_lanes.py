@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..artifacts.formats import FORMATS
+from ..artifacts.formats import FORMATS, WeightFormat
 from ..artifacts.packing_sizes import LANE_ROWS
-from .blocks import Bytes, read_blocks
+from .blocks import Blocks, Bytes, read_blocks
 
 PIECE_BYTES = 16  # of one lane's load
 
@@ -34,31 +34,44 @@ def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
         pieces = raw.reshape(tiles, LANE_ROWS, columns * weights.gguf_bytes // PIECE_BYTES, PIECE_BYTES)
         return np.ascontiguousarray(pieces.transpose(0, 2, 1, 3)).reshape(tiles, -1)
     blocks = read_blocks(raw, weights)
-    scales = np.concatenate(blocks.block_scales, axis=-1)
     quants, high = _split_quants(blocks.quants, weights.bits)
+    scales = np.concatenate((quants[..., :0], *blocks.block_scales), axis=-1)
+    heads = [_by_lane(_super_scales(blocks, weights), tiles)] if weights.has_superblocks else []
+    if weights.scale_bytes == 1:  # of a superblock's 8 blocks side by side: a byte a lane would be half a line
+        heads.append(_by_lane(scales.reshape(len(raw), -1, 8), tiles))
+        scales = scales[..., :0]
     chunks = _chunks(scales, quants, high, tiles)
-    if weights.has_superblocks:
-        supers = np.concatenate(blocks.super_scales, axis=-1)
-        if weights.super_scale_bytes == 2:  # float16 widened, so that superblocks are multiples of 128 bytes
-            supers = supers.copy().view(np.float16).astype(np.float32).view(np.uint8)
-        inner = chunks.reshape(tiles, supers.shape[1], -1)
-        chunks = np.concatenate((_by_lane(supers, tiles), inner), axis=-1)
+    if heads:
+        chunks = np.concatenate((*heads, chunks.reshape(tiles, heads[0].shape[1], -1)), axis=-1)
     return chunks.reshape(tiles, -1)
+
+
+def _super_scales(blocks: Blocks, weights: WeightFormat) -> Bytes:
+    """uint8[rows, superblocks, 4]: scale and minimum, or the scale widened to float32, halved as often as the type has
+    it; so that superblocks are multiples of 128 bytes."""
+    supers = np.concatenate(blocks.super_scales, axis=-1)
+    if weights.super_scale_bytes == 4:
+        return supers
+    widened = supers.copy().view(np.float16).astype(np.float32)
+    return np.ldexp(widened, -weights.halvings).view(np.uint8) if weights.halvings else widened.view(np.uint8)
 
 
 def _split_quants(quants: Bytes, bits: int) -> tuple[Bytes, Bytes]:
     """uint8[rows, blocks, 32] to the bytes of the 16-byte pieces and of the high bits, [rows, blocks, bytes]."""
     if bits == 8:
         return quants, quants[..., :0]
-    if bits == 3:
-        return _pairs(quants), _third_or_fifth(quants >> np.uint8(2))
+    if bits == 1:
+        return quants[..., :0], _single_bits(quants)
+    if bits < 4:
+        high = quants >> np.uint8(2)
+        return _pairs(quants), _single_bits(high) if bits == 3 else quants[..., :0]
     nibbles = quants[..., :16] & np.uint8(15) | (quants[..., 16:] & np.uint8(15)) << np.uint8(4)
     if bits == 5:
-        return nibbles, _third_or_fifth(quants >> np.uint8(4))
+        return nibbles, _single_bits(quants >> np.uint8(4))
     return nibbles, _pairs(quants >> np.uint8(4)) if bits == 6 else quants[..., :0]
 
 
-def _third_or_fifth(bits: Bytes) -> Bytes:
+def _single_bits(bits: Bytes) -> Bytes:
     """uint8[rows, blocks, 32] of ones and zeros to [rows, blocks, 4]: bit v of byte b is column 4 * v + b."""
     return np.packbits(bits.reshape(*bits.shape[:2], 8, 4), axis=2, bitorder="little")[:, :, 0]
 

@@ -10,10 +10,12 @@
 typedef const GLOBAL_MEMORY struct q8_block *activation_pointer;
 #define ACTIVATION_ROW BLOCKS
 
+#define SECOND (2 * NUM_MINIMA - 2) /* where minima and sums of second halves begin, of columns 16..31 */
+
 struct stage {
     alignas(16) int8_t weights[64][STRIDE], x[64][STRIDE];
-    float scales[2][NUM_SCALES][64], minima[2][64];
-    float x_scales[2][2][64], x_scaled[2][64]; /* by slot */
+    float scales[2][NUM_SCALES][64], minima[2 * NUM_MINIMA][64];
+    float x_scales[2][2][64], x_scaled[2 * NUM_MINIMA][64]; /* by slot */
 };
 
 /* What a thread carries from memory to LDS: one block of weights, one of activations, or both. */
@@ -48,15 +50,16 @@ INLINE void store_weights(const struct raw_block *raw, struct stage *stage, int3
 {
     struct block block;
     unpack_block(raw, &block);
-    const int32_t top = (int32_t)0x80808080, offset = QUANT_OFFSET * 0x01010101;
+    const int32_t top = (int32_t)0x80808080, offset = OFFSET * 0x01010101;
     UNROLL_FOR (int v = 0; v < 8; v++) /* four signed bytes: none borrows from the next */
-        if (QUANT_OFFSET) block.quants[v] = ((block.quants[v] | top) - offset) ^ top;
+        if (OFFSET != 0) block.quants[v] = ((block.quants[v] | top) - offset) ^ top;
     UNROLL_FOR (int half = 0; half < 2; half++) {
         const int32_t *q = block.quants + 4 * half;
         *(i32x4 *)(stage->weights[row] + 32 * p + 16 * half) = i32x4{ q[0], q[1], q[2], q[3] };
     }
     UNROLL_FOR (int i = 0; i < NUM_SCALES; i++) stage->scales[p][i][row] = block.scale[i];
-    if (HAS_MINIMUM) stage->minima[p][row] = block.minimum;
+    if (HAS_MINIMUM) stage->minima[p][row] = block.minimum[0];
+    if (NUM_MINIMA == 2) stage->minima[SECOND + p][row] = block.minimum[NUM_MINIMA - 1];
 }
 
 /* The slot of a token: where token_of_slot leads back. */
@@ -79,7 +82,13 @@ INLINE void store_fetched(const struct fetched *next, struct stage *stage, int32
         *(i32x4 *)(stage->x[token] + 32 * p + 16) = next->x[1];
         stage->x_scales[p][0][slot] = from_bits(next->x[2][0]);
         stage->x_scales[p][1][slot] = from_bits(next->x[2][1]);
-        if (HAS_MINIMUM) stage->x_scaled[p][slot] = from_bits(next->x[2][3]);
+        if (NUM_MINIMA == 2) { /* sums of the halves, int16 in a dword */
+            const int32_t sums = next->x[2][2];
+            stage->x_scaled[p][slot] = from_bits(next->x[2][0]) * (float)(int16_t)sums;
+            stage->x_scaled[SECOND + p][slot] = from_bits(next->x[2][1]) * (float)(sums >> 16);
+        } else if (HAS_MINIMUM) {
+            stage->x_scaled[p][slot] = from_bits(next->x[2][3]);
+        }
     }
 }
 
@@ -90,7 +99,8 @@ INLINE void multiply_block(const struct stage *stage, const int p, int32_t row0,
     UNROLL_FOR (int i = 0; i < LANE_ROWS; i++) {
         const int32_t row = row0 + lane_row(i);
         const float scale0 = stage->scales[p][0][row], scale1 = stage->scales[p][NUM_SCALES - 1][row];
-        const float minimum = HAS_MINIMUM ? stage->minima[p][row] : 0.0f;
+        const float minimum0 = HAS_MINIMUM ? stage->minima[p][row] : 0.0f;
+        const float minimum1 = NUM_MINIMA == 2 ? stage->minima[SECOND + p][row] : 0.0f;
         SCHEDULING_FENCE();
         UNROLL_FOR (int t = 0; t < LANE_TOKENS; t += RUN) {
             int32_t dots0[RUN], dots1[RUN];
@@ -101,7 +111,8 @@ INLINE void multiply_block(const struct stage *stage, const int p, int32_t row0,
                 const int32_t slot = token0 + lane_slot(t + n);
                 sums[i][t + n] = add_block(sums[i][t + n], dots0[n], dots1[n], stage->x_scales[p][0][slot],
                                            stage->x_scales[p][1][slot], HAS_MINIMUM ? stage->x_scaled[p][slot] : 0.0f,
-                                           scale0, scale1, minimum);
+                                           NUM_MINIMA == 2 ? stage->x_scaled[SECOND + p][slot] : 0.0f, scale0, scale1,
+                                           minimum0, minimum1);
             }
         }
     }

@@ -33,13 +33,15 @@ INLINE void multiply_block(const weight_pointer *units, uint32_t origin, uint32_
         activation_pointer a = *x + t * ACTIVATION_ROW + 2 * part + p;
         const CONSTANT_MEMORY int32_t *quants = (const CONSTANT_MEMORY int32_t *)a->quants;
         UNROLL_FOR (int i = 0; i < LANE_TILES; i++) {
-            int32_t dot0 = -QUANT_OFFSET * a->sums[0], dot1 = -QUANT_OFFSET * a->sums[1];
+            int32_t dot0 = -OFFSET * a->sums[0], dot1 = -OFFSET * a->sums[1];
             UNROLL_FOR (int v = 0; v < 4; v++) {
                 dot0 = dot4(blocks[i].quants[v], quants[v], dot0);
                 dot1 = dot4(blocks[i].quants[v + 4], quants[v + 4], dot1);
             }
-            sums[i][t] = add_block(sums[i][t], dot0, dot1, a->scales[0], a->scales[1], a->scaled_sum,
-                                   blocks[i].scale[0], blocks[i].scale[1], blocks[i].minimum);
+            sums[i][t] = add_block(sums[i][t], dot0, dot1, a->scales[0], a->scales[1],
+                                   NUM_MINIMA == 2 ? a->scales[0] * (float)a->sums[0] : a->scaled_sum,
+                                   NUM_MINIMA == 2 ? a->scales[1] * (float)a->sums[1] : 0, blocks[i].scale[0],
+                                   blocks[i].scale[1], blocks[i].minimum[0], blocks[i].minimum[NUM_MINIMA - 1]);
         }
     }
 }

@@ -48,6 +48,12 @@ INLINE f32x16 load_bf16(const void *p)
     __builtin_memcpy(&half, p, sizeof half);
     return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
 }
+/* Unsigned E4M3: shifted, a float16 whose exponent counts from another number. */
+INLINE f32x16 load_e4m3(const void *p)
+{
+    const u16x16 half = __builtin_convertvector(load_u8(p), u16x16) << 7;
+    return load_f16(&half) * 256.0f;
+}
 INLINE f32x16 to_f32(i32x16 v) { return __builtin_convertvector(v, f32x16); }
 INLINE f32x16 vector_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
 /* mask lanes are all ones or all zeros */

@@ -58,3 +58,10 @@ INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
     for (int j = 0; j < 4; j++) acc += ((i32x16)(lanes << (24 - 8 * j)) >> 24) * (int32_t)x[j];
     return acc;
 }
+/* Of 16 entries those that the bytes name. */
+INLINE u8x64 look_up(u8x16 table, u8x64 codes)
+{
+    u8x64 found;
+    for (int i = 0; i < 64; i++) found[i] = table[codes[i]];
+    return found;
+}

@@ -85,3 +85,10 @@ INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
     }
     return sum.whole;
 }
+INLINE u8x64 look_up(u8x16 table, u8x64 codes)
+{
+    const __m256i both = _mm256_broadcastsi128_si256((__m128i)table);
+    u8_halves found = { codes };
+    for (int h = 0; h < 2; h++) found.half[h] = _mm256_shuffle_epi8(both, found.half[h]);
+    return found.whole;
+}

@@ -24,3 +24,7 @@ INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
     return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
 INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x) { return dot_unsigned(acc, w ^ 0x80, x); }
+INLINE u8x64 look_up(u8x16 table, u8x64 codes)
+{
+    return (u8x64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4((__m128i)table), (__m512i)codes);
+}

@@ -7,12 +7,16 @@
  *   fifth     64 bytes: bit v of a byte belongs to vector v
  *   sixth     2 x 64 bytes: bits 2v, 2v+1 of the first belong to vector v, of the second to v+4
  *   third     2 x 64 bytes of low bits, as sixth has them, and 64 bytes: bit v of a byte belongs to vector v
+ *   second    2 x 64 bytes of low bits alone
+ *   first     64 bytes: bit v of a byte belongs to vector v
  */
 #include "vector.h"
 
+#define NUM_MINIMA (HAS_MINIMUM ? NUM_SCALES : 1)
+
 struct block_scales {
-    f32x16 scale[2];  /* of columns 0..15 and 16..31; equal where the type has one for 32 */
-    f32x16 minimum;   /* added: weight = scale * quant + minimum */
+    f32x16 scale[2];   /* of columns 0..15 and 16..31; equal where the type has one for 32 */
+    f32x16 minimum[NUM_MINIMA]; /* added: weight = scale * quant + minimum */
 };
 
 INLINE u8x64 shift_right(u8x64 v, int n) { return (u8x64)((u16x32)v >> n); }
@@ -46,6 +50,15 @@ INLINE void unpack_sixth(const uint8_t *p, u8x64 w[8])
     w[6] |= second & 48;
     w[7] |= shift_right(second, 2) & 48;
 }
+INLINE void unpack_first(const uint8_t *p, u8x64 w[8])
+{
+    const u8x64 bits = load_bytes(p);
+    for (int v = 0; v < 8; v++) w[v] = shift_right(bits, v) & 1;
+}
+INLINE void unpack_second(const uint8_t *p, u8x64 w[8])
+{
+    for (int v = 0; v < 8; v++) w[v] = shift_right(load_bytes(p + 64 * (v / 4)), 2 * (v % 4)) & 3;
+}
 INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 {
     const u8x64 bits = load_bytes(p + 128);
@@ -57,11 +70,31 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 }
 
 /* The format's macros are those of its row in artifacts/formats.py. */
+#ifdef CODES_0
+#define HAS_CODEBOOK 1
+#else
+#define HAS_CODEBOOK 0
+#define CODES_0 0
+#define CODES_1 0
+#define CODES_2 0
+#define CODES_3 0
+#define CODE_OFFSET 0
+#endif
+#ifndef SCALE_HALVINGS
+#define SCALE_HALVINGS 0
+#endif
+#ifndef SCALES_ODD_GROUPS
+#define SCALES_ODD_GROUPS 0
+#endif
 #define QUANT_BYTES (64 * QUANT_BITS)
 #define BLOCK_BYTES (QUANT_BYTES + 16 * SCALE_BYTES)
 #define SUPER_BYTES (16 * SUPER_SCALE_BYTES + 8 * BLOCK_BYTES)
-#define QUANTS_SIGNED (QUANT_BITS == 8)
-#define DOT_OFFSET (QUANTS_SIGNED ? SIGNED_DOT_OFFSET : QUANT_OFFSET)
+/* Entries of a codebook stand so much too high, and none is negative then: but those of a wide one where dot_unsigned
+ * takes nothing above 128. */
+#define CODEBOOK_OFFSET (CODE_OFFSET ? CODE_OFFSET : SIGNED_DOT_OFFSET)
+#define QUANTS_SIGNED (HAS_CODEBOOK ? CODEBOOK_OFFSET == 0 : QUANT_BITS == 8)
+#define UNSIGNED_OFFSET (HAS_CODEBOOK ? CODEBOOK_OFFSET : QUANT_OFFSET)
+#define DOT_OFFSET (QUANTS_SIGNED ? SIGNED_DOT_OFFSET : UNSIGNED_OFFSET)
 
 INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
 {
@@ -69,6 +102,10 @@ INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
     for (int v = 0; v < 8; v++) w[v] = load_bytes(p + 64 * v);
 #elif QUANT_BITS == 3
     unpack_third(p, w);
+#elif QUANT_BITS == 2
+    unpack_second(p, w);
+#elif QUANT_BITS == 1
+    unpack_first(p, w);
 #else
     unpack_nibbles(p, w);
     if (QUANT_BITS == 5) unpack_fifth(p + 256, w);
@@ -76,34 +113,69 @@ INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
 #endif
 }
 
+/* The entries of the codebook that the quants name, each CODEBOOK_OFFSET too high. */
+INLINE void look_up_quants(u8x64 w[8], i32x16 groups)
+{
+    const int32_t words[4] = { CODES_0, CODES_1, CODES_2, CODES_3 };
+    u8x16 codes;
+    __builtin_memcpy(&codes, words, sizeof codes);
+    codes += (uint8_t)CODEBOOK_OFFSET;
+    for (int v = 0; v < 8; v++) {
+        if (SCALES_ODD_GROUPS) w[v] |= (u8x64)((groups << (31 - v / 2)) >> 31) & 4;
+        w[v] = look_up(codes, w[v]);
+    }
+}
+
 #if SUPER_SCALE_BYTES
-/* 256 columns: scale (and minimum) of the superblock, float16[16] each, then 8 times
- * { scales u8[16], minima u8[16], or int8 scales of columns 0..15 [16] and of columns 16..31 [16]; quants }. */
+/* 256 columns: scale (and minimum) of the superblock, float16[16] each, then 8 times { scales; quants }. Scales are
+ * u8[16] and minima u8[16]; or of columns 0..15 [16] and of columns 16..31 [16] the scale and the minimum in a byte's
+ * low and high half, or an int8 scale; or one int8 scale; or none; or as `SCALES` of artifacts/formats.py says. */
 #define TILE_BYTES (COLUMNS / 256 * SUPER_BYTES)
 INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
 {
     const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
     const uint8_t *p = super + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
     unpack_quants(p + 16 * SCALE_BYTES, w);
-#if HAS_MINIMUM
+#if NUM_MINIMA == 2
+    const f32x16 d = load_f16(super), m = load_f16(super + 32);
+    for (int half = 0; half < 2; half++) {
+        const i32x16 both = load_u8(p + 16 * half);
+        s->scale[half] = d * to_f32(both & 15);
+        s->minimum[half] = -(m * to_f32(both >> 4));
+    }
+#elif HAS_MINIMUM
     s->scale[0] = s->scale[1] = load_f16(super) * to_f32(load_u8(p));
-    s->minimum = -(load_f16(super + 32) * to_f32(load_u8(p + 16)));
+    s->minimum[0] = -(load_f16(super + 32) * to_f32(load_u8(p + 16)));
 #else
-    const f32x16 d = load_f16(super);
-    s->scale[0] = d * to_f32(load_i8(p));
-    s->scale[1] = d * to_f32(load_i8(p + 16));
-    s->minimum = splat(0);
+    const f32x16 d = SCALE_HALVINGS ? load_f16(super) * (1.0f / (1 << SCALE_HALVINGS)) : load_f16(super);
+#if defined(SCALES_ODD) || SCALES_ODD_GROUPS
+    const i32x16 both = load_u8(p);
+    s->scale[0] = d * to_f32((both & 15) * 2 + 1);
+    s->scale[1] = d * to_f32((both >> 4) * 2 + 1);
+#else
+    s->scale[0] = SCALE_BYTES ? d * to_f32(load_i8(p)) : d;
+    s->scale[1] = SCALE_BYTES == 2 ? d * to_f32(load_i8(p + 16)) : s->scale[0];
 #endif
+    s->minimum[0] = splat(0);
+#endif
+    if (HAS_CODEBOOK) look_up_quants(w, SCALES_ODD_GROUPS ? load_u8(p + 16) : splat_int(0));
 }
 #else
-/* { quants, float16 scales [16] (, float16 minima [16]) }. */
+/* { quants, float16 scales [16] (, float16 minima [16]) }, or the scales as `SCALES` says. */
 #define TILE_BYTES (COLUMNS / 32 * BLOCK_BYTES)
 INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
 {
     const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
     unpack_quants(p, w);
+#if defined(SCALES_E4M3)
+    for (int half = 0; half < 2; half++) s->scale[half] = load_e4m3(p + QUANT_BYTES + 16 * half) * 0.5f;
+#elif defined(SCALES_BF16)
+    s->scale[0] = s->scale[1] = load_bf16(p + QUANT_BYTES);
+#else
     s->scale[0] = s->scale[1] = load_f16(p + QUANT_BYTES);
-    s->minimum = HAS_MINIMUM ? load_f16(p + QUANT_BYTES + 32 * HAS_MINIMUM) : splat(0);
+#endif
+    s->minimum[0] = HAS_MINIMUM ? load_f16(p + QUANT_BYTES + 32 * HAS_MINIMUM) : splat(0);
+    if (HAS_CODEBOOK) look_up_quants(w, splat_int(0));
 }
 #endif
 
@@ -134,7 +206,9 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
             } else {
                 sums[t] = vector_fma(halves[0] + halves[1], s.scale[0], sums[t]);
             }
-            if (HAS_MINIMUM) sums[t] = vector_fma(s.minimum, splat(a->scaled_sum), sums[t]);
+            for (int half = 0; half < 2 && NUM_MINIMA == 2; half++)
+                sums[t] = vector_fma(s.minimum[half], splat(a->scales[half] * (float)a->sums[half]), sums[t]);
+            if (HAS_MINIMUM && NUM_MINIMA == 1) sums[t] = vector_fma(s.minimum[0], splat(a->scaled_sum), sums[t]);
         }
     }
 }
@@ -148,9 +222,10 @@ INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)
         unpack_block(tile, b, w, &s);
         for (int c = 0; c < 32; c++) {
             const uint8_t byte = w[c / 4][4 * lane + c % 4];
-            const int32_t quant = QUANTS_SIGNED ? (int8_t)byte : byte - QUANT_OFFSET;
-            const float product = s.scale[NUM_SCALES == 2 ? c / 16 : 0][lane] * (float)quant;
-            out[32 * b + c] = HAS_MINIMUM ? product + s.minimum[lane] : product;
+            const int32_t quant = QUANTS_SIGNED ? (int8_t)byte : byte - UNSIGNED_OFFSET,
+                          half = NUM_SCALES == 2 ? c / 16 : 0;
+            const float product = s.scale[half][lane] * (float)quant;
+            out[32 * b + c] = HAS_MINIMUM ? product + s.minimum[half % NUM_MINIMA][lane] : product;
         }
     }
 }

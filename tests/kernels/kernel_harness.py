@@ -28,7 +28,20 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
-WEIGHT_TYPES = (*FLOAT_TYPES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+IQ_TYPES = ("IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M")
+TERNARY_TYPES = ("TQ1_0", "TQ2_0")
+SUPER_TYPES = (*K_TYPES, *IQ_TYPES, *TERNARY_TYPES)
+"""Of blocks of 256 columns."""
+FP4_TYPES = ("MXFP4", "NVFP4")
+WEIGHT_TYPES = (
+    *FLOAT_TYPES,
+    *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    *SUPER_TYPES,
+    *("IQ4_NL", *FP4_TYPES, "Q1_0"),
+)
+LIKE_ANOTHER = ("IQ3_S", "IQ2_XXS", "IQ2_S", "IQ1_M", "TQ1_0", "IQ4_NL")
+"""Types whose code is that of IQ3_XXS, IQ2_XS, IQ1_S, TQ2_0 and of IQ4_XS with Q4_0's scales, but for numbers."""
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 LEVELS = tuple(v.level for v in TARGETS["host"].variants if cpu_features().issuperset(v.cpu_features))
 """ISA levels that this machine can run, best first."""
@@ -157,23 +170,61 @@ def random_rows(random: np.random.Generator, ggml_type: str, rows: int, columns:
         return values.astype({"F32": np.float32, "F16": np.float16}[ggml_type]).view(np.uint8)
     block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]]
     raw = random.integers(0, 256, (rows, columns // block, n_bytes), np.uint8)
-    for offset in SCALE_OFFSETS[ggml_type]:
+    for offset in SCALE_OFFSETS.get(ggml_type, ()):
         scales = random.normal(0, 0.1, (rows, columns // block, 1)).astype("<f2")
         raw[..., offset : offset + 2] = scales.view(np.uint8)
+    if ggml_type == "MXFP4":
+        raw[..., 0] = random.integers(120, 125, raw.shape[:2])  # 2^-8 to 2^-4
+    elif ggml_type == "NVFP4":
+        raw[..., :4] = random.integers(0x08, 0x28, (*raw.shape[:2], 4))  # 2^-7 to 2^-3
+    elif ggml_type == "IQ1_M":  # four bits in each of four words
+        d = random.normal(0, 0.1, (rows, columns // block)).astype("<f2").view(np.uint16)
+        for word in range(4):
+            high = (d >> 4 * word & 15) << 4
+            raw[..., 49 + 2 * word] = raw[..., 49 + 2 * word] & 15 | high
     return raw.reshape(rows, -1)
+
+
+def whole_columns(ggml_type: str, columns: int) -> int:
+    """`columns` or more, of whole blocks."""
+    block = {"Q1_0": 128}.get(ggml_type) or gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]][0]
+    return -(-columns // block) * block
+
+
+def codebook(ggml_type: str) -> tuple[int, ...]:
+    """What the codes of a packed weight stand for, from the tables of the `gguf` package; none: for themselves."""
+    if ggml_type in ("IQ4_NL", "IQ4_XS"):
+        return tuple(gguf.quants.IQ4_NL.kvalues)
+    if ggml_type in FP4_TYPES:
+        return tuple(gguf.quants.MXFP4.kvalues)
+    if ggml_type.startswith(("IQ2", "IQ3")):
+        values = (*getattr(gguf.quants, ggml_type).grid_map, *((0,) if ggml_type.startswith("IQ2") else ()))
+        return (*values, *(-value for value in values))
+    if ggml_type.startswith("IQ1"):  # in eighths, with one more and with one less
+        return tuple(8 * value + delta for delta in (1, -1) for value in (*gguf.quants.IQ1_S.grid_map, 0))
+    return (-1, 1) if ggml_type == "Q1_0" else ()
 
 
 # Where the float16 fields of a block lie: block_q* in ggml's ggml-common.h.
 SCALE_OFFSETS = {
     **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0"), (0,)),
     **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q2_K": (80, 82),
     "Q3_K": (108,),
     "Q6_K": (208,),
+    **dict.fromkeys(("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "Q1_0"), (0,)),
+    "TQ1_0": (52,),
+    "TQ2_0": (64,),
 }
 
 
 def dequantize(raw: npt.NDArray[np.uint8], ggml_type: str) -> Float32:
-    """float32[rows, columns], by the `gguf` package."""
+    """float32[rows, columns], by the `gguf` package, or for what it does not know, Q1_0, as llama.cpp has it."""
+    if ggml_type == "Q1_0":  # d, 128 bits: plus or minus d
+        blocks = raw.reshape(len(raw), -1, 18)
+        d = np.ascontiguousarray(blocks[..., :2]).view("<f2").astype(np.float32)
+        bits = np.unpackbits(blocks[..., 2:], axis=-1, bitorder="little").astype(bool)
+        return np.where(bits, d, -d).reshape(len(raw), -1)
     return np.asarray(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[ggml_type]), np.float32)
 
 

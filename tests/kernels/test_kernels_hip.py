@@ -31,7 +31,9 @@ from rocmforge.tests.kernels.hip_harness import (
 )
 from rocmforge.tests.kernels.kernel_harness import (
     FLOAT_TYPES,
+    LIKE_ANOTHER,
     ROUNDING,
+    SUPER_TYPES,
     WEIGHT_TYPES,
     Array,
     Float32,
@@ -41,10 +43,9 @@ from rocmforge.tests.kernels.kernel_harness import (
     kv_pages,
     page_masks,
     random_rows,
+    whole_columns,
 )
 from rocmforge.tests.oracles.kernels import HARD_TO_ROUND, SILU_TOLERANCE, matmul_tolerance, silu, weights_as_float64
-
-K_TYPES = ("Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,13 @@ SILU = {"activation": "silu"}
 
 def tail(kind: str) -> Matmul:
     """Rows of 2 tiles and a short one; columns of whole units and a rest; offset, stride, bias."""
-    columns = 768 if kind in K_TYPES else 584 if kind in FLOAT_TYPES else 608
-    return Matmul(70, columns, bias=True, offset=3, stride=80)
+    columns = 584 if kind in FLOAT_TYPES else 608
+    return Matmul(70, whole_columns(kind, columns), bias=True, offset=3, stride=80)
 
 
 SHAPES: dict[str, Callable[[str], Matmul]] = {
     "tail": tail,
-    "smallest": lambda kind: Matmul(1, 256 if kind in K_TYPES else 8 if kind in FLOAT_TYPES else 32),
+    "smallest": lambda kind: Matmul(1, 8 if kind in FLOAT_TYPES else whole_columns(kind, 32)),
     "real": lambda kind: Matmul(576, 1536, accumulate=True),
     "logits": lambda kind: Matmul(333, 512, at_logits_rows=True),
 }
@@ -138,8 +139,11 @@ def run_matmul(gpu: Gpu, shape: Matmul, launches: Launches, weights: Array, x: A
         gpu.run(kernel, grid, counted(shape, len(out)), weights, padded(x), out, bias)
 
 
-@pytest.mark.parametrize("kind", WEIGHT_TYPES)
-@pytest.mark.parametrize("name", SHAPES)
+# Of types that differ in numbers alone from another of their family, the shape that has all in it.
+PRODUCTS = [(name, kind) for name in SHAPES for kind in WEIGHT_TYPES if name == "tail" or kind not in LIKE_ANOTHER]
+
+
+@pytest.mark.parametrize(("name", "kind"), PRODUCTS)
 @pytest.mark.parametrize("arch", ARCHES)
 def test_matmul(gpus: Gpus, arch: str, kind: str, name: str) -> None:
     shape = SHAPES[name](kind)
@@ -259,7 +263,7 @@ def test_matrices_of_16_columns_give_the_same_bits(gpus: Gpus, monkeypatch: pyte
     assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind != "F32"])
+@pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind not in ("F32", *LIKE_ANOTHER)])
 @pytest.mark.parametrize("arch", ARCHES)
 def test_weights_come_in_whole_lines_and_once(gpus: Gpus, arch: str, kind: str) -> None:
     """For one token: every 128-byte line of the weights is loaded once, in one piece."""
@@ -273,12 +277,13 @@ def test_weights_come_in_whole_lines_and_once(gpus: Gpus, arch: str, kind: str) 
     loads = counters.by_allocation["argument 0"][0]
     assert (loads.bytes, loads.distinct_lines) == (weights.nbytes, weights.nbytes // 128)
     assert loads.full_transactions == loads.transactions
-    # All that a decode step's product reads, against what it must: weights and activations once.
-    assert counters.loads.bytes <= 1.10 * (weights.nbytes + x.nbytes)
+    # All that a decode step's product reads, against what it must: weights and activations once. Each of the 6 tiles
+    # reads the activations, which are more than a tenth of weights of less than 3 bits.
+    assert counters.loads.bytes <= max(1.10 * (weights.nbytes + x.nbytes), weights.nbytes + 6 * x.nbytes)
     assert counters.instructions["scratch"] == 0
 
 
-@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER])
 @pytest.mark.parametrize("arch", ARCHES)
 def test_gate_up(gpus: Gpus, arch: str, kind: str) -> None:
     columns = 256
@@ -310,7 +315,7 @@ def test_gate_up(gpus: Gpus, arch: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", WEIGHT_TYPES)
 @pytest.mark.parametrize("arch", ARCHES)
 def test_embedding(gpus: Gpus, arch: str, kind: str) -> None:
-    columns = 512 if kind in K_TYPES else 584 if kind in FLOAT_TYPES else 608
+    columns = 512 if kind in SUPER_TYPES else whole_columns(kind, 584 if kind in FLOAT_TYPES else 608)
     node = Node("embedding", (), "y", ("w",))
     launches = lower(arch, node, (Value("y", "T", columns),), (Weight("w", (70, columns), kind),), CONFIG)
     raw = random_rows(np.random.default_rng(2), kind, 70, columns)

@@ -20,6 +20,7 @@ from rocmforge.compiler.plan import KernelSpec
 from rocmforge.tests.kernels.kernel_harness import (
     FLOAT_TYPES,
     LEVELS,
+    LIKE_ANOTHER,
     Q8_BLOCK,
     ROUNDING,
     WEIGHT_TYPES,
@@ -38,6 +39,7 @@ from rocmforge.tests.kernels.kernel_harness import (
     random_rows,
     spec,
     weight_parameters,
+    whole_columns,
 )
 from rocmforge.tests.oracles.kernels import (
     HARD_TO_ROUND,
@@ -82,15 +84,14 @@ class Matmul:
 # Tokens are taken 8, 4 and 1 at a time; rows 16.
 TAIL = Matmul(41, 256, (1, 3, 4, 7, 8, 13), bias=True, accumulate=True, offset=5, stride=60)
 SMALLEST = Matmul(1, 256, (1,), at_logits_rows=True)
-REAL = Matmul(960, 576, (1, 9))  # SmolLM2's queries, keys and values
-REAL_K = Matmul(960, 768, (1, 9))  # the next row of whole superblocks
 
 
 def real(kind: str) -> Matmul:
-    return REAL_K if kind.endswith("_K") else REAL
+    """SmolLM2's queries, keys and values, in whole blocks."""
+    return Matmul(960, whole_columns(kind, 576), (1, 9))
 
 
-GATE_UP_TYPES = ("F16", "Q4_1", "Q8_0", "Q6_K")
+GATE_UP_TYPES = ("F16", "Q4_1", "Q8_0", "Q6_K", "IQ4_XS", "Q2_K")
 
 
 def gate_up(kind: str, out_q8: bool) -> KernelSpec:
@@ -170,8 +171,8 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
     ]
     folder = tmp_path_factory.mktemp("kernels")
     extra = {level: list[KernelSpec]() for level in LEVELS}
-    extra[LEVELS[0]] += [real(kind).spec(kind) for kind in WEIGHT_TYPES]
-    extra[LEVELS[-1]] += [SMALLEST.spec(kind) for kind in WEIGHT_TYPES]
+    extra[LEVELS[0]] += [real(kind).spec(kind) for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER]
+    extra[LEVELS[-1]] += [SMALLEST.spec(kind) for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER]
     kernels = {level: build([*everywhere, *extra[level]], build_cache, folder, [level])[level] for level in LEVELS}
     return kernels.__getitem__
 
@@ -223,12 +224,12 @@ def test_matmul_tails(built: Built, level: str, kind: str) -> None:
         check_matmul(built(level), kind, TAIL, by_item)
 
 
-@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER])
 def test_matmul_of_one_row(built: Built, kind: str) -> None:
     check_matmul(built(LEVELS[-1]), kind, SMALLEST, False)
 
 
-@pytest.mark.parametrize("kind", WEIGHT_TYPES)
+@pytest.mark.parametrize("kind", [kind for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER])
 def test_matmul_of_a_real_shape(built: Built, kind: str) -> None:
     check_matmul(built(LEVELS[0]), kind, real(kind), False)
 

@@ -14,12 +14,17 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.packing import interleave_pairs, pack_rows
 from rocmforge.tests.kernels.kernel_harness import (
     FLOAT_TYPES,
+    K_TYPES,
     LEVELS,
+    SUPER_TYPES,
+    TERNARY_TYPES,
     WEIGHT_TYPES,
+    Array,
     Kernels,
     Step,
     assert_guards_whole,
     build,
+    codebook,
     dequantize,
     guarded,
     random_rows,
@@ -29,8 +34,9 @@ from rocmforge.tests.kernels.kernel_harness import (
 
 Bytes = npt.NDArray[np.uint8]
 ROWS, COLUMNS = 41, 512  # two tiles and 9 rows; two superblocks
-K_TYPES = ("Q3_K", "Q4_K", "Q5_K", "Q6_K")
-OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
+OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32, "TQ1_0": 1, "TQ2_0": 1}
+# Bits of a packed code, of types whose name does not begin with Q and the number.
+CODE_BITS = {"IQ2_XXS": 3, "IQ2_XS": 3, "IQ2_S": 3, **dict.fromkeys(("IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0"), 2)}
 
 
 class Unpacker:
@@ -49,23 +55,78 @@ class Unpacker:
         """float16 of 16 rows."""
         return self.take(32).view("<f2").astype(np.float32)
 
+    def bytes_of_rows(self) -> npt.NDArray[np.int32]:
+        """A byte of each of 16 rows."""
+        return self.take(16).astype(np.int32)
+
     def vectors(self, kind: str) -> npt.NDArray[np.int32]:
         """Quants [row, column] of a block of 32: lane r of vector v holds columns 4v .. 4v+3 of row r."""
         quants = np.zeros((8, 64), np.int32)
-        if kind == "Q8_0":
+        bits = CODE_BITS.get(kind) or int(kind[1]) if kind[0] == "Q" or kind in CODE_BITS else 4
+        if bits == 8:
             quants[:] = self.take(512).view(np.int8).reshape(8, 64)
-        elif kind != "Q3_K":
+        elif bits > 3:
             nibbles = self.take(256).reshape(4, 64).astype(np.int32)
             quants[:4], quants[4:] = nibbles & 15, nibbles >> 4
-        if kind in ("Q3_K", "Q6_K"):
+        if bits in (2, 3, 6):
             pairs = self.take(128).reshape(2, 64).astype(np.int32)
             for v in range(8):
-                quants[v] |= (pairs[v // 4] >> 2 * (v % 4) & 3) << (4 if kind == "Q6_K" else 0)
-        if kind.startswith(("Q3", "Q5")):
-            bits = self.take(64).astype(np.int32)
+                quants[v] |= (pairs[v // 4] >> 2 * (v % 4) & 3) << (4 if bits == 6 else 0)
+        if bits % 2:
+            single = self.take(64).astype(np.int32)
             for v in range(8):
-                quants[v] |= (bits >> v & 1) << (4 if kind.startswith("Q5") else 2)
+                quants[v] |= (single >> v & 1) << (bits - 1)
         return quants.reshape(8, 16, 4).transpose(1, 0, 2).reshape(16, 32)
+
+
+def halves(first: Array, second: Array) -> npt.NDArray[np.float32]:
+    """float32[16, 32]: a number of each row for columns 0..15, and one for 16..31."""
+    return np.repeat(np.stack([first, second], axis=1), 16, axis=1).astype(np.float32)
+
+
+def super_block(read: Unpacker, kind: str, scale: Array, minimum: Array) -> npt.NDArray[np.float32]:
+    """float32[16, 32]: a block of 32 columns of a superblock."""
+    if kind in ("Q3_K", "Q6_K"):
+        factor = halves(*read.take(32).view(np.int8).reshape(2, 16)) * scale[:, None]
+        return factor * (read.vectors(kind) - OFFSETS[kind]).astype(np.float32)
+    if kind == "Q2_K":
+        first, second = read.bytes_of_rows(), read.bytes_of_rows()
+        factor, offset = halves(first & 15, second & 15), halves(first >> 4, second >> 4)
+        return scale[:, None] * factor * read.vectors(kind) - minimum[:, None] * offset
+    if kind in K_TYPES:
+        steps, offsets = read.take(16).astype(np.float32), read.take(16).astype(np.float32)
+        quants = read.vectors(kind).astype(np.float32)
+        return (scale * steps)[:, None] * quants - (minimum * offsets)[:, None]
+    if kind in TERNARY_TYPES:
+        return scale[:, None] * (read.vectors(kind) - 1).astype(np.float32)
+    steps, groups = read.bytes_of_rows(), np.zeros((16, 4), np.int32)
+    factor = halves(2 * (steps & 15) + 1, 2 * (steps >> 4) + 1)
+    if kind in ("IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS"):
+        factor = halves(steps.astype(np.int8), steps.astype(np.int8))
+    if kind in ("IQ1_S", "IQ1_M"):
+        groups = np.unpackbits(read.take(16).reshape(16, 1), axis=1, bitorder="little")[:, :4].astype(np.int32)
+    codes = read.vectors(kind) | np.repeat(groups, 8, axis=1) << 2
+    eighths = {"IQ4_XS": 8, "IQ3_S": 8, "IQ3_XXS": 2}.get(kind, 1)
+    return scale[:, None] * factor * np.float32(eighths / 8) * np.array(codebook(kind), np.float32)[codes]
+
+
+def plain_block(read: Unpacker, kind: str) -> npt.NDArray[np.float32]:
+    """float32[16, 32]: a block of 32 columns that is one by itself."""
+    codes = read.vectors(kind)
+    entries = np.array(codebook(kind))[codes] if codebook(kind) else codes - OFFSETS.get(kind, 0)
+    values = entries.astype(np.float32)
+    if kind == "MXFP4":
+        return (read.take(32).view("<u2").astype(np.uint32) << 16).view(np.float32)[:, None] * values
+    if kind == "NVFP4":
+        return halves(*(e4m3(read.take(16)) / 2 for _ in range(2))) * values
+    values = read.halves()[:, None] * values
+    return values + read.halves()[:, None] if kind in ("Q4_1", "Q5_1") else values
+
+
+def e4m3(x: Bytes) -> npt.NDArray[np.float32]:
+    """Unsigned E4M3 without anything that is not a number."""
+    exponent, mantissa = (x >> 3).astype(np.int32), (x & 7).astype(np.float32)
+    return np.where(exponent, np.ldexp(1 + mantissa / 8, exponent - 7), mantissa / 512).astype(np.float32)
 
 
 def unpack_tile(tile: Bytes, kind: str, columns: int) -> npt.NDArray[np.float32]:
@@ -74,21 +135,11 @@ def unpack_tile(tile: Bytes, kind: str, columns: int) -> npt.NDArray[np.float32]
     blocks = []
     with np.errstate(invalid="ignore", over="ignore"):
         for block in range(columns // 32):
-            if kind in K_TYPES and block % 8 == 0:
-                scale = read.halves()
-                minimum = scale if kind in OFFSETS else read.halves()
-            if kind in ("Q3_K", "Q6_K"):
-                steps = read.take(32).view(np.int8).reshape(2, 16).astype(np.float32)
-                factor = np.repeat((scale * steps).T, 16, axis=1)
-                blocks.append(factor * (read.vectors(kind) - OFFSETS[kind]).astype(np.float32))
-            elif kind in K_TYPES:
-                steps, offsets = read.take(16).astype(np.float32), read.take(16).astype(np.float32)
-                quants = read.vectors(kind).astype(np.float32)
-                blocks.append((scale * steps)[:, None] * quants - (minimum * offsets)[:, None])
-            else:
-                quants = (read.vectors(kind) - OFFSETS.get(kind, 0)).astype(np.float32)
-                values = read.halves()[:, None] * quants
-                blocks.append(values + read.halves()[:, None] if kind.endswith("_1") else values)
+            if kind in SUPER_TYPES and block % 8 == 0:
+                scale = minimum = read.halves()
+                if kind in ("Q2_K", "Q4_K", "Q5_K"):
+                    minimum = read.halves()
+            blocks.append(super_block(read, kind, scale, minimum) if kind in SUPER_TYPES else plain_block(read, kind))
     assert read.position == len(tile)
     return np.concatenate(blocks, axis=1).astype(np.float32)
 

@@ -28,18 +28,24 @@ def weights_as_float64(raw: npt.NDArray[np.uint8], kind: str) -> Float64:
     return dequantize(raw, kind).astype(np.float64)
 
 
-# Bytes of a block before its quants, of types whose weights are scale * quant + minimum.
-MINIMUM_HEADERS = {"Q4_1": (20, 4), "Q5_1": (24, 4), "Q4_K": (144, 16), "Q5_K": (176, 16)}
+# Bytes of a block, and where its quants are, of types whose weights are scale * quant + minimum.
+WITH_MINIMA = {
+    "Q4_1": (20, slice(4, None)),
+    "Q5_1": (24, slice(4, None)),
+    "Q2_K": (84, slice(16, 80)),
+    "Q4_K": (144, slice(16, None)),
+    "Q5_K": (176, slice(16, None)),
+}
 
 
 def term_magnitudes(raw: npt.NDArray[np.uint8], kind: str) -> Float64:
     """|scale * quant| + |minimum| of each weight: with its quants zeroed, a block's weights are its minima."""
     weights = weights_as_float64(raw, kind)
-    if kind not in MINIMUM_HEADERS:
+    if kind not in WITH_MINIMA:
         return np.abs(weights)
-    block_bytes, header = MINIMUM_HEADERS[kind]
+    block_bytes, quants = WITH_MINIMA[kind]
     zeroed = raw.reshape(-1, block_bytes).copy()
-    zeroed[:, header:] = 0
+    zeroed[:, quants] = 0
     minima = weights_as_float64(zeroed.reshape(raw.shape), kind)
     return np.abs(weights - minima) + np.abs(minima)
 
@@ -49,10 +55,12 @@ def matmul_tolerance(raw: npt.NDArray[np.uint8], kind: str, x: Float64) -> Float
 
     Float weights: each term is rounded once, and goes through at most `columns` additions. Quantized weights: a block
     of 32 makes two exact integers, each scaled (1 rounding), added (1), scaled again (1); its minimum's sum has 3 of
-    its own; then there are at most 2 additions a block. `dequantize` itself rounds a weight twice at most.
+    its own; then there are at most 2 additions a block, 4 where halves have minima of their own. `dequantize` itself
+    rounds a weight twice at most.
     """
     columns = x.shape[1]
-    roundings = columns + 2 if kind in FLOAT_TYPES else 2 * columns / 32 + 3 + 2
+    additions = 4 if kind == "Q2_K" else 2
+    roundings = columns + 2 if kind in FLOAT_TYPES else additions * columns / 32 + 3 + 2
     return np.asarray(2 * roundings * ROUNDING * (np.abs(x) @ term_magnitudes(raw, kind).T))
 
 

@@ -29,9 +29,42 @@ QUANTIZATIONS = (
     "Q4_K",
     "Q5_K",
     "Q6_K",
+    "Q2_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+    "NVFP4",
+    "IQ3_XXS",
+    "IQ3_S",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ2_S",
+    "IQ1_S",
+    "IQ1_M",
+    "TQ1_0",
+    "TQ2_0",
+    "Q1_0",
 )
 # The `gguf` package reads these but does not write them.
 K_QUANTS = (Quant.Q3_K, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K)
+# Of these, random bits are weights too: where a block has its float16 scale, and the deviation for a scale of 1.
+SCALED_QUANTS: Mapping[Quant, tuple[int, float]] = {
+    Quant.Q2_K: (80, 15.8),
+    Quant.IQ4_NL: (0, 70.1),
+    Quant.IQ4_XS: (0, 1295.0),
+    Quant.IQ3_XXS: (0, 140.0),
+    Quant.IQ3_S: (0, 150.0),
+    Quant.IQ2_XXS: (0, 46.0),
+    Quant.IQ2_XS: (0, 46.0),
+    Quant.IQ2_S: (0, 46.0),
+    Quant.IQ1_S: (0, 7.0),
+    Quant.IQ1_M: (48, 7.0),
+    Quant.TQ1_0: (52, 0.82),
+    Quant.TQ2_0: (64, 1.2),
+    Quant.Q1_0: (0, 1.0),
+}
+FP4_QUANTS = (Quant.MXFP4, Quant.NVFP4)
+FP4_DEVIATION = 5.8  # of 4 random bits, doubled as they are
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -91,8 +124,8 @@ def write_model(
         path: where to.
         architecture: one of `ARCHITECTURES`.
         quantization: type of the matrices, one of `QUANTIZATIONS`.
-        hidden_size: default 64, or 256 for K-quants, whose rows are multiples of 256.
-        intermediate_size: default 128, or 512 for K-quants.
+        hidden_size: default 64, or 256 for types whose rows are multiples of 128 or 256.
+        intermediate_size: default 128, or 512 for these.
         num_layers: transformer blocks.
         num_heads: query heads.
         num_kv_heads: key and value heads.
@@ -115,7 +148,7 @@ def write_model(
     """
     quant = Quant[quantization]
     output_quant = Quant[quantization_output or quantization]
-    wide = quant in K_QUANTS or output_quant in K_QUANTS
+    wide = max(gguf.GGML_QUANT_SIZES[kind][0] for kind in (quant, output_quant)) > 64
     hidden_size = hidden_size or (256 if wide else 64)
     shape = Shape(
         hidden_size,
@@ -212,6 +245,9 @@ def _add_tensor(
     if quant in K_QUANTS:
         writer.add_tensor(name, random_k_quant(random, dims, quant, deviation), raw_dtype=quant)
         return
+    if quant in SCALED_QUANTS or quant in FP4_QUANTS:
+        writer.add_tensor(name, random_blocks(random, dims, quant, deviation), raw_dtype=quant)
+        return
     values = random.normal(0, deviation, dims).astype(np.float32)
     if quant is Quant.F32:
         writer.add_tensor(name, values)
@@ -256,6 +292,33 @@ def random_k_quant(
         middle, unit = (7.5, 255) if quant is Quant.Q4_K else (15.5, 520)
         scales = spread * deviation / unit
         blocks[:, :4] = np.hstack([scales, scales * middle]).astype("<f2").view(np.uint8)
+    return blocks.reshape(dims[0], -1)
+
+
+def random_blocks(
+    random: np.random.Generator, dims: tuple[int, ...], quant: Quant, deviation: float
+) -> npt.NDArray[np.uint8]:
+    """Make blocks as `random_k_quant` does, of the types in `SCALED_QUANTS` and `FP4_QUANTS`."""
+    block, block_bytes = gguf.GGML_QUANT_SIZES[quant]
+    if dims[1] % block:
+        raise ValueError(f"{quant.name} needs rows of a multiple of {block}, found {dims[1]}")
+    count = dims[0] * dims[1] // block
+    blocks = random.integers(0, 256, (count, block_bytes), dtype=np.uint8)
+    spread = random.uniform(0.5, 1.5, (count, 4))
+    if quant is Quant.MXFP4:
+        blocks[:, 0] = 128 + np.rint(np.log2(spread[:, 0] * deviation / FP4_DEVIATION))
+    elif quant is Quant.NVFP4:  # 2^-3 is 32, and 8 numbers make it twice as much
+        blocks[:, :4] = 32 + np.rint(8 * (np.log2(2 * spread * deviation / FP4_DEVIATION) + 3))
+    else:
+        at, unit = SCALED_QUANTS[quant]
+        scales = (spread[:, :1] * deviation / unit).astype("<f2").view(np.uint8)
+        if quant is Quant.IQ1_M:  # four bits of it in the high half of each second byte
+            nibbles = np.stack([scales & 15, scales >> 4], axis=-1).reshape(count, 4)
+            blocks[:, at + 1 :: 2] = blocks[:, at + 1 :: 2] & 15 | nibbles << 4
+        else:
+            blocks[:, at : at + 2] = scales
+        if quant is Quant.Q2_K:  # a minimum of one and a half for each step makes the mean 0
+            blocks[:, 82:] = (scales.view("<f2") * 1.5).astype("<f2").view(np.uint8)
     return blocks.reshape(dims[0], -1)
 
 

@@ -10,8 +10,12 @@ from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.packing_sizes import packed_bytes
 from rocmforge.compiler.packing import interleave_pairs, pack_rows
 
-# Bytes that a row of a block gains: 12 bytes of 6-bit fields are spread to 16.
-GAIN = {"Q3_K": 4, "Q4_K": 4, "Q5_K": 4}
+# Bytes that a row of a block gains: 12 bytes of 6-bit fields are spread to 16, 6 to 8; a power of two takes 2; points
+# of grids are spelled out, in 4, 3 or 2 bits a column; digits to base 3 take 2 bits; 32 bits each have a scale.
+GAIN = {
+    **{"Q3_K": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2, "MXFP4": 1, "TQ1_0": 12, "Q1_0": 6},
+    **{"IQ3_XXS": 40, "IQ3_S": 28, "IQ2_XXS": 40, "IQ2_XS": 32, "IQ2_S": 24, "IQ1_S": 32, "IQ1_M": 26},
+}
 
 
 def raw_rows(kind: str, rows: int, columns: int) -> np.ndarray:
@@ -53,7 +57,7 @@ def test_sizes_of_what_is_no_matrix() -> None:
         ("rows16_q4_0_", (16, 32), "known packing"),
         ("rows16_pairs_pairs_q4_0", (64, 32), "known packing"),
         ("q4_0", (16, 32), "known packing"),
-        ("rows16_q2_k", (16, 256), "known packing"),
+        ("rows16_q8_k", (16, 256), "known packing"),
         ("", (16,), "known packing"),
     ],
 )
@@ -66,6 +70,9 @@ def test_F39_shapes_that_no_packing_holds(packing: str, shape: tuple[int, ...], 
 LANES = {
     "f32": (8, 32), "f16": (8, 16), "bf16": (8, 16), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22),
     "q5_1": (32, 24), "q8_0": (32, 34), "q3_k": (256, 116), "q4_k": (256, 148), "q5_k": (256, 180), "q6_k": (256, 212),
+    "q2_k": (256, 84), "iq4_xs": (256, 140), "iq3_xxs": (256, 140), "iq3_s": (256, 140), "iq2_xxs": (256, 108),
+    "iq2_xs": (256, 108), "iq2_s": (256, 108), "iq1_s": (256, 84), "iq1_m": (256, 84), "tq1_0": (256, 68),
+    "tq2_0": (256, 68), "iq4_nl": (32, 18), "mxfp4": (32, 18), "nvfp4": (64, 36), "q1_0": (128, 24),
 }  # fmt: skip
 
 

@@ -11,12 +11,27 @@ import pytest
 from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.packing_sizes import packed_bytes
 from rocmforge.compiler.packing_lanes import interleave_lane_pairs, pack_lanes
-from rocmforge.tests.kernels.kernel_harness import FLOAT_TYPES, WEIGHT_TYPES, dequantize
+from rocmforge.tests.kernels.kernel_harness import (
+    FLOAT_TYPES,
+    SUPER_TYPES,
+    TERNARY_TYPES,
+    WEIGHT_TYPES,
+    codebook,
+    dequantize,
+    whole_columns,
+)
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-K_TYPES = ("Q3_K", "Q4_K", "Q5_K", "Q6_K")
-OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
+OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32, "TQ1_0": 1, "TQ2_0": 1}
+# Bits of a packed code, of types whose name does not begin with Q and the number.
+CODE_BITS = {"IQ2_XXS": 3, "IQ2_XS": 3, "IQ2_S": 3, **dict.fromkeys(("IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0"), 2)}
+WITH_HEADS = ("IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S")
+"""Those whose superblocks begin with a byte of scales of each block."""
+
+
+def code_bits(kind: str) -> int:
+    return CODE_BITS.get(kind) or (int(kind[1]) if kind[0] == "Q" else 4)
 
 
 class Reader:
@@ -36,51 +51,76 @@ def halves(field: Bytes) -> Floats:
     return np.ascontiguousarray(field).view("<f2").astype(np.float32)
 
 
-def column_of_dword(vector: int, byte: int) -> int:
-    return 4 * vector + byte
-
-
 def quants_of_block(kind: str, pieces: list[Bytes], high: Bytes) -> npt.NDArray[np.int32]:
-    """int32[32 rows, 32 columns] of one block, from its pieces [32, 16] and its high bits [32, bytes]."""
+    """int32[32 rows, 32 columns] of one block, from its pieces [32, 16] or [32, 8] and its high bits [32, bytes]."""
+    bits = code_bits(kind)
     quants = np.zeros((32, 32), np.int32)
-    if kind == "Q8_0":
+    if bits == 8:
         return np.concatenate(pieces, axis=1).view(np.int8).astype(np.int32)
-    if kind == "Q3_K":
-        for column in range(32):
-            half, vector, byte = column // 16, column % 16 // 4, column % 4
-            low = pieces[0][:, 4 * half + byte] >> 2 * vector & 3
-            third = high[:, byte] >> (4 * half + vector) & 1
-            quants[:, column] = low | third << 2
-        return quants - OFFSETS[kind]
-    for dword in range(4):
-        for byte in range(4):
-            value = pieces[0][:, 4 * dword + byte].astype(np.int32)
-            quants[:, 4 * dword + byte] = value & 15
-            quants[:, 16 + 4 * dword + byte] = value >> 4
-    for vector in range(8):
-        for byte in range(4):
-            column = column_of_dword(vector, byte)
-            if kind.startswith("Q5"):
-                quants[:, column] |= (high[:, byte].astype(np.int32) >> vector & 1) << 4
-            if kind == "Q6_K":
-                pairs = high[:, 4 * (vector // 4) + byte].astype(np.int32)
-                quants[:, column] |= (pairs >> 2 * (vector % 4) & 3) << 4
+    for column in range(32):
+        half, vector, byte = column // 16, column % 16 // 4, column % 4
+        if bits in (2, 3):
+            quants[:, column] = pieces[0][:, 4 * half + byte] >> 2 * vector & 3
+        elif bits > 3:
+            quants[:, column] = pieces[0][:, column % 16] >> 4 * half & 15
+        if bits % 2:
+            quants[:, column] |= (high[:, byte].astype(np.int32) >> (4 * half + vector) & 1) << (bits - 1)
+        if bits == 6:
+            pairs = high[:, 4 * half + byte].astype(np.int32)
+            quants[:, column] |= (pairs >> 2 * vector & 3) << 4
     return quants - OFFSETS.get(kind, 0)
 
 
 def chunk_blocks(read: Reader, kind: str, width: int) -> Iterator[tuple[Bytes, npt.NDArray[np.int32]]]:
     """Scales [32, bytes] and quants of each block of a chunk."""
-    scale_bytes = 4 if kind in {"Q4_1", "Q5_1"} else 2
+    bits = code_bits(kind)
+    scale_bytes = 4 if kind in {"Q4_1", "Q5_1"} else 0 if kind in (*WITH_HEADS, *TERNARY_TYPES) else 2
     scales = read.lanes(width * scale_bytes).reshape(32, width, scale_bytes)
-    if kind == "Q3_K":
-        both = read.lanes(8 * width).reshape(32, width, 8)
+    if bits < 4:
+        low = 8 if bits > 1 else 0
+        both = read.lanes(low * width).reshape(32, width, low)
         pieces = [[both[:, block]] for block in range(width)]
     else:
-        pieces = [[read.lanes(16) for _ in range(2 if kind == "Q8_0" else 1)] for _ in range(width)]
-    high_bytes = 4 if kind.startswith(("Q3", "Q5")) else 8 if kind == "Q6_K" else 0
+        pieces = [[read.lanes(16) for _ in range(bits // 4 if bits == 8 else 1)] for _ in range(width)]
+    high_bytes = {1: 4, 3: 4, 5: 4, 6: 8}.get(bits, 0)
     high = read.lanes(width * high_bytes).reshape(32, width, high_bytes)
     for block in range(width):
         yield scales[:, block], quants_of_block(kind, pieces[block], high[:, block])
+
+
+def super_block(kind: str, supers: Bytes, scales: Bytes, quants: npt.NDArray[np.int32]) -> Floats:
+    """float32[32, 32] of a block of a superblock."""
+    values = quants.astype(np.float32)
+    if kind in ("Q2_K", "Q4_K", "Q5_K"):
+        steps, offsets = scales[:, :1].astype(np.float32), scales[:, 1:].astype(np.float32)
+        if kind == "Q2_K":
+            steps, offsets = (np.repeat(x, 16, axis=1).astype(np.float32) for x in (scales & 15, scales >> 4))
+        return (halves(supers[:, :2]) * steps) * values - halves(supers[:, 2:]) * offsets
+    d = np.ascontiguousarray(supers).view("<f4")
+    if kind in TERNARY_TYPES:
+        return d * values
+    if kind in ("Q3_K", "Q6_K"):
+        return np.repeat(d * scales.view(np.int8).astype(np.float32), 16, axis=1) * values
+    if kind in ("IQ1_S", "IQ1_M"):
+        groups = np.unpackbits(scales[:, 1:], axis=1, bitorder="little")[:, :4].astype(np.int32)
+        quants = quants | np.repeat(groups, 8, axis=1) << 2
+    steps = np.repeat(scales[:, :1].astype(np.int8), 2, axis=1)
+    if kind not in ("IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS"):
+        steps = 2 * np.stack([scales[:, 0] & 15, scales[:, 0] >> 4], axis=1) + 1
+    return np.repeat(d * steps.astype(np.float32), 16, axis=1) * np.array(codebook(kind), np.float32)[quants]
+
+
+def plain_block(kind: str, scales: Bytes, quants: npt.NDArray[np.int32]) -> Floats:
+    """float32[32, 32] of a block that is one by itself."""
+    values = (np.array(codebook(kind))[quants] if codebook(kind) else quants).astype(np.float32)
+    if kind == "MXFP4":
+        return (np.ascontiguousarray(scales).view("<u2").astype(np.uint32) << 16).view(np.float32) * values
+    if kind == "NVFP4":
+        exponent, mantissa = (scales >> 3).astype(np.int32), (scales & 7).astype(np.float32)
+        factors = np.where(exponent, np.ldexp(1 + mantissa / 8, exponent - 7), mantissa / 512) / 2
+        return np.repeat(factors.astype(np.float32), 16, axis=1) * values
+    values *= halves(scales[:, :2])
+    return values + halves(scales[:, 2:]) if kind in ("Q4_1", "Q5_1") else values
 
 
 def unpack_tile(tile: Bytes, kind: str, columns: int) -> Floats:
@@ -92,20 +132,14 @@ def unpack_tile(tile: Bytes, kind: str, columns: int) -> Floats:
         return dequantize(np.concatenate(pieces, axis=1), kind)
     blocks: list[Floats] = []
     while len(blocks) < columns // 32:
-        if kind in K_TYPES and len(blocks) % 8 == 0:
-            supers = read.lanes(4)
+        if kind in SUPER_TYPES and len(blocks) % 8 == 0:
+            supers, heads = read.lanes(4), read.lanes(8 if kind in WITH_HEADS else 0)
         for scales, quants in chunk_blocks(read, kind, min(2, columns // 32 - len(blocks))):
-            values = quants.astype(np.float32)
-            if kind in ("Q3_K", "Q6_K"):
-                factors = np.ascontiguousarray(supers).view("<f4") * scales.view(np.int8).astype(np.float32)
-                blocks.append(np.repeat(factors, 16, axis=1) * values)
-            elif kind in K_TYPES:
-                scale = halves(supers[:, :2]) * scales[:, :1].astype(np.float32)
-                minimum = halves(supers[:, 2:]) * scales[:, 1:].astype(np.float32)
-                blocks.append(scale * values - minimum)
-            else:
-                values *= halves(scales[:, :2])
-                blocks.append(values + halves(scales[:, 2:]) if kind.endswith("_1") else values)
+            at = len(blocks) % 8
+            of = heads[:, at : at + 1] if kind in WITH_HEADS else scales
+            blocks.append(
+                super_block(kind, supers, of, quants) if kind in SUPER_TYPES else plain_block(kind, of, quants)
+            )
     assert read.position == len(tile)
     return np.concatenate(blocks, axis=1)
 
@@ -120,7 +154,7 @@ def same_bits(one: Floats, other: Floats) -> bool:
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 96])
 @pytest.mark.parametrize("blocks", [1, 2, 9, 16])
 def test_unpacked_weights_are_those_of_the_file(kind: str, rows: int, blocks: int) -> None:
-    columns = blocks * (256 if kind in K_TYPES else 32)
+    columns = blocks * whole_columns(kind, 32)
     random = np.random.default_rng(rows)
     # Every byte of a block random, so every value of every field, infinite and NaN scales among them.
     raw = random.integers(0, 256, (rows, FORMATS[kind].row_bytes(columns)), np.uint8)
