@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from ..artifacts.formats import WeightFormat
 from .grids import expand_signs, grid
 
 Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.uint32]
+Words = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)

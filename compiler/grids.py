@@ -6,6 +6,7 @@ Points are those of the `gguf` package's `quants` module.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import gguf.quants
 import numpy as np
@@ -32,9 +33,10 @@ def _values(name: str, codebook: tuple[int, ...]) -> tuple[int, ...]:
     return (-1, 0, 1) if name.startswith("IQ1") else codebook[: len(codebook) // 2]
 
 
-def expand_signs(indices: npt.NDArray[np.uint32]) -> Codes:
+def expand_signs(indices: npt.NDArray[np.integer[Any]]) -> Codes:
     """Return the bytes of 8 signs that 7 bits stand for: the eighth makes the number of minuses even."""
     seven = indices.astype(np.uint8) & np.uint8(127)
-    folded = seven ^ seven >> 4
-    folded ^= folded >> 2
-    return seven | (folded ^ folded >> 1) << 7
+    folded = seven ^ seven >> np.uint8(4)
+    folded ^= folded >> np.uint8(2)
+    signs: Codes = seven | (folded ^ folded >> np.uint8(1)) << np.uint8(7)
+    return signs

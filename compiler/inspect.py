@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..artifacts.errors import printable
+from ..artifacts.packing_sizes import packed_bytes
 from .architectures import ARCHITECTURES
-from .model_source import ModelSource
+from .model_config import ModelConfig
+from .model_source import ModelSource, TensorInfo
 from .model_tensors import unused_tensors
 from .read_config import read_config
 from .sources import open_source
@@ -42,9 +45,30 @@ def inspect_gguf(path: Path) -> dict[str, object]:
         "tensors": ", ".join(f"{count} {kind}" for kind, count in sorted(types.items())),
         "unused_tensors": [printable(name) for name in unused_tensors(gguf, config)],
         "weight_bytes": sum(tensor.n_bytes for tensor in gguf.tensors.values()),
+        **_packed_facts(gguf, config),
         "kv_bytes_per_token": kv_bytes,
         "kv_bytes_full_context": kv_bytes * config.max_seq_len,
     }
+
+
+def _packed_facts(gguf: ModelSource, config: ModelConfig) -> dict[str, object]:
+    """Return what a bundle for the host will hold of the weights, in bytes: of all that is used, and of each type."""
+    unused = unused_tensors(gguf, config)
+    used = [tensor for name, tensor in gguf.tensors.items() if name not in unused]
+    in_file, packed = Counter[str](), Counter[str]()
+    for tensor in used:
+        in_file[tensor.ggml_type.name] += tensor.n_bytes
+        packed[tensor.ggml_type.name] += _packed_bytes(tensor)
+    types = (f"{kind} {in_file[kind]:,} in the file and {packed[kind]:,} packed" for kind in sorted(in_file))
+    return {"packed_weight_bytes": packed.total(), "weight_bytes_by_type": "; ".join(types)}
+
+
+def _packed_bytes(tensor: TensorInfo) -> int:
+    """Return the bytes of a tensor as host kernels read it: a matrix in tiles of rows, anything else in float32."""
+    *rows, columns = tensor.shape
+    if not rows:
+        return packed_bytes("f32", tensor.shape)
+    return packed_bytes(f"rows16_{tensor.ggml_type.name.lower()}", (math.prod(rows), columns))
 
 
 def _common_facts(gguf: ModelSource, architecture: str) -> dict[str, object]:

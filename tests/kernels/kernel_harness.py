@@ -218,16 +218,6 @@ SCALE_OFFSETS = {
 }
 
 
-def dequantize(raw: npt.NDArray[np.uint8], ggml_type: str) -> Float32:
-    """float32[rows, columns], by the `gguf` package, or for what it does not know, Q1_0, as llama.cpp has it."""
-    if ggml_type == "Q1_0":  # d, 128 bits: plus or minus d
-        blocks = raw.reshape(len(raw), -1, 18)
-        d = np.ascontiguousarray(blocks[..., :2]).view("<f2").astype(np.float32)
-        bits = np.unpackbits(blocks[..., 2:], axis=-1, bitorder="little").astype(bool)
-        return np.where(bits, d, -d).reshape(len(raw), -1)
-    return np.asarray(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[ggml_type]), np.float32)
-
-
 def q8_0(x: Array) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
     """float[..., n] as the `gguf` package quantizes it: int8[..., n] and scales float16[..., n / 32]."""
     with np.errstate(over="ignore", invalid="ignore"):

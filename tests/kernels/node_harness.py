@@ -32,9 +32,9 @@ from rocmforge.tests.kernels.kernel_harness import (
     Step,
     assert_guards_whole,
     build,
-    dequantize,
     guarded,
 )
+from rocmforge.tests.oracles.dequantize import dequantize
 
 ARCHES = ("gfx1100", "gfx942")
 PLACES = (*LEVELS, *ARCHES)

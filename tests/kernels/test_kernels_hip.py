@@ -39,12 +39,12 @@ from rocmforge.tests.kernels.kernel_harness import (
     Float32,
     Float64,
     Step,
-    dequantize,
     kv_pages,
     page_masks,
     random_rows,
     whole_columns,
 )
+from rocmforge.tests.oracles.dequantize import dequantize
 from rocmforge.tests.oracles.kernels import HARD_TO_ROUND, SILU_TOLERANCE, matmul_tolerance, silu, weights_as_float64
 
 

@@ -20,17 +20,18 @@ from rocmforge.tests.kernels.kernel_harness import (
     TERNARY_TYPES,
     WEIGHT_TYPES,
     Array,
+    Float32,
     Kernels,
     Step,
     assert_guards_whole,
     build,
     codebook,
-    dequantize,
     guarded,
     random_rows,
     spec,
     weight_parameters,
 )
+from rocmforge.tests.oracles.dequantize import dequantize
 
 Bytes = npt.NDArray[np.uint8]
 ROWS, COLUMNS = 41, 512  # two tiles and 9 rows; two superblocks
@@ -84,7 +85,7 @@ def halves(first: Array, second: Array) -> npt.NDArray[np.float32]:
     return np.repeat(np.stack([first, second], axis=1), 16, axis=1).astype(np.float32)
 
 
-def super_block(read: Unpacker, kind: str, scale: Array, minimum: Array) -> npt.NDArray[np.float32]:
+def super_block(read: Unpacker, kind: str, scale: Float32, minimum: Float32) -> npt.NDArray[np.float32]:
     """float32[16, 32]: a block of 32 columns of a superblock."""
     if kind in ("Q3_K", "Q6_K"):
         factor = halves(*read.take(32).view(np.int8).reshape(2, 16)) * scale[:, None]
@@ -92,11 +93,11 @@ def super_block(read: Unpacker, kind: str, scale: Array, minimum: Array) -> npt.
     if kind == "Q2_K":
         first, second = read.bytes_of_rows(), read.bytes_of_rows()
         factor, offset = halves(first & 15, second & 15), halves(first >> 4, second >> 4)
-        return scale[:, None] * factor * read.vectors(kind) - minimum[:, None] * offset
+        return scale[:, None] * factor * read.vectors(kind).astype(np.float32) - minimum[:, None] * offset
     if kind in K_TYPES:
-        steps, offsets = read.take(16).astype(np.float32), read.take(16).astype(np.float32)
+        factors, minima = (read.bytes_of_rows().astype(np.float32) for _ in range(2))
         quants = read.vectors(kind).astype(np.float32)
-        return (scale * steps)[:, None] * quants - (minimum * offsets)[:, None]
+        return (scale * factors)[:, None] * quants - (minimum * minima)[:, None]
     if kind in TERNARY_TYPES:
         return scale[:, None] * (read.vectors(kind) - 1).astype(np.float32)
     steps, groups = read.bytes_of_rows(), np.zeros((16, 4), np.int32)
@@ -107,7 +108,8 @@ def super_block(read: Unpacker, kind: str, scale: Array, minimum: Array) -> npt.
         groups = np.unpackbits(read.take(16).reshape(16, 1), axis=1, bitorder="little")[:, :4].astype(np.int32)
     codes = read.vectors(kind) | np.repeat(groups, 8, axis=1) << 2
     eighths = {"IQ4_XS": 8, "IQ3_S": 8, "IQ3_XXS": 2}.get(kind, 1)
-    return scale[:, None] * factor * np.float32(eighths / 8) * np.array(codebook(kind), np.float32)[codes]
+    values: Float32 = scale[:, None] * factor * np.float32(eighths / 8) * np.array(codebook(kind), np.float32)[codes]
+    return values
 
 
 def plain_block(read: Unpacker, kind: str) -> npt.NDArray[np.float32]:

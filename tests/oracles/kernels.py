@@ -15,9 +15,9 @@ from rocmforge.tests.kernels.kernel_harness import (
     Float64,
     Step,
     as_stored,
-    dequantize,
     kv_pages,
 )
+from rocmforge.tests.oracles.dequantize import dequantize
 
 # The largest is 127, so q8_0's scale is 1: ties, which go away from zero, and what adding a half would round up to one.
 HARD_TO_ROUND = (127, -0.5, 0.5, 1.5, -1.5, 2.5, -2.5, 126.5, -126.5, 0.49999997, -0.49999997, 0, -0.0, 3, 1e-30, 1e-45)

@@ -14,6 +14,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rocmforge.tests.oracles.dequantize import dequantize
+
 Array = npt.NDArray[np.float32]
 
 
@@ -87,7 +89,7 @@ class ReferenceModel:
             if name not in self._tensors:
                 return None
             tensor = self._tensors[name]
-            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            values = dequantize(tensor.data, tensor.tensor_type.name)
             shape = [int(size) for size in reversed(tensor.shape)]
             self._weights[name] = np.ascontiguousarray(values, np.float32).reshape(shape)
         return self._weights[name]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -96,3 +99,13 @@ def test_pairs_of_rows16_are_tiles_of_64_rows() -> None:
         packed_bytes("rows16_pairs_q8_0", (32, 32))
     with pytest.raises(ValueError, match=r"^expected positions by an even number of cosines and sines$"):
         packed_bytes("rope_table", (2, 2, 2))
+
+
+def test_the_documented_bytes_are_those() -> None:
+    """docs/weights.md: of 256 columns of a row, in the file and packed."""
+    text = (Path(__file__).parents[3] / "docs/weights.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \| ([\d |]+) \|$", text, re.MULTILINE))
+    for kind, row in FORMATS.items():
+        sizes = [packed_bytes(f"{of}_{kind.lower()}", (n, 256)) // n for of, n in (("rows16", 16), ("lanes32", 32))]
+        assert rows.pop(kind) == " | ".join(map(str, (row.columns, row.row_bytes(256), *sizes)))
+    assert not rows

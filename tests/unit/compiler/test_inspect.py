@@ -30,6 +30,12 @@ def test_the_facts_of_a_model(tmp_path: Path) -> None:
         "tensors": "7 F32, 19 Q4_1, 3 Q8_0",
         "unused_tensors": [],
         "weight_bytes": n_bytes,
+        "packed_weight_bytes": n_bytes,
+        "weight_bytes_by_type": (
+            f"F32 {7 * 64 * 4:,} in the file and {7 * 64 * 4:,} packed; "
+            f"Q4_1 {matrices // 32 * 20:,} in the file and {matrices // 32 * 20:,} packed; "
+            f"Q8_0 {3 * 64 * 128 // 32 * 34:,} in the file and {3 * 64 * 128 // 32 * 34:,} packed"
+        ),
         "kv_bytes_per_token": 2 * 2 * 3 * 2 * 16,  # keys and values, of two bytes
         "kv_bytes_full_context": 2 * 2 * 3 * 2 * 16 * 100,
     }
@@ -38,6 +44,18 @@ def test_the_facts_of_a_model(tmp_path: Path) -> None:
         "weight bytes  1,234,567",
         "name          x",
     ]
+
+
+def test_what_a_bundle_holds_of_weights_is_told(tmp_path: Path) -> None:
+    """A superblock of IQ2_S is 82 bytes in the file and 106 packed, of Q4_K 144 and 148; rows come in tiles of 16."""
+    path = write_model(tmp_path / "m.gguf", quantization="Q4_K", types={"token_embd": "IQ2_S"}, vocab_size=330)
+    facts = inspect_gguf(path)
+    superblocks = 2 * (2 * 256 + 2 * 128 + 3 * 512)  # attention's, of a layer, and the feed-forward's
+    rows = {"F32": (5 * 1024, 5 * 1024), "IQ2_S": (330 * 82, 336 * 106), "Q4_K": (superblocks * 144, superblocks * 148)}
+    assert facts["packed_weight_bytes"] == sum(packed for _, packed in rows.values())
+    assert facts["weight_bytes_by_type"] == "; ".join(
+        f"{kind} {in_file:,} in the file and {packed:,} packed" for kind, (in_file, packed) in rows.items()
+    )
 
 
 def test_the_facts_of_an_architecture_that_cannot_be_compiled(tmp_path: Path) -> None:

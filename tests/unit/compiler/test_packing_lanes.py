@@ -17,9 +17,9 @@ from rocmforge.tests.kernels.kernel_harness import (
     TERNARY_TYPES,
     WEIGHT_TYPES,
     codebook,
-    dequantize,
     whole_columns,
 )
+from rocmforge.tests.oracles.dequantize import dequantize
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

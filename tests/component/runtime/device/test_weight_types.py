@@ -1,0 +1,46 @@
+"""Models of many types of weights at once, whole, on the host and on an emulated GPU: every type is in one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rocmforge.artifacts.formats import FORMATS
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.runtime.device.host import load_host_program
+from rocmforge.tests.oracles.reference import ReferenceModel
+from rocmforge.tests.support.emulated_programs import compiled, load
+from rocmforge.tests.support.programs import LEVELS, relative_tolerance, run
+from rocmforge.tools.generate.fixtures import write_model
+
+# The type of each role, by the middle of its name.
+ROLES = ("token_embd", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "output")
+MIXES = (
+    ("MXFP4", "IQ4_XS", "Q2_K", "IQ3_S", "IQ3_XXS", "IQ4_NL", "TQ2_0", "Q2_K", "NVFP4"),
+    ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q1_0", "IQ1_M", "IQ1_S", "TQ1_0", "Q8_0", "IQ4_XS"),
+    ("Q3_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "BF16"),
+)
+
+
+def test_every_quantized_type_is_in_a_mix() -> None:
+    assert {kind for mix in MIXES for kind in mix} >= {kind for kind, row in FORMATS.items() if not row.is_float}
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=lambda mix: mix[0])
+def test_logits_of_a_mix_against_the_float32_reference(
+    mix: tuple[str, ...], tmp_path: Path, build_cache: BuildCache
+) -> None:
+    path = write_model(
+        tmp_path / "model.gguf", quantization="Q4_K", types=dict(zip(ROLES, mix, strict=True)), tie=False
+    )
+    ids = np.random.default_rng(5).integers(0, 320, 40).tolist()
+    expected = ReferenceModel(path).forward(ids)
+    with compiled(path, build_cache, path.with_suffix(".rfb"), archs=("host", "gfx1100")) as bundle:
+        for place in (*LEVELS, "gfx1100"):
+            program = load_host_program(bundle, 64, 2, place) if place in LEVELS else load(bundle, place)
+            found = run(program, [(0, 0, ids)])
+            program.close()
+            error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
+            assert error < relative_tolerance("Q4_K"), (place, error)
