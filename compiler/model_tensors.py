@@ -65,13 +65,20 @@ class WeightTensor:
         Raises:
             InputError: as `ModelSource.read_rows`.
         """
-        count = self.shape[0] // self.repeat
         if len(self.shape) == 2:
-            rows = source.read_rows(self.name, self.first, count)
-            return np.repeat(rows, self.repeat, axis=0) if self.repeat > 1 else rows
+            return self.read_rows(source, 0, self.shape[0])
+        count = self.shape[0] // self.repeat
         size = self.tensor.n_bytes // math.prod(self.tensor.shape)
         elements = source.read_tensor(self.name).reshape(-1, size)[self.first : self.first + count]
         return np.repeat(elements, self.repeat, axis=0).reshape(-1)
+
+    def read_rows(self, source: ModelSource, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """Copy rows of a matrix, uint8[count, bytes of a row]; raises as `read`."""
+        start, end = first // self.repeat, -(-(first + count) // self.repeat)
+        rows = source.read_rows(self.name, self.first + start, end - start)
+        if self.repeat == 1:
+            return rows
+        return np.repeat(rows, self.repeat, axis=0)[first - start * self.repeat :][:count]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +26,10 @@ from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor
 from .position_tables import PACKINGS
 
-ROWS_AT_ONCE = 4096  # bounds the memory of a repack
+ROWS_AT_ONCE = 4096  # these, and elements, bound the memory of a repack
+ELEMENTS_AT_ONCE = 1 << 22
 
+_Part = Callable[[], npt.NDArray[np.generic]]
 _Packer = tuple[Callable[[Bytes, str, int], Bytes], Callable[[Bytes, Bytes], Bytes]]
 # By the packing's first part: rows into tiles, and two packed matrices into one of pairs.
 _PACKERS: Mapping[str, _Packer] = {
@@ -108,7 +114,7 @@ def write_weights(
     roles = weight_tensors(gguf, config)
     for tensor in tensors:
         offset = sink.align(TENSOR_ALIGNMENT)
-        for part in _packed_parts(tensor, roles, gguf, config, max_seq_len):
+        for part in _in_order(_packed_parts(tensor, roles, gguf, config, max_seq_len)):
             sink.write(np.ascontiguousarray(part).data.cast("B"))
             progress(sink.position)
         shape = config.tables()[tensor.sources[0]].shape(max_seq_len) if tensor.packing in PACKINGS else tensor.shape
@@ -118,34 +124,67 @@ def write_weights(
     return tuple(entries)
 
 
+def _in_order(parts: Iterator[_Part]) -> Iterator[npt.NDArray[np.generic]]:
+    """Yield what each part gives, one after another, while the next ones are made: NumPy works without the lock."""
+    workers = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[npt.NDArray[np.generic]]] = deque()
+        try:
+            for part in parts:
+                waiting.append(pool.submit(part))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def _packed_parts(
     tensor: PackedTensor,
     roles: Mapping[str, WeightTensor],
     gguf: ModelSource,
     config: ModelConfig,
     max_seq_len: int,
-) -> Iterator[npt.NDArray[np.generic]]:
-    """Yield a tensor piece by piece, so that the largest is never held twice."""
+) -> Iterator[_Part]:
+    """Yield what makes a tensor, some rows at a time, so that no whole one is ever held."""
     if tensor.packing in PACKINGS:
         table = config.tables()[tensor.sources[0]]
         role = table.factors_role(max_seq_len)
-        yield table.numbers(read_floats(gguf, roles[role]) if role else None, max_seq_len)
+        factors = read_floats(gguf, roles[role]) if role else None
+        yield lambda: table.numbers(factors, max_seq_len)
         return
     infos = [roles[source] for source in tensor.sources]
     if tensor.packing == "f32":
-        yield from (read_floats(gguf, info) for info in infos)
+        yield from (partial(read_floats, gguf, info) for info in infos)
         return
     ggml_type, columns = infos[0].ggml_type.name, tensor.shape[1]
-    raw = [info.read(gguf) for info in infos]
     family, _, kind = tensor.packing.partition("_")
     pack, interleave = _PACKERS[family]
-    if kind.startswith("pairs_"):
-        gate, up = (pack(part, ggml_type, columns) for part in raw)
-        yield interleave(gate, up)
-        return
-    stacked = raw[0] if len(raw) == 1 else np.concatenate(raw)
-    for row in range(0, len(stacked), ROWS_AT_ONCE):
-        yield pack(stacked[row : row + ROWS_AT_ONCE], ggml_type, columns)
+    step = min(ROWS_AT_ONCE, max(32, ELEMENTS_AT_ONCE // columns // 32 * 32))  # whole tiles of either packing
+
+    def pairs(row: int) -> npt.NDArray[np.generic]:
+        gate, up = (pack(_stacked_rows(gguf, [info], row, step), ggml_type, columns) for info in infos)
+        return interleave(gate, up)
+
+    def tiles(row: int) -> npt.NDArray[np.generic]:
+        return pack(_stacked_rows(gguf, infos, row, step), ggml_type, columns)
+
+    of_pairs = kind.startswith("pairs_")
+    for row in range(0, infos[0].shape[0] if of_pairs else sum(info.shape[0] for info in infos), step):
+        yield partial(pairs if of_pairs else tiles, row)
+
+
+def _stacked_rows(gguf: ModelSource, infos: Sequence[WeightTensor], first: int, count: int) -> Bytes:
+    """Return rows of matrices that stand one under the other: as many as there are from `first` on, up to `count`."""
+    found = []
+    for info in infos:
+        rows = range(max(first, 0), min(first + count, info.shape[0]))
+        if rows:
+            found.append(info.read_rows(gguf, rows.start, len(rows)))
+        first -= info.shape[0]
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def read_floats(gguf: ModelSource, tensor: WeightTensor) -> npt.NDArray[np.float32]:

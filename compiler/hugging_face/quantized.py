@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class Stored:
 
     def words(self) -> npt.NDArray[np.uint32]:
         """Return all of a matrix of 32-bit words."""
-        return self.rows(0, self.tensor.rows).view("<u4").reshape(self.tensor.shape)
+        return _words(self.part, self.tensor.name)
 
     def floats(self) -> npt.NDArray[np.float32]:
         """Return all of a tensor of floats, as it is shaped."""
@@ -68,6 +68,12 @@ class Stored:
         if self.tensor.shape not in shapes:
             expected = " or ".join(str(list(shape)) for shape in shapes)
             raise self.error(f"expected shape {expected}, found {list(self.tensor.shape)}")
+
+
+@lru_cache(maxsize=4)  # AWQ's rows are columns of the file: pieces of a matrix are read one after another
+def _words(part: SafetensorsFile, name: str) -> npt.NDArray[np.uint32]:
+    tensor = part.tensors[name]
+    return part.read_rows(name, 0, tensor.rows).view("<u4").reshape(tensor.shape)
 
 
 @dataclass(frozen=True, slots=True)
