@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..artifacts.token_table import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from ..artifacts.tokenizer_config import InfillTokens
-from .tokenizer_metadata import CONTROL, NORMAL, TokenizerMetadata
+from .tokenizer_metadata import TokenizerMetadata
+
+FOUND = frozenset({UNKNOWN, CONTROL, USER_DEFINED})
 
 # Tokens that end a generation, whatever the file says of them.
 END_NAMES = (
@@ -82,6 +85,11 @@ class SpecialTokens:
     types: list[int]
     ends: tuple[int, ...]
     infill: InfillTokens
+
+    @property
+    def found(self) -> list[int]:
+        """Ids of those that are found in a text before it is parted."""
+        return [i for i, kind in enumerate(self.types) if kind in FOUND]
 
 
 def special_tokens(gguf: TokenizerMetadata, tokens: Sequence[str], types: Sequence[int]) -> SpecialTokens:

@@ -1,8 +1,8 @@
 """Stage: GGUF vocabulary in, `tokenizer.json` out.
 
-The result is read by the `tokenizers` library, and gives the token ids that llama.cpp gives for the same
-file. A model whose tokenizer is not byte-level BPE is compiled with a `tokenizer.json` of its own
-(`--tokenizer`).
+The result gives the token ids that llama.cpp gives for the same file. Byte-level BPE is what the `tokenizers` library
+reads; of the other rules, which the library does not follow to the id, it is a table that
+`runtime/text/token_models/` reads.
 
 Letters and numbers are those of the library's Unicode version. With tokenizers 0.23 (Unicode 16) that parts
 from llama.cpp (Unicode 15.1) for the 4,382 code points, of planes 0 to 3, that are new letters or numbers.
@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 
 from ..artifacts.errors import InputError, printable
 from ..artifacts.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from ..artifacts.token_table import UNUSED, USER_DEFINED
 from ..artifacts.tokenizer_config import TokenizerConfig
 from .special_tokens import SpecialTokens, end_tokens, fillable, infill_tokens, special_tokens
 from .text_file import read_text_file
-from .tokenizer_metadata import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, TokenizerMetadata
+from .token_rules import ALWAYS_BOS, CHARACTER_MERGES, TOKEN_RULES, TokenRule, merges_table, stripping, table_of, within
+from .tokenizer_metadata import TokenizerMetadata
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as LibraryTokenizer
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENIZER_JSON_BYTES = 256 << 20
 
-_SPECIAL_TYPES = frozenset({UNKNOWN, CONTROL, USER_DEFINED})
+_MERGED = ("gpt2", "gemma4", "whitespace")  # models of pairs that are merged by rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +65,41 @@ def build_tokenizer(metadata: Mapping[str, object], path: Path) -> TokenizerArti
     """
     gguf = TokenizerMetadata(metadata, path)
     model = gguf.text("tokenizer.ggml.model")
-    if model != "gpt2":
-        problem = f"expected gpt2 (byte-level BPE), found {model!r:.80}; give one with --tokenizer tokenizer.json"
+    if model not in TOKEN_RULES and model not in _MERGED:
+        known = ", ".join((*_MERGED, *TOKEN_RULES))
+        problem = f"expected one of {known}; found {model!r:.80}; give one with --tokenizer tokenizer.json"
         raise gguf.error("tokenizer.ggml.model", problem)
-    pre = _pre_tokenizer(gguf)
+    pre = model if model != "gpt2" else gguf.optional_text("tokenizer.ggml.pre") or ""
     tokens = gguf.tokens()
-    types = gguf.token_types(len(tokens))
-    merges = gguf.merges(tokens) if pre.needs_merges or "tokenizer.ggml.merges" in metadata else []
+    special = special_tokens(gguf, tokens, gguf.token_types(len(tokens)))
+    if model in TOKEN_RULES:
+        config = _gguf_config(gguf, TOKEN_RULES[model], tokens, special)
+        text = table_of(gguf, TOKEN_RULES[model], tokens, special).to_json()
+    elif pre in CHARACTER_MERGES:
+        rule = TokenRule("rank_merges", add_bos=pre in ALWAYS_BOS, always_bos=pre in ALWAYS_BOS)
+        config = _gguf_config(gguf, rule, tokens, special)
+        text = merges_table(gguf, model, pre, tokens, special).to_json()
+    else:
+        row = _pre_tokenizer(gguf)
+        text = _library_json(gguf, row, tokens, special)
+        config = _gguf_config(gguf, TokenRule("rank_merges", add_bos=row.add_bos), tokens, special)
+    return TokenizerArtifact(text, config, gguf.optional_text("tokenizer.chat_template"))
 
-    special = special_tokens(gguf, tokens, types)
-    config = _gguf_config(gguf, pre, tokens, special)
-    document = _document(pre, tokens, special.types, merges)
+
+def _library_json(gguf: TokenizerMetadata, pre: PreTokenizer, tokens: list[str], special: SpecialTokens) -> str:
+    """Return a `tokenizer.json` of byte-level BPE.
+
+    Raises:
+        GgufError: the merges are bad, or the library refuses it.
+    """
+    merges = gguf.merges(tokens) if pre.needs_merges or "tokenizer.ggml.merges" in gguf.pairs else []
+    document = _document(pre, tokens, special, merges, stripping(gguf, tokens, special))
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     try:
         _load_library(text)
     except ValueError as error:
         raise gguf.error("tokenizer.ggml.tokens", f"the tokenizers library refuses it: {error}") from None
-    return TokenizerArtifact(text, config, gguf.optional_text("tokenizer.chat_template"))
+    return text
 
 
 def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None) -> TokenizerArtifact:
@@ -184,34 +204,50 @@ def _pre_tokenizer(gguf: TokenizerMetadata) -> PreTokenizer:
 
 
 def _gguf_config(
-    gguf: TokenizerMetadata, pre: PreTokenizer, tokens: list[str], special: SpecialTokens
+    gguf: TokenizerMetadata, rule: TokenRule, tokens: list[str], special: SpecialTokens
 ) -> TokenizerConfig:
+    """Return the special tokens of a vocabulary, by its keys and by what its rule has without them."""
     size = len(tokens)
-    bos, eos = gguf.optional_id("bos", size), gguf.optional_id("eos", size)
+
+    def named(name: str, otherwise: int | None) -> int | None:
+        found = gguf.optional_id(name, size)
+        return within(otherwise, tokens) if found is None else found
+
+    bos, sep = named("bos", rule.bos), named("seperator", rule.sep)
+    eos = sep if rule.kind == "word_pieces" else named("eos", rule.eos)
     add_bos = gguf.optional_bool("tokenizer.ggml.add_bos_token")
     add_eos = gguf.optional_bool("tokenizer.ggml.add_eos_token")
+    if rule.kind in ("word_pieces", "longest_match") or (add_bos is False and rule.always_bos):
+        add_bos = None  # whatever the file says
+    if rule.kind in ("word_pieces", "longest_match"):
+        add_eos = None
     if add_bos and bos is None:
         raise gguf.error("tokenizer.ggml.add_bos_token", "is true, but there is no tokenizer.ggml.bos_token_id")
     if add_eos and eos is None:
         raise gguf.error("tokenizer.ggml.add_eos_token", "is true, but there is no tokenizer.ggml.eos_token_id")
     return TokenizerConfig(
         bos_token_id=bos,
-        eos_token_ids=special.ends,
-        add_bos=(pre.add_bos and bos is not None) if add_bos is None else add_bos,
-        add_eos=bool(add_eos),
+        eos_token_ids=tuple(sorted({*special.ends, *([] if eos is None else [eos])})),
+        add_bos=(rule.add_bos and bos is not None) if add_bos is None else add_bos,
+        add_eos=(rule.add_eos and eos is not None) if add_eos is None else add_eos,
         bos_token="" if bos is None else tokens[bos],
         eos_token="" if eos is None else tokens[eos],
         vocab_size=size,
         eos_token_id=eos,
-        sep_token_id=gguf.optional_id("seperator", size),
+        sep_token_id=sep,
         infill=special.infill,
     )
 
 
 def _document(
-    pre: PreTokenizer, tokens: list[str], types: list[int], merges: list[tuple[str, str]]
+    pre: PreTokenizer,
+    tokens: list[str],
+    special: SpecialTokens,
+    merges: list[tuple[str, str]],
+    strip: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> dict[str, object]:
     """Return `tokenizer.json` as an object. Ids past the vocabulary stand for bytes that it lacks."""
+    types = special.types
     named = {part for left, right in merges for part in (left, right, left + right)}
     vocab = {
         text: i for i, (text, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED or text in named
@@ -223,15 +259,14 @@ def _document(
     added = [
         {
             "id": i,
-            "content": text,
+            "content": tokens[i],
             "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
+            "lstrip": i in strip[0],
+            "rstrip": i in strip[1],
             "normalized": False,
-            "special": kind != USER_DEFINED,
+            "special": types[i] != USER_DEFINED,
         }
-        for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in _SPECIAL_TYPES
+        for i in special.found
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     splits: list[dict[str, object]] = [

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts.errors import GgufError
-from ..artifacts.tokenizer_config import MAX_VOCAB_SIZE
+import numpy as np
 
-# `tokenizer.ggml.token_type`. Source: GGUF specification.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+from ..artifacts.errors import GgufError
+from ..artifacts.token_table import NORMAL
+from ..artifacts.tokenizer_config import MAX_VOCAB_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,40 @@ class TokenizerMetadata:
         if len(types) != size:
             raise self.error(key, f"expected {size} entries, one a token, found {len(types)}")
         return types
+
+    def scores(self, size: int) -> list[float]:
+        """Read `float32[size]` scores of the tokens; all zero where the key is absent."""
+        key = "tokenizer.ggml.scores"
+        value = self.pairs.get(key)
+        if value is None:
+            return [0.0] * size
+        try:
+            scores = np.asarray(value, np.float32)
+        except (TypeError, ValueError, OverflowError):
+            raise self.error(key, f"expected an array of numbers, found {type(value).__name__}") from None
+        if scores.shape != (size,):
+            raise self.error(key, f"expected {size} numbers, one a token, found {list(scores.shape)}")
+        if np.isnan(scores).any():
+            raise self.error(key, f"expected numbers, found nan at index {int(np.isnan(scores).argmax())}")
+        found: list[float] = scores.tolist()
+        return found
+
+    def charsmap(self) -> bytes:
+        """Read SentencePiece's map of characters; b"" where the key is absent."""
+        key = "tokenizer.ggml.precompiled_charsmap"
+        value = self.pairs.get(key)
+        if value is None:
+            return b""
+        if not isinstance(value, np.ndarray | list | tuple):
+            raise self.error(key, f"expected an array of bytes, found {type(value).__name__}")
+        found = np.asarray(value)
+        if found.dtype.kind not in "iu" or found.ndim != 1 or (found.dtype.itemsize > 1 and (found // 256).any()):
+            raise self.error(key, f"expected an array of bytes, found {found.dtype.name}")
+        blob = found.astype(np.uint8).tobytes()
+        size = int.from_bytes(blob[:4], "little")
+        if not size or size % 4 or size + 4 >= len(blob) or blob[-1]:
+            raise self.error(key, f"expected an array and texts after it, found {len(blob)} bytes, {size} of an array")
+        return blob
 
     def merges(self, tokens: list[str]) -> list[tuple[str, str]]:
         """Read the merges, best first: pairs of tokens whose concatenation is a token."""

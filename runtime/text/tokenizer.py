@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
-
-import tokenizers
 
 from ...artifacts.tokenizer_config import TokenizerConfig
 from .control_text import ControlTexts, shown
-from .text_pieces import can_cut, pieces
+from .token_models.choice import token_model
+from .token_models.model import SpecialText
 
 # A piece of text beyond this is tokenized alone, and the memory that it took is given back.
 LARGE_CHARS: Final = 1 << 16
-# Characters of a text that a normalizer may have made one of.
-SHORTENED: Final = 4
 _large = threading.Lock()
 
 
@@ -37,17 +32,6 @@ class TooManyTokensError(Exception):
         self.count = count
 
 
-@dataclass(frozen=True, slots=True)
-class _SpecialText:
-    """A token that is found in text before the text is tokenized."""
-
-    text: str
-    token_id: int
-    is_control: bool
-    lstrip: bool
-    rstrip: bool
-
-
 class Tokenizer:
     """A bundle's tokenizer. Immutable once built, and safe to share between threads.
 
@@ -60,35 +44,15 @@ class Tokenizer:
     """
 
     def __init__(self, json_text: str, config: TokenizerConfig):
-        try:
-            self._library = tokenizers.Tokenizer.from_str(json_text)
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"tokenizer.json: {error}") from None
         self.config = config
-        added = self._library.get_added_tokens_decoder()
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._model = token_model(json_text, config.vocab_size)
         # Longest first, in bytes, and by id among equals: the order in which llama.cpp looks for them.
-        self._special_texts = tuple(
-            sorted(
-                (
-                    _SpecialText(token.content, i, token.special, token.lstrip, token.rstrip)
-                    for i, token in added.items()
-                    if token.content and (token.special or not token.normalized)
-                ),
-                key=lambda special: (-len(special.text.encode()), special.token_id),
-            )
+        self._special = tuple(
+            sorted(self._model.special, key=lambda special: (-len(special.text.encode()), special.token_id))
         )
-        self._added_bytes = {i: token.content.encode() for i, token in added.items()}
-        # Text of special tokens has been cut out before the library sees it; what is left is plain.
-        self._library.encode_special_tokens = True
-        # SentencePiece models that mark only the first word of a text depend on what stood before a piece.
-        # Those are given whole to a second instance that looks for special tokens itself.
-        self._whole: tokenizers.Tokenizer | None = None
-        if _state_contains(self._library.pre_tokenizer, b'"prepend_scheme":"first"'):
-            self._whole = tokenizers.Tokenizer.from_str(json_text)
-        self._byte_level = _state_contains(self._library.decoder, b"ByteLevel")
-        self._cuts = can_cut(self._library)
-        self.control_texts = ControlTexts(special.text for special in self._special_texts if special.is_control)
+        self._special_bytes = {special.token_id: special.text.encode() for special in self._special}
+        self._control_ids = frozenset(special.token_id for special in self._special if special.is_control)
+        self.control_texts = ControlTexts(special.text for special in self._special if special.is_control)
 
     def encode(
         self,
@@ -120,14 +84,14 @@ class Tokenizer:
         ids: list[int] = []
         if add_special and self.config.add_bos and self.config.bos_token_id is not None:
             ids.append(self.config.bos_token_id)
-        for piece in self._pieces(text, parse_special, mark):
+        whole = self._model.encode_whole if parse_special and not mark else None
+        for piece in self._pieces(text, parse_special, mark) if whole is None else [text]:
             if look is not None:
                 look()
             if isinstance(piece, int):
                 ids.append(piece)
             else:
-                library = self._whole if self._whole is not None and parse_special and not mark else self._library
-                ids += self._encode_piece(library, piece, ids, most)
+                ids += self._encode_piece(whole or self._model.encode, piece, ids, most)
             if most is not None and len(ids) > most:
                 raise TooManyTokensError(ids, len(ids))
         if add_special and self.config.add_eos and self.config.eos_token_id is not None:
@@ -152,46 +116,37 @@ class Tokenizer:
         """
         if not 0 <= token_id < self.config.vocab_size:
             return b""
-        if token_id in self._added_bytes:
-            return b"" if skip_special and token_id in self._special_ids else self._added_bytes[token_id]
-        text = self._library.id_to_token(token_id)
-        if text is None:
-            return b""
-        return _byte_level_bytes(text) if self._byte_level else _sentencepiece_bytes(text)
+        if token_id in self._special_bytes:
+            return b"" if skip_special and token_id in self._control_ids else self._special_bytes[token_id]
+        return self._model.token_bytes(token_id)
 
     def _pieces(self, text: str, parse_special: bool, mark: str) -> Iterator[str | int]:
         """Ids of special tokens, and texts whose tokens do not depend on what stands around them."""
-        if self._whole is not None and parse_special and not mark:
-            yield text
-            return
+        begins = True
         for piece in self._split(text, parse_special, mark):
-            if isinstance(piece, str) and self._cuts is not None:
-                yield from pieces(self._library, piece, self._cuts)
+            if isinstance(piece, str):
+                yield from self._model.pieces(piece, begins)
             else:
                 yield piece
+            begins = isinstance(piece, int)
 
-    def _encode_piece(self, library: tokenizers.Tokenizer, text: str, before: list[int], most: int | None) -> list[int]:
+    def _encode_piece(
+        self, encode: Callable[[str], list[int]], text: str, before: list[int], most: int | None
+    ) -> list[int]:
         """Tokens of a piece.
 
         Raises:
             TooManyTokensError: by its length alone it has more than are left of `most`.
         """
-        size = self.config.vocab_size
         if len(text) <= LARGE_CHARS:
-            # Ids past the vocabulary stand for bytes that it lacks (see compiler/tokenizer.py).
-            return [i for i in _ids(library, text) if i < size]
-        least = len(text) // (self._longest if self._cuts else self._longest * SHORTENED)
+            return encode(text)
+        least = len(text) // self._model.most_chars
         if most is not None and len(before) + least > most:
             raise TooManyTokensError(before, len(before) + least)
         with _large:
-            ids = [i for i in _ids(library, text) if i < size]
+            ids = encode(text)
             _give_memory_back()
         return ids
-
-    @functools.cached_property
-    def _longest(self) -> int:
-        """Characters of the longest token; at least those of the text that it stands for."""
-        return max(map(len, self._library.get_vocab(with_added_tokens=True)), default=1)
 
     def _split(self, text: str, parse_special: bool, mark: str) -> Iterator[str | int]:
         """Cut special tokens out; once they are, the mark is taken out of the rest."""
@@ -204,7 +159,7 @@ class Tokenizer:
     def _split_special(self, text: str, parse_special: bool) -> list[str | int]:
         """Cut special tokens out of a text: each one everywhere, the longest first."""
         pieces: list[str | int] = [text] if text else []
-        for special in self._special_texts:
+        for special in self._special:
             if special.text not in text or (special.is_control and not parse_special):
                 continue
             cut: list[str | int] = []
@@ -302,7 +257,7 @@ class StopMatcher:
         return min(starts, default=len(window))
 
 
-def _cut(piece: str, special: _SpecialText) -> list[str | int]:
+def _cut(piece: str, special: SpecialText) -> list[str | int]:
     """Return `piece` with every occurrence of a special token replaced by its id."""
     out: list[str | int] = []
     parts = piece.split(special.text)
@@ -310,19 +265,12 @@ def _cut(piece: str, special: _SpecialText) -> list[str | int]:
         text = part
         if i > 0:
             out.append(special.token_id)
-            text = text.lstrip() if special.rstrip else text
+            text = text.lstrip(special.white) if special.rstrip else text
         if i < len(parts) - 1 and special.lstrip:
-            text = text.rstrip()
+            text = text.rstrip(special.white)
         if text:
             out.append(text)
     return out
-
-
-def _ids(library: tokenizers.Tokenizer, text: str) -> list[int]:
-    # Of the library's ways to encode, those of batches alone let other threads run meanwhile: a text of
-    # megabytes takes seconds, and a server has other clients.
-    ids: list[int] = library.encode_batch_fast([text], add_special_tokens=False)[0].ids
-    return ids
 
 
 def _give_memory_back() -> None:
@@ -338,44 +286,3 @@ def _without_surrogates(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
-
-
-def _state_contains(part: object, needle: bytes) -> bool:
-    """Whether a component of the library's tokenizer has `needle` in its JSON form."""
-    if part is None:
-        return False
-    state = part.__getstate__()
-    return isinstance(state, bytes) and needle in state
-
-
-def _char_to_byte() -> dict[str, int]:
-    """Invert GPT-2's map of bytes to printable characters.
-
-    Printable Latin-1 stands for itself; the other bytes, in order, are U+0100 and up.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
-
-
-_BYTE_OF = _char_to_byte()
-# Of each character of the map its byte; Latin-1 outside of it becomes what is no byte.
-_BYTES: Final = str.maketrans({chr(code): _BYTE_OF.get(chr(code), 0x100) for code in range(0x100)} | _BYTE_OF)
-
-
-def _byte_level_bytes(text: str) -> bytes:
-    """Undo the byte map; a character outside it stands for itself."""
-    try:
-        return text.translate(_BYTES).encode("latin-1")
-    except UnicodeEncodeError:
-        return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in text)
-
-
-def _sentencepiece_bytes(text: str) -> bytes:
-    """Return the bytes of a SentencePiece token: `<0x0A>` is a byte, U+2581 a space."""
-    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-        try:
-            return bytes([int(text[3:5], 16)])
-        except ValueError:
-            pass
-    return text.replace("▁", " ").encode()

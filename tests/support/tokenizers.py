@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rocmforge.artifacts.token_table import CONTROL, NORMAL
 from rocmforge.compiler.tokenizer import build_tokenizer, byte_to_char
-from rocmforge.compiler.tokenizer_metadata import CONTROL, NORMAL
 from rocmforge.runtime.text.tokenizer import Tokenizer
 
 

@@ -15,9 +15,9 @@ from gguf import GGUFReader
 
 from rocmforge.artifacts.errors import GgufError, InputError
 from rocmforge.artifacts.pre_tokenizers import PRE_TOKENIZERS
+from rocmforge.artifacts.token_table import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from rocmforge.artifacts.tokenizer_config import InfillTokens, TokenizerConfig
 from rocmforge.compiler.tokenizer import build_tokenizer, byte_to_char, load_tokenizer_json
-from rocmforge.compiler.tokenizer_metadata import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.support.tokenizers import tiny
 
@@ -213,8 +213,7 @@ def test_tokens_for_filling_in_the_middle() -> None:
 
 RECORDED = Path(__file__).parents[2] / "data" / "refusals_tokenizer.txt"
 BAD = [
-    ("model", "llama"),
-    ("model", "bert"),
+    ("model", "hybriddna"),
     ("model", None),
     ("model", 7),
     ("pre", 3),
@@ -268,8 +267,8 @@ def test_each_refusal_is_the_recorded_one() -> None:
 
 
 def test_other_kinds_are_refused_with_the_way_out() -> None:
-    with pytest.raises(GgufError, match=r"'llama'.*--tokenizer tokenizer\.json"):
-        build_tokenizer(tiny(model="llama"), PATH)
+    with pytest.raises(GgufError, match=r"'hybriddna'.*--tokenizer tokenizer\.json"):
+        build_tokenizer(tiny(model="hybriddna"), PATH)
 
 
 def test_add_bos_without_bos_is_refused() -> None:

@@ -38,6 +38,8 @@ def test_every_rule_has_its_vectors_which_no_other_rule_would_pass() -> None:
     assert set(EXPECTED) == set(CASES)
     alike: dict[tuple[str, ...], set[str]] = {}
     for name, row in EXPECTED.items():
+        if not name.startswith("pairs "):
+            continue
         alike.setdefault(tuple(row), set()).add(name.removeprefix("pairs "))
     # The first two differ in taking a piece that is a token whole, which says nothing here; of the others the second
     # ends a run of new lines with one where the first ends it with some, which is the same.

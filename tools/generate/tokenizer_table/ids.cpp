@@ -4,7 +4,7 @@
 //
 // Standard input holds texts, each after its length in bytes (uint32, little-endian). Standard output is lines: the
 // special tokens by name and whether they are added, the tokens that end a generation, the bytes of each token in
-// hexadecimal, a mark before what it treats as control; then, for each text, its ids without control tokens and with.
+// hexadecimal, a mark before what an answer leaves out; then, for each text, its ids without control tokens and with.
 #include "llama.h"
 
 #include <cstdint>
@@ -17,13 +17,13 @@ static void quiet(ggml_log_level, const char *, void *)
 {
 }
 
-static std::string piece(const llama_vocab *vocab, llama_token token)
+static std::string piece(const llama_vocab *vocab, llama_token token, bool special)
 {
     std::string text(64, '\0');
-    int32_t size = llama_token_to_piece(vocab, token, text.data(), (int32_t)text.size(), 0, true);
+    int32_t size = llama_token_to_piece(vocab, token, text.data(), (int32_t)text.size(), 0, special);
     if (size < 0) {
         text.resize(-size);
-        size = llama_token_to_piece(vocab, token, text.data(), (int32_t)text.size(), 0, true);
+        size = llama_token_to_piece(vocab, token, text.data(), (int32_t)text.size(), 0, special);
     }
     text.resize(size);
     return text;
@@ -52,8 +52,8 @@ static void describe(const llama_vocab *vocab)
     }
     printf("\n");
     for (llama_token token = 0; token < size; token++) {
-        printf(llama_vocab_is_control(vocab, token) ? "!" : ".");
-        for (const char byte : piece(vocab, token)) {
+        printf(piece(vocab, token, false).empty() ? "!" : ".");
+        for (const char byte : piece(vocab, token, true)) {
             printf("%02x", (uint8_t)byte);
         }
         printf(" ");

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rocmforge.artifacts.token_table import CONTROL, NORMAL
 from rocmforge.compiler.tokenizer import byte_to_char
-from rocmforge.compiler.tokenizer_metadata import CONTROL, NORMAL
 
 _LETTERS = "abAstRe1237²é'É \n\t.!/(<字か，…\u0301\u3000GIMZ"
 
@@ -45,6 +45,119 @@ def strings_of_pairs(count: int = 100) -> list[str]:
     parts = [*_LETTERS, "12", "1234", "'s", "'Re", "ab cd", "HTML ", "  ", " \n", "<s>", "</s>", " (ab", "    "]
     parts += ["IMGIMGAGZ", "aIMG", " " * 6 + "a", "MA\u0301a"]
     return ["".join(chance.choice(parts) for _ in range(chance.randrange(2, 16))) for _ in range(count)]
+
+
+_LATIN = "the there quick ing er brown fox ab abc cab fiancé fi an naïve Straße 12 123 e\u0301 's n't"
+_WORDS = [*_LATIN.split(), "...", "—", "日本", "本語", "語", "한국", "स्ते"]
+
+
+def _parts() -> list[str]:
+    """All that is written in a row within the words, in order."""
+    return sorted({word[at:end] for word in _WORDS for at in range(len(word)) for end in range(at + 1, len(word) + 1)})
+
+
+def scored(model: str) -> dict[str, Any]:
+    """Return metadata of a vocabulary for `llama`, `t5` or `plamo2`: words, their parts, the bytes, and some spaces.
+
+    Several scores are equal, so that it shows which of two unions comes first, and some characters are no tokens.
+    """
+    chance = random.Random(11)
+    kept = [part for part in _parts() if part in _WORDS or chance.random() < 0.7]
+    spaced = sorted({"\u2581" + part for part in kept if chance.random() < 0.5})
+    spaces = ["\u2581", "\u2581\u2581", "\u2581" * 4, "\n", "\n\n", "a\u2581b"]
+    words = [*kept, *spaced, *spaces]
+    special = ["<unk>", "<s>", "</s>", "<|user|>"]
+    marked = ["<b>", "<|x|>"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *words, *marked]
+    scores = [0.0] * (4 + 256) + [-float(chance.randrange(3, 90)) / 4 for _ in words] + [0.0, 0.0]
+    return {
+        "tokenizer.ggml.model": model,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": [2, 3, 3, 3] + [6] * 256 + [1] * len(words) + [4, 4],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+
+
+def merged(pre: str) -> dict[str, Any]:
+    """Return metadata of merges over characters: those of `scored`, joined as they come."""
+    source = scored("gpt2")
+    known = set(source["tokenizer.ggml.tokens"])
+    merges = [
+        f"{text[:cut]} {text[cut:]}"
+        for text in sorted(known, key=lambda text: (len(text), text))
+        for cut in range(1, len(text))
+        if text[:cut] in known and text[cut:] in known
+    ]
+    kept = {key: value for key, value in source.items() if not key.endswith(("scores", "unknown_token_id"))}
+    return kept | {"tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
+
+
+def worded(lowercase: bool) -> dict[str, Any]:
+    """Return metadata of a vocabulary for `bert`: beginnings of words and what goes on in them."""
+    parts = _parts()
+    more = [*"abcdefghijklmnopqrstuvwxyzABC0123456789", *".,!?-'(…—「日本語", "한", "ह"]
+    begin = ["\u2581" + part for part in sorted({*parts, *more})]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *begin, *parts]
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3] * 5 + [1] * (len(tokens) - 5),
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.normalizer.lowercase": lowercase,
+    }
+
+
+def longest() -> dict[str, Any]:
+    """Return metadata of a vocabulary for `rwkv`: every byte, and some words, in its spelling."""
+    single = [f"\\x{byte:02x}" for byte in range(256)]
+    words = [" the", " there", "ab", "abc", "\\n\\n", "\\\\", "\\t\\t", "日本", "\\xe6\\x97", "12", "  "]
+    return {
+        "tokenizer.ggml.model": "rwkv",
+        "tokenizer.ggml.tokens": ["<s>", *single, *words],
+        "tokenizer.ggml.token_type": [3] + [1] * (256 + len(words)),
+    }
+
+
+def strings_of_words(count: int = 60) -> list[str]:
+    """Return texts of the words of the vocabularies above, and of what stands between words."""
+    chance = random.Random(13)
+    parts = [
+        *_WORDS,
+        *"abceghinrt123é日本한字",
+        " ",
+        " ",
+        "  ",
+        "     ",
+        "\n",
+        "\n\n",
+        "\n\n\n",
+        "\t",
+        "<s>",
+        "<b>",
+        "<|x|>",
+    ]
+    parts += [
+        "\u2581",
+        "\ufeff",
+        "É",
+        "Ab",
+        "\u3000",
+        "\0",
+        "\u00ad",
+        "İ",
+        "[MASK]",
+        "…",
+        "<0x41>",
+        "😀",
+        "\\",
+        "<|x|>",
+    ]
+    return ["".join(chance.choice(parts) for _ in range(chance.randrange(1, 16))) for _ in range(count)]
 
 
 def write_vocabulary(path: Path, metadata: Mapping[str, Any]) -> None:

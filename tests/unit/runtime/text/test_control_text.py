@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.token_table import CONTROL, NORMAL, USER_DEFINED
 from rocmforge.compiler.tokenizer import build_tokenizer, byte_to_char
-from rocmforge.compiler.tokenizer_metadata import CONTROL, NORMAL, USER_DEFINED
 from rocmforge.runtime.text.control_text import ControlTexts, NoMarkError, shown
 from rocmforge.runtime.text.template_worker import SandboxedTemplate
 from rocmforge.runtime.text.tokenizer import Tokenizer

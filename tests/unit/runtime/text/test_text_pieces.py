@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.pre_tokenizers import PRE_TOKENIZERS
+from rocmforge.artifacts.token_table import NORMAL
 from rocmforge.compiler.tokenizer import build_tokenizer
-from rocmforge.compiler.tokenizer_metadata import NORMAL
 from rocmforge.runtime.text import text_pieces
 from rocmforge.runtime.text.text_pieces import can_cut, pieces
+from rocmforge.runtime.text.token_models.library import LibraryModel
 from rocmforge.runtime.text.tokenizer import Tokenizer, TooManyTokensError
 from rocmforge.tools.generate.fixtures import vocabulary
 
@@ -27,6 +28,10 @@ ALPHABET = st.sampled_from(
     [*"aZséÉ字٣1²9 \t\n\r\x85\u3000'.!$_|<😀\u0301\x1c\0", "'s", "  ", "12", "ab cd", "'LL", "\r\n", "\t\tb", "\t\t!"]
 )
 TEXTS = st.lists(ALPHABET, max_size=60).map("".join)
+
+
+def library_of(one: Tokenizer) -> tokenizers.Tokenizer:
+    return cast(LibraryModel, one._model).library
 
 
 def made(pre: str) -> Tokenizer:
@@ -60,7 +65,7 @@ def real(smollm2_gguf: Path) -> Tokenizer:
 
 def holds(one: Tokenizer, monkeypatch: pytest.MonkeyPatch, examples: int = 400) -> None:
     """Tokens in pieces are those of the whole, whatever the size of a piece."""
-    library = one._library
+    library = library_of(one)
     assert can_cut(library)
 
     @settings(max_examples=examples, deadline=None)
@@ -92,7 +97,7 @@ def test_tokens_of_the_pieces_are_those_of_the_whole_with_a_real_vocabulary(
 
 def changed(one: Tokenizer, **changes: Any) -> Tokenizer:
     """The same with other parts of `tokenizer.json`."""
-    return Tokenizer(json.dumps(json.loads(one._library.to_str()) | changes), one.config)
+    return Tokenizer(json.dumps(json.loads(library_of(one).to_str()) | changes), one.config)
 
 
 UNCUT = {
@@ -111,9 +116,9 @@ UNCUT = {
 @pytest.mark.parametrize("changes", UNCUT.values(), ids=UNCUT.keys())
 def test_what_is_not_known_is_not_cut(changes: dict[str, Any]) -> None:
     other = changed(made("gpt-2"), **changes)
-    assert not can_cut(other._library)
+    assert not can_cut(library_of(other))
     text = "ab 12  cd\n" * 20_000
-    assert other.encode(text, parse_special=False) == other._library.encode(text, add_special_tokens=False).ids
+    assert other.encode(text, parse_special=False) == library_of(other).encode(text, add_special_tokens=False).ids
 
 
 def test_plain_words_are_parted_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +132,7 @@ def test_plain_words_are_parted_without_the_library(monkeypatch: pytest.MonkeyPa
 def test_a_word_of_any_length_stays_whole_and_is_refused_by_its_length() -> None:
     one = made("gpt-2")
     text = "b" * 300_000 + " a"
-    assert one.encode(text) == one._library.encode(text, add_special_tokens=False).ids
+    assert one.encode(text) == library_of(one).encode(text, add_special_tokens=False).ids
     with pytest.raises(TooManyTokensError) as caught:
         one.encode(text, most=100)
     assert caught.value.count > 300_000 // 32  # bytes of the longest token
@@ -167,6 +172,7 @@ MEMORY = """
 import resource, sys, threading
 from pathlib import Path
 from rocmforge.artifacts.tokenizer_config import TokenizerConfig
+from rocmforge.runtime.text.token_models.library import LibraryModel
 from rocmforge.runtime.text.tokenizer import Tokenizer, TooManyTokensError
 text, found = Path(sys.argv[1]).read_text(), []
 one = Tokenizer(text, TokenizerConfig(None, (), False, False, "", "", 1 << 20))
@@ -187,7 +193,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held >> 10)
 
 
 def test_F91_megabytes_of_digits_for_eight_at_once_take_little_memory(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(made("smollm")._library.to_str())
+    (tmp_path / "tokenizer.json").write_text(library_of(made("smollm")).to_str())
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "tokenizer.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert int(done.stdout) < 200  # MiB; whole, each text takes over a thousand

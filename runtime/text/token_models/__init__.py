@@ -1,0 +1,1 @@
+"""How plain text becomes tokens, a module a rule."""
