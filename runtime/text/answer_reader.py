@@ -69,7 +69,7 @@ class AnswerReader:
         self._channels: ChannelReader | None = None
         if format_.channels is not None and not start.constrained and not start.forced and parser is None:
             self._channels = ChannelReader(format_.channels, schemas, start.inside_reasoning, start.begun)
-        ends = _beginnings(format_) if format_.reasoning.calls_end_it else ()
+        ends = (*format_.beginnings, *format_.silent) if format_.reasoning.calls_end_it else ()
         inside = start.inside_reasoning and not start.constrained
         self._splitter = ReasoningSplitter(inside, format_.reasoning, ends, start.begun)
         self._parser = parser
@@ -113,15 +113,6 @@ class AnswerReader:
             elif content := self._silent[1].push(turn):
                 shown.append(content)
         return self._silent[0].push(reasoning), shown
-
-
-def _beginnings(format_: ChatFormat) -> tuple[str, ...]:
-    """Texts with which a call begins, or another part of the answer that is no reasoning."""
-    if format_.calls is None:
-        return format_.silent
-    if isinstance(format_.calls, NamedCalls):
-        return (*format_.calls.starts, *format_.silent)
-    return (*(marker for marker, _ in format_.calls.markers), *format_.silent)
 
 
 def _parser_of(calls: JsonCalls | NamedCalls | None, schemas: Mapping[str, object], forced: bool) -> CallParser:

@@ -154,7 +154,14 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
     ChatFormat(
         "Muse",
         ("<atem:function_calls>", "<|message|>"),
-        channels=Channels(("<|eom|>", "<|eot|>"), reasons=("self",), calls=_invoke("atem:", "atem:function_calls")),
+        channels=Channels(
+            ("<|eom|>", "<|eot|>"),
+            reasoning=" to=self<|message|>",
+            content=" to=user<|message|>",
+            next="<|eom|><|start|>assistant",
+            reasons=("self",),
+            calls=_invoke("atem:", "atem:function_calls"),
+        ),
         tokens=("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
     ),
     ChatFormat(
@@ -276,7 +283,7 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         JsonCalls((("<tool_calls>", "</tool_calls>"),)),
     ),
     ChatFormat("Apriel 1.5", ("<tool_calls>[",), calls=JsonCalls((("<tool_calls>", "</tool_calls>"),))),
-    ChatFormat("Firefunction", ("functools[",), calls=JsonCalls(((" functools", ""), ("functools[", "")))),
+    ChatFormat("Firefunction", ("functools[",), calls=JsonCalls(((" functools[", ""), ("functools[", "")))),
     ChatFormat("GigaChat 3.1", ("<|function_call|>",), calls=JsonCalls((("<|function_call|>", ""),))),
     ChatFormat(
         "GigaChat 3",

@@ -153,6 +153,14 @@ class ChatFormat:
     others: tuple[tuple[str, ...], ...] = ()
 
     @property
+    def beginnings(self) -> tuple[str, ...]:
+        """Texts with which calls begin."""
+        if isinstance(self.calls, JsonCalls):
+            return tuple(marker for marker, _ in self.calls.markers)
+        calls = self.calls if self.channels is None else self.channels.calls
+        return () if calls is None else calls.starts
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Texts by which its answers are read: of control tokens, those that stand in one of these are needed."""
         found = [self.reasoning.open, self.reasoning.close, *self.silent, *self.tokens]
