@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from ..artifacts.errors import RequestError, printable
 from ..runtime.engine.generation import FINISH_LENGTH
-from ..runtime.text.answer_format import AnswerFormat
+from ..runtime.text.answer_format import JSON_ANSWERS, AnswerFormat
 from ..runtime.text.answer_reader import AnswerReader as TextReader
 from ..runtime.text.answer_reader import AnswerStart
+from ..runtime.text.call_grammar import required_call
 from ..runtime.text.call_turns import ToolCall, Turn, join_calls
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.chat_prompt import render_chat
@@ -18,7 +19,6 @@ from ..runtime.text.constraints import ConstraintSpec
 from ..runtime.text.continuation import continues
 from ..runtime.text.control_text import NoMarkError
 from ..runtime.text.tokenizer import Tokenizer
-from ..runtime.text.tool_prompt import call_schema
 from .answers import ChatAnswer, Completion
 
 Message = Mapping[str, Any]
@@ -48,8 +48,8 @@ class Tools:
     given: tuple[Tool, ...] = ()
     choice: ToolChoice = "auto"
 
-    def constraint(self, given: ConstraintSpec | None) -> ConstraintSpec | None:
-        """What the answer must match: a call where one is required, else what is `given`.
+    def constraint(self, given: ConstraintSpec | None, answers: AnswerFormat = JSON_ANSWERS) -> ConstraintSpec | None:
+        """What the answer must match: a call where one is required, in the model's own form, else what is `given`.
 
         Raises:
             RequestError: both.
@@ -58,7 +58,7 @@ class Tools:
             return given
         if given is not None:
             raise RequestError(given.parameter, "expected no constraint beside a required tool")
-        return ConstraintSpec("json_schema", call_schema(self.given), "tools")
+        return required_call(answers, self.given)
 
 
 def read_tools(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> Tools:
@@ -152,8 +152,9 @@ class AnswerReader:
     """
 
     def __init__(self, answers: AnswerFormat, tools: Tools, prompt: ChatPrompt, constrained: bool) -> None:
-        forced = bool(tools.given) and tools.choice == "required"
-        start = AnswerStart(prompt.inside_reasoning, prompt.begun, constrained, forced)
+        required = bool(tools.given) and tools.choice == "required"
+        forced, formed = required and not answers.forms_calls, required and answers.forms_calls
+        start = AnswerStart(prompt.inside_reasoning, prompt.begun, constrained, forced, formed)
         self._text = TextReader(answers.format, tools.given, start, answers.hidden)
         self._reasoning: list[str] = []
         self._turns: list[Turn] = []

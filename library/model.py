@@ -200,7 +200,7 @@ class Model:
         read, variables = read_tools(tools, tool_choice), template_variables or {}
         several = messages if _are_several(messages) else [messages]
         prompts = [self._chat_prompt(one, read, variables) for one in cast("Sequence[Sequence[Message]]", several)]
-        spec = read.constraint(params.constraint())
+        spec = read.constraint(params.constraint(), self._answers)
         readers = [AnswerReader(self._answers, read, prompt, spec is not None) for prompt in prompts]
         requests = [
             replace(request, kept_tokens=self._answers.kept_tokens)
@@ -326,7 +326,7 @@ class Model:
         self, prompts: list[Prompt], params: GenerationParams, tools: Tools | None = None
     ) -> list[GenerationRequest]:
         check_params(params, self.vocab_size)
-        spec = params.constraint() if tools is None else tools.constraint(params.constraint())
+        spec = params.constraint() if tools is None else tools.constraint(params.constraint(), self._answers)
         return [
             request_of(
                 self._token_ids(prompt, "prompt"),

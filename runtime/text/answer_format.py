@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from .chat_formats import GENERAL, format_of
 from .chat_styles import ChatFormat
@@ -24,6 +24,15 @@ class AnswerFormat:
     format: ChatFormat = GENERAL
     kept_tokens: tuple[int, ...] = ()
     hidden: tuple[str, ...] = ()
+
+    @property
+    def forms_calls(self) -> bool:
+        """Whether a call that must be made is constrained to the family's form; else it is JSON alone."""
+        return self.format.written != ""
+
+
+JSON_ANSWERS: Final = AnswerFormat()
+"""What is asked of a model of which nothing is known."""
 
 
 class _Template(Protocol):
@@ -49,7 +58,7 @@ def answer_format(template: _Template, tokenizer: _Tokenizer) -> AnswerFormat:
     """How the answers of a model with this template are read, whose tokenizer this is."""
     format_ = format_of(template.source)
     if not template.takes_tools:  # then it is told of them in Hermes' form, see `spell_out_tools`
-        format_ = replace(format_, calls=ANY_JSON)
+        format_ = replace(format_, calls=ANY_JSON, written="")
     hidden = [text for text in tokenizer.control_texts.texts if any(text in known for known in format_.texts)]
     ids = [tokenizer.encode(text, add_special=False) for text in hidden]
     found = [(text, tokens[0]) for text, tokens in zip(hidden, ids, strict=True) if len(tokens) == 1]

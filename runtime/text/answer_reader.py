@@ -36,12 +36,14 @@ class AnswerStart:
         begun: it ends with what the assistant has begun to say.
         constrained: the answer must match something from its first token on: then it does not reason.
         forced: that is the JSON of a call.
+        formed: it is a call in the family's own form.
     """
 
     inside_reasoning: bool = False
     begun: bool = False
     constrained: bool = False
     forced: bool = False
+    formed: bool = False
 
 
 class AnswerReader:
@@ -67,7 +69,8 @@ class AnswerReader:
         silent = {*format_.silent, *hidden}
         self._silent = SilentTexts(silent), SilentTexts(silent)  # of the reasoning, and of the content
         self._channels: ChannelReader | None = None
-        if format_.channels is not None and not start.constrained and not start.forced and parser is None:
+        in_form = parser is None and (start.formed or not (start.constrained or start.forced))
+        if format_.channels is not None and in_form:
             self._channels = ChannelReader(format_.channels, schemas, start.inside_reasoning, start.begun)
         ends = (*format_.beginnings, *format_.silent) if format_.reasoning.calls_end_it else ()
         inside = start.inside_reasoning and not start.constrained
@@ -75,7 +78,7 @@ class AnswerReader:
         self._parser = parser
         if parser is None and schemas:
             self._parser = _parser_of(format_.calls, schemas, start.forced)
-        if format_.opening and not (start.begun or start.constrained or start.forced) and parser is None:
+        if format_.opening and in_form and not start.begun:
             self.push(format_.opening)
 
     def push(self, text: str) -> tuple[str, list[Turn]]:

@@ -6,148 +6,35 @@ docs/chat_templates.md for how many of these are read as they are there.
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Final
 
-from .chat_styles import Channels, ChatFormat, JsonCalls, Literals, NamedCalls, Reasoning, Tagged
+from .call_styles import (
+    ARGUMENT_PAIRS,
+    COHERE_HEAD,
+    COHERE_SILENT,
+    DEEPSEEK,
+    DSML_KIND,
+    ENDS_IT,
+    FUNCTIONARY,
+    GEMMA,
+    HUNYUAN,
+    JSON_CALL,
+    KIMI_K2,
+    KIMI_K3,
+    MINICPM,
+    MINIMAX_M3,
+    MISTRAL,
+    NAME,
+    PYTHON_LIST,
+    SOLAR,
+    function_tags,
+    invoke_tags,
+    pattern_of,
+    written_invoke,
+)
+from .chat_styles import Channels, ChatFormat, JsonCalls, NamedCalls, Reasoning
 from .tool_calls import ANY_JSON
-
-
-def _head(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.DOTALL)
-
-
-_NAME: Final = r'(?P<name>[^\s<>"{}\[\]()|]{1,200})'
-_ENDS_IT: Final = Reasoning(calls_end_it=True)
-_COHERE_HEAD: Final = _head(
-    r'[\s\[]*\{\s*(?:"tool_call_id"\s*:\s*"[^"]*"\s*,\s*)?"tool_name"\s*:\s*"(?P<name>[^"\\]{1,256})"\s*,'
-    r'\s*"parameters"\s*:\s*(?=\{)'
-)
-
-
-def _invoke(prefix: str, section: str, kind: str = "") -> NamedCalls:
-    """Calls as `<invoke name="f"><parameter name="k">v</parameter></invoke>` in a section, each tag with a prefix."""
-    mark = re.escape(prefix)
-    return NamedCalls(
-        starts=(f"<{section}>", f'<{prefix}invoke name="'),
-        head=_head(rf'(?:<{re.escape(section)}>\s*)?<{mark}invoke name="{_NAME}"\s*>'),
-        arguments=Tagged(
-            key=_head(rf'<{mark}parameter name="(?P<key>[^"]+)"{kind}\s*>'),
-            close=f"</{prefix}parameter>",
-            end=_head(rf"</{mark}invoke>"),
-        ),
-        closers=(f"</{section}>",),
-    )
-
-
-def _function(section: str, lines: bool) -> NamedCalls:
-    """Calls as `<function=f><parameter=k>v</parameter></function>` in a section, which some models leave out."""
-    return NamedCalls(
-        starts=(f"<{section}>", "<function="),
-        head=_head(rf"(?:<{section}>\s*)?<function={_NAME}>"),
-        arguments=Tagged(
-            key=_head(r"<parameter=(?P<key>[^>\n]+)>"),
-            close="</parameter>",
-            end=_head(rf"</function>|</{section}>"),
-            lines=lines,
-        ),
-        closers=(f"</{section}>",),
-    )
-
-
-_ARGUMENT_PAIRS: Final = NamedCalls(
-    starts=("<tool_call>",),
-    head=_head(rf"<tool_call>\s*{_NAME}\s*(?=<arg_key>|</tool_call>)"),
-    arguments=Tagged(
-        key=_head(r"<arg_key>(?P<key>[^<]+)</arg_key>\s*<arg_value>"),
-        close="</arg_value>",
-        end=_head(r"</tool_call>"),
-    ),
-)
-_HUNYUAN: Final = NamedCalls(
-    starts=("<tool_calls:opensource>", "<tool_call:opensource>"),
-    head=_head(rf"(?:<tool_calls:opensource>\s*)?<tool_call:opensource>\s*{_NAME}\s*<tool_sep:opensource>"),
-    arguments=Tagged(
-        key=_head(r"<arg_key:opensource>(?P<key>[^<]+)</arg_key:opensource>\s*<arg_value:opensource>"),
-        close="</arg_value:opensource>",
-        end=_head(r"</tool_call:opensource>"),
-    ),
-    closers=("</tool_calls:opensource>",),
-)
-_KIMI_K2: Final = NamedCalls(
-    starts=("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
-    head=_head(
-        r"(?:<\|tool_calls_section_begin\|>\s*)?<\|tool_call_begin\|>\s*(?:functions\.)?(?P<name>[\w.\-/]+?)(?::\d+)?\s*"
-        r"<\|tool_call_argument_begin\|>\s*(?=\{)"
-    ),
-    closers=("<|tool_call_end|>", "<|tool_calls_section_end|>"),
-)
-_KIMI_K3: Final = NamedCalls(
-    starts=("<|open|>tools<|sep|>", '<|open|>call tool="'),
-    head=_head(rf'(?:<\|open\|>tools<\|sep\|>\s*)?<\|open\|>call tool="{_NAME}"[^<]*<\|sep\|>'),
-    arguments=Tagged(
-        key=_head(r'<\|open\|>argument key="(?P<key>[^"]+)"(?: type="(?P<kind>\w+)")?[^<]*<\|sep\|>'),
-        close="<|close|>argument<|sep|>",
-        end=_head(r"<\|close\|>call<\|sep\|>"),
-    ),
-    closers=("<|close|>tools<|sep|>", "<|close|>message<|sep|>"),
-)
-_DEEPSEEK: Final = NamedCalls(
-    starts=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
-    head=_head(
-        r"(?:<｜tool▁calls▁begin｜>\s*)?(?:<｜tool▁call▁begin｜>)?(?:function<｜tool▁sep｜>)?(?P<name>[^\s<>{}｜]{1,200})"
-        r"(?:<｜tool▁sep｜>|\s*```json)\s*(?=\{)"
-    ),
-    closers=("```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
-)
-_MISTRAL: Final = NamedCalls(
-    starts=("[TOOL_CALLS]",),
-    head=_head(r"\[TOOL_CALLS\]\s*(?P<name>[^\s\[\]{}]{1,200})\s*(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\])?\s*(?=\{)"),
-)
-_PYTHON_LIST: Final = NamedCalls(
-    starts=("<|tool_call_start|>",),
-    head=_head(r"<\|tool_call_start\|>\s*\[?\s*(?P<name>[\w.\-]+)\("),
-    arguments=Literals(key=_head(r"(?P<key>\w+)\s*="), end=")", quotes=('"', "'"), escapes=True),
-    closers=("]", "<|tool_call_end|>"),
-    more=_head(r"[,;]\s*(?P<name>[\w.\-]+)\("),
-    more_start=",",
-)
-_GEMMA: Final = NamedCalls(
-    starts=("<|tool_call>",),
-    head=_head(r"<\|tool_call>\s*call:\s*(?P<name>[\w.\-]+)\s*\{"),
-    arguments=Literals(key=_head(r"(?P<key>[^\s:{}]+)\s*:"), end="}", quotes=('<|"|>',), escapes=False),
-    closers=("<tool_call|>",),
-)
-_MINIMAX_M3: Final = NamedCalls(
-    starts=("]<]minimax[>[<tool_call>", ']<]minimax[>[<invoke name="'),
-    head=_head(rf'(?:\]<\]minimax\[>\[<tool_call>\s*)?\]<\]minimax\[>\[<invoke name="{_NAME}">'),
-    arguments=Tagged(
-        key=_head(r"\]<\]minimax\[>\[<(?P<key>[^/<>][^<>]*)>"),
-        close="]<]minimax[>[</{key}>",
-        end=_head(r"\]<\]minimax\[>\[</invoke>"),
-        nested=True,
-    ),
-    closers=("]<]minimax[>[</tool_call>",),
-)
-_MINICPM: Final = NamedCalls(
-    starts=('<function name="',),
-    head=_head(rf'<function name="{_NAME}"\s*>'),
-    arguments=Tagged(
-        key=_head(r'<param name="(?P<key>[^"]+)"\s*>'), close="</param>", end=_head(r"</function>"), character_data=True
-    ),
-)
-_SOLAR: Final = NamedCalls(
-    starts=("<|tool_call:begin|>",),
-    head=_head(r"<\|tool_call:begin\|>[^<]*<\|tool_call:name\|>(?P<name>[^<]{1,200})<\|tool_call:args\|>\s*(?=\{)"),
-    closers=("<|tool_call:end|>", "<|calls|>"),
-)
-_ALL: Final = NamedCalls(  # Functionary 3.2: each message begins with to whom it goes
-    starts=(">>>",),
-    head=_head(r">>>\s*(?P<name>[\w.\-]+)\s*\n\s*(?=\{)"),
-    known=True,
-)
-_COHERE_SILENT: Final = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
 
 # The first whose signs all stand in a template is its format: what is more certain comes first.
 FORMATS: Final[tuple[ChatFormat, ...]] = (
@@ -160,7 +47,7 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
             content=" to=user<|message|>",
             next="<|eom|><|start|>assistant",
             reasons=("self",),
-            calls=_invoke("atem:", "atem:function_calls"),
+            calls=invoke_tags("atem:", "atem:function_calls"),
         ),
         tokens=("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
     ),
@@ -168,40 +55,59 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         "llm-jp (Harmony with spaces)",
         ("<|channel|>analysis<|message|>", "<|constrain|> json"),
         channels=Channels(("<|end|>", "<|call|>", "<|return|>"), space=True),
+        written="<|channel|> commentary to=functions.{name}<|message|> {arguments}",
         tokens=("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"),
     ),
     ChatFormat(
         "gpt-oss (Harmony)",
         ("<|channel|>analysis<|message|>",),
         channels=Channels(("<|end|>", "<|call|>", "<|return|>")),
+        written="<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}",
         tokens=("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"),
     ),
     ChatFormat(
         "Gemma 4",
         ("<|tool_call>call:",),
         Reasoning("<|channel>thought", "<channel|>"),
-        _GEMMA,
+        GEMMA,
         silent=("<|channel>thought\n<channel|>", "<|channel>thought<channel|>", "<|channel>", "<channel|>"),
         tokens=('<|"|>',),
     ),
     ChatFormat(
         "DeepSeek V3.2",
         ("｜DSML｜", "function_calls"),
-        _ENDS_IT,
-        _invoke("｜DSML｜", "｜DSML｜function_calls", r'(?: string="(?P<kind>true|false)")?'),
+        ENDS_IT,
+        invoke_tags("｜DSML｜", "｜DSML｜function_calls", DSML_KIND, ' string="{text}"'),
+        written=written_invoke("｜DSML｜", "｜DSML｜function_calls"),
     ),
     ChatFormat(
         "DeepSeek V4",
         ("｜DSML｜", "tool_calls"),
-        _ENDS_IT,
-        _invoke("｜DSML｜", "｜DSML｜tool_calls", r'(?: string="(?P<kind>true|false)")?'),
+        ENDS_IT,
+        invoke_tags("｜DSML｜", "｜DSML｜tool_calls", DSML_KIND, ' string="{text}"'),
+        written=written_invoke("｜DSML｜", "｜DSML｜tool_calls"),
     ),
-    ChatFormat("DeepSeek V3, R1, V3.1", ("<｜tool▁calls▁begin｜>",), calls=_DEEPSEEK, tokens=("<｜tool▁sep｜>",)),
+    ChatFormat(
+        "DeepSeek V3, R1",
+        ("<｜tool▁calls▁begin｜>", "```json"),
+        calls=DEEPSEEK,
+        tokens=("<｜tool▁sep｜>",),
+        written="<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    ),
+    ChatFormat(
+        "DeepSeek V3.1",
+        ("<｜tool▁calls▁begin｜>",),
+        calls=DEEPSEEK,
+        tokens=("<｜tool▁sep｜>",),
+        written="<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>"
+        "<｜tool▁calls▁end｜>",
+    ),
     ChatFormat(
         "Kimi K3",
         ("<|open|>", "open_tag('think')"),
         Reasoning("<|open|>think<|sep|>", "<|close|>think<|sep|>", calls_end_it=True),
-        _KIMI_K3,
+        KIMI_K3,
         silent=(
             "<|open|>response<|sep|>",
             "<|close|>response<|sep|>",
@@ -209,61 +115,108 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
             "<|close|>message<|sep|>",
         ),
         tokens=("<|open|>", "<|close|>", "<|sep|>"),
+        written='<|open|>tools<|sep|><|open|>call tool="{name}" index="1"<|sep|>{arguments}<|close|>call<|sep|>'
+        "<|close|>tools<|sep|>",
     ),
     ChatFormat(
-        "Kimi K2", ("<|tool_call_argument_begin|>",), _ENDS_IT, _KIMI_K2, tokens=("<|tool_call_argument_begin|>",)
+        "Kimi K2",
+        ("<|tool_call_argument_begin|>",),
+        ENDS_IT,
+        KIMI_K2,
+        tokens=("<|tool_call_argument_begin|>",),
+        written="<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>{arguments}"
+        "<|tool_call_end|><|tool_calls_section_end|>",
     ),
     ChatFormat(
-        "MiniMax M3", ("]<]minimax[>[",), Reasoning("<mm:think>", "</mm:think>"), _MINIMAX_M3, silent=("</mm:think>",)
-    ),
-    ChatFormat("MiniMax M2", ("minimax:tool_call",), calls=_invoke("", "minimax:tool_call")),
-    ChatFormat(
-        "Seed-OSS", ("seed:tool_call",), Reasoning("<seed:think>", "</seed:think>"), _function("seed:tool_call", False)
+        "MiniMax M3", ("]<]minimax[>[",), Reasoning("<mm:think>", "</mm:think>"), MINIMAX_M3, silent=("</mm:think>",)
     ),
     ChatFormat(
-        "Hunyuan 3", ("<tool_sep{}>", ":opensource"), Reasoning("<think:opensource>", "</think:opensource>"), _HUNYUAN
+        "MiniMax M2",
+        ("minimax:tool_call",),
+        calls=invoke_tags("", "minimax:tool_call"),
+        written=written_invoke("", "minimax:tool_call"),
     ),
-    ChatFormat("GLM 4.5 and later, Ling, Laguna, Spark", ("<arg_key>", "<arg_value>"), _ENDS_IT, _ARGUMENT_PAIRS),
-    ChatFormat("MiniCPM 5", ('<function name="',), calls=_MINICPM),
+    ChatFormat(
+        "Seed-OSS",
+        ("seed:tool_call",),
+        Reasoning("<seed:think>", "</seed:think>"),
+        function_tags("seed:tool_call", False),
+        written="<seed:tool_call>\n<function={name}>\n{arguments}</function>\n</seed:tool_call>",
+    ),
+    ChatFormat(
+        "Hunyuan 3",
+        ("<tool_sep{}>", ":opensource"),
+        Reasoning("<think:opensource>", "</think:opensource>"),
+        HUNYUAN,
+        tokens=("<tool_sep:opensource>",),
+        written="<tool_calls:opensource>\n<tool_call:opensource>{name}<tool_sep:opensource>\n{arguments}"
+        "</tool_call:opensource>\n</tool_calls:opensource>",
+    ),
+    ChatFormat(
+        "GLM 4.5 and later, Ling, Laguna, Spark",
+        ("<arg_key>", "<arg_value>"),
+        ENDS_IT,
+        ARGUMENT_PAIRS,
+        written="<tool_call>{name}\n{arguments}</tool_call>",
+    ),
+    ChatFormat(
+        "MiniCPM 5",
+        ('<function name="',),
+        calls=MINICPM,
+        written='<function name="{name}">{arguments}</function>',
+    ),
     ChatFormat(
         "Qwen3-Coder, Qwen3.5, Nemotron 3, Step 3.5",
         ("<function=", "<parameter="),
-        _ENDS_IT,
-        _function("tool_call", True),
+        ENDS_IT,
+        function_tags("tool_call", True),
+        written="<tool_call>\n<function={name}>\n{arguments}</function>\n</tool_call>",
     ),
     ChatFormat(
         "Functionary 3.1",
         ("<function=", "</function>"),
         calls=NamedCalls(
-            starts=("<function=",), head=_head(rf"<function={_NAME}>\s*(?=\{{)"), closers=("</function>",)
+            starts=("<function=",), head=pattern_of(rf"<function={NAME}>\s*(?=\{{)"), closers=("</function>",)
         ),
+        written="<function={name}>{arguments}</function>",
     ),
-    ChatFormat("Functionary 3.2", (">>>all",), calls=_ALL, silent=(">>>all\n",), opening=">>>"),
+    ChatFormat(
+        "Functionary 3.2",
+        (">>>all",),
+        calls=FUNCTIONARY,
+        silent=(">>>all\n",),
+        opening=">>>",
+        written="{name}\n{arguments}",
+    ),
     ChatFormat(
         "Mistral, newer",
         ("[TOOL_CALLS]", "[ARGS]"),
         Reasoning("[THINK]", "[/THINK]"),
-        _MISTRAL,
+        MISTRAL,
         tokens=("[ARGS]", "[CALL_ID]"),
+        written="[TOOL_CALLS]{name}[ARGS]{arguments}",
     ),
     ChatFormat(
         "LFM2",
         ("<|tool_call_start|>",),
-        calls=_PYTHON_LIST,
+        calls=PYTHON_LIST,
         others=(("<|tool_list_start|>",), ("List of tools: [", "keep_past_thinking")),
     ),
     ChatFormat(
         "Cohere Command R7B and later",
         ("<|START_ACTION|>",),
         Reasoning("<|START_THINKING|>", "<|END_THINKING|>"),
-        JsonCalls((("<|START_ACTION|>", "<|END_ACTION|>"),), head=_COHERE_HEAD, name_keys=("tool_name",)),
-        silent=_COHERE_SILENT,
+        JsonCalls((("<|START_ACTION|>", "<|END_ACTION|>"),), head=COHERE_HEAD, name_keys=("tool_name",)),
+        silent=COHERE_SILENT,
+        written='<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "{name}", "parameters": {arguments}}\n]'
+        "<|END_ACTION|>",
     ),
     ChatFormat(
         "Cohere Command R+",
         ("Action:", "tool_name"),
-        calls=JsonCalls((("Action:\n```json\n", "```"),), head=_COHERE_HEAD, name_keys=("tool_name",)),
+        calls=JsonCalls((("Action:\n```json\n", "```"),), head=COHERE_HEAD, name_keys=("tool_name",)),
         silent=("<|CHATBOT_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
+        written='Action:\n```json\n[{"tool_name": "{name}", "parameters": {arguments}}]\n```',
     ),
     ChatFormat(
         "Apertus",
@@ -271,20 +224,42 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         Reasoning("<|inner_prefix|>", "<|inner_suffix|>"),
         JsonCalls(
             (("<|tools_prefix|>", "<|tools_suffix|>"),),
-            head=_head(r'[\s\[]*\{\s*"(?P<name>[^"\\]{1,256})"\s*:\s*(?=\{)'),
+            head=pattern_of(r'[\s\[]*\{\s*"(?P<name>[^"\\]{1,256})"\s*:\s*(?=\{)'),
             name_keys=(),
         ),
+        written='<|tools_prefix|>[{"{name}": {arguments}}]<|tools_suffix|>',
     ),
-    ChatFormat("Nemotron Nano 2", ("<TOOLCALL>",), calls=JsonCalls((("<TOOLCALL>", "</TOOLCALL>"),))),
+    ChatFormat(
+        "Nemotron Nano 2",
+        ("<TOOLCALL>",),
+        calls=JsonCalls((("<TOOLCALL>", "</TOOLCALL>"),)),
+        written=f"<TOOLCALL>[{JSON_CALL}]</TOOLCALL>",
+    ),
     ChatFormat(
         "Apriel 1.6",
         ("[BEGIN FINAL RESPONSE]", "<tool_calls>"),
         Reasoning("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
         JsonCalls((("<tool_calls>", "</tool_calls>"),)),
+        written=f"<tool_calls>[{JSON_CALL}]</tool_calls>",
     ),
-    ChatFormat("Apriel 1.5", ("<tool_calls>[",), calls=JsonCalls((("<tool_calls>", "</tool_calls>"),))),
-    ChatFormat("Firefunction", ("functools[",), calls=JsonCalls(((" functools[", ""), ("functools[", "")))),
-    ChatFormat("GigaChat 3.1", ("<|function_call|>",), calls=JsonCalls((("<|function_call|>", ""),))),
+    ChatFormat(
+        "Apriel 1.5",
+        ("<tool_calls>[",),
+        calls=JsonCalls((("<tool_calls>", "</tool_calls>"),)),
+        written=f"<tool_calls>[{JSON_CALL}]</tool_calls>",
+    ),
+    ChatFormat(
+        "Firefunction",
+        ("functools[",),
+        calls=JsonCalls(((" functools[", ""), ("functools[", ""))),
+        written=f" functools[{JSON_CALL}]",
+    ),
+    ChatFormat(
+        "GigaChat 3.1",
+        ("<|function_call|>",),
+        calls=JsonCalls((("<|function_call|>", ""),)),
+        written=f"<|function_call|>{JSON_CALL}",
+    ),
     ChatFormat(
         "GigaChat 3",
         ("render_function_call", "<|message_sep|>"),
@@ -295,12 +270,16 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         "Solar Open",
         ("<|tool_call:begin|>", "<|think|>"),
         Reasoning("<|think|>", "<|end|>"),
-        _SOLAR,
+        SOLAR,
         silent=("<|begin|>assistant", "<|content|>", "<|tool_calls|>", "<|begin|>", "<|end|>", "<|think|>"),
         tokens=("<|tool_call:name|>", "<|tool_call:args|>"),
+        written="<|tool_calls|><|tool_call:begin|>1<|tool_call:name|>{name}<|tool_call:args|>{arguments}<|tool_call:end|>",
     ),
     ChatFormat(
-        "Granite 3", ("<|tool_call|>",), calls=JsonCalls((("<|tool_call|>", ""), ("<tool_call>", "")), bare=True)
+        "Granite 3",
+        ("<|tool_call|>",),
+        calls=JsonCalls((("<|tool_call|>", ""), ("<tool_call>", "")), bare=True),
+        written=f"<|tool_call|>[{JSON_CALL}]",
     ),
 )
 # Hermes, Qwen, older Mistral, Llama 3 and whatever else calls tools in JSON.

@@ -55,6 +55,8 @@ class Tagged:
         lines: a value stands on lines of its own.
         nested: a value may hold further tags, the members of an object or the items of an array.
         character_data: a text may stand in XML's `<![CDATA[` and `]]>`.
+        written_key, written_close: what a model writes before a value and behind it; `{key}` is the key, `{text}`
+            whether the value is a text, `{kind}` its type.
     """
 
     key: re.Pattern[str]
@@ -63,6 +65,8 @@ class Tagged:
     lines: bool = False
     nested: bool = False
     character_data: bool = False
+    written_key: str = ""
+    written_close: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ class ChatFormat:
         channels: where it has those.
         opening: how a prompt ends with which an answer is read together.
         others: further signs, any of which will do.
+        written: a call as the model writes it, of which a constraint is made; `{name}` and `{arguments}` stand for
+            these. "" where that cannot be.
     """
 
     family: str
@@ -151,6 +157,7 @@ class ChatFormat:
     channels: Channels | None = None
     opening: str = ""
     others: tuple[tuple[str, ...], ...] = ()
+    written: str = ""
 
     @property
     def beginnings(self) -> tuple[str, ...]:
@@ -163,9 +170,11 @@ class ChatFormat:
     @property
     def texts(self) -> tuple[str, ...]:
         """Texts by which its answers are read: of control tokens, those that stand in one of these are needed."""
-        found = [self.reasoning.open, self.reasoning.close, *self.silent, *self.tokens]
+        found = [self.reasoning.open, self.reasoning.close, *self.silent, *self.tokens, self.written]
         if isinstance(self.calls, JsonCalls):
             found += [text for pair in self.calls.markers for text in pair if text]
         elif self.calls is not None:
             found += [*self.calls.starts, *self.calls.closers]
+            if isinstance(self.calls.arguments, Tagged):
+                found += [self.calls.arguments.written_key, self.calls.arguments.written_close]
         return tuple(found)

@@ -40,9 +40,9 @@ _LIMITS: Final[dict[str, Any]] = {
     "max_lexer_states": 50_000,
 }
 # Spaces where people put them and nowhere else: a model at a high temperature may go on with white space for ever.
-_JSON_OPTIONS: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_OPTIONS: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-Kind = Literal["json_object", "json_schema", "regex", "grammar"]
+Kind = Literal["json_object", "json_schema", "regex", "grammar", "calls"]
 
 
 class ConstraintError(RequestError):
@@ -54,9 +54,9 @@ class ConstraintSpec:
     """What the output must match, as a client gave it.
 
     Attributes:
-        kind: which of the four it is.
+        kind: which of the five it is.
         source: the schema (a JSON object), the expression, or the grammar: llama.cpp's GBNF, or the library's form of
-            Lark's language; nothing for `json_object`.
+            Lark's language, in which calls of tools are as well (`call_grammar`); nothing for `json_object`.
         parameter: what named it in the request, for messages.
     """
 
@@ -165,6 +165,8 @@ def _grammar(library: type[LLMatcher], spec: ConstraintSpec) -> str:
         raise RequestError(spec.parameter, f"expected at most {MAX_CHARS} characters, found {len(source)}")
     if spec.kind == "regex":
         return library.grammar_from_regex(source)
+    if spec.kind == "calls":
+        return library.grammar_from_lark(source)
     if spec.kind == "grammar":
         return library.grammar_from_lark(_lark(source, spec.parameter))
     try:
@@ -187,7 +189,7 @@ def _lark(source: str, parameter: str) -> str:
 
 
 def _options() -> Any:
-    return dict(_JSON_OPTIONS)
+    return dict(JSON_OPTIONS)
 
 
 def _first_line(text: str) -> str:

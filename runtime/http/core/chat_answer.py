@@ -53,14 +53,16 @@ class AnswerReader:
 
     def __init__(self, conversation: Conversation, prompt: ChatPrompt) -> None:
         text_tool = conversation.text_tool
+        parser = None if text_tool is None else TextCallParser(text_tool.name)
+        answers = prompt.answers
+        required = bool(conversation.usable_tools) and conversation.tool_choice == "required"
         start = AnswerStart(
             prompt.inside_reasoning,
             conversation.continue_final,
             conversation.begins_at_once,
-            bool(conversation.usable_tools) and conversation.tool_choice == "required",
+            forced=required and not answers.forms_calls,
+            formed=required and answers.forms_calls,
         )
-        parser = None if text_tool is None else TextCallParser(text_tool.name)
-        answers = prompt.answers
         self._text = TextReader(answers.format, conversation.usable_tools, start, answers.hidden, parser)
         self._most_calls = None if conversation.parallel_tool_calls else 1
         self._num_calls = 0

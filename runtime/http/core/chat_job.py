@@ -28,7 +28,7 @@ def start_chat(
     prompts: list[ChatPrompt] = []
 
     def make() -> list[GenerationRequest]:
-        conditions = conversation.constrained()
+        conditions = conversation.constrained(lease.service.answers)
         prompts.append(lease.service.chat_prompt(conversation, look_of(req)))
         kept = prompts[0].answers.kept_tokens
         return lease.service.requests(prompts[0].token_ids, conditions, None, count, kept)

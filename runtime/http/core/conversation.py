@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ....artifacts.errors import RequestError
+from ...text.answer_format import JSON_ANSWERS, AnswerFormat
+from ...text.call_grammar import required_call
 from ...text.constraints import ConstraintSpec
-from ...text.tool_prompt import call_schema
 from .conditions import Conditions
 from .schema import FunctionTool
 
@@ -63,8 +64,8 @@ class Conversation:
         """Tools that an answer may call."""
         return () if self.tool_choice == "none" else self.tools
 
-    def constrained(self) -> Conditions:
-        """The conditions, with the constraint that makes the model call a tool where it must.
+    def constrained(self, answers: AnswerFormat = JSON_ANSWERS) -> Conditions:
+        """The conditions, with the constraint that makes the model call a tool where it must, in its own form.
 
         A format of the answer gives way to it; an expression or a grammar was meant for this very text.
 
@@ -80,8 +81,7 @@ class Conversation:
             raise RequestError(given.parameter, f"expected no {given.kind} beside a required tool")
         if self.text_tool is not None:
             return replace(self.conditions, constraint=self.text_tool.constraint)
-        spec = ConstraintSpec("json_schema", call_schema(self.tools), "tools")
-        return replace(self.conditions, constraint=spec)
+        return replace(self.conditions, constraint=required_call(answers, self.tools))
 
 
 def choose_tool(

@@ -68,11 +68,11 @@ is known by its chat template: `runtime/text/chat_formats.py` has a row for each
 come out of it as they stream, arguments piece by piece, by every API alike. Where marks are control tokens, the reader
 alone sees them. A further family of a known kind is a row there, and its examples in `tests/data/chat_answers.json`.
 
-A call that must be made (`tool_choice` required or named) is constrained to `{"name", "arguments"}` in JSON, whatever
-the family's own form.
+A call that must be made (`tool_choice` required or named) is constrained to the family's own form, arguments by the
+tool's schema, where the table says so; else to `{"name", "arguments"}` in JSON alone.
 
-| family | known by | reasoning between | calls begin with |
-| --- | --- | --- | --- |"""
+| family | known by | reasoning between | calls begin with | required in its form |
+| --- | --- | --- | --- | --- |"""
 
 
 def _introduction() -> list[str]:
@@ -83,7 +83,8 @@ def _family(row: ChatFormat) -> str:
     reasoning, calls = _code(row.reasoning.open, row.reasoning.close), _code(*row.beginnings)
     if row.channels is not None:
         reasoning, calls = _code(row.channels.reasoning, row.channels.ends[0]), calls or "a recipient in the header"
-    return f"| {row.family} | {_code(*row.signs) or 'anything else'} | {reasoning} | {calls} |"
+    known, form = _code(*row.signs) or "anything else", "yes" if row.written else "no"
+    return f"| {row.family} | {known} | {reasoning} | {calls} | {form} |"
 
 
 def _code(*texts: str) -> str:

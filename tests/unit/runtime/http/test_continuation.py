@@ -7,6 +7,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
+from rocmforge.runtime.text.chat_formats import format_of
 from rocmforge.runtime.text.continuation import continue_prompt
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, make_app
 
@@ -14,6 +15,7 @@ ASK = {"role": "user", "content": "Who?"}
 BEGUN = {"role": "assistant", "content": "It is "}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 OPENED = "user:Who?\n"  # by the fake template, which has no words for the assistant's turn
+HARMONY = "<|channel|>analysis<|message|>"
 
 
 @pytest.fixture
@@ -122,6 +124,26 @@ def test_reasoning_stands_before_the_content(
 ) -> None:
     message: dict[str, object] = {"role": "assistant", "content": content, "reasoning_content": reasoning}
     assert continue_prompt(opened, message) == (prompt, inside)
+
+
+@pytest.mark.parametrize(
+    "sign, opened, reasoning, content, prompt, inside",
+    [
+        ("[TOOL_CALLS][ARGS]", "A:", "Hm", "It", "A:[THINK]Hm[/THINK]It", False),
+        ("[TOOL_CALLS][ARGS]", "A:[THINK]", "Hm", "", "A:[THINK]Hm", True),
+        ("[TOOL_CALLS][ARGS]", "A:", "", "It", "A:It", False),
+        (HARMONY, "A:", "Hm", "", f"A:{HARMONY}Hm", True),
+        (HARMONY, "A:", "Hm", "It", f"A:{HARMONY}Hm<|end|><|start|>assistant<|channel|>final<|message|>It", False),
+        (HARMONY, "A:", "", "It", "A:<|channel|>final<|message|>It", False),
+        (HARMONY, "A:", "", "", "A:", False),
+    ],
+)
+def test_reasoning_stands_in_the_marks_of_the_family(
+    sign: str, opened: str, reasoning: str, content: str, prompt: str, inside: bool
+) -> None:
+    message: dict[str, object] = {"role": "assistant", "content": content, "reasoning_content": reasoning}
+    assert continue_prompt(opened, message, format_of(sign)) == (prompt, inside)
+    assert continue_prompt(opened, None, format_of(sign)) == (opened, opened.endswith("[THINK]"))
 
 
 def test_reasoning_goes_on() -> None:

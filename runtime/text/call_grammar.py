@@ -1,0 +1,121 @@
+"""A call that must be made, in the form of the model's family: the grammar that its output must match."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from ...artifacts.errors import RequestError
+from .answer_format import AnswerFormat
+from .argument_types import types_of
+from .chat_styles import NamedCalls, Tagged
+from .closed_schema import closed
+from .constraints import JSON_OPTIONS, ConstraintSpec
+from .tool_prompt import Tool, call_schema
+
+NAME: Final = "{name}"
+ARGUMENTS: Final = "{arguments}"
+_ANY_TEXT: Final = "/(?s:.*)/"
+_DEFINITIONS: Final = ("$defs", "definitions")
+_KINDS: Final = {"integer": "number"}  # what Kimi K3 calls it
+
+
+def required_call(answers: AnswerFormat, tools: Sequence[Tool]) -> ConstraintSpec:
+    """What an answer must match that calls one of these tools; see `AnswerFormat.forms_calls`.
+
+    Raises:
+        RequestError: a schema is nested too deep.
+    """
+    if not answers.forms_calls:
+        return ConstraintSpec("json_schema", call_schema(tools), "tools")
+    try:
+        return ConstraintSpec("calls", _Grammar(answers).text(tools), "tools")
+    except RecursionError:
+        raise RequestError("tools", "nested too deep") from None
+
+
+class _Grammar:
+    """Writes one in the library's form of Lark's language."""
+
+    def __init__(self, answers: AnswerFormat) -> None:
+        self._written = answers.format.written
+        calls = answers.format.calls
+        arguments = calls.arguments if isinstance(calls, NamedCalls) else None
+        self._tags = arguments if isinstance(arguments, Tagged) else None
+        self._tokens = dict(zip(answers.hidden, answers.kept_tokens, strict=True))
+        marks = sorted(self._tokens, key=len, reverse=True)
+        self._marks = re.compile("(" + "|".join(map(re.escape, marks)) + ")") if marks else None
+        self._rules: list[str] = []
+
+    def text(self, tools: Sequence[Tool]) -> str:
+        """The grammar of a call of one of them."""
+        calls = " | ".join([self._call(tool) for tool in tools])
+        return "\n".join([f"start: {calls}", *self._rules])
+
+    def _call(self, tool: Tool) -> str:
+        schema = tool.parameters or {"type": "object"}
+        before, _, after = self._written.replace(NAME, json.dumps(tool.name)[1:-1]).partition(ARGUMENTS)
+        arguments = [self._json(schema)] if self._tags is None else self._parameters(schema, self._tags)
+        return self._rule(" ".join([*self._literals(before), *arguments, *self._literals(after)]))
+
+    def _literals(self, text: str) -> Iterator[str]:
+        """A text, with its control tokens as such."""
+        for piece in self._marks.split(text) if self._marks is not None else [text]:
+            if piece in self._tokens:
+                yield f"<[{self._tokens[piece]}]>"
+            elif piece:
+                yield json.dumps(piece, ensure_ascii=False)
+
+    def _json(self, schema: object) -> str:
+        made = closed(schema)
+        options = {**made, "x-guidance": JSON_OPTIONS} if isinstance(made, dict) else {"x-guidance": JSON_OPTIONS}
+        return self._rule(f"%json {json.dumps(options)}")
+
+    def _parameters(self, schema: Mapping[str, Any], tags: Tagged) -> list[str]:
+        """One after the other, as the schema has them; those that need not be there may be left out."""
+        properties, required = schema.get("properties"), schema.get("required")
+        needed = required if isinstance(required, list) else []
+        shared = {name: schema[name] for name in _DEFINITIONS if name in schema}
+        return [
+            self._rule(self._parameter(key, part, shared, tags)) + ("" if key in needed else "?")
+            for key, part in (properties.items() if isinstance(properties, dict) else ())
+        ]
+
+    def _parameter(self, key: str, schema: object, shared: Mapping[str, object], tags: Tagged) -> str:
+        types = types_of(schema)
+        is_text = "string" in types
+        kind = "string" if is_text else next(iter(sorted(types)), "object")
+        opening = tags.written_key.replace("{key}", key).replace("{text}", "true" if is_text else "false")
+        opening = opening.replace("{kind}", _KINDS.get(kind, kind))
+        closing = list(self._literals(tags.written_close))
+        if not is_text:
+            value = [self._json({**schema, **shared} if isinstance(schema, dict) else shared), *closing]
+        elif isinstance(schema, Mapping) and (choices := _texts(schema)):
+            value = ["(" + " | ".join(choices) + ")", *closing]
+        else:
+            value = self._free_text(tags)
+        return " ".join([*self._literals(opening), *value])
+
+    def _free_text(self, tags: Tagged) -> list[str]:
+        """Whatever a model writes, up to the first closing tag; a line break before that is its own."""
+        _, close, rest = tags.written_close.partition(tags.close)
+        closing = list(self._literals(close))
+        if len(closing) == 1 and closing[0].startswith('"'):
+            return [self._rule(_ANY_TEXT, f"[suffix={closing[0]}]"), *self._literals(rest)]
+        return [self._rule(_ANY_TEXT), *closing, *self._literals(rest)]
+
+    def _rule(self, body: str, attributes: str = "") -> str:
+        """The name of a rule of its own."""
+        name = f"r{len(self._rules)}"
+        self._rules.append(f"{name}{attributes}: {body}")
+        return name
+
+
+def _texts(schema: Mapping[str, Any]) -> list[str]:
+    """The texts that a schema names, if it allows no others, as literals."""
+    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+        return []
+    return [json.dumps(value, ensure_ascii=False) for value in values]

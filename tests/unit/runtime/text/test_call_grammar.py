@@ -1,0 +1,145 @@
+"""A call that must be made, in each family's own form: what the constraint lets through, and what is read of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rocmforge.artifacts.errors import RequestError
+from rocmforge.runtime.text.answer_format import AnswerFormat
+from rocmforge.runtime.text.answer_reader import AnswerReader, AnswerStart
+from rocmforge.runtime.text.call_grammar import required_call
+from rocmforge.runtime.text.call_turns import ToolCall, join_calls
+from rocmforge.runtime.text.chat_formats import FORMATS, GENERAL
+from rocmforge.runtime.text.chat_styles import ChatFormat
+from rocmforge.runtime.text.constraints import ConstraintCompiler
+from rocmforge.runtime.text.tokenizer import Tokenizer
+from rocmforge.tests.support.tokenizers import byte_tokenizer
+
+
+@dataclass(frozen=True)
+class SomeTool:
+    name: str
+    parameters: dict[str, Any] | None
+    description: str | None = None
+
+
+GO = SomeTool(
+    "go",
+    {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer"},
+            "unit": {"enum": ["C", "F"]},
+            "lines": {"type": "array", "items": {"$ref": "#/$defs/line"}},
+        },
+        "required": ["city", "days", "unit"],
+        "$defs": {"line": {"type": "integer"}},
+    },
+)
+STAY = SomeTool("stay", None)
+FORMED = [row for row in FORMATS if row.written]
+# A control token in each family whose call has one: never one that ends generation, whose names llama.cpp knows.
+MARKS = {
+    "<|tool_call_begin|>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "<|open|>",
+    "<|close|>",
+    "<|START_ACTION|>",
+    "<|channel|>",
+    "<|sep|>",
+}
+MARKED = byte_tokenizer(*sorted(MARKS))
+PLAIN = byte_tokenizer()
+IDS = [pytest.param(row, id=row.family) for row in FORMED]
+
+
+def answers(row: ChatFormat, tokenizer: Tokenizer) -> AnswerFormat:
+    marks = [mark for mark in tokenizer.control_texts.texts if any(mark in text for text in row.texts)]
+    return AnswerFormat(row, tuple(tokenizer.encode(mark, add_special=False)[0] for mark in marks), tuple(marks))
+
+
+def read(form: AnswerFormat, text: str) -> tuple[str, str, list[ToolCall]]:
+    reader = AnswerReader(form.format, (GO, STAY), AnswerStart(constrained=True, formed=True), form.hidden)
+    said = [*map(reader.push, text), reader.flush()]
+    turns = [turn for _, found in said for turn in found]
+    content = "".join(turn for turn in turns if isinstance(turn, str))
+    return "".join(reasoning for reasoning, _ in said), content, join_calls(turns)
+
+
+def written(form: AnswerFormat, tokenizer: Tokenizer, seed: int) -> str:
+    """A text that the constraint allows, drawn; where anything goes, what ends it comes soon."""
+    matcher = ConstraintCompiler(tokenizer).compile(required_call(form, (GO, STAY)))
+    drawn, ids = random.Random(seed), list[int]()
+    ends = set(tokenizer.config.eos_token_ids)
+    close = getattr(getattr(form.format.calls, "arguments", None), "close", '"')
+    closing = tokenizer.encode(close, add_special=False)
+    digits = set(tokenizer.encode("0123456789-+.eE", add_special=False))
+    for _ in range(600):
+        bits = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")[: tokenizer.config.vocab_size]
+        allowed = [int(token) for token in np.flatnonzero(bits) if token not in ends]
+        if not allowed:
+            break
+        have = max(size for size in range(len(closing)) if ids[len(ids) - size :] == closing[:size])
+        if closing[have] in allowed and (have or len(allowed) > 100):
+            allowed = [closing[have]]
+        elif len(allowed) > 100:
+            allowed = tokenizer.encode("x", add_special=False)
+        token = drawn.choice([one for one in allowed if one not in digits] or allowed)
+        ids.append(token)
+        if matcher.take(token):
+            break
+    return tokenizer.decode(ids, skip_special=False)
+
+
+@pytest.mark.parametrize("row", IDS)
+@pytest.mark.parametrize("tokenizer", [PLAIN, MARKED], ids=["plain", "marked"])
+def test_what_is_allowed_is_a_call_and_nothing_else(row: ChatFormat, tokenizer: Tokenizer) -> None:
+    form = answers(row, tokenizer)
+    names = set()
+    for seed in range(4):
+        text = written(form, tokenizer, seed)
+        reasoning, content, calls = read(form, text)
+        assert (reasoning, content.strip()) == ("", ""), text
+        (call,) = calls
+        assert call.whole, text
+        names.add(call.name)
+        arguments = json.loads(call.arguments)
+        if call.name == "go":
+            assert arguments.keys() >= {"city", "days", "unit"}, text
+            assert isinstance(arguments["city"], str)
+            assert isinstance(arguments["days"], int)
+            assert arguments["unit"] in ("C", "F")
+            assert all(isinstance(line, int) for line in arguments.get("lines", ()))
+    assert names <= {"go", "stay"}
+
+
+def test_a_family_without_a_form_calls_in_json() -> None:
+    spec = required_call(AnswerFormat(GENERAL), (STAY,))
+    assert (spec.kind, spec.parameter) == ("json_schema", "tools")
+    assert [row.family for row in FORMATS if not row.written] == ["Muse", "Gemma 4", "MiniMax M3", "LFM2", "GigaChat 3"]
+
+
+def test_a_control_token_is_asked_for_as_such() -> None:
+    row = next(row for row in FORMED if row.family.startswith("Mistral"))
+    matcher = ConstraintCompiler(MARKED).compile(required_call(answers(row, MARKED), (STAY,)))
+    (first,) = np.flatnonzero(np.unpackbits(matcher.mask().view(np.uint8), bitorder="little"))
+    assert MARKED.token_bytes(int(first), skip_special=False) == b"[TOOL_CALLS]"
+
+
+def test_a_schema_that_is_too_deep() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"items": deep}
+    row = next(row for row in FORMED if row.family.startswith("Kimi K2"))
+    with pytest.raises(RequestError, match=r"^tools: nested too deep$"):
+        required_call(AnswerFormat(row), (SomeTool("go", deep),))
+    while deep:  # one that Python takes apart by itself would exhaust its stack
+        deep = deep["items"]
