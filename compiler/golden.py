@@ -11,6 +11,7 @@ from typing import Any
 from ..artifacts.errors import GgufError
 from ..artifacts.layout import Layout
 from ..artifacts.layout_file import encode_layout
+from ..artifacts.token_table import TokenTable, is_token_table
 from .build_cache import BuildCache, cache_key
 from .tokenizer import TokenizerArtifact
 
@@ -24,11 +25,25 @@ GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict
 
 def golden_prompts(tokenizer: TokenizerArtifact, max_seq_len: int) -> list[list[int]]:
     """Return the token ids of the texts, never empty, that leave room for an answer in a context of `max_seq_len`."""
+    longest = max(1, min(MAX_PROMPT_TOKENS, max_seq_len - MAX_ANSWER_TOKENS))
+    if is_token_table(tokenizer.json):
+        table = TokenTable.from_json(tokenizer.json)
+        return [_tokens_of(table, text)[:longest] or [0] for text in GOLDEN_TEXTS]
     from tokenizers import Tokenizer  # noqa: PLC0415 - slow to import, and not needed by `rfc --help`
 
     encoder = Tokenizer.from_str(tokenizer.json)
-    longest = max(1, min(MAX_PROMPT_TOKENS, max_seq_len - MAX_ANSWER_TOKENS))
     return [encoder.encode(text).ids[:longest] or [0] for text in GOLDEN_TEXTS]
+
+
+def _tokens_of(table: TokenTable, text: str) -> list[int]:
+    """Return the longest token at each place of a text; for a record those will do that the rule would find or not."""
+    ids = {token: i for i, token in enumerate(table.texts)}
+    rest, found = text.replace(" ", "\u2581"), []
+    while rest:
+        size = next((size for size in range(len(rest), 0, -1) if rest[:size] in ids), 0)
+        found += [ids[rest[:size]]] if size else []
+        rest = rest[size or 1 :]
+    return found
 
 
 def check_golden(records: Sequence[Mapping[str, Any]], model: Path) -> None:

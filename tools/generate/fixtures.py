@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import gguf
 import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Quant
+
+from .tokenizer_table.vocabularies import add_pairs
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 QUANTIZATIONS = (
@@ -114,6 +117,7 @@ def write_model(
     rope_factors: bool = False,
     rope_linear: float | None = None,
     pre: str = "smollm",
+    tokenizer: Mapping[str, Any] | None = None,
     types: Mapping[str, str] | None = None,
     pooling: int | None = None,
     further: Mapping[str, tuple[int, ...]] | None = None,
@@ -139,6 +143,7 @@ def write_model(
         rope_factors: write `rope_freqs.weight`, as Llama 3.1 has it.
         rope_linear: factor of linear rotary scaling.
         pre: `tokenizer.ggml.pre`.
+        tokenizer: metadata of another vocabulary, of `vocab_size` tokens.
         types: of matrices that have another than `quantization`, by the middle of the name: `{"attn_v": "Q6_K"}`.
         pooling: `pooling_type`, of a model that embeds or ranks.
         further: shapes of further tensors, float32, by name.
@@ -162,7 +167,10 @@ def write_model(
     )
     writer = gguf.GGUFWriter(path, architecture)
     _add_hyperparameters(writer, shape, head_dim is not None or architecture == "qwen3", rope_linear)
-    _add_tokenizer(writer, vocab_size, pre)
+    if tokenizer is None:
+        _add_tokenizer(writer, vocab_size, pre)
+    else:
+        add_pairs(writer, tokenizer)
     random = np.random.default_rng(seed)
     has_bias = architecture == "qwen2" if bias is None else bias
     for name, dims in _tensors(shape, has_bias, architecture == "qwen3", tie).items():

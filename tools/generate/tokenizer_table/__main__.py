@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .compare import write_table
 from .oracle import build_oracle
 from .vectors import VECTORS, write_vectors
 
@@ -29,6 +30,13 @@ def main(context: click.Context, source: Path, build: Path) -> None:
 def vectors(found: tuple[Path, Path]) -> None:
     """Write the digests that tests compare with."""
     click.echo(f"{VECTORS}: {write_vectors(found[1])} vocabularies")
+
+
+@main.command()
+@click.pass_obj
+def table(found: tuple[Path, Path]) -> None:
+    """Write the table of `docs/tokenizers.md`."""
+    click.echo(write_table(*found))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gguf import GGUFWriter
+
 from rocmforge.artifacts.token_table import CONTROL, NORMAL
 from rocmforge.compiler.tokenizer import byte_to_char
 
@@ -162,8 +164,6 @@ def strings_of_words(count: int = 60) -> list[str]:
 
 def write_vocabulary(path: Path, metadata: Mapping[str, Any]) -> None:
     """Write a GGUF file of a vocabulary alone, as llama.cpp reads one."""
-    from gguf import GGUFWriter  # noqa: PLC0415 - what tests take from here must not need it
-
     writer = GGUFWriter(str(path), "llama")
     writer.add_context_length(2048)
     writer.add_embedding_length(64)
@@ -172,6 +172,14 @@ def write_vocabulary(path: Path, metadata: Mapping[str, Any]) -> None:
     writer.add_head_count(1)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(64)
+    add_pairs(writer, metadata)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def add_pairs(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
+    """Add metadata to a file that is written."""
     for key, value in metadata.items():
         if isinstance(value, bool):
             writer.add_bool(key, value)
@@ -181,6 +189,3 @@ def write_vocabulary(path: Path, metadata: Mapping[str, Any]) -> None:
             writer.add_uint32(key, value)
         else:
             writer.add_array(key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
