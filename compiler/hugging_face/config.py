@@ -15,6 +15,7 @@ from .json_file import JsonObject
 
 MAX_LAYERS = 1024
 MAX_CONTEXT = 1 << 24
+MAX_THETA = 1e15
 _MAX_SIZE = 1 << 20
 
 # Keys of config.json to the parts of GGUF's after the architecture's prefix; values are checked where they are read.
@@ -53,6 +54,13 @@ class GgufNames:
         self.names[key] = name
 
 
+def text_config(config: JsonObject) -> JsonObject:
+    """Return a configuration with what a model of text and images says of its text on top."""
+    if not config.has("text_config"):
+        return config
+    return JsonObject(config.path, {**config.values, **config.part("text_config").values})
+
+
 def folder_row(config: JsonObject) -> FolderRow:
     """Return what is known of this kind of model.
 
@@ -77,12 +85,18 @@ def translate(config: JsonObject, row: FolderRow) -> GgufNames:
         for suffix in suffixes if config.has(name) else ():
             gguf.put(suffix, config.values[name], name)
     config.integer("num_hidden_layers", None, 1, MAX_LAYERS)
+    for name, value in row.required.items():
+        if config.has(name) and config.values[name] != value:
+            raise config.error(name, f"expected {value}, found {printable(config.values[name], 60)}, not supported")
     activation = config.text("hidden_act", config.text("hidden_activation", row.activations[0]))
     if activation not in row.activations:
         expected = " or ".join(row.activations)
         raise config.error("hidden_act", f"expected {expected} in a {row.architecture}, found {printable(activation)}")
     gguf.put("context_length", _context(config, row), "max_position_embeddings")
-    _rope(config, gguf)
+    _check_scale(config, row)
+    _rope(config, row, gguf)
+    if row.windowed:
+        _windows(config, gguf)
     return gguf
 
 
@@ -100,6 +114,17 @@ def interleaved_order(size: int) -> npt.NDArray[np.intp]:
     return np.arange(size).reshape(2, size // 2).T.reshape(-1)
 
 
+def _check_scale(config: JsonObject, row: FolderRow) -> None:
+    """Check that Gemma scales scores by what GGUF's graph has: elements of a head, or of the width that all share."""
+    if not config.has("query_pre_attn_scalar"):
+        return
+    size, found = head_dim(config, row), config.number("query_pre_attn_scalar", None, 1, _MAX_SIZE)
+    heads = config.integer("num_attention_heads", None, 1, _MAX_SIZE)
+    shared = config.integer("hidden_size", None, 1, _MAX_SIZE) / heads
+    if found not in (size, shared):
+        raise config.error("query_pre_attn_scalar", f"expected {size} or {shared:g}, found {found:g}, not supported")
+
+
 def _context(config: JsonObject, row: FolderRow) -> int:
     """Return the tokens of context; of a model whose graph has no window, no more than its window holds."""
     context = config.integer("max_position_embeddings", None, 1, MAX_CONTEXT)
@@ -108,20 +133,42 @@ def _context(config: JsonObject, row: FolderRow) -> int:
     return min(context, config.integer("sliding_window", None, 1, MAX_CONTEXT))
 
 
-def _rope(config: JsonObject, gguf: GgufNames) -> None:
+def _windows(config: JsonObject, gguf: GgufNames) -> None:
+    """Which layers see a window, and how much of the past."""
+    if not config.has("sliding_window") or not config.boolean("use_sliding_window", True):
+        return
+    gguf.put("attention.sliding_window", config.integer("sliding_window", None, 1, MAX_CONTEXT), "sliding_window")
+    layers = config.integer("num_hidden_layers", None, 1, MAX_LAYERS)
+    kinds, pattern = config.values.get("layer_types"), config.values.get("sliding_window_pattern")
+    if isinstance(kinds, list):
+        gguf.put(
+            "attention.sliding_window_pattern", np.array([one == "sliding_attention" for one in kinds]), "layer_types"
+        )
+    elif isinstance(pattern, str) and pattern:  # as LLLG
+        of_layers = [pattern[layer % len(pattern)] == "L" for layer in range(layers)]
+        gguf.put("attention.sliding_window_pattern", np.array(of_layers), "sliding_window_pattern")
+    elif pattern is not None:
+        every = config.integer("sliding_window_pattern", None, 0, MAX_LAYERS)
+        gguf.put("attention.sliding_window_pattern", every, "sliding_window_pattern")
+
+
+def _rope(config: JsonObject, row: FolderRow, gguf: GgufNames) -> None:
     """Rotary positions: `rope_theta` and `rope_scaling`, or both in `rope_parameters`, as newer folders have it."""
     place = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     scaling = config.part(place)
-    base = scaling if scaling.has("rope_theta") else config
-    theta = base.number("rope_theta", 10000.0, 1, 1e15)
+    if scaling.has("full_attention"):  # one for each kind of layer
+        of_windows = scaling.part("sliding_attention")
+        if of_windows.has("rope_theta"):
+            gguf.put("rope.freq_base_swa", of_windows.number("rope_theta", None, 1, MAX_THETA), place)
+        scaling = scaling.part("full_attention")
+    theta = (scaling if scaling.has("rope_theta") else config).number("rope_theta", 10000.0, 1, MAX_THETA)
     gguf.put("rope.freq_base", theta, "rope_theta")
-    row = FOLDER_ROWS[config.text("model_type")]
-    rotated = int(head_dim(config, row) * config.number("partial_rotary_factor", 1.0, 0, 1))
-    gguf.put(
-        "rope.dimension_count", rotated, "partial_rotary_factor" if config.has("partial_rotary_factor") else "head_dim"
-    )
+    of_part = scaling if scaling.has("partial_rotary_factor") else config
+    rotated = int(head_dim(config, row) * of_part.number("partial_rotary_factor", 1.0, 0, 1))
+    name = "partial_rotary_factor" if of_part.has("partial_rotary_factor") else "head_dim"
+    gguf.put("rope.dimension_count", rotated, name)
     kind = scaling.text("rope_type", scaling.text("type", "default"))
-    if kind == "default":
+    if kind == "default" or (kind == "mrope" and row.architecture.endswith("vl")):  # all sections are at a text's place
         return
     if kind == "linear":
         gguf.put("rope.scaling.type", "linear", f"{place}.rope_type")
@@ -130,8 +177,27 @@ def _rope(config: JsonObject, gguf: GgufNames) -> None:
         gguf.tensors["rope_freqs.weight"] = llama3_factors(scaling, theta, rotated)
     elif kind == "yarn":
         _yarn(config, scaling, gguf, place)
+    elif kind in ("longrope", "su"):
+        _longrope(config, scaling, gguf, rotated)
     else:
-        raise scaling.error("rope_type", f"expected default, linear, llama3 or yarn, found {printable(kind)}")
+        raise scaling.error("rope_type", f"expected default, linear, llama3, yarn or longrope, found {printable(kind)}")
+
+
+def _longrope(config: JsonObject, scaling: JsonObject, gguf: GgufNames, rotated: int) -> None:
+    """Two divisors for each frequency: for contexts up to the one first trained on, and for longer ones."""
+    trained = config.integer("max_position_embeddings", None, 1, MAX_CONTEXT)
+    of_original = scaling if scaling.has("original_max_position_embeddings") else config
+    original = of_original.integer("original_max_position_embeddings", None, 2, MAX_CONTEXT)
+    for name in ("long", "short"):
+        factors = scaling.numbers(f"{name}_factor", 1e-6, 1e6)
+        if len(factors) != rotated // 2:
+            raise scaling.error(f"{name}_factor", f"expected {rotated // 2} numbers, found {len(factors)}")
+        gguf.tensors[f"rope_factors_{name}.weight"] = np.array(factors, np.float32)
+    usual = math.sqrt(1 + math.log(trained / original) / math.log(original)) if trained > original else 1.0
+    magnitude = scaling.number("attention_factor", usual, 1e-6, 1e6)
+    gguf.put("rope.scaling.type", "longrope", "rope_scaling.type")
+    gguf.put("rope.scaling.original_context_length", original, "original_max_position_embeddings")
+    gguf.put("rope.scaling.attn_factor", magnitude, "rope_scaling.attention_factor")
 
 
 def llama3_factors(scaling: JsonObject, theta: float, rotated: int) -> npt.NDArray[np.float32]:

@@ -13,9 +13,10 @@ from gguf import get_tensor_name_map
 from gguf.constants import MODEL_ARCH_NAMES, GGMLQuantizationType
 
 from ...artifacts.errors import InputError, printable
+from ..floats import float_rows
 from ..model_source import ModelSource, TensorInfo
 from ..models.hugging_face import FolderRow
-from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, interleaved_order, translate
+from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, interleaved_order, text_config, translate
 from .json_file import JsonObject, read_json_object
 from .quantized import Matrix, Stored, quantized_matrices
 from .safetensors_file import SafetensorsFile, read_safetensors
@@ -31,6 +32,8 @@ _TYPES: Mapping[str, GGMLQuantizationType] = MappingProxyType(
 )
 # Tensors that older folders have and that nobody reads: they follow from the configuration.
 _DERIVED = (".rotary_emb.inv_freq", ".attention.masked_bias")
+
+_IMAGES = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.")
 
 ReadRows = Callable[[int, int], npt.NDArray[np.uint8]]
 
@@ -95,7 +98,7 @@ def open_folder(path: Path) -> HuggingFaceFolder:
     Raises:
         InputError: a file is missing or wrong, or the model is not supported.
     """
-    config = read_json_object(path / CONFIG)
+    config = text_config(read_json_object(path / CONFIG))
     row = folder_row(config)
     translated = translate(config, row)
     parts = _read_parts(path)
@@ -164,16 +167,42 @@ def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, Safetensors
     matrices = quantized_matrices(config, stored)
     used = {name for matrix in matrices for name in matrix.parts}
     found = [_quantized(matrix) for matrix in matrices]
-    found += [_plain(one) for name, one in stored.items() if name not in used and not name.endswith(_DERIVED)]
+    passed_over = {*used, *(name for name in stored if name.endswith(_DERIVED) or _of_images(config, name))}
+    found += [_plain(one) for name, one in stored.items() if name not in passed_over]
     for tensor in found:
-        name = names.get_name(tensor.name, (".weight", ".bias"))
+        name = names.get_name(_text_name(tensor.name), (".weight", ".bias"))
         if name is None:
             problem = f"expected a tensor of a {row.architecture} model, found one that it does not have"
             raise InputError(config.path.parent, tensor.name, problem)
         if name == "output.weight" and _tied(config):
             continue
         named = FolderTensor(TensorInfo(name, tensor.info.shape, tensor.info.ggml_type), tensor.name, tensor.read)
+        if row.plus_one and name.endswith("norm.weight"):
+            named = _plus_one(named)
         yield _interleaved(named, config, row) if row.permuted else named
+
+
+def _text_name(name: str) -> str:
+    """Return the name that a tensor has in the model of text alone, where this one knows images too."""
+    for prefix in ("language_model.model.", "model.language_model."):
+        if name.startswith(prefix):
+            return f"model.{name.removeprefix(prefix)}"
+    return name.removeprefix("language_model.")
+
+
+def _of_images(config: JsonObject, name: str) -> bool:
+    return config.has("vision_config") and name.removeprefix("model.").startswith(_IMAGES)
+
+
+def _plus_one(found: FolderTensor) -> FolderTensor:
+    """Return a norm with the 1 that GGUF's has, in float32."""
+
+    def read(first: int, count: int) -> npt.NDArray[np.uint8]:
+        values = float_rows(found.read(first, count), found.info.ggml_type) + np.float32(1)
+        return np.ascontiguousarray(values, np.float32).view(np.uint8)
+
+    info = TensorInfo(found.info.name, found.info.shape, GGMLQuantizationType.F32)
+    return FolderTensor(info, found.name, read)
 
 
 def _quantized(matrix: Matrix) -> FolderTensor:

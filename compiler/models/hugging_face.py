@@ -23,8 +23,10 @@ class FolderRow:
         defaults: what a key of config.json is where it is absent.
         keys: further keys of config.json, to the part of GGUF's after the architecture's prefix.
         activations: `hidden_act` (or `hidden_activation`) that it may have.
+        required: values that keys must have where they are there, since nothing else is compiled.
         permuted: rows of the query and key projections rotate in halves in the folder, (i, i + head_dim/2), and in
             GGUF interleaved, (2i, 2i+1).
+        plus_one: the folder's norms lack a 1 that GGUF's have.
         windowed: GGUF knows its window; else the context is limited to it, within which it hides nothing.
     """
 
@@ -33,15 +35,92 @@ class FolderRow:
     defaults: Mapping[str, object] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     activations: tuple[str, ...] = ("silu", "swish")
+    required: Mapping[str, object] = field(default_factory=dict)
     permuted: bool = False
+    plus_one: bool = False
     windowed: bool = False
 
 
+_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu")
 _RMS: Mapping[str, object] = MappingProxyType({"rms_norm_eps": 1e-6})
+_RMS_5: Mapping[str, object] = MappingProxyType({"rms_norm_eps": 1e-5})
+_LAYER: Mapping[str, object] = MappingProxyType({"layer_norm_eps": 1e-5})
+_GEMMA: Mapping[str, object] = MappingProxyType({"rms_norm_eps": 1e-6, "head_dim": 256, "tie_word_embeddings": True})
+_GRANITE: Mapping[str, str] = MappingProxyType(
+    {
+        "attention_multiplier": "attention.scale",
+        "embedding_multiplier": "embedding_scale",
+        "residual_multiplier": "residual_scale",
+        "logits_scaling": "logit_scale",
+    }
+)
+_SOFTCAPS: Mapping[str, str] = MappingProxyType(
+    {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
+)
 _ROWS = (
     FolderRow("llama", ("llama", "mistral"), _RMS, permuted=True),
     FolderRow("qwen2", ("qwen2",), _RMS),
-    FolderRow("qwen3", ("qwen3",), {"rms_norm_eps": 1e-6, "head_dim": 128}),
+    FolderRow("qwen3", ("qwen3",), {**_RMS, "head_dim": 128}),
+    FolderRow("qwen2vl", ("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), _RMS),
+    FolderRow("qwen3vl", ("qwen3_vl", "qwen3_vl_text"), {**_RMS, "head_dim": 128}),
+    FolderRow("seed_oss", ("seed_oss",), {**_RMS, "head_dim": 128}),
+    FolderRow("ernie4_5", ("ernie4_5",), {**_RMS_5, "rope_theta": 500000.0, "tie_word_embeddings": True}),
+    FolderRow(
+        "smollm3",
+        ("smollm3",),
+        {**_RMS, "rope_theta": 2e6, "tie_word_embeddings": True},
+        required={"no_rope_layer_interval": 4},
+        permuted=True,
+    ),
+    FolderRow("arcee", ("arcee",), _RMS_5, activations=("relu2",), permuted=True),
+    FolderRow("granite", ("granite",), _RMS, _GRANITE, permuted=True),
+    FolderRow("phi3", ("phi3",), {**_RMS_5, "original_max_position_embeddings": 4096}),
+    FolderRow("glm4", ("glm4",), {"rms_norm_eps": 1.5625e-07, "head_dim": 128, "partial_rotary_factor": 0.5}),
+    FolderRow("olmo2", ("olmo2", "olmo3"), _RMS_5, windowed=True),
+    FolderRow("exaone4", ("exaone4",), _RMS_5, windowed=True),
+    FolderRow("gemma", ("gemma",), _GEMMA, activations=_GELU, plus_one=True),
+    FolderRow("gemma2", ("gemma2",), _GEMMA, _SOFTCAPS, _GELU, plus_one=True, windowed=True),
+    FolderRow(
+        "gemma3",
+        ("gemma3_text", "gemma3"),
+        {**_GEMMA, "rope_theta": 1e6, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208},
+        {"final_logit_softcapping": "final_logit_softcapping", "rope_local_base_freq": "rope.freq_base_swa"},
+        _GELU,
+        {"use_bidirectional_attention": False},
+        plus_one=True,
+        windowed=True,
+    ),
+    FolderRow("olmo", ("olmo",), _LAYER, {"clip_qkv": "attention.clamp_kqv"}, permuted=True),
+    FolderRow(
+        "nemotron",
+        ("nemotron",),
+        {"norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+        {"norm_eps": "attention.layer_norm_epsilon"},
+        ("relu2",),
+        plus_one=True,
+    ),
+    FolderRow(
+        "starcoder2",
+        ("starcoder2",),
+        {"norm_epsilon": 1e-5, "tie_word_embeddings": True},
+        {"norm_epsilon": "attention.layer_norm_epsilon"},
+        _GELU,
+    ),
+    FolderRow(
+        "phi2",
+        ("phi",),
+        {**_LAYER, "partial_rotary_factor": 0.5},
+        activations=_GELU,
+        required={"qk_layernorm": False},
+    ),
+    FolderRow("command-r", ("cohere",), {**_LAYER, "tie_word_embeddings": True}, {"logit_scale": "logit_scale"}),
+    FolderRow(
+        "cohere2",
+        ("cohere2",),
+        {**_LAYER, "tie_word_embeddings": True, "sliding_window": 4096},
+        {"logit_scale": "logit_scale"},
+        windowed=True,
+    ),
 )
 FOLDER_ROWS: Mapping[str, FolderRow] = MappingProxyType({name: row for row in _ROWS for name in row.model_types})
 """By `model_type`."""
