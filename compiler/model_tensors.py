@@ -140,8 +140,21 @@ def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
                 name, shape = row.tensor_name(role, number or 0), shapes[role]
                 whole = (shape[0] // repeat, *shape[1:])
                 yield _Place(prefix + role, name, shape, whole, 0, role in row.optional, repeat)
+            elif role in row.first_rows:
+                yield from _first_row(source, row, shapes, role, prefix, number)
             elif role in shapes and row.is_layer_role(role) == (number is not None):
                 yield from _places_of(source, row, shapes, role, number or 0, prefix)
+
+
+def _first_row(
+    source: ModelSource, row: Architecture, shapes: Shapes, role: str, prefix: str, number: int | None
+) -> Iterator[_Place]:
+    """Yield the place of a vector that is the first row of a matrix of the model's own."""
+    if row.is_layer_role(role) == (number is not None):
+        name = row.tensor_name(role, number or 0)
+        stored = source.tensors.get(name)
+        whole = (stored.shape[0], *shapes[role]) if stored is not None and len(stored.shape) == 2 else shapes[role]
+        yield _Place(prefix + role, name, shapes[role], whole, 0, role in row.optional)
 
 
 def _places_of(

@@ -84,7 +84,7 @@ def with_windows(source: ModelSource, row: Architecture, config: ModelConfig) ->
 
 
 def _windowed(source: ModelSource, key: str, windows: Windows, num_layers: int) -> tuple[bool, ...]:
-    """Return which layers have a window: one by one as the file says, or all but the last of so many."""
+    """Return which layers have a window: one by one as the file says, or all but one of so many."""
     value = source.metadata.get(key)
     if isinstance(value, np.ndarray):
         if len(value) < num_layers or value.dtype.kind not in "biu":
@@ -92,7 +92,8 @@ def _windowed(source: ModelSource, key: str, windows: Windows, num_layers: int) 
             raise source.error(key, f"expected for each of {num_layers} layers 0 or 1, found {found}")
         return tuple(bool(one) for one in value[:num_layers])
     every = source.get_int(key, windows.pattern, 0, MAX_WINDOW)
-    return tuple(not every or layer % every < every - 1 for layer in range(num_layers))
+    whole = 0 if windows.first else every - 1
+    return tuple(not every or layer % every != whole for layer in range(num_layers))
 
 
 def _windowed_table(source: ModelSource, row: Architecture, windows: Windows, config: ModelConfig) -> RopeTable:

@@ -26,6 +26,7 @@ class Windows:
         size: positions that the others see, where the file has no such key.
         rotates_full: layers that see all rotate as well.
         theta: base of the others' frequencies where the file has none; 0: that of those that see all.
+        first: it is the first of so many that sees all, not the last.
         scaled: the others' frequencies are scaled as those of layers that see all.
     """
 
@@ -34,6 +35,7 @@ class Windows:
     rotates_full: bool = True
     theta: float = 0.0
     scaled: bool = True
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Architecture:
         unread: roles whose tensors a file may have, and which llama.cpp loads but does not compute with.
         repeated: roles each of whose rows (or elements) the file has once for all elements of a head.
         inverted: roles that are one over what the file has.
+        first_rows: roles that are the first row of what the file has.
         defaults: what a hyperparameter is where its key is absent or 0.
         windows: see `Windows`; None: all layers see all positions.
         refine: what the file's other facts make of the configuration that its keys say.
@@ -74,6 +77,7 @@ class Architecture:
     defaults: Mapping[str, float] = field(default_factory=dict)
     windows: Windows | None = None
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read
+    first_rows: frozenset[str] = frozenset()
 
     def key(self, hyperparameter: str) -> str:
         """Return the full GGUF key of a hyperparameter."""

@@ -140,22 +140,20 @@ def _layer(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidd
     beside = normed != hidden and not g.has("ffn_norm") and "ffn_norm" not in style.weightless
     source = normed if beside else hidden if config.parallel else between
     source = _norm(g, style, config, "ffn_normed", source, "ffn_norm")
-    return g.add("ffn_residual", between, _feed_forward(g, style, config, source))
+    return g.add("ffn_residual", between, feed_forward(g, style, config, source))
 
 
 def _attention(g: GraphBuilder, style: Style, config: ModelConfig, number: int, normed: str) -> str:
     has = config.layer(number)
-    attended = normed
-    if has.num_kv_heads:
-        attended = _attended(g, style, config, number, normed)
+    found = attended(g, style, config, number, normed) if has.num_kv_heads else normed
     if g.has("attention_gate"):
         gate = g.activate("attention_gate", g.linear("attention_gate_in", normed, "attention_gate"), "sigmoid")
-        attended = g.mul("gated", attended, gate)
-    out = g.linear("attention_out", attended, "attention_output", scale=config.residual_scale)
+        found = g.mul("gated", found, gate)
+    out = g.linear("attention_out", found, "attention_output", scale=config.residual_scale)
     return _norm(g, style, config, "attention_post_normed", out, "attention_post_norm")
 
 
-def _attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, normed: str) -> str:
+def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, normed: str) -> str:
     """Append attention over what the projections of `normed` are."""
     has = config.layer(number)
     heads: dict[str, Attribute] = {
@@ -205,7 +203,8 @@ def _unusual(**attributes: Attribute) -> dict[str, Attribute]:
     return {name: value for name, value in attributes.items() if value}
 
 
-def _feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:
+def feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:
+    """Append the feed-forward of `normed`, with a gate where the model has one."""
     if g.has("ffn_gate"):
         activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), style.activation)
     else:

@@ -269,5 +269,30 @@ ARCHITECTURES = (
     # Diffusion models, whose positions see each other.
     _half("dream", unread=("output_bias",), no_keys=("causal",), both_ways=True),
     _llama("llada", unread=_OUTER_BIASES, no_keys=("causal",), both_ways=True),
+    # Encoders whose norms stand before attention and feed-forward.
+    _llama("llama-embed", optional=_ROPE_FACTORS, no_keys=("causal",), both_ways=True),
+    _half("eurobert", no_keys=("causal",), both_ways=True),
+    _llama("neo-bert", names={"output_norm": "enc.output_norm.weight"}, no_keys=("causal",), both_ways=True),
+    _half(
+        "modern-bert",
+        also=("embedding_norm",),
+        optional=("attention_norm",),
+        norm="layer",
+        activation="gelu",
+        windows=Windows(3, first=True),
+        refine=refined.modern_bert,
+        no_keys=("causal",),
+        both_ways=True,
+    ),
+    _half(
+        "gemma-embedding",
+        also=_POST,
+        activation="gelu",
+        qk_norm="head",
+        windows=Windows(6, scaled=False),
+        refine=refined.gemma,
+        no_keys=("causal",),
+        both_ways=True,
+    ),
 )
 """A row each."""

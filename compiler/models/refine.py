@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...artifacts.errors import printable
 from ..model_config import ModelConfig
 from ..model_source import ModelSource
 from ..position_tables import RopeScaling
@@ -99,3 +100,16 @@ def minicpm(source: ModelSource, config: ModelConfig) -> ModelConfig:
     said = {name for name in usual if source.get_float(f"{config.architecture}.{name}", 0.0)}
     config = replace(config, **{name: value for name, value in usual.items() if name not in said})
     return replace(config, logit_scale=1 / config.logit_scale)
+
+
+def modern_bert(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Some have another activation, and some blocks behind the encoder's, which decide between answers.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    key = f"{config.architecture}.hidden_activation"
+    activation = source.get_str(key, "gelu")
+    if activation not in ("gelu", "geglu"):
+        raise source.error(key, f"expected gelu, found {printable(activation)}")
+    return config
