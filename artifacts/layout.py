@@ -189,7 +189,8 @@ class Layout:
     """Everything that the runtime needs beside the code and the weights.
 
     `final_norm` is None in bundles of format 1.0: they give no embeddings. `sampler` is None before format 1.3: see
-    `find_sampler`. `head` is there, from format 1.4 on, where a model was made to embed or to rank.
+    `find_sampler`. `head` is there, from format 1.4 on, where a model was made to embed or to rank. Where `both_ways`
+    (from 1.4 on) a position sees those after it, so a step has to hold all of a sequence.
     """
 
     tensors: tuple[TensorEntry, ...]
@@ -204,6 +205,7 @@ class Layout:
     final_norm: FinalNorm | None = None
     sampler: Sampler | None = None
     head: Head | None = None
+    both_ways: bool = False
 
     def find_sampler(self) -> Sampler:
         """Return the sampler; before format 1.3 that is the last launch, whose first argument are the logits.

@@ -95,6 +95,8 @@ def encode_layout(layout: Layout) -> bytes:
             table["final_norm"] = [norm.buffer, norm.tensor, norm.epsilon, norm.kind, norm.bias]
     if layout.sampler is not None:
         table["sampler"] = [layout.sampler.launch, layout.sampler.logits]
+    if layout.both_ways:
+        table["both_ways"] = 1
     if layout.head is not None:
         table["head"] = encode_head(layout.head)
     encoded: bytes = msgpack.packb(table)
@@ -325,6 +327,7 @@ _PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
     "final_norm": _final_norm,
     "sampler": _sampler,
     "head": read_head,
+    "both_ways": lambda check, value: check.integer(value, "both_ways", 1, 1) == 1,
 }
 _Decoder = Callable[[Checker, object, str], _Entry]
 _DECODERS: Final[dict[str, _Decoder]] = {"tensors": _tensor, "buffers": _buffer, "launches": _launch}

@@ -19,6 +19,8 @@ from .toolchain import Toolchain
 from .tuning import DEFAULT_TUNING, Tuning
 from .weights import Sink, write_weights
 
+MOST_WHOLE_TOKENS = 8192  # of a sequence that is seen both ways: the arena has room for so many at once
+
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
@@ -108,12 +110,14 @@ def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) 
     """Return what the runtime needs of a target; of the tensors, those that it uses."""
     target, plan = lowered.target, lowered.plan
     used = {tensor.name for tensor in (*plan.tensors, *_of_head(model))}
+    both_ways = any(node.attributes.get("both_ways") for node in model.graph.nodes)
+    whole = min(model.max_seq_len, MOST_WHOLE_TOKENS) if both_ways else 0
     return Layout(
         tensors=tuple(entry for entry in entries if entry.name in used),
         buffers=plan.buffers,
         launches=plan.launches,
         kv=plan.kv,
-        max_batch_tokens=target.max_batch_tokens,
+        max_batch_tokens=max(target.max_batch_tokens, whole),
         max_sequences=target.max_sequences,
         vocab_size=model.config.vocab_size,
         hidden_size=model.config.hidden_size,
@@ -121,6 +125,7 @@ def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) 
         final_norm=plan.final_norm,
         sampler=plan.sampler,
         head=model.config.head,
+        both_ways=both_ways,
     )
 
 

@@ -57,7 +57,9 @@ def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[di
         count = min(GREEDY_TOKENS, program.layout.max_seq_len + 1 - len(prompt))
         for step in range(count):
             tokens.append(int(np.argmax(logits)))
-            if step + 1 < count:
+            if step + 1 < count and program.layout.both_ways:  # a text is computed whole
+                logits = _prompt_step(program, [*prompt, *tokens], 0)
+            elif step + 1 < count:
                 logits = _prompt_step(program, tokens[-1:], len(prompt) + step)
         record["greedy"] = tokens
         records.append(record)

@@ -5,38 +5,41 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...artifacts.errors import RequestError
+from ...artifacts.layout import Layout
 from .generation import GenerationRequest
 from .kv_cache import BlockPool
 
 
-def check_generation(request: GenerationRequest, max_context: int, vocab_size: int, pool: BlockPool) -> None:
+def check_generation(request: GenerationRequest, layout: Layout, max_context: int, pool: BlockPool) -> None:
     """Hold a request against the model and the cache.
 
     Raises:
         RequestError: the prompt is empty, has an id outside the vocabulary, or exceeds context or cache.
     """
     ids, more = request.prompt_token_ids, request.max_tokens
-    _check_ids("prompt", ids, vocab_size)
+    _check_ids("prompt", ids, layout.vocab_size)
     if more < 0:
         raise RequestError("max_tokens", f"expected at least 0, found {more}")
     if len(ids) + more > max_context:
         raise RequestError(
             "max_tokens", f"prompt ({len(ids)}) and max_tokens ({more}) exceed a context of {max_context}"
         )
-    if problem := too_long(len(ids) + more, pool):
+    if problem := too_long(len(ids) + more, pool) or _not_whole(len(ids) + more, layout):
         raise RequestError("max_tokens", problem)
+    if layout.both_ways and request.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs", "expected none of a model that sees both ways: it sees the next token")
 
 
-def check_embedding(ids: Collection[int], max_context: int, vocab_size: int, pool: BlockPool) -> None:
+def check_embedding(ids: Collection[int], layout: Layout, max_context: int, pool: BlockPool) -> None:
     """Hold the tokens of a text against the model and the cache.
 
     Raises:
         RequestError: see `check_generation`.
     """
-    _check_ids("input", ids, vocab_size)
+    _check_ids("input", ids, layout.vocab_size)
     if len(ids) > max_context:
         raise RequestError("input", f"{len(ids)} tokens exceed the context of {max_context}")
-    if problem := too_long(len(ids), pool):
+    if problem := too_long(len(ids), pool) or _not_whole(len(ids), layout):
         raise RequestError("input", problem)
 
 
@@ -44,6 +47,13 @@ def too_long(tokens: int, pool: BlockPool) -> str | None:
     """Why a request of so many tokens does not fit into the cache, where it does not."""
     needed = pool.blocks_for(tokens)
     return f"needs {needed} KV blocks, the cache has {pool.num_blocks}" if needed > pool.num_blocks else None
+
+
+def _not_whole(tokens: int, layout: Layout) -> str | None:
+    """Why a sequence of so many tokens cannot be computed in one step, where it has to be and cannot."""
+    if not layout.both_ways or tokens <= layout.max_batch_tokens:
+        return None
+    return f"{tokens} tokens exceed the {layout.max_batch_tokens} of a step, and the model takes a text whole"
 
 
 def _check_ids(parameter: str, ids: Collection[int], vocab_size: int) -> None:

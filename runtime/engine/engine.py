@@ -89,7 +89,13 @@ class Engine:
         self._metrics = metrics
         self._limits = limits
         self._head = head
-        steps = StepLimits(layout.max_batch_tokens, layout.max_sequences, limits.prefill_tokens, limits.draft_tokens)
+        steps = StepLimits(
+            layout.max_batch_tokens,
+            layout.max_sequences,
+            limits.prefill_tokens,
+            0 if layout.both_ways else limits.draft_tokens,
+            layout.both_ways,
+        )
         life, pool = Lifecycle(metrics, observer), BlockPool(program.num_blocks, layout.kv.block_size)
         self._scheduler = Scheduler(pool, steps, life.tell)
         masks = TokenMasks(layout.vocab_size)
@@ -142,7 +148,7 @@ class Engine:
     def submit_all(self, requests: Collection[GenerationRequest]) -> list[ActiveSequence]:
         """See `EngineApi`."""
         for request in requests:
-            check_generation(request, self._max_context, self.vocab_size, self._scheduler.pool)
+            check_generation(request, self._layout, self._max_context, self._scheduler.pool)
         inbox = Inbox()
         # Before the lock is taken: the first mask of a constraint takes time, and may fail.
         sequences = [
@@ -162,7 +168,7 @@ class Engine:
         if len(requests) > self._limits.max_queue:
             raise RequestError("input", f"expected at most {self._limits.max_queue} at once, found {len(requests)}")
         for request in requests:
-            check_embedding(request.prompt_token_ids, self._max_context, self.vocab_size, self._scheduler.pool)
+            check_embedding(request.prompt_token_ids, self._layout, self._max_context, self._scheduler.pool)
         if any(request.rank for request in requests) and not (self._head is not None and self._head.ranks):
             raise RequestError("model", "it is not made to rank texts")
         sequences = [EmbeddingSequence(self._new_id(), request, self._tokenizer, self._head) for request in requests]

@@ -6,6 +6,9 @@ for a long prompt. A sequence is admitted once its prompt and one block more are
 last admitted frees its own and is computed again when there is room: the first admitted always goes on.
 
 Where drafts are made, a decoding sequence may have them computed in the same step, in the room that is left.
+
+Where a position sees those after it, all of a sequence is computed in one step, and again for each token that follows:
+no chunks, no drafts, and nothing is shared, as keys and values depend on what comes later.
 """
 
 from __future__ import annotations
@@ -73,12 +76,14 @@ class StepLimits:
         max_sequences: sequences admitted at once, and rows of logits.
         prefill_tokens: tokens of prompts, where others decode.
         draft_tokens: drafts for one sequence; 0: none.
+        whole: a sequence is computed whole, each time.
     """
 
     max_tokens: int
     max_sequences: int
     prefill_tokens: int
     draft_tokens: int = 0
+    whole: bool = False
 
 
 class Scheduler:
@@ -105,10 +110,11 @@ class Scheduler:
     def computed(self, chunk: Chunk) -> None:
         """A step has computed a chunk, whatever its drafts are worth: blocks that it filled may be shared."""
         sequence = chunk.sequence
-        self._advance(sequence, chunk.count)
+        if not self._limits.whole:
+            self._advance(sequence, chunk.count)
         if sequence.prefilling and chunk.completes:
             sequence.prefilling = False
-            self._tell(PREFILLED, sequence, sequence.num_computed)
+            self._tell(PREFILLED, sequence, chunk.start + chunk.count)
 
     def drafts_judged(self, chunk: Chunk, accepted: int) -> None:
         """So many of a computed chunk's drafts are tokens of the sequence now; what the others left is overwritten."""
@@ -181,8 +187,20 @@ class Scheduler:
             self._tell(ADMITTED, sequence, 0)
             self._count_hit(sequence, hit)
 
+    def _choose_whole(self) -> list[Chunk]:
+        """Sequences in the order of their admission, as many as the step has room for."""
+        chunks, budget = [], self._limits.max_tokens
+        for sequence in self.running:
+            count = len(sequence.token_ids)
+            if count <= budget:
+                chunks.append(Chunk(sequence, 0, count))
+                budget -= count
+        return chunks
+
     def _choose(self) -> list[Chunk]:
         limits = self._limits
+        if limits.whole:
+            return self._choose_whole()
         decoding = [one for one in self.running if one.num_uncomputed == 1][: limits.max_tokens]
         chunks = [Chunk(one, one.num_computed, 1) for one in decoding]
         budget, rows = limits.max_tokens - len(chunks), limits.max_sequences - len(chunks)
@@ -227,7 +245,8 @@ class Scheduler:
     def _reuse(self, sequence: ActiveSequence) -> int:
         """Go on from the blocks that are known already, but leave a token to compute; returns the tokens skipped."""
         size, before = self.pool.block_size, sequence.num_computed
-        while sequence.reuses_prefix and sequence.num_computed % size == 0 and sequence.num_uncomputed > size:
+        reuses = sequence.reuses_prefix and not self._limits.whole
+        while reuses and sequence.num_computed % size == 0 and sequence.num_uncomputed > size:
             index = sequence.num_computed // size
             block = self.pool.lookup(_key(sequence, index, size))
             if block is None:

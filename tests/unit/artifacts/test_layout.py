@@ -22,6 +22,8 @@ from rocmforge.artifacts.layout import (
     BufferEntry,
     FinalNorm,
     GridEntry,
+    KvCache,
+    KvLayout,
     LaunchEntry,
     Layout,
     TensorEntry,
@@ -279,3 +281,47 @@ def test_largest_count_of_entries_stays_small() -> None:
     begin = time.perf_counter()
     assert decode_layout(PATH, encode_layout(layout), layout.weights_bytes) == layout
     assert time.perf_counter() - begin < 2
+
+
+UNLIKE = KvLayout.of([KvCache(2, 32, 64), KvCache(1, 64, 64), KvCache(2, 32, 32)], 16, "f16")
+
+
+@pytest.mark.parametrize("dtype, sizes", [("f16", (64, 128, 128, 128, 64, 64)), ("q8_0", (34, 68, 68, 68, 34, 34))])
+def test_caches_that_are_not_alike(dtype: str, sizes: tuple[int, ...]) -> None:
+    """Bytes of a key and of a value in each of three layers; heads are 2, 1, 2."""
+    kv = dataclasses.replace(UNLIKE, dtype=dtype)
+    layout = dataclasses.replace(LAYOUT, kv=kv, both_ways=True)
+    assert decode_layout(PATH, encode_layout(layout), 2304) == layout
+    assert (kv.num_layers, kv.num_kv_heads, kv.head_dim) == (3, 2, 64)
+    counts = [heads * size for heads, size in zip((2, 2, 1, 1, 2, 2), sizes, strict=True)]
+    assert kv.bytes_per_block == 16 * sum(counts)
+    places = [kv.offset(layer, values, 5) for layer in range(3) for values in (False, True)]
+    assert places == [5 * 16 * sum(counts[:n]) for n in range(6)]
+
+
+def test_caches_that_are_alike_are_said_once() -> None:
+    kv = KvLayout.of([KvCache(3, 64, 64)] * 2, 16, "f16")
+    assert kv == LAYOUT.kv
+    assert kv.caches == (KvCache(3, 64, 64),) * 2
+    assert "kv_caches" not in msgpack.unpackb(DATA)
+
+
+@pytest.mark.parametrize(
+    "key, value, problem",
+    [
+        ("kv_caches", [[2, 32, 64], [1, 64, 64]], "kv_caches: expected caches that are not alike, as many"),
+        ("kv_caches", [[2, 64, 64]] * 3, "kv_caches: expected caches that are not alike, as many"),
+        ("kv_caches", [[2, 32, 128], [1, 64, 64], [2, 32, 32]], "kv_caches: expected caches that are not alike, as"),
+        ("kv_caches", [[2, 32], [1, 64, 64], [2, 32, 32]], r"kv_caches\[0\]: expected 3 to 3 elements, found 2"),
+        ("kv_caches", [[2, 32, 0], [1, 64, 64], [2, 32, 32]], r"kv_caches\[0\]: expected 1 to 65536, found 0"),
+        ("kv_caches", [], "kv_caches: expected 1 to 4096 elements, found 0"),
+        ("kv", [3, 2, 64, 16, "q8_0"], r"kv_caches\[1\]: expected multiples of 32 for q8_0, found 64 and 16"),
+        ("both_ways", 0, "both_ways: expected 1 to 1, found 0"),
+        ("both_ways", True, "both_ways: expected an integer"),
+    ],
+)
+def test_caches_that_cannot_be(key: str, value: object, problem: str) -> None:
+    last = [2, 32, 64], [1, 64, 16], [2, 32, 32]
+    table = msgpack.unpackb(encode_layout(dataclasses.replace(LAYOUT, kv=UNLIKE)))
+    with pytest.raises(BundleError, match=f": {problem}"):
+        decode_layout(PATH, msgpack.packb(table | ({"kv_caches": last} if key == "kv" else {}) | {key: value}), 2304)
