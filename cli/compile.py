@@ -73,7 +73,9 @@ def compile_command(
 
     _exit_cleanly_on_signals()
     if not model.name:
-        raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
+        if not (model / "config.json").is_file():
+            raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
+        model = model.resolve()  # `.`: the bundle is named after the folder
     done = compile_bundle(
         model,
         output,

@@ -58,8 +58,9 @@ def changed_source(source: ModelSource, changes: Changes) -> tuple[ModelSource, 
         ]
     if changes.quantize is not None:
         importance = None if changes.imatrix is None else read_importance(changes.imatrix)
-        source = QuantizedSource(source, changes.quantize, importance)
-        record["quantize"] = changes.quantize
+        kind = changes.quantize.upper()
+        source = QuantizedSource(source, kind, importance)
+        record["quantize"] = kind
         if importance is not None:
             record["imatrix"] = importance.sha256
     return source, record

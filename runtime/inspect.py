@@ -88,7 +88,7 @@ def _is_for(row: dict[str, Any], arch: str | None) -> bool:
 
 
 def find_models(folder: Path) -> list[dict[str, object]]:
-    """GGUF files and bundles below a folder, by path; a bundle that cannot be read says why.
+    """GGUF files, folders of safetensors and bundles below a folder, by path; a bundle that cannot be read says why.
 
     Raises:
         InputError: there is no such folder.
@@ -105,6 +105,10 @@ def find_models(folder: Path) -> list[dict[str, object]]:
             part = _PART.fullmatch(path.name)
             if part is None or int(part["number"]) == 1:
                 rows.append(_gguf_row(path, part))
+        elif path.name == "config.json" and (files := sorted(path.parent.glob("model*.safetensors"))):
+            size = sum(file.stat().st_size for file in files)
+            about = f"{len(files)} safetensors"
+            rows.append({"kind": "folder", "path": printable(path.parent), "size_bytes": size, "about": about})
     return rows
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from rocmforge.artifacts.errors import InputError
+from rocmforge.cli import main
 from rocmforge.compiler.bundle_cache import _identity
 from rocmforge.compiler.describe import digest_of
 from rocmforge.compiler.hugging_face.folder import HuggingFaceFolder, open_folder
@@ -22,6 +24,8 @@ from rocmforge.compiler.model import CompileOptions, Model, read_model
 from rocmforge.compiler.models.hugging_face import FOLDER_ROWS
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.sources import open_source
+from rocmforge.library.compilation import CompiledBundle, bundle_path
+from rocmforge.runtime.inspect import find_models
 from rocmforge.tests.support.hugging_face import (
     folder_config,
     stored_tensors,
@@ -96,6 +100,36 @@ def test_what_inspect_says(tmp_path: Path) -> None:
         "name": "Tiny-0.1",
         "format": "a folder of 2 safetensors",
     }
+
+
+def test_what_lists_of_models_say(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.gguf", quantization="F16")
+    folder = write_folder(tmp_path / "a" / "Tiny-0.1", model, 2)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text("{}")  # of something else
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    rows = [(row["kind"], row["path"], row["size_bytes"], row["about"]) for row in find_models(tmp_path)]
+    assert rows == [
+        ("folder", str(folder), size, "2 safetensors"),
+        ("gguf", str(model), model.stat().st_size, ""),
+    ]
+
+
+def test_the_bundle_is_named_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "Tiny-0.6B", write_model(tmp_path / "m.gguf", quantization="F16"))
+    asked: list[Path] = []
+
+    def compile_bundle(model: Path, output: Path | None, **_: object) -> CompiledBundle:
+        asked.append(model)
+        return CompiledBundle(bundle_path(model) if output is None else output, "sha256:0")
+
+    monkeypatch.setattr("rocmforge.cli.compile.compile_bundle", compile_bundle)
+    monkeypatch.chdir(folder)
+    for given in (str(folder), f"{folder}/", "."):
+        result = CliRunner().invoke(main, ["compile", given], catch_exceptions=False)
+        assert result.output == f"{tmp_path}/Tiny-0.6B.rfb  sha256:0\n"
+    assert asked == [folder] * 3
+    assert bundle_path(tmp_path / "m.gguf") == tmp_path / "m.rfb"
 
 
 def test_the_digest_is_that_of_all_files_that_are_read(tmp_path: Path) -> None:

@@ -90,6 +90,13 @@ def test_the_importance_of_columns(tmp_path: Path) -> None:
     assert not np.array_equal(source.read_tensor(name), quantize_rows(values, Quant.Q4_K).reshape(-1))
 
 
+def test_capitals_do_not_matter(tmp_path: Path) -> None:
+    base = read_gguf(write_model(tmp_path / "m.gguf", quantization="F32"))
+    source, record = changed_source(base, Changes(quantize="q4_0"))
+    assert source.tensors["blk.0.ffn_up.weight"].ggml_type is Quant.Q4_0
+    assert record == {"quantize": "Q4_0"}
+
+
 def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", quantization="F32")
     base = read_gguf(path)
