@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -20,11 +22,7 @@ def float_values(raw: Bytes, dtype: str) -> Floats:
 
 def bf16_rows(values: Floats) -> Bytes:
     """Round float32[rows, columns] to the nearest BF16, ties to even: uint8[rows, 2 * columns]."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-    # A NaN's payload must not round to infinity.
-    kept = np.where(np.isnan(values), bits >> 16 | 0x40, rounded)
-    return kept.astype("<u2").view(np.uint8)
+    return np.asarray(gguf.quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType.BF16)).view(np.uint8)
 
 
 def _e4m3_table() -> Floats:

@@ -81,7 +81,8 @@ def translate(config: JsonObject, row: FolderRow) -> GgufNames:
     """
     config = JsonObject(config.path, {**row.defaults, **{k: v for k, v in config.values.items() if v is not None}})
     gguf = GgufNames(row.architecture, {"general.architecture": row.architecture})
-    for name, suffixes in {**_KEYS, **{name: (suffix,) for name, suffix in row.keys.items()}}.items():
+    further = {name: (*_KEYS.get(name, ()), suffix) for name, suffix in row.keys.items()}
+    for name, suffixes in {**_KEYS, **further}.items():
         for suffix in suffixes if config.has(name) else ():
             gguf.put(suffix, config.values[name], name)
     config.integer("num_hidden_layers", None, 1, MAX_LAYERS)
@@ -222,7 +223,8 @@ def _yarn(config: JsonObject, scaling: JsonObject, gguf: GgufNames, place: str) 
     factor = scaling.number("factor", None, 1, 1e6)
     trained = config.integer("max_position_embeddings", None, 1, MAX_CONTEXT)
     original = scaling.integer("original_max_position_embeddings", trained, 1, MAX_CONTEXT)
-    for name in ("mscale", "mscale_all_dim", "truncate"):
+    # llama.cpp's yarn rounds the ends of the ramp; gpt-oss does not ("truncate"), and is computed as llama.cpp does.
+    for name in ("mscale", "mscale_all_dim", *(() if gguf.architecture == "gpt-oss" else ("truncate",))):
         if scaling.has(name):
             raise scaling.error(name, "expected no such key of yarn, which is not supported, found it")
     gguf.put("rope.scaling.type", "yarn", f"{place}.rope_type")

@@ -174,6 +174,8 @@ def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, Safetensors
         if name is None:
             problem = f"expected a tensor of a {row.architecture} model, found one that it does not have"
             raise InputError(config.path.parent, tensor.name, problem)
+        if not name.endswith((".weight", ".bias")):  # as gpt-oss's sinks
+            name += ".weight"
         if name == "output.weight" and _tied(config):
             continue
         named = FolderTensor(TensorInfo(name, tensor.info.shape, tensor.info.ggml_type), tensor.name, tensor.read)

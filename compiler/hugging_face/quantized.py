@@ -1,12 +1,12 @@
 """Quantized weights of folders, in GGUF's types: to the bit where they are integers, FP8 rounded once, to BF16.
 
 Source: what `transformers` calls `quantization_config`; the layouts of AWQ (AutoAWQ, "gemm"), of compressed-tensors
-("pack-quantized", "int-quantized", "float-quantized") and of FP8 with block scales (DeepSeek V3, Qwen3).
+("pack-quantized", "int-quantized", "float-quantized"), of FP8 with block scales (DeepSeek V3, Qwen3) and of gpt-oss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -78,23 +78,23 @@ def _words(part: SafetensorsFile, name: str) -> npt.NDArray[np.uint32]:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A quantized matrix as GGUF would have it.
+    """A tensor as GGUF would have it, made of quantized parts: a matrix, or one for each expert.
 
     Attributes:
-        name: that its weight has in the folder of a model that is not quantized.
-        shape: outputs, inputs.
+        name: that it has in the folder of a model that is not quantized.
+        shape: outputs, inputs; before them experts.
         read: rows in `kind`, by the first and their number.
         parts: names of the tensors that it is made of.
     """
 
     name: str
     kind: Quant
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     read: Callable[[int, int], Bytes]
     parts: tuple[str, ...]
 
 
-Scheme = Callable[[JsonObject, Mapping[str, Stored], str], Matrix | None]
+Scheme = Callable[[JsonObject, Mapping[str, Stored], str], Iterable[Matrix]]
 
 
 def quantized_matrices(config: JsonObject, stored: Mapping[str, Stored]) -> tuple[Matrix, ...]:
@@ -112,8 +112,7 @@ def quantized_matrices(config: JsonObject, stored: Mapping[str, Stored]) -> tupl
         raise settings.error("quant_method", f"expected one of {expected}, found {printable(method)}")
     ending, scheme = _SCHEMES[method]
     bases = dict.fromkeys(name.removesuffix(end) for name in stored for end in ending if name.endswith(end))
-    found = (scheme(settings, stored, base) for base in bases)
-    return tuple(matrix for matrix in found if matrix is not None)
+    return tuple(matrix for base in bases for matrix in scheme(settings, stored, base))
 
 
 def _part(stored: Mapping[str, Stored], whole: Stored, name: str) -> Stored:
@@ -128,13 +127,13 @@ def _sizes(weight: Stored) -> tuple[int, int]:
     return weight.tensor.shape[0], weight.tensor.shape[1]
 
 
-def _fp8(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Matrix:
+def _fp8(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Iterator[Matrix]:
     """FP8 e4m3 with a scale for each block of rows and columns."""
     weight = _part(stored, stored[f"{base}.weight_scale_inv"], f"{base}.weight")
     size = settings.numbers("weight_block_size", 1, 1 << 20) if settings.has("weight_block_size") else (128.0, 128.0)
     if len(size) != 2:
         raise settings.error("weight_block_size", f"expected rows and columns, found {len(size)} numbers")
-    return _scaled_fp8(base, weight, stored[f"{base}.weight_scale_inv"], (int(size[0]), int(size[1])))
+    yield _scaled_fp8(base, weight, stored[f"{base}.weight_scale_inv"], (int(size[0]), int(size[1])))
 
 
 def _scaled_fp8(base: str, weight: Stored, scale: Stored, block: tuple[int, int]) -> Matrix:
@@ -182,13 +181,17 @@ def _integers(
     return Matrix(f"{base}.weight", kind, shape, read, _names(*parts))
 
 
-def _compressed(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Matrix | None:
+def _compressed(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Iterator[Matrix]:
     """Return a matrix of compressed-tensors: integers packed or plain, or FP8."""
     plain = stored.get(f"{base}.weight")
     if f"{base}.weight_packed" in stored:
-        return _packed(settings, stored, base)
-    if plain is None or f"{base}.weight_scale" not in stored:
-        return None
+        yield _packed(stored, base)
+    elif plain is not None and f"{base}.weight_scale" in stored:
+        yield _plain_scaled(stored, base, plain)
+
+
+def _plain_scaled(stored: Mapping[str, Stored], base: str, plain: Stored) -> Matrix:
+    """Return a matrix that is not packed: integers of 8 bits, or FP8."""
     scale = stored[f"{base}.weight_scale"]
     rows, columns = _sizes(plain)
     if plain.tensor.dtype == "I8":
@@ -225,7 +228,7 @@ def _scale_rows(scale: Stored, rows: int, first: int, count: int) -> npt.NDArray
     return each[first : first + count]
 
 
-def _packed(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Matrix:
+def _packed(stored: Mapping[str, Stored], base: str) -> Matrix:
     """Integers of 4 or 8 bits in words, the lowest bits first, half their range above the value."""
     packed = stored[f"{base}.weight_packed"]
     scale = _part(stored, packed, f"{base}.weight_scale")
@@ -261,7 +264,7 @@ def _packed(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Ma
     return _integers(base, (rows, columns), group, kind, quants, each_scale, parts)
 
 
-def _awq(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Matrix:
+def _awq(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Iterator[Matrix]:
     """Integers of 4 bits, [inputs, outputs / 8] words, less a zero point for each group of inputs."""
     if settings.integer("bits", 4, 1, 32) != 4 or settings.text("version", "gemm").lower() != "gemm":
         found = f"{settings.integer('bits', 4, 1, 32)} bits, {printable(settings.text('version', 'gemm'))}"
@@ -288,7 +291,7 @@ def _awq(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Matri
     def scales(first: int, count: int) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(scale.floats()[:, first : first + count].T)
 
-    return _integers(base, (rows, columns), columns // groups, Quant.Q5_0, quants, scales, (weight, scale, zeros))
+    yield _integers(base, (rows, columns), columns // groups, Quant.Q5_0, quants, scales, (weight, scale, zeros))
 
 
 def _awq_nibbles(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int16]:
@@ -297,9 +300,49 @@ def _awq_nibbles(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int16]:
     return nibbles[:, :, list(_AWQ_ORDER)].reshape(len(words), -1).astype(np.int16)
 
 
+def _mxfp4(settings: JsonObject, stored: Mapping[str, Stored], base: str) -> Iterator[Matrix]:
+    """Experts of gpt-oss: blocks of 32 as GGUF has them but for the order of nibbles; rows of gate and up in turn."""
+    blocks = stored[f"{base}_blocks"]
+    scales, bias = _part(stored, blocks, f"{base}_scales"), stored.get(f"{base}_bias")
+    shape = blocks.tensor.shape
+    if len(shape) != 4 or 0 in shape:
+        raise blocks.error(f"expected experts, rows, blocks and 16 bytes, found shape {list(shape)}")
+    blocks.check(("U8",), (*shape[:3], 16))
+    scales.check(("U8",), shape[:3])
+    if bias is not None:
+        bias.check(("BF16",), shape[:2])
+    pair = base.endswith(".gate_up_proj")
+    if pair and shape[1] % 2:
+        raise blocks.error(f"expected as many rows of gate as of up, found {shape[1]} of both")
+    stem = base.removesuffix("gate_up_proj")
+    step = 2 if pair else 1
+    for place, name in enumerate((f"{stem}gate_proj", f"{stem}up_proj") if pair else (base,)):
+        read = partial(_mxfp4_rows, blocks, scales, place, step)
+        whole = (shape[0], shape[1] // step, 32 * shape[2])
+        yield Matrix(f"{name}.weight", Quant.MXFP4, whole, read, _names(blocks, scales))
+        if bias is not None:
+            yield Matrix(f"{name}.bias", Quant.BF16, whole[:2], partial(_every, bias, place, step), _names(bias))
+
+
+def _mxfp4_rows(blocks: Stored, scales: Stored, place: int, step: int, first: int, count: int) -> Bytes:
+    """Return every `step`-th row from `place` on, of all experts, in GGUF's order of nibbles."""
+    number = blocks.tensor.shape[2]
+    raw = blocks.rows(first * step * number, count * step * number).reshape(count, step, number, 16)[:, place]
+    exponents = scales.rows(first * step, count * step).reshape(count, step, number, 1)[:, place]
+    quants = unpack_nibbles(raw.reshape(-1, 16)).reshape(count, number, 32)
+    packed = quants[..., :16] | quants[..., 16:] << np.uint8(4)
+    return np.concatenate([exponents, packed], axis=-1).reshape(count, -1)
+
+
+def _every(bias: Stored, place: int, step: int, first: int, count: int) -> Bytes:
+    """Return every `step`-th element of two bytes from `place` on, of rows."""
+    return np.ascontiguousarray(bias.rows(first, count).view(np.uint16)[:, place::step]).view(np.uint8)
+
+
 # By `quant_method`: endings of the tensor that a matrix is known by, and how it is read.
 _SCHEMES: Mapping[str, tuple[tuple[str, ...], Scheme]] = {
     "fp8": ((".weight_scale_inv",), _fp8),
     "compressed-tensors": ((".weight_packed", ".weight_scale"), _compressed),
     "awq": ((".qweight",), _awq),
+    "mxfp4": (("_blocks",), _mxfp4),
 }

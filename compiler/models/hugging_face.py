@@ -90,6 +90,17 @@ _ROWS = (
         plus_one=True,
         windowed=True,
     ),
+    FolderRow(
+        "gpt-oss",
+        ("gpt_oss",),
+        {**_RMS_5, "head_dim": 64, "rope_theta": 150000.0},
+        {
+            "num_local_experts": "expert_count",
+            "num_experts_per_tok": "expert_used_count",
+            "intermediate_size": "expert_feed_forward_length",
+        },
+        windowed=True,
+    ),
     FolderRow("olmo", ("olmo",), _LAYER, {"clip_qkv": "attention.clamp_kqv"}, permuted=True),
     FolderRow(
         "nemotron",

@@ -134,9 +134,9 @@ def test_a_folder_has_all_that_its_graph_reads_and_nothing_else(tmp_path: Path, 
 
 
 def test_each_row_is_of_an_architecture_and_has_a_folder_here() -> None:
-    rows = {row.architecture: row for row in FOLDER_ROWS.values()}
-    assert set(rows) <= set(ARCHITECTURES)
-    assert {FOLDER_ROWS[kind].architecture for kind in FAMILIES} == set(rows)
+    rows = {row.architecture for row in FOLDER_ROWS.values()} - {"gpt-oss"}  # its experts: test_quantized.py
+    assert rows <= set(ARCHITECTURES)
+    assert {FOLDER_ROWS[kind].architecture for kind in FAMILIES} == rows
 
 
 def metadata(folder: HuggingFaceFolder) -> dict[str, object]:

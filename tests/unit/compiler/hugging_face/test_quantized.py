@@ -199,6 +199,117 @@ def test_awq(tmp_path: Path) -> None:
     assert np.array_equal(values_of(folder), expected)
 
 
+EXPERTS, INNER, WIDTH = 3, 64, 96
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 256,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention"],
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 64,
+    },
+    "quantization_config": {"quant_method": "mxfp4"},
+}
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def expert_parts(random: np.random.Generator) -> Parts:
+    """The experts of a layer of gpt-oss."""
+    parts: Parts = {}
+    for name, rows, columns in (("gate_up_proj", 2 * INNER, WIDTH), ("down_proj", WIDTH, INNER)):
+        base = f"model.layers.0.mlp.experts.{name}"
+        shape = (EXPERTS, rows, columns // 32, 16)
+        scales = random.integers(118, 130, shape[:3], dtype=np.uint8)
+        parts[f"{base}_blocks"] = ("U8", shape, random.integers(0, 256, shape, dtype=np.uint8).tobytes())
+        parts[f"{base}_scales"] = ("U8", shape[:3], scales.tobytes())
+        parts[f"{base}_bias"] = ("BF16", shape[:2], stored_bf16(random.normal(0, 1, shape[:2])))
+    return parts
+
+
+def gpt_oss(tmp_path: Path, parts: Parts) -> HuggingFaceFolder:
+    (tmp_path / "config.json").write_text(json.dumps(GPT_OSS))
+    write_weights(tmp_path, parts | {"lm_head.weight": ("BF16", (8, WIDTH), bytes(16 * WIDTH))})
+    return open_folder(tmp_path)
+
+
+def fp4_value(parts: Parts, base: str, expert: int, row: int, column: int) -> float:
+    """What a weight is: its four bits, a sign before three, times a power of two that 32 of them share."""
+    _, shape, blocks = parts[f"{base}_blocks"]
+    block = (expert * shape[1] + row) * shape[2] + column // 32
+    code = blocks[16 * block + column % 32 // 2] >> (4 * (column % 2)) & 15
+    return (-1 if code & 8 else 1) * FP4[code & 7] * 2.0 ** (parts[f"{base}_scales"][2][block] - 127)
+
+
+def test_experts_of_gpt_oss(tmp_path: Path) -> None:
+    random = np.random.default_rng(9)
+    parts = expert_parts(random)
+    folder = gpt_oss(tmp_path, parts)
+    for name, base, step, place in (
+        ("gate", "gate_up_proj", 2, 0),
+        ("up", "gate_up_proj", 2, 1),
+        ("down", "down_proj", 1, 0),
+    ):
+        info = folder.tensors[f"blk.0.ffn_{name}_exps.weight"]
+        assert info.shape == ((EXPERTS, WIDTH, INNER) if name == "down" else (EXPERTS, INNER, WIDTH))
+        pieces = [folder.read_rows(info.name, first, min(50, info.rows - first)) for first in range(0, info.rows, 50)]
+        values = gguf.quants.dequantize(np.concatenate(pieces), info.ggml_type).reshape(info.shape)
+        of_all = f"model.layers.0.mlp.experts.{base}"
+        for expert, row, column in random.integers(0, info.shape, (300, 3)):
+            exact = fp4_value(parts, of_all, expert, int(row) * step + place, int(column))
+            assert values[expert, row, column] == exact
+        bias = folder.read_tensor(f"blk.0.ffn_{name}_exps.bias").view(np.uint16)
+        whole = np.frombuffer(parts[f"{of_all}_bias"][2], np.uint16).reshape(EXPERTS, -1)
+        assert np.array_equal(bias.reshape(EXPERTS, -1), whole[:, place::step])
+    assert (
+        folder.metadata["gpt-oss.expert_feed_forward_length"] == folder.metadata["gpt-oss.feed_forward_length"] == INNER
+    )
+    assert (folder.metadata["gpt-oss.expert_count"], folder.metadata["gpt-oss.expert_used_count"]) == (EXPERTS, 2)
+
+
+EXPERT_CASES: dict[str, tuple[str, tuple[str, tuple[int, ...], bytes] | None, str]] = {
+    "no scales": ("down_proj_scales", None, "down_proj_blocks: expected down_proj_scales beside it"),
+    "no blocks": ("down_proj_blocks", None, "down_proj_scales: expected a type of F32, F16, BF16, found U8"),
+    "shape": (
+        "down_proj_blocks",
+        ("U8", (3, 96, 32), bytes(9216)),
+        "expected experts, rows, blocks and 16 bytes, found",
+    ),
+    "bytes": (
+        "down_proj_blocks",
+        ("U8", (3, 96, 2, 8), bytes(4608)),
+        "down_proj_blocks: expected shape [3, 96, 2, 16], found [3, 96, 2, 8]",
+    ),
+    "scales": ("down_proj_scales", ("U8", (3, 96, 1), bytes(288)), "expected shape [3, 96, 2], found [3, 96, 1]"),
+    "bias": ("down_proj_bias", ("BF16", (3, 64), bytes(384)), "expected shape [3, 96], found [3, 64]"),
+}
+
+
+@pytest.mark.parametrize("case", EXPERT_CASES)
+def test_experts_that_do_not_fit_are_refused_in_a_line(tmp_path: Path, case: str) -> None:
+    name, value, problem = EXPERT_CASES[case]
+    parts = expert_parts(np.random.default_rng(10))
+    name = f"model.layers.0.mlp.experts.{name}"
+    if value is None:
+        del parts[name]
+    else:
+        parts[name] = value
+    with pytest.raises(InputError) as caught:
+        gpt_oss(tmp_path, parts)
+    assert problem in str(caught.value)
+
+
 def without(ending: str) -> Callable[[Parts], object]:
     return lambda parts: parts.pop(f"{MATRIX}.{ending}")
 
@@ -208,7 +319,7 @@ def other(ending: str, dtype: str, shape: tuple[int, ...], n_bytes: int) -> Call
 
 
 CASES: dict[str, tuple[dict[str, Any], Callable[[Parts], object], str]] = {
-    "method": ({"quant_method": "hqq"}, lambda _: None, "quant_method: expected one of fp8, compressed-tensors, awq"),
+    "method": ({"quant_method": "hqq"}, lambda _: None, "quant_method: expected one of fp8, compressed-tensors,"),
     "no method": ({}, lambda _: None, "quantization_config.quant_method: expected a string, found nothing"),
     "bits": (
         AWQ | {"bits": 3},
