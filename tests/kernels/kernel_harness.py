@@ -41,7 +41,7 @@ WEIGHT_TYPES = (
     *("IQ4_NL", *FP4_TYPES, "Q1_0"),
 )
 LIKE_ANOTHER = ("IQ3_S", "IQ2_XXS", "IQ2_S", "IQ1_M", "TQ1_0", "IQ4_NL")
-"""Types whose code is that of IQ3_XXS, IQ2_XS, IQ1_S, TQ2_0 and of IQ4_XS with Q4_0's scales, but for numbers."""
+"""Types of which each part of the code is that of another type: of IQ3_XXS, IQ2_XS, IQ1_S, TQ2_0, IQ4_XS and Q4_0."""
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 LEVELS = tuple(v.level for v in TARGETS["host"].variants if cpu_features().issuperset(v.cpu_features))
 """ISA levels that this machine can run, best first."""
