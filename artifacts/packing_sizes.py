@@ -20,7 +20,7 @@ LANE_ROWS: Final = 32
 _TILES: Final = {"rows16": (TILE_ROWS, PAIR_ROWS), "lanes32": (LANE_ROWS, 2 * LANE_ROWS)}
 """Rows of a tile, and the rows of which pairs need a multiple, by the packing's first part."""
 
-LANE_FLOATS: Final = 8  # columns of a row of floats that `lanes32` keeps together
+LANE_PIECE_BYTES: Final = 16  # of a row that `lanes32` keeps together; rows of floats are filled up to it
 
 
 def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
@@ -41,17 +41,19 @@ def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
     known = FORMATS.get(kind.upper())
     if family not in _TILES or known is None or not kind.islower():
         raise ValueError("expected a known packing")
-    columns, n_bytes = _lane_block(known) if family == "lanes32" else (known.columns, known.packed_bytes)
     tile_rows, pair_rows = _TILES[family]
-    if len(shape) != 2 or shape[1] % columns:
-        raise ValueError(f"expected rows by a multiple of {columns} columns")
+    if len(shape) != 2 or shape[1] % known.columns:
+        raise ValueError(f"expected rows by a multiple of {known.columns} columns")
     if pairs and shape[0] % pair_rows:
         raise ValueError(f"expected a multiple of {pair_rows} rows")
-    return -(-shape[0] // tile_rows) * tile_rows * (shape[1] // columns * n_bytes)
+    row_bytes = shape[1] // known.columns * known.packed_bytes
+    if family == "lanes32":
+        row_bytes = _lane_row_bytes(known, shape[1] // known.columns)
+    return -(-shape[0] // tile_rows) * tile_rows * row_bytes
 
 
-def _lane_block(weights: WeightFormat) -> tuple[int, int]:
-    """Columns of a block, and bytes that a row takes of it: a superblock's scales are a multiple of four."""
+def _lane_row_bytes(weights: WeightFormat, blocks: int) -> int:
+    """Bytes of a row of `lanes32`: floats fill whole pieces, and a superblock's scales are a multiple of four."""
     if weights.is_float:
-        return LANE_FLOATS, LANE_FLOATS * weights.packed_bytes
-    return weights.columns, weights.packed_bytes + -weights.super_scale_bytes % 4
+        return -(-blocks * weights.packed_bytes // LANE_PIECE_BYTES) * LANE_PIECE_BYTES
+    return blocks * (weights.packed_bytes + -weights.super_scale_bytes % 4)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 from ..artifacts.arguments import Argument, StepRef
-from ..artifacts.errors import UsageError
 from ..artifacts.formats import FORMATS
 from ..artifacts.layout import GridEntry, KvLayout
 from ..artifacts.packing_sizes import LANE_ROWS
@@ -86,15 +85,8 @@ class HipPlanner(Planner):
         self.launch(template, (argument,), GridEntry(threads, 1), wave_size=self.gpu.wave_size)
 
     def weight_parameters(self, name: str) -> dict[str, Parameter]:
-        """Return what a kernel is told of a matrix.
-
-        Raises:
-            UsageError: a shape that the kernels do not have.
-        """
+        """Return what a kernel is told of a matrix."""
         weight = self.graph.weights[name]
-        is_float = FORMATS[weight.ggml_type].is_float
-        if is_float and weight.shape[1] % 8:
-            raise UsageError(f"{name}: {weight.shape[1]} columns: GPU kernels take multiples of 8")
         return {
             "columns": weight.shape[1],
             "weight_type": weight.ggml_type,

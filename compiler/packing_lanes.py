@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..artifacts.formats import FORMATS, WeightFormat
+from ..artifacts.packing_sizes import LANE_PIECE_BYTES as PIECE_BYTES
 from ..artifacts.packing_sizes import LANE_ROWS
 from .blocks import Blocks, Bytes, read_blocks
-
-PIECE_BYTES = 16  # of one lane's load
 
 
 def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
@@ -21,7 +20,7 @@ def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
     Args:
         raw: uint8[rows, row_bytes], the tensor's bytes as in the GGUF.
         ggml_type: one of `FORMATS`.
-        columns: elements of a row; of float types a multiple of 8.
+        columns: elements of a row.
     Returns:
         uint8[tiles, tile_bytes].
     """
@@ -31,7 +30,10 @@ def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
         raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
     tiles = raw.shape[0] // LANE_ROWS
     if weights.is_float:
-        pieces = raw.reshape(tiles, LANE_ROWS, columns * weights.gguf_bytes // PIECE_BYTES, PIECE_BYTES)
+        rest = -columns * weights.gguf_bytes % PIECE_BYTES
+        if rest:
+            raw = np.concatenate([raw, np.zeros((raw.shape[0], rest), np.uint8)], axis=1)
+        pieces = raw.reshape(tiles, LANE_ROWS, raw.shape[1] // PIECE_BYTES, PIECE_BYTES)
         return np.ascontiguousarray(pieces.transpose(0, 2, 1, 3)).reshape(tiles, -1)
     blocks = read_blocks(raw, weights)
     quants, high = _split_quants(blocks.quants, weights.bits)

@@ -19,9 +19,14 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 #ifdef SCALE
         UNROLL_FOR (int c = 0; c < ITEM_COLUMNS; c++) values[c] *= SCALE;
 #endif
+#if COLUMNS % 4 || COLUMNS % ITEM_COLUMNS /* rows begin at no multiple of four, or end within an item */
+        UNROLL_FOR (int c = 0; c < ITEM_COLUMNS; c++)
+            if (item * ITEM_COLUMNS + c < COLUMNS) out[item * ITEM_COLUMNS + c] = values[c];
+#else
         UNROLL_FOR (int c = 0; c < ITEM_COLUMNS; c += 4) {
             const f32x4 four = { values[c], values[c + 1], values[c + 2], values[c + 3] };
             *(GLOBAL_MEMORY f32x4 *)(out + item * ITEM_COLUMNS + c) = four;
         }
+#endif
     }
 }

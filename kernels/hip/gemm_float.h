@@ -47,7 +47,11 @@ INLINE void store_fetched(const struct fetched *next, struct stage *stage, int32
         const int32_t token = i / 16, c = i % 16 * 4;
         if (c >= width) continue;
         const size_t at = (size_t)int_min(token, next->count - 1) * ACTIVATION_ROW + 64 * chunk + c;
+#if COLUMNS % 4 /* rows begin at no multiple of four, and end within one */
+        for (int32_t n = 0; n < 4; n++) stage->x[token][c + n] = c + n < width ? next->x[at + n] : 0.0f;
+#else
         *(f32x4 *)(stage->x[token] + c) = *(const GLOBAL_MEMORY f32x4 *)(next->x + at);
+#endif
     }
 }
 
@@ -62,7 +66,8 @@ INLINE void multiply_chunk(const struct stage *stage, int32_t chunk, int32_t row
             if (t % 4 == 0) SCHEDULING_FENCE();
             const f32x4 x = *(const f32x4 *)(stage->x[token0 + lane_slot(t)] + c);
             UNROLL_FOR (int i = 0; i < LANE_ROWS; i++)
-                UNROLL_FOR (int n = 0; n < 4; n++) sums[i][t] = float_fma(w[i][n], x[n], sums[i][t]);
+                UNROLL_FOR (int n = 0; n < 4; n++)
+                    if (COLUMNS % 4 == 0 || c + n < width) sums[i][t] = float_fma(w[i][n], x[n], sums[i][t]);
         }
     }
 }

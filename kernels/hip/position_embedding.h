@@ -19,7 +19,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         dequantize_item(tile, row % 32, item, values);
         UNROLL_FOR (int c = 0; c < ITEM_COLUMNS; c++) {
             const int32_t at = item * ITEM_COLUMNS + c;
-            out[at] = values[c] + x[at];
+            if (COLUMNS % ITEM_COLUMNS == 0 || at < COLUMNS) out[at] = values[c] + x[at];
         }
     }
 }

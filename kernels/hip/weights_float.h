@@ -1,9 +1,10 @@
-/* Packings of float weights, "lanes32": rows in tiles of 32, [columns / PIECE][32 lanes][16 bytes].
- * Activations stay float32. Columns are a multiple of 8. */
+/* Packings of float weights, "lanes32": rows in tiles of 32, [columns / PIECE][32 lanes][16 bytes], the last piece filled up
+ * with zeros. Activations stay float32, and have no more columns than there are. */
 #include "prelude.h"
 
 #define PIECE (16 / ELEMENT_BYTES) /* columns of 16 bytes */
-#define TILE_BYTES (COLUMNS / PIECE * 512)
+#define ROW_PIECES ((COLUMNS + PIECE - 1) / PIECE)
+#define TILE_BYTES (ROW_PIECES * 512)
 #define UNIT_PIECES (64 / PIECE)
 
 typedef const GLOBAL_MEMORY uint8_t *weight_pointer;
@@ -28,7 +29,7 @@ INLINE void unpack_piece(i32x4 raw, float w[PIECE])
 }
 
 /* embedding.h: as in weights_quantized.h. */
-#define ROW_ITEMS (COLUMNS / PIECE)
+#define ROW_ITEMS ROW_PIECES
 #define ITEM_COLUMNS PIECE
 
 INLINE void dequantize_item(weight_pointer tile, int32_t lane, int32_t item, float out[PIECE])

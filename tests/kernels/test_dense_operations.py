@@ -149,23 +149,23 @@ PAIRS = {
 }
 
 
-def position_case(kind: str) -> Case:
-    columns = 64
+def position_case(kind: str, columns: int = 64) -> Case:
     node = Node("position_embedding", ("x",), "y", ("w",))
     weights = {"w": random_rows(RANDOM, kind, 40, columns)}
     values = Value("x", "T", columns), Value("y", "T", columns)
     return Case(node, values, weights, {"w": kind}, {"x": normal(TOKENS, columns)})
 
 
-POSITIONS = {kind: position_case(kind) for kind in ("F32", "F16", "Q8_0")}
+POSITIONS = {kind: position_case(kind) for kind in ("F32", "F16", "Q8_0")} | {"odd": position_case("F16", 61)}
 
 
-def embedding_case(kind: str) -> Case:
+def embedding_case(kind: str, columns: int = 64) -> Case:
     node = Node("embedding", (), "y", ("w",), {"scale": 7.5})
-    return Case(node, (Value("y", "T", 64),), {"w": random_rows(RANDOM, kind, 40, 64)}, {"w": kind})
+    return Case(node, (Value("y", "T", columns),), {"w": random_rows(RANDOM, kind, 40, columns)}, {"w": kind})
 
 
 EMBEDDINGS = {kind: embedding_case(kind) for kind in ("F32", "Q8_0")}
+EMBEDDINGS |= {f"{kind}-{columns}": embedding_case(kind, columns) for kind, columns in (("F32", 7), ("BF16", 61))}
 
 
 def logits_case(softcap: float) -> Case:
@@ -177,9 +177,11 @@ def logits_case(softcap: float) -> Case:
 LOGITS = {softcap: logits_case(softcap) for softcap in (0.0, 30.0)}
 
 
-def linear_case(kind: str, matrices: int, bias: bool, scales: bool, scale: float, accumulate: bool) -> Case:
-    """Matrices of 41 rows side by side, from column 3 of an output of 96 on."""
-    columns, height = 256, 41 if matrices == 1 else 23
+def linear_case(
+    kind: str, matrices: int, bias: bool, scales: bool, scale: float, accumulate: bool, columns: int = 256
+) -> Case:
+    """Matrices of 41 rows or of 23 side by side, from column 3 of an output of 96 on."""
+    height = 41 if matrices == 1 else 23
     weights: dict[str, Array] = {}
     for index in range(matrices):
         weights[f"w{index}"] = random_rows(RANDOM, kind, height, columns)
@@ -198,26 +200,31 @@ LINEARS = {
     "scale": linear_case("F16", 1, True, False, 0.22, True),
     "scales": linear_case("Q4_1", 3, False, True, 1, False),
     "scales-bias-scale": linear_case("Q8_0", 2, True, True, 0.5, True),
+    "odd-F32": linear_case("F32", 1, False, False, 1, False, 7),
+    "odd-F16": linear_case("F16", 2, True, False, 1, True, 131),
+    "odd-BF16": linear_case("BF16", 1, False, False, 1, False, 61),
+    "fours-F16": linear_case("F16", 1, False, False, 1, False, 92),
 }
 
 
-def gate_up_case(kind: str, activation: str, bias: bool, scales: bool) -> Case:
+def gate_up_case(kind: str, activation: str, bias: bool, scales: bool, columns: int = 256) -> Case:
     weights: dict[str, Array] = {}
     for name in ("gate", "up"):
-        weights[name] = random_rows(RANDOM, kind, 64, 256)
+        weights[name] = random_rows(RANDOM, kind, 64, columns)
         if bias:
             weights[f"{name}_bias"] = normal(64)
         if scales:
             weights[f"{name}_scale"] = normal(1, mean=0.1, size=0.02)
-    values = (Value("x", "T", 256, "float32" if kind in FLOAT_TYPES else "q8"), Value("y", "T", 64))
+    values = (Value("x", "T", columns, "float32" if kind in FLOAT_TYPES else "q8"), Value("y", "T", 64))
     node = Node("gate_up", ("x",), "y", tuple(weights), {"activation": activation})
-    return Case(node, values, weights, {"gate": kind, "up": kind}, {"x": normal(TOKENS + 4, 256, size=0.2)})
+    return Case(node, values, weights, {"gate": kind, "up": kind}, {"x": normal(TOKENS + 4, columns, size=0.2)})
 
 
 GATES = {
     "gelu-bias": gate_up_case("F16", "gelu", True, False),
     "gelu_erf-scales": gate_up_case("Q4_1", "gelu_erf", False, True),
     "relu-both": gate_up_case("Q8_0", "relu", True, True),
+    "silu-odd": gate_up_case("F32", "silu", False, False, 70),
 }
 
 

@@ -17,6 +17,7 @@ from rocmforge.tests.kernels.kernel_harness import (
     TERNARY_TYPES,
     WEIGHT_TYPES,
     codebook,
+    random_rows,
     whole_columns,
 )
 from rocmforge.tests.oracles.dequantize import dequantize
@@ -181,7 +182,13 @@ def test_pairs_lie_one_tile_each_in_turn() -> None:
         packed_bytes("lanes32_pairs_q4_0", (96, 32))
 
 
+@pytest.mark.parametrize("columns", [1, 7, 60, 61])
 @pytest.mark.parametrize("kind", FLOAT_TYPES)
-def test_float_columns_come_in_eights(kind: str) -> None:
-    with pytest.raises(ValueError, match="multiple of 8 columns"):
-        packed_bytes(f"lanes32_{kind.lower()}", (32, 60))
+def test_float_rows_are_filled_up_to_whole_pieces_with_zeros(kind: str, columns: int) -> None:
+    raw = random_rows(np.random.default_rng(columns), kind, 32, columns)
+    packed = pack_lanes(raw, kind, columns)
+    pieces = -(-raw.shape[1] // 16)
+    assert packed.size == packed_bytes(f"lanes32_{kind.lower()}", (32, columns)) == 32 * 16 * pieces
+    rows = packed.reshape(pieces, 32, 16).transpose(1, 0, 2).reshape(32, -1)
+    assert np.array_equal(rows[:, : raw.shape[1]], raw)
+    assert not rows[:, raw.shape[1] :].any()
