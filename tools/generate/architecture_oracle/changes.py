@@ -1,0 +1,46 @@
+"""Changes that a test of an architecture must see: what of a file's logits hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.model_source import ModelSource
+from rocmforge.compiler.position_tables import RopeTable
+
+from .meaning import Meaning
+
+
+def changed(source: ModelSource, meaning: Meaning, positions: int) -> Iterator[tuple[str, Meaning]]:
+    """Yield models that differ from a model in one thing, with the name of the change."""
+    config = meaning.config
+    if config.rope_dim and any(config.layer(number).rope_dim for number in range(config.num_layers)):
+        yield "rope base doubled", Meaning.with_config(source, _with_theta(config), positions)
+    if config.max_alibi_bias:
+        flat = replace(config, max_alibi_bias=config.max_alibi_bias / 2)
+        yield "ALiBi halved", Meaning.with_config(source, flat, positions)
+    if config.window:
+        by_layer = {name: values for name, values in config.by_layer.items() if name != "window"}
+        whole = replace(config, window=0, by_layer=by_layer)
+        yield "window dropped", Meaning.with_config(source, whole, positions)
+    yield "a head changed", _with_other_head(meaning)
+
+
+def _with_theta(config: ModelConfig) -> ModelConfig:
+    tables = {
+        role: replace(table, theta=2 * table.theta) if isinstance(table, RopeTable) else table
+        for role, table in config.further_tables.items()
+    }
+    return replace(config, rope_theta=2 * config.rope_theta, further_tables=tables)
+
+
+def _with_other_head(meaning: Meaning) -> Meaning:
+    """Return a model whose first head of queries, in the first layer that has some, is turned round."""
+    role = next(role for role in meaning.numbers if role.endswith(".attention_q"))
+    head_dim = meaning.config.layer(int(role.split(".")[1])).head_dim
+    queries = meaning.numbers[role].copy()
+    queries[:head_dim] = np.roll(queries[:head_dim], 1, axis=0)
+    return replace(meaning, numbers={**meaning.numbers, role: queries})

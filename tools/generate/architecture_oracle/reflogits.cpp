@@ -1,0 +1,100 @@
+// reflogits model.gguf ids.json out.json : llama.cpp's logits at the last position of each prefix.
+// ids.json: {"ids":[...], "prefixes":[n,...]}. f32 KV cache, no repacked weights, flash attention off, 1 thread.
+#include "llama.h"
+#include <nlohmann/json.hpp>
+#include <cstdio>
+#include <fstream>
+#include <vector>
+using json = nlohmann::json;
+int main(int c, char **v)
+{
+    if (c < 4) return 1;
+    llama_log_set(
+        [](ggml_log_level l, const char *t, void *) {
+            if (l >= GGML_LOG_LEVEL_WARN) fputs(t, stderr);
+        },
+        nullptr);
+    llama_backend_init();
+    auto mp = llama_model_default_params();
+    mp.use_extra_bufts = false;
+    llama_model *m = llama_model_load_from_file(v[1], mp);
+    if (!m) {
+        fprintf(stderr, "no model\n");
+        return 2;
+    }
+    const llama_vocab *vo = llama_model_get_vocab(m);
+    int V = llama_vocab_n_tokens(vo);
+    json in;
+    std::ifstream(v[2]) >> in;
+    std::vector<int> ids = in["ids"];
+    json out;
+    out["n_vocab"] = V;
+    out["n_embd"] = llama_model_n_embd(m);
+    char desc[256];
+    llama_model_desc(m, desc, sizeof desc);
+    out["desc"] = desc;
+    out["encoder"] = llama_model_has_encoder(m);
+    out["decoder"] = llama_model_has_decoder(m);
+    out["recurrent"] = llama_model_is_recurrent(m);
+    out["hybrid"] = llama_model_is_hybrid(m);
+    for (auto &pn : in["prefixes"]) {
+        int n = pn;
+        auto cp = llama_context_default_params();
+        cp.n_ctx = 128;
+        cp.n_batch = 128;
+        cp.n_ubatch = 128;
+        cp.n_threads = 1;
+        cp.n_threads_batch = 1;
+        cp.no_perf = true;
+        cp.type_k = GGML_TYPE_F32;
+        cp.type_v = GGML_TYPE_F32;
+        cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        cp.swa_full = true;
+        llama_context *x = llama_init_from_model(m, cp);
+        if (!x) {
+            fprintf(stderr, "no context\n");
+            return 3;
+        }
+        llama_batch b = llama_batch_init(128, 0, 1);
+        b.n_tokens = n;
+        for (int i = 0; i < n; i++) {
+            b.token[i] = ids[i] % V;
+            b.pos[i] = i;
+            b.n_seq_id[i] = 1;
+            b.seq_id[i][0] = 0;
+            b.logits[i] = i == n - 1;
+        }
+        int rc = llama_decode(x, b);
+        if (rc) {
+            fprintf(stderr, "decode %d\n", rc);
+            return 4;
+        }
+        const float *l = llama_get_logits_ith(x, n - 1);
+        if (!l) {
+            fprintf(stderr, "no logits\n");
+            return 5;
+        }
+        out["logits"][std::to_string(n)] = std::vector<float>(l, l + V);
+    // the same prefix one token at a time
+        llama_memory_clear(llama_get_memory(x), true);
+        for (int i = 0; i < n; i++) {
+            b.n_tokens = 1;
+            b.token[0] = ids[i] % V;
+            b.pos[0] = i;
+            b.n_seq_id[0] = 1;
+            b.seq_id[0][0] = 0;
+            b.logits[0] = 1;
+            if (llama_decode(x, b)) {
+                fprintf(stderr, "step %d\n", i);
+                return 6;
+            }
+        }
+        l = llama_get_logits_ith(x, 0);
+        out["stepwise"][std::to_string(n)] = std::vector<float>(l, l + V);
+        llama_batch_free(b);
+        llama_free(x);
+    }
+    std::ofstream(v[3]) << out.dump() << "\n";
+    llama_model_free(m);
+    return 0;
+}

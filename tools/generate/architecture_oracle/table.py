@@ -1,0 +1,76 @@
+"""`docs/architectures.md`: what was found of each model, at several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from .judge import Verdict
+
+MOST = 1e-4
+"""Normalised mean squared error up to which logits agree."""
+VISIBLE = 1e-3
+"""From which on a change shows."""
+
+_HEAD = """# Architectures
+
+Which of llama.cpp's architectures compile, and how far their logits are from llama.cpp's. Written by
+`python -m rocmforge.tools.generate.architecture_oracle table`, not by hand.
+
+Each file is a small random model (6 layers, float32 weights) of llama.cpp's own test generator, with the tensors that
+published files of the architecture have; `DIR` is made by `tools/generate/architecture_oracle/make.sh DIR`. Numbers are
+normalised mean squared errors, of the last of 1, 13 and 40 tokens, the largest of all seeds and lengths: **meaning** of
+the graph in NumPy float64, **host** and **gfx1100** (emulated) of bundles with keys and values in float16, **itself**
+of llama.cpp one token at a time, all against llama.cpp all tokens at once (*: against llama.cpp one token at a time,
+which differs from itself). **Least change**: what doubling the base of
+the rotary frequencies, halving ALiBi, dropping the windows or turning one head round does to the meaning, the smallest
+of these; below {visible:.0e} the file would not show the error.
+"""
+
+
+def table(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
+    """Return the page.
+
+    Args:
+        verdicts: by the name of a model, one a seed.
+    """
+    lines = [_HEAD.format(visible=VISIBLE)]
+    agreeing = [name for name, found in verdicts.items() if all(_agrees(one) for one in found)]
+    compiled = [name for name, found in verdicts.items() if all(not one.problem for one in found)]
+    seeds = max(map(len, verdicts.values()))
+    lines.append(
+        f"Of {len(verdicts)} files {len(compiled)} compile; of those {len(agreeing)} are within {MOST:.0e} at "
+        f"{seeds} seed{'s' * (seeds > 1)}.\n"
+    )
+    lines += ["| file | meaning | host | gfx1100 | itself | least change |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [_line(name, found) for name, found in verdicts.items() if not found[0].problem]
+    lines += ["", "These do not compile yet:", "", "| file | why |", "| --- | --- |"]
+    lines += [f"| {name} | {found[0].problem} |" for name, found in verdicts.items() if found[0].problem]
+    return "\n".join(lines) + "\n"
+
+
+def _agrees(one: Verdict) -> bool:
+    """Return whether logits agree: those of the graph's meaning, and of all programs."""
+    return one.meaning is not None and max(one.meaning, *(one.programs or {}).values()) <= MOST
+
+
+def _line(name: str, found: Sequence[Verdict]) -> str:
+    def largest(of: Callable[[Verdict], float | None]) -> str:
+        values = [value for value in map(of, found) if value is not None]
+        return f"{max(values):.0e}" if values else ""
+
+    columns = [
+        largest(lambda one: one.meaning) + "*" * any(one.stepwise and (one.own or 0) > MOST for one in found),
+        largest(lambda one: (one.programs or {}).get("host")),
+        largest(lambda one: (one.programs or {}).get("gfx1100")),
+        largest(lambda one: one.own),
+        _least_change(found),
+    ]
+    return f"| {name} | {' | '.join(columns)} |"
+
+
+def _least_change(found: Sequence[Verdict]) -> str:
+    shifts = [(shift, name) for one in found for name, shift in (one.changes or {}).items()]
+    if not shifts:
+        return ""
+    shift, name = min(shifts)
+    return f"{shift:.0e} ({name})"
