@@ -209,6 +209,7 @@ ARCHITECTURES = (
         optional=("position_embedding", "attention_q_norm", "attention_k_norm", "ffn_divisors"),
         inverted=("ffn_divisors",),
         keys=("max_alibi_bias", "qkv_clamp"),
+        refine=refined.mpt,
         activation="gelu",
         qk_norm="hidden",
         qk_norm_kind="layer",

@@ -90,6 +90,18 @@ def jais(source: ModelSource, config: ModelConfig) -> ModelConfig:
     return replace(config, attention_scale=1 / config.head_dim)
 
 
+def mpt(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Norms of queries and keys are both as wide as the residual stream.
+
+    Raises:
+        GgufError: there are such norms, and fewer keys than queries.
+    """
+    if "blk.0.attn_q_norm.weight" in source.tensors and config.num_kv_heads != config.num_heads:
+        key, found = "mpt.attention.head_count_kv", config.num_kv_heads
+        raise source.error(key, f"expected {config.num_heads}, as many as of queries, whose norm there is, found {found}")
+    return config
+
+
 def minicpm(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Older files lack the scales, which follow from the sizes."""
     usual = {

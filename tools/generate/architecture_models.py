@@ -1,0 +1,186 @@
+"""A small model of each architecture that compiles, with random weights: every tensor that its row knows.
+
+python -m rocmforge.tools.generate.architecture_models phi2 phi2.gguf [--whole]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from rocmforge.compiler.architectures import ARCHITECTURES
+from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.models.architecture import Architecture
+from rocmforge.compiler.position_tables import RopeScaling
+
+WINDOW = 8
+_SIZES = ModelConfig(
+    architecture="llama",
+    name="architecture",
+    hidden_size=64,
+    intermediate_size=96,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    vocab_size=96,
+    max_seq_len=64,
+    rope_theta=10000.0,
+    norm_epsilon=1e-5,
+    rope_style="half",
+    rope_dim=16,
+    rope_scaling=RopeScaling("factors"),
+    tie_word_embeddings=False,
+)
+_NUMBERS: Mapping[str, float] = {
+    "norm_epsilon": 1e-5,
+    "rope_theta": 10000.0,
+    "attention_scale": 0.2,
+    "attention_softcap": 20.0,
+    "embedding_scale": 3.0,
+    "logit_scale": 0.5,
+    "logit_softcap": 15.0,
+    "max_alibi_bias": 8.0,
+    "qkv_clamp": 1.5,
+    "residual_scale": 0.7,
+    "rope_theta_windowed": 5000.0,
+    "temperature_scale": 0.1,
+}
+"""What is not a size."""
+_ROPE_FACTORS = ("rope_factors", "rope_factors_long", "rope_factors_short")
+_LAYERS = {"baichuan": 40, "exaone4": 64}
+"""How many a model has where four do not show what is special."""
+
+
+def write_architecture(
+    path: Path, name: str, whole: bool = False, seed: int = 0, num_layers: int | None = None
+) -> Path:
+    """Write a model of an architecture, the same bytes for the same arguments.
+
+    Args:
+        path: where to.
+        name: one of `ARCHITECTURES`.
+        whole: fused tensors stand for several, each tensor has a bias, and each matrix a scale.
+        seed: of all weights.
+        num_layers: default: as many as show what the architecture has.
+
+    Returns:
+        `path`.
+    """
+    row, random = ARCHITECTURES[name], np.random.default_rng(seed)
+    config = replace(_SIZES, architecture=name, num_layers=num_layers or _LAYERS.get(name, 4))
+    if name == "mpt":
+        config = replace(config, num_kv_heads=config.num_heads)  # its norms know no groups
+    writer = gguf.GGUFWriter(path, name)
+    _add_keys(writer, row, config)
+    _add_tokens(writer, config.vocab_size)
+    for tensor, shape in _tensors(row, config, whole).items():
+        writer.add_tensor(tensor, _values(random, tensor, shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -> None:
+    sizes = {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size * (2 if row.name == "qwen" else 1),
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
+        "key_length": config.head_dim,
+        "value_length": config.head_dim,
+        "max_seq_len": config.max_seq_len,
+        "rope_dim": config.rope_dim,
+        "window": WINDOW,
+    }
+    for hyperparameter, value in sizes.items():
+        if hyperparameter in row.keys:
+            writer.add_uint32(row.key(hyperparameter), value)
+    for hyperparameter, number in _NUMBERS.items():
+        if hyperparameter in row.keys:
+            writer.add_float32(row.key(hyperparameter), number)
+    if "parallel" in row.keys:
+        writer.add_bool(row.key("parallel"), True)
+    if row.windows is not None and not row.windows.pattern:
+        writer.add_array(row.key("window_pattern"), [number % 2 == 1 for number in range(config.num_layers)])
+
+
+def _add_tokens(writer: gguf.GGUFWriter, size: int) -> None:
+    tokens = ["Ġ", *(chr(32 + index) for index in range(1, size - 1)), "ab"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * size)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
+def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by its name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in range(config.num_layers):
+        shapes = row.shapes(config, config.layer(layer))
+        roles = {role: row.tensor_name(role, layer) for role in row.tensors if role in shapes}
+        sizes = {name: shapes[role] for role, name in roles.items()}
+        for role in row.repeated & set(roles):  # once for all elements of a head
+            rows, *columns = shapes[role]
+            sizes[roles[role]] = (rows // config.head_dim, *columns)
+        for base, parts in row.fused.items() if whole else ():
+            for part in set(parts) & set(roles):
+                sizes.pop(roles[part], None)
+            name = base.replace("{layer}", str(layer))
+            sizes[f"{name}.weight"] = (sum(shapes[part][0] for part in parts), config.hidden_size)
+        for name, shape in sizes.items():
+            found[name] = shape
+            if whole and name.endswith(".weight") and not _stands_alone(row, name, layer):
+                found[name.replace(".weight", ".bias")] = shape[:1]
+                if len(shape) == 2:
+                    found[name.replace(".weight", ".scale")] = (1,)
+    return found
+
+
+def _stands_alone(row: Architecture, name: str, layer: int) -> bool:
+    """Return whether a tensor has no bias: it is none of a norm or a product."""
+    roles = (
+        "token_embedding",
+        "position_embedding",
+        "embedding_skip",
+        "attention_sinks",
+        *row.repeated,
+        *_ROPE_FACTORS,
+    )
+    return name in {row.tensor_name(role, layer) for role in roles if role in row.tensors}
+
+
+def _values(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return numbers by which activations neither fade nor grow."""
+    if len(shape) == 2:
+        deviation = 0.5 if "embd" in name else 1.2 * shape[1] ** -0.5
+        return random.normal(0, deviation, shape).astype(np.float32)
+    if name.endswith(".bias") or "sinks" in name:
+        return random.normal(0, 0.3, shape).astype(np.float32)
+    return random.uniform(0.6, 1.6, shape).astype(np.float32)  # norms, scales, divisors
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(ARCHITECTURES)))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--whole", is_flag=True, help="fused tensors, biases and scales")
+@click.option("--seed", default=0, show_default=True)
+def main(name: str, path: Path, whole: bool, seed: int) -> None:
+    """Write a small model of the architecture NAME to PATH."""
+    write_architecture(path, name, whole, seed)
+
+
+if __name__ == "__main__":
+    main()
