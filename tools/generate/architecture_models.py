@@ -166,6 +166,8 @@ def _values(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> n
     """Return numbers by which activations neither fade nor grow."""
     if len(shape) == 2:
         deviation = 0.5 if "embd" in name else 1.2 * shape[1] ** -0.5
+        if "attn_q" in name or "attn_k" in name:
+            deviation *= 2  # attention that chooses: its logits hang on positions
         return random.normal(0, deviation, shape).astype(np.float32)
     if name.endswith(".bias") or "sinks" in name:
         return random.normal(0, 0.3, shape).astype(np.float32)

@@ -1,0 +1,61 @@
+"""Each architecture's row: what its graph means, before and after the passes, and that its logits hang on what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rocmforge.compiler.architectures import ARCHITECTURES
+from rocmforge.compiler.gguf_reader import read_gguf
+from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors
+from rocmforge.compiler.passes import run_passes
+from rocmforge.compiler.read_config import read_config
+from rocmforge.tests.oracles.graph_interpreter import Interpreter
+from rocmforge.tools.generate.architecture_models import WINDOW, write_architecture
+from rocmforge.tools.generate.architecture_oracle.changes import changed
+from rocmforge.tools.generate.architecture_oracle.judge import nmse
+from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
+
+IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 2 * WINDOW + 3)]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["plain", "whole"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture(name: str, whole: bool, tmp_path: Path) -> None:
+    path = write_architecture(tmp_path / "model.gguf", name, whole)
+    source, meaning = read_gguf(path), Meaning.of(path, len(IDS))
+    logits = meaning.logits(IDS)
+    assert np.isfinite(logits).all()
+    assert unused_tensors(source, read_config(source)) == ()
+    # Products that a pass puts together are the sums of before in another order, of float64.
+    passed = Interpreter(run_passes(meaning.graph), dict(meaning.numbers), IDS).run()[-1]
+    np.testing.assert_allclose(passed, logits, rtol=0, atol=1e-9 * np.abs(logits).max())
+    for change, other in changed(source, meaning, len(IDS)):
+        assert nmse(other.logits(IDS), logits) > 1e-4, change  # the error up to which logits are said to agree
+
+
+def test_rows_of_a_fused_tensor(tmp_path: Path) -> None:
+    """Each weight is what it is where the tensors are apart."""
+    path = write_architecture(tmp_path / "whole.gguf", "phi3", whole=True)
+    source = read_gguf(path)
+    found = weight_tensors(source, read_config(source))
+    qkv = source.read_tensor("blk.1.attn_qkv.weight").view(np.float32).reshape(-1, 64)
+    bias = source.read_tensor("blk.1.ffn_up.bias").view(np.float32)
+    for role, rows in (("q", slice(0, 64)), ("k", slice(64, 96)), ("v", slice(96, 128))):
+        weight = found[f"layers.1.attention_{role}"]
+        assert weight.name == "blk.1.attn_qkv.weight"
+        assert np.array_equal(weight.read(source).view(np.float32), qkv[rows])
+        assert found[f"layers.1.attention_{role}_scale"].name == "blk.1.attn_qkv.scale"
+    for role, elements in (("gate", bias[:96]), ("up", bias[96:])):
+        assert np.array_equal(found[f"layers.1.ffn_{role}_bias"].read(source).view(np.float32), elements)
+
+
+def test_what_heads_share_stands_for_each_element(tmp_path: Path) -> None:
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", "spark2_5"))
+    weight = weight_tensors(source, read_config(source))["layers.0.attention_gate"]
+    rows = weight.read(source).view(np.float32)
+    assert (weight.tensor.shape, rows.shape) == ((4, 64), (64, 64))
+    assert np.array_equal(rows[::16], source.read_tensor(weight.name).view(np.float32).reshape(4, 64))
+    assert np.array_equal(rows[16], rows[31])
