@@ -15,7 +15,7 @@ from .architectures import ARCHITECTURES
 from .graph import Weight
 from .model_config import ModelConfig
 from .model_source import ModelSource, TensorInfo
-from .models.architecture import Architecture, Shapes
+from .models.architecture import Architecture, Shapes, WeightForm
 from .read_head import TENSORS as HEAD_TENSORS
 from .read_head import head_shapes
 
@@ -36,15 +36,15 @@ class WeightTensor:
         tensor: as the source has it.
         shape: of the weight, [rows, columns] or [elements].
         first: row of the tensor, or element, that the weight begins with.
+        form: see `Architecture.forms`.
         repeat: how often each row, or element, stands in the weight, one behind the other.
-        inverted: the weight is one over what is stored.
     """
 
     tensor: TensorInfo
     shape: tuple[int, ...]
     first: int = 0
+    form: WeightForm = "stored"
     repeat: int = 1
-    inverted: bool = False
 
     @property
     def name(self) -> str:
@@ -91,8 +91,8 @@ class _Place:
     whole: tuple[int, ...]
     first: int
     optional: bool
+    form: WeightForm = "stored"
     repeat: int = 1
-    inverted: bool = False
 
 
 def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, WeightTensor]:
@@ -104,10 +104,11 @@ def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, Wei
     found: dict[str, WeightTensor] = {}
     unread = ARCHITECTURES[config.architecture].unread
     for place in _places(source, config):
-        if place.role.rsplit(".", 1)[-1] not in unread and (place.name in source.tensors or not place.optional):
-            found[place.role] = WeightTensor(
-                source.tensor(place.name), place.shape, place.first, place.repeat, place.inverted
-            )
+        if place.form == "ones":
+            found[place.role] = WeightTensor(TensorInfo("", place.shape, Quant.F32), place.shape, 0, "ones")
+        elif place.role.rsplit(".", 1)[-1] not in unread and (place.name in source.tensors or not place.optional):
+            tensor = source.tensor(place.name)
+            found[place.role] = WeightTensor(tensor, place.shape, place.first, place.form, place.repeat)
     return found
 
 
@@ -134,27 +135,9 @@ def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
     for number in (None, *range(config.num_layers)):
         shapes = row.shapes(config, config.layer(number or 0))
         prefix = "" if number is None else f"layers.{number}."
-        repeat = config.layer(number or 0).value_dim or config.layer(number or 0).head_dim
         for role in row.tensors:
-            if role in row.repeated:
-                name, shape = row.tensor_name(role, number or 0), shapes[role]
-                whole = (shape[0] // repeat, *shape[1:])
-                yield _Place(prefix + role, name, shape, whole, 0, role in row.optional, repeat)
-            elif role in row.first_rows:
-                yield from _first_row(source, row, shapes, role, prefix, number)
-            elif role in shapes and row.is_layer_role(role) == (number is not None):
+            if role in shapes and row.is_layer_role(role) == (number is not None):
                 yield from _places_of(source, row, shapes, role, number or 0, prefix)
-
-
-def _first_row(
-    source: ModelSource, row: Architecture, shapes: Shapes, role: str, prefix: str, number: int | None
-) -> Iterator[_Place]:
-    """Yield the place of a vector that is the first row of a matrix of the model's own."""
-    if row.is_layer_role(role) == (number is not None):
-        name = row.tensor_name(role, number or 0)
-        stored = source.tensors.get(name)
-        whole = (stored.shape[0], *shapes[role]) if stored is not None and len(stored.shape) == 2 else shapes[role]
-        yield _Place(prefix + role, name, shapes[role], whole, 0, role in row.optional)
 
 
 def _places_of(
@@ -163,8 +146,15 @@ def _places_of(
     """Yield the places of a weight, of its bias, and of the scale that multiplies the products of a matrix."""
     shape, name = shapes[role], row.tensor_name(role, layer)
     own, optional = prefix + role, role in row.optional
-    if not name.endswith(".weight"):
-        yield _Place(own, name, shape, shape, 0, optional, inverted=role in row.inverted)
+    form = row.forms.get(role, "stored")
+    if form == "first_row":
+        stored = source.tensors.get(name)
+        whole = (stored.shape[0], *shape) if stored is not None and len(stored.shape) == 2 else shape
+        yield _Place(own, name, shape, whole, 0, optional, form)
+        return
+    if form != "stored" or not name.endswith(".weight"):
+        repeat = shapes["attention_q"][0] // shapes["attention_sinks"][0] if form == "repeated" else 1
+        yield _Place(own, name, shape, (shape[0] // repeat, *shape[1:]), 0, optional, form, repeat)
         return
     base, roles = _holder(source, row, shapes, role, layer)
     first, rows = sum(shapes[one][0] for one in roles[: roles.index(role)]), sum(shapes[one][0] for one in roles)
@@ -204,20 +194,20 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
     """
     tensors = weight_tensors(source, config)
     for place in _places(source, config):
-        if place.role not in tensors:
+        if place.role not in tensors or place.form == "ones":
             continue
         tensor = source.tensors[place.name]
         flat = (math.prod(tensor.shape),) if len(place.whole) == 1 else tensor.shape
         if place.whole not in (tensor.shape, flat):
             raise source.error(place.name, f"expected shape {list(place.whole)}, found {list(tensor.shape)}")
         known: tuple[Quant, ...] = MATRIX_TYPES if len(place.shape) == 2 else VECTOR_TYPES
-        if place.role.startswith("rope_factors") or place.inverted:
+        if place.role.startswith("rope_factors") or place.form == "inverted":
             known = (Quant.F32,)
         if tensor.ggml_type not in known:
             names = ", ".join(kind.name for kind in known)
             raise source.error(place.name, f"expected a type of {names}, found {tensor.ggml_type.name}")
     for role, weight in tensors.items():
-        if role.startswith("rope_factors") or weight.inverted:
+        if role.startswith("rope_factors") or weight.form == "inverted":
             divisors = source.read_tensor(weight.name).view("<f4")
             if not (np.isfinite(divisors) & (divisors != 0)).all():
                 raise source.error(weight.name, "expected finite divisors other than 0, found others")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,5 +190,7 @@ def _stacked_rows(gguf: ModelSource, infos: Sequence[WeightTensor], first: int, 
 
 def read_floats(gguf: ModelSource, tensor: WeightTensor) -> npt.NDArray[np.float32]:
     """Return the elements of a tensor of any type as float32[elements], exactly."""
+    if tensor.form == "ones":
+        return np.ones(math.prod(tensor.shape), np.float32)
     elements = float_rows(tensor.read(gguf), tensor.ggml_type).reshape(-1)
-    return np.reciprocal(elements) if tensor.inverted else elements
+    return np.reciprocal(elements) if tensor.form == "inverted" else elements

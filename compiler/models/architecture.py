@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..graph import Graph, Weight
 from ..model_config import LayerConfig, ModelConfig, RopeStyle
 from ..model_source import ModelSource
 
 Shapes = Mapping[str, tuple[int, ...]]
+WeightForm = Literal["stored", "repeated", "inverted", "first_row", "ones"]
+"""As the file has it; each row (or element) for all elements of a head; one over it; its first row; all 1, no tensor."""
 
 
 def as_read(source: ModelSource, config: ModelConfig) -> ModelConfig:
@@ -55,9 +58,7 @@ class Architecture:
         optional: roles that a file may lack.
         fused: name of a tensor, without its ending, to the roles whose rows it may hold instead, in their order.
         unread: roles whose tensors a file may have, and which llama.cpp loads but does not compute with.
-        repeated: roles each of whose rows (or elements) the file has once for all elements of a head.
-        inverted: roles that are one over what the file has.
-        first_rows: roles that are the first row of what the file has.
+        forms: role to how its numbers come from the file's, see `WeightForm`.
         defaults: what a hyperparameter is where its key is absent or 0.
         windows: see `Windows`; None: all layers see all positions.
         refine: what the file's other facts make of the configuration that its keys say.
@@ -72,12 +73,10 @@ class Architecture:
     optional: frozenset[str] = frozenset()
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
-    repeated: frozenset[str] = frozenset()
-    inverted: frozenset[str] = frozenset()
+    forms: Mapping[str, WeightForm] = field(default_factory=dict)
     defaults: Mapping[str, float] = field(default_factory=dict)
     windows: Windows | None = None
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read
-    first_rows: frozenset[str] = frozenset()
 
     def key(self, hyperparameter: str) -> str:
         """Return the full GGUF key of a hyperparameter."""

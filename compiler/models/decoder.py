@@ -164,8 +164,7 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         **_unusual(value_dim=has.value_dim),
     }
     qkv = g.linear("qkv", normed, "attention_q", "attention_k", "attention_v")
-    both = ("attention_q_norm", "attention_k_norm")
-    norms = tuple(role for role in both if g.has(both[0]) and g.has(role))
+    norms = ("attention_q_norm", "attention_k_norm") if g.has("attention_q_norm") else ()
     how: dict[str, Attribute] = {"norm_rows": style.qk_norm in ("row", "hidden"), "norm_after": style.qk_norm_after}
     if style.qk_norm_kind != "rms":
         how["norm"] = style.qk_norm_kind

@@ -12,7 +12,7 @@ from typing import Any
 from ..model_config import ModelConfig, RopeStyle
 from ..model_source import ModelSource
 from . import refine as refined
-from .architecture import Architecture, Windows, as_read
+from .architecture import Architecture, WeightForm, Windows, as_read
 from .decoder import Style, graph, shapes
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
 
@@ -38,8 +38,7 @@ def _row(
     also: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
     unread: tuple[str, ...] = (),
-    repeated: tuple[str, ...] = (),
-    inverted: tuple[str, ...] = (),
+    forms: Mapping[str, WeightForm] | None = None,
     names: Mapping[str, str] | None = None,
     keys: tuple[str, ...] = (),
     no_keys: tuple[str, ...] = (),
@@ -56,7 +55,7 @@ def _row(
         also: roles that it has beside them.
         optional: roles that its files may have.
         names: GGUF's name of a tensor by its role, where that is another than in `TENSORS`.
-        unread: see `Architecture`, as `repeated` and `inverted`.
+        unread: see `Architecture`, as `forms`.
         keys: hyperparameters of `FURTHER_KEYS` that it has.
         no_keys: those of `KEYS` that mean nothing in its files.
         style: fields of `Style`.
@@ -78,8 +77,7 @@ def _row(
         frozenset(optional),
         {**{base: parts for base, parts in FUSED.items() if roles >= set(parts)}, **({_QKV: fused} if fused else {})},
         frozenset(unread),
-        frozenset(repeated),
-        frozenset(inverted),
+        forms or {},
         defaults or {},
         windows,
         refine,
@@ -207,7 +205,7 @@ ARCHITECTURES = (
         "none",
         without=("ffn_gate",),
         optional=("position_embedding", "attention_q_norm", "attention_k_norm", "ffn_divisors"),
-        inverted=("ffn_divisors",),
+        forms={"ffn_divisors": "inverted"},
         keys=("max_alibi_bias", "qkv_clamp"),
         refine=refined.mpt,
         activation="gelu",
@@ -252,7 +250,7 @@ ARCHITECTURES = (
     _half(
         "spark2_5",
         also=("attention_gate",),
-        repeated=("attention_gate",),
+        forms={"attention_gate": "repeated"},
         activation="gelu",
         windows=Windows(0),
     ),
@@ -260,8 +258,7 @@ ARCHITECTURES = (
         "talkie",
         without=_NORMS,
         also=("embedding_skip",),
-        optional=("attention_q_norm",),
-        repeated=("attention_q_norm",),
+        forms={"attention_q_norm": "repeated", "attention_k_norm": "ones"},
         keys=("logit_scale",),
         weightless=("embedding_norm", *_NORMS),
         qk_norm="heads",

@@ -89,7 +89,7 @@ def _row(
         frozenset((*optional, "output")),
         {base: parts for base, parts in FUSED.items() if roles >= set(parts)},
         frozenset(unread),
-        first_rows=frozenset({"token_type"}),
+        forms={"token_type": "first_row"},
         defaults={"max_alibi_bias": 8.0} if name == "jina-bert-v2" else {},
     )
 

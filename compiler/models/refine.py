@@ -98,7 +98,9 @@ def mpt(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """
     if "blk.0.attn_q_norm.weight" in source.tensors and config.num_kv_heads != config.num_heads:
         key, found = "mpt.attention.head_count_kv", config.num_kv_heads
-        raise source.error(key, f"expected {config.num_heads}, as many as of queries, whose norm there is, found {found}")
+        raise source.error(
+            key, f"expected {config.num_heads}, as many as of queries, whose norm there is, found {found}"
+        )
     return config
 
 

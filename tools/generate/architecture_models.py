@@ -130,9 +130,10 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, t
     found: dict[str, tuple[int, ...]] = {}
     for layer in range(config.num_layers):
         shapes = row.shapes(config, config.layer(layer))
-        roles = {role: row.tensor_name(role, layer) for role in row.tensors if role in shapes}
+        known = [role for role in row.tensors if role in shapes and row.forms.get(role) != "ones"]
+        roles = {role: row.tensor_name(role, layer) for role in known}
         sizes = {name: shapes[role] for role, name in roles.items()}
-        for role in row.repeated & set(roles):  # once for all elements of a head
+        for role in (one for one, form in row.forms.items() if form == "repeated"):  # once for a head
             rows, *columns = shapes[role]
             sizes[roles[role]] = (rows // config.head_dim, *columns)
         for base, parts in row.fused.items() if whole else ():
@@ -156,7 +157,7 @@ def _stands_alone(row: Architecture, name: str, layer: int) -> bool:
         "position_embedding",
         "embedding_skip",
         "attention_sinks",
-        *row.repeated,
+        *row.forms,
         *_ROPE_FACTORS,
     )
     return name in {row.tensor_name(role, layer) for role in roles if role in row.tensors}

@@ -1,4 +1,4 @@
-"""Each architecture's row: what its graph means, before and after the passes, and that its logits hang on what it says."""
+"""Each architecture: what its graph means, before and after the passes, and that its logits hang on what it says."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors
+from rocmforge.compiler.models.decoder_rows import ARCHITECTURES
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
@@ -22,7 +22,7 @@ IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 2 * WINDOW +
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["plain", "whole"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [row.name for row in ARCHITECTURES])
 def test_an_architecture(name: str, whole: bool, tmp_path: Path) -> None:
     path = write_architecture(tmp_path / "model.gguf", name, whole)
     source, meaning = read_gguf(path), Meaning.of(path, len(IDS))

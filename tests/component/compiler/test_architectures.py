@@ -1,0 +1,58 @@
+"""Compiled code of models that differ in all that an architecture's row can say, against what their graphs mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.compile import compile_model
+from rocmforge.compiler.model import CompileOptions
+from rocmforge.compiler.progress import Silent
+from rocmforge.compiler.target import TARGETS
+from rocmforge.library.compilation import make_golden
+from rocmforge.tools.generate.architecture_models import write_architecture
+from rocmforge.tools.generate.architecture_oracle.judge import nmse
+from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
+from rocmforge.tools.generate.architecture_oracle.programs import last_logits, load
+from rocmforge.tools.generate.architecture_oracle.table import MOST
+
+IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 19)]
+# What each is here for; two layers show it, but for rules that count to four.
+MODELS = {
+    "gemma2": 2,  # norms before and behind, windows, soft caps, a gate of GELU, a scaled embedding
+    "gemma3": 6,  # two tables of rotary positions
+    "olmo2": 4,  # norms behind alone, and of whole rows of queries and keys
+    "stablelm": 2,  # layer norms, of each head of queries and keys
+    "phi2": 2,  # one norm for attention and feed-forward, no gate
+    "mpt": 2,  # ALiBi, learned positions, held queries, divisors
+    "granite_swa": 2,  # sinks, and all scales
+    "talkie": 2,  # norms without weights, one behind the rotation, the embedding once more
+    "muse-glimmer": 4,  # a gate of attention, and a layer without positions
+    "phi3": 2,  # gate and up of one tensor
+}
+
+
+@pytest.fixture
+def portable_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build for one level: it decides nothing of an architecture."""
+    host = TARGETS["host"]
+    monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
+
+
+@pytest.mark.usefixtures("portable_only")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_host_computes_what_an_architecture_means(name: str, tmp_path: Path, build_cache: BuildCache) -> None:
+    path, goal = tmp_path / "model.gguf", tmp_path / "model.rfb"
+    write_architecture(path, name, whole=True, num_layers=MODELS[name])
+    compile_model(CompileOptions(path, goal), build_cache, Silent(), make_golden)
+    expected = Meaning.of(path, len(IDS)).logits(IDS)
+    with open_bundle(goal) as bundle:
+        program = load(bundle, "host")
+        found = last_logits(program, IDS)
+        program.close()
+    assert nmse(found, expected) < MOST  # keys and values are rounded to float16
