@@ -12,7 +12,7 @@ from ..model_source import ModelSource
 
 Shapes = Mapping[str, tuple[int, ...]]
 WeightForm = Literal["stored", "repeated", "inverted", "first_row", "ones"]
-"""As the file has it; each row, or element, for all elements of a head; one over it; its first row; all 1, of no tensor."""
+"""As the file has it; each row, or element, for all of a head; one over it; its first row; all 1, of no tensor."""
 
 
 def as_read(source: ModelSource, config: ModelConfig) -> ModelConfig:
