@@ -13,7 +13,6 @@ from ..artifacts.head import Head
 from .position_tables import PositionTable, RopeScaling, RopeTable
 
 RopeStyle = Literal["interleaved", "half", "none"]
-HEAD_DIM_MULTIPLE = 16  # attention works on vectors of 16 elements of a head
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class ModelConfig:
         num_layers: transformer blocks.
         num_heads: query heads; a multiple of `num_kv_heads`.
         num_kv_heads: key and value heads.
-        head_dim: elements of one head of queries and keys; a multiple of `HEAD_DIM_MULTIPLE`.
+        head_dim: elements of one head of queries and keys.
         value_dim: elements of one head of values; 0: `head_dim`.
         vocab_size: rows of the token embedding.
         max_seq_len: tokens of context that the model was trained for.

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
-from .model_config import HEAD_DIM_MULTIPLE, ModelConfig
+from .model_config import ModelConfig
 from .model_source import ModelSource, checked_int
 from .model_tensors import check_tensors
 from .models.architecture import Architecture
@@ -69,6 +69,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
         num_heads=max(num_heads),
         num_kv_heads=max(num_kv_heads),
         head_dim=head_dim,
+        value_dim=_value_dim(gguf_file, row, head_dim),
         vocab_size=_vocab_size(gguf_file, row),
         max_seq_len=max_seq_len,
         rope_theta=gguf_file.get_float(row.key("rope_theta"), DEFAULT_ROPE_THETA, minimum=1, maximum=MAX_THETA),
@@ -152,15 +153,13 @@ def _head_dim(gguf_file: ModelSource, row: Architecture, hidden_size: int, num_h
     if key not in gguf_file.metadata and hidden_size % num_heads:
         problem = f"expected a divisor of the hidden size {hidden_size}, found {num_heads}"
         raise gguf_file.error(row.key("num_heads"), problem)
-    head_dim = gguf_file.get_int(key, hidden_size // num_heads, minimum=2, maximum=MAX_HEAD_DIM)
-    if head_dim % HEAD_DIM_MULTIPLE:
-        at = key if key in gguf_file.metadata else row.key("num_heads")
-        raise gguf_file.error(at, f"expected heads of a multiple of {HEAD_DIM_MULTIPLE} elements, found {head_dim}")
-    value_length = gguf_file.get_int(row.key("value_length"), head_dim)
-    if value_length != head_dim:
-        problem = f"expected the key length {head_dim}, found {value_length}"
-        raise gguf_file.error(row.key("value_length"), problem)
-    return head_dim
+    return gguf_file.get_int(key, hidden_size // num_heads, minimum=2, maximum=MAX_HEAD_DIM)
+
+
+def _value_dim(source: ModelSource, row: Architecture, head_dim: int) -> int:
+    """Return the elements of a head of values; 0 where keys have as many."""
+    found = source.get_int(row.key("value_length"), head_dim, minimum=2, maximum=MAX_HEAD_DIM)
+    return 0 if found == head_dim else found
 
 
 def _num_kv_heads(source: ModelSource, row: Architecture, num_heads: tuple[int, ...]) -> tuple[int, ...]:

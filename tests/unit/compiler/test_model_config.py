@@ -160,10 +160,8 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
         ("llama.rope.scaling.type", "odd", "expected none, linear, yarn or longrope, found odd, which is not"),
         ("llama.attention.layer_norm_rms_epsilon", None, "expected a finite number, found nothing"),
         ("llama.attention.layer_norm_rms_epsilon", 0.0, "expected 1e-12 to 1, found 0.0"),
-        ("llama.attention.value_length", 32, "expected the key length 16, found 32"),
-        ("llama.attention.value_length", 8, "expected the key length 16, found 8"),
-        ("llama.attention.key_length", 15, "expected heads of a multiple of 16 elements, found 15"),
-        ("llama.attention.head_count", 8, "expected heads of a multiple of 16 elements, found 8"),
+        ("llama.attention.value_length", 1, "expected 2 to 1024, found 1"),
+        ("llama.attention.key_length", 1025, "expected 2 to 1024, found 1025"),
         ("llama.rope.dimension_count", 7, "expected an even number, found 7"),
         ("llama.rope.dimension_count", 18, "expected 2 to 16, found 18"),
         ("llama.rope.freq_base", 0.0, "expected 1 to"),
@@ -171,6 +169,20 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
 )  # fmt: skip
 def test_unsupported_metadata(llama: GgufFile, key: str, value: object, problem: str) -> None:
     assert refusal(with_metadata(llama, {key: value})).startswith(f"{key}: {problem}")
+
+
+@pytest.mark.parametrize(
+    "key, value, problem",
+    [
+        ("attention.value_length", 32, "blk.0.attn_v.weight: expected shape [64, 64], found [32, 64]"),
+        ("attention.value_length", 8, "blk.0.attn_v.weight: expected shape [16, 64], found [32, 64]"),
+        ("attention.key_length", 18, "blk.0.attn_q.weight: expected shape [72, 64], found [64, 64]"),
+        ("attention.key_length", 15, "llama.rope.dimension_count: expected 2 to 15, found 16"),
+        ("attention.head_count", 8, "llama.rope.dimension_count: expected 2 to 8, found 16"),
+    ],
+)
+def test_heads_of_any_size_that_tensors_have(llama: GgufFile, key: str, value: int, problem: str) -> None:
+    assert refusal(with_metadata(llama, {f"llama.{key}": value})) == problem
 
 
 @pytest.mark.parametrize(
