@@ -1,7 +1,9 @@
 """Importance of columns, as llama.cpp's `llama-imatrix` measures it: mean squares of what a matrix is multiplied with.
 
-Source: llama.cpp `tools/imatrix` and its GGUF files (`NAME.in_sum2`, `NAME.counts`); the older files are a count of
-entries, each a name, a number of calls, and sums.
+What counts is how columns of one matrix compare, so that sums are as good as means.
+
+Source: llama.cpp `tools/imatrix` and its GGUF files (`NAME.in_sum2`); the older files are a count of entries, each a
+name, a number of calls, and sums.
 """
 
 from __future__ import annotations
@@ -79,14 +81,9 @@ def _of_gguf(file: GgufFile) -> dict[str, Columns]:
         base = name.removesuffix(".in_sum2")
         if base == name:
             continue
-        counts = file.tensor(f"{base}.counts")
-        types = (info.ggml_type.name, counts.ggml_type.name)
-        if types != ("F32", "F32") or counts.rows * counts.shape[-1] != info.rows:
-            problem = f"expected F32 sums and a count for each of {info.rows} matrices, found {' and '.join(types)}"
-            raise file.error(name, f"{problem}, and {counts.rows * counts.shape[-1]} counts")
-        sums = file.read_tensor(name).view("<f4").reshape(info.rows, -1)
-        count = file.read_tensor(f"{base}.counts").view("<f4").reshape(-1, 1)
-        columns[base] = (sums / np.maximum(count, 1)).astype(np.float32)
+        if info.ggml_type.name != "F32":
+            raise file.error(name, f"expected sums in F32, found {info.ggml_type.name}")
+        columns[base] = file.read_tensor(name).view("<f4").reshape(info.rows, -1)
     return columns
 
 
@@ -114,7 +111,6 @@ def _of_old(path: Path) -> dict[str, Columns]:
         raise InputError(path, "file", f"expected an importance matrix, found {entries} entries")
     for _ in range(entries):
         name = take(number(), _MAX_NAME, "name").decode("utf-8", "replace")
-        calls = max(number(), 1)
-        values = np.frombuffer(take(4 * number(), len(data), name), "<f4")
-        columns[name] = (values / np.float32(calls)).astype(np.float32).reshape(1, -1)
+        number()  # calls
+        columns[name] = np.frombuffer(take(4 * number(), len(data), name), "<f4").reshape(1, -1)
     return columns

@@ -181,3 +181,15 @@ def test_vectors_of_any_float_type_become_float32_exactly(kind: str, tmp_path: P
     found = read_floats(gguf_file, WeightTensor(gguf_file.tensors["x"], gguf_file.tensors["x"].shape))
     assert found.dtype == np.float32
     assert np.array_equal(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("first,count", [(0, 12), (0, 1), (4, 5), (5, 1), (11, 1)])
+def test_rows_that_stand_several_times(model: tuple[GgufFile, ModelConfig], first: int, count: int) -> None:
+    """A gate of four values, each of three heads: rows 2 to 5 of a tensor, three times."""
+    gguf_file, _ = model
+    tensor = gguf_file.tensors["blk.0.attn_k.weight"]
+    weight = WeightTensor(tensor, (12, 64), 2, repeat=3)
+    stored = gguf_file.read_rows(tensor.name, 2, 4)
+    expected = np.stack([stored[row // 3] for row in range(12)])
+    assert np.array_equal(weight.read_rows(gguf_file, first, count), expected[first : first + count])
+    assert np.array_equal(weight.read(gguf_file), expected)
