@@ -13,7 +13,7 @@ from typing import Final
 from ....artifacts.token_table import TokenTable
 from .model import TableModel
 
-_ESCAPE: Final = re.compile(r"\\(?:x(..)|(.))", re.DOTALL)
+_ESCAPE: Final = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 _ESCAPES: Final = {"t": "\t", "n": "\n", "r": "\r"}
 
 

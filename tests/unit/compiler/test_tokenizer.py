@@ -211,6 +211,22 @@ def test_tokens_for_filling_in_the_middle() -> None:
     assert with_tokens(*names[:2]).config.infill == InfillTokens()
 
 
+SCORED: list[dict[str, object]] = [
+    {"scores": "1"},
+    {"scores": [0.0]},
+    {"scores": [float("nan")] * 261},
+    {"scores": [[0.0]] * 261},
+    {"precompiled_charsmap": "abc"},
+    {"precompiled_charsmap": [1.5]},
+    {"precompiled_charsmap": np.array([300], np.int32)},
+    {"precompiled_charsmap": np.zeros(3, np.uint8)},
+    {"precompiled_charsmap": np.array([4, 0, 0, 0, 1, 2, 3, 4], np.uint8)},
+    {"precompiled_charsmap": np.array([4, 0, 0, 0, 1, 2, 3, 4, 5], np.uint8)},
+    {"add_space_prefix": 1},
+    {"remove_extra_whitespaces": "x"},
+    {"unknown_token_id": 261},
+]
+
 RECORDED = Path(__file__).parents[2] / "data" / "refusals_tokenizer.txt"
 BAD = [
     ("model", "hybriddna"),
@@ -252,6 +268,7 @@ def test_bad_vocabulary_is_refused_by_field(field: str, value: object) -> None:
 def refusals() -> list[str]:
     """What is said of each bad vocabulary, whole."""
     cases: list[dict[str, object]] = [{field: value} for field, value in BAD]
+    cases += [{"model": "t5", "merges": None, **changes} for changes in SCORED]
     cases += [{f"add_{name}_token": True, f"{name}_token_id": None} for name in ("bos", "eos")]
     found = []
     for changes in cases:

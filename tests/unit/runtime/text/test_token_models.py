@@ -127,6 +127,14 @@ def test_tokens_that_take_white_space() -> None:
     assert tokenizer.encode("<s> ab") == plain.encode("<s> ab")
 
 
+def test_rwkv_spells_bytes_with_backslashes() -> None:
+    texts = ["<s>", "a\\x0Ab", "\\t\\\\", "\\xZZ", "é\\xff", "\\"]
+    metadata = {"tokenizer.ggml.model": "rwkv", "tokenizer.ggml.tokens": texts, "tokenizer.ggml.token_type": [1] * 6}
+    tokenizer = made(metadata)
+    expected = [b"<s>", b"a\nb", b"\t\\", b"xZZ", "é".encode() + b"\xff", b"\\"]
+    assert [tokenizer.token_bytes(i) for i in range(6)] == expected
+
+
 def test_a_table_in_json() -> None:
     table = TokenTable("unigram", ("a", "\n"), (1, 3), (0.5, -1.0), charsmap=b"\0\xff", strip_left=(1,))
     assert TokenTable.from_json(table.to_json()) == table
