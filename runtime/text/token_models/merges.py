@@ -80,7 +80,7 @@ class RankMerges(Merges):
 
     def __init__(self, table: TokenTable) -> None:
         super().__init__(table)
-        self._ranks = {merge: rank for rank, merge in reversed(tuple(enumerate(table.merges)))}
+        self._ranks = {merge: rank for rank, merge in enumerate(table.merges)}
         self._spaces = table.parts in ("spaces", "no_spaces")
         if not self._spaces:
             self._word_ends = re.compile(rf"(?<=\n)(?=[^\n])|{self._word_ends.pattern}")

@@ -12,7 +12,7 @@ from gguf import GGUFWriter
 from rocmforge.artifacts.token_table import CONTROL, NORMAL
 from rocmforge.compiler.tokenizer import byte_to_char
 
-_LETTERS = "abAstRe1237²é'É \n\t.!/(<字か，…\u0301\u3000GIMZ"
+_LETTERS = "abAstRe1237²é'É \n\t.!/(<字か，…\u0301\u3000GIMZ€"
 
 
 def pairs() -> dict[str, Any]:
@@ -45,8 +45,9 @@ def strings_of_pairs(count: int = 100) -> list[str]:
     """Return texts of the characters that `pairs` joins."""
     chance = random.Random(7)
     parts = [*_LETTERS, "12", "1234", "'s", "'Re", "ab cd", "HTML ", "  ", " \n", "<s>", "</s>", " (ab", "    "]
-    parts += ["IMGIMGAGZ", "aIMG", " " * 6 + "a", "MA\u0301a"]
-    return ["".join(chance.choice(parts) for _ in range(chance.randrange(2, 16))) for _ in range(count)]
+    parts += ["IMGIMGAGZ", "aIMG", " " * 6 + "a", "MA\u0301a", "€  "]
+    made = ["".join(chance.choice(parts) for _ in range(chance.randrange(2, 16))) for _ in range(count)]
+    return [*made, "€  ", "a€   ", "か€ \n  "]
 
 
 _LATIN = "the there quick ing er brown fox ab abc cab fiancé fi an naïve Straße 12 123 e\u0301 's n't"
@@ -66,8 +67,8 @@ def scored(model: str) -> dict[str, Any]:
     chance = random.Random(11)
     kept = [part for part in _parts() if part in _WORDS or chance.random() < 0.7]
     spaced = sorted({"\u2581" + part for part in kept if chance.random() < 0.5})
-    spaces = ["\u2581", "\u2581\u2581", "\u2581" * 4, "\n", "\n\n", "a\u2581b"]
-    words = [*kept, *spaced, *spaces]
+    spaces = ["\u2581", "\u2581\u2581", "\u2581" * 4, "\n", "\n\n", "\n" * 5, "a\u2581b"]
+    words = list(dict.fromkeys([*kept, *spaced, "\u2581b", *spaces]))
     special = ["<unk>", "<s>", "</s>", "<|user|>"]
     marked = ["<b>", "<|x|>"]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *words, *marked]
@@ -159,7 +160,8 @@ def strings_of_words(count: int = 60) -> list[str]:
         "\\",
         "<|x|>",
     ]
-    return ["".join(chance.choice(parts) for _ in range(chance.randrange(1, 16))) for _ in range(count)]
+    made = ["".join(chance.choice(parts) for _ in range(chance.randrange(1, 16))) for _ in range(count)]
+    return [*made, "\n" * 5, "a" + "\n" * 5 + "b", "a b", "the a b ab", "a b" * 30]
 
 
 def write_vocabulary(path: Path, metadata: Mapping[str, Any]) -> None:
