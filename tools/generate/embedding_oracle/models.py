@@ -99,10 +99,11 @@ def _copy_vocabulary(writer: gguf.GGUFWriter, path: Path) -> int:
     """Copy the keys of a tokenizer; returns how many tokens it has."""
     count = 0
     for name, one in gguf.GGUFReader(path).fields.items():
-        if name.startswith("tokenizer."):
+        if name.startswith("tokenizer.") and name != gguf.Keys.Tokenizer.TOKEN_TYPE_COUNT:
             value, kind = one.contents(), one.types[0]
             writer.add_key_value(name, value, kind, one.types[-1] if kind is gguf.GGUFValueType.ARRAY else None)
             count = len(value) if name == "tokenizer.ggml.tokens" else count
+    writer.add_token_type_count(2)
     return count
 
 
@@ -127,8 +128,6 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig, c
             writer.add_float32(row.key(name), real)
     writer.add_uint32(f"{row.name}.pooling_type", case.pooling)
     writer.add_bool(f"{row.name}.attention.causal", row.name == "qwen3")
-    if "token_type" in row.tensors:
-        writer.add_token_type_count(2)
     if case.further and case.further["cls.output.weight"][0] > 1:
         writer.add_array(f"{row.name}.classifier.output_labels", ["yes", "no"])
 
@@ -148,8 +147,8 @@ def _shapes(row: Architecture, config: ModelConfig, case: Case) -> dict[str, tup
             if case.architecture == "modern-bert" and name == "blk.0.attn_norm.weight":
                 continue
             found[name] = (2, *shape) if role in row.first_rows else shape
-            is_embedding = role in ("token_embedding", "position_embedding", "token_type")
-            if (case.biases and not is_embedding) or _needs_bias(row, role):
+            without = role in ("token_embedding", "position_embedding", "token_type", "ffn_gate")
+            if (case.biases and not without) or _needs_bias(row, role):
                 found[name.replace(".weight", ".bias")] = shape[:1]
     return {**found, **(case.further or {})}
 
