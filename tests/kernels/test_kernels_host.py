@@ -160,7 +160,7 @@ GATE = spec("gate", columns=37, activation="silu")
 def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """All kernels of this file, by level; real shapes at the best level alone, the smallest at the last."""
     everywhere = [
-        *(TAIL.spec(kind) for kind in WEIGHT_TYPES),
+        *(TAIL.spec(kind) for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER),
         *(gate_up(kind, out_q8) for kind in GATE_UP_TYPES for out_q8 in (False, True)),
         *NORMS,
         *ROPES.values(),
@@ -171,6 +171,7 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
     ]
     folder = tmp_path_factory.mktemp("kernels")
     extra = {level: list[KernelSpec]() for level in LEVELS}
+    extra[LEVELS[0]] += [TAIL.spec(kind) for kind in LIKE_ANOTHER]
     extra[LEVELS[0]] += [real(kind).spec(kind) for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER]
     extra[LEVELS[-1]] += [SMALLEST.spec(kind) for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER]
     kernels = {level: build([*everywhere, *extra[level]], build_cache, folder, [level])[level] for level in LEVELS}
@@ -217,8 +218,13 @@ def check_matmul(kernels: Kernels, kind: str, shape: Matmul, by_item: bool) -> N
         assert_guards_whole(memory)
 
 
-@pytest.mark.parametrize("kind", WEIGHT_TYPES)
-@pytest.mark.parametrize("level", LEVELS)
+# Those that are like another at the best level alone.
+AT_LEVELS = [
+    (level, kind) for level in LEVELS for kind in WEIGHT_TYPES if level == LEVELS[0] or kind not in LIKE_ANOTHER
+]
+
+
+@pytest.mark.parametrize(("level", "kind"), AT_LEVELS)
 def test_matmul_tails(built: Built, level: str, kind: str) -> None:
     for by_item in (False, True):
         check_matmul(built(level), kind, TAIL, by_item)
@@ -234,8 +240,7 @@ def test_matmul_of_a_real_shape(built: Built, kind: str) -> None:
     check_matmul(built(LEVELS[0]), kind, real(kind), False)
 
 
-@pytest.mark.parametrize("kind", WEIGHT_TYPES)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("level", "kind"), AT_LEVELS)
 def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: str, kind: str) -> None:
     random = np.random.default_rng(2)
     weights = pack_rows(random_rows(random, kind, TAIL.rows, TAIL.columns), kind, TAIL.columns)
