@@ -146,7 +146,7 @@ def _shapes(row: Architecture, config: ModelConfig, case: Case) -> dict[str, tup
             name = row.tensor_name(role, layer)
             if case.architecture == "modern-bert" and name == "blk.0.attn_norm.weight":
                 continue
-            found[name] = (2, *shape) if role in row.first_rows else shape
+            found[name] = (2, *shape) if row.forms.get(role) == "first_row" else shape
             without = role in ("token_embedding", "position_embedding", "token_type", "ffn_gate")
             if (case.biases and not without) or _needs_bias(row, role):
                 found[name.replace(".weight", ".bias")] = shape[:1]
