@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .template_process import ChatTemplateError, TemplateProcesses
 
@@ -89,21 +89,57 @@ class ChatTemplate:
             EngineBusyError: others keep its processes busy.
         """
         _check_length(self._source)
-        variables = {**self._tokens, **readable(messages, tools, add_generation_prompt, extra)}
-        return self._processes.ask(json.dumps(variables, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+        def ask(variables: Mapping[str, object]) -> str:
+            given = json.dumps({**self._tokens, **variables}, ensure_ascii=False)
+            return self._processes.ask(given.encode("utf-8", "surrogatepass"))
+
+        return rendered(ask, messages, tools, add_generation_prompt, extra)
 
 
-def readable(
+def rendered(
+    ask: Callable[[Mapping[str, object]], str],
     messages: Sequence[Mapping[str, object]],
     tools: Sequence[Mapping[str, object]] | None,
     add_generation_prompt: bool,
     extra: Mapping[str, object],
-) -> dict[str, object]:
-    """A conversation as the variables of a template; `tools` are none of them where there are none."""
+) -> str:
+    """What a template makes of a conversation, whose variables are given to `ask`.
+
+    `tools` are no variable where there are none. Arguments of calls are objects, as Hugging Face's renderer has them;
+    a template that fails is asked once more with their text, which Functionary's and older ones of DeepSeek's expect.
+
+    Raises:
+        ChatTemplateError: it fails.
+    """
     variables = {name: value for name, value in extra.items() if name != "tools"}
     variables["messages"] = [_with_thinking(message) for message in messages]
     variables["add_generation_prompt"] = add_generation_prompt
-    return variables | {"tools": tools} if tools else variables
+    if tools:
+        variables["tools"] = tools
+    try:
+        return ask(variables)
+    except ChatTemplateError:
+        if not any(message.get("tool_calls") for message in messages):
+            raise
+        spelled = {**variables, "messages": [_with_text_arguments(message) for message in messages]}
+        with contextlib.suppress(ChatTemplateError):
+            return ask(spelled)
+        raise
+
+
+def _with_text_arguments(message: Mapping[str, object]) -> Mapping[str, object]:
+    calls = message.get("tool_calls")
+    spelled = [_spelled(call) for call in calls] if isinstance(calls, list) else calls
+    return _with_thinking({**message, "tool_calls": spelled} if calls else message)
+
+
+def _spelled(call: object) -> object:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        return call
+    arguments = json.dumps(function.get("arguments"), ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _with_thinking(message: Mapping[str, object]) -> Mapping[str, object]:

@@ -15,6 +15,7 @@ import click
 
 from rocmforge.runtime.text.chat_formats import FORMATS, GENERAL, format_of
 from rocmforge.runtime.text.chat_styles import ChatFormat
+from rocmforge.runtime.text.template_process import ChatTemplateError
 
 from .conversations import CONVERSATIONS
 from .differences import reason
@@ -56,7 +57,7 @@ def _ours(path: Path, name: str) -> str | None:
     variables = copy.deepcopy(CONVERSATIONS[name])
     try:
         return rendering(path).render(variables.pop("messages"), variables.pop("tools", None), **variables)
-    except Exception:  # whatever a template raises
+    except ChatTemplateError:
         return None
 
 
@@ -94,9 +95,9 @@ def _code(*texts: str) -> str:
 
 _REFUSALS = (
     "Rendered here alone: templates that go through `tools` without asking whether there are any, and Kimi K2's, which",
-    "append to a list of their own. Refused by both: roles that a template does not know (our APIs say system for",
-    "developer), turns that do not alternate, several calls at once, tools in another form than OpenAI's (Command R+,",
-    "Firefunction), arguments as text (Functionary 3.2), a generator as JSON (llama.cpp's own of DeepSeek R1).",
+    "append to a list of their own; and Functionary 3.2's, which wants arguments as text. Refused by both: roles that",
+    "a template does not know (our APIs say system for developer), turns that do not alternate, several calls at once,",
+    "tools in another form than OpenAI's (Command R+, Firefunction), a generator as JSON (llama.cpp's of DeepSeek R1).",
 )
 
 

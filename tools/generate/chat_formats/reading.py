@@ -11,11 +11,12 @@ from typing import Any
 
 from rocmforge.runtime.text.answer_reader import AnswerReader, AnswerStart
 from rocmforge.runtime.text.call_turns import ToolCall, Turn, join_calls
-from rocmforge.runtime.text.chat import ChatTemplate, readable
+from rocmforge.runtime.text.chat import ChatTemplate, rendered
 from rocmforge.runtime.text.chat_formats import format_of
 from rocmforge.runtime.text.chat_prompt import render_chat
 from rocmforge.runtime.text.control_text import ControlTexts
-from rocmforge.runtime.text.template_worker import SandboxedTemplate
+from rocmforge.runtime.text.template_process import ChatTemplateError
+from rocmforge.runtime.text.template_worker import SandboxedTemplate, describe
 
 from .expectations import Case
 
@@ -56,8 +57,14 @@ class Rendering:
         **extra: object,
     ) -> str:
         """Return the prompt of a conversation."""
-        variables = readable(messages, tools, add_generation_prompt, extra)
-        return self._sandboxed.render({"bos_token": BOS, "eos_token": EOS, **variables})
+
+        def ask(variables: Mapping[str, object]) -> str:
+            try:
+                return self._sandboxed.render({"bos_token": BOS, "eos_token": EOS, **variables})
+            except Exception as error:  # whatever a template raises
+                raise ChatTemplateError(describe(error)) from None
+
+        return rendered(ask, messages, tools, add_generation_prompt, extra)
 
 
 @cache

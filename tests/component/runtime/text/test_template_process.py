@@ -313,3 +313,26 @@ def test_modules_of_the_folder_that_it_is_started_in_are_not_its_own(
     with template("{{ messages[0].content }}") as made:
         assert ask(made) == "hello"
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_template_that_wants_arguments_as_text_has_them() -> None:
+    call = {"function": {"name": "go", "arguments": {"to": "Zürich"}}}
+    talk: list[dict[str, object]] = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    with template("{{ 'go' + messages[0].tool_calls[0].function.arguments }}") as made:
+        assert made.render(talk) == 'go{"to": "Zürich"}'
+    with template("{{ messages[0].tool_calls[0].function.arguments.to }}") as made:
+        assert made.render(talk) == "Zürich"
+    source = "{{ raise_exception(messages[0].tool_calls[0].function.arguments|string) }}"
+    with template(source) as made, pytest.raises(ChatTemplateError) as caught:
+        made.render(talk)
+    assert str(caught.value) == "chat template: {'to': 'Zürich'}"  # what it said of the object
+
+
+def test_reasoning_has_both_its_names() -> None:
+    source = "{{ messages[0].thinking }}|{{ messages[0].reasoning_content }}"
+    with template(source) as made:
+        assert made.render([{"role": "assistant", "content": "a", "reasoning_content": "Hm"}]) == "Hm|Hm"
+        said = {"role": "assistant", "content": "a", "reasoning_content": "Hm", "tool_calls": [{}]}
+        assert made.render([said]) == "|Hm"
+        assert made.render([{**said, "thinking": "mine"}]) == "mine|Hm"
+        assert made.render([{"role": "user", "content": "a"}]) == "|"

@@ -34,6 +34,7 @@ ANY = SomeTool(
             "lines": {"type": "array", "items": {"type": "integer"}},
             "options": {"type": "object", "properties": {"deep": {"type": "boolean"}}},
             "size": {"anyOf": [{"type": "number"}, {"type": "string"}]},
+            "tags": {"type": "array", "items": {"type": "string"}},
             "unit": {"enum": ["C", "F"]},
         }
     },
