@@ -34,6 +34,9 @@ MODELS = {
     "talkie": 2,  # norms without weights, one behind the rotation, the embedding once more
     "muse-glimmer": 4,  # a gate of attention, and a layer without positions
     "phi3": 2,  # gate and up of one tensor
+    "bert": 2,  # an encoder: norms behind the sums, positions that see those after them
+    "jina-bert-v2": 2,  # the same with ALiBi, and norms of whole rows
+    "modern-bert": 4,  # windows to both sides
 }
 
 
