@@ -55,7 +55,9 @@ def _super_scales(blocks: Blocks, weights: WeightFormat) -> Bytes:
     if weights.super_scale_bytes == 4:
         return supers
     widened = supers.copy().view(np.float16).astype(np.float32)
-    return np.ldexp(widened, -weights.halvings).view(np.uint8) if weights.halvings else widened.view(np.uint8)
+    with np.errstate(invalid="ignore"):  # a scale that is not a number
+        halved = np.ldexp(widened, -weights.halvings) if weights.halvings else widened
+    return halved.view(np.uint8)
 
 
 def _split_quants(quants: Bytes, bits: int) -> tuple[Bytes, Bytes]:
