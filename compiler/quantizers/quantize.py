@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType as Quant
 
+from .codebook import quantize_iq4_nl, quantize_iq4_xs
 from .fit import Floats, fit_minimum, fit_symmetric, levels
-from .k_quants import grouped, half, quantize_k_minimum, quantize_q3_k, quantize_q6_k
+from .k_quants import grouped, half, quantize_k_minimum, quantize_q2_k, quantize_q3_k, quantize_q6_k
 
 Bytes = npt.NDArray[np.uint8]
 ELEMENTS_AT_ONCE = 1 << 19  # of a thread: bounds memory, and what a cache holds
@@ -58,10 +59,13 @@ def _rounded(values: Floats, _: Floats, kind: Quant) -> Bytes:
 _Quantizer = Callable[[Floats, Floats], Bytes]
 _SEARCHED: Mapping[Quant, _Quantizer] = MappingProxyType(
     {
+        Quant.Q2_K: quantize_q2_k,
         Quant.Q3_K: quantize_q3_k,
         Quant.Q4_K: partial(quantize_k_minimum, bits=4),
         Quant.Q5_K: partial(quantize_k_minimum, bits=5),
         Quant.Q6_K: quantize_q6_k,
+        Quant.IQ4_NL: quantize_iq4_nl,
+        Quant.IQ4_XS: quantize_iq4_xs,
         Quant.Q4_0: partial(_block_symmetric, bits=4),
         Quant.Q5_0: partial(_block_symmetric, bits=5),
         Quant.Q4_1: partial(_block_minimum, bits=4),

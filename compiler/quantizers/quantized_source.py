@@ -21,7 +21,14 @@ from .quantize import QUANTIZERS, quantize_rows
 ELEMENTS_AT_ONCE = 1 << 23  # that are floats at a time: 32 MiB
 TYPES = tuple(kind.name for kind in QUANTIZERS if kind.name in FORMATS)
 # Where a row is no multiple of a type's block: the type of 32 columns that comes next, and float16 at last.
-_NEXT = {Quant.Q3_K: Quant.Q4_0, Quant.Q4_K: Quant.Q5_0, Quant.Q5_K: Quant.Q5_1, Quant.Q6_K: Quant.Q8_0}
+_NEXT = {
+    Quant.Q2_K: Quant.IQ4_NL,
+    Quant.Q3_K: Quant.IQ4_NL,
+    Quant.IQ4_XS: Quant.IQ4_NL,
+    Quant.Q4_K: Quant.Q5_0,
+    Quant.Q5_K: Quant.Q5_1,
+    Quant.Q6_K: Quant.Q8_0,
+}
 # Matrices that decide more than they weigh: routers of experts, positions, convolutions.
 _KEPT = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv")
 

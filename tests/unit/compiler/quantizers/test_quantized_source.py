@@ -40,7 +40,16 @@ def test_which_type_each_tensor_gets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind,expected", [("Q3_K", "Q4_0"), ("Q4_K", "Q5_0"), ("Q5_K", "Q5_1"), ("Q6_K", "Q8_0"), ("Q4_0", "Q4_0")]
+    "kind,expected",
+    [
+        ("Q2_K", "IQ4_NL"),
+        ("Q3_K", "IQ4_NL"),
+        ("IQ4_XS", "IQ4_NL"),
+        ("Q4_K", "Q5_0"),
+        ("Q5_K", "Q5_1"),
+        ("Q6_K", "Q8_0"),
+        ("Q4_0", "Q4_0"),
+    ],
 )
 def test_rows_that_are_no_superblocks_get_the_next_type(tmp_path: Path, kind: str, expected: str) -> None:
     found = types_of(write_model(tmp_path / "m.gguf", quantization="F32"), kind)
