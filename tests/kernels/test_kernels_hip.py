@@ -66,12 +66,12 @@ class Matmul:
             Value("x", rows, self.columns, "float32" if kind in FLOAT_TYPES else "q8"),
             Value("y", rows, self.stride or self.rows),
         )
-        weights = (Weight("w", (self.rows, self.columns), kind), Weight("b", (self.rows,), "F32"))
+        weights = (Weight("w", (self.rows, self.columns), kind), Weight("w_bias", (self.rows,), "F32"))
         node = Node(
             "linear",
             ("x", "y") if self.accumulate else ("x",),
             "y",
-            ("w", "b") if self.bias else ("w",),
+            ("w", "w_bias") if self.bias else ("w",),
             {"out_offset": self.offset},
         )
         return lower(arch, node, values, weights, CONFIG, tuning=tuning)
