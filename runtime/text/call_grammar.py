@@ -10,7 +10,7 @@ from typing import Any, Final
 from ...artifacts.errors import RequestError
 from .answer_format import AnswerFormat
 from .argument_types import types_of
-from .chat_styles import NamedCalls, Tagged
+from .chat_styles import Literals, NamedCalls, Tagged
 from .closed_schema import closed
 from .constraints import JSON_OPTIONS, ConstraintSpec
 from .tool_prompt import Tool, call_schema
@@ -19,6 +19,7 @@ NAME: Final = "{name}"
 ARGUMENTS: Final = "{arguments}"
 _ANY_TEXT: Final = "/(?s:.*)/"
 _DEFINITIONS: Final = ("$defs", "definitions")
+_SCALARS: Final = frozenset(("integer", "number", "boolean", "null"))
 _KINDS: Final = {"integer": "number"}  # what Kimi K3 calls it
 
 
@@ -42,12 +43,12 @@ class _Grammar:
     def __init__(self, answers: AnswerFormat) -> None:
         self._written = answers.format.written
         calls = answers.format.calls
-        arguments = calls.arguments if isinstance(calls, NamedCalls) else None
-        self._tags = arguments if isinstance(arguments, Tagged) else None
+        self._style = calls.arguments if isinstance(calls, NamedCalls) else None
         self._tokens = dict(zip(answers.hidden, answers.kept_tokens, strict=True))
         marks = sorted(self._tokens, key=len, reverse=True)
         self._marks = re.compile("(" + "|".join(map(re.escape, marks)) + ")") if marks else None
         self._rules: list[str] = []
+        self._values: dict[str, str] = {}  # see `_any_value`
 
     def text(self, tools: Sequence[Tool]) -> str:
         """The grammar of a call of one of them."""
@@ -57,7 +58,12 @@ class _Grammar:
     def _call(self, tool: Tool) -> str:
         schema = tool.parameters or {"type": "object"}
         before, _, after = self._written.replace(NAME, json.dumps(tool.name)[1:-1]).partition(ARGUMENTS)
-        arguments = [self._json(schema)] if self._tags is None else self._parameters(schema, self._tags)
+        if self._style is None:
+            arguments = [self._json(schema)]
+        elif isinstance(self._style, Tagged):
+            arguments = self._parameters(schema, self._style)
+        else:
+            arguments = [self._listed(schema, self._style)]
         return self._rule(" ".join([*self._literals(before), *arguments, *self._literals(after)]))
 
     def _literals(self, text: str) -> Iterator[str]:
@@ -75,12 +81,10 @@ class _Grammar:
 
     def _parameters(self, schema: Mapping[str, Any], tags: Tagged) -> list[str]:
         """One after the other, as the schema has them; those that need not be there may be left out."""
-        properties, required = schema.get("properties"), schema.get("required")
-        needed = required if isinstance(required, list) else []
-        shared = {name: schema[name] for name in _DEFINITIONS if name in schema}
+        shared = _shared(schema)
         return [
-            self._rule(self._parameter(key, part, shared, tags)) + ("" if key in needed else "?")
-            for key, part in (properties.items() if isinstance(properties, dict) else ())
+            self._rule(self._parameter(key, part, shared, tags)) + ("" if needed else "?")
+            for key, part, needed in _members(schema)
         ]
 
     def _parameter(self, key: str, schema: object, shared: Mapping[str, object], tags: Tagged) -> str:
@@ -91,7 +95,7 @@ class _Grammar:
         opening = opening.replace("{kind}", _KINDS.get(kind, kind))
         closing = list(self._literals(tags.written_close))
         if not is_text:
-            value = [self._json({**schema, **shared} if isinstance(schema, dict) else shared), *closing]
+            value = [self._json(_with(schema, shared)), *closing]
         elif isinstance(schema, Mapping) and (choices := _texts(schema)):
             value = ["(" + " | ".join(choices) + ")", *closing]
         else:
@@ -106,11 +110,72 @@ class _Grammar:
             return [self._rule(_ANY_TEXT, f"[suffix={closing[0]}]"), *self._literals(rest)]
         return [self._rule(_ANY_TEXT), *closing, *self._literals(rest)]
 
+    def _listed(self, schema: Mapping[str, Any], style: Literals) -> str:
+        """The same with commas between: a rule for what may come first, one for what follows, from the last on."""
+        shared, comma = _shared(schema), " ".join(self._literals(style.written_comma))
+        first = following = '""'
+        for key, part, needed in reversed(_members(schema)):
+            opening = self._literals(style.written_key.replace("{key}", key))
+            value = self._json(_with(part, shared)) if style.escapes else self._quoted(part, style)
+            one = self._rule(" ".join([*opening, value]))
+            first = self._rule(f"{one} {following}" + ("" if needed else f" | {first}"))
+            following = self._rule(f"{comma} {one} {following}" + ("" if needed else f" | {following}"))
+        return first
+
+    def _quoted(self, schema: object, style: Literals) -> str:
+        """A value whose strings stand in quotes of the family; any, where the schema does not say of what type."""
+        types = types_of(schema)
+        if types == {"string"} and isinstance(schema, Mapping) and (choices := _texts(schema)):
+            quote = " ".join(self._literals(style.quotes[0]))
+            return self._rule(f"{quote} ({' | '.join(choices)}) {quote}")
+        if types and types <= _SCALARS:
+            return self._json(schema)
+        if types == {"array"} and isinstance(schema, Mapping) and "items" in schema:
+            item, comma = self._quoted(schema["items"], style), " ".join(self._literals(style.written_comma))
+            return self._rule(f'"[" ({item} ({comma} {item})*)? "]"')
+        if types == {"object"} and isinstance(schema, Mapping) and _members(schema):
+            return self._rule(f'"{{" {self._listed(schema, style)} "}}"')
+        any_value = self._any_value(style)
+        return any_value.get(next(iter(types)), any_value[""]) if len(types) == 1 else any_value[""]
+
+    def _any_value(self, style: Literals) -> dict[str, str]:
+        """Rules of a string, an array, an object and whatever value, by their types; made once."""
+        if not self._values:
+            quote = list(self._literals(style.quotes[0]))
+            if quote[0].startswith('"'):
+                text = f"{quote[0]} {self._rule(_ANY_TEXT, f'[suffix={quote[0]}]')}"
+            else:
+                text = f"{quote[0]} {self._rule(_ANY_TEXT)} {quote[0]}"
+            self._values |= {"string": self._rule(text), "array": "array", "object": "object", "": "value"}
+            scalar, member = self._json({"type": sorted(_SCALARS)}), self._rule("/[A-Za-z_][A-Za-z0-9_]*/")
+            self._rules += [
+                f"value: {self._values['string']} | {scalar} | array | object",
+                'array: "[" (value ("," value)*)? "]"',
+                f'object: "{{" ({member} ":" value ("," {member} ":" value)*)? "}}"',
+            ]
+        return self._values
+
     def _rule(self, body: str, attributes: str = "") -> str:
         """The name of a rule of its own."""
         name = f"r{len(self._rules)}"
         self._rules.append(f"{name}{attributes}: {body}")
         return name
+
+
+def _members(schema: Mapping[str, Any]) -> list[tuple[str, object, bool]]:
+    """Of an object its keys, their schemas, and whether they must be there."""
+    properties, required = schema.get("properties"), schema.get("required")
+    needed = required if isinstance(required, list) else []
+    return [(key, part, key in needed) for key, part in (properties.items() if isinstance(properties, dict) else ())]
+
+
+def _shared(schema: Mapping[str, Any]) -> dict[str, object]:
+    """What its parts may refer to."""
+    return {name: schema[name] for name in _DEFINITIONS if name in schema}
+
+
+def _with(schema: object, shared: Mapping[str, object]) -> object:
+    return {**schema, **shared} if isinstance(schema, dict) else shared
 
 
 def _texts(schema: Mapping[str, Any]) -> list[str]:

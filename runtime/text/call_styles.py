@@ -124,7 +124,14 @@ MISTRAL: Final = NamedCalls(
 PYTHON_LIST: Final = NamedCalls(
     starts=("<|tool_call_start|>",),
     head=pattern_of(r"<\|tool_call_start\|>\s*\[?\s*(?P<name>[\w.\-]+)\("),
-    arguments=Literals(key=pattern_of(r"(?P<key>\w+)\s*="), end=")", quotes=('"', "'"), escapes=True),
+    arguments=Literals(
+        key=pattern_of(r"(?P<key>\w+)\s*="),
+        end=")",
+        quotes=('"', "'"),
+        escapes=True,
+        written_key="{key}=",
+        written_comma=", ",
+    ),
     closers=("]", "<|tool_call_end|>"),
     more=pattern_of(r"[,;]\s*(?P<name>[\w.\-]+)\("),
     more_start=",",
@@ -132,7 +139,14 @@ PYTHON_LIST: Final = NamedCalls(
 GEMMA: Final = NamedCalls(
     starts=("<|tool_call>",),
     head=pattern_of(r"<\|tool_call>\s*call:\s*(?P<name>[\w.\-]+)\s*\{"),
-    arguments=Literals(key=pattern_of(r"(?P<key>[^\s:{}]+)\s*:"), end="}", quotes=('<|"|>',), escapes=False),
+    arguments=Literals(
+        key=pattern_of(r"(?P<key>[^\s:{}]+)\s*:"),
+        end="}",
+        quotes=('<|"|>',),
+        escapes=False,
+        written_key="{key}:",
+        written_comma=",",
+    ),
     closers=("<tool_call|>",),
 )
 MINIMAX_M3: Final = NamedCalls(

@@ -72,6 +72,7 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         GEMMA,
         silent=("<|channel>thought\n<channel|>", "<|channel>thought<channel|>", "<|channel>", "<channel|>"),
         tokens=('<|"|>',),
+        written="<|tool_call>call:{name}{{arguments}}<tool_call|>",
     ),
     ChatFormat(
         "DeepSeek V3.2",
@@ -201,6 +202,7 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         ("<|tool_call_start|>",),
         calls=PYTHON_LIST,
         others=(("<|tool_list_start|>",), ("List of tools: [", "keep_past_thinking")),
+        written="<|tool_call_start|>[{name}({arguments})]<|tool_call_end|>",
     ),
     ChatFormat(
         "Cohere Command R7B and later",

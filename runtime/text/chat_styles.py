@@ -77,13 +77,16 @@ class Literals:
         key: matches a key and what stands between it and its value; group: `key`.
         end: stands behind the last value.
         quotes: texts around a string, before and behind it the same.
-        escapes: whether a backslash escapes within a string.
+        escapes: whether a backslash escapes within a string; then JSON may stand for any value.
+        written_key, written_comma: what a model writes before a value, `{key}` being its key, and between two.
     """
 
     key: re.Pattern[str]
     end: str
     quotes: tuple[str, ...]
     escapes: bool
+    written_key: str
+    written_comma: str
 
 
 @dataclass(frozen=True, slots=True)
