@@ -17,6 +17,7 @@ from .model import SPACE, TableModel
 
 _LINES: Final = re.compile(r"[^\n]+|\n+")
 _LINE_BEGINNINGS: Final = re.compile(rf"(?<![^\n])(?=[^\n{SPACE}])")
+_SPACED_WORDS: Final = re.compile(f"{SPACE}?[^{SPACE}]+|{SPACE}")
 _WHITE: Final = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _WORDS: Final = re.compile(f"[^{_WHITE}]+|[{_WHITE}]+")
 
@@ -111,7 +112,7 @@ class RankMerges(Merges):
                 if self.table.parts == "spaces" or not _is_white(part):
                     yield part
             elif self.table.parts == "words" and part[0] != "\n":
-                yield from re.findall(f"{SPACE}[^{SPACE}]*", part)
+                yield from _SPACED_WORDS.findall(part)
             elif part[0] == "\n":
                 yield part
             else:

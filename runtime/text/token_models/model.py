@@ -71,6 +71,7 @@ class TableModel:
     """
 
     encode_whole = None
+    cuts_words = True  # whether what two pieces of a word give is what the word gives
 
     def __init__(self, table: TokenTable) -> None:
         self.table = table
@@ -100,12 +101,19 @@ class TableModel:
         prepared = self.prepare(text, begins)
         start = 0
         while len(prepared) - start > PIECE_CHARS:
-            found = self._word_ends.search(prepared, start + PIECE_CHARS)
-            stop = len(prepared) if found is None else found.start()
+            stop = self._next_cut(prepared, start + PIECE_CHARS)
             yield prepared[start:stop]
             start = stop
         if start < len(prepared):
             yield prepared[start:]
+
+    def _next_cut(self, text: str, at: int) -> int:
+        """Where a text can be cut next: before a word, or, where none begins for long, between what no token holds."""
+        found = self._word_ends.search(text, at)
+        stop = len(text) if found is None else found.start()
+        if not self.cuts_words or stop - at <= PIECE_CHARS:
+            return stop
+        return next((place for place in range(at, stop) if text[place - 1 : place + 1] not in self._pairs), stop)
 
     def encode(self, piece: str) -> list[int]:
         """See `TokenModel`."""

@@ -18,6 +18,8 @@ _UNKNOWN_PENALTY: Final = 10.0  # below the worst token
 class Unigram(TableModel):
     """The best path, found by dynamic programming; characters that no token holds, in a row, are one unknown."""
 
+    cuts_words = False
+
     def __init__(self, table: TokenTable) -> None:
         super().__init__(table)
         kinds = (NORMAL, USER_DEFINED, UNUSED)

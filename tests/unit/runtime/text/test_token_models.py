@@ -105,6 +105,13 @@ def test_a_text_that_cannot_be_cut_takes_time_in_proportion(name: str, text: str
     assert time.monotonic() - start < 20  # a rule that looks at each pair of places would take hours
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma4", "plamo2", "mmbert", "whitespace", "bert"])
+def test_F91_who_has_left_is_not_waited_for_without_spaces_either(name: str) -> None:
+    looks: list[None] = []
+    ALL[name].encode("the字" * 20_000, look=lambda: looks.append(None))
+    assert len(looks) > 5
+
+
 def test_texts_of_special_tokens() -> None:
     tokenizer = ALL["llama, a space first"]
     user, bold, a = 3, tokenizer.config.vocab_size - 2, tokenizer.encode(" a", add_special=False)[1:]
