@@ -11,14 +11,18 @@ from .fit import Floats, total
 from .k_quants import Bytes, grouped, half, whole_scales
 
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
-_BETWEEN = (VALUES[1:] + VALUES[:-1]) / 2
+_FINE = 8  # steps of the table between integers
+# Which of the values is nearest to each eighth of an integer from -128 on, and a sixteenth above it.
+_NEAREST = np.abs(((np.arange(256 * _FINE) + 0.5) / _FINE - 128)[:, None] - VALUES).argmin(axis=1).astype(np.uint8)
 # How far from the first value the largest weight of a block may lie: each is tried.
 _STEPS = np.linspace(-7, 7, 15, dtype=np.float32)
 
 
 def _nearest(x: Floats, inverse: Floats) -> Bytes:
     """Return which of the values is nearest to each x * inverse."""
-    return np.searchsorted(_BETWEEN, x * inverse).astype(np.uint8)
+    place = np.floor((x * inverse + np.float32(128)) * np.float32(_FINE))
+    found: Bytes = _NEAREST[np.clip(place, 0, 256 * _FINE - 1).astype(np.int16)]
+    return found
 
 
 def _inverse(scale: Floats) -> Floats:
@@ -36,10 +40,10 @@ def fit_codebook(x: Floats, weight: Floats) -> Floats:
     """
     peak = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
     best: Floats = np.zeros_like(peak)
-    gained = np.zeros_like(peak)
+    gained, weighed = np.zeros_like(peak), weight * x
     for step in _STEPS:
         value = VALUES[_nearest(x, _inverse(peak) * (VALUES[0] + step))]
-        product, square = total(weight * x * value), total(weight * value * value)
+        product, square = total(weighed * value), total(weight * value * value)
         scale = np.where(square > 0, product / np.maximum(square, np.float32(1e-30)), np.float32(0)).astype(np.float32)
         gain = product * scale  # by how much the squared error falls
         better = gain > gained

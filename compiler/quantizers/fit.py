@@ -36,12 +36,12 @@ def fit_symmetric(x: Floats, weight: Floats, low: int, high: int) -> Floats:
     largest = np.abs(x).argmax(axis=0)
     peak = np.take_along_axis(x, largest[None], axis=0)[0]
     best: Floats = np.zeros_like(peak)
-    gained = np.zeros_like(peak)
+    gained, weighed = np.zeros_like(peak), weight * x
     for step in _STEPS:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             inverse = np.where(peak == 0, np.float32(0), (np.float32(low) - step) / peak)
         q = np.clip(np.rint(x * np.nan_to_num(inverse)), low, high).astype(np.float32)
-        product, square = total(weight * x * q), total(weight * q * q)
+        product, square = total(weighed * q), total(weight * q * q)
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.where(square > 0, product / square, np.float32(0)).astype(np.float32)
         gain = product * scale  # by how much the squared error falls
@@ -66,12 +66,13 @@ def fit_minimum(x: Floats, weight: Floats, high: int, *, at_most_zero: bool) -> 
     best, least = np.zeros_like(width), floor.copy()
     error = total(weight * (x - least) * (x - least))
     weight = np.broadcast_to(weight, x.shape)
-    of_all, of_x = total(weight), total(weight * x)
+    weighed = weight * x
+    of_all, of_x = total(weight), total(weighed)
     for step in _STEPS:
         with np.errstate(divide="ignore", over="ignore"):
             inverse = np.where(width > 0, (np.float32(high) + step) / width, np.float32(0)).astype(np.float32)
         q = np.clip(np.rint((x - floor) * np.nan_to_num(inverse)), 0, high).astype(np.float32)
-        scale, minimum = _line(x, q, weight, of_all, of_x, at_most_zero)
+        scale, minimum = _line(weighed, q, weight, of_all, of_x, at_most_zero)
         rest = x - scale * q - minimum
         found = total(weight * rest * rest)
         better = found < error
@@ -81,10 +82,11 @@ def fit_minimum(x: Floats, weight: Floats, high: int, *, at_most_zero: bool) -> 
 
 
 def _line(
-    x: Floats, q: Floats, weight: Floats, of_all: Floats, of_x: Floats, at_most_zero: bool
+    weighed: Floats, q: Floats, weight: Floats, of_all: Floats, of_x: Floats, at_most_zero: bool
 ) -> tuple[Floats, Floats]:
     """Return the line through (quant, weight) with the least squared error, its scale not negative."""
-    of_q, of_qq, of_qx = total(weight * q), total(weight * q * q), total(weight * q * x)
+    weighed_q = weight * q
+    of_q, of_qq, of_qx = total(weighed_q), total(weighed_q * q), total(weighed * q)
     determinant = of_all * of_qq - of_q * of_q
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         through_zero = np.where(of_qq > 0, of_qx / of_qq, np.float32(0))
