@@ -157,7 +157,7 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
     """Append attention over what the projections of `normed` are."""
     has = config.layer(number)
     heads: dict[str, Attribute] = {
-        "layer": number,
+        "layer": _cache(style, config, number),
         "num_heads": has.num_heads,
         "num_kv_heads": has.num_kv_heads,
         "head_dim": has.head_dim,
@@ -195,6 +195,12 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         ),
         **heads,
     )
+
+
+def _cache(style: Style, config: ModelConfig, number: int) -> int:
+    """Return the layer whose cache a layer uses: the first's where texts are computed whole, so that nobody comes back
+    for its keys and values once it has read them."""
+    return 0 if style.both_ways and not {"num_kv_heads", "head_dim", "value_dim"} & set(config.by_layer) else number
 
 
 def _unusual(**attributes: Attribute) -> dict[str, Attribute]:

@@ -55,6 +55,8 @@ def test_the_host_computes_what_an_architecture_means(name: str, tmp_path: Path,
     compile_model(CompileOptions(path, goal), build_cache, Silent(), make_golden)
     expected = Meaning.of(path, len(IDS)).logits(IDS)
     with open_bundle(goal) as bundle:
+        # Where positions see those after them, no layer's keys and values are read again: all use one cache in turn.
+        assert bundle.layout.kv.num_layers == (1 if bundle.layout.both_ways else MODELS[name])
         program = load(bundle, "host")
         found = last_logits(program, IDS)
         program.close()
