@@ -10,6 +10,7 @@ import falcon
 
 from .... import __version__
 from ....artifacts.errors import RequestError, printable
+from ...text.chat_formats import format_of
 from ..core import model_card
 from ..core.answer_clock import AnswerClock
 from ..core.embeddings import Embedded, check_dimensions, embed, token_ids
@@ -158,7 +159,8 @@ def _model_info(model: ServedModel) -> Json:
 
 def capabilities(template: str) -> list[str]:
     """What a model can do, in Ollama's words. Tools are told to every model, by its template or in plain text."""
-    thinks = "<think>" in template or "enable_thinking" in template
+    form = format_of(template)
+    thinks = form.channels is not None or form.reasoning.open in template or "enable_thinking" in template
     return ["completion", "tools", "embedding", *(["thinking"] if thinks else [])]
 
 

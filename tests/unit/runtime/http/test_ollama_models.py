@@ -68,6 +68,9 @@ def test_version_is_dotted_integers(client: falcon.testing.TestClient) -> None:
         ("{% if enable_thinking %}...{% endif %}", True),
         ("{{ content.split('</think>')[0] + '<think>' }}", True),
         ("<thinking> enables nothing", False),
+        ("<|channel|>analysis<|message|>", True),
+        ("[TOOL_CALLS][ARGS]", False),
+        ("[TOOL_CALLS][ARGS][THINK]", True),
     ],
 )
 def test_what_a_model_can_do(source: str, thinks: bool) -> None:
