@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,12 +55,13 @@ def clean_models(folder: Path, name: str) -> None:
 def judge_models(folder: Path, archs: tuple[str, ...], only: str, toolchain: str) -> None:
     """Judge the models of FOLDER, and keep what was found there."""
     oracle, kept = Oracle.read(folder), folder / _VERDICTS
-    found: dict[str, object] = json.loads(kept.read_text()) if kept.exists() else {}
+    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for path in oracle.models():
         if re.search(only, path.stem):
             whole, stepwise = oracle.logits(path.stem), oracle.logits(path.stem, stepwise=True)
             verdict = judge(path, oracle.ids, whole, stepwise, archs, toolchain)
-            found[path.stem] = verdict.to_json()
+            before = found.get(path.stem, {}).get("programs") or {}  # for other archs
+            found[path.stem] = {**verdict.to_json(), "programs": {**before, **(verdict.programs or {})}}
             kept.write_text(json.dumps(dict(sorted(found.items())), indent=1))
             click.echo(f"{path.stem}: {verdict.problem or _shown(verdict)}")
 
