@@ -30,6 +30,16 @@ class LayerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Xielu:
+    """The numbers of a layer's activation, see `ops/xielu.py`."""
+
+    positive: float
+    negative: float
+    beta: float
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Hyperparameters of a decoder-only transformer. Which norms, biases and matrices it has its weights tell.
 
@@ -62,6 +72,7 @@ class ModelConfig:
         logit_scale: by which logits are multiplied.
         logit_softcap: as `attention_softcap`, of logits.
         parallel: attention and feed-forward read the residual stream as it is before both.
+        xielu: of each layer, where that is the activation.
         by_layer: field of `LayerConfig` to its value in each layer, where layers differ; the field of that name here
             then is the largest.
         head: what makes vectors or scores of hidden states, where the model was made for these; names of tensors are
@@ -97,6 +108,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
     parallel: bool = False
+    xielu: tuple[Xielu, ...] = ()
     by_layer: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     further_tables: Mapping[str, PositionTable] = field(default_factory=dict)
     head: Head | None = None

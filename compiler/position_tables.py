@@ -35,6 +35,7 @@ class RopeScaling:
         beta_slow: and up to which it divides it by `factor`.
         log_multiplier: of "yarn", where the file has one: cosines and sines grow by the ratio of two magnitudes.
         attention_factor: by which cosines and sines are multiplied, beside what "yarn" itself does to them.
+        divided: of "yarn": frequencies are divided by the numbers of `rope_factors` too.
     """
 
     kind: Literal["none", "linear", "factors", "yarn", "longrope"] = "none"
@@ -44,6 +45,7 @@ class RopeScaling:
     beta_slow: float = 1.0
     log_multiplier: float = 0.0
     attention_factor: float = 1.0
+    divided: bool = False
 
     def magnitude(self) -> float:
         """Return what cosines and sines are multiplied by.
@@ -94,7 +96,7 @@ class RopeTable:
         """Return the role of the tensor of divisors for a context of `length`; "" where there are none."""
         if self.scaling.kind == "longrope":
             return "rope_factors_long" if length > self.scaling.original_context else "rope_factors_short"
-        return "rope_factors" if self.scaling.kind == "factors" else ""
+        return "rope_factors" if self.scaling.kind == "factors" or self.scaling.divided else ""
 
     def inverse_frequencies(self, factors: Float32 | None) -> Float32:
         """Return the angles, in radians, that one position turns each pair by: theta^(-2i / dim), scaled.

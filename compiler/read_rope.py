@@ -36,24 +36,30 @@ def read_rope_scaling(source: ModelSource, row: Architecture, max_seq_len: int) 
     factor = source.get_float(row.key("rope_scaling_factor"), old, minimum=0, maximum=1e6)
     if kind == "none" or factor == 0:
         factor = 1.0
+    grown = source.get_float(row.key("rope_attention_factor"), 0.0, 0, 1e6) or 1.0
     common: dict[str, Any] = {
         "factor": factor,
-        "original_context": source.get_int(row.key("rope_original_context"), 0, 0, 1 << 24) or max_seq_len,
-        "attention_factor": source.get_float(row.key("rope_attention_factor"), 0.0, 0, 1e6) or 1.0,
+        "original_context": _original_context(source, row, max_seq_len),
+        "attention_factor": grown,
     }
     if _has(source, row, "rope_factors_long") and (kind == "longrope" or "rope_factors" not in row.tensors):
         return RopeScaling("longrope", **common)
     if kind == "yarn":
         return RopeScaling(
             "yarn",
+            divided=_has(source, row, "rope_factors"),
             beta_fast=source.get_float(row.key("rope_beta_fast"), 32.0, minimum=0, maximum=1e6),
             beta_slow=source.get_float(row.key("rope_beta_slow"), 1.0, minimum=0, maximum=1e6),
             log_multiplier=source.get_float(row.key("rope_log_multiplier"), 0.0, minimum=0, maximum=1e6),
             **common,
         )
     if _has(source, row, "rope_factors"):
-        return RopeScaling("factors", factor)
-    return RopeScaling("none" if factor == 1 else "linear", factor)
+        return RopeScaling("factors", factor, attention_factor=grown)
+    return RopeScaling("none" if factor == 1 else "linear", factor, attention_factor=grown)
+
+
+def _original_context(source: ModelSource, row: Architecture, max_seq_len: int) -> int:
+    return source.get_int(row.key("rope_original_context"), 0, 0, MAX_WINDOW) or max_seq_len
 
 
 def _has(source: ModelSource, row: Architecture, role: str) -> bool:
@@ -97,8 +103,9 @@ def _windowed(source: ModelSource, key: str, windows: Windows, num_layers: int) 
 
 
 def _windowed_table(source: ModelSource, row: Architecture, windows: Windows, config: ModelConfig) -> RopeTable:
-    default = windows.theta or config.rope_theta
-    theta = source.get_float(row.key("rope_theta_windowed"), default, 1, MAX_THETA)
+    theta = config.rope_theta
+    if windows.theta is not None:
+        theta = source.get_float(row.key("rope_theta_windowed"), windows.theta or theta, 1, MAX_THETA)
     return RopeTable(theta, config.rope_dim, config.rope_scaling if windows.scaled else RopeScaling())
 
 
@@ -113,5 +120,5 @@ def with_temperatures(source: ModelSource, row: Architecture, config: ModelConfi
     scale = source.get_float(row.key("temperature_scale"), 0.0, 0, 1e6)
     if not scale:
         return config
-    temperatures = Temperatures(scale, config.rope_scaling.original_context or config.max_seq_len)
+    temperatures = Temperatures(scale, _original_context(source, row, config.max_seq_len))
     return replace(config, further_tables={**config.further_tables, "temperatures": temperatures})

@@ -28,7 +28,8 @@ class Windows:
         pattern: the last of so many layers sees all, unless the file says otherwise; 0: none does.
         size: positions that the others see, where the file has no such key.
         rotates_full: layers that see all rotate as well.
-        theta: base of the others' frequencies where the file has none; 0: that of those that see all.
+        theta: base of the others' frequencies where the file has none; 0: that of those that see all; None: the same
+            whatever the file has.
         first: it is the first of so many that sees all, not the last.
         scaled: the others' frequencies are scaled as those of layers that see all.
     """
@@ -36,7 +37,7 @@ class Windows:
     pattern: int
     size: int = 0
     rotates_full: bool = True
-    theta: float = 0.0
+    theta: float | None = None
     scaled: bool = True
     first: bool = False
 

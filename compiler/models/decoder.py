@@ -7,7 +7,7 @@ is none before the feed-forward, it reads what attention reads, beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ..graph import LOGITS, TOKENS, Attribute, Graph, Weight
@@ -67,8 +67,10 @@ def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
 
 
 def _rope_shapes(config: ModelConfig) -> Shapes:
-    kinds = {"factors": ("rope_factors",), "longrope": ("rope_factors_long", "rope_factors_short")}
-    return dict.fromkeys(kinds.get(config.rope_scaling.kind, ()), (config.rope_dim // 2,))
+    scaling, size = config.rope_scaling, (config.rope_dim // 2,)
+    if scaling.kind == "longrope":
+        return dict.fromkeys(("rope_factors_long", "rope_factors_short"), size)
+    return {"rope_factors": size} if scaling.kind == "factors" or scaling.divided else {}
 
 
 def _attention_shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
@@ -140,7 +142,8 @@ def _layer(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidd
     beside = normed != hidden and not g.has("ffn_norm") and "ffn_norm" not in style.weightless
     source = normed if beside else hidden if config.parallel else between
     source = _norm(g, style, config, "ffn_normed", source, "ffn_norm")
-    return g.add("ffn_residual", between, feed_forward(g, style, config, source))
+    branch = _xielu_branch(g, config, number, source) if config.xielu else feed_forward(g, style, config, source)
+    return g.add("ffn_residual", between, branch)
 
 
 def _attention(g: GraphBuilder, style: Style, config: ModelConfig, number: int, normed: str) -> str:
@@ -206,6 +209,12 @@ def _cache(style: Style, config: ModelConfig, number: int) -> int:
 def _unusual(**attributes: Attribute) -> dict[str, Attribute]:
     """Return the attributes that are not 0, which is what stands for an absent one."""
     return {name: value for name, value in attributes.items() if value}
+
+
+def _xielu_branch(g: GraphBuilder, config: ModelConfig, number: int, normed: str) -> str:
+    """Append the feed-forward of `normed` whose activation has numbers of the layer."""
+    activated = g.xielu("activated", g.linear("up", normed, "ffn_up"), **asdict(config.xielu[number]))
+    return g.linear("ffn_out", activated, "ffn_down")
 
 
 def feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:

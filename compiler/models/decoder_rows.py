@@ -64,7 +64,9 @@ def _row(
     norms = ("attention_q_norm", "attention_k_norm") if how.qk_norm and "attention_q_norm" not in optional else ()
     roles = {*_ALL, *also, *optional, *norms} - set(without)
     known = {**TENSORS, **(names or {})}
-    windowed = ("window", "window_pattern", "rope_theta_windowed") if windows else ()
+    windowed: tuple[str, ...] = ("window", "window_pattern") if windows else ()
+    if windows and windows.theta is not None:
+        windowed += ("rope_theta_windowed",)
     epsilon = {"norm_epsilon": "attention.layer_norm_epsilon"} if how.norm == "layer" else {}
     named = {**KEYS, **{one: FURTHER_KEYS[one] for one in (*keys, *windowed)}, **epsilon}
     return Architecture(
@@ -108,6 +110,7 @@ ARCHITECTURES = (
     _llama("baichuan", refine=refined.baichuan),
     _llama("smollm3", refine=refined.every_fourth_without_rope),
     _llama("arcee", without=("ffn_gate",), optional=_ROPE_FACTORS, activation="relu2"),
+    _half("apertus", without=("ffn_gate",), optional=_ROPE_FACTORS, qk_norm="head", refine=refined.apertus),
     _llama("chatglm"),
     _half("phi3", optional=_ROPE_FACTORS[1:]),
     _llama("granite", optional=_ROPE_FACTORS, keys=(*_SCALES, "rope_finetuned"), refine=refined.granite),
@@ -139,7 +142,7 @@ ARCHITECTURES = (
         activation="gelu",
         keys=("attention_softcap", "logit_softcap"),
         defaults={"attention_softcap": 50.0, "logit_softcap": 30.0},
-        windows=Windows(2, 4096),
+        windows=Windows(2, 4096, theta=0.0),
         refine=refined.gemma,
     ),
     _half(
@@ -245,14 +248,14 @@ ARCHITECTURES = (
         weightless=("embedding_norm",),
         post_epsilon=1e-8,
         qk_norm="head",
-        windows=Windows(4, rotates_full=False),
+        windows=Windows(4, rotates_full=False, theta=0.0, scaled=False),
     ),
     _half(
         "spark2_5",
         also=("attention_gate",),
         forms={"attention_gate": "repeated"},
         activation="gelu",
-        windows=Windows(0),
+        windows=Windows(0, theta=0.0),
     ),
     _half(
         "talkie",
@@ -277,7 +280,7 @@ ARCHITECTURES = (
         optional=("attention_norm",),
         norm="layer",
         activation="gelu",
-        windows=Windows(3, first=True),
+        windows=Windows(3, theta=10000.0, scaled=False, first=True),
         refine=refined.modern_bert,
         no_keys=("causal",),
         both_ways=True,
@@ -287,7 +290,7 @@ ARCHITECTURES = (
         also=_POST,
         activation="gelu",
         qk_norm="head",
-        windows=Windows(6, scaled=False),
+        windows=Windows(6, theta=10000.0, scaled=False),
         refine=refined.gemma,
         no_keys=("causal",),
         both_ways=True,

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from ...artifacts.errors import printable
-from ..model_config import ModelConfig
+from ..model_config import ModelConfig, Xielu
 from ..model_source import ModelSource
 from ..position_tables import RopeScaling
 
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers
+
+
+def apertus(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """The activation of each layer has numbers of its own; two of them are kept as what softplus makes them of.
+
+    Raises:
+        GgufError: one is missing, or no number.
+    """
+    of_layers = zip(
+        *(_of_layers(source, f"xielu.{name}", config) for name in ("alpha_p", "alpha_n", "beta", "eps")), strict=True
+    )
+    numbers = (
+        Xielu(math.log1p(math.exp(positive)), beta + math.log1p(math.exp(negative)), beta, epsilon)
+        for positive, negative, beta, epsilon in of_layers
+    )
+    return replace(config, xielu=tuple(numbers))
+
+
+def _of_layers(source: ModelSource, key: str, config: ModelConfig) -> tuple[float, ...]:
+    """Return a number of each layer, which the source has one by one, or once for all."""
+    value = source.metadata.get(key)
+    if not isinstance(value, np.ndarray):
+        return (source.get_float(key, minimum=-100, maximum=100),) * config.num_layers
+    if value.dtype.kind != "f" or len(value) < config.num_layers or not (np.abs(value) <= 100).all():
+        found = f"{len(value)} {value.dtype.name} values"
+        raise source.error(key, f"expected -100 to 100 for each of {config.num_layers} layers, found {found}")
+    return tuple(value[: config.num_layers].tolist())
 
 
 def baichuan(source: ModelSource, config: ModelConfig) -> ModelConfig:

@@ -6,7 +6,7 @@ python -m rocmforge.tools.generate.architecture_models phi2 phi2.gguf [--whole]
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -58,8 +58,80 @@ _LAYERS = {"baichuan": 40, "exaone4": 64}
 """How many a model has where four do not show what is special."""
 
 
+_KINDS = {
+    str: gguf.GGUFValueType.STRING,
+    bool: gguf.GGUFValueType.BOOL,
+    int: gguf.GGUFValueType.UINT32,
+    float: gguf.GGUFValueType.FLOAT32,
+}
+_NO_FACTORS = dict.fromkeys(("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"))
+_LONG = {"rope_factors_long.weight": (8,), "rope_factors_short.weight": (8,)}
+_YARN: Mapping[str, str | bool | int | float] = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model with keys or tensors that its row's others have not.
+
+    Attributes:
+        keys: without the architecture's prefix.
+        tensors: shapes by name; None: it has not that tensor.
+    """
+
+    architecture: str
+    keys: Mapping[str, str | bool | int | float] = field(default_factory=dict)
+    tensors: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+
+
+CASES: Mapping[str, Case] = {
+    "none": Case("llama", {"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, _NO_FACTORS),
+    "linear": Case("llama", {"rope.scaling.factor": 4.0, "rope.scaling.attn_factor": 1.3}, _NO_FACTORS),
+    "yarn": Case("llama", {**_YARN, "rope.scaling.attn_factor": 1.3}, _NO_FACTORS),
+    "yarn-with-factors": Case(
+        "llama", _YARN, {name: None for name in _NO_FACTORS if "long" in name or "short" in name}
+    ),
+    "longrope": Case(
+        "llama",
+        {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 32, "rope.scaling.attn_factor": 1.2},
+        {**_NO_FACTORS, **_LONG},
+    ),
+    "longrope-short": Case(
+        "llama",
+        {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 256},
+        {**_NO_FACTORS, **_LONG},
+    ),
+    "temperature": Case("mistral3", {"rope.scaling.original_context_length": 8}, _NO_FACTORS),
+    "temperature-with-yarn": Case(
+        "mistral3",
+        {**_YARN, "rope.scaling.original_context_length": 8, "rope.scaling.yarn_log_multiplier": 0.7},
+        _NO_FACTORS,
+    ),
+    "linear-but-in-windows": Case("gemma3", {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}),
+    "yarn-but-in-windows": Case("olmo2", _YARN),
+    "without-rotation": Case("granite", {"rope.scaling.finetuned": False}, _NO_FACTORS),
+    "alpha": Case("hunyuan-dense", {"rope.scaling.alpha": 3.0}),
+}
+"""Models whose files say more than the sizes, by what it is."""
+
+
+def write_case(path: Path, name: str) -> Path:
+    """Write one of `CASES`; returns `path`."""
+    case = CASES[name]
+    return write_architecture(path, case.architecture, keys=case.keys, tensors=case.tensors)
+
+
 def write_architecture(
-    path: Path, name: str, whole: bool = False, seed: int = 0, num_layers: int | None = None
+    path: Path,
+    name: str,
+    whole: bool = False,
+    seed: int = 0,
+    num_layers: int | None = None,
+    keys: Mapping[str, str | bool | int | float] | None = None,
+    tensors: Mapping[str, tuple[int, ...] | None] | None = None,
 ) -> Path:
     """Write a model of an architecture, the same bytes for the same arguments.
 
@@ -69,6 +141,7 @@ def write_architecture(
         whole: fused tensors stand for several, each tensor has a bias, and each matrix a scale.
         seed: of all weights.
         num_layers: default: as many as show what the architecture has.
+        keys: see `Case`, as `tensors`.
 
     Returns:
         `path`.
@@ -79,9 +152,12 @@ def write_architecture(
         config = replace(config, num_kv_heads=config.num_heads)  # its norms know no groups
     writer = gguf.GGUFWriter(path, name)
     _add_keys(writer, row, config)
+    for key, value in (keys or {}).items():
+        writer.add_key_value(f"{name}.{key}", value, _KINDS[type(value)])
     _add_tokens(writer, config.vocab_size)
-    for tensor, shape in _tensors(row, config, whole).items():
-        writer.add_tensor(tensor, _values(random, tensor, shape))
+    for tensor, shape in {**_tensors(row, config, whole), **(tensors or {})}.items():
+        if shape is not None:
+            writer.add_tensor(tensor, _values(random, tensor, shape))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -108,6 +184,9 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
     for hyperparameter, number in _NUMBERS.items():
         if hyperparameter in row.keys:
             writer.add_float32(row.key(hyperparameter), number)
+    if row.name == "apertus":
+        for key, first in (("alpha_n", 0.6), ("alpha_p", 0.9), ("beta", 0.5), ("eps", -1e-6)):
+            writer.add_array(f"xielu.{key}", [first * (1 + 0.25 * layer) for layer in range(config.num_layers)])
     if "parallel" in row.keys:
         writer.add_bool(row.key("parallel"), True)
     if row.windows is not None and not row.windows.pattern:

@@ -13,11 +13,14 @@ from rocmforge.compiler.models.decoder_rows import ARCHITECTURES
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
-from rocmforge.tools.generate.architecture_models import WINDOW, write_architecture
+from rocmforge.tools.generate.architecture_models import CASES, WINDOW, write_architecture, write_case
 from rocmforge.tools.generate.architecture_oracle.changes import changed
 from rocmforge.tools.generate.architecture_oracle.judge import nmse
+from rocmforge.tools.generate.architecture_oracle.logits import VECTOR_IDS
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 
+with np.load(Path(__file__).parents[2] / "data/architecture_logits.npz") as _vectors:
+    VECTORS = dict(_vectors)
 IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 2 * WINDOW + 3)]
 
 
@@ -34,6 +37,16 @@ def test_an_architecture(name: str, whole: bool, tmp_path: Path) -> None:
     np.testing.assert_allclose(passed, logits, rtol=0, atol=1e-9 * np.abs(logits).max())
     for change, other in changed(source, meaning, len(IDS)):
         assert nmse(other.logits(IDS), logits) > 1e-4, change  # the error up to which logits are said to agree
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_llama_cpp_agrees(name: str, tmp_path: Path) -> None:
+    """On files of our own generator, of rows and of what oracle files of llama.cpp's do not exercise."""
+    write = write_case if name in CASES else write_architecture
+    meaning = Meaning.of(write(tmp_path / "model.gguf", name), len(VECTOR_IDS))
+    found, expected = meaning.logits(VECTOR_IDS), VECTORS[name].astype(np.float64)
+    # llama.cpp sums in float32, and takes GELU from a table of float16.
+    assert nmse(found, expected) < 1e-6
 
 
 def test_rows_of_a_fused_tensor(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import click
 
 from .clean import clean
 from .judge import Verdict, judge
-from .logits import Oracle, write_logits
+from .logits import Oracle, write_logits, write_vectors
 from .table import table
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -35,6 +35,15 @@ def main() -> None:
 def logits(folder: Path, program: Path) -> None:
     """Run PROGRAM, llama.cpp's, over the models of FOLDER: a step of `make.sh`."""
     for line in write_logits(folder, program):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("program", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+def vectors(program: Path, output: Path) -> None:
+    """Write what PROGRAM, llama.cpp's, makes of our own small models: tests/data/architecture_logits.npz."""
+    for line in write_vectors(program, output):
         click.echo(line)
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from rocmforge.compiler.models.decoder_rows import ARCHITECTURES
+from rocmforge.tools.generate.architecture_models import CASES, write_architecture, write_case
+
 PREFIXES = (1, 13, 40)
 TIMEOUT = 600  # seconds a model
+VECTOR_IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 40)]
+"""Tokens of the models that our own generator writes."""
 
 
 def write_logits(folder: Path, program: Path) -> Iterator[str]:
@@ -41,6 +48,31 @@ def write_logits(folder: Path, program: Path) -> Iterator[str]:
         yield f"{path.stem}: done"
     np.savez_compressed(folder / "logits.npz", allow_pickle=False, **logits)
     (folder / "index.json").write_text(json.dumps({"ids": ids, "prefixes": PREFIXES, "problems": problems}, indent=1))
+
+
+def write_vectors(program: Path, goal: Path) -> Iterator[str]:
+    """Write llama.cpp's logits of the models that our own generator writes, where it takes them; yield a line a model.
+
+    Writes "NAME": float32[vocab_size] after the tokens of `VECTOR_IDS`, for tests.
+    """
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "ids.json").write_text(json.dumps({"ids": VECTOR_IDS, "prefixes": [len(VECTOR_IDS)]}))
+        writers = {row.name: partial(write_architecture, name=row.name) for row in ARCHITECTURES}
+        writers |= {case: partial(write_case, name=case) for case in CASES}
+        for model, write in writers.items():
+            path, out = write(folder / "model.gguf"), folder / "out.json"
+            command = [program, path, folder / "ids.json", out]
+            run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+            if run.returncode:
+                yield f"{model}: llama.cpp does not take it: {' '.join(run.stderr.split())[-160:]}"
+                continue
+            row = np.array(json.loads(out.read_text())["logits"][str(len(VECTOR_IDS))], np.float32)
+            if row.any():
+                vectors[model] = row
+    np.savez_compressed(goal, allow_pickle=False, **vectors)
+    yield f"{len(vectors)} models"
 
 
 @dataclass(frozen=True, slots=True)
