@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 import rocmforge
+from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
+from rocmforge.tools.emulator import HipEmulator
 
 from .models import CASES, RANK, Case, write_case
 
@@ -75,7 +77,8 @@ def judge(case: Case, folder: Path, program: Path, work: Path, device: str) -> R
         raise click.ClickException(f"{case.architecture}: {done.stderr.strip()}")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     rocmforge.compile(path, goal, archs=("host",) if device == "host" else ("host", device.rpartition(":")[2]))
-    with rocmforge.load(goal, device=device) as model:
+    options = DeviceOptions(device, emulator=lambda arch: HipEmulator(arch, check=False, count=False))
+    with rocmforge.load(goal, device=options) as model:
         tokens = sum(list(model.encode(text)) == one["tokens"] for text, one in zip(TEXTS, answers, strict=True))
         if case.pooling == RANK:
             asked = [EmbeddingRequest(tuple(one["tokens"]), None, rank=True) for one in answers]
