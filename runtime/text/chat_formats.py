@@ -6,6 +6,7 @@ docs/chat_templates.md for how many of these are read as they are there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
@@ -290,8 +291,10 @@ GENERAL: Final = ChatFormat("JSON: Hermes, Qwen, Llama, Granite 4, older Mistral
 
 @cache
 def format_of(source: str) -> ChatFormat:
-    """The format of a chat template's family."""
+    """The format of a chat template's family; a model of it that was taught to reason as most do reasons so."""
     for row in FORMATS:
         if any(all(sign in source for sign in signs) for signs in (row.signs, *row.others)):
-            return row
+            think = replace(GENERAL.reasoning, calls_end_it=row.reasoning.calls_end_it)
+            taught = row.channels is None and row.reasoning.open not in source and think.open in source
+            return replace(row, reasoning=think) if taught else row
     return GENERAL

@@ -137,6 +137,12 @@ def test_a_format_is_known_by_its_template(row: ChatFormat) -> None:
     assert format_of("{{ messages }}") is GENERAL
 
 
+def test_a_family_may_be_taught_to_reason_as_others_do() -> None:
+    taught = format_of("[TOOL_CALLS][ARGS]<think>")
+    assert (taught.family, taught.reasoning) == ("Mistral, newer", GENERAL.reasoning)
+    assert format_of("[TOOL_CALLS][ARGS]<think>[THINK]").reasoning.open == "[THINK]"
+
+
 def test_no_tools_no_calls() -> None:
     call = '<tool_call>{"name": "write", "arguments": {}}</tool_call>'
     assert read(GENERAL, [call], tools=()) == ("", call, [])
