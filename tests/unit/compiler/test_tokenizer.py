@@ -298,7 +298,7 @@ def test_add_eos_without_eos_is_refused() -> None:
         build_tokenizer(tiny(add_eos_token=True, eos_token_id=None), PATH)
 
 
-@pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
+@pytest.mark.parametrize("pre", sorted({rule.splits: name for name, rule in PRE_TOKENIZERS.items()}.values()))
 def test_round_trip_through_a_file(pre: str, tmp_path: Path) -> None:
     artifact = build_tokenizer(tiny(pre=pre), PATH)
     path = tmp_path / "tokenizer.json"

@@ -86,7 +86,7 @@ RULES = {rule.splits: name for name, rule in PRE_TOKENIZERS.items()}  # a name o
 
 @pytest.mark.parametrize("pre", sorted(RULES.values()))
 def test_tokens_of_the_pieces_are_those_of_the_whole(pre: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    holds(made(pre), monkeypatch, 150)
+    holds(made(pre), monkeypatch, 100)
 
 
 def test_tokens_of_the_pieces_are_those_of_the_whole_with_a_real_vocabulary(
@@ -138,7 +138,7 @@ def test_a_word_of_any_length_stays_whole_and_is_refused_by_its_length() -> None
     assert caught.value.count > 300_000 // 32  # bytes of the longest token
 
 
-@pytest.mark.parametrize("pre", sorted(RULES.values()))
+@pytest.mark.parametrize("pre", ["chameleon", "default", "llama-bpe", "qwen2", "smollm", "superbpe", "tekken"])
 def test_F91_no_more_is_tokenized_than_was_asked_for(pre: str) -> None:
     one = made(pre)
     text = "12 ab. " * 20_000  # many pieces
