@@ -58,7 +58,7 @@ FORMS: dict[str, Form] = {
 
 
 ELSEWHERE = ("softcap-and-window", "alibi-of-6-heads", "sinks-and-window", "odd-values")  # at other levels of the host
-ARCHES = ("gfx1100", "gfx942")
+ON_WAVES_OF_64 = ("window", "chunk", "both-ways-window", "sinks-and-window", "odd-values", "8-bits", "largest-head")
 
 
 def host_spec(form: Form, out_q8: bool = False) -> KernelSpec:
@@ -146,8 +146,9 @@ def on_gpu(gpu: Gpu, launches: Launches, s: Scene) -> Array:
     return out
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    "arch, name", [*(("gfx1100", name) for name in FORMS), *(("gfx942", name) for name in ON_WAVES_OF_64)]
+)
 def test_attention_on_a_gpu(build_cache: BuildCache, arch: str, name: str) -> None:
     s, expected, tolerance = judged(name, 8)
     launches = hip_launches(arch, s.form)

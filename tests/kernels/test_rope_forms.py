@@ -34,7 +34,6 @@ from rocmforge.tests.kernels.kernel_harness import (
 )
 
 Built = Callable[[str], Kernels]
-ARCHES = ("gfx1100", "gfx942")
 POSITIONS, ROWS = [14, 15, 16, 3, 0], [1, 1, 1, 0, 2]
 BLOCKS = [[4, 0], [2, 5], [1, 3]]
 LENGTH = 32  # rows of tables
@@ -99,7 +98,7 @@ FORMS: dict[str, Form] = {
 }
 
 
-ELSEWHERE = ("odd-head", "8-bits", "all-at-once")  # at other levels of the host
+ELSEWHERE = ("odd-head", "8-bits", "all-at-once")  # at other levels of the host, and on waves of 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +217,9 @@ def test_on_the_host(built: Built, level: str, name: str) -> None:
         check_pages(form, pages, keys.reshape(heads), values.reshape(heads), 16)
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    "arch, name", [*(("gfx1100", name) for name in FORMS), *(("gfx942", name) for name in ELSEWHERE)]
+)
 def test_on_a_gpu(build_cache: BuildCache, arch: str, name: str) -> None:
     """Keys and values are in the pages alone: what these hold is judged as float16 or int8 with its own rounding."""
     form, c = FORMS[name], case(name)
