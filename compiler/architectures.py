@@ -7,11 +7,11 @@ from types import MappingProxyType
 
 from .graph import Graph, Weight
 from .model_config import ModelConfig
-from .models import decoder_rows, encoder
+from .models import decoder_rows, encoder, gemma4
 from .models.architecture import Architecture
 from .verify import verify
 
-_FAMILIES = (decoder_rows, encoder)
+_FAMILIES = (decoder_rows, encoder, gemma4)
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {row.name: row for family in _FAMILIES for row in family.ARCHITECTURES}
 )

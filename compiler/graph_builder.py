@@ -150,9 +150,10 @@ class GraphBuilder:
         """Append a sum; `other` may have one column."""
         return self._add("add", (one, other), self._like(output, one))
 
-    def mul(self, output: str, one: str, other: str) -> str:
-        """Append a product of elements; `other` may have one column."""
-        return self._add("mul", (one, other), self._like(output, one))
+    def mul(self, output: str, one: str, other: str, offset: int | None = None) -> str:
+        """Append a product of elements; `other` may have one column, or more than `one`, then from `offset` on."""
+        attributes: dict[str, Attribute] = {} if offset is None else {"other_offset": offset}
+        return self._add("mul", (one, other), self._like(output, one), (), **attributes)
 
     def add_weight(self, output: str, source: str, weight: str) -> str:
         """Append a sum with a weight of a row, or of one element."""
@@ -161,6 +162,10 @@ class GraphBuilder:
     def scale_by(self, output: str, source: str, weight: str) -> str:
         """Append a product of elements with a weight of a row, or of one element."""
         return self._add("mul", (source,), self._like(output, source), (self.prefix + weight,))
+
+    def scaled(self, output: str, source: str, scale: float) -> str:
+        """Append a product with a number, in place: nobody reads `source` afterwards."""
+        return self._add("logits_map", (source,), self._like(output, source), (), scale=scale)
 
     def logits_map(self, output: str, logits: str, scale: float = 1.0, softcap: float = 0.0) -> str:
         """Append logits times `scale`, then softcap * tanh(logits / softcap) where that is not 0."""

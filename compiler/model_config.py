@@ -71,6 +71,7 @@ class ModelConfig:
         qkv_clamp: distance from 0 within which queries, keys and values are held; 0: they are not.
         logit_scale: by which logits are multiplied.
         logit_softcap: as `attention_softcap`, of logits.
+        per_layer_size: of the embedding that each layer has of its own; 0: there are none.
         parallel: attention and feed-forward read the residual stream as it is before both.
         xielu: of each layer, where that is the activation.
         by_layer: field of `LayerConfig` to its value in each layer, where layers differ; the field of that name here
@@ -107,6 +108,7 @@ class ModelConfig:
     qkv_clamp: float = 0.0
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
+    per_layer_size: int = 0
     parallel: bool = False
     xielu: tuple[Xielu, ...] = ()
     by_layer: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)

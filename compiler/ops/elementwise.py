@@ -6,6 +6,7 @@ That is of the input's columns, or of one column (a weight: of one element), whi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ...artifacts.arguments import Argument
 from ..graph import LOGITS, Graph, Node
@@ -15,10 +16,16 @@ from ..operation import Float64
 from ..plan import Parameter
 from ..planner import Planner
 
+OPTIONAL: Final[dict[str, type]] = {"other_offset": int}
+"""Optional attributes: the column of the second input that the operand begins with, which then is of all columns."""
 
-def operands(inputs: Sequence[Float64], weights: Sequence[Float64]) -> tuple[Float64, Float64]:
+
+def operands(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> tuple[Float64, Float64]:
     """Return both operands, such that NumPy broadcasts the second."""
     one, other = (*inputs, *weights)
+    if "other_offset" in node.attributes:
+        offset = node.integer("other_offset")
+        other = other[:, offset : offset + one.shape[1]]
     return one, other
 
 
@@ -32,17 +39,22 @@ def operands_problem(graph: Graph, node: Node) -> str:
         other = shape[-1] if all(extent == 1 for extent in shape[:-1]) else 0
     else:
         other = graph.values[node.inputs[1]].columns
+    if "other_offset" in node.attributes:
+        end = node.integer("other_offset") + columns
+        return "" if end <= other and not node.weights else f"expected an operand of {end} columns, found {other}"
     return "" if other in (1, columns) else f"expected an operand of {columns} columns or of one, found {other}"
 
 
 def _parameters(planner: Planner, node: Node, combine: str) -> dict[str, Parameter]:
     graph, out = planner.graph, planner.graph.values[node.output]
     other = graph.weights[node.weights[0]].shape[-1] if node.weights else graph.values[node.inputs[1]].columns
+    sliced = "other_offset" in node.attributes
     return {
         "combine": combine,
-        "other_columns": other,
+        "other_columns": out.columns if sliced else other,
         "other_stride": 0 if node.weights else other,
         "at_logits_rows": out.rows == LOGITS,
+        **({"other_offset": node.integer("other_offset")} if sliced else {}),
     }
 
 

@@ -8,12 +8,12 @@ from ..graph import Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
-from .elementwise import hip_launch, host_launch, operands, operands_problem
+from .elementwise import OPTIONAL, hip_launch, host_launch, operands, operands_problem
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`."""
-    one, other = operands(inputs, weights)
+    one, other = operands(node, inputs, weights)
     return one * other
 
 
@@ -27,4 +27,6 @@ def hip(planner: HipPlanner, node: Node) -> None:
     hip_launch(planner, node, "mul")
 
 
-OPERATION = Operation("mul", compute, host, hip, inputs=(1, 2), weights=(0, 1), problem=operands_problem)
+OPERATION = Operation(
+    "mul", compute, host, hip, optional=OPTIONAL, inputs=(1, 2), weights=(0, 1), problem=operands_problem
+)

@@ -1,0 +1,217 @@
+"""Gemma 4: layers unlike in heads, some of which read another's keys and values, and an embedding of each layer's own.
+
+The mixtures of experts among them are another thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from ..graph import LOGITS, Attribute, Graph, Weight
+from ..graph_builder import GraphBuilder
+from ..model_config import HEAD_DIM_MULTIPLE, LayerConfig, ModelConfig
+from ..model_source import ModelSource
+from ..position_tables import RopeScaling, RopeTable
+from .architecture import Architecture, Shapes, Windows
+from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
+
+_WINDOWED: Final = "rope_table_windowed"
+_PER_LAYER: Mapping[str, str] = MappingProxyType(
+    {
+        "per_layer_embedding": "per_layer_token_embd.weight",
+        "per_layer_model": "per_layer_model_proj.weight",
+        "per_layer_norm": "per_layer_proj_norm.weight",
+        "per_layer_gate": "blk.{layer}.inp_gate.weight",
+        "per_layer_projection": "blk.{layer}.proj.weight",
+        "per_layer_post_norm": "blk.{layer}.post_norm.weight",
+    }
+)
+_ROLES: Final = (
+    *("token_embedding", "output_norm", "output", "rope_factors", "attention_norm", "attention_q", "attention_k"),
+    *("attention_v", "attention_q_norm", "attention_k_norm", "attention_output", "attention_post_norm", "ffn_norm"),
+    *("ffn_gate", "ffn_up", "ffn_down", "ffn_post_norm"),
+)
+_TENSORS: Mapping[str, str] = MappingProxyType(
+    {**{role: TENSORS[role] for role in _ROLES}, **_PER_LAYER, "layer_scale": "blk.{layer}.layer_output_scale.weight"}
+)
+_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **KEYS,
+        **{name: FURTHER_KEYS[name] for name in ("logit_softcap", "window", "window_pattern", "rope_theta_windowed")},
+        "per_layer_size": "embedding_length_per_layer_input",
+        "shared_layers": "attention.shared_kv_layers",
+        "key_length_windowed": "attention.key_length_swa",
+        "rope_dim_windowed": "rope.dimension_count_swa",
+    }
+)
+
+
+def refine(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Return a configuration with heads by layer: of those with a window, and without keys where another's are read."""
+    key = ARCHITECTURES[0].key
+    windowed = [bool(config.layer(number).window) for number in range(config.num_layers)]
+    size = source.get_int(key("key_length_windowed"), config.head_dim, 2, config.head_dim)
+    if size % HEAD_DIM_MULTIPLE:
+        expected = f"expected heads of a multiple of {HEAD_DIM_MULTIPLE} elements"
+        raise source.error(key("key_length_windowed"), f"{expected}, found {size}")
+    rope_dim = source.get_int(key("rope_dim_windowed"), min(size, config.rope_dim), 2, size)
+    shared = source.get_int(key("shared_layers"), 0, 0, config.num_layers - 2)
+    own = config.num_layers - shared
+    kinds = {windowed[own - 2], windowed[own - 1]}
+    if shared and kinds != {True, False}:
+        expected = f"expected a layer with a window before layer {own - 1}, which sees all"
+        raise source.error(key("shared_layers"), f"{expected}, found {shared} shared layers")
+    theta = source.get_float(key("rope_theta_windowed"), config.rope_theta, 1, 1e15)
+    kv_heads = [config.layer(number).num_kv_heads * (number < own) for number in range(config.num_layers)]
+    of_layers: dict[str, tuple[int | str, ...]] = {
+        "head_dim": tuple(size if one else config.head_dim for one in windowed),
+        "rope_dim": tuple(rope_dim if one else config.rope_dim for one in windowed),
+        "rope_table": tuple(_WINDOWED if one else "rope_table" for one in windowed),
+        "num_kv_heads": tuple(kv_heads),
+    }
+    return replace(
+        config,
+        embedding_scale=config.hidden_size**0.5,
+        attention_scale=1.0,
+        per_layer_size=source.get_int(key("per_layer_size"), 0, 0, 1 << 16),
+        by_layer={**config.by_layer, **of_layers},
+        further_tables={**config.further_tables, _WINDOWED: RopeTable(theta, rope_dim, RopeScaling())},
+    )
+
+
+def shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
+    """See `Architecture`; a layer without keys of its own reads another's."""
+    hidden, inner, per_layer = config.hidden_size, layer.intermediate_size, config.per_layer_size
+    query, key = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+    norms = ("output_norm", "attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm")
+    found: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(norms, (hidden,)),
+        "token_embedding": (config.vocab_size, hidden),
+        "attention_q": (query, hidden),
+        "attention_q_norm": (layer.head_dim,),
+        "attention_output": (hidden, query),
+        "ffn_gate": (inner, hidden),
+        "ffn_up": (inner, hidden),
+        "ffn_down": (hidden, inner),
+        "layer_scale": (1,),
+    }
+    if not config.tie_word_embeddings:
+        found["output"] = (config.vocab_size, hidden)
+    if config.rope_scaling.kind == "factors":
+        found["rope_factors"] = (config.rope_dim // 2,)
+    if key:
+        found |= {"attention_k": (key, hidden), "attention_v": (key, hidden), "attention_k_norm": (layer.head_dim,)}
+    if per_layer:
+        all_layers = per_layer * config.num_layers
+        found |= {
+            "per_layer_embedding": (config.vocab_size, all_layers),
+            "per_layer_model": (all_layers, hidden),
+            "per_layer_norm": (per_layer,),
+            "per_layer_gate": (per_layer, hidden),
+            "per_layer_projection": (hidden, per_layer),
+            "per_layer_post_norm": (hidden,),
+        }
+    return found
+
+
+def graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
+    """See `Architecture`."""
+    g, epsilon = GraphBuilder(weights), config.norm_epsilon
+    hidden = g.embed("embedded", "token_embedding", config.embedding_scale)
+    inputs = per_layer_inputs(g, config, hidden) if config.per_layer_size else ""
+    rotated: dict[int, str] = {}
+    for number in range(config.num_layers):
+        layer = g.layer(number)
+        normed = layer.norm("attention_normed", hidden, "attention_norm", epsilon)
+        out = layer.linear("attention_out", _attended(layer, config, number, normed, rotated), "attention_output")
+        hidden = layer.add("attention_residual", hidden, layer.norm("post_normed", out, "attention_post_norm", epsilon))
+        normed = layer.norm("ffn_normed", hidden, "ffn_norm", epsilon)
+        gated = layer.gate("activated", layer.linear("gate_up", normed, "ffn_gate", "ffn_up"), "gelu")
+        out = layer.norm("ffn_post_normed", layer.linear("ffn_out", gated, "ffn_down"), "ffn_post_norm", epsilon)
+        hidden = layer.add("ffn_residual", hidden, out)
+        if inputs:
+            hidden = layer.add("per_layer_residual", hidden, per_layer(layer, config, number, hidden, inputs))
+        if layer.has("layer_scale"):
+            hidden = layer.scale_by("layer_scaled", hidden, "layer_scale")
+    normed = g.norm("final_normed", hidden, "output_norm", epsilon, LOGITS)
+    logits = g.linear("logits", normed, "token_embedding" if config.tie_word_embeddings else "output")
+    if config.logit_softcap:
+        logits = g.logits_map("mapped_logits", logits, 1.0, config.logit_softcap)
+    g.sample("sampled", logits)
+    return g.graph()
+
+
+def per_layer_inputs(g: GraphBuilder, config: ModelConfig, embedded: str) -> str:
+    """Append what each layer is given of a token beside the residual stream, for all layers side by side."""
+    size = config.per_layer_size
+    own = g.embed("per_layer_embedded", "per_layer_embedding", size**0.5)
+    seen = g.linear("per_layer_model", embedded, "per_layer_model", scale=config.hidden_size**-0.5)
+    normed = g.norm("per_layer_normed", seen, "per_layer_norm", config.norm_epsilon, group=size)
+    return g.scaled("per_layer_inputs", g.add("per_layer_sum", normed, own), 2**-0.5)
+
+
+def per_layer(g: GraphBuilder, config: ModelConfig, number: int, hidden: str, inputs: str) -> str:
+    """Append what a layer makes of its own inputs."""
+    gate = g.activate("per_layer_gate", g.linear("per_layer_gate_in", hidden, "per_layer_gate"), "gelu")
+    gated = g.mul("per_layer_gated", gate, inputs, number * config.per_layer_size)
+    out = g.linear("per_layer_out", gated, "per_layer_projection")
+    return g.norm("per_layer_post_normed", out, "per_layer_post_norm", config.norm_epsilon)
+
+
+def _attended(g: GraphBuilder, config: ModelConfig, number: int, normed: str, rotated: dict[int, str]) -> str:
+    """Append attention; to `rotated`, queries, keys and values by layer, are added this layer's."""
+    has = config.layer(number)
+    heads: dict[str, Attribute] = {"num_heads": has.num_heads, "head_dim": has.head_dim}
+    roles = ("attention_q",)
+    norms: tuple[str, ...] = ("attention_q_norm",)
+    if has.num_kv_heads:
+        roles += ("attention_k", "attention_v" if g.has("attention_v") else "attention_k")
+        norms += ("attention_k_norm",)
+    rotated[number] = g.rope_kv(
+        "rotated_qkv",
+        g.linear("qkv", normed, *roles),
+        norms,
+        has.rope_table,
+        layer=number,
+        num_kv_heads=has.num_kv_heads,
+        rope_dim=has.rope_dim,
+        interleaved=False,
+        epsilon=config.norm_epsilon,
+        **({"value_norm": True} if has.num_kv_heads else {}),
+        **heads,
+    )
+    windows: dict[str, Attribute] = {"window": has.window} if has.window else {}
+    giver = number
+    while not config.layer(giver).num_kv_heads or config.layer(giver).window != has.window:
+        giver -= 1
+    return g.attention(
+        "attended",
+        rotated[number],
+        has.num_heads * has.head_dim,
+        rotated[giver] if giver != number else "",
+        layer=giver,
+        num_kv_heads=config.layer(giver).num_kv_heads,
+        scale=config.attention_scale,
+        **windows,
+        **heads,
+    )
+
+
+ARCHITECTURES = (
+    Architecture(
+        "gemma4",
+        "half",
+        _KEYS,
+        _TENSORS,
+        shapes,
+        graph,
+        optional=frozenset({"rope_factors", "attention_v", "layer_scale"}),
+        fused={"blk.{layer}.attn_qkv": FUSED["blk.{layer}.attn_qkv"]},
+        windows=Windows(0),
+        refine=refine,
+    ),
+)
+"""The family's members."""
