@@ -12,7 +12,7 @@ from typing import Final
 
 from ..graph import LOGITS, Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
-from ..model_config import HEAD_DIM_MULTIPLE, LayerConfig, ModelConfig
+from ..model_config import LayerConfig, ModelConfig
 from ..model_source import ModelSource
 from ..position_tables import RopeScaling, RopeTable
 from .architecture import Architecture, Shapes, Windows
@@ -54,16 +54,12 @@ def refine(source: ModelSource, config: ModelConfig) -> ModelConfig:
     key = ARCHITECTURES[0].key
     windowed = [bool(config.layer(number).window) for number in range(config.num_layers)]
     size = source.get_int(key("key_length_windowed"), config.head_dim, 2, config.head_dim)
-    if size % HEAD_DIM_MULTIPLE:
-        expected = f"expected heads of a multiple of {HEAD_DIM_MULTIPLE} elements"
-        raise source.error(key("key_length_windowed"), f"{expected}, found {size}")
     rope_dim = source.get_int(key("rope_dim_windowed"), min(size, config.rope_dim), 2, size)
     shared = source.get_int(key("shared_layers"), 0, 0, config.num_layers - 2)
     own = config.num_layers - shared
-    kinds = {windowed[own - 2], windowed[own - 1]}
-    if shared and kinds != {True, False}:
-        expected = f"expected a layer with a window before layer {own - 1}, which sees all"
-        raise source.error(key("shared_layers"), f"{expected}, found {shared} shared layers")
+    if shared and (windowed[own - 2], windowed[own - 1]) != (True, False):  # whose caches the shared layers read
+        expected = "expected before them a layer with a window, then one without"
+        raise source.error(key("shared_layers"), f"{expected}, found other layers before {shared} shared ones")
     theta = source.get_float(key("rope_theta_windowed"), config.rope_theta, 1, 1e15)
     kv_heads = [config.layer(number).num_kv_heads * (number < own) for number in range(config.num_layers)]
     of_layers: dict[str, tuple[int | str, ...]] = {
@@ -165,7 +161,7 @@ def _attended(g: GraphBuilder, config: ModelConfig, number: int, normed: str, ro
     """Append attention; to `rotated`, queries, keys and values by layer, are added this layer's."""
     has = config.layer(number)
     heads: dict[str, Attribute] = {"num_heads": has.num_heads, "head_dim": has.head_dim}
-    roles = ("attention_q",)
+    roles: tuple[str, ...] = ("attention_q",)
     norms: tuple[str, ...] = ("attention_q_norm",)
     if has.num_kv_heads:
         roles += ("attention_k", "attention_v" if g.has("attention_v") else "attention_k")

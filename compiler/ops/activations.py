@@ -14,8 +14,8 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def sigmoid(x: Float64) -> Float64:
-    """Return 1 / (1 + e^-x)."""
-    result: Float64 = 1 / (1 + np.exp(-x))
+    """Return 1 / (1 + e^-x), by a sum that does not overflow."""
+    result: Float64 = np.exp(-np.logaddexp(0, -x))
     return result
 
 

@@ -149,6 +149,16 @@ PAIRS = {
 }
 
 
+def sliced_case() -> Case:
+    """A product with the columns from 7 on of a wider value."""
+    values = Value("x", "T", 37), Value("z", "T", 61), Value("y", "T", 37)
+    node = Node("mul", ("x", "z"), "y", (), {"other_offset": 7})
+    return Case(node, values, {}, {}, {"x": normal(TOKENS, 37), "z": normal(TOKENS, 61)})
+
+
+PAIRS["mul-slice"] = sliced_case()
+
+
 def position_case(kind: str, columns: int = 64) -> Case:
     node = Node("position_embedding", ("x",), "y", ("w",))
     weights = {"w": random_rows(RANDOM, kind, 40, columns)}

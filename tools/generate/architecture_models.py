@@ -154,7 +154,7 @@ def write_architecture(
     _add_keys(writer, row, config)
     for key, value in (keys or {}).items():
         writer.add_key_value(f"{name}.{key}", value, _KINDS[type(value)])
-    _add_tokens(writer, config.vocab_size)
+    add_tokens(writer, config.vocab_size)
     for tensor, shape in {**_tensors(row, config, whole), **(tensors or {})}.items():
         if shape is not None:
             writer.add_tensor(tensor, _values(random, tensor, shape))
@@ -193,7 +193,8 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
         writer.add_array(row.key("window_pattern"), [number % 2 == 1 for number in range(config.num_layers)])
 
 
-def _add_tokens(writer: gguf.GGUFWriter, size: int) -> None:
+def add_tokens(writer: gguf.GGUFWriter, size: int) -> None:
+    """Add a vocabulary of so many tokens, each a character but the last."""
     tokens = ["Ġ", *(chr(32 + index) for index in range(1, size - 1)), "ab"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
