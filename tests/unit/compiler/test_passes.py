@@ -188,3 +188,73 @@ def test_passes_return_new_graphs() -> None:
     for step in (merge_linears, fuse_residuals, fuse_gate_up, quantize_activations, run_passes):
         step(graph)
         assert graph.text() == before
+
+
+HAND_WEIGHTS = {
+    "token_embedding": Weight("token_embedding", (9, 32), "F16"),
+    "w": Weight("w", (32, 32), "Q8_0"),
+    "half": Weight("half", (16, 32), "Q8_0"),
+}
+LINEAR: dict[str, int] = {"out_offset": 0}
+# Nodes behind the embedding `x`, and how many additions stay nodes of their own.
+HAND_MADE: dict[str, tuple[tuple[Node, ...], int]] = {
+    "either order": (
+        (Node("linear", ("x",), "a", ("w",), LINEAR), Node("add", ("a", "x"), "y")),
+        0,
+    ),
+    "what was added to is read later": (
+        (
+            Node("linear", ("x",), "a", ("w",), LINEAR),
+            Node("add", ("x", "a"), "b"),
+            Node("mul", ("b", "x"), "y"),
+        ),
+        1,
+    ),
+    "the product is read later": (
+        (
+            Node("linear", ("x",), "a", ("w",), LINEAR),
+            Node("add", ("x", "a"), "b"),
+            Node("mul", ("b", "a"), "y"),
+        ),
+        1,
+    ),
+    "products side by side": (
+        (
+            Node("linear", ("x",), "a", ("half",), LINEAR),
+            Node("linear", ("x",), "a", ("half",), {"out_offset": 16}),
+            Node("add", ("x", "a"), "y"),
+        ),
+        1,
+    ),
+    "twice the product": ((Node("linear", ("x",), "a", ("w",), LINEAR), Node("add", ("a", "a"), "y")), 1),
+    "something between": (
+        (
+            Node("linear", ("x",), "a", ("w",), LINEAR),
+            Node("activate", ("a",), "b", (), {"activation": "relu"}),
+            Node("add", ("x", "b"), "y"),
+        ),
+        1,
+    ),
+    "read again as blocks": (
+        (
+            Node("linear", ("x",), "a", ("w",), LINEAR),
+            Node("add", ("x", "a"), "b"),
+            Node("linear", ("b",), "y", ("w",), LINEAR),
+        ),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HAND_MADE)
+def test_additions_are_taken_in_only_where_nobody_sees_it(case: str) -> None:
+    nodes, left = HAND_MADE[case]
+    embedding = Node("embedding", (), "x", ("token_embedding",))
+    values = {name: Value(name, "T", 32) for name in "xaby"} | {"s": Value("s", "R", 32, "int32")}
+    graph = verify(Graph((embedding, *nodes, Node("sample", ("y",), "s")), values, HAND_WEIGHTS))
+    numbers = random_values(HAND_WEIGHTS)
+    expected = Interpreter(graph, numbers, [3, 1, 4]).run()
+    fused = fuse_residuals(graph)
+    assert [node.op for node in fused.nodes].count("add") == left
+    for passed in (fused, run_passes(graph)):
+        np.testing.assert_allclose(Interpreter(passed, numbers, [3, 1, 4]).run(), expected, rtol=1e-11, atol=1e-11)
