@@ -9,9 +9,9 @@ from ....artifacts.errors import RequestError
 from ...text.constraints import ConstraintSpec
 from ...text.continuation import continues
 from ..core.body import convert
-from ..core.conditions import Conditions
 from ..core.conversation import Conversation, Message
 from ..core.errors import UnsupportedError
+from ..core.generation_params import GenerationParams
 from .schema import Block, CountRequest, InputMessage, MessagesRequest
 from .tools import TOOL_ADDITION, TOOL_REFERENCE, TOOL_REMOVAL, read_tools
 
@@ -31,9 +31,9 @@ def read_conversation(body: CountRequest, vocab_size: int) -> Conversation:
         messages += _messages(message, f"messages[{index}]")
     tools, choice = read_tools(body)
     parallel = not (body.tool_choice and body.tool_choice.disable_parallel_tool_use)
-    conditions = _conditions(body, vocab_size) if isinstance(body, MessagesRequest) else Conditions()
+    params = _params(body, vocab_size) if isinstance(body, MessagesRequest) else GenerationParams()
     read, thinking = tuple(messages), _thinking(body)
-    return Conversation(read, conditions, tools, choice, parallel, thinking, continue_final=continues(read))
+    return Conversation(read, params, tools, choice, parallel, thinking, continue_final=continues(read))
 
 
 def _thinking(body: CountRequest) -> dict[str, object]:
@@ -45,15 +45,15 @@ def _thinking(body: CountRequest) -> dict[str, object]:
     return variables
 
 
-def _conditions(body: MessagesRequest, vocab_size: int) -> Conditions:
-    default = Conditions()
+def _params(body: MessagesRequest, vocab_size: int) -> GenerationParams:
+    default = GenerationParams()
     sampling = replace(
         default.sampling,
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=min(max(body.top_k or 0, 0), vocab_size),
     )
-    return Conditions(body.max_tokens, sampling, tuple(body.stop_sequences or ()), constraint=_constraint(body))
+    return GenerationParams(body.max_tokens, sampling, tuple(body.stop_sequences or ()), constraint=_constraint(body))
 
 
 def _constraint(body: CountRequest) -> ConstraintSpec | None:

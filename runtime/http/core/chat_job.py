@@ -28,10 +28,10 @@ def start_chat(
     prompts: list[ChatPrompt] = []
 
     def make() -> list[GenerationRequest]:
-        conditions = conversation.constrained(lease.service.answers)
+        params = conversation.constrained(lease.service.answers)
         prompts.append(lease.service.chat_prompt(conversation, look_of(req)))
         kept = prompts[0].answers.kept_tokens
-        return lease.service.requests(prompts[0].token_ids, conditions, None, count, kept)
+        return lease.service.requests(prompts[0].token_ids, params, None, count, kept)
 
     job = start_job(req, lease.keep(), admission, make)
     readers = [AnswerReader(conversation, prompts[0]) for _ in range(count)]

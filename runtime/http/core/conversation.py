@@ -11,7 +11,7 @@ from ....artifacts.errors import RequestError
 from ...text.answer_format import JSON_ANSWERS, AnswerFormat
 from ...text.call_grammar import required_call
 from ...text.constraints import ConstraintSpec
-from .conditions import Conditions
+from .generation_params import GenerationParams
 from .schema import FunctionTool
 
 ToolChoice = Literal["auto", "none", "required"]
@@ -32,7 +32,7 @@ class Conversation:
 
     Attributes:
         messages: as chat templates read them; see `messages.read_messages`.
-        conditions: of sampling; its constraint is that of the answer.
+        params: of sampling; its constraint is that of the answer.
         tools: that the model may call; only one where a certain one is asked for.
         tool_choice: whether it may, must not or must.
         parallel_tool_calls: whether it may call several at once.
@@ -43,7 +43,7 @@ class Conversation:
     """
 
     messages: tuple[Message, ...]
-    conditions: Conditions = field(default_factory=Conditions)
+    params: GenerationParams = field(default_factory=GenerationParams)
     tools: tuple[FunctionTool, ...] = ()
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
@@ -57,15 +57,15 @@ class Conversation:
         """Whether a constraint leaves no room for reasoning before the answer."""
         if self.tool_choice == "required":
             return self.text_tool is None or self.text_tool.constraint is not None
-        return self.conditions.constraint is not None
+        return self.params.constraint is not None
 
     @property
     def usable_tools(self) -> tuple[FunctionTool, ...]:
         """Tools that an answer may call."""
         return () if self.tool_choice == "none" else self.tools
 
-    def constrained(self, answers: AnswerFormat = JSON_ANSWERS) -> Conditions:
-        """The conditions, with the constraint that makes the model call a tool where it must, in its own form.
+    def constrained(self, answers: AnswerFormat = JSON_ANSWERS) -> GenerationParams:
+        """The parameters, with the constraint that makes the model call a tool where it must, in its own form.
 
         A format of the answer gives way to it; an expression or a grammar was meant for this very text.
 
@@ -73,15 +73,15 @@ class Conversation:
             RequestError: it must and there is none, or the text has another constraint.
         """
         if self.tool_choice != "required":
-            return self.conditions
+            return self.params
         if not self.tools:
             raise RequestError("tool_choice", "expected tools beside it, found none")
-        given = self.conditions.constraint
+        given = self.params.constraint
         if given is not None and given.kind in ("regex", "grammar"):
             raise RequestError(given.parameter, f"expected no {given.kind} beside a required tool")
         if self.text_tool is not None:
-            return replace(self.conditions, constraint=self.text_tool.constraint)
-        return replace(self.conditions, constraint=required_call(answers, self.tools))
+            return replace(self.params, constraint=self.text_tool.constraint)
+        return replace(self.params, constraint=required_call(answers, self.tools))
 
 
 def choose_tool(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ....artifacts.errors import RequestError
 from ...text.tokenizer import TooManyTokensError
 from .body import kind_of
-from .conditions import check_token_ids
 from .errors import UnsupportedError
+from .generation_params import check_token_ids
 from .service import Service
 from .text_apis import Look
 

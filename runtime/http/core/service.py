@@ -12,10 +12,10 @@ from ...text.chat_prompt import render_chat
 from ...text.constraints import ConstraintSpec
 from ...text.control_text import NoMarkError, shown
 from ...text.tokenizer import TooManyTokensError
-from .conditions import SEED_BITS, Conditions
 from .continuation import split_last
 from .conversation import Conversation
 from .errors import ContextLengthError, UnsupportedError
+from .generation_params import SEED_BITS, GenerationParams
 from .text_apis import ChatTemplateApi, ConstraintApi, Look, TokenizerApi
 from .token_cache import TokenCache
 
@@ -155,7 +155,7 @@ class Service:
     def requests(
         self,
         prompt: tuple[int, ...],
-        conditions: Conditions,
+        params: GenerationParams,
         default_max_tokens: int | None,
         count: int,
         kept_tokens: tuple[int, ...] = (),
@@ -167,22 +167,22 @@ class Service:
         Raises:
             RequestError: see `request`.
         """
-        seed = conditions.sampling.seed
+        seed = params.sampling.seed
         made = []
         for index in range(count):
-            sampling = replace(conditions.sampling, seed=None if seed is None else (seed + index) % 2**SEED_BITS)
-            request = self.request(prompt, replace(conditions, sampling=sampling), default_max_tokens)
+            sampling = replace(params.sampling, seed=None if seed is None else (seed + index) % 2**SEED_BITS)
+            request = self.request(prompt, replace(params, sampling=sampling), default_max_tokens)
             made.append(replace(request, kept_tokens=kept_tokens))
         return made
 
     def request(
-        self, prompt: tuple[int, ...], conditions: Conditions, default_max_tokens: int | None
+        self, prompt: tuple[int, ...], params: GenerationParams, default_max_tokens: int | None
     ) -> GenerationRequest:
         """Make the engine's request, if it fits into the context.
 
         Args:
             prompt: token ids.
-            conditions: as the client gave them.
+            params: as the client gave them.
             default_max_tokens: where the client gave none, cut to what the context leaves; None: all of it.
 
         Raises:
@@ -191,7 +191,7 @@ class Service:
         """
         limit = self.engine.max_context
         room = limit - len(prompt)
-        asked = conditions.max_tokens
+        asked = params.max_tokens
         least = 0 if asked == 0 else 1
         if room < least:
             raise self.too_long(len(prompt), least)
@@ -209,13 +209,13 @@ class Service:
         return GenerationRequest(
             prompt,
             asked,
-            conditions.sampling,
-            conditions.stop,
-            conditions.ignore_eos,
-            conditions.stop_token_ids,
-            conditions.logprobs,
-            self._constraint(conditions.constraint),
-            prompt_logprobs=conditions.prompt_logprobs,
+            params.sampling,
+            params.stop,
+            params.ignore_eos,
+            params.stop_token_ids,
+            params.logprobs,
+            self._constraint(params.constraint),
+            prompt_logprobs=params.prompt_logprobs,
         )
 
     def _constraint(self, spec: ConstraintSpec | None) -> Constraint | None:

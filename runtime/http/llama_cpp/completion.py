@@ -12,7 +12,7 @@ from ...engine.generation import Generation, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish
-from ..core.conditions import Conditions
+from ..core.generation_params import GenerationParams
 from ..core.infill import File, Gap, infill_ids
 from ..core.job import look_of, start_job
 from ..core.logprobs import finite, token_text
@@ -57,14 +57,14 @@ class _Generating(Resource):
         with self.context.models.lease(body.model) as lease:
             clock.loaded()
             service = lease.service
-            conditions, max_tokens = read_call(body, service)
+            params, max_tokens = read_call(body, service)
 
             def make() -> list[GenerationRequest]:
                 prompts.extend(read(service, max_tokens))
-                return [service.request(ids, conditions, max_tokens) for ids in prompts]
+                return [service.request(ids, params, max_tokens) for ids in prompts]
 
             job = start_job(req, lease.keep(), self.context.admission, make)
-        settings = generation_settings(service, conditions, max_tokens) | {"stream": bool(body.stream)}
+        settings = generation_settings(service, params, max_tokens) | {"stream": bool(body.stream)}
         answers = [
             _Answering(service, generation, ids, index, settings, replace(clock))
             for index, (generation, ids) in enumerate(zip(job.generations, prompts, strict=True))
@@ -96,18 +96,18 @@ class Infill(_Generating):
         self.generate(req, resp, body, lambda service, most: [infill_ids(service, gap, most, "input_suffix", look)])
 
 
-def generation_settings(service: Service, conditions: Conditions, max_tokens: int | None) -> Json:
-    """Conditions in llama.cpp's words."""
-    sampling = conditions.sampling
+def generation_settings(service: Service, params: GenerationParams, max_tokens: int | None) -> Json:
+    """Parameters in llama.cpp's words."""
+    sampling = params.sampling
     biases = sampling.logit_bias  # llama.cpp has null for a token that is ruled out
     return {
         "n_predict": -1 if max_tokens is None else max_tokens,
         "n_ctx": service.engine.max_context,
         "seed": -1 if sampling.seed is None else sampling.seed,
         **{REPEAT_NAMES.get(name, name): getattr(sampling, name) for name in PARAMETERS},
-        "stop": list(conditions.stop),
-        "ignore_eos": conditions.ignore_eos,
-        "n_probs": conditions.logprobs or 0,
+        "stop": list(params.stop),
+        "ignore_eos": params.ignore_eos,
+        "n_probs": params.logprobs or 0,
         "logit_bias": [{"token": token, "bias": None if bias == -MAX_BIAS else bias} for token, bias in biases],
     }
 

@@ -31,6 +31,7 @@ LLAMA_CPP_PATHS = frozenset(
         "/responses",
         "/slots",
         "/tokenize",
+        "/v2/rerank",
     }
 )
 

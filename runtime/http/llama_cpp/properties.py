@@ -9,8 +9,8 @@ import falcon
 from .... import __version__
 from ....artifacts.errors import RequestError
 from ...text.tokenizer import TooManyTokensError
-from ..core.conditions import Conditions, check_token_ids
 from ..core.errors import UnsupportedError
+from ..core.generation_params import GenerationParams, check_token_ids
 from ..core.job import look_of
 from ..core.prompts import read_mixed
 from ..core.resources import ReadResource, Resource, answer
@@ -48,7 +48,7 @@ class Props(ReadResource):
         """Answer with what a client may want to know before it asks for text."""
         with self.context.models.lease(req.get_param("model")) as lease:
             service = lease.service
-            settings = generation_settings(service, Conditions(sampling=DEFAULT_SAMPLING), None)
+            settings = generation_settings(service, GenerationParams(sampling=DEFAULT_SAMPLING), None)
             answer(
                 resp,
                 PropsDocument(

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ....artifacts.errors import RequestError
 from ...engine.generation import SamplingParams
-from ..core.conditions import Conditions, read_conditions
 from ..core.errors import UnsupportedError
+from ..core.generation_params import GenerationParams, read_params
 from ..core.sampling_schema import repeat_numbers
 from ..core.schema import SamplingFields
 from ..core.service import Service
@@ -22,8 +22,8 @@ RANDOM_SEEDS = (-1, 2**32 - 1)
 _OFF_UNLESS = ("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat", "post_sampling_probs")
 
 
-def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[Conditions, int | None]:
-    """Conditions, and the most tokens: fewer where the context ends; None: only there.
+def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[GenerationParams, int | None]:
+    """Parameters, and the most tokens: fewer where the context ends; None: only there.
 
     Raises:
         RequestError: names the parameter at fault.
@@ -41,9 +41,9 @@ def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[Condition
         json_schema=body.json_schema,
     )
     asked = 0 if body.n_predict == 0 else None  # others are cut to what the context leaves
-    conditions = read_conditions(fields, asked, service.engine.vocab_size, DEFAULT_SAMPLING)
+    params = read_params(fields, asked, service.engine.vocab_size, DEFAULT_SAMPLING)
     limit = None if body.n_predict is None or body.n_predict < 0 else body.n_predict
-    return replace(conditions, logprobs=body.n_probs or None), limit
+    return replace(params, logprobs=body.n_probs or None), limit
 
 
 def _logit_bias(body: LlamaCompletionRequest, tokenizer: TokenizerApi) -> dict[str, float]:

@@ -18,8 +18,8 @@ from ...engine.generation import (
     TokenEvent,
 )
 from ..core.access import may_see
-from ..core.conditions import read_conditions
 from ..core.errors import NotFoundError, generation_error
+from ..core.generation_params import read_params
 from ..core.job import Job, collect, look_of, start_job
 from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
@@ -48,8 +48,8 @@ class _GenerateResource(Resource):
 
 
 def _requests(service: Service, body: GenerateRequest, look: Look) -> list[GenerationRequest]:
-    conditions = read_conditions(body, body.max_tokens, service.engine.vocab_size, _DEFAULTS)
-    return [service.request(service.prompt_ids(body.prompt, look, body.parse_special), conditions, DEFAULT_MAX_TOKENS)]
+    params = read_params(body, body.max_tokens, service.engine.vocab_size, _DEFAULTS)
+    return [service.request(service.prompt_ids(body.prompt, look, body.parse_special), params, DEFAULT_MAX_TOKENS)]
 
 
 class Generate(_GenerateResource):

@@ -12,9 +12,9 @@ from ...engine.generation import SamplingParams
 from ...text.constraints import ConstraintSpec
 from ...text.continuation import continues
 from ..core.body import kind_of
-from ..core.conditions import Conditions, read_conditions
 from ..core.conversation import Conversation, Message, read_arguments, thinking_variables
 from ..core.errors import UnsupportedError
+from ..core.generation_params import GenerationParams, read_params
 from ..core.sampling_schema import repeat_numbers
 from ..core.schema import SamplingFields
 from .schema import GeneratingFields, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, OllamaOptions
@@ -48,7 +48,7 @@ def read_chat(body: OllamaChatRequest, vocab_size: int) -> Asked:
     tools = tuple(tool.function for tool in body.tools or ())
     conversation = Conversation(
         messages,
-        _conditions(body, vocab_size),
+        _params(body, vocab_size),
         tools,
         template_variables=thinking_of(body.think),
         continue_final=continues(messages),
@@ -70,9 +70,7 @@ def read_generate(body: OllamaGenerateRequest, vocab_size: int) -> Asked:
     prompt = body.prompt or ""
     messages: list[Message] = [{"role": "system", "content": body.system}] if body.system else []
     messages.append({"role": "user", "content": prompt})
-    conversation = Conversation(
-        tuple(messages), _conditions(body, vocab_size), template_variables=thinking_of(body.think)
-    )
+    conversation = Conversation(tuple(messages), _params(body, vocab_size), template_variables=thinking_of(body.think))
     suffix = body.suffix or ""
     return Asked(conversation, _max_tokens(body), prompt if body.raw or suffix else None, suffix)
 
@@ -102,7 +100,7 @@ def _refuse_images(images: Sequence[object] | None, where: str) -> None:
         raise UnsupportedError(where, "the model reads text alone")
 
 
-def _conditions(body: GeneratingFields, vocab_size: int) -> Conditions:
+def _params(body: GeneratingFields, vocab_size: int) -> GenerationParams:
     options = body.options or OllamaOptions()
     if options.mirostat:
         raise UnsupportedError("options.mirostat")
@@ -113,9 +111,9 @@ def _conditions(body: GeneratingFields, vocab_size: int) -> Conditions:
         seed=None if options.seed is None or options.seed < 0 else options.seed,
         stop=options.stop,
     )
-    conditions = read_conditions(fields, None, vocab_size, DEFAULT_SAMPLING)
+    params = read_params(fields, None, vocab_size, DEFAULT_SAMPLING)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return replace(conditions, logprobs=logprobs, constraint=_constraint(body.format))
+    return replace(params, logprobs=logprobs, constraint=_constraint(body.format))
 
 
 def _max_tokens(body: GeneratingFields) -> int | None:

@@ -16,11 +16,11 @@ from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish, new_call_id
 from ..core.chat_answer import AnswerReader
 from ..core.chat_job import start_chat
-from ..core.conditions import read_conditions
 from ..core.continuation import check_continues
 from ..core.conversation import Conversation, choose_tool, thinking_variables
 from ..core.encoding import sse
 from ..core.errors import UnsupportedError
+from ..core.generation_params import read_params
 from ..core.job import Job
 from ..core.logprobs import chat_logprobs
 from ..core.resources import Resource
@@ -72,12 +72,12 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
     if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs", "expected logprobs to be true beside it")
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    conditions = read_conditions(body, max_tokens, vocab_size)
+    params = read_params(body, max_tokens, vocab_size)
     if body.stream and body.prompt_logprobs is not None:
         raise UnsupportedError("prompt_logprobs", "not supported in a stream")
-    conditions = replace(conditions, prompt_logprobs=body.prompt_logprobs)
+    params = replace(params, prompt_logprobs=body.prompt_logprobs)
     if body.logprobs:
-        conditions = replace(conditions, logprobs=body.top_logprobs or 0)
+        params = replace(params, logprobs=body.top_logprobs or 0)
     given = [tool.function for tool in body.tools or ()]
     if isinstance(body.tool_choice, NamedTool):
         tools, tool_choice = choose_tool(given, None, body.tool_choice.function.name, "tool_choice")
@@ -88,7 +88,7 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
     continue_final = check_continues(messages, asked, opens)
     conversation = Conversation(
         messages,
-        conditions,
+        params,
         tools,
         tool_choice,
         body.parallel_tool_calls is not False,
@@ -233,8 +233,8 @@ class _Encoder(Encoder[ChunkChoice]):
         yield DONE
 
     def fold(self, parts: Sequence[ChunkChoice]) -> ChatCompletion:
-        call, conditions = self._call, self._call.conversation.conditions
-        num_top, scored = conditions.prompt_logprobs, conditions.logprobs is not None
+        call, params = self._call, self._call.conversation.params
+        num_top, scored = params.prompt_logprobs, params.logprobs is not None
         choices = [[part for part in parts if part.index == index] for index in range(call.count)]
         return ChatCompletion(
             **self._envelope,

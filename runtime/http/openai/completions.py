@@ -12,9 +12,9 @@ from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequ
 from ...engine.logprobs import TokenLogprobs
 from ..core.answers import check_finish
 from ..core.body import kind_of
-from ..core.conditions import Conditions, check_token_ids, read_conditions
 from ..core.encoding import sse
 from ..core.errors import UnsupportedError
+from ..core.generation_params import GenerationParams, check_token_ids, read_params
 from ..core.infill import Gap, infill_ids
 from ..core.job import Job, look_of, start_job
 from ..core.resources import Resource
@@ -37,14 +37,14 @@ Prompts = Sequence[str] | Sequence[tuple[int, ...]]
 class Call:
     """A request, checked; `prompts` are texts or token ids, each of which goes on `count` times.
 
-    `prompt_logprobs` is what the request says of it; the conditions have what `echo` and `logprobs` ask for too. Where
+    `prompt_logprobs` is what the request says of it; the parameters have what `echo` and `logprobs` ask for too. Where
     there is a `suffix`, what stands between each text and it is asked for.
     """
 
     prompts: Prompts
     count: int
     echo: bool
-    conditions: Conditions
+    params: GenerationParams
     stream: bool
     include_usage: bool
     prompt_logprobs: int | None
@@ -54,7 +54,7 @@ class Call:
     @property
     def scored_echo(self) -> bool:
         """Whether the prompt comes with its log-probabilities, in the text's own."""
-        return self.echo and self.conditions.logprobs is not None
+        return self.echo and self.params.logprobs is not None
 
 
 def read_call(body: CompletionRequest, vocab_size: int) -> Call:
@@ -73,8 +73,8 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
         raise RequestError("prompt", f"expected at most {MAX_PROMPTS} outputs in all, found {len(prompts) * count}")
     echo = body.echo or False
     scores = [number for number in (body.prompt_logprobs, body.logprobs if echo else None) if number is not None]
-    conditions = replace(
-        read_conditions(body, body.max_tokens, vocab_size),
+    params = replace(
+        read_params(body, body.max_tokens, vocab_size),
         logprobs=body.logprobs,
         prompt_logprobs=max(scores, default=None),
     )
@@ -88,7 +88,7 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
         prompts,
         count,
         echo,
-        conditions,
+        params,
         body.stream or False,
         include_usage,
         body.prompt_logprobs,
@@ -154,7 +154,7 @@ def _requests(service: Service, call: Call, prompts: list[_Prompt], look: Look) 
         ids = _prompt_ids(service, call, prompt, look)
         echo = "" if not call.echo else prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
         prompts.append(_Prompt(echo, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
-        made += service.requests(ids, call.conditions, DEFAULT_MAX_TOKENS, call.count)
+        made += service.requests(ids, call.params, DEFAULT_MAX_TOKENS, call.count)
     return made
 
 
@@ -162,7 +162,7 @@ def _prompt_ids(service: Service, call: Call, prompt: str | tuple[int, ...], loo
     if not isinstance(prompt, str):
         return prompt
     if call.suffix:
-        most = DEFAULT_MAX_TOKENS if call.conditions.max_tokens is None else call.conditions.max_tokens
+        most = DEFAULT_MAX_TOKENS if call.params.max_tokens is None else call.params.max_tokens
         return infill_ids(service, Gap(prompt, call.suffix), most, "suffix", look)
     return service.prompt_ids(prompt, look, call.parse_special)
 
@@ -194,7 +194,7 @@ class _Encoder(Encoder[CompletionChoice]):
         self._envelope = envelope
         self._call = call
         self._prompts = [prompt for prompt in prompts for _ in range(call.count)]  # of each choice
-        num_top = call.conditions.logprobs or 0
+        num_top = call.params.logprobs or 0
         self._writers = [CompletionLogprobsWriter(tokenizer, num_top, prompt.echo) for prompt in self._prompts]
         self._job = job
         self._tokens = 0
@@ -238,7 +238,7 @@ class _Encoder(Encoder[CompletionChoice]):
         yield DONE
 
     def fold(self, parts: Sequence[CompletionChoice]) -> Completion:
-        scored = self._call.conditions.logprobs is not None
+        scored = self._call.params.logprobs is not None
         pieces = [[part for part in parts if part.index == index] for index in range(len(self._prompts))]
         return self._document([_choice(index, own, scored) for index, own in enumerate(pieces)], self._usage())
 

@@ -18,11 +18,11 @@ from ..core.access import client_of
 from ..core.answers import check_finish
 from ..core.chat_answer import AnswerPart, AnswerReader
 from ..core.chat_job import start_chat
-from ..core.conditions import Conditions, constraint_of_format
 from ..core.conversation import Conversation as Chat
 from ..core.conversation import thinking_variables
 from ..core.encoding import named_sse
 from ..core.errors import NotFoundError, UnsupportedError
+from ..core.generation_params import GenerationParams, constraint_of_format
 from ..core.job import Job
 from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
@@ -64,7 +64,7 @@ def read_chat(body: ResponsesRequest, toolbox: Toolbox, store: ResponseStore, cl
     chosen = toolbox.choose(body.tool_choice)
     return Chat(
         read_input(body, store, client),
-        _conditions(body),
+        _params(body),
         chosen.tools,
         chosen.choice,
         body.parallel_tool_calls is not False,
@@ -73,8 +73,8 @@ def read_chat(body: ResponsesRequest, toolbox: Toolbox, store: ResponseStore, cl
     )
 
 
-def _conditions(body: ResponsesRequest) -> Conditions:
-    default = Conditions()
+def _params(body: ResponsesRequest) -> GenerationParams:
+    default = GenerationParams()
     sampling = replace(
         default.sampling,
         temperature=1.0 if body.temperature is None else body.temperature,

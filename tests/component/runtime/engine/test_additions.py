@@ -36,7 +36,7 @@ from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.worker.wire import decode, encode
 from rocmforge.runtime.http.core.body import convert
-from rocmforge.runtime.http.core.conditions import read_conditions
+from rocmforge.runtime.http.core.generation_params import read_params
 from rocmforge.runtime.http.llama_cpp.completion import generation_settings
 from rocmforge.runtime.http.llama_cpp.requests import read_call
 from rocmforge.runtime.http.llama_cpp.schema import LlamaCompletionRequest
@@ -47,18 +47,18 @@ from rocmforge.runtime.http.openai.schema import ChatRequest, CompletionRequest
 
 talk, text, found = {"model": "m", "messages": [{"role": "user", "content": "x"}]}, {"model": "m", "prompt": "x"}, []
 for kind, body in ((ChatRequest, talk), (CompletionRequest, text), (GenerateRequest, text)):
-    found.append(read_conditions(convert(body | {"top_a": 0.25}, kind), None, 100).sampling.top_a)
+    found.append(read_params(convert(body | {"top_a": 0.25}, kind), None, 100).sampling.top_a)
     try:
         convert(body | {"top_a": 1001}, kind)
     except RequestError as error:
         found.append(str(error))
 asked = read_chat(convert(talk | {"options": {"top_a": 0.25}}, OllamaChatRequest), 100)
-found.append(asked.conversation.conditions.sampling.top_a)
+found.append(asked.conversation.params.sampling.top_a)
 tokenizer = SimpleNamespace(config=SimpleNamespace(eos_token_ids=()))
 service = SimpleNamespace(engine=SimpleNamespace(vocab_size=100, max_context=10), tokenizer=tokenizer)
-conditions, limit = read_call(convert(text | {"top_a": 0.25}, LlamaCompletionRequest), service)
-found.append(generation_settings(service, conditions, limit)["top_a"])
-found.append(decode(encode(GenerationRequest((1,), 1, conditions.sampling))).sampling.top_a)
+params, limit = read_call(convert(text | {"top_a": 0.25}, LlamaCompletionRequest), service)
+found.append(generation_settings(service, params, limit)["top_a"])
+found.append(decode(encode(GenerationRequest((1,), 1, params.sampling))).sampling.top_a)
 texts = []
 for device in ("host", "emulated:gfx1100"):
     with rocmforge.load(sys.argv[1], device=DeviceOptions(device, 1, make_emulator), contexts=1) as model:

@@ -55,7 +55,7 @@ SHOUTING = '''"""An API of its own."""
 
 from ..core.chat_answer import AnswerPart, AnswerReader
 from ..core.chat_job import start_chat
-from ..core.conditions import read_conditions
+from ..core.generation_params import read_params
 from ..core.conversation import Conversation
 from ..core.errors import ErrorFormat
 from ..core.resources import Resource
@@ -68,8 +68,8 @@ class Shouting(Resource):
     def on_post(self, req, resp):
         body = self.read(req, ShoutRequest)
         with self.context.models.lease(None) as lease:
-            conditions = read_conditions(body, None, lease.service.engine.vocab_size)
-            conversation = Conversation(({"role": "user", "content": body.text},), conditions)
+            params = read_params(body, None, lease.service.engine.vocab_size)
+            conversation = Conversation(({"role": "user", "content": body.text},), params)
             job, _, (reader,) = start_chat(req, lease, self.context.admission, conversation)
         respond(req, resp, job, self.context, ShoutEncoder(reader), body.stream)
 

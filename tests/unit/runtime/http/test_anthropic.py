@@ -94,7 +94,7 @@ def test_a_stream_that_fails_before_its_first_token_is_an_error() -> None:
 def test_an_output_format_is_a_constraint(name: str) -> None:
     format_ = {"type": "json_schema", "schema": CITY}
     given = {"output_format": format_} if name == "output_format" else {"output_config": {"format": format_}}
-    spec = read_conversation(convert(body(**given), MessagesRequest), VOCAB_SIZE).conditions.constraint
+    spec = read_conversation(convert(body(**given), MessagesRequest), VOCAB_SIZE).params.constraint
     assert spec is not None
     assert (spec.kind, spec.source, spec.parameter) == ("json_schema", CITY, name)
 

@@ -305,7 +305,7 @@ def test_completion_logprobs(client: falcon.testing.TestClient) -> None:
     assert {key: [item for part in streamed for item in part[key]] for key in document} == document
 
 
-def test_conditions_reach_the_engine(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
+def test_parameters_reach_the_engine(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
     bias = {"5": -100, "7": 2.5}
     assert chat(client, typical_p=0.5, logit_bias=bias, stop_token_ids=[9, 299]).status_code == 200
     request = engine.last.request

@@ -8,8 +8,8 @@ import math
 import pytest
 
 from rocmforge.runtime.engine.generation import EngineStats, GenerationRequest
-from rocmforge.runtime.http.core.conditions import Conditions
 from rocmforge.runtime.http.core.errors import ContextLengthError, NotFoundError
+from rocmforge.runtime.http.core.generation_params import GenerationParams
 from rocmforge.runtime.http.core.limits import HttpLimits
 from rocmforge.runtime.http.core.registry import Lease, OneModel, find_card, total_stats
 from rocmforge.runtime.http.core.service import Service
@@ -24,7 +24,7 @@ def service() -> Service:
 
 
 def asked(service: Service, length: int, most: int | None, default: int | None = None) -> int:
-    return service.request((1,) * length, Conditions(max_tokens=most), default).max_tokens
+    return service.request((1,) * length, GenerationParams(max_tokens=most), default).max_tokens
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_what_it_does_not(
 
 
 def test_all_conditions_reach_the_engine(service: Service) -> None:
-    sampling = dataclasses.replace(Conditions().sampling, seed=2**64 - 1)
-    conditions = Conditions(7, sampling, ("x",), True, (5,), 2, prompt_logprobs=3)
-    first, second, third = service.requests((1, 2), conditions, None, 3)
+    sampling = dataclasses.replace(GenerationParams().sampling, seed=2**64 - 1)
+    params = GenerationParams(7, sampling, ("x",), True, (5,), 2, prompt_logprobs=3)
+    first, second, third = service.requests((1, 2), params, None, 3)
     assert first == GenerationRequest((1, 2), 7, sampling, ("x",), True, (5,), 2, None, prompt_logprobs=3)
     assert [one.sampling.seed for one in (first, second, third)] == [2**64 - 1, 0, 1]  # each its own, of 64 bits
     assert dataclasses.replace(second, sampling=sampling) == first
-    unseeded = service.requests((1,), Conditions(), None, 2)
+    unseeded = service.requests((1,), GenerationParams(), None, 2)
     assert [one.sampling.seed for one in unseeded] == [None, None]
 
 

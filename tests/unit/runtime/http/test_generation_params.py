@@ -10,19 +10,19 @@ import pytest
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.engine.generation import Failure, SamplingParams, TokenEvent
 from rocmforge.runtime.http.core.chat_answer import AnswerReader, join_parts
-from rocmforge.runtime.http.core.conditions import (
-    MAX_BIASES,
-    Conditions,
-    check_token_ids,
-    constraint_of_format,
-    read_conditions,
-    read_seed,
-)
 from rocmforge.runtime.http.core.conversation import (
     Conversation,
     TextTool,
     choose_tool,
     thinking_variables,
+)
+from rocmforge.runtime.http.core.generation_params import (
+    MAX_BIASES,
+    GenerationParams,
+    check_token_ids,
+    constraint_of_format,
+    read_params,
+    read_seed,
 )
 from rocmforge.runtime.http.core.schema import FunctionTool, JsonSchemaFormat, ResponseFormat, SamplingFields
 from rocmforge.runtime.http.core.service import ChatPrompt
@@ -32,8 +32,8 @@ from rocmforge.runtime.text.tool_prompt import call_schema, spell_out_tools
 VOCAB = 300
 
 
-def read(**fields: Any) -> Conditions:
-    return read_conditions(SamplingFields(**fields), None, VOCAB, SamplingParams(top_k=7, temperature=0.5))
+def read(**fields: Any) -> GenerationParams:
+    return read_params(SamplingFields(**fields), None, VOCAB, SamplingParams(top_k=7, temperature=0.5))
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_top_k(top_k: int | None, expected: int) -> None:
 
 
 def test_what_is_not_said_is_as_the_api_has_it() -> None:
-    assert read() == Conditions(sampling=SamplingParams(top_k=7, temperature=0.5))
+    assert read() == GenerationParams(sampling=SamplingParams(top_k=7, temperature=0.5))
     given = read(temperature=0.0, stop="x", ignore_eos=True, stop_token_ids=[0, 299])
-    assert given == Conditions(None, SamplingParams(top_k=7, temperature=0.0), ("x",), True, (0, 299))
+    assert given == GenerationParams(None, SamplingParams(top_k=7, temperature=0.0), ("x",), True, (0, 299))
     assert read(stop=["x", "y"]).stop == ("x", "y")
 
 
@@ -83,9 +83,9 @@ def test_biases() -> None:
             read(logit_bias={"1": 0.0, bad: 1.0})
     most = {str(token): 0.5 for token in range(MAX_BIASES + 1)}
     with pytest.raises(RequestError, match=f"expected at most {MAX_BIASES} tokens, found {MAX_BIASES + 1}"):
-        read_conditions(SamplingFields(logit_bias=most), None, 10**6)
+        read_params(SamplingFields(logit_bias=most), None, 10**6)
     most.pop("0")
-    assert len(read_conditions(SamplingFields(logit_bias=most), None, 10**6).sampling.logit_bias) == MAX_BIASES
+    assert len(read_params(SamplingFields(logit_bias=most), None, 10**6).sampling.logit_bias) == MAX_BIASES
 
 
 SCHEMA = {"type": "object"}
@@ -168,24 +168,24 @@ def test_which_tools_may_be_called(choice: str | None, name: str | None, expecte
 
 
 def test_what_must_be_called_constrains_the_answer() -> None:
-    assert Conversation((), tools=TOOLS).constrained() == Conditions()
+    assert Conversation((), tools=TOOLS).constrained() == GenerationParams()
     spec = Conversation((), tools=TOOLS, tool_choice="required").constrained().constraint
     assert spec == ConstraintSpec("json_schema", call_schema(TOOLS), "tools")
-    shaped = Conditions(constraint=ConstraintSpec("json_object", None, "response_format"))
+    shaped = GenerationParams(constraint=ConstraintSpec("json_object", None, "response_format"))
     assert Conversation((), shaped, TOOLS, "required").constrained().constraint == spec
     lark = ConstraintSpec("grammar", "g", "tools[0]")
     assert Conversation((), shaped, TOOLS, "required", text_tool=TextTool("go", lark)).constrained().constraint == lark
     with pytest.raises(RequestError, match=r"^tool_choice: expected tools beside it, found none$"):
         Conversation((), tool_choice="required").constrained()
     for kind in ("regex", "grammar"):
-        own = Conditions(constraint=ConstraintSpec(kind, "a", kind))
+        own = GenerationParams(constraint=ConstraintSpec(kind, "a", kind))
         assert Conversation((), own, TOOLS).constrained() == own
         with pytest.raises(RequestError, match=f"^{kind}: expected no {kind} beside a required tool$"):
             Conversation((), own, TOOLS, "required").constrained()
 
 
 def test_when_nothing_can_be_thought_before_the_answer() -> None:
-    shaped = Conditions(constraint=ConstraintSpec("json_object", None, "p"))
+    shaped = GenerationParams(constraint=ConstraintSpec("json_object", None, "p"))
     assert not Conversation(()).begins_at_once
     assert Conversation((), shaped).begins_at_once
     assert Conversation((), tools=TOOLS, tool_choice="required").begins_at_once

@@ -19,7 +19,7 @@ DEFAULT_SAMPLING = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True)
-class Conditions:
+class GenerationParams:
     """How a continuation is drawn and when it ends, whatever the endpoint.
 
     `max_tokens` None: the request did not say.
@@ -35,9 +35,9 @@ class Conditions:
     prompt_logprobs: int | None = None
 
 
-def read_conditions(
+def read_params(
     fields: SamplingFields, max_tokens: int | None, vocab_size: int, default: SamplingParams = DEFAULT_SAMPLING
-) -> Conditions:
+) -> GenerationParams:
     """Check what a schema cannot say, and fill in what the request does not.
 
     Raises:
@@ -52,7 +52,7 @@ def read_conditions(
         logit_bias=_logit_bias(fields.logit_bias or {}, vocab_size),
     )
     stop = fields.stop or ()
-    return Conditions(
+    return GenerationParams(
         max_tokens,
         sampling,
         (stop,) if isinstance(stop, str) else tuple(stop),
