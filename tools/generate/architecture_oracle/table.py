@@ -43,14 +43,26 @@ def table(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
     )
     lines += ["| file | meaning | host | gfx1100 | itself | least change |", "| --- | --- | --- | --- | --- | --- |"]
     lines += [_line(name, found) for name, found in verdicts.items() if not found[0].problem]
-    lines += ["", "These do not compile yet:", "", "| file | why |", "| --- | --- |"]
-    lines += [f"| {name} | {found[0].problem} |" for name, found in verdicts.items() if found[0].problem]
+    lines += ["", "These do not compile yet:", "", "| why | files |", "| --- | --- |"]
+    refused: dict[str, list[str]] = {}
+    for name, found in verdicts.items():
+        if found[0].problem:
+            refused.setdefault(_why(found[0].problem), []).append(name)
+    lines += [f"| {why} | {', '.join(names)} |" for why, names in refused.items()]
     return "\n".join(lines) + "\n"
+
+
+def _why(problem: str) -> str:
+    """Return what is wrong with a model, without what is of this model alone."""
+    key, _, rest = problem.partition(": ")
+    if key == "general.architecture":
+        return "the architecture is not known"
+    return "a mixture of experts" if key.endswith("expert_count") else f"{key}: {rest}"
 
 
 def _agrees(one: Verdict) -> bool:
     """Return whether logits agree: those of the graph's meaning, and of all programs."""
-    return one.meaning is not None and max(one.meaning, *(one.programs or {}).values()) <= MOST
+    return one.meaning is not None and max((one.meaning, *(one.programs or {}).values())) <= MOST
 
 
 def _line(name: str, found: Sequence[Verdict]) -> str:
