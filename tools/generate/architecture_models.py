@@ -5,6 +5,7 @@ python -m rocmforge.tools.generate.architecture_models phi2 phi2.gguf [--whole]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,6 +59,38 @@ _LAYERS = {"baichuan": 40, "exaone4": 64}
 """How many a model has where four do not show what is special."""
 
 
+# What published files have, and llama.cpp asks for, in a model that is not `whole`.
+_FUSED = {
+    "attn_qkv": (
+        "bloom",
+        "cogvlm",
+        "falcon",
+        "gpt2",
+        "gptneox",
+        "jais",
+        "mpt",
+        "openelm",
+        "plamo3",
+        "qwen",
+        "starcoder",
+    ),
+    "ffn_up": ("chatglm", "glm4", "phi3", "plamo3"),
+}
+_BIASED = (
+    "bloom",
+    "codeshell",
+    "gpt2",
+    "gptneox",
+    "jais",
+    "jais2",
+    "mpt",
+    "nemotron",
+    "phi2",
+    "starcoder",
+    "starcoder2",
+)
+_BIASED_NORMS = ("falcon", "orion", "pockettts", "stablelm")
+_TIED = ("cohere2", "gemma", "gemma2", "openelm", "pockettts")
 _KINDS = {
     str: gguf.GGUFValueType.STRING,
     bool: gguf.GGUFValueType.BOOL,
@@ -184,6 +217,8 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
     for hyperparameter, number in _NUMBERS.items():
         if hyperparameter in row.keys:
             writer.add_float32(row.key(hyperparameter), number)
+    if row.name in ("paddleocr", "qwen2vl", "qwen3tts", "qwen3vl"):
+        writer.add_array(f"{row.name}.rope.dimension_sections", [3, 3, 2, 0])
     if row.name == "apertus":
         for key, first in (("alpha_n", 0.6), ("alpha_p", 0.9), ("beta", 0.5), ("eps", -1e-6)):
             writer.add_array(f"xielu.{key}", [first * (1 + 0.25 * layer) for layer in range(config.num_layers)])
@@ -210,24 +245,41 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, t
     found: dict[str, tuple[int, ...]] = {}
     for layer in range(config.num_layers):
         shapes = row.shapes(config, config.layer(layer))
+        left_out = {"output"} if row.name in _TIED else set()
         known = [role for role in row.tensors if role in shapes and row.forms.get(role) != "ones"]
-        roles = {role: row.tensor_name(role, layer) for role in known}
+        roles = {role: row.tensor_name(role, layer) for role in known if role not in left_out}
         sizes = {name: shapes[role] for role, name in roles.items()}
         for role in (one for one, form in row.forms.items() if form == "repeated"):  # once for a head
             rows, *columns = shapes[role]
-            sizes[roles[role]] = (rows // config.head_dim, *columns)
-        for base, parts in row.fused.items() if whole else ():
+            sizes[roles[role]] = (rows // config.head_dim, *(columns or [1]))
+        if row.name == "stablelm":
+            for role in ("attention_q_norm", "attention_k_norm"):
+                sizes[roles[role]] = (shapes[role][0] // config.head_dim, config.head_dim)
+        for base, parts in row.fused.items():
+            if not whole and row.name not in _FUSED[base.rsplit(".", 1)[-1]]:
+                continue
             for part in set(parts) & set(roles):
                 sizes.pop(roles[part], None)
             name = base.replace("{layer}", str(layer))
             sizes[f"{name}.weight"] = (sum(shapes[part][0] for part in parts), config.hidden_size)
         for name, shape in sizes.items():
             found[name] = shape
-            if whole and name.endswith(".weight") and not _stands_alone(row, name, layer):
-                found[name.replace(".weight", ".bias")] = shape[:1]
-                if len(shape) == 2:
-                    found[name.replace(".weight", ".scale")] = (1,)
+            if not name.endswith(".weight") or _stands_alone(row, name, layer):
+                continue
+            if whole or _is_biased(row.name, name):
+                found[name.replace(".weight", ".bias")] = (math.prod(shape),) if "norm" in name else shape[:1]
+            if whole and len(shape) == 2 and "norm" not in name:
+                found[name.replace(".weight", ".scale")] = (1,)
     return found
+
+
+def _is_biased(architecture: str, name: str) -> bool:
+    """Return whether a tensor has a bias in published files."""
+    if name == "output.weight":
+        return architecture == "phi2"
+    return architecture in _BIASED or (
+        architecture in _BIASED_NORMS and "norm" in name and "attn_q" not in name and "attn_k" not in name
+    )
 
 
 def _stands_alone(row: Architecture, name: str, layer: int) -> bool:
@@ -245,7 +297,7 @@ def _stands_alone(row: Architecture, name: str, layer: int) -> bool:
 
 def _values(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return numbers by which activations neither fade nor grow."""
-    if len(shape) == 2:
+    if len(shape) == 2 and "norm" not in name:
         deviation = 0.5 if "embd" in name else 1.2 * shape[1] ** -0.5
         if "attn_q" in name or "attn_k" in name:
             deviation *= 2  # attention that chooses: its logits hang on positions

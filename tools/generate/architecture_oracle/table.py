@@ -17,13 +17,14 @@ Which of llama.cpp's architectures compile, and how far their logits are from ll
 `python -m rocmforge.tools.generate.architecture_oracle table`, not by hand.
 
 Each file is a small random model (6 layers, float32 weights) of llama.cpp's own test generator, with the tensors that
-published files of the architecture have; `DIR` is made by `tools/generate/architecture_oracle/make.sh DIR`. Numbers are
-normalised mean squared errors, of the last of 1, 13 and 40 tokens, the largest of all seeds and lengths: **meaning** of
-the graph in NumPy float64, **host** and **gfx1100** (emulated) of bundles with keys and values in float16, **itself**
-of llama.cpp one token at a time, all against llama.cpp all tokens at once (*: against llama.cpp one token at a time,
-which differs from itself). **Least change**: what doubling the base of
-the rotary frequencies, halving ALiBi, dropping the windows or turning one head round does to the meaning, the smallest
-of these; below {visible:.0e} the file would not show the error.
+published files of the architecture have; `tools/generate/architecture_oracle/make.sh DIR` makes them. Numbers are
+normalised mean squared errors of the logits behind 1, 13 and 40 tokens, the largest of all seeds and lengths:
+**meaning** of the graph in NumPy float64, **host** and **gfx1100** (emulated; empty: not run) of bundles with keys and
+values in float16, **itself** of llama.cpp one token at a time, all against llama.cpp all tokens at once (*: against
+llama.cpp one token at a time, where it differs from itself; positions of dream and llada see those after them, which
+one at a time are not there yet). **Least change**: what doubling the base of the rotary frequencies, halving ALiBi,
+dropping the windows or turning one head round does to the meaning, the smallest of these; below {visible:.0e} the
+file would not show the error, and `tests/unit/compiler/test_architectures.py` has models of our own that do.
 """
 
 
