@@ -30,6 +30,7 @@ TENSORS: Mapping[str, str] = MappingProxyType(
 """Role to tensor name."""
 
 _RANK: Final = 4
+_UNSET = 0xFFFFFFFF  # llama.cpp's -1, which it writes as it is
 _POOLINGS: Mapping[int, str] = MappingProxyType({0: "", 1: "mean", 2: "cls", 3: "last", _RANK: ""})  # GGUF's numbers
 _LAST_TOKEN: Final = frozenset({"qwen3", "qwen3vl"})  # rank by the last token, and by a softmax over yes and no
 
@@ -42,7 +43,8 @@ def read_head(source: ModelSource, config: ModelConfig) -> Head | None:
             that does not fit.
     """
     key = f"{config.architecture}.pooling_type"
-    kind = source.get_int(key, 0, 0, max(_POOLINGS))
+    unset = source.metadata.get(key) == _UNSET
+    kind = 0 if unset else source.get_int(key, 0, 0, max(_POOLINGS))
     ranks, pooling = kind == _RANK, _POOLINGS[kind]
     if not ranks:
         return Head(pooling, tuple(_layers(source, config, ("head.dense_2", "head.dense_3")))) if pooling else None
