@@ -106,7 +106,7 @@ ARCHITECTURES = (
     _half("pangu-embedded"),
     _half("cogvlm", fused=("attention_q", "attention_k", _REST, "attention_v", _REST)),
     _half("qwen", fused=(*FUSED[_QKV], _REST, _REST), refine=refined.halved_feed_forward),
-    _llama("nanbeige", optional=_ROPE_FACTORS),
+    _llama("nanbeige", optional=_ROPE_FACTORS, refine=refined.nanbeige),
     _llama("baichuan", refine=refined.baichuan),
     _llama("smollm3", refine=refined.every_fourth_without_rope),
     _llama("arcee", without=("ffn_gate",), optional=_ROPE_FACTORS, activation="relu2"),

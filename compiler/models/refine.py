@@ -155,3 +155,16 @@ def modern_bert(source: ModelSource, config: ModelConfig) -> ModelConfig:
     if activation not in ("gelu", "geglu"):
         raise source.error(key, f"expected gelu, found {printable(activation)}")
     return config
+
+
+def nanbeige(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Some run through their layers more than once.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    key = f"{config.architecture}.num_loops"
+    loops = source.get_int(key, 1, 0, 1 << 16)
+    if loops > 1:
+        raise source.error(key, f"expected a model that runs its layers once, found {loops} times")
+    return config

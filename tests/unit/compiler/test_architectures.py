@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors
 from rocmforge.compiler.models.decoder_rows import ARCHITECTURES
@@ -72,3 +74,11 @@ def test_what_heads_share_stands_for_each_element(tmp_path: Path) -> None:
     assert (weight.tensor.shape, rows.shape) == ((4, 64), (64, 64))
     assert np.array_equal(rows[::16], source.read_tensor(weight.name).view(np.float32).reshape(4, 64))
     assert np.array_equal(rows[16], rows[31])
+
+
+def test_layers_that_are_run_again(tmp_path: Path) -> None:
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", "nanbeige"))
+    once = replace(source, metadata={**source.metadata, "nanbeige.num_loops": 1})
+    assert read_config(once) == read_config(source)
+    with pytest.raises(GgufError, match=r"nanbeige\.num_loops: expected a model that runs its layers once, found 2"):
+        read_config(replace(source, metadata={**source.metadata, "nanbeige.num_loops": 2}))
