@@ -37,6 +37,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "head-dim-48-of-no-whole-int8-blocks": {"quantization": "Q8_0", "hidden_size": 96, "head_dim": 48},
     "head-dim-80": {"quantization": "Q5_0", "hidden_size": 160, "head_dim": 80},
     "head-dim-96": {"quantization": "Q5_1", "hidden_size": 192, "head_dim": 96},
+    "head-dim-20": {"hidden_size": 60, "num_heads": 3, "head_dim": 20},
+    "head-dim-100": {"head_dim": 100},
     "head-dim-128-wider-than-hidden": {"quantization": "Q8_0", "head_dim": 128, "architecture": "qwen3"},
     "head-dim-256": {"quantization": "Q4_K", "hidden_size": 256, "intermediate_size": 256, "head_dim": 256},
     "vocab-273": {"quantization": "Q4_1", "vocab_size": 273, "tie": False},
@@ -129,10 +131,7 @@ def test_an_unusual_shape_at_every_level(tmp_path: Path, build_cache: BuildCache
 @pytest.mark.parametrize(
     "shape, field, found",
     [
-        ({"head_dim": 33}, "llama.attention.key_length", "33"),
-        ({"head_dim": 8}, "llama.attention.key_length", "8"),
-        ({"head_dim": 100}, "llama.attention.key_length", "100"),
-        ({"head_dim": None, "hidden_size": 60, "num_heads": 3}, "llama.attention.head_count", "20"),
+        ({"head_dim": 33}, "llama.rope.dimension_count", "33"),
         ({"head_dim": None, "hidden_size": 60, "num_heads": 7}, "llama.attention.head_count", "7"),
         ({"num_heads": 4, "num_kv_heads": 3}, "llama.attention.head_count_kv", "3"),
     ],

@@ -47,13 +47,18 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         GPU + "test_matmul",
     ),
     "kernels/hip/kv_blocks.h": (GPU + "test_rope_kv", "test_attention_hip.py"),
-    "kernels/hip/rope_kv.h": (GPU + "test_rope_kv",),
+    "kernels/hip/rope_kv.h": (GPU + "test_rope_kv", "test_rope_forms.py"),
+    "kernels/hip/rope_options.h": ("test_rope_forms.py",),
     "kernels/hip/norm.h": (GPU + "test_norm",),
     "kernels/hip/gate.h": (GPU + "test_gate",),
     "kernels/hip/quantize.h": (GPU + "test_quantize_is_exactly_what_its_header_says",),
     "kernels/hip/embedding.h": (GPU + "test_embedding",),
     "kernels/hip/step_*": ("test_step_hip.py",),
     "kernels/hip/host_memory.h": ("test_step_hip.py", "test_sample_hip.py"),
+    **dict.fromkeys(
+        (f"kernels/hip/{name}.h" for name in ("activate", "elementwise", "logits_map", "position_embedding")),
+        ("test_dense_operations.py",),
+    ),
     "kernels/hip/activation.h": (GPU + "test_gate", GPU + "test_gate_up"),
     "kernels/hip/weights*": (GPU + "test_embedding", GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/epilogue.h": (GPU + "test_gate_up", GPU + "test_matmul"),
@@ -178,6 +183,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         f"test_{name}.py"
         for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")
     ),
+    "runtime/text/token_models/*": ("test_token_models.py", "test_tokenizer_vectors.py"),
+    **dict.fromkeys(
+        (f"runtime/text/{name}.py" for name in ("literals", "nested_tags", "call_arguments")),
+        ("text/test_chat_formats.py", "test_tool_calls.py"),
+    ),
+    "compiler/grids.py": ("test_packing.py", "test_weight_types.py"),
     "cli/client.py": (
         "cli/test_cli.py",
         "e2e/test_client_commands.py",

@@ -332,7 +332,7 @@ def large_vocabulary(tokens: int = 262_144, merges: int = 514_906) -> Raw:
     joined = [f"{words[index % tokens]} {index // 7:05x}" for index in range(merges)]
     return Raw(
         pairs=(
-            pair("general.architecture", STRING, text("gemma4")),
+            pair("general.architecture", STRING, text("gemma4-vision")),
             pair("tokenizer.ggml.model", STRING, text("gemma4")),
             pair("tokenizer.ggml.tokens", ARRAY, array(STRING, tokens, b"".join(map(text, words)))),
             pair("tokenizer.ggml.scores", ARRAY, array(F32, tokens, bytes(4 * tokens))),
@@ -356,7 +356,7 @@ def test_the_largest_vocabulary_in_use_is_read(tmp_path: Path) -> None:
     assert 60 << 20 < peak < (64 << 20) + 2 * path.stat().st_size
     facts = inspect_gguf(path)
     assert (facts["vocabulary"], facts["merges"], facts["tensors"]) == (262_144, 514_906, "none")
-    assert "gemma4, which cannot be compiled" in str(facts["architecture"])
+    assert "gemma4-vision, which cannot be compiled" in str(facts["architecture"])
 
 
 def test_a_sparse_file_is_not_read_F07(tmp_path: Path) -> None:

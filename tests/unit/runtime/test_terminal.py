@@ -74,7 +74,7 @@ class FakeTokenizer:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
-        self.control_texts = SimpleNamespace(hide=lambda value, source: (value, f"mark of {source}"))
+        self.control_texts = SimpleNamespace(hide=lambda value, source: (value, f"mark of {source}"), texts=())
 
     def encode(self, text: str, add_special: bool = True, mark: str = "") -> list[int]:
         self.asked.append((text, add_special, mark))
@@ -128,6 +128,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.setattr(loading, "load_engine", load_engine)
         monkeypatch.setattr(loading, "load_tokenizer", lambda bundle: tokenizer)
         monkeypatch.setattr(loading, "load_chat_template", lambda bundle: template)
+        monkeypatch.setattr(loading, "rerank_template", lambda bundle: None)
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         run_bundle(RunOptions(Path("b.rfb"), prompt, 12, SAMPLING, DeviceOptions("host"), max_context))
         return tokenizer, template
