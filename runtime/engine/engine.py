@@ -147,6 +147,8 @@ class Engine:
 
     def submit_all(self, requests: Collection[GenerationRequest]) -> list[ActiveSequence]:
         """See `EngineApi`."""
+        if self._layout.both_ways and self._layout.head is not None:  # an encoder's logits are nobody's words
+            raise RequestError("model", "it was made to embed or to rank texts, and generates none")
         for request in requests:
             check_generation(request, self._layout, self._max_context, self._scheduler.pool)
         inbox = Inbox()

@@ -16,6 +16,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
+from rocmforge.artifacts.head import Head
 from rocmforge.artifacts.layout import FinalNorm
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.batch import Batch
@@ -262,6 +263,19 @@ def test_refused_at_once() -> None:
 def test_a_bundle_of_format_1_0_gives_none() -> None:
     with serving(ScriptedProgram()) as engine, pytest.raises(RequestError, match="model: its bundle gives no"):
         engine.embed([ask()])
+
+
+@pytest.mark.parametrize(("both_ways", "head"), [(True, Head("cls")), (True, None), (False, Head("last"))])
+def test_an_encoder_generates_nothing(both_ways: bool, head: Head | None) -> None:
+    program = EmbeddingProgram()
+    program.layout = dataclasses.replace(program.layout, both_ways=both_ways, head=head)
+    with serving(program) as engine:
+        if both_ways and head is not None:
+            with pytest.raises(RequestError, match="model: it was made to embed or to rank texts, and generates none"):
+                engine.submit(request(3, 2))
+        else:
+            assert ended(engine.submit(request(3, 2))).error is None
+        assert embed(engine, ask(4))[0].shape
 
 
 def test_a_program_of_format_1_0_gives_no_hidden_states(bundle: Bundle) -> None:
