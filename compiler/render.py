@@ -76,9 +76,10 @@ def render_program() -> Source:
 @cache
 def kernel_headers(backend: str) -> Mapping[str, str]:
     """Return the headers of a backend, by file name: those written by hand, and what the runtime hands to kernels."""
-    folder = resources.files("rocmforge.kernels") / backend
+    kernels = resources.files("rocmforge.kernels")
+    files = [item for folder in ("shared", backend) for item in (kernels / folder).iterdir()]
     return {"abi.h": c_header(backend)} | {
         item.name: item.read_text("utf-8")
-        for item in sorted(folder.iterdir(), key=lambda item: item.name)
+        for item in sorted(files, key=lambda item: item.name)
         if item.name.endswith(".h")
     }

@@ -33,6 +33,21 @@
 typedef const CONSTANT_MEMORY float *query_pointer;
 typedef const CONSTANT_MEMORY int32_t *table_pointer;
 
+INLINE bool sees(int32_t position, int32_t other, int32_t length)
+{
+    if (BOTH_WAYS && position < 0) return false; /* no token */
+    return other <= last_seen(position, length) && (!(LIMITED) || other >= first_seen(position));
+}
+
+/* Positions of the sequence that a token is of, which are all in the step; a wave's work. */
+INLINE int32_t sequence_length(step_pointer step, int32_t token)
+{
+    int32_t last = step->positions[token];
+    for (int32_t t = token + lane_index(); t < step->num_tokens; t += WAVE_SIZE)
+        if (step->rows[t] == step->rows[token]) last = int_max(last, step->positions[t]);
+    return (int32_t)wave_max((float)last) + 1; /* positions are less than 2^24 */
+}
+
 /* What rows of a step see: positions `low` to `last` at most. */
 struct sight {
     int32_t head0, length, low, last; /* `length` of the sequence, where it is seen both ways */

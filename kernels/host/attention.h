@@ -17,6 +17,14 @@
 #define SPAN 256
 #define LOWEST -3.0e38f
 
+/* Positions of the sequence that a token is of, which are all in the step. */
+INLINE int32_t sequence_length(const struct step *step, int32_t token)
+{
+    int32_t last = token;
+    while (last + 1 < step->num_tokens && step->rows[last + 1] == step->rows[token]) last++;
+    return step->positions[last] + 1;
+}
+
 static int32_t attention_items(const struct step *step)
 {
     return (step->num_tokens + ROWS_MAX - 1) / ROWS_MAX * NUM_HEADS;

@@ -20,7 +20,7 @@ FOLDERS: Final[Mapping[str, tuple[tuple[str, ...], int]]] = {
     "artifacts": (("artifacts/*.py",), 18),
     "runtime": (("runtime/*.py", "runtime/[!h]*/*.py", "runtime/[!h]*/*/*.py"), 48),
     "runtime/http": (("runtime/http/*.py", "runtime/http/*/*.py"), 38),
-    "kernels/host": (("kernels/host/*.h",), 18),
+    "kernels/host": (("kernels/host/*.h", "kernels/shared/*.h"), 18),
     "kernels/hip": (("kernels/hip/*.h",), 18),
     "tools/emulator": (("tools/emulator/*.py", "tools/emulator/native/*"), 18),
     "cli": (("cli/*.py", "library/*.py"), 10),

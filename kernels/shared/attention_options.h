@@ -45,14 +45,6 @@ INLINE int32_t last_seen(int32_t position, int32_t length)
     return WINDOW ? int_min(length - 1, position + WINDOW / 2) : length - 1;
 }
 
-/* Positions of the sequence that a token is of, which are all in the step. */
-INLINE int32_t sequence_length(const struct step *step, int32_t token)
-{
-    int32_t last = token;
-    while (last + 1 < step->num_tokens && step->rows[last + 1] == step->rows[token]) last++;
-    return step->positions[last] + 1;
-}
-
 /* The natural logarithm of a head's slope, by which a score falls for each position in between. */
 INLINE float slope_exponent(int32_t head)
 {
