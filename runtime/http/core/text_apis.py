@@ -8,30 +8,18 @@ from typing import Protocol
 from ....artifacts.tokenizer_config import InfillTokens
 from ...engine.generation import Constraint
 from ...text.constraints import ConstraintSpec
-from ...text.control_text import ControlTexts
+from ...text.rerank import PairConfig, PairTokenizer
 
 # Called while a long text is tokenized: raises where nobody waits for it any more.
 Look = Callable[[], None]
 
 
-class SpecialTokens(Protocol):
+class SpecialTokens(PairConfig, Protocol):
     """What handlers ask of a tokenizer's configuration."""
 
     @property
     def bos_token(self) -> str:
         """Text of the BOS token, "" where there is none."""
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """The BOS token, or None."""
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """The model's own end-of-sequence token, or None."""
-
-    @property
-    def sep_token_id(self) -> int | None:
-        """What parts two texts of one input, or None."""
 
     @property
     def infill(self) -> InfillTokens:
@@ -46,39 +34,16 @@ class SpecialTokens(Protocol):
         """Text of the model's own end-of-sequence token, "" where there is none."""
 
     @property
-    def add_bos(self) -> bool:
-        """Whether a text begins with the BOS token."""
-
-    @property
-    def add_eos(self) -> bool:
-        """Whether a text ends with the end-of-sequence token."""
-
-    @property
     def vocab_size(self) -> int:
         """Number of tokens."""
 
 
-class TokenizerApi(Protocol):
+class TokenizerApi(PairTokenizer, Protocol):
     """What handlers ask of the tokenizer."""
 
     @property
     def config(self) -> SpecialTokens:
         """Its special tokens."""
-
-    @property
-    def control_texts(self) -> ControlTexts:
-        """Texts of its control tokens."""
-
-    def encode(
-        self,
-        text: str,
-        add_special: bool = True,
-        parse_special: bool = True,
-        most: int | None = None,
-        look: Look | None = None,
-        mark: str = "",
-    ) -> list[int]:
-        """Return the token ids of a text; see `Tokenizer.encode`."""
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of token ids."""
