@@ -8,6 +8,7 @@ refused, never half of each (FAULTS 32, 42).
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .bundle_files import (
     read_file,
     reason,
 )
+from .companions import COMPANION_NAMES, MAX_COMPANION_BYTES, PULLED_NAME
 from .errors import BundleError
 from .layout import Layout
 from .layout_file import MAX_LAYOUT_BYTES, decode_layout
@@ -41,6 +43,7 @@ from .manifest import (
     listed_files,
 )
 from .mapped_weights import MappedWeights, Stamp, map_weights, stamp_of
+from .pulled import decode_pulled, without_left_out
 
 # All files but the weights are hashed when a bundle is opened, so their sum bounds the time that this takes.
 MAX_SMALL_FILES_BYTES: Final = 1 << 30
@@ -61,12 +64,14 @@ class _Weights(Descriptor):
 class Bundle:
     """An open bundle; close it, or use it in a `with`.
 
-    When a compiler replaces the folder, the weights stay mapped; `read` then fails rather than mix the two.
+    When a compiler replaces the folder, the weights stay mapped; `read` then fails rather than mix the two. Where code
+    was left out of a copy (`pulled.py`), `manifest` has neither the targets nor the files of it.
     """
 
     path: Path
     manifest: Manifest
     layouts: Mapping[str, Layout]  # by the file's name
+    digests: Mapping[str, str]  # hex SHA-256 of each file by its name: of those left out, and of the manifest, too
     _folder: Descriptor
     _weights: _Weights
 
@@ -89,6 +94,14 @@ class Bundle:
         if entry is None or name == WEIGHTS_NAME:
             raise BundleError(self.path, name, "expected a file of the manifest that is not mapped")
         return read_file(self.path, self._folder.fd, name, entry)
+
+    def read_companion(self, name: str) -> bytes | None:
+        """Return the bytes of one of `COMPANION_NAMES`, of which nothing is known; None where there is none.
+
+        Raises:
+            BundleError: it cannot be read, or is too large.
+        """
+        return _read_companion(self.path, self._folder, name)
 
     def open_code(self, name: str) -> int:
         """Return a descriptor of a sealed copy in memory of a code file, for `dlopen("/proc/self/fd/N")`.
@@ -201,7 +214,7 @@ def check_replaceable(path: Path) -> None:
 def _check_nothing_else(path: Path, folder: Descriptor) -> None:
     """See `check_replaceable`."""
     listed = listed_files(path / MANIFEST_NAME, _read_manifest(path, folder))
-    found_files(path, folder.fd, listed | {MANIFEST_NAME})
+    found_files(path, folder.fd, listed | {MANIFEST_NAME, *COMPANION_NAMES})
     folder.close()
 
 
@@ -210,9 +223,24 @@ def _read_manifest(path: Path, folder: Descriptor) -> bytes:
         return read_all(fd, os.fstat(fd).st_size)
 
 
+def _read_companion(path: Path, folder: Descriptor, name: str) -> bytes | None:
+    try:
+        os.lstat(name, dir_fd=folder.fd)
+    except OSError:
+        return None
+    with opened_file(path, folder.fd, name, None, MAX_COMPANION_BYTES) as fd:
+        return read_all(fd, os.fstat(fd).st_size)
+
+
 def _open_files(path: Path, folder: Descriptor) -> Bundle:
     """Check the files of the open folder and return the bundle, which then owns `folder`."""
-    manifest = decode_manifest(path / MANIFEST_NAME, _read_manifest(path, folder))
+    data = _read_manifest(path, folder)
+    manifest = decode_manifest(path / MANIFEST_NAME, data)
+    digests = {name: entry.sha256 for name, entry in manifest.files.items()}
+    digests[MANIFEST_NAME] = hashlib.sha256(data).hexdigest()
+    pulled = _read_companion(path, folder, PULLED_NAME)
+    if pulled is not None:
+        manifest = without_left_out(path / PULLED_NAME, manifest, decode_pulled(path / PULLED_NAME, pulled))
     files = manifest.files
     _check_listing(path, folder.fd, manifest)
     small = sum(entry.n_bytes for name, entry in files.items() if name != WEIGHTS_NAME)
@@ -230,7 +258,7 @@ def _open_files(path: Path, folder: Descriptor) -> Bundle:
     except BaseException:
         weights.close()
         raise
-    return Bundle(path, manifest, layouts, folder, weights)
+    return Bundle(path, manifest, layouts, digests, folder, weights)
 
 
 def _read_layout(path: Path, folder: Descriptor, files: Mapping[str, FileEntry], name: str) -> Layout:
@@ -263,5 +291,5 @@ def verify_bundle(path: Path, progress: Callable[[str, int], None] | None = None
 def _check_listing(path: Path, folder: int, manifest: Manifest) -> None:
     """Refuse what exists but is not listed, and what is listed but does not exist."""
     expected = manifest.files.keys() | {MANIFEST_NAME}
-    for name in sorted(expected - found_files(path, folder, expected)):
+    for name in sorted(expected - found_files(path, folder, expected | COMPANION_NAMES)):
         raise BundleError(path, name, "expected a file, found none")

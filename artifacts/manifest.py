@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from .checker import Checker
+from .companions import COMPANION_NAMES
 from .errors import BundleError
 
 FORMAT_MAJOR: Final = 1
@@ -201,7 +202,7 @@ def check_file_name(check: Checker, name: str) -> str:
 
     Raises:
         BundleError: it is absolute, has an empty, `.` or `..` part, a backslash, a control character, is not
-            in Unicode NFC, or is the manifest itself.
+            in Unicode NFC, or is the manifest itself or one of `COMPANION_NAMES`.
     """
     problem = ""
     if not 0 < len(name) <= 512:
@@ -216,6 +217,8 @@ def check_file_name(check: Checker, name: str) -> str:
         problem = "no empty, '.', '..' or overlong part"
     elif name.casefold() == MANIFEST_NAME:
         problem = "every file but the manifest"
+    elif name.casefold() in COMPANION_NAMES:
+        problem = "a name that is not kept for signatures"
     if problem:
         check.fail(f"files.{name}", f"expected {problem}")
     return name

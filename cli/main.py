@@ -14,6 +14,7 @@ from .errors import Group
 from .inspect import doctor, inspect, models
 from .run import profile, run, verify
 from .serve import serve
+from .signing import sign
 
 START_THRESHOLD = 50_000
 """Objects between two collections: what a start imports stays, and to look at it again and again is 7 % of its time."""
@@ -30,5 +31,5 @@ def main(context: click.Context) -> None:
         context.exit(UsageError.exit_code)
 
 
-for command in (compile_command, serve, run, inspect, verify, profile, models, doctor, generate, status, cancel):
+for command in (compile_command, serve, run, inspect, verify, sign, profile, models, doctor, generate, status, cancel):
     main.add_command(command)

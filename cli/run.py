@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,10 @@ import click
 
 from .compile import compiled
 from .options import CACHE_DIR, MAX_CONTEXT, on_device, say
+from .signing import trust_options
 
 if TYPE_CHECKING:
+    from ..artifacts.bundle import Bundle
     from ..runtime.device.load import DeviceOptions
 
 
@@ -48,12 +51,13 @@ def run(
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@trust_options
 @on_device
-def verify(bundle: Path, device: DeviceOptions) -> None:
-    """Check every digest of a BUNDLE and replay its golden records here."""
+def verify(bundle: Path, device: DeviceOptions, check: Callable[[Bundle], None] | None) -> None:
+    """Check every digest of a BUNDLE, and its signature where a key is given, and replay its golden records here."""
     from ..runtime.verify import verify as verify_bundle
 
-    verify_bundle(bundle, device, click.echo)
+    verify_bundle(bundle, device, click.echo, check)
 
 
 @click.command()

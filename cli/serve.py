@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,10 @@ from .serve_options import (
     security_options,
     worker_options,
 )
+from .signing import trust_options
 
 if TYPE_CHECKING:
+    from ..artifacts.bundle import Bundle
     from ..runtime.device.load import DeviceOptions
     from ..runtime.engine.engine import EngineLimits
     from ..runtime.engine.worker.spawn import WorkerProcess
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 @model_aliases
 @http_limits
 @security_options
+@trust_options
 @engine_limits
 @MAX_CONTEXT
 @on_device
@@ -70,6 +74,7 @@ def serve(
     aliases: dict[str, str],
     limits: HttpLimits,
     security: Security,
+    check: Callable[[Bundle], None] | None,
     engine_limits: EngineLimits,
     traces: TraceOptions,
     worker: bool | None,
@@ -107,6 +112,7 @@ def serve(
             aliases,
             worker,
             early,
+            check,
         )
     )
 

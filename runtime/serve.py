@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ class ServeOptions:
     `idle_seconds` after which a model that nobody uses is unloaded; 0: never; None: `IDLE_SECONDS` where there are
     several. `max_loaded` at once; None: all. `integrations`: see `parse_integration`. `aliases`: of models, by further
     names for them. `worker`: whether each engine gets a process of its own, None: on a GPU; `early`: one that was
-    started already.
+    started already. `check` refuses an open bundle before its code is loaded, as where it is not signed.
     """
 
     bundles: tuple[Path, ...]
@@ -74,6 +74,7 @@ class ServeOptions:
     aliases: Mapping[str, str] = field(default_factory=dict)
     worker: bool | None = None
     early: WorkerProcess | None = None
+    check: Callable[[Bundle], None] | None = None
 
 
 def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
@@ -146,6 +147,7 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) 
     return Start(
         bundle=str(bundle.path),
         digest=bundle.manifest.bundle_digest,
+        stamp=None if options.check is None else bundle.weights_stamp,
         device=device.device,
         threads=device.threads,
         graphs=device.graphs,
@@ -175,6 +177,9 @@ class BundleModel:
         """
         with contextlib.ExitStack() as opened:
             bundle = opened.enter_context(open_bundle(path))
+            if options.check is not None:
+                options.check(bundle)
+                bundle.read_weights()
             model = served_model(bundle, options.aliases)
             observer = shared.tracer.observer(model.name)
             remote = make_remote(bundle, options, shared, observer) if has_worker(bundle, options) else None
@@ -253,6 +258,8 @@ def make_pool(options: ServeOptions, shared: Shared) -> ModelPool:
     models: list[tuple[ServedModel, Load]] = []
     for path in options.bundles:
         with open_bundle(path) as bundle:
+            if options.check is not None:
+                options.check(bundle)
             card = served_model(bundle, options.aliases)
         models.append((card, functools.partial(BundleModel, path, options, shared)))
     check_aliases(options.aliases, {card.name for card, _ in models})

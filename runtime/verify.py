@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..artifacts.bundle import verify_bundle
+from ..artifacts.bundle import Bundle, verify_bundle
 from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, printable
 from .device.golden import GOLDEN_BLOCKS, checked_prompt, compare_records, record_golden
 from .device.load import DeviceOptions, load_target
 from .device.memory import KvSize
 
 
-def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) -> None:
-    """Check a bundle whole, and its code as far as it runs on the devices asked for.
+def verify(
+    path: Path,
+    options: DeviceOptions,
+    report: Callable[[str], None],
+    check: Callable[[Bundle], None] | None = None,
+) -> None:
+    """Check a bundle whole, and its code as far as it runs on the devices asked for; `check` first, as of a signature.
 
     Raises:
         BundleError: a file is not what the manifest says.
@@ -22,6 +27,9 @@ def verify(path: Path, options: DeviceOptions, report: Callable[[str], None]) ->
     """
     with verify_bundle(path) as bundle:
         manifest = bundle.manifest
+        if check is not None:
+            check(bundle)
+            report(f"signature: as asked for, of {manifest.bundle_digest}")
         if not manifest.golden:
             raise BundleError(path, "golden", "expected at least one record, found none")
         prompts = [checked_prompt(path, record, bundle.layout) for record in manifest.golden]

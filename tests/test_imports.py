@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "cli": {
         *("artifacts", "compiler", "library", "runtime", "runtime/device", "runtime/text", "runtime/engine"),
         # never `tools`: the emulator comes by its entry point
-        *("runtime/telemetry", "runtime/http/core", "runtime/http/transport", ""),
+        *("runtime/telemetry", "runtime/http/core", "runtime/http/transport", "signing", ""),
     },
     "compiler": {"artifacts", ""},
     "library": {"artifacts", "compiler", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry"},
+    "signing": {"artifacts", ""},
     "runtime/device": {"artifacts"},
     "runtime/text": {"artifacts"},
     "runtime/engine": {"artifacts", "runtime/device", "runtime/text"},
@@ -102,7 +103,11 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 
 def test_there_is_no_import_cycle() -> None:
     """No module needs itself, however far around; a package's `__init__` here imports nothing."""
-    paths = [path for folder in ("artifacts", "cli", "compiler", "library", "runtime") for path in modules_of(folder)]
+    paths = [
+        path
+        for folder in ("artifacts", "cli", "compiler", "library", "runtime", "signing")
+        for path in modules_of(folder)
+    ]
     graph = {path: {file_of(module) for module in imported(path)} & set(paths) for path in paths}
     assert sum(map(len, graph.values())) > len(paths)
     while leaves := [path for path, needs in graph.items() if not needs & set(graph)]:
@@ -136,7 +141,7 @@ def test_no_test_imports_from_a_file_of_tests() -> None:
 
 def test_every_package_is_installed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = ("artifacts", "cli", "compiler", "kernels", "library", "runtime", "templates", "tools")
+    folders = ("artifacts", "cli", "compiler", "kernels", "library", "runtime", "signing", "templates", "tools")
     found = [path.parent.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("__init__.py")]
     assert sorted(listed) == sorted(["rocmforge", *(".".join(("rocmforge", *path.parts)) for path in found)])
 

@@ -167,8 +167,8 @@ def test_a_bundle_runs_as_it_was_said(cached: list[Any], run: list[Any], tmp_pat
 def test_a_bundle_is_verified_on_the_device_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     calls = caught(monkeypatch, "runtime.verify.verify")
     rfc("verify", "b.rfb", "--device", "emulated", "--gpu-graphs", "on", "--threads", "5")
-    ((bundle, on, say),) = calls
-    assert (bundle, on.device, on.graphs, on.threads) == (Path("b.rfb"), "emulated", "on", 5)
+    ((bundle, on, say, check),) = calls
+    assert (bundle, on.device, on.graphs, on.threads, check) == (Path("b.rfb"), "emulated", "on", 5, None)
     say("told")
     assert capsys.readouterr().out == "told\n"
 
