@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,18 +34,23 @@ def inspect(path: Path, kernels: bool, arch: str | None, emulate: bool, as_json:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    from ..runtime.inspect import format_resources
-
     table = facts.pop("kernels", None)
     for line in format_facts(facts):
         click.echo(line)
-    for row in table if isinstance(table, list) else ():
+    if isinstance(table, list):
+        _print_kernels(table, arch)
+    if emulate and arch is not None:
+        _print_roofline(path, arch)
+
+
+def _print_kernels(table: list[dict[str, Any]], arch: str | None) -> None:
+    from ..runtime.inspect import format_resources
+
+    for row in table:
         click.echo(f"{row['launches_per_step']:>5} x {row['symbol']}")
         for found in row["resources"]:
             if arch in {None, found["arch"]}:
                 click.echo(f"        {format_resources(found)}")
-    if emulate and arch is not None:
-        _print_roofline(path, arch)
 
 
 def _print_roofline(path: Path, arch: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gguf
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType as Quant
 
+from .ggml_types import GgmlType as Quant
 from .model_source import ModelSource
 
 Floats = npt.NDArray[np.float32]
@@ -14,13 +13,15 @@ Floats = npt.NDArray[np.float32]
 
 def float_rows(raw: npt.NDArray[np.uint8], kind: Quant) -> npt.NDArray[np.float32]:
     """Return rows of a type, uint8[rows, bytes], as float32[rows, columns]."""
-    if kind is Quant.F32:
+    if kind == Quant.F32:
         return raw.view("<f4")
-    if kind is Quant.F16:
+    if kind == Quant.F16:
         return raw.view("<f2").astype(np.float32)
-    if kind is Quant.BF16:
+    if kind == Quant.BF16:
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return np.asarray(gguf.quants.dequantize(raw, kind), np.float32)
+    from gguf import GGMLQuantizationType, quants  # noqa: PLC0415 - slow to import, seldom needed
+
+    return np.asarray(quants.dequantize(raw, GGMLQuantizationType(kind)), np.float32)
 
 
 def read_float_rows(source: ModelSource, name: str, first: int, count: int) -> npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.errors import GgufError
@@ -19,7 +20,10 @@ MAX_HEADER_BYTES = 128 << 20
 # With what is held only while a value is read, the whole stays below 64 MiB and twice the bytes read.
 MAX_OBJECT_BYTES = 46 << 20
 _CHUNK_BYTES = 1 << 20
+_SHORT = 127  # bytes of a text whose length is ASCII
+_SHORT_BYTES = 8 + _SHORT
 
+_U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
@@ -47,19 +51,26 @@ def _file_kind(mode: int) -> str:
     return next((kind for is_kind, kind in kinds if is_kind(mode)), "a device")
 
 
+@dataclass(slots=True)
+class Memory:
+    """Bytes that a header's values take as Python objects; see `MAX_OBJECT_BYTES`."""
+
+    spent: int = 0
+
+
 class Cursor:
     """Reads forward through a header. Every access passes `require`: nothing is read or built unchecked."""
 
-    __slots__ = ("_base", "_fd", "_loaded", "_object_bytes", "_size", "path", "position")
+    __slots__ = ("_base", "_fd", "_loaded", "_memory", "_size", "path", "position")
 
-    def __init__(self, path: Path, fd: int, size: int) -> None:
+    def __init__(self, path: Path, fd: int, size: int, memory: Memory | None = None, position: int = 0) -> None:
         self.path = path
-        self.position = 0
+        self.position = position
         self._fd = fd
         self._size = size
         self._loaded = bytearray()  # of the file, from `_base` on; what lies before `position` may be gone
-        self._base = 0
-        self._object_bytes = 0
+        self._base = position
+        self._memory = memory or Memory()
 
     def error(self, field: str, problem: str) -> GgufError:
         """Return an error at the current position."""
@@ -82,9 +93,9 @@ class Cursor:
 
     def spend(self, n_bytes: int, field: str) -> None:
         """Account for memory that values take as Python objects."""
-        self._object_bytes += n_bytes
+        self._memory.spent += n_bytes
         limit = MAX_OBJECT_BYTES + 2 * self.position
-        if self._object_bytes > limit:
+        if self._memory.spent > limit:
             raise self.error(field, f"expected metadata of at most {limit} bytes in memory up to here, found more")
 
     def take(self, n_bytes: int, field: str, what: str) -> bytes:
@@ -97,11 +108,17 @@ class Cursor:
 
     def u32(self, field: str) -> int:
         """Read an unsigned 32-bit integer."""
-        return int.from_bytes(self.take(4, field, "uint32"), "little")
+        return self._number(_U32, field, "uint32")
 
     def u64(self, field: str) -> int:
         """Read an unsigned 64-bit integer."""
-        return int.from_bytes(self.take(8, field, "uint64"), "little")
+        return self._number(_U64, field, "uint64")
+
+    def _number(self, form: struct.Struct, field: str, what: str) -> int:
+        self._load(form.size, field, what)
+        number: int = form.unpack_from(self._loaded, self.position - self._base)[0]
+        self.position += form.size
+        return number
 
     def string(self, field: str, maximum: int = MAX_STRING_BYTES) -> str:
         """Read one string of at most `maximum` bytes."""
@@ -116,13 +133,13 @@ class Cursor:
         texts: list[str] = []
         data, end = self._loaded, self.position - self._base
         append, size_of, unpack = texts.append, sys.getsizeof, _U64.unpack_from
-        size, spent, free = len(data), self._object_bytes, MAX_OBJECT_BYTES + 2 * self._base
+        size, spent, free = len(data), self._memory.spent, MAX_OBJECT_BYTES + 2 * self._base
         for index in range(count):
             start = end + 8
             if start <= size:
                 end = start + unpack(data, end)[0]
             if start > size or end > size or end - start > maximum:
-                self.position, self._object_bytes = self._base + start - 8, spent
+                self.position, self._memory.spent = self._base + start - 8, spent
                 end = self._load_text(field, f"{field}[{index}]" if indexed else field, maximum)
                 data, start = self._loaded, self.position - self._base
                 size, free = len(data), MAX_OBJECT_BYTES + 2 * self._base
@@ -136,10 +153,58 @@ class Cursor:
             spent += size_of(text) + 8
             if spent > free + 2 * end:
                 self.position = self._base + end
-                self.spend(spent - self._object_bytes, field)
+                self.spend(spent - self._memory.spent, field)
             append(text)
-        self.position, self._object_bytes = self._base + end, spent
+        self.position, self._memory.spent = self._base + end, spent
         return tuple(texts)
+
+    def skip_strings(self, count: int, field: str) -> None:
+        """Go past `count` strings, which are checked as `strings` does, and not kept."""
+        self.require(self.bounded(count, 8, field), field, f"{count} strings")
+        start, spent, left = self.position, self._memory.spent, count
+        try:
+            while left:
+                skipped = self._skip_short(left)
+                if not skipped:
+                    self.strings(1, field)
+                left -= skipped or 1
+        except (GgufError, UnicodeDecodeError):  # `strings` says where
+            self.position = self._base = start
+            self._loaded.clear()
+            self._memory.spent = spent
+            self.strings(count, field)
+        self._memory.spent = spent
+
+    def _skip_short(self, count: int) -> int:
+        """Go past up to `count` strings, as far as they are loaded and have no more than `_SHORT` bytes.
+
+        The lengths of these are ASCII, zeros and one byte below 128, which no character takes for a part of it: texts
+        with such lengths between them are UTF-8 if each of them is.
+
+        Returns:
+            how many.
+
+        Raises:
+            UnicodeDecodeError: a text is not UTF-8.
+        """
+        if self._size - self.position < _SHORT_BYTES:
+            return 0
+        self._load(_SHORT_BYTES, "", "text")
+        data, end, done, unpack = self._loaded, self.position - self._base, 0, _U64.unpack_from
+        start, size = end, len(data)
+        while room := min(count - done, (size - end) // _SHORT_BYTES):  # strings that are loaded, however long
+            for index in range(room):
+                n_bytes = unpack(data, end)[0]
+                if n_bytes > _SHORT:
+                    room = index
+                    break
+                end += 8 + n_bytes
+            done += room
+            if n_bytes > _SHORT:
+                break
+        data[start:end].decode()
+        self.position = self._base + end
+        return done
 
     def _load_text(self, field: str, item: str, maximum: int) -> int:
         """Go past the length of a text, and make the text present; returns its end in what is loaded."""

@@ -8,19 +8,19 @@ Source: GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gg
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-
 from ..artifacts.errors import GgufError, printable
-from .gguf_cursor import Cursor, opened
+from .ggml_types import BLOCKS, GgmlType
+from .gguf_cursor import Cursor, Memory, opened
 from .gguf_file import GgufFile, PlacedTensor
+from .gguf_values import NUMBERS, Array, HeaderFile, Metadata, ValueType, number_bytes
 from .model_source import checked_int
 
 MAGIC = b"GGUF"
@@ -37,21 +37,6 @@ _ENTRY_BYTES = 1024
 # 1 dimension, type, offset).
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
-_SCALARS: Mapping[GGUFValueType, np.dtype[np.generic]] = MappingProxyType(
-    {
-        GGUFValueType.UINT8: np.dtype("<u1"),
-        GGUFValueType.INT8: np.dtype("<i1"),
-        GGUFValueType.UINT16: np.dtype("<u2"),
-        GGUFValueType.INT16: np.dtype("<i2"),
-        GGUFValueType.UINT32: np.dtype("<u4"),
-        GGUFValueType.INT32: np.dtype("<i4"),
-        GGUFValueType.FLOAT32: np.dtype("<f4"),
-        GGUFValueType.BOOL: np.dtype("<u1"),
-        GGUFValueType.UINT64: np.dtype("<u8"),
-        GGUFValueType.INT64: np.dtype("<i8"),
-        GGUFValueType.FLOAT64: np.dtype("<f8"),
-    }
-)
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -61,19 +46,20 @@ def read_gguf(path: Path) -> GgufFile:
         GgufError: the file cannot be read, is not GGUF 2 or 3, or contradicts itself.
     """
     with opened(path) as (fd, size):
-        cursor = Cursor(path, fd, size)
+        file = HeaderFile(path, size, os.fstat(fd).st_mtime_ns, Memory())
+        cursor = file.cursor(fd, size, 0)
         version = _read_version(cursor)
         tensor_count = cursor.u64("tensor count")
         key_count = cursor.u64("key count")
         cursor.require(cursor.bounded(key_count, _MIN_KEY_BYTES, "key count"), "key count", f"{key_count} keys")
-        metadata = _read_metadata(cursor, key_count)
+        metadata = _read_metadata(cursor, key_count, file)
         needed = cursor.bounded(tensor_count, _MIN_TENSOR_BYTES, "tensor count")
         cursor.require(needed, "tensor count", f"{tensor_count} tensors")
         alignment = _read_alignment(path, metadata)
         headers = [_read_tensor_header(cursor, i) for i in range(tensor_count)]
         data_offset = -(-cursor.position // alignment) * alignment
     tensors = _place_tensors(path, headers, data_offset, alignment, size)
-    return GgufFile(path, version, MappingProxyType(metadata), MappingProxyType(tensors), alignment, data_offset, size)
+    return GgufFile(path, version, Metadata(metadata), MappingProxyType(tensors), alignment, data_offset, size)
 
 
 def _read_version(cursor: Cursor) -> int:
@@ -92,14 +78,14 @@ def _read_version(cursor: Cursor) -> int:
     raise cursor.error("version", f"expected version 2 or 3, found {version}")
 
 
-def _read_metadata(cursor: Cursor, count: int) -> dict[str, object]:
+def _read_metadata(cursor: Cursor, count: int, file: HeaderFile) -> dict[str, object]:
     metadata: dict[str, object] = {}
     for index in range(count):
         key = _read_name(cursor, f"key {index}", MAX_KEY_BYTES)
         if key in metadata:
             raise cursor.error(key, "expected each key once, found it twice")
         cursor.spend(_ENTRY_BYTES, key)
-        metadata[key] = _read_value(cursor, key, _read_value_type(cursor, key), 0)
+        metadata[key] = _read_value(cursor, key, _read_value_type(cursor, key), 0, file)
     return metadata
 
 
@@ -113,49 +99,66 @@ def _read_name(cursor: Cursor, field: str, maximum: int) -> str:
     return name
 
 
-def _read_value_type(cursor: Cursor, field: str) -> GGUFValueType:
+def _read_value_type(cursor: Cursor, field: str) -> ValueType:
     number = cursor.u32(field)
     try:
-        return GGUFValueType(number)
+        return ValueType(number)
     except ValueError:
-        known = ", ".join(f"{t.value} {t.name}" for t in GGUFValueType)
+        known = ", ".join(f"{t.value} {t.name}" for t in ValueType)
         cursor.position -= 4
         raise cursor.error(field, f"expected a value type ({known}), found {number}") from None
 
 
-def _read_value(cursor: Cursor, field: str, kind: GGUFValueType, depth: int) -> object:
-    if kind is GGUFValueType.STRING:
+def _read_value(cursor: Cursor, field: str, kind: ValueType, depth: int, file: HeaderFile) -> object:
+    """Read a value; of an array of strings or numbers, where it is."""
+    if kind is ValueType.STRING:
         return cursor.string(field)
-    if kind is not GGUFValueType.ARRAY:
-        return _read_numbers(cursor, field, kind, 1)[0].item()
+    if kind is not ValueType.ARRAY:
+        return _read_number(cursor, field, kind)
     if depth == MAX_ARRAY_DEPTH:
         raise cursor.error(field, f"expected arrays nested at most {MAX_ARRAY_DEPTH} deep, found more")
     item_kind = _read_value_type(cursor, field)
     count = cursor.u64(field)
-    if item_kind is GGUFValueType.STRING:
-        return cursor.strings(count, field)
-    if item_kind is not GGUFValueType.ARRAY:
-        return _read_numbers(cursor, field, item_kind, count)
+    position = cursor.position
+    if item_kind is ValueType.STRING:
+        cursor.skip_strings(count, field)
+        return Array(file, field, item_kind, count, position)
+    if item_kind is not ValueType.ARRAY:
+        _skip_numbers(cursor, field, item_kind, count)
+        return Array(file, field, item_kind, count, position)
     cursor.require(cursor.bounded(count, 12, field), field, f"{count} arrays")
     items = []
     for _ in range(count):
         cursor.spend(_ENTRY_BYTES, field)
-        items.append(_read_value(cursor, field, item_kind, depth + 1))
+        items.append(_read_value(cursor, field, item_kind, depth + 1, file))
     return tuple(items)
 
 
-def _read_numbers(cursor: Cursor, field: str, kind: GGUFValueType, count: int) -> npt.NDArray[np.generic]:
-    dtype = _SCALARS[kind]
-    n_bytes = cursor.bounded(count, dtype.itemsize, field)
+def _read_number(cursor: Cursor, field: str, kind: ValueType) -> int | float | bool:
+    data = cursor.take(number_bytes(kind), field, kind.name)
+    cursor.spend(len(data), field)
+    if kind is ValueType.BOOL:
+        _check_booleans(cursor, field, data)
+        return bool(data[0])
+    if kind is ValueType.FLOAT32 or kind is ValueType.FLOAT64:
+        return float(struct.unpack("<f" if kind is ValueType.FLOAT32 else "<d", data)[0])
+    return int.from_bytes(data, "little", signed=NUMBERS[kind][1] == "i")
+
+
+def _skip_numbers(cursor: Cursor, field: str, kind: ValueType, count: int) -> None:
+    """Go past numbers, of which booleans alone can be wrong."""
+    n_bytes = cursor.bounded(count, number_bytes(kind), field)
     cursor.require(n_bytes, field, f"{count} of {kind.name}")
     cursor.spend(n_bytes, field)
-    # An array over `bytes` is read-only.
-    numbers = np.frombuffer(cursor.take(n_bytes, field, kind.name), dtype)
-    if kind is not GGUFValueType.BOOL:
-        return numbers
-    if count and int(numbers.max()) > 1:
-        raise cursor.error(field, f"expected booleans (0 or 1), found {int(numbers.max())}")
-    return numbers.view(np.bool_)
+    if kind is ValueType.BOOL:
+        _check_booleans(cursor, field, cursor.take(n_bytes, field, kind.name))
+    else:
+        cursor.position += n_bytes
+
+
+def _check_booleans(cursor: Cursor, field: str, data: bytes) -> None:
+    if data and max(data) > 1:
+        raise cursor.error(field, f"expected booleans (0 or 1), found {max(data)}")
 
 
 def _read_alignment(path: Path, metadata: Mapping[str, object]) -> int:
@@ -172,7 +175,7 @@ class _TensorHeader:
 
     name: str
     shape: tuple[int, ...]
-    ggml_type: GGMLQuantizationType
+    ggml_type: GgmlType
     relative: int
     n_bytes: int
     position: int
@@ -192,7 +195,7 @@ def _read_tensor_header(cursor: Cursor, index: int) -> _TensorHeader:
         if size == 0:
             raise cursor.error(name, f"expected dimensions of at least 1, found {innermost_first}")
         elements = cursor.bounded(elements, size, name)
-    block, block_bytes = GGML_QUANT_SIZES[ggml_type]
+    block, block_bytes = BLOCKS[ggml_type]
     if innermost_first[0] % block:
         problem = f"expected rows of a multiple of {block} elements ({ggml_type.name}), found {innermost_first[0]}"
         raise cursor.error(name, problem)
@@ -201,12 +204,12 @@ def _read_tensor_header(cursor: Cursor, index: int) -> _TensorHeader:
     return _TensorHeader(name, tuple(reversed(innermost_first)), ggml_type, relative, n_bytes, position)
 
 
-def _read_ggml_type(cursor: Cursor, name: str) -> GGMLQuantizationType:
+def _read_ggml_type(cursor: Cursor, name: str) -> GgmlType:
     number = cursor.u32(name)
     try:
-        return GGMLQuantizationType(number)
+        return GgmlType(number)
     except ValueError:
-        known = ", ".join(f"{t.value} {t.name}" for t in GGML_QUANT_SIZES)
+        known = ", ".join(f"{t.value} {t.name}" for t in GgmlType)
         cursor.position -= 4
         raise cursor.error(name, f"expected a tensor type ({known}), found {number}") from None
 

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from ..artifacts.errors import GgufError
+from .arrays import np
 from .gguf_file import GgufFile, PlacedTensor
 from .gguf_reader import read_gguf
 from .model_source import ModelSource
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MAX_PARTS = 99999  # that five digits can number
 _NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.ASCII | re.DOTALL)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..artifacts.errors import printable
 from ..artifacts.packing_sizes import packed_bytes
 from .architectures import ARCHITECTURES
-from .model_config import ModelConfig
 from .model_source import ModelSource, TensorInfo
 from .model_tensors import unused_tensors
 from .read_config import read_config
@@ -30,6 +29,7 @@ def inspect_gguf(path: Path) -> dict[str, object]:
     config = read_config(gguf)
     types = Counter(tensor.ggml_type.name for tensor in gguf.tensors.values())
     layers = [config.layer(number) for number in range(config.num_layers)]
+    unused = unused_tensors(gguf, config)
     kv_bytes = sum(2 * one.num_kv_heads * (one.head_dim + (one.value_dim or one.head_dim)) for one in layers)
     return {
         "file": printable(path),
@@ -43,17 +43,16 @@ def inspect_gguf(path: Path) -> dict[str, object]:
         "vocabulary": config.vocab_size,
         "context": config.max_seq_len,
         "tensors": ", ".join(f"{count} {kind}" for kind, count in sorted(types.items())),
-        "unused_tensors": [printable(name) for name in unused_tensors(gguf, config)],
+        "unused_tensors": [printable(name) for name in unused],
         "weight_bytes": sum(tensor.n_bytes for tensor in gguf.tensors.values()),
-        **_packed_facts(gguf, config),
+        **_packed_facts(gguf, unused),
         "kv_bytes_per_token": kv_bytes,
         "kv_bytes_full_context": kv_bytes * config.max_seq_len,
     }
 
 
-def _packed_facts(gguf: ModelSource, config: ModelConfig) -> dict[str, object]:
+def _packed_facts(gguf: ModelSource, unused: Sequence[str]) -> dict[str, object]:
     """Return what a bundle for the host will hold of the weights, in bytes: of all that is used, and of each type."""
-    unused = unused_tensors(gguf, config)
     used = [tensor for name, tensor in gguf.tensors.items() if name not in unused]
     in_file, packed = Counter[str](), Counter[str]()
     for tensor in used:

@@ -17,11 +17,11 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType as Quant
 
 from ..artifacts.errors import InputError, UsageError, printable
 from .derived_source import DerivedSource
 from .floats import Floats, read_float_rows
+from .ggml_types import GgmlType as Quant
 from .gguf_reader import read_gguf
 from .model_source import ModelSource, TensorInfo
 from .quantizers.quantize import quantize_rows

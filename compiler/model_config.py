@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..artifacts.head import Head
+from .arrays import np
 from .position_tables import PositionTable, RopeScaling, RopeTable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 RopeStyle = Literal["interleaved", "half", "none"]
 

@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from typing import TYPE_CHECKING
 
 from ..artifacts.errors import GgufError, InputError, printable
+from .arrays import is_array, np
+from .ggml_types import BLOCKS, GgmlType
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
-    ggml_type: GGMLQuantizationType
+    ggml_type: GgmlType
 
     @property
     def rows(self) -> int:
@@ -41,7 +43,7 @@ class TensorInfo:
     @property
     def row_bytes(self) -> int:
         """Bytes stored of a row."""
-        block, block_bytes = GGML_QUANT_SIZES[self.ggml_type]
+        block, block_bytes = BLOCKS[self.ggml_type]
         return self.shape[-1] // block * block_bytes
 
     @property
@@ -183,7 +185,7 @@ class ModelSource(ABC):
         value = self.metadata.get(key)
         if value is None and default is not None:
             return default
-        if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.integer):
+        if not is_array(value) or not np.issubdtype(value.dtype, np.integer):
             raise self.error(key, f"expected an array of integers, found {_describe(value)}")
         return tuple(value.tolist())
 
@@ -213,7 +215,7 @@ def _describe(value: object) -> str:
     """Name a foreign value without printing all of it."""
     if value is None:
         return "nothing"
-    if isinstance(value, tuple | np.ndarray):
-        kind = value.dtype.name if isinstance(value, np.ndarray) else type(value[0]).__name__ if value else "no"
+    if isinstance(value, tuple) or is_array(value):
+        kind = value.dtype.name if is_array(value) else type(value[0]).__name__ if value else "no"
         return f"an array of {len(value)} {kind} values"
     return f"{type(value).__name__} {printable(repr(value), 60)}"

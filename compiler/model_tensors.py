@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType
+from typing import TYPE_CHECKING
 
 from ..artifacts.formats import FORMATS
 from .architectures import ARCHITECTURES
+from .arrays import np
+from .ggml_types import GgmlType as Quant
 from .graph import Weight
 from .model_config import ModelConfig
 from .model_source import ModelSource, TensorInfo
@@ -19,9 +18,10 @@ from .models.architecture import Architecture, Shapes, WeightForm
 from .read_head import TENSORS as HEAD_TENSORS
 from .read_head import head_shapes
 
-Quant = GGMLQuantizationType
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-MATRIX_TYPES = tuple(GGMLQuantizationType[name] for name in FORMATS)
+MATRIX_TYPES = tuple(Quant[name] for name in FORMATS)
 VECTOR_TYPES = tuple(kind for kind in MATRIX_TYPES if FORMATS[kind.name].is_float)
 
 # Tensors with these endings change the result: one that no role names must not be passed over.

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
+from .arrays import np
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Float32 = npt.NDArray[np.float32]
+    Float64 = npt.NDArray[np.float64]
 
 PACKINGS: Final = ("rope_table", "temperatures")
 """Packings of such tables."""

@@ -11,10 +11,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES
+from .arrays import is_array
 from .model_config import ModelConfig
 from .model_source import ModelSource, checked_int
 from .model_tensors import check_tensors
@@ -135,7 +134,7 @@ def _of_layers(
     source: ModelSource, key: str, num_layers: int, default: int | None, maximum: int, minimum: int = 1
 ) -> tuple[int, ...]:
     """Return an integer of each layer, which the source has one by one, or once for all."""
-    if not isinstance(source.metadata.get(key), np.ndarray):
+    if not is_array(source.metadata.get(key)):
         return (source.get_int(key, default, minimum, maximum),) * num_layers
     values = source.get_int_list(key)
     if len(values) < num_layers:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..artifacts.head import Head, HeadLayer
 from .model_config import ModelConfig
 from .model_source import ModelSource
-from .plan import PackedTensor
+
+if TYPE_CHECKING:
+    from .plan import PackedTensor
 
 PACKING: Final = "f32"
 TENSORS: Mapping[str, str] = MappingProxyType(
@@ -106,4 +108,6 @@ def head_shapes(head: Head | None, hidden_size: int, source: ModelSource) -> Map
 
 def head_tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[PackedTensor, ...]:
     """Return how a head's weights are packed, by the shapes of `head_shapes`: as float32, for the CPU."""
+    from .plan import PackedTensor  # noqa: PLC0415 - who only looks at a model does not plan
+
     return tuple(PackedTensor(_packed(role), PACKING, (role,), shape) for role, shape in shapes.items())

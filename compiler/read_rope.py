@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ..artifacts.errors import printable
+from .arrays import is_array
 from .model_config import ModelConfig
 from .model_source import ModelSource
 from .models.architecture import Architecture, Windows
@@ -92,7 +91,7 @@ def with_windows(source: ModelSource, row: Architecture, config: ModelConfig) ->
 def _windowed(source: ModelSource, key: str, windows: Windows, num_layers: int) -> tuple[bool, ...]:
     """Return which layers have a window: one by one as the file says, or all but one of so many."""
     value = source.metadata.get(key)
-    if isinstance(value, np.ndarray):
+    if is_array(value):
         if len(value) < num_layers or value.dtype.kind not in "biu":
             found = f"{len(value)} {value.dtype.name} values"
             raise source.error(key, f"expected for each of {num_layers} layers 0 or 1, found {found}")

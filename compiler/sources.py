@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..artifacts.errors import InputError
 from .gguf_split import open_gguf, part_paths
-from .hugging_face.folder import CONFIG, HuggingFaceFolder, folder_files, is_folder, open_folder
-from .hugging_face.tokenizer import folder_tokenizer
 from .model_source import ModelSource
-from .tokenizer import TokenizerArtifact, build_tokenizer, load_tokenizer_json
+
+if TYPE_CHECKING:
+    from .tokenizer import TokenizerArtifact
 
 
 def open_source(path: Path) -> ModelSource:
@@ -21,6 +22,8 @@ def open_source(path: Path) -> ModelSource:
     """
     if not os.path.isdir(path):
         return open_gguf(path)
+    from .hugging_face.folder import CONFIG, is_folder, open_folder  # noqa: PLC0415 - a GGUF file needs none of it
+
     if not is_folder(path):
         raise InputError(path, "folder", f"expected a GGUF file, or a folder with {CONFIG}, found neither")
     return open_folder(path)
@@ -32,6 +35,10 @@ def source_tokenizer(source: ModelSource, given: Path | None) -> TokenizerArtifa
     Raises:
         InputError: it is not supported, or contradicts itself.
     """
+    from .hugging_face.folder import HuggingFaceFolder  # noqa: PLC0415 - as above
+    from .hugging_face.tokenizer import folder_tokenizer  # noqa: PLC0415
+    from .tokenizer import build_tokenizer, load_tokenizer_json  # noqa: PLC0415
+
     if isinstance(source, HuggingFaceFolder):
         return folder_tokenizer(source.path, source.config, given)
     if given is not None:
@@ -41,4 +48,8 @@ def source_tokenizer(source: ModelSource, given: Path | None) -> TokenizerArtifa
 
 def source_files(path: Path) -> tuple[Path, ...]:
     """Return the files that a model is made of, as far as names tell, without reading any."""
-    return folder_files(path) if os.path.isdir(path) else part_paths(path)
+    if not os.path.isdir(path):
+        return part_paths(path)
+    from .hugging_face.folder import folder_files  # noqa: PLC0415 - as above
+
+    return folder_files(path)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gguf
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -22,7 +20,9 @@ def float_values(raw: Bytes, dtype: str) -> Floats:
 
 def bf16_rows(values: Floats) -> Bytes:
     """Round float32[rows, columns] to the nearest BF16, ties to even: uint8[rows, 2 * columns]."""
-    return np.asarray(gguf.quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType.BF16)).view(np.uint8)
+    from gguf import GGMLQuantizationType, quants  # noqa: PLC0415 - slow to import, seldom needed
+
+    return np.asarray(quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType.BF16)).view(np.uint8)
 
 
 def _e4m3_table() -> Floats:

@@ -10,10 +10,11 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 from gguf import get_tensor_name_map
-from gguf.constants import MODEL_ARCH_NAMES, GGMLQuantizationType
+from gguf.constants import MODEL_ARCH_NAMES
 
 from ...artifacts.errors import InputError, printable
 from ..floats import float_rows
+from ..ggml_types import GgmlType
 from ..model_source import ModelSource, TensorInfo
 from ..models.hugging_face import FolderRow
 from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, interleaved_order, text_config, translate
@@ -27,9 +28,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_DIMENSIONS = 4
 _MAX_FILES = 10_000
-_TYPES: Mapping[str, GGMLQuantizationType] = MappingProxyType(
-    {name: GGMLQuantizationType[name] for name in ("F32", "F16", "BF16")}
-)
+_TYPES: Mapping[str, GgmlType] = MappingProxyType({name: GgmlType[name] for name in ("F32", "F16", "BF16")})
 # Tensors that older folders have and that nobody reads: they follow from the configuration.
 _DERIVED = (".rotary_emb.inv_freq", ".attention.masked_bias")
 
@@ -203,7 +202,7 @@ def _plus_one(found: FolderTensor) -> FolderTensor:
         values = float_rows(found.read(first, count), found.info.ggml_type) + np.float32(1)
         return np.ascontiguousarray(values, np.float32).view(np.uint8)
 
-    info = TensorInfo(found.info.name, found.info.shape, GGMLQuantizationType.F32)
+    info = TensorInfo(found.info.name, found.info.shape, GgmlType.F32)
     return FolderTensor(info, found.name, read)
 
 
@@ -231,7 +230,7 @@ def _plain(stored: Stored) -> FolderTensor:
 def _computed(name: str, values: npt.NDArray[np.float32]) -> FolderTensor:
     """Return a tensor that follows from the configuration."""
     data = np.ascontiguousarray(values).view(np.uint8).reshape(1, -1)
-    info = TensorInfo(name, values.shape, GGMLQuantizationType.F32)
+    info = TensorInfo(name, values.shape, GgmlType.F32)
     return FolderTensor(info, name, lambda first, count: data[first : first + count].copy())
 
 

@@ -12,9 +12,9 @@ from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType as Quant
 
 from ...artifacts.errors import InputError, printable
+from ..ggml_types import GgmlType as Quant
 from .blocks import (
     bf16_rows,
     e4m3_values,

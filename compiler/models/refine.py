@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from ...artifacts.errors import printable
+from ..arrays import is_array, np
 from ..model_config import ModelConfig, Xielu
 from ..model_source import ModelSource
 from ..position_tables import RopeScaling
@@ -34,7 +33,7 @@ def apertus(source: ModelSource, config: ModelConfig) -> ModelConfig:
 def _of_layers(source: ModelSource, key: str, config: ModelConfig) -> tuple[float, ...]:
     """Return a number of each layer, which the source has one by one, or once for all."""
     value = source.metadata.get(key)
-    if not isinstance(value, np.ndarray):
+    if not is_array(value):
         return (source.get_float(key, minimum=-100, maximum=100),) * config.num_layers
     if value.dtype.kind != "f" or len(value) < config.num_layers or not (np.abs(value) <= 100).all():
         found = f"{len(value)} {value.dtype.name} values"
@@ -74,7 +73,7 @@ def gemma(source: ModelSource, config: ModelConfig) -> ModelConfig:
 def glm4(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Vision models, whose rotation has sections, rotate in halves."""
     sections = source.metadata.get(f"{config.architecture}.rope.dimension_sections")
-    return replace(config, rope_style="half") if isinstance(sections, np.ndarray) and sections.any() else config
+    return replace(config, rope_style="half") if is_array(sections) and sections.any() else config
 
 
 def granite_scales(source: ModelSource, config: ModelConfig) -> ModelConfig:
@@ -94,7 +93,7 @@ def granite_swa(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """A layer that the pattern has not does not rotate."""
     config = granite_scales(source, config)
     pattern = source.metadata.get(f"{config.architecture}.attention.rope_pattern")
-    if not isinstance(pattern, np.ndarray) or len(pattern) < config.num_layers:
+    if not is_array(pattern) or len(pattern) < config.num_layers:
         return config
     rotates = tuple(config.rope_dim if one else 0 for one in pattern[: config.num_layers])
     return replace(config, by_layer={**config.by_layer, "rope_dim": rotates})

@@ -11,8 +11,8 @@ from types import MappingProxyType
 import gguf
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType as Quant
 
+from ..ggml_types import GgmlType as Quant
 from .codebook import quantize_iq4_nl, quantize_iq4_xs
 from .fit import Floats, fit_minimum, fit_symmetric, levels
 from .k_quants import grouped, half, quantize_k_minimum, quantize_q2_k, quantize_q3_k, quantize_q6_k
@@ -53,7 +53,7 @@ def _rounded(values: Floats, _: Floats, kind: Quant) -> Bytes:
     if kind is Quant.F16:
         with np.errstate(over="ignore"):
             return values.astype("<f2").view(np.uint8)
-    return np.asarray(gguf.quants.quantize(values, kind)).view(np.uint8)
+    return np.asarray(gguf.quants.quantize(values, gguf.GGMLQuantizationType(kind))).view(np.uint8)
 
 
 _Quantizer = Callable[[Floats, Floats], Bytes]

@@ -7,13 +7,13 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES
-from gguf.constants import GGMLQuantizationType as Quant
 
 from ...artifacts.errors import UsageError, printable
 from ...artifacts.formats import FORMATS
 from ..derived_source import DerivedSource
 from ..floats import read_float_rows
+from ..ggml_types import BLOCKS
+from ..ggml_types import GgmlType as Quant
 from ..model_source import ModelSource, TensorInfo
 from .imatrix import Importance
 from .quantize import QUANTIZERS, quantize_rows
@@ -87,15 +87,15 @@ def _typed(info: TensorInfo, kind: Quant, base: ModelSource) -> TensorInfo:
     chosen = kind
     if info.name == ("output.weight" if "output.weight" in base.tensors else "token_embd.weight"):
         chosen = _of_logits(kind)
-    if info.shape[-1] % GGML_QUANT_SIZES[chosen][0]:
+    if info.shape[-1] % BLOCKS[chosen][0]:
         chosen = _NEXT.get(chosen, chosen)
-    if info.shape[-1] % GGML_QUANT_SIZES[chosen][0]:
+    if info.shape[-1] % BLOCKS[chosen][0]:
         chosen = Quant.F16
     return TensorInfo(info.name, info.shape, chosen)
 
 
 def _of_logits(kind: Quant) -> Quant:
     """Return the type of the matrix that gives the logits: Q6_K, unless what was asked for is finer."""
-    block, n_bytes = GGML_QUANT_SIZES[kind]
-    of_q6_k = GGML_QUANT_SIZES[Quant.Q6_K]
+    block, n_bytes = BLOCKS[kind]
+    of_q6_k = BLOCKS[Quant.Q6_K]
     return kind if n_bytes / block >= of_q6_k[1] / of_q6_k[0] else Quant.Q6_K

@@ -38,7 +38,7 @@ def written_again(path: Path, source: ModelSource, goal: Path) -> Path:
             writer.add_key_value(field.name, field.contents(), kinds[0], kinds[-1] if len(kinds) > 1 else None)
     for name, tensor in source.tensors.items():
         data = source.read_tensor(name).reshape(*tensor.shape[:-1], -1)
-        writer.add_tensor(name, data, raw_dtype=tensor.ggml_type)
+        writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType(tensor.ggml_type))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -280,11 +280,12 @@ def test_strings_that_grow_when_decoded_take_little_memory_F07(tmp_path: Path) -
     path = tmp_path / "strings.gguf"
     item = text("a" * 1000 + "\N{GRINNING FACE}")
     path.write_bytes(listing(STRING, 30_000, item * 30_000).build())
-    assert "expected metadata of at most" in refused(path)
+    assert "expected metadata of at most" in refused(path, lambda p: read_gguf(p).metadata["k"])
 
 
 # In a process of its own, at full speed: tracing a million allocations takes a minute.
 PEAK = """
+import numpy  # which numbers are read into
 import re, sys
 from pathlib import Path
 from rocmforge.artifacts.errors import GgufError
@@ -295,7 +296,7 @@ def most():
 
 before = most()
 try:
-    read_gguf(Path(sys.argv[1]))
+    values = list(read_gguf(Path(sys.argv[1])).metadata.values())
     print("read")
 except GgufError as error:
     print(error)
@@ -304,7 +305,7 @@ print(most() - before)
 
 
 def read_elsewhere(path: Path) -> tuple[str, int]:
-    """What `read_gguf` says of a file, and the most memory that it took, in bytes."""
+    """What is said of a file whose metadata is read, all of it, and the most memory that it took, in bytes."""
     done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, timeout=120, check=True)
     said, peak = done.stdout.splitlines()
     return said, int(peak)
@@ -316,13 +317,12 @@ def read_elsewhere(path: Path) -> tuple[str, int]:
     ids=["F81-empty-strings", "F81-short-strings", "F81-long-strings", "F81-numbers"],
 )
 def test_memory_stays_bounded_however_it_is_taken(tmp_path: Path, kind: int, count: int, size: int) -> None:
-    """Close to what values may take, or past it; a mistake at the end has the file refused in any case."""
+    """Close to what values may take, or past it: what is refused is refused before it has taken more."""
     item = b"x" if kind == U8 else text("x" * (size - 4) + "\N{GRINNING FACE}" if size else "")
-    wrong = pair("twice", U8, b"1") * 2
     path = tmp_path / "large.gguf"
-    path.write_bytes(Raw(pairs=(pair("k", ARRAY, array(kind, count, item * count)), wrong), n_pairs=3).build())
+    path.write_bytes(Raw(pairs=(pair("k", ARRAY, array(kind, count, item * count)),)).build())
     said, peak = read_elsewhere(path)
-    assert said.startswith(f"{path}: ")
+    assert said == "read" or said.startswith(f"{path}: k: expected metadata of at most")
     assert 10 << 20 < peak < (64 << 20) + 2 * path.stat().st_size
 
 

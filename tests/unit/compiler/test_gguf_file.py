@@ -221,7 +221,7 @@ def assert_equal_to_the_gguf_package(path: Path) -> None:
     for tensor in theirs.tensors:
         info = ours.tensors[tensor.name]
         assert info.shape == tuple(int(size) for size in reversed(tensor.shape))
-        assert (info.ggml_type, info.offset) == (tensor.tensor_type, tensor.data_offset)
+        assert (int(info.ggml_type), info.offset) == (int(tensor.tensor_type), tensor.data_offset)
         expected = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1)
         assert np.array_equal(ours.tensor_bytes(tensor.name), expected)
 

@@ -34,7 +34,11 @@ def split(whole: Path, folder: Path, tensors: int = 8, first_without_tensors: bo
             writer.add_key_value(field.name, field.contents(), kinds[0], kinds[-1] if len(kinds) > 1 else None)
     for name, tensor in model.tensors.items():
         data = model.read_rows(name, 0, tensor.rows)
-        writer.add_tensor(name, data.reshape(-1) if len(tensor.shape) == 1 else data, raw_dtype=tensor.ggml_type)
+        writer.add_tensor(
+            name,
+            data.reshape(-1) if len(tensor.shape) == 1 else data,
+            raw_dtype=gguf.GGMLQuantizationType(tensor.ggml_type),
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

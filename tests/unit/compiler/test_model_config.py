@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Quant
 
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler import read_config as read_config_module
 from rocmforge.compiler.architectures import ARCHITECTURES
+from rocmforge.compiler.ggml_types import GgmlType as Quant
 from rocmforge.compiler.gguf_file import GgufFile, PlacedTensor
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_config import ModelConfig

@@ -39,7 +39,7 @@ def values_of(folder: HuggingFaceFolder) -> np.ndarray:
     """The matrix as the gguf package reads our bytes, in pieces of rows that fit nothing."""
     name = "blk.0.ffn_down.weight"
     pieces = [folder.read_rows(name, first, min(19, ROWS - first)) for first in range(0, ROWS, 19)]
-    return gguf.quants.dequantize(np.concatenate(pieces), folder.tensors[name].ggml_type)
+    return gguf.quants.dequantize(np.concatenate(pieces), gguf.GGMLQuantizationType(folder.tensors[name].ggml_type))
 
 
 def bf16(values: np.ndarray) -> np.ndarray:
@@ -264,7 +264,9 @@ def test_experts_of_gpt_oss(tmp_path: Path) -> None:
         info = folder.tensors[f"blk.0.ffn_{name}_exps.weight"]
         assert info.shape == ((EXPERTS, WIDTH, INNER) if name == "down" else (EXPERTS, INNER, WIDTH))
         pieces = [folder.read_rows(info.name, first, min(50, info.rows - first)) for first in range(0, info.rows, 50)]
-        values = gguf.quants.dequantize(np.concatenate(pieces), info.ggml_type).reshape(info.shape)
+        values = gguf.quants.dequantize(np.concatenate(pieces), gguf.GGMLQuantizationType(info.ggml_type)).reshape(
+            info.shape
+        )
         of_all = f"model.layers.0.mlp.experts.{base}"
         for expert, row, column in random.integers(0, info.shape, (300, 3)):
             exact = fp4_value(parts, of_all, expert, int(row) * step + place, int(column))

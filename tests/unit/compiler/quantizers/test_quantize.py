@@ -7,10 +7,11 @@ import math
 import gguf
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Quant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.compiler.ggml_types import BLOCKS
+from rocmforge.compiler.ggml_types import GgmlType as Quant
 from rocmforge.compiler.quantizers import quantize
 from rocmforge.compiler.quantizers.quantize import QUANTIZERS, quantize_rows
 
@@ -38,7 +39,7 @@ def gaussian(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def read_back(raw: np.ndarray, kind: Quant) -> np.ndarray:
-    return gguf.quants.dequantize(raw, kind)
+    return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(kind))
 
 
 @pytest.mark.parametrize("name", LLAMA_CPP)
@@ -59,7 +60,7 @@ def test_two_bits_are_nearer_than_the_best_four_levels() -> None:
 @pytest.mark.parametrize("name", ["Q8_0", "MXFP4", "BF16", "F32"])
 def test_types_that_are_simply_rounded_are_the_packages(name: str) -> None:
     x, kind = gaussian(8, 256), Quant[name]
-    expected = np.asarray(gguf.quants.quantize(x, kind)).view(np.uint8)
+    expected = np.asarray(gguf.quants.quantize(x, gguf.GGMLQuantizationType(kind))).view(np.uint8)
     assert np.array_equal(quantize_rows(x, kind), expected.reshape(8, -1))
 
 
@@ -74,7 +75,7 @@ def test_what_a_type_holds_exactly_comes_back(name: str) -> None:
     kind = Quant[name]
     once = read_back(quantize_rows(gaussian(4, 512), kind), kind)
     twice = read_back(quantize_rows(once, kind), kind)
-    step = 2.0 ** -(gguf.GGML_QUANT_SIZES[kind][1] * 8 // gguf.GGML_QUANT_SIZES[kind][0])
+    step = 2.0 ** -(BLOCKS[kind][1] * 8 // BLOCKS[kind][0])
     assert np.sqrt(np.mean((twice - once) ** 2)) <= step / 2 * once.std()
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Quant
 
 from rocmforge.artifacts.errors import InputError, UsageError
 from rocmforge.compiler.changes import Changes, changed_source
+from rocmforge.compiler.ggml_types import GgmlType as Quant
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.quantizers import quantized_source
 from rocmforge.compiler.quantizers.imatrix import Importance

@@ -1,0 +1,87 @@
+"""Arrays of a GGUF file's metadata: checked when the file is read, made when they are asked for."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rocmforge.artifacts.errors import GgufError
+from rocmforge.compiler import ggml_types
+from rocmforge.compiler.gguf_cursor import Cursor, opened
+from rocmforge.compiler.gguf_reader import read_gguf
+from rocmforge.compiler.gguf_values import ValueType
+from rocmforge.tools.generate.fixtures import write_model
+
+# Lengths about where a length is no longer ASCII, one whose bytes are a character, and the lead of a longer one.
+_TEXTS = st.one_of(
+    st.binary(max_size=6),
+    st.text(max_size=60).map(str.encode),
+    st.sampled_from([126, 127, 128, 129, 0x80C3]).map(lambda n: b"a" * n),
+    st.just(b"\xe3"),
+)
+
+
+def test_types_are_the_gguf_packages() -> None:
+    assert {t.name: t.value for t in ValueType} == {t.name: t.value for t in gguf.GGUFValueType}
+    theirs = {t.name: (t.value, *gguf.GGML_QUANT_SIZES[t]) for t in gguf.GGMLQuantizationType}
+    ours = {t.name: (t.value, *ggml_types.BLOCKS[t]) for t in ggml_types.GgmlType}
+    assert theirs.items() <= ours.items()
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(_TEXTS, max_size=40), cut=st.integers(0, 3), byte=st.integers(0, 255), at=st.integers(0, 2000))
+def test_going_past_strings_refuses_what_reading_them_does(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[bytes], cut: int, byte: int, at: int
+) -> None:
+    data = bytearray(b"".join(struct.pack("<Q", len(text)) + text for text in texts))
+    if at < len(data):
+        data[at] = byte
+    path = tmp_path_factory.mktemp("strings") / "strings"
+    path.write_bytes(data[: len(data) - cut] + bytes(cut and 200))
+
+    def outcome(skip: bool) -> tuple[int, str]:
+        with opened(path) as (fd, size):
+            cursor = Cursor(path, fd, size)
+            try:
+                (cursor.skip_strings if skip else cursor.strings)(len(texts), "k")
+            except GgufError as error:
+                return cursor.position, str(error)
+        return cursor.position, ""
+
+    assert outcome(True) == outcome(False)
+
+
+@pytest.mark.parametrize("key", ["tokenizer.ggml.tokens", "tokenizer.ggml.token_type"])
+def test_an_array_of_a_file_that_changed_is_not_read_F25(tmp_path: Path, key: str) -> None:
+    path = write_model(tmp_path / "model.gguf")
+    kept, late = read_gguf(path).metadata, read_gguf(path).metadata
+    before = kept[key]
+    os.utime(path, (0, 0))
+    assert kept[key] is before
+    assert key in late
+    with pytest.raises(GgufError, match="it changed"):
+        late[key]
+
+
+def test_to_look_at_a_model_takes_neither_numpy_nor_its_vocabulary(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from rocmforge.compiler.gguf_values import Array\n"
+        "from rocmforge.compiler.inspect import inspect_gguf\n"
+        "Array.read = lambda self: sys.exit(self.field)\n"
+        "print(inspect_gguf(Path(sys.argv[1]))['vocabulary'])\n"
+        "print([m for m in ('numpy', 'gguf', 'tokenizers', 'safetensors', 'rocmforge.compiler.operations') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["320", "[]"]
