@@ -113,7 +113,7 @@ class Manifest:
         tokenizer: what the runtime needs to know of the tokenizer.
         memory: the memory contract of each arch, in bytes.
         generator: version of rocmforge that wrote the bundle.
-        options: what a rebuild needs to be given.
+        options: what a rebuild needs to be given, and what it took: `toolchains` and `packages`, with their versions.
         files: every file but the manifest; the writer fills it in.
         bundle_digest: `sha256:` and 64 hex digits; the writer fills it in.
         format_version: `major.minor`.

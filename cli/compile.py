@@ -71,7 +71,7 @@ def compile_command(
     require_address_space()
     from ..compiler.progress import choose_progress
 
-    _exit_cleanly_on_signals()
+    exit_cleanly_on_signals()
     if not model.name:
         if not (model / "config.json").is_file():
             raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
@@ -108,7 +108,7 @@ def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pat
     from ..compiler.model import CompileOptions
     from ..runtime.text.chat import check_template
 
-    _exit_cleanly_on_signals()
+    exit_cleanly_on_signals()
     tokenizer = os.environ.get("ROCMFORGE_TOKENIZER")
     options = CompileOptions(
         path, path, default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=default_threads()
@@ -116,7 +116,7 @@ def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pat
     return cached_bundle(options, cache_dir or default_cache_dir(), say, make_golden, check_template)
 
 
-def _exit_cleanly_on_signals() -> None:
+def exit_cleanly_on_signals() -> None:
     """Have SIGTERM and SIGHUP unwind the stack, so that a compile removes what it has written; nohup still holds."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:

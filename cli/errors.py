@@ -14,6 +14,8 @@ import click
 
 from ..artifacts.errors import RocmforgeError, os_problem, printable
 
+DIFFERS: Final = 5
+"""Exit code of `rfc rebuild --check` and `rfc diff` where two bundles are not what was hoped: no fault of anything."""
 MIN_ADDRESS_SPACE: Final = 320 << 20
 """Bytes below which the libraries that load or compile a model end the process themselves, and not in one line."""
 _NO_THREAD: Final = "can't start new thread"  # Python's RuntimeError has no type of its own for it

@@ -9,6 +9,7 @@ import click
 from .. import __version__
 from ..artifacts.errors import UsageError
 from .client import cancel, generate, status
+from .compare import diff, rebuild
 from .compile import compile_command
 from .errors import Group
 from .inspect import doctor, inspect, models
@@ -31,5 +32,6 @@ def main(context: click.Context) -> None:
         context.exit(UsageError.exit_code)
 
 
-for command in (compile_command, serve, run, inspect, verify, sign, profile, models, doctor, generate, status, cancel):
+_BUNDLES = (compile_command, rebuild, diff, verify, sign, inspect, models)
+for command in (*_BUNDLES, serve, run, profile, doctor, generate, status, cancel):
     main.add_command(command)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..artifacts.errors import ToolchainError, UsageError, printable
 from .build_cache import BuildCache, cache_key
+from .build_inputs import programs_digest
 from .guarded_folder import guarded_folder
 from .hip_toolchain import find_hip_toolchain
 from .host_toolchain import find_host_toolchain
@@ -69,6 +70,7 @@ def build_variants(
     """
     headers = kernel_headers(target.backend)
     header_key = cache_key(*(part for item in sorted(headers.items()) for part in item))
+    programs = programs_digest(toolchain, cache)
     total = len(sources) * len(target.variants)
     done = 0
     with guarded_folder("rocmforge-") as folder:
@@ -79,7 +81,7 @@ def build_variants(
 
         def compile_one(job: tuple[CodeVariant, Source]) -> bytes:
             variant, source = job
-            key = cache_key(header_key, source.text, toolchain.digest, *toolchain.flags(variant))
+            key = cache_key(header_key, source.text, toolchain.digest, programs, *toolchain.flags(variant))
             with cache.lock(key):
                 found = cache.get("object", key)
                 if found is None:

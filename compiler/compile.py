@@ -11,14 +11,15 @@ from ..artifacts.manifest import LAYOUT_NAME, WEIGHTS_NAME, Manifest
 from ..artifacts.writer import BundleWriter
 from .build import find_toolchain
 from .build_cache import BuildCache
+from .build_inputs import package_versions, toolchain_records
 from .chat_template import TemplateCheck
-from .describe import gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
+from .describe import digest_of, gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
 from .golden import GoldenMaker, check_golden, golden_prompts, golden_records
 from .guarded_folder import guarded_folder
 from .model import CompileOptions, Model, read_model
 from .progress import Progress, Silent
 from .render import kernel_headers
-from .stages import Built, Placed, build_targets, lower_target, place_targets
+from .stages import Built, Lowered, Placed, build_targets, lower_target, place_targets
 from .target import find_targets
 from .weights import FileSink
 
@@ -59,7 +60,30 @@ def compile_model(
         progress.stage("golden records")
         golden = _golden(writer, model, placed, options, cache, make_golden)
         check_golden(golden, model.gguf.path)
-        return writer.finish(_manifest(model, placed, names, golden, options))
+        record = {**_given(options, model), **_taken(lowered, cache)}
+        return writer.finish(_manifest(model, placed, names, golden, record))
+
+
+def _given(options: CompileOptions, model: Model) -> dict[str, object]:
+    """Return what a rebuild has to be given again; of files their digests, not their paths."""
+    files = {"tokenizer": options.tokenizer, "chat_template": options.chat_template}
+    return {
+        "archs": list(options.archs),
+        "max_context": model.max_seq_len,
+        "toolchain": options.toolchain,
+        "tuning": options.tuning.to_json(),
+        "kv_type": options.kv_dtype,
+        **{name: digest_of((path,)) for name, path in files.items() if path is not None},
+        **model.changes,
+    }
+
+
+def _taken(lowered: Sequence[Lowered], cache: BuildCache) -> dict[str, object]:
+    """Return the compilers, that of the golden records too, and the packages of which a bundle was made."""
+    compilers = [one.toolchain for one in lowered]
+    if not any(one.target.backend == "host" for one in lowered):
+        compilers.append(find_toolchain("auto", find_targets(("host",))[0]))
+    return {"toolchains": toolchain_records(compilers, cache), "packages": package_versions()}
 
 
 def _manifest(
@@ -67,7 +91,7 @@ def _manifest(
     placed: Sequence[Placed],
     names: Mapping[str, str],
     golden: Sequence[dict[str, object]],
-    options: CompileOptions,
+    record: Mapping[str, object],
 ) -> Manifest:
     return Manifest(
         model=identity(model.gguf, model.config, model.weights),
@@ -81,14 +105,7 @@ def _manifest(
         kernels=_kernel_table(placed),
         golden=tuple(golden),
         generator=__version__,
-        options={
-            "archs": list(options.archs),
-            "max_context": model.max_seq_len,
-            "toolchain": options.toolchain,
-            "tuning": options.tuning.to_json(),
-            "kv_type": options.kv_dtype,
-            **model.changes,
-        },
+        options=record,
     )
 
 

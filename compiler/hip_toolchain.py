@@ -54,6 +54,7 @@ class HipToolchain:
         linker: command that links, up to the objects.
         version: one line.
         arches: arches that it knows.
+        programs: see `Toolchain`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class HipToolchain:
     linker: tuple[str, ...]
     version: str
     arches: frozenset[str]
+    programs: tuple[Path, ...] = ()
 
     def flags(self, variant: CodeVariant) -> tuple[str, ...]:
         """See `Toolchain`."""
@@ -134,7 +136,7 @@ def find_clang() -> HipToolchain:
     """
     zig = str(ziglang_folder() / "zig")
     clang = (zig, "clang")
-    return HipToolchain("clang", clang, clang, (zig, "ld.lld"), ziglang_version(), _known_arches(clang))
+    return HipToolchain("clang", clang, clang, (zig, "ld.lld"), ziglang_version(), _known_arches(clang), (Path(zig),))
 
 
 def hipcc_path() -> Path | None:
@@ -172,7 +174,8 @@ def find_hipcc() -> HipToolchain:
     # hipcc is a script that guesses its platform: it takes nvcc where it sees one.
     hip = ("/usr/bin/env", "HIP_PLATFORM=amd", str(path))
     version = printable("; ".join(line.strip() for line in lines))
-    return HipToolchain("hipcc", hip, (clang,), (linker,), version, _known_arches((clang,)))
+    programs = tuple(Path(os.path.realpath(one)) for one in (path, clang, linker))
+    return HipToolchain("hipcc", hip, (clang,), (linker,), version, _known_arches((clang,)), programs)
 
 
 def _first(hipcc: Path, candidates: list[Path]) -> str:

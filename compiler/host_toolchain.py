@@ -55,6 +55,7 @@ class HostToolchain:
         compiler: command that compiles C, without the common flags.
         linker: command that makes a shared object of objects, up to `-o`.
         version: one line.
+        programs: see `Toolchain`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class HostToolchain:
     linker: tuple[str, ...]
     version: str
     warning_flags: tuple[str, ...]
+    programs: tuple[Path, ...] = ()
 
     def flags(self, variant: CodeVariant) -> tuple[str, ...]:
         """Return the flags that decide the code; part of every cache key, free of paths."""
@@ -107,6 +109,7 @@ def _zig() -> HostToolchain:
         linker=(zig, "ld.lld", "-shared", "--build-id=none", "-z", "noexecstack"),
         version=ziglang_version(),
         warning_flags=_CLANG_FLAGS,
+        programs=(root / "zig", root / "lib" / "include"),
     )
 
 
@@ -133,7 +136,26 @@ def _system(command: str) -> HostToolchain:
         linker=(path, "-shared", "-nostdlib", "-Wl,--build-id=none", "-Wl,-z,noexecstack"),
         version=printable(lines[0]),
         warning_flags=_CLANG_FLAGS if is_clang else _GCC_FLAGS,
+        programs=_system_programs(Path(path)),
     )
+
+
+def _system_programs(command: Path) -> tuple[Path, ...]:
+    """Return a compiler's driver, and those of the programs and headers that it says it calls that are files."""
+    asked = ("-print-prog-name=cc1", "-print-prog-name=as", "-print-prog-name=ld", "-print-file-name=include")
+    found = [command.resolve()]
+    for question in asked:
+        try:
+            answer = subprocess.run(
+                [command, question], capture_output=True, timeout=VERSION_TIMEOUT_SECONDS, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            continue  # what cannot be asked is not recorded; the driver is
+        name = answer.stdout.decode("utf-8", "surrogateescape").strip()
+        named = shutil.which(name) or name
+        if os.path.isabs(named) and os.path.exists(named):
+            found.append(Path(named).resolve())
+    return tuple(dict.fromkeys(found))
 
 
 def find_host_toolchain(name: str = "auto") -> HostToolchain:

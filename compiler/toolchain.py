@@ -29,6 +29,10 @@ class Toolchain(Protocol):
     def digest(self) -> str:
         """Return the identity for cache keys: name and version, never a path."""
 
+    @property
+    def programs(self) -> tuple[Path, ...]:
+        """Return the files, and folders of headers, whose content decides what it makes."""
+
     def flags(self, variant: CodeVariant) -> tuple[str, ...]:
         """Return the flags that decide the code; part of every cache key, free of paths."""
 

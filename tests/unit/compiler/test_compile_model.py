@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -124,12 +126,16 @@ def test_the_stages_of_a_compile(tmp_path: Path, built: list[tuple[object, ...]]
     assert ("note", "target: gfx1100, host, gfx942") in told.events
     at = told.events.index(stages[1])
     assert told.events[at + 1 : at + 1 + whole] == [(done,) for done in range(1, whole + 1)]
+    nothing = hashlib.sha256().hexdigest()  # these compilers are no files
+    compilers = {f"zig-{arch}": {"version": f"version of {arch}", "sha256": nothing} for arch in ARCHS}
     assert manifest.options == {
         "archs": list(ARCHS),
         "max_context": 100,
         "toolchain": "zig",
         "tuning": {},
         "kv_type": "f16",
+        "toolchains": compilers,
+        "packages": {name: metadata.version(name) for name in ("gguf", "jinja2", "numpy", "safetensors", "tokenizers")},
     }
     assert manifest.generator == __version__
     rows = [(row.arch, row.level, row.file, row.toolchain, row.layout) for row in manifest.targets]
