@@ -93,6 +93,43 @@ class GraphBuilder:
             self._add("linear", (source,), value, roles, out_offset=sum(rows[:index]), **attributes)
         return value.name
 
+    def route(self, output: str, logits: str, used: int, bias: str = "", /, **attributes: Attribute) -> str:
+        """Append the choice of `used` experts by their logits.
+
+        Args:
+            bias: role of what is added to scores for the choice; is not read where the model has none.
+            attributes: see `ops/route.py`.
+        """
+        value = Value(self.prefix + output, TOKENS, 2 * used)
+        weights = (self.prefix + bias,) if bias and self.has(bias) else ()
+        return self._add("route", (logits,), value, weights, used=used, **attributes)
+
+    def expert_linear(
+        self, output: str, source: str, routed: str, experts: int, *weights: str, **attributes: Attribute
+    ) -> str:
+        """Append products with the matrices of a token's experts, those of one weight behind those of another.
+
+        Args:
+            routed: what `route` returned.
+            experts: of each weight.
+            attributes: see `ops/expert_linear.py`.
+        """
+        used = self.columns(routed) // 2
+        rows = [self.weights[self.prefix + weight].shape[0] // experts * used for weight in weights]
+        value = Value(self.prefix + output, TOKENS, sum(rows))
+        for index, weight in enumerate(weights):
+            names = (weight, *(name for name in (f"{weight}_bias", f"{weight}_scale") if self.has(name)))
+            roles = tuple(self.prefix + name for name in names)
+            numbers: dict[str, Attribute] = {"experts": experts, "used": used, "out_offset": sum(rows[:index])}
+            self._add("expert_linear", (source, routed), value, roles, **numbers, **attributes)
+        return value.name
+
+    def expert_sum(self, output: str, source: str, routed: str, **attributes: Attribute) -> str:
+        """Append the sum of what a token's experts made; see `ops/expert_sum.py`."""
+        used = self.columns(routed) // 2
+        value = Value(self.prefix + output, TOKENS, self.columns(source) // used)
+        return self._add("expert_sum", (source, routed), value, (), used=used, **attributes)
+
     def rope_kv(
         self,
         output: str,
@@ -133,10 +170,10 @@ class GraphBuilder:
         weights = (self.prefix + sinks,) if sinks else ()
         return self._add("attention", sources, Value(self.prefix + output, TOKENS, columns), weights, **attributes)
 
-    def gate(self, output: str, source: str, activation: str) -> str:
-        """Append the gate of a feed-forward, over gate and up side by side."""
+    def gate(self, output: str, source: str, activation: str, **attributes: Attribute) -> str:
+        """Append the gate of a feed-forward, over gate and up side by side; attributes as in `ops/gate.py`."""
         value = replace(self._like(output, source), columns=self.columns(source) // 2)
-        return self._add("gate", (source,), value, activation=activation)
+        return self._add("gate", (source,), value, (), activation=activation, **attributes)
 
     def activate(self, output: str, source: str, activation: str) -> str:
         """Append an activation of each element."""

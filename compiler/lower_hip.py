@@ -106,6 +106,39 @@ class HipPlanner(Planner):
             **more,
         )
 
+    def rows_of_waves(self, template: str, arguments: tuple[Argument, ...], **parameters: Parameter) -> None:
+        """Append a launch with a wave for each token."""
+        self.launch(
+            template, arguments, GridEntry(self.gpu.wave_size, 1, "tokens"), wave_size=self.gpu.wave_size, **parameters
+        )
+
+    def expert_matmul(self, arguments: tuple[Argument, ...], name: str, **parameters: Parameter) -> None:
+        """Append the launch of products with experts' matrices: each token's own, one by one.
+
+        Args:
+            arguments: weights, activations, what `route` made, out, bias, scale.
+            name: of the weight.
+            parameters: what is special to the product.
+        """
+        weight = self.weight_parameters(name)
+        rows, columns = int(parameters["rows"]), int(weight["columns"])
+        weight_format = FORMATS[str(weight["weight_type"])]
+        tiles = -(-rows // LANE_ROWS) + bool(rows % LANE_ROWS)  # an expert may begin within one
+        row_tiles = self.gpu.wave_size // LANE_ROWS
+        groups = -(-tiles // row_tiles)
+        slices = num_slices(rows, columns, max(64, weight_format.columns), self._most_slices(columns))
+        self.launch(
+            "expert_gemv",
+            arguments,
+            GridEntry(slices * self.gpu.wave_size, groups * int(parameters["used"]), "tokens"),
+            slices=slices,
+            row_tiles=row_tiles,
+            tile_groups=groups,
+            dot="none" if weight_format.is_float else self.gpu.dot,
+            **parameters,
+            **weight,
+        )
+
     def _most_slices(self, columns: int) -> int:
         """Return the most waves that share a row of `columns`, 0 as 1; whatever the tokens, as it decides the bits."""
         tuning, most = self.tuning, _MAX_THREADS // self.gpu.wave_size

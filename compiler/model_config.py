@@ -28,6 +28,27 @@ class LayerConfig:
     rope_dim: int
     rope_table: str
     window: int
+    num_experts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """The experts of the feed-forwards of a model, and how they are chosen, see `ops/route.py`.
+
+    Attributes:
+        used: of all, by a token.
+        intermediate_size: of each.
+        shared_size: width of the inside of what all tokens go to beside them; 0: there is none.
+    """
+
+    used: int
+    intermediate_size: int
+    shared_size: int
+    scoring: str
+    normalise: bool
+    scale: float
+    groups: int
+    groups_used: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +79,7 @@ class ModelConfig:
         max_seq_len: tokens of context that the model was trained for.
         rope_theta: base of the rotary frequencies.
         norm_epsilon: added to the mean square, or the variance, in every norm.
+        norm: kind of norms, where a file says another than its architecture usually has; "": the usual.
         rope_style: which elements rotate together, see `Architecture`.
         rope_dim: elements at a head's front that rotate; even, at most `head_dim`; 0: none.
         rope_scaling: see `RopeScaling`.
@@ -74,6 +96,9 @@ class ModelConfig:
         logit_softcap: as `attention_softcap`, of logits.
         per_layer_size: of the embedding that each layer has of its own; 0: there are none.
         parallel: attention and feed-forward read the residual stream as it is before both.
+        num_experts: of a feed-forward that has some in its stead.
+        experts: what they are, where there are some.
+        gate_limits: of each layer's experts, where they have some, see `ops/gate.py`; 0: none.
         xielu: of each layer, where that is the activation.
         by_layer: field of `LayerConfig` to its value in each layer, where layers differ; the field of that name here
             then is the largest.
@@ -98,6 +123,7 @@ class ModelConfig:
     rope_dim: int
     rope_scaling: RopeScaling
     tie_word_embeddings: bool
+    norm: str = ""
     value_dim: int = 0
     rope_table: str = "rope_table"
     window: int = 0
@@ -111,6 +137,9 @@ class ModelConfig:
     logit_softcap: float = 0.0
     per_layer_size: int = 0
     parallel: bool = False
+    num_experts: int = 0
+    experts: Experts | None = None
+    gate_limits: tuple[float, ...] = ()
     xielu: tuple[Xielu, ...] = ()
     by_layer: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     further_tables: Mapping[str, PositionTable] = field(default_factory=dict)

@@ -37,6 +37,8 @@ class WeightTensor:
         shape: of the weight, [rows, columns] or [elements].
         first: row of the tensor, or element, that the weight begins with.
         form: see `Architecture.forms`.
+        every: rows of the tensor from one expert's first to the next one's, where others' stand between; 0: none do.
+        height: of each expert's rows.
         repeat: how often each row, or element, stands in the weight, one behind the other.
     """
 
@@ -45,6 +47,8 @@ class WeightTensor:
     first: int = 0
     form: WeightForm = "stored"
     repeat: int = 1
+    every: int = 0
+    height: int = 0
 
     @property
     def name(self) -> str:
@@ -74,11 +78,21 @@ class WeightTensor:
 
     def read_rows(self, source: ModelSource, first: int, count: int) -> npt.NDArray[np.uint8]:
         """Copy rows of a matrix, uint8[count, bytes of a row]; raises as `read`."""
+        if self.every:
+            return np.concatenate(list(self._experts_rows(source, first, first + count)))
         start, end = first // self.repeat, -(-(first + count) // self.repeat)
         rows = source.read_rows(self.name, self.first + start, end - start)
         if self.repeat == 1:
             return rows
         return np.repeat(rows, self.repeat, axis=0)[first - start * self.repeat :][:count]
+
+    def _experts_rows(self, source: ModelSource, first: int, end: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield rows from `first` to `end`, those of one expert at a time."""
+        while first < end:
+            expert, row = divmod(first, self.height)
+            count = min(self.height - row, end - first)
+            yield source.read_rows(self.name, self.first + expert * self.every + row, count)
+            first += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,8 @@ class _Place:
     optional: bool
     form: WeightForm = "stored"
     repeat: int = 1
+    every: int = 0
+    height: int = 0
 
 
 def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, WeightTensor]:
@@ -108,7 +124,9 @@ def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, Wei
             found[place.role] = WeightTensor(TensorInfo("", place.shape, Quant.F32), place.shape, 0, "ones")
         elif place.role.rsplit(".", 1)[-1] not in unread and (place.name in source.tensors or not place.optional):
             tensor = source.tensor(place.name)
-            found[place.role] = WeightTensor(tensor, place.shape, place.first, place.form, place.repeat)
+            found[place.role] = WeightTensor(
+                tensor, place.shape, place.first, place.form, place.repeat, place.every, place.height
+            )
     return found
 
 
@@ -147,6 +165,12 @@ def _places_of(
     shape, name = shapes[role], row.tensor_name(role, layer)
     own, optional = prefix + role, role in row.optional
     form = row.forms.get(role, "stored")
+    if len(shape) == 3:
+        yield from _experts_places(source, row, shapes, role, layer, prefix)
+        return
+    if role == "shared_gate":
+        yield _Place(own, name, shape, shape[1:], 0, optional)
+        return
     if form == "first_row":
         stored = source.tensors.get(name)
         whole = (stored.shape[0], *shape) if stored is not None and len(stored.shape) == 2 else shape
@@ -166,6 +190,22 @@ def _places_of(
     if len(roles) > 1 and f"{base}.bias" not in source.tensors:
         base, first, rows = name.removesuffix(".weight"), 0, shape[0]
     yield _Place(f"{own}_bias", f"{base}.bias", shape[:1], (rows,), first, True)
+
+
+def _experts_places(
+    source: ModelSource, row: Architecture, shapes: Shapes, role: str, layer: int, prefix: str
+) -> Iterator[_Place]:
+    """Yield the places of all experts' matrices of a role, stacked, of their biases, and of their scales."""
+    experts, rows, columns = shapes[role]
+    base, roles = _holder(source, row, shapes, role, layer)
+    heights = [shapes[one][1] for one in roles]
+    first, every = sum(heights[: roles.index(role)]), sum(heights)
+    apart = (every, rows) if len(roles) > 1 else (0, 0)
+    own, shape = prefix + role, (experts * rows, columns)
+    yield _Place(own, f"{base}.weight", shape, (experts, every, columns), first, False, "stored", 1, *apart)
+    if len(roles) == 1:
+        yield _Place(f"{own}_bias", f"{base}.bias", shape[:1], (experts, rows), 0, True)
+    yield _Place(f"{own}_scale", f"{base}.scale", (experts,), (experts,), 0, True)
 
 
 def _holder(

@@ -11,6 +11,8 @@ from .ops import (
     add,
     attention,
     embedding,
+    expert_linear,
+    expert_sum,
     gate,
     gate_up,
     linear,
@@ -20,6 +22,7 @@ from .ops import (
     position_embedding,
     quantize,
     rope_kv,
+    route,
     sample,
     xielu,
 )
@@ -29,6 +32,8 @@ _MODULES = (
     add,
     attention,
     embedding,
+    expert_linear,
+    expert_sum,
     gate,
     gate_up,
     linear,
@@ -38,6 +43,7 @@ _MODULES = (
     position_embedding,
     quantize,
     rope_kv,
+    route,
     sample,
     xielu,
 )

@@ -75,7 +75,8 @@ def fuse_gate_up(graph: Graph) -> Graph:
     for node in graph.nodes:
         last = nodes[-1] if nodes else None
         fits = graph.values[node.output].columns % BLOCK_COLUMNS == 0
-        if node.op == "gate" and fits and last is not None and _is_gate_and_up(graph, last):
+        plain = node.op == "gate" and len(node.attributes) == 1
+        if plain and fits and last is not None and _is_gate_and_up(graph, last):
             nodes[-1] = Node("gate_up", last.inputs, node.output, last.weights, node.attributes)
         else:
             nodes.append(node)

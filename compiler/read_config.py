@@ -18,6 +18,7 @@ from .model_config import ModelConfig
 from .model_source import ModelSource, checked_int
 from .model_tensors import check_tensors
 from .models.architecture import Architecture
+from .read_experts import with_experts
 from .read_head import read_head
 from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling, with_temperatures, with_windows
 
@@ -82,6 +83,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
         **_numbers(gguf_file, row),
     )
     config = with_temperatures(gguf_file, row, with_windows(gguf_file, row, config))
+    config = with_experts(gguf_file, row, config)
     config = row.refine(gguf_file, config)
     config = replace(config, head=read_head(gguf_file, config))
     check_tensors(gguf_file, config)
@@ -122,10 +124,6 @@ def _architecture(gguf_file: ModelSource) -> Architecture:
 
 
 def _refuse_unsupported(gguf_file: ModelSource, row: Architecture) -> None:
-    experts = gguf_file.get_int(row.key("num_experts"), 0) if "num_experts" in row.keys else 0
-    if experts:
-        problem = f"expected a dense model, found a mixture of {experts} experts, which is not supported"
-        raise gguf_file.error(row.key("num_experts"), problem)
     if "causal" in row.keys and not gguf_file.get_bool(row.key("causal"), True):
         raise gguf_file.error(row.key("causal"), "expected causal attention, found an encoder")
 

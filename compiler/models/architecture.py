@@ -43,6 +43,21 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """How an architecture's experts are chosen, where its files have some; see `ops/route.py`.
+
+    Attributes:
+        scoring: where the file does not say.
+        normalise: None: the file says.
+        said: whether the file may say the scoring.
+    """
+
+    scoring: str = "softmax"
+    normalise: bool | None = True
+    said: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """What sets one architecture apart.
 
@@ -62,6 +77,7 @@ class Architecture:
         forms: role to how its numbers come from the file's, see `WeightForm`.
         defaults: what a hyperparameter is where its key is absent or 0.
         windows: see `Windows`; None: all layers see all positions.
+        mixture: see `Mixture`; None: it has no experts.
         refine: what the file's other facts make of the configuration that its keys say.
     """
 
@@ -77,6 +93,7 @@ class Architecture:
     forms: Mapping[str, WeightForm] = field(default_factory=dict)
     defaults: Mapping[str, float] = field(default_factory=dict)
     windows: Windows | None = None
+    mixture: Mixture | None = None
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read
 
     def key(self, hyperparameter: str) -> str:

@@ -14,6 +14,7 @@ from ..graph import LOGITS, TOKENS, Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
 from ..model_config import LayerConfig, ModelConfig
 from .architecture import Shapes
+from .experts import expert_feed_forward, expert_shapes
 
 QkNorm = Literal["", "head", "heads", "row", "hidden"]
 
@@ -32,6 +33,11 @@ class Style:
         qk_norm_kind: "rms" or "layer".
         qk_norm_after: it comes behind the rotation.
         both_ways: a position sees those after it too.
+        gate_limit: of experts' gates, see `ops/gate.py`, as `up_offset`; 0: none.
+        weighted_inputs: experts' weights multiply what they read, not what they make.
+        routed_by_input: experts are chosen by what the layer reads, before any norm.
+        dense_beside: a layer with experts may have a dense feed-forward beside them.
+        halved: what experts and the shared one make is taken by half.
     """
 
     activation: str = "silu"
@@ -42,6 +48,12 @@ class Style:
     qk_norm_kind: str = "rms"
     qk_norm_after: bool = False
     both_ways: bool = False
+    gate_limit: float = 0.0
+    up_offset: float = 0.0
+    weighted_inputs: bool = False
+    routed_by_input: bool = False
+    dense_beside: bool = False
+    halved: bool = False
 
 
 def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
@@ -59,8 +71,10 @@ def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
     if layer.num_heads:
         found |= dict.fromkeys(("attention_norm", "attention_norm_2", "attention_post_norm"), (hidden,))
         found |= _attention_shapes(style, config, layer)
-    if inner:
+    if inner or layer.num_experts:
         found |= dict.fromkeys(("ffn_norm", "ffn_post_norm"), (hidden,))
+    found |= expert_shapes(config, layer)
+    if inner and (style.dense_beside or not layer.num_experts):
         found |= {"ffn_gate": (inner, hidden), "ffn_up": (inner, hidden), "ffn_down": (hidden, inner)}
         found["ffn_divisors"] = (inner,)
     return found
@@ -122,10 +136,11 @@ def _norm(
 ) -> str:
     """Append a norm where the model has one; else return its source."""
     epsilon = style.post_epsilon if style.post_epsilon and "post" in role else config.norm_epsilon
+    kind = config.norm or style.norm
     if g.has(role):
-        return g.norm(output, source, role, epsilon, rows, kind=style.norm)
+        return g.norm(output, source, role, epsilon, rows, kind=kind)
     if role in style.weightless:
-        return g.norm(output, source, "", epsilon, rows, kind=style.norm)
+        return g.norm(output, source, "", epsilon, rows, kind=kind)
     return source
 
 
@@ -137,13 +152,36 @@ def _layer(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidd
         if g.has("attention_norm_2"):
             source = _norm(g, style, config, "attention_normed_2", hidden, "attention_norm_2")
         between = g.add("attention_residual", hidden, _attention(g, style, config, number, source))
-    if not has.intermediate_size:
+    if not has.intermediate_size and not has.num_experts:
         return between
     beside = normed != hidden and not g.has("ffn_norm") and "ffn_norm" not in style.weightless
     source = normed if beside else hidden if config.parallel else between
     source = _norm(g, style, config, "ffn_normed", source, "ffn_norm")
-    branch = _xielu_branch(g, config, number, source) if config.xielu else feed_forward(g, style, config, source)
-    return g.add("ffn_residual", between, branch)
+    return g.add("ffn_residual", between, _branch(g, style, config, number, source, hidden))
+
+
+def _branch(g: GraphBuilder, style: Style, config: ModelConfig, number: int, source: str, hidden: str) -> str:
+    """Append the feed-forward of a layer, of the kind that it has; `hidden` is what the layer reads."""
+    if config.xielu:
+        return _xielu_branch(g, config, number, source)
+    if not config.layer(number).num_experts:
+        return feed_forward(g, style, config, source)
+    found = expert_feed_forward(
+        g,
+        config,
+        source,
+        style.activation,
+        routed_by=hidden if style.routed_by_input else "",
+        weighted_inputs=style.weighted_inputs,
+        **_unusual(limit=config.gate_limits[number] if config.gate_limits else style.gate_limit),
+        **_unusual(up_offset=style.up_offset),
+    )
+    if g.has("ffn_up"):
+        dense = _feed_forward(g, style, config, source)
+        found = g.scaled("dense_and_experts", g.add("dense_beside_experts", dense, found), 0.5**0.5)
+    elif style.halved and g.has("ffn_up_shared"):
+        found = g.scaled("experts_halved", found, 0.5)
+    return _norm(g, style, config, "ffn_post_normed", found, "ffn_post_norm")
 
 
 def _attention(g: GraphBuilder, style: Style, config: ModelConfig, number: int, normed: str) -> str:
@@ -218,12 +256,15 @@ def _xielu_branch(g: GraphBuilder, config: ModelConfig, number: int, normed: str
 
 
 def feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:
-    """Append the feed-forward of `normed`, with a gate where the model has one."""
+    """Append the feed-forward of `normed`, with a gate where the model has one, and the norm behind it."""
+    return _norm(g, style, config, "ffn_post_normed", _feed_forward(g, style, config, normed), "ffn_post_norm")
+
+
+def _feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:
     if g.has("ffn_gate"):
         activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), style.activation)
     else:
         activated = g.activate("activated", g.linear("up", normed, "ffn_up"), style.activation)
     if g.has("ffn_divisors"):
         activated = g.scale_by("divided", activated, "ffn_divisors")
-    out = g.linear("ffn_out", activated, "ffn_down", scale=config.residual_scale)
-    return _norm(g, style, config, "ffn_post_normed", out, "ffn_post_norm")
+    return g.linear("ffn_out", activated, "ffn_down", scale=config.residual_scale)

@@ -33,6 +33,15 @@ TENSORS: Mapping[str, str] = MappingProxyType(
         "ffn_divisors": "blk.{layer}.ffn.act.scales",
         "ffn_down": "blk.{layer}.ffn_down.weight",
         "ffn_post_norm": "blk.{layer}.post_ffw_norm.weight",
+        "expert_router": "blk.{layer}.ffn_gate_inp.weight",
+        "expert_choice_bias": "blk.{layer}.exp_probs_b.bias",
+        "ffn_gate_experts": "blk.{layer}.ffn_gate_exps.weight",
+        "ffn_up_experts": "blk.{layer}.ffn_up_exps.weight",
+        "ffn_down_experts": "blk.{layer}.ffn_down_exps.weight",
+        "ffn_gate_shared": "blk.{layer}.ffn_gate_shexp.weight",
+        "ffn_up_shared": "blk.{layer}.ffn_up_shexp.weight",
+        "ffn_down_shared": "blk.{layer}.ffn_down_shexp.weight",
+        "shared_gate": "blk.{layer}.ffn_gate_inp_shexp.weight",
     }
 )
 """Role to tensor name; a role of each layer has `{layer}` in its name."""
@@ -41,6 +50,7 @@ FUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "blk.{layer}.attn_qkv": ("attention_q", "attention_k", "attention_v"),
         "blk.{layer}.ffn_up": ("ffn_gate", "ffn_up"),
+        "blk.{layer}.ffn_gate_up_exps": ("ffn_gate_experts", "ffn_up_experts"),
     }
 )
 """Tensors that may stand for several, whose rows they hold one after another."""
@@ -57,6 +67,12 @@ KEYS: Mapping[str, str] = MappingProxyType(
         "max_seq_len": "context_length",
         "norm_epsilon": "attention.layer_norm_rms_epsilon",
         "num_experts": "expert_count",
+        "experts_used": "expert_used_count",
+        "expert_scoring": "expert_gating_func",
+        "expert_normalise": "expert_weights_norm",
+        "expert_scale": "expert_weights_scale",
+        "expert_groups": "expert_group_count",
+        "expert_groups_used": "expert_group_used_count",
         "causal": "attention.causal",
         "rope_theta": "rope.freq_base",
         "rope_dim": "rope.dimension_count",

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..model_config import ModelConfig, RopeStyle
 from ..model_source import ModelSource
+from . import experts
 from . import refine as refined
-from .architecture import Architecture, WeightForm, Windows, as_read
+from .architecture import Architecture, Mixture, WeightForm, Windows, as_read
 from .decoder import Style, graph, shapes
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
 
@@ -44,6 +45,7 @@ def _row(
     no_keys: tuple[str, ...] = (),
     defaults: Mapping[str, float] | None = None,
     windows: Windows | None = None,
+    mixture: Mixture | None = None,
     fused: tuple[str, ...] = (),
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read,
     **style: Any,
@@ -62,6 +64,8 @@ def _row(
     """
     how = Style(**style)
     norms = ("attention_q_norm", "attention_k_norm") if how.qk_norm and "attention_q_norm" not in optional else ()
+    if mixture is not None:
+        also, optional = (*also, *experts.ROLES), (*optional, *experts.OPTIONAL)
     roles = {*_ALL, *also, *optional, *norms} - set(without)
     known = {**TENSORS, **(names or {})}
     windowed: tuple[str, ...] = ("window", "window_pattern") if windows else ()
@@ -82,6 +86,7 @@ def _row(
         forms or {},
         defaults or {},
         windows,
+        mixture,
         refine,
     )
 
@@ -90,14 +95,14 @@ _llama = partial(_row, rope_style="interleaved")
 _half = partial(_row, rope_style="half")
 
 ARCHITECTURES = (
-    _llama("llama", optional=_ROPE_FACTORS),
+    _llama("llama", optional=_ROPE_FACTORS, mixture=Mixture()),
     _half("qwen2"),
     _half("qwen3", qk_norm="head"),
     _half("qwen2vl", unread=("output_bias",), defaults={"norm_epsilon": 1e-6}),
     _half("qwen3vl", qk_norm="head"),
     _half("qwen3tts", qk_norm="head"),
     _half("seed_oss", names={"ffn_norm": "blk.{layer}.post_attention_norm.weight"}),
-    _llama("mistral3", optional=_ROPE_FACTORS, keys=("temperature_scale",)),
+    _llama("mistral3", optional=_ROPE_FACTORS, keys=("temperature_scale",), mixture=Mixture()),
     _llama("internlm2"),
     _llama("xverse"),
     _llama("ernie4_5", no_keys=("num_experts",)),
@@ -113,9 +118,15 @@ ARCHITECTURES = (
     _half("apertus", without=("ffn_gate",), optional=_ROPE_FACTORS, qk_norm="head", refine=refined.apertus),
     _llama("chatglm"),
     _half("phi3", optional=_ROPE_FACTORS[1:]),
-    _llama("granite", optional=_ROPE_FACTORS, keys=(*_SCALES, "rope_finetuned"), refine=refined.granite),
-    _llama("granitemoe", optional=_ROPE_FACTORS, keys=_SCALES, refine=refined.granite_scales),
-    _llama("minicpm", optional=_ROPE_FACTORS, keys=_SCALES[:3], refine=refined.minicpm),
+    _llama(
+        "granite",
+        optional=_ROPE_FACTORS,
+        keys=(*_SCALES, "rope_finetuned"),
+        refine=refined.granite,
+        mixture=Mixture(),
+    ),
+    _llama("granitemoe", optional=_ROPE_FACTORS, keys=_SCALES, refine=refined.granite_scales, mixture=Mixture()),
+    _llama("minicpm", optional=_ROPE_FACTORS, keys=_SCALES[:3], refine=refined.minicpm, mixture=Mixture()),
     _llama("maincoder", qk_norm="head", qk_norm_after=True),
     _half("hunyuan-dense", qk_norm="head", qk_norm_after=True, keys=("rope_alpha",), refine=refined.hunyuan),
     _half("hunyuan_vl", qk_norm="head", qk_norm_after=True, keys=("rope_alpha",), refine=refined.hunyuan),
@@ -123,6 +134,118 @@ ARCHITECTURES = (
     _half("plamo", without=("ffn_norm",)),
     _half("openelm", qk_norm="head"),
     _llama("deci", optional=_ROPE_FACTORS),
+    # Mixtures of experts.
+    _half("qwen2moe", mixture=Mixture(normalise=False)),
+    _half("qwen3moe", qk_norm="head", mixture=Mixture()),
+    _half("qwen3vlmoe", qk_norm="head", mixture=Mixture()),
+    _half("olmoe", qk_norm="row", mixture=Mixture(normalise=False)),
+    _half("phimoe", optional=_ROPE_FACTORS[1:], mixture=Mixture()),
+    _half(
+        "gpt-oss",
+        also=("attention_sinks",),
+        names={"ffn_norm": "blk.{layer}.post_attention_norm.weight"},
+        windows=Windows(2, theta=0.0),
+        activation="gelu_quick",
+        gate_limit=7.0,
+        up_offset=1.0,
+        mixture=Mixture("chosen", normalise=False),
+    ),
+    _half(
+        "dbrx",
+        names={"ffn_norm": "blk.{layer}.attn_output_norm.weight"},
+        keys=("qkv_clamp",),
+        norm="layer",
+        mixture=Mixture(),
+    ),
+    _half(
+        "exaone-moe",
+        optional=_ROPE_FACTORS,
+        qk_norm="head",
+        windows=Windows(4, 128, rotates_full=False, theta=0.0),
+        mixture=Mixture(normalise=None, said=True),
+    ),
+    _half(
+        "grok",
+        also=_POST,
+        optional=("ffn_gate", "ffn_up", "ffn_down"),
+        names={
+            "attention_post_norm": "blk.{layer}.attn_output_norm.weight",
+            "ffn_post_norm": "blk.{layer}.layer_output_norm.weight",
+        },
+        keys=("embedding_scale", "logit_scale", "attention_softcap", "logit_softcap"),
+        defaults={
+            "embedding_scale": 78.38367176906169,
+            "logit_scale": 0.5773502691896257,
+            "attention_scale": 0.08838834764831845,
+            "attention_softcap": 30.0,
+        },
+        activation="gelu",
+        dense_beside=True,
+        mixture=Mixture(),
+    ),
+    _half(
+        "afmoe",
+        also=(*_POST, "attention_gate"),
+        qk_norm="head",
+        windows=Windows(4, theta=0.0),
+        refine=refined.afmoe,
+        mixture=Mixture("sigmoid", normalise=None, said=True),
+    ),
+    _half(
+        "mellum",
+        qk_norm="head",
+        windows=Windows(4, scaled=False),
+        mixture=Mixture(),
+    ),
+    _half(
+        "hy_v3",
+        optional=_ROPE_FACTORS,
+        names={"expert_choice_bias": "blk.{layer}.exp_probs_b"},
+        qk_norm="head",
+        mixture=Mixture("sigmoid", normalise=None, said=True),
+    ),
+    _half(
+        "maple",
+        qk_norm="head",
+        windows=Windows(0, rotates_full=False, theta=0.0),
+        refine=refined.maple,
+        mixture=Mixture(),
+    ),
+    _half(
+        "smallthinker",
+        windows=Windows(4, theta=0.0, first=True),
+        refine=refined.smallthinker,
+        activation="relu",
+        routed_by_input=True,
+        mixture=Mixture(said=True),
+    ),
+    _llama(
+        "cohere2moe",
+        without=("ffn_norm",),
+        optional=_ROPE_FACTORS,
+        keys=("logit_scale",),
+        windows=Windows(4, rotates_full=False, first=True),
+        refine=refined.cohere2moe,
+        norm="layer",
+        halved=True,
+        mixture=Mixture("sigmoid", normalise=None, said=True),
+    ),
+    _llama("deepseek", mixture=Mixture(normalise=False)),
+    _llama("bailingmoe", mixture=Mixture(normalise=None)),
+    _half("bailingmoe2", qk_norm="head", mixture=Mixture(normalise=None, said=True)),
+    _half("dots1", qk_norm="head", mixture=Mixture(normalise=None, said=True)),
+    _llama("ernie4_5-moe", mixture=Mixture()),
+    _half("minimax-m2", qk_norm="row", mixture=Mixture(said=True)),
+    _half(
+        "glm4moe",
+        optional=("attention_q_norm", "attention_k_norm"),
+        names={"ffn_norm": "blk.{layer}.post_attention_norm.weight"},
+        qk_norm="head",
+        mixture=Mixture("sigmoid", normalise=None, said=True),
+    ),
+    _half("hunyuan-moe", qk_norm="head", qk_norm_after=True, mixture=Mixture()),
+    _half("rnd1", qk_norm="head", no_keys=("causal",), both_ways=True, mixture=Mixture()),
+    _half("llada-moe", qk_norm="head", no_keys=("causal",), both_ways=True, mixture=Mixture(normalise=False)),
     # Norms behind attention and feed-forward alone.
     _half("olmo2", without=("attention_norm", "ffn_norm"), also=_POST, qk_norm="row", windows=Windows(4, scaled=False)),
     _half(

@@ -62,6 +62,36 @@ def exaone4(source: ModelSource, config: ModelConfig) -> ModelConfig:
     return replace(config, window=0, by_layer=of_layers, further_tables={})
 
 
+def afmoe(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Embeddings as Gemma's, and every fourth layer does not rotate."""
+    return every_fourth_without_rope(source, replace(config, embedding_scale=config.hidden_size**0.5))
+
+
+def maple(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Each layer has its limit of gates."""
+    return replace(config, gate_limits=_of_layers(source, f"{config.architecture}.swiglu_clamp_exp", config))
+
+
+def smallthinker(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """With windows, of 4096 whatever the file says, every fourth layer from the first on does not rotate."""
+    if not config.window:
+        return config
+    windows = tuple(4096 if config.layer(number).window else 0 for number in range(config.num_layers))
+    rotates = tuple(config.rope_dim if number % 4 else 0 for number in range(config.num_layers))
+    return replace(config, window=4096, by_layer={**config.by_layer, "window": windows, "rope_dim": rotates})
+
+
+def cohere2moe(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Leading dense layers rotate, whatever they see; norms are of the kind whose epsilon the file has."""
+    key = f"{config.architecture}.attention.layer_norm_rms_epsilon"
+    if key in source.metadata:
+        config = replace(config, norm="rms", norm_epsilon=source.get_float(key, minimum=1e-12, maximum=1))
+    leading = source.get_int(f"{config.architecture}.leading_dense_block_count", 0, 0, config.num_layers)
+    rotates = (config.layer(number).rope_dim for number in range(config.num_layers))
+    of_layers = tuple(config.rope_dim if number < leading else dim for number, dim in enumerate(rotates))
+    return replace(config, by_layer={**config.by_layer, "rope_dim": of_layers})
+
+
 def gemma(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Embeddings are multiplied by the root of their width; 27B scales scores by the width that heads share."""
     scale = 0.0

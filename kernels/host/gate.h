@@ -1,9 +1,27 @@
 /* out[t] = activation(gate[t]) * up[t], for weights whose types keep gate and up apart.
  *
- * Constants: COLUMNS, ACTIVATION_<NAME>. Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS].
+ * Constants: COLUMNS, ACTIVATION_<NAME>; where there are such LIMIT (of gate, and of up both ways) and UP_OFFSET (added
+ * to up). Arguments: x float32[T, 2 * COLUMNS] (gate, then up), out float32[T, COLUMNS].
  * A work item is one token.
  */
 #include "activation.h"
+
+#ifdef UP_OFFSET
+#define offset(x) ((x) + UP_OFFSET)
+#else
+#define offset(x) (x)
+#endif
+#ifdef LIMIT
+INLINE f32x16 at_most(f32x16 x)
+{
+    for (int i = 0; i < 16; i++) x[i] = x[i] > LIMIT ? LIMIT : x[i];
+    return x;
+}
+INLINE float within(float x) { return x > LIMIT ? LIMIT : x < -LIMIT ? -LIMIT : x; }
+#else
+#define at_most(x) (x)
+#define within(x) (x)
+#endif
 
 static int32_t gate_items(const struct step *step) { return step->num_tokens; }
 
@@ -16,8 +34,8 @@ static void gate_run(const struct step *step, void *const *arguments, int32_t be
             float g[16] = { 0 };
             const int32_t valid = int_min(16, COLUMNS - c);
             for (int32_t i = 0; i < valid; i++) g[i] = gate[c + i];
-            const f32x16 s = activation(load_f32(g));
-            for (int32_t i = 0; i < valid; i++) out[c + i] = s[i] * up[c + i];
+            const f32x16 s = activation(at_most(load_f32(g)));
+            for (int32_t i = 0; i < valid; i++) out[c + i] = s[i] * offset(within(up[c + i]));
         }
     }
 }

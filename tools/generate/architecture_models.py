@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.compiler.architectures import ARCHITECTURES
-from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.model_config import Experts, ModelConfig
 from rocmforge.compiler.models.architecture import Architecture
 from rocmforge.compiler.position_tables import RopeScaling
 
@@ -59,6 +59,28 @@ _LAYERS = {"baichuan": 40, "exaone4": 64}
 """How many a model has where four do not show what is special."""
 
 
+_EXPERTS = Experts(
+    used=2,
+    intermediate_size=32,
+    shared_size=0,
+    scoring="softmax",
+    normalise=True,
+    scale=1.0,
+    groups=1,
+    groups_used=1,
+)
+_NUM_EXPERTS = 8
+_SHARED_SIZE = 64
+_DENSE_TOO = ("granite", "granitemoe", "llama", "minicpm", "mistral3")
+"""Mixtures of which there are models without experts."""
+_LEADING_DENSE = (
+    *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "dots1", "ernie4_5-moe", "exaone-moe"),
+    *("glm4moe", "hy_v3"),
+)
+_SHARED = (*_LEADING_DENSE, "hunyuan-moe", "qwen2moe")
+_CHOICE_BIASED = ("afmoe", "bailingmoe2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "minimax-m2")
+
+
 # What published files have, and llama.cpp asks for, in a model that is not `whole`.
 _FUSED = {
     "attn_qkv": (
@@ -75,6 +97,7 @@ _FUSED = {
         "starcoder",
     ),
     "ffn_up": ("chatglm", "glm4", "phi3", "plamo3"),
+    "ffn_gate_up_exps": (),
 }
 _BIASED = (
     "bloom",
@@ -113,11 +136,13 @@ class Case:
     Attributes:
         keys: without the architecture's prefix.
         tensors: shapes by name; None: it has not that tensor.
+        experts: it has some, where there are models without.
     """
 
     architecture: str
     keys: Mapping[str, str | bool | int | float] = field(default_factory=dict)
     tensors: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+    experts: bool = False
 
 
 CASES: Mapping[str, Case] = {
@@ -147,6 +172,9 @@ CASES: Mapping[str, Case] = {
     "yarn-but-in-windows": Case("olmo2", _YARN),
     "without-rotation": Case("granite", {"rope.scaling.finetuned": False}, _NO_FACTORS),
     "alpha": Case("hunyuan-dense", {"rope.scaling.alpha": 3.0}),
+    "experts": Case("llama", tensors=_NO_FACTORS, experts=True),
+    "experts-scaled": Case("granitemoe", {"expert_weights_scale": 1.7}, _NO_FACTORS, experts=True),
+    "experts-in-groups": Case("bailingmoe2", {"expert_group_count": 4, "expert_group_used_count": 2}),
 }
 """Models whose files say more than the sizes, by what it is."""
 
@@ -154,7 +182,7 @@ CASES: Mapping[str, Case] = {
 def write_case(path: Path, name: str) -> Path:
     """Write one of `CASES`; returns `path`."""
     case = CASES[name]
-    return write_architecture(path, case.architecture, keys=case.keys, tensors=case.tensors)
+    return write_architecture(path, case.architecture, keys=case.keys, tensors=case.tensors, experts=case.experts)
 
 
 def write_architecture(
@@ -165,6 +193,7 @@ def write_architecture(
     num_layers: int | None = None,
     keys: Mapping[str, str | bool | int | float] | None = None,
     tensors: Mapping[str, tuple[int, ...] | None] | None = None,
+    experts: bool = False,
 ) -> Path:
     """Write a model of an architecture, the same bytes for the same arguments.
 
@@ -174,7 +203,7 @@ def write_architecture(
         whole: fused tensors stand for several, each tensor has a bias, and each matrix a scale.
         seed: of all weights.
         num_layers: default: as many as show what the architecture has.
-        keys: see `Case`, as `tensors`.
+        keys: see `Case`, as `tensors` and `experts`.
 
     Returns:
         `path`.
@@ -183,6 +212,8 @@ def write_architecture(
     config = replace(_SIZES, architecture=name, num_layers=num_layers or _LAYERS.get(name, 4))
     if name == "mpt":
         config = replace(config, num_kv_heads=config.num_heads)  # its norms know no groups
+    if row.mixture is not None and (experts or name not in _DENSE_TOO):
+        config = _with_experts(config)
     writer = gguf.GGUFWriter(path, name)
     _add_keys(writer, row, config)
     for key, value in (keys or {}).items():
@@ -196,6 +227,35 @@ def write_architecture(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _with_experts(config: ModelConfig) -> ModelConfig:
+    experts = replace(_EXPERTS, shared_size=_SHARED_SIZE if config.architecture in _SHARED else 0)
+    leading = int(config.architecture in _LEADING_DENSE)
+    layers = (0,) * leading + (_NUM_EXPERTS,) * (config.num_layers - leading)
+    return replace(config, num_experts=_NUM_EXPERTS, experts=experts, by_layer={"num_experts": layers})
+
+
+def _add_expert_keys(writer: gguf.GGUFWriter, row: Architecture, experts: Experts, num_layers: int) -> None:
+    numbers = {
+        "expert_count": _NUM_EXPERTS,
+        "expert_used_count": experts.used,
+        "expert_feed_forward_length": experts.intermediate_size,
+        "expert_shared_feed_forward_length": experts.shared_size,
+        "expert_shared_count": experts.shared_size // experts.intermediate_size,
+        "leading_dense_block_count": int(row.name in _LEADING_DENSE),
+        "interleave_moe_layer_step": 1,
+    }
+    for key, number in numbers.items():
+        writer.add_uint32(f"{row.name}.{key}", number)
+    assert row.mixture is not None
+    if row.mixture.said:
+        writer.add_uint32(row.key("expert_scoring"), 2)  # sigmoid
+    if row.mixture.normalise is None:
+        writer.add_bool(row.key("expert_normalise"), True)
+        writer.add_float32(row.key("expert_scale"), 1.5)
+    if row.name == "maple":
+        writer.add_array("maple.swiglu_clamp_exp", [1.5 + layer for layer in range(num_layers)])
 
 
 def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -> None:
@@ -222,6 +282,8 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
     if row.name == "apertus":
         for key, first in (("alpha_n", 0.6), ("alpha_p", 0.9), ("beta", 0.5), ("eps", -1e-6)):
             writer.add_array(f"xielu.{key}", [first * (1 + 0.25 * layer) for layer in range(config.num_layers)])
+    if config.experts is not None:
+        _add_expert_keys(writer, row, config.experts, config.num_layers)
     if "parallel" in row.keys:
         writer.add_bool(row.key("parallel"), True)
     if row.windows is not None and not row.windows.pattern:
@@ -245,10 +307,11 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, t
     found: dict[str, tuple[int, ...]] = {}
     for layer in range(config.num_layers):
         shapes = row.shapes(config, config.layer(layer))
-        left_out = {"output"} if row.name in _TIED else set()
+        left_out = _left_out(row.name)
         known = [role for role in row.tensors if role in shapes and row.forms.get(role) != "ones"]
         roles = {role: row.tensor_name(role, layer) for role in known if role not in left_out}
         sizes = {name: shapes[role] for role, name in roles.items()}
+        sizes |= {roles[role]: (config.hidden_size,) for role in ("shared_gate",) if role in roles}
         for role in (one for one, form in row.forms.items() if form == "repeated"):  # once for a head
             rows, *columns = shapes[role]
             sizes[roles[role]] = (rows // config.head_dim, *(columns or [1]))
@@ -258,25 +321,40 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, t
         for base, parts in row.fused.items():
             if not whole and row.name not in _FUSED[base.rsplit(".", 1)[-1]]:
                 continue
+            if parts[0] not in roles:
+                continue
             for part in set(parts) & set(roles):
                 sizes.pop(roles[part], None)
             name = base.replace("{layer}", str(layer))
-            sizes[f"{name}.weight"] = (sum(shapes[part][0] for part in parts), config.hidden_size)
+            first = shapes[parts[0]]
+            sizes[f"{name}.weight"] = (*first[:-2], sum(shapes[part][-2] for part in parts), first[-1])
         for name, shape in sizes.items():
             found[name] = shape
             if not name.endswith(".weight") or _stands_alone(row, name, layer):
                 continue
-            if whole or _is_biased(row.name, name):
-                found[name.replace(".weight", ".bias")] = (math.prod(shape),) if "norm" in name else shape[:1]
-            if whole and len(shape) == 2 and "norm" not in name:
-                found[name.replace(".weight", ".scale")] = (1,)
+            if (whole and "gate_up_exps" not in name) or _is_biased(row.name, name):
+                bias = (math.prod(shape),) if "norm" in name else shape[:-1]
+                found[name.replace(".weight", ".bias")] = bias
+            if whole and len(shape) > 1 and "norm" not in name:
+                found[name.replace(".weight", ".scale")] = shape[:1] if len(shape) == 3 else (1,)
     return found
+
+
+def _left_out(architecture: str) -> set[str]:
+    """Return the roles that a row knows and its published files lack."""
+    found = {"output"} if architecture in _TIED else set()
+    found |= set() if architecture in _CHOICE_BIASED else {"expert_choice_bias"}
+    return found | (set() if architecture == "qwen2moe" else {"shared_gate"})
 
 
 def _is_biased(architecture: str, name: str) -> bool:
     """Return whether a tensor has a bias in published files."""
     if name == "output.weight":
-        return architecture == "phi2"
+        return architecture in ("phi2", "phimoe")
+    if architecture == "gpt-oss":
+        return "norm" not in name and "gate_up_exps" not in name
+    if architecture == "phimoe":
+        return "exps" not in name and "gate_inp" not in name
     return architecture in _BIASED or (
         architecture in _BIASED_NORMS and "norm" in name and "attn_q" not in name and "attn_k" not in name
     )
@@ -289,6 +367,7 @@ def _stands_alone(row: Architecture, name: str, layer: int) -> bool:
         "position_embedding",
         "embedding_skip",
         "attention_sinks",
+        "shared_gate",
         *row.forms,
         *_ROPE_FACTORS,
     )
@@ -297,12 +376,14 @@ def _stands_alone(row: Architecture, name: str, layer: int) -> bool:
 
 def _values(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return numbers by which activations neither fade nor grow."""
-    if len(shape) == 2 and "norm" not in name:
-        deviation = 0.5 if "embd" in name else 1.2 * shape[1] ** -0.5
+    if len(shape) > 1 and "norm" not in name and not name.endswith(".bias"):
+        deviation = 0.5 if "embd" in name else 1.2 * shape[-1] ** -0.5
+        if "gate_inp" in name:
+            deviation *= 2  # a router that chooses
         if "attn_q" in name or "attn_k" in name:
             deviation *= 2  # attention that chooses: its logits hang on positions
         return random.normal(0, deviation, shape).astype(np.float32)
-    if name.endswith(".bias") or "sinks" in name:
+    if name.endswith((".bias", "exp_probs_b", "inp_shexp.weight")) or "sinks" in name:
         return random.normal(0, 0.3, shape).astype(np.float32)
     return random.uniform(0.6, 1.6, shape).astype(np.float32)  # norms, scales, divisors
 

@@ -20,6 +20,8 @@ MOST: Final = 8
 # What no import tells: kernels, and modules that tests reach by HTTP or by a command. The first that fits.
 # A test is named by the end of its path.
 TABLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "kernels/h*/expert_*.h": ("kernels/test_experts.py",),
+    "kernels/h*/route.h": ("kernels/test_experts.py",),
     "kernels/host/sample.h": ("kernels/test_sampling.py", "test_token_masks.py"),
     "kernels/host/program.h": ("test_host_program.py", "test_host_device.py"),
     # Either file alone is minutes: the kernel's own test comes first.

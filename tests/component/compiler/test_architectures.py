@@ -34,6 +34,8 @@ MODELS = {
     "talkie": 2,  # norms without weights, one behind the rotation, the embedding once more
     "muse-glimmer": 4,  # a gate of attention, and a layer without positions
     "phi3": 2,  # gate and up of one tensor
+    "gpt-oss": 2,  # experts with biases and held gates, chosen before their softmax
+    "dots1": 3,  # a dense layer, experts of sigmoids, and one that all share
     "bert": 2,  # an encoder: norms behind the sums, positions that see those after them
     "jina-bert-v2": 2,  # the same with ALiBi, and norms of whole rows
     "modern-bert": 4,  # windows to both sides

@@ -155,7 +155,6 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
     [
         ("general.architecture", "mamba", f"expected one of the {len(ARCHITECTURES)} architectures of docs/archi"),
         ("general.architecture", None, "expected a string, found nothing"),
-        ("llama.expert_count", 8, "expected a dense model, found a mixture of 8 experts"),
         ("llama.attention.causal", False, "expected causal attention"),
         ("llama.rope.scaling.type", "odd", "expected none, linear, yarn or longrope, found odd, which is not"),
         ("llama.attention.layer_norm_rms_epsilon", None, "expected a finite number, found nothing"),

@@ -22,7 +22,7 @@ def changed(source: ModelSource, meaning: Meaning, positions: int) -> Iterator[t
     if config.max_alibi_bias:
         flat = replace(config, max_alibi_bias=config.max_alibi_bias / 2)
         yield "ALiBi halved", Meaning.with_config(source, flat, positions)
-    if config.window:
+    if 0 < config.window < positions:
         by_layer = {name: values for name, values in config.by_layer.items() if name != "window"}
         whole = replace(config, window=0, by_layer=by_layer)
         yield "window dropped", Meaning.with_config(source, whole, positions)

@@ -1,0 +1,85 @@
+"""The feed-forward of a mixture: a token goes to some of many experts, and to one that all tokens share."""
+
+from __future__ import annotations
+
+from ..graph import Attribute
+from ..graph_builder import GraphBuilder
+from ..model_config import Experts, LayerConfig, ModelConfig
+from .architecture import Shapes
+
+ROLES = (
+    *("expert_router", "expert_choice_bias", "ffn_gate_experts", "ffn_up_experts", "ffn_down_experts"),
+    *("ffn_gate_shared", "ffn_up_shared", "ffn_down_shared", "shared_gate"),
+)
+"""Of weights that a layer of a mixture may have."""
+OPTIONAL = ("expert_choice_bias", "shared_gate")
+
+
+def expert_shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
+    """Return the shapes of a layer's experts: matrices are [experts, outputs, inputs]."""
+    experts, hidden, count = config.experts, config.hidden_size, layer.num_experts
+    if experts is None or not count:
+        return {}
+    inner, shared = experts.intermediate_size, experts.shared_size
+    found: dict[str, tuple[int, ...]] = {
+        "expert_router": (count, hidden),
+        "expert_choice_bias": (count,),
+        "ffn_gate_experts": (count, inner, hidden),
+        "ffn_up_experts": (count, inner, hidden),
+        "ffn_down_experts": (count, hidden, inner),
+    }
+    if shared:
+        found |= {"ffn_gate_shared": (shared, hidden), "ffn_up_shared": (shared, hidden)}
+        found |= {"ffn_down_shared": (hidden, shared), "shared_gate": (1, hidden)}
+    return found
+
+
+def expert_feed_forward(
+    g: GraphBuilder,
+    config: ModelConfig,
+    source: str,
+    activation: str,
+    *,
+    routed_by: str = "",
+    weighted_inputs: bool = False,
+    **gate: Attribute,
+) -> str:
+    """Append the experts' feed-forward of `source`, and the shared one's.
+
+    Args:
+        activation: of the gates.
+        routed_by: what the router reads, where that is something else.
+        weighted_inputs: the experts' weights multiply what they read.
+        gate: further attributes of gates, see `ops/gate.py`.
+    """
+    experts, count = config.experts, config.num_experts
+    assert experts is not None
+    logits = g.linear("router_logits", routed_by or source, "expert_router")
+    routed = g.route("routed", logits, experts.used, "expert_choice_bias", **_choice(experts))
+    weighted: dict[str, Attribute] = {"weighted": True} if weighted_inputs else {}
+    both = g.expert_linear("expert_gate_up", source, routed, count, "ffn_gate_experts", "ffn_up_experts", **weighted)
+    activated = g.gate("expert_activated", both, activation, **gate)
+    down = g.expert_linear("expert_down", activated, routed, count, "ffn_down_experts", each=True)
+    scaled: dict[str, Attribute] = {"scale": config.residual_scale} if config.residual_scale != 1 else {}
+    found = g.expert_sum("experts_out", down, routed, **weighted, **scaled)
+    if not experts.shared_size:
+        return found
+    both = g.linear("shared_gate_up", source, "ffn_gate_shared", "ffn_up_shared")
+    activated = g.gate("shared_activated", both, activation, **gate)
+    shared = g.linear("shared_out", activated, "ffn_down_shared", scale=config.residual_scale)
+    if g.has("shared_gate"):
+        opened = g.activate("shared_opened", g.linear("shared_gate_in", source, "shared_gate"), "sigmoid")
+        shared = g.mul("shared_gated", shared, opened)
+    return g.add("experts_and_shared", found, shared)
+
+
+def _choice(experts: Experts) -> dict[str, Attribute]:
+    """Return the attributes of the choice that are not what is usual."""
+    found: dict[str, Attribute] = {"scoring": experts.scoring}
+    if experts.normalise:
+        found["normalise"] = True
+    if experts.scale != 1:
+        found["scale"] = experts.scale
+    if experts.groups > 1:
+        found |= {"groups": experts.groups, "groups_used": experts.groups_used}
+    return found
