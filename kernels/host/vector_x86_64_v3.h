@@ -1,5 +1,5 @@
 /* 16-lane vectors on AVX2, FMA and F16C: two registers each. See vector.h. */
-#include <immintrin.h>
+#include "intrinsics.h"
 
 #define SIGNED_DOT_OFFSET 0
 #define ACCUMULATORS 6 /* vectors summed to at once: 12 of the 16 registers, the others hold operands */

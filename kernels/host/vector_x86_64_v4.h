@@ -1,5 +1,5 @@
 /* 16-lane vectors on AVX-512 with VNNI. See vector.h. */
-#include <immintrin.h>
+#include "intrinsics.h"
 
 #define SIGNED_DOT_OFFSET 128 /* dot_signed adds 128 to each weight: its caller takes 128 * sum away */
 #define ACCUMULATORS 8 /* vectors summed to at once: as many as hide the latency of an addition */
