@@ -5,21 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rocmforge.artifacts import writer as writer_module
 from rocmforge.artifacts.bundle import open_bundle, verify_bundle
 from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.artifacts.writer import BundleWriter
-from rocmforge.tests.support.bundle import content, no_exchange, write_bundle
+from rocmforge.tests.support.bundle import content, write_bundle
 
 
 @pytest.fixture
@@ -28,33 +26,6 @@ def quick_path() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
-
-
-def child(goal: Path, limit: int, swap: bool, code: bytes) -> int:
-    """Write a bundle in another process that kills itself at its `limit`th step; return its wait status."""
-    pid = os.fork()
-    if pid:
-        return os.waitpid(pid, 0)[1]
-    step = 0
-
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            nonlocal step
-            step += 1
-            if step == limit:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*args, **kwargs)
-
-        return counting
-
-    try:
-        for name in ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir", "close"):
-            setattr(os, name, counted(getattr(os, name)))
-        writer_module.exchange = counted(writer_module.exchange if swap else no_exchange)
-        write_bundle(goal, code)
-        os._exit(0)
-    finally:
-        os._exit(3)
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "mkdir", "rename", "open"])
@@ -107,30 +78,13 @@ def test_F60_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     verify_bundle(write_bundle(tmp_path / "m.rfb")).close()
 
 
-@pytest.mark.parametrize("swap", [True, False], ids=["exchange", "aside"])
-@pytest.mark.parametrize("old", [False, True], ids=["first", "again"])
-def test_F61_killed_at_every_step(quick_path: Path, swap: bool, old: bool) -> None:
-    goal = quick_path / "m.rfb"
-    wanted = content(write_bundle(quick_path / "undisturbed.rfb", b"new"))
-    killed = 0
-    for limit in range(1, 500):
-        if old:
-            write_bundle(goal, b"old")
-        before = content(goal)
-        status = child(goal, limit, swap, b"new")
-        if swap or not old:
-            assert content(goal) in (before, wanted)
-        # A rerun clears up after the dead one and gives the same bytes as an undisturbed one.
-        write_bundle(goal, b"new")
-        assert content(goal) == wanted
-        assert sorted(os.listdir(quick_path)) == ["m.rfb", "undisturbed.rfb"]
-        if status == 0:
-            break
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        killed += 1
-        if not old:
-            shutil.rmtree(goal)
-    assert 40 < killed < 499
+@pytest.mark.parametrize("swap", ["exchange", "aside"])
+@pytest.mark.parametrize("old", ["first", "again"])
+def test_F61_killed_at_every_step(quick_path: Path, swap: str, old: str) -> None:
+    command = [sys.executable, "-m", "rocmforge.tests.support.killed_writer", str(quick_path), swap, old]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 40 < int(done.stdout) < 499
 
 
 def test_F61_bundle_moved_aside_is_put_back(tmp_path: Path) -> None:
@@ -178,7 +132,7 @@ def test_F65_two_compiles_at_once(tmp_path: Path) -> None:
     write_bundle(goal, b"one")
     script = (
         "import sys; from pathlib import Path\n"
-        "from rocmforge.tests.unit.artifacts.test_bundle import write_bundle\n"
+        "from rocmforge.tests.support.bundle import write_bundle\n"
         "for _ in range(60): write_bundle(Path(sys.argv[1]), sys.argv[2].encode())\n"
     )
     writers = [
