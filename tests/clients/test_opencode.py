@@ -1,19 +1,35 @@
-"""opencode, an agent for the terminal, answers a real `run`: its own prompt and tools fill most of the context."""
+"""opencode, an agent for the terminal, answers a real `run`: its own prompt and tools fill most of the context.
+
+The model is SmolLM2 without most of its layers: what counts here is how much is read and found again, not what is said.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.clients.common import MODEL, QUESTION
-from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, serving
+from rocmforge.tests.support.programs import compiled
+from rocmforge.tests.support.shallow import first_layers
 
 MAX_TOKENS = 32
-# Prefill of some 7,700 tokens on a CPU: about a minute on two idle cores, much more on busy ones.
-RUN_SECONDS = 10 * PATIENCE_SECONDS
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def server(smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`rfc serve` of the first layers of SmolLM2, under its name: all of them take a minute for some 7,700 tokens."""
+    model = first_layers(smollm2_gguf, tmp_path_factory.mktemp("shallow") / f"{MODEL}.gguf", LAYERS)
+    with compiled(model, build_cache) as bundle, serving(bundle.path) as running:
+        yield running
 
 
 def settings(url: str) -> dict[str, Any]:
@@ -47,7 +63,7 @@ def run(url: str, node_folder: Path, tmp_path: Path, *arguments: str) -> subproc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=RUN_SECONDS,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from rocmforge.tests.support.once import made_once
 from rocmforge.tests.support.process import rfc
 from rocmforge.tools.generate.fixtures import write_model
 
 
 @pytest.fixture(scope="session")
-def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the next ones are: made with a cold cache by the process that first needs it, and copied by each."""
+
+    def make(goal: Path) -> None:
+        folder = goal.with_suffix(".partial")
+        folder.mkdir()
+        model = write_model(folder / "small.gguf")
+        done = rfc("compile", model, "--cache-dir", folder / "cache")
+        assert done.returncode == 0, done.stderr
+        folder.rename(goal)
+
+    made = made_once(tmp_path_factory, "e2e", make)
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("small") / "model"))
+
+
+@pytest.fixture(scope="session")
+def small_gguf(small_folder: Path) -> Path:
     """A generated llama model."""
-    return write_model(tmp_path_factory.mktemp("small") / "small.gguf")
+    return small_folder / "small.gguf"
 
 
 @pytest.fixture(scope="session")
-def small_bundle(small_gguf: Path) -> Path:
-    """Its bundle, made by `rfc compile` with a cold cache."""
-    goal = small_gguf.with_suffix(".rfb")
-    done = rfc("compile", small_gguf, "--cache-dir", small_gguf.parent / "cache")
-    assert done.returncode == 0, done.stderr
-    return goal
+def small_bundle(small_folder: Path) -> Path:
+    """Its bundle, made by `rfc compile`."""
+    return small_folder / "small.rfb"
 
 
 @pytest.fixture(scope="session")
-def small_cache(small_bundle: Path) -> Path:
+def small_cache(small_folder: Path) -> Path:
     """The build cache after that: it holds what the small model needs, and nothing else."""
-    return small_bundle.parent / "cache"
+    return small_folder / "cache"

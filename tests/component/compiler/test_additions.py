@@ -12,10 +12,12 @@ import gguf
 import numpy as np
 import pytest
 
-from rocmforge.tests.support.additions import changed, copy_package, edit, python, recipe
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.tests.support.additions import changed, copy_package, edit, keep_portable, python, recipe
 from rocmforge.tools.generate.fixtures import write_model
 
 Change = Callable[[gguf.ReaderTensor], tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]]
+Compile = Callable[..., Path]
 PROMPT = "[1, 5, 2, 9]"
 # The bundle's own records against the meaning of its graph: what the host's kernels make of the model.
 MEANING = f"""
@@ -58,15 +60,24 @@ def package(tmp_path: Path) -> Path:
     return copy_package(tmp_path, *ALL)
 
 
-def compiled(package: Path, model: Path, *archs: str) -> Path:
-    """A bundle that the copy made, and verified on each of its targets that can be run here."""
-    bundle = model.with_suffix(".rfb")
-    python(package, "-m", "rocmforge.cli", "compile", model, "-o", bundle, *(f"--arch={arch}" for arch in archs))
-    for arch in archs:
-        if arch != "gfx1251":
-            device = "host" if arch == "host" else f"emulated:{arch}"
-            python(package, "-m", "rocmforge.cli", "verify", bundle, "--device", device)
-    return bundle
+@pytest.fixture
+def compiled(build_cache: BuildCache) -> Compile:
+    """Makes a bundle by a copy of the package, and verifies it on each of its targets that can be run here. Kernels
+    that a change leaves as they are may lie in the cache: their keys hold all that they are made of."""
+
+    def make(package: Path, model: Path, *archs: str) -> Path:
+        keep_portable(package)
+        bundle = model.with_suffix(".rfb")
+        cache = f"--cache-dir={build_cache.root}"
+        options = ("-o", bundle, "--toolchain=zig", cache, *(f"--arch={arch}" for arch in archs))
+        python(package, "-m", "rocmforge.cli", "compile", model, *options)
+        for arch in archs:
+            if arch != "gfx1251":
+                device = "host" if arch == "host" else f"emulated:{arch}"
+                python(package, "-m", "rocmforge.cli", "verify", bundle, "--device", device)
+        return bundle
+
+    return make
 
 
 def golden(bundle: Path) -> Any:
@@ -93,7 +104,7 @@ def rewritten(path: Path, goal: Path, architecture: str, change: Change | None =
     return goal
 
 
-def test_an_architecture_of_a_known_family(package: Path, tmp_path: Path) -> None:
+def test_an_architecture_of_a_known_family(package: Path, compiled: Compile, tmp_path: Path) -> None:
     edit(
         package / "compiler/models/decoder_rows.py",
         (
@@ -107,7 +118,7 @@ def test_an_architecture_of_a_known_family(package: Path, tmp_path: Path) -> Non
     assert golden(compiled(package, cousin, "host")) == golden(compiled(package, known, "host"))
 
 
-def test_a_gate_activation(package: Path, tmp_path: Path) -> None:
+def test_a_gate_activation(package: Path, compiled: Compile, tmp_path: Path) -> None:
     """The cube of what is positive."""
     edit(
         package / "compiler/models/decoder_rows.py",
@@ -185,7 +196,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 """
 
 
-def test_an_operation(package: Path, tmp_path: Path) -> None:
+def test_an_operation(package: Path, compiled: Compile, tmp_path: Path) -> None:
     """Embeddings that are scaled."""
     (package / "compiler/ops/scale.py").write_text(SCALE)
     (package / "kernels/host/scale.h").write_text(SCALE_HOST)
@@ -229,7 +240,7 @@ def as_q8_1(tensor: gguf.ReaderTensor) -> tuple[np.ndarray[Any, Any], gguf.GGMLQ
     return data.reshape(len(tensor.data), -1), gguf.GGMLQuantizationType.Q8_1
 
 
-def test_a_weight_format_of_a_known_family(package: Path, tmp_path: Path) -> None:
+def test_a_weight_format_of_a_known_family(package: Path, compiled: Compile, tmp_path: Path) -> None:
     edit(
         package / "artifacts/formats.py",
         (
@@ -250,7 +261,7 @@ def test_a_weight_format_of_a_known_family(package: Path, tmp_path: Path) -> Non
     assert golden(compiled(package, other, "host", "gfx1100")) == golden(compiled(package, known, "host"))
 
 
-def test_a_gpu_of_a_known_family(package: Path, tmp_path: Path) -> None:
+def test_a_gpu_of_a_known_family(package: Path, compiled: Compile, tmp_path: Path) -> None:
     edit(
         package / "artifacts/targets.py",
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rocmforge.tests.support.additions import changed, copy_package, edit, python, recipe
+from rocmforge.tests.support.additions import changed, copy_package, edit, keep_portable, python, recipe
 from rocmforge.tools.generate.fixtures import write_model
 
 # top_a: tokens stay whose probability is at least so many times the square of the likeliest's.
@@ -84,9 +84,11 @@ def test_a_sampling_parameter(tmp_path: Path) -> None:
     edit(package / "kernels/host/sample.h", (HOST_KEPT, HOST + HOST_KEPT))
     edit(package / "kernels/hip/sample.h", (HIP_MIN_P, HIP_MIN_P + HIP))
     assert changed(package) == recipe("A sampling parameter")
+    keep_portable(package)
     model = write_model(tmp_path / "model.gguf", num_layers=1)
     bundle = model.with_suffix(".rfb")
-    python(package, "-m", "rocmforge.cli", "compile", model, "-o", bundle, "--arch=host", "--arch=gfx1100")
+    options = ("-o", bundle, "--arch=host", "--arch=gfx1100", "--toolchain=zig")
+    python(package, "-m", "rocmforge.cli", "compile", model, *options)
     found, (host, gpu) = json.loads(python(package, "-c", ASK, bundle))
     assert found == [0.25, TOO_LARGE] * 3 + [0.25] * 3
     for likeliest, narrowed, drawn in (host, gpu):
