@@ -22,7 +22,9 @@ no_gpu = pytest.mark.skipif(bool(installed_arches()), reason="this machine has a
 def fat(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model for a GPU and the host."""
     path = write_model(tmp_path_factory.mktemp("fat") / "fat.gguf", num_layers=1)
-    done = rfc("compile", path, "--arch", "gfx1100", "--arch", "host", "--cache-dir", build_cache.root)
+    done = rfc(
+        "compile", path, "--arch", "gfx1100", "--arch", "host", "--toolchain", "zig", "--cache-dir", build_cache.root
+    )
     assert done.returncode == 0, done.stderr
     return path.with_suffix(".rfb")
 
@@ -34,7 +36,7 @@ def gpu_only(fat: Path, build_cache: BuildCache) -> Path:
     done = rfc(
         "compile",
         fat.with_suffix(".gguf"),
-        *("-o", goal, "--arch", "gfx1100", "--toolchain", "auto", "--cache-dir", build_cache.root),
+        *("-o", goal, "--arch", "gfx1100", "--toolchain", "zig", "--cache-dir", build_cache.root),
     )
     assert done.returncode == 0, done.stderr
     return goal

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.support.process import Server, refused, rfc, serving, wait_until
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -178,9 +179,10 @@ def test_F127_several_devices(small_bundle: Path) -> None:
         assert server.stop() == 0
 
 
-def test_an_emulated_gpu_has_a_worker(tmp_path: Path) -> None:
+def test_an_emulated_gpu_has_a_worker(build_cache: BuildCache, tmp_path: Path) -> None:
     path = write_model(tmp_path / "gpu.gguf", num_layers=1)
-    assert rfc("compile", path, "--arch", "gfx1100").returncode == 0
+    built = rfc("compile", path, "--arch", "gfx1100", "--toolchain", "zig", "--cache-dir", build_cache.root)
+    assert built.returncode == 0, built.stderr
     options = ("--device", "emulated:gfx1100", "--max-context", 64, "--threads", 1)
     with serving(path.with_suffix(".rfb"), *options) as server:
         [pid] = workers_of(server)

@@ -68,9 +68,8 @@ def compiled(build_cache: BuildCache) -> Compile:
     def make(package: Path, model: Path, *archs: str) -> Path:
         keep_portable(package)
         bundle = model.with_suffix(".rfb")
-        cache = f"--cache-dir={build_cache.root}"
-        options = ("-o", bundle, "--toolchain=zig", cache, *(f"--arch={arch}" for arch in archs))
-        python(package, "-m", "rocmforge.cli", "compile", model, *options)
+        options = ("--toolchain=zig", f"--cache-dir={build_cache.root}", *(f"--arch={arch}" for arch in archs))
+        python(package, "-m", "rocmforge.cli", "compile", model, "-o", bundle, *options)
         for arch in archs:
             if arch != "gfx1251":
                 device = "host" if arch == "host" else f"emulated:{arch}"
