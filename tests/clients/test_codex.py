@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.clients.common import MODEL
 from rocmforge.tests.clients.forcing_proxy import ForcingProxy, forcing
 from rocmforge.tests.clients.programs import node_program, offline
@@ -113,10 +114,12 @@ def test_a_request_of_its_shape_and_what_follows(server: Server, choice: dict[st
 
 
 @pytest.fixture(scope="module")
-def long_server(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def long_server(
+    smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """SmolLM2 with a context that holds Codex's prompt."""
     bundle = tmp_path_factory.mktemp("codex") / "smollm2.rfb"
-    done = rfc("compile", smollm2_gguf, "-o", bundle, "--max-context", "16384")
+    done = rfc("compile", smollm2_gguf, "-o", bundle, "--max-context", "16384", "--cache-dir", build_cache.root)
     assert done.returncode == 0, done.stderr
     with serving(bundle, "--alias", f"{ALIAS}=smollm2") as server:
         yield server
