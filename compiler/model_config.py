@@ -90,6 +90,7 @@ class ModelConfig:
         residual_scale: by which what attention and feed-forward add to the residual stream is.
         attention_scale: by which scores are; 0: one over the root of `head_dim`.
         attention_softcap: a score s becomes softcap * tanh(s / softcap); 0: it does not.
+        value_scale: by which what attention makes of values is multiplied.
         max_alibi_bias: of ALiBi; 0: there is none.
         qkv_clamp: distance from 0 within which queries, keys and values are held; 0: they are not.
         logit_scale: by which logits are multiplied.
@@ -131,6 +132,7 @@ class ModelConfig:
     residual_scale: float = 1.0
     attention_scale: float = 0.0
     attention_softcap: float = 0.0
+    value_scale: float = 1.0
     max_alibi_bias: float = 0.0
     qkv_clamp: float = 0.0
     logit_scale: float = 1.0

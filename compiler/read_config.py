@@ -39,6 +39,7 @@ NUMBERS: Mapping[str, float] = MappingProxyType(
         "max_alibi_bias": 0.0,
         "qkv_clamp": 0.0,
         "residual_scale": 1.0,
+        "value_scale": 1.0,
     }
 )
 """Fields of `ModelConfig` that some files have a key for, and what they are without."""

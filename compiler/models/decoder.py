@@ -16,6 +16,7 @@ from ..model_config import LayerConfig, ModelConfig
 from .architecture import Shapes
 from .experts import expert_feed_forward, expert_shapes
 
+_MAVERICK_EXPERTS = 128  # Llama 4 with as many has no norms of queries and keys
 QkNorm = Literal["", "head", "heads", "row", "hidden"]
 
 
@@ -32,6 +33,8 @@ class Style:
             the whole "row", or over a row that is as wide as the residual stream ("hidden").
         qk_norm_kind: "rms" or "layer".
         qk_norm_after: it comes behind the rotation.
+        only_rotated: only heads that rotate have these norms; those that do not have temperatures, where there are some.
+        chunked: windows are chunks of as many positions, of which one sees its own.
         both_ways: a position sees those after it too.
         gate_limit: of experts' gates, see `ops/gate.py`, as `up_offset`; 0: none.
         weighted_inputs: experts' weights multiply what they read, not what they make.
@@ -47,6 +50,8 @@ class Style:
     qk_norm: QkNorm = ""
     qk_norm_kind: str = "rms"
     qk_norm_after: bool = False
+    only_rotated: bool = False
+    chunked: bool = False
     both_ways: bool = False
     gate_limit: float = 0.0
     up_offset: float = 0.0
@@ -72,7 +77,7 @@ def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
         found |= dict.fromkeys(("attention_norm", "attention_norm_2", "attention_post_norm"), (hidden,))
         found |= _attention_shapes(style, config, layer)
     if inner or layer.num_experts:
-        found |= dict.fromkeys(("ffn_norm", "ffn_post_norm"), (hidden,))
+        found |= dict.fromkeys(("ffn_norm", "ffn_post_norm", "experts_norm"), (hidden,))
     found |= expert_shapes(config, layer)
     if inner and (style.dense_beside or not layer.num_experts):
         found |= {"ffn_gate": (inner, hidden), "ffn_up": (inner, hidden), "ffn_down": (hidden, inner)}
@@ -104,7 +109,7 @@ def _attention_shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> 
         # Rows of a fused tensor that has as many of keys, and of values, as of queries, which no head reads.
         "attention_rest": (query - key, hidden),
     }
-    if style.qk_norm:
+    if style.qk_norm and (not style.only_rotated or (layer.rope_dim and config.num_experts != _MAVERICK_EXPERTS)):
         of_both = {"head": (layer.head_dim,) * 2, "hidden": (hidden,) * 2}.get(style.qk_norm, (query, key))
         found |= {"attention_q_norm": of_both[:1], "attention_k_norm": of_both[1:]}
     return found
@@ -152,12 +157,22 @@ def _layer(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidd
         if g.has("attention_norm_2"):
             source = _norm(g, style, config, "attention_normed_2", hidden, "attention_norm_2")
         between = g.add("attention_residual", hidden, _attention(g, style, config, number, source))
+    if g.has("experts_norm"):
+        return _beside(g, style, config, number, hidden, between)
     if not has.intermediate_size and not has.num_experts:
         return between
     beside = normed != hidden and not g.has("ffn_norm") and "ffn_norm" not in style.weightless
     source = normed if beside else hidden if config.parallel else between
     source = _norm(g, style, config, "ffn_normed", source, "ffn_norm")
     return g.add("ffn_residual", between, _branch(g, style, config, number, source, hidden))
+
+
+def _beside(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidden: str, between: str) -> str:
+    """Append a dense feed-forward, and experts that read what the layer does."""
+    dense = feed_forward(g, style, config, _norm(g, style, config, "ffn_normed", between, "ffn_norm"))
+    sums = g.add("ffn_residual", between, dense)
+    source = _norm(g, style, config, "experts_normed", hidden, "experts_norm")
+    return g.add("experts_residual", sums, expert_feed_forward(g, config, source, style.activation))
 
 
 def _branch(g: GraphBuilder, style: Style, config: ModelConfig, number: int, source: str, hidden: str) -> str:
@@ -190,7 +205,8 @@ def _attention(g: GraphBuilder, style: Style, config: ModelConfig, number: int, 
     if g.has("attention_gate"):
         gate = g.activate("attention_gate", g.linear("attention_gate_in", normed, "attention_gate"), "sigmoid")
         found = g.mul("gated", found, gate)
-    out = g.linear("attention_out", found, "attention_output", scale=config.residual_scale)
+    scale = config.residual_scale * config.value_scale
+    out = g.linear("attention_out", found, "attention_output", scale=scale)
     return _norm(g, style, config, "attention_post_normed", out, "attention_post_norm")
 
 
@@ -214,7 +230,7 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         qkv,
         norms,
         has.rope_table,
-        "temperatures" if "temperatures" in g.weights and has.rope_dim else "",
+        "temperatures" if "temperatures" in g.weights and bool(has.rope_dim) != style.only_rotated else "",
         rope_dim=has.rope_dim,
         interleaved=config.rope_style == "interleaved",
         epsilon=config.norm_epsilon,
@@ -229,7 +245,7 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         "attention_sinks" if g.has("attention_sinks") else "",
         scale=config.attention_scale or has.head_dim**-0.5,
         **_unusual(
-            window=has.window,
+            **{"chunk" if style.chunked else "window": has.window},
             softcap=config.attention_softcap,
             max_bias=config.max_alibi_bias,
             both_ways=style.both_ways,

@@ -33,6 +33,7 @@ TENSORS: Mapping[str, str] = MappingProxyType(
         "ffn_divisors": "blk.{layer}.ffn.act.scales",
         "ffn_down": "blk.{layer}.ffn_down.weight",
         "ffn_post_norm": "blk.{layer}.post_ffw_norm.weight",
+        "experts_norm": "blk.{layer}.ffn_norm_exps.weight",
         "expert_router": "blk.{layer}.ffn_gate_inp.weight",
         "expert_choice_bias": "blk.{layer}.exp_probs_b.bias",
         "ffn_gate_experts": "blk.{layer}.ffn_gate_exps.weight",
@@ -103,6 +104,7 @@ FURTHER_KEYS: Mapping[str, str] = MappingProxyType(
         "rope_finetuned": "rope.scaling.finetuned",
         "rope_theta_windowed": "rope.freq_base_swa",
         "temperature_scale": "attention.temperature_scale",
+        "value_scale": "attention.value_scale",
         "window": "attention.sliding_window",
         "window_pattern": "attention.sliding_window_pattern",
     }

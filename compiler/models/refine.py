@@ -9,8 +9,9 @@ from ...artifacts.errors import printable
 from ..arrays import is_array, np
 from ..model_config import ModelConfig, Xielu
 from ..model_source import ModelSource
-from ..position_tables import RopeScaling
+from ..position_tables import RopeScaling, Temperatures
 
+LLAMA4_CHUNK = 8192
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers
 
 
@@ -54,17 +55,39 @@ def every_fourth_without_rope(source: ModelSource, config: ModelConfig) -> Model
     return replace(config, by_layer={**config.by_layer, "rope_dim": rotates})
 
 
+def _without(config: ModelConfig, *names: str) -> dict[str, tuple[int | str, ...]]:
+    """Return what differs between layers, but for these."""
+    return {name: of_layers for name, of_layers in config.by_layer.items() if name not in names}
+
+
 def exaone4(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Only 32B, of 64 layers, has windows."""
     if config.num_layers == 64:
         return config
-    of_layers = {name: of for name, of in config.by_layer.items() if name not in ("window", "rope_dim", "rope_table")}
-    return replace(config, window=0, by_layer=of_layers, further_tables={})
+    return replace(config, window=0, by_layer=_without(config, "window", "rope_dim", "rope_table"), further_tables={})
 
 
 def afmoe(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Embeddings as Gemma's, and every fourth layer does not rotate."""
     return every_fourth_without_rope(source, replace(config, embedding_scale=config.hidden_size**0.5))
+
+
+def arctic(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """The inside of the dense feed-forward is as wide as the residual stream."""
+    return replace(config, intermediate_size=config.hidden_size)
+
+
+def llama4(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Chunks are of 8192 positions, whatever the file says, unless that is none; every fourth layer sees all, does not
+    rotate, and has temperatures."""
+    key = f"{config.architecture}.attention.sliding_window"
+    if not source.get_int(key, LLAMA4_CHUNK, 0, 1 << 31):
+        return replace(config, window=0, by_layer=_without(config, "window", "rope_dim", "rope_table"))
+    windows = tuple(LLAMA4_CHUNK if config.layer(number).window else 0 for number in range(config.num_layers))
+    config = replace(config, window=LLAMA4_CHUNK, by_layer={**config.by_layer, "window": windows})
+    temperatures = Temperatures(0.1, LLAMA4_CHUNK, 1)
+    config = replace(config, further_tables={**config.further_tables, "temperatures": temperatures})
+    return every_fourth_without_rope(source, config)
 
 
 def maple(source: ModelSource, config: ModelConfig) -> ModelConfig:

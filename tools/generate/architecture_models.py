@@ -212,6 +212,8 @@ def write_architecture(
     config = replace(_SIZES, architecture=name, num_layers=num_layers or _LAYERS.get(name, 4))
     if name == "mpt":
         config = replace(config, num_kv_heads=config.num_heads)  # its norms know no groups
+    if name == "arctic":
+        config = replace(config, intermediate_size=config.hidden_size)
     if row.mixture is not None and (experts or name not in _DENSE_TOO):
         config = _with_experts(config)
     writer = gguf.GGUFWriter(path, name)
