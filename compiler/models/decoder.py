@@ -33,7 +33,7 @@ class Style:
             the whole "row", or over a row that is as wide as the residual stream ("hidden").
         qk_norm_kind: "rms" or "layer".
         qk_norm_after: it comes behind the rotation.
-        only_rotated: only heads that rotate have these norms; those that do not have temperatures, where there are some.
+        only_rotated: only heads that rotate have these norms, and only those that do not, temperatures.
         chunked: windows are chunks of as many positions, of which one sees its own.
         both_ways: a position sees those after it too.
         gate_limit: of experts' gates, see `ops/gate.py`, as `up_offset`; 0: none.
