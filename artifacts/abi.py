@@ -1,7 +1,8 @@
 """What the runtime hands to kernels: a step, and how its tokens are drawn, as tables of fields.
 
 The C header of each back end and the types of ctypes and NumPy are made of these tables: a field is added here alone,
-and the version of the back end's ABI is raised with it, here too.
+and the version of the back end's ABI is raised with it, here too. A field at the end of `STEP` that only kernels of
+layouts read which older runtimes refuse raises none: code of before stays as good as it is.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ STEP: Final = (
     Field("sampling", "struct sampling", "[R]", _CONSTANT),
     Field("sampled", "int32_t", "[R], out", _GLOBAL, written=True),
     Field("number", "uint64_t", "of the step, counted by the host", backends=_GPU),
+    Field("adapter_scales", "float", "[S, adapters]; 0: not in use; null: none is", _CONSTANT),
 )
 """One step over a batch of T tokens, S sequences and R rows of logits: `struct step`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -17,7 +18,10 @@ MAX_ARGUMENTS: Final = 8  # of a launch; kernels/host/program.h
 
 KV_DTYPES: Final = ("f16", "q8_0")
 KV_GROUP: Final = 32  # elements of a head that share a scale in q8_0, as in a GGUF
-GRID_ROWS: Final = ("tokens", "logits", "none")
+GRID_ROWS: Final = ("tokens", "logits", "none", "adapted_tokens", "adapted_logits")
+MAX_ADAPTERS: Final = 64
+ADAPTER_NAME: Final = re.compile(r"(?!latest$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+"""Names of adapters: without a colon, which stands before them in the name of a model, and not Ollama's tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class GridEntry:
     Attributes:
         threads: work items of a workgroup.
         x: workgroups in x.
-        rows: what counts in y: `tokens` or `logits` of the step, or `none`.
+        rows: what counts in y: `tokens` or `logits` of the step, or `none`; with `adapted_` before it, it is launched
+            only where a sequence of the step has an adapter.
         tile: of these, how many one workgroup takes: y = ceil(count / tile), and 1 for `none`.
         split: 0: z = 1; else z = ceil(longest context of the step / split).
         at_least: launched only where the count is not less (`none`: always),
@@ -190,7 +195,8 @@ class Layout:
 
     `final_norm` is None in bundles of format 1.0: they give no embeddings. `sampler` is None before format 1.3: see
     `find_sampler`. `head` is there, from format 1.4 on, where a model was made to embed or to rank. Where `both_ways`
-    (from 1.4 on) a position sees those after it, so a step has to hold all of a sequence.
+    (from 1.4 on) a position sees those after it, so a step has to hold all of a sequence. `adapters` (from 1.4 on) are
+    those that requests may ask for by these names, in the order of a step's scales.
     """
 
     tensors: tuple[TensorEntry, ...]
@@ -206,6 +212,7 @@ class Layout:
     sampler: Sampler | None = None
     head: Head | None = None
     both_ways: bool = False
+    adapters: tuple[str, ...] = ()
 
     def find_sampler(self) -> Sampler:
         """Return the sampler; before format 1.3 that is the last launch, whose first argument are the logits.

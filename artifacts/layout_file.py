@@ -20,10 +20,12 @@ from .checker import MAX_CHARS, MAX_ITEMS, Checker
 from .errors import BundleError
 from .head import check_head, encode_head, read_head
 from .layout import (
+    ADAPTER_NAME,
     GRID_ROWS,
     ITEM_BYTES,
     KV_DTYPES,
     KV_GROUP,
+    MAX_ADAPTERS,
     MAX_ARGUMENTS,
     NORM_KINDS,
     TENSOR_ALIGNMENT,
@@ -97,6 +99,8 @@ def encode_layout(layout: Layout) -> bytes:
         table["sampler"] = [layout.sampler.launch, layout.sampler.logits]
     if layout.both_ways:
         table["both_ways"] = 1
+    if layout.adapters:
+        table["adapters"] = list(layout.adapters)
     if layout.head is not None:
         table["head"] = encode_head(layout.head)
     encoded: bytes = msgpack.packb(table)
@@ -321,12 +325,22 @@ def _sampler(check: Checker, value: object) -> Sampler:
     return Sampler(check.integer(launch, "sampler.launch"), check.text(logits, "sampler.logits"))
 
 
+def _adapters(check: Checker, value: object) -> tuple[str, ...]:
+    names = check.array(value, "adapters", 1, MAX_ADAPTERS)
+    found = tuple(check.text(name, f"adapters[{index}]") for index, name in enumerate(names))
+    for index, name in enumerate(found):
+        if not ADAPTER_NAME.fullmatch(name) or name in found[:index]:
+            check.fail(f"adapters[{index}]", f"expected the name of an adapter, once, found {name!r}")
+    return found
+
+
 _PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
     "kv": _kv,
     "kv_caches": _kv_caches,
     "final_norm": _final_norm,
     "sampler": _sampler,
     "head": read_head,
+    "adapters": _adapters,
     "both_ways": lambda check, value: check.integer(value, "both_ways", 1, 1) == 1,
 }
 _Decoder = Callable[[Checker, object, str], _Entry]

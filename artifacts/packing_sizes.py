@@ -1,9 +1,10 @@
 """Bytes of a packed tensor, by packing and shape: what the compiler writes and the runtime expects.
 
-Packings: `f32`, `rope_table` and `temperatures` are plain float32; `rows16_<type>` has rows in tiles of 16, all full;
-`rows16_pairs_<type>` holds two matrices of equal size, tiles of the one and the other in turn, two of each
-(kernels/host/weights_quantized.h, weights_float.h, gate_up.h). `lanes32_<type>` and `lanes32_pairs_<type>` are the same
-in tiles of 32, pairs one by one (kernels/hip/weights_quantized.h, weights_float.h).
+Packings: `f32`, `rope_table` and `temperatures` are plain float32, `f16` is plain float16, `i32` plain int32.
+`rows16_<type>` has rows in tiles of 16, all full; `rows16_pairs_<type>` holds two matrices of equal size, tiles of the
+one and the other in turn, two of each (kernels/host/weights_quantized.h, weights_float.h, gate_up.h). `lanes32_<type>`
+and `lanes32_pairs_<type>` are the same in tiles of 32, pairs one by one (kernels/hip/weights_quantized.h,
+weights_float.h).
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ def packed_bytes(packing: str, shape: tuple[int, ...]) -> int:
     Raises:
         ValueError: there is no such packing, or it cannot hold that shape.
     """
-    if packing in ("f32", "temperatures"):
+    if packing in ("f32", "temperatures", "i32"):
         return 4 * math.prod(shape)
+    if packing == "f16":
+        return 2 * math.prod(shape)
     if packing == "rope_table":
         if len(shape) != 2 or shape[1] % 2:
             raise ValueError("expected positions by an even number of cosines and sines")

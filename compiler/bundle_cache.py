@@ -45,7 +45,8 @@ def cached_bundle(
     model = options.model
     identity = _identity(model)
     files = (options.tokenizer, options.chat_template, *options.changes.files())
-    changed = [options.changes.quantize, *(lora.scale for lora in options.changes.loras)]
+    changed: list[object] = [options.changes.quantize, *(lora.scale for lora in options.changes.loras)]
+    changed += [[one.name, one.file.scale] for one in options.changes.adapters]
     decided = [options.archs, options.max_context, options.toolchain, options.kv_dtype, options.tuning.to_json()]
     chosen = json.dumps([*decided, *changed, *(_identity_of_file(path) if path else () for path in files)])
     goal = root / "bundles" / f"{cache_key(*identity, chosen, __version__)[:32]}.rfb"

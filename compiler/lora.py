@@ -41,10 +41,11 @@ class LoraFile:
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What is added to a matrix: `left` @ `right`, float32[rows, rank] and float32[rank, columns]."""
+    """What is added to a matrix: `left` @ `right`, float32[rows, rank] and float32[rank, columns], times `factor`."""
 
     left: Floats
     right: Floats
+    factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class Adapter:
     matrices: Mapping[str, LowRank]
 
 
-def parse_lora(text: str) -> LoraFile:
-    """Return what FILE[:SCALE] says; a colon that no number follows is the name's.
+def parse_lora(text: str, option: str = "--lora") -> LoraFile:
+    """Return what FILE[:SCALE] says, the value of `option`; a colon that no number follows is the name's.
 
     Raises:
         UsageError: the scale is not finite.
@@ -74,7 +75,7 @@ def parse_lora(text: str) -> LoraFile:
     if scale is None:
         return LoraFile(Path(text))
     if not math.isfinite(scale):
-        raise UsageError(f"--lora: expected a finite scale, found {printable(number)}")
+        raise UsageError(f"{option}: expected a finite scale, found {printable(number)}")
     return LoraFile(Path(path), scale)
 
 
@@ -119,7 +120,8 @@ def low_rank(path: Path, base: ModelSource, name: str, pair: tuple[Floats, Float
     Args:
         path: the adapter, for messages.
         name: of the tensor, GGUF's.
-        pair: as `LowRank` has them, not yet multiplied by `factor`.
+        pair: left and right, as `LowRank` has them.
+        factor: see `LowRank`.
 
     Raises:
         InputError: the model has no such matrix, or one of another shape, or a number is not finite.
@@ -134,7 +136,7 @@ def low_rank(path: Path, base: ModelSource, name: str, pair: tuple[Floats, Float
         raise InputError(path, name, f"expected shape {list(shape)}, as the model has, found {list(found)}, {ranks}")
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise InputError(path, name, "expected finite numbers, found others")
-    return LowRank(np.ascontiguousarray(left * np.float32(factor)), np.ascontiguousarray(right))
+    return LowRank(np.ascontiguousarray(left), np.ascontiguousarray(right), factor)
 
 
 class MergedSource(DerivedSource):
@@ -160,7 +162,7 @@ class MergedSource(DerivedSource):
             rows = slice(start, min(start + step, first + count))
             values = read_float_rows(self.base, name, start, rows.stop - start).copy()
             for one in added:
-                _add(values, one.left[rows], one.right)
+                _add(values, one.left[rows] * np.float32(one.factor), one.right)
             if info.ggml_type is Quant.F16 and np.abs(values).max() > np.finfo(np.float16).max:
                 raise self.error(name, "expected merged weights that float16 holds, found larger ones")
             parts.append(quantize_rows(values, info.ggml_type))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..artifacts.errors import UsageError
 from .architectures import build_graph
-from .changes import NO_CHANGES, Changes, changed_source
+from .changes import NO_CHANGES, Changes, changed_source, kept_adapters
 from .chat_template import TemplateCheck, choose_template
 from .graph import Graph, Weight
+from .kept_adapters import KeptAdapters
 from .model_config import ModelConfig
 from .model_source import ModelSource
-from .model_tensors import weights_by_role
+from .model_tensors import weight_tensors, weights_by_role
 from .passes import run_passes
 from .progress import Progress
 from .read_config import read_config
@@ -62,7 +64,8 @@ class Model:
     Attributes:
         weights: every weight by its role; those of `ModelConfig.tables` the compiler makes itself.
         max_seq_len: positions of a sequence, as chosen.
-        changes: what was changed in the weights of its files, for the manifest.
+        changes: what was changed in the weights of its files, or kept beside them, for the manifest.
+        adapters: that requests may choose.
     """
 
     gguf: ModelSource
@@ -72,6 +75,7 @@ class Model:
     graph: Graph
     max_seq_len: int
     changes: Mapping[str, object] = field(default_factory=dict)
+    adapters: KeptAdapters = field(default_factory=KeptAdapters)
 
 
 def read_model(options: CompileOptions, progress: Progress, check_template: TemplateCheck | None = None) -> Model:
@@ -86,8 +90,11 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     tokenizer = source_tokenizer(source, options.tokenizer)
     tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
     weights = weights_by_role(gguf, config)
-    graph = run_passes(build_graph(config, weights))
-    return Model(gguf, config, tokenizer, weights, graph, _max_seq_len(options, config, progress), changes)
+    adapters, kept = kept_adapters(gguf, options.changes)
+    adapt = partial(adapters.place, tensors=weight_tensors(gguf, config)) if kept else None
+    graph = run_passes(build_graph(config, weights), adapt)
+    length = _max_seq_len(options, config, progress)
+    return Model(gguf, config, tokenizer, weights, graph, length, changes | kept, adapters)
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:

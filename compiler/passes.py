@@ -149,8 +149,14 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
 )
 
 
-def run_passes(graph: Graph) -> Graph:
-    """Run all passes in order, and verify the graph after each."""
+def run_passes(graph: Graph, adapt: Callable[[Graph], Graph] | None = None) -> Graph:
+    """Run all passes in order, and verify the graph after each.
+
+    Args:
+        adapt: puts adapters behind products, once these are as they stay.
+    """
     for step in PASSES:
         graph = verify(step(graph))
+        if step is fuse_residuals and adapt is not None:
+            graph = verify(adapt(graph))
     return graph

@@ -102,6 +102,7 @@ def place_targets(built: Sequence[Built], model: Model, sink: Sink, progress: Pr
         model.max_seq_len,
         sink,
         lambda done: progress.advance(done >> 20),
+        model.adapters.made,
     )
     return [Placed(one, make_layout(one.lowered, model, entries)) for one in built]
 
@@ -126,6 +127,7 @@ def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) 
         sampler=plan.sampler,
         head=model.config.head,
         both_ways=both_ways,
+        adapters=model.adapters.names,
     )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ ROWS_AT_ONCE = 4096  # these, and elements, bound the memory of a repack
 ELEMENTS_AT_ONCE = 1 << 22
 
 _Part = Callable[[], npt.NDArray[np.generic]]
+Made = Mapping[str, npt.NDArray[Any]]
 _Packer = tuple[Callable[[Bytes, str, int], Bytes], Callable[[Bytes, Bytes], Bytes]]
 # By the packing's first part: rows into tiles, and two packed matrices into one of pairs.
 _PACKERS: Mapping[str, _Packer] = {
@@ -101,6 +103,7 @@ def write_weights(
     max_seq_len: int,
     sink: Sink,
     progress: Callable[[int], None],
+    made: Made = MappingProxyType({}),
 ) -> tuple[TensorEntry, ...]:
     """Pack and write tensors.
 
@@ -108,6 +111,7 @@ def write_weights(
         tensors: of one plan or of several, each once.
         max_seq_len: rows of tables by position.
         progress: called with the bytes written so far.
+        made: numbers of weights that are not the model's, as they are written.
     Returns:
         where each one lies.
     """
@@ -115,7 +119,7 @@ def write_weights(
     roles = weight_tensors(gguf, config)
     for tensor in tensors:
         offset = sink.align(TENSOR_ALIGNMENT)
-        for part in _in_order(_packed_parts(tensor, roles, gguf, config, max_seq_len)):
+        for part in _in_order(_packed_parts(tensor, roles, gguf, config, max_seq_len, made)):
             sink.write(np.ascontiguousarray(part).data.cast("B"))
             progress(sink.position)
         shape = config.tables()[tensor.sources[0]].shape(max_seq_len) if tensor.packing in PACKINGS else tensor.shape
@@ -148,8 +152,12 @@ def _packed_parts(
     gguf: ModelSource,
     config: ModelConfig,
     max_seq_len: int,
+    made: Made,
 ) -> Iterator[_Part]:
     """Yield what makes a tensor, some rows at a time, so that no whole one is ever held."""
+    if tensor.sources[0] in made:
+        yield lambda: made[tensor.sources[0]]
+        return
     if tensor.packing in PACKINGS:
         table = config.tables()[tensor.sources[0]]
         role = table.factors_role(max_seq_len)

@@ -59,6 +59,7 @@ class Batch:
         block_table: int32[S, P], physical blocks of the KV cache.
         logits_rows: int32[R], indices into the tokens.
         sampling: R entries.
+        adapter_scales: float32[S, adapters of the layout], what each is multiplied by; None: no sequence has any.
     """
 
     token_ids: Int32
@@ -67,6 +68,7 @@ class Batch:
     block_table: Int32
     logits_rows: Int32
     sampling: Sequence[RowSampling]
+    adapter_scales: Float32 | None = None
 
 
 @dataclass(frozen=True, slots=True)

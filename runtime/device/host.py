@@ -242,6 +242,7 @@ class HostProgram:
             batch.logits_rows.ctypes.data,
             ctypes.addressof(sampling),
             sampled.ctypes.data,
+            None if batch.adapter_scales is None else batch.adapter_scales.ctypes.data,
         )
         first, end = 0, len(self._launches)
         if any(isinstance(row.mask, PendingMask) for row in batch.sampling):

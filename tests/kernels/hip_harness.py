@@ -148,7 +148,9 @@ class Gpu:
         addresses = [self._upload(array, pointers) for array in arrays]
         addresses += [self._upload_sampling(sampling, masks, pointers), self._upload(sampled, pointers)]
         sampled_at = pointers[-1]
-        packed = struct.pack("<4i8Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses, STEP_NUMBER)
+        addresses.append(STEP_NUMBER)
+        addresses.append(0 if step.adapter_scales is None else self._upload(step.adapter_scales, pointers))
+        packed = struct.pack("<4i9Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
         values = [self._upload(np.frombuffer(packed, np.uint8), pointers)]
         for index, array in enumerate(arguments):
             values.append(0 if array is None else self._upload(array, pointers))
@@ -169,7 +171,8 @@ class Gpu:
                 self._check(self.api.hipHostFree(pointer))
 
     def _launch(self, kernel: KernelSpec, grid: GridEntry, step: Step, num_logits: int, values: list[int]) -> None:
-        count = {"tokens": step.num_tokens, "logits": num_logits, "none": 1}[grid.rows]
+        counts = {"tokens": step.num_tokens, "logits": num_logits, "none": 1}
+        count = counts[grid.rows.removeprefix("adapted_")]
         z = -(-(max(step.positions) + 1) // grid.split) if grid.split else 1
         self._check(self._start(kernel, (grid.x, -(-count // grid.tile), z), grid.threads, values, None))
 

@@ -57,7 +57,7 @@ class _Step(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_logits", "blocks_per_row", "reserved")),
         *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "rows", "block_table", "logits_rows")),
-        *((name, ctypes.c_void_p) for name in ("sampling", "sampled")),
+        *((name, ctypes.c_void_p) for name in ("sampling", "sampled", "adapter_scales")),
     )
 
 
@@ -79,6 +79,7 @@ class Step:
     rows: Sequence[int] = ()
     block_table: Sequence[Sequence[int]] = ((),)
     logits_rows: Sequence[int] = ()
+    adapter_scales: Float32 | None = None
 
 
 def spec(template: str, **parameters: Parameter) -> KernelSpec:
@@ -130,6 +131,8 @@ class Kernels:
         native = _Step(
             step.num_tokens, len(step.logits_rows), arrays[3].shape[-1], 0, *(array.ctypes.data for array in arrays)
         )
+        if step.adapter_scales is not None:
+            native.adapter_scales = step.adapter_scales.ctypes.data
         assert all(array is None or array.flags.c_contiguous for array in arguments)
         pointers = (ctypes.c_void_p * 8)(*(None if array is None else array.ctypes.data for array in arguments))
         where = ctypes.addressof(native), ctypes.addressof(pointers)

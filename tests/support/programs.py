@@ -8,6 +8,7 @@ import numpy as np
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.changes import NO_CHANGES, Changes
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
@@ -19,8 +20,14 @@ LEVELS = ("x86_64_v4", "x86_64_v3", "portable")
 BLOCK = 16
 
 
-def run(program: Program, chunks: list[tuple[int, int, list[int]]]) -> np.ndarray:
-    """One step over chunks (slot, start, token ids); float32[tokens, vocab], logits at every token."""
+def run(
+    program: Program, chunks: list[tuple[int, int, list[int]]], scales: list[list[float]] | None = None
+) -> np.ndarray:
+    """One step over chunks (slot, start, token ids), each with its scales of adapters.
+
+    Returns:
+        float32[tokens, vocab], logits at every token.
+    """
     width = 8
     tokens = [token for _, _, ids in chunks for token in ids]
     program.step(
@@ -31,15 +38,22 @@ def run(program: Program, chunks: list[tuple[int, int, list[int]]]) -> np.ndarra
             block_table=np.array([[slot * width + i for i in range(width)] for slot, _, _ in chunks], np.int32),
             logits_rows=np.arange(len(tokens), dtype=np.int32),
             sampling=[RowSampling()] * len(tokens),
+            adapter_scales=None if scales is None else np.array(scales, np.float32),
         )
     )
     return program.logits(len(tokens))
 
 
-def compiled(path: Path, cache: BuildCache) -> Bundle:
-    goal = path.with_suffix(".rfb")
+def compiled(
+    path: Path,
+    cache: BuildCache,
+    goal: Path | None = None,
+    changes: Changes = NO_CHANGES,
+    archs: tuple[str, ...] = ("host",),
+) -> Bundle:
+    goal = goal or path.with_suffix(".rfb")
     with PlainProgress() as progress:
-        compile_model(CompileOptions(path, goal), cache, progress, make_golden)
+        compile_model(CompileOptions(path, goal, archs, changes=changes), cache, progress, make_golden)
     return open_bundle(goal)
 
 

@@ -23,23 +23,27 @@ MAX_GRAPHS: Final = 128
 
 
 class StepShape(NamedTuple):
-    """What grids depend on: tokens, rows of logits, and the longest context in positions."""
+    """What grids depend on: tokens, rows of logits, the longest context in positions, whether there are adapters."""
 
     tokens: int
     logits: int
     context: int
+    adapted: bool = False
 
 
 def shape_of(batch: Batch) -> StepShape:
     """Return the shape of a batch."""
-    return StepShape(len(batch.token_ids), len(batch.logits_rows), int(batch.positions.max(initial=-1)) + 1)
+    context, adapted = int(batch.positions.max(initial=-1)) + 1, batch.adapter_scales is not None
+    return StepShape(len(batch.token_ids), len(batch.logits_rows), context, adapted)
 
 
 def grid_of(grid: GridEntry, shape: StepShape) -> tuple[int, int, int] | None:
     """Return the workgroups in x, y and z, or None where the kernel is not launched for such a step."""
     y = z = 1
     if grid.rows != "none":
-        count = shape.tokens if grid.rows == "tokens" else shape.logits
+        count = shape.tokens if grid.rows.endswith("tokens") else shape.logits
+        if grid.rows.startswith("adapted") and not shape.adapted:
+            return None
         if not max(grid.at_least, 1) <= count <= grid.at_most:
             return None
         y = -(-count // grid.tile)
@@ -128,7 +132,7 @@ class _Steps:
     def __init__(self, grids: Sequence[GridEntry], rows: str, most: int) -> None:
         ends = {1 << bit for bit in range(most.bit_length())}
         for grid in grids:
-            if grid.rows == rows:
+            if grid.rows.endswith(rows):
                 ends |= {grid.at_least - 1, grid.at_most}
         self._ends = sorted(end for end in ends | {most} if 1 <= end <= most)
 
@@ -168,7 +172,8 @@ class Graphs:
         if self._split:
             splits = -(-shape.context // self._split)
             context = max(shape.context, min(self._split << (splits - 1).bit_length(), self._max_context))
-        return StepShape(self._tokens.round_up(shape.tokens), self._logits.round_up(shape.logits), context)
+        tokens, logits = self._tokens.round_up(shape.tokens), self._logits.round_up(shape.logits)
+        return StepShape(tokens, logits, context, shape.adapted)
 
     def capture_usual(self) -> None:
         """Capture those of short contexts, for each number of sequences: memory that graphs take shows then.

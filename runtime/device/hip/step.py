@@ -119,7 +119,8 @@ def _place(sizes: Sequence[int], first: int) -> tuple[list[int], int]:
 
 
 def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
-    """Return what follows the header: five int32 arrays, the sampling records, then what each record points to."""
+    """Return what follows the header: five int32 arrays, the sampling records, what each record points to, and the
+    scales of adapters where there are some."""
     arrays: list[Int32] = [batch.token_ids, batch.positions, batch.rows, batch.block_table, batch.logits_rows]
     records = np.zeros(len(batch.logits_rows), SAMPLING)
     for record, row in zip(records, batch.sampling, strict=False):
@@ -127,6 +128,8 @@ def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
     pieces: list[npt.NDArray[Any]] = [*arrays, records]
     for row in batch.sampling:
         pieces += _pointed_at(row).values()
+    if batch.adapter_scales is not None:
+        pieces.append(batch.adapter_scales)
     return pieces
 
 
@@ -173,5 +176,7 @@ def _header(batch: Batch, addresses: Sequence[int], sampled: int, number: int, n
     names = ("token_ids", "positions", "rows", "block_table", "logits_rows", "sampling")
     for name, address in zip(names, addresses, strict=False):
         header[name] = address
+    if batch.adapter_scales is not None:
+        header["adapter_scales"] = addresses[-1]
     header["sampled"], header["number"], header["n_bytes"] = sampled, number, n_bytes
     return header

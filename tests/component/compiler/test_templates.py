@@ -69,6 +69,8 @@ TINY: Mapping[str, KernelSpec] = {
     ),
     "sample": spec("sample", vocab_size=50),
     "gate": spec("gate", columns=24, activation="silu"),
+    "lora_down": spec("lora_down", columns=24, adapters=2, num_segments=3, ranks=10, at_logits_rows=False),
+    "lora_up": spec("lora_up", columns=24, adapters=2, num_segments=3, ranks=10, at_logits_rows=True),
 }
 
 

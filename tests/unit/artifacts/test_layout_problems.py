@@ -179,7 +179,7 @@ def test_shapes_of_tensors(shape: tuple[int, ...]) -> None:
         ),
         (
             changed(launches=(LaunchEntry("a", (), GridEntry(1, 1, "rows")),)),
-            "launches[0].grid.rows: expected one of tokens, logits, none, found 'rows'",
+            "launches[0].grid.rows: expected one of tokens, logits, none, adapted_tokens, adapted_logits, found 'rows'",
         ),
         (
             changed(kv=dataclasses.replace(LAYOUT.kv, dtype="q4_0")),
@@ -293,7 +293,7 @@ def test_tables_that_promise_too_much_are_refused_by_their_count(table: str, hig
 
 def test_defaults_of_a_grid() -> None:
     assert GridEntry(64, 3) == GridEntry(64, 3, "none", 1, 0, 1, 2**31 - 1)
-    assert GRID_ROWS == ("tokens", "logits", "none")
+    assert GRID_ROWS == ("tokens", "logits", "none", "adapted_tokens", "adapted_logits")
 
 
 def test_keys_and_values_of_8_bits() -> None:

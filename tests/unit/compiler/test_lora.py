@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -21,61 +19,18 @@ from rocmforge.compiler.hugging_face.folder import open_folder
 from rocmforge.compiler.lora import LoraFile, parse_lora
 from rocmforge.compiler.model_source import ModelSource
 from rocmforge.compiler.sources import open_source
-from rocmforge.tests.support.hugging_face import folder_name, halves, write_folder
+from rocmforge.tests.support.adapters import (
+    DOWN,
+    EMBEDDING,
+    RANK,
+    Pairs,
+    Q,
+    pairs,
+    write_gguf_adapter,
+    write_peft_adapter,
+)
+from rocmforge.tests.support.hugging_face import write_folder
 from rocmforge.tools.generate.fixtures import write_model
-
-RANK = 4
-Q, DOWN, EMBEDDING = "blk.0.attn_q.weight", "blk.1.ffn_down.weight", "token_embd.weight"
-SHAPES = {Q: (64, 64), DOWN: (64, 128), EMBEDDING: (320, 64)}
-Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-def pairs(seed: int = 0, names: tuple[str, ...] = (Q, DOWN)) -> Pairs:
-    """A, float32[RANK, columns], and B, float32[rows, RANK], by GGUF's name of the tensor."""
-    random = np.random.default_rng(seed)
-    return {
-        name: (
-            random.normal(0, 0.3, (RANK, SHAPES[name][1])).astype(np.float32),
-            random.normal(0, 0.3, (SHAPES[name][0], RANK)).astype(np.float32),
-        )
-        for name in names
-    }
-
-
-def write_gguf_adapter(path: Path, adapter: Pairs, alpha: float | None = 8.0, **texts: str) -> Path:
-    writer = gguf.GGUFWriter(path, texts.get("architecture", "llama"))
-    writer.add_type(texts.get("kind", "adapter"))
-    writer.add_string("adapter.type", texts.get("kind_of", "lora"))
-    if alpha is not None:
-        writer.add_float32("adapter.lora.alpha", alpha)
-    for name, (a, b) in adapter.items():
-        turned = name == EMBEDDING
-        writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(b if turned else a))
-        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray((a.T if turned else b).astype(np.float16)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-PEFT = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "bias": "none", "use_dora": False, "alpha_pattern": {}}
-
-
-def write_peft_adapter(folder: Path, adapter: Pairs, **changes: object) -> Path:
-    """The same adapter, its rows of queries in the folder's order."""
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(PEFT | changes))
-    tensors: dict[str, np.ndarray] = {}
-    for name, (a, b) in adapter.items():
-        base = "base_model.model." + folder_name(name).removesuffix(".weight")
-        if name == EMBEDDING:
-            tensors |= {f"{base}.lora_embedding_A": b.T.copy(), f"{base}.lora_embedding_B": a.T.copy()}
-        else:
-            rows = halves(b, 4) if name == Q else b
-            tensors |= {f"{base}.lora_A.weight": a, f"{base}.lora_B.weight": rows}
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
 
 
 def merged(base: ModelSource, *loras: LoraFile) -> ModelSource:

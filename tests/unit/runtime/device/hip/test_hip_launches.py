@@ -40,11 +40,11 @@ def graphs(grids: list[GridEntry]) -> Graphs:
     return Graphs(FakeHip(), launches, LAYOUT, ctypes.c_void_p())
 
 
-@given(st.lists(GRIDS, max_size=6), st.integers(1, 8), st.integers(1, 128))
+@given(st.lists(GRIDS, max_size=6), st.integers(1, 8), st.integers(1, 128), st.booleans())
 def test_a_bucket_launches_the_same_kernels_on_grids_that_hold_the_step(
-    grids: list[GridEntry], tokens: int, context: int
+    grids: list[GridEntry], tokens: int, context: int, adapted: bool
 ) -> None:
-    shape = StepShape(tokens, tokens, context)
+    shape = StepShape(tokens, tokens, context, adapted)
     bucket = graphs(grids).bucket(shape)
     assert bucket is not None
     assert max(bucket.tokens, bucket.logits) <= LAYOUT.max_sequences

@@ -79,7 +79,7 @@ def test_each_array_lies_at_a_line_of_its_own(made: Made) -> None:
     sent = batch(5, 6, 7, 8, 9, rows=rows)
     made.step.write(sent)
     header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
-    assert STEP.itemsize == 80
+    assert STEP.itemsize == 88
     assert SAMPLING.itemsize == 112
     starts = {"token_ids": 128, "positions": 192, "rows": 256, "block_table": 320, "logits_rows": 512, "sampling": 576}
     assert {name: int(header[name]) - made.device for name in starts} == starts
