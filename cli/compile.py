@@ -29,6 +29,13 @@ from .options import CACHE_DIR, MAX_CONTEXT, default_threads, say
 @click.option("--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json.")
 @click.option("--chat-template", type=click.Path(path_type=Path), help="A file of Jinja, instead of the model's own.")
 @click.option("--lora", "loras", multiple=True, metavar="FILE[:SCALE]", help="An adapter to merge; may be several.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME=FILE[:SCALE]",
+    help="An adapter to keep for requests to choose; may be several.",
+)
 @click.option("--quantize", metavar="TYPE", help="Give the matrices this type, as Q8_0 or Q4_K.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="With --quantize: llama.cpp's importance matrix.")
 @click.option(
@@ -57,6 +64,7 @@ def compile_command(
     tokenizer: Path | None,
     chat_template: Path | None,
     loras: tuple[str, ...],
+    adapters: tuple[str, ...],
     quantize: str | None,
     imatrix: Path | None,
     toolchain: str,
@@ -85,6 +93,7 @@ def compile_command(
         tokenizer=tokenizer,
         chat_template=chat_template,
         loras=loras,
+        adapters=adapters,
         quantize=quantize,
         imatrix=imatrix,
         toolchain=toolchain,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=click.IntRange(0), default=50, show_default=True, help="0: off.")
 @click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME[:SCALE]", help="Of the bundle's; may be several.")
 @MAX_CONTEXT
 @on_device
 @CACHE_DIR
@@ -36,17 +37,19 @@ def run(
     top_k: int,
     top_p: float,
     seed: int | None,
+    adapters: tuple[str, ...],
     max_context: int | None,
     device: DeviceOptions,
     cache_dir: Path | None,
 ) -> None:
     """Continue PROMPT with a BUNDLE; without one, chat."""
     from ..runtime.engine.generation import SamplingParams
-    from ..runtime.terminal import RunOptions, run_bundle
+    from ..runtime.terminal import RunOptions, read_adapter, run_bundle
 
     sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     path = compiled(bundle, cache_dir, max_context)
-    run_bundle(RunOptions(path, prompt, max_tokens, sampling, device, max_context))
+    chosen = dict(map(read_adapter, adapters))
+    run_bundle(RunOptions(path, prompt, max_tokens, sampling, device, max_context, chosen))
 
 
 @click.command()

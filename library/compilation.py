@@ -37,6 +37,7 @@ def compile_bundle(
     tokenizer: str | os.PathLike[str] | None = None,
     chat_template: str | os.PathLike[str] | None = None,
     loras: Sequence[str] = (),
+    adapters: Sequence[str] = (),
     quantize: str | None = None,
     imatrix: str | os.PathLike[str] | None = None,
     toolchain: str = "auto",
@@ -56,6 +57,7 @@ def compile_bundle(
         tokenizer: a tokenizer.json to take instead of the model's.
         chat_template: a file of Jinja to take instead of the model's.
         loras: adapters to merge, `FILE` or `FILE:SCALE` each; see docs/sources.md.
+        adapters: that requests may choose, `NAME=FILE` or `NAME=FILE:SCALE` each; see docs/adapters.md.
         quantize: a type such as `Q4_K` that the matrices get; see docs/sources.md.
         imatrix: a file of llama.cpp's that says which columns matter when they are quantized.
         toolchain: `auto`, `clang`, `hipcc`, or for the host a C compiler.
@@ -71,6 +73,7 @@ def compile_bundle(
     from ..compiler.build_cache import BuildCache, default_cache_dir
     from ..compiler.changes import Changes
     from ..compiler.compile import compile_model
+    from ..compiler.kept_adapters import parse_adapter
     from ..compiler.lora import parse_lora
     from ..compiler.model import CompileOptions
     from ..compiler.progress import Silent
@@ -89,7 +92,12 @@ def compile_bundle(
         read_tuning(tuning, os.environ),
         kv_dtype,
         None if chat_template is None else Path(chat_template),
-        Changes(tuple(map(parse_lora, loras)), quantize, None if imatrix is None else Path(imatrix)),
+        Changes(
+            tuple(map(parse_lora, loras)),
+            quantize,
+            None if imatrix is None else Path(imatrix),
+            tuple(map(parse_adapter, adapters)),
+        ),
     )
     cache = BuildCache(default_cache_dir() if cache_dir is None else Path(cache_dir))
     with progress or Silent() as reported:

@@ -12,14 +12,11 @@ from typing import Any, Final, Self, TypeVar, cast, get_args, overload
 import numpy as np
 import numpy.typing as npt
 
-from ..artifacts.errors import RequestError, RocmforgeError, printable
+from ..artifacts.errors import RequestError, printable
 from ..runtime.engine.embeddings import EmbeddingRequest, Pooling
 from ..runtime.engine.engine import Engine
 from ..runtime.engine.generation import (
-    FINISH_CANCELLED,
-    FINISH_FAILED,
     EngineStats,
-    Failure,
     Generation,
     GenerationRequest,
     TokenEvent,
@@ -29,8 +26,10 @@ from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.constraints import ConstraintCompiler
 from ..runtime.text.rerank import rerank_ids
 from ..runtime.text.tokenizer import Tokenizer
-from .answers import ChatAnswer, ChatPiece, Completion, FinishReason, Piece, Score
+from .adapters import Adapters, scales_of
+from .answers import ChatAnswer, ChatPiece, Completion, Piece, Score
 from .chat import AnswerReader, ChatPrompt, Message, ToolChoice, Tools, chat_prompt, read_tools
+from .events import check_event, completion_of, reason_of
 from .params import GenerationParams, check_params, compiled_constraint, request_of
 
 Float32 = npt.NDArray[np.float32]
@@ -41,7 +40,6 @@ Prompts = list[str] | list[tuple[int, ...]] | list[Prompt]
 
 DEFAULT: Final = GenerationParams()
 _LOOK_SECONDS: Final = 0.5  # how often a thread that waits can be interrupted
-_RAISED: Final = (FINISH_FAILED, FINISH_CANCELLED)
 _T = TypeVar("_T")
 
 
@@ -110,33 +108,43 @@ class Model:
     # Texts.
 
     @overload
-    def generate(self, prompt: Prompt, params: GenerationParams = DEFAULT) -> Completion: ...
+    def generate(
+        self, prompt: Prompt, params: GenerationParams = DEFAULT, *, adapter: Adapters = None
+    ) -> Completion: ...
 
     @overload
-    def generate(self, prompt: Prompts, params: GenerationParams = DEFAULT) -> list[Completion]: ...
+    def generate(
+        self, prompt: Prompts, params: GenerationParams = DEFAULT, *, adapter: Adapters = None
+    ) -> list[Completion]: ...
 
-    def generate(self, prompt: Prompt | Prompts, params: GenerationParams = DEFAULT) -> Completion | list[Completion]:
+    def generate(
+        self, prompt: Prompt | Prompts, params: GenerationParams = DEFAULT, *, adapter: Adapters = None
+    ) -> Completion | list[Completion]:
         """Continue a prompt, or each of a list.
 
         Args:
             prompt: text or token ids; control tokens are read as such.
             params: how, and for how long.
+            adapter: of those that the bundle has, the name of one, or scales by name; or a list, one for each prompt.
         """
         ends: dict[int, Completion] = {}
-        for event, generation in self._run(self._requests(_several(prompt, "prompt"), params)):
+        for event, generation in self._run(self._requests(_several(prompt, "prompt"), params, adapter)):
             if event.finished:
-                ends[event.index] = _completion(generation)
+                ends[event.index] = completion_of(generation)
         return [ends[index] for index in range(len(ends))] if isinstance(prompt, list) else ends[0]
 
-    def stream(self, prompt: Prompt | Prompts, params: GenerationParams = DEFAULT) -> Generator[Piece, None, None]:
+    def stream(
+        self, prompt: Prompt | Prompts, params: GenerationParams = DEFAULT, *, adapter: Adapters = None
+    ) -> Generator[Piece, None, None]:
         """Continue a prompt, or each of a list, token by token. Closing the iterator ends what is computed.
 
         Args:
             prompt: see `generate`; pieces of several come as they are made, each with its prompt's index.
             params: see `generate`.
+            adapter: see `generate`.
         """
-        for event, _ in self._run(self._requests(_several(prompt, "prompt"), params)):
-            yield Piece(event.text, event.token, event.index, _reason(event), event.logprobs)
+        for event, _ in self._run(self._requests(_several(prompt, "prompt"), params, adapter)):
+            yield Piece(event.text, event.token, event.index, reason_of(event), event.logprobs)
 
     # Chats.
 
@@ -149,6 +157,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: ToolChoice = "auto",
         template_variables: Mapping[str, object] | None = None,
+        adapter: Adapters = None,
     ) -> ChatAnswer: ...
 
     @overload
@@ -160,6 +169,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: ToolChoice = "auto",
         template_variables: Mapping[str, object] | None = None,
+        adapter: Adapters = None,
     ) -> list[ChatAnswer]: ...
 
     def chat(
@@ -170,6 +180,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: ToolChoice = "auto",
         template_variables: Mapping[str, object] | None = None,
+        adapter: Adapters = None,
     ) -> ChatAnswer | list[ChatAnswer]:
         """Answer a conversation, or each of a list.
 
@@ -179,9 +190,15 @@ class Model:
             tools: that the model may call, in OpenAI's form.
             tool_choice: whether it may, must not or must.
             template_variables: further variables of the chat template, such as `enable_thinking`.
+            adapter: see `generate`.
         """
         pieces = self.stream_chat(
-            messages, params, tools=tools, tool_choice=tool_choice, template_variables=template_variables
+            messages,
+            params,
+            tools=tools,
+            tool_choice=tool_choice,
+            template_variables=template_variables,
+            adapter=adapter,
         )
         answers = {piece.index: piece.answer for piece in pieces if piece.answer is not None}
         found = [answers[index] for index in range(len(answers))]
@@ -195,6 +212,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: ToolChoice = "auto",
         template_variables: Mapping[str, object] | None = None,
+        adapter: Adapters = None,
     ) -> Generator[ChatPiece, None, None]:
         """Answer a conversation, or each of a list, token by token; the last piece of each has the whole answer."""
         read, variables = read_tools(tools, tool_choice), template_variables or {}
@@ -204,12 +222,12 @@ class Model:
         readers = [AnswerReader(self._answers, read, prompt, spec is not None) for prompt in prompts]
         requests = [
             replace(request, kept_tokens=self._answers.kept_tokens)
-            for request in self._requests([prompt.token_ids for prompt in prompts], params, read)
+            for request in self._requests([prompt.token_ids for prompt in prompts], params, adapter, read)
         ]
         for event, generation in self._run(requests):
             reader = readers[event.index]
-            reasoning, content = reader.read(event.text, _reason(event))
-            answer = reader.answer(_completion(generation)) if event.finished else None
+            reasoning, content = reader.read(event.text, reason_of(event))
+            answer = reader.answer(completion_of(generation)) if event.finished else None
             yield ChatPiece(content, reasoning, event.index, answer)
 
     def chat_prompt(
@@ -217,6 +235,7 @@ class Model:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] = (),
         template_variables: Mapping[str, object] | None = None,
+        adapter: Adapters = None,
     ) -> tuple[int, ...]:
         """Token ids of a conversation up to the opening of the assistant's turn; arguments as `chat` has them."""
         return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables or {}).token_ids
@@ -227,22 +246,26 @@ class Model:
     # Vectors and likelihoods.
 
     @overload
-    def embed(self, text: Prompt, pooling: Pooling | None = None) -> Float32: ...
+    def embed(self, text: Prompt, pooling: Pooling | None = None, *, adapter: Adapters = None) -> Float32: ...
 
     @overload
-    def embed(self, text: Prompts, pooling: Pooling | None = None) -> list[Float32]: ...
+    def embed(self, text: Prompts, pooling: Pooling | None = None, *, adapter: Adapters = None) -> list[Float32]: ...
 
-    def embed(self, text: Prompt | Prompts, pooling: Pooling | None = None) -> Float32 | list[Float32]:
+    def embed(
+        self, text: Prompt | Prompts, pooling: Pooling | None = None, *, adapter: Adapters = None
+    ) -> Float32 | list[Float32]:
         """float32[hidden_size] of length 1 for a text, or for each of a list: of the model's last hidden states.
 
         Args:
             text: or token ids.
             pooling: mean of all tokens, `last` or first (`cls`); None: as the model was made for, else the mean.
+            adapter: see `generate`.
         """
         if pooling not in (None, *get_args(Pooling)):
             raise RequestError("pooling", f"expected mean, last or cls, found {printable(repr(pooling))}")
         texts = [self._token_ids(one, "text") for one in _several(text, "text")]
-        vectors = self._vectors([EmbeddingRequest(ids, pooling) for ids in texts])
+        pairs = zip(texts, scales_of(adapter, len(texts)), strict=True)
+        vectors = self._vectors([EmbeddingRequest(ids, pooling, adapters=scales) for ids, scales in pairs])
         return vectors if isinstance(text, list) else vectors[0]
 
     def rank(self, query: str, documents: list[str]) -> list[float]:
@@ -270,25 +293,20 @@ class Model:
         return vectors
 
     @overload
-    def score(self, prompt: Prompt, continuation: Prompt) -> Score: ...
+    def score(self, prompt: Prompt, continuation: Prompt, *, adapter: Adapters = None) -> Score: ...
 
     @overload
-    def score(
-        self,
-        prompt: Prompts,
-        continuation: Prompts,
-    ) -> list[Score]: ...
+    def score(self, prompt: Prompts, continuation: Prompts, *, adapter: Adapters = None) -> list[Score]: ...
 
     def score(
-        self,
-        prompt: Prompt | Prompts,
-        continuation: Prompt | Prompts,
+        self, prompt: Prompt | Prompts, continuation: Prompt | Prompts, *, adapter: Adapters = None
     ) -> Score | list[Score]:
         """How likely the model holds a continuation to be after a prompt; of two lists, each after its prompt.
 
         Args:
             prompt: text or token ids.
             continuation: the same; text is tokenized by itself, without BOS.
+            adapter: see `generate`.
         """
         if isinstance(prompt, list) != isinstance(continuation, list):
             raise RequestError("continuation", "expected a list beside a list, and one beside one")
@@ -304,7 +322,10 @@ class Model:
                 name = "continuation" if before else "prompt"
                 raise RequestError(name, "expected at least one token, found none")
         scores: dict[int, Score] = {}
-        requests = [GenerationRequest(before + ids, 0, prompt_logprobs=0) for before, ids in pairs]
+        requests = [
+            GenerationRequest(before + ids, 0, prompt_logprobs=0, adapters=scales)
+            for (before, ids), scales in zip(pairs, scales_of(adapter, len(pairs)), strict=True)
+        ]
         for event, _ in self._run(requests):
             if event.prompt_logprobs:
                 ids = pairs[event.index][1]
@@ -323,7 +344,7 @@ class Model:
         raise RequestError(name, f"expected a text or a tuple of token ids, found {printable(repr(prompt), 60)}")
 
     def _requests(
-        self, prompts: list[Prompt], params: GenerationParams, tools: Tools | None = None
+        self, prompts: list[Prompt], params: GenerationParams, adapter: Adapters, tools: Tools | None = None
     ) -> list[GenerationRequest]:
         check_params(params, self.vocab_size)
         spec = params.constraint() if tools is None else tools.constraint(params.constraint(), self._answers)
@@ -333,8 +354,9 @@ class Model:
                 params,
                 compiled_constraint(spec, self._constraints),
                 self.max_context,
+                scales,
             )
-            for prompt in prompts
+            for prompt, scales in zip(prompts, scales_of(adapter, len(prompts)), strict=True)
         ]
 
     def _run(self, requests: list[GenerationRequest]) -> Iterator[tuple[TokenEvent, Generation]]:
@@ -349,7 +371,7 @@ class Model:
                     continue
                 unfinished -= event.finished
                 yield event, generations[event.index]
-                _check(event)
+                check_event(event)
         except BaseException:
             for generation in generations:
                 generation.cancel()
@@ -367,25 +389,3 @@ def _several(value: _T | list[Any], name: str) -> list[Any]:
 
 def _are_several(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> bool:
     return bool(messages) and not isinstance(messages[0], Mapping)
-
-
-def _reason(event: TokenEvent) -> FinishReason | None:
-    """Why it ended; None where it goes on, or `_check` raises."""
-    return None if event.finish_reason in _RAISED else cast("FinishReason | None", event.finish_reason)
-
-
-def _completion(generation: Generation) -> Completion:
-    state = generation.state()
-    reason = cast("FinishReason", state.finish_reason)
-    return Completion(state.text, state.tokens, reason, state.prompt_tokens, state.cached_tokens, state.logprobs)
-
-
-def _check(event: TokenEvent) -> None:
-    """Raise where a generation has failed, or was cancelled because the model was closed."""
-    failure: Failure | None = event.error
-    if failure is not None and failure.parameter is not None:
-        raise RequestError(failure.parameter, failure.message.removeprefix(f"{failure.parameter}: "))
-    if failure is not None:
-        raise RocmforgeError(f"generation failed: {failure}")
-    if event.finish_reason == FINISH_CANCELLED:
-        raise RocmforgeError("generation failed: the model was closed")

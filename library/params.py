@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ..artifacts.errors import RequestError, printable
 from ..artifacts.sampling import PARAMETERS, values_of
+from ..runtime.engine.embeddings import AdapterScales
 from ..runtime.engine.generation import Constraint, GenerationRequest, SamplingParams
 from ..runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 
@@ -67,7 +68,11 @@ def params_of(sampling: SamplingParams, max_tokens: int | None = None) -> Genera
 
 
 def request_of(
-    prompt: tuple[int, ...], params: GenerationParams, constraint: Constraint | None, max_context: int
+    prompt: tuple[int, ...],
+    params: GenerationParams,
+    constraint: Constraint | None,
+    max_context: int,
+    adapters: AdapterScales = (),
 ) -> GenerationRequest:
     """A prompt and what is asked for, as the engine takes it.
 
@@ -86,6 +91,7 @@ def request_of(
         tuple(params.stop_token_ids),
         params.logprobs,
         constraint,
+        adapters=adapters,
     )
 
 

@@ -54,7 +54,7 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
 
 
 def _changes(options: Mapping[str, Any]) -> dict[str, object]:
-    """What was done to the model's weights before they were packed, of a bundle where anything was."""
+    """What was done to the model's weights before they were packed, or is kept beside them, where anything is."""
     facts: dict[str, object] = {}
     if "quantize" in options:
         facts["quantized_to"] = options["quantize"]
@@ -62,6 +62,11 @@ def _changes(options: Mapping[str, Any]) -> dict[str, object]:
         facts["importance_matrix"] = f"sha256 {options['imatrix']}"
     if "lora" in options:
         facts["merged_adapters"] = ", ".join(f"sha256 {one['sha256']} times {one['scale']}" for one in options["lora"])
+    if "adapters" in options:
+        facts["adapters"] = ", ".join(
+            f"{one['name']} (rank {one['rank']}, sha256 {one['sha256']} times {one['scale']})"
+            for one in options["adapters"]
+        )
     return facts
 
 

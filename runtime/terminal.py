@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..artifacts.errors import UsageError
+from ..artifacts.errors import UsageError, printable
 from ..library.loading import load
 from ..library.model import Model
 from ..library.params import params_of
@@ -20,7 +20,7 @@ from .engine.generation import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What to generate with. `prompt` None: a chat."""
+    """What to generate with. `prompt` None: a chat; `adapters`: names, and what each is multiplied by."""
 
     bundle: Path
     prompt: str | None
@@ -28,6 +28,20 @@ class RunOptions:
     sampling: SamplingParams
     device: DeviceOptions
     max_context: int | None
+    adapters: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_adapter(text: str) -> tuple[str, float]:
+    """Return what NAME[:SCALE] says.
+
+    Raises:
+        UsageError: the scale is no number.
+    """
+    name, colon, scale = text.partition(":")
+    try:
+        return name, float(scale) if colon else 1.0
+    except ValueError:
+        raise UsageError(f"--adapter: expected NAME or NAME:SCALE, found {printable(text)}") from None
 
 
 def _print_piece(text: str) -> None:
@@ -42,7 +56,8 @@ def _say(line: str) -> None:
 def _generate(model: Model, tokens: tuple[int, ...], options: RunOptions, emit: Callable[[str], None]) -> None:
     """Generate, telling `emit` each piece of text."""
     room = model.max_context - len(tokens)
-    with contextlib.closing(model.stream(tokens, params_of(options.sampling, min(options.max_tokens, room)))) as pieces:
+    params = params_of(options.sampling, min(options.max_tokens, room))
+    with contextlib.closing(model.stream(tokens, params, adapter=options.adapters)) as pieces:
         for piece in pieces:
             emit(piece.text)
 

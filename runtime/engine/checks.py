@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
-from ...artifacts.errors import RequestError
+from ...artifacts.errors import RequestError, printable
 from ...artifacts.layout import Layout
+from .embeddings import AdapterScales, EmbeddingRequest
 from .generation import GenerationRequest
 from .kv_cache import BlockPool
+
+MAX_SCALE: Final = 1e6
+"""Of an adapter, either way: nothing sensible is near it, and no product with it leaves float32 by itself."""
 
 
 def check_generation(request: GenerationRequest, layout: Layout, max_context: int, pool: BlockPool) -> None:
     """Hold a request against the model and the cache.
 
     Raises:
-        RequestError: the prompt is empty, has an id outside the vocabulary, or exceeds context or cache.
+        RequestError: the prompt is empty, has an id outside the vocabulary, or exceeds context or cache; or the bundle
+            has no such adapter.
     """
+    check_adapters(request.adapters, layout)
     ids, more = request.prompt_token_ids, request.max_tokens
     _check_ids("prompt", ids, layout.vocab_size)
     if more < 0:
@@ -30,17 +37,36 @@ def check_generation(request: GenerationRequest, layout: Layout, max_context: in
         raise RequestError("prompt_logprobs", "expected none of a model that sees both ways: it sees the next token")
 
 
-def check_embedding(ids: Collection[int], layout: Layout, max_context: int, pool: BlockPool) -> None:
+def check_embedding(request: EmbeddingRequest, layout: Layout, max_context: int, pool: BlockPool) -> None:
     """Hold the tokens of a text against the model and the cache.
 
     Raises:
         RequestError: see `check_generation`.
     """
+    ids = request.prompt_token_ids
+    check_adapters(request.adapters, layout)
     _check_ids("input", ids, layout.vocab_size)
     if len(ids) > max_context:
         raise RequestError("input", f"{len(ids)} tokens exceed the context of {max_context}")
     if problem := too_long(len(ids), pool) or _not_whole(len(ids), layout):
         raise RequestError("input", problem)
+
+
+def check_adapters(adapters: AdapterScales, layout: Layout) -> None:
+    """Hold the adapters of a request against those of the bundle.
+
+    Raises:
+        RequestError: it has no such one, or one is named twice, or times what is no finite float32.
+    """
+    names = [name for name, _ in adapters]
+    for name, scale in adapters:
+        if name not in layout.adapters:
+            have = f"one of {', '.join(layout.adapters)}" if layout.adapters else "none, as the model has none"
+            raise RequestError("adapter", f"expected {have}, found {printable(name, 100)}")
+        if names.count(name) > 1:
+            raise RequestError("adapter", f"expected each adapter once, found {name} twice")
+        if not abs(scale) <= MAX_SCALE:
+            raise RequestError("adapter", f"expected a scale from {-MAX_SCALE:g} to {MAX_SCALE:g}, found {scale:g}")
 
 
 def too_long(tokens: int, pool: BlockPool) -> str | None:

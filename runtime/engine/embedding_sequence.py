@@ -30,6 +30,7 @@ class EmbeddingSequence(ActiveSequence):
             client=request.client,
             deadline_seconds=request.deadline_seconds,
             cache_space=request.cache_space,
+            adapters=request.adapters,
         )
         super().__init__(request_id, carrier, 0, tokenizer)
         self._head = head if request.pooling is None and (head is None or head.ranks == request.rank) else None

@@ -9,6 +9,8 @@ from ...artifacts.errors import RocmforgeError
 from ..device.batch import Float32
 
 Pooling = Literal["mean", "last", "cls"]
+AdapterScales = tuple[tuple[str, float], ...]
+"""Names of adapters, each once, and what each is multiplied by."""
 
 
 class EmbeddingError(RocmforgeError):
@@ -29,6 +31,7 @@ class EmbeddingRequest:
             of it, else the mean.
         client, deadline_seconds, cache_space: as in `GenerationRequest`.
         rank: the model's head makes scores of it, not a vector.
+        adapters: as in `GenerationRequest`.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -37,6 +40,7 @@ class EmbeddingRequest:
     deadline_seconds: float | None = None
     cache_space: str = ""
     rank: bool = False
+    adapters: AdapterScales = ()
 
 
 class PendingEmbedding(Protocol):

@@ -170,7 +170,7 @@ class Engine:
         if len(requests) > self._limits.max_queue:
             raise RequestError("input", f"expected at most {self._limits.max_queue} at once, found {len(requests)}")
         for request in requests:
-            check_embedding(request.prompt_token_ids, self._layout, self._max_context, self._scheduler.pool)
+            check_embedding(request, self._layout, self._max_context, self._scheduler.pool)
         if any(request.rank for request in requests) and not (self._head is not None and self._head.ranks):
             raise RequestError("model", "it is not made to rank texts")
         sequences = [EmbeddingSequence(self._new_id(), request, self._tokenizer, self._head) for request in requests]

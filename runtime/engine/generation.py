@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from ...artifacts.errors import RequestError, RocmforgeError, printable
 from ...artifacts.sampling import SamplingNumbers
 from ..device.batch import UInt32
-from .embeddings import EmbeddingRequest, PendingEmbedding
+from .embeddings import AdapterScales, EmbeddingRequest, PendingEmbedding
 from .logprobs import TokenLogprobs
 
 FINISH_LENGTH = "length"
@@ -86,6 +86,7 @@ class GenerationRequest:
     `client` names who asks: clients are served in turn. `deadline_seconds` after which it is cancelled, wherever it is.
     `cache_space`: those of one space share what was computed of their prompts, and others do not see that it was.
     `kept_tokens`: control tokens whose text the output keeps, for who reads it by them.
+    `adapters`: names of those that the model is computed with, each once, and what each is multiplied by.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -101,6 +102,7 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     cache_space: str = ""
     kept_tokens: tuple[int, ...] = ()
+    adapters: AdapterScales = ()
 
 
 @dataclass(frozen=True, slots=True)

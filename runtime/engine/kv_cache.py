@@ -14,9 +14,15 @@ from collections.abc import Iterable, Sequence
 _KEY_BYTES = 16  # of BLAKE2b: no two prompts that anyone can find share one
 
 
-def root_key(space: str) -> bytes:
-    """What stands before the first block of the prompts of one space: no block's key is that of another space's."""
-    return hashlib.blake2b(space.encode(errors="surrogatepass"), digest_size=_KEY_BYTES, person=b"space").digest()
+def root_key(space: str, adapters: Sequence[tuple[str, float]] = ()) -> bytes:
+    """What stands before the first block of the prompts of one space, computed with the same adapters: no key of
+    a block is that of another space's, or of other adapters', or of other scales of theirs.
+    """
+    key = hashlib.blake2b(space.encode(errors="surrogatepass"), digest_size=_KEY_BYTES, person=b"space").digest()
+    used = sorted((name, float(scale)) for name, scale in adapters if scale)
+    if not used:
+        return key
+    return hashlib.blake2b(key + repr(used).encode(), digest_size=_KEY_BYTES, person=b"adapters").digest()
 
 
 def block_key(previous: bytes, token_ids: Sequence[int]) -> bytes:

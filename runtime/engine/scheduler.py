@@ -279,12 +279,9 @@ def _prompt_chunk(sequence: ActiveSequence, tokens: int, rows: int) -> Chunk:
 
 def _key(sequence: ActiveSequence, index: int, size: int) -> bytes:
     """Key of the block `index` of a sequence; all of its tokens are there."""
-    keys = sequence.block_keys
+    keys, request = sequence.block_keys, sequence.request
     while len(keys) <= index:
         start = len(keys) * size
-        keys.append(
-            block_key(
-                keys[-1] if keys else root_key(sequence.request.cache_space), sequence.token_ids[start : start + size]
-            )
-        )
+        before = keys[-1] if keys else root_key(request.cache_space, request.adapters)
+        keys.append(block_key(before, sequence.token_ids[start : start + size]))
     return keys[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +34,12 @@ def run_step(program: Program, chunks: list[Chunk]) -> StepOutput:
     Raises:
         DeviceError, BundleError: see `Program.step`.
     """
-    tokens = program.step(make_batch(chunks)).tolist()
+    tokens = program.step(make_batch(chunks, program.layout.adapters)).tolist()
     return StepOutput(tokens, step_logprobs(program, chunks, tokens), hidden_states(program, chunks))
 
 
-def make_batch(chunks: list[Chunk]) -> Batch:
-    """The arrays of a step, chunk after chunk."""
+def make_batch(chunks: list[Chunk], adapters: Sequence[str] = ()) -> Batch:
+    """The arrays of a step, chunk after chunk, of a model with such adapters."""
     token_ids = [[*c.sequence.token_ids[c.start : c.start + c.count], *c.drafts] for c in chunks]
     width = max(len(chunk.sequence.blocks) for chunk in chunks)
     block_table = np.zeros((len(chunks), width), np.int32)
@@ -54,7 +55,16 @@ def make_batch(chunks: list[Chunk]) -> Batch:
         block_table=block_table,
         logits_rows=np.array(logits_rows, np.int32),
         sampling=[row for chunk in chunks for row in _row_samplings(chunk)],
+        adapter_scales=_adapter_scales(chunks, adapters),
     )
+
+
+def _adapter_scales(chunks: list[Chunk], adapters: Sequence[str]) -> Float32 | None:
+    """The scales of each sequence, as `Batch` has them."""
+    if not any(scale for chunk in chunks for _, scale in chunk.sequence.request.adapters):
+        return None
+    rows = [dict(chunk.sequence.request.adapters) for chunk in chunks]
+    return np.array([[row.get(name, 0.0) for name in adapters] for row in rows], np.float32)
 
 
 def _row_samplings(chunk: Chunk) -> list[RowSampling]:
