@@ -62,7 +62,7 @@ class ModelPool:
         self, models: Sequence[tuple[ServedModel, Load]], idle_seconds: float = NEVER, max_loaded: int | None = None
     ) -> None:
         self._entries = [_Entry(card, load) for card, load in models]
-        names = [card.name for card, _ in models]
+        names = [card.name for model, _ in models for card in model.variants()]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UsageError(f"two bundles have the name {printable(twice)}: rename one")
@@ -76,7 +76,7 @@ class ModelPool:
 
     def cards(self) -> list[ServedModel]:
         """See `Models`."""
-        return [entry.card for entry in self._entries]
+        return [card for entry in self._entries for card in entry.card.variants()]
 
     def card(self, name: str | None) -> ServedModel:
         """See `Models`."""
@@ -101,7 +101,7 @@ class ModelPool:
         Raises:
             EngineBusyError: the pool is closed, or as many models as may be loaded are in use.
         """
-        entry = self._entry(name)
+        entry, card = self._entry(name), self.card(name)
         with self._lock:
             entry.leases += 1  # from now on it is not unloaded
         try:
@@ -117,7 +117,8 @@ class ModelPool:
         if loaded is None:  # closed meanwhile
             self._give_back(entry)
             raise EngineBusyError("the server is stopping")
-        return Lease(loaded.service, lambda: self._give_back(entry))
+        service = loaded.service.named(card) if card.adapters else loaded.service
+        return Lease(service, lambda: self._give_back(entry))
 
     def keep(self, name: str | None, seconds: float | None) -> None:
         """Have a model stay loaded for so long after its last use; None: as the pool has it. 0 unloads it at once."""
@@ -139,8 +140,8 @@ class ModelPool:
             self._janitor.join()
 
     def _entry(self, name: str | None) -> _Entry:
-        card = self.card(name)
-        return next(entry for entry in self._entries if entry.card is card)
+        root = self.card(name).root
+        return next(entry for entry in self._entries if entry.card.name == root)
 
     def _keep(self, entry: _Entry) -> float:
         return self._idle_seconds if entry.keep_seconds is None else entry.keep_seconds

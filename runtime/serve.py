@@ -94,6 +94,7 @@ def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
         tensor_count=int(model.metadata.get(TENSOR_COUNT, 0)),
         vocab_size=bundle.layout.vocab_size,
         weights_bytes=bundle.layout.weights_bytes,
+        adapters=bundle.layout.adapters,
     )
 
 

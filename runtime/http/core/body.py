@@ -18,7 +18,20 @@ T = TypeVar("T")
 
 
 def read_json(req: falcon.Request, max_bytes: int) -> dict[str, object]:
-    """Read the body as a JSON object, whatever content type it claims (`curl -d` claims a form).
+    """Read the body as a JSON object; see `read_value`.
+
+    Raises:
+        As `read_value`.
+        RequestError: it is no object.
+    """
+    value = read_value(req, max_bytes)
+    if not isinstance(value, dict):
+        raise RequestError("body", f"expected a JSON object, found {kind_of(value)}")
+    return value
+
+
+def read_value(req: falcon.Request, max_bytes: int) -> object:
+    """Read the body as JSON, whatever content type it claims (`curl -d` claims a form).
 
     Its bytes are kept in `req.context.body`, so that it can be read again. Half a surrogate pair, which JSON can escape
     and clients send that cut an emoji, is read as U+FFFD wherever it stands: it is in no encoding of text.
@@ -26,14 +39,12 @@ def read_json(req: falcon.Request, max_bytes: int) -> dict[str, object]:
     Raises:
         falcon.HTTPUnsupportedMediaType: it is compressed.
         falcon.HTTPContentTooLarge: more than `max_bytes`, by its Content-Length; nothing was read.
-        RequestError: not a JSON object of finite numbers, in UTF-8, nested at most `MAX_DEPTH` deep.
+        RequestError: not JSON of finite numbers, in UTF-8, nested at most `MAX_DEPTH` deep.
     """
     raw: bytes | None = getattr(req.context, "body", None)
     if raw is None:
         raw = req.context.body = _read_bytes(req, max_bytes)
     value = _parse(raw)
-    if not isinstance(value, dict):
-        raise RequestError("body", f"expected a JSON object, found {kind_of(value)}")
     _check_depth(value)
     return _whole_text(value) if _ESCAPED_SURROGATE.search(raw) else value
 
@@ -133,13 +144,15 @@ def wrong(parameter: str, expected: str, found: object) -> RequestError:
 
 
 def read(req: falcon.Request, kind: type[T], max_bytes: int) -> T:
-    """Read the body as a struct of the schema.
+    """Read the body as a struct of the schema, or as an array of such.
 
     Raises:
-        As `read_json`.
-        RequestError: a field is missing, or of another type or range; names it by its path.
+        As `read_value`.
+        RequestError: it is no object, or no array; a field is missing, or of another type or range; names it by its
+            path.
     """
-    return convert(read_json(req, max_bytes), kind)
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return convert((read_json if is_struct else read_value)(req, max_bytes), kind)
 
 
 def convert(value: object, kind: type[T]) -> T:

@@ -109,7 +109,7 @@ def embed(
         vectors: list[Float32] = []
         for start in range(0, len(prompts), GROUP):
             group = [
-                EmbeddingRequest(ids, pooling, client, cache_space=space, rank=rank)
+                EmbeddingRequest(ids, pooling, client, cache_space=space, rank=rank, adapters=lease.service.adapters)
                 for ids in prompts[start : start + GROUP]
             ]
             vectors += _wait(lease.service.engine.embed(group), gone, context)

@@ -22,7 +22,8 @@ DEFAULT_SAMPLING = SamplingParams()
 class GenerationParams:
     """How a continuation is drawn and when it ends, whatever the endpoint.
 
-    `max_tokens` None: the request did not say.
+    `max_tokens` None: the request did not say. `lora`: numbers of adapters and their scales; None or empty: as the
+    model's name or the server has it.
     """
 
     max_tokens: int | None = None
@@ -33,6 +34,7 @@ class GenerationParams:
     logprobs: int | None = None
     constraint: ConstraintSpec | None = None
     prompt_logprobs: int | None = None
+    lora: tuple[tuple[int, float], ...] | None = None
 
 
 def read_params(
@@ -59,6 +61,7 @@ def read_params(
         fields.ignore_eos or False,
         check_token_ids("stop_token_ids", fields.stop_token_ids or (), vocab_size),
         constraint=_constraint(fields),
+        lora=None if fields.lora is None else tuple((one.id, one.scale) for one in fields.lora),
     )
 
 

@@ -91,7 +91,7 @@ class OneModel:
 
     def cards(self) -> list[ServedModel]:
         """See `Models`."""
-        return [self._service.model]
+        return self._service.model.variants()
 
     def card(self, name: str | None) -> ServedModel:
         """See `Models`."""
@@ -99,8 +99,8 @@ class OneModel:
 
     def lease(self, name: str | None) -> Lease:
         """See `Models`."""
-        self.card(name)
-        return Lease(self._service)
+        card = self.card(name)
+        return Lease(self._service.named(card) if card.adapters else self._service)
 
     def loaded(self) -> list[Service]:
         """See `Models`."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ....artifacts.layout import MAX_ADAPTERS
+from ...engine.checks import MAX_SCALE
 from .sampling_schema import with_numbers
 
 MAX_TOKENS_LIMIT = 2**31 - 1
@@ -56,6 +58,16 @@ else:
     _Numbers = with_numbers("_Numbers")
 
 
+class LoraScale(Struct, kw_only=True):
+    """An adapter by its number, as `/lora-adapters` has it, and what it is multiplied by; 0: it is not used."""
+
+    id: Annotated[int, Meta(ge=0, le=MAX_ADAPTERS - 1)]
+    scale: Annotated[float, Meta(ge=-MAX_SCALE, le=MAX_SCALE)] = 0.0
+
+
+LoraScales = Annotated[list[LoraScale], Meta(max_length=MAX_ADAPTERS)]
+
+
 class SamplingFields(_Numbers, kw_only=True):
     """How tokens are drawn and when they end: fields that every generating endpoint takes."""
 
@@ -68,6 +80,7 @@ class SamplingFields(_Numbers, kw_only=True):
     json_schema: Annotated[Json, Meta(description="The output must match this schema.")] | None = None
     regex: Annotated[str, Meta(description="The output must match this expression.")] | None = None
     grammar: Annotated[str, Meta(description="The output must match this grammar: GBNF, or Lark's.")] | None = None
+    lora: LoraScales | None = None
 
 
 class StreamOptions(Struct, kw_only=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
+from ...engine.embeddings import AdapterScales
 from ...engine.generation import Constraint, EngineApi, GenerationRequest
 from ...text.answer_format import AnswerFormat, answer_format
 from ...text.chat_prompt import render_chat
@@ -21,6 +23,16 @@ from .token_cache import TokenCache
 
 # Tokens beyond the context that are still counted, to say how much too long a prompt is.
 COUNTED_TOKENS = 1 << 16
+
+
+@dataclass(slots=True)
+class DefaultAdapters:
+    """The adapters of requests that choose none, with their scales; set while the model is served.
+
+    It is replaced whole: any thread may read it.
+    """
+
+    scales: AdapterScales = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,9 @@ class ServedModel:
         tensor_count: tensors of the GGUF; 0: unknown.
         vocab_size: token ids.
         weights_bytes: weights as the device holds them.
+        adapters: that requests may choose, in the order of their numbers.
+        adapter: the one of them that this name chooses; "": none.
+        defaults: see `DefaultAdapters`.
     """
 
     name: str
@@ -56,6 +71,22 @@ class ServedModel:
     tensor_count: int = 0
     vocab_size: int = 0
     weights_bytes: int = 0
+    adapters: tuple[str, ...] = ()
+    adapter: str = ""
+    defaults: DefaultAdapters = field(default_factory=DefaultAdapters, compare=False)
+
+    @property
+    def root(self) -> str:
+        """The name of the model, without the adapter."""
+        return self.name.removesuffix(f":{self.adapter}") if self.adapter else self.name
+
+    def variants(self) -> list[ServedModel]:
+        """The model, and with each of its adapters, as `name:adapter`."""
+        found = [self]
+        for adapter in self.adapters:
+            aliases = tuple(f"{alias}:{adapter}" for alias in self.aliases)
+            found.append(replace(self, name=f"{self.name}:{adapter}", aliases=aliases, adapter=adapter))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +97,19 @@ class ChatPrompt:
     token_ids: tuple[int, ...]
     inside_reasoning: bool
     answers: AnswerFormat = field(default_factory=AnswerFormat)
+
+
+def adapters_of(model: ServedModel, given: Sequence[tuple[int, float]]) -> AdapterScales:
+    """The names of adapters that a request has by their numbers, the last of equal ones.
+
+    Raises:
+        RequestError: the model has no adapter of that number.
+    """
+    for index, (number, _) in enumerate(given):
+        if number >= len(model.adapters):
+            have = f"0 to {len(model.adapters) - 1}" if model.adapters else "none, as the model has no adapters"
+            raise RequestError(f"lora[{index}].id", f"expected {have}, found {number}")
+    return tuple({model.adapters[number]: scale for number, scale in given}.items())
 
 
 def _hint(messages: Sequence[Mapping[str, object]]) -> str:
@@ -91,6 +135,17 @@ class Service:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", TokenCache(self.tokenizer))
         object.__setattr__(self, "answers", answer_format(self.chat_template, self.tokenizer))
+
+    def named(self, card: ServedModel) -> Service:
+        """The same, as the model's name with one of its adapters has it."""
+        made = copy.copy(self)
+        object.__setattr__(made, "model", card)
+        return made
+
+    @property
+    def adapters(self) -> AdapterScales:
+        """Of requests that do not say themselves which: the one of the model's name, else those of `defaults`."""
+        return ((self.model.adapter, 1.0),) if self.model.adapter else self.model.defaults.scales
 
     def prompt_ids(self, text: str, look: Look | None = None, parse_special: bool | None = None) -> tuple[int, ...]:
         """Token ids of a plain prompt, in which control tokens are read unless `parse_special` is false.
@@ -216,6 +271,7 @@ class Service:
             params.logprobs,
             self._constraint(params.constraint),
             prompt_logprobs=params.prompt_logprobs,
+            adapters=adapters_of(self.model, params.lora) if params.lora else self.adapters,
         )
 
     def _constraint(self, spec: ConstraintSpec | None) -> Constraint | None:

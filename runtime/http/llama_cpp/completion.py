@@ -21,7 +21,7 @@ from ..core.resources import Resource
 from ..core.routes import Operation, Route
 from ..core.sampling_schema import REPEAT_NAMES
 from ..core.schema import UNSET, Json
-from ..core.service import Service
+from ..core.service import Service, adapters_of
 from ..core.streaming import Encoder, respond
 from ..core.text_apis import TokenizerApi
 from ..core.timings import timings_of
@@ -109,7 +109,17 @@ def generation_settings(service: Service, params: GenerationParams, max_tokens: 
         "ignore_eos": params.ignore_eos,
         "n_probs": params.logprobs or 0,
         "logit_bias": [{"token": token, "bias": None if bias == -MAX_BIAS else bias} for token, bias in biases],
+        **_adapters(service, params),
     }
+
+
+def _adapters(service: Service, params: GenerationParams) -> Json:
+    """The adapters in use, of a model that has some."""
+    model = service.model
+    if not model.adapters:
+        return {}
+    used = adapters_of(model, params.lora) if params.lora else service.adapters
+    return {"lora": [{"id": model.adapters.index(name), "scale": scale} for name, scale in used]}
 
 
 @dataclass(slots=True)

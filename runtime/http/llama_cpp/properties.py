@@ -9,13 +9,11 @@ import falcon
 from .... import __version__
 from ....artifacts.errors import RequestError
 from ...text.tokenizer import TooManyTokensError
-from ..core.errors import UnsupportedError
 from ..core.generation_params import GenerationParams, check_token_ids
 from ..core.job import look_of
 from ..core.prompts import read_mixed
 from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
-from ..core.schema import Json
 from ..core.service import ChatPrompt
 from ..core.text_apis import TokenizerApi
 from ..native.health import Health
@@ -181,18 +179,6 @@ class InputTokens(_ChatPromptResource):
         answer(resp, InputTokensAnswer(input_tokens=len(self.prompt(req).token_ids)))
 
 
-class LoraAdapters(ReadResource):
-    """`/lora-adapters`: there are none."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-        """Answer with an empty list."""
-        answer(resp, [])
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Refuse; the body is not read."""
-        raise UnsupportedError("/lora-adapters", "not supported: merge adapters into the model that is compiled")
-
-
 _MODEL: tuple[tuple[str, dict[str, object]], ...] = (("model", {"type": "string"}),)
 ROUTES = [
     Route("/v1/health", Health, get=Operation("The same as /health.", None, HealthDocument), open=True, urgent=True),
@@ -224,11 +210,5 @@ ROUTES = [
         "/tokenizer_info",
         TokenizerInfo,
         get=Operation("Special tokens and the chat template.", None, TokenizerInfoDocument, query=_MODEL),
-    ),
-    Route(
-        "/lora-adapters",
-        LoraAdapters,
-        get=Operation("None.", None, list[Json]),
-        post=Operation("Not supported: answers 400.", Json, Json),
     ),
 ]

@@ -39,6 +39,7 @@ def read_call(body: LlamaCompletionRequest, service: Service) -> tuple[Generatio
         logit_bias=_logit_bias(body, service.tokenizer),
         grammar=body.grammar,
         json_schema=body.json_schema,
+        lora=body.lora,
     )
     asked = 0 if body.n_predict == 0 else None  # others are cut to what the context leaves
     params = read_params(fields, asked, service.engine.vocab_size, DEFAULT_SAMPLING)

@@ -14,6 +14,7 @@ from ..core.schema import (
     EmbeddingFields,
     Json,
     LlamaTimings,
+    LoraScales,
     Seed,
     Stop,
     TokenIds,
@@ -57,6 +58,21 @@ class LlamaCompletionRequest(_Numbers, kw_only=True):
     stream: bool | None = None
     grammar: Annotated[str, Meta(description="In GBNF, or in Lark's language.")] | None = None
     json_schema: Json | None = None
+    lora: LoraScales | None = None
+
+
+class LoraAdapter(Struct, kw_only=True):
+    """An adapter of `GET /lora-adapters`: its number, its name, and its scale in requests that choose none."""
+
+    id: int
+    path: str
+    scale: float
+
+
+class LoraSet(Struct, kw_only=True):
+    """The answer of `POST /lora-adapters`."""
+
+    success: bool = True
 
 
 class LlamaExtra(Struct, kw_only=True):

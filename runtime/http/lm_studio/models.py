@@ -48,7 +48,7 @@ class LmStudioModels(ReadResource):
         """Answer with all models."""
         models = self.context.models
         loaded = _loaded(models)
-        answer(resp, LmStudioModelList(data=[_model(card, loaded.get(card.name)) for card in models.cards()]))
+        answer(resp, LmStudioModelList(data=[_model(card, loaded.get(card.root)) for card in models.cards()]))
 
 
 class LmStudioOne(ReadResource):
@@ -58,7 +58,7 @@ class LmStudioOne(ReadResource):
         """Answer with the model, if it is served."""
         models = self.context.models
         card = models.card(str(params["model_id"]))
-        answer(resp, _model(card, _loaded(models).get(card.name)))
+        answer(resp, _model(card, _loaded(models).get(card.root)))
 
 
 def _key(model: ServedModel, service: Service | None) -> LmStudioKey:
@@ -94,7 +94,7 @@ class LmStudioKeys(ReadResource):
         """Answer with all models."""
         models = self.context.models
         loaded = _loaded(models)
-        answer(resp, LmStudioKeyList(models=[_key(card, loaded.get(card.name)) for card in models.cards()]))
+        answer(resp, LmStudioKeyList(models=[_key(card, loaded.get(card.root)) for card in models.cards()]))
 
 
 ROUTES = [

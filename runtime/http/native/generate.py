@@ -42,7 +42,9 @@ class _GenerateResource(Resource):
     def start(self, req: falcon.Request) -> Job:
         """Check all that can be checked, and submit."""
         body = self.read(req, GenerateRequest)
-        with self.context.models.lease(None) as lease:
+        models = self.context.models
+        name = None if body.adapter is None else f"{models.card(None).name}:{body.adapter}"
+        with models.lease(name) as lease:
             service = lease.service
             return start_job(req, lease.keep(), self.context.admission, lambda: _requests(service, body, look_of(req)))
 

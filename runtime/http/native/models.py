@@ -25,7 +25,9 @@ class NativeModels(ModelResource):
             bytes=sum(cache.bytes for cache in caches),
         )
         natives = [
-            NativeModel(path=card.path, size=card.size_bytes, metadata=dict(card.metadata)) for card in models.cards()
+            NativeModel(path=card.path, size=card.size_bytes, metadata=dict(card.metadata))
+            for card in models.cards()
+            if not card.adapter
         ]
         answer(resp, NativeModelList(models=natives, tokenizer_cache=counts, data=self.documents()))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ..core.schema import UNSET, Count, Json, SamplingFields, Unset
 from ..openai.model_schema import ListedModel
@@ -14,6 +14,7 @@ class GenerateRequest(SamplingFields, kw_only=True):
     """`POST /generate` and `/generate/stream`. Defaults: max_tokens 100, temperature 1, top_k 50, top_p 0.9."""
 
     prompt: str
+    adapter: Annotated[str, Meta(description="The name of one that the model has.")] | None = None
     max_tokens: Count | None = None
     parse_special: bool | None = None
 

@@ -75,7 +75,7 @@ def compact_id(card: ServedModel) -> str:
 
 
 def _is_loaded(models: Models, card: ServedModel) -> bool:
-    return any(service.model.name == card.name for service in models.loaded())
+    return any(service.model.name == card.root for service in models.loaded())
 
 
 class ModelResource(ReadResource):

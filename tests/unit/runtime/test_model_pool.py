@@ -18,7 +18,7 @@ from rocmforge.runtime import model_pool
 from rocmforge.runtime.http.core.errors import NotFoundError
 from rocmforge.runtime.http.core.service import Service
 from rocmforge.runtime.model_pool import ModelPool
-from rocmforge.tests.support.fake_engine import MODEL
+from rocmforge.tests.support.fake_engine import MODEL, FakeEngine, FakeTemplate, FakeTokenizer
 
 
 class FakeModel:
@@ -64,6 +64,33 @@ def test_a_model_is_loaded_when_it_is_asked_for() -> None:
     assert (a.stops, b.stops) == (1, 1)
     with pytest.raises(EngineBusyError):
         pool.lease("a")
+
+
+def test_a_model_with_adapters_is_one_that_several_names_stand_for() -> None:
+    """What is set for all of its requests is the pool's, and stays when the model is unloaded."""
+    model = FakeModel("a")
+    engine = FakeEngine()
+    model.service = Service(engine, FakeTokenizer(), FakeTemplate(), replace(MODEL, name="a"))
+    model.card = replace(model.card, adapters=("x", "y"))
+    pool = pool_of(model, FakeModel("b"))
+    assert [card.name for card in pool.cards()] == ["a", "a:x", "a:y", "b"]
+    with pool.lease("a:y") as chosen, pool.lease("a") as plain:
+        assert (chosen.service.model.name, chosen.service.adapters) == ("a:y", (("y", 1.0),))
+        assert (plain.service.model.name, plain.service.adapters) == ("a", ())
+        assert chosen.service.cache is plain.service.cache is model.service.cache
+        pool.card("a:x").defaults.scales = (("x", 0.5),)
+        assert (plain.service.adapters, chosen.service.adapters) == ((("x", 0.5),), (("y", 1.0),))
+        assert pool.expires_in("a:x") == pool.expires_in("a")
+        assert model.loads == 1
+    pool.keep("a:x", 0)
+    assert model.stops == 1
+    with pool.lease("a") as again:
+        assert (again.service.adapters, model.loads) == ((("x", 0.5),), 2)
+    with pytest.raises(NotFoundError, match="model a:z not found; here: a, a:x, a:y, b"):
+        pool.lease("a:z")
+    with pytest.raises(UsageError, match="two bundles have the name a:x"):
+        pool_of(model, FakeModel("a:x"))
+    pool.close(0)
 
 
 def test_two_of_one_name() -> None:

@@ -48,7 +48,7 @@ def fake_bundle(path: Path, *targets: str, **metadata: object) -> Any:
         **{"model": model, "files": files, "bundle_digest": "abc", "tokenizer": {}},
         targets=[SimpleNamespace(backend=backend) for backend in targets],
     )
-    layout = SimpleNamespace(max_seq_len=256, vocab_size=300, weights_bytes=990)
+    layout = SimpleNamespace(max_seq_len=256, vocab_size=300, weights_bytes=990, adapters=("sql",))
     return SimpleNamespace(path=path, manifest=manifest, layout=layout, read=lambda name: f"of {name}".encode())
 
 
@@ -73,6 +73,7 @@ def test_how_a_model_presents_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tensor_count=0,
         vocab_size=300,
         weights_bytes=990,
+        adapters=("sql",),
     )
     counted = fake_bundle(Path("link.q4.rfb"), **{TENSOR_COUNT: 12})
     assert serve.served_model(counted, {}).tensor_count == 12
