@@ -54,6 +54,13 @@ if TYPE_CHECKING:
     metavar="NAME=URL",
     help="Offer the models of another server too: ollama, NAME=URL of an Ollama, or NAME=URL/v1. Repeatable.",
 )
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0, 3600),
+    default=30.0,
+    show_default=True,
+    help="How long requests in flight may take once the server is to stop; /ready then says no, /live yes.",
+)
 @worker_options
 @logs_and_traces
 @model_aliases
@@ -71,6 +78,7 @@ def serve(
     idle_seconds: float | None,
     max_loaded: int | None,
     integrations: tuple[str, ...],
+    drain_seconds: float,
     aliases: dict[str, str],
     limits: HttpLimits,
     security: Security,
@@ -113,6 +121,7 @@ def serve(
             worker,
             early,
             check,
+            drain_seconds,
         )
     )
 

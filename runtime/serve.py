@@ -56,6 +56,7 @@ class ServeOptions:
     several. `max_loaded` at once; None: all. `integrations`: see `parse_integration`. `aliases`: of models, by further
     names for them. `worker`: whether each engine gets a process of its own, None: on a GPU; `early`: one that was
     started already. `check` refuses an open bundle before its code is loaded, as where it is not signed.
+    `drain_seconds` are how long requests in flight have, once the server is to stop.
     """
 
     bundles: tuple[Path, ...]
@@ -75,6 +76,7 @@ class ServeOptions:
     worker: bool | None = None
     early: WorkerProcess | None = None
     check: Callable[[Bundle], None] | None = None
+    drain_seconds: float = DRAIN_SECONDS
 
 
 def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
@@ -301,7 +303,7 @@ def serve_bundles(options: ServeOptions) -> None:
 
     try:
         app = create_app(pool, shared.metrics, options.limits, options.security, shared.tracer, integrations)
-        run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=DRAIN_SECONDS)
+        run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=options.drain_seconds)
     finally:
         pool.close(0.0)  # the server has drained: whoever is left has lost its client
         shared.tracer.close()

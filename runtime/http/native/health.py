@@ -1,4 +1,4 @@
-"""`GET /health` and `/ready`."""
+"""`GET /health`, `/live` and `/ready`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...engine.generation import DeviceStats, EngineStats
 from ..core.registry import total_stats
 from ..core.resources import ReadResource, answer
 from ..core.routes import Operation, Route
-from .schema import HealthDocument, ReadyDocument
+from .schema import HealthDocument, LiveDocument, ReadyDocument
 
 SERVICE = "rocmforge"
 MEBIBYTE = 1 << 20
@@ -74,6 +74,14 @@ def _memory(stats: EngineStats) -> dict[str, int]:
     }
 
 
+class Live(ReadResource):
+    """`GET /live`."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
+        """Answer 200 as long as there is an answer, while the server drains too: to start it anew would help nobody."""
+        answer(resp, LiveDocument(live=True, service=SERVICE))
+
+
 class Ready(ReadResource):
     """`GET /ready`."""
 
@@ -89,6 +97,7 @@ class Ready(ReadResource):
 
 ROUTES = [
     Route("/health", Health, get=Operation("How the server is.", None, HealthDocument), open=True, urgent=True),
+    Route("/live", Live, get=Operation("Whether the server answers.", None, LiveDocument), open=True, urgent=True),
     Route(
         "/ready", Ready, get=Operation("Whether requests are accepted.", None, ReadyDocument), open=True, urgent=True
     ),

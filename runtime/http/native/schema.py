@@ -78,6 +78,13 @@ class HealthDocument(Struct, kw_only=True):
     checks: Json
 
 
+class LiveDocument(Struct, kw_only=True):
+    """`GET /live`."""
+
+    live: bool
+    service: str
+
+
 class ReadyDocument(Struct, kw_only=True):
     """`GET /ready`."""
 

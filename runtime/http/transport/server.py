@@ -8,9 +8,10 @@ import logging
 import os
 import resource
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from waitress import wasyncore  # type: ignore[import-untyped]
@@ -21,6 +22,7 @@ from ..core.admission import Admission
 from ..core.errors import Errors
 from ..core.limits import HttpLimits
 from ..core.routes import Paths
+from .activation import notify, take_sockets
 from .auth import Security
 from .connections import Channel, Dispatcher, Listener, close_overdue_refusals
 from .stream_writer import StreamWriter
@@ -56,8 +58,8 @@ class Application(Protocol):
 class Server:
     """A listening server. `address` is what it is bound to, the port chosen where 0 was asked."""
 
-    def __init__(self, app: Application, host: str, port: int) -> None:
-        """Bind and listen.
+    def __init__(self, app: Application, host: str, port: int, sockets: Sequence[socket.socket] = ()) -> None:
+        """Bind and listen; where sockets are given that listen already, on these.
 
         Raises:
             RocmforgeError: the address is in use, or not ours.
@@ -71,14 +73,14 @@ class Server:
         self._urgent = Dispatcher(URGENT_THREADS)
         self._stream_writer = StreamWriter(app.limits.poll_seconds)
         try:
-            self._listeners = self._listen(host, port)
+            self._listeners = self._listen(host, port, sockets)
         except (OSError, ValueError) as error:
             self._close()
             raise RocmforgeError(f"cannot listen on {printable(host)}:{port}: {_reason(error)}") from None
         first = self._listeners[0]
         self.address: tuple[str, int] = (str(first.effective_host), int(first.effective_port))
 
-    def _listen(self, host: str, port: int) -> list[Listener]:
+    def _listen(self, host: str, port: int, sockets: Sequence[socket.socket]) -> list[Listener]:
         limits, proxy = self._app.limits, self._app.security.trusted_proxy
         believed: dict[str, object] = {
             "trusted_proxy": proxy,
@@ -99,7 +101,11 @@ class Server:
         )
         max_connections = _connections_possible(limits.max_connections)
         listeners: list[Listener] = []
-        for address in adjustments.listen:
+        # Of each its address as `adjustments.listen` has them, and whether it is bound yet.
+        places: list[tuple[Any, dict[str, Any]]] = [(address, {}) for address in adjustments.listen]
+        if sockets:
+            places = [((one.family, one.type, one.proto, one.getsockname()), {"_sock": one}) for one in sockets]
+        for address, bound in places:
             listener = Listener(
                 self._app,
                 self._sockets,
@@ -112,6 +118,8 @@ class Server:
                 urgent_paths=self._app.paths.urgent,
                 errors=self._app.errors,
                 stream_writer=self._stream_writer,
+                bind_socket=not bound,
+                **bound,
             )
             listeners.append(listener)
         return listeners
@@ -120,14 +128,17 @@ class Server:
         return [entry for entry in list(self._sockets.values()) if isinstance(entry, Channel)]
 
     def run(self, drain_seconds: float) -> None:
-        """Serve until `stop`, then let requests in flight end, for `drain_seconds` at most."""
+        """Serve until `stop`, then let requests in flight end, for `drain_seconds` at most.
+
+        Meanwhile connections are accepted still: who asks is told that the server lives and is not ready.
+        """
         self._stream_writer.start()
         while not self._stopping.is_set():
             self._turn()
         self._app.admission.close()
+        self._drain(drain_seconds)
         for listener in self._listeners:
             listener.stop_accepting()
-        self._drain(drain_seconds)
         self._app.admission.abort()
         self._drain(ABORT_SECONDS, abortable=False)
         for channel in self._channels():
@@ -228,6 +239,8 @@ def run_server(
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then drain and return. Must run on the main thread.
 
+    Sockets of a service manager (`activation`) take the place of host and port.
+
     Args:
         app: what to serve.
         host: address or name to bind.
@@ -239,8 +252,14 @@ def run_server(
     Raises:
         RocmforgeError: the address cannot be bound.
     """
-    server = Server(app, host, port)
-    with _signals(server.stop):
+    server = Server(app, host, port, take_sockets(os.environ))
+
+    def stop() -> None:
+        notify("STOPPING=1", os.environ)
+        server.stop()
+
+    with _signals(stop):
         if on_ready is not None:
             on_ready(*server.address)
+        notify("READY=1", os.environ)
         server.run(drain_seconds)

@@ -252,12 +252,15 @@ def test_F63_stopping_lets_a_stream_end(serve: Serve) -> None:
     url, server, thread = stopped_server(make_app(engine, FAST), 10)
     with requests.post(f"{url}/generate/stream", json=BODY, stream=True, timeout=5) as response:
         server.stop()
-        time.sleep(0.1)
-        with pytest.raises(requests.ConnectionError):
-            requests.get(f"{url}/health", timeout=1)
+        wait_until(lambda: requests.get(f"{url}/ready", timeout=5).status_code == 503, 5)
+        assert requests.get(f"{url}/live", timeout=5).json() == {"live": True, "service": "rocmforge"}
+        refused = requests.post(f"{url}/generate", json=BODY, timeout=5)
+        assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
         assert '"finish_reason":"eos"' in response.text
     thread.join(5)
     assert not thread.is_alive()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{url}/live", timeout=1)
 
 
 def test_stopping_cancels_what_takes_too_long() -> None:
