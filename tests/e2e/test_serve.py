@@ -198,7 +198,7 @@ def test_F55_disconnect_in_prefill(server: Server) -> None:
 
 
 def test_F63_sigterm_lets_a_stream_end(smollm2_path: Path) -> None:
-    with serving(smollm2_path) as server:
+    with serving(smollm2_path, "--drain-seconds", PATIENCE_SECONDS) as server:
         with server.post("/generate/stream", LONG | {"max_tokens": 300}, stream=True) as response:
             events = server.events(response)
             first = next(events)
