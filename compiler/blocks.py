@@ -65,7 +65,7 @@ def _read_k(raw: Bytes, weights: WeightFormat) -> Blocks:
     packed = raw[..., 4:16]
     scales = np.concatenate([packed[..., 0:4] & 63, (packed[..., 8:12] & 15) | (packed[..., 0:4] >> 6 << 4)], -1)
     minima = np.concatenate([packed[..., 4:8] & 63, (packed[..., 8:12] >> 4) | (packed[..., 4:8] >> 6 << 4)], -1)
-    nibbles = raw[..., 16 + 32 * fifth :].reshape(rows, supers, 4, 32)
+    nibbles = np.ascontiguousarray(raw[..., 16 + 32 * fifth :]).reshape(rows, supers, 4, 32)
     quants = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(rows, supers * 8, 32)
     if fifth:
         bits = _bits(raw[..., 16:48].reshape(rows, supers, 32, 1))  # [..., column, block]

@@ -21,15 +21,17 @@ def _write_nibbles(vectors: Bytes) -> Bytes:
 
 def _write_bit(vectors: Bytes, bit: int) -> Bytes:
     """Bit v of a byte: that bit of vector v. -> [tiles, blocks, 64]."""
-    return np.packbits(vectors >> bit & 1, axis=2, bitorder="little")[:, :, 0]
+    bits = vectors >> bit & 1
+    found = bits[:, :, 0].copy()
+    for v in range(1, 8):
+        found |= bits[:, :, v] << v
+    return found
 
 
 def _write_pairs(vectors: Bytes, bit: int) -> Bytes:
     """Bits 2v and 2v+1: the two bits from that one on of vector v, then of v+4. -> [tiles, blocks, 128]."""
     pairs = (vectors >> bit & 3).reshape(*vectors.shape[:2], 2, 4, 64)
-    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
-    shifted: Bytes = (pairs << shifts).astype(np.uint8)
-    return _flat(np.bitwise_or.reduce(shifted, axis=3))
+    return _flat(pairs[..., 0, :] | pairs[..., 1, :] << 2 | pairs[..., 2, :] << 4 | pairs[..., 3, :] << 6)
 
 
 def _flat(array: Bytes) -> Bytes:
@@ -63,8 +65,9 @@ def pack_rows(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
     if padding:
         raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
     if weights.is_float:
-        elements = raw.reshape(-1, TILE_ROWS, columns, weights.gguf_bytes)
-        return np.ascontiguousarray(elements.transpose(0, 2, 1, 3)).reshape(elements.shape[0], -1)
+        elements = np.ascontiguousarray(raw).view(f"u{weights.gguf_bytes}").reshape(-1, TILE_ROWS, columns)
+        tiles: Bytes = np.ascontiguousarray(elements.transpose(0, 2, 1)).view(np.uint8)
+        return tiles.reshape(len(tiles), -1)
     return _pack_quantized(raw, weights)
 
 
@@ -72,8 +75,9 @@ def _pack_quantized(raw: Bytes, weights: WeightFormat) -> Bytes:
     tiles = raw.shape[0] // TILE_ROWS
     blocks = read_blocks(raw, weights)
     num_blocks = blocks.quants.shape[1]
-    vectors = blocks.quants.reshape(tiles, TILE_ROWS, num_blocks, 8, 4).transpose(0, 2, 3, 1, 4)
-    quants = _write_quants(np.ascontiguousarray(vectors).reshape(tiles, num_blocks, 8, 64), weights.bits)
+    fours = np.ascontiguousarray(blocks.quants).view(np.uint32)  # quants that stay together: moved as one
+    vectors = np.ascontiguousarray(fours.reshape(tiles, TILE_ROWS, num_blocks, 8).transpose(0, 2, 3, 1))
+    quants = _write_quants(vectors.view(np.uint8), weights.bits)
     fields = tuple(_interleave(field) for field in blocks.block_scales)
     packed = np.concatenate((*fields, *quants) if weights.has_superblocks else (*quants, *fields), axis=-1)
     if weights.has_superblocks:

@@ -7,6 +7,7 @@ a load is row r, and a load takes 16, 8 or 4 neighbouring bytes a lane.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ..artifacts.formats import FORMATS, WeightFormat
 from ..artifacts.packing_sizes import LANE_PIECE_BYTES as PIECE_BYTES
@@ -77,15 +78,21 @@ def _split_quants(quants: Bytes, bits: int) -> tuple[Bytes, Bytes]:
 
 def _single_bits(bits: Bytes) -> Bytes:
     """uint8[rows, blocks, 32] of ones and zeros to [rows, blocks, 4]: bit v of byte b is column 4 * v + b."""
-    return np.packbits(bits.reshape(*bits.shape[:2], 8, 4), axis=2, bitorder="little")[:, :, 0]
+    return _or_shifted(np.ascontiguousarray(bits).view(np.uint32), 1).view(np.uint8)
 
 
 def _pairs(quants: Bytes) -> Bytes:
     """Two low bits of uint8[rows, blocks, 32] to [rows, blocks, 8]: bits 2v, 2v+1 of byte 4i+b are column 16i+4v+b."""
-    vectors = (quants & 3).reshape(*quants.shape[:2], 2, 4, 4)
-    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
-    pairs: Bytes = np.bitwise_or.reduce((vectors << shifts).astype(np.uint8), axis=3)
-    return pairs.reshape(*quants.shape[:2], 8)
+    words = (quants & 3).view(np.uint32).reshape(*quants.shape[:2], 2, 4)
+    return _or_shifted(words, 2).view(np.uint8).reshape(*quants.shape[:2], 8)
+
+
+def _or_shifted(words: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint32]:
+    """uint32[..., n] of four small numbers each to [..., 1], in which number v of all stands `width` * v bits higher."""
+    found = words[..., :1].copy()
+    for v in range(1, words.shape[-1]):
+        found |= words[..., v : v + 1] << (width * v)
+    return found
 
 
 def _chunks(scales: Bytes, quants: Bytes, high: Bytes, tiles: int) -> Bytes:

@@ -119,6 +119,7 @@ def make_golden(
     from ..artifacts.mapped_weights import map_weights
     from ..runtime.device.golden import GOLDEN_BLOCKS, record_golden
     from ..runtime.device.host import HostProgram
+    from .mapped_pages import pages_given_back
 
     descriptor = os.memfd_create("rocmforge-golden")
     os.write(descriptor, code)
@@ -127,7 +128,8 @@ def make_golden(
     threads = len(os.sched_getaffinity(0))
     program = HostProgram(layout, mapped, descriptor, "portable", GOLDEN_BLOCKS, threads)
     try:
-        return record_golden(program, prompts)
+        with pages_given_back(mapped):
+            return record_golden(program, prompts)
     finally:
         program.close()
 
