@@ -88,7 +88,7 @@ def _pairs(quants: Bytes) -> Bytes:
 
 
 def _or_shifted(words: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint32]:
-    """uint32[..., n] of four small numbers each to [..., 1], in which number v of all stands `width` * v bits higher."""
+    """uint32[..., n] of four small numbers each to [..., 1]: number v of each n stands `width` * v bits higher."""
     found = words[..., :1].copy()
     for v in range(1, words.shape[-1]):
         found |= words[..., v : v + 1] << (width * v)
