@@ -21,17 +21,22 @@ def _write_nibbles(vectors: Bytes) -> Bytes:
 
 def _write_bit(vectors: Bytes, bit: int) -> Bytes:
     """Bit v of a byte: that bit of vector v. -> [tiles, blocks, 64]."""
-    bits = vectors >> bit & 1
-    found = bits[:, :, 0].copy()
+    bits: Bytes = vectors >> np.uint8(bit) & np.uint8(1)
+    found: Bytes = bits[:, :, 0].copy()
     for v in range(1, 8):
-        found |= bits[:, :, v] << v
+        found |= bits[:, :, v] << np.uint8(v)
     return found
 
 
 def _write_pairs(vectors: Bytes, bit: int) -> Bytes:
     """Bits 2v and 2v+1: the two bits from that one on of vector v, then of v+4. -> [tiles, blocks, 128]."""
-    pairs = (vectors >> bit & 3).reshape(*vectors.shape[:2], 2, 4, 64)
-    return _flat(pairs[..., 0, :] | pairs[..., 1, :] << 2 | pairs[..., 2, :] << 4 | pairs[..., 3, :] << 6)
+    pairs: Bytes = (vectors >> np.uint8(bit) & np.uint8(3)).reshape(*vectors.shape[:2], 2, 4, 64)
+    return _flat(
+        pairs[..., 0, :]
+        | pairs[..., 1, :] << np.uint8(2)
+        | pairs[..., 2, :] << np.uint8(4)
+        | pairs[..., 3, :] << np.uint8(6)
+    )
 
 
 def _flat(array: Bytes) -> Bytes:
