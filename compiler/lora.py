@@ -28,6 +28,7 @@ from .quantizers.quantize import quantize_rows
 
 ELEMENTS_AT_ONCE = 1 << 22  # that are floats at a time: 16 MiB, and as much again for products
 EMBEDDING = "token_embd.weight"
+ALORA = "adapter.alora.invocation_tokens"
 _FLOATS = (Quant.F32, Quant.F16, Quant.BF16)
 
 
@@ -94,6 +95,8 @@ def read_gguf_adapter(path: Path, base: ModelSource, scale: float) -> Adapter:
         found = file.get_str(key, "")
         if found != expected:
             raise file.error(key, f"expected {expected}, found {printable(found) or 'nothing'}")
+    if ALORA in file.metadata:
+        raise file.error(ALORA, "expected an adapter of all tokens, found one that begins with some: not supported")
     alpha = file.get_float("adapter.lora.alpha", 0.0)
     pairs: dict[str, dict[str, Floats]] = {}
     for name, info in file.tensors.items():
@@ -156,17 +159,27 @@ class MergedSource(DerivedSource):
         added = [adapter.matrices[name] for adapter in self._adapters if name in adapter.matrices]
         if not added:
             return self.base.read_rows(name, first, count)
-        step = max(1, ELEMENTS_AT_ONCE // info.shape[-1])
+        step, own = max(1, ELEMENTS_AT_ONCE // info.shape[-1]), self._own_scale(name)
         parts = []
         for start in range(first, first + count, step):
             rows = slice(start, min(start + step, first + count))
             values = read_float_rows(self.base, name, start, rows.stop - start).copy()
             for one in added:
-                _add(values, one.left[rows] * np.float32(one.factor), one.right)
+                _add(values, one.left[rows] * np.float32(one.factor / own), one.right)
             if info.ggml_type is Quant.F16 and np.abs(values).max() > np.finfo(np.float16).max:
                 raise self.error(name, "expected merged weights that float16 holds, found larger ones")
             parts.append(quantize_rows(values, info.ggml_type))
         return np.concatenate(parts)
+
+    def _own_scale(self, name: str) -> float:
+        """Return what products with a matrix are multiplied by, which is not to hold for what is added to it."""
+        scale = f"{name.removesuffix('.weight')}.scale"
+        if scale not in self.base.tensors:
+            return 1.0
+        own = float(read_float_rows(self.base, scale, 0, 1).reshape(-1)[0])
+        if not own:
+            raise self.error(scale, "expected a scale other than 0 of a matrix that adapters are merged into, found 0")
+        return own
 
 
 def _merged(info: TensorInfo) -> TensorInfo:

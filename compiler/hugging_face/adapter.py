@@ -27,7 +27,10 @@ _PREFIX = "base_model.model."
 _SIDES = {".lora_A.weight": "A", ".lora_B.weight": "B", ".lora_embedding_A": "A", ".lora_embedding_B": "B"}
 _FLOATS = ("F32", "F16", "BF16")
 # What changes a result and is not read, by the value that it must have.
-_PLAIN: Mapping[str, object] = {"use_dora": False, "bias": "none", "fan_in_fan_out": False, "alpha_pattern": {}}
+_PLAIN: Mapping[str, object] = {
+    **{"use_dora": False, "bias": "none", "fan_in_fan_out": False, "alpha_pattern": {}},
+    "alora_invocation_tokens": None,
+}
 
 
 def read_peft_adapter(folder: Path, base: ModelSource, scale: float) -> Adapter:

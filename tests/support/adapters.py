@@ -33,12 +33,16 @@ def pairs(seed: int = 0, names: tuple[str, ...] = (Q, DOWN), rank: int = RANK, s
     }
 
 
-def write_gguf_adapter(path: Path, adapter: Pairs, alpha: float | None = 8.0, **texts: str) -> Path:
+def write_gguf_adapter(
+    path: Path, adapter: Pairs, alpha: float | None = 8.0, alora: tuple[int, ...] = (), **texts: str
+) -> Path:
     writer = gguf.GGUFWriter(path, texts.get("architecture", "llama"))
     writer.add_type(texts.get("kind", "adapter"))
     writer.add_string("adapter.type", texts.get("kind_of", "lora"))
     if alpha is not None:
         writer.add_float32("adapter.lora.alpha", alpha)
+    if alora:
+        writer.add_array("adapter.alora.invocation_tokens", alora)
     for name, (a, b) in adapter.items():
         turned = name == EMBEDDING
         writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(b if turned else a))

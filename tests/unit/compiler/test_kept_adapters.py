@@ -33,6 +33,10 @@ from rocmforge.tests.support.adapters import (
     write_peft_adapter,
 )
 from rocmforge.tools.generate.architecture_models import write_architecture
+from rocmforge.tools.generate.architecture_oracle.adapters import ADAPTED, write_adapted
+from rocmforge.tools.generate.architecture_oracle.adapters import SCALES as ADAPTED_SCALES
+from rocmforge.tools.generate.architecture_oracle.judge import nmse
+from rocmforge.tools.generate.architecture_oracle.logits import VECTOR_IDS
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -197,3 +201,24 @@ def test_damaged_adapters_are_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, {Q: (broken, b)}) == f"{Q}: expected finite numbers, found others"
     assert refused(tmp_path, {Q: (a[:, :32], b)}).startswith(f"{Q}: expected shape [64, 64], as the model has")
     assert refused(tmp_path, {"blk.7.attn_q.weight": (a, b)}).endswith("found one that it does not have")
+
+
+with np.load(Path(__file__).parents[2] / "data/adapter_logits.npz") as _vectors:
+    VECTORS = dict(_vectors)
+
+
+def test_there_are_vectors_of_each_architecture() -> None:
+    assert set(VECTORS) == set(ADAPTED)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_llama_cpp_agrees(name: str, tmp_path: Path) -> None:
+    """Of both adapters at once; the bound is that of models without any: llama.cpp sums in float32."""
+    path, files = write_adapted(tmp_path, name)
+    model = read(path, *(f"a{index}={file}" for index, file in enumerate(files)))
+    made = {key: array.astype(np.float64) for key, array in model.adapters.made.items()}
+    numbers = {**Meaning.of(path, len(VECTOR_IDS)).numbers, **made, SCALES: np.array(ADAPTED_SCALES)}
+    found, expected = Interpreter(model.graph, numbers, VECTOR_IDS).run()[-1], VECTORS[name].astype(np.float64)
+    assert nmse(found, expected) < 1e-6
+    base = Meaning.of(path, len(VECTOR_IDS)).logits(VECTOR_IDS)
+    assert nmse(base, expected) > 0.1

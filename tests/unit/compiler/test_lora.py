@@ -16,7 +16,7 @@ from rocmforge.compiler.changes import Changes, changed_source
 from rocmforge.compiler.floats import read_float_rows
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.hugging_face.folder import open_folder
-from rocmforge.compiler.lora import LoraFile, parse_lora
+from rocmforge.compiler.lora import LoraFile, parse_lora, read_gguf_adapter
 from rocmforge.compiler.model_source import ModelSource
 from rocmforge.compiler.sources import open_source
 from rocmforge.tests.support.adapters import (
@@ -30,6 +30,8 @@ from rocmforge.tests.support.adapters import (
     write_peft_adapter,
 )
 from rocmforge.tests.support.hugging_face import write_folder
+from rocmforge.tools.generate.adapters import write_adapter
+from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.fixtures import write_model
 
 
@@ -119,6 +121,22 @@ def test_a_peft_adapter_of_either_form_of_a_model(tmp_path: Path, of_a_folder: b
     same_but_for_rounding(merged(base, LoraFile(folder, 3.0)), base, [(adapter, factor)])
 
 
+def test_a_scale_of_the_matrix_is_not_one_of_the_adapter(tmp_path: Path) -> None:
+    """As llama.cpp has it: W x * scale + B A x; and 0 takes no adapter."""
+    path, name = write_architecture(tmp_path / "m.gguf", "granite", whole=True), "blk.1.attn_output.weight"
+    base = read_gguf(path)
+    own = read_float_rows(base, "blk.1.attn_output.scale", 0, 1).reshape(-1)[0]
+    assert own != 1
+    write_adapter(tmp_path / "a.gguf", path, [name], 4, 4.0, 1)
+    added = read_gguf_adapter(tmp_path / "a.gguf", base, 1.0).matrices[name]
+    rows = base.tensors[name].rows
+    found = own * (read_float_rows(merged(base, LoraFile(tmp_path / "a.gguf")), name, 0, rows).astype(np.float64))
+    expected = (
+        own * read_float_rows(base, name, 0, rows).astype(np.float64) + added.left.astype(np.float64) @ added.right
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def test_both_kinds_merge_to_the_same_bits(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.gguf", "qwen3", "BF16")
     adapter = {DOWN: half(pairs())[DOWN]}
@@ -169,6 +187,10 @@ GGUF_CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: write_gguf_adapter(path, changed(DOWN, np.full((64, RANK), np.nan, np.float32))),
         "blk.1.ffn_down.weight: expected finite numbers, found others",
     ),
+    "activated": (
+        lambda path: write_gguf_adapter(path, pairs(), alora=(1, 2)),
+        "adapter.alora.invocation_tokens: expected an adapter of all tokens, found one that begins with some",
+    ),
     "alpha": (
         lambda path: write_gguf_adapter(path, pairs(), float("inf")),
         "adapter.lora.alpha: expected a finite number",
@@ -203,6 +225,10 @@ PEFT_CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "dora": (
         lambda folder: write_peft_adapter(folder, pairs(), use_dora=True),
         "use_dora: expected False, found",
+    ),
+    "activated": (
+        lambda folder: write_peft_adapter(folder, pairs(), alora_invocation_tokens=[1]),
+        "alora_invocation_tokens: expected None, found another value",
     ),
     "biases": (lambda folder: write_peft_adapter(folder, pairs(), bias="all"), "bias: expected none, found"),
     "no alpha": (lambda folder: write_peft_adapter(folder, pairs(), lora_alpha=None), "lora_alpha: expected a number"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from .adapters import write_adapter_vectors
 from .clean import clean
 from .judge import Verdict, judge
 from .logits import Oracle, write_logits, write_vectors
@@ -44,6 +45,15 @@ def logits(folder: Path, program: Path) -> None:
 def vectors(program: Path, output: Path) -> None:
     """Write what PROGRAM, llama.cpp's, makes of our own small models: tests/data/architecture_logits.npz."""
     for line in write_vectors(program, output):
+        click.echo(line)
+
+
+@main.command("adapter-vectors")
+@click.argument("program", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+def adapter_vectors(program: Path, output: Path) -> None:
+    """Write what PROGRAM, llama.cpp's, makes of small models with adapters: tests/data/adapter_logits.npz."""
+    for line in write_adapter_vectors(program, output):
         click.echo(line)
 
 

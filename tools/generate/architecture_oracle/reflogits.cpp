@@ -1,9 +1,10 @@
-// reflogits model.gguf ids.json out.json : llama.cpp's logits at the last position of each prefix.
+// reflogits model.gguf ids.json out.json [adapter.gguf scale]... : llama.cpp's logits at the last position of each prefix.
 // ids.json: {"ids":[...], "prefixes":[n,...]}. f32 KV cache, no repacked weights, flash attention off, 1 thread.
 #include "llama.h"
 #include <nlohmann/json.hpp>
 #include <cstdio>
 #include <fstream>
+#include <string>
 #include <vector>
 using json = nlohmann::json;
 int main(int c, char **v)
@@ -21,6 +22,16 @@ int main(int c, char **v)
     if (!m) {
         fprintf(stderr, "no model\n");
         return 2;
+    }
+    std::vector<llama_adapter_lora *> adapters;
+    std::vector<float> scales;
+    for (int i = 4; i + 1 < c; i += 2) {
+        adapters.push_back(llama_adapter_lora_init(m, v[i]));
+        scales.push_back(std::stof(v[i + 1]));
+        if (!adapters.back()) {
+            fprintf(stderr, "no adapter\n");
+            return 7;
+        }
     }
     const llama_vocab *vo = llama_model_get_vocab(m);
     int V = llama_vocab_n_tokens(vo);
@@ -55,6 +66,7 @@ int main(int c, char **v)
             fprintf(stderr, "no context\n");
             return 3;
         }
+        llama_set_adapters_lora(x, adapters.data(), adapters.size(), scales.data());
         llama_batch b = llama_batch_init(128, 0, 1);
         b.n_tokens = n;
         for (int i = 0; i < n; i++) {
