@@ -23,16 +23,18 @@ class GraphBuilder:
     Attributes:
         weights: of the model, by role.
         prefix: of the layer, as `layers.0.`; "" outside.
+        scope: what names of outputs begin with, where a layer is run more than once.
     """
 
     weights: Mapping[str, Weight]
     prefix: str = ""
+    scope: str = ""
     nodes: list[Node] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
 
-    def layer(self, number: int) -> Self:
-        """Return the same graph, seen from a layer."""
-        return replace(self, prefix=f"layers.{number}.")
+    def layer(self, number: int, scope: str = "") -> Self:
+        """Return the same graph, seen from a layer; a `scope` of its own for each time that the layer is run."""
+        return replace(self, prefix=f"layers.{number}.", scope=scope)
 
     def has(self, weight: str) -> bool:
         """Return whether the model has that weight."""
@@ -48,7 +50,7 @@ class GraphBuilder:
 
     def embed(self, output: str, weight: str, scale: float = 1.0) -> str:
         """Append a look-up of rows of a matrix by token id, times `scale`."""
-        value = Value(self.prefix + output, TOKENS, self.weights[self.prefix + weight].shape[1])
+        value = Value(self._named(output), TOKENS, self.weights[self.prefix + weight].shape[1])
         return self._add("embedding", (), value, (self.prefix + weight,), **_unless(scale=(scale, 1.0)))
 
     def position_embed(self, output: str, source: str, weight: str) -> str:
@@ -73,7 +75,7 @@ class GraphBuilder:
             kind: `rms` or `layer`, which takes the mean away first.
             group: neighbouring elements normed together; 0 for the whole row.
         """
-        value = Value(self.prefix + output, rows, self.columns(source))
+        value = Value(self._named(output), rows, self.columns(source))
         roles = tuple(self.prefix + name for name in (weight, f"{weight}_bias") if weight and self.has(name))
         attributes = _unless(kind=(kind, "rms"), group=(group or value.columns, value.columns))
         return self._add("norm", (source,), value, roles, epsilon=epsilon, **attributes)
@@ -85,7 +87,7 @@ class GraphBuilder:
             scale: times which the product and its bias are taken.
         """
         rows = [self.weights[self.prefix + weight].shape[0] for weight in weights]
-        value = Value(self.prefix + output, self.values[source].rows, sum(rows))
+        value = Value(self._named(output), self.values[source].rows, sum(rows))
         for index, weight in enumerate(weights):
             names = (weight, *(name for name in (f"{weight}_bias", f"{weight}_scale") if self.has(name)))
             roles = tuple(self.prefix + name for name in names)
@@ -152,8 +154,33 @@ class GraphBuilder:
         weights = (table,) * bool(attributes["rope_dim"]) + tuple(self.prefix + role for role in roles)
         if temperatures:
             weights, attributes = (*weights, temperatures), {**attributes, "temperature": True}
-        value = Value(self.prefix + output, TOKENS, self.columns(source))
+        value = Value(self._named(output), TOKENS, self.columns(source))
         return self._add("rope_kv", (source,), value, weights, **attributes)
+
+    def columns_of(self, output: str, source: str, first: int, count: int) -> str:
+        """Append columns of a value, `count` from `first` on."""
+        value = replace(self._like(output, source), columns=count)
+        return self._add("columns", (source,), value, (), first=first, count=count)
+
+    def altup(self, output: str, kind: str, streams: str, *others: str, count: int) -> str:
+        """Append a sum over `count` residual streams side by side; see `ops/altup.py`."""
+        return self._add("altup", (streams, *others), self._like(output, streams), (), kind=kind, streams=count)
+
+    def magnitude(self, output: str, source: str, like: str, least: float, *, joined: bool = False) -> str:
+        """Append rows scaled to the magnitude of those of `like`; `joined`: behind these. See `ops/magnitude.py`."""
+        columns = self.columns(source) + self.columns(like) * joined
+        value = replace(self._like(output, source), columns=columns)
+        return self._add("magnitude", (source, like), value, (), least=least, joined=joined)
+
+    def gaussian_cut(self, output: str, source: str, deviations: float) -> str:
+        """Append how far elements are above a row's mean and so many of its standard deviations."""
+        return self._add("gaussian_cut", (source,), self._like(output, source), (), deviations=deviations)
+
+    def latent_heads(self, output: str, query: str, expanded: str, tail: str, columns: int, **sizes: Attribute) -> str:
+        """Append rows of queries, keys and values of latent attention; `sizes` are of `ops/latent_heads.py`."""
+        return self._add(
+            "latent_heads", (query, expanded, tail), Value(self._named(output), TOKENS, columns), (), **sizes
+        )
 
     def attention(
         self, output: str, source: str, columns: int, shared: str = "", sinks: str = "", /, **attributes: Attribute
@@ -168,7 +195,7 @@ class GraphBuilder:
         """
         sources = (source, shared) if shared else (source,)
         weights = (self.prefix + sinks,) if sinks else ()
-        return self._add("attention", sources, Value(self.prefix + output, TOKENS, columns), weights, **attributes)
+        return self._add("attention", sources, Value(self._named(output), TOKENS, columns), weights, **attributes)
 
     def gate(self, output: str, source: str, activation: str, **attributes: Attribute) -> str:
         """Append the gate of a feed-forward, over gate and up side by side; attributes as in `ops/gate.py`."""
@@ -213,8 +240,11 @@ class GraphBuilder:
         """Append the draw of token ids from rows of logits."""
         return self._add("sample", (logits,), Value(output, LOGITS, self.columns(logits), "int32"))
 
+    def _named(self, output: str) -> str:
+        return self.scope + self.prefix + output
+
     def _like(self, output: str, source: str) -> Value:
-        return replace(self.values[source], name=self.prefix + output)
+        return replace(self.values[source], name=self._named(output))
 
     def _add(
         self, op: str, inputs: tuple[str, ...], output: Value, weights: tuple[str, ...] = (), **attributes: Attribute

@@ -81,7 +81,8 @@ class ModelConfig:
         norm_epsilon: added to the mean square, or the variance, in every norm.
         norm: kind of norms, where a file says another than its architecture usually has; "": the usual.
         rope_style: which elements rotate together, see `Architecture`.
-        rope_dim: elements at a head's front that rotate; even, at most `head_dim`; 0: none.
+        rope_dim: elements at a head's front that rotate, at its end in latent attention; even, at most `head_dim`; 0:
+            none.
         rope_scaling: see `RopeScaling`.
         tie_word_embeddings: the token embedding serves as the output projection too.
         rope_table: role of the table by which they rotate.
@@ -95,7 +96,13 @@ class ModelConfig:
         qkv_clamp: distance from 0 within which queries, keys and values are held; 0: they are not.
         logit_scale: by which logits are multiplied.
         logit_softcap: as `attention_softcap`, of logits.
+        kv_rank: elements of the latent that keys and values of all heads are made of; 0: there is none.
+        query_rank: elements of what queries are made of in latent attention; 0: of the residual stream.
         per_layer_size: of the embedding that each layer has of its own; 0: there are none.
+        cycles: how often the upper layers are run, and the lower ones before each of these times; of `models/hrm.py`.
+        laurel_rank: of the low-rank branch beside attention; 0: there is none.
+        sparsity: of each layer, by how many standard deviations an element of the gate has to be above the mean; minus
+            infinity: all take part.
         parallel: attention and feed-forward read the residual stream as it is before both.
         num_experts: of a feed-forward that has some in its stead.
         experts: what they are, where there are some.
@@ -137,7 +144,12 @@ class ModelConfig:
     qkv_clamp: float = 0.0
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
+    kv_rank: int = 0
+    query_rank: int = 0
     per_layer_size: int = 0
+    cycles: tuple[int, int] = (0, 0)
+    laurel_rank: int = 0
+    sparsity: tuple[float, ...] = ()
     parallel: bool = False
     num_experts: int = 0
     experts: Experts | None = None

@@ -239,7 +239,7 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
         if place.role not in tensors or place.form == "ones":
             continue
         tensor = source.tensors[place.name]
-        flat = (math.prod(tensor.shape),) if len(place.whole) == 1 else tensor.shape
+        flat = (math.prod(tensor.shape),) if len(place.whole) == 1 else (tensor.rows, tensor.shape[-1])
         if place.whole not in (tensor.shape, flat):
             raise source.error(place.name, f"expected shape {list(place.whole)}, found {list(tensor.shape)}")
         known: tuple[Quant, ...] = MATRIX_TYPES if len(place.shape) == 2 else VECTOR_TYPES

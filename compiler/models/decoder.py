@@ -13,6 +13,7 @@ from typing import Literal
 from ..graph import LOGITS, TOKENS, Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
 from ..model_config import LayerConfig, ModelConfig
+from . import latent
 from .architecture import Shapes
 from .experts import expert_feed_forward, expert_shapes
 
@@ -109,6 +110,8 @@ def _attention_shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> 
         # Rows of a fused tensor that has as many of keys, and of values, as of queries, which no head reads.
         "attention_rest": (query - key, hidden),
     }
+    if config.kv_rank:
+        found |= latent.shapes(config, layer)
     if style.qk_norm and (not style.only_rotated or (layer.rope_dim and config.num_experts != _MAVERICK_EXPERTS)):
         of_both = {"head": (layer.head_dim,) * 2, "hidden": (hidden,) * 2}.get(style.qk_norm, (query, key))
         found |= {"attention_q_norm": of_both[:1], "attention_k_norm": of_both[1:]}
@@ -124,7 +127,7 @@ def graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> G
     hidden = embedded = _norm(g, style, config, "embedding_normed", hidden, "embedding_norm")
     for number in range(config.num_layers):
         layer = g.layer(number)
-        hidden = _layer(layer, style, config, number, hidden)
+        hidden = block(layer, style, config, number, hidden)
         if layer.has("embedding_skip"):
             skipped = layer.scale_by("embedding_skip", embedded, "embedding_skip")
             hidden = layer.add("skip_residual", hidden, skipped)
@@ -149,7 +152,8 @@ def _norm(
     return source
 
 
-def _layer(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidden: str) -> str:
+def block(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidden: str) -> str:
+    """Append a layer; `number` counts it, and its cache."""
     has = config.layer(number)
     normed = _norm(g, style, config, "attention_normed", hidden, "attention_norm")
     source, between = normed, hidden
@@ -220,7 +224,10 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         "head_dim": has.head_dim,
         **_unusual(value_dim=has.value_dim),
     }
-    qkv = g.linear("qkv", normed, "attention_q", "attention_k", "attention_v")
+    if config.kv_rank:
+        qkv = latent.qkv(g, config, has, normed)
+    else:
+        qkv = g.linear("qkv", normed, "attention_q", "attention_k", "attention_v")
     norms = ("attention_q_norm", "attention_k_norm") if g.has("attention_q_norm") else ()
     how: dict[str, Attribute] = {"norm_rows": style.qk_norm in ("row", "hidden"), "norm_after": style.qk_norm_after}
     if style.qk_norm_kind != "rms":
@@ -234,7 +241,11 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         rope_dim=has.rope_dim,
         interleaved=config.rope_style == "interleaved",
         epsilon=config.norm_epsilon,
-        **_unusual(clamp=config.qkv_clamp, **(how if norms else {})),
+        **_unusual(
+            clamp=config.qkv_clamp,
+            rope_first=has.head_dim - has.rope_dim if config.kv_rank else 0,
+            **(how if norms else {}),
+        ),
         **heads,
     )
     return g.attention(

@@ -20,6 +20,12 @@ TENSORS: Mapping[str, str] = MappingProxyType(
         "attention_q": "blk.{layer}.attn_q.weight",
         "attention_k": "blk.{layer}.attn_k.weight",
         "attention_v": "blk.{layer}.attn_v.weight",
+        "attention_q_a": "blk.{layer}.attn_q_a.weight",
+        "attention_q_a_norm": "blk.{layer}.attn_q_a_norm.weight",
+        "attention_latent": "blk.{layer}.attn_kv_a.weight",
+        "attention_latent_norm": "blk.{layer}.attn_kv_a_norm.weight",
+        "attention_key_tail": "blk.{layer}.attn_key_tail.weight",
+        "attention_kv_b": "blk.{layer}.attn_kv_b.weight",
         "attention_q_norm": "blk.{layer}.attn_q_norm.weight",
         "attention_k_norm": "blk.{layer}.attn_k_norm.weight",
         "attention_gate": "blk.{layer}.attn_gate.weight",
@@ -50,6 +56,7 @@ TENSORS: Mapping[str, str] = MappingProxyType(
 FUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "blk.{layer}.attn_qkv": ("attention_q", "attention_k", "attention_v"),
+        "blk.{layer}.attn_kv_a_mqa": ("attention_latent", "attention_key_tail"),
         "blk.{layer}.ffn_up": ("ffn_gate", "ffn_up"),
         "blk.{layer}.ffn_gate_up_exps": ("ffn_gate_experts", "ffn_up_experts"),
     }
@@ -94,10 +101,12 @@ FURTHER_KEYS: Mapping[str, str] = MappingProxyType(
         "attention_scale": "attention.scale",
         "attention_softcap": "attn_logit_softcapping",
         "embedding_scale": "embedding_scale",
+        "kv_rank": "attention.kv_lora_rank",
         "logit_scale": "logit_scale",
         "logit_softcap": "final_logit_softcapping",
         "max_alibi_bias": "attention.max_alibi_bias",
         "parallel": "use_parallel_residual",
+        "query_rank": "attention.q_lora_rank",
         "qkv_clamp": "attention.clamp_kqv",
         "residual_scale": "residual_scale",
         "rope_alpha": "rope.scaling.alpha",

@@ -28,6 +28,7 @@ _ROPE_FACTORS = ("rope_factors", "rope_factors_long", "rope_factors_short")
 _POST = ("attention_post_norm", "ffn_post_norm")
 _NORMS = ("output_norm", "attention_norm", "ffn_norm")
 _OUTER_BIASES = ("attention_output_bias", "ffn_gate_bias", "ffn_up_bias", "ffn_down_bias")
+_LATENT = ("attention_latent", "attention_latent_norm", "attention_key_tail", "attention_kv_b")
 _SCALES = ("embedding_scale", "residual_scale", "logit_scale", "attention_scale")
 
 
@@ -127,6 +128,15 @@ ARCHITECTURES = (
     ),
     _llama("granitemoe", optional=_ROPE_FACTORS, keys=_SCALES, refine=refined.granite_scales, mixture=Mixture()),
     _llama("minicpm", optional=_ROPE_FACTORS, keys=_SCALES[:3], refine=refined.minicpm, mixture=Mixture()),
+    _half(
+        "minicpm3",
+        without=("attention_k", "attention_v"),
+        also=("attention_q_a", "attention_q_a_norm", *_LATENT),
+        optional=_ROPE_FACTORS[1:],
+        names={"attention_q": "blk.{layer}.attn_q_b.weight"},
+        keys=("kv_rank", "query_rank"),
+        refine=refined.minicpm3,
+    ),
     _llama("maincoder", qk_norm="head", qk_norm_after=True),
     _half("hunyuan-dense", qk_norm="head", qk_norm_after=True, keys=("rope_alpha",), refine=refined.hunyuan),
     _half("hunyuan_vl", qk_norm="head", qk_norm_after=True, keys=("rope_alpha",), refine=refined.hunyuan),

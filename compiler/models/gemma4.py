@@ -19,7 +19,7 @@ from .architecture import Architecture, Shapes, Windows
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
 
 _WINDOWED: Final = "rope_table_windowed"
-_PER_LAYER: Mapping[str, str] = MappingProxyType(
+PER_LAYER: Mapping[str, str] = MappingProxyType(
     {
         "per_layer_embedding": "per_layer_token_embd.weight",
         "per_layer_model": "per_layer_model_proj.weight",
@@ -35,7 +35,7 @@ _ROLES: Final = (
     *("ffn_gate", "ffn_up", "ffn_down", "ffn_post_norm"),
 )
 _TENSORS: Mapping[str, str] = MappingProxyType(
-    {**{role: TENSORS[role] for role in _ROLES}, **_PER_LAYER, "layer_scale": "blk.{layer}.layer_output_scale.weight"}
+    {**{role: TENSORS[role] for role in _ROLES}, **PER_LAYER, "layer_scale": "blk.{layer}.layer_output_scale.weight"}
 )
 _KEYS: Mapping[str, str] = MappingProxyType(
     {
@@ -56,10 +56,8 @@ def refine(source: ModelSource, config: ModelConfig) -> ModelConfig:
     size = source.get_int(key("key_length_windowed"), config.head_dim, 2, config.head_dim)
     rope_dim = source.get_int(key("rope_dim_windowed"), min(size, config.rope_dim), 2, size)
     shared = source.get_int(key("shared_layers"), 0, 0, config.num_layers - 2)
+    check_shared(source, key("shared_layers"), config, shared)
     own = config.num_layers - shared
-    if shared and (windowed[own - 2], windowed[own - 1]) != (True, False):  # whose caches the shared layers read
-        expected = "expected before them a layer with a window, then one without"
-        raise source.error(key("shared_layers"), f"{expected}, found other layers before {shared} shared ones")
     theta = source.get_float(key("rope_theta_windowed"), config.rope_theta, 1, 1e15)
     kv_heads = [config.layer(number).num_kv_heads * (number < own) for number in range(config.num_layers)]
     of_layers: dict[str, tuple[int | str, ...]] = {
@@ -76,6 +74,19 @@ def refine(source: ModelSource, config: ModelConfig) -> ModelConfig:
         by_layer={**config.by_layer, **of_layers},
         further_tables={**config.further_tables, _WINDOWED: RopeTable(theta, rope_dim, RopeScaling())},
     )
+
+
+def check_shared(source: ModelSource, key: str, config: ModelConfig, shared: int) -> None:
+    """Check that before the `shared` last layers, which read another's keys, stands one of either kind.
+
+    Raises:
+        InputError: there does not.
+    """
+    own = config.num_layers - shared
+    windowed = [bool(config.layer(number).window) for number in range(max(own - 2, 0), own)]
+    if shared and windowed != [True, False]:
+        expected = "expected before them a layer with a window, then one without"
+        raise source.error(key, f"{expected}, found other layers before {shared} shared ones")
 
 
 def shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
@@ -122,7 +133,7 @@ def graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     for number in range(config.num_layers):
         layer = g.layer(number)
         normed = layer.norm("attention_normed", hidden, "attention_norm", epsilon)
-        out = layer.linear("attention_out", _attended(layer, config, number, normed, rotated), "attention_output")
+        out = layer.linear("attention_out", attended(layer, config, number, normed, rotated), "attention_output")
         hidden = layer.add("attention_residual", hidden, layer.norm("post_normed", out, "attention_post_norm", epsilon))
         normed = layer.norm("ffn_normed", hidden, "ffn_norm", epsilon)
         gated = layer.gate("activated", layer.linear("gate_up", normed, "ffn_gate", "ffn_up"), "gelu")
@@ -157,7 +168,7 @@ def per_layer(g: GraphBuilder, config: ModelConfig, number: int, hidden: str, in
     return g.norm("per_layer_post_normed", out, "per_layer_post_norm", config.norm_epsilon)
 
 
-def _attended(g: GraphBuilder, config: ModelConfig, number: int, normed: str, rotated: dict[int, str]) -> str:
+def attended(g: GraphBuilder, config: ModelConfig, number: int, normed: str, rotated: dict[int, str]) -> str:
     """Append attention; to `rotated`, queries, keys and values by layer, are added this layer's."""
     has = config.layer(number)
     heads: dict[str, Attribute] = {"num_heads": has.num_heads, "head_dim": has.head_dim}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from ...artifacts.errors import printable
 from ..arrays import is_array, np
@@ -12,6 +13,7 @@ from ..model_source import ModelSource
 from ..position_tables import RopeScaling, Temperatures
 
 LLAMA4_CHUNK = 8192
+_MAX_RANK = 1 << 17
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers
 
 
@@ -186,14 +188,34 @@ def mpt(source: ModelSource, config: ModelConfig) -> ModelConfig:
 
 def minicpm(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Older files lack the scales, which follow from the sizes."""
-    usual = {
+    usual = _minicpm_scales(config)
+    said = {name for name in usual if source.get_float(f"{config.architecture}.{name}", 0.0)}
+    config = replace(config, **{name: value for name, value in usual.items() if name not in said})
+    return replace(config, logit_scale=1 / config.logit_scale)
+
+
+def _minicpm_scales(config: ModelConfig) -> dict[str, Any]:
+    return {
         "embedding_scale": 12.0,
         "residual_scale": 1.4 / config.num_layers**0.5,
         "logit_scale": config.hidden_size / 256,
     }
-    said = {name for name in usual if source.get_float(f"{config.architecture}.{name}", 0.0)}
-    config = replace(config, **{name: value for name, value in usual.items() if name not in said})
-    return replace(config, logit_scale=1 / config.logit_scale)
+
+
+def minicpm3(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Its attention is latent, and its scales are those of older files of MiniCPM, which it has no keys for."""
+    usual = _minicpm_scales(config)
+    scales = {**usual, "logit_scale": 1 / usual["logit_scale"]}
+    return latent_attention(source, replace(config, **scales))
+
+
+def latent_attention(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Keys and values of all heads are made of one latent; each head has its own."""
+    prefix = f"{config.architecture}.attention"
+    kv_rank = source.get_int(f"{prefix}.kv_lora_rank", None, 1, _MAX_RANK)
+    query_rank = source.get_int(f"{prefix}.q_lora_rank", 0, 0, _MAX_RANK)
+    by_layer = {name: of for name, of in config.by_layer.items() if name != "num_kv_heads"}
+    return replace(config, num_kv_heads=config.num_heads, kv_rank=kv_rank, query_rank=query_rank, by_layer=by_layer)
 
 
 def modern_bert(source: ModelSource, config: ModelConfig) -> ModelConfig:

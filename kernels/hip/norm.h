@@ -5,8 +5,7 @@
  * all groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
  * Arguments: x float32[T, COLUMNS], weight float32[WEIGHT_COLUMNS], out, bias. Grid: x = COLUMNS / GROUP, y rows.
  */
-#include "prelude.h"
-#define WAVES (THREADS / WAVE_SIZE)
+#include "group_sum.h"
 
 #ifdef GROUP
 #define FIRST (group_x() * GROUP)
@@ -23,17 +22,6 @@
 #ifndef PACKED
 #define PACKED 0
 #endif
-
-/* The sum over the workgroup of what each thread brings, in one order. */
-INLINE float sum_of_threads(float x, float partial[WAVES])
-{
-    x = wave_sum(x);
-    if (lane_index() == 0) partial[wave_index()] = x;
-    __syncthreads();
-    float sum = 0;
-    UNROLL_FOR (int w = 0; w < WAVES; w++) sum += partial[w];
-    return sum;
-}
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {

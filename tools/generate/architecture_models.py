@@ -55,8 +55,9 @@ _NUMBERS: Mapping[str, float] = {
 }
 """What is not a size."""
 _ROPE_FACTORS = ("rope_factors", "rope_factors_long", "rope_factors_short")
-_LAYERS = {"baichuan": 40, "exaone4": 64}
+_LAYERS = {"baichuan": 40, "exaone4": 64, "hrm_text": 2}
 """How many a model has where four do not show what is special."""
+_HIGH, _LOW = 2, 2  # cycles of HRM
 
 
 _EXPERTS = Experts(
@@ -96,6 +97,7 @@ _FUSED = {
         "qwen",
         "starcoder",
     ),
+    "attn_kv_a_mqa": ("minicpm3",),
     "ffn_up": ("chatglm", "glm4", "phi3", "plamo3"),
     "ffn_gate_up_exps": (),
 }
@@ -217,6 +219,8 @@ def write_architecture(
     if row.mixture is not None and (experts or name not in _DENSE_TOO):
         config = _with_experts(config)
     writer = gguf.GGUFWriter(path, name)
+    if name == "minicpm3":
+        config = replace(config, kv_rank=24, query_rank=40, value_dim=12, num_kv_heads=config.num_heads, rope_dim=6)
     _add_keys(writer, row, config)
     for key, value in (keys or {}).items():
         writer.add_key_value(f"{name}.{key}", value, _KINDS[type(value)])
@@ -268,11 +272,18 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
         "num_heads": config.num_heads,
         "num_kv_heads": config.num_kv_heads,
         "key_length": config.head_dim,
-        "value_length": config.head_dim,
+        "value_length": config.value_dim or config.head_dim,
+        "kv_rank": config.kv_rank,
+        "query_rank": config.query_rank,
         "max_seq_len": config.max_seq_len,
         "rope_dim": config.rope_dim,
         "window": WINDOW,
+        "stack": config.num_layers // 2,
+        "high_cycles": _HIGH,
+        "low_cycles": _LOW,
     }
+    if row.name == "hrm_text":
+        sizes["num_layers"] *= _HIGH * (_LOW + 1) // 2
     for hyperparameter, value in sizes.items():
         if hyperparameter in row.keys:
             writer.add_uint32(row.key(hyperparameter), value)

@@ -71,6 +71,11 @@ TINY: Mapping[str, KernelSpec] = {
     "gate": spec("gate", columns=24, activation="silu"),
     "lora_down": spec("lora_down", columns=24, adapters=2, num_segments=3, ranks=10, at_logits_rows=False),
     "lora_up": spec("lora_up", columns=24, adapters=2, num_segments=3, ranks=10, at_logits_rows=True),
+    "altup": spec("altup", kind="correct", streams=4, stream_columns=24),
+    "columns": spec("columns", columns=24, first=7, stride=40),
+    "gaussian_cut": spec("gaussian_cut", columns=24, deviations="1.6f"),
+    "latent_heads": spec("latent_heads", num_heads=3, head_dim=22, tail_dim=6, value_dim=12),
+    "magnitude": spec("magnitude", columns=24, groups=3, least="1.0e-05f", joined=True),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors
-from rocmforge.compiler.models.decoder_rows import ARCHITECTURES
+from rocmforge.compiler.models import decoder_rows, hrm
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
@@ -23,11 +23,12 @@ from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 
 with np.load(Path(__file__).parents[2] / "data/architecture_logits.npz") as _vectors:
     VECTORS = dict(_vectors)
+ROWS = (*decoder_rows.ARCHITECTURES, *hrm.ARCHITECTURES)
 IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 2 * WINDOW + 3)]
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["plain", "whole"])
-@pytest.mark.parametrize("name", [row.name for row in ARCHITECTURES])
+@pytest.mark.parametrize("name", [row.name for row in ROWS])
 def test_an_architecture(name: str, whole: bool, tmp_path: Path) -> None:
     path = write_architecture(tmp_path / "model.gguf", name, whole)
     source, meaning = read_gguf(path), Meaning.of(path, len(IDS))
@@ -74,6 +75,32 @@ def test_what_heads_share_stands_for_each_element(tmp_path: Path) -> None:
     assert (weight.tensor.shape, rows.shape) == ((4, 64), (64, 64))
     assert np.array_equal(rows[::16], source.read_tensor(weight.name).view(np.float32).reshape(4, 64))
     assert np.array_equal(rows[16], rows[31])
+
+
+@pytest.mark.parametrize(
+    "key, value, problem",
+    [
+        ("block_count", 8, "expected 6, as often as its cycles run a layer, found 8"),
+        ("hrm.h_cycles", 1, "expected 3, as often as its cycles run a layer, found 6"),
+        ("hrm.l_cycles", 0, "expected 1 to 1024, found 0"),
+        ("attention.head_count_kv", np.array([2, 1, 2, 1, 2, 1], np.uint32), "expected layers alike, found some"),
+    ],
+)
+def test_cycles_that_do_not_fit(key: str, value: object, problem: str, tmp_path: Path) -> None:
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", "hrm_text"))
+    with pytest.raises(GgufError) as caught:
+        read_config(replace(source, metadata={**source.metadata, f"hrm_text.{key}": value}))
+    assert problem in str(caught.value)
+
+
+def test_latent_attention(tmp_path: Path) -> None:
+    """The tail of keys is the end of the latent's tensor, and each head has keys and values of its own."""
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", "minicpm3"))
+    config = read_config(source)
+    tail = weight_tensors(source, config)["layers.1.attention_key_tail"]
+    whole = source.read_tensor("blk.1.attn_kv_a_mqa.weight").view(np.float32).reshape(-1, 64)
+    assert np.array_equal(tail.read(source).view(np.float32), whole[24:])
+    assert (config.num_kv_heads, config.head_dim, config.value_dim, config.rope_dim) == (4, 16, 12, 6)
 
 
 def test_layers_that_are_run_again(tmp_path: Path) -> None:

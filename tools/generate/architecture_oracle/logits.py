@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge.compiler.models.decoder_rows import ARCHITECTURES
+from rocmforge.compiler.models import decoder_rows, hrm
 from rocmforge.tools.generate.architecture_models import CASES, write_architecture, write_case
 
 PREFIXES = (1, 13, 40)
@@ -59,7 +59,10 @@ def write_vectors(program: Path, goal: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "ids.json").write_text(json.dumps({"ids": VECTOR_IDS, "prefixes": [len(VECTOR_IDS)]}))
-        writers = {row.name: partial(write_architecture, name=row.name) for row in ARCHITECTURES}
+        writers = {
+            row.name: partial(write_architecture, name=row.name)
+            for row in (*decoder_rows.ARCHITECTURES, *hrm.ARCHITECTURES)
+        }
         writers |= {case: partial(write_case, name=case) for case in CASES}
         for model, write in writers.items():
             path, out = write(folder / "model.gguf"), folder / "out.json"
