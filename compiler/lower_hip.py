@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..artifacts.arguments import Argument, StepRef
-from ..artifacts.formats import FORMATS
+from ..artifacts.formats import FORMATS, WeightFormat
 from ..artifacts.layout import GridEntry, KvLayout
 from ..artifacts.packing_sizes import LANE_ROWS
 from ..artifacts.targets import GpuFeatures
@@ -23,6 +23,7 @@ Q8_BLOCK_BYTES: Final = 48  # sizeof(struct q8_block) in kernels/hip/prelude.h
 THREADS: Final = 256  # of the elementwise kernels
 FEW_TOKENS: Final = (1, 2, 4, MOST_TOKENS)  # a kernel for each, up to so many tokens; more take the tiled kernel
 TILED_TOKENS: Final = 64
+EXPERT_TOKENS: Final = 2  # from so many an expert on, on average, its tokens are computed together
 MANY: Final = (1 << 31) - 1
 _WAVES_WANTED: Final = 2048  # about what the large GPUs hold at once
 _MAX_THREADS: Final = 512
@@ -113,7 +114,7 @@ class HipPlanner(Planner):
         )
 
     def expert_matmul(self, arguments: tuple[Argument, ...], name: str, **parameters: Parameter) -> None:
-        """Append the launch of products with experts' matrices: each token's own, one by one.
+        """Append the launches of products with experts' matrices: few tokens' one by one, many together by expert.
 
         Args:
             arguments: weights, activations, what `route` made, out, bias, scale.
@@ -124,20 +125,24 @@ class HipPlanner(Planner):
         rows, columns = int(parameters["rows"]), int(weight["columns"])
         weight_format = FORMATS[str(weight["weight_type"])]
         tiles = -(-rows // LANE_ROWS) + bool(rows % LANE_ROWS)  # an expert may begin within one
+        slices = num_slices(rows, columns, max(64, weight_format.columns), self._most_slices(columns))
+        dot = "none" if weight_format.is_float else self.gpu.dot
+        common = {**parameters, **weight, "slices": slices, "dot": dot}
+        experts, used = int(parameters["experts"]), int(parameters["used"])
         row_tiles = self.gpu.wave_size // LANE_ROWS
         groups = -(-tiles // row_tiles)
-        slices = num_slices(rows, columns, max(64, weight_format.columns), self._most_slices(columns))
-        self.launch(
-            "expert_gemv",
-            arguments,
-            GridEntry(slices * self.gpu.wave_size, groups * int(parameters["used"]), "tokens"),
-            slices=slices,
-            row_tiles=row_tiles,
-            tile_groups=groups,
-            dot="none" if weight_format.is_float else self.gpu.dot,
-            **parameters,
-            **weight,
-        )
+        few = max(MOST_TOKENS, EXPERT_TOKENS * experts // used)
+        grid = GridEntry(slices * self.gpu.wave_size, groups * used, "tokens", at_most=few)
+        self.launch("expert_gemv", arguments, grid, row_tiles=row_tiles, tile_groups=groups, **common)
+        matrix, waves = self._matrix(weight_format)
+        groups = -(-tiles // 2)
+        grid = GridEntry(waves * self.gpu.wave_size, experts * groups, "tokens", TILED_TOKENS, 0, few + 1, MANY)
+        self.launch("expert_gemm", arguments, grid, matrix=matrix, tile_groups=groups, **common)
+
+    def _matrix(self, weight_format: WeightFormat) -> tuple[str, int]:
+        """Return the matrix instructions that the kernels for many tokens use, and their waves a workgroup."""
+        matrix = "none" if weight_format.is_float else self.gpu.matrix
+        return matrix, 8 if matrix.startswith("wmma") else 4  # GEMM_WAVES of kernels/hip/matrix.h
 
     def _most_slices(self, columns: int) -> int:
         """Return the most waves that share a row of `columns`, 0 as 1; whatever the tokens, as it decides the bits."""
@@ -175,7 +180,6 @@ class HipPlanner(Planner):
             grid = GridEntry(slices * self.gpu.wave_size, -(-tiles // row_tiles), rows, tokens, 0, at_least, tokens)
             self.launch("gemv", arguments, grid, tokens=tokens, row_tiles=row_tiles, **common)
             at_least = tokens + 1
-        matrix = "none" if is_float else self.gpu.matrix
-        waves = 8 if matrix.startswith("wmma") else 4  # GEMM_WAVES of kernels/hip/matrix.h
+        matrix, waves = self._matrix(FORMATS[str(weight["weight_type"])])
         grid = GridEntry(waves * self.gpu.wave_size, -(-tiles // 2), rows, TILED_TOKENS, 0, at_least, MANY)
         self.launch("gemm", arguments, grid, matrix=matrix, **common)

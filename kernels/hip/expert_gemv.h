@@ -14,6 +14,8 @@
 #include "gemv_float.h"
 #endif
 
+#include "expert_epilogue.h"
+
 #define THREADS (SLICES * WAVE_SIZE)
 #define GROUP_ROWS (32 * ROW_TILES)
 
@@ -43,9 +45,6 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
         if (r < 0 || r >= ROWS) continue;
         float total = partial[0][i];
         UNROLL_FOR (int s = 1; s < SLICES; s++) total += partial[s][i];
-        if (HAS_SCALE) total *= ((const GLOBAL_MEMORY float *)a5)[expert];
-        if (WEIGHTED) total *= routed[slot];
-        if (HAS_BIAS) total += ((const GLOBAL_MEMORY float *)a4)[row + r];
-        ((GLOBAL_MEMORY float *)a3)[(size_t)token * OUT_STRIDE + OUT_OFFSET + slot * ROWS + r] = total;
+        store_product(total, token * USED + slot, expert, r, a2, a3, a4, a5);
     }
 }

@@ -46,7 +46,7 @@ INLINE void store_fetched(const struct fetched *next, struct stage *stage, int32
     for (int32_t i = thread_index(); i < 64 * 16; i += threads) {
         const int32_t token = i / 16, c = i % 16 * 4;
         if (c >= width) continue;
-        const size_t at = (size_t)int_min(token, next->count - 1) * ACTIVATION_ROW + 64 * chunk + c;
+        const size_t at = (size_t)ROW_OF_TOKEN(int_min(token, next->count - 1)) * ACTIVATION_ROW + 64 * chunk + c;
 #if COLUMNS % 4 /* rows begin at no multiple of four, and end within one */
         for (int32_t n = 0; n < 4; n++) stage->x[token][c + n] = c + n < width ? next->x[at + n] : 0.0f;
 #else

@@ -41,7 +41,8 @@ INLINE void fetch(weight_pointer tile, uint32_t second, activation_pointer x, in
     }
     if (TAKES_ACTIVATIONS(thread_index())) {
         const int32_t token = int_min(pair / 2, count - 1), b = alone ? 2 * chunk : 2 * chunk + pair % 2;
-        const GLOBAL_MEMORY i32x4 *block = (const GLOBAL_MEMORY i32x4 *)(x + (size_t)token * ACTIVATION_ROW + b);
+        const GLOBAL_MEMORY i32x4 *block =
+            (const GLOBAL_MEMORY i32x4 *)(x + (size_t)ROW_OF_TOKEN(token) * ACTIVATION_ROW + b);
         UNROLL_FOR (int i = 0; i < 3; i++) next->x[i] = block[i];
     }
 }

@@ -62,7 +62,9 @@ def linear_case(
         weights["w_scale"] = RANDOM.normal(2, 0.5, experts).astype(np.float32)
     x = RANDOM.normal(0, 1, (TOKENS, columns * used if each else columns)).astype(np.float32)
     chosen = np.array([RANDOM.choice(experts, used, replace=False) for _ in range(TOKENS)])
-    chosen[:9, 0] = chosen[0, 0]  # more than a kernel takes at once
+    for row in chosen[1:9]:  # more of one expert than a kernel takes at once
+        row[row == chosen[0, 0]] = row[0]
+        row[0] = chosen[0, 0]
     routed = np.concatenate([RANDOM.uniform(0.1, 1, chosen.shape), chosen], axis=1).astype(np.float32)
     numbers: dict[str, Attribute] = {"experts": experts, "used": used, "out_offset": 3, **attributes}
     values = (
