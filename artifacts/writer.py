@@ -183,13 +183,22 @@ class BundleWriter:
         final = decode_manifest(self._goal / MANIFEST_NAME, data)
         with self._create(MANIFEST_NAME) as stream:
             stream.write(data)
+        self.finish_copy()
+        return final
+
+    def finish_copy(self) -> None:
+        """Check a bundle of which the caller has put every file into `staging`, and move it to the goal. The content of
+        the weights is for the caller to check.
+
+        Raises:
+            BundleError: it is not what its manifest says.
+        """
         open_bundle(self._staging).close()
         with self._failing_in_one_line():
             for folder, _, _ in os.walk(self._staging):
                 _sync_folder(Path(folder))
             self._publish()
             _sync_folder(self._goal.parent)
-        return final
 
     def _create(self, name: str) -> BundleStream:
         path = self._staging / name

@@ -14,6 +14,7 @@ from ..artifacts.errors import UsageError, printable
 from ..library.compilation import compile_bundle, default_archs, make_golden
 from .errors import require_address_space
 from .options import CACHE_DIR, MAX_CONTEXT, default_threads, say
+from .registry import fetched
 
 
 @click.command("compile")
@@ -110,6 +111,7 @@ def compile_command(
 
 def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Path:
     """The bundle itself; of a model, its bundle in the cache, compiled now unless a sound one is there."""
+    path = fetched(path)
     if os.path.isdir(path) and not (path / "config.json").is_file():
         return path
     from ..compiler.build_cache import default_cache_dir

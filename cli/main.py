@@ -13,6 +13,7 @@ from .compare import diff, rebuild
 from .compile import compile_command
 from .errors import Group
 from .inspect import doctor, inspect, models
+from .registry import pull, push
 from .run import profile, run, verify
 from .serve import serve
 from .signing import sign
@@ -32,6 +33,6 @@ def main(context: click.Context) -> None:
         context.exit(UsageError.exit_code)
 
 
-_BUNDLES = (compile_command, rebuild, diff, verify, sign, inspect, models)
+_BUNDLES = (compile_command, rebuild, diff, verify, sign, push, pull, inspect, models)
 for command in (*_BUNDLES, serve, run, profile, doctor, generate, status, cancel):
     main.add_command(command)

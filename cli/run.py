@@ -10,6 +10,7 @@ import click
 
 from .compile import compiled
 from .options import CACHE_DIR, MAX_CONTEXT, on_device, say
+from .registry import fetched
 from .signing import trust_options
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def verify(bundle: Path, device: DeviceOptions, check: Callable[[Bundle], None] 
     """Check every digest of a BUNDLE, and its signature where a key is given, and replay its golden records here."""
     from ..runtime.verify import verify as verify_bundle
 
-    verify_bundle(bundle, device, click.echo, check)
+    verify_bundle(fetched(bundle), device, click.echo, check)
 
 
 @click.command()

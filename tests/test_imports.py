@@ -23,11 +23,12 @@ MAY_IMPORT = {
     "cli": {
         *("artifacts", "compiler", "library", "runtime", "runtime/device", "runtime/text", "runtime/engine"),
         # never `tools`: the emulator comes by its entry point
-        *("runtime/telemetry", "runtime/http/core", "runtime/http/transport", "signing", ""),
+        *("runtime/telemetry", "runtime/http/core", "runtime/http/transport", "signing", "registry", ""),
     },
     "compiler": {"artifacts", ""},
     "library": {"artifacts", "compiler", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry"},
     "signing": {"artifacts", ""},
+    "registry": {"artifacts"},
     "runtime/device": {"artifacts"},
     "runtime/text": {"artifacts"},
     "runtime/engine": {"artifacts", "runtime/device", "runtime/text"},
@@ -105,7 +106,7 @@ def test_there_is_no_import_cycle() -> None:
     """No module needs itself, however far around; a package's `__init__` here imports nothing."""
     paths = [
         path
-        for folder in ("artifacts", "cli", "compiler", "library", "runtime", "signing")
+        for folder in ("artifacts", "cli", "compiler", "library", "registry", "runtime", "signing")
         for path in modules_of(folder)
     ]
     graph = {path: {file_of(module) for module in imported(path)} & set(paths) for path in paths}
@@ -141,7 +142,18 @@ def test_no_test_imports_from_a_file_of_tests() -> None:
 
 def test_every_package_is_installed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = ("artifacts", "cli", "compiler", "kernels", "library", "runtime", "signing", "templates", "tools")
+    folders = (
+        "artifacts",
+        "cli",
+        "compiler",
+        "kernels",
+        "library",
+        "registry",
+        "runtime",
+        "signing",
+        "templates",
+        "tools",
+    )
     found = [path.parent.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("__init__.py")]
     assert sorted(listed) == sorted(["rocmforge", *(".".join(("rocmforge", *path.parts)) for path in found)])
 

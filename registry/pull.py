@@ -1,0 +1,117 @@
+"""`rfc pull`: a bundle out of a registry, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from ..artifacts.bundle import open_bundle
+from ..artifacts.errors import BundleError
+from ..artifacts.hip import installed_arches
+from ..artifacts.manifest import WEIGHTS_NAME
+from ..artifacts.targets import generic_arch
+from .artifact import Artifact, Descriptor, check_config, choose_layers, decode_artifact, describe
+from .assemble import assemble
+from .cache import Cache
+from .client import Client
+from .reference import Reference
+from .transfer import Progress, download, fetch
+
+HOST: Final = "host"
+ALL: Final = "all"
+_MAX_CONFIG_BYTES: Final = 1 << 20
+
+
+def pull_bundle(
+    reference: Reference,
+    goal: Path | None,
+    cache: Cache,
+    arches: Sequence[str],
+    progress: Progress,
+    plain_http: bool | None = None,
+) -> tuple[Path, Reference]:
+    """Have a bundle here, checked by the digests of the registry's manifest and of its own.
+
+    Args:
+        reference: by its digest, or by a tag.
+        goal: where to, as a compiler would; None: in the cache.
+        cache: of what is on its way, too.
+        arches: for which code is wanted; `all`; none: what this machine has, or else the host.
+        progress: told of bytes.
+        plain_http: as `Client` has it.
+
+    Returns:
+        The bundle, and its name by its digest.
+
+    Raises:
+        BundleError: something is not what its digest says; names it.
+        RegistryError: the registry cannot be reached, or has none.
+        RocmforgeError: the bundle cannot be written.
+    """
+    client = Client(reference, plain_http)
+    data = client.manifest()
+    digest = describe("", data).digest
+    if reference.digest not in {"", digest}:
+        raise BundleError(str(reference), "manifest", f"expected {reference.digest}, found {digest}")
+    reference = reference.at(digest)
+    artifact = decode_artifact(str(reference), data)
+    check_config(str(reference), artifact, fetch(client, artifact.config, _MAX_CONFIG_BYTES))
+    wanted = _wanted(artifact, arches)
+    layers = choose_layers(str(reference), artifact, wanted)
+    held = -1
+    if goal is None:
+        goal = cache.bundle(reference, () if len(layers) == len(artifact.layers) else tuple(wanted or ()))
+        held = cache.hold(goal)
+    try:
+        for layer in layers:
+            _have(client, layer, cache, progress)
+        assemble(str(reference), artifact, layers, cache, goal)
+    finally:
+        if held >= 0:
+            os.close(held)
+    return goal, reference
+
+
+def cached_bundle(reference: Reference, cache: Cache, arches: Sequence[str]) -> Path | None:
+    """A bundle that was pulled before by this digest, with the code that is wanted; nobody is asked."""
+    found = sorted(cache.root.glob(f"bundles/{reference.digest.removeprefix('sha256:')}-*/{reference.name}.rfb"))
+    wanted = list(arches) or [*installed_arches(), HOST]
+    for path in found:
+        with contextlib.suppress(BundleError), open_bundle(path) as bundle:
+            has = {target.arch for target in bundle.manifest.targets}
+            whole = len(bundle.digests) == len(bundle.manifest.files) + 1
+            if whole or (wanted != [ALL] and has & {*wanted, *filter(None, map(generic_arch, wanted))}):
+                return path
+    return None
+
+
+def _wanted(artifact: Artifact, arches: Sequence[str]) -> list[str] | None:
+    """The arches whose code is pulled; None: all. As a device is chosen: the GPUs that there is code for, of exactly
+    their arch or their family, else the host, else all."""
+    if list(arches) == [ALL]:
+        return None
+    if arches:
+        return sorted(set(arches))
+    has = {layer.arch for layer in artifact.layers if layer.arch}
+    found = {arch if arch in has else generic_arch(arch) for arch in installed_arches()} & has
+    return sorted(arch for arch in found if arch) or ([HOST] if HOST in has else None)
+
+
+def _have(client: Client, layer: Descriptor, cache: Cache, progress: Progress) -> None:
+    """Have a layer among the downloads, of another bundle here where one has the same."""
+    goal = cache.download(layer.digest)
+    near = cache.find_weights(layer.digest) if layer.path == WEIGHTS_NAME and not goal.exists() else None
+    if near is not None:
+        with contextlib.suppress(OSError):
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(near, goal)  # its digest is found like that of a download that was cut off
+    try:
+        download(client, layer, goal, progress)
+    except BundleError:
+        if near is None:
+            raise
+        download(client, layer, goal, progress)

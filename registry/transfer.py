@@ -1,0 +1,228 @@
+"""Blobs to and from a registry, which go on where they were cut off.
+
+Source of the requests: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from ..artifacts.errors import BundleError, RocmforgeError, os_problem, printable
+from .artifact import Descriptor
+from .client import Client
+from .errors import RegistryError
+
+Progress = Callable[[str, int], None]
+"""Told of a layer's name and of how many bytes of it more have come or gone."""
+
+CHUNK_BYTES: Final = 32 << 20
+_PIECE_BYTES: Final = 256 << 10  # of what breaks off, less than that is lost
+_TRIES: Final = 5  # in a row that bring nothing
+_RANGE: Final = re.compile(r"(?:bytes[= ])?0-([0-9]{1,18})", re.ASCII)
+
+
+def layer_name(blob: Descriptor) -> str:
+    """What a blob is called in messages."""
+    return {"": "config", ".": "files", "src": "sources"}.get(blob.path, blob.path)
+
+
+def download(client: Client, blob: Descriptor, goal: Path, progress: Progress) -> None:
+    """Have a blob in a file, whole and with its digest, which is found while it comes. What is in the file already is
+    taken for the beginning of it.
+
+    Args:
+        client: its repository.
+        blob: what to get.
+        goal: the file; kept as far as it came where this fails, unless its digest is wrong.
+        progress: told of bytes as they come.
+
+    Raises:
+        BundleError: the registry gave something else.
+        RegistryError: it gave too little, or nothing.
+        RocmforgeError: the file cannot be written.
+    """
+    with _writable(goal) as file:
+        digest, have = _resume(file, blob, progress)
+        tries, best = 0, have
+        while have < blob.n_bytes:
+            try:
+                for piece, begin in _pieces(client, blob, have):
+                    if begin != have:  # it is 0: the registry knows no ranges: from the beginning again
+                        file.seek(0)
+                        file.truncate()
+                        digest, have = hashlib.sha256(), 0
+                    have += len(piece)
+                    if have > blob.n_bytes:
+                        break
+                    digest.update(piece)
+                    file.write(piece)
+                    progress(layer_name(blob), len(piece))
+            except client.network_errors as error:
+                tries, best = (0, have) if have > best else (tries + 1, best)
+                if tries >= _TRIES:
+                    cut = f"{layer_name(blob)}: cut off after {have} of {blob.n_bytes} bytes: {printable(error)}"
+                    raise RegistryError(f"{client.reference}: {cut}") from error
+                continue
+            if have != blob.n_bytes:
+                break
+        found = f"sha256:{digest.hexdigest()}" if have == blob.n_bytes else f"{have} bytes or more"
+        if found != blob.digest:
+            goal.unlink()
+            problem = f"expected {blob.digest} of {blob.n_bytes} bytes, found {found}"
+            raise BundleError(str(client.reference), layer_name(blob), problem)
+
+
+def fetch(client: Client, blob: Descriptor, limit: int) -> bytes:
+    """The bytes of a small blob, with its digest.
+
+    Raises:
+        BundleError: the registry gave something else, or says that it is larger than `limit`.
+        RegistryError: it gave nothing.
+    """
+    if blob.n_bytes > limit:
+        problem = f"expected at most {limit} bytes, found {blob.n_bytes}"
+        raise BundleError(str(client.reference), layer_name(blob), problem)
+    data = bytearray()
+    try:
+        for piece, _ in _pieces(client, blob, 0):
+            data += piece
+            if len(data) > blob.n_bytes:
+                break
+    except client.network_errors as error:
+        raise RegistryError(f"{client.reference}: {layer_name(blob)}: {printable(error)}") from error
+    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if found != blob.digest or len(data) != blob.n_bytes:
+        problem = f"expected {blob.digest} of {blob.n_bytes} bytes, found {found}"
+        raise BundleError(str(client.reference), layer_name(blob), problem)
+    return bytes(data)
+
+
+def _pieces(client: Client, blob: Descriptor, begin: int) -> Iterator[tuple[bytes, int]]:
+    """Pieces of a blob from `begin` on, or from 0 where the registry knows no ranges, with where each begins."""
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begin}-"} if begin else {})
+    answer = client.request("GET", client.url(f"blobs/{blob.digest}"), headers, stream=True)
+    with contextlib.closing(answer):
+        whole = answer.status_code == 200
+        place = re.fullmatch(r"bytes ([0-9]{1,18})-.*", answer.headers.get("Content-Range", ""))
+        if not whole and (answer.status_code != 206 or place is None or int(place[1]) != begin):
+            raise client.refused(layer_name(blob), answer)
+        begin = 0 if whole else begin
+        for piece in answer.iter_content(_PIECE_BYTES):
+            yield piece, begin
+            begin += len(piece)
+
+
+def _resume(file: BinaryIO, blob: Descriptor, progress: Progress) -> tuple[Any, int]:
+    """The digest of what the file has already, and how much that is."""
+    digest, have = hashlib.sha256(), os.fstat(file.fileno()).st_size
+    if have > blob.n_bytes:
+        file.truncate(0)
+        have = 0
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+        progress(layer_name(blob), len(piece))
+    return digest, have
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to go on with, which one process at a time does."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644), "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # Whoever had it before may have finished with it, and moved it away.
+                if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    yield file
+                    return
+    except OSError as error:
+        raise RocmforgeError(f"cannot write {os_problem(error)}") from error
+
+
+def has_blob(client: Client, blob: Descriptor) -> bool:
+    """Whether the repository has a blob.
+
+    Raises:
+        RegistryError: it does not say.
+    """
+    answer = client.ask(layer_name(blob), "HEAD", client.url(f"blobs/{blob.digest}"), (200, 404))
+    return bool(answer.status_code == 200)
+
+
+def upload(
+    client: Client, blob: Descriptor, file: BinaryIO, state: Path, progress: Progress, chunk_bytes: int = CHUNK_BYTES
+) -> None:
+    """Store a blob, in chunks. Where a registry still has the beginning of it, it goes on behind that.
+
+    Args:
+        client: the repository.
+        blob: what it is; the registry compares the digest.
+        file: its bytes.
+        state: a file that remembers where an upload is going on.
+        progress: told of bytes as they go.
+        chunk_bytes: sent at once.
+
+    Raises:
+        RegistryError: the registry did not take it; where it goes on is remembered.
+    """
+    what = layer_name(blob)
+    location, begin = _known_upload(client, blob, state) or _new_upload(client, what)
+    progress(what, begin)
+    file.seek(begin)
+    while begin < blob.n_bytes:
+        data = file.read(min(chunk_bytes, blob.n_bytes - begin))
+        if not data:
+            raise BundleError(str(client.reference), what, f"expected {blob.n_bytes} bytes, found {begin}")
+        if begin == 0 and len(data) == blob.n_bytes:
+            break  # small: in one, below
+        headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{begin}-{begin + len(data) - 1}"}
+        answer = client.ask(what, "PATCH", location, (202,), headers=headers, data=data)
+        location = client.absolute(answer.headers["Location"])
+        begin += len(data)
+        _remember(state, location)
+        progress(what, len(data))
+    else:
+        data = b""
+    url = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
+    client.ask(what, "PUT", url, (201,), headers={"Content-Type": "application/octet-stream"}, data=data)
+    progress(what, len(data))
+    state.unlink(missing_ok=True)
+
+
+def _remember(state: Path, location: str) -> None:
+    try:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        state.write_text(json.dumps({"location": location}))
+    except OSError as error:
+        raise RocmforgeError(f"cannot write {os_problem(error)}") from error
+
+
+def _new_upload(client: Client, what: str) -> tuple[str, int]:
+    answer = client.ask(what, "POST", client.url("blobs/uploads/"), (202,), headers={"Content-Length": "0"})
+    return client.absolute(answer.headers["Location"]), 0
+
+
+def _known_upload(client: Client, blob: Descriptor, state: Path) -> tuple[str, int] | None:
+    """Where an upload that was cut off goes on, and how many bytes the registry has of it; None where it has none."""
+    try:
+        location = json.loads(state.read_text())["location"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    state.unlink(missing_ok=True)
+    if not isinstance(location, str) or not location.startswith(client.absolute("/")):
+        return None
+    answer = client.ask(layer_name(blob), "GET", location, tuple(range(200, 600)))
+    have = _RANGE.fullmatch(answer.headers.get("Range", ""))
+    if answer.status_code != 204 or have is None:
+        return None
+    begin = int(have[1]) + 1 if int(have[1]) else 0  # 0-0 is how registries say that they have nothing
+    return (client.absolute(answer.headers.get("Location", location)), begin) if begin <= blob.n_bytes else None
