@@ -238,7 +238,7 @@ def test_the_cache_keeps_what_is_used(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 5000)
     references = [Reference("h.x", f"team/m{i}", "", f"sha256:{i}" + "0" * 63) for i in range(4)]
     paths = [cache.bundle(reference, ("host",)) for reference in references]
-    held = []
+    held: list[int] = []
     for i, path in enumerate(paths):
         fd = cache.hold(path)
         path.mkdir()
