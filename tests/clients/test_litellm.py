@@ -7,6 +7,7 @@ import copy
 import importlib
 import json
 import os
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from rocmforge.tests.clients.common import ANSWER, EMBEDDING_LENGTH, MODEL, QUES
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch its list of prices while it is imported
-litellm: Any = importlib.import_module("litellm")
 
 # Routes of LiteLLM, and what each asks of a server: the path below our address.
 ROUTES = {
@@ -31,6 +31,12 @@ CALLS_TOOLS = [name for name in ROUTES if not name.startswith("ollama")]  # Olla
 SHAPE = {"type": "json_schema", "json_schema": {"name": "city", "schema": TOOL["function"]["parameters"]}}
 
 
+@cache
+def litellm() -> Any:
+    """The library, imported where it is used: that takes seconds, and every process of the tests collects this file."""
+    return importlib.import_module("litellm")
+
+
 def settings(server: Server, route: str, **more: Any) -> dict[str, Any]:
     common = {"api_base": server.url + ROUTES[route], "api_key": "none", "num_retries": 0, "timeout": PATIENCE_SECONDS}
     return {"model": f"{route}/{MODEL}", **common, **more}
@@ -40,7 +46,7 @@ def complete(server: Server, route: str, question: str = QUESTION, **more: Any) 
     asked = settings(
         server, route, **{"temperature": 0, "max_tokens": 40, **copy.deepcopy(more)}
     )  # some routes change what they are given
-    return litellm.completion(messages=user(question), **copy.deepcopy(asked))  # some routes change what they get
+    return litellm().completion(messages=user(question), **copy.deepcopy(asked))  # some routes change what they get
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -50,7 +56,7 @@ def test_an_answer_and_its_stream(server: Server, route: str) -> None:
     assert whole.usage.prompt_tokens > whole.usage.completion_tokens == 8
     chunks = list(complete(server, route, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == ANSWER
-    assert litellm.stream_chunk_builder(chunks).choices[0].message.content == ANSWER
+    assert litellm().stream_chunk_builder(chunks).choices[0].message.content == ANSWER
     used = [chunk.usage for chunk in chunks if getattr(chunk, "usage", None)]
     assert [(usage.prompt_tokens, usage.completion_tokens) for usage in used] == [(whole.usage.prompt_tokens, 8)]
 
@@ -62,7 +68,7 @@ def test_a_tool_is_called(server: Server, route: str) -> None:
     (call,) = made.message.tool_calls
     assert (made.finish_reason, call.function.name) == ("tool_calls", "get_weather")
     chunks = list(complete(server, route, WEATHER, **body, stream=True))
-    (other,) = litellm.stream_chunk_builder(chunks).choices[0].message.tool_calls
+    (other,) = litellm().stream_chunk_builder(chunks).choices[0].message.tool_calls
     assert (other.function.name, other.function.arguments) == ("get_weather", call.function.arguments)
     assert isinstance(json.loads(call.function.arguments)["city"], str)
 
@@ -75,21 +81,21 @@ def test_structured_output(server: Server, route: str) -> None:
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_errors_by_type(server: Server, route: str) -> None:
-    with pytest.raises(litellm.NotFoundError, match="model other not found"):
+    with pytest.raises(litellm().NotFoundError, match="model other not found"):
         complete(server, route, model=f"{route}/other")
 
 
 @pytest.mark.parametrize("route", ["openai", "lm_studio", "anthropic"])
 def test_bad_requests_by_type(server: Server, route: str) -> None:
-    with pytest.raises(litellm.BadRequestError, match="top_p"):
+    with pytest.raises(litellm().BadRequestError, match="top_p"):
         complete(server, route, top_p=7)
-    with pytest.raises(litellm.ContextWindowExceededError):
+    with pytest.raises(litellm().ContextWindowExceededError):
         complete(server, route, "word " * 9000)
 
 
 @pytest.mark.parametrize("route", ["openai", "ollama"])
 def test_embedding(server: Server, route: str) -> None:
-    made = litellm.embedding(input=["A cat sleeps.", "The stock exchange fell."], **settings(server, route))
+    made = litellm().embedding(input=["A cat sleeps.", "The stock exchange fell."], **settings(server, route))
     assert [len(entry["embedding"]) for entry in made.data] == [EMBEDDING_LENGTH] * 2
     assert made.usage.prompt_tokens > 0
 
@@ -97,7 +103,7 @@ def test_embedding(server: Server, route: str) -> None:
 @pytest.mark.parametrize("route", ["text-completion-openai", "ollama"])
 def test_text_completion(server: Server, route: str) -> None:
     base = server.url + ("" if route == "ollama" else "/v1")
-    made = litellm.text_completion(
+    made = litellm().text_completion(
         model=f"{route}/{MODEL}",
         api_base=base,
         api_key="none",
@@ -110,10 +116,10 @@ def test_text_completion(server: Server, route: str) -> None:
 
 
 def test_responses(server: Server) -> None:
-    made = litellm.responses(input=QUESTION, temperature=0, max_output_tokens=40, **settings(server, "openai"))
+    made = litellm().responses(input=QUESTION, temperature=0, max_output_tokens=40, **settings(server, "openai"))
     assert made.output[0].content[0].text == ANSWER
     events = list(
-        litellm.responses(
+        litellm().responses(
             input=QUESTION, temperature=0, max_output_tokens=40, stream=True, **settings(server, "openai")
         )
     )
@@ -123,10 +129,10 @@ def test_responses(server: Server) -> None:
 def test_messages(server: Server) -> None:
     """Its pass-through of `/v1/messages`; `stream` of that needs LiteLLM's proxy, not only its library."""
     asked = settings(server, "anthropic", messages=user(QUESTION), max_tokens=40, temperature=0)
-    made = asyncio.run(litellm.anthropic.messages.acreate(**asked))
+    made = asyncio.run(litellm().anthropic.messages.acreate(**asked))
     assert (made["content"][0]["text"], made["stop_reason"]) == (ANSWER, "end_turn")
 
 
 def test_the_model_is_described(server: Server) -> None:
-    found = litellm.get_model_info(f"ollama/{MODEL}", api_base=server.url)
+    found = litellm().get_model_info(f"ollama/{MODEL}", api_base=server.url)
     assert found["max_input_tokens"] == 8192
