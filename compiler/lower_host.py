@@ -8,7 +8,7 @@ from ..artifacts.formats import BLOCK_COLUMNS, FORMATS
 from .plan import Parameter
 from .planner import Planner
 
-Q8_BLOCK_BYTES: Final = 52  # sizeof(struct q8_block) in kernels/host/common.h
+Q8_BLOCK_BYTES: Final = 60  # sizeof(struct q8_block) in kernels/host/common.h
 
 
 class HostPlanner(Planner):

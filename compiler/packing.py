@@ -39,6 +39,17 @@ def _write_pairs(vectors: Bytes, bit: int) -> Bytes:
     )
 
 
+def _write_thirds(vectors: Bytes) -> Bytes:
+    """Bits 0..2 and 4..6 of three times 64 bytes: vectors 0 to 5; bits 3 and 7: the bits of 6 and 7, the highest first.
+
+    Returns [tiles, blocks, 192].
+    """
+    low, high = vectors[:, :, 0:6:2], vectors[:, :, 1:6:2]
+    bits = (vectors[:, :, 6:, None] >> np.array([2, 1, 0], np.uint8).reshape(3, 1) & np.uint8(1)).astype(np.uint8)
+    packed: Bytes = low | high << np.uint8(4) | bits[:, :, 0] << np.uint8(3) | bits[:, :, 1] << np.uint8(7)
+    return _flat(packed)
+
+
 def _flat(array: Bytes) -> Bytes:
     return np.ascontiguousarray(array).reshape(array.shape[0], array.shape[1], -1)
 
@@ -49,6 +60,8 @@ def _write_quants(vectors: Bytes, bits: int) -> tuple[Bytes, ...]:
         return (_flat(vectors),)
     if bits == 1:
         return (_write_bit(vectors, 0),)
+    if bits == 3:
+        return (_write_thirds(vectors),)
     low = _write_pairs(vectors, 0) if bits < 4 else _write_nibbles(vectors)
     if bits == 6:
         return low, _write_pairs(vectors, 4)

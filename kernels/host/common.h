@@ -27,9 +27,10 @@ struct kernel {
  * brings the model closer to its float32 self than one for 32 (docs/performance.md). Sums spare the kernels of
  * weights with an offset or a minimum a second pass. */
 struct q8_block {
-    float scales[2];  /* of quants 0..15 and 16..31 */
-    int32_t sums[2];  /* of quants 0..15 and 16..31 */
-    float scaled_sum; /* scales[0] * sums[0] + scales[1] * sums[1] */
+    float scales[2]; /* of quants 0..15 and 16..31 */
+    int32_t sums[2]; /* of quants 0..15 and 16..31, times -128 */
+    float scaled_sums[2]; /* scales[i] times the sum of its quants */
+    float scaled_sum; /* of both */
     int8_t quants[32];
 };
 

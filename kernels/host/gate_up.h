@@ -20,8 +20,8 @@ static int32_t gate_up_items(const struct step *step) { return step->num_tokens 
 INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const float *bias, const float *scales,
                            const int tokens)
 {
-    float values[8][32] __attribute__((aligned(64)));
-    f32x16 gate[8], up[8];
+    float values[TILE_TOKENS][32] __attribute__((aligned(64)));
+    f32x16 gate[TILE_TOKENS], up[TILE_TOKENS];
     for (int half = 0; half < 2; half++) {
         multiply_tile(tiles + (size_t)half * TILE_BYTES, x, tokens, gate);
         multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES, x, tokens, up);
@@ -56,7 +56,9 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
         const float *bias = HAS_BIAS ? (const float *)arguments[3] + 32 * item : 0;
         const float *scales = (const float *)arguments[4];
         int32_t t = 0;
-        for (; t + 8 <= tokens; t += 8)
+        for (; t + TILE_TOKENS <= tokens; t += TILE_TOKENS)
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, TILE_TOKENS);
+        for (; TILE_TOKENS > 8 && t + 8 <= tokens; t += 8)
             gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 8);
         if (tokens - t >= 4) {
             gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 4);

@@ -14,7 +14,6 @@
 #ifndef PRODUCT_SCALE
 #define PRODUCT_SCALE 1.0f
 #endif
-#define TOKEN_TILE 8
 
 static int32_t matmul_items(const struct step *step) { return COUNT(step) ? (ROWS + 15) / 16 : 0; }
 
@@ -39,7 +38,7 @@ INLINE void store_row(float *out, const float *bias, const float *scale, f32x16 
 INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
                             const float *scale, int32_t valid, const int tokens)
 {
-    f32x16 sums[TOKEN_TILE];
+    f32x16 sums[TILE_TOKENS];
     multiply_tile(tile, activations, tokens, sums);
     for (int t = 0; t < tokens; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, scale, sums[t], valid);
 }
@@ -55,7 +54,10 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
         const float *scale = (const float *)arguments[4];
         const int32_t valid = int_min(16, ROWS - 16 * item);
         int32_t t = 0;
-        for (; t + 8 <= tokens; t += 8)
+        for (; t + TILE_TOKENS <= tokens; t += TILE_TOKENS)
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
+                            TILE_TOKENS);
+        for (; TILE_TOKENS > 8 && t + 8 <= tokens; t += 8)
             multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
                             8);
         if (tokens - t >= 4) {

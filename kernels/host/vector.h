@@ -78,9 +78,11 @@ INLINE float horizontal_sum(f32x16 v)
 }
 INLINE int32_t horizontal_sum_int(i32x16 v)
 {
-    int32_t sum = 0;
-    for (int i = 0; i < 16; i++) sum += v[i];
-    return sum;
+    int32_t a[16];
+    __builtin_memcpy(a, &v, sizeof a);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) a[i] += a[i + width];
+    return a[0];
 }
 INLINE float horizontal_max(f32x16 v)
 {
@@ -133,21 +135,24 @@ INLINE f32x16 vector_tanh(f32x16 v)
     p = vector_fma(p, square, splat(-1.0f / 3));
     return vector_select(size >= splat(0.25f), (f32x16)large, vector_fma(v * square, p, v));
 }
-/* 16 floats to int8, scaled so that the largest becomes 127. What is not finite makes the scale so. */
-INLINE void quantize_half(f32x16 x, float *scale, int32_t *sum, int8_t *quants)
+/* 16 floats to int8, scaled so that the largest becomes 127; returns their sum. What is not finite makes the scale so. */
+INLINE int32_t quantize_half(f32x16 x, float *scale, int8_t *quants)
 {
     const float largest = horizontal_max_abs(x);
     const i32x16 rounded = vector_round(x * (largest > 0 ? 127.0f / largest : 0));
     const i8x16 narrow = __builtin_convertvector(rounded, i8x16);
     *scale = largest / 127.0f;
-    *sum = horizontal_sum_int(rounded);
     __builtin_memcpy(quants, &narrow, 16);
+    return horizontal_sum_int(rounded);
 }
 /* 32 floats to one block of int8. */
 INLINE void quantize_block(const float *x, struct q8_block *block)
 {
-    for (int half = 0; half < 2; half++)
-        quantize_half(load_f32(x + 16 * half), block->scales + half, block->sums + half, block->quants + 16 * half);
-    block->scaled_sum = block->scales[0] * (float)block->sums[0] + block->scales[1] * (float)block->sums[1];
+    for (int half = 0; half < 2; half++) {
+        const int32_t sum = quantize_half(load_f32(x + 16 * half), block->scales + half, block->quants + 16 * half);
+        block->sums[half] = -128 * sum;
+        block->scaled_sums[half] = block->scales[half] * (float)sum;
+    }
+    block->scaled_sum = block->scaled_sums[0] + block->scaled_sums[1];
 }
 #endif

@@ -1,6 +1,7 @@
 /* 16-lane vectors in plain vector extensions, for any CPU. See vector.h. */
 
-#define SIGNED_DOT_OFFSET 0
+#define SIGNED_DOT 1
+#define MORE_TOKENS 8
 #define ACCUMULATORS 8 /* in memory; the more there are, the fewer conversions of operands */
 
 INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; }

@@ -1,7 +1,8 @@
 /* 16-lane vectors on AVX2, FMA and F16C: two registers each. See vector.h. */
 #include "intrinsics.h"
 
-#define SIGNED_DOT_OFFSET 0
+#define SIGNED_DOT 1
+#define MORE_TOKENS 8
 #define ACCUMULATORS 6 /* vectors summed to at once: 12 of the 16 registers, the others hold operands */
 
 typedef union {

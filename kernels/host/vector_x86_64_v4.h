@@ -1,7 +1,8 @@
 /* 16-lane vectors on AVX-512 with VNNI. See vector.h. */
 #include "intrinsics.h"
 
-#define SIGNED_DOT_OFFSET 128 /* dot_signed adds 128 to each weight: its caller takes 128 * sum away */
+#define SIGNED_DOT 0 /* there is none: weights that may be negative stand 128 too high */
+#define MORE_TOKENS 16 /* of a tile of weights at once, where making them takes much: 32 registers hold them */
 #define ACCUMULATORS 8 /* vectors summed to at once: as many as hide the latency of an addition */
 
 INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
@@ -23,7 +24,6 @@ INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
     __builtin_memcpy(&four, x, 4);
     return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
-INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x) { return dot_unsigned(acc, w ^ 0x80, x); }
 INLINE u8x64 look_up(u8x16 table, u8x64 codes)
 {
     return (u8x64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4((__m128i)table), (__m512i)codes);

@@ -8,6 +8,7 @@
 #elif defined(WEIGHT_BF16)
 #define LOAD_ELEMENTS load_bf16
 #endif
+#define TILE_TOKENS 8
 #define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
 /* As multiply_tile in weights_quantized.h; columns in order, one accumulator a row. */

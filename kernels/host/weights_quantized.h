@@ -6,7 +6,8 @@
  *   nibbles   4 x 64 bytes: low halves are vectors 0..3, high halves vectors 4..7
  *   fifth     64 bytes: bit v of a byte belongs to vector v
  *   sixth     2 x 64 bytes: bits 2v, 2v+1 of the first belong to vector v, of the second to v+4
- *   third     2 x 64 bytes of low bits, as sixth has them, and 64 bytes: bit v of a byte belongs to vector v
+ *   third     3 x 64 bytes: bits 0..2 and 4..6 of each are two vectors, of the first 0 and 1; bits 3 of all three
+ *             are bits 2, 1, 0 of vector 6, bits 7 those of vector 7
  *   second    2 x 64 bytes of low bits alone
  *   first     64 bytes: bit v of a byte belongs to vector v
  */
@@ -61,12 +62,16 @@ INLINE void unpack_second(const uint8_t *p, u8x64 w[8])
 }
 INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 {
-    const u8x64 bits = load_bytes(p + 128);
-    for (int v = 0; v < 8; v++) {
-        const u8x64 pairs = load_bytes(p + 64 * (v / 4));
-        w[v] =
-            (shift_right(pairs, 2 * (v % 4)) & 3) | ((v < 2 ? shift_left(bits, 2 - v) : shift_right(bits, v - 2)) & 4);
-    }
+    const u8x64 a = load_bytes(p), b = load_bytes(p + 64), c = load_bytes(p + 128);
+    const u8x64 rest = (a & 0x88) | (shift_right(b, 1) & 0x44) | (shift_right(c, 2) & 0x22);
+    w[0] = a & 7;
+    w[1] = shift_right(a, 4) & 7;
+    w[2] = b & 7;
+    w[3] = shift_right(b, 4) & 7;
+    w[4] = c & 7;
+    w[5] = shift_right(c, 4) & 7;
+    w[6] = shift_right(rest, 1) & 7;
+    w[7] = shift_right(rest, 5) & 7;
 }
 
 /* The format's macros are those of its row in artifacts/formats.py. */
@@ -89,14 +94,25 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #define QUANT_BYTES (64 * QUANT_BITS)
 #define BLOCK_BYTES (QUANT_BYTES + 16 * SCALE_BYTES)
 #define SUPER_BYTES (16 * SUPER_SCALE_BYTES + 8 * BLOCK_BYTES)
-/* Entries of a codebook stand so much too high, and none is negative then: but those of a wide one where dot_unsigned
- * takes nothing above 128. */
-#define CODEBOOK_OFFSET (CODE_OFFSET ? CODE_OFFSET : SIGNED_DOT_OFFSET)
-#define QUANTS_SIGNED (HAS_CODEBOOK ? CODEBOOK_OFFSET == 0 : QUANT_BITS == 8)
-#define UNSIGNED_OFFSET (HAS_CODEBOOK ? CODEBOOK_OFFSET : QUANT_OFFSET)
-#define DOT_OFFSET (QUANTS_SIGNED ? SIGNED_DOT_OFFSET : UNSIGNED_OFFSET)
+/* Weights are lifted, none is negative then: by 128 where there is no signed dot product, else by as much as they need,
+ * but those of a wide codebook and of 8 bits, for there dot_unsigned takes nothing above 128. */
+#if !SIGNED_DOT && !HAS_MINIMUM
+#define LIFT 128
+#elif HAS_CODEBOOK
+#define LIFT CODE_OFFSET
+#else
+#define LIFT QUANT_OFFSET
+#endif
+#define QUANTS_SIGNED (!LIFT && (HAS_CODEBOOK || QUANT_BITS == 8))
+#if QUANTS_SIGNED
+#define DOT dot_signed
+#else
+#define DOT dot_unsigned
+#endif
+/* Tokens that share a block of weights that is unpacked. */
+#define TILE_TOKENS (HAS_MINIMUM && NUM_SCALES == 1 ? 8 : MORE_TOKENS)
 
-INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
+INLINE void unpack_quants(const uint8_t *p, u8x64 w[8], const int lift)
 {
 #if QUANT_BITS == 8
     for (int v = 0; v < 8; v++) w[v] = load_bytes(p + 64 * v);
@@ -111,17 +127,19 @@ INLINE void unpack_quants(const uint8_t *p, u8x64 w[8])
     if (QUANT_BITS == 5) unpack_fifth(p + 256, w);
     if (QUANT_BITS == 6) unpack_sixth(p + 256, w);
 #endif
+    for (int v = 0; v < 8 && !HAS_CODEBOOK && lift != QUANT_OFFSET; v++) w[v] += (uint8_t)(lift - QUANT_OFFSET);
 }
 
-/* The entries of the codebook that the quants name, each CODEBOOK_OFFSET too high. */
+/* The entries of the codebook that the quants name, lifted. Bit g of a row's `groups` belongs to columns 8g .. 8g+7. */
 INLINE void look_up_quants(u8x64 w[8], i32x16 groups)
 {
     const int32_t words[4] = { CODES_0, CODES_1, CODES_2, CODES_3 };
     u8x16 codes;
     __builtin_memcpy(&codes, words, sizeof codes);
-    codes += (uint8_t)CODEBOOK_OFFSET;
+    codes += (uint8_t)LIFT;
+    const u8x64 repeated = (u8x64)(groups * 0x01010101);
     for (int v = 0; v < 8; v++) {
-        if (SCALES_ODD_GROUPS) w[v] |= (u8x64)((groups << (31 - v / 2)) >> 31) & 4;
+        if (SCALES_ODD_GROUPS) w[v] |= (v < 6 ? shift_left(repeated, 2 - v / 2) : shift_right(repeated, 1)) & 4;
         w[v] = look_up(codes, w[v]);
     }
 }
@@ -131,11 +149,11 @@ INLINE void look_up_quants(u8x64 w[8], i32x16 groups)
  * u8[16] and minima u8[16]; or of columns 0..15 [16] and of columns 16..31 [16] the scale and the minimum in a byte's
  * low and high half, or an int8 scale; or one int8 scale; or none; or as `SCALES` of artifacts/formats.py says. */
 #define TILE_BYTES (COLUMNS / 256 * SUPER_BYTES)
-INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int lift)
 {
     const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
     const uint8_t *p = super + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
-    unpack_quants(p + 16 * SCALE_BYTES, w);
+    unpack_quants(p + 16 * SCALE_BYTES, w, lift);
 #if NUM_MINIMA == 2
     const f32x16 d = load_f16(super), m = load_f16(super + 32);
     for (int half = 0; half < 2; half++) {
@@ -163,10 +181,10 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 #else
 /* { quants, float16 scales [16] (, float16 minima [16]) }, or the scales as `SCALES` says. */
 #define TILE_BYTES (COLUMNS / 32 * BLOCK_BYTES)
-INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s)
+INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int lift)
 {
     const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
-    unpack_quants(p, w);
+    unpack_quants(p, w, lift);
 #if defined(SCALES_E4M3)
     for (int half = 0; half < 2; half++) s->scale[half] = load_e4m3(p + QUANT_BYTES + 16 * half) * 0.5f;
 #elif defined(SCALES_BF16)
@@ -184,20 +202,19 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, f32x16 *sums)
 {
     const int blocks = COLUMNS / 32;
+    const int lift = tokens == 1 && QUANT_OFFSET > 0 ? QUANT_OFFSET : LIFT; /* to lift pays for several tokens */
     const struct q8_block *x = (const struct q8_block *)activations;
     for (int t = 0; t < tokens; t++) sums[t] = splat(0);
     for (int b = 0; b < blocks; b++) {
         u8x64 w[8];
         struct block_scales s;
-        unpack_block(tile, b, w, &s);
+        unpack_block(tile, b, w, &s, lift);
         for (int t = 0; t < tokens; t++) {
             const struct q8_block *a = x + (size_t)t * blocks + b;
             f32x16 halves[2];
             for (int half = 0; half < 2; half++) {
-                i32x16 dot = splat_int(-DOT_OFFSET * a->sums[half]);
-                for (int v = 4 * half; v < 4 * half + 4; v++)
-                    dot = QUANTS_SIGNED ? dot_signed(dot, w[v], a->quants + 4 * v)
-                                        : dot_unsigned(dot, w[v], a->quants + 4 * v);
+                i32x16 dot = splat_int(lift == 128 ? a->sums[half] : (a->sums[half] >> 7) * lift);
+                for (int v = 4 * half; v < 4 * half + 4; v++) dot = DOT(dot, w[v], a->quants + 4 * v);
                 halves[half] = to_f32(dot) * a->scales[half];
             }
             if (NUM_SCALES == 2) {
@@ -207,7 +224,7 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
                 sums[t] = vector_fma(halves[0] + halves[1], s.scale[0], sums[t]);
             }
             for (int half = 0; half < 2 && NUM_MINIMA == 2; half++)
-                sums[t] = vector_fma(s.minimum[half], splat(a->scales[half] * (float)a->sums[half]), sums[t]);
+                sums[t] = vector_fma(s.minimum[half], splat(a->scaled_sums[half]), sums[t]);
             if (HAS_MINIMUM && NUM_MINIMA == 1) sums[t] = vector_fma(s.minimum[0], splat(a->scaled_sum), sums[t]);
         }
     }
@@ -219,11 +236,10 @@ INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)
     for (int b = 0; b < COLUMNS / 32; b++) {
         u8x64 w[8];
         struct block_scales s;
-        unpack_block(tile, b, w, &s);
+        unpack_block(tile, b, w, &s, LIFT);
         for (int c = 0; c < 32; c++) {
             const uint8_t byte = w[c / 4][4 * lane + c % 4];
-            const int32_t quant = QUANTS_SIGNED ? (int8_t)byte : byte - UNSIGNED_OFFSET,
-                          half = NUM_SCALES == 2 ? c / 16 : 0;
+            const int32_t quant = QUANTS_SIGNED ? (int8_t)byte : byte - LIFT, half = NUM_SCALES == 2 ? c / 16 : 0;
             const float product = s.scale[half][lane] * (float)quant;
             out[32 * b + c] = HAS_MINIMUM ? product + s.minimum[half % NUM_MINIMA][lane] : product;
         }

@@ -46,7 +46,12 @@ ROUNDING = 2.0**-24  # of one float32 operation, relative
 LEVELS = tuple(v.level for v in TARGETS["host"].variants if cpu_features().issuperset(v.cpu_features))
 """ISA levels that this machine can run, best first."""
 
-Q8_BLOCK = np.dtype([("scales", "<f4", 2), ("sums", "<i4", 2), ("scaled_sum", "<f4"), ("quants", "i1", 32)])
+Q8_BLOCK = np.dtype(
+    [
+        *(("scales", "<f4", 2), ("sums", "<i4", 2), ("scaled_sums", "<f4", 2)),
+        *(("scaled_sum", "<f4"), ("quants", "i1", 32)),
+    ]
+)
 """struct q8_block."""
 
 _GUARD_BYTES = 256
@@ -292,8 +297,9 @@ def quantize_rows(x: Float32) -> npt.NDArray[np.void]:
     quants = np.rint(halves * factors[..., None]).astype(np.int8)
     blocks = np.zeros(halves.shape[:2], Q8_BLOCK)
     blocks["scales"] = largest / np.float32(127)
-    blocks["sums"] = quants.sum(axis=-1, dtype=np.int32)
-    products = blocks["scales"] * blocks["sums"].astype(np.float32)
+    sums = quants.sum(axis=-1, dtype=np.int32)
+    products = blocks["scales"] * sums.astype(np.float32)
+    blocks["sums"], blocks["scaled_sums"] = -128 * sums, products
     blocks["scaled_sum"] = products[..., 0] + products[..., 1]
     blocks["quants"] = quants.reshape(*halves.shape[:2], 32)
     return blocks

@@ -81,8 +81,8 @@ class Matmul:
         )
 
 
-# Tokens are taken 8, 4 and 1 at a time; rows 16.
-TAIL = Matmul(41, 256, (1, 3, 4, 7, 8, 13), bias=True, accumulate=True, offset=5, stride=60)
+# Tokens are taken 16, 8, 4 and 1 at a time; rows 16.
+TAIL = Matmul(41, 256, (1, 3, 4, 7, 8, 29), bias=True, accumulate=True, offset=5, stride=60)
 SMALLEST = Matmul(1, 256, (1,), at_logits_rows=True)
 
 
@@ -261,7 +261,7 @@ def test_gate_up(built: Built, level: str, kind: str) -> None:
     gate, up = random_rows(random, kind, 96, 256), random_rows(random, kind, 96, 256)
     # An odd number of pairs of tiles: 96 rows are 3 work items.
     weights = interleave_pairs(pack_rows(gate, kind, 256), pack_rows(up, kind, 256))
-    for tokens in (1, 5, 13):
+    for tokens in (1, 5, 29):
         inputs, x = matmul_inputs(random, kind, 256, tokens)
         if kind in FLOAT_TYPES:
             x, inputs = x / 8, (inputs / np.float32(8)).astype(np.float32)

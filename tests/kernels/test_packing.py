@@ -66,14 +66,20 @@ class Unpacker:
         bits = CODE_BITS.get(kind) or int(kind[1]) if kind[0] == "Q" or kind in CODE_BITS else 4
         if bits == 8:
             quants[:] = self.take(512).view(np.int8).reshape(8, 64)
+        elif bits == 3:
+            thirds = self.take(192).reshape(3, 64).astype(np.int32)
+            for v in range(6):
+                quants[v] = thirds[v // 2] >> 4 * (v % 2) & 7
+            for v, bit in ((6, 3), (7, 7)):
+                quants[v] = sum((third >> bit & 1) << 2 - i for i, third in enumerate(thirds))
         elif bits > 3:
             nibbles = self.take(256).reshape(4, 64).astype(np.int32)
             quants[:4], quants[4:] = nibbles & 15, nibbles >> 4
-        if bits in (2, 3, 6):
+        if bits in (2, 6):
             pairs = self.take(128).reshape(2, 64).astype(np.int32)
             for v in range(8):
                 quants[v] |= (pairs[v // 4] >> 2 * (v % 4) & 3) << (4 if bits == 6 else 0)
-        if bits % 2:
+        if bits in (1, 5):
             single = self.take(64).astype(np.int32)
             for v in range(8):
                 quants[v] |= (single >> v & 1) << (bits - 1)
