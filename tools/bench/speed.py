@@ -52,23 +52,23 @@ def _token_ids(count: int, vocab_size: int) -> list[int]:
     return [(7919 * index) % vocab_size for index in range(count)]
 
 
-def decode(program: HostProgram, count: int) -> float:
+def decode(program: HostProgram, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Tokens a second over `count` single tokens at positions from 4 on, sampling included."""
     _step(program, [1, 2, 3, 4], 0)
     tokens = _token_ids(count, program.layout.vocab_size)
-    began = time.perf_counter()
+    began = clock()
     for index, token in enumerate(tokens):
         _step(program, [token], 4 + index)
-    return count / (time.perf_counter() - began)
+    return count / (clock() - began)
 
 
-def prefill(program: HostProgram, count: int) -> float:
+def prefill(program: HostProgram, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Tokens a second of a prompt of `count` tokens, in steps as the engine makes them."""
     tokens, size = _token_ids(count, program.layout.vocab_size), program.layout.max_batch_tokens
-    began = time.perf_counter()
+    began = clock()
     for start in range(0, count, size):
         _step(program, tokens[start : start + size], start)
-    return count / (time.perf_counter() - began)
+    return count / (clock() - began)
 
 
 def _report(name: str, ours: list[float], theirs: list[float]) -> None:
