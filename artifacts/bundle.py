@@ -80,6 +80,11 @@ class Bundle:
         """The layout that every bundle has, `layout.msgpack`: its first target's."""
         return self.layouts[LAYOUT_NAME]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no code was left out of this copy."""
+        return len(self.digests) == len(self.manifest.files) + 1
+
     def layout_of(self, target: TargetEntry) -> Layout:
         """The layout that the code of `target` was made for."""
         return self.layouts[target.layout]

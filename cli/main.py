@@ -16,7 +16,7 @@ from .inspect import doctor, inspect, models
 from .registry import pull, push
 from .run import profile, run, verify
 from .serve import serve
-from .signing import sign
+from .signing import attest, sign
 
 START_THRESHOLD = 50_000
 """Objects between two collections: what a start imports stays, and to look at it again and again is 7 % of its time."""
@@ -33,6 +33,6 @@ def main(context: click.Context) -> None:
         context.exit(UsageError.exit_code)
 
 
-_BUNDLES = (compile_command, rebuild, diff, verify, sign, push, pull, inspect, models)
+_BUNDLES = (compile_command, rebuild, diff, verify, sign, attest, push, pull, inspect, models)
 for command in (*_BUNDLES, serve, run, profile, doctor, generate, status, cancel):
     main.add_command(command)

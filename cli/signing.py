@@ -66,6 +66,7 @@ def trust_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--require-signature", is_flag=True, help="Refuse what nobody named by these signed; said by each of them."
     )
+    @click.option("--require-attestations", is_flag=True, help="Also refuse it without a provenance and a bill.")
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -76,13 +77,16 @@ def trust_options(command: Callable[..., None]) -> Callable[..., None]:
         trust_config: Path | None,
         signature: Path | None,
         require_signature: bool,
+        require_attestations: bool,
         **extra: Any,
     ) -> None:
         if not (key or certificate or identity or issuer):
-            if require_signature or signature:
+            if require_signature or signature or require_attestations:
                 asked = "--require-signature" if require_signature else "--signature"
+                asked = asked if require_signature or signature else "--require-attestations"
                 raise UsageError(f"{asked}: expected --key, --certificate or --identity with it, found none")
             return command(*args, check=None, **extra)
+        from ..signing.attestation import check_attestations
         from ..signing.envelope import Trust
         from ..signing.files import read_signature_file
         from ..signing.model_signature import check_signature
@@ -91,6 +95,7 @@ def trust_options(command: Callable[..., None]) -> Callable[..., None]:
 
         def check(bundle: Bundle) -> None:
             check_signature(bundle, trust, None if signature is None else read_signature_file(signature))
+            check_attestations(bundle, trust, require_attestations)
 
         return command(*args, check=check, **extra)
 
@@ -114,3 +119,33 @@ def sign(bundle: Path, output: Path | None, signing: Signing) -> None:
     goal = bundle / SIGNATURE_NAME if output is None else output
     write_companion(goal, data)
     click.echo(f"{printable(goal)}  {digest}")
+
+
+@click.command()
+@click.argument("bundle", type=_PATH)
+@click.option(
+    "--builder",
+    envvar="ROCMFORGE_BUILDER",
+    default="urn:rocmforge:rfc-attest",
+    show_default=True,
+    help="Who ran the build: a URI, as of a CI's workflow.",
+)
+@click.option("--bom", type=_PATH, help="Write the bill of materials here too, as plain CycloneDX.")
+@signing_options
+def attest(bundle: Path, builder: str, bom: Path | None, signing: Signing) -> None:
+    """Say of a BUNDLE how it was made (SLSA provenance) and of what (a CycloneDX bill of materials), signed."""
+    import json
+
+    from ..artifacts.bundle import verify_bundle
+    from ..signing.attestation import attest_bundle
+    from ..signing.bill import make_bill
+    from ..signing.files import write_companion
+
+    with verify_bundle(bundle) as opened:
+        files = attest_bundle(opened, signing, builder)
+        digest = opened.manifest.bundle_digest
+        if bom is not None:
+            write_companion(bom, json.dumps(make_bill(opened), indent=1).encode())
+    for name, data in files.items():
+        write_companion(bundle / name, data)
+        click.echo(f"{printable(bundle / name)}  {digest}")

@@ -92,7 +92,7 @@ def make_blobs(bundle: Bundle) -> tuple[list[Blob], bytes]:
         RocmforgeError: code was left out of this copy.
     """
     manifest = bundle.manifest
-    if len(bundle.digests) != len(manifest.files) + 1:
+    if not bundle.is_whole:
         problem = "code of other machines was left out of this copy: push the whole (rfc pull --arch all)"
         raise RocmforgeError(f"{printable(bundle.path)}: {problem}")
     arches = {target.file: target.arch for target in manifest.targets}

@@ -83,8 +83,7 @@ def cached_bundle(reference: Reference, cache: Cache, arches: Sequence[str]) -> 
     for path in found:
         with contextlib.suppress(BundleError), open_bundle(path) as bundle:
             has = {target.arch for target in bundle.manifest.targets}
-            whole = len(bundle.digests) == len(bundle.manifest.files) + 1
-            if whole or (wanted != [ALL] and has & {*wanted, *filter(None, map(generic_arch, wanted))}):
+            if bundle.is_whole or (wanted != [ALL] and has & {*wanted, *filter(None, map(generic_arch, wanted))}):
                 return path
     return None
 

@@ -17,15 +17,24 @@ from .envelope import MISSING, Signing, Trust, sign_statement, verify_statement
 _PREDICATE: Final = "https://model_signing/signature/v1.0"
 
 
+def require_whole(bundle: Bundle) -> None:
+    """Refuse a copy that cannot all be read.
+
+    Raises:
+        RocmforgeError: code was left out of it.
+    """
+    if not bundle.is_whole:
+        problem = "code of other machines was left out of this copy: sign the whole (rfc pull --arch all)"
+        raise RocmforgeError(f"{printable(bundle.path)}: {problem}")
+
+
 def sign_bundle(bundle: Bundle, signing: Signing) -> bytes:
     """Sign what a bundle's manifest says of its files; the caller has read them all.
 
     Raises:
         RocmforgeError: as `sign_statement`; or code was left out of this copy, so that not all could be read.
     """
-    if len(bundle.digests) != len(bundle.manifest.files) + 1:
-        problem = "code of other machines was left out of this copy: sign the whole (rfc pull --arch all)"
-        raise RocmforgeError(f"{printable(bundle.path)}: {problem}")
+    require_whole(bundle)
     try:
         from model_signing import manifest  # noqa: PLC0415 - only with the extra
         from model_signing._hashing.hashing import Digest  # noqa: PLC0415
