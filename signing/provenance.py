@@ -51,7 +51,7 @@ def make_provenance(bundle: Bundle, builder: str) -> dict[str, Any]:
         RocmforgeError: the extra is not installed.
     """
     try:
-        from google.protobuf import json_format  # noqa: PLC0415 - only with the extra
+        from google.protobuf import json_format  # type: ignore[import-untyped]  # noqa: PLC0415 - only with the extra
         from in_toto_attestation.predicates.provenance.v1 import provenance_pb2  # noqa: PLC0415
     except ImportError as error:
         raise RocmforgeError(f"{MISSING} ({printable(error)})") from error

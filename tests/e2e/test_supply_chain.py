@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.support.process import PATIENCE_SECONDS, environment
 from rocmforge.tests.support.registries import program, running_registry
 from rocmforge.tools.generate.fixtures import write_model
@@ -14,7 +15,7 @@ from rocmforge.tools.generate.fixtures import write_model
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_a_bundle_goes_to_another_machine(tmp_path: Path) -> None:
+def test_a_bundle_goes_to_another_machine(build_cache: BuildCache, tmp_path: Path) -> None:
     program("openssl")
     model, commands, folder = tmp_path / "tiny.gguf", tmp_path / "commands", tmp_path / "folder"
     write_model(model)
@@ -22,6 +23,9 @@ def test_a_bundle_goes_to_another_machine(tmp_path: Path) -> None:
     (commands / "rfc").write_text(f'#!/bin/sh\nexec {sys.executable} -m rocmforge.cli "$@"\n')
     (commands / "rfc").chmod(0o755)
     changes = {"PATH": f"{commands}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/rocmforge").symlink_to(build_cache.root)  # kernels that other tests have built
+    build_cache.root.mkdir(exist_ok=True)
     (tmp_path / "registry").mkdir()
     with running_registry(tmp_path / "registry") as registry:
         done = subprocess.run(
