@@ -49,18 +49,20 @@ class MappedWeights(mmap.mmap):
             raise BundleError(self._path, WEIGHTS_NAME, problem)
 
 
-def map_weights(path: Path, fd: int, stamp: Stamp | None = None) -> MappedWeights:
+def map_weights(path: Path, fd: int, stamp: Stamp | None = None, *, private: bool = False) -> MappedWeights:
     """Map an open weights.bin.
 
     Args:
         path: the bundle, for messages.
         fd: the file; the caller keeps it.
         stamp: which it has had since its content was known; None: which it has now.
+        private: it may be written to, and what is written is this mapping's own.
     """
     from .bus_errors import BusErrorGuard  # noqa: PLC0415 - brings NumPy, which takes time to load
 
     stamp = stamp or stamp_of(fd)
-    mapping = MappedWeights(fd, stamp[0], flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    flags, prot = (mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) if private else (mmap.MAP_SHARED, mmap.PROT_READ)
+    mapping = MappedWeights(fd, stamp[0], flags=flags, prot=prot)
     mapping._path, mapping._file, mapping._stamp = path, Descriptor(os.dup(fd)), stamp
     mapping._guard = BusErrorGuard(mapping)
     return mapping

@@ -14,7 +14,7 @@ from .build_cache import BuildCache
 from .build_inputs import package_versions, toolchain_records
 from .chat_template import TemplateCheck
 from .describe import digest_of, gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
-from .golden import GoldenMaker, check_golden, golden_prompts, golden_records
+from .golden import GoldenMaker, check_golden, golden_prompts, golden_records, take_tolerance
 from .guarded_folder import guarded_folder
 from .model import CompileOptions, Model, read_model
 from .progress import Progress, Silent
@@ -60,8 +60,9 @@ def compile_model(
         progress.stage("golden records")
         golden = _golden(writer, model, placed, options, cache, make_golden)
         check_golden(golden, model.gguf.path)
+        tolerance = take_tolerance(golden, model.gguf.path)
         record = {**_given(options, model), **_taken(lowered, cache)}
-        return writer.finish(_manifest(model, placed, names, golden, record))
+        return writer.finish(_manifest(model, placed, names, golden, tolerance, record))
 
 
 def _given(options: CompileOptions, model: Model) -> dict[str, object]:
@@ -91,12 +92,13 @@ def _manifest(
     placed: Sequence[Placed],
     names: Mapping[str, str],
     golden: Sequence[dict[str, object]],
+    tolerance: float,
     record: Mapping[str, object],
 ) -> Manifest:
     return Manifest(
         model=identity(model.gguf, model.config, model.weights),
         targets=tuple(
-            target_entry(one.target, item, one.built.lowered.toolchain, names[one.target.arch])
+            target_entry(one.target, item, one.built.lowered.toolchain, names[one.target.arch], tolerance)
             for one in placed
             for item in one.built.code
         ),

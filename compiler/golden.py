@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from ..artifacts.errors import GgufError
+from ..artifacts.errors import GgufError, printable
 from ..artifacts.layout import Layout
 from ..artifacts.layout_file import encode_layout
 from ..artifacts.token_table import TokenTable, is_token_table
 from .build_cache import BuildCache, cache_key
+from .target import GOLDEN_TOLERANCE
 from .tokenizer import TokenizerArtifact
+
+log = logging.getLogger(__name__)
 
 GOLDEN_TEXTS = ("The capital of France is", "def fibonacci(n):\n    ")
 MAX_PROMPT_TOKENS = 16
 MAX_ANSWER_TOKENS = 4  # a record's greedy tokens; runtime/device/golden.py
 
+NOISES: Final = 5
+"""Times the noise that a logit may differ by: docs/gpu.md."""
+
 GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict[str, object]]]
-"""Runs prompts: (layout, path of weights.bin, the portable code object, prompts) -> golden records."""
+"""Runs prompts: (layout, path of weights.bin, the portable code object, prompts) -> golden records, with `noise`."""
 
 
 def golden_prompts(tokenizer: TokenizerArtifact, max_seq_len: int) -> list[list[int]]:
@@ -58,6 +65,23 @@ def check_golden(records: Sequence[Mapping[str, Any]], model: Path) -> None:
                 raise GgufError(model, "weights", f"expected finite logits, found {logit} for token {token}")
 
 
+def take_tolerance(records: Sequence[dict[str, object]], model: Path) -> float:
+    """Take the noise out of records; return the tolerance that follows from it, in logits, warning where it is large.
+
+    A model that no rounding should change gets `GOLDEN_TOLERANCE`.
+    """
+    noises = [float(str(record.pop("noise", 0.0))) for record in records]
+    noise = math.sqrt(math.fsum(one * one for one in noises) / max(1, len(noises)))
+    if NOISES * noise <= GOLDEN_TOLERANCE:
+        return GOLDEN_TOLERANCE
+    log.warning(
+        "%s: rounding alone moves its logits by %.1f, so golden records prove little: too few bits for its weights?",
+        printable(model),
+        noise,
+    )
+    return math.ceil(10 * NOISES * noise) / 10
+
+
 def golden_records(
     layout: Layout,
     weights: Path,
@@ -68,7 +92,7 @@ def golden_records(
     make_golden: GoldenMaker,
 ) -> list[dict[str, object]]:
     """Return the records of `prompts`, from the cache where the same weights and code have made them before."""
-    key = cache_key(weights_sha256, encode_layout(layout), code, json.dumps(prompts))
+    key = cache_key(weights_sha256, encode_layout(layout), code, json.dumps(prompts), "noise")
     found = cache.get("golden", key)
     if found is not None:
         records: list[dict[str, object]] = json.loads(found)

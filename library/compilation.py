@@ -116,22 +116,9 @@ def make_golden(
     layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, object]]:
     """Run prompts on code that is not yet in a bundle."""
-    from ..artifacts.mapped_weights import map_weights
-    from ..runtime.device.golden import GOLDEN_BLOCKS, record_golden
-    from ..runtime.device.host import HostProgram
-    from .mapped_pages import pages_given_back
+    from .golden_maker import make_golden as run  # brings NumPy and the device
 
-    descriptor = os.memfd_create("rocmforge-golden")
-    os.write(descriptor, code)
-    with weights.open("rb") as file:
-        mapped = map_weights(weights.parent, file.fileno())
-    threads = len(os.sched_getaffinity(0))
-    program = HostProgram(layout, mapped, descriptor, "portable", GOLDEN_BLOCKS, threads)
-    try:
-        with pages_given_back(mapped):
-            return record_golden(program, prompts)
-    finally:
-        program.close()
+    return run(layout, weights, code, prompts)
 
 
 def default_archs() -> tuple[str, ...]:

@@ -38,6 +38,11 @@ def _prompt_step(program: Program, token_ids: Sequence[int], start: int) -> npt.
     return logits
 
 
+def prompt_logits(program: Program, prompt: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return float32[vocab_size] after a prompt, which a program of its own keeps."""
+    return _prompt_step(program, prompt, 0).copy()
+
+
 def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:
     """Return one record a prompt: its last logits' digest and top, and the first greedy tokens.
 

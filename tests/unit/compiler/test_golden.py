@@ -20,6 +20,7 @@ from rocmforge.compiler.golden import (
     check_golden,
     golden_prompts,
     golden_records,
+    take_tolerance,
 )
 from rocmforge.compiler.tokenizer import TokenizerArtifact, build_tokenizer
 from rocmforge.tests.support.bundle import LAYOUT
@@ -76,3 +77,16 @@ def test_F76_logits_that_are_not_finite_are_refused(logit: float) -> None:
     check_golden([{"top": [[3, 1.0], [4, -2.0]]}], Path("m.gguf"))
     with pytest.raises(GgufError, match=r"m\.gguf: weights: expected finite logits, found .* for token 4"):
         check_golden([{"top": [[3, 1.0]]}, {"top": [[3, 1.0], [4, logit]]}], Path("m.gguf"))
+
+
+@pytest.mark.parametrize(
+    "noises,tolerance", [((), 1.0), ((0.1, 0.2), 1.0), ((0.2, 0.2), 1.0), ((0.3, 0.4), 1.8), ((1.0,), 5.0)]
+)
+def test_the_tolerance_follows_from_what_roundings_change(
+    noises: tuple[float, ...], tolerance: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five times the root mean square, in tenths, and never less than what a calm model has."""
+    records: list[dict[str, object]] = [{"top": [], "noise": noise} for noise in noises] or [{"top": []}]
+    assert take_tolerance(records, Path("m.gguf")) == tolerance
+    assert all(record == {"top": []} for record in records)
+    assert bool(caplog.records) == (tolerance > 1)

@@ -1,0 +1,31 @@
+"""Golden records of a model's real code: the same twice, and with what roundings change in their logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.compile import compile_model
+from rocmforge.compiler.model import CompileOptions
+from rocmforge.compiler.progress import Silent
+from rocmforge.library.golden_maker import make_golden
+from rocmforge.tools.generate.fixtures import write_model
+
+
+def test_noise_is_measured_and_leaves_the_weights_alone(tmp_path: Path, build_cache: BuildCache) -> None:
+    model = write_model(tmp_path / "model.gguf", quantization="Q4_K", num_layers=1)
+    made: list[list[dict[str, object]]] = []
+
+    def maker(layout, weights, code, prompts):  # type: ignore[no-untyped-def]
+        before = weights.read_bytes()
+        made.extend(make_golden(layout, weights, code, prompts) for _ in range(2))
+        assert weights.read_bytes() == before
+        return [dict(record) for record in made[0]]
+
+    compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
+    assert made[0] == made[1]
+    assert all(0 < float(str(record["noise"])) < 0.2 for record in made[0])
+    with open_bundle(tmp_path / "model.rfb") as bundle:
+        assert all("noise" not in record for record in bundle.manifest.golden)
+        assert {target.golden_tolerance for target in bundle.manifest.targets} == {1.0}
