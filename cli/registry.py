@@ -103,6 +103,7 @@ def fetched(path: Path) -> Path:
         return path
     import os
 
+    from ..artifacts.manifest import MANIFEST_NAME
     from ..registry.cache import Cache, default_root
     from ..registry.reference import SCHEME, parse_reference
 
@@ -112,9 +113,13 @@ def fetched(path: Path) -> Path:
         raise UsageError(f"a bundle to run is named by its digest: expected {wanted}, found a tag alone")
     root = os.environ.get("ROCMFORGE_REGISTRY_CACHE")
     limit = float(os.environ.get("ROCMFORGE_REGISTRY_GIB") or 100)
-    found, _ = _pulled(str(reference), None, (), None, Path(root) if root else None, limit)
-    Cache(Path(root) if root else default_root()).hold(found)  # until this process ends
-    return found
+    cache = Cache(Path(root) if root else default_root())
+    while True:
+        found, _ = _pulled(str(reference), None, (), None, cache.root, limit)
+        held = cache.hold(found)  # until this process ends
+        if (found / MANIFEST_NAME).exists():
+            return found
+        os.close(held)  # another process has just removed it
 
 
 def _pulled(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Final
 
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import BundleError
 from ..artifacts.hip import installed_arches
-from ..artifacts.manifest import WEIGHTS_NAME
+from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME, decode_manifest
 from ..artifacts.targets import generic_arch
-from .artifact import Artifact, Descriptor, check_config, choose_layers, decode_artifact, describe
+from .artifact import Descriptor, check_config, choose_layers, decode_artifact, describe
 from .assemble import assemble
 from .cache import Cache
 from .client import Client
@@ -60,7 +60,7 @@ def pull_bundle(
     reference = reference.at(digest)
     artifact = decode_artifact(str(reference), data)
     check_config(str(reference), artifact, fetch(client, artifact.config, _MAX_CONFIG_BYTES))
-    wanted = _wanted(artifact, arches)
+    wanted = _wanted({layer.arch for layer in artifact.layers if layer.arch}, arches)
     layers = choose_layers(str(reference), artifact, wanted)
     held = -1
     if goal is None:
@@ -77,25 +77,25 @@ def pull_bundle(
 
 
 def cached_bundle(reference: Reference, cache: Cache, arches: Sequence[str]) -> Path | None:
-    """A bundle that was pulled before by this digest, with the code that is wanted; nobody is asked."""
+    """A bundle that was pulled before by this digest, with the code that would be pulled now; nobody is asked."""
     found = sorted(cache.root.glob(f"bundles/{reference.digest.removeprefix('sha256:')}-*/{reference.name}.rfb"))
-    wanted = list(arches) or [*installed_arches(), HOST]
     for path in found:
-        with contextlib.suppress(BundleError), open_bundle(path) as bundle:
-            has = {target.arch for target in bundle.manifest.targets}
-            if bundle.is_whole or (wanted != [ALL] and has & {*wanted, *filter(None, map(generic_arch, wanted))}):
+        with contextlib.suppress(BundleError, OSError), open_bundle(path) as bundle:
+            whole = decode_manifest(path, (path / MANIFEST_NAME).read_bytes())
+            wanted = _wanted({target.arch for target in whole.targets}, arches)
+            here = {target.arch for target in bundle.manifest.targets}
+            if bundle.is_whole or (wanted is not None and here.issuperset(wanted)):
                 return path
     return None
 
 
-def _wanted(artifact: Artifact, arches: Sequence[str]) -> list[str] | None:
-    """The arches whose code is pulled; None: all. As a device is chosen: the GPUs that there is code for, of exactly
-    their arch or their family, else the host, else all."""
+def _wanted(has: Set[str], arches: Sequence[str]) -> list[str] | None:
+    """The arches whose code is pulled, of those that a bundle has; None: all. As a device is chosen: the GPUs that
+    there is code for, of exactly their arch or their family, else the host, else all."""
     if list(arches) == [ALL]:
         return None
     if arches:
         return sorted(set(arches))
-    has = {layer.arch for layer in artifact.layers if layer.arch}
     found = {arch if arch in has else generic_arch(arch) for arch in installed_arches()} & has
     return sorted(arch for arch in found if arch) or ([HOST] if HOST in has else None)
 

@@ -108,7 +108,9 @@ def test_a_machine_gets_what_it_needs(
     with open_bundle(path) as bundle:
         assert [target.arch for target in bundle.manifest.targets] == ["host"]
         assert not (path / "code/gfx942.bin").exists()
+    assert cached_bundle(name, cache, ()) == path
     found.append("gfx942")
+    assert cached_bundle(name, cache, ()) is None  # there is code for that GPU, and not here
     other, _ = pull_bundle(name, None, cache, (), quiet)
     with open_bundle(other) as bundle:
         assert [target.arch for target in bundle.manifest.targets] == ["gfx942"]
