@@ -51,7 +51,18 @@ print(json.dumps([float(np.abs(found - expected).max()), float(np.abs(expected).
 """
 
 
-ALL = ("artifacts", "cli", "compiler", "kernels", "library", "runtime", "templates", "tools", "tests/oracles")
+ALL = (
+    "artifacts",
+    "cli",
+    "compiler",
+    "kernels",
+    "library",
+    "registry",
+    "runtime",
+    "templates",
+    "tools",
+    "tests/oracles",
+)
 
 
 @pytest.fixture

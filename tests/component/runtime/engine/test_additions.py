@@ -71,7 +71,7 @@ TOO_LARGE = "top_a: expected float <= 1000.0, found 1001"
 
 
 def test_a_sampling_parameter(tmp_path: Path) -> None:
-    folders = ("artifacts", "cli", "compiler", "kernels", "library", "runtime", "templates", "tools")
+    folders = ("artifacts", "cli", "compiler", "kernels", "library", "registry", "runtime", "templates", "tools")
     package = copy_package(tmp_path, *folders)
     field = "    top_a: Annotated[float, Allowed(0.0, 1000.0)] = 0.0\n"
     edit(package / "artifacts/sampling.py", (DECLARED, DECLARED + field))
