@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ..artifacts.errors import InputError, UsageError, os_problem, printable
+from ..artifacts.errors import InputError, ToolchainError, UsageError, os_problem, printable
 from .errors import DIFFERS, require_address_space
 from .options import on_device
 
@@ -60,7 +60,7 @@ def _rebuilt(bundle: Path, files: BuildFiles, output: Path | None) -> RebuildRes
     from ..compiler.compile import compile_model
     from ..compiler.guarded_folder import guarded_folder
     from ..compiler.progress import choose_progress
-    from ..compiler.rebuild import compare_builds, other_model, recorded_options
+    from ..compiler.rebuild import compare_builds, other_compiler, other_model, recorded_options
     from ..library.compilation import make_golden
     from ..runtime.text.chat import check_template
     from .compile import exit_cleanly_on_signals
@@ -75,7 +75,10 @@ def _rebuilt(bundle: Path, files: BuildFiles, output: Path | None) -> RebuildRes
             return other
         with choose_progress(False) as progress:
             chosen = replace(options, goal=output or options.goal)
-            manifest = compile_model(chosen, BuildCache(folder / "cache"), progress, make_golden, check_template)
+            try:
+                manifest = compile_model(chosen, BuildCache(folder / "cache"), progress, make_golden, check_template)
+            except ToolchainError as error:
+                return other_compiler(recorded, options, error)
     return compare_builds(recorded, manifest)
 
 
@@ -84,7 +87,7 @@ def _say_result(result: RebuildResult) -> None:
         click.echo(f"identical: {result.recorded}")
         return
     if result.rebuilt is None:
-        click.echo("not compiled again: the model is another")
+        click.echo(f"not compiled again: {result.problem}")
     else:
         click.echo(f"differs: {printable(result.files[0])} is the first of {len(result.files)} files")
     for cause in result.causes:

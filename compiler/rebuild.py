@@ -9,14 +9,16 @@ from pathlib import Path
 
 from ..artifacts.build_record import Difference, record_differences
 from ..artifacts.checker import Checker
-from ..artifacts.errors import UsageError
+from ..artifacts.errors import ToolchainError, UsageError
 from ..artifacts.layout import KV_DTYPES
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from .build import find_toolchain
 from .changes import Changes
 from .describe import digest_of
 from .lora import LoraFile
 from .model import CompileOptions
 from .sources import open_source
+from .target import find_targets
 from .tuning import read_tuning
 
 # In the order in which a compile comes to them: what is first may be why the rest is otherwise.
@@ -40,15 +42,17 @@ class RebuildResult:
 
     Attributes:
         recorded: digest of the bundle.
-        rebuilt: of what was made of the same; None: it was not compiled, for the model is another.
+        rebuilt: of what was made of the same; None: nothing was made.
         files: those that differ, in the order in which a compile makes them.
         causes: what the builds took that is not equal.
+        problem: why nothing was made; "" where something was.
     """
 
     recorded: str
     rebuilt: str | None
     files: tuple[str, ...]
     causes: tuple[Difference, ...]
+    problem: str = ""
 
     @property
     def identical(self) -> bool:
@@ -130,7 +134,28 @@ def other_model(manifest: Manifest, model: Path) -> RebuildResult | None:
     if found == manifest.model.source_sha256:
         return None
     cause = Difference("model.sha256", manifest.model.source_sha256, found)
-    return RebuildResult(manifest.bundle_digest, None, (), (cause,))
+    return RebuildResult(manifest.bundle_digest, None, (), (cause,), "the model is another")
+
+
+def other_compiler(manifest: Manifest, options: CompileOptions, error: ToolchainError) -> RebuildResult:
+    """Return the result where a compiler failed that is not the one of then.
+
+    Raises:
+        ToolchainError: `error`, where it is the one of then, or the bundle does not say; or it is not there at all.
+    """
+    tools = {
+        tool.name: tool.version for tool in (find_toolchain(options.toolchain, t) for t in find_targets(options.archs))
+    }
+    recorded = {target.toolchain: target.toolchain_version for target in manifest.targets}
+    names = sorted({*tools, *recorded})
+    causes = tuple(
+        Difference(f"toolchains.{name}.version", recorded.get(name), tools.get(name))
+        for name in names
+        if recorded.get(name) != tools.get(name)
+    )
+    if not causes:
+        raise error
+    return RebuildResult(manifest.bundle_digest, None, (), causes, str(error))
 
 
 def compare_builds(recorded: Manifest, rebuilt: Manifest) -> RebuildResult:

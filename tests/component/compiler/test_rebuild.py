@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.artifacts.errors import ToolchainError
 from rocmforge.artifacts.manifest import Manifest
 from rocmforge.cli.compare import _rebuilt as rebuilt
 from rocmforge.compiler import compile as compile_module
@@ -108,6 +109,19 @@ def test_another_compiler_is_the_cause(made: Path, tmp_path: Path, monkeypatch: 
     assert result.causes[1].text("recorded", "here") == (
         f"options.toolchains.zig.version: recorded ziglang {metadata.version('ziglang')}, here ziglang 0.99.0"
     )
+
+
+def test_a_compiler_that_is_another_and_fails_is_the_cause(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = wrapped_zig(tmp_path, "--no-such-option")
+    monkeypatch.setattr(host_toolchain, "ziglang_folder", lambda: wrapped)
+    with pytest.raises(ToolchainError, match="zig failed"):  # by its version it is the one of then
+        rebuild(made)
+    monkeypatch.setattr(host_toolchain, "ziglang_version", lambda: "ziglang 0.16.0")
+    result = rebuild(made)
+    assert (result.identical, result.rebuilt, result.problem[:10]) == (False, None, "zig failed")
+    assert [(cause.what, cause.second) for cause in result.causes] == [("toolchains.zig.version", "ziglang 0.16.0")]
 
 
 def test_another_package_is_the_cause(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
