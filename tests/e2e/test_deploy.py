@@ -1,0 +1,135 @@
+"""What lies in deploy/ and .github/: checked by schemas of those who read it, and the script of CI run step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from rocmforge.tests.clients.programs import python_program
+from rocmforge.tests.support.keys import make_key
+from rocmforge.tests.support.process import COMMAND, PATIENCE_SECONDS, environment, rfc
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy/helm/rocmforge"
+
+
+def checked(*command: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", [".github/workflows/test.yml", ".github/workflows/bundles.yml"]),
+        ("github-actions", ["deploy/action/action.yml"]),
+        ("gitlab-ci", ["deploy/gitlab-ci.yml"]),
+        ("compose-spec", ["deploy/compose.yaml"]),
+    ],
+)
+def test_files_that_others_read_keep_their_schemas(schema: str, files: list[str]) -> None:
+    program = python_program("check-jsonschema", "check-jsonschema==0.39.0") / "check-jsonschema"
+    more = ["--data-transform", "gitlab-ci"] if schema == "gitlab-ci" else []
+    checked(program, "--builtin-schema", f"vendor.{schema}", *more, *(ROOT / name for name in files))
+
+
+def test_kubernetes_takes_the_manifests() -> None:
+    program = python_program("kubernetes-validate", "kubernetes-validate==1.37.0") / "kubernetes-validate"
+    said = checked(program, "--strict", ROOT / "deploy/kubernetes/rocmforge.yaml")
+    assert said.count("passed for resource") == 4
+
+
+def documents(name: str) -> dict[str, Any]:
+    found = yaml.safe_load_all((ROOT / name).read_text())
+    return {one["kind"]: one for one in found}
+
+
+def test_a_pod_drains_before_it_is_killed() -> None:
+    """Kubernetes, Compose and systemd each wait longer than the server may take."""
+    pod = documents("deploy/kubernetes/rocmforge.yaml")["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    drain = int(container["args"][container["args"].index("--drain-seconds") + 1])
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > drain + pause
+    assert {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe")} == {"/live"}
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert container["resources"]["limits"]["amd.com/gpu"] == 1
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["host"]
+    grace = int(service["stop_grace_period"].removesuffix("s"))
+    assert grace > int(service["command"][service["command"].index("--drain-seconds") + 1])
+    unit = (ROOT / "deploy/systemd/rocmforge.service").read_text()
+    stop, seconds = re.search(r"TimeoutStopSec=(\d+)", unit), re.search(r"--drain-seconds (\d+)", unit)
+    assert stop
+    assert seconds
+    assert int(stop[1]) > int(seconds[1])
+
+
+def test_the_chart_names_values_that_it_has() -> None:
+    """Each value of a template is one of values.yaml, which keeps the schema; and none is there in vain."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    jsonschema.validate(values, json.loads((CHART / "values.schema.json").read_text()))
+    text = "".join(path.read_text() for path in sorted((CHART / "templates").iterdir()))
+    named = set(re.findall(r"\.Values\.([\w.]+)", text))
+    for name in named:
+        found: Any = values
+        for part in name.split("."):
+            assert part in found, name
+            found = found[part]
+    assert {name.partition(".")[0] for name in named} == set(values)
+
+
+def test_the_image_serves_what_the_list_locks() -> None:
+    text = (ROOT / "deploy/Containerfile").read_text()
+    assert "--require-hashes -r deploy/serving.txt" in text
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1] == "65532:65532"
+    assert (ROOT / ".dockerignore").read_text() == (ROOT / ".containerignore").read_text()
+    needed = {line.removeprefix("!") for line in (ROOT / ".containerignore").read_text().splitlines() if line[0] == "!"}
+    assert all((ROOT / name).exists() for name in needed)
+
+
+def build(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    settings = {"RFC": " ".join(COMMAND)} | changes
+    return subprocess.run(
+        [str(ROOT / "deploy/build-bundle"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+        env=environment(**settings),
+    )
+
+
+def test_the_script_of_ci_step_by_step(small_gguf: Path, small_bundle: Path, small_cache: Path, tmp_path: Path) -> None:
+    goal, key, output = tmp_path / "goal.rfb", make_key(tmp_path), tmp_path / "output"
+    options = ("--arch", "host", "--cache-dir", small_cache)
+    settings = {"BASELINE": str(small_bundle), "ROCMFORGE_SIGNING_KEY": str(key.private), "GITHUB_OUTPUT": str(output)}
+    done = build(small_gguf, goal, *options, **settings)
+    assert done.returncode == 0, done.stderr
+    steps = re.findall(r"^== (\w+)", done.stdout, re.MULTILINE)
+    assert [step for step in steps if step != "attest"] == ["compile", "verify", "certificate", "sign", "done"]
+    assert "equivalent\n" in done.stdout
+    certificate = json.loads(Path(f"{goal}.certificate.json").read_text())
+    assert (certificate["identical"], certificate["certificate"]["equivalent"]) == (True, True)
+    digest = json.loads((goal / "manifest.json").read_text())["bundle_digest"]
+    assert output.read_text() == f"bundle={goal}\ndigest={digest}\n"
+    assert rfc("verify", goal, "--key", key.public, "--require-signature").returncode == 0
+
+
+def test_the_script_stops_at_what_fails(small_gguf: Path, small_cache: Path, tmp_path: Path) -> None:
+    assert build(small_gguf).returncode == 2
+    done = build(tmp_path / "none.gguf", tmp_path / "goal.rfb")
+    assert (done.returncode, "== verify" in done.stdout) == (3, False)
+    options = ("--arch", "host", "--cache-dir", small_cache)
+    done = build(small_gguf, tmp_path / "goal.rfb", *options, BASELINE=str(tmp_path / "no bundle"))
+    assert (done.returncode, "== done" in done.stdout) == (3, False)
+    assert os.listdir(tmp_path / "goal.rfb")
