@@ -37,8 +37,10 @@ from rocmforge.tests.kernels.kernel_harness import (
 from rocmforge.tests.oracles.dequantize import dequantize
 
 ARCHES = ("gfx1100", "gfx942")
-PLACES = (*LEVELS, *ARCHES)
-"""Where a node is run: waves of 32 and of 64, and all levels of the host that this machine has."""
+HOST_LEVELS = tuple(dict.fromkeys((LEVELS[0], LEVELS[-1])))
+PLACES = (*HOST_LEVELS, *ARCHES)
+"""Where a node is run: waves of 32 and of 64, and on the host the best level of this machine and the portable one. What
+another level has of its own, its header of vectors, test_kernels_host.py goes through."""
 
 _KV = KvLayout(1, 1, 32, 16, "f16")
 _PACKERS = {"rows16": (pack_rows, interleave_pairs), "lanes32": (pack_lanes, interleave_lane_pairs)}
@@ -185,5 +187,5 @@ class Places:
                 self._gpus[place].run(one, grid, step, *arguments)
             return
         if not self._host:
-            self._host.update(build(self._specs(place), self._cache, self._folder, LEVELS))
+            self._host.update(build(self._specs(place), self._cache, self._folder, HOST_LEVELS))
         self._host[place].run(kernel, step, *arguments)

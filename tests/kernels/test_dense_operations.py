@@ -1,4 +1,4 @@
-"""Operations of dense models on every level of the host and on emulated GPUs, against what their nodes mean.
+"""Operations of dense models on the host and on emulated GPUs, against what their nodes mean.
 
 Bounds count roundings of float32, `ROUNDING` each; portable code rounds a multiply-add twice, hence factors of 2.
 """

@@ -1,4 +1,4 @@
-"""Operations of mixtures on every level of the host and on emulated GPUs, against what their nodes mean.
+"""Operations of mixtures on the host and on emulated GPUs, against what their nodes mean.
 
 Bounds count roundings of float32, `ROUNDING` each.
 """

@@ -190,7 +190,7 @@ def ended(generation: Generation) -> GenerationState:
 # A real program.
 
 
-def load(bundle: Bundle, num_blocks: int = 64, threads: int = 2, **limits: int) -> HostProgram:
+def load(bundle: Bundle, num_blocks: int = 64, threads: int = 1, **limits: int) -> HostProgram:
     """A program of the bundle, its layout's limits changed."""
     layout = dataclasses.replace(bundle.layout, **limits)  # type: ignore[arg-type]
     file = choose_variant(bundle.manifest.targets).file

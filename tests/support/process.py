@@ -23,10 +23,14 @@ PATIENCE_SECONDS = 120.0
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without the settings of a user or of CI, and with `changes`."""
+    """This process's environment without the settings of a user or of CI, and with `changes`.
+
+    Without another word, models run on one thread: on a busy machine two wait for each other, and twice as long in all.
+    That any number of threads computes the same bits is in tests/component/runtime/device/test_host_program.py.
+    """
     own = ("ROCM", "ROCF", "PYTHONUNBUFFERED")
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(own)}
-    return kept | changes
+    return kept | {"ROCMFORGE_THREADS": "1"} | changes
 
 
 def rfc(

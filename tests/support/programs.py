@@ -75,7 +75,7 @@ def relative_tolerance(quantization: str) -> float:
 
 def logits(bundle: Bundle, ids: list[int], level: str | None = None) -> np.ndarray:
     """float32[T, vocab_size] of a prompt, its last token in a step of its own."""
-    program = load_host_program(bundle, num_blocks=8, threads=2, level=level)
+    program = load_host_program(bundle, num_blocks=8, threads=1, level=level)
     parts = []
     for first, last in ((0, len(ids) - 1), (len(ids) - 1, len(ids))):
         count = last - first

@@ -21,7 +21,7 @@ LLAMA_CPP_RMS = 0.371
 
 @pytest.fixture(scope="module")
 def program(smollm2: Bundle) -> Iterator[HostProgram]:
-    loaded = load_host_program(smollm2, 64, 2)
+    loaded = load_host_program(smollm2, 64, 1)
     yield loaded
     loaded.close()
 

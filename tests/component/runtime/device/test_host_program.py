@@ -58,7 +58,7 @@ def test_hidden_states_are_bitwise_the_same_alone_batched_and_chunked(smollm2: B
 def test_v3_and_v4_give_the_same_bits(smollm2: Bundle, prompt: list[int]) -> None:
     results = []
     for level in ("x86_64_v4", "x86_64_v3"):
-        program = load_host_program(smollm2, 64, 2, level)
+        program = load_host_program(smollm2, 64, 1, level)
         results.append(run(program, [(0, 0, prompt[:20])]))
         program.close()
     assert np.array_equal(results[0], results[1])
@@ -79,7 +79,7 @@ def test_logits_against_the_float32_reference(
     expected, hidden = reference.forward(ids), reference.hidden(ids)
     bundle = compiled(path, build_cache)
     for level in LEVELS:
-        program = load_host_program(bundle, 64, 2, level)
+        program = load_host_program(bundle, 64, 1, level)
         found, states = run(program, [(0, 0, ids)]), program.hidden(0, len(ids))
         program.close()
         assert np.isfinite(found).all()

@@ -50,7 +50,7 @@ def model(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(params=[*LEVELS, *ARCHES])
 def program(request: pytest.FixtureRequest, model: tuple[Path, Bundle]) -> Iterator[Program]:
     where = request.param
-    loaded = load_host_program(model[1], 64, 2, where) if where in LEVELS else load_gpu(model[1], where)
+    loaded = load_host_program(model[1], 64, 1, where) if where in LEVELS else load_gpu(model[1], where)
     yield loaded
     loaded.close()
 

@@ -145,7 +145,7 @@ def seen_both_ways(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFac
 
 
 def load(bundle: Bundle, place: str) -> Program:
-    return load_host_program(bundle, 64, 2, place) if place in LEVELS else load_gpu(bundle, place)
+    return load_host_program(bundle, 64, 1, place) if place in LEVELS else load_gpu(bundle, place)
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -122,7 +122,7 @@ def test_one_at_a_time_and_none_that_was_not_begun_at_the_end() -> None:
 
 @pytest.fixture
 def program(bundle: Bundle) -> Iterator[HostProgram]:
-    made = load_host_program(bundle, 64, 2)
+    made = load_host_program(bundle, 64, 1)
     yield made
     made.close()
 

@@ -39,7 +39,7 @@ def test_logits_of_a_mix_against_the_float32_reference(
     expected = ReferenceModel(path).forward(ids)
     with compiled(path, build_cache, path.with_suffix(".rfb"), archs=("host", "gfx1100")) as bundle:
         for place in (*LEVELS, "gfx1100"):
-            program = load_host_program(bundle, 64, 2, place) if place in LEVELS else load(bundle, place)
+            program = load_host_program(bundle, 64, 1, place) if place in LEVELS else load(bundle, place)
             found = run(program, [(0, 0, ids)])
             program.close()
             error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)

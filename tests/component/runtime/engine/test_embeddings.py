@@ -418,7 +418,7 @@ def test_smollm2_finds_what_is_alike(smollm2: Bundle) -> None:
     )
     tokenizer = load_tokenizer(smollm2)
     requests = [ask(tuple(tokenizer.encode(text)), "mean") for pair in pairs for text in pair]
-    with serving(load_host_program(smollm2, 64, 2), tokenizer, 1024) as engine:
+    with serving(load_host_program(smollm2, 64, 1), tokenizer, 1024) as engine:
         vectors = np.stack(embed(engine, *requests))
     alike = vectors @ vectors.T
     np.fill_diagonal(alike, -1.0)

@@ -54,7 +54,7 @@ def compiler(tokenizer: Tokenizer) -> ConstraintCompiler:
 
 @pytest.fixture(scope="module")
 def engine(smollm2: Bundle, tokenizer: Tokenizer) -> Iterator[Engine]:
-    started = Engine(load_host_program(smollm2, 256, 2), tokenizer, 1024, Metrics())
+    started = Engine(load_host_program(smollm2, 256, 1), tokenizer, 1024, Metrics())
     started.start()
     yield started
     started.stop(5)

@@ -186,7 +186,7 @@ def smollm2_gpu(
 def test_smollm2_gives_the_hosts_tokens(smollm2_gpu: Bundle) -> None:
     prompt = load_tokenizer(smollm2_gpu).encode("The capital of France is the city of")
     assert len(prompt) == 8
-    host = load_host_program(smollm2_gpu, 4, 2)
+    host = load_host_program(smollm2_gpu, 4, 1)
     expected = greedy(host, prompt, 8)
     host.close()
     program = load(smollm2_gpu, "gfx1100", 4, checked=False)
