@@ -76,14 +76,6 @@ INLINE float horizontal_sum(f32x16 v)
         for (int i = 0; i < width; i++) a[i] += a[i + width];
     return a[0];
 }
-INLINE int32_t horizontal_sum_int(i32x16 v)
-{
-    int32_t a[16];
-    __builtin_memcpy(a, &v, sizeof a);
-    for (int width = 8; width; width >>= 1)
-        for (int i = 0; i < width; i++) a[i] += a[i + width];
-    return a[0];
-}
 INLINE float horizontal_max(f32x16 v)
 {
     float a[16];
@@ -92,16 +84,31 @@ INLINE float horizontal_max(f32x16 v)
         for (int i = 0; i < width; i++) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
     return a[0];
 }
+/* Of integers, in any order. */
+#ifndef HAS_INTEGER_REDUCTIONS
+INLINE int32_t horizontal_sum_int(i32x16 v)
+{
+    int32_t a[16];
+    __builtin_memcpy(a, &v, sizeof a);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) a[i] += a[i + width];
+    return a[0];
+}
+INLINE int32_t horizontal_max_int(i32x16 v)
+{
+    int32_t a[16];
+    __builtin_memcpy(a, &v, sizeof a);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
+    return a[0];
+}
+#endif
 /* The largest |v|; NaN where one lane is: as integers, magnitudes are in order, infinity and then NaN last. */
 INLINE float horizontal_max_abs(f32x16 v)
 {
-    const i32x16 bits = (i32x16)vector_abs(v);
-    int32_t a[16];
+    const int32_t bits = horizontal_max_int((i32x16)vector_abs(v));
     float largest;
-    __builtin_memcpy(a, &bits, sizeof a);
-    for (int width = 8; width; width >>= 1)
-        for (int i = 0; i < width; i++) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
-    __builtin_memcpy(&largest, a, sizeof largest);
+    __builtin_memcpy(&largest, &bits, sizeof largest);
     return largest;
 }
 /* e^v. v is clamped to [-87, 88]: e^-87 = 1.6e-38 stands for all below. exp(0) is exactly 1.

@@ -24,6 +24,10 @@ INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
     __builtin_memcpy(&four, x, 4);
     return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
+/* Of loops over lanes compilers make many shuffles. */
+#define HAS_INTEGER_REDUCTIONS
+INLINE int32_t horizontal_sum_int(i32x16 v) { return _mm512_reduce_add_epi32((__m512i)v); }
+INLINE int32_t horizontal_max_int(i32x16 v) { return _mm512_reduce_max_epi32((__m512i)v); }
 INLINE u8x64 look_up(u8x16 table, u8x64 codes)
 {
     return (u8x64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4((__m128i)table), (__m512i)codes);
