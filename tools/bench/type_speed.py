@@ -1,14 +1,15 @@
 """Decode and prefill of models of many weight types on the host, in turn with the `llama-bench` of others.
 
-python -m rocmforge.tools.bench.type_speed FOLDER --peer llama.cpp=LLAMA_BENCH --peer "ik_llama.cpp=LLAMA_BENCH -rtr 1"
+python -m rocmforge.tools.bench.type_speed FOLDER --peer llama.cpp=LLAMA_BENCH --peer "ik repacked=LLAMA_BENCH -rtr 1"
 
-FOLDER has GGUF files; their bundles are made beside them, and made again where the compiler is another by now. With
-`--cpu` processor time is counted, not the clock: on a machine that others use too, with one thread.
+FOLDER has GGUF files, of `tools.generate.type_models` or others; their bundles are made beside them. With `--cpu`
+processor time is counted, not the clock: on a machine that others use too, with one thread.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shlex
 import shutil
@@ -54,10 +55,16 @@ def run_peer(command: Sequence[str], repetitions: int) -> tuple[float, float]:
 
 
 def peer_speed(command: Sequence[str], tokens: int, cpu: bool) -> float:
-    """Tokens a second; of processor time by what two more repetitions take, for loading and warming up count too."""
-    if not cpu:
-        return run_peer(command, 2)[0]
-    return 2 * tokens / (run_peer(command, 3)[1] - run_peer(command, 1)[1])
+    """Tokens a second; of processor time by what two more repetitions take, for loading and warming up count too.
+
+    NaN where the program cannot run the model.
+    """
+    try:
+        if not cpu:
+            return run_peer(command, 2)[0]
+        return 2 * tokens / (run_peer(command, 3)[1] - run_peer(command, 1)[1])
+    except subprocess.CalledProcessError:
+        return math.nan
 
 
 def measure(model: Path, peers: dict[str, list[str]], threads: int, rounds: int, cpu: bool) -> Speeds:
@@ -83,12 +90,11 @@ def table_row(name: str, speeds: Speeds) -> str:
     cells = [name]
     for workload in WORKLOADS:
         found = {program: values for (kind, program), values in speeds.items() if kind == workload}
-        cells += [f"{statistics.median(values):.0f}" for values in found.values()]
-        others = [values for program, values in found.items() if program != OURS]
-        if others:
-            best = [max(of_round) for of_round in zip(*others, strict=True)]
-            ratio = statistics.median(ours / other for ours, other in zip(found[OURS], best, strict=True))
-            cells.append(f"{ratio:.2f}")
+        cells += [f"{median:.0f}" if (median := statistics.median(values)) > 0 else "-" for values in found.values()]
+        others = [values for program, values in found.items() if program != OURS and min(values) > 0]
+        best = [max(of_round) for of_round in zip(*others, strict=True)]
+        ratios = [ours / other for ours, other in zip(found[OURS], best, strict=False)]
+        cells += [f"{statistics.median(ratios):.2f}" if ratios else "-"] if len(found) > 1 else []
     return f"| {' | '.join(cells)} |"
 
 
