@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -12,6 +13,8 @@ from .control_text import ControlTexts
 from .tool_prompt import Tool, spell_out_tools, tool_descriptions
 
 Message = Mapping[str, object]
+
+_THINKING = re.compile(r"\b(?:if|elif|not)\s+thinking\b")  # the variable, as templates ask for it
 
 
 class Template(Protocol):
@@ -81,7 +84,7 @@ def render_chat(
     given = {
         "messages": messages if template.takes_tools else spell_out_tools(messages, tools),
         "tools": tool_descriptions(tools) or None,
-        "variables": variables,
+        "variables": _with_thinking(variables, template.source),
         "begun": begun,
     }
     hidden, mark = control_texts.hide(given, template.source)
@@ -95,3 +98,10 @@ def render_chat(
         opened, cast("Message | None", hidden["begun"]), format_of(template.source)
     )
     return RenderedChat(text, mark, inside_reasoning)
+
+
+def _with_thinking(variables: Mapping[str, object], template: str) -> Mapping[str, object]:
+    """Say whether to think by the name that a template has for it, `thinking` in DeepSeek V3.1's and Granite's, too."""
+    if "enable_thinking" not in variables or "thinking" in variables or not _THINKING.search(template):
+        return variables
+    return {**variables, "thinking": variables["enable_thinking"]}

@@ -72,6 +72,9 @@ alone sees them. A further family of a known kind is a row there, and its exampl
 A call that must be made (`tool_choice` required or named) is constrained to the family's own form, arguments by the
 tool's schema, where the table says so; else to `{"name", "arguments"}` in JSON alone.
 
+Whether to think is said to a template as `enable_thinking`, and as `thinking` where it asks for that, as DeepSeek V3.1
+and Granite 3.3 do.
+
 | family | known by | reasoning between | calls begin with | required in its form |
 | --- | --- | --- | --- | --- |"""
 
