@@ -7,6 +7,9 @@
 #include "prelude.h"
 
 #define LANE_EXPERTS ((EXPERTS + WAVE_SIZE - 1) / WAVE_SIZE)
+#if !defined(SCORING_SOFTMAX) && !defined(SCORING_SIGMOID) && !defined(SCORING_CHOSEN)
+#error "expected a SCORING"
+#endif
 #define GROUP_SIZE (EXPERTS / GROUPS)
 #define LOWEST (-3.4e38f)
 

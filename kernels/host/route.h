@@ -7,6 +7,9 @@
 #include "vector.h"
 
 #define PADDED ((EXPERTS + 15) / 16 * 16)
+#if !defined(SCORING_SOFTMAX) && !defined(SCORING_SIGMOID) && !defined(SCORING_CHOSEN)
+#error "expected a SCORING"
+#endif
 #define GROUP_SIZE (EXPERTS / GROUPS)
 #define LOWEST (-3.4e38f)
 

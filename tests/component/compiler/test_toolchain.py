@@ -122,7 +122,8 @@ def test_F67_compiler_that_cannot_be_run(fake: Fake, tmp_path: Path) -> None:
 
 def test_F67_compiler_that_goes_away(fake: Fake, tmp_path: Path) -> None:
     name = fake('if [ "$1" = --version ]; then echo fake; rm "$0"; exit 0; fi')
-    assert refusal(name, tmp_path) == f"{tmp_path}/bin/fakecc: compiler not found"
+    gone = f"{tmp_path}/bin/fakecc: No such file or directory"
+    assert refusal(name, tmp_path) == f"fakecc: cannot read its programs: {gone}"
 
 
 def test_F67_linker_fails(fake: Fake, tmp_path: Path) -> None:
