@@ -38,11 +38,11 @@ llama.cpp reads and its graph leaves out, and which take part here: scales of fe
 Latent attention (minicpm3) is computed as that of heads of their own: the cache has keys and values of each head, not
 the latent that they are made of.
 
-Four mixtures are further off, where a choice of experts hangs on less than rounding. In qwen3moe and qwen3vlmoe (the same
-weights) one token's second and third expert lie 3e-4 apart in one layer, and the host's keys and values in float16 take
-the third. smallthinker's router reads the residual stream as it is, so that sigmoids of this file are all 1 in float32.
-ernie4_5-moe's file says that every second layer has experts, where it has their tensors and no others in each:
-published files say every layer.
+Four mixtures are further off, where a choice of experts hangs on less than rounding. In qwen3moe and qwen3vlmoe (of
+the same weights) one token's second and third expert lie 3e-4 apart in one layer, and the host's keys and values in
+float16 take the third. smallthinker's router reads the residual stream as it is, so that sigmoids of this file are all
+1 in float32. ernie4_5-moe's file says that every second layer has experts, where it has their tensors and no others in
+each: published files say every layer.
 """
 
 _WHY_HIDDEN = """
