@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge.compiler.models import decoder_rows, hrm
+from rocmforge.compiler.models import decoder_rows, hrm, mixture_rows
 from rocmforge.tools.generate.architecture_models import CASES, write_architecture, write_case
 
 PREFIXES = (1, 13, 40)
@@ -61,7 +61,7 @@ def write_vectors(program: Path, goal: Path) -> Iterator[str]:
         (folder / "ids.json").write_text(json.dumps({"ids": VECTOR_IDS, "prefixes": [len(VECTOR_IDS)]}))
         writers = {
             row.name: partial(write_architecture, name=row.name)
-            for row in (*decoder_rows.ARCHITECTURES, *hrm.ARCHITECTURES)
+            for row in (*decoder_rows.ARCHITECTURES, *mixture_rows.ARCHITECTURES, *hrm.ARCHITECTURES)
         }
         writers |= {case: partial(write_case, name=case) for case in CASES}
         for model, write in writers.items():

@@ -1,0 +1,92 @@
+"""What makes a row of decoders of what sets an architecture apart from llama."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ..model_config import ModelConfig, RopeStyle
+from ..model_source import ModelSource
+from . import experts
+from .architecture import Architecture, Mixture, WeightForm, Windows, as_read
+from .decoder import Style, graph, shapes
+from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
+
+_ALL = (
+    *("token_embedding", "output_norm", "output", "attention_norm", "attention_q", "attention_k", "attention_v"),
+    *("attention_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"),
+)
+"""Roles that a decoder has if its row does not say otherwise."""
+QKV = "blk.{layer}.attn_qkv"
+REST = "attention_rest"
+ROPE_FACTORS = ("rope_factors", "rope_factors_long", "rope_factors_short")
+POST = ("attention_post_norm", "ffn_post_norm")
+NORMS = ("output_norm", "attention_norm", "ffn_norm")
+OUTER_BIASES = ("attention_output_bias", "ffn_gate_bias", "ffn_up_bias", "ffn_down_bias")
+LATENT = ("attention_latent", "attention_latent_norm", "attention_key_tail", "attention_kv_b")
+SCALES = ("embedding_scale", "residual_scale", "logit_scale", "attention_scale")
+
+
+def row(
+    name: str,
+    rope_style: RopeStyle,
+    *,
+    without: tuple[str, ...] = (),
+    also: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
+    unread: tuple[str, ...] = (),
+    forms: Mapping[str, WeightForm] | None = None,
+    names: Mapping[str, str] | None = None,
+    keys: tuple[str, ...] = (),
+    no_keys: tuple[str, ...] = (),
+    defaults: Mapping[str, float] | None = None,
+    windows: Windows | None = None,
+    mixture: Mixture | None = None,
+    fused: tuple[str, ...] = (),
+    refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read,
+    **style: Any,
+) -> Architecture:
+    """Return a row.
+
+    Args:
+        without: roles of `_ALL` that it has not.
+        also: roles that it has beside them.
+        optional: roles that its files may have.
+        names: GGUF's name of a tensor by its role, where that is another than in `TENSORS`.
+        unread: see `Architecture`, as `forms`.
+        keys: hyperparameters of `FURTHER_KEYS` that it has.
+        no_keys: those of `KEYS` that mean nothing in its files.
+        style: fields of `Style`.
+    """
+    how = Style(**style)
+    norms = ("attention_q_norm", "attention_k_norm") if how.qk_norm and "attention_q_norm" not in optional else ()
+    if mixture is not None:
+        also, optional = (*also, *experts.ROLES), (*optional, *experts.OPTIONAL)
+    roles = {*_ALL, *also, *optional, *norms} - set(without)
+    known = {**TENSORS, **(names or {})}
+    windowed: tuple[str, ...] = ("window", "window_pattern") if windows else ()
+    if windows and windows.theta is not None:
+        windowed += ("rope_theta_windowed",)
+    epsilon = {"norm_epsilon": "attention.layer_norm_epsilon"} if how.norm == "layer" else {}
+    named = {**KEYS, **{one: FURTHER_KEYS[one] for one in (*keys, *windowed)}, **epsilon}
+    return Architecture(
+        name,
+        rope_style,
+        {one: key for one, key in named.items() if one not in no_keys},
+        {role: gguf for role, gguf in known.items() if role in roles},
+        partial(shapes, how),
+        partial(graph, how),
+        frozenset(optional),
+        {**{base: parts for base, parts in FUSED.items() if roles >= set(parts)}, **({QKV: fused} if fused else {})},
+        frozenset(unread),
+        forms or {},
+        defaults or {},
+        windows,
+        mixture,
+        refine,
+    )
+
+
+llama = partial(row, rope_style="interleaved")
+half = partial(row, rope_style="half")
