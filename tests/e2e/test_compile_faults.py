@@ -169,7 +169,7 @@ def test_F61_kill_9_while_kernels_are_built(small_gguf: Path, small_bundle: Path
 
 SLOW_COMPILER = """\
 #!/bin/sh
-case "$1" in --version) echo "slow compiler 1.0"; exit;; esac
+case "$1" in --version|-print-*) echo "slow compiler 1.0"; exit;; esac
 sleep 300 &
 echo $$ $! >> "$(dirname "$0")/pids"
 wait

@@ -48,8 +48,9 @@ def q8_rows(x: Float32) -> npt.NDArray[np.void]:
     """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], to the bit."""
     host = quantize_rows(x)
     blocks = np.zeros(host.shape, Q8_BLOCK)
-    for name in ("quants", "scales", "sums", "scaled_sum"):
+    for name in ("quants", "scales", "scaled_sum"):
         blocks[name] = host[name]
+    blocks["sums"] = host["sums"] // -128
     return blocks
 
 

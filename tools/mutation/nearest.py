@@ -62,6 +62,14 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         (f"kernels/hip/{name}.h" for name in ("activate", "elementwise", "logits_map", "position_embedding")),
         ("test_dense_operations.py",),
     ),
+    **dict.fromkeys(("kernels/shared/lora_segment.h", "kernels/hip/lora_*.h"), ("kernels/test_lora.py",)),
+    **dict.fromkeys(
+        (
+            f"kernels/hip/{name}.h"
+            for name in ("altup", "columns", "gaussian_cut", "group_sum", "latent_heads", "magnitude")
+        ),
+        ("test_latent_and_streams.py",),
+    ),
     "kernels/hip/activation.h": (GPU + "test_gate", GPU + "test_gate_up"),
     "kernels/hip/weights*": (GPU + "test_embedding", GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/epilogue.h": (GPU + "test_gate_up", GPU + "test_matmul"),
