@@ -239,10 +239,13 @@ def worker_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, worker: bool | None, device: str, **extra: Any) -> None:
         from ..artifacts.hip import installed_arches
-        from ..runtime.engine.worker.spawn import WorkerProcess
+        from ..runtime.engine.worker.spawn import WorkerProcess, give_way
 
         on_gpu = device not in {"auto", "host"} or (device == "auto" and bool(installed_arches()))
-        early = WorkerProcess() if worker or (worker is None and on_gpu) else None
+        early = None
+        if worker or (worker is None and on_gpu):
+            give_way()
+            early = WorkerProcess()
         command(*args, worker=worker, early=early, device=device, **extra)
 
     return wrapped

@@ -32,6 +32,23 @@ def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+def policies_of(pid: int) -> set[int]:
+    """Scheduling policies of a process's threads."""
+    return {os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
+
+
+def test_the_server_does_not_interrupt_its_worker(small_bundle: Path) -> None:
+    with serving(small_bundle, *WORKER) as server:
+        (worker,) = workers_of(server)
+        assert server.post("/generate", ASK).status_code == 200
+        assert policies_of(server.process.pid) == {os.SCHED_BATCH}
+        assert policies_of(worker) == {os.SCHED_OTHER}
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: workers_of(server) not in ([], [worker]), "another worker")
+        wait_until(lambda: server.post("/generate", ASK).status_code == 200, "an answer")
+        assert policies_of(workers_of(server)[0]) == {os.SCHED_OTHER}
+
+
 def test_the_same_answers(small_bundle: Path) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["one", "two"]}}}
     wrong = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}

@@ -5,6 +5,7 @@ Imports nothing that takes time: a server starts its worker before it loads anyt
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import logging
@@ -119,11 +120,23 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def give_way() -> None:
+    """Have this thread, and those that it starts from now on, not interrupt the worker when they wake.
+
+    Both share the processors, and what a thread of the worker has not computed all its others wait for: a token is
+    better sent a moment later. Source: sched(7), SCHED_BATCH.
+    """
+    with contextlib.suppress(OSError):  # a system that forbids it serves a little slower
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def begin(descriptor: int, bell: int, parent: int, module: str) -> None:
     """The worker's first steps: it ends with the server, whatever ends that, and leaves signals to a group to it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # not as the server, see `give_way`
     if os.getppid() != parent:  # it has ended already, and nobody would tell
         os._exit(1)
     importlib.import_module(module).serve(socket.socket(fileno=descriptor), bell)
