@@ -71,6 +71,7 @@ class ModelConfig:
         hidden_size: width of the residual stream.
         intermediate_size: width of the feed-forward's inside; 0 where there is none.
         num_layers: transformer blocks.
+        draft_layers: blocks behind them in the file, which draft tokens; they are not read.
         num_heads: query heads; a multiple of `num_kv_heads`.
         num_kv_heads: key and value heads.
         head_dim: elements of one head of queries and keys.
@@ -131,6 +132,7 @@ class ModelConfig:
     rope_dim: int
     rope_scaling: RopeScaling
     tie_word_embeddings: bool
+    draft_layers: int = 0
     norm: str = ""
     value_dim: int = 0
     rope_table: str = "rope_table"

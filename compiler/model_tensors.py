@@ -254,5 +254,11 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
             if not (np.isfinite(divisors) & (divisors != 0)).all():
                 raise source.error(weight.name, "expected finite divisors other than 0, found others")
     for name in unused_tensors(source, config):
-        if name.endswith(_MEANINGFUL_ENDINGS):
+        if name.endswith(_MEANINGFUL_ENDINGS) and not _drafts(name, config):
             raise source.error(name, f"expected no such tensor in a {config.architecture} model, found it")
+
+
+def _drafts(name: str, config: ModelConfig) -> bool:
+    """Return whether a tensor is of a block that drafts tokens."""
+    numbers = range(config.num_layers, config.num_layers + config.draft_layers)
+    return any(name.startswith(f"blk.{number}.") for number in numbers)

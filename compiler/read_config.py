@@ -55,7 +55,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
     row = _architecture(gguf_file)
     _refuse_unsupported(gguf_file, row)
     hidden_size = gguf_file.get_int(row.key("hidden_size"), minimum=1, maximum=MAX_HIDDEN_SIZE)
-    num_layers = gguf_file.get_int(row.key("num_layers"), minimum=1, maximum=MAX_LAYERS)
+    num_layers, draft_layers = _num_layers(gguf_file, row)
     intermediate_size = _of_layers(gguf_file, row.key("intermediate_size"), num_layers, None, MAX_INTERMEDIATE_SIZE)
     num_heads = _of_layers(gguf_file, row.key("num_heads"), num_layers, None, MAX_HEADS)
     head_dim = _head_dim(gguf_file, row, hidden_size, max(num_heads))
@@ -67,6 +67,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
         hidden_size=hidden_size,
         intermediate_size=max(intermediate_size),
         num_layers=num_layers,
+        draft_layers=draft_layers,
         num_heads=max(num_heads),
         num_kv_heads=max(num_kv_heads),
         head_dim=head_dim,
@@ -89,6 +90,13 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
     config = replace(config, head=read_head(gguf_file, config))
     check_tensors(gguf_file, config)
     return config
+
+
+def _num_layers(source: ModelSource, row: Architecture) -> tuple[int, int]:
+    """Return the blocks of the model, and those behind them that draft tokens, which files count among them."""
+    count = source.get_int(row.key("num_layers"), minimum=1, maximum=MAX_LAYERS)
+    drafts = source.get_int(row.key("draft_layers"), 0, 0, count - 1) if "draft_layers" in row.keys else 0
+    return count - drafts, drafts
 
 
 def _rope_dim(source: ModelSource, row: Architecture, head_dim: int) -> int:

@@ -68,6 +68,7 @@ KEYS: Mapping[str, str] = MappingProxyType(
         "hidden_size": "embedding_length",
         "intermediate_size": "feed_forward_length",
         "num_layers": "block_count",
+        "draft_layers": "nextn_predict_layers",
         "num_heads": "attention.head_count",
         "num_kv_heads": "attention.head_count_kv",
         "key_length": "attention.key_length",

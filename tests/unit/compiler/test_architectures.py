@@ -109,3 +109,19 @@ def test_layers_that_are_run_again(tmp_path: Path) -> None:
     assert read_config(once) == read_config(source)
     with pytest.raises(GgufError, match=r"nanbeige\.num_loops: expected a model that runs its layers once, found 2"):
         read_config(replace(source, metadata={**source.metadata, "nanbeige.num_loops": 2}))
+
+
+def test_blocks_that_draft_are_left_out(tmp_path: Path) -> None:
+    """Files count them among their blocks; without them it is the model that it is."""
+    drafting = write_architecture(
+        tmp_path / "drafting.gguf", "glm4moe", num_layers=5, keys={"nextn_predict_layers": 1}, whole=True
+    )
+    source, plain = read_gguf(drafting), write_architecture(tmp_path / "plain.gguf", "glm4moe", whole=True)
+    config = read_config(source)
+    assert (config.num_layers, config.draft_layers) == (4, 1)
+    unused = unused_tensors(source, config)
+    assert "blk.4.exp_probs_b.bias" in unused
+    assert {name.split(".")[1] for name in unused} == {"4"}
+    assert np.array_equal(Meaning.of(drafting, len(IDS)).logits(IDS), Meaning.of(plain, len(IDS)).logits(IDS))
+    with pytest.raises(GgufError, match=r"glm4moe\.nextn_predict_layers: expected 0 to 4, found 5"):
+        read_config(replace(source, metadata={**source.metadata, "glm4moe.nextn_predict_layers": 5}))
