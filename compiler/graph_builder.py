@@ -157,10 +157,62 @@ class GraphBuilder:
         value = Value(self._named(output), TOKENS, self.columns(source))
         return self._add("rope_kv", (source,), value, weights, **attributes)
 
-    def columns_of(self, output: str, source: str, first: int, count: int) -> str:
-        """Append columns of a value, `count` from `first` on."""
-        value = replace(self._like(output, source), columns=count)
-        return self._add("columns", (source,), value, (), first=first, count=count)
+    def columns_of(self, output: str, source: str, first: int, count: int, groups: int = 1) -> str:
+        """Append columns of a value, `count` from `first` on; of each of `groups` groups of columns, side by side."""
+        value = replace(self._like(output, source), columns=count * groups)
+        return self._add("columns", (source,), value, (), first=first, count=count, **_unless(groups=(groups, 1)))
+
+    def columns_joined(self, output: str, source: str, *pieces: tuple[int, int], groups: int = 1) -> str:
+        """Append columns of a value as `columns_of` does, of several pieces, (first, count) each, side by side."""
+        value = replace(self._like(output, source), columns=sum(count for _, count in pieces) * groups)
+        offset = 0
+        for first, count in pieces:
+            numbers: dict[str, Attribute] = {"first": first, "count": count, "out_offset": offset}
+            self._add("columns", (source,), value, (), **numbers, **_unless(groups=(groups, 1)))
+            offset += count * groups
+        return value.name
+
+    def short_conv(self, output: str, source: str, *weights: str, activation: str = "silu", **firsts: Attribute) -> str:
+        """Append the causal convolution of channels over their sequence: state of the sequence.
+
+        Args:
+            weights: roles [channels, taps], side by side, each with a bias where the model has one.
+            activation: `silu` or `none`.
+            firsts: `first`, `times_first`, `gate_first`: columns of the source, see `ops/short_conv.py`.
+        """
+        matrices, biases = (tuple(self.prefix + name + end for name in weights) for end in ("", "_bias"))
+        channels = sum(self.weights[name].shape[0] for name in matrices)
+        roles = (*matrices, *(name for name in biases if name in self.weights))
+        value = Value(self._named(output), TOKENS, channels)
+        return self._add("short_conv", (source,), value, roles, activation=activation, **firsts)
+
+    def scan(
+        self, output: str, kind: str, sources: tuple[str, ...], weights: tuple[str, ...], /, **attributes: Attribute
+    ) -> str:
+        """Append what matrices of state make of each token: state of the sequence. See `ops/scan.py`.
+
+        Args:
+            kind: `mamba`, `mamba2`, `delta` or `kda`.
+            sources: its inputs, in the order of their names there; a value may be several of them.
+            weights: roles, in the order there.
+            attributes: `heads`, `state`, `columns` and what else the kind has.
+        """
+        value = Value(self._named(output), TOKENS, int(attributes["heads"]) * int(attributes["columns"]))
+        roles = tuple(self.prefix + role for role in weights)
+        return self._add("scan", sources, value, roles, kind=kind, **attributes)
+
+    def gated_norm(
+        self, output: str, source: str, gates: str, weight: str = "", /, *, norm: str, **attributes: Attribute
+    ) -> str:
+        """Append a product with an activation of gates, with a norm of groups `before` it, `after` it, or `none`.
+
+        Args:
+            gates: of as many columns, or of more: then those from `gate_first` on.
+            weight: role of the norm's; "": it has none.
+            attributes: `activation`, `epsilon`, `group`, `gate_first`, see `ops/gated_norm.py`.
+        """
+        roles = (self.prefix + weight,) if weight else ()
+        return self._add("gated_norm", (source, gates), self._like(output, source), roles, norm=norm, **attributes)
 
     def altup(self, output: str, kind: str, streams: str, *others: str, count: int) -> str:
         """Append a sum over `count` residual streams side by side; see `ops/altup.py`."""

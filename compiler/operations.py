@@ -17,6 +17,7 @@ from .ops import (
     expert_sum,
     gate,
     gate_up,
+    gated_norm,
     gaussian_cut,
     latent_heads,
     linear,
@@ -31,6 +32,8 @@ from .ops import (
     rope_kv,
     route,
     sample,
+    scan,
+    short_conv,
     xielu,
 )
 
@@ -45,6 +48,7 @@ _MODULES = (
     expert_sum,
     gate,
     gate_up,
+    gated_norm,
     gaussian_cut,
     latent_heads,
     linear,
@@ -59,6 +63,8 @@ _MODULES = (
     rope_kv,
     route,
     sample,
+    scan,
+    short_conv,
     xielu,
 )
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({module.OPERATION.name: module.OPERATION for module in _MODULES})

@@ -1,0 +1,68 @@
+"""What a mixer made, gated: x * activation(gates), with a norm of groups of its elements before, after, or none.
+
+    norm      result
+    before    x / rms(x) * weight * activation(z)
+    after     y / rms(y) * weight, y = x * activation(z)
+    none      x * activation(z)
+
+rms is sqrt(mean of squares + `epsilon`) over each `group` of neighbouring elements, the whole row where it is not
+given; the weight, which need not be there, is of a row, or of a group, which all groups then share. z is as many
+columns of the second input as x has, from `gate_first` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from ..graph import Graph, Node
+from ..operation import Float64, Operation, no_kernel
+from .activations import ACTIVATIONS, activation_problem
+from .norm import normed
+
+NORMS: Final = ("before", "after", "none")
+
+
+def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
+    """See `Operation`."""
+    x, first = inputs[0], node.integer("gate_first", 0)
+    gates = ACTIVATIONS[node.word("activation")](inputs[1][:, first : first + x.shape[1]])
+    if node.word("norm") == "none":
+        return x * gates
+    group = node.integer("group", x.shape[1])
+    weight = (weights[0] if weights else np.ones(group)).reshape(-1, group)
+    grouped = (x if node.word("norm") == "before" else x * gates).reshape(len(x), -1, group)
+    result = normed(grouped, weight, node.real("epsilon")).reshape(x.shape)
+    return result * gates if node.word("norm") == "before" else result
+
+
+def _problem(graph: Graph, node: Node) -> str:
+    columns, first = graph.values[node.inputs[0]].columns, node.integer("gate_first", 0)
+    if node.word("norm") not in NORMS:
+        return f"expected a norm of {', '.join(NORMS)}, found {node.word('norm')}"
+    if first + columns > graph.values[node.inputs[1]].columns:
+        return f"expected gates of {first + columns} columns, found {graph.values[node.inputs[1]].columns}"
+    group = node.integer("group", columns)
+    if columns % group:
+        return f"expected groups that {columns} columns are a multiple of, found {group}"
+    if (node.word("norm") == "none") == ("epsilon" in node.attributes):
+        return "expected an epsilon where there is a norm, and none without"
+    shapes = [graph.weights[name].shape for name in node.weights]
+    if any(shape not in ((columns,), (group,)) for shape in shapes) or (shapes and node.word("norm") == "none"):
+        return f"expected a weight of {columns} or of {group}, or none, found {list(shapes[0])}"
+    return activation_problem(node.word("activation"))
+
+
+OPERATION = Operation(
+    "gated_norm",
+    compute,
+    no_kernel,
+    no_kernel,
+    {"activation": str, "norm": str},
+    optional={"epsilon": float, "group": int, "gate_first": int},
+    inputs=(2, 2),
+    weights=(0, 1),
+    problem=_problem,
+)
