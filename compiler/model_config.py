@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..artifacts.head import Head
 from .arrays import np
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 RopeStyle = Literal["interleaved", "half", "none"]
+
+MAX_EXPERTS: Final = 1024
+MOST_USED: Final = 32  # and of groups: lanes and bits of a wave of the GPU's kernel of `ops/route.py`
 
 
 @dataclass(frozen=True, slots=True)

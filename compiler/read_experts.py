@@ -7,10 +7,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from .model_config import Experts, ModelConfig
+from .model_config import MAX_EXPERTS, MOST_USED, Experts, ModelConfig
 from .model_source import ModelSource
 from .models.architecture import Architecture
-from .ops.route import MAX_EXPERTS, MOST_USED
 
 _SCORINGS: Mapping[int, str] = MappingProxyType({1: "softmax", 2: "sigmoid", 3: "chosen"})
 """By the number that files have for it. Source: llama.cpp 11434, `llama_expert_gating_func_type`."""

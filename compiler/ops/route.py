@@ -20,13 +20,12 @@ import numpy as np
 from ..graph import Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
+from ..model_config import MAX_EXPERTS, MOST_USED
 from ..operation import Float64, Operation
 from ..plan import Parameter, float_literal
 from ..planner import Planner
 
 LEAST_SUM: Final = 2.0**-14  # of weights, which they are divided by
-MAX_EXPERTS: Final = 1024
-MOST_USED: Final = 32  # and of groups: lanes and bits of a wave of the GPU's kernel
 
 
 def softmax(x: Float64) -> Float64:
