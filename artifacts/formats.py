@@ -152,6 +152,7 @@ _ROWS: Final = (
     WeightFormat("TQ1_0", 2, 54, super_scale_bytes=2, offset=1),
     WeightFormat("TQ2_0", 2, 66, super_scale_bytes=2, offset=1),
     WeightFormat("Q1_0", 1, 18, scale_bytes=2, codebook=(-1, 1), file_columns=128),
+    WeightFormat("Q2_0", 2, 18, scale_bytes=2, offset=1, file_columns=64),
 )
 FORMATS: Final[Mapping[str, WeightFormat]] = {row.name: row for row in _ROWS}
 """By name."""

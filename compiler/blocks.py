@@ -239,6 +239,13 @@ def _read_q1_0(raw: Bytes, _: WeightFormat) -> Blocks:
     return Blocks(_bits(raw[..., 2:]).reshape(len(raw), -1, 32), (np.repeat(raw[..., 0:2], 4, axis=1),))
 
 
+def _read_q2_0(raw: Bytes, _: WeightFormat) -> Blocks:
+    """Q2_0: d, 16 bytes of four pairs of bits each, which stand 1 too high."""
+    shifts: Bytes = np.array([0, 2, 4, 6], np.uint8)
+    quants = (raw[..., 2:, None] >> shifts & np.uint8(3)).reshape(len(raw), -1, 32)
+    return Blocks(quants, (np.repeat(raw[..., 0:2], 2, axis=1),))
+
+
 _READERS: Mapping[str, Callable[[Bytes, WeightFormat], Blocks]] = {
     **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"), _read_legacy),
     **dict.fromkeys(("Q4_K", "Q5_K"), _read_k),
@@ -257,6 +264,7 @@ _READERS: Mapping[str, Callable[[Bytes, WeightFormat], Blocks]] = {
     "TQ1_0": _read_tq1_0,
     "TQ2_0": _read_tq2_0,
     "Q1_0": _read_q1_0,
+    "Q2_0": _read_q2_0,
 }
 """How the GGUF's blocks are taken apart, uint8[rows, blocks, bytes], by the type's name."""
 

@@ -50,6 +50,7 @@ class GgmlType(IntEnum):
     MXFP4 = 39
     NVFP4 = 40
     Q1_0 = 41
+    Q2_0 = 42
 
 
 BLOCKS: Mapping[GgmlType, tuple[int, int]] = MappingProxyType(
@@ -82,6 +83,7 @@ BLOCKS: Mapping[GgmlType, tuple[int, int]] = MappingProxyType(
         GgmlType.MXFP4: (32, 17),
         GgmlType.NVFP4: (64, 36),
         GgmlType.Q1_0: (128, 18),
+        GgmlType.Q2_0: (64, 18),
     }
 )
 """Elements and bytes of a block."""

@@ -22,6 +22,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.plan import KernelSpec, Parameter
 from rocmforge.compiler.render import render_kernel
 from rocmforge.compiler.target import TARGETS
+from rocmforge.tools.generate import gguf_types  # noqa: F401 - more types
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -38,7 +39,7 @@ WEIGHT_TYPES = (
     *FLOAT_TYPES,
     *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
     *SUPER_TYPES,
-    *("IQ4_NL", *FP4_TYPES, "Q1_0"),
+    *("IQ4_NL", *FP4_TYPES, "Q1_0", "Q2_0"),
 )
 LIKE_ANOTHER = ("IQ3_S", "IQ2_XXS", "IQ2_S", "IQ1_M", "TQ1_0", "IQ4_NL")
 """Types of which each part of the code is that of another type: of IQ3_XXS, IQ2_XS, IQ1_S, TQ2_0, IQ4_XS and Q4_0."""
@@ -195,7 +196,7 @@ def random_rows(random: np.random.Generator, ggml_type: str, rows: int, columns:
 
 def whole_columns(ggml_type: str, columns: int) -> int:
     """`columns` or more, of whole blocks."""
-    block = {"Q1_0": 128}.get(ggml_type) or gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]][0]
+    block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]][0]
     return -(-columns // block) * block
 
 
@@ -220,7 +221,9 @@ SCALE_OFFSETS = {
     "Q2_K": (80, 82),
     "Q3_K": (108,),
     "Q6_K": (208,),
-    **dict.fromkeys(("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "Q1_0"), (0,)),
+    **dict.fromkeys(
+        ("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "Q1_0", "Q2_0"), (0,)
+    ),
     "TQ1_0": (52,),
     "TQ2_0": (64,),
 }

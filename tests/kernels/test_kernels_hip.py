@@ -293,8 +293,10 @@ def test_weights_come_in_whole_lines_and_once(gpus: Gpus, arch: str, kind: str) 
     assert (loads.bytes, loads.distinct_lines) == (weights.nbytes, weights.nbytes // 128)
     assert loads.full_transactions == loads.transactions
     # All that a decode step's product reads, against what it must: weights and activations once. Each of the 6 tiles
-    # reads the activations, which are more than a tenth of weights of less than 3 bits.
-    assert counters.loads.bytes <= max(1.10 * (weights.nbytes + x.nbytes), weights.nbytes + 6 * x.nbytes)
+    # reads the activations, which are more than a tenth of weights of less than 3 bits; each wave its arguments.
+    arguments = counters.by_allocation["kernarg"][0].bytes
+    least = weights.nbytes + x.nbytes
+    assert counters.loads.bytes <= max(1.10 * least, weights.nbytes + 6 * x.nbytes + arguments)
     assert counters.instructions["scratch"] == 0
 
 

@@ -35,7 +35,7 @@ from rocmforge.tests.oracles.dequantize import dequantize
 
 Bytes = npt.NDArray[np.uint8]
 ROWS, COLUMNS = 41, 512  # two tiles and 9 rows; two superblocks
-OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32, "TQ1_0": 1, "TQ2_0": 1}
+OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32, "TQ1_0": 1, "TQ2_0": 1, "Q2_0": 1}
 # Bits of a packed code, of types whose name does not begin with Q and the number.
 CODE_BITS = {"IQ2_XXS": 3, "IQ2_XS": 3, "IQ2_S": 3, **dict.fromkeys(("IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0"), 2)}
 

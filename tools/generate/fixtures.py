@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Quant
 
+from . import gguf_types  # noqa: F401 - more types
 from .tokenizer_table.vocabularies import add_pairs
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -47,6 +48,7 @@ QUANTIZATIONS = (
     "TQ1_0",
     "TQ2_0",
     "Q1_0",
+    "Q2_0",
 )
 # The `gguf` package reads these but does not write them.
 K_QUANTS = (Quant.Q3_K, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K)
@@ -65,6 +67,7 @@ SCALED_QUANTS: Mapping[Quant, tuple[int, float]] = {
     Quant.TQ1_0: (52, 0.82),
     Quant.TQ2_0: (64, 1.2),
     Quant.Q1_0: (0, 1.0),
+    Quant["Q2_0"]: (0, 1.2),
 }
 FP4_QUANTS = (Quant.MXFP4, Quant.NVFP4)
 FP4_DEVIATION = 5.8  # of 4 random bits, doubled as they are

@@ -12,11 +12,12 @@ import pytest
 from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.packing_sizes import packed_bytes
 from rocmforge.compiler.packing import interleave_pairs, pack_rows
+from rocmforge.tools.generate import gguf_types  # noqa: F401 - more types
 
 # Bytes that a row of a block gains: 12 bytes of 6-bit fields are spread to 16, 6 to 8; a power of two takes 2; points
 # of grids are spelled out, in 4, 3 or 2 bits a column; digits to base 3 take 2 bits; 32 bits each have a scale.
 GAIN = {
-    **{"Q3_K": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2, "MXFP4": 1, "TQ1_0": 12, "Q1_0": 6},
+    **{"Q3_K": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2, "MXFP4": 1, "TQ1_0": 12, "Q1_0": 6, "Q2_0": 2},
     **{"IQ3_XXS": 40, "IQ3_S": 28, "IQ2_XXS": 40, "IQ2_XS": 32, "IQ2_S": 24, "IQ1_S": 32, "IQ1_M": 26},
 }
 
@@ -75,7 +76,7 @@ LANES = {
     "q5_1": (32, 24), "q8_0": (32, 34), "q3_k": (256, 116), "q4_k": (256, 148), "q5_k": (256, 180), "q6_k": (256, 212),
     "q2_k": (256, 84), "iq4_xs": (256, 140), "iq3_xxs": (256, 140), "iq3_s": (256, 140), "iq2_xxs": (256, 108),
     "iq2_xs": (256, 108), "iq2_s": (256, 108), "iq1_s": (256, 84), "iq1_m": (256, 84), "tq1_0": (256, 68),
-    "tq2_0": (256, 68), "iq4_nl": (32, 18), "mxfp4": (32, 18), "nvfp4": (64, 36), "q1_0": (128, 24),
+    "tq2_0": (256, 68), "iq4_nl": (32, 18), "mxfp4": (32, 18), "nvfp4": (64, 36), "q1_0": (128, 24), "q2_0": (64, 20),
 }  # fmt: skip
 
 

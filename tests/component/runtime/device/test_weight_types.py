@@ -18,7 +18,7 @@ from rocmforge.tools.generate.fixtures import write_model
 # The type of each role, by the middle of its name.
 ROLES = ("token_embd", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "output")
 MIXES = (
-    ("MXFP4", "IQ4_XS", "Q2_K", "IQ3_S", "IQ3_XXS", "IQ4_NL", "TQ2_0", "Q2_K", "NVFP4"),
+    ("MXFP4", "IQ4_XS", "Q2_K", "IQ3_S", "IQ3_XXS", "IQ4_NL", "TQ2_0", "Q2_0", "NVFP4"),
     ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q1_0", "IQ1_M", "IQ1_S", "TQ1_0", "Q8_0", "IQ4_XS"),
     ("Q3_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "BF16"),
 )
