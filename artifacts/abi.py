@@ -86,6 +86,10 @@ STEP: Final = (
     Field("sampled", "int32_t", "[R], out", _GLOBAL, written=True),
     Field("number", "uint64_t", "of the step, counted by the host", backends=_GPU),
     Field("adapter_scales", "float", "[S, adapters]; 0: not in use; null: none is", _CONSTANT),
+    Field("num_sequences", "int32_t", "S; 0 where the model has no state, and the next three are null"),
+    Field("sequence_starts", "int32_t", "[S + 1] first token of each sequence, then T", _CONSTANT),
+    Field("state_from", "int32_t", "[S] slot that it goes on from; -1: from its beginning, all zero", _CONSTANT),
+    Field("state_to", "int32_t", "[T] slot that takes the state after this token; -1: none", _CONSTANT),
 )
 """One step over a batch of T tokens, S sequences and R rows of logits: `struct step`."""
 

@@ -1,7 +1,7 @@
 """The arguments of a kernel's launch: what each points at, whatever the device.
 
 A layout holds each as a text: `tensor:NAME`, `buffer:NAME`, `kv:LAYER:key`, `kv:LAYER:value`, `step:image`,
-`step:echo`, or `none`.
+`step:echo`, `state:INDEX`, or `none`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ KvHalf = Literal["key", "value"]
 StepPart = Literal["image", "echo"]
 
 _KV: Final = re.compile(r"kv:(0|[1-9][0-9]{0,5}):(key|value)", re.ASCII)
+_STATE: Final = re.compile(r"state:(0|[1-9][0-9]{0,5})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,17 @@ class StepRef:
         return f"step:{self.part}"
 
 
-Argument = TensorRef | BufferRef | KvRef | StepRef | None
+@dataclass(frozen=True, slots=True)
+class StateRef:
+    """A `StateEntry` of the layout: uint8[slots, n_bytes], what it holds in each slot; from format 1.5 on."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"state:{self.index}"
+
+
+Argument = TensorRef | BufferRef | KvRef | StepRef | StateRef | None
 """What a launch is given; None: a null pointer."""
 
 
@@ -83,4 +94,6 @@ def parse_argument(text: str) -> Argument:
         return StepRef(cast("StepPart", name))
     if (kv := _KV.fullmatch(text)) is not None:
         return KvRef(int(kv[1]), cast("KvHalf", kv[2]))
+    if (state := _STATE.fullmatch(text)) is not None:
+        return StateRef(int(state[1]))
     raise ValueError(text)

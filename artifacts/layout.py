@@ -18,7 +18,8 @@ MAX_ARGUMENTS: Final = 8  # of a launch; kernels/host/program.h
 
 KV_DTYPES: Final = ("f16", "q8_0")
 KV_GROUP: Final = 32  # elements of a head that share a scale in q8_0, as in a GGUF
-GRID_ROWS: Final = ("tokens", "logits", "none", "adapted_tokens", "adapted_logits")
+GRID_ROWS: Final = ("tokens", "logits", "none", "adapted_tokens", "adapted_logits", "sequences")
+STATE_ALIGNMENT: Final = 64  # bytes, of what a slot holds for an entry
 MAX_ADAPTERS: Final = 64
 ADAPTER_NAME: Final = re.compile(r"(?!latest$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 """Names of adapters: without a colon, which stands before them in the name of a model, and not Ollama's tag."""
@@ -63,8 +64,8 @@ class GridEntry:
     Attributes:
         threads: work items of a workgroup.
         x: workgroups in x.
-        rows: what counts in y: `tokens` or `logits` of the step, or `none`; with `adapted_` before it, it is launched
-            only where a sequence of the step has an adapter.
+        rows: what counts in y: `tokens`, `logits` or (of a model with state) `sequences` of the step, or `none`; with
+            `adapted_` before it, it is launched only where a sequence of the step has an adapter.
         tile: of these, how many one workgroup takes: y = ceil(count / tile), and 1 for `none`.
         split: 0: z = 1; else z = ceil(longest context of the step / split).
         at_least: launched only where the count is not less (`none`: always),
@@ -108,6 +109,8 @@ class KvCache:
 class KvLayout:
     """Shape of the paged key/value cache; a block holds `block_size` tokens of every layer that has a cache.
 
+    Where no layer has one, the first three numbers are 0: blocks take no bytes then, and still count positions.
+
     Attributes:
         num_layers: that have a cache of their own.
         num_kv_heads: of each, where they are alike; else the most.
@@ -126,10 +129,10 @@ class KvLayout:
 
     @classmethod
     def of(cls, caches: Sequence[KvCache], block_size: int, dtype: str) -> Self:
-        """Return the layout of caches, one at least."""
-        heads = max(cache.num_kv_heads for cache in caches)
-        size = max(max(cache.key_dim, cache.value_dim) for cache in caches)
-        unlike = () if set(caches) == {KvCache(heads, size, size)} else tuple(caches)
+        """Return the layout of caches."""
+        heads = max((cache.num_kv_heads for cache in caches), default=0)
+        size = max((max(cache.key_dim, cache.value_dim) for cache in caches), default=0)
+        unlike = () if set(caches) <= {KvCache(heads, size, size)} else tuple(caches)
         return cls(len(caches), heads, size, block_size, dtype, unlike)
 
     @property
@@ -152,6 +155,18 @@ class KvLayout:
 def kv_head_bytes(dtype: str, head_dim: int) -> int:
     """Bytes of one key, or one value, of one head."""
     return head_dim + 2 * (head_dim // KV_GROUP) if dtype == "q8_0" else 2 * head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """What a slot of recurrent state holds for one operation: `n_bytes`, a multiple of `STATE_ALIGNMENT`.
+
+    A slot holds all state of one sequence after one of its tokens. Entries lie one after another, each as uint8[slots,
+    n_bytes].
+    """
+
+    name: str
+    n_bytes: int
 
 
 NORM_KINDS: Final = ("rms", "layer", "none")
@@ -196,7 +211,8 @@ class Layout:
     `final_norm` is None in bundles of format 1.0: they give no embeddings. `sampler` is None before format 1.3: see
     `find_sampler`. `head` is there, from format 1.4 on, where a model was made to embed or to rank. Where `both_ways`
     (from 1.4 on) a position sees those after it, so a step has to hold all of a sequence. `adapters` (from 1.4 on) are
-    those that requests may ask for by these names, in the order of a step's scales.
+    those that requests may ask for by these names, in the order of a step's scales. `states` (from 1.5 on) is what a
+    model keeps of a sequence beside keys and values.
     """
 
     tensors: tuple[TensorEntry, ...]
@@ -213,6 +229,7 @@ class Layout:
     head: Head | None = None
     both_ways: bool = False
     adapters: tuple[str, ...] = ()
+    states: tuple[StateEntry, ...] = ()
 
     def find_sampler(self) -> Sampler:
         """Return the sampler; before format 1.3 that is the last launch, whose first argument are the logits.
@@ -231,6 +248,11 @@ class Layout:
     def weights_bytes(self) -> int:
         """Bytes of weights.bin that the tensors need: the end of the last one."""
         return max((t.offset + t.n_bytes for t in self.tensors), default=0)
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """Bytes of one slot of recurrent state; 0 where the model has none."""
+        return sum(entry.n_bytes for entry in self.states)
 
     def arena_bytes(self) -> int:
         """Bytes of all buffers for the largest step, each starting at a multiple of 64."""

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 import msgpack
 
-from .arguments import Argument, BufferRef, KvRef, StepRef, TensorRef, argument_text, parse_argument
+from .arguments import Argument, BufferRef, KvRef, StateRef, StepRef, TensorRef, argument_text, parse_argument
 from .checker import MAX_CHARS, MAX_ITEMS, Checker
 from .errors import BundleError
 from .head import check_head, encode_head, read_head
@@ -28,6 +28,7 @@ from .layout import (
     MAX_ADAPTERS,
     MAX_ARGUMENTS,
     NORM_KINDS,
+    STATE_ALIGNMENT,
     TENSOR_ALIGNMENT,
     BufferEntry,
     FinalNorm,
@@ -37,6 +38,7 @@ from .layout import (
     LaunchEntry,
     Layout,
     Sampler,
+    StateEntry,
     TensorEntry,
 )
 from .packing_sizes import packed_bytes
@@ -55,6 +57,9 @@ _GRID_FIELDS: Final = {
     "at_least": (0, (1 << 31) - 1),
     "at_most": (1, (1 << 31) - 1),
 }
+
+_MAX_STATES: Final = 1 << 13
+_MAX_STATE_BYTES: Final = 1 << 36
 
 _KNOWN: Final = "expected a known tensor, buffer or layer"
 
@@ -101,6 +106,8 @@ def encode_layout(layout: Layout) -> bytes:
         table["both_ways"] = 1
     if layout.adapters:
         table["adapters"] = list(layout.adapters)
+    if layout.states:
+        table["states"] = [[entry.name, entry.n_bytes] for entry in layout.states]
     if layout.head is not None:
         table["head"] = encode_head(layout.head)
     encoded: bytes = msgpack.packb(table)
@@ -196,7 +203,8 @@ def _read(check: Checker, data: bytes) -> Layout:
 def _kv(check: Checker, value: object) -> KvLayout:
     *numbers, dtype = check.array(value, "kv", len(_KV_FIELDS) + 1, len(_KV_FIELDS) + 1)
     pairs = zip(_KV_FIELDS.items(), numbers, strict=True)
-    integers = (check.integer(number, f"kv.{name}", 1, high) for (name, high), number in pairs)
+    low = 0 if numbers[:3] == [0, 0, 0] and numbers[3] else 1  # no layer has a cache
+    integers = (check.integer(number, f"kv.{name}", low, high) for (name, high), number in pairs)
     num_layers, num_kv_heads, head_dim, block_size = integers
     if dtype == 2:  # format 1.0 had bytes of an element here, always those of float16
         dtype = "f16"
@@ -334,6 +342,24 @@ def _adapters(check: Checker, value: object) -> tuple[str, ...]:
     return found
 
 
+def _states(check: Checker, value: object) -> tuple[StateEntry, ...]:
+    rows = check.array(value, "states", 1, _MAX_STATES)
+    entries: dict[str, StateEntry] = {}
+    for index, row in enumerate(rows):
+        name, n_bytes = check.array(row, f"states[{index}]", 2, 2)
+        entry = StateEntry(
+            check.text(name, f"states[{index}].name"),
+            check.integer(n_bytes, f"states[{index}].n_bytes", STATE_ALIGNMENT, _MAX_STATE_BYTES),
+        )
+        if entry.n_bytes % STATE_ALIGNMENT:
+            found = f"expected a multiple of {STATE_ALIGNMENT}, found {entry.n_bytes}"
+            check.fail(f"states[{index}].n_bytes", found)
+        if entry.name in entries:
+            check.fail(f"states[{index}].name", f"expected a unique name, found {entry.name!r} again")
+        entries[entry.name] = entry
+    return tuple(entries.values())
+
+
 _PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
     "kv": _kv,
     "kv_caches": _kv_caches,
@@ -341,6 +367,7 @@ _PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
     "sampler": _sampler,
     "head": read_head,
     "adapters": _adapters,
+    "states": _states,
     "both_ways": lambda check, value: check.integer(value, "both_ways", 1, 1) == 1,
 }
 _Decoder = Callable[[Checker, object, str], _Entry]
@@ -379,11 +406,14 @@ def _check_launches(check: Checker, layout: Layout) -> None:
                     fits = launch.grid is not None
                 case KvRef():
                     fits = argument.layer < layout.kv.num_layers
+                case StateRef():
+                    fits = argument.index < len(layout.states)
                 case _:
                     fits = argument is None or argument in known
             if not fits:
                 at = f"launches[{index}].arguments[{position}]"
-                check.fail(at, f"{_KNOWN}, found {argument_text(argument)!r}")
+                expected = "expected a known state" if isinstance(argument, StateRef) else _KNOWN
+                check.fail(at, f"{expected}, found {argument_text(argument)!r}")
 
 
 def _check_final_norm(check: Checker, layout: Layout) -> None:

@@ -23,7 +23,7 @@ from .companions import COMPANION_NAMES
 from .errors import BundleError
 
 FORMAT_MAJOR: Final = 1
-FORMAT_MINOR: Final = 4
+FORMAT_MINOR: Final = 5
 FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from ..artifacts.layout import BufferEntry, FinalNorm, KvLayout, LaunchEntry, Sampler
+from ..artifacts.layout import BufferEntry, FinalNorm, KvLayout, LaunchEntry, Sampler, StateEntry
 
 Parameter = int | float | bool | str
 
@@ -65,6 +65,7 @@ class Plan:
     kv: KvLayout
     final_norm: FinalNorm
     sampler: Sampler
+    states: tuple[StateEntry, ...] = ()
 
 
 def float_literal(value: float) -> str:

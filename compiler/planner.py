@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..artifacts.arguments import Argument, BufferRef, KvRef, TensorRef
-from ..artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Sampler
+from ..artifacts.arguments import Argument, BufferRef, KvRef, StateRef, TensorRef
+from ..artifacts.layout import (
+    STATE_ALIGNMENT,
+    BufferEntry,
+    FinalNorm,
+    GridEntry,
+    KvLayout,
+    LaunchEntry,
+    Sampler,
+    StateEntry,
+)
 from .graph import LOGITS, Graph
 from .plan import KernelSpec, PackedTensor, Parameter, Plan
 from .target import Target
@@ -36,6 +45,7 @@ class Planner:
         self.kernels: dict[str, KernelSpec] = {}
         self.launches: list[LaunchEntry] = []
         self.tensors: dict[str, PackedTensor] = {}
+        self.states: list[StateEntry] = []
         self.buffers, self._buffer_of = buffers.entries, buffers.of
         layers = (node.integer("layer") for node in graph.nodes if node.attributes.get("num_kv_heads"))
         self._caches = {layer: index for index, layer in enumerate(dict.fromkeys(layers))}
@@ -69,6 +79,18 @@ class Planner:
         """Return the arguments for the keys and the values of a layer; caches are in the order of the layers."""
         return KvRef(self._caches[layer], "key"), KvRef(self._caches[layer], "value")
 
+    def state(self, name: str, n_bytes: int) -> StateRef:
+        """Return the argument for state that a slot holds `n_bytes` of, a multiple of `STATE_ALIGNMENT`.
+
+        Args:
+            name: of its own.
+            n_bytes: of one sequence.
+        """
+        assert not n_bytes % STATE_ALIGNMENT, "slots lie one after another"
+        assert all(entry.name != name for entry in self.states), "each operation has state of its own"
+        self.states.append(StateEntry(name, n_bytes))
+        return StateRef(len(self.states) - 1)
+
     def matrix(self, sources: tuple[str, ...], pairs: bool = False) -> TensorRef:
         """Return the argument for matrices, stacked, or as pairs of a gate's and an up's rows."""
         ggml_type = self.graph.weights[sources[0]].ggml_type.lower()
@@ -80,7 +102,8 @@ class Planner:
         kernels = tuple(self.kernels[symbol] for symbol in sorted(self.kernels))
         norm, sampler = self._final_norm(), self._sampler()
         tensors = tuple(self.tensors.values())
-        return Plan(kernels, tuple(self.launches), self.buffers, tensors, self.kv, norm, sampler)
+        states = tuple(self.states)
+        return Plan(kernels, tuple(self.launches), self.buffers, tensors, self.kv, norm, sampler, states)
 
     def _sampler(self) -> Sampler:
         """Return the sampler, whose launch is the last, as its node is."""

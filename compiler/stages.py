@@ -125,6 +125,7 @@ def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) 
         max_seq_len=model.max_seq_len,
         final_norm=plan.final_norm,
         sampler=plan.sampler,
+        states=plan.states,
         head=model.config.head,
         both_ways=both_ways,
         adapters=model.adapters.names,

@@ -60,6 +60,9 @@ class Batch:
         logits_rows: int32[R], indices into the tokens.
         sampling: R entries.
         adapter_scales: float32[S, adapters of the layout], what each is multiplied by; None: no sequence has any.
+        state_from: int32[S], slot of the state that a sequence goes on from, -1: it begins; None: the model has none.
+        state_to: int32[T], slot that takes the state after this token, -1: none does; a sequence's last has one. No
+            slot is written twice in a step, and none that is read. None: the model has no state.
     """
 
     token_ids: Int32
@@ -69,6 +72,12 @@ class Batch:
     logits_rows: Int32
     sampling: Sequence[RowSampling]
     adapter_scales: Float32 | None = None
+    state_from: Int32 | None = None
+    state_to: Int32 | None = None
+
+    def sequence_starts(self) -> Int32:
+        """Return int32[S + 1], the first token of each sequence, then T; rows count up then."""
+        return np.searchsorted(self.rows, np.arange(len(self.block_table) + 1)).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +96,11 @@ class DeviceFacts:
 
 
 class Program(Protocol):
-    """A bundle loaded on a device, with its KV cache."""
+    """A bundle loaded on a device, with its KV cache and its slots of state."""
 
     layout: Layout
     num_blocks: int
+    num_state_slots: int
 
     def step(self, batch: Batch) -> Int32:
         """Run a batch; returns int32[R], the sampled tokens (-1: that row's logits are not finite).

@@ -165,13 +165,24 @@ def _address(buffer: mmap.mmap) -> int:
     return int(np.frombuffer(buffer, np.uint8).ctypes.data)
 
 
+def _address_of(array: Int32 | Float32 | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
 class HostProgram:
     """A bundle on the CPU. Not thread-safe: one thread owns it."""
 
     def __init__(
-        self, layout: Layout, weights: MappedWeights, code: int, name: str, num_blocks: int, threads: int
+        self,
+        layout: Layout,
+        weights: MappedWeights,
+        code: int,
+        name: str,
+        num_blocks: int,
+        threads: int,
+        num_state_slots: int = 0,
     ) -> None:
-        """Load code, reserve arena and KV cache.
+        """Load code, reserve arena, KV cache and slots of state.
 
         Args:
             layout: of the bundle.
@@ -180,11 +191,13 @@ class HostProgram:
             name: what the code is called in messages.
             num_blocks: blocks of the KV cache.
             threads: that share the work, this one included.
+            num_state_slots: of state.
         Raises:
             DeviceError: the code does not fit, or memory or threads are unavailable.
         """
         self.layout = layout
         self.num_blocks = num_blocks
+        self.num_state_slots = num_state_slots
         self.threads = threads
         self._weights = weights
         self._hidden = HiddenStates(layout, weights)
@@ -193,6 +206,7 @@ class HostProgram:
         try:
             self._arena = _anonymous(layout.arena_bytes(), "arena")
             self._kv = _anonymous(num_blocks * layout.kv.bytes_per_block, "KV cache")
+            self._states = _anonymous(num_state_slots * layout.bytes_per_slot, "state of sequences")
             self._addresses = self._place()
             self._launches = self._resolve_launches()
             self._handle = self._library.create(ctypes.addressof(self._launches), len(self._launches), threads)
@@ -209,8 +223,10 @@ class HostProgram:
             _address(self._arena),
             _place_buffers(self.layout),
             _address(self._kv),
-            self.layout.kv,
+            _address(self._states),
+            self.layout,
             self.num_blocks,
+            self.num_state_slots,
         )
 
     def _resolve_launches(self) -> ctypes.Array[_Launch]:
@@ -230,6 +246,7 @@ class HostProgram:
         sampled = np.zeros(num_logits, np.int32)
         sampling = (_Sampling * num_logits)()
         originals = [_fill_sampling(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
+        starts = None if batch.state_from is None else batch.sequence_starts()
         step = _Step(
             len(batch.token_ids),
             num_logits,
@@ -242,7 +259,11 @@ class HostProgram:
             batch.logits_rows.ctypes.data,
             ctypes.addressof(sampling),
             sampled.ctypes.data,
-            None if batch.adapter_scales is None else batch.adapter_scales.ctypes.data,
+            _address_of(batch.adapter_scales),
+            0 if starts is None else len(starts) - 1,
+            _address_of(starts),
+            _address_of(batch.state_from),
+            _address_of(batch.state_to),
         )
         first, end = 0, len(self._launches)
         if any(isinstance(row.mask, PendingMask) for row in batch.sampling):
@@ -298,7 +319,9 @@ def _place_buffers(layout: Layout) -> dict[str, int]:
     return offsets
 
 
-def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str | None = None) -> HostProgram:
+def load_host_program(
+    bundle: Bundle, num_blocks: int, threads: int, level: str | None = None, num_state_slots: int = 0
+) -> HostProgram:
     """Load the best of the bundle's host code objects for this CPU, or the one of `level`, on its weights.
 
     Raises:
@@ -307,7 +330,8 @@ def load_host_program(bundle: Bundle, num_blocks: int, threads: int, level: str 
     target = choose_variant(bundle.manifest.targets, level)
     _check_abi(target.abi, target.file)
     code = bundle.open_code(target.file)
-    return HostProgram(bundle.layout_of(target), bundle.map_weights(), code, target.file, num_blocks, threads)
+    layout, weights = bundle.layout_of(target), bundle.map_weights()
+    return HostProgram(layout, weights, code, target.file, num_blocks, threads, num_state_slots)
 
 
 def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:

@@ -16,15 +16,17 @@ DEFAULT_KV_CONTEXTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class KvSize:
-    """How large a KV cache is wanted.
+    """How large a KV cache is wanted, and how many slots of state.
 
     Attributes:
         blocks: exactly so many; None: what fits and is of use.
         max_context: tokens of the longest sequence, of which one must fit.
+        state_slots: exactly so many; None: what fits and is of use. Where the model has no state there are none.
     """
 
     blocks: int | None
     max_context: int
+    state_slots: int | None = None
 
 
 def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None, available: int | None) -> int:

@@ -151,7 +151,10 @@ class Gpu:
         sampled_at = pointers[-1]
         addresses.append(STEP_NUMBER)
         addresses.append(0 if step.adapter_scales is None else self._upload(step.adapter_scales, pointers))
-        packed = struct.pack("<4i9Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
+        addresses.append(len(step.state_from))
+        for ids in (step.sequence_starts, step.state_from, step.state_to):
+            addresses.append(self._upload(np.array(ids, np.int32), pointers) if step.state_from else 0)
+        packed = struct.pack("<4i13Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
         values = [self._upload(np.frombuffer(packed, np.uint8), pointers)]
         for index, array in enumerate(arguments):
             values.append(0 if array is None else self._upload(array, pointers))
@@ -172,7 +175,7 @@ class Gpu:
                 self._check(self.api.hipHostFree(pointer))
 
     def _launch(self, kernel: KernelSpec, grid: GridEntry, step: Step, num_logits: int, values: list[int]) -> None:
-        counts = {"tokens": step.num_tokens, "logits": num_logits, "none": 1}
+        counts = {"tokens": step.num_tokens, "logits": num_logits, "none": 1, "sequences": len(step.state_from)}
         count = counts[grid.rows.removeprefix("adapted_")]
         z = -(-(max(step.positions) + 1) // grid.split) if grid.split else 1
         self._check(self._start(kernel, (grid.x, -(-count // grid.tile), z), grid.threads, values, None))

@@ -64,6 +64,8 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_logits", "blocks_per_row", "reserved")),
         *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "rows", "block_table", "logits_rows")),
         *((name, ctypes.c_void_p) for name in ("sampling", "sampled", "adapter_scales")),
+        ("num_sequences", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("sequence_starts", "state_from", "state_to")),
     )
 
 
@@ -86,6 +88,9 @@ class Step:
     block_table: Sequence[Sequence[int]] = ((),)
     logits_rows: Sequence[int] = ()
     adapter_scales: Float32 | None = None
+    sequence_starts: Sequence[int] = ()
+    state_from: Sequence[int] = ()
+    state_to: Sequence[int] = ()
 
 
 def spec(template: str, **parameters: Parameter) -> KernelSpec:
@@ -139,6 +144,10 @@ class Kernels:
         )
         if step.adapter_scales is not None:
             native.adapter_scales = step.adapter_scales.ctypes.data
+        native.num_sequences, state = len(step.state_from), []
+        for name in ("sequence_starts", "state_from", "state_to") if step.state_from else ():
+            state.append(np.array(getattr(step, name), np.int32))
+            setattr(native, name, state[-1].ctypes.data)
         assert all(array is None or array.flags.c_contiguous for array in arguments)
         pointers = (ctypes.c_void_p * 8)(*(None if array is None else array.ctypes.data for array in arguments))
         where = ctypes.addressof(native), ctypes.addressof(pointers)

@@ -97,7 +97,7 @@ class ScriptedProgram:
             hidden_size=8,
             max_seq_len=CONTEXT,
         )
-        self.num_blocks = num_blocks
+        self.num_blocks, self.num_state_slots = num_blocks, 0
         self.batches: list[Batch] = []
         self.closed = 0
         self.problem: BundleError | None = None

@@ -24,6 +24,7 @@ class FaultyProgram:
 
     def __init__(self, program: Program, plan: Iterator[str]) -> None:
         self.layout, self.num_blocks = program.layout, program.num_blocks
+        self.num_state_slots = program.num_state_slots
         self._program = program
         self._plan = plan
         self.faults: Counter[str] = Counter()

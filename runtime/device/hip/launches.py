@@ -23,25 +23,29 @@ MAX_GRAPHS: Final = 128
 
 
 class StepShape(NamedTuple):
-    """What grids depend on: tokens, rows of logits, the longest context in positions, whether there are adapters."""
+    """What grids depend on: tokens, rows of logits, the longest context in positions, whether there are adapters, and
+    sequences that have state."""
 
     tokens: int
     logits: int
     context: int
     adapted: bool = False
+    sequences: int = 0
 
 
 def shape_of(batch: Batch) -> StepShape:
     """Return the shape of a batch."""
     context, adapted = int(batch.positions.max(initial=-1)) + 1, batch.adapter_scales is not None
-    return StepShape(len(batch.token_ids), len(batch.logits_rows), context, adapted)
+    sequences = 0 if batch.state_from is None else len(batch.state_from)
+    return StepShape(len(batch.token_ids), len(batch.logits_rows), context, adapted, sequences)
 
 
 def grid_of(grid: GridEntry, shape: StepShape) -> tuple[int, int, int] | None:
     """Return the workgroups in x, y and z, or None where the kernel is not launched for such a step."""
     y = z = 1
     if grid.rows != "none":
-        count = shape.tokens if grid.rows.endswith("tokens") else shape.logits
+        counts = {"tokens": shape.tokens, "logits": shape.logits, "sequences": shape.sequences}
+        count = counts[grid.rows.removeprefix("adapted_")]
         if grid.rows.startswith("adapted") and not shape.adapted:
             return None
         if not max(grid.at_least, 1) <= count <= grid.at_most:
@@ -160,9 +164,11 @@ class Graphs:
         grids = [launch.grid for launch in launches]
         self._tokens = _Steps(grids, "tokens", self._most)
         self._logits = _Steps(grids, "logits", self._most)
+        self._sequences = _Steps(grids, "sequences", self._most)
         splits = [grid.split for grid in grids if grid.split]
         self._split = min(splits, default=0)
         self._max_context = layout.max_seq_len
+        self._has_state = bool(layout.states)
 
     def bucket(self, shape: StepShape) -> StepShape | None:
         """Return the largest shape that shares a graph with this one; None where it is not for graphs."""
@@ -173,7 +179,8 @@ class Graphs:
             splits = -(-shape.context // self._split)
             context = max(shape.context, min(self._split << (splits - 1).bit_length(), self._max_context))
         tokens, logits = self._tokens.round_up(shape.tokens), self._logits.round_up(shape.logits)
-        return StepShape(tokens, logits, context, shape.adapted)
+        sequences = self._sequences.round_up(shape.sequences) if shape.sequences else 0
+        return StepShape(tokens, logits, context, shape.adapted, sequences)
 
     def capture_usual(self) -> None:
         """Capture those of short contexts, for each number of sequences: memory that graphs take shows then.
@@ -182,7 +189,7 @@ class Graphs:
             HipError: a launch failed.
         """
         for count in range(1, self._most + 1):
-            bucket = self.bucket(StepShape(count, count, 1))
+            bucket = self.bucket(StepShape(count, count, 1, sequences=count if self._has_state else 0))
             if bucket is not None:
                 self._executable(bucket)
 

@@ -72,6 +72,7 @@ class HipProgram:
         self.layout = layout
         self._sampler = layout.find_sampler()
         self.num_blocks = 0
+        self.num_state_slots = 0
         self.device = device
         self._api = api
         self._ranges = load_ranges()
@@ -113,6 +114,9 @@ class HipProgram:
         self._step = StepMemory(self._memory, self._sampled)
         self._tensors = upload_weights(api, self._memory, layout, weights, progress)
         weights.check()  # what was uploaded is what was checked
+        self.num_state_slots = kv.state_slots or 0 if layout.states else 0
+        state_bytes = self.num_state_slots * layout.bytes_per_slot
+        self._states = self._zeroed(state_bytes, "state of sequences") if state_bytes else 0
         self.num_blocks = self._fitting_blocks(kv) if kv.blocks is None else kv.blocks
         self._kv = self._zeroed(self.num_blocks * layout.kv.bytes_per_block, "KV cache")
         self._make_graphs()
@@ -132,8 +136,8 @@ class HipProgram:
         return fitting_blocks(self.layout, kv, *self._last_memory)
 
     def _make_graphs(self) -> Graphs:
-        places = self._tensors, self._arena, self._buffer_offsets, self._kv
-        self._addresses = Addresses(*places, self.layout.kv, self.num_blocks)
+        places = self._tensors, self._arena, self._buffer_offsets, self._kv, self._states
+        self._addresses = Addresses(*places, self.layout, self.num_blocks, self.num_state_slots)
         launches = resolve_launches(self._api, self._module, self.layout, self._step, self._addresses.of)
         sampler = self._sampler.launch
         self._forward, self._sampling = launches[:sampler], launches[sampler:]

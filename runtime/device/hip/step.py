@@ -119,8 +119,8 @@ def _place(sizes: Sequence[int], first: int) -> tuple[list[int], int]:
 
 
 def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
-    """Return what follows the header: five int32 arrays, the sampling records, what each record points to, and the
-    scales of adapters where there are some."""
+    """Return what follows the header: five int32 arrays, the sampling records, what each record points to, and what
+    only some batches have."""
     arrays: list[Int32] = [batch.token_ids, batch.positions, batch.rows, batch.block_table, batch.logits_rows]
     records = np.zeros(len(batch.logits_rows), SAMPLING)
     for record, row in zip(records, batch.sampling, strict=False):
@@ -128,9 +128,18 @@ def _pieces(batch: Batch) -> list[npt.NDArray[Any]]:
     pieces: list[npt.NDArray[Any]] = [*arrays, records]
     for row in batch.sampling:
         pieces += _pointed_at(row).values()
+    return [*pieces, *_optional(batch).values()]
+
+
+def _optional(batch: Batch) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays that only some batches have, by their field of the step."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
     if batch.adapter_scales is not None:
-        pieces.append(batch.adapter_scales)
-    return pieces
+        arrays["adapter_scales"] = batch.adapter_scales
+    if batch.state_from is not None and batch.state_to is not None:
+        arrays["sequence_starts"] = batch.sequence_starts()
+        arrays |= {"state_from": batch.state_from, "state_to": batch.state_to}
+    return arrays
 
 
 def _pointed_at(row: RowSampling) -> dict[str, npt.NDArray[Any]]:
@@ -176,7 +185,9 @@ def _header(batch: Batch, addresses: Sequence[int], sampled: int, number: int, n
     names = ("token_ids", "positions", "rows", "block_table", "logits_rows", "sampling")
     for name, address in zip(names, addresses, strict=False):
         header[name] = address
-    if batch.adapter_scales is not None:
-        header["adapter_scales"] = addresses[-1]
+    optional = _optional(batch)
+    for name, address in zip(optional, addresses[len(addresses) - len(optional) :], strict=True):
+        header[name] = address
+    header["num_sequences"] = 0 if batch.state_from is None else len(batch.state_from)
     header["sampled"], header["number"], header["n_bytes"] = sampled, number, n_bytes
     return header

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocmforge.artifacts.arguments import Argument, BufferRef, KvRef, StepRef, TensorRef
+from rocmforge.artifacts.arguments import Argument, BufferRef, KvRef, StateRef, StepRef, TensorRef
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.layout import (
     GRID_ROWS,
@@ -26,6 +26,7 @@ from rocmforge.artifacts.layout import (
     KvLayout,
     LaunchEntry,
     Layout,
+    StateEntry,
     TensorEntry,
 )
 from rocmforge.artifacts.layout_file import decode_layout, encode_layout
@@ -297,6 +298,17 @@ def test_caches_that_are_not_alike(dtype: str, sizes: tuple[int, ...]) -> None:
     assert kv.bytes_per_block == 16 * sum(counts)
     places = [kv.offset(layer, values, 5) for layer in range(3) for values in (False, True)]
     assert places == [5 * 16 * sum(counts[:n]) for n in range(6)]
+
+
+def test_state_of_sequences_beside_no_cache_at_all() -> None:
+    kv = KvLayout.of([], 16, "f16")
+    states = (StateEntry("layers.0.conv", 192), StateEntry("layers.0.scan", 2**36))
+    launch = dataclasses.replace(LAYOUT.launches[0], arguments=(StateRef(1), None, StateRef(0)))
+    layout = dataclasses.replace(LAYOUT, kv=kv, states=states, launches=(launch,))
+    assert decode_layout(PATH, encode_layout(layout), 2304) == layout
+    assert (kv.bytes_per_block, kv.caches, layout.bytes_per_slot) == (0, (), 192 + 2**36)
+    assert LAYOUT.bytes_per_slot == 0
+    assert "states" not in msgpack.unpackb(DATA)
 
 
 def test_caches_that_are_alike_are_said_once() -> None:

@@ -21,6 +21,7 @@ from rocmforge.artifacts.layout import (
     FinalNorm,
     GridEntry,
     LaunchEntry,
+    StateEntry,
     TensorEntry,
     kv_head_bytes,
 )
@@ -179,7 +180,8 @@ def test_shapes_of_tensors(shape: tuple[int, ...]) -> None:
         ),
         (
             changed(launches=(LaunchEntry("a", (), GridEntry(1, 1, "rows")),)),
-            "launches[0].grid.rows: expected one of tokens, logits, none, adapted_tokens, adapted_logits, found 'rows'",
+            "launches[0].grid.rows: expected one of tokens, logits, none, adapted_tokens, adapted_logits, sequences, "
+            "found 'rows'",
         ),
         (
             changed(kv=dataclasses.replace(LAYOUT.kv, dtype="q4_0")),
@@ -212,6 +214,28 @@ def test_shapes_of_tensors(shape: tuple[int, ...]) -> None:
         (
             changed(final_norm=FinalNorm("hidden", "norm", 0.5, "batch")),
             "final_norm.kind: expected one of rms, layer, none, found 'batch'",
+        ),
+        (
+            changed(states=(StateEntry("a", 64),), launches=(raw("a", ("state:1",)),)),
+            "launches[0].arguments[0]: expected a known state, found 'state:1'",
+        ),
+        (changed(states=(StateEntry("", 64),)), "states[0].name: expected 1 to 512 characters, found 0"),
+        (changed(states=(StateEntry("a", 0),)), f"states[0].n_bytes: expected 64 to {2**36}, found 0"),
+        (
+            changed(states=(StateEntry("a", 2**36 + 64),)),
+            f"states[0].n_bytes: expected 64 to {2**36}, found {2**36 + 64}",
+        ),
+        (
+            changed(states=(StateEntry("a", 64), StateEntry("b", 96))),
+            "states[1].n_bytes: expected a multiple of 64, found 96",
+        ),
+        (
+            changed(states=(StateEntry("a", 64), StateEntry("a", 128))),
+            "states[1].name: expected a unique name, found 'a' again",
+        ),
+        (
+            changed(kv=dataclasses.replace(LAYOUT.kv, num_layers=0)),
+            f"kv.num_layers: expected 1 to {2**12}, found 0",
         ),
         (DATA + b"\0", f"msgpack: expected {len(DATA)} bytes, found {len(DATA) + 1}"),
         (bytes((64 << 20) + 1), f"size: expected at most {64 << 20} bytes, found {(64 << 20) + 1}"),
@@ -293,7 +317,7 @@ def test_tables_that_promise_too_much_are_refused_by_their_count(table: str, hig
 
 def test_defaults_of_a_grid() -> None:
     assert GridEntry(64, 3) == GridEntry(64, 3, "none", 1, 0, 1, 2**31 - 1)
-    assert GRID_ROWS == ("tokens", "logits", "none", "adapted_tokens", "adapted_logits")
+    assert GRID_ROWS == ("tokens", "logits", "none", "adapted_tokens", "adapted_logits", "sequences")
 
 
 def test_keys_and_values_of_8_bits() -> None:

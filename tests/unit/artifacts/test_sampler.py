@@ -17,7 +17,9 @@ from rocmforge.tests.support.bundle import LAYOUT, LAYOUT_DATA
 PATH = Path("model.rfb/layout.msgpack")
 
 
-@pytest.mark.parametrize("text", ["tensor:", "buffer:", "tensors:x", "kv:1", "kv:1000000:key", "kv:0:keys", "no"])
+@pytest.mark.parametrize(
+    "text", ["tensor:", "buffer:", "tensors:x", "kv:1", "kv:1000000:key", "kv:0:keys", "state:", "state:01", "no"]
+)
 def test_texts_that_are_no_argument(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         parse_argument(text)

@@ -40,11 +40,11 @@ def graphs(grids: list[GridEntry]) -> Graphs:
     return Graphs(FakeHip(), launches, LAYOUT, ctypes.c_void_p())
 
 
-@given(st.lists(GRIDS, max_size=6), st.integers(1, 8), st.integers(1, 128), st.booleans())
+@given(st.lists(GRIDS, max_size=6), st.integers(1, 8), st.integers(1, 128), st.booleans(), st.integers(0, 8))
 def test_a_bucket_launches_the_same_kernels_on_grids_that_hold_the_step(
-    grids: list[GridEntry], tokens: int, context: int, adapted: bool
+    grids: list[GridEntry], tokens: int, context: int, adapted: bool, sequences: int
 ) -> None:
-    shape = StepShape(tokens, tokens, context, adapted)
+    shape = StepShape(tokens, tokens, context, adapted, min(sequences, tokens))
     bucket = graphs(grids).bucket(shape)
     assert bucket is not None
     assert max(bucket.tokens, bucket.logits) <= LAYOUT.max_sequences
@@ -79,6 +79,8 @@ def test_grids() -> None:
     assert grid_of(GridEntry(64, 5, "tokens", 4), StepShape(9, 2, 0)) == (5, 3, 1)
     assert grid_of(GridEntry(64, 5, "logits", 4), StepShape(9, 2, 0)) == (5, 1, 1)
     assert grid_of(GridEntry(64, 5, "tokens", 1, 256), StepShape(2, 2, 257)) == (5, 2, 2)
+    assert grid_of(GridEntry(64, 5, "sequences", 2), StepShape(9, 8, 0, sequences=3)) == (5, 2, 1)
+    assert grid_of(GridEntry(64, 5, "sequences", 2), StepShape(9, 8, 0)) is None  # of a model without state
     assert grid_of(GridEntry(64, 5, "tokens", 1, 0, 3, 4), StepShape(2, 9, 0)) is None
     assert grid_of(GridEntry(64, 5, "tokens", 1, 0, 3, 4), StepShape(5, 3, 0)) is None
     assert grid_of(GridEntry(64, 5, "logits", 1, 0, 0, 4), StepShape(5, 0, 0)) is None  # no workgroup is no launch
@@ -90,6 +92,8 @@ def test_the_shape_of_a_step() -> None:
     empty = np.zeros(0, np.int32)
     none = dataclasses.replace(batch(1), token_ids=empty, positions=empty, logits_rows=empty)
     assert shape_of(none) == StepShape(0, 0, 0)
+    stateful = dataclasses.replace(batch(7, 3, new=2), state_from=np.zeros(2, np.int32), state_to=np.zeros(4, np.int32))
+    assert shape_of(stateful) == StepShape(4, 2, 7, False, 2)
 
 
 def test_ends_of_buckets() -> None:

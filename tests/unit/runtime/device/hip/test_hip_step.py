@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_each_array_lies_at_a_line_of_its_own(made: Made) -> None:
     sent = batch(5, 6, 7, 8, 9, rows=rows)
     made.step.write(sent)
     header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
-    assert STEP.itemsize == 88
+    assert STEP.itemsize == 120
     assert SAMPLING.itemsize == 112
     starts = {"token_ids": 128, "positions": 192, "rows": 256, "block_table": 320, "logits_rows": 512, "sampling": 576}
     assert {name: int(header[name]) - made.device for name in starts} == starts
@@ -109,6 +110,24 @@ def test_each_array_lies_at_a_line_of_its_own(made: Made) -> None:
         assert isinstance(mask, np.ndarray)
         assert ctypes.string_at(made.image + place, mask.nbytes) == mask.tobytes()
     assert ctypes.string_at(made.image + at + 768, 4 * 19) == bytes(4 * 19)
+
+
+def test_state_is_pointed_at_where_a_batch_has_some(made: Made) -> None:
+    """Three sequences of 1, 3 and 2 tokens."""
+    plain = batch(4, 5, 6, new=2)
+    rows, to = ints(0, 1, 1, 1, 2, 2), ints(7, -1, 6, 5, -1, 3)
+    sent = dataclasses.replace(plain, rows=rows, state_from=ints(2, -1, 9), state_to=to)
+    made.step.write(sent)
+    header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
+    expected = {"sequence_starts": ints(0, 1, 4, 6), "state_from": ints(2, -1, 9), "state_to": to}
+    for name, values in expected.items():
+        at = int(header[name]) - made.device
+        assert (at % 64, at + values.nbytes <= int(header["n_bytes"])) == (0, True)
+        assert ctypes.string_at(made.image + at, values.nbytes) == values.tobytes(), name
+    assert int(header["num_sequences"]) == 3
+    made.step.write(plain)
+    header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
+    assert [int(header[name]) for name in ("num_sequences", *expected)] == [0, 0, 0, 0]
 
 
 def test_what_kernels_have_seen_is_nothing_at_first(made: Made) -> None:
