@@ -52,6 +52,19 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
         help="Replay decode steps as HIP graphs; auto: unless a trial of them fails; on: that is an error.",
     )
     @click.option(
+        "--gpu-layers",
+        type=click.IntRange(0),
+        envvar="ROCMFORGE_GPU_LAYERS",
+        help="Keep the last so many layers on the GPU; it reads the matrices of the others in this machine's memory."
+        " [default: as many as fit]",
+    )
+    @click.option(
+        "--cpu-experts",
+        type=click.IntRange(0),
+        envvar="ROCMFORGE_CPU_EXPERTS",
+        help="Keep the experts of the first so many layers in this machine's memory. [default: as few as must be]",
+    )
+    @click.option(
         "--threads",
         type=click.IntRange(1, 1024),
         envvar="ROCMFORGE_THREADS",
@@ -60,11 +73,22 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
         help="Threads of the host target.",
     )
     @functools.wraps(command)
-    def wrapped(*args: Any, device: str, gpu_graphs: str, threads: int, **extra: Any) -> None:
+    def wrapped(
+        *args: Any,
+        device: str,
+        gpu_graphs: str,
+        gpu_layers: int | None,
+        cpu_experts: int | None,
+        threads: int,
+        **extra: Any,
+    ) -> None:
         require_address_space()
+        from ..runtime.device.hip.placement import WeightPlaces
         from ..runtime.device.load import DeviceOptions
 
-        command(*args, device=DeviceOptions(device, threads, make_emulator, graphs=gpu_graphs), **extra)
+        places = WeightPlaces(gpu_layers, cpu_experts)
+        options = DeviceOptions(device, threads, make_emulator, graphs=gpu_graphs, places=places)
+        command(*args, device=options, **extra)
 
     return wrapped
 

@@ -154,6 +154,8 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) 
         device=device.device,
         threads=device.threads,
         graphs=device.graphs,
+        gpu_layers=device.places.gpu_layers,
+        cpu_experts=device.places.cpu_experts,
         limits=options.engine_limits,
         emulator=None if device.emulator is None else f"{device.emulator.__module__}:{device.emulator.__qualname__}",
         max_context=options.max_context,

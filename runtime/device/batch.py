@@ -88,11 +88,13 @@ class DeviceFacts:
         runtime: as `HIP 6.4`; empty where there is no GPU.
         graphs: `on`, or `off: ` and why; empty where there is no GPU.
         graph_mismatches: steps of which a graph computed another, and that were computed again without.
+        host_weight_bytes: of weights that the GPU reads in this machine's memory.
     """
 
     runtime: str = ""
     graphs: str = ""
     graph_mismatches: int = 0
+    host_weight_bytes: int = 0
 
 
 class Program(Protocol):

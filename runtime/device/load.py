@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from ...artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
 from .golden import check_shortest
 from .hip.api import HipApi, load_hip, runtime_version
+from .hip.placement import WeightPlaces
 from .hip.program import HipProgram, open_program
 from .hip.select import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
 from .host import choose_variant, load_host_program
@@ -44,6 +45,7 @@ class DeviceOptions:
         load_hip: finds HIP.
         nodes: the KFD topology of this machine.
         graphs: one of `artifacts.hip.GRAPH_MODES`.
+        places: of weights, where it is a GPU.
     """
 
     device: str = "auto"
@@ -52,6 +54,7 @@ class DeviceOptions:
     load_hip: Callable[[], HipApi] = load_hip
     nodes: Path = KFD_NODES
     graphs: str = "auto"
+    places: WeightPlaces = field(default_factory=WeightPlaces)
 
     def parsed(self) -> tuple[str, str | None]:
         """Return the kind of device and which one.
@@ -98,7 +101,8 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
             report(f"no GPU is used: {error}")
         else:
             # From here on nothing falls back: a model that does not fit the GPU is not meant for the CPU.
-            program = open_program(bundle, api, device, target, kv, report, _UploadReport(report), options.graphs)
+            where = bundle, api, device, target
+            program = open_program(*where, kv, report, _UploadReport(report), options.graphs, options.places)
             return _checked(_tried(program), bundle, target)
     target = choose_variant(targets)
     return _checked(_load_host(bundle, options, target, kv), bundle, target)
@@ -160,7 +164,7 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
     api = options.load_hip()
     found, version = find_devices(api, options.nodes), runtime_version(api)
     device, _ = choose_device(found, [target], which or asked_device(), version=version)
-    return _tried(open_program(bundle, api, device, target, kv, graphs=options.graphs))
+    return _tried(open_program(bundle, api, device, target, kv, graphs=options.graphs, places=options.places))
 
 
 def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize) -> Program:
@@ -194,7 +198,8 @@ def _load_emulated(
         # Its memory is this machine's, so it is as sparing with it as the host is.
         blocks = kv_blocks(layout, kv.max_context, None, available_memory()) if kv.blocks is None else kv.blocks
         device, size = GpuDevice(0, "emulated", arch, ""), KvSize(blocks, kv.max_context)
-        program = open_program(bundle, api, device, target, size, report, graphs=options.graphs)
+        where = bundle, api, device, target
+        program = open_program(*where, size, report, graphs=options.graphs, places=options.places)
         return _tried(program) if options.graphs == "on" else program
     raise DeviceError(f"--device {printable(options.device)}: {problem}; the bundle has code for {_arches(bundle)}")
 

@@ -259,8 +259,8 @@ class EngineStats:
     `pages_used` are KV blocks held by requests; `pages_cached` known for their content, held or not. Since the engine
     began `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens`
     `draft_tokens_accepted` were accepted. `device_available` is false, and so is `running`, while a step hangs, a lost
-    device is set up again or the bundle is torn; `problem` says which. `runtime`, `graphs` and `graph_mismatches` are
-    those of `DeviceFacts`. `devices`: each of those that have a process of their own.
+    device is set up again or the bundle is torn; `problem` says which. `runtime`, `graphs`, `graph_mismatches` and
+    `host_weight_bytes` are those of `DeviceFacts`. `devices`: each of those that have a process of their own.
     """
 
     running: bool
@@ -283,6 +283,7 @@ class EngineStats:
     graphs: str = ""
     graph_mismatches: int = 0
     devices: tuple[DeviceStats, ...] = ()
+    host_weight_bytes: int = 0
 
 
 _SUMMED: Final = (
@@ -298,6 +299,7 @@ _SUMMED: Final = (
     "draft_tokens",
     "draft_tokens_accepted",
     "graph_mismatches",
+    "host_weight_bytes",
 )
 
 

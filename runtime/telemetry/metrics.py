@@ -70,6 +70,7 @@ class Metrics:
         )
         self._graphs = self._gauge("gpu_graphs", "Whether decode steps are replayed as HIP graphs")
         self._mismatches = self._gauge("gpu_graph_mismatches", "Steps that a graph got wrong, and that were done again")
+        self._host_weights = self._gauge("gpu_host_weight_bytes", "Bytes of weights in the host's memory")
         self._step = self._histogram(
             "step_duration_seconds", "Duration of a step of the device in seconds", STEP_BUCKETS
         )
@@ -158,6 +159,7 @@ class Metrics:
         self._pages_cached.set(stats.pages_cached)
         self._graphs.set(stats.graphs == "on")
         self._mismatches.set(stats.graph_mismatches)
+        self._host_weights.set(stats.host_weight_bytes)
         families = [*self._registry.collect(), *_of_devices(stats.devices)]
         return "\n".join(_family(metric) for metric in families).encode()
 

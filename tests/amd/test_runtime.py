@@ -73,6 +73,10 @@ def test_verify_and_run(trixie: Runtime, small: Path) -> None:
         arch = "gfx942" if "942" in device else "gfx1100"
         assert done.stdout == rfc(*asked, f"emulated:{arch}").stdout
         assert f"{arch}, " in done.stderr
+        if device == "hip":  # the same of weights that the GPU reads in the host's memory
+            elsewhere = trixie.run(gpu, "rfc", *asked, device, "--gpu-layers", "0")
+            assert elsewhere.stdout == done.stdout
+            assert "of weights stay in this machine's memory: matrices of layers 0 to " in elsewhere.stderr
 
 
 def test_F130_generic_code_on_a_runtime_that_is_too_old(trixie: Runtime, compiled: Compiled, small_gguf: Path) -> None:

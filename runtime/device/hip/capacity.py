@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
 from ....artifacts.errors import DeviceError
 from ....artifacts.layout import Layout
 from ..memory import KvSize
 from .memory import place_buffers, place_tensors
+from .placement import WeightPlaces, describe, spill
 
 RESERVED_BYTES: Final = 1 << 30
 RESERVED_SHARE: Final = 25
@@ -16,7 +19,53 @@ stages, and what else runs on the card. Where memory is gone, HIP's graphs write
 _MEBIBYTE: Final = 1 << 20
 
 
-def check_fit(layout: Layout, size: KvSize, free: int, total: int, where: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of a device's memory, free and in all; `host`: of this machine's that are available, None: unknown."""
+
+    free: int
+    total: int
+    host: int | None = None
+
+
+def place_weights(layout: Layout, size: KvSize, room: Room, where: str, places: WeightPlaces) -> frozenset[str]:
+    """Hold the memory contract, and return the names of tensors that stay in this machine's memory.
+
+    Args:
+        layout: of the bundle.
+        size: of the KV cache.
+        room: that there is.
+        where: the device, for messages.
+        places: that are asked for; where none are, tensors stay only where all do not fit.
+
+    Raises:
+        DeviceError: it does not fit; says how much is missing.
+        UsageError: see `WeightPlaces.chosen`.
+    """
+    if places.asked:
+        host = places.chosen(layout)
+    else:
+        missing = _needed_bytes(layout, size) - room.free
+        host = spill(layout, missing + reserved_bytes(room.total)) if missing > 0 else frozenset()
+    check_fit(layout, size, room.free, room.total, where, host)
+    n_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.name in host)
+    if room.host is not None and n_bytes > room.host:
+        raise DeviceError(
+            f"{where}: {describe(layout, host)}, which it has no room for, need {mebibytes(n_bytes)} MiB of this "
+            f"machine's memory, {mebibytes(room.host)} MiB are available"
+        )
+    return host
+
+
+def host_weights(layout: Layout, host: Collection[str]) -> str:
+    """Return what is said of weights that stay in this machine's memory."""
+    n_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.name in host)
+    return f"{mebibytes(n_bytes)} MiB of weights stay in this machine's memory: {describe(layout, host)}"
+
+
+def check_fit(
+    layout: Layout, size: KvSize, free: int, total: int, where: str, host: Collection[str] = frozenset()
+) -> None:
     """Hold the memory contract before anything is taken.
 
     Args:
@@ -25,13 +74,14 @@ def check_fit(layout: Layout, size: KvSize, free: int, total: int, where: str) -
         free: bytes of the device's memory.
         total: bytes of the device's memory.
         where: the device, for the message.
+        host: names of tensors that are elsewhere.
 
     Raises:
         DeviceError: they do not fit; says how much is missing.
     """
-    weights, arena = place_tensors(layout)[1], place_buffers(layout)[1]
-    wanted = _context_blocks(layout, size) if size.blocks is None else size.blocks
-    needed = weights + arena + wanted * layout.kv.bytes_per_block
+    weights, arena = place_tensors(layout, host)[1], place_buffers(layout)[1]
+    wanted = _wanted_blocks(layout, size)
+    needed = _needed_bytes(layout, size, host)
     if needed > free:
         raise DeviceError(
             f"{where}: weights of {mebibytes(weights)} MiB, an arena of {mebibytes(arena)} MiB and a KV cache of "
@@ -39,6 +89,15 @@ def check_fit(layout: Layout, size: KvSize, free: int, total: int, where: str) -
             f"{mebibytes(needed)} MiB; {mebibytes(free)} of {mebibytes(total)} MiB are free, "
             f"{mebibytes(needed - free)} MiB too few; --kv-tokens or --max-context ask for less"
         )
+
+
+def _needed_bytes(layout: Layout, size: KvSize, host: Collection[str] = frozenset()) -> int:
+    weights, arena = place_tensors(layout, host)[1], place_buffers(layout)[1]
+    return weights + arena + _wanted_blocks(layout, size) * layout.kv.bytes_per_block
+
+
+def _wanted_blocks(layout: Layout, size: KvSize) -> int:
+    return _context_blocks(layout, size) if size.blocks is None else size.blocks
 
 
 def _context_blocks(layout: Layout, size: KvSize) -> int:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import numpy as np
 
 from ....artifacts.errors import DeviceError
 from ....artifacts.layout import Layout
-from .api import COPY_HOST_TO_DEVICE, OUT_OF_MEMORY, STREAM_NON_BLOCKING, HipApi, HipError, check
+from .api import (
+    COPY_HOST_TO_DEVICE,
+    HOST_MALLOC_NON_COHERENT,
+    OUT_OF_MEMORY,
+    STREAM_NON_BLOCKING,
+    HipApi,
+    HipError,
+    check,
+)
 
 STAGING_BYTES: Final = 16 << 20
 DEVICE_ALIGNMENT: Final = 256  # of tensors and buffers: whole lines of 128 bytes, whatever lies before
@@ -101,12 +109,13 @@ class DeviceMemory:
             self.free(address)
 
 
-def place_tensors(layout: Layout) -> tuple[dict[str, int], int]:
-    """Return the offset of each tensor of a layout on the device, and bytes in all."""
+def place_tensors(layout: Layout, host: Collection[str] = ()) -> tuple[dict[str, int], int]:
+    """Return the offset of each tensor of a layout on the device, and bytes in all; of those in `host`, none."""
     offsets, end = {}, 0
     for tensor in layout.tensors:
-        offsets[tensor.name] = end
-        end += aligned(tensor.n_bytes)
+        if tensor.name not in host:
+            offsets[tensor.name] = end
+            end += aligned(tensor.n_bytes)
     return offsets, end
 
 
@@ -181,14 +190,20 @@ class Uploader:
 
 
 def upload_weights(
-    api: HipApi, memory: DeviceMemory, layout: Layout, weights: mmap.mmap, progress: Progress | None = None
+    api: HipApi,
+    memory: DeviceMemory,
+    layout: Layout,
+    weights: mmap.mmap,
+    progress: Progress | None = None,
+    host: Collection[str] = (),
 ) -> dict[str, int]:
-    """Copy the tensors of a layout from mapped weights.bin to the device; return their addresses.
+    """Copy the tensors of a layout from mapped weights.bin to the device, or to memory of this machine that the device
+    reads where their names are in `host`; return their addresses.
 
     Raises:
         HipError: memory is unavailable, or a copy failed.
     """
-    offsets, total = place_tensors(layout)
+    offsets, total = place_tensors(layout, host)
     base = memory.device(max(total, DEVICE_ALIGNMENT), "weights")
     done, wanted = 0, sum(tensor.n_bytes for tensor in layout.tensors)
 
@@ -199,11 +214,18 @@ def upload_weights(
             progress(done, wanted)
 
     source = int(np.frombuffer(weights, np.uint8).ctypes.data)
+    addresses = {name: base + offset for name, offset in offsets.items()}
     uploader = Uploader(api, memory, min(STAGING_BYTES, max(wanted, 1)))
     try:
         for tensor in layout.tensors:
-            uploader.copy(base + offsets[tensor.name], source + tensor.offset, tensor.n_bytes, advance)
+            if tensor.name in addresses:
+                uploader.copy(addresses[tensor.name], source + tensor.offset, tensor.n_bytes, advance)
+            else:  # no kernel writes it, so caches of the device may hold it
+                address = memory.pinned(tensor.n_bytes, f"tensor {tensor.name}", HOST_MALLOC_NON_COHERENT)
+                ctypes.memmove(address, source + tensor.offset, tensor.n_bytes)
+                addresses[tensor.name] = address
+                advance(tensor.n_bytes)
         uploader.finish()
     finally:
         uploader.close()
-    return {name: base + offset for name, offset in offsets.items()}
+    return addresses

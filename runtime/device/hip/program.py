@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +21,12 @@ from ....artifacts.mapped_weights import MappedWeights
 from ..addresses import Addresses
 from ..batch import Batch, DeviceFacts, Float32, Int32
 from ..hidden import HiddenStates
-from ..memory import KvSize
+from ..memory import KvSize, available_memory
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
-from .capacity import check_fit, fitting_blocks, mebibytes, reserved_bytes
+from .capacity import Room, fitting_blocks, host_weights, mebibytes, place_weights, reserved_bytes
 from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
 from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, upload_weights
+from .placement import WeightPlaces
 from .roctx import load_ranges
 from .select import GpuDevice, asked_device, choose_device, find_devices, read_code
 from .self_test import self_test_batches
@@ -52,6 +53,7 @@ class HipProgram:
         progress: Progress | None = None,
         step_seconds: float = STEP_SECONDS,
         graphs: str = "auto",
+        host: Collection[str] = (),
     ) -> None:
         """Load code, upload weights, reserve arena and KV cache.
 
@@ -65,6 +67,7 @@ class HipProgram:
             progress: told of the upload.
             step_seconds: after which a step is taken to hang.
             graphs: one of `artifacts.hip.GRAPH_MODES`.
+            host: names of tensors that stay in this machine's memory.
 
         Raises:
             DeviceError: something is unavailable; nothing is left on the device then.
@@ -82,6 +85,7 @@ class HipProgram:
         self._hung = False
         self._mode = graphs
         self._mismatches = 0
+        self._host = frozenset(host)
         self._memory = DeviceMemory(api)
         self._stream = ctypes.c_void_p()
         self._module = ctypes.c_void_p()
@@ -112,7 +116,7 @@ class HipProgram:
         self._sampled = self._memory.device(4 * layout.max_sequences, "sampled tokens")
         self._sampled_image = self._memory.pinned(4 * layout.max_sequences, "sampled tokens")
         self._step = StepMemory(self._memory, self._sampled)
-        self._tensors = upload_weights(api, self._memory, layout, weights, progress)
+        self._tensors = upload_weights(api, self._memory, layout, weights, progress, self._host)
         weights.check()  # what was uploaded is what was checked
         self.num_state_slots = kv.state_slots or 0 if layout.states else 0
         state_bytes = self.num_state_slots * layout.bytes_per_slot
@@ -313,7 +317,8 @@ class HipProgram:
     def facts(self) -> DeviceFacts:
         """See `Program.facts`."""
         problem = None if self._graphs is None else self._graphs.problem
-        return DeviceFacts(self._runtime, "on" if problem is None else f"off: {problem}", self._mismatches)
+        n_bytes = sum(tensor.n_bytes for tensor in self.layout.tensors if tensor.name in self._host)
+        return DeviceFacts(self._runtime, "on" if problem is None else f"off: {problem}", self._mismatches, n_bytes)
 
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`; the last known where the device does not answer."""
@@ -386,6 +391,7 @@ def open_program(
     report: Callable[[str], object] = log.info,
     progress: Progress | None = None,
     graphs: str = "auto",
+    places: WeightPlaces | None = None,
 ) -> HipProgram:
     """Load a bundle's code for `target` on `device`; see `load_hip_program`. Graphs are not yet tested."""
     layout = bundle.layout_of(target)
@@ -395,9 +401,12 @@ def open_program(
         free, total = DeviceMemory(api).info()
     except HipError as error:
         raise DeviceError(f"{device}: {error}") from None
-    check_fit(layout, kv, free, total, str(device))
+    room = Room(free, total, available_memory())
+    host = place_weights(layout, kv, room, str(device), places or WeightPlaces())
+    if host:
+        report(f"{device}: {host_weights(layout, host)}")
     weights = bundle.map_weights()
-    program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs)
+    program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs, host=host)
     tokens = program.num_blocks * layout.kv.block_size
     report(f"{device}: {program.facts().runtime}, code for {target.arch}, KV cache of {tokens} tokens")
     return program

@@ -21,6 +21,7 @@ from typing import Any, Final, Never, cast
 from ....artifacts.bundle import Bundle, open_bundle
 from ....artifacts.errors import BundleError, RocmforgeError, os_problem, printable
 from ...device.batch import Program
+from ...device.hip.placement import WeightPlaces
 from ...device.load import DeviceOptions, EmulatorMaker, load_program
 from ...text.constraints import ConstraintCompiler
 from ..embedding_sequence import EmbeddingSequence
@@ -138,7 +139,9 @@ class Worker:
             raise BundleError(bundle.path, "digest", f"expected {start.digest}, as it was served, found {found}")
         if start.stamp is not None:
             bundle.trust_weights(start.stamp)
-        device = DeviceOptions(start.device, start.threads, _emulator(start.emulator), graphs=start.graphs)
+        places = WeightPlaces(start.gpu_layers, start.cpu_experts)
+        emulator = _emulator(start.emulator)
+        device = DeviceOptions(start.device, start.threads, emulator, graphs=start.graphs, places=places)
         options = EngineOptions(device, start.max_context, start.kv_tokens, start.limits)
         size = kv_size(bundle, options)
         tokenizer = load_tokenizer(bundle)

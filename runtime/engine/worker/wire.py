@@ -50,7 +50,7 @@ class Start:
         bundle: path.
         digest: that the bundle has to have.
         stamp: of weights.bin, with which its content is known to be the manifest's; None: as it is found.
-        device, threads, graphs: see `DeviceOptions`.
+        device, threads, graphs, gpu_layers, cpu_experts: see `DeviceOptions` and `WeightPlaces`.
         emulator: `module:name` of what makes an emulated GPU.
         max_context, kv_tokens, limits: see `EngineOptions`.
         log_level: least level of records that are wanted.
@@ -67,6 +67,8 @@ class Start:
     limits: EngineLimits = field(default_factory=EngineLimits)
     log_level: int = 0
     stamp: tuple[int, int] | None = None
+    gpu_layers: int | None = None
+    cpu_experts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,8 @@ def _facts(stats: EngineStats) -> dict[str, object]:
     """Of a GPU; the host has none."""
     if not stats.runtime:
         return {}
-    return {"runtime": stats.runtime, "graphs": stats.graphs, "graph_mismatches": stats.graph_mismatches}
+    facts = {"runtime": stats.runtime, "graphs": stats.graphs, "graph_mismatches": stats.graph_mismatches}
+    return facts | ({"host_weight_bytes": stats.host_weight_bytes} if stats.host_weight_bytes else {})
 
 
 def _device(one: DeviceStats) -> dict[str, object]:

@@ -147,6 +147,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr("rocmforge.runtime.serve.serve_bundles", caught.append)
     monkeypatch.setattr("rocmforge.runtime.telemetry.logs.configure", caught.append)
     monkeypatch.setattr("rocmforge.runtime.engine.worker.spawn.WorkerProcess", lambda: "worker")
+    monkeypatch.setattr("rocmforge.runtime.engine.worker.spawn.give_way", lambda: None)
     monkeypatch.setattr(hip, "installed_arches", lambda: ())
     monkeypatch.setattr("signal.signal", lambda *_: None)
     for name in ("RUST_LOG", "ROCMFORGE_API_KEY", "ROCMFORGE_API_KEYS", "ROCMFORGE_ADDR", "ROCMFORGE_THREADS"):
@@ -171,6 +172,7 @@ def test_what_is_served_as_it_was_given(served: list[Any], tmp_path: Path) -> No
         *("--queue-seconds", "13", "--step-seconds", "14", "--prefill-tokens", "15", "--speculate", "16"),
         *("--idle-seconds", "17", "--max-loaded", "18", "--integration", "ollama", "--max-context", "19"),
         *("--device", "host", "--gpu-graphs", "off", "--threads", "3", "--no-worker"),
+        *("--gpu-layers", "21", "--cpu-experts", "22"),
         *("--log-level", "debug", "--log-format", "json", "--log-file", "log", "--max-traces", "20"),
         *("--trace-sample-rate", "0.25"),
     )  # fmt: skip
@@ -199,6 +201,7 @@ def test_what_is_served_as_it_was_given(served: list[Any], tmp_path: Path) -> No
     assert (engine.prefill_tokens, engine.draft_tokens) == (15, 16)
     on = options.device
     assert (on.device, on.threads, on.graphs, on.emulator) == ("host", 3, "off", make_emulator)
+    assert (on.places.gpu_layers, on.places.cpu_experts) == (21, 22)
 
 
 def test_what_is_served_where_nothing_is_said(served: list[Any], tmp_path: Path) -> None:
@@ -208,6 +211,7 @@ def test_what_is_served_where_nothing_is_said(served: list[Any], tmp_path: Path)
     assert (options.limits, options.engine_limits) == (HttpLimits(), EngineLimits())
     assert (options.security, options.traces.sampling.ratio) == (Security(), 0.1)
     assert (options.worker, options.early, options.device.device, options.device.graphs) == (None, None, "auto", "auto")
+    assert not options.device.places.asked
 
 
 def test_of_a_folder_of_bundles_each_is_served_by_name(served: list[Any], tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_the_whole_scrape() -> None:
         pages_cached=19,
         graphs="on",
         graph_mismatches=20,
+        host_weight_bytes=21,
         devices=devices,
     )
     assert metrics.render(stats).decode() == (ROOT / "tests" / "data" / "metrics.txt").read_text()
