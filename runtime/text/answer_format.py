@@ -50,6 +50,10 @@ class _Tokenizer(Protocol):
     def control_texts(self) -> ControlTexts:
         """Texts of its control tokens."""
 
+    @property
+    def end_texts(self) -> tuple[str, ...]:
+        """Texts of the tokens that end an answer."""
+
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Token ids of a text."""
 
@@ -57,6 +61,8 @@ class _Tokenizer(Protocol):
 def answer_format(template: _Template, tokenizer: _Tokenizer) -> AnswerFormat:
     """How the answers of a model with this template are read, whose tokenizer this is."""
     format_ = format_of(template.source)
+    if any(end and end in format_.written.removesuffix(end) for end in tokenizer.end_texts):  # none gets past that
+        format_ = replace(format_, written="")
     if not template.takes_tools:  # then it is told of them in Hermes' form, see `spell_out_tools`
         format_ = replace(format_, calls=ANY_JSON, written="")
     hidden = [text for text in tokenizer.control_texts.texts if any(text in known for known in format_.texts)]

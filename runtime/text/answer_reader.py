@@ -77,7 +77,7 @@ class AnswerReader:
         self._splitter = ReasoningSplitter(inside, format_.reasoning, ends, start.begun)
         self._parser = parser
         if parser is None and schemas:
-            self._parser = _parser_of(format_.calls, schemas, start.forced)
+            self._parser = _parser_of(format_.calls, schemas, start.forced or (start.formed and format_.calls_bare))
         if format_.opening and in_form and not start.begun:
             self.push(format_.opening)
 

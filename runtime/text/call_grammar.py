@@ -13,6 +13,7 @@ from .argument_types import types_of
 from .chat_styles import Literals, NamedCalls, Tagged
 from .closed_schema import closed
 from .constraints import JSON_OPTIONS, ConstraintSpec
+from .nested_tags import ITEM
 from .tool_prompt import Tool, call_schema
 
 NAME: Final = "{name}"
@@ -42,7 +43,8 @@ class _Grammar:
 
     def __init__(self, answers: AnswerFormat) -> None:
         self._written = answers.format.written
-        calls = answers.format.calls
+        channels = answers.format.channels
+        calls = answers.format.calls if channels is None else channels.calls
         self._style = calls.arguments if isinstance(calls, NamedCalls) else None
         self._tokens = dict(zip(answers.hidden, answers.kept_tokens, strict=True))
         marks = sorted(self._tokens, key=len, reverse=True)
@@ -61,7 +63,7 @@ class _Grammar:
         if self._style is None:
             arguments = [self._json(schema)]
         elif isinstance(self._style, Tagged):
-            arguments = self._parameters(schema, self._style)
+            arguments = self._parameters(schema, _shared(schema), self._style)
         else:
             arguments = [self._listed(schema, self._style)]
         return self._rule(" ".join([*self._literals(before), *arguments, *self._literals(after)]))
@@ -79,9 +81,8 @@ class _Grammar:
         options = {**made, "x-guidance": JSON_OPTIONS} if isinstance(made, dict) else {"x-guidance": JSON_OPTIONS}
         return self._rule(f"%json {json.dumps(options)}")
 
-    def _parameters(self, schema: Mapping[str, Any], tags: Tagged) -> list[str]:
+    def _parameters(self, schema: Mapping[str, Any], shared: Mapping[str, object], tags: Tagged) -> list[str]:
         """One after the other, as the schema has them; those that need not be there may be left out."""
-        shared = _shared(schema)
         return [
             self._rule(self._parameter(key, part, shared, tags)) + ("" if needed else "?")
             for key, part, needed in _members(schema)
@@ -93,18 +94,28 @@ class _Grammar:
         kind = "string" if is_text else next(iter(sorted(types)), "object")
         opening = tags.written_key.replace("{key}", key).replace("{text}", "true" if is_text else "false")
         opening = opening.replace("{kind}", _KINDS.get(kind, kind))
-        closing = list(self._literals(tags.written_close))
+        closing = list(self._literals(tags.written_close.replace("{key}", key)))
         if not is_text:
-            value = [self._json(_with(schema, shared)), *closing]
+            value = [*self._structured(schema, shared, tags), *closing]
         elif isinstance(schema, Mapping) and (choices := _texts(schema)):
             value = ["(" + " | ".join(choices) + ")", *closing]
         else:
-            value = self._free_text(tags)
+            value = self._free_text(tags, key)
         return " ".join([*self._literals(opening), *value])
 
-    def _free_text(self, tags: Tagged) -> list[str]:
+    def _structured(self, schema: object, shared: Mapping[str, object], tags: Tagged) -> list[str]:
+        """A value that is no text: in tags of its own where the family has those and the schema says which; or JSON."""
+        types = types_of(schema)
+        if tags.nested and isinstance(schema, Mapping):
+            if types == {"array"} and "items" in schema:
+                return [self._rule(self._parameter(ITEM, schema["items"], shared, tags)) + "*"]
+            if types == {"object"} and _members(schema):
+                return self._parameters(schema, shared, tags)
+        return [self._json(_with(schema, shared))]
+
+    def _free_text(self, tags: Tagged, key: str) -> list[str]:
         """Whatever a model writes, up to the first closing tag; a line break before that is its own."""
-        _, close, rest = tags.written_close.partition(tags.close)
+        _, close, rest = (part.replace("{key}", key) for part in tags.written_close.partition(tags.close))
         closing = list(self._literals(close))
         if len(closing) == 1 and closing[0].startswith('"'):
             return [self._rule(_ANY_TEXT, f"[suffix={closing[0]}]"), *self._literals(rest)]

@@ -157,6 +157,8 @@ MINIMAX_M3: Final = NamedCalls(
         close="]<]minimax[>[</{key}>",
         end=pattern_of(r"\]<\]minimax\[>\[</invoke>"),
         nested=True,
+        written_key="]<]minimax[>[<{key}>",
+        written_close="]<]minimax[>[</{key}>",
     ),
     closers=("]<]minimax[>[</tool_call>",),
 )

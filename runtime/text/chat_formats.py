@@ -51,6 +51,7 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
             calls=invoke_tags("atem:", "atem:function_calls"),
         ),
         tokens=("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
+        written=" to={name}<|message|>" + written_invoke("atem:", "atem:function_calls"),
     ),
     ChatFormat(
         "llm-jp (Harmony with spaces)",
@@ -130,7 +131,13 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         "<|tool_call_end|><|tool_calls_section_end|>",
     ),
     ChatFormat(
-        "MiniMax M3", ("]<]minimax[>[",), Reasoning("<mm:think>", "</mm:think>"), MINIMAX_M3, silent=("</mm:think>",)
+        "MiniMax M3",
+        ("]<]minimax[>[",),
+        Reasoning("<mm:think>", "</mm:think>"),
+        MINIMAX_M3,
+        silent=("</mm:think>",),
+        written=']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="{name}">{arguments}]<]minimax[>[</invoke>\n'
+        "]<]minimax[>[</tool_call>",
     ),
     ChatFormat(
         "MiniMax M2",
@@ -268,6 +275,7 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         ("render_function_call", "<|message_sep|>"),
         calls=JsonCalls((("<|message_sep|>\n\nfunction call<|role_sep|>\n", ""),)),
         tokens=("<|message_sep|>", "<|role_sep|>"),
+        written=f"<|message_sep|>\n\nfunction call<|role_sep|>\n{JSON_CALL}",
     ),
     ChatFormat(
         "Solar Open",
@@ -284,9 +292,28 @@ FORMATS: Final[tuple[ChatFormat, ...]] = (
         calls=JsonCalls((("<|tool_call|>", ""), ("<tool_call>", "")), bare=True),
         written=f"<|tool_call|>[{JSON_CALL}]",
     ),
+    ChatFormat(
+        "MiniMax M1",
+        ("<tool_calls>",),
+        calls=JsonCalls((("<tool_calls>", "</tool_calls>"),)),
+        written=f"<tool_calls>\n{JSON_CALL}\n</tool_calls>",
+    ),
+    ChatFormat(
+        "Hermes, Qwen, Granite 4 and many others",
+        ("<tool_call>",),
+        calls=ANY_JSON,
+        written=f"<tool_call>\n{JSON_CALL}\n</tool_call>",
+    ),
+    ChatFormat("Mistral, older", ("[TOOL_CALLS]",), calls=ANY_JSON, written=f"[TOOL_CALLS][{JSON_CALL}]"),
+    ChatFormat(
+        "Llama 3",
+        ('{"name": function name, "parameters":',),
+        calls=ANY_JSON,
+        written='{"name": "{name}", "parameters": {arguments}}',
+    ),
 )
-# Hermes, Qwen, older Mistral, Llama 3 and whatever else calls tools in JSON.
-GENERAL: Final = ChatFormat("JSON: Hermes, Qwen, Llama, Granite 4, older Mistral and others", (), calls=ANY_JSON)
+# Whatever else calls tools in JSON.
+GENERAL: Final = ChatFormat("JSON: all others", (), calls=ANY_JSON)
 
 
 @cache

@@ -163,6 +163,11 @@ class ChatFormat:
     written: str = ""
 
     @property
+    def calls_bare(self) -> bool:
+        """Whether a call as the model writes it is JSON alone."""
+        return self.written.startswith('{"')
+
+    @property
     def beginnings(self) -> tuple[str, ...]:
         """Texts with which calls begin."""
         if isinstance(self.calls, JsonCalls):

@@ -11,7 +11,7 @@ from .argument_types import as_json, member, types_of
 from .chat_styles import Tagged
 
 _MAX_DEPTH: Final = 50
-_ITEM: Final = "item"
+ITEM: Final = "item"
 
 
 def nested_json(text: str, schema: object, style: Tagged, depth: int = 0) -> str:
@@ -23,7 +23,7 @@ def nested_json(text: str, schema: object, style: Tagged, depth: int = 0) -> str
         if not text.strip() and len(types) == 1 and (kind := next(iter(types))) in empty:
             return empty[kind]
         return as_json(text, types)
-    if all(key == _ITEM for key, _ in children) and (not types or "array" in types):
+    if all(key == ITEM for key, _ in children) and (not types or "array" in types):
         items = _part(schema, "items")
         return "[" + ", ".join(nested_json(value, items, style, depth + 1) for _, value in children) + "]"
     members = (

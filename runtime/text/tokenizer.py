@@ -98,6 +98,11 @@ class Tokenizer:
             ids.append(self.config.eos_token_id)
         return ids
 
+    @property
+    def end_texts(self) -> tuple[str, ...]:
+        """Texts of the tokens that end an answer."""
+        return tuple(self.decode([token], skip_special=False) for token in self.config.eos_token_ids)
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of token ids; bytes that are no UTF-8 become U+FFFD.
 

@@ -252,6 +252,7 @@ class FakeTokenizer:
     def __init__(self) -> None:
         self.config = FakeConfig()
         self.control_texts = ControlTexts([BOS])
+        self.end_texts = ("<|im_end|>",)
 
     def encode(
         self,

@@ -71,6 +71,7 @@ class FakeTokenizer:
     """A token for each character."""
 
     config = SimpleNamespace(bos_token="<")
+    end_texts = ("<end>",)
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []

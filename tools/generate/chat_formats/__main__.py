@@ -70,7 +70,8 @@ come out of it as they stream, arguments piece by piece, by every API alike. Whe
 alone sees them. A further family of a known kind is a row there, and its examples in `tests/data/chat_answers.json`.
 
 A call that must be made (`tool_choice` required or named) is constrained to the family's own form, arguments by the
-tool's schema, where the table says so; else to `{"name", "arguments"}` in JSON alone.
+tool's schema, where the table says so; else to `{"name", "arguments"}` in JSON alone: where a template knows of no
+tools, or in no form that is known, and where a token of that form ends answers of this model.
 
 Whether to think is said to a template as `enable_thinking`, and as `thinking` where it asks for that, as DeepSeek V3.1
 and Granite 3.3 do.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.engine.sequence import ActiveSequence
@@ -47,6 +47,16 @@ def test_a_template_that_takes_no_tools_is_answered_in_hermes_form() -> None:
     found = answer_format(SomeTemplate("[TOOL_CALLS][ARGS]", takes_tools=False), MARKED)
     assert found.format.calls == GENERAL.calls
     assert found.format.reasoning == format_of(MISTRAL).reasoning
+
+
+def test_a_form_that_an_end_stands_in_is_asked_of_nobody() -> None:
+    """The answer would be over before its call; behind the call it may."""
+    tokenizer = byte_tokenizer("[ARGS]", "</tool_call>")
+    for text, formed in (("[ARGS]", (False, True)), ("</tool_call>", (True, True)), ("<|im_end|>", (True, True))):
+        ends = tuple(tokenizer.encode(text, add_special=False))
+        tokenizer.config = replace(tokenizer.config, eos_token_ids=ends)
+        templates = SomeTemplate(MISTRAL), SomeTemplate("{{ tools }}<tool_call>")
+        assert tuple(answer_format(one, tokenizer).forms_calls for one in templates) == formed
 
 
 def test_an_engine_keeps_them_in_its_text() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,15 @@ MARKS = {
     "<|close|>",
     "<|START_ACTION|>",
     "<|channel|>",
+    "<|message|>",
     "<|sep|>",
+    "<|message_sep|>",
+    "<|role_sep|>",
+    "]<]minimax[>[",
 }
 MARKED = byte_tokenizer(*sorted(MARKS))
 PLAIN = byte_tokenizer()
+TAGS = re.compile(r"\]<\]minimax\[>\[<([^/<>]+)>")
 IDS = [pytest.param(row, id=row.family) for row in FORMED]
 
 
@@ -75,20 +81,27 @@ def read(form: AnswerFormat, text: str) -> tuple[str, str, list[ToolCall]]:
     return "".join(reasoning for reasoning, _ in said), content, join_calls(turns)
 
 
+def closing_text(form: AnswerFormat, text: str) -> str:
+    """What ends a text among the arguments of a call that goes so far."""
+    channels = form.format.channels
+    style = getattr(form.format.calls if channels is None else channels.calls, "arguments", None)
+    key = TAGS.findall(text)[-1:] or [""]
+    close = str(getattr(style, "close", "")).format(key=key[0])
+    return close or '<|"|>' * (form.format.family == "Gemma 4") or '"'
+
+
 def written(form: AnswerFormat, tokenizer: Tokenizer, seed: int) -> str:
     """A text that the constraint allows, drawn; where anything goes, what ends it comes soon."""
     matcher = ConstraintCompiler(tokenizer).compile(required_call(form, (GO, STAY)))
     drawn, ids = random.Random(seed), list[int]()
     ends = set(tokenizer.config.eos_token_ids)
-    style = getattr(form.format.calls, "arguments", None)
-    close = getattr(style, "close", "") or '<|"|>' * (form.format.family == "Gemma 4") or '"'
-    closing = tokenizer.encode(close, add_special=False)
     digits = set(tokenizer.encode("0123456789-+.eE", add_special=False))
     for _ in range(600):
         bits = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")[: tokenizer.config.vocab_size]
         allowed = [int(token) for token in np.flatnonzero(bits) if token not in ends]
         if not allowed:
             break
+        closing = tokenizer.encode(closing_text(form, tokenizer.decode(ids, skip_special=False)), add_special=False)
         have = max(size for size in range(len(closing)) if ids[len(ids) - size :] == closing[:size])
         if closing[have] in allowed and (have or len(allowed) > 100):
             allowed = [closing[have]]
@@ -130,7 +143,7 @@ def test_what_is_allowed_is_a_call_and_nothing_else(row: ChatFormat, tokenizer: 
 def test_a_family_without_a_form_calls_in_json() -> None:
     spec = required_call(AnswerFormat(GENERAL), (STAY,))
     assert (spec.kind, spec.parameter) == ("json_schema", "tools")
-    assert [row.family for row in FORMATS if not row.written] == ["Muse", "MiniMax M3", "GigaChat 3"]
+    assert [row.family for row in FORMATS if not row.written] == []
 
 
 def test_a_control_token_is_asked_for_as_such() -> None:
@@ -159,3 +172,28 @@ def test_names_are_no_part_of_the_grammar(row: ChatFormat, key: str) -> None:
     schema = {"type": "object", "properties": {f"{key}{index}": part for index, part in enumerate(parts)}}
     matcher = ConstraintCompiler(PLAIN).compile(required_call(answers(row, PLAIN), (SomeTool(key, schema),)))
     assert matcher.mask().any()
+
+
+# A call of `go` as each family writes it, by llama.cpp's own chat tests (tests/test-chat.cpp of 11434).
+AS_WRITTEN = {
+    "Muse": ' to=go<|message|><atem:function_calls>\n<atem:invoke name="go">\n<atem:parameter name="arg1">1'
+    "</atem:parameter>\n</atem:invoke>\n</atem:function_calls>",
+    "MiniMax M3": ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="go">]<]minimax[>[<arg1>1]<]minimax[>[</arg1>'
+    "]<]minimax[>[<tags>]<]minimax[>[<item>a]<]minimax[>[</item>]<]minimax[>[<item>b]<]minimax[>[</item>"
+    "]<]minimax[>[</tags>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>",
+    "GigaChat 3": '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "go", "arguments": {"arg1": 1}}',
+    "Hermes, Qwen, Granite 4 and many others": '<tool_call>\n{"name": "go", "arguments": {"arg1": 1}}\n</tool_call>',
+    "Llama 3": '{"name": "go", "parameters": {"arg1": 1}}',
+}
+
+
+@pytest.mark.parametrize("family", AS_WRITTEN)
+@pytest.mark.parametrize("tokenizer", [PLAIN, MARKED], ids=["plain", "marked"])
+def test_a_call_as_the_family_writes_it_is_allowed(family: str, tokenizer: Tokenizer) -> None:
+    tags = {"type": "array", "items": {"type": "string"}}
+    tool = SomeTool("go", {"type": "object", "properties": {"arg1": {"type": "integer"}, "tags": tags}})
+    row = next(row for row in FORMED if row.family == family)
+    matcher = ConstraintCompiler(tokenizer).compile(required_call(answers(row, tokenizer), (STAY, tool)))
+    for token in tokenizer.encode(AS_WRITTEN[family], add_special=False):
+        assert np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")[token]
+        matcher.take(token)
