@@ -45,6 +45,10 @@ class TokenizerApi(PairTokenizer, Protocol):
     def config(self) -> SpecialTokens:
         """Its special tokens."""
 
+    @property
+    def end_texts(self) -> tuple[str, ...]:
+        """Texts of the tokens that end an answer."""
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of token ids."""
 
