@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from .graph import Graph, Weight
 from .model_config import ModelConfig
-from .models import decoder_rows, encoder, gemma3n, gemma4, hrm, mixture_rows
+from .models import decoder_rows, encoder, gemma3n, gemma4, hrm, hybrid_rows, mixture_rows
 from .models.architecture import Architecture
 
-_FAMILIES = (decoder_rows, mixture_rows, encoder, gemma3n, gemma4, hrm)
+_FAMILIES = (decoder_rows, mixture_rows, hybrid_rows, encoder, gemma3n, gemma4, hrm)
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {row.name: row for family in _FAMILIES for row in family.ARCHITECTURES}
 )

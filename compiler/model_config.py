@@ -32,6 +32,7 @@ class LayerConfig:
     rope_table: str
     window: int
     num_experts: int
+    recurrent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,33 @@ class Experts:
     scale: float
     groups: int
     groups_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """What layers with recurrent state have.
+
+    Attributes:
+        kind: one of `models/mixers.KINDS`, as their scan, see `ops/scan.py`.
+        taps: of the convolution: tokens that it sees, the last of them its own.
+        size: columns that come out of the scan: those of all heads.
+        heads: of the scan; Mamba's are of one column.
+        state: elements of a state for each of these columns.
+        groups: of heads that share keys and queries: B and C of Mamba 2.
+        rank: elements that time steps are made of; 0: they are columns of the first product.
+        normed: these, B and C are normed, without weights if the file has none.
+        mapping: of heads to groups.
+    """
+
+    kind: str
+    taps: int
+    size: int
+    heads: int = 0
+    state: int = 0
+    groups: int = 1
+    rank: int = 0
+    normed: bool = False
+    mapping: str = "block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +138,8 @@ class ModelConfig:
         parallel: attention and feed-forward read the residual stream as it is before both.
         num_experts: of a feed-forward that has some in its stead.
         experts: what they are, where there are some.
+        recurrent: layers have recurrent state.
+        recurrence: what these have.
         gate_limits: of each layer's experts, where they have some, see `ops/gate.py`; 0: none.
         xielu: of each layer, where that is the activation.
         by_layer: field of `LayerConfig` to its value in each layer, where layers differ; the field of that name here
@@ -158,6 +188,8 @@ class ModelConfig:
     parallel: bool = False
     num_experts: int = 0
     experts: Experts | None = None
+    recurrent: bool = False
+    recurrence: Recurrence | None = None
     gate_limits: tuple[float, ...] = ()
     xielu: tuple[Xielu, ...] = ()
     by_layer: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)

@@ -37,8 +37,9 @@ class WeightTensor:
         shape: of the weight, [rows, columns] or [elements].
         first: row of the tensor, or element, that the weight begins with.
         form: see `Architecture.forms`.
-        every: rows of the tensor from one expert's first to the next one's, where others' stand between; 0: none do.
-        height: of each expert's rows.
+        every: rows of the tensor from one expert's first, or head's, to the next one's, where others' stand between; 0:
+            none do.
+        height: of each expert's rows, or head's.
         repeat: how often each row, or element, stands in the weight, one behind the other.
     """
 
@@ -155,7 +156,11 @@ def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
         prefix = "" if number is None else f"layers.{number}."
         for role in row.tensors:
             if role in shapes and row.is_layer_role(role) == (number is not None):
-                yield from _places_of(source, row, shapes, role, number or 0, prefix)
+                base = _shared_by_heads(row, shapes, role)
+                if base:
+                    yield from _heads_places(config, row, shapes, role, base, number or 0)
+                else:
+                    yield from _places_of(source, row, shapes, role, number or 0, prefix)
 
 
 def _places_of(
@@ -190,6 +195,26 @@ def _places_of(
     if len(roles) > 1 and f"{base}.bias" not in source.tensors:
         base, first, rows = name.removesuffix(".weight"), 0, shape[0]
     yield _Place(f"{own}_bias", f"{base}.bias", shape[:1], (rows,), first, True)
+
+
+def _shared_by_heads(row: Architecture, shapes: Shapes, role: str) -> str:
+    """Return the name of the tensor that has a role's rows head by head, beside those of others; "" where none has."""
+    found = (base for base, roles in row.interleaved.items() if role in roles and set(roles) <= set(shapes))
+    return next(found, "")
+
+
+def _heads_places(
+    config: ModelConfig, row: Architecture, shapes: Shapes, role: str, base: str, layer: int
+) -> Iterator[_Place]:
+    """Yield the places of a weight whose rows stand head by head beside those of others, and of its scale."""
+    roles, heads = row.interleaved[base], config.layer(layer).num_heads
+    heights = [shapes[one][0] // heads for one in roles]
+    index, every = roles.index(role), sum(heights)
+    own, name, shape = f"layers.{layer}.{role}", base.replace("{layer}", str(layer)), shapes[role]
+    first, height = sum(heights[:index]), heights[index]
+    whole = (heads * every, shape[1])
+    yield _Place(own, f"{name}.weight", shape, whole, first, False, every=every, height=height)
+    yield _Place(f"{own}_scale", f"{name}.scale", (1,), (1,), 0, True)
 
 
 def _experts_places(

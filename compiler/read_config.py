@@ -20,6 +20,7 @@ from .model_tensors import check_tensors
 from .models.architecture import Architecture
 from .read_experts import with_experts
 from .read_head import read_head
+from .read_recurrence import with_recurrence
 from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling, with_temperatures, with_windows
 
 MAX_LAYERS = 1024
@@ -56,8 +57,8 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
     _refuse_unsupported(gguf_file, row)
     hidden_size = gguf_file.get_int(row.key("hidden_size"), minimum=1, maximum=MAX_HIDDEN_SIZE)
     num_layers, draft_layers = _num_layers(gguf_file, row)
-    intermediate_size = _of_layers(gguf_file, row.key("intermediate_size"), num_layers, None, MAX_INTERMEDIATE_SIZE)
-    num_heads = _of_layers(gguf_file, row.key("num_heads"), num_layers, None, MAX_HEADS)
+    intermediate_size = _of_layers(gguf_file, row, "intermediate_size", num_layers, MAX_INTERMEDIATE_SIZE)
+    num_heads = _of_layers(gguf_file, row, "num_heads", num_layers, MAX_HEADS)
     head_dim = _head_dim(gguf_file, row, hidden_size, max(num_heads))
     num_kv_heads = _num_kv_heads(gguf_file, row, num_heads)
     max_seq_len = gguf_file.get_int(row.key("max_seq_len"), minimum=1, maximum=MAX_SEQ_LEN)
@@ -84,6 +85,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
         parallel="parallel" in row.keys and gguf_file.get_bool(row.key("parallel"), True),
         **_numbers(gguf_file, row),
     )
+    config = with_recurrence(gguf_file, row, config)
     config = with_temperatures(gguf_file, row, with_windows(gguf_file, row, config))
     config = with_experts(gguf_file, row, config)
     config = row.refine(gguf_file, config)
@@ -113,6 +115,8 @@ def _norm_epsilon(source: ModelSource, row: Architecture) -> float:
     key, default = row.key("norm_epsilon"), row.defaults.get("norm_epsilon")
     if default is not None and not source.get_float(key, 0.0, 0, 1):
         return default
+    if key not in source.metadata and "norm_epsilon_else" in row.keys:
+        key = row.key("norm_epsilon_else")
     return source.get_float(key, minimum=1e-12, maximum=1)
 
 
@@ -137,12 +141,16 @@ def _refuse_unsupported(gguf_file: ModelSource, row: Architecture) -> None:
         raise gguf_file.error(row.key("causal"), "expected causal attention, found an encoder")
 
 
-def _of_layers(
-    source: ModelSource, key: str, num_layers: int, default: int | None, maximum: int, minimum: int = 1
-) -> tuple[int, ...]:
-    """Return an integer of each layer, which the source has one by one, or once for all."""
+def _of_layers(source: ModelSource, row: Architecture, name: str, num_layers: int, maximum: int) -> tuple[int, ...]:
+    """Return an integer of each layer, which the source has one by one, or once for all.
+
+    With recurrent state some layers may have none, and a model that no layer of which has any has no key for it.
+    """
+    if name not in row.keys:
+        return (0,) * num_layers
+    key, minimum = row.key(name), 1 if row.mixer is None else 0
     if not is_array(source.metadata.get(key)):
-        return (source.get_int(key, default, minimum, maximum),) * num_layers
+        return (source.get_int(key, None, minimum, maximum),) * num_layers
     values = source.get_int_list(key)
     if len(values) < num_layers:
         raise source.error(key, f"expected a value for each of {num_layers} layers, found {len(values)}")
@@ -155,6 +163,8 @@ def _differing(**values: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def _head_dim(gguf_file: ModelSource, row: Architecture, hidden_size: int, num_heads: int) -> int:
+    if not num_heads:
+        return 0
     key = row.key("key_length")
     if key not in gguf_file.metadata and hidden_size % num_heads:
         problem = f"expected a divisor of the hidden size {hidden_size}, found {num_heads}"
@@ -164,17 +174,19 @@ def _head_dim(gguf_file: ModelSource, row: Architecture, hidden_size: int, num_h
 
 def _value_dim(source: ModelSource, row: Architecture, head_dim: int) -> int:
     """Return the elements of a head of values; 0 where keys have as many."""
+    if not head_dim:
+        return 0
     found = source.get_int(row.key("value_length"), head_dim, minimum=2, maximum=MAX_HEAD_DIM)
     return 0 if found == head_dim else found
 
 
 def _num_kv_heads(source: ModelSource, row: Architecture, num_heads: tuple[int, ...]) -> tuple[int, ...]:
-    key = row.key("num_kv_heads")
+    key = row.key("num_kv_heads") if max(num_heads) else ""
     if key not in source.metadata:
         return num_heads
-    found = _of_layers(source, key, len(num_heads), None, max(num_heads))
+    found = _of_layers(source, row, "num_kv_heads", len(num_heads), max(num_heads))
     for heads, kv_heads in zip(num_heads, found, strict=True):
-        if heads % kv_heads:
+        if kv_heads and heads % kv_heads:
             raise source.error(key, f"expected a divisor of the {heads} heads, found {kv_heads}")
     return found
 

@@ -58,6 +58,25 @@ class Mixture:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixer:
+    """What stands for attention, or beside it, in layers with recurrent state; see `mixers.py`.
+
+    Attributes:
+        kind: one of `mixers.KINDS`.
+        layers: which these are: those without heads of keys, all but the last of so many, or all.
+        beside: they have attention as well.
+        apart: a layer has one thing alone: state, attention, or a feed-forward.
+        mapping: of heads to those of keys, see `ops/scan.py`.
+    """
+
+    kind: str
+    layers: Literal["headless", "interval", "all"] = "headless"
+    beside: bool = False
+    apart: bool = False
+    mapping: str = "block"
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """What sets one architecture apart.
 
@@ -73,11 +92,13 @@ class Architecture:
         graph: the forward pass.
         optional: roles that a file may lack.
         fused: name of a tensor, without its ending, to the roles whose rows it may hold instead, in their order.
+        interleaved: as `fused`, of tensors that hold the roles' rows head by head.
         unread: roles whose tensors a file may have, and which llama.cpp loads but does not compute with.
         forms: role to how its numbers come from the file's, see `WeightForm`.
         defaults: what a hyperparameter is where its key is absent or 0.
         windows: see `Windows`; None: all layers see all positions.
         mixture: see `Mixture`; None: it has no experts.
+        mixer: see `Mixer`; None: its only state are keys and values.
         refine: what the file's other facts make of the configuration that its keys say.
     """
 
@@ -89,11 +110,13 @@ class Architecture:
     graph: Callable[[ModelConfig, Mapping[str, Weight]], Graph]
     optional: frozenset[str] = frozenset()
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    interleaved: Mapping[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
     unread: frozenset[str] = frozenset()
     forms: Mapping[str, WeightForm] = field(default_factory=dict)
     defaults: Mapping[str, float] = field(default_factory=dict)
     windows: Windows | None = None
     mixture: Mixture | None = None
+    mixer: Mixer | None = field(default=None, kw_only=True)
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read
 
     def key(self, hyperparameter: str) -> str:

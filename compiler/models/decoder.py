@@ -13,7 +13,7 @@ from typing import Literal
 from ..graph import LOGITS, TOKENS, Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
 from ..model_config import LayerConfig, ModelConfig
-from . import latent
+from . import latent, mixers
 from .architecture import Shapes
 from .experts import expert_feed_forward, expert_shapes
 
@@ -74,9 +74,12 @@ def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
     }
     if not config.tie_word_embeddings:
         found["output"] = (config.vocab_size, hidden)
-    if layer.num_heads:
+    if layer.num_heads or layer.recurrent:
         found |= dict.fromkeys(("attention_norm", "attention_norm_2", "attention_post_norm"), (hidden,))
+    if layer.num_heads:
         found |= _attention_shapes(style, config, layer)
+    if layer.recurrent:
+        found |= mixers.shapes(config)
     if inner or layer.num_experts:
         found |= dict.fromkeys(("ffn_norm", "ffn_post_norm", "experts_norm"), (hidden,))
     found |= expert_shapes(config, layer)
@@ -161,6 +164,9 @@ def block(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidde
         if g.has("attention_norm_2"):
             source = _norm(g, style, config, "attention_normed_2", hidden, "attention_norm_2")
         between = g.add("attention_residual", hidden, _attention(g, style, config, number, source))
+    if has.recurrent:
+        mixed = _norm(g, style, config, "mixed_normed", mixers.mixed(g, config, normed), "attention_post_norm")
+        between = g.add("mixed_residual", between, mixed)
     if g.has("experts_norm"):
         return _beside(g, style, config, number, hidden, between)
     if not has.intermediate_size and not has.num_experts:

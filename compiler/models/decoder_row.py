@@ -8,8 +8,8 @@ from typing import Any
 
 from ..model_config import ModelConfig, RopeStyle
 from ..model_source import ModelSource
-from . import experts
-from .architecture import Architecture, Mixture, WeightForm, Windows, as_read
+from . import experts, mixers
+from .architecture import Architecture, Mixer, Mixture, WeightForm, Windows, as_read
 from .decoder import Style, graph, shapes
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
 
@@ -43,6 +43,8 @@ def row(
     defaults: Mapping[str, float] | None = None,
     windows: Windows | None = None,
     mixture: Mixture | None = None,
+    mixer: Mixer | None = None,
+    interleaved: Mapping[str, tuple[str, ...]] | None = None,
     fused: tuple[str, ...] = (),
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read,
     **style: Any,
@@ -63,8 +65,12 @@ def row(
     norms = ("attention_q_norm", "attention_k_norm") if how.qk_norm and "attention_q_norm" not in optional else ()
     if mixture is not None:
         also, optional = (*also, *experts.ROLES), (*optional, *experts.OPTIONAL)
+    if mixer is not None:
+        also, keys = (*also, *mixers.ROLES[mixer.kind]), (*keys, *mixers.KEYS[mixer.kind])
     roles = {*_ALL, *also, *optional, *norms} - set(without)
     known = {**TENSORS, **(names or {})}
+    apart = {role for parts in (interleaved or {}).values() for role in parts}
+    taken = {base: parts for base, parts in FUSED.items() if roles >= set(parts) and not apart & set(parts)}
     windowed: tuple[str, ...] = ("window", "window_pattern") if windows else ()
     if windows and windows.theta is not None:
         windowed += ("rope_theta_windowed",)
@@ -78,13 +84,15 @@ def row(
         partial(shapes, how),
         partial(graph, how),
         frozenset(optional),
-        {**{base: parts for base, parts in FUSED.items() if roles >= set(parts)}, **({QKV: fused} if fused else {})},
+        {**taken, **({QKV: fused} if fused else {})},
         frozenset(unread),
         forms or {},
         defaults or {},
         windows,
         mixture,
         refine,
+        interleaved=interleaved or {},
+        mixer=mixer,
     )
 
 

@@ -19,6 +19,14 @@ from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.model_config import Experts, ModelConfig
 from rocmforge.compiler.models.architecture import Architecture
 from rocmforge.compiler.position_tables import RopeScaling
+from rocmforge.tools.generate.recurrent_models import (
+    add_recurrence_keys,
+    is_biased,
+    numbers_by_layer,
+    recurrence_values,
+    stored_shapes,
+    with_recurrence,
+)
 
 WINDOW = 8
 _SIZES = ModelConfig(
@@ -72,14 +80,19 @@ _EXPERTS = Experts(
 )
 _NUM_EXPERTS = 8
 _SHARED_SIZE = 64
-_DENSE_TOO = ("granite", "granitemoe", "llama", "minicpm", "mistral3")
+_DENSE_TOO = ("granite", "granitehybrid", "granitemoe", "jamba", "llama", "minicpm", "mistral3")
 """Mixtures of which there are models without experts."""
+_EXPERTS_AS_DENSE = ("granitehybrid", "jamba")
+"""Mixtures whose files have one size for the inside of dense feed-forwards and of experts."""
 _LEADING_DENSE = (
     *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "dots1", "ernie4_5-moe", "exaone-moe"),
-    *("glm4moe", "hy_v3"),
+    *("glm4moe", "hy_v3", "lfm2moe"),
 )
-_SHARED = (*_LEADING_DENSE, "hunyuan-moe", "qwen2moe")
-_CHOICE_BIASED = ("afmoe", "bailingmoe2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "minimax-m2")
+_SHARED_GATED = ("qwen2moe", "qwen35moe", "qwen3next")
+_SHARED = (*(one for one in _LEADING_DENSE if one != "lfm2moe"), "hunyuan-moe", *_SHARED_GATED)
+_CHOICE_BIASED = (
+    *("afmoe", "bailingmoe2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "lfm2moe", "minimax-m2"),
+)
 
 
 # What published files have, and llama.cpp asks for, in a model that is not `whole`.
@@ -93,12 +106,13 @@ _FUSED = {
         "jais",
         "mpt",
         "openelm",
+        "plamo2",
         "plamo3",
         "qwen",
         "starcoder",
     ),
     "attn_kv_a_mqa": ("minicpm3",),
-    "ffn_up": ("chatglm", "glm4", "phi3", "plamo3"),
+    "ffn_up": ("chatglm", "glm4", "phi3", "plamo2", "plamo3"),
     "ffn_gate_up_exps": (),
 }
 _BIASED = (
@@ -176,6 +190,8 @@ CASES: Mapping[str, Case] = {
     "alpha": Case("hunyuan-dense", {"rope.scaling.alpha": 3.0}),
     "experts": Case("llama", tensors=_NO_FACTORS, experts=True),
     "experts-scaled": Case("granitemoe", {"expert_weights_scale": 1.7}, _NO_FACTORS, experts=True),
+    "experts-and-state": Case("jamba", experts=True),
+    "experts-scaled-and-state": Case("granitehybrid", tensors=_NO_FACTORS, experts=True),
     "experts-in-groups": Case("bailingmoe2", {"expert_group_count": 4, "expert_group_used_count": 2}),
 }
 """Models whose files say more than the sizes, by what it is."""
@@ -218,6 +234,7 @@ def write_architecture(
         config = replace(config, intermediate_size=config.hidden_size)
     if row.mixture is not None and (experts or name not in _DENSE_TOO):
         config = _with_experts(config)
+    config = with_recurrence(row, config)
     writer = gguf.GGUFWriter(path, name)
     if name == "minicpm3":
         config = replace(config, kv_rank=24, query_rank=40, value_dim=12, num_kv_heads=config.num_heads, rope_dim=6)
@@ -225,9 +242,10 @@ def write_architecture(
     for key, value in (keys or {}).items():
         writer.add_key_value(f"{name}.{key}", value, _KINDS[type(value)])
     add_tokens(writer, config.vocab_size)
-    for tensor, shape in {**_tensors(row, config, whole), **(tensors or {})}.items():
+    for tensor, shape in {**stored_shapes(row, config, _tensors(row, config, whole)), **(tensors or {})}.items():
         if shape is not None:
-            writer.add_tensor(tensor, _values(random, tensor, shape))
+            values = recurrence_values(random, tensor, shape) if row.mixer is not None else None
+            writer.add_tensor(tensor, _values(random, tensor, shape) if values is None else values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -237,6 +255,8 @@ def write_architecture(
 
 def _with_experts(config: ModelConfig) -> ModelConfig:
     experts = replace(_EXPERTS, shared_size=_SHARED_SIZE if config.architecture in _SHARED else 0)
+    if config.architecture in _EXPERTS_AS_DENSE:
+        experts = replace(experts, intermediate_size=config.intermediate_size)
     leading = int(config.architecture in _LEADING_DENSE)
     layers = (0,) * leading + (_NUM_EXPERTS,) * (config.num_layers - leading)
     return replace(config, num_experts=_NUM_EXPERTS, experts=experts, by_layer={"num_experts": layers})
@@ -285,16 +305,17 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
     if row.name == "hrm_text":
         sizes["num_layers"] *= _HIGH * (_LOW + 1) // 2
     for hyperparameter, value in sizes.items():
-        if hyperparameter in row.keys:
+        if hyperparameter in row.keys and hyperparameter not in numbers_by_layer(row, config):
             writer.add_uint32(row.key(hyperparameter), value)
     for hyperparameter, number in _NUMBERS.items():
         if hyperparameter in row.keys:
             writer.add_float32(row.key(hyperparameter), number)
-    if row.name in ("paddleocr", "qwen2vl", "qwen3tts", "qwen3vl"):
+    if row.name in ("paddleocr", "qwen2vl", "qwen35", "qwen35moe", "qwen3tts", "qwen3vl"):
         writer.add_array(f"{row.name}.rope.dimension_sections", [3, 3, 2, 0])
     if row.name == "apertus":
         for key, first in (("alpha_n", 0.6), ("alpha_p", 0.9), ("beta", 0.5), ("eps", -1e-6)):
             writer.add_array(f"xielu.{key}", [first * (1 + 0.25 * layer) for layer in range(config.num_layers)])
+    add_recurrence_keys(writer, row, config)
     if config.experts is not None:
         _add_expert_keys(writer, row, config.experts, config.num_layers)
     if "parallel" in row.keys:
@@ -328,8 +349,8 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, t
         for role in (one for one, form in row.forms.items() if form == "repeated"):  # once for a head
             rows, *columns = shapes[role]
             sizes[roles[role]] = (rows // config.head_dim, *(columns or [1]))
-        if row.name == "stablelm":
-            for role in ("attention_q_norm", "attention_k_norm"):
+        if row.name in ("plamo2", "stablelm"):
+            for role in (one for one in ("attention_q_norm", "attention_k_norm") if one in roles):
                 sizes[roles[role]] = (shapes[role][0] // config.head_dim, config.head_dim)
         for base, parts in row.fused.items():
             if not whole and row.name not in _FUSED[base.rsplit(".", 1)[-1]]:
@@ -357,7 +378,7 @@ def _left_out(architecture: str) -> set[str]:
     """Return the roles that a row knows and its published files lack."""
     found = {"output"} if architecture in _TIED else set()
     found |= set() if architecture in _CHOICE_BIASED else {"expert_choice_bias"}
-    return found | (set() if architecture == "qwen2moe" else {"shared_gate"})
+    return found | (set() if architecture in _SHARED_GATED else {"shared_gate"})
 
 
 def _is_biased(architecture: str, name: str) -> bool:
@@ -366,6 +387,8 @@ def _is_biased(architecture: str, name: str) -> bool:
         return architecture in ("phi2", "phimoe")
     if architecture == "gpt-oss":
         return "norm" not in name and "gate_up_exps" not in name
+    if ".ssm_" in name:
+        return is_biased(architecture, name)
     if architecture == "phimoe":
         return "exps" not in name and "gate_inp" not in name
     return architecture in _BIASED or (
@@ -382,6 +405,7 @@ def _stands_alone(row: Architecture, name: str, layer: int) -> bool:
         "attention_sinks",
         "shared_gate",
         *row.forms,
+        *("ssm_norm", "ssm_step_norm", "ssm_b_norm", "ssm_c_norm"),
         *_ROPE_FACTORS,
     )
     return name in {row.tensor_name(role, layer) for role in roles if role in row.tensors}

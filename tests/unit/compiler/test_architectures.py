@@ -11,7 +11,7 @@ import pytest
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors
-from rocmforge.compiler.models import decoder_rows, hrm, mixture_rows
+from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_rows
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
@@ -23,7 +23,7 @@ from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 
 with np.load(Path(__file__).parents[2] / "data/architecture_logits.npz") as _vectors:
     VECTORS = dict(_vectors)
-ROWS = (*decoder_rows.ARCHITECTURES, *mixture_rows.ARCHITECTURES, *hrm.ARCHITECTURES)
+ROWS = tuple(row for family in (decoder_rows, mixture_rows, hybrid_rows, hrm) for row in family.ARCHITECTURES)
 IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 2 * WINDOW + 3)]
 
 

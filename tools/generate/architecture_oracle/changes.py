@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_source import ModelSource
+from rocmforge.compiler.operation import Float64
 from rocmforge.compiler.position_tables import RopeTable
 
 from .meaning import Meaning
@@ -26,7 +27,12 @@ def changed(source: ModelSource, meaning: Meaning, positions: int) -> Iterator[t
         by_layer = {name: values for name, values in config.by_layer.items() if name != "window"}
         whole = replace(config, window=0, by_layer=by_layer)
         yield "window dropped", Meaning.with_config(source, whole, positions)
-    yield "a head changed", _with_other_head(meaning)
+    if any(config.layer(number).num_heads for number in range(config.num_layers)):
+        yield "a head changed", _with_other_head(meaning)
+    if config.recurrence is not None:
+        yield "taps turned round", _with_changed(meaning, "_taps", lambda taps: taps[:, ::-1])
+    if any(role.endswith(".ssm_a") for role in meaning.numbers):
+        yield "decays doubled", _with_changed(meaning, ".ssm_a", lambda decays: 2 * decays)
 
 
 def _with_theta(config: ModelConfig) -> ModelConfig:
@@ -35,6 +41,12 @@ def _with_theta(config: ModelConfig) -> ModelConfig:
         for role, table in config.further_tables.items()
     }
     return replace(config, rope_theta=2 * config.rope_theta, further_tables=tables)
+
+
+def _with_changed(meaning: Meaning, ending: str, change: Callable[[Float64], Float64]) -> Meaning:
+    """Return a model with the weights changed of which roles have an ending, in the first layer that has some."""
+    role = next(role for role in meaning.numbers if role.endswith(ending))
+    return replace(meaning, numbers={**meaning.numbers, role: change(meaning.numbers[role])})
 
 
 def _with_other_head(meaning: Meaning) -> Meaning:

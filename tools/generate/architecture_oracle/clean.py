@@ -22,6 +22,7 @@ _WITHOUT_BIASES = frozenset(
 )
 _KEPT = re.compile(r"exp_probs_b|ssm_dt|ssm_conv1d")
 _UNSET = (0, 4294967295, -1, -1.0, float("-inf"))
+_ZERO = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "ssm.group_count")  # llama.cpp asks for them, 0 or not
 _GEMMA4_INPUT = 64  # of its embeddings by layer, whose tensors the generator leaves out
 
 
@@ -70,7 +71,7 @@ def _copy_key(writer: gguf.GGUFWriter, key: str, field: gguf.ReaderField) -> Non
         unset = not value or (not isinstance(value[0], str) and not any(value))
         of = field.types[-1]
     else:
-        unset = not isinstance(value, str | bool) and value in _UNSET and "layer_norm" not in key
+        unset = not isinstance(value, str | bool) and value in _UNSET and not key.endswith(_ZERO)
         of = None
     if not unset:
         writer.add_key_value(key, value, kind, of)

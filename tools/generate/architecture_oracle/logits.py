@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge.compiler.models import decoder_rows, hrm, mixture_rows
+from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_rows
 from rocmforge.tools.generate.architecture_models import CASES, write_architecture, write_case
 
 PREFIXES = (1, 13, 40)
@@ -59,10 +59,9 @@ def write_vectors(program: Path, goal: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "ids.json").write_text(json.dumps({"ids": VECTOR_IDS, "prefixes": [len(VECTOR_IDS)]}))
-        writers = {
-            row.name: partial(write_architecture, name=row.name)
-            for row in (*decoder_rows.ARCHITECTURES, *mixture_rows.ARCHITECTURES, *hrm.ARCHITECTURES)
-        }
+        families = (decoder_rows, mixture_rows, hybrid_rows, hrm)
+        names = [row.name for family in families for row in family.ARCHITECTURES]
+        writers = {name: partial(write_architecture, name=name) for name in names}
         writers |= {case: partial(write_case, name=case) for case in CASES}
         for model, write in writers.items():
             path, out = write(folder / "model.gguf"), folder / "out.json"
