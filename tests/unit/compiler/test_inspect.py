@@ -59,11 +59,11 @@ def test_what_a_bundle_holds_of_weights_is_told(tmp_path: Path) -> None:
 
 
 def test_the_facts_of_an_architecture_that_cannot_be_compiled(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.gguf", "mamba")
+    path = write_model(tmp_path / "m.gguf", "rwkv7")
     assert inspect_gguf(path) == {
         "file": str(path),
         "gguf_version": 3,
-        "architecture": "mamba, which cannot be compiled (see docs/architectures.md)",
+        "architecture": "rwkv7, which cannot be compiled (see docs/architectures.md)",
         "name": "fixture",
         "tensors": "5 F32, 15 Q4_1",
         "weight_bytes": sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors),

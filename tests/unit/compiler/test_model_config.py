@@ -153,7 +153,7 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
 @pytest.mark.parametrize(
     "key,value,problem",
     [
-        ("general.architecture", "mamba", f"expected one of the {len(ARCHITECTURES)} architectures of docs/archi"),
+        ("general.architecture", "rwkv7", f"expected one of the {len(ARCHITECTURES)} architectures of docs/archi"),
         ("general.architecture", None, "expected a string, found nothing"),
         ("llama.attention.causal", False, "expected causal attention"),
         ("llama.rope.scaling.type", "odd", "expected none, linear, yarn or longrope, found odd, which is not"),
