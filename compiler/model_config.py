@@ -43,6 +43,7 @@ class Experts:
         used: of all, by a token.
         intermediate_size: of each.
         shared_size: width of the inside of what all tokens go to beside them; 0: there is none.
+        latent_size: elements of what they read and make; 0: those of the residual stream.
     """
 
     used: int
@@ -53,6 +54,7 @@ class Experts:
     scale: float
     groups: int
     groups_used: int
+    latent_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ def with_experts(source: ModelSource, row: Architecture, config: ModelConfig) ->
     experts = Experts(
         intermediate_size=_last_extent(source, row, "ffn_down_experts", first),
         shared_size=_last_extent(source, row, "ffn_down_shared", first),
+        latent_size=_last_extent(source, row, "experts_out", first),
         **_choice(source, row, count),
     )
     by_layer = {**config.by_layer, "num_experts": layers} if len(set(layers)) > 1 else config.by_layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from .arrays import is_array
 from .model_config import ModelConfig, Recurrence
@@ -15,6 +15,7 @@ MAX_STATE: Final = 256
 _MAX_SIZE: Final = 1 << 17
 _MAX_HEADS: Final = 1 << 12
 _INTERVAL: Final = 4  # where the file says neither an interval nor which layers
+_MAX_INTERVAL: Final = 1024
 
 
 def with_recurrence(source: ModelSource, row: Architecture, config: ModelConfig) -> ModelConfig:
@@ -29,21 +30,17 @@ def with_recurrence(source: ModelSource, row: Architecture, config: ModelConfig)
     recurrent = _recurrent(source, row, mixer, config)
     if not any(recurrent):
         raise source.error(row.key("num_kv_heads"), "expected layers with recurrent state, found none")
-    by_layer = dict(config.by_layer)
+    changed: dict[str, tuple[int, ...]] = {"recurrent": recurrent}
     for name in ("num_heads", "num_kv_heads"):
-        found = [getattr(config.layer(number), name) for number in range(config.num_layers)]
-        by_layer[name] = tuple(
-            0 if _headless(mixer, config, number, here) else heads
-            for number, (heads, here) in enumerate(zip(found, recurrent, strict=True))
+        found = (getattr(config.layer(number), name) for number in range(config.num_layers))
+        changed[name] = tuple(
+            0 if _headless(mixer, config, number, recurrent[number]) else heads for number, heads in enumerate(found)
         )
-    changed = {"recurrent": recurrent, **by_layer}
-    differing = {name: of_layers for name, of_layers in changed.items() if len(set(of_layers)) > 1}
-    return replace(
-        config,
-        recurrent=any(recurrent),
-        recurrence=_sizes(source, row, mixer, config, recurrent.index(True)),
-        by_layer=differing,
-    )
+    largest: dict[str, Any] = {name: max(of_layers) for name, of_layers in changed.items()}
+    by_layer = {name: of_layers for name, of_layers in config.by_layer.items() if name not in changed}
+    by_layer |= {name: of_layers for name, of_layers in changed.items() if len(set(of_layers)) > 1}
+    recurrence = _sizes(source, row, mixer, config, recurrent.index(True))
+    return replace(config, recurrence=recurrence, by_layer=by_layer, **largest)
 
 
 def _recurrent(source: ModelSource, row: Architecture, mixer: Mixer, config: ModelConfig) -> tuple[bool, ...]:
@@ -56,7 +53,7 @@ def _recurrent(source: ModelSource, row: Architecture, mixer: Mixer, config: Mod
     key = row.key("recurrent_layers")
     value = source.metadata.get(key)
     if not is_array(value):
-        every = source.get_int(row.key("full_interval"), _INTERVAL, 1, config.num_layers + 1)
+        every = source.get_int(row.key("full_interval"), _INTERVAL, 1, _MAX_INTERVAL)
         return tuple((number + 1) % every != 0 for number in layers)
     if len(value) < config.num_layers or value.dtype.kind not in "biu":
         found_kind = f"{len(value)} {value.dtype.name} values"

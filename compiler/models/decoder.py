@@ -272,9 +272,12 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
 
 
 def _cache(style: Style, config: ModelConfig, number: int) -> int:
-    """Return the layer whose cache a layer uses: the first's where texts are computed whole, so that nobody comes back
-    for its keys and values once it has read them."""
-    return 0 if style.both_ways and not {"num_kv_heads", "head_dim", "value_dim"} & set(config.by_layer) else number
+    """Return the cache that a layer uses: its own, or the first where texts are computed whole, so that nobody comes
+    back for its keys and values once it has read them."""
+    if style.both_ways and not {"num_kv_heads", "head_dim", "value_dim"} & set(config.by_layer):
+        return 0
+    heads = config.by_layer.get("num_kv_heads")
+    return sum(map(bool, heads[:number])) if heads else number
 
 
 def _unusual(**attributes: Attribute) -> dict[str, Attribute]:

@@ -45,6 +45,8 @@ TENSORS: Mapping[str, str] = MappingProxyType(
         "ffn_gate_experts": "blk.{layer}.ffn_gate_exps.weight",
         "ffn_up_experts": "blk.{layer}.ffn_up_exps.weight",
         "ffn_down_experts": "blk.{layer}.ffn_down_exps.weight",
+        "experts_in": "blk.{layer}.ffn_latent_down.weight",
+        "experts_out": "blk.{layer}.ffn_latent_up.weight",
         "ffn_gate_shared": "blk.{layer}.ffn_gate_shexp.weight",
         "ffn_up_shared": "blk.{layer}.ffn_up_shexp.weight",
         "ffn_down_shared": "blk.{layer}.ffn_down_shexp.weight",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..graph import Attribute
 from ..graph_builder import GraphBuilder
 from ..model_config import Experts, LayerConfig, ModelConfig
@@ -11,6 +13,8 @@ ROLES = (
     *("expert_router", "expert_choice_bias", "ffn_gate_experts", "ffn_up_experts", "ffn_down_experts"),
     *("ffn_gate_shared", "ffn_up_shared", "ffn_down_shared", "shared_gate"),
 )
+LATENT = ("experts_in", "experts_out")
+"""Of some besides: experts read and make a latent of the residual stream."""
 """Of weights that a layer of a mixture may have."""
 OPTIONAL = ("expert_choice_bias", "shared_gate")
 
@@ -20,14 +24,16 @@ def expert_shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
     experts, hidden, count = config.experts, config.hidden_size, layer.num_experts
     if experts is None or not count:
         return {}
-    inner, shared = experts.intermediate_size, experts.shared_size
+    inner, shared, read = experts.intermediate_size, experts.shared_size, experts.latent_size or hidden
     found: dict[str, tuple[int, ...]] = {
         "expert_router": (count, hidden),
         "expert_choice_bias": (count,),
-        "ffn_gate_experts": (count, inner, hidden),
-        "ffn_up_experts": (count, inner, hidden),
-        "ffn_down_experts": (count, hidden, inner),
+        "ffn_gate_experts": (count, inner, read),
+        "ffn_up_experts": (count, inner, read),
+        "ffn_down_experts": (count, read, inner),
     }
+    if experts.latent_size:
+        found |= {"experts_in": (read, hidden), "experts_out": (hidden, read)}
     if shared:
         found |= {"ffn_gate_shared": (shared, hidden), "ffn_up_shared": (shared, hidden)}
         found |= {"ffn_down_shared": (hidden, shared), "shared_gate": (1, hidden)}
@@ -57,20 +63,32 @@ def expert_feed_forward(
     logits = g.linear("router_logits", routed_by or source, "expert_router")
     routed = g.route("routed", logits, experts.used, "expert_choice_bias", **_choice(experts))
     weighted: dict[str, Attribute] = {"weighted": True} if weighted_inputs else {}
-    both = g.expert_linear("expert_gate_up", source, routed, count, "ffn_gate_experts", "ffn_up_experts", **weighted)
-    activated = g.gate("expert_activated", both, activation, **gate)
+    read = g.linear("experts_in", source, "experts_in") if experts.latent_size else source
+    roles = [role for role in ("ffn_gate_experts", "ffn_up_experts") if g.has(role)]
+    inside = g.expert_linear("expert_gate_up", read, routed, count, *roles, **weighted)
+    activated = _activated(g, "expert_activated", inside, activation, len(roles) == 2, gate)
     down = g.expert_linear("expert_down", activated, routed, count, "ffn_down_experts", each=True)
     scaled: dict[str, Attribute] = {"scale": config.residual_scale} if config.residual_scale != 1 else {}
     found = g.expert_sum("experts_out", down, routed, **weighted, **scaled)
+    if experts.latent_size:
+        found = g.linear("experts_expanded", found, "experts_out")
     if not experts.shared_size:
         return found
-    both = g.linear("shared_gate_up", source, "ffn_gate_shared", "ffn_up_shared")
-    activated = g.gate("shared_activated", both, activation, **gate)
+    roles = [role for role in ("ffn_gate_shared", "ffn_up_shared") if g.has(role)]
+    inside = g.linear("shared_gate_up", source, *roles)
+    activated = _activated(g, "shared_activated", inside, activation, len(roles) == 2, gate)
     shared = g.linear("shared_out", activated, "ffn_down_shared", scale=config.residual_scale)
     if g.has("shared_gate"):
         opened = g.activate("shared_opened", g.linear("shared_gate_in", source, "shared_gate"), "sigmoid")
         shared = g.mul("shared_gated", shared, opened)
     return g.add("experts_and_shared", found, shared)
+
+
+def _activated(
+    g: GraphBuilder, output: str, source: str, activation: str, gated: bool, gate: Mapping[str, Attribute]
+) -> str:
+    """Append what experts do to their inside, gate and up side by side or up alone."""
+    return g.gate(output, source, activation, **gate) if gated else g.activate(output, source, activation)
 
 
 def _choice(experts: Experts) -> dict[str, Attribute]:

@@ -12,6 +12,7 @@ from . import refine as refined
 from .architecture import Mixer, Mixture, Windows
 from .decoder_names import TENSORS
 from .decoder_row import POST, ROPE_FACTORS, SCALES, half, llama, row
+from .experts import LATENT
 
 _ATTENTION = ("attention_q", "attention_k", "attention_v", "attention_output")
 _FEED_FORWARD = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
@@ -24,6 +25,14 @@ _qwen = partial(
     names={"ffn_norm": "blk.{layer}.post_attention_norm.weight"},
     interleaved={"blk.{layer}.attn_q": ("attention_q", "attention_gate")},
     qk_norm="head",
+)
+_nemotron = partial(
+    row,
+    rope_style="none",
+    names={"ffn_norm": "blk.{layer}.attn_norm.weight"},
+    keys=("norm_epsilon_else",),
+    activation="relu2",
+    mixer=Mixer("mamba2", apart=True),
 )
 
 ARCHITECTURES = (
@@ -42,14 +51,12 @@ ARCHITECTURES = (
     ),
     _mamba("mamba2", mixer=Mixer("mamba2", "all")),
     _mamba("mamba", mixer=Mixer("mamba", "all")),
-    row(
-        "nemotron_h",
-        "none",
-        without=("ffn_gate",),
-        names={"ffn_norm": "blk.{layer}.attn_norm.weight"},
-        keys=("norm_epsilon_else",),
-        activation="relu2",
-        mixer=Mixer("mamba2", apart=True),
+    _nemotron("nemotron_h", without=("ffn_gate",)),
+    _nemotron(
+        "nemotron_h_moe",
+        without=("ffn_gate", "ffn_gate_experts", "ffn_gate_shared", "shared_gate"),
+        optional=LATENT,
+        mixture=Mixture("sigmoid", normalise=None),
     ),
     half(
         "falcon-h1",

@@ -80,6 +80,7 @@ _EXPERTS = Experts(
 )
 _NUM_EXPERTS = 8
 _SHARED_SIZE = 64
+_LATENT_SIZE = 32
 _DENSE_TOO = ("granite", "granitehybrid", "granitemoe", "jamba", "llama", "minicpm", "mistral3")
 """Mixtures of which there are models without experts."""
 _EXPERTS_AS_DENSE = ("granitehybrid", "jamba")
@@ -89,9 +90,10 @@ _LEADING_DENSE = (
     *("glm4moe", "hy_v3", "lfm2moe"),
 )
 _SHARED_GATED = ("qwen2moe", "qwen35moe", "qwen3next")
-_SHARED = (*(one for one in _LEADING_DENSE if one != "lfm2moe"), "hunyuan-moe", *_SHARED_GATED)
+_SHARED = (*(one for one in _LEADING_DENSE if one != "lfm2moe"), "hunyuan-moe", "nemotron_h_moe", *_SHARED_GATED)
 _CHOICE_BIASED = (
     *("afmoe", "bailingmoe2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "lfm2moe", "minimax-m2"),
+    "nemotron_h_moe",
 )
 
 
@@ -257,6 +259,8 @@ def _with_experts(config: ModelConfig) -> ModelConfig:
     experts = replace(_EXPERTS, shared_size=_SHARED_SIZE if config.architecture in _SHARED else 0)
     if config.architecture in _EXPERTS_AS_DENSE:
         experts = replace(experts, intermediate_size=config.intermediate_size)
+    if config.architecture == "nemotron_h_moe":
+        experts = replace(experts, latent_size=_LATENT_SIZE)
     leading = int(config.architecture in _LEADING_DENSE)
     layers = (0,) * leading + (_NUM_EXPERTS,) * (config.num_layers - leading)
     return replace(config, num_experts=_NUM_EXPERTS, experts=experts, by_layer={"num_experts": layers})
@@ -271,6 +275,7 @@ def _add_expert_keys(writer: gguf.GGUFWriter, row: Architecture, experts: Expert
         "expert_shared_count": experts.shared_size // experts.intermediate_size,
         "leading_dense_block_count": int(row.name in _LEADING_DENSE),
         "interleave_moe_layer_step": 1,
+        **({"moe_latent_size": experts.latent_size} if experts.latent_size else {}),
     }
     for key, number in numbers.items():
         writer.add_uint32(f"{row.name}.{key}", number)

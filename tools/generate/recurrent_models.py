@@ -38,7 +38,9 @@ def with_recurrence(row: Architecture, config: ModelConfig) -> ModelConfig:
     headless = [one and not mixer.beside for one in recurrent]
     if mixer.apart:  # the last is a feed-forward, and the one before it as all before it
         headless[-1] = True
-        of_layers["intermediate_size"] = tuple(config.intermediate_size * (number == numbers[-1]) for number in numbers)
+        last = [int(number == numbers[-1]) for number in numbers]
+        of_layers["intermediate_size"] = tuple(config.intermediate_size * one for one in last)
+        of_layers["num_experts"] = tuple(config.num_experts * one for one in last)
     if mixer.layers == "all" and not mixer.beside:
         of_layers["intermediate_size"] = (0,) * config.num_layers
     for name in ("num_heads", "num_kv_heads"):
