@@ -47,24 +47,25 @@ def shapes(config: ModelConfig, has: Recurrence) -> Shapes:
 
 def delta(g: GraphBuilder, config: ModelConfig, has: Recurrence, normed: str) -> str:
     """Append a layer; `delta_gates` holds beta and alpha in turn, of the heads of each of keys."""
-    source = g.linear("delta_qkv", normed, "delta_qkv")
+    in_turn = g.has("delta_gates")
+    roles = ("delta_gates",) if in_turn else ("delta_beta", "delta_alpha")
+    source = g.linear("delta_in", normed, "delta_qkv", "attention_gate", *roles)
     convolved = g.short_conv("convolved", source, "ssm_taps")
-    roles = ("delta_gates",) if g.has("delta_gates") else ("delta_beta", "delta_alpha")
-    gates = g.linear("delta_gates", normed, *roles)
-    more: dict[str, Attribute] = {"gate_heads": has.heads // has.groups} if g.has("delta_gates") else {}
+    z_first = 2 * has.groups * has.state + has.size
+    more: dict[str, Attribute] = {"gate_heads": has.heads // has.groups} if in_turn else {}
     scanned = g.scan(
         "scanned",
         "delta",
-        (convolved, gates),
+        (convolved, source),
         ("ssm_a", "ssm_step_bias"),
+        gates_first=z_first + has.size,
         key_heads=has.groups,
         mapping=has.mapping,
         epsilon=config.norm_epsilon,
         **_sizes(has),
         **more,
     )
-    z = g.linear("z", normed, "attention_gate")
-    return _out(g, config, has, scanned, z, "silu", "ssm_out")
+    return _out(g, config, has, scanned, source, "ssm_out", activation="silu", gate_first=z_first)
 
 
 def kda(g: GraphBuilder, config: ModelConfig, has: Recurrence, normed: str) -> str:
@@ -76,7 +77,7 @@ def kda(g: GraphBuilder, config: ModelConfig, has: Recurrence, normed: str) -> s
     weights = ("ssm_a", "ssm_step_bias")
     scanned = g.scan("scanned", "kda", (convolved, decays, rates), weights, epsilon=config.norm_epsilon, **_sizes(has))
     gates = g.linear("gates", g.linear("gates_in", normed, "delta_gate_a"), "delta_gate_b")
-    return _out(g, config, has, scanned, gates, "sigmoid", "attention_output")
+    return _out(g, config, has, scanned, gates, "attention_output", activation="sigmoid")
 
 
 def _sizes(has: Recurrence) -> dict[str, Attribute]:
@@ -84,11 +85,9 @@ def _sizes(has: Recurrence) -> dict[str, Attribute]:
 
 
 def _out(
-    g: GraphBuilder, config: ModelConfig, has: Recurrence, scanned: str, gates: str, activation: str, role: str
+    g: GraphBuilder, config: ModelConfig, has: Recurrence, scanned: str, gates: str, role: str, /, **gate: Attribute
 ) -> str:
     """Append the norm of each head, its gate, and the last product."""
     group, epsilon = has.size // has.heads, config.norm_epsilon
-    gated = g.gated_norm(
-        "gated", scanned, gates, "ssm_norm", norm="before", activation=activation, group=group, epsilon=epsilon
-    )
+    gated = g.gated_norm("gated", scanned, gates, "ssm_norm", norm="before", group=group, epsilon=epsilon, **gate)
     return g.linear("mixed", gated, role, scale=config.residual_scale)
