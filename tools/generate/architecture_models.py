@@ -20,6 +20,7 @@ from rocmforge.compiler.model_config import Experts, ModelConfig
 from rocmforge.compiler.models.architecture import Architecture
 from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.tools.generate.recurrent_models import (
+    WITH_SECTIONS,
     add_recurrence_keys,
     is_biased,
     numbers_by_layer,
@@ -315,7 +316,7 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
     for hyperparameter, number in _NUMBERS.items():
         if hyperparameter in row.keys:
             writer.add_float32(row.key(hyperparameter), number)
-    if row.name in ("paddleocr", "qwen2vl", "qwen35", "qwen35moe", "qwen3tts", "qwen3vl"):
+    if row.name in ("paddleocr", "qwen2vl", *WITH_SECTIONS, "qwen3tts", "qwen3vl"):
         writer.add_array(f"{row.name}.rope.dimension_sections", [3, 3, 2, 0])
     if row.name == "apertus":
         for key, first in (("alpha_n", 0.6), ("alpha_p", 0.9), ("beta", 0.5), ("eps", -1e-6)):

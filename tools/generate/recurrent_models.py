@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Final
@@ -25,6 +25,8 @@ _SIZES: Final = {
     "kda": Recurrence("kda", 4, 64, 4, 16, 4),
 }
 """By kind. llama.cpp asks for Mamba's to be twice the residual stream, and for a rank of at least 64 of PLaMo 2's."""
+WITH_SECTIONS: Final = ("qwen35", "qwen35moe")
+"""Whose rotation has sections."""
 _KEYS: Final = {"ssm_size": "size", "ssm_state": "state", "ssm_heads": "heads", "ssm_groups": "groups"}
 
 
@@ -119,3 +121,34 @@ def recurrence_values(random: np.random.Generator, name: str, shape: tuple[int, 
     if "attn_q_norm" in name or "attn_k_norm" in name:  # attention that chooses, though few layers have it
         return random.uniform(1.2, 3.2, shape).astype(np.float32)
     return None
+
+
+def recurrence_metadata(architecture: str, has: Recurrence, kv_heads: list[int]) -> dict[str, float | list[int]]:
+    """Return what a file says of recurrent state, and of heads by layer, by the end of its key."""
+    row = ARCHITECTURES[architecture]
+    found: dict[str, float | list[int]] = {
+        row.keys[hyperparameter]: getattr(has, name)
+        for hyperparameter, name in _KEYS.items()
+        if hyperparameter in row.keys
+    }
+    found |= {row.keys[one]: has.taps for one in ("short_taps", "ssm_taps") if one in row.keys}
+    if row.mixer is not None and row.mixer.layers == "headless":
+        found["attention.head_count_kv"] = kv_heads
+    if architecture in WITH_SECTIONS:
+        found["rope.dimension_sections"] = [11, 11, 10, 0]
+    return found
+
+
+def hybrid_tensors(config: ModelConfig) -> Iterator[tuple[int, str, tuple[int, ...]]]:
+    """Yield layer, name and shape of each tensor of a model, but for its embedding and its output."""
+    row = ARCHITECTURES[config.architecture]
+    outside = row.shapes(config, config.layer(0))
+    for role in row.tensors:
+        if role in outside and not row.is_layer_role(role) and role != "token_embedding":
+            yield 0, row.tensor_name(role), outside[role]
+    for layer in range(config.num_layers):
+        shapes = row.shapes(config, config.layer(layer))
+        known = (role for role in row.tensors if role in shapes and row.is_layer_role(role))
+        named = {row.tensor_name(role, layer): shapes[role] for role in known}
+        for name, shape in stored_shapes(row, config, named).items():
+            yield layer, name, shape

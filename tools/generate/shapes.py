@@ -17,7 +17,10 @@ import click
 import gguf
 import numpy as np
 
+from rocmforge.compiler.model_config import ModelConfig, Recurrence
+from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.tests.kernels.kernel_harness import random_rows
+from rocmforge.tools.generate.recurrent_models import hybrid_tensors, recurrence_metadata
 
 _UNUSED: Final = int(gguf.TokenType.UNUSED)
 _COPIED: Final = "tokenizer."
@@ -48,6 +51,9 @@ class Shape:
         biased: biases beside all matrices but the embeddings, and attention sinks.
         norms: names of a layer's two norms.
         numbers: further metadata below the architecture's name; a float is written as float32.
+        state: of layers with recurrent state; None: there are none.
+        attending: of a model with some, the layers that have attention instead.
+        tied: the embedding is the output too.
     """
 
     architecture: str
@@ -66,10 +72,13 @@ class Shape:
     biased: bool = False
     norms: tuple[str, str] = ("attn_norm", "ffn_norm")
     numbers: dict[str, float] = field(default_factory=dict)
+    state: Recurrence | None = None
+    attending: tuple[int, ...] = ()
+    tied: bool = False
 
-    def metadata(self) -> dict[str, float]:
+    def metadata(self) -> dict[str, float | list[int]]:
         """Return the numbers of the file, by the end of their keys."""
-        numbers: dict[str, float] = {
+        numbers: dict[str, float | list[int]] = {
             "block_count": self.layers,
             "context_length": 4096,
             "embedding_length": self.hidden,
@@ -84,16 +93,59 @@ class Shape:
         if self.experts:
             numbers |= {"expert_count": self.experts, "expert_used_count": self.used}
             numbers["expert_feed_forward_length"] = self.feed_forward
+        if self.state is not None:
+            numbers |= recurrence_metadata(self.architecture, self.state, self._kv_heads())
         return numbers | self.numbers
+
+    def _kv_heads(self) -> list[int]:
+        return [self.kv_heads if layer in self.attending else 0 for layer in range(self.layers)]
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""
         yield self._matrix("token_embd", self.vocab, self.hidden)
+        if not self.tied:
+            yield self._matrix("output", self.vocab, self.hidden)
+        if self.state is not None:
+            yield from self._hybrid(self.state)
+            return
         yield Tensor("output_norm.weight", (self.hidden,), "F32", 1.0)
-        yield self._matrix("output", self.vocab, self.hidden)
         for layer in range(self.layers):
             for tensor in (*self._attention(layer), *self._feed_forward(layer)):
                 yield replace(tensor, name=f"blk.{layer}.{tensor.name}")
+
+    def _hybrid(self, state: Recurrence) -> Iterator[Tensor]:
+        """Yield the tensors of a model with recurrent state, as its row has them."""
+        kv_heads = self._kv_heads()
+        config = ModelConfig(
+            architecture=self.architecture,
+            name=self.architecture,
+            hidden_size=self.hidden,
+            intermediate_size=self.feed_forward,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            vocab_size=self.vocab,
+            max_seq_len=1,
+            rope_theta=1.0,
+            norm_epsilon=1e-5,
+            rope_style="half",
+            rope_dim=0,
+            rope_scaling=RopeScaling(),
+            tie_word_embeddings=True,
+            recurrence=state,
+            by_layer={
+                "num_heads": tuple(self.heads if one else 0 for one in kv_heads),
+                "num_kv_heads": tuple(kv_heads),
+                "recurrent": tuple(not one for one in kv_heads),
+            },
+        )
+        for layer, name, shape in hybrid_tensors(config):
+            short = name.removesuffix(".weight").rpartition(".")[2]
+            if len(shape) == 1 or "conv" in short:
+                yield Tensor(name, shape, "F32", -1.0 if short == "ssm_a" else 1.0)
+            else:
+                yield Tensor(name, shape, self._kind(short, layer))
 
     def _attention(self, layer: int) -> Iterator[Tensor]:
         yield from (Tensor(f"{norm}.weight", (self.hidden,), "F32", 1.0) for norm in self.norms)
@@ -128,6 +180,8 @@ class Shape:
         """Return the type of a matrix; the mix gives more bits to what llama-quantize gives more."""
         if name in self.kinds:
             return self.kinds[name]
+        if self.tied and name == "token_embd" and self.kind == "Q4_K_M":
+            return "Q6_K"  # as the output that it is
         if self.kind != "Q4_K_M":
             return self.kind
         first, last = self.layers // 8, 7 * self.layers // 8
@@ -135,6 +189,7 @@ class Shape:
         return "Q6_K" if name == "output" or (more and name.startswith(("attn_v", "ffn_down"))) else "Q4_K"
 
 
+_QWEN35: Final[dict[str, float]] = {"rope.dimension_count": 64, "rope.freq_base": 1e7, "full_attention_interval": 4}
 _WIDE: Final = ("token_embd", "output", "attn_q", "attn_k", "attn_v", "attn_output")
 SHAPES: Final = {
     "llama-1.1b": Shape("llama", 22, 2048, 32, 4, 64, 5632, 32000),
@@ -147,6 +202,27 @@ SHAPES: Final = {
         norms=("attn_norm", "post_attention_norm"),
         numbers={"attention.sliding_window": 128, "rope.freq_base": 150000.0},
     ),
+    "lfm2-1.2b": Shape(
+        *("lfm2", 16, 2048, 32, 8, 64, 8192, 65536),
+        numbers={"rope.freq_base": 1e6},
+        state=Recurrence("short_conv", 3, 2048),
+        attending=(2, 5, 8, 10, 12, 14),
+        tied=True,
+    ),
+    "qwen3.5-0.8b": Shape(
+        *("qwen35", 24, 1024, 8, 2, 256, 3584, 248320),
+        numbers=_QWEN35,
+        state=Recurrence("delta", 4, 2048, 16, 128, 16),
+        attending=tuple(range(3, 24, 4)),
+        tied=True,
+    ),
+    "qwen3.5-4b": Shape(
+        *("qwen35", 32, 2560, 16, 4, 256, 9216, 248320),
+        numbers=_QWEN35,
+        state=Recurrence("delta", 4, 4096, 32, 128, 16),
+        attending=tuple(range(3, 32, 4)),
+        tied=True,
+    ),
 }
 """Source: the published models' config.json; their files' tensors and types."""
 
@@ -158,8 +234,11 @@ def write_shape(tokenizer: gguf.GGUFReader, shape: Shape, goal: Path) -> None:
     shape = replace(shape, vocab=max(shape.vocab, own))
     _write_tokenizer(writer, tokenizer, shape.vocab - own)
     for key, number in shape.metadata().items():
-        add = writer.add_float32 if isinstance(number, float) else writer.add_uint32
-        add(f"{shape.architecture}.{key}", number)
+        name = f"{shape.architecture}.{key}"
+        if isinstance(number, list):
+            writer.add_array(name, number)
+        else:
+            (writer.add_float32 if isinstance(number, float) else writer.add_uint32)(name, number)
     tensors = list(shape.tensors())
     for tensor in tensors:
         kind = gguf.GGMLQuantizationType[tensor.kind]

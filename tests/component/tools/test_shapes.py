@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.gguf_reader import read_gguf
+from rocmforge.compiler.model_tensors import unused_tensors
+from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.support.emulated_programs import compiled
 from rocmforge.tools.generate.fixtures import write_model
 from rocmforge.tools.generate.shapes import SHAPES, Shape, write_shape
@@ -25,13 +28,33 @@ def n_bytes(shape: Shape) -> int:
 
 @pytest.mark.parametrize(
     ("name", "tensors", "gigabytes"),
-    [("gpt-oss-20b", 459, 12.1), ("qwen3-30b-a3b", 579, 18.5), ("llama-8b", 291, 4.9), ("llama-1.1b", 201, 0.67)],
+    [
+        ("gpt-oss-20b", 459, 12.1),
+        ("qwen3-30b-a3b", 579, 18.5),
+        ("llama-8b", 291, 4.9),
+        ("llama-1.1b", 201, 0.67),
+        ("lfm2-1.2b", 148, 0.731),
+    ],
 )
 def test_sizes_of_published_files(name: str, tensors: int, gigabytes: float) -> None:
     """Those of gpt-oss are its owner's, the others of Q4_K_M files; rope tables of llama 3.1 are left out."""
     shape = SHAPES[name]
     assert len(list(shape.tensors())) == tensors
     assert n_bytes(shape) == pytest.approx(gigabytes * 1e9, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("lfm2-1.2b", 1.17), ("qwen3.5-0.8b", 0.752), ("qwen3.5-4b", 4.206)])
+def test_hybrids(name: str, billions: float, tmp_path: Path) -> None:
+    """Their parameters are as many as those of the published ones, and a file of four layers is read."""
+    shape = SHAPES[name]
+    assert sum(int(np.prod(one.shape)) for one in shape.tensors()) == pytest.approx(billions * 1e9, rel=0.001)
+    small = replace(shape, layers=4, vocab=600, feed_forward=256)
+    path = tmp_path / "model.gguf"
+    write_shape(gguf.GGUFReader(write_model(tmp_path / "tokenizer.gguf")), small, path)
+    source = read_gguf(path)
+    config = read_config(source)
+    assert [config.layer(layer).recurrent for layer in range(4)] == [layer not in shape.attending for layer in range(4)]
+    assert unused_tensors(source, config) == ()
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "qwen3-30b-a3b"])
