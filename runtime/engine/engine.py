@@ -23,6 +23,7 @@ from .recovery import Recovery
 from .request_table import RequestTable
 from .scheduler import Chunk, Scheduler, StepLimits
 from .sequence import ActiveSequence, seed_of
+from .state_slots import slots_for
 from .step import StepOutput, run_step
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Engine:
             layout.both_ways,
         )
         life, pool = Lifecycle(metrics, observer), BlockPool(program.num_blocks, layout.kv.block_size)
-        self._scheduler = Scheduler(pool, steps, life.tell)
+        self._scheduler = Scheduler(pool, steps, life.tell, slots_for(layout, program.num_state_slots))
         masks = TokenMasks(layout.vocab_size)
         self._requests = RequestTable(self._scheduler, life, metrics, masks, tokenizer.config.eos_token_ids)
         seconds = limits.step_seconds, limits.queue_seconds

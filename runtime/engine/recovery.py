@@ -16,6 +16,7 @@ from .generation import FINISH_FAILED, Failure, failure_of
 from .kv_cache import BlockPool
 from .request_table import RequestTable
 from .scheduler import Chunk
+from .state_slots import slots_for
 
 log = logging.getLogger(__name__)
 
@@ -141,10 +142,12 @@ class Recovery:
         for sequence in [*(chunk.sequence for chunk in chunks), *others]:
             if not sequence.finished:
                 self._table.finish(sequence, FINISH_FAILED, failure)
-        self._start_over(self._table.scheduler.pool.num_blocks)
+        scheduler = self._table.scheduler
+        self._start_over(scheduler.pool.num_blocks, 0 if scheduler.states is None else scheduler.states.pool.size)
 
-    def _start_over(self, num_blocks: int) -> None:
-        self._table.scheduler.start_over(BlockPool(num_blocks, self._layout.kv.block_size))
+    def _start_over(self, num_blocks: int, num_state_slots: int) -> None:
+        pool = BlockPool(num_blocks, self._layout.kv.block_size)
+        self._table.scheduler.start_over(pool, slots_for(self._layout, num_state_slots))
 
     def _watch(self) -> None:
         """The watchdog: fails a step that hangs, and sees changed files while there is no step that would. With
@@ -200,7 +203,7 @@ class Recovery:
 
     def _adopt(self, program: Program) -> None:
         with self.wake:
-            self._start_over(program.num_blocks)
+            self._start_over(program.num_blocks, program.num_state_slots)
             for sequence in self._table.live():
                 problem = too_long(sequence.max_length, self._table.scheduler.pool)
                 if problem is not None:

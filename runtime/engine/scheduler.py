@@ -17,17 +17,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .fair_queue import FairQueue
-from .kv_cache import BlockPool, block_key, root_key
+from .kv_cache import BlockPool
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
 from .prompt_lookup import PromptLookup
 from .sequence import ActiveSequence
+from .state_slots import StateSlots
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Tokens `start .. start + count - 1` of a sequence and drafts of those after, to be computed in this step.
 
-    `scored`: positions whose logits say how likely the prompt's next token was.
+    `scored`: positions whose logits say how likely the prompt's next token was. `state_from` and `state_to`: slots of
+    state, as `Batch` has them, of a model that has some.
     """
 
     sequence: ActiveSequence
@@ -35,6 +37,8 @@ class Chunk:
     count: int
     drafts: tuple[int, ...] = ()
     scored: range = range(0)
+    state_from: int = -1
+    state_to: tuple[int, ...] = ()
 
     @property
     def completes(self) -> bool:
@@ -89,9 +93,16 @@ class StepLimits:
 class Scheduler:
     """Queue, running sequences and KV blocks. Not thread-safe: the engine's lock guards it."""
 
-    def __init__(self, pool: BlockPool, limits: StepLimits, tell: Callable[[str, ActiveSequence, int], None]) -> None:
-        """Args: blocks, limits, and who is told of a sequence's turns."""
+    def __init__(
+        self,
+        pool: BlockPool,
+        limits: StepLimits,
+        tell: Callable[[str, ActiveSequence, int], None],
+        states: StateSlots | None = None,
+    ) -> None:
+        """Args: blocks, limits, who is told of a sequence's turns; and slots, where the model has state."""
         self.pool = pool
+        self.states = states
         self.waiting = FairQueue()
         self.running: list[ActiveSequence] = []  # in the order of admission
         self.prefix_hit_tokens = 0
@@ -105,7 +116,8 @@ class Scheduler:
         """Chunks of the next step; empty only where there is nothing to do."""
         self._grow()
         self._admit()
-        return self._choose()
+        chunks = self._choose()
+        return chunks if self.states is None else self._with_slots(self.states, chunks)
 
     def computed(self, chunk: Chunk) -> None:
         """A step has computed a chunk, whatever its drafts are worth: blocks that it filled may be shared."""
@@ -120,6 +132,8 @@ class Scheduler:
         """So many of a computed chunk's drafts are tokens of the sequence now; what the others left is overwritten."""
         sequence = chunk.sequence
         self._advance(sequence, accepted)
+        if self.states is not None:
+            self.states.drop_written(sequence.slots)
         self.draft_tokens += len(chunk.drafts)
         self.draft_tokens_accepted += accepted
         if sequence.lookup is not None:
@@ -129,7 +143,10 @@ class Scheduler:
         size, before = self.pool.block_size, sequence.num_computed
         sequence.num_computed += count
         for index in range(before // size, sequence.num_computed // size):
-            self.pool.share(sequence.blocks[index], _key(sequence, index, size))
+            self.pool.share(sequence.blocks[index], sequence.keys_of_blocks(index + 1, size)[index])
+        if self.states is not None:
+            keys = sequence.keys_of_blocks(sequence.num_computed // size, size)
+            self.states.advance(sequence.slots, sequence.num_computed, keys, _prompt_length(sequence))
 
     def release(self, sequence: ActiveSequence, trusted: bool = True) -> None:
         """A sequence has ended: out of queue or step, its blocks free; not `trusted`: nobody shall use them again."""
@@ -139,13 +156,15 @@ class Scheduler:
             self.waiting.remove(sequence)
         if not trusted:
             self.pool.invalidate(sequence.blocks)
+            if self.states is not None:
+                self.states.distrust(sequence.slots)
         self._free(sequence)
 
-    def start_over(self, pool: BlockPool) -> None:
+    def start_over(self, pool: BlockPool, states: StateSlots | None = None) -> None:
         """Nothing that was computed can be trusted: all that run are queued again, with an empty cache."""
         while self.running:
             self._preempt()
-        self.pool = pool
+        self.pool, self.states = pool, states
 
     def _grow(self) -> None:
         """A block for each sequence whose next token needs one; the last admitted frees its own for it."""
@@ -169,11 +188,16 @@ class Scheduler:
     def _free(self, sequence: ActiveSequence) -> None:
         self.pool.free(sequence.blocks)
         sequence.blocks = []
+        if self.states is not None:
+            self.states.free(sequence.slots)
         sequence.num_computed = 0
 
     def _admit(self) -> None:
         """Those whose turn it is, while there is room. A large one at the head is waited for, not overtaken."""
-        while len(self.running) < self._limits.max_sequences and (sequence := self.waiting.first()) is not None:
+        most = self._limits.max_sequences
+        if self.states is not None:
+            most = min(most, self.states.most_sequences)
+        while len(self.running) < most and (sequence := self.waiting.first()) is not None:
             hit = self._reuse(sequence)
             needed = self.pool.blocks_for(len(sequence.token_ids)) + 1
             needed = min(needed, self.pool.blocks_for(sequence.max_length))
@@ -228,6 +252,19 @@ class Scheduler:
             room -= len(drafts)
         return found
 
+    def _with_slots(self, states: StateSlots, chunks: list[Chunk]) -> list[Chunk]:
+        """The same, with slots for what they leave: first for the last token of each, then drafts, then snapshots."""
+        for chunk in chunks:
+            taken = states.take(chunk.sequence.slots, chunk.start + chunk.count)
+            assert taken, "two slots for each that runs"
+        found = []
+        for chunk in chunks:
+            end, drafts = chunk.start + chunk.count, chunk.drafts[: states.spare]
+            found.append(replace(chunk, drafts=drafts))
+            for length in range(end + 1, end + len(drafts) + 1):
+                states.take(chunk.sequence.slots, length)
+        return [_with_snapshots(states, chunk, self.pool.block_size) for chunk in found]
+
     def _drafts(self, sequence: ActiveSequence, room: int) -> list[int]:
         """Drafts, as far as there are blocks for them: nobody frees one for a draft."""
         if sequence.lookup is None:
@@ -243,18 +280,40 @@ class Scheduler:
         return drafts
 
     def _reuse(self, sequence: ActiveSequence) -> int:
-        """Go on from the blocks that are known already, but leave a token to compute; returns the tokens skipped."""
+        """Go on from the blocks that are known already, but leave a token to compute; returns the tokens skipped.
+
+        Where the model has state, only as far as a snapshot of it is known too.
+        """
         size, before = self.pool.block_size, sequence.num_computed
-        reuses = sequence.reuses_prefix and not self._limits.whole
-        while reuses and sequence.num_computed % size == 0 and sequence.num_uncomputed > size:
-            index = sequence.num_computed // size
-            block = self.pool.lookup(_key(sequence, index, size))
-            if block is None:
+        if not sequence.reuses_prefix or self._limits.whole or before % size:
+            return 0
+        first = end = before // size
+        keys = sequence.keys_of_blocks(first, size)
+        while len(sequence.token_ids) - end * size > size:
+            keys = sequence.keys_of_blocks(end + 1, size)
+            if not self.pool.knows(keys[end]):
                 break
+            end += 1
+        if self.states is not None:
+            end = self._reuse_state(self.states, sequence, first, end)
+        for index in range(first, end):
+            block = self.pool.lookup(keys[index])
+            assert block is not None
             self.pool.free(sequence.blocks[index : index + 1])
             sequence.blocks[index : index + 1] = [block]
-            sequence.num_computed += size
-        return sequence.num_computed - before
+        sequence.num_computed = end * size
+        return end * size - before
+
+    def _reuse_state(self, states: StateSlots, sequence: ActiveSequence, first: int, end: int) -> int:
+        """Take the last snapshot after block `first` and up to block `end`; returns after which it is."""
+        size = self.pool.block_size
+        keys = sequence.keys_of_blocks(end, size)
+        found = first + states.longest(keys[first:end])
+        if found > first:
+            states.go_on_from(sequence.slots, keys[found - 1])
+        if end > found:
+            sequence.slots.parting = end * size
+        return found
 
     def _count_hit(self, sequence: ActiveSequence, tokens: int) -> None:
         if tokens:
@@ -277,11 +336,19 @@ def _prompt_chunk(sequence: ActiveSequence, tokens: int, rows: int) -> Chunk:
     return Chunk(sequence, start, end - start, scored=scored)
 
 
-def _key(sequence: ActiveSequence, index: int, size: int) -> bytes:
-    """Key of the block `index` of a sequence; all of its tokens are there."""
-    keys, request = sequence.block_keys, sequence.request
-    while len(keys) <= index:
-        start = len(keys) * size
-        before = keys[-1] if keys else root_key(request.cache_space, request.adapters)
-        keys.append(block_key(before, sequence.token_ids[start : start + size]))
-    return keys[index]
+def _prompt_length(sequence: ActiveSequence) -> int:
+    """Tokens that are computed before it answers, or before it goes on to; 0: it answers."""
+    return len(sequence.token_ids) if sequence.prefilling else 0
+
+
+def _with_snapshots(states: StateSlots, chunk: Chunk, size: int) -> Chunk:
+    """The chunk with its slots, among them those for snapshots of its prompt, as far as there are any."""
+    sequence, end = chunk.sequence, chunk.start + chunk.count
+    slots, prompt = sequence.slots, _prompt_length(sequence)
+    if prompt:
+        keys = sequence.keys_of_blocks(end // size, size)
+        for length in states.worth_writing(slots, chunk.start, end, prompt, keys):
+            states.take(slots, length)
+    state_from = -1 if slots.current is None else slots.current
+    lengths = range(chunk.start + 1, end + len(chunk.drafts) + 1)
+    return replace(chunk, state_from=state_from, state_to=tuple(slots.written.get(length, -1) for length in lengths))

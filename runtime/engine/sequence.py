@@ -29,8 +29,10 @@ from .generation import (
     events_of,
     failure_of,
 )
+from .kv_cache import block_key, root_key
 from .logprobs import TokenLogprobs
 from .prompt_lookup import PromptLookup
+from .state_slots import HeldSlots
 
 
 class ActiveSequence:
@@ -56,6 +58,7 @@ class ActiveSequence:
         self.token_ids = list(request.prompt_token_ids)
         self.num_computed = 0  # tokens whose keys and values lie in the cache
         self.blocks: list[int] = []
+        self.slots = HeldSlots()  # of recurrent state, where the model has some
         self.block_keys: list[bytes] = []  # of its first blocks, as far as they were asked for
         self.lookup: PromptLookup | None = None  # where drafts are made for it
         self.cached_tokens = 0  # of its prompt, that did not have to be computed
@@ -121,6 +124,15 @@ class ActiveSequence:
         """Log-probabilities of the next tokens of its prompt."""
         self._scores += scores
         self.num_scored += len(scores)
+
+    def keys_of_blocks(self, count: int, size: int) -> list[bytes]:
+        """Keys of its first `count` blocks of `size` tokens, all of which are there, and perhaps of more."""
+        keys, request = self.block_keys, self.request
+        while len(keys) < count:
+            start = len(keys) * size
+            before = keys[-1] if keys else root_key(request.cache_space, request.adapters)
+            keys.append(block_key(before, self.token_ids[start : start + size]))
+        return keys
 
     @property
     def num_prompt_tokens(self) -> int:

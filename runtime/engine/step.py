@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..device.batch import Batch, Float32, Program, RowSampling
+from ..device.batch import Batch, Float32, Int32, Program, RowSampling
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .logprobs import TokenLogprobs, token_logprobs
 from .scheduler import Chunk
@@ -56,7 +56,18 @@ def make_batch(chunks: list[Chunk], adapters: Sequence[str] = ()) -> Batch:
         logits_rows=np.array(logits_rows, np.int32),
         sampling=[row for chunk in chunks for row in _row_samplings(chunk)],
         adapter_scales=_adapter_scales(chunks, adapters),
+        **_state(chunks),
     )
+
+
+def _state(chunks: list[Chunk]) -> dict[str, Int32]:
+    """The slots of state, as `Batch` has them; nothing where the model has none."""
+    if not any(chunk.state_to for chunk in chunks):
+        return {}
+    return {
+        "state_from": np.array([chunk.state_from for chunk in chunks], np.int32),
+        "state_to": np.concatenate([np.array(chunk.state_to, np.int32) for chunk in chunks]),
+    }
 
 
 def _adapter_scales(chunks: list[Chunk], adapters: Sequence[str]) -> Float32 | None:

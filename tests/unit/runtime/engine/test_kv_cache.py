@@ -142,8 +142,9 @@ class PoolMachine(RuleBasedStateMachine):
     def share(self, number: int, key: bytes) -> None:
         if self.held:
             block = self.held[number % len(self.held)]
-            self.pool.share(block, key)
-            if key not in self.content and block not in self.content.values():
+            new = key not in self.content and block not in self.content.values()
+            assert self.pool.share(block, key) == new
+            if new:
                 self.content[key] = block
 
     @rule(key=st.sampled_from([b"a", b"b", b"c", b"d"]))
@@ -152,6 +153,12 @@ class PoolMachine(RuleBasedStateMachine):
         assert block == self.content.get(key)
         if block is not None:
             self.held.append(block)
+
+    @rule(key=st.sampled_from([b"a", b"b", b"c", b"d"]))
+    def forget(self, key: bytes) -> None:
+        assert self.pool.knows(key) == (key in self.content)
+        self.pool.forget(key)
+        self.content.pop(key, None)
 
     @rule(number=st.integers(0, 20))
     def distrust(self, number: int) -> None:
