@@ -92,7 +92,10 @@ class LaunchEntry:
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """The keys and values of one layer: heads of both, and elements of a key and of a value as they are stored."""
+    """The keys and values of one layer: heads of both, and elements of a key and of a value as they are stored.
+
+    Where `value_dim` is 0, values are the first elements of their keys.
+    """
 
     num_kv_heads: int
     key_dim: int

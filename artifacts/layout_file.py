@@ -223,7 +223,9 @@ def _kv_caches(check: Checker, value: object) -> tuple[KvCache, ...]:
     caches = []
     for index, row in enumerate(rows):
         numbers = zip(check.array(row, f"kv_caches[{index}]", 3, 3), highest, strict=True)
-        caches.append(KvCache(*(check.integer(number, f"kv_caches[{index}]", 1, high) for number, high in numbers)))
+        lowest = (1, 1, 0)  # values may lie in their keys
+        limits = zip(numbers, lowest, strict=True)
+        caches.append(KvCache(*(check.integer(one, f"kv_caches[{index}]", low, high) for (one, high), low in limits)))
     return tuple(caches)
 
 

@@ -228,11 +228,19 @@ class GraphBuilder:
         """Append how far elements are above a row's mean and so many of its standard deviations."""
         return self._add("gaussian_cut", (source,), self._like(output, source), (), deviations=deviations)
 
-    def latent_heads(self, output: str, query: str, expanded: str, tail: str, columns: int, **sizes: Attribute) -> str:
-        """Append rows of queries, keys and values of latent attention; `sizes` are of `ops/latent_heads.py`."""
+    def head_linear(self, output: str, source: str, weight: str, num_heads: int) -> str:
+        """Append products of a row's heads with a matrix each, which stand one under the other in a weight."""
+        names = (weight, *(name for name in (f"{weight}_bias", f"{weight}_scale") if self.has(name)))
+        value = Value(self._named(output), TOKENS, self.weights[self.prefix + weight].shape[0])
         return self._add(
-            "latent_heads", (query, expanded, tail), Value(self._named(output), TOKENS, columns), (), **sizes
+            "head_linear", (source,), value, tuple(self.prefix + name for name in names), num_heads=num_heads
         )
+
+    def latent_heads(self, output: str, *parts: str, num_heads: int) -> str:
+        """Append rows of queries and the key of latent attention; `parts` are inputs of `ops/latent_heads.py`."""
+        rank, tail = (self.columns(part) for part in parts[1:3])
+        value = Value(self._named(output), TOKENS, (num_heads + 1) * (rank + tail))
+        return self._add("latent_heads", parts, value, (), num_heads=num_heads, rank=rank, tail_dim=tail)
 
     def attention(
         self, output: str, source: str, columns: int, shared: str = "", sinks: str = "", /, **attributes: Attribute

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..artifacts.errors import printable
 from ..artifacts.packing_sizes import packed_bytes
 from .architectures import ARCHITECTURES
+from .model_config import LayerConfig, ModelConfig
 from .model_source import ModelSource, TensorInfo
 from .model_tensors import unused_tensors
 from .read_config import read_config
@@ -30,7 +31,7 @@ def inspect_gguf(path: Path) -> dict[str, object]:
     types = Counter(tensor.ggml_type.name for tensor in gguf.tensors.values())
     layers = [config.layer(number) for number in range(config.num_layers)]
     unused = unused_tensors(gguf, config)
-    kv_bytes = sum(2 * one.num_kv_heads * (one.head_dim + (one.value_dim or one.head_dim)) for one in layers)
+    kv_bytes = sum(2 * one.num_kv_heads * _kv_elements(config, one) for one in layers)
     return {
         "file": printable(path),
         **gguf.facts(),
@@ -49,6 +50,11 @@ def inspect_gguf(path: Path) -> dict[str, object]:
         "kv_bytes_per_token": kv_bytes,
         "kv_bytes_full_context": kv_bytes * config.max_seq_len,
     }
+
+
+def _kv_elements(config: ModelConfig, layer: LayerConfig) -> int:
+    """Return the elements that are kept of a token for each head of keys: of latent attention keys alone."""
+    return config.kv_rank + config.key_tail if config.kv_rank else layer.head_dim + (layer.value_dim or layer.head_dim)
 
 
 def _packed_facts(gguf: ModelSource, unused: Sequence[str]) -> dict[str, object]:

@@ -127,7 +127,7 @@ class KeptAdapters:
             for index, adapter in enumerate(self.adapters):
                 found = adapter.matrices.get(tensor.name)
                 if found is not None:
-                    part = replace(found, left=found.left[tensor.first : tensor.first + rows])
+                    part = replace(found, left=found.left[tensor.row_numbers()])
                     yield _Part(index, part, column, adapter.files[-1], tensor.name)
             column += rows
 

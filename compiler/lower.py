@@ -66,4 +66,5 @@ def _cache(heads: Heads, target: Target, kv_dtype: str) -> KvCache:
         if kv_dtype == "q8_0" and size % KV_GROUP:
             found = f"found heads of {size}"
             raise UsageError(f"--kv-type q8_0: expected heads of a multiple of {KV_GROUP} elements, {found}")
-    return KvCache(heads.num_kv_heads, *(-(-size // multiple) * multiple for size in (heads.head_dim, heads.value_dim)))
+    key, value = (-(-size // multiple) * multiple for size in (heads.head_dim, heads.value_dim))
+    return KvCache(heads.num_kv_heads, key, 0 if heads.values_in_keys else value)

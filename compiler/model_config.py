@@ -131,6 +131,7 @@ class ModelConfig:
         logit_scale: by which logits are multiplied.
         logit_softcap: as `attention_softcap`, of logits.
         kv_rank: elements of the latent that keys and values of all heads are made of; 0: there is none.
+        key_tail: elements at a key's end that do not come from it, and that may rotate.
         query_rank: elements of what queries are made of in latent attention; 0: of the residual stream.
         per_layer_size: of the embedding that each layer has of its own; 0: there are none.
         cycles: how often the upper layers are run, and the lower ones before each of these times; of `models/hrm.py`.
@@ -182,6 +183,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
     kv_rank: int = 0
+    key_tail: int = 0
     query_rank: int = 0
     per_layer_size: int = 0
     cycles: tuple[int, int] = (0, 0)

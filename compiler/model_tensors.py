@@ -25,6 +25,8 @@ MATRIX_TYPES = tuple(Quant[name] for name in FORMATS)
 VECTOR_TYPES = tuple(kind for kind in MATRIX_TYPES if FORMATS[kind.name].is_float)
 
 # Tensors with these endings change the result: one that no role names must not be passed over.
+_QUERY = ("attention_q_own", "attention_q_tail")  # heads apart, in a matrix of all
+_EXPANDING = "blk.{layer}.attn_kv_b.weight"  # of older files, and of folders: it makes keys and values of a latent
 _MEANINGFUL_ENDINGS = (".bias", ".scale")
 
 
@@ -58,8 +60,17 @@ class WeightTensor:
 
     @property
     def ggml_type(self) -> Quant:
-        """Return the type of what is stored."""
-        return self.tensor.ggml_type
+        """Return the type of what is stored; blocks cannot be turned round, and become floats that hold them."""
+        if self.form != "transposed":
+            return self.tensor.ggml_type
+        return Quant.F32 if self.tensor.ggml_type in (Quant.F32, Quant.BF16) else Quant.F16
+
+    def row_numbers(self) -> npt.NDArray[np.intp]:
+        """Return which rows of the tensor are the weight's, in order, where none is repeated."""
+        rows = np.arange(self.shape[0])
+        if self.every:
+            rows = rows // self.height * self.every + rows % self.height
+        return self.first + rows
 
     def read(self, source: ModelSource) -> npt.NDArray[np.uint8]:
         """Copy the weight's bytes.
@@ -74,11 +85,14 @@ class WeightTensor:
             return self.read_rows(source, 0, self.shape[0])
         count = self.shape[0] // self.repeat
         size = self.tensor.n_bytes // math.prod(self.tensor.shape)
-        elements = source.read_tensor(self.name).reshape(-1, size)[self.first : self.first + count]
+        elements = source.read_tensor(self.name).reshape(-1, size)
+        elements = elements[self.row_numbers()] if self.every else elements[self.first : self.first + count]
         return np.repeat(elements, self.repeat, axis=0).reshape(-1)
 
     def read_rows(self, source: ModelSource, first: int, count: int) -> npt.NDArray[np.uint8]:
         """Copy rows of a matrix, uint8[count, bytes of a row]; raises as `read`."""
+        if self.form == "transposed":
+            return self._turned_rows(source, first, first + count)
         if self.every:
             return np.concatenate(list(self._experts_rows(source, first, first + count)))
         start, end = first // self.repeat, -(-(first + count) // self.repeat)
@@ -94,6 +108,19 @@ class WeightTensor:
             count = min(self.height - row, end - first)
             yield source.read_rows(self.name, self.first + expert * self.every + row, count)
             first += count
+
+    def _turned_rows(self, source: ModelSource, first: int, end: int) -> npt.NDArray[np.uint8]:
+        """Return rows from `first` to `end` of heads' matrices turned round."""
+        from .floats import read_float_rows  # noqa: PLC0415 - a glance at a model does without NumPy
+
+        rank, kind = self.tensor.shape[-1], np.float32 if self.ggml_type == Quant.F32 else np.float16
+        heads = range(first // rank, -(-end // rank))
+        found = [
+            read_float_rows(source, self.name, self.first + head * self.every, self.height).T.astype(kind)
+            for head in heads
+        ]
+        rows = np.concatenate(found)[first - heads.start * rank : end - heads.start * rank]
+        return np.ascontiguousarray(rows).view(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +197,10 @@ def _places_of(
     shape, name = shapes[role], row.tensor_name(role, layer)
     own, optional = prefix + role, role in row.optional
     form = row.forms.get(role, "stored")
+    expanding = _EXPANDING.replace("{layer}", str(layer))
+    if role in ("attention_k_b", "attention_v_b") and name not in source.tensors and expanding in source.tensors:
+        yield from _latent_places(shapes, role, own, expanding)
+        return
     if len(shape) == 3:
         yield from _experts_places(source, row, shapes, role, layer, prefix)
         return
@@ -223,14 +254,29 @@ def _experts_places(
     """Yield the places of all experts' matrices of a role, stacked, of their biases, and of their scales."""
     experts, rows, columns = shapes[role]
     base, roles = _holder(source, row, shapes, role, layer)
-    heights = [shapes[one][1] for one in roles]
-    first, every = sum(heights[: roles.index(role)]), sum(heights)
+    heights = {one: shapes[one][1] for one in roles if one in shapes}
+    first = sum(heights[one] for one in roles[: roles.index(role)] if one in heights)
+    every = sum(heights.values())
     apart = (every, rows) if len(roles) > 1 else (0, 0)
     own, shape = prefix + role, (experts * rows, columns)
     yield _Place(own, f"{base}.weight", shape, (experts, every, columns), first, False, "stored", 1, *apart)
     if len(roles) == 1:
         yield _Place(f"{own}_bias", f"{base}.bias", shape[:1], (experts, rows), 0, True)
-    yield _Place(f"{own}_scale", f"{base}.scale", (experts,), (experts,), 0, True)
+    if role in _QUERY:
+        yield _Place(f"{own}_bias", f"{base}.bias", shape[:1], (experts * every,), first, True, "stored", 1, *apart)
+    scales = 1 if role in _QUERY else experts
+    yield _Place(f"{own}_scale", f"{base}.scale", (scales,), (scales,), 0, True)
+
+
+def _latent_places(shapes: Shapes, role: str, own: str, name: str) -> Iterator[_Place]:
+    """Yield the place of a weight of latent attention in a tensor that has each head's rows of keys, then of values."""
+    heads, values, rank = shapes["attention_v_b"]
+    keys = shapes.get("attention_k_b", (0,))[-1]
+    whole, every = (heads * (keys + values), rank), keys + values
+    if role == "attention_k_b":
+        yield _Place(own, name, (heads * rank, keys), whole, 0, False, "transposed", 1, every, keys)
+    else:
+        yield _Place(own, name, (heads * values, rank), whole, keys, False, "stored", 1, every, values)
 
 
 def _holder(
@@ -265,7 +311,8 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
             continue
         tensor = source.tensors[place.name]
         flat = (math.prod(tensor.shape),) if len(place.whole) == 1 else (tensor.rows, tensor.shape[-1])
-        if place.whole not in (tensor.shape, flat):
+        whole = (math.prod(place.whole[:-1]), place.whole[-1]) if len(place.whole) == 3 else place.whole
+        if place.whole != tensor.shape and whole != flat:
             raise source.error(place.name, f"expected shape {list(place.whole)}, found {list(tensor.shape)}")
         known: tuple[Quant, ...] = MATRIX_TYPES if len(place.shape) == 2 else VECTOR_TYPES
         if place.role.startswith("rope_factors") or place.form == "inverted":

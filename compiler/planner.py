@@ -76,8 +76,12 @@ class Planner:
         return self.tensor(sources, "f32") if sources else None
 
     def cache(self, layer: int) -> tuple[KvRef, KvRef]:
-        """Return the arguments for the keys and the values of a layer; caches are in the order of the layers."""
-        return KvRef(self._caches[layer], "key"), KvRef(self._caches[layer], "value")
+        """Return the arguments for the keys and the values of a layer; caches are in the order of the layers.
+
+        Keys that hold their values are both.
+        """
+        index = self._caches[layer]
+        return KvRef(index, "key"), KvRef(index, "value" if self.kv.caches[index].value_dim else "key")
 
     def state(self, name: str, n_bytes: int) -> StateRef:
         """Return the argument for state that a slot holds `n_bytes` of, a multiple of `STATE_ALIGNMENT`.

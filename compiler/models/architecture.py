@@ -11,8 +11,9 @@ from ..model_config import LayerConfig, ModelConfig, RopeStyle
 from ..model_source import ModelSource
 
 Shapes = Mapping[str, tuple[int, ...]]
-WeightForm = Literal["stored", "repeated", "inverted", "first_row", "ones"]
-"""As the file has it; each row, or element, for all of a head; one over it; its first row; all 1, of no tensor."""
+WeightForm = Literal["stored", "repeated", "inverted", "first_row", "ones", "transposed"]
+"""As the file has it; each row, or element, for all of a head; one over it; its first row; all 1, of no tensor; the
+matrices of heads, each turned round."""
 
 
 def as_read(source: ModelSource, config: ModelConfig) -> ModelConfig:

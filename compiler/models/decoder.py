@@ -231,7 +231,8 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         **_unusual(value_dim=has.value_dim),
     }
     if config.kv_rank:
-        qkv = latent.qkv(g, config, has, normed)
+        heads |= latent.heads(config, has)
+        qkv = latent.rows(g, config, has, normed)
     else:
         qkv = g.linear("qkv", normed, "attention_q", "attention_k", "attention_v")
     norms = ("attention_q_norm", "attention_k_norm") if g.has("attention_q_norm") else ()
@@ -249,15 +250,15 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         epsilon=config.norm_epsilon,
         **_unusual(
             clamp=config.qkv_clamp,
-            rope_first=has.head_dim - has.rope_dim if config.kv_rank else 0,
+            rope_first=config.kv_rank if has.rope_dim else 0,
             **(how if norms else {}),
         ),
         **heads,
     )
-    return g.attention(
+    found = g.attention(
         "attended",
         rotated,
-        has.num_heads * (has.value_dim or has.head_dim),
+        has.num_heads * (config.kv_rank or has.value_dim or has.head_dim),
         "",
         "attention_sinks" if g.has("attention_sinks") else "",
         scale=config.attention_scale or has.head_dim**-0.5,
@@ -269,6 +270,7 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         ),
         **heads,
     )
+    return g.head_linear("attended_values", found, "attention_v_b", has.num_heads) if config.kv_rank else found
 
 
 def _cache(style: Style, config: ModelConfig, number: int) -> int:

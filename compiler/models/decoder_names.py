@@ -25,7 +25,10 @@ TENSORS: Mapping[str, str] = MappingProxyType(
         "attention_latent": "blk.{layer}.attn_kv_a.weight",
         "attention_latent_norm": "blk.{layer}.attn_kv_a_norm.weight",
         "attention_key_tail": "blk.{layer}.attn_key_tail.weight",
-        "attention_kv_b": "blk.{layer}.attn_kv_b.weight",
+        "attention_q_own": "blk.{layer}.attn_q_own.weight",
+        "attention_q_tail": "blk.{layer}.attn_q_tail.weight",
+        "attention_k_b": "blk.{layer}.attn_k_b.weight",
+        "attention_v_b": "blk.{layer}.attn_v_b.weight",
         "attention_q_norm": "blk.{layer}.attn_q_norm.weight",
         "attention_k_norm": "blk.{layer}.attn_k_norm.weight",
         "attention_gate": "blk.{layer}.attn_gate.weight",
@@ -84,6 +87,8 @@ TENSORS: Mapping[str, str] = MappingProxyType(
 FUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "blk.{layer}.attn_qkv": ("attention_q", "attention_k", "attention_v"),
+        "blk.{layer}.attn_q": ("attention_q_own", "attention_q_tail"),
+        "blk.{layer}.attn_q_b": ("attention_q_own", "attention_q_tail"),
         "blk.{layer}.attn_kv_a_mqa": ("attention_latent", "attention_key_tail"),
         "blk.{layer}.ffn_up": ("ffn_gate", "ffn_up"),
         "blk.{layer}.ffn_gate_up_exps": ("ffn_gate_experts", "ffn_up_experts"),

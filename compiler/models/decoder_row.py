@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model_config import ModelConfig, RopeStyle
 from ..model_source import ModelSource
-from . import experts, mixers
+from . import experts, latent, mixers
 from .architecture import Architecture, Mixer, Mixture, WeightForm, Windows, as_read
 from .decoder import Style, graph, shapes
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
@@ -24,7 +24,8 @@ ROPE_FACTORS = ("rope_factors", "rope_factors_long", "rope_factors_short")
 POST = ("attention_post_norm", "ffn_post_norm")
 NORMS = ("output_norm", "attention_norm", "ffn_norm")
 OUTER_BIASES = ("attention_output_bias", "ffn_gate_bias", "ffn_up_bias", "ffn_down_bias")
-LATENT = ("attention_latent", "attention_latent_norm", "attention_key_tail", "attention_kv_b")
+PROJECTIONS = ("attention_q", "attention_k", "attention_v")
+LATENT = latent.ROLES
 SCALES = ("embedding_scale", "residual_scale", "logit_scale", "attention_scale")
 
 

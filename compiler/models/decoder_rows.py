@@ -8,7 +8,20 @@ from __future__ import annotations
 from . import refine as refined
 from .architecture import Mixture, Windows
 from .decoder_names import FUSED
-from .decoder_row import LATENT, NORMS, OUTER_BIASES, POST, QKV, REST, ROPE_FACTORS, SCALES, half, llama, row
+from .decoder_row import (
+    LATENT,
+    NORMS,
+    OUTER_BIASES,
+    POST,
+    PROJECTIONS,
+    QKV,
+    REST,
+    ROPE_FACTORS,
+    SCALES,
+    half,
+    llama,
+    row,
+)
 
 ARCHITECTURES = (
     llama("llama", optional=ROPE_FACTORS, mixture=Mixture()),
@@ -45,10 +58,9 @@ ARCHITECTURES = (
     llama("minicpm", optional=ROPE_FACTORS, keys=SCALES[:3], refine=refined.minicpm, mixture=Mixture()),
     half(
         "minicpm3",
-        without=("attention_k", "attention_v"),
-        also=("attention_q_a", "attention_q_a_norm", *LATENT),
+        without=PROJECTIONS,
+        also=LATENT,
         optional=ROPE_FACTORS[1:],
-        names={"attention_q": "blk.{layer}.attn_q_b.weight"},
         keys=("kv_rank", "query_rank"),
         refine=refined.minicpm3,
     ),

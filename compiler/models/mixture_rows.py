@@ -5,9 +5,20 @@ Source: llama.cpp 11434, `src/models/*.cpp`, for what each architecture has; its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from . import refine as refined
 from .architecture import Mixture, Windows
-from .decoder_row import POST, ROPE_FACTORS, half, llama
+from .decoder_row import LATENT, POST, PROJECTIONS, ROPE_FACTORS, half, llama
+
+_LATENT: Mapping[str, Any] = {
+    "without": PROJECTIONS,
+    "also": LATENT,
+    "keys": ("kv_rank", "query_rank", "temperature_scale"),
+    "refine": refined.deepseek2,
+    "mixture": Mixture(normalise=None, said=True),
+}
 
 ARCHITECTURES = (
     half("qwen2moe", mixture=Mixture(normalise=False)),
@@ -129,6 +140,8 @@ ARCHITECTURES = (
         mixture=Mixture("sigmoid", normalise=None, said=True),
     ),
     llama("deepseek", mixture=Mixture(normalise=False)),
+    llama("deepseek2", **_LATENT),
+    llama("mistral4", **_LATENT),
     llama("bailingmoe", mixture=Mixture(normalise=None)),
     half("bailingmoe2", qk_norm="head", mixture=Mixture(normalise=None, said=True)),
     half("dots1", qk_norm="head", mixture=Mixture(normalise=None, said=True)),

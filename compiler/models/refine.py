@@ -8,12 +8,14 @@ from typing import Any
 
 from ...artifacts.errors import printable
 from ..arrays import is_array, np
-from ..model_config import ModelConfig, Xielu
+from ..model_config import Experts, ModelConfig, Xielu
 from ..model_source import ModelSource
 from ..position_tables import RopeScaling, Temperatures
 
 LLAMA4_CHUNK = 8192
 _MAX_RANK = 1 << 17
+_MAX_HEAD_DIM = 1024
+_GLM_FLASH = ((47, 48), 154880)  # layers, vocabulary
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers
 
 
@@ -210,12 +212,68 @@ def minicpm3(source: ModelSource, config: ModelConfig) -> ModelConfig:
 
 
 def latent_attention(source: ModelSource, config: ModelConfig) -> ModelConfig:
-    """Keys and values of all heads are made of one latent; each head has its own."""
+    """Keys and values of all heads are made of one latent, which is all that is kept of a token.
+
+    Files whose attention is absorbed have the sizes of the cache's heads where others have those of heads, and these
+    under keys of their own.
+
+    Raises:
+        InputError: the sizes do not fit each other.
+    """
     prefix = f"{config.architecture}.attention"
     kv_rank = source.get_int(f"{prefix}.kv_lora_rank", None, 1, _MAX_RANK)
     query_rank = source.get_int(f"{prefix}.q_lora_rank", 0, 0, _MAX_RANK)
-    by_layer = {name: of for name, of in config.by_layer.items() if name != "num_kv_heads"}
-    return replace(config, num_kv_heads=config.num_heads, kv_rank=kv_rank, query_rank=query_rank, by_layer=by_layer)
+    if "blk.0.attn_q.weight" in source.tensors:
+        query_rank = 0
+    head_dim = source.get_int(f"{prefix}.key_length_mla", 0, 0, _MAX_HEAD_DIM) or config.head_dim
+    value_dim = source.get_int(f"{prefix}.value_length_mla", 0, 0, _MAX_HEAD_DIM)
+    value_dim = value_dim or config.value_dim or config.head_dim
+    tail_key = f"{config.architecture}.rope.dimension_count"
+    tail = source.get_int(tail_key, None, 2, _MAX_HEAD_DIM)
+    if tail > head_dim:
+        raise source.error(tail_key, f"expected at most the {head_dim} elements of a head, found {tail}")
+    by_layer = _with_one_kv_head(config)
+    config = replace(config, num_kv_heads=1, head_dim=head_dim, value_dim=value_dim, by_layer=by_layer)
+    return replace(config, kv_rank=kv_rank, query_rank=query_rank, key_tail=tail)
+
+
+def _with_one_kv_head(config: ModelConfig) -> dict[str, tuple[int | str, ...]]:
+    """Return what differs between layers, where those with keys have one head of them."""
+    kv_heads = tuple(min(int(one), 1) for one in config.by_layer.get("num_kv_heads", ()))
+    same = _without(config, "num_kv_heads")
+    return {**same, "num_kv_heads": kv_heads} if len(set(kv_heads)) > 1 else same
+
+
+def deepseek2(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Latent attention whose scores grow by YaRN's magnitude; cosines and sines then do not.
+
+    Source: llama.cpp 11434, `src/models/deepseek2.cpp`, which has a multiplier of 0.1 in files as 1.
+    """
+    config = latent_attention(source, config)
+    scaling = config.rope_scaling
+    multiplier = scaling.log_multiplier * 10
+    if multiplier and config.architecture == "deepseek2":
+        scaling = replace(scaling, log_multiplier=1.0)
+    elif multiplier:
+        scaling = replace(scaling, log_multiplier=multiplier)
+    grown = scaling.magnitude()
+    if scaling.kind == "yarn" and scaling.factor > 1:
+        grown *= 1 + 0.1 * multiplier * math.log(scaling.factor)
+    tables, temperatures = dict(config.further_tables), config.further_tables.get("temperatures")
+    length_key = f"{config.architecture}.attention.temperature_length"
+    if isinstance(temperatures, Temperatures) and length_key in source.metadata:
+        tables["temperatures"] = replace(temperatures, length=source.get_int(length_key, None, 1, 1 << 31))
+    config = replace(config, rope_scaling=scaling, attention_scale=grown**2 * config.head_dim**-0.5)
+    return replace(config, experts=_deepseek2_experts(source, config), further_tables=tables)
+
+
+def _deepseek2_experts(source: ModelSource, config: ModelConfig) -> Experts | None:
+    """Return the experts; older files of GLM-4.7-Flash do not say that their scores are sigmoids."""
+    layers, vocabulary = _GLM_FLASH
+    said = source.get_int(f"{config.architecture}.expert_gating_func", 0)
+    if said or config.experts is None or config.num_layers not in layers or config.vocab_size != vocabulary:
+        return config.experts
+    return replace(config.experts, scoring="sigmoid")
 
 
 def modern_bert(source: ModelSource, config: ModelConfig) -> ModelConfig:

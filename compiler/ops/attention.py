@@ -30,12 +30,14 @@ SPLIT_TOKENS: Final = 16  # most tokens for which attention is split over the co
 MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
 MAX_SPLITS: Final = 64
 
-# value_dim: see `Heads`. both_ways: a position sees those after it too; a sequence is then computed whole, in one step.
+# value_dim, values_in_keys: see `Heads`. both_ways: a position sees those after it too; a sequence is then computed
+# whole, in one step.
 # window: it sees so many positions, itself the last; both ways: those at most half as many away. chunk: it sees those
 # from the last multiple of so many on. softcap: a score s becomes softcap * tanh(s / softcap). max_bias: of ALiBi, by
 # which a score loses its head's slope for each position in between. 0: without.
 OPTIONAL: Final[dict[str, Attribute]] = {
     "value_dim": 0,
+    "values_in_keys": False,
     "both_ways": False,
     "window": 0,
     "chunk": 0,

@@ -26,13 +26,14 @@ from ..plan import Parameter, float_literal
 from ..planner import Planner
 from .heads import HEADS, Heads, given
 
-# value_dim: see `Heads`. rope_first: element of a head from which on `rope_dim` of them rotate. clamp: queries, keys
-# and values are first held within its distance of 0; 0: not. norm: of queries and keys, "rms" or "layer" (which takes
-# the mean away first). norm_rows: over all heads of a row, not each. norm_after: after the rotation. weightless:
-# without weights. value_norm: an RMS norm over each head of values, without weights. temperature: queries are
-# multiplied by their position's number of the last weight, at the end.
+# value_dim, values_in_keys: see `Heads`. rope_first: element of a head from which on `rope_dim` of them rotate.
+# clamp: queries, keys and values are first held within its distance of 0; 0: not. norm: of queries and keys, "rms" or
+# "layer" (which takes the mean away first). norm_rows: over all heads of a row, not each. norm_after: after the
+# rotation. weightless: without weights. value_norm: an RMS norm over each head of values, without weights.
+# temperature: queries are multiplied by their position's number of the last weight, at the end.
 OPTIONAL: Final[dict[str, Attribute]] = {
     "value_dim": 0,
+    "values_in_keys": False,
     "rope_first": 0,
     "clamp": 0.0,
     "norm": "rms",
@@ -124,7 +125,8 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
         value = value / np.sqrt(np.mean(value * value, axis=-1, keepdims=True) + node.real("epsilon"))
     if known.temperatures is not None:
         query = query * known.temperatures[: len(rows), None, None]
-    result: Float64 = np.concatenate([part.reshape(len(rows), -1) for part in (query, key, value)], axis=1)
+    parts = (query, key) if heads.values_in_keys else (query, key, value)
+    result: Float64 = np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1)
     return result
 
 
@@ -167,7 +169,8 @@ def host(planner: HostPlanner, node: Node) -> None:
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
     wave_size, heads = planner.gpu.wave_size, Heads.of(node)
-    groups = 1 if node.attributes.get("norm_rows") else -(-(heads.num_heads + 2 * heads.num_kv_heads) // 4)
+    kv_heads = heads.num_kv_heads * (1 if heads.values_in_keys else 2)
+    groups = 1 if node.attributes.get("norm_rows") else -(-(heads.num_heads + kv_heads) // 4)
     _launch(planner, node, GridEntry(4 * wave_size, groups, "tokens"), wave_size=wave_size)
 
 

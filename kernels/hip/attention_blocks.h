@@ -20,7 +20,7 @@ struct block_values {
     {
         const size_t at = (size_t)(LANES > 16 && k >= 16 ? next_block : block) * NUM_KV_HEADS;
         const int32_t position = int_min(first + k, last) % 16, eighth = own_eighth(part);
-        const kv_pointer value = values + 8 * eighth + at * VALUE_SIZE + position * VALUE_WIDTH;
+        const kv_pointer value = values + at * VALUE_SIZE + VALUE_AT(eighth, position);
         return dequantized(
             *(const GLOBAL_MEMORY kv_eight *)value,
             KV_SCALE((scale_pointer)(values + VALUE_ELEMENTS), eighth / 4 * 16 + at * (VALUE_SIZE / 2) + position));

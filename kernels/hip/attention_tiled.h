@@ -29,9 +29,9 @@ struct lds_values {
     int32_t first, last; /* within the chunk */
     INLINE_MEMBER read_eight at(int32_t k, int32_t part) const
     {
-        const int32_t position = int_min(first + k, last), block = KV_Q8_0 ? position / 16 : 0;
+        const int32_t position = int_min(first + k, last), block = KV_Q8_0 || VALUES_IN_KEYS ? position / 16 : 0;
         const int32_t eighth = own_eighth(part);
-        const kv_element *value = values + 8 * eighth + position * VALUE_WIDTH + block * (VALUE_SIZE - VALUE_ELEMENTS);
+        const kv_element *value = values + block * VALUE_SIZE + VALUE_AT(eighth, position - 16 * block);
         return dequantized(*(const kv_eight *)value,
                            KV_SCALE((const _Float16 *)(values + VALUE_ELEMENTS),
                                     eighth / 4 * 16 + block * (VALUE_SIZE / 2) + position % 16));
@@ -69,8 +69,10 @@ INLINE void attend_shared(struct tile *tile, table_pointer table, const struct s
     const struct lds_keys keys = { head + lane % 16 * 8, (const _Float16 *)(head + KEY_ELEMENTS) + lane % 16 };
     weigh_chunk(keys, tile->queries, tile->positions, sight, first, tile->rows, weights);
     __syncthreads();
-    load_blocks(tile->values, VALUE_SIZE, table, first, sight, blocks);
-    __syncthreads();
+    if (!VALUES_IN_KEYS) {
+        load_blocks(tile->values, VALUE_SIZE, table, first, sight, blocks);
+        __syncthreads();
+    }
     const struct lds_values values = { blocks, lane / LANES * LANES, sight.last - first };
     add_values(values, tile->rows, weights);
     __syncthreads();

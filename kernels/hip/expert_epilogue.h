@@ -1,5 +1,9 @@
 /* Where the totals of expert_gemv.h and expert_gemm.h go. Constants as there. */
 
+#ifndef BY_SLOT
+#define BY_SLOT 0
+#endif
+
 /* Row r of an expert, of a pair: a token and one of its experts, numbered token * USED + slot. */
 INLINE void store_product(float total, int32_t pair, int32_t expert, int32_t r, const void *routed, void *out,
                           const void *bias, const void *scale)

@@ -36,6 +36,11 @@ INLINE int32_t gather(const GLOBAL_MEMORY float *routed, int32_t tokens, int32_t
 {
     __shared__ int32_t of_waves[GEMM_WAVES];
     int32_t found = 0;
+    if (BY_SLOT) {
+        if (thread_index() < 64) pairs[thread_index()] = (first + thread_index()) * USED + expert;
+        __syncthreads();
+        return int_min(tokens - first, 64);
+    }
     NO_UNROLL_FOR (int32_t base = 0; base < tokens && found < first + 64; base += THREADS) {
         const int32_t token = base + thread_index();
         int32_t slot = -1, all;

@@ -2,7 +2,9 @@
  * token t goes to; times the expert's scale, times its weight for the token, plus its bias, where there are such.
  *
  * Constants: EXPERTS, USED, ROWS (of an expert), COLUMNS, SLICES, ROW_TILES (of 32 rows), TILE_GROUPS (of ROW_TILES, that
- * an expert may lie in), EACH (1: a token has a row of x for each of its experts), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, HAS_SCALE, WEIGHTED.
+ * an expert may lie in), EACH (1: a token has a row of x for each of its experts), OUT_STRIDE, OUT_OFFSET,
+ * HAS_BIAS, HAS_SCALE, WEIGHTED. BY_SLOT (where it is given): a token goes to all experts, in their order, and nothing
+ * routes.
  * Arguments: weights, activations, routed float32[T, 2 * USED], out float32[T, OUT_STRIDE], bias
  * float32[EXPERTS * ROWS], scale float32[EXPERTS].
  * Grid: x = USED * TILE_GROUPS, y tokens; SLICES waves. The sums are those of gemv.h.
@@ -25,7 +27,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t token = group_y(), slot = group_x() / TILE_GROUPS;
     if (token >= STEP->num_tokens) return;
     const CONSTANT_MEMORY float *routed = (const CONSTANT_MEMORY float *)a2 + (size_t)token * (2 * USED);
-    const int32_t expert = (int32_t)routed[USED + slot];
+    const int32_t expert = BY_SLOT ? slot : (int32_t)routed[USED + slot];
     const int32_t row = expert * ROWS, last = (row + ROWS - 1) / 32;
     const int32_t tile = row / 32 + group_x() % TILE_GROUPS * ROW_TILES;
     if (tile > last) return;

@@ -16,10 +16,10 @@
 #include "rope_options.h"
 
 #define THREADS (4 * WAVE_SIZE)
-#define HEADS (NUM_HEADS + 2 * NUM_KV_HEADS)
+#define HEADS (NUM_HEADS + (VALUES_IN_KEYS ? 1 : 2) * NUM_KV_HEADS)
 #define QUERIES (NUM_HEADS * HEAD_DIM)
 #define KEYS (NUM_KV_HEADS * HEAD_DIM)
-#define ROW (QUERIES + KEYS + NUM_KV_HEADS * VALUE_DIM)
+#define ROW (QUERIES + KEYS + (VALUES_IN_KEYS ? 0 : NUM_KV_HEADS * VALUE_DIM))
 #define OWN_WEIGHTS (NORM_ROWS || PER_HEAD) /* of a head; else all share them */
 
 typedef GLOBAL_MEMORY float *float_pointer;

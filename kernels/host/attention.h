@@ -40,15 +40,43 @@ struct rows {
     float sums[ROWS_MAX][VALUE_WIDTH] __attribute__((aligned(64)));
 };
 
+/* Products of queries with the keys of 16 positions, whose elements are neighbours. */
+INLINE void multiply_rows(const struct rows *r, const uint8_t *keys, float dots[][16], const int count)
+{
+    float scales[(KEY_WIDTH + 31) / 32][16];
+    for (int32_t d = 0; d < KEY_WIDTH; d += 32) load_scales(keys, d, scales[d / 32]);
+    for (int32_t p = 0; p < 16; p++) {
+        f32x16 sums[ROWS_MAX];
+        for (int i = 0; i < count; i++) sums[i] = splat(0);
+        for (int32_t d = 0; d < KEY_WIDTH; d += 16) {
+            const f32x16 key = load_value(keys, p, d, scales[d / 32]);
+            for (int i = 0; i < count; i++) sums[i] = vector_fma(load_some(r->query[i], d, HEAD_DIM), key, sums[i]);
+        }
+        for (int i = 0; i < count; i++) dots[i][p] = horizontal_sum(sums[i]);
+    }
+}
+
+/* The same, of keys of which the positions are neighbours. */
+INLINE void multiply_columns(const struct rows *r, const uint8_t *keys, f32x16 *dots, const int count)
+{
+    for (int i = 0; i < count; i++) dots[i] = splat(0);
+    for (int32_t d = 0; d < HEAD_DIM; d++) {
+        const f32x16 key = load_keys(keys, d);
+        for (int i = 0; i < count; i++) dots[i] = vector_fma(splat(r->query[i][d]), key, dots[i]);
+    }
+}
+
 /* Scores of 16 positions from `first` on, for all rows. */
 INLINE void score_keys(struct rows *r, const uint8_t *keys, int32_t first, int32_t column, const int count)
 {
     const i32x16 lane = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
     f32x16 dots[ROWS_MAX];
-    for (int i = 0; i < count; i++) dots[i] = splat(0);
-    for (int32_t d = 0; d < HEAD_DIM; d++) {
-        const f32x16 key = load_keys(keys, d);
-        for (int i = 0; i < count; i++) dots[i] = vector_fma(splat(r->query[i][d]), key, dots[i]);
+    if (VALUES_IN_KEYS) {
+        float rows[ROWS_MAX][16];
+        multiply_rows(r, keys, rows, count);
+        for (int i = 0; i < count; i++) dots[i] = load_f32(rows[i]);
+    } else {
+        multiply_columns(r, keys, dots, count);
     }
     for (int i = 0; i < count; i++) {
         i32x16 visible = (lane + first) <= splat_int(last_seen(r->position[i], r->length));

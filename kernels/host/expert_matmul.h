@@ -2,7 +2,8 @@
  * token t goes to; times the expert's scale, times its weight for the token, plus its bias, where there are such.
  *
  * Constants: EXPERTS, USED, ROWS (of an expert), COLUMNS, ACTIVATION_BYTES (of COLUMNS), EACH (1: a token has a row of x
- * for each of its experts), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, HAS_SCALE, WEIGHTED.
+ * for each of its experts), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, HAS_SCALE, WEIGHTED. BY_SLOT (where it is given): a token
+ * goes to all experts, in their order, and nothing routes.
  * Arguments: weights, activations, routed float32[T, 2 * USED], out float32[T, OUT_STRIDE], bias
  * float32[EXPERTS * ROWS], scale float32[EXPERTS].
  *
@@ -12,6 +13,9 @@
  */
 #include "weights.h"
 
+#ifndef BY_SLOT
+#define BY_SLOT 0
+#endif
 #define TOKEN_TILE 8
 #define STRIP 4 /* tiles of an item: what is gathered is read that often */
 #define TILES ((ROWS + 15) / 16 + (ROWS % 16 != 0)) /* an expert may begin within a tile */
@@ -24,7 +28,7 @@ static int32_t expert_matmul_items(const struct step *step)
 
 INLINE int32_t expert_of(const float *routed, int32_t pair)
 {
-    return (int32_t)routed[(size_t)(pair / USED) * (2 * USED) + USED + pair % USED];
+    return BY_SLOT ? pair % USED : (int32_t)routed[(size_t)(pair / USED) * (2 * USED) + USED + pair % USED];
 }
 
 struct gathered {
@@ -43,7 +47,7 @@ INLINE int32_t gather(const float *routed, int32_t pairs, int32_t expert, int32_
                       struct gathered *next)
 {
     next->count = 0;
-    for (; from < pairs && next->count < TOKEN_TILE; from++)
+    for (; from < pairs && next->count < TOKEN_TILE; from += BY_SLOT ? USED : 1)
         if (expert_of(routed, from) == expert) next->pairs[next->count++] = from;
     next->x = next->count ? row_of(x, next->pairs[0]) : rows;
     if (next->count > 1) {
@@ -96,7 +100,7 @@ static void expert_matmul_run(const struct step *step, void *const *arguments, i
     for (int32_t item = begin; item < end; item++) {
         const int32_t group = item / STRIPS, strip = item % STRIPS;
         const int32_t expert = pairs < EXPERTS ? expert_of(routed, group) : group;
-        int32_t from = 0;
+        int32_t from = BY_SLOT ? expert : 0;
         if (pairs < EXPERTS) {
             while (expert_of(routed, from) != expert) from++;
             if (from < group) continue; /* an earlier pair takes this one along */

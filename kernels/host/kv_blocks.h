@@ -2,8 +2,9 @@
  * and written.
  *
  * Constants: HEAD_DIM, VALUE_DIM (elements of a value; as many as HEAD_DIM where it is not given), KV_Q8_0 (needs both
- * to be multiples of 32). A head is filled up to KEY_WIDTH and VALUE_WIDTH elements, multiples of 16, with zeros.
- * float16: keys [KEY_WIDTH, 16 positions], values [16 positions, VALUE_WIDTH].
+ * to be multiples of 32), VALUES_IN_KEYS (a value is the first elements of its key). A head is filled up to KEY_WIDTH and VALUE_WIDTH elements, multiples of 16, with zeros.
+ * float16: keys [KEY_WIDTH, 16 positions], or with their values in them [16 positions, KEY_WIDTH]; values [16 positions,
+ * VALUE_WIDTH].
  * q8_0: int8 in the same order, and behind it float16 scales [elements / 32, 16 positions]. As in a GGUF, 32
  * neighbouring elements of a head share one: element = scale * int8, which float32 holds exactly.
  */
@@ -14,12 +15,16 @@
 #ifndef VALUE_DIM
 #define VALUE_DIM HEAD_DIM
 #endif
+#ifndef VALUES_IN_KEYS
+#define VALUES_IN_KEYS 0
+#endif
 #define KEY_WIDTH ((HEAD_DIM + 15) / 16 * 16)
 #define VALUE_WIDTH ((VALUE_DIM + 15) / 16 * 16)
 #define KEY_ELEMENTS (KEY_WIDTH * 16) /* of one head; of Q8_0 its scales are behind them */
-#define VALUE_ELEMENTS (VALUE_WIDTH * 16)
+#define VALUE_STRIDE (VALUES_IN_KEYS ? KEY_WIDTH : VALUE_WIDTH) /* from one position to the next */
+#define VALUE_ELEMENTS (VALUE_STRIDE * 16)
 #define KEY_BYTES (KV_Q8_0 ? KEY_ELEMENTS + KEY_WIDTH : 2 * KEY_ELEMENTS)
-#define VALUE_BYTES (KV_Q8_0 ? VALUE_ELEMENTS + VALUE_WIDTH : 2 * VALUE_ELEMENTS)
+#define VALUE_BYTES (KV_Q8_0 ? VALUE_ELEMENTS + VALUE_STRIDE : 2 * VALUE_ELEMENTS)
 #define KEY_BLOCK_BYTES ((size_t)NUM_KV_HEADS * KEY_BYTES)
 #define VALUE_BLOCK_BYTES ((size_t)NUM_KV_HEADS * VALUE_BYTES)
 
@@ -36,11 +41,11 @@ INLINE void load_scales(const uint8_t *head, int32_t d, float scales[16])
     if (KV_Q8_0) store_f32(scales, load_f16(head + VALUE_ELEMENTS + d / 32 * 32));
 }
 
-/* Elements d .. d+15 of the value at a position. */
+/* Elements d .. d+15 of the value at a position, or of the key that holds it. */
 INLINE f32x16 load_value(const uint8_t *head, int32_t position, int32_t d, const float scales[16])
 {
-    if (!KV_Q8_0) return load_f16(head + (position * VALUE_WIDTH + d) * 2);
-    return to_f32(load_i8(head + position * VALUE_WIDTH + d)) * splat(scales[position]);
+    if (!KV_Q8_0) return load_f16(head + (position * VALUE_STRIDE + d) * 2);
+    return to_f32(load_i8(head + position * VALUE_STRIDE + d)) * splat(scales[position]);
 }
 
 /* Elements d .. d+15 of `count`, those from there on 0. */
@@ -77,8 +82,30 @@ INLINE uint16_t quantize_q8_0(const float *x, int8_t quants[32])
     return half[0];
 }
 
+/* `count` elements at a position, neighbours. */
+INLINE void store_row(uint8_t *head, int32_t position, const float *x, int32_t count)
+{
+    if (KV_Q8_0) {
+        for (int32_t d = 0; d < count; d += 32) {
+            const uint16_t scale = quantize_q8_0(x + d, (int8_t *)head + position * VALUE_STRIDE + d);
+            __builtin_memcpy(head + VALUE_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
+        }
+        return;
+    }
+    for (int32_t d = 0; d < count; d += 16) store_f16(head + (position * VALUE_STRIDE + d) * 2, load_some(x, d, count));
+}
+
+INLINE void store_value(uint8_t *head, int32_t position, const float *value)
+{
+    store_row(head, position, value, VALUE_DIM);
+}
+
 INLINE void store_key(uint8_t *head, int32_t position, const float *key)
 {
+    if (VALUES_IN_KEYS) {
+        store_row(head, position, key, HEAD_DIM);
+        return;
+    }
     if (KV_Q8_0) {
         for (int32_t d = 0; d < HEAD_DIM; d += 32) {
             int8_t quants[32];
@@ -93,18 +120,5 @@ INLINE void store_key(uint8_t *head, int32_t position, const float *key)
         store_f16(half, load_some(key, d, HEAD_DIM));
         for (int32_t i = 0; i < 16; i++) __builtin_memcpy(head + ((d + i) * 16 + position) * 2, half + i, 2);
     }
-}
-
-INLINE void store_value(uint8_t *head, int32_t position, const float *value)
-{
-    if (KV_Q8_0) {
-        for (int32_t d = 0; d < VALUE_DIM; d += 32) {
-            const uint16_t scale = quantize_q8_0(value + d, (int8_t *)head + position * VALUE_WIDTH + d);
-            __builtin_memcpy(head + VALUE_ELEMENTS + (d / 32 * 16 + position) * 2, &scale, 2);
-        }
-        return;
-    }
-    for (int32_t d = 0; d < VALUE_DIM; d += 16)
-        store_f16(head + (position * VALUE_WIDTH + d) * 2, load_some(value, d, VALUE_DIM));
 }
 #endif

@@ -16,7 +16,7 @@
 
 #define QUERIES (NUM_HEADS * HEAD_DIM)
 #define KEYS (NUM_KV_HEADS * HEAD_DIM)
-#define VALUES (NUM_KV_HEADS * VALUE_DIM)
+#define VALUES (VALUES_IN_KEYS ? 0 : NUM_KV_HEADS * VALUE_DIM)
 
 static int32_t rope_kv_items(const struct step *step) { return step->num_tokens; }
 
@@ -92,11 +92,12 @@ static void store_kv(const struct step *step, void *const *arguments, int32_t t,
     uint8_t *values = (uint8_t *)arguments[3] + block * VALUE_BLOCK_BYTES;
     for (int32_t h = 0; h < NUM_KV_HEADS; h++) {
         float *own = value + h * VALUE_DIM;
+        store_key(keys + (size_t)h * KEY_BYTES, position % 16, key + h * HEAD_DIM);
+        if (VALUES_IN_KEYS) continue;
         if (VALUE_NORM) {
             const float inverse = 1.0f / __builtin_sqrtf(mean_square(own, VALUE_DIM) + EPSILON);
             for (int32_t c = 0; c < VALUE_DIM; c++) own[c] *= inverse;
         }
-        store_key(keys + (size_t)h * KEY_BYTES, position % 16, key + h * HEAD_DIM);
         store_value(values + (size_t)h * VALUE_BYTES, position % 16, own);
     }
 }

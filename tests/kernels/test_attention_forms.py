@@ -53,12 +53,25 @@ FORMS: dict[str, Form] = {
     "8-bits-small-values": Form(kv_dtype="q8_0", head_dim=96, value_dim=32),
     "large-head": Form(heads=2, kv_heads=1, head_dim=288, value_dim=272),
     "largest-head": Form(heads=2, kv_heads=1, head_dim=576, value_dim=512),
+    "latent": Form(heads=4, kv_heads=1, head_dim=576, value_dim=512, values_in_keys=True),
+    "latent-odd": Form(heads=3, kv_heads=1, head_dim=30, value_dim=21, values_in_keys=True, window=40, softcap=3.0),
+    "latent-of-8-bits": Form(heads=5, kv_heads=1, head_dim=288, value_dim=256, values_in_keys=True, kv_dtype="q8_0"),
+    "latent-in-lds": Form(heads=6, kv_heads=1, head_dim=96, value_dim=64, values_in_keys=True, kv_dtype="q8_0"),
     "large-head-of-8-bits": Form(heads=1, kv_heads=1, head_dim=512, value_dim=512, kv_dtype="q8_0"),
 }
 
 
 ELSEWHERE = ("softcap-and-window", "alibi-of-6-heads", "sinks-and-window", "odd-values")  # at other levels of the host
-ON_WAVES_OF_64 = ("window", "chunk", "both-ways-window", "sinks-and-window", "odd-values", "8-bits", "largest-head")
+ON_WAVES_OF_64 = (
+    "window",
+    "chunk",
+    "both-ways-window",
+    "sinks-and-window",
+    "odd-values",
+    "8-bits",
+    "largest-head",
+    "latent",
+)
 
 
 def host_spec(form: Form, out_q8: bool = False) -> KernelSpec:
@@ -77,8 +90,11 @@ def hip_launches(arch: str, form: Form) -> Launches:
     """As `ops/attention.py` lowers a node."""
     heads = {"layer": 0, "num_heads": form.heads, "num_kv_heads": form.kv_heads, "head_dim": form.head_dim}
     attributes = {**heads, "scale": form.head_dim**-0.5, **form.attributes}
-    kv = form.kv_heads * (form.head_dim + form.value_dim)
-    values = (Value("x", "T", form.stride), Value("y", "T", form.heads * form.value_dim), Value("z", "T", kv))
+    values = (
+        Value("x", "T", form.stride),
+        Value("y", "T", form.heads * form.value_dim),
+        Value("z", "T", form.kv_columns),
+    )
     weights = (Weight("sinks", (form.heads,), "F32"),) if form.sinks else ()
     inputs = ("x", "z") if form.queries_alone else ("x",)
     node = Node("attention", inputs, "y", tuple(weight.name for weight in weights), attributes)
@@ -167,10 +183,11 @@ def test_what_the_operation_means(name: str) -> None:
     form, random, count = FORMS[name], np.random.default_rng(3), 40
     keys = random.normal(0, 1, (count, form.kv_heads, form.head_dim))
     values = random.normal(0, 1, (count, form.kv_heads, form.value_dim))
+    values = keys[..., : form.value_dim] if form.values_in_keys else values
     queries, sinks = random.normal(0, 1, (count, form.heads, form.head_dim)), random.normal(1, 1, form.heads)
     heads = {"layer": 0, "num_heads": form.heads, "num_kv_heads": form.kv_heads, "head_dim": form.head_dim}
     node = Node("attention", ("x",), "y", (), {**heads, "scale": 0.3, **form.attributes})
-    query, *kv = (part.reshape(count, -1) for part in (queries, keys, values))
+    query, *kv = (part.reshape(count, -1) for part in (queries, keys, values)[: 2 if form.values_in_keys else 3])
     rows = np.concatenate(kv, axis=1)
     inputs = [query, rows] if form.queries_alone else [np.concatenate([query, rows], axis=1)]
     found = OPERATIONS["attention"].compute(node, inputs, [sinks] if form.sinks else [])

@@ -87,6 +87,29 @@ LINEARS = {
 }
 
 
+def heads_case(kind: str, heads: int, rows: int, columns: int, bias: bool = False, scales: bool = False) -> Case:
+    """Each head's columns with a matrix of its own."""
+    weights: dict[str, Array] = {"w": random_rows(RANDOM, kind, heads * rows, columns)}
+    if bias:
+        weights["w_bias"] = RANDOM.normal(0, 4, heads * rows).astype(np.float32)
+    if scales:
+        weights["w_scale"] = RANDOM.normal(2, 0.5, heads).astype(np.float32)
+    x = RANDOM.normal(0, 1, (TOKENS, heads * columns)).astype(np.float32)
+    values = Value("x", "T", x.shape[1], "float32" if kind in FLOAT_TYPES else "q8"), Value("y", "T", heads * rows)
+    node = Node("head_linear", ("x",), "y", tuple(weights), {"num_heads": heads})
+    return Case(node, values, weights, {"w": kind}, {"x": x})
+
+
+HEADS = {
+    "float": heads_case("F16", 5, 64, 96),
+    "float-odd": heads_case("F32", 3, 23, 61, bias=True),
+    "quantized": heads_case("Q4_0", 4, 96, 128),
+    "quantized-odd": heads_case("Q8_0", 7, 24, 64, bias=True, scales=True),
+    "superblocks": heads_case("Q4_K", 2, 33, 256),
+    "one": heads_case("Q8_0", 1, 48, 32),
+}
+
+
 def sum_case(used: int, columns: int, **attributes: Attribute) -> Case:
     x = RANDOM.normal(0, 1, (TOKENS, used * columns)).astype(np.float32)
     routed = RANDOM.uniform(0.1, 1, (TOKENS, 2 * used)).astype(np.float32)
@@ -109,7 +132,7 @@ GATE = gate_case()
 
 @pytest.fixture(scope="module")
 def places(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Places:
-    cases = [*ROUTES.values(), *LINEARS.values(), *SUMS.values(), GATE]
+    cases = [*ROUTES.values(), *LINEARS.values(), *HEADS.values(), *SUMS.values(), GATE]
     return Places(cases, build_cache, tmp_path_factory.mktemp("experts"))
 
 
@@ -177,6 +200,30 @@ def test_expert_linear(places: Places, place: str, name: str) -> None:
     expected, bound = products(case)
     whole = places.run(place, case, Step(TOKENS))
     assert (np.abs(whole[:, 3:-2] - expected) <= bound).all()
+    check_batches(places, place, case, whole)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("place", PLACES)
+def test_head_linear(places: Places, place: str, name: str) -> None:
+    case, kind = HEADS[name], HEADS[name].types["w"]
+    x = case.inputs["x"].astype(np.float64)
+    if kind not in FLOAT_TYPES:
+        x = hip_harness.q8_values(hip_harness.q8_rows(case.inputs["x"]))
+    heads, matrices = case.node.integer("num_heads"), case.numbers("w")
+    by_head = zip(np.split(x, heads, axis=1), np.split(matrices, heads), strict=True)
+    expected = np.stack([columns @ matrix.T for columns, matrix in by_head], axis=1)
+    stored = zip(np.split(x, heads, axis=1), np.split(case.weights["w"], heads), strict=True)
+    bound = np.stack([matmul_tolerance(matrix, kind, columns) for columns, matrix in stored], axis=1)
+    if "w_scale" in case.weights:
+        scales = case.numbers("w_scale")[:, None]
+        expected, bound = expected * scales, bound * np.abs(scales)
+    if "w_bias" in case.weights:
+        expected = expected + case.numbers("w_bias").reshape(heads, -1)
+    expected = expected.reshape(TOKENS, -1)
+    np.testing.assert_allclose(case.meaning(x), expected, rtol=1e-12, atol=1e-12)
+    whole = places.run(place, case, Step(TOKENS))
+    assert (np.abs(whole - expected) <= bound.reshape(TOKENS, -1) + 4 * ROUNDING * np.abs(expected) + 1e-6).all()
     check_batches(places, place, case, whole)
 
 

@@ -22,7 +22,7 @@ RANDOM = np.random.default_rng(16)
 
 def case(op: str, columns: tuple[int, ...], output: int, size: float = 1.0, **attributes: Attribute) -> Case:
     """A node of inputs with so many columns."""
-    names = tuple("abc"[: len(columns)])
+    names = tuple("abcd"[: len(columns)])
     inputs = {
         name: RANDOM.normal(0.3, size, (TOKENS, count)).astype(np.float32)
         for name, count in zip(names, columns, strict=True)
@@ -31,12 +31,12 @@ def case(op: str, columns: tuple[int, ...], output: int, size: float = 1.0, **at
     return Case(Node(op, names, "y", (), attributes), (*values, Value("y", "T", output)), {}, {}, inputs)
 
 
-HEADS = {"num_heads": 3, "head_dim": 22, "tail_dim": 6, "value_dim": 12}
+HEADS = {"num_heads": 3, "rank": 16, "tail_dim": 6}
 COPIES = {
     "columns": case("columns", (97,), 61, first=7, count=61),
     "columns-all": case("columns", (61,), 61, first=0, count=61),
-    "latent_heads": case("latent_heads", (66, 84, 6), 168, **HEADS),
-    "latent_heads-all-shared": case("latent_heads", (66, 36, 22), 168, **{**HEADS, "tail_dim": 22}),
+    "latent_heads": case("latent_heads", (18, 16, 6, 48), 88, **HEADS),
+    "latent_heads-all-shared": case("latent_heads", (18, 16, 6), 88, **HEADS),
 }
 STREAMS = {
     "predict": case("altup", (4 * 61, 16), 4 * 61, kind="predict", streams=4),
@@ -126,7 +126,7 @@ def test_cuts(places: Places, place: str, name: str) -> None:
     "one, columns, problem",
     [
         (COPIES["columns"], {"a": 67}, "expected an input of 68 columns, found 67"),
-        (COPIES["latent_heads"], {"c": 7}, "expected columns [66, 84, 6, 168], found [66, 84, 7, 168]"),
+        (COPIES["latent_heads"], {"c": 7}, "expected columns [18, 16, 6, 48, 88], found [18, 16, 7, 48, 88]"),
         (STREAMS["predict"], {"b": 4}, "expected inputs of (244, 16) columns, in 4 streams, found (244, 4)"),
         (STREAMS["correct"], {"c": 3}, "expected inputs of (244, 61, 4) columns, in 4 streams, found (244, 61, 3)"),
         (MAGNITUDES["joined"], {"b": 60}, "expected groups of 60 columns and 243 of the output, found 183 and 244"),

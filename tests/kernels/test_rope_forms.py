@@ -59,8 +59,13 @@ class Form:
         return int(self.more.get("value_dim", self.head_dim))
 
     @property
+    def values_in_keys(self) -> bool:
+        return bool(self.more.get("values_in_keys"))
+
+    @property
     def columns(self) -> int:
-        return self.heads * self.head_dim + self.kv_heads * (self.head_dim + self.value_dim)
+        of_values = 0 if self.values_in_keys else self.value_dim
+        return self.heads * self.head_dim + self.kv_heads * (self.head_dim + of_values)
 
 
 FORMS: dict[str, Form] = {
@@ -86,6 +91,21 @@ FORMS: dict[str, Form] = {
     "queries-alone": Form(kv_heads=0, norm_shape="head"),
     "odd-head": Form(heads=1, kv_heads=1, head_dim=7, rope_dim=6, norm_shape="head"),
     "large-head": Form(heads=2, kv_heads=1, head_dim=576, rope_dim=64, more={"value_dim": 512, "rope_first": 512}),
+    "latent": Form(
+        heads=3,
+        kv_heads=1,
+        head_dim=44,
+        rope_dim=12,
+        interleaved=True,
+        more={"value_dim": 32, "rope_first": 32, "values_in_keys": True, "temperature": True},
+    ),
+    "latent-of-8-bits": Form(
+        heads=2,
+        kv_heads=1,
+        head_dim=96,
+        kv_dtype="q8_0",
+        more={"value_dim": 64, "rope_first": 64, "values_in_keys": True},
+    ),
     "8-bits": Form(kv_dtype="q8_0", norm_shape="heads", bias=True, more={"norm_rows": True, "value_norm": True}),
     "all-at-once": Form(
         heads=4,
@@ -98,7 +118,7 @@ FORMS: dict[str, Form] = {
 }
 
 
-ELSEWHERE = ("odd-head", "8-bits", "all-at-once")  # at other levels of the host, and on waves of 64
+ELSEWHERE = ("odd-head", "8-bits", "all-at-once", "latent")  # at other levels of the host, and on waves of 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +216,12 @@ def check_pages(form: Form, pages: tuple[Array, ...], keys: Float32, values: Flo
         whole.append(page)
     lanes = multiple == 8
     wanted = kv_pages(whole[0].swapaxes(2, 3), whole[1], form.kv_dtype, lanes)
+    if form.values_in_keys:  # elements of a position are neighbours, as those of values are elsewhere
+        assert (pages[1] == 0xA5).all()
+        pages, wanted = (pages[1], pages[0]), (pages[1], wanted[1])
     for which, page in enumerate(pages):
+        if form.values_in_keys and which == 0:
+            continue
         masks = page_masks(written, form.kv_heads, whole[which].shape[-1], form.kv_dtype, lanes)
         assert np.array_equal(page, np.where(masks[which], wanted[which], 0xA5)), ("keys", "values")[which]
 
@@ -213,6 +238,7 @@ def test_on_the_host(built: Built, level: str, name: str) -> None:
     assert c.tolerance.max() < 0.01
     if pages[0] is not None:
         keys, values = np.split(out[:, form.heads * form.head_dim :], [form.kv_heads * form.head_dim], axis=1)
+        values = keys if form.values_in_keys else values
         heads = (len(ROWS), form.kv_heads, -1)
         check_pages(form, pages, keys.reshape(heads), values.reshape(heads), 16)
 
@@ -234,8 +260,10 @@ def test_on_a_gpu(build_cache: BuildCache, arch: str, name: str) -> None:
     assert (np.abs(out - c.expected) <= c.tolerance)[:, :queries].all()
     assert np.array_equal(out[:, queries:], c.rows[:, queries:])
     if pages[0] is not None:
-        stored = [read_page(form, page, which) for which, page in enumerate(pages)]
-        expected = np.split(c.expected[:, queries:], [form.kv_heads * form.head_dim], axis=1)
+        parts = 1 if form.values_in_keys else 2
+        assert all((page == 0xA5).all() for page in pages[parts:])
+        stored = [read_page(form, page, which) for which, page in enumerate(pages[:parts])]
+        expected = np.split(c.expected[:, queries:], [form.kv_heads * form.head_dim], axis=1)[:parts]
         for found, wanted in zip(stored, expected, strict=True):
             x = wanted.reshape(*found.shape[:2], -1)
             assert (found[..., x.shape[-1] :] == 0).all()

@@ -32,19 +32,25 @@ class Form:
     max_bias: float = 0.0
     sinks: bool = False
     queries_alone: bool = False
+    values_in_keys: bool = False
 
     @property
     def attributes(self) -> dict[str, int | float | bool]:
         """Those of a node, where they are not as usual."""
-        names = ("window", "chunk", "both_ways", "softcap", "max_bias")
+        names = ("window", "chunk", "both_ways", "softcap", "max_bias", "values_in_keys")
         found = {name: getattr(self, name) for name in names if getattr(self, name)}
         return found | ({"value_dim": self.value_dim} if self.value_dim != self.head_dim else {})
 
     @property
     def stride(self) -> int:
         """Columns of a row of queries."""
-        rest = 0 if self.queries_alone else self.kv_heads * (self.head_dim + self.value_dim)
+        rest = 0 if self.queries_alone else self.kv_columns
         return self.heads * self.head_dim + rest
+
+    @property
+    def kv_columns(self) -> int:
+        """Columns of keys and values of a row."""
+        return self.kv_heads * (self.head_dim + self.value_dim * (not self.values_in_keys))
 
     def sees(self, query: int, key: int, length: int) -> bool:
         """Whether a position sees another of a sequence of that length."""
@@ -75,7 +81,11 @@ class Scene:
     step: Step
 
     def pages(self, lanes: bool = False) -> tuple[Array, Array]:
-        return kv_pages(self.keys.swapaxes(2, 3), self.values, self.form.kv_dtype, lanes)
+        keys = self.keys.swapaxes(2, 3)
+        if self.form.values_in_keys:
+            by_lanes, by_position = kv_pages(keys, self.keys, self.form.kv_dtype, lanes)
+            return (by_lanes if lanes else by_position,) * 2
+        return kv_pages(keys, self.values, self.form.kv_dtype, lanes)
 
     def some(self, tokens: slice) -> Scene:
         """The step of some of the tokens alone."""
@@ -125,7 +135,8 @@ def scene(form: Form, multiple: int, seed: int = 0) -> Scene:
     queries = random.normal(0, 1, (len(rows), form.stride)).astype(np.float32)
     sinks = random.normal(1, 1, form.heads).astype(np.float32)
     step = Step(len(rows), positions=positions, rows=rows, block_table=blocks)
-    return Scene(form, stored(form.head_dim), stored(form.value_dim), blocks, queries, sinks, step)
+    keys, values = stored(form.head_dim), stored(form.value_dim)
+    return Scene(form, keys, keys if form.values_in_keys else values, blocks, queries, sinks, step)
 
 
 def _scores(s: Scene, query: Float64, keys: Float64, position: int, seen: Sequence[int]) -> tuple[Float64, Float64]:

@@ -19,6 +19,7 @@ from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.model_config import Experts, ModelConfig
 from rocmforge.compiler.models.architecture import Architecture
 from rocmforge.compiler.position_tables import RopeScaling
+from rocmforge.tools.generate import latent_models as latent
 from rocmforge.tools.generate.recurrent_models import (
     WITH_SECTIONS,
     add_recurrence_keys,
@@ -87,14 +88,14 @@ _DENSE_TOO = ("granite", "granitehybrid", "granitemoe", "jamba", "llama", "minic
 _EXPERTS_AS_DENSE = ("granitehybrid", "jamba")
 """Mixtures whose files have one size for the inside of dense feed-forwards and of experts."""
 _LEADING_DENSE = (
-    *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "dots1", "ernie4_5-moe", "exaone-moe"),
-    *("glm4moe", "hy_v3", "lfm2moe"),
+    *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "deepseek2", "dots1", "ernie4_5-moe"),
+    *("exaone-moe", "glm4moe", "hy_v3", "lfm2moe", "mistral4"),
 )
 _SHARED_GATED = ("qwen2moe", "qwen35moe", "qwen3next")
 _SHARED = (*(one for one in _LEADING_DENSE if one != "lfm2moe"), "hunyuan-moe", "nemotron_h_moe", *_SHARED_GATED)
 _CHOICE_BIASED = (
-    *("afmoe", "bailingmoe2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "lfm2moe", "minimax-m2"),
-    "nemotron_h_moe",
+    *("afmoe", "bailingmoe2", "deepseek2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "lfm2moe"),
+    *("minimax-m2", "nemotron_h_moe"),
 )
 
 
@@ -114,7 +115,9 @@ _FUSED = {
         "qwen",
         "starcoder",
     ),
-    "attn_kv_a_mqa": ("minicpm3",),
+    "attn_q": latent.NAMES,
+    "attn_q_b": latent.NAMES,
+    "attn_kv_a_mqa": latent.NAMES,
     "ffn_up": ("chatglm", "glm4", "phi3", "plamo2", "plamo3"),
     "ffn_gate_up_exps": (),
 }
@@ -195,6 +198,13 @@ CASES: Mapping[str, Case] = {
     "experts-scaled": Case("granitemoe", {"expert_weights_scale": 1.7}, _NO_FACTORS, experts=True),
     "experts-and-state": Case("jamba", experts=True),
     "experts-scaled-and-state": Case("granitehybrid", tensors=_NO_FACTORS, experts=True),
+    "latent-lite": Case("deepseek2", {"attention.q_lora_rank": 0}),
+    "latent-expanded": Case("deepseek2", {"attention.key_length_mla": 0, "attention.value_length_mla": 0}),
+    "latent-yarn": Case("deepseek2", {**_YARN, "rope.scaling.yarn_log_multiplier": 0.0707}),
+    "latent-yarn-of-one": Case("deepseek2", {**_YARN, "rope.scaling.yarn_log_multiplier": 0.1}),
+    "latent-yarn-without": Case("deepseek2", _YARN),
+    "latent-yarn-mistral4": Case("mistral4", {**_YARN, "rope.scaling.yarn_log_multiplier": 0.07}),
+    "latent-groups": Case("deepseek2", {"expert_group_count": 4, "expert_group_used_count": 2}),
     "experts-in-groups": Case("bailingmoe2", {"expert_group_count": 4, "expert_group_used_count": 2}),
 }
 """Models whose files say more than the sizes, by what it is."""
@@ -239,13 +249,15 @@ def write_architecture(
         config = _with_experts(config)
     config = with_recurrence(row, config)
     writer = gguf.GGUFWriter(path, name)
-    if name == "minicpm3":
-        config = replace(config, kv_rank=24, query_rank=40, value_dim=12, num_kv_heads=config.num_heads, rope_dim=6)
+    if name in latent.NAMES:
+        config = latent.sized(config, keys or {})
     _add_keys(writer, row, config)
-    for key, value in (keys or {}).items():
+    keys = {**latent.keys(config, keys or {}), **(keys or {})} if config.kv_rank else keys or {}
+    for key, value in keys.items():
         writer.add_key_value(f"{name}.{key}", value, _KINDS[type(value)])
     add_tokens(writer, config.vocab_size)
-    for tensor, shape in {**stored_shapes(row, config, _tensors(row, config, whole)), **(tensors or {})}.items():
+    shapes = stored_shapes(row, config, _tensors(row, config, whole, latent.is_expanded(name, keys)))
+    for tensor, shape in {**shapes, **(tensors or {})}.items():
         if shape is not None:
             values = recurrence_values(random, tensor, shape) if row.mixer is not None else None
             writer.add_tensor(tensor, _values(random, tensor, shape) if values is None else values)
@@ -311,7 +323,8 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
     if row.name == "hrm_text":
         sizes["num_layers"] *= _HIGH * (_LOW + 1) // 2
     for hyperparameter, value in sizes.items():
-        if hyperparameter in row.keys and hyperparameter not in numbers_by_layer(row, config):
+        of_latent = config.kv_rank and hyperparameter in latent.HYPERPARAMETERS
+        if hyperparameter in row.keys and not of_latent and hyperparameter not in numbers_by_layer(row, config):
             writer.add_uint32(row.key(hyperparameter), value)
     for hyperparameter, number in _NUMBERS.items():
         if hyperparameter in row.keys:
@@ -342,8 +355,8 @@ def add_tokens(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_eos_token_id(2)
 
 
-def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor by its name."""
+def _tensors(row: Architecture, config: ModelConfig, whole: bool, expanded: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by its name; `expanded`: latent attention's weights are not absorbed."""
     found: dict[str, tuple[int, ...]] = {}
     for layer in range(config.num_layers):
         shapes = row.shapes(config, config.layer(layer))
@@ -361,16 +374,17 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool) -> dict[str, t
         for base, parts in row.fused.items():
             if not whole and row.name not in _FUSED[base.rsplit(".", 1)[-1]]:
                 continue
-            if parts[0] not in roles:
+            if parts[0] not in roles or base.endswith("attn_q" if config.query_rank else "attn_q_b"):
                 continue
             for part in set(parts) & set(roles):
                 sizes.pop(roles[part], None)
             name = base.replace("{layer}", str(layer))
             first = shapes[parts[0]]
             sizes[f"{name}.weight"] = (*first[:-2], sum(shapes[part][-2] for part in parts), first[-1])
+        sizes = latent.tensors(config, layer, sizes, expanded) if config.kv_rank else sizes
         for name, shape in sizes.items():
             found[name] = shape
-            if not name.endswith(".weight") or _stands_alone(row, name, layer):
+            if not name.endswith(".weight") or "attn_kv_b" in name or _stands_alone(row, name, layer):
                 continue
             if (whole and "gate_up_exps" not in name) or _is_biased(row.name, name):
                 bias = (math.prod(shape),) if "norm" in name else shape[:-1]

@@ -39,7 +39,8 @@ MODELS = {
     "bert": 2,  # an encoder: norms behind the sums, positions that see those after them
     "jina-bert-v2": 2,  # the same with ALiBi, and norms of whole rows
     "modern-bert": 4,  # windows to both sides
-    "minicpm3": 2,  # latent attention
+    "minicpm3": 2,  # latent attention, of weights that are turned round
+    "deepseek2": 2,  # latent attention, absorbed, and a dense layer first
     "hrm_text": 2,  # layers that are run three times each
 }
 CACHES = {"hrm_text": 6}

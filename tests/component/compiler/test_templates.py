@@ -100,7 +100,7 @@ TINY: Mapping[str, KernelSpec] = {
     "altup": spec("altup", kind="correct", streams=4, stream_columns=24),
     "columns": spec("columns", columns=24, first=7, stride=40),
     "gaussian_cut": spec("gaussian_cut", columns=24, deviations="1.6f"),
-    "latent_heads": spec("latent_heads", num_heads=3, head_dim=22, tail_dim=6, value_dim=12),
+    "latent_heads": spec("latent_heads", num_heads=3, rank=16, tail_dim=6, absorbed=True),
     "magnitude": spec("magnitude", columns=24, groups=3, least="1.0e-05f", joined=True),
 }
 

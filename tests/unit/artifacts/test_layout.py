@@ -325,7 +325,7 @@ def test_caches_that_are_alike_are_said_once() -> None:
         ("kv_caches", [[2, 64, 64]] * 3, "kv_caches: expected caches that are not alike, as many"),
         ("kv_caches", [[2, 32, 128], [1, 64, 64], [2, 32, 32]], "kv_caches: expected caches that are not alike, as"),
         ("kv_caches", [[2, 32], [1, 64, 64], [2, 32, 32]], r"kv_caches\[0\]: expected 3 to 3 elements, found 2"),
-        ("kv_caches", [[2, 32, 0], [1, 64, 64], [2, 32, 32]], r"kv_caches\[0\]: expected 1 to 65536, found 0"),
+        ("kv_caches", [[2, 0, 32], [1, 64, 64], [2, 32, 32]], r"kv_caches\[0\]: expected 1 to 65536, found 0"),
         ("kv_caches", [], "kv_caches: expected 1 to 4096 elements, found 0"),
         ("kv", [3, 2, 64, 16, "q8_0"], r"kv_caches\[1\]: expected multiples of 32 for q8_0, found 64 and 16"),
         ("both_ways", 0, "both_ways: expected 1 to 1, found 0"),

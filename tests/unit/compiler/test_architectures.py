@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.errors import GgufError
+from rocmforge.compiler.ggml_types import GgmlType
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors
 from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_rows
@@ -94,13 +95,30 @@ def test_cycles_that_do_not_fit(key: str, value: object, problem: str, tmp_path:
 
 
 def test_latent_attention(tmp_path: Path) -> None:
-    """The tail of keys is the end of the latent's tensor, and each head has keys and values of its own."""
+    """The tail of keys is the end of the latent's tensor, and of queries the end of each head; what makes keys of the
+    latent is turned round for queries, and what makes values stands behind it, head by head."""
     source = read_gguf(write_architecture(tmp_path / "model.gguf", "minicpm3"))
     config = read_config(source)
-    tail = weight_tensors(source, config)["layers.1.attention_key_tail"]
+    found = {role: one.read(source).view(np.float32) for role, one in weight_tensors(source, config).items()}
     whole = source.read_tensor("blk.1.attn_kv_a_mqa.weight").view(np.float32).reshape(-1, 64)
-    assert np.array_equal(tail.read(source).view(np.float32), whole[24:])
-    assert (config.num_kv_heads, config.head_dim, config.value_dim, config.rope_dim) == (4, 16, 12, 6)
+    assert np.array_equal(found["layers.1.attention_key_tail"], whole[24:])
+    queries = source.read_tensor("blk.1.attn_q_b.weight").view(np.float32).reshape(4, 16, 40)
+    assert np.array_equal(found["layers.1.attention_q_own"], queries[:, :10].reshape(-1, 40))
+    assert np.array_equal(found["layers.1.attention_q_tail"], queries[:, 10:].reshape(-1, 40))
+    both = source.read_tensor("blk.1.attn_kv_b.weight").view(np.float32).reshape(4, 22, 24)
+    assert np.array_equal(found["layers.1.attention_k_b"], both[:, :10].swapaxes(1, 2).reshape(-1, 10))
+    assert np.array_equal(found["layers.1.attention_v_b"], both[:, 10:].reshape(-1, 24))
+    assert (config.num_kv_heads, config.head_dim, config.value_dim, config.rope_dim) == (1, 16, 12, 6)
+    part = weight_tensors(source, config)["layers.1.attention_k_b"]
+    assert np.array_equal(part.read_rows(source, 31, 20).view(np.float32), found["layers.1.attention_k_b"][31:51])
+
+
+@pytest.mark.parametrize("kind, expected", [("F32", "F32"), ("BF16", "F32"), ("F16", "F16"), ("Q8_0", "F16")])
+def test_what_is_turned_round_becomes_floats(kind: str, expected: str, tmp_path: Path) -> None:
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", "minicpm3"))
+    part = weight_tensors(source, read_config(source))["layers.1.attention_k_b"]
+    stored = replace(part, tensor=replace(part.tensor, ggml_type=GgmlType[kind]))
+    assert stored.ggml_type.name == expected
 
 
 def test_layers_that_are_run_again(tmp_path: Path) -> None:

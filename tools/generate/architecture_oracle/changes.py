@@ -14,6 +14,8 @@ from rocmforge.compiler.position_tables import RopeTable
 
 from .meaning import Meaning
 
+_QUERIES = (".attention_q", ".attention_q_own", ".attention_q_tail")
+
 
 def changed(source: ModelSource, meaning: Meaning, positions: int) -> Iterator[tuple[str, Meaning]]:
     """Yield models that differ from a model in one thing, with the name of the change."""
@@ -51,8 +53,8 @@ def _with_changed(meaning: Meaning, ending: str, change: Callable[[Float64], Flo
 
 def _with_other_head(meaning: Meaning) -> Meaning:
     """Return a model whose first head of queries, in the first layer that has some, is turned round."""
-    role = next(role for role in meaning.numbers if role.endswith(".attention_q"))
-    head_dim = meaning.config.layer(int(role.split(".")[1])).head_dim
+    role = next(role for role in meaning.numbers if role.endswith(_QUERIES))
     queries = meaning.numbers[role].copy()
+    head_dim = len(queries) // meaning.config.layer(int(role.split(".")[1])).num_heads
     queries[:head_dim] = np.roll(queries[:head_dim], 1, axis=0)
     return replace(meaning, numbers={**meaning.numbers, role: queries})
