@@ -35,8 +35,9 @@ llama.cpp reads and its graph leaves out, and which take part here: scales of fe
 `attn_qkv` in cogvlm, openelm and plamo3, those of `attn_gate` in muse-glimmer and spark2_5, and the bias of
 `attn_output` in ernie4_5.
 
-Latent attention (minicpm3) is computed as that of heads of their own: the cache has keys and values of each head, not
-the latent that they are made of.
+Latent attention (deepseek2, minicpm3, mistral4) is computed absorbed: the cache has the latent of a token and the
+rotated end of its key, once for all heads. The files have one head; models of our own have four, with and without a
+rank of queries, with weights that are absorbed already and with those that are turned round when they are packed.
 
 Four mixtures are further off, where a choice of experts hangs on less than rounding. In qwen3moe and qwen3vlmoe (of
 the same weights) one token's second and third expert lie 3e-4 apart in one layer, and the host's keys and values in
