@@ -18,6 +18,7 @@ from .architecture import Shapes
 from .experts import expert_feed_forward, expert_shapes
 
 _MAVERICK_EXPERTS = 128  # Llama 4 with as many has no norms of queries and keys
+_PROJECTIONS = ("attention_q", "attention_k", "attention_v")
 QkNorm = Literal["", "head", "heads", "row", "hidden"]
 
 
@@ -114,6 +115,7 @@ def _attention_shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> 
         "attention_rest": (query - key, hidden),
     }
     if config.kv_rank:
+        found = {role: shape for role, shape in found.items() if role not in _PROJECTIONS}
         found |= latent.shapes(config, layer)
     if style.qk_norm and (not style.only_rotated or (layer.rope_dim and config.num_experts != _MAVERICK_EXPERTS)):
         of_both = {"head": (layer.head_dim,) * 2, "hidden": (hidden,) * 2}.get(style.qk_norm, (query, key))

@@ -11,8 +11,8 @@ from . import mamba
 from . import refine as refined
 from .architecture import Mixer, Mixture, Windows
 from .decoder_names import TENSORS
-from .decoder_row import POST, ROPE_FACTORS, SCALES, half, llama, row
-from .experts import LATENT
+from .decoder_row import LATENT, POST, ROPE_FACTORS, SCALES, half, llama, row
+from .experts import LATENT as EXPERTS_LATENT
 
 _ATTENTION = ("attention_q", "attention_k", "attention_v", "attention_output")
 _FEED_FORWARD = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
@@ -55,7 +55,7 @@ ARCHITECTURES = (
     _nemotron(
         "nemotron_h_moe",
         without=("ffn_gate", "ffn_gate_experts", "ffn_gate_shared", "shared_gate"),
-        optional=LATENT,
+        optional=EXPERTS_LATENT,
         mixture=Mixture("sigmoid", normalise=None),
     ),
     half(
@@ -75,6 +75,16 @@ ARCHITECTURES = (
         },
         qk_norm="heads",
         mixer=Mixer("plamo2"),
+    ),
+    row(
+        "kimi-linear",
+        "none",
+        also=LATENT,
+        unread=("attention_q_bias", "attention_k_bias", "attention_v_bias"),
+        keys=("kv_rank", "query_rank"),
+        refine=refined.latent_attention,
+        mixture=Mixture(said=True),
+        mixer=Mixer("kda"),
     ),
 )
 """A row each."""

@@ -89,13 +89,13 @@ _EXPERTS_AS_DENSE = ("granitehybrid", "jamba")
 """Mixtures whose files have one size for the inside of dense feed-forwards and of experts."""
 _LEADING_DENSE = (
     *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "deepseek2", "dots1", "ernie4_5-moe"),
-    *("exaone-moe", "glm4moe", "hy_v3", "lfm2moe", "mistral4"),
+    *("exaone-moe", "glm4moe", "hy_v3", "kimi-linear", "lfm2moe", "mistral4"),
 )
 _SHARED_GATED = ("qwen2moe", "qwen35moe", "qwen3next")
 _SHARED = (*(one for one in _LEADING_DENSE if one != "lfm2moe"), "hunyuan-moe", "nemotron_h_moe", *_SHARED_GATED)
 _CHOICE_BIASED = (
     *("afmoe", "bailingmoe2", "deepseek2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "lfm2moe"),
-    *("minimax-m2", "nemotron_h_moe"),
+    *("kimi-linear", "minimax-m2", "nemotron_h_moe"),
 )
 
 
@@ -247,10 +247,10 @@ def write_architecture(
         config = replace(config, intermediate_size=config.hidden_size)
     if row.mixture is not None and (experts or name not in _DENSE_TOO):
         config = _with_experts(config)
-    config = with_recurrence(row, config)
-    writer = gguf.GGUFWriter(path, name)
     if name in latent.NAMES:
         config = latent.sized(config, keys or {})
+    config = with_recurrence(row, config)
+    writer = gguf.GGUFWriter(path, name)
     _add_keys(writer, row, config)
     keys = {**latent.keys(config, keys or {}), **(keys or {})} if config.kv_rank else keys or {}
     for key, value in keys.items():

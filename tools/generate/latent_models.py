@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rocmforge.compiler.model_config import ModelConfig
 
-NAMES = ("deepseek2", "minicpm3", "mistral4")
+NAMES = ("deepseek2", "kimi-linear", "minicpm3", "mistral4")
 HYPERPARAMETERS = ("num_kv_heads", "key_length", "value_length", "query_rank")
 """Of which `keys` says what they are."""
 _RANK, _TAIL = 24, 6
@@ -17,7 +17,7 @@ Keys = Mapping[str, str | bool | int | float]
 
 def sized(config: ModelConfig, keys: Keys) -> ModelConfig:
     """Return a configuration with the sizes of latent attention; `keys` may have another rank of queries, or 0."""
-    query_rank = int(keys.get("attention.q_lora_rank", 40))
+    query_rank = int(keys.get("attention.q_lora_rank", 0 if config.architecture == "kimi-linear" else 40))
     return replace(
         config, num_kv_heads=1, kv_rank=_RANK, query_rank=query_rank, value_dim=12, rope_dim=_TAIL, key_tail=_TAIL
     )
@@ -38,8 +38,10 @@ def keys(config: ModelConfig, others: Keys) -> dict[str, str | bool | int | floa
         cached = config.kv_rank + config.key_tail
         numbers |= {"head_count_kv": 1, "key_length": cached, "value_length": config.kv_rank}
         numbers |= {f"{key}_mla": value for key, value in own.items()}
-    if config.architecture != "minicpm3":
+    if config.architecture not in ("kimi-linear", "minicpm3"):
         numbers["temperature_length"] = 8
+    if "num_kv_heads" in config.by_layer:
+        del numbers["head_count_kv"]  # it is of each layer
     return {f"attention.{key}": number for key, number in numbers.items()}
 
 

@@ -64,6 +64,8 @@ def add_recurrence_keys(writer: gguf.GGUFWriter, row: Architecture, config: Mode
     if has.kind in ("mamba", "plamo2"):
         key, number = ("group_count", 0) if has.kind == "plamo2" else ("time_step_rank", has.rank)
         writer.add_uint32(f"{row.name}.ssm.{key}", number)  # llama.cpp asks for it
+    if has.kind == "kda":
+        writer.add_uint32(row.key("delta_head_dim"), has.state)
     if "full_interval" in row.keys:
         writer.add_uint32(row.key("full_interval"), _INTERVAL)
     for hyperparameter, numbers in numbers_by_layer(row, config).items():
@@ -96,10 +98,12 @@ def stored_shapes(
             for name, ending in product(names, ("bias", "scale")):
                 found.pop(f"{name}.{ending}", None)
             found[f"{base.replace('{layer}', str(layer))}.weight"] = (height, config.hidden_size)
-    for name in shapes if has.kind == "mamba2" else ():
+    for name in shapes if has.kind in ("mamba2", "kda") else ():
         if name.endswith((".ssm_a", ".ssm_d")):
             found[name] = (has.heads, 1)
-        if name.endswith(".ssm_norm.weight"):
+        if "ssm_conv1d_" in name and name.endswith(".weight"):
+            found[name] = (has.size, 1, has.taps)
+        if name.endswith(".ssm_norm.weight") and has.kind == "mamba2":
             found[name] = (has.groups, has.size // has.groups)
     return found
 
