@@ -93,7 +93,7 @@ OPERATION = Operation(
     {"out_offset": int},
     optional={"scale": float},
     inputs=(1, 2),
-    weights=(1, 9),
+    weights=(1, 12),
     problem=columns_problem,
     takes_q8=True,
 )
