@@ -114,6 +114,7 @@ class ModelConfig:
         rope_theta: base of the rotary frequencies.
         norm_epsilon: added to the mean square, or the variance, in every norm.
         norm: kind of norms, where a file says another than its architecture usually has; "": the usual.
+        activation: of feed-forwards, likewise.
         rope_style: which elements rotate together, see `Architecture`.
         rope_dim: elements at a head's front that rotate, at its end in latent attention; even, at most `head_dim`; 0:
             none.
@@ -170,6 +171,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     draft_layers: int = 0
     norm: str = ""
+    activation: str = ""
     value_dim: int = 0
     rope_table: str = "rope_table"
     window: int = 0

@@ -301,10 +301,11 @@ def feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str
 
 
 def _feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:
+    activation = config.activation or style.activation
     if g.has("ffn_gate"):
-        activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), style.activation)
+        activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), activation)
     else:
-        activated = g.activate("activated", g.linear("up", normed, "ffn_up"), style.activation)
+        activated = g.activate("activated", g.linear("up", normed, "ffn_up"), activation)
     if g.has("ffn_divisors"):
         activated = g.scale_by("divided", activated, "ffn_divisors")
     return g.linear("ffn_out", activated, "ffn_down", scale=config.residual_scale)

@@ -14,9 +14,10 @@ from ..graph import LOGITS, TOKENS, Graph, Weight
 from ..graph_builder import GraphBuilder
 from ..model_config import LayerConfig, ModelConfig, RopeStyle
 from . import decoder
-from .architecture import Architecture, Shapes
+from .architecture import Architecture, Mixture, Shapes
 from .decoder import Style, attended, feed_forward
 from .decoder_names import FUSED, KEYS, TENSORS
+from .experts import expert_feed_forward
 
 _NAMES: Mapping[str, str] = {
     **TENSORS,
@@ -29,6 +30,7 @@ _ALL = (
     *("attention_out_norm", "ffn_up", "ffn_down", "layer_out_norm"),
 )
 """Roles that each has."""
+_EXPERTS = ("expert_router", "ffn_up_experts", "ffn_down_experts")
 _FFN_BIASES = ("ffn_gate_bias", "ffn_up_bias", "ffn_down_bias")
 
 
@@ -64,7 +66,11 @@ def _layer(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidd
     between = norm("attention_out_normed", g.add("attention_residual", hidden, out), "attention_out_norm")
     if g.has("attention_norm_2"):
         between = norm("attention_normed_2", g.add("attention_residual_2", hidden, between), "attention_norm_2")
-    whole = g.add("ffn_residual", between, feed_forward(g, style, config, between))
+    if config.layer(number).num_experts:
+        branch = expert_feed_forward(g, config, between, style.activation)
+    else:
+        branch = feed_forward(g, style, config, between)
+    whole = g.add("ffn_residual", between, branch)
     return norm("layer_normed", whole, "layer_out_norm", LOGITS if number == config.num_layers - 1 else TOKENS)
 
 
@@ -74,6 +80,7 @@ def _row(
     also: tuple[str, ...],
     optional: tuple[str, ...],
     unread: tuple[str, ...] = (),
+    mixture: Mixture | None = None,
     **style: Any,
 ) -> Architecture:
     how = Style(norm="layer", qk_norm_kind="layer", both_ways=True, **style)
@@ -91,12 +98,21 @@ def _row(
         frozenset(unread),
         forms={"token_type": "first_row"},
         defaults={"max_alibi_bias": 8.0} if name == "jina-bert-v2" else {},
+        mixture=mixture,
     )
 
 
 ARCHITECTURES = (
     _row("bert", "none", ("position_embedding",), ("token_type",), activation="gelu"),
     _row("nomic-bert", "half", ("ffn_gate",), ("token_type",), _FFN_BIASES, activation="silu"),
+    _row(
+        "nomic-bert-moe",
+        "half",
+        _EXPERTS,
+        ("token_type",),
+        mixture=Mixture(normalise=False),
+        activation="gelu",
+    ),
     _row("jina-bert-v3", "half", (), ("token_type",), activation="gelu"),
     _row(
         "jina-bert-v2",

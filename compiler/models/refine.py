@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -276,17 +277,27 @@ def _deepseek2_experts(source: ModelSource, config: ModelConfig) -> Experts | No
     return replace(config.experts, scoring="sigmoid")
 
 
+_GATES: Mapping[str, str] = {
+    **dict.fromkeys(("gelu", "geglu"), "gelu"),
+    **dict.fromkeys(("silu", "swish", "swiglu"), "silu"),
+    "reglu": "relu",
+}
+"""A gate's activation by the names that files of ModernBERT's have for it, as llama.cpp 11434 reads them."""
+
+
 def modern_bert(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Some have another activation, and some blocks behind the encoder's, which decide between answers.
 
     Raises:
-        InputError: it is one of these.
+        InputError: the activation is none that its gate may have, or there are such blocks.
     """
-    key = f"{config.architecture}.hidden_activation"
-    activation = source.get_str(key, "gelu")
-    if activation not in ("gelu", "geglu"):
-        raise source.error(key, f"expected gelu, found {printable(activation)}")
-    return config
+    key, blocks_key = (f"{config.architecture}.{name}" for name in ("hidden_activation", "decision.block_count"))
+    if blocks := source.get_int(blocks_key, 0, 0, 1 << 16):
+        raise source.error(blocks_key, f"expected an encoder alone, found {blocks} blocks that choose answers")
+    said = source.get_str(key, "gelu")
+    if said not in _GATES:
+        raise source.error(key, f"expected {', '.join(_GATES)}, found {printable(said)}")
+    return replace(config, activation=_GATES[said])
 
 
 def nanbeige(source: ModelSource, config: ModelConfig) -> ModelConfig:

@@ -85,7 +85,7 @@ _SHARED_SIZE = 64
 _LATENT_SIZE = 32
 _DENSE_TOO = ("granite", "granitehybrid", "granitemoe", "jamba", "llama", "minicpm", "mistral3")
 """Mixtures of which there are models without experts."""
-_EXPERTS_AS_DENSE = ("granitehybrid", "jamba")
+_EXPERTS_AS_DENSE = ("granitehybrid", "jamba", "nomic-bert-moe")
 """Mixtures whose files have one size for the inside of dense feed-forwards and of experts."""
 _LEADING_DENSE = (
     *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "deepseek2", "dots1", "ernie4_5-moe"),
@@ -276,6 +276,8 @@ def _with_experts(config: ModelConfig) -> ModelConfig:
         experts = replace(experts, latent_size=_LATENT_SIZE)
     leading = int(config.architecture in _LEADING_DENSE)
     layers = (0,) * leading + (_NUM_EXPERTS,) * (config.num_layers - leading)
+    if config.architecture == "nomic-bert-moe":
+        layers = tuple(_NUM_EXPERTS * (layer % 2) for layer in range(config.num_layers))
     return replace(config, num_experts=_NUM_EXPERTS, experts=experts, by_layer={"num_experts": layers})
 
 
@@ -298,6 +300,8 @@ def _add_expert_keys(writer: gguf.GGUFWriter, row: Architecture, experts: Expert
     if row.mixture.normalise is None:
         writer.add_bool(row.key("expert_normalise"), True)
         writer.add_float32(row.key("expert_scale"), 1.5)
+    if row.name == "nomic-bert-moe":
+        writer.add_uint32("nomic-bert-moe.moe_every_n_layers", 2)
     if row.name == "maple":
         writer.add_array("maple.swiglu_clamp_exp", [1.5 + layer for layer in range(num_layers)])
 

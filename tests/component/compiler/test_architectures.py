@@ -37,6 +37,7 @@ MODELS = {
     "gpt-oss": 2,  # experts with biases and held gates, chosen before their softmax
     "dots1": 3,  # a dense layer, experts of sigmoids, and one that all share
     "bert": 2,  # an encoder: norms behind the sums, positions that see those after them
+    "nomic-bert-moe": 2,  # experts without gates, in every second layer
     "jina-bert-v2": 2,  # the same with ALiBi, and norms of whole rows
     "modern-bert": 4,  # windows to both sides
     "minicpm3": 2,  # latent attention, of weights that are turned round

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.errors import GgufError
+from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.ggml_types import GgmlType
 from rocmforge.compiler.gguf_reader import read_gguf
-from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors
+from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors, weights_by_role
 from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_rows
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.read_config import read_config
@@ -119,6 +121,24 @@ def test_what_is_turned_round_becomes_floats(kind: str, expected: str, tmp_path:
     part = weight_tensors(source, read_config(source))["layers.1.attention_k_b"]
     stored = replace(part, tensor=replace(part.tensor, ggml_type=GgmlType[kind]))
     assert stored.ggml_type.name == expected
+
+
+def test_gates_of_modern_bert(tmp_path: Path) -> None:
+    """Its files name activations as llama.cpp reads them, or none."""
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", "modern-bert"))
+
+    def read(**said: object) -> ModelConfig:
+        keys = {f"modern-bert.{name.replace('__', '.')}": value for name, value in said.items()}
+        return read_config(replace(source, metadata={**source.metadata, **keys}))
+
+    for said, expected in {"gelu": "gelu", "geglu": "gelu", "silu": "silu", "swish": "silu", "reglu": "relu"}.items():
+        config = read(hidden_activation=said)
+        graph = build_graph(config, weights_by_role(source, config))
+        assert {node.word("activation") for node in graph.nodes if node.op == "gate"} == {expected}
+    with pytest.raises(GgufError, match=r"activation: expected gelu, geglu, silu, swish, swiglu, reglu, found relu$"):
+        read(hidden_activation="relu")
+    with pytest.raises(GgufError, match=r"decision\.block_count: expected an encoder alone, found 2 blocks"):
+        read(decision__block_count=2)
 
 
 def test_layers_that_are_run_again(tmp_path: Path) -> None:

@@ -108,10 +108,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         case = row.case
         similar = "" if case.pooling == RANK else f"{row.similarities:.1e}"
+        name = f"{case.architecture}, {case.activation}" if case.activation else case.architecture
         pooling = POOLINGS[case.pooling]
-        lines.append(
-            f"| {case.architecture} | {pooling} | {case.vocabulary} | {row.tokens} | {row.vectors:.1e} | {similar} |"
-        )
+        lines.append(f"| {name} | {pooling} | {case.vocabulary} | {row.tokens} | {row.vectors:.1e} | {similar} |")
     return "\n".join(lines) + "\n"
 
 

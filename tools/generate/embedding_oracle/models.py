@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 
 from rocmforge.compiler.architectures import ARCHITECTURES
-from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.model_config import Experts, ModelConfig
 from rocmforge.compiler.models.architecture import Architecture
 from rocmforge.compiler.position_tables import RopeScaling
 
@@ -35,6 +35,18 @@ _CONFIG = ModelConfig(
 )
 
 
+_EXPERTS = Experts(
+    used=2,
+    intermediate_size=256,
+    shared_size=0,
+    scoring="softmax",
+    normalise=False,
+    scale=1.0,
+    groups=1,
+    groups_used=1,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A model.
@@ -46,6 +58,7 @@ class Case:
         fused: queries, keys and values lie in one tensor, gate and up too: llama.cpp asks for that here.
         biases: of all products and norms.
         further: shapes of further tensors.
+        activation: that the file says.
     """
 
     architecture: str
@@ -54,6 +67,7 @@ class Case:
     fused: bool = False
     biases: bool = False
     further: Mapping[str, tuple[int, ...]] | None = None
+    activation: str = ""
 
 
 _CLASSIFIER = {"cls.weight": (128, 128), "cls.bias": (128,), "cls.output.weight": (1, 128), "cls.output.bias": (1,)}
@@ -62,10 +76,12 @@ CASES = (
     Case("bert", "bert-bge", MEAN, biases=True),
     Case("bert", "bert-bge", RANK, biases=True, further=_CLASSIFIER),
     Case("nomic-bert", "bert-bge", MEAN),
+    Case("nomic-bert-moe", "nomic-bert-moe", MEAN, biases=True),
     Case("jina-bert-v2", "gpt-2", MEAN, biases=True),
     Case("jina-bert-v3", "nomic-bert-moe", MEAN, biases=True),
     Case("neo-bert", "bert-bge", CLS, fused=True),
     Case("modern-bert", "gpt-2", CLS, fused=True),
+    Case("modern-bert", "gpt-2", CLS, fused=True, activation="silu"),
     Case("eurobert", "llama-bpe", MEAN),
     Case("llama-embed", "llama-bpe", MEAN),
     Case("gemma-embedding", "llama-spm", MEAN),
@@ -80,11 +96,13 @@ def write_case(path: Path, case: Case, vocabularies: Path, seed: int) -> None:
     writer = gguf.GGUFWriter(path, case.architecture)
     tokens = _copy_vocabulary(writer, vocabularies / f"ggml-vocab-{case.vocabulary}.gguf")
     config = replace(_CONFIG, architecture=case.architecture, vocab_size=tokens)
+    if case.architecture == "nomic-bert-moe":
+        config = replace(config, num_experts=8, experts=_EXPERTS, by_layer={"num_experts": (0, 8, 0, 8, 0, 8, 0)})
     _add_keys(writer, row, config, case)
     random = np.random.default_rng(seed)
     for name, shape in _shapes(row, config, case).items():
-        if len(shape) == 2:
-            deviation = 1.0 if "embd" in name or "token_types" in name else 1.5 * shape[1] ** -0.5
+        if len(shape) > 1:
+            deviation = 1.0 if "embd" in name or "token_types" in name else 1.5 * shape[-1] ** -0.5
             values = random.normal(0, deviation, shape)
         else:
             values = random.normal(0, 0.2, shape) + (0.0 if name.endswith(".bias") else 1.0)
@@ -126,6 +144,12 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig, c
     for name, real in {"norm_epsilon": 1e-5, "rope_theta": 1e4, "rope_theta_windowed": 500.0}.items():
         if name in row.keys:
             writer.add_float32(row.key(name), real)
+    if config.experts is not None:
+        of_experts = {"expert_count": 8, "expert_used_count": 2, "moe_every_n_layers": 2}
+        for key, number in of_experts.items():
+            writer.add_uint32(f"{row.name}.{key}", number)
+    if case.activation:
+        writer.add_string(f"{row.name}.hidden_activation", case.activation)
     writer.add_uint32(f"{row.name}.pooling_type", case.pooling)
     writer.add_bool(f"{row.name}.attention.causal", row.name == "qwen3")
     if case.further and case.further["cls.output.weight"][0] > 1:
@@ -147,7 +171,7 @@ def _shapes(row: Architecture, config: ModelConfig, case: Case) -> dict[str, tup
             if case.architecture == "modern-bert" and name == "blk.0.attn_norm.weight":
                 continue
             found[name] = (2, *shape) if row.forms.get(role) == "first_row" else shape
-            without = role in ("token_embedding", "position_embedding", "token_type", "ffn_gate")
+            without = role in ("token_embedding", "position_embedding", "token_type", "ffn_gate") or "expert" in role
             if (case.biases and not without) or _needs_bias(row, role):
                 found[name.replace(".weight", ".bias")] = shape[:1]
     return {**found, **(case.further or {})}
