@@ -45,16 +45,18 @@ def _with_theta(config: ModelConfig) -> ModelConfig:
     return replace(config, rope_theta=2 * config.rope_theta, further_tables=tables)
 
 
-def _with_changed(meaning: Meaning, ending: str, change: Callable[[Float64], Float64]) -> Meaning:
-    """Return a model with the weights changed of which roles have an ending, in the first layer that has some."""
-    role = next(role for role in meaning.numbers if role.endswith(ending))
+def _with_changed(meaning: Meaning, part: str, change: Callable[[Float64], Float64]) -> Meaning:
+    """Return a model with a weight changed: the first whose role has that in it."""
+    role = next(role for role in meaning.numbers if part in role)
     return replace(meaning, numbers={**meaning.numbers, role: change(meaning.numbers[role])})
 
 
 def _with_other_head(meaning: Meaning) -> Meaning:
     """Return a model whose first head of queries, in the first layer that has some, is turned round."""
-    role = next(role for role in meaning.numbers if role.endswith(_QUERIES))
+    roles = [role for role in meaning.numbers if role.endswith(_QUERIES)]
+    heads = {role: meaning.config.layer(int(role.split(".")[1])).num_heads for role in roles}
+    role = next(role for role in roles if heads[role])
     queries = meaning.numbers[role].copy()
-    head_dim = len(queries) // meaning.config.layer(int(role.split(".")[1])).num_heads
+    head_dim = len(queries) // heads[role]
     queries[:head_dim] = np.roll(queries[:head_dim], 1, axis=0)
     return replace(meaning, numbers={**meaning.numbers, role: queries})
