@@ -214,6 +214,8 @@ def _places_of(
         return
     if form != "stored" or not name.endswith(".weight"):
         repeat = shapes["attention_q"][0] // shapes["attention_sinks"][0] if form == "repeated" else 1
+        if name in source.tensors and source.tensors[name].rows == shape[0]:
+            repeat = 1
         yield _Place(own, name, shape, (shape[0] // repeat, *shape[1:]), 0, optional, form, repeat)
         if len(shape) == 2:
             yield _Place(f"{own}_scale", f"{name.removesuffix('.weight')}.scale", (1,), (1,), 0, True)

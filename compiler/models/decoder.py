@@ -38,7 +38,8 @@ class Style:
         only_rotated: only heads that rotate have these norms, and only those that do not, temperatures.
         chunked: windows are chunks of as many positions, of which one sees its own.
         both_ways: a position sees those after it too.
-        gate_limit: of experts' gates, see `ops/gate.py`, as `up_offset`; 0: none.
+        gate: activation of the gate of what attention found.
+        gate_limit: of feed-forwards' gates, see `ops/gate.py`, as `up_offset`; 0: none.
         weighted_inputs: experts' weights multiply what they read, not what they make.
         routed_by_input: experts are chosen by what the layer reads, before any norm.
         dense_beside: a layer with experts may have a dense feed-forward beside them.
@@ -55,6 +56,7 @@ class Style:
     only_rotated: bool = False
     chunked: bool = False
     both_ways: bool = False
+    gate: str = "sigmoid"
     gate_limit: float = 0.0
     up_offset: float = 0.0
     weighted_inputs: bool = False
@@ -215,7 +217,7 @@ def _attention(g: GraphBuilder, style: Style, config: ModelConfig, number: int, 
     has = config.layer(number)
     found = attended(g, style, config, number, normed) if has.num_kv_heads else normed
     if g.has("attention_gate"):
-        gate = g.activate("attention_gate", g.linear("attention_gate_in", normed, "attention_gate"), "sigmoid")
+        gate = g.activate("attention_gate", g.linear("attention_gate_in", normed, "attention_gate"), style.gate)
         found = g.mul("gated", found, gate)
     scale = config.residual_scale * config.value_scale
     out = g.linear("attention_out", found, "attention_output", scale=scale)
@@ -303,7 +305,9 @@ def feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str
 def _feed_forward(g: GraphBuilder, style: Style, config: ModelConfig, normed: str) -> str:
     activation = config.activation or style.activation
     if g.has("ffn_gate"):
-        activated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), activation)
+        both = g.linear("gate_up", normed, "ffn_gate", "ffn_up")
+        held = _unusual(limit=style.gate_limit, up_offset=style.up_offset)
+        activated = g.gate("activated", both, activation, **held)
     else:
         activated = g.activate("activated", g.linear("up", normed, "ffn_up"), activation)
     if g.has("ffn_divisors"):

@@ -28,6 +28,7 @@ TENSORS: Mapping[str, str] = MappingProxyType(
         "attention_q_own": "blk.{layer}.attn_q_own.weight",
         "attention_q_tail": "blk.{layer}.attn_q_tail.weight",
         "attention_k_b": "blk.{layer}.attn_k_b.weight",
+        "indexer_norm": "blk.{layer}.indexer.k_norm.weight",
         "attention_v_b": "blk.{layer}.attn_v_b.weight",
         "attention_q_norm": "blk.{layer}.attn_q_norm.weight",
         "attention_k_norm": "blk.{layer}.attn_k_norm.weight",

@@ -28,6 +28,7 @@ def shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
         "attention_latent": (config.kv_rank, hidden),
         "attention_latent_norm": (config.kv_rank,),
         "attention_key_tail": (tail, hidden),
+        "indexer_norm": (1,),  # nobody reads it
         "attention_v_b": (heads, layer.value_dim or layer.head_dim, config.kv_rank),
     }
     if own:

@@ -19,6 +19,12 @@ _LATENT: Mapping[str, Any] = {
     "refine": refined.deepseek2,
     "mixture": Mixture(normalise=None, said=True),
 }
+_INDEXED: Mapping[str, Any] = {
+    **_LATENT,
+    "also": (*LATENT, "indexer_norm"),
+    "unread": ("indexer_norm", "indexer_norm_bias"),
+    "refine": refined.deepseek32,
+}
 
 ARCHITECTURES = (
     half("qwen2moe", mixture=Mixture(normalise=False)),
@@ -47,7 +53,7 @@ ARCHITECTURES = (
         "exaone-moe",
         optional=ROPE_FACTORS,
         qk_norm="head",
-        windows=Windows(4, 128, rotates_full=False, theta=0.0),
+        windows=Windows(4, 128, rotates_full=False),
         mixture=Mixture(normalise=None, said=True),
     ),
     half(
@@ -142,6 +148,27 @@ ARCHITECTURES = (
     llama("deepseek", mixture=Mixture(normalise=False)),
     llama("deepseek2", **_LATENT),
     llama("mistral4", **_LATENT),
+    llama("deepseek32", **_INDEXED),
+    llama("glm-dsa", **_INDEXED),
+    half(
+        "minimax-m3",
+        refine=refined.seen_whole,
+        qk_norm="head",
+        activation="gelu_quick",
+        gate_limit=7.0,
+        up_offset=1.0,
+        mixture=Mixture(normalise=None, said=True),
+    ),
+    half(
+        "laguna",
+        also=("attention_gate",),
+        forms={"attention_gate": "repeated"},
+        qk_norm="head",
+        windows=Windows(4, theta=0.0, scaled=False, first=True),
+        refine=refined.laguna,
+        gate="softplus",
+        mixture=Mixture("sigmoid", normalise=None, said=True),
+    ),
     llama("bailingmoe", mixture=Mixture(normalise=None)),
     half("bailingmoe2", qk_norm="head", mixture=Mixture(normalise=None, said=True)),
     half("dots1", qk_norm="head", mixture=Mixture(normalise=None, said=True)),

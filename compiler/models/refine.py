@@ -11,7 +11,7 @@ from ...artifacts.errors import printable
 from ..arrays import is_array, np
 from ..model_config import Experts, ModelConfig, Xielu
 from ..model_source import ModelSource
-from ..position_tables import RopeScaling, Temperatures
+from ..position_tables import RopeScaling, RopeTable, Temperatures
 
 LLAMA4_CHUNK = 8192
 _MAX_RANK = 1 << 17
@@ -275,6 +275,32 @@ def _deepseek2_experts(source: ModelSource, config: ModelConfig) -> Experts | No
     if said or config.experts is None or config.num_layers not in layers or config.vocab_size != vocabulary:
         return config.experts
     return replace(config.experts, scoring="sigmoid")
+
+
+def seen_whole(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Where an indexer chooses what positions see, it chooses all as long as they are not more than it may: a longer
+    context is not supported."""
+    prefix = f"{config.architecture}.attention.indexer"
+    most = source.get_int(f"{prefix}.top_k", None, 1, 1 << 31) * source.get_int(f"{prefix}.block_size", 1, 1, 1 << 20)
+    return replace(config, max_seq_len=min(config.max_seq_len, most))
+
+
+def deepseek32(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """As DeepSeek V2, with an indexer."""
+    return seen_whole(source, deepseek2(source, config))
+
+
+def laguna(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Layers with windows rotate other elements than the others, by a table without stretching."""
+    tables, role = dict(config.further_tables), "rope_table_windowed"
+    table = tables.get(role)
+    if not config.window or not isinstance(table, RopeTable):
+        return config
+    key = f"{config.architecture}.rope.dimension_count_swa"
+    dim = source.get_int(key, config.rope_dim, 2, config.head_dim)
+    rotates = tuple(dim if config.layer(number).window else config.rope_dim for number in range(config.num_layers))
+    tables[role] = replace(table, dim=dim)
+    return replace(config, by_layer={**config.by_layer, "rope_dim": rotates}, further_tables=tables)
 
 
 _GATES: Mapping[str, str] = {

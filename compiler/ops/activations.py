@@ -43,6 +43,7 @@ ACTIVATIONS: Mapping[str, Callable[[Float64], Float64]] = MappingProxyType(
         "relu2": lambda x: np.maximum(x, 0) ** 2,
         "sigmoid": sigmoid,
         "silu": lambda x: x * sigmoid(x),
+        "softplus": lambda x: np.logaddexp(0, x),
         "tanh": np.tanh,
     }
 )

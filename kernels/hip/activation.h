@@ -33,6 +33,19 @@ INLINE float activation(float x)
     const float outside = 0.5f * (p * t) * float_exp(-(z * z));
     return x * (x < 0 ? outside : 1.0f - outside);
 }
+#elif defined(ACTIVATION_SOFTPLUS)
+INLINE float activation(float x)
+{
+    const float u = float_exp(-float_abs(x)), s = u / (2.0f + u), q = s * s;
+    float p = 1.0f / 13;
+    p = float_fma(p, q, 1.0f / 11);
+    p = float_fma(p, q, 1.0f / 9);
+    p = float_fma(p, q, 1.0f / 7);
+    p = float_fma(p, q, 1.0f / 5);
+    p = float_fma(p, q, 1.0f / 3);
+    p = float_fma(p, q, 1.0f);
+    return x == x ? float_fma(2.0f * s, p, x > 0 ? x : 0.0f) : x;
+}
 #elif defined(ACTIVATION_XIELU)
 INLINE float activation(float x)
 {

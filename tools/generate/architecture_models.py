@@ -65,7 +65,7 @@ _NUMBERS: Mapping[str, float] = {
 }
 """What is not a size."""
 _ROPE_FACTORS = ("rope_factors", "rope_factors_long", "rope_factors_short")
-_LAYERS = {"baichuan": 40, "exaone4": 64, "hrm_text": 2}
+_LAYERS = {"baichuan": 40, "exaone4": 64, "hrm_text": 2, "smallthinker": 5}
 """How many a model has where four do not show what is special."""
 _HIGH, _LOW = 2, 2  # cycles of HRM
 
@@ -89,15 +89,19 @@ _EXPERTS_AS_DENSE = ("granitehybrid", "jamba", "nomic-bert-moe")
 """Mixtures whose files have one size for the inside of dense feed-forwards and of experts."""
 _LEADING_DENSE = (
     *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "deepseek2", "dots1", "ernie4_5-moe"),
-    *("exaone-moe", "glm4moe", "hy_v3", "kimi-linear", "lfm2moe", "mistral4"),
+    *("deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "hy_v3", "kimi-linear", "laguna", "lfm2moe", "minimax-m3"),
+    "mistral4",
 )
 _SHARED_GATED = ("qwen2moe", "qwen35moe", "qwen3next")
 _SHARED = (*(one for one in _LEADING_DENSE if one != "lfm2moe"), "hunyuan-moe", "nemotron_h_moe", *_SHARED_GATED)
 _CHOICE_BIASED = (
     *("afmoe", "bailingmoe2", "deepseek2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "lfm2moe"),
-    *("kimi-linear", "minimax-m2", "nemotron_h_moe"),
+    *("deepseek32", "glm-dsa", "kimi-linear", "laguna", "minimax-m2", "minimax-m3", "nemotron_h_moe"),
 )
 
+
+_INDEXED = ("deepseek32", "glm-dsa", "minimax-m3")
+"""Models with an indexer, which chooses all positions here."""
 
 # What published files have, and llama.cpp asks for, in a model that is not `whole`.
 _FUSED = {
@@ -205,6 +209,7 @@ CASES: Mapping[str, Case] = {
     "latent-yarn-without": Case("deepseek2", _YARN),
     "latent-yarn-mistral4": Case("mistral4", {**_YARN, "rope.scaling.yarn_log_multiplier": 0.07}),
     "latent-groups": Case("deepseek2", {"expert_group_count": 4, "expert_group_used_count": 2}),
+    "gates-of-elements": Case("laguna", tensors={f"blk.{layer}.attn_gate.weight": (64, 64) for layer in range(4)}),
     "experts-in-groups": Case("bailingmoe2", {"expert_group_count": 4, "expert_group_used_count": 2}),
 }
 """Models whose files say more than the sizes, by what it is."""
@@ -335,6 +340,8 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
             writer.add_float32(row.key(hyperparameter), number)
     if row.name in ("paddleocr", "qwen2vl", *WITH_SECTIONS, "qwen3tts", "qwen3vl"):
         writer.add_array(f"{row.name}.rope.dimension_sections", [3, 3, 2, 0])
+    if row.name in _INDEXED:
+        writer.add_uint32(f"{row.name}.attention.indexer.top_k", config.max_seq_len)
     if row.name == "apertus":
         for key, first in (("alpha_n", 0.6), ("alpha_p", 0.9), ("beta", 0.5), ("eps", -1e-6)):
             writer.add_array(f"xielu.{key}", [first * (1 + 0.25 * layer) for layer in range(config.num_layers)])

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rocmforge.compiler.model_config import ModelConfig
 
-NAMES = ("deepseek2", "kimi-linear", "minicpm3", "mistral4")
+NAMES = ("deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "minicpm3", "mistral4")
 HYPERPARAMETERS = ("num_kv_heads", "key_length", "value_length", "query_rank")
 """Of which `keys` says what they are."""
 _RANK, _TAIL = 24, 6
