@@ -17,8 +17,15 @@ from typing import Final
 
 import numpy as np
 
+from ...artifacts.arguments import Argument
+from ...artifacts.formats import BLOCK_COLUMNS
+from ...artifacts.layout import GridEntry
 from ..graph import Graph, Node
-from ..operation import Float64, Operation, no_kernel
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
+from ..operation import Float64, Operation
+from ..plan import Parameter, float_literal
+from ..planner import Planner
 from .activations import ACTIVATIONS, activation_problem
 from .norm import normed
 
@@ -38,6 +45,39 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return result * gates if node.word("norm") == "before" else result
 
 
+def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **more: Parameter) -> None:
+    values, out = planner.graph.values, planner.graph.values[node.output]
+    arguments: list[Argument] = [planner.value(name) for name in (*node.inputs, node.output)]
+    weight_columns = planner.graph.weights[node.weights[0]].shape[0] if node.weights else 0
+    planner.launch(
+        "gated_norm",
+        (*arguments, planner.floats(node.weights)),
+        grid,
+        columns=out.columns,
+        group=node.integer("group", out.columns),
+        norm=node.word("norm"),
+        activation=node.word("activation"),
+        epsilon=float_literal(node.real("epsilon", 0)),
+        weight_columns=weight_columns,
+        gate_stride=values[node.inputs[1]].columns,
+        gate_first=node.integer("gate_first", 0),
+        out_q8=out.dtype == "q8",
+        **more,
+    )
+
+
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    _launch(planner, node)
+
+
+def hip(planner: HipPlanner, node: Node) -> None:
+    """See `Operation`."""
+    out, threads = planner.graph.values[node.output], planner.threads
+    grid = GridEntry(threads, out.columns // node.integer("group", out.columns), "tokens")
+    _launch(planner, node, grid, threads=threads, wave_size=planner.gpu.wave_size)
+
+
 def _problem(graph: Graph, node: Node) -> str:
     columns, first = graph.values[node.inputs[0]].columns, node.integer("gate_first", 0)
     if node.word("norm") not in NORMS:
@@ -55,14 +95,19 @@ def _problem(graph: Graph, node: Node) -> str:
     return activation_problem(node.word("activation"))
 
 
+def _writes_q8(graph: Graph, node: Node) -> bool:
+    return node.integer("group", BLOCK_COLUMNS) % BLOCK_COLUMNS == 0
+
+
 OPERATION = Operation(
     "gated_norm",
     compute,
-    no_kernel,
-    no_kernel,
+    host,
+    hip,
     {"activation": str, "norm": str},
     optional={"epsilon": float, "group": int, "gate_first": int},
     inputs=(2, 2),
     weights=(0, 1),
     problem=_problem,
+    writes_q8=_writes_q8,
 )

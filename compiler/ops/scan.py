@@ -35,8 +35,14 @@ from typing import Final, Self
 
 import numpy as np
 
+from ...artifacts.arguments import Argument
+from ...artifacts.layout import STATE_ALIGNMENT, GridEntry
 from ..graph import Graph, Node
-from ..operation import Float64, Operation, no_kernel
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
+from ..operation import Float64, Operation
+from ..plan import Parameter, float_literal
+from ..planner import Planner
 from .activations import sigmoid
 
 KINDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -60,6 +66,8 @@ _OF_KIND: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 _ATTRIBUTES: Final[Mapping[str, type]] = MappingProxyType({"kind": str, "heads": int, "state": int, "columns": int})
 MAPPINGS: Final = ("block", "modulo")
 MOST_STATE: Final = 256
+_THREADS: Final = 64  # of a workgroup
+_FEW_ROWS: Final = 64  # up to so many 4 lanes of a GPU share a column, 8 where it has more
 _NAMES: Final = tuple(dict.fromkeys(name for names in KINDS.values() for name in names))
 
 
@@ -105,7 +113,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
+class Terms:
     """What tokens bring: decays [T, heads, state or 1], keys and queries [T, heads, state], values [T, heads, columns].
 
     Attributes:
@@ -123,12 +131,7 @@ class _Terms:
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`."""
-    sizes = Sizes.of(node)
-    parts = [
-        x[:, (first := node.integer(f"{name}_first", 0)) : first + count]
-        for name, x, count in zip(KINDS[sizes.kind], inputs, sizes.inputs(), strict=True)
-    ]
-    terms = _mamba(sizes, parts, weights) if sizes.of_mamba else _delta(node, sizes, parts, weights)
+    sizes, terms = Sizes.of(node), terms_of(node, inputs, weights)
     state, found = np.zeros((sizes.heads, sizes.state, sizes.columns)), np.empty_like(terms.values)
     for t in range(len(found)):
         state = terms.decays[t][:, :, None] * state
@@ -139,7 +142,17 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return joined
 
 
-def _mamba(sizes: Sizes, parts: Sequence[Float64], weights: Sequence[Float64]) -> _Terms:
+def terms_of(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Terms:
+    """Return what the tokens bring to the state of a node, of inputs and weights as `compute` has them."""
+    sizes = Sizes.of(node)
+    parts = [
+        x[:, (first := node.integer(f"{name}_first", 0)) : first + count]
+        for name, x, count in zip(KINDS[sizes.kind], inputs, sizes.inputs(), strict=True)
+    ]
+    return _mamba(sizes, parts, weights) if sizes.of_mamba else _delta(node, sizes, parts, weights)
+
+
+def _mamba(sizes: Sizes, parts: Sequence[Float64], weights: Sequence[Float64]) -> Terms:
     x, dt, b, c = parts
     rows, a, bias = len(x), weights[0], weights[2] if len(weights) == 3 else 0
     steps = np.logaddexp(0, dt + bias)[:, :, None]
@@ -148,10 +161,10 @@ def _mamba(sizes: Sizes, parts: Sequence[Float64], weights: Sequence[Float64]) -
     )
     values = x.reshape(rows, sizes.heads, -1)
     decays = np.exp(steps * a.reshape(sizes.heads, -1))
-    return _Terms(decays, keys, queries, values, steps, weights[1][:, None] * values)
+    return Terms(decays, keys, queries, values, steps, weights[1][:, None] * values)
 
 
-def _delta(node: Node, sizes: Sizes, parts: Sequence[Float64], weights: Sequence[Float64]) -> _Terms:
+def _delta(node: Node, sizes: Sizes, parts: Sequence[Float64], weights: Sequence[Float64]) -> Terms:
     rows, heads, key_columns = len(parts[0]), sizes.heads, sizes.key_heads * sizes.state
     query, key, value = np.split(parts[0], [key_columns, 2 * key_columns], axis=1)
     own = np.arange(heads)
@@ -166,12 +179,58 @@ def _delta(node: Node, sizes: Sizes, parts: Sequence[Float64], weights: Sequence
     decays = np.exp(weights[0][:, None] * np.logaddexp(0, decay + weights[1]).reshape(rows, heads, -1))
     values = value.reshape(rows, heads, -1)
     rates = sigmoid(beta)[:, :, None]
-    return _Terms(decays, keys, queries / np.sqrt(sizes.state), values, rates, np.zeros_like(values))
+    return Terms(decays, keys, queries / np.sqrt(sizes.state), values, rates, np.zeros_like(values))
 
 
 def _unit(x: Float64, epsilon: float) -> Float64:
     scaled: Float64 = x / np.sqrt((x * x).sum(-1, keepdims=True) + epsilon)
     return scaled
+
+
+def _launch(
+    planner: Planner, node: Node, state_bytes: int, grid: GridEntry | None = None, /, **more: Parameter
+) -> None:
+    """Append the launch; `more` are the back end's own parameters."""
+    sizes, values = Sizes.of(node), planner.graph.values
+    arguments: list[Argument] = [planner.value(node.output), planner.state(node.output, state_bytes)]
+    arguments += [planner.floats(node.weights[:1]), planner.floats(node.weights[1:])]
+    arguments += [planner.value(name) for name in node.inputs]
+    for name, value in zip(KINDS[sizes.kind], node.inputs, strict=True):
+        more |= {f"{name}_stride": values[value].columns, f"{name}_first": node.integer(f"{name}_first", 0)}
+    if sizes.of_mamba:
+        more |= {"groups": sizes.groups, "has_bias": len(node.weights) == 3}
+    else:
+        more |= {"key_heads": sizes.key_heads, "epsilon": float_literal(node.real("epsilon"))}
+    if sizes.kind == "delta":
+        more |= {"gate_heads": sizes.gate_heads, "modulo": node.word("mapping", "block") == "modulo"}
+    planner.launch(
+        "scan",
+        tuple(arguments),
+        grid,
+        kind=sizes.kind,
+        heads=sizes.heads,
+        state=sizes.state,
+        columns=sizes.columns,
+        state_bytes=state_bytes,
+        **more,
+    )
+
+
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    sizes = Sizes.of(node)
+    heads, columns = (1, sizes.heads) if sizes.kind == "mamba" else (sizes.heads, sizes.columns)
+    lanes = 16 if columns % 32 else 32  # LANES of kernels/host/scan_block.h
+    _launch(planner, node, 4 * heads * -(-columns // lanes) * lanes * sizes.state)
+
+
+def hip(planner: HipPlanner, node: Node) -> None:
+    """See `Operation`."""
+    sizes = Sizes.of(node)
+    columns, parts = sizes.heads * sizes.columns, 4 if sizes.state <= _FEW_ROWS else 8
+    state_bytes = -(-4 * columns * sizes.state // STATE_ALIGNMENT) * STATE_ALIGNMENT
+    grid = GridEntry(_THREADS, -(-columns * parts // _THREADS), "sequences")
+    _launch(planner, node, state_bytes, grid, parts=parts, threads=_THREADS, wave_size=planner.gpu.wave_size)
 
 
 def _problem(graph: Graph, node: Node) -> str:
@@ -215,8 +274,8 @@ def _shapes_problem(graph: Graph, node: Node, sizes: Sizes) -> str:
 OPERATION = Operation(
     "scan",
     compute,
-    no_kernel,
-    no_kernel,
+    host,
+    hip,
     _ATTRIBUTES,
     optional={
         **dict.fromkeys(("key_heads", "groups", "gate_heads"), int),
@@ -226,4 +285,5 @@ OPERATION = Operation(
     inputs=(2, 4),
     weights=(2, 3),
     problem=_problem,
+    has_state=True,
 )

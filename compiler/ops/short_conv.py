@@ -16,8 +16,14 @@ from typing import Final
 
 import numpy as np
 
+from ...artifacts.arguments import Argument
+from ...artifacts.layout import STATE_ALIGNMENT
 from ..graph import Graph, Node
-from ..operation import Float64, Operation, no_kernel
+from ..lower_hip import HipPlanner
+from ..lower_host import HostPlanner
+from ..operation import Float64, Operation
+from ..plan import Parameter
+from ..planner import Planner
 from .activations import ACTIVATIONS
 
 _FIRSTS: Final = ("first", "times_first", "gate_first")
@@ -46,6 +52,36 @@ def _columns(node: Node, name: str, source: Float64, count: int) -> Float64:
     return source[:, first : first + count]
 
 
+def _arguments(planner: Planner, node: Node) -> tuple[tuple[Argument, ...], dict[str, Parameter]]:
+    """Return the arguments of the launch, and the kernel's parameters but for the number of its channels."""
+    matrices, biases, _ = node.parts()
+    channels, taps = planner.graph.values[node.output].columns, planner.graph.weights[matrices[0]].shape[1]
+    state_bytes = -(-4 * channels * (taps - 1) // STATE_ALIGNMENT) * STATE_ALIGNMENT
+    values = planner.value(node.inputs[0]), planner.floats(matrices), planner.value(node.output)
+    parameters: dict[str, Parameter] = {
+        "taps": taps,
+        "stride": planner.graph.values[node.inputs[0]].columns,
+        "first": node.integer("first", 0),
+        "activation": node.word("activation"),
+        "has_bias": bool(biases),
+        "state_bytes": state_bytes,
+    }
+    parameters |= {name: node.integer(name) for name in _FIRSTS[1:] if name in node.attributes}
+    return (*values, planner.state(node.output, state_bytes), planner.floats(biases)), parameters
+
+
+def host(planner: HostPlanner, node: Node) -> None:
+    """See `Operation`."""
+    arguments, parameters = _arguments(planner, node)
+    planner.launch("short_conv", arguments, channels=planner.graph.values[node.output].columns, **parameters)
+
+
+def hip(planner: HipPlanner, node: Node) -> None:
+    """See `Operation`."""
+    arguments, parameters = _arguments(planner, node)
+    planner.elementwise("short_conv", node, *arguments, **parameters)
+
+
 def _problem(graph: Graph, node: Node) -> str:
     if node.word("activation") not in ("none", "silu"):
         return f"expected an activation of none, silu, found {node.word('activation')}"
@@ -67,10 +103,11 @@ def _problem(graph: Graph, node: Node) -> str:
 OPERATION = Operation(
     "short_conv",
     compute,
-    no_kernel,
-    no_kernel,
+    host,
+    hip,
     {"activation": str},
     optional=dict.fromkeys(_FIRSTS, int),
     weights=(1, 8),
     problem=_problem,
+    has_state=True,
 )

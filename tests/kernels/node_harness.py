@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rocmforge.artifacts.arguments import Argument, BufferRef, TensorRef
+from rocmforge.artifacts.arguments import Argument, BufferRef, StateRef, TensorRef
 from rocmforge.artifacts.layout import KvLayout, LaunchEntry
 from rocmforge.compiler import lower_hip, lower_host
 from rocmforge.compiler.buffers import assign_buffers
@@ -84,7 +84,7 @@ class Case:
         graph = Graph((*sources, self.node), {value.name: value for value in self.values}, table)
         operation = OPERATIONS[self.node.op]
         assert operation.problem(graph, self.node) == ""
-        if place in ARCHES:
+        if place not in LEVELS:
             gpu = HipPlanner(
                 graph, TARGETS[place], assign_buffers(graph, TARGETS[place], lower_hip.Q8_BLOCK_BYTES), _KV, 64
             )
@@ -121,8 +121,11 @@ class Places:
     def _specs(self, place: str) -> list[KernelSpec]:
         return [spec for case in self._cases for spec in case.planner(place).kernels.values()]
 
-    def run(self, place: str, case: Case, step: Step, rows: int | None = None) -> Array:
+    def run(self, place: str, case: Case, step: Step, rows: int | None = None, states: Array | None = None) -> Array:
         """What is in the output after the node's launches, of the first `rows` rows of the inputs.
+
+        Args:
+            states: uint8[slots, n_bytes] of a node with state, written in place.
 
         Returns:
             float32[rows, columns], or int8 blocks of the back end.
@@ -134,14 +137,17 @@ class Places:
         for value in reversed(case.values):  # an input over the output that lies where it does
             memory[planner.value(value.name).name] = self._array(place, case, value, count, rows)
         for launch in planner.launches:
-            arguments = [self._argument(case, planner, memory, argument) for argument in launch.arguments]
+            arguments = [
+                states if isinstance(argument, StateRef) else self._argument(case, planner, memory, argument)
+                for argument in launch.arguments
+            ]
             self._launch(place, planner.kernels[launch.kernel], launch, step, arguments, count)
         for guard in self._guards:
             assert_guards_whole(guard)
         return memory[planner.value(node.output).name][:count]
 
     def _array(self, place: str, case: Case, value: Value, count: int, rows: int | None) -> Array:
-        harness = hip_harness if place in ARCHES else kernel_harness
+        harness = kernel_harness if place in LEVELS else hip_harness
         given = case.inputs.get(value.name)
         if given is None:
             columns, dtype = (
@@ -151,10 +157,10 @@ class Places:
             self._guards.append(guard)
             return out
         given = given[:rows]
-        behind = 64 if place in ARCHES else 0  # the arena has rows there, of anything
+        behind = 0 if place in LEVELS else 64  # the arena has rows there, of anything
         blocks: Array = given
         if value.dtype == "q8":
-            blocks = hip_harness.q8_rows(given) if place in ARCHES else kernel_harness.quantize_rows(given)
+            blocks = kernel_harness.quantize_rows(given) if place in LEVELS else hip_harness.q8_rows(given)
         out = np.zeros((len(blocks) + behind, *blocks.shape[1:]), blocks.dtype)  # here of what would show
         if value.dtype == "q8":
             out["scales"] = np.nan
@@ -180,7 +186,7 @@ class Places:
         arguments: Sequence[Array | None],
         count: int,
     ) -> None:
-        if place in ARCHES:
+        if place not in LEVELS:
             if place not in self._gpus:
                 self._gpus[place] = Gpu(place, self._specs(place), self._cache)
             for one, grid in fitting(((kernel, grid_of(launch)),), count):

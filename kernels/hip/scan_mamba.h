@@ -1,0 +1,43 @@
+/* What a token brings to a lane of scan.h of kinds mamba and mamba2. */
+#include "scan_rows.h"
+
+struct own_numbers {
+#ifdef KIND_MAMBA
+    float a[ROWS];
+#else
+    float a;
+#endif
+    float d, bias;
+};
+
+INLINE own_numbers numbers_of(lane_place place, const GLOBAL_MEMORY float *a, const GLOBAL_MEMORY float *numbers)
+{
+    own_numbers own;
+#ifdef KIND_MAMBA
+    load_rows(own.a, a + (size_t)place.head * STATE, place.part);
+#else
+    own.a = a[place.head];
+#endif
+    own.d = numbers[place.head];
+    own.bias = HAS_BIAS ? numbers[HEADS + place.head] : 0.0f;
+    return own;
+}
+
+INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &own, lane_place place,
+                       const void *const inputs[4], int32_t t)
+{
+    const int32_t group = place.head / (HEADS / GROUPS);
+    const float x = row_of(inputs[0], t, X_STRIDE, X_FIRST)[place.column];
+    const float dt = row_of(inputs[1], t, DT_STRIDE, DT_FIRST)[place.head];
+    const float step = softplus(HAS_BIAS ? dt + own.bias : dt);
+    load_rows(token.key, row_of(inputs[2], t, B_STRIDE, B_FIRST) + group * STATE, place.part);
+    load_rows(token.query, row_of(inputs[3], t, C_STRIDE, C_FIRST) + group * STATE, place.part);
+#ifdef KIND_MAMBA
+    UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay_of(step * own.a[r]);
+#else
+    const float decay = decay_of(step * own.a);
+    UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay;
+#endif
+    token.value = step * x;
+    token.added = own.d * x;
+}
