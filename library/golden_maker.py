@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..artifacts.layout import Layout, TensorEntry
 from ..artifacts.mapped_weights import map_weights
-from ..runtime.device.golden import GOLDEN_BLOCKS, prompt_logits, record_golden
+from ..runtime.device.golden import GOLDEN_BLOCKS, prompt_logits, record_of
 from ..runtime.device.host import HostProgram
 from .mapped_pages import pages_given_back
 
@@ -27,8 +27,10 @@ def make_golden(
     """See `GoldenMaker`. Each record has its `noise`, the root mean square by which its logits differ once the first
     norm's weights are nudged: other activations are rounded to int8 the other way then, as on another device."""
     with _program(layout, weights, code, None) as program:
-        records = record_golden(program, prompts)
-        exact = [prompt_logits(program, prompt) for prompt in prompts]
+        records, exact = [], []
+        for prompt in prompts:
+            exact.append(prompt_logits(program, prompt))
+            records.append(record_of(program, prompt, exact[-1]))
     nudged = next((one for one in layout.tensors if one.packing == "f32" and one.name.endswith("norm@f32")), None)
     if nudged is None:
         return records

@@ -1,5 +1,7 @@
 /* 16-lane vectors in plain vector extensions, for any CPU. See vector.h. */
 
+typedef int16_t i16x32 __attribute__((vector_size(64)));
+
 #define SIGNED_DOT 1
 #define MORE_TOKENS 8
 #define ACCUMULATORS 8 /* in memory; the more there are, the fewer conversions of operands */
@@ -47,22 +49,30 @@ INLINE i32x16 load_i8(const void *p)
     __builtin_memcpy(&bytes, p, sizeof bytes);
     return __builtin_convertvector(bytes, i32x16);
 }
+/* Products of bytes and their sums by pairs fit 16 bits, which any CPU multiplies at once: no byte of x is -128, none of
+ * an unsigned w is above 128. */
+INLINE i32x16 dot_pairs(i32x16 acc, i16x32 even, i16x32 odd, const int8_t *x)
+{
+    const i32x16 x_even = (i32x16){ 0 } + (int32_t)((uint16_t)x[0] | (uint32_t)(uint16_t)x[2] << 16);
+    const i32x16 x_odd = (i32x16){ 0 } + (int32_t)((uint16_t)x[1] | (uint32_t)(uint16_t)x[3] << 16);
+    const i32x16 pairs = (i32x16)(even * (i16x32)x_even + odd * (i16x32)x_odd);
+    return acc + (pairs << 16 >> 16) + (pairs >> 16);
+}
 INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
 {
-    const u32x16 lanes = (u32x16)w;
-    for (int j = 0; j < 4; j++) acc += (i32x16)((lanes >> (8 * j)) & 255) * (int32_t)x[j];
-    return acc;
+    return dot_pairs(acc, (i16x32)w & 255, (i16x32)((u16x32)w >> 8), x);
 }
 INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
 {
-    const u32x16 lanes = (u32x16)w;
-    for (int j = 0; j < 4; j++) acc += ((i32x16)(lanes << (24 - 8 * j)) >> 24) * (int32_t)x[j];
-    return acc;
+    return dot_pairs(acc, (i16x32)w << 8 >> 8, (i16x32)w >> 8, x);
 }
-/* Of 16 entries those that the bytes name. */
+/* Of 16 entries those that the bytes name. In arrays: compilers store a vector again for each index into it. */
 INLINE u8x64 look_up(u8x16 table, u8x64 codes)
 {
-    u8x64 found;
-    for (int i = 0; i < 64; i++) found[i] = table[codes[i]];
-    return found;
+    uint8_t entries[16], bytes[64];
+    __builtin_memcpy(entries, &table, sizeof entries);
+    __builtin_memcpy(bytes, &codes, sizeof bytes);
+    for (int i = 0; i < 64; i++) bytes[i] = entries[bytes[i]];
+    __builtin_memcpy(&codes, bytes, sizeof codes);
+    return codes;
 }

@@ -50,25 +50,26 @@ def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[di
         program: with room for the prompts in its KV cache.
         prompts: token ids.
     """
-    records: list[dict[str, object]] = []
-    for prompt in prompts:
-        logits = _prompt_step(program, prompt, 0)
-        record: dict[str, object] = {
-            "prompt": list(prompt),
-            "logits_sha256": hashlib.sha256(logits.tobytes()).hexdigest(),
-            "top": _top(logits),
-        }
-        tokens: list[int] = []
-        count = min(GREEDY_TOKENS, program.layout.max_seq_len + 1 - len(prompt))
-        for step in range(count):
-            tokens.append(int(np.argmax(logits)))
-            if step + 1 < count and program.layout.both_ways:  # a text is computed whole
-                logits = _prompt_step(program, [*prompt, *tokens], 0)
-            elif step + 1 < count:
-                logits = _prompt_step(program, tokens[-1:], len(prompt) + step)
-        record["greedy"] = tokens
-        records.append(record)
-    return records
+    return [record_of(program, prompt, prompt_logits(program, prompt)) for prompt in prompts]
+
+
+def record_of(program: Program, prompt: Sequence[int], logits: npt.NDArray[np.float32]) -> dict[str, object]:
+    """Return the record of a prompt, which the program has just computed, and whose `prompt_logits` these are."""
+    record: dict[str, object] = {
+        "prompt": list(prompt),
+        "logits_sha256": hashlib.sha256(logits.tobytes()).hexdigest(),
+        "top": _top(logits),
+    }
+    tokens: list[int] = []
+    count = min(GREEDY_TOKENS, program.layout.max_seq_len + 1 - len(prompt))
+    for step in range(count):
+        tokens.append(int(np.argmax(logits)))
+        if step + 1 < count and program.layout.both_ways:  # a text is computed whole
+            logits = _prompt_step(program, [*prompt, *tokens], 0)
+        elif step + 1 < count:
+            logits = _prompt_step(program, tokens[-1:], len(prompt) + step)
+    record["greedy"] = tokens
+    return record
 
 
 def _top(logits: npt.NDArray[np.float32]) -> list[list[int | float]]:
