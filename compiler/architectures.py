@@ -15,6 +15,20 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {row.name: row for family in _FAMILIES for row in family.ARCHITECTURES}
 )
 
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "deepseek4": "residual streams that are mixed, keys that are compressed, and an indexer that chooses among them",
+        "dots3note": "an indexer that chooses what positions see, beside windows with latents of another size",
+        "glm5-next": "an indexer of pools of positions, and residual streams that are mixed",
+        "grovemoe": "experts that several of a token's choices share",
+        "hy_v4": "an indexer that chooses what positions see, and residual streams that are mixed",
+        "kimi-k3": "attention over the outputs of earlier layers",
+        "minimax-01": "linear attention with a decay of each head",
+        "qwen4exp": "an indexer of pools of positions, residual streams that are mixed, and tables of n-grams",
+    }
+)
+"""What is not supported of architectures that are known by name. Source: llama.cpp 11434, `src/models/*.cpp`."""
+
 
 def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     """Draw the forward pass of a model.

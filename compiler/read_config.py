@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..artifacts.errors import printable
-from .architectures import ARCHITECTURES
+from .architectures import ARCHITECTURES, REFUSED
 from .arrays import is_array
 from .model_config import ModelConfig
 from .model_source import ModelSource, checked_int
@@ -130,6 +130,8 @@ def _numbers(source: ModelSource, row: Architecture) -> dict[str, Any]:
 def _architecture(gguf_file: ModelSource) -> Architecture:
     key = "general.architecture"
     name = gguf_file.get_str(key)
+    if name in REFUSED:
+        raise gguf_file.error(key, f"{name} has {REFUSED[name]}, which is not supported")
     if name not in ARCHITECTURES:
         known = f"one of the {len(ARCHITECTURES)} architectures of docs/architectures.md"
         raise gguf_file.error(key, f"expected {known}, found {printable(name)}")

@@ -10,6 +10,7 @@ import pytest
 
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.architectures import build_graph
+from rocmforge.compiler.architectures import ARCHITECTURES, REFUSED
 from rocmforge.compiler.ggml_types import GgmlType
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_config import ModelConfig
@@ -139,6 +140,19 @@ def test_gates_of_modern_bert(tmp_path: Path) -> None:
         read(hidden_activation="relu")
     with pytest.raises(GgufError, match=r"decision\.block_count: expected an encoder alone, found 2 blocks"):
         read(decision__block_count=2)
+
+
+@pytest.mark.parametrize("name, keys, most", [("deepseek32", {}, 12), ("minimax-m3", {"block_size": 4}, 48)])
+def test_an_indexer_bounds_the_context(name: str, keys: dict[str, int], most: int, tmp_path: Path) -> None:
+    """Up to what it may choose it chooses all, so that it need not be computed."""
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", name))
+    said = {f"{name}.attention.indexer.{key}": value for key, value in {"top_k": 12, **keys}.items()}
+    assert read_config(source).max_seq_len == 64
+    assert read_config(replace(source, metadata={**source.metadata, **said})).max_seq_len == most
+
+
+def test_no_architecture_is_refused_that_compiles() -> None:
+    assert not set(REFUSED) & set(ARCHITECTURES)
 
 
 def test_layers_that_are_run_again(tmp_path: Path) -> None:

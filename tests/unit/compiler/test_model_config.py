@@ -153,6 +153,7 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
 @pytest.mark.parametrize(
     "key,value,problem",
     [
+        ("general.architecture", "kimi-k3", "kimi-k3 has attention over the outputs of earlier layers, which is not"),
         ("general.architecture", "rwkv7", f"expected one of the {len(ARCHITECTURES)} architectures of docs/archi"),
         ("general.architecture", None, "expected a string, found nothing"),
         ("llama.attention.causal", False, "expected causal attention"),

@@ -39,6 +39,10 @@ Latent attention (deepseek2, minicpm3, mistral4) is computed absorbed: the cache
 rotated end of its key, once for all heads. The files have one head; models of our own have four, with and without a
 rank of queries, with weights that are absorbed already and with those that are turned round when they are packed.
 
+Where an indexer chooses what positions see (deepseek32, glm-dsa, minimax-m3), it is not computed: models compile for
+contexts that are no longer than what it may choose (`attention.indexer.top_k`, of minimax-m3 so many blocks of
+`attention.indexer.block_size`), where it chooses all.
+
 Four mixtures are further off, where a choice of experts hangs on less than rounding. In qwen3moe and qwen3vlmoe (of
 the same weights) one token's second and third expert lie 3e-4 apart in one layer, and the host's keys and values in
 float16 take the third. smallthinker's router reads the residual stream as it is, so that sigmoids of this file are all
@@ -86,7 +90,8 @@ def _why(problem: str) -> str:
     """Return what is wrong with a model, without what is of this model alone."""
     key, _, rest = problem.partition(": ")
     if key == "general.architecture":
-        return "the architecture is not known"
+        _, has, reason = rest.partition(" has ")
+        return reason.removesuffix(", which is not supported") if has else "the architecture is not known"
     return "a mixture of experts" if key.endswith("expert_count") else f"{key}: {rest}"
 
 
