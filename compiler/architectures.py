@@ -17,7 +17,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
-        "deepseek4": "residual streams that are mixed, keys that are compressed, and an indexer that chooses among them",
+        "deepseek4": "residual streams that are mixed, and an indexer that chooses among keys that are compressed",
         "dots3note": "an indexer that chooses what positions see, beside windows with latents of another size",
         "glm5-next": "an indexer of pools of positions, and residual streams that are mixed",
         "grovemoe": "experts that several of a token's choices share",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,8 @@ from ..ggml_types import GgmlType
 from ..model_source import ModelSource, TensorInfo
 from ..models.hugging_face import FolderRow
 from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, interleaved_order, text_config, translate
+from .experts import with_stacked_experts
+from .folder_tensor import FolderTensor
 from .json_file import JsonObject, read_json_object
 from .quantized import Matrix, Stored, quantized_matrices
 from .safetensors_file import SafetensorsFile, read_safetensors
@@ -33,17 +35,6 @@ _TYPES: Mapping[str, GgmlType] = MappingProxyType({name: GgmlType[name] for name
 _DERIVED = (".rotary_emb.inv_freq", ".attention.masked_bias")
 
 _IMAGES = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.")
-
-ReadRows = Callable[[int, int], npt.NDArray[np.uint8]]
-
-
-@dataclass(frozen=True, slots=True)
-class FolderTensor:
-    """A tensor under GGUF's name: what it is, its name in the folder, and how rows of it are read."""
-
-    info: TensorInfo
-    name: str
-    read: ReadRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,7 +159,7 @@ def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, Safetensors
     found = [_quantized(matrix) for matrix in matrices]
     passed_over = {*used, *(name for name in stored if name.endswith(_DERIVED) or _of_images(config, name))}
     found += [_plain(one) for name, one in stored.items() if name not in passed_over]
-    for tensor in found:
+    for tensor in with_stacked_experts(config.path.parent, found):
         name = names.get_name(_text_name(tensor.name), (".weight", ".bias"))
         if name is None:
             problem = f"expected a tensor of a {row.architecture} model, found one that it does not have"

@@ -57,8 +57,44 @@ _GRANITE: Mapping[str, str] = MappingProxyType(
 _SOFTCAPS: Mapping[str, str] = MappingProxyType(
     {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
 )
+_EXPERTS: Mapping[str, str] = MappingProxyType(
+    {
+        "num_experts": "expert_count",
+        "num_experts_per_tok": "expert_used_count",
+        "moe_intermediate_size": "expert_feed_forward_length",
+        "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+    }
+)
 _ROWS = (
     FolderRow("llama", ("llama", "mistral"), _RMS, permuted=True),
+    FolderRow(
+        "llama",
+        ("mixtral",),
+        {**_RMS_5, "rope_theta": 1e6, "num_local_experts": 8, "num_experts_per_tok": 2},
+        {"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"},
+        permuted=True,
+    ),
+    FolderRow(
+        "qwen2moe",
+        ("qwen2_moe",),
+        {**_RMS, "num_experts": 60, "num_experts_per_tok": 4},
+        _EXPERTS,
+        required={"norm_topk_prob": False},
+    ),
+    FolderRow(
+        "qwen3moe",
+        ("qwen3_moe",),
+        {**_RMS, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": False},
+        _EXPERTS,
+        required={"norm_topk_prob": True},
+    ),
+    FolderRow(
+        "olmoe",
+        ("olmoe",),
+        {**_RMS_5, "num_experts": 64, "num_experts_per_tok": 8},
+        _EXPERTS,
+        required={"norm_topk_prob": False, "clip_qkv": None},
+    ),
     FolderRow("qwen2", ("qwen2",), _RMS),
     FolderRow("qwen3", ("qwen3",), {**_RMS, "head_dim": 128}),
     FolderRow("qwen2vl", ("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), _RMS),

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.errors import GgufError
-from rocmforge.compiler.architectures import build_graph
-from rocmforge.compiler.architectures import ARCHITECTURES, REFUSED
+from rocmforge.compiler.architectures import ARCHITECTURES, REFUSED, build_graph
 from rocmforge.compiler.ggml_types import GgmlType
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_config import ModelConfig

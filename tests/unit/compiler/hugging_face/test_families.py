@@ -20,7 +20,7 @@ from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.support.hugging_face import write_weights
 
 # h: hidden, i: inner, q: queries, k: keys, d: a head, v: vocabulary; 4 heads of 16 over 2.
-SIZES = {"h": 64, "i": 128, "q": 64, "k": 32, "d": 16, "v": 320, "i2": 256, "qkv": 128}
+SIZES = {"h": 64, "i": 128, "q": 64, "k": 32, "d": 16, "v": 320, "i2": 256, "qkv": 128, "e": 32, "n": 4, "1": 1}
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -35,6 +35,7 @@ QKV = {"self_attn.q_proj": "q h", "self_attn.k_proj": "k h", "self_attn.v_proj":
 ATTENTION = {**QKV, "self_attn.o_proj": "h q"}
 MLP = {"mlp.gate_proj": "i h", "mlp.up_proj": "i h", "mlp.down_proj": "h i"}
 UP_DOWN = {"mlp.up_proj": "i h", "mlp.down_proj": "h i"}
+MOE = {"gate_proj": "e h", "up_proj": "e h", "down_proj": "h e"}
 NORMS = {"input_layernorm": "h", "post_attention_layernorm": "h"}
 POST_NORMS = {"post_attention_layernorm": "h", "post_feedforward_layernorm": "h"}
 FOUR_NORMS = {**NORMS, "pre_feedforward_layernorm": "h", "post_feedforward_layernorm": "h"}
@@ -43,6 +44,14 @@ LLAMA = {**NORMS, **ATTENTION, **MLP}
 ROWS_NORMS = {"self_attn.q_norm": "q", "self_attn.k_norm": "k"}
 HEAD_NORMS = {"self_attn.q_norm": "d", "self_attn.k_norm": "d"}
 FUSED = {"self_attn.qkv_proj": "qkv h", "self_attn.o_proj": "h q", "mlp.gate_up_proj": "i2 h", "mlp.down_proj": "h i"}
+EXPERTS = {f"mlp.experts.{number}.{name}": shape for number in range(4) for name, shape in MOE.items()}
+MIXTRAL = {
+    f"block_sparse_moe.experts.{number}.{name}": shape
+    for number in range(4)
+    for name, shape in {"w1": "i h", "w2": "h i", "w3": "i h"}.items()
+}
+SHARED = {f"mlp.shared_expert.{name}": shape for name, shape in MOE.items()}
+CHOICE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 PHI = {**QKV, "self_attn.dense": "h q", "mlp.fc1": "i h", "mlp.fc2": "h i", "input_layernorm": "h"}
 
 # By model_type: tensors of a layer, of which those in the set have biases, and what config.json has beside the sizes.
@@ -87,6 +96,26 @@ FAMILIES: dict[str, tuple[Mapping[str, str], set[str], dict[str, Any]]] = {
         {**NORMS, **ATTENTION, "mlp.c_fc": "i h", "mlp.c_proj": "h i"},
         {*NORMS, *ATTENTION, "mlp.c_fc", "mlp.c_proj"},
         {"hidden_act": "gelu_pytorch_tanh"},
+    ),
+    "mixtral": (
+        {**NORMS, **ATTENTION, **MIXTRAL, "block_sparse_moe.gate": "n h"},
+        set(),
+        {"num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "qwen2_moe": (
+        {**NORMS, **ATTENTION, **EXPERTS, **SHARED, "mlp.gate": "n h", "mlp.shared_expert_gate": "1 h"},
+        set(QKV),
+        {**CHOICE, "norm_topk_prob": False},
+    ),
+    "qwen3_moe": (
+        {**NORMS, **ATTENTION, **HEAD_NORMS, **EXPERTS, "mlp.gate": "n h"},
+        set(),
+        {**CHOICE, "norm_topk_prob": True},
+    ),
+    "olmoe": (
+        {**NORMS, **ATTENTION, "self_attn.q_norm": "q", "self_attn.k_norm": "k", **EXPERTS, "mlp.gate": "n h"},
+        set(),
+        CHOICE,
     ),
     "phi": (PHI, set(PHI), {"hidden_act": "gelu_new"}),
     "cohere": ({"input_layernorm": "h", **ATTENTION, **MLP}, set(), {"logit_scale": 0.0625}),
