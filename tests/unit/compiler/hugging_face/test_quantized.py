@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.errors import InputError
+from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.hugging_face.folder import HuggingFaceFolder, open_folder
 from rocmforge.compiler.model import CompileOptions, read_model
+from rocmforge.compiler.model_tensors import unused_tensors, weights_by_role
 from rocmforge.compiler.progress import Silent
+from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.support.hugging_face import folder_config, stored_tensors, write_folder, write_weights
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -278,6 +281,29 @@ def test_experts_of_gpt_oss(tmp_path: Path) -> None:
         folder.metadata["gpt-oss.expert_feed_forward_length"] == folder.metadata["gpt-oss.feed_forward_length"] == INNER
     )
     assert (folder.metadata["gpt-oss.expert_count"], folder.metadata["gpt-oss.expert_used_count"]) == (EXPERTS, 2)
+
+
+def test_a_whole_folder_of_gpt_oss(tmp_path: Path) -> None:
+    """All that its graph reads is there, and nothing else."""
+    random = np.random.default_rng(11)
+    layer = "model.layers.0."
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (8, WIDTH), "model.norm.weight": (WIDTH,)}
+    shapes |= {f"{layer}{name}layernorm.weight": (WIDTH,) for name in ("input_", "post_attention_")}
+    for name, rows in {"q": 256, "k": 128, "v": 128}.items():
+        shapes |= {
+            f"{layer}self_attn.{name}_proj.weight": (rows, WIDTH),
+            f"{layer}self_attn.{name}_proj.bias": (rows,),
+        }
+    shapes |= {f"{layer}self_attn.o_proj.weight": (WIDTH, 256), f"{layer}self_attn.o_proj.bias": (WIDTH,)}
+    shapes |= {f"{layer}self_attn.sinks": (4,)}
+    shapes |= {f"{layer}mlp.router.weight": (EXPERTS, WIDTH), f"{layer}mlp.router.bias": (EXPERTS,)}
+    further: Parts = {name: ("BF16", shape, stored_bf16(random.normal(0, 1, shape))) for name, shape in shapes.items()}
+    folder = gpt_oss(tmp_path, expert_parts(random) | further)
+    config = read_config(folder)
+    build_graph(config, weights_by_role(folder, config))
+    assert not unused_tensors(folder, config)
+    assert config.experts is not None
+    assert (config.num_experts, config.experts.used, config.experts.scoring) == (EXPERTS, 2, "chosen")
 
 
 EXPERT_CASES: dict[str, tuple[str, tuple[str, tuple[int, ...], bytes] | None, str]] = {
