@@ -67,7 +67,7 @@ _ATTRIBUTES: Final[Mapping[str, type]] = MappingProxyType({"kind": str, "heads":
 MAPPINGS: Final = ("block", "modulo")
 MOST_STATE: Final = 256
 _THREADS: Final = 64  # of a workgroup
-_FEW_ROWS: Final = 64  # up to so many 4 lanes of a GPU share a column, 8 where it has more
+_LANE_ROWS: Final = 16  # of a column's state, in a lane's registers
 _NAMES: Final = tuple(dict.fromkeys(name for names in KINDS.values() for name in names))
 
 
@@ -227,7 +227,8 @@ def host(planner: HostPlanner, node: Node) -> None:
 def hip(planner: HipPlanner, node: Node) -> None:
     """See `Operation`."""
     sizes = Sizes.of(node)
-    columns, parts = sizes.heads * sizes.columns, 4 if sizes.state <= _FEW_ROWS else 8
+    columns = sizes.heads * sizes.columns
+    parts = next(parts for parts in (4, 8, 16) if sizes.state <= _LANE_ROWS * parts)
     state_bytes = -(-4 * columns * sizes.state // STATE_ALIGNMENT) * STATE_ALIGNMENT
     grid = GridEntry(_THREADS, -(-columns * parts // _THREADS), "sequences")
     _launch(planner, node, state_bytes, grid, parts=parts, threads=_THREADS, wave_size=planner.gpu.wave_size)

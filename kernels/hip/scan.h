@@ -1,7 +1,7 @@
 /* Matrices of state over the tokens of sequences: compiler/ops/scan.py, which has the formulas.
  *
  * Constants: KIND_MAMBA, KIND_MAMBA2, KIND_DELTA or KIND_KDA, HEADS, STATE (rows of a matrix), COLUMNS (of a matrix),
- * PARTS (lanes that share a column, 4 or 8), THREADS, WAVE_SIZE, STATE_BYTES, and for each input its columns and the one
+ * PARTS (lanes that share a column, 4 to 16), THREADS, WAVE_SIZE, STATE_BYTES, and for each input its columns and the one
  * that it begins with. Of mamba and mamba2: X_STRIDE, X_FIRST, DT_STRIDE, DT_FIRST, B_STRIDE, B_FIRST, C_STRIDE, C_FIRST,
  * GROUPS, HAS_BIAS. Of delta: QKV_STRIDE, QKV_FIRST, GATES_STRIDE, GATES_FIRST, GATE_HEADS, KEY_HEADS, MODULO (1: of the
  * mapping; 0: block), EPSILON. Of kda: QKV_STRIDE, QKV_FIRST, DECAY_STRIDE, DECAY_FIRST, BETA_STRIDE, BETA_FIRST,

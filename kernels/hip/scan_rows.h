@@ -28,7 +28,8 @@ INLINE void store_rows(GLOBAL_MEMORY float *p, const float values[ROWS], int32_t
 /* The sum over the lanes of a column, in each of them. */
 INLINE float sum_of_parts(float x)
 {
-    if (PARTS == 8) x += shuffle_xor<4>(x);
+    if (PARTS > 8) x += shuffle_xor<8>(x);
+    if (PARTS > 4) x += shuffle_xor<4>(x);
     x += shuffle_xor<2>(x);
     return x + shuffle_xor<1>(x);
 }

@@ -28,21 +28,28 @@
 
 static int32_t scan_items(const struct step *step) { return step->num_sequences * BLOCKS; }
 
-/* Each row decays, takes its part of what is written, and gives its part of the output. */
+/* Row i decays, takes its part of what is written, and gives its part of the output. */
+INLINE void pass_row(struct block *block, const struct token *token, int i, f32x16 sums[VECTORS])
+{
+    const f32x16 key = splat(token->key[i]), query = splat(token->query[i]);
+    for (int v = 0; v < VECTORS; v++) {
+        const f32x16 row = vector_fma(key, token->values[v], block->state[i][v] * DECAY(i, v));
+        block->state[i][v] = row;
+        sums[v] = vector_fma(row, query, sums[v]);
+    }
+}
+
 INLINE void pass(struct block *block, const struct token *token, float *out)
 {
-    f32x16 sums[2][VECTORS];
-    for (int v = 0; v < VECTORS; v++) sums[0][v] = sums[1][v] = splat(0);
-    for (int i = 0; i < STATE; i++) {
-        const f32x16 key = splat(token->key[i]), query = splat(token->query[i]);
-        for (int v = 0; v < VECTORS; v++) {
-            const f32x16 row = vector_fma(key, token->values[v], block->state[i][v] * DECAY(i, v));
-            block->state[i][v] = row;
-            sums[i % 2][v] = vector_fma(row, query, sums[i % 2][v]);
-        }
+    f32x16 even[VECTORS], odd[VECTORS];
+    for (int v = 0; v < VECTORS; v++) even[v] = odd[v] = splat(0);
+    for (int i = 0; i + 1 < STATE; i += 2) {
+        pass_row(block, token, i, even);
+        pass_row(block, token, i + 1, odd);
     }
+    if (STATE % 2) pass_row(block, token, STATE - 1, even);
     for (int v = 0; v < VECTORS; v++)
-        store_lanes(out + 16 * v, sums[0][v] + sums[1][v] + token->added[v], block->count - 16 * v);
+        store_lanes(out + 16 * v, even[v] + odd[v] + token->added[v], block->count - 16 * v);
 }
 
 static void scan_sequence(const struct step *step, int32_t sequence, int32_t at, struct block *block)

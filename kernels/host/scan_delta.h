@@ -53,15 +53,22 @@ INLINE void read_gates(const struct block *block, struct token *token, int32_t t
     token->rate = beta[0] == beta[0] ? rate : beta[0]; /* keeps NaN */
 }
 
-/* What the state does not give for the key already, times the rate; sums over even and over odd rows. */
+INLINE void recall_row(const struct block *block, const struct token *token, int i, f32x16 sums[VECTORS])
+{
+    for (int v = 0; v < VECTORS; v++)
+        sums[v] = vector_fma(block->state[i][v] * DECAY(i, v), splat(token->key[i]), sums[v]);
+}
+/* What the state does not give for the key already, times the rate. */
 INLINE void find_written(const struct block *block, struct token *token)
 {
-    f32x16 sums[2][VECTORS];
-    for (int v = 0; v < VECTORS; v++) sums[0][v] = sums[1][v] = splat(0);
-    for (int i = 0; i < STATE; i++)
-        for (int v = 0; v < VECTORS; v++)
-            sums[i % 2][v] = vector_fma(block->state[i][v] * DECAY(i, v), splat(token->key[i]), sums[i % 2][v]);
-    for (int v = 0; v < VECTORS; v++) token->values[v] = token->rate * (token->values[v] - (sums[0][v] + sums[1][v]));
+    f32x16 even[VECTORS], odd[VECTORS];
+    for (int v = 0; v < VECTORS; v++) even[v] = odd[v] = splat(0);
+    for (int i = 0; i + 1 < STATE; i += 2) {
+        recall_row(block, token, i, even);
+        recall_row(block, token, i + 1, odd);
+    }
+    if (STATE % 2) recall_row(block, token, STATE - 1, even);
+    for (int v = 0; v < VECTORS; v++) token->values[v] = token->rate * (token->values[v] - (even[v] + odd[v]));
 }
 
 INLINE void read_token(const struct block *block, struct token *token, int32_t t)
