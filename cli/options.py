@@ -65,6 +65,13 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
         help="Keep the experts of the first so many layers in this machine's memory. [default: as few as must be]",
     )
     @click.option(
+        "--state-slots",
+        type=click.IntRange(2),
+        envvar="ROCMFORGE_STATE_SLOTS",
+        help="States of sequences that a model with recurrent state keeps at once. [default: two for each sequence of"
+        " a step and 64, as far as they fit into 2 GiB; on a GPU into a quarter of what is free]",
+    )
+    @click.option(
         "--threads",
         type=click.IntRange(1, 1024),
         envvar="ROCMFORGE_THREADS",
@@ -79,6 +86,7 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
         gpu_graphs: str,
         gpu_layers: int | None,
         cpu_experts: int | None,
+        state_slots: int | None,
         threads: int,
         **extra: Any,
     ) -> None:
@@ -87,7 +95,9 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
         from ..runtime.device.load import DeviceOptions
 
         places = WeightPlaces(gpu_layers, cpu_experts)
-        options = DeviceOptions(device, threads, make_emulator, graphs=gpu_graphs, places=places)
+        options = DeviceOptions(
+            device, threads, make_emulator, graphs=gpu_graphs, places=places, state_slots=state_slots
+        )
         command(*args, device=options, **extra)
 
     return wrapped

@@ -90,12 +90,14 @@ def target_entry(
 def memory_contract(layout: Layout) -> dict[str, int]:
     """Return the bytes that serving will need on one target, before anything is allocated."""
     per_block = layout.kv.bytes_per_block
+    states = {"state_bytes_per_slot": layout.bytes_per_slot} if layout.states else {}
     return {
         "weights_bytes": sum(tensor.n_bytes for tensor in layout.tensors),
         "arena_bytes": layout.arena_bytes(),
         "kv_bytes_per_block": per_block,
         "kv_block_tokens": layout.kv.block_size,
         "kv_bytes_per_full_context": per_block * -(-layout.max_seq_len // layout.kv.block_size),
+        **states,
     }
 
 

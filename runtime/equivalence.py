@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import BundleError
-from .device.batch import Batch, Program, RowSampling, close_program
+from .device.batch import Batch, Program, close_program
 from .device.golden import checked_prompt
 from .device.load import DeviceOptions, load_program
 from .device.memory import KvSize
+from .device.solo import Solo
 from .engine.loading import load_tokenizer
 
 Logits = npt.NDArray[np.float32]
@@ -152,18 +153,14 @@ def _side_by_side(tokens: Sequence[int], programs: Sequence[Program]) -> Iterato
     layouts = [program.layout for program in programs]
     size = min(min(layout.max_sequences, layout.max_batch_tokens) for layout in layouts)
     is_whole = any(layout.both_ways for layout in layouts)  # then a step has all of a text, if not all of its logits
+    alone = [Solo(layout) for layout in layouts]
+    blocks = min(program.num_blocks for program in programs)
     for begin in range(0, len(tokens), size):
         end = min(begin + size, len(tokens))
         first = 0 if is_whole else begin
-        step = Batch(
-            token_ids=np.array(tokens[first:] if is_whole else tokens[begin:end], np.int32),
-            positions=np.arange(first, len(tokens) if is_whole else end, dtype=np.int32),
-            rows=np.zeros(len(tokens) if is_whole else end - begin, np.int32),
-            block_table=np.arange(min(program.num_blocks for program in programs), dtype=np.int32)[None].copy(),
-            logits_rows=np.arange(begin - first, end - first, dtype=np.int32),
-            sampling=[RowSampling()] * (end - begin),
-        )
-        one, other = (_logits(program, step) for program in programs)
+        ids = tokens if is_whole else tokens[begin:end]
+        steps = [solo.batch(ids, first, blocks, range(begin - first, end - first)) for solo in alone]
+        one, other = (_logits(program, step) for program, step in zip(programs, steps, strict=True))
         yield one, other
 
 

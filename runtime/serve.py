@@ -156,6 +156,7 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) 
         graphs=device.graphs,
         gpu_layers=device.places.gpu_layers,
         cpu_experts=device.places.cpu_experts,
+        state_slots=device.state_slots,
         limits=options.engine_limits,
         emulator=None if device.emulator is None else f"{device.emulator.__module__}:{device.emulator.__qualname__}",
         max_context=options.max_context,

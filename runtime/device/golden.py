@@ -12,35 +12,24 @@ import numpy.typing as npt
 
 from ...artifacts.errors import BundleError
 from ...artifacts.layout import Layout
-from .batch import Batch, Program, RowSampling
+from .batch import Batch, Program
+from .solo import Solo
 
 TOP_LOGITS = 8
 GREEDY_TOKENS = 4
 GOLDEN_BLOCKS = 4  # of the KV cache, enough for any record
 
 
-def _prompt_step(program: Program, token_ids: Sequence[int], start: int) -> npt.NDArray[np.float32]:
-    """Return float32[vocab_size] after `token_ids`, which begin at position `start` and lie in blocks 0, 1, ..."""
-    count = len(token_ids)
-    num_blocks = -(-(start + count) // program.layout.kv.block_size)
-    blocks = np.arange(num_blocks, dtype=np.int32)[None, :]
-    program.step(
-        Batch(
-            token_ids=np.array(token_ids, np.int32),
-            positions=np.arange(start, start + count, dtype=np.int32),
-            rows=np.zeros(count, np.int32),
-            block_table=np.ascontiguousarray(blocks),
-            logits_rows=np.array([count - 1], np.int32),
-            sampling=[RowSampling()],
-        )
-    )
+def _prompt_step(program: Program, batch: Batch) -> npt.NDArray[np.float32]:
+    """Return float32[vocab_size] after the last token of a step of one row of logits."""
+    program.step(batch)
     logits: npt.NDArray[np.float32] = program.logits(1)[0]
     return logits
 
 
 def prompt_logits(program: Program, prompt: Sequence[int]) -> npt.NDArray[np.float32]:
     """Return float32[vocab_size] after a prompt, which a program of its own keeps."""
-    return _prompt_step(program, prompt, 0).copy()
+    return _prompt_step(program, Solo(program.layout).batch(prompt, 0)).copy()
 
 
 def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:
@@ -61,13 +50,14 @@ def record_of(program: Program, prompt: Sequence[int], logits: npt.NDArray[np.fl
         "top": _top(logits),
     }
     tokens: list[int] = []
+    solo = Solo(program.layout)
     count = min(GREEDY_TOKENS, program.layout.max_seq_len + 1 - len(prompt))
     for step in range(count):
         tokens.append(int(np.argmax(logits)))
         if step + 1 < count and program.layout.both_ways:  # a text is computed whole
-            logits = _prompt_step(program, [*prompt, *tokens], 0)
+            logits = _prompt_step(program, solo.batch([*prompt, *tokens], 0))
         elif step + 1 < count:
-            logits = _prompt_step(program, tokens[-1:], len(prompt) + step)
+            logits = _prompt_step(program, solo.batch(tokens[-1:], len(prompt) + step))
     record["greedy"] = tokens
     return record
 
@@ -114,7 +104,7 @@ def check_shortest(program: Program, path: Path, records: Sequence[Mapping[str, 
     shortest = min(range(len(prompts)), key=lambda index: len(prompts[index]), default=None)
     if shortest is None or len(prompts[shortest]) > program.num_blocks * program.layout.kv.block_size:
         return
-    logits = _prompt_step(program, prompts[shortest], 0)
+    logits = _prompt_step(program, Solo(program.layout).batch(prompts[shortest], 0))
     problems = compare_records(path, [records[shortest]], [{"top": _top(logits)}], tolerance)
     if not np.isfinite(logits).all():
         problems = ["expected finite logits, found NaN or infinity"]

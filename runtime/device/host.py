@@ -28,6 +28,7 @@ from ...artifacts.mapped_weights import MappedWeights
 from .addresses import Addresses
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32
 from .hidden import HiddenStates
+from .memory import LEAST_SLOTS
 from .token_masks import PendingMask
 
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -191,13 +192,13 @@ class HostProgram:
             name: what the code is called in messages.
             num_blocks: blocks of the KV cache.
             threads: that share the work, this one included.
-            num_state_slots: of state.
+            num_state_slots: of state; 0: as many as one sequence takes. None are where the model has no state.
         Raises:
             DeviceError: the code does not fit, or memory or threads are unavailable.
         """
         self.layout = layout
         self.num_blocks = num_blocks
-        self.num_state_slots = num_state_slots
+        self.num_state_slots = (num_state_slots or LEAST_SLOTS) if layout.states else 0
         self.threads = threads
         self._weights = weights
         self._hidden = HiddenStates(layout, weights)
@@ -206,7 +207,7 @@ class HostProgram:
         try:
             self._arena = _anonymous(layout.arena_bytes(), "arena")
             self._kv = _anonymous(num_blocks * layout.kv.bytes_per_block, "KV cache")
-            self._states = _anonymous(num_state_slots * layout.bytes_per_slot, "state of sequences")
+            self._states = _anonymous(self.num_state_slots * layout.bytes_per_slot, "state of sequences")
             self._addresses = self._place()
             self._launches = self._resolve_launches()
             self._handle = self._library.create(ctypes.addressof(self._launches), len(self._launches), threads)

@@ -21,7 +21,7 @@ from .hip.placement import WeightPlaces
 from .hip.program import HipProgram, open_program
 from .hip.select import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
 from .host import choose_variant, load_host_program
-from .memory import KvSize, available_memory, check_memory, kv_blocks
+from .memory import KvSize, available_memory, check_memory, describe_slots, host_state_slots, kv_blocks
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class DeviceOptions:
         nodes: the KFD topology of this machine.
         graphs: one of `artifacts.hip.GRAPH_MODES`.
         places: of weights, where it is a GPU.
+        state_slots: of recurrent state, where the model has some; None: what fits and is of use.
     """
 
     device: str = "auto"
@@ -55,6 +56,7 @@ class DeviceOptions:
     nodes: Path = KFD_NODES
     graphs: str = "auto"
     places: WeightPlaces = field(default_factory=WeightPlaces)
+    state_slots: int | None = None
 
     def parsed(self) -> tuple[str, str | None]:
         """Return the kind of device and which one.
@@ -170,8 +172,11 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
 def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize) -> Program:
     layout, available = bundle.layout_of(target), available_memory()
     num_blocks = kv_blocks(layout, kv.max_context, None, available) if kv.blocks is None else kv.blocks
-    check_memory(layout, num_blocks, available)
-    return load_host_program(bundle, num_blocks, options.threads, target.level)
+    num_slots = host_state_slots(layout, kv.state_slots, available)
+    check_memory(layout, num_blocks, available, num_slots)
+    if num_slots:
+        log.info("host: %s", describe_slots(layout, num_slots))
+    return load_host_program(bundle, num_blocks, options.threads, target.level, num_slots)
 
 
 def _load_emulated(
@@ -197,7 +202,8 @@ def _load_emulated(
         layout = bundle.layout_of(target)
         # Its memory is this machine's, so it is as sparing with it as the host is.
         blocks = kv_blocks(layout, kv.max_context, None, available_memory()) if kv.blocks is None else kv.blocks
-        device, size = GpuDevice(0, "emulated", arch, ""), KvSize(blocks, kv.max_context)
+        slots = host_state_slots(layout, kv.state_slots, available_memory()) or None
+        device, size = GpuDevice(0, "emulated", arch, ""), KvSize(blocks, kv.max_context, slots)
         where = bundle, api, device, target
         program = open_program(*where, size, report, graphs=options.graphs, places=options.places)
         return _tried(program) if options.graphs == "on" else program

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ...artifacts.errors import DeviceError
+from ...artifacts.errors import DeviceError, UsageError
 from ...artifacts.layout import Layout
 
 MEBIBYTE = 1 << 20
 DEFAULT_KV_BYTES: Final = 1 << 30
 DEFAULT_KV_CONTEXTS: Final = 4
+DEFAULT_STATE_BYTES: Final = 2 << 30
+LEAST_SLOTS: Final = 2
+"""Of one sequence: the slot of state that it goes on from, and the one that a step writes."""
+SNAPSHOT_SLOTS: Final = 64  # beside those of all sequences of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,39 @@ def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None, available
         return -(-kv_tokens // size)
     wanted = -(-max_context // size)
     budget = DEFAULT_KV_BYTES if available is None else min(DEFAULT_KV_BYTES, available // 2)
-    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, budget // layout.kv.bytes_per_block))
+    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, budget // max(1, layout.kv.bytes_per_block)))
+
+
+def state_slots(layout: Layout, asked: int | None, budget: int) -> int:
+    """Return the slots of recurrent state to take; 0 where the model has none.
+
+    Args:
+        layout: of the bundle.
+        asked: exactly so many; None: `LEAST_SLOTS` for each sequence of a step and some for snapshots, as far as they
+            fit into the budget, and `LEAST_SLOTS` in any case.
+        budget: bytes.
+
+    Raises:
+        UsageError: fewer are asked for than a sequence takes.
+    """
+    if not layout.states:
+        return 0
+    if asked is not None and asked < LEAST_SLOTS:
+        raise UsageError(f"--state-slots: expected at least {LEAST_SLOTS}, found {asked}")
+    wanted = LEAST_SLOTS * layout.max_sequences + SNAPSHOT_SLOTS
+    return asked or max(LEAST_SLOTS, min(wanted, budget // layout.bytes_per_slot))
+
+
+def host_state_slots(layout: Layout, asked: int | None, available: int | None) -> int:
+    """Return the host's: by default no more than `DEFAULT_STATE_BYTES` and a quarter of the memory that is `available`
+    (bytes, None: unknown). Raises as `state_slots`."""
+    budget = DEFAULT_STATE_BYTES if available is None else min(DEFAULT_STATE_BYTES, available // 4)
+    return state_slots(layout, asked, budget)
+
+
+def describe_slots(layout: Layout, num_slots: int) -> str:
+    """Return what is said of slots of state."""
+    return f"{num_slots} slots of state ({_mebibytes(num_slots * layout.bytes_per_slot)} MiB)"
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
@@ -88,25 +124,30 @@ def _field(text: str, name: str) -> int:
     return int(line.removeprefix(name).removesuffix("kB"))
 
 
-def check_memory(layout: Layout, num_blocks: int, available: int | None) -> None:
+def check_memory(layout: Layout, num_blocks: int, available: int | None, num_slots: int = 0) -> None:
     """Hold the memory contract against what there is. Weights are mapped from their file, so they need not fit.
 
     Args:
         layout: of the bundle.
         num_blocks: blocks of the KV cache.
         available: bytes, from `available_memory`.
+        num_slots: of state.
 
     Raises:
-        DeviceError: KV cache and arena do not fit.
+        DeviceError: KV cache, state and arena do not fit.
     """
     kv, arena = num_blocks * layout.kv.bytes_per_block, layout.arena_bytes()
-    if available is None or kv + arena <= available:
+    needed = kv + arena + num_slots * layout.bytes_per_slot
+    if available is None or needed <= available:
         return
+    slots, less = "", "--kv-tokens or --max-context ask"
+    if num_slots:
+        slots, less = f", {describe_slots(layout, num_slots)}", "--kv-tokens, --max-context or --state-slots ask"
     tokens = num_blocks * layout.kv.block_size
     raise DeviceError(
-        f"host: a KV cache of {tokens} tokens and the arena need {_mebibytes(kv + arena)} MiB, "
+        f"host: a KV cache of {tokens} tokens{slots} and the arena need {_mebibytes(needed)} MiB, "
         f"{_mebibytes(available)} MiB are available (weights of {_mebibytes(layout.weights_bytes)} MiB are mapped, "
-        "not counted); --kv-tokens or --max-context ask for less"
+        f"not counted); {less} for less"
     )
 
 

@@ -206,6 +206,7 @@ class Engine:
         free, total = recovery.memory()
         with self._wake:
             scheduler, pool = self._scheduler, self._scheduler.pool
+            slots = None if scheduler.states is None else scheduler.states.pool
             return EngineStats(
                 running=recovery.thread.is_alive() and not recovery.stopping and recovery.problem is None,
                 active=len(scheduler.running),
@@ -224,6 +225,9 @@ class Engine:
                 draft_tokens=scheduler.draft_tokens,
                 draft_tokens_accepted=scheduler.draft_tokens_accepted,
                 **asdict(recovery.facts()),
+                state_slots_used=0 if slots is None else slots.size - slots.num_free,
+                state_slots_total=0 if slots is None else slots.size,
+                state_slots_cached=0 if slots is None else slots.num_cached,
             )
 
     def _run(self, program: Program | None) -> None:

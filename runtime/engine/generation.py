@@ -256,6 +256,9 @@ class DeviceStats:
 class EngineStats:
     """Counts for `/health` and the gauges of `/metrics`.
 
+    `state_slots_used` of `state_slots_total` are held by requests, `state_slots_cached` are snapshots, held or not;
+    all 0 where the model has no recurrent state.
+
     `pages_used` are KV blocks held by requests; `pages_cached` known for their content, held or not. Since the engine
     began `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens`
     `draft_tokens_accepted` were accepted. `device_available` is false, and so is `running`, while a step hangs, a lost
@@ -284,6 +287,9 @@ class EngineStats:
     graph_mismatches: int = 0
     devices: tuple[DeviceStats, ...] = ()
     host_weight_bytes: int = 0
+    state_slots_used: int = 0
+    state_slots_total: int = 0
+    state_slots_cached: int = 0
 
 
 _SUMMED: Final = (
@@ -300,6 +306,9 @@ _SUMMED: Final = (
     "draft_tokens_accepted",
     "graph_mismatches",
     "host_weight_bytes",
+    "state_slots_used",
+    "state_slots_total",
+    "state_slots_cached",
 )
 
 

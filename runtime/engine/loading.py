@@ -68,7 +68,7 @@ def kv_size(bundle: Bundle, options: EngineOptions) -> KvSize:
     if max_context > layout.max_seq_len:
         raise UsageError(f"--max-context: expected at most {layout.max_seq_len} (the bundle's), found {max_context}")
     blocks = None if options.kv_tokens is None else -(-options.kv_tokens // layout.kv.block_size)
-    return KvSize(blocks, max_context)
+    return KvSize(blocks, max_context, options.device.state_slots)
 
 
 def chosen_device(asked: str, program: Program) -> str:

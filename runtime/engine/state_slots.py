@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ...artifacts.layout import Layout
+from ..device.memory import LEAST_SLOTS
 from .shared_pool import SharedPool
 
-LEAST_SLOTS: Final = 2
-"""Of one sequence: that it goes on from, and that a step writes."""
 _INTERVAL: Final = 128  # tokens
 _LAST_BOUNDARIES: Final = 2  # of a prompt: the next turn's often parts from it within its last few tokens
 

@@ -70,6 +70,9 @@ class Metrics:
         )
         self._graphs = self._gauge("gpu_graphs", "Whether decode steps are replayed as HIP graphs")
         self._mismatches = self._gauge("gpu_graph_mismatches", "Steps that a graph got wrong, and that were done again")
+        self._slots = self._gauge("state_slots", "Slots of recurrent state")
+        self._slots_used = self._gauge("state_slots_used", "Slots of recurrent state that requests hold")
+        self._slots_cached = self._gauge("state_slots_cached", "Slots of recurrent state that are snapshots")
         self._host_weights = self._gauge("gpu_host_weight_bytes", "Bytes of weights in the host's memory")
         self._step = self._histogram(
             "step_duration_seconds", "Duration of a step of the device in seconds", STEP_BUCKETS
@@ -157,6 +160,9 @@ class Metrics:
         self._pages.set(stats.pages_total)
         self._pages_used.set(stats.pages_used)
         self._pages_cached.set(stats.pages_cached)
+        self._slots.set(stats.state_slots_total)
+        self._slots_used.set(stats.state_slots_used)
+        self._slots_cached.set(stats.state_slots_cached)
         self._graphs.set(stats.graphs == "on")
         self._mismatches.set(stats.graph_mismatches)
         self._host_weights.set(stats.host_weight_bytes)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
-from rocmforge.runtime.device.batch import Batch, Program, RowSampling
+from rocmforge.runtime.device.batch import Program
 from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
 from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.solo import Solo
 from rocmforge.tools.emulator import HipEmulator
 
 ARCHES = ("gfx1100", "gfx1201", "gfx942")
@@ -41,17 +40,10 @@ def load(bundle: Bundle, arch: str, blocks: int = 64, checked: bool = True) -> H
 
 def greedy(program: Program, token_ids: list[int], count: int) -> list[int]:
     """`count` tokens that the program itself samples."""
-    tokens, start = list(token_ids), 0
+    tokens, start, solo = list(token_ids), 0, Solo(program.layout)
     for _ in range(count):
         fresh = tokens[start:]
-        batch = Batch(
-            token_ids=np.array(fresh, np.int32),
-            positions=np.arange(start, len(tokens), dtype=np.int32),
-            rows=np.zeros(len(fresh), np.int32),
-            block_table=np.arange(4, dtype=np.int32)[None].copy(),
-            logits_rows=np.array([len(fresh) - 1], np.int32),
-            sampling=[RowSampling()],
-        )
+        batch = solo.batch(fresh, start, 4)
         start = len(tokens)
         tokens.append(int(program.step(batch)[0]))
     return tokens[len(token_ids) :]

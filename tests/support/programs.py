@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, Program, RowSampling
 from rocmforge.runtime.device.host import load_host_program
+from rocmforge.runtime.device.solo import Solo
 
 LEVELS = ("x86_64_v4", "x86_64_v3", "portable")
 BLOCK = 16
@@ -76,19 +78,11 @@ def relative_tolerance(quantization: str) -> float:
 def logits(bundle: Bundle, ids: list[int], level: str | None = None) -> np.ndarray:
     """float32[T, vocab_size] of a prompt, its last token in a step of its own."""
     program = load_host_program(bundle, num_blocks=8, threads=1, level=level)
-    parts = []
+    parts, solo = [], Solo(program.layout)
     for first, last in ((0, len(ids) - 1), (len(ids) - 1, len(ids))):
         count = last - first
-        program.step(
-            Batch(
-                token_ids=np.array(ids[first:last], np.int32),
-                positions=np.arange(first, last, dtype=np.int32),
-                rows=np.zeros(count, np.int32),
-                block_table=np.arange(8, dtype=np.int32)[None, ::-1].copy(),
-                logits_rows=np.arange(count, dtype=np.int32),
-                sampling=[RowSampling()] * count,
-            )
-        )
+        batch = solo.batch(ids[first:last], first, 8, range(count))
+        program.step(dataclasses.replace(batch, block_table=batch.block_table[:, ::-1].copy()))
         parts.append(program.logits(count))
     program.close()
     return np.concatenate(parts)

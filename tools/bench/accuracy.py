@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.device.solo import Solo
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.oracles.reference import ReferenceModel
@@ -67,19 +67,10 @@ class Divergence:
 def program_logits(program: HostProgram, token_ids: list[int]) -> Logits:
     """float32[tokens, vocab_size] at every token of a prompt."""
     size = program.layout.max_sequences
-    parts = []
+    parts, solo = [], Solo(program.layout)
     for start in range(0, len(token_ids), size):
         ids = token_ids[start : start + size]
-        program.step(
-            Batch(
-                token_ids=np.array(ids, np.int32),
-                positions=np.arange(start, start + len(ids), dtype=np.int32),
-                rows=np.zeros(len(ids), np.int32),
-                block_table=np.arange(program.num_blocks, dtype=np.int32)[None].copy(),
-                logits_rows=np.arange(len(ids), dtype=np.int32),
-                sampling=[RowSampling()] * len(ids),
-            )
-        )
+        program.step(solo.batch(ids, start, program.num_blocks, range(len(ids))))
         parts.append(program.logits(len(ids)))
     return np.concatenate(parts)
 

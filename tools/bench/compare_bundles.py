@@ -13,8 +13,8 @@ import click
 import numpy as np
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.device.solo import Solo
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tools.bench.accuracy import kl_divergence, program_logits
 
@@ -23,32 +23,20 @@ def _load(bundle: Bundle, tokens: int, threads: int) -> HostProgram:
     return load_host_program(bundle, -(-tokens // bundle.layout.kv.block_size), threads)
 
 
-def _step(program: HostProgram, token_ids: list[int], start: int) -> None:
-    count = len(token_ids)
-    program.step(
-        Batch(
-            token_ids=np.array(token_ids, np.int32),
-            positions=np.arange(start, start + count, dtype=np.int32),
-            rows=np.zeros(count, np.int32),
-            block_table=np.arange(program.num_blocks, dtype=np.int32)[None].copy(),
-            logits_rows=np.array([count - 1], np.int32),
-            sampling=[RowSampling()],
-        )
-    )
-
-
 def fill(program: HostProgram, context: int) -> None:
     """Prefill a context of arbitrary tokens."""
     tokens, size = [(7919 * i) % program.layout.vocab_size for i in range(context)], program.layout.max_batch_tokens
+    solo = Solo(program.layout)
     for start in range(0, context, size):
-        _step(program, tokens[start : start + size], start)
+        program.step(solo.batch(tokens[start : start + size], start, program.num_blocks))
 
 
 def decode(program: HostProgram, context: int, count: int) -> float:
     """Tokens a second of `count` tokens, each at the position after `context`."""
+    solo = Solo(program.layout)
     began = time.perf_counter()
     for index in range(count):
-        _step(program, [index], context)
+        program.step(solo.batch([index], context, program.num_blocks))
     return count / (time.perf_counter() - began)
 
 

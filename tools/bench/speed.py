@@ -16,8 +16,8 @@ import click
 import numpy as np
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.device.solo import Solo
 from rocmforge.tools.bench.peer import Peer
 
 _probe_data = np.ones(64 << 20, np.float32)
@@ -34,40 +34,28 @@ def read_bandwidth(threads: int) -> float:
     return float(_probe_data.nbytes / (time.perf_counter() - began) / 1e9)
 
 
-def _step(program: HostProgram, token_ids: list[int], start: int) -> None:
-    count = len(token_ids)
-    program.step(
-        Batch(
-            token_ids=np.array(token_ids, np.int32),
-            positions=np.arange(start, start + count, dtype=np.int32),
-            rows=np.zeros(count, np.int32),
-            block_table=np.arange((start + count + 15) // 16, dtype=np.int32)[None],
-            logits_rows=np.array([count - 1], np.int32),
-            sampling=[RowSampling()],
-        )
-    )
-
-
 def _token_ids(count: int, vocab_size: int) -> list[int]:
     return [(7919 * index) % vocab_size for index in range(count)]
 
 
 def decode(program: HostProgram, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Tokens a second over `count` single tokens at positions from 4 on, sampling included."""
-    _step(program, [1, 2, 3, 4], 0)
+    solo = Solo(program.layout)
+    program.step(solo.batch([1, 2, 3, 4], 0))
     tokens = _token_ids(count, program.layout.vocab_size)
     began = clock()
     for index, token in enumerate(tokens):
-        _step(program, [token], 4 + index)
+        program.step(solo.batch([token], 4 + index))
     return count / (clock() - began)
 
 
 def prefill(program: HostProgram, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Tokens a second of a prompt of `count` tokens, in steps as the engine makes them."""
     tokens, size = _token_ids(count, program.layout.vocab_size), program.layout.max_batch_tokens
+    solo = Solo(program.layout)
     began = clock()
     for start in range(0, count, size):
-        _step(program, tokens[start : start + size], start)
+        program.step(solo.batch(tokens[start : start + size], start))
     return count / (clock() - began)
 
 

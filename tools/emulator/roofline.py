@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.compiler.cards import Card, cards_of
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
 from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.solo import Solo
 from rocmforge.tools.emulator import HipEmulator, KernelCounters
 
 LINE_BYTES = 128
@@ -125,18 +124,9 @@ def _kernel_cost(name: str, counted: KernelCounters, wave_size: int, weights: st
     )
 
 
-def _step(program: HipProgram, start: int, count: int) -> None:
-    vocab_size, blocks = program.layout.vocab_size, program.num_blocks
-    program.step(
-        Batch(
-            token_ids=np.array([(7919 * index) % vocab_size for index in range(count)], np.int32),
-            positions=np.arange(start, start + count, dtype=np.int32),
-            rows=np.zeros(count, np.int32),
-            block_table=np.arange(blocks, dtype=np.int32)[None].copy(),
-            logits_rows=np.array([count - 1], np.int32),
-            sampling=[RowSampling()],
-        )
-    )
+def _step(program: HipProgram, solo: Solo, start: int, count: int) -> None:
+    ids = [(7919 * index) % program.layout.vocab_size for index in range(count)]
+    program.step(solo.batch(ids, start, program.num_blocks))
 
 
 def count_steps(bundle: Bundle, arch: str, prefill_tokens: int = PREFILL_TOKENS) -> tuple[StepCost, StepCost]:
@@ -160,10 +150,11 @@ def count_steps(bundle: Bundle, arch: str, prefill_tokens: int = PREFILL_TOKENS)
         weights = sum(entry.n_bytes for entry in layout.tensors if entry.packing != "rope_table")
         kv_per_token = layout.kv.bytes_per_block // layout.kv.block_size
         emulator.reset_counters()
-        _step(program, 0, tokens)
+        solo = Solo(program.layout)
+        _step(program, solo, 0, tokens)
         prefill = step_cost(emulator.counters(), tokens, weights + tokens * kv_per_token, features.wave_size, WEIGHTS)
         emulator.reset_counters()
-        _step(program, tokens, 1)
+        _step(program, solo, tokens, 1)
         least = weights + (tokens + 1) * kv_per_token
         return prefill, step_cost(emulator.counters(), 1, least, features.wave_size, WEIGHTS)
     finally:

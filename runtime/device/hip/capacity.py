@@ -8,7 +8,7 @@ from typing import Final
 
 from ....artifacts.errors import DeviceError
 from ....artifacts.layout import Layout
-from ..memory import KvSize
+from ..memory import DEFAULT_KV_CONTEXTS, LEAST_SLOTS, KvSize, describe_slots, state_slots
 from .memory import place_buffers, place_tensors
 from .placement import WeightPlaces, describe, spill
 
@@ -82,18 +82,27 @@ def check_fit(
     weights, arena = place_tensors(layout, host)[1], place_buffers(layout)[1]
     wanted = _wanted_blocks(layout, size)
     needed = _needed_bytes(layout, size, host)
+    slots, less = "", "--kv-tokens or --max-context ask"
+    if layout.states:
+        slots = f", {describe_slots(layout, _wanted_slots(size))}"
+        less = "--kv-tokens, --max-context or --state-slots ask"
     if needed > free:
         raise DeviceError(
-            f"{where}: weights of {mebibytes(weights)} MiB, an arena of {mebibytes(arena)} MiB and a KV cache of "
-            f"{wanted * layout.kv.block_size} tokens ({mebibytes(needed - weights - arena)} MiB) need "
+            f"{where}: weights of {mebibytes(weights)} MiB, an arena of {mebibytes(arena)} MiB{slots} and a KV cache "
+            f"of {wanted * layout.kv.block_size} tokens ({mebibytes(wanted * layout.kv.bytes_per_block)} MiB) need "
             f"{mebibytes(needed)} MiB; {mebibytes(free)} of {mebibytes(total)} MiB are free, "
-            f"{mebibytes(needed - free)} MiB too few; --kv-tokens or --max-context ask for less"
+            f"{mebibytes(needed - free)} MiB too few; {less} for less"
         )
 
 
 def _needed_bytes(layout: Layout, size: KvSize, host: Collection[str] = frozenset()) -> int:
     weights, arena = place_tensors(layout, host)[1], place_buffers(layout)[1]
-    return weights + arena + _wanted_blocks(layout, size) * layout.kv.bytes_per_block
+    states = _wanted_slots(size) * layout.bytes_per_slot
+    return weights + arena + states + _wanted_blocks(layout, size) * layout.kv.bytes_per_block
+
+
+def _wanted_slots(size: KvSize) -> int:
+    return LEAST_SLOTS if size.state_slots is None else size.state_slots
 
 
 def _wanted_blocks(layout: Layout, size: KvSize) -> int:
@@ -112,8 +121,18 @@ def reserved_bytes(total: int) -> int:
 def fitting_blocks(layout: Layout, size: KvSize, free: int, total: int) -> int:
     """Return the blocks of KV cache that fit beside all else: no more than are of use, one context in any case."""
     context = _context_blocks(layout, size)
+    if not layout.kv.caches:  # blocks take no memory, and what counts them does
+        return DEFAULT_KV_CONTEXTS * context
     fitting = (free - reserved_bytes(total)) // layout.kv.bytes_per_block
     return max(context, min(fitting, layout.max_sequences * context))
+
+
+def fitting_slots(layout: Layout, size: KvSize, free: int, total: int) -> int:
+    """Return the slots of state: by default those that fit into a quarter of what is left beside weights and arena,
+    and leave room for a context. Raises as `state_slots`."""
+    left = free - reserved_bytes(total)
+    context = _wanted_blocks(layout, size) * layout.kv.bytes_per_block
+    return state_slots(layout, size.state_slots, max(0, min(left // 4, left - context)))
 
 
 def mebibytes(n_bytes: int) -> int:

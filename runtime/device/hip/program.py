@@ -21,9 +21,9 @@ from ....artifacts.mapped_weights import MappedWeights
 from ..addresses import Addresses
 from ..batch import Batch, DeviceFacts, Float32, Int32
 from ..hidden import HiddenStates
-from ..memory import KvSize, available_memory
+from ..memory import KvSize, available_memory, describe_slots
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
-from .capacity import Room, fitting_blocks, host_weights, mebibytes, place_weights, reserved_bytes
+from .capacity import Room, fitting_blocks, fitting_slots, host_weights, mebibytes, place_weights, reserved_bytes
 from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
 from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, upload_weights
 from .placement import WeightPlaces
@@ -118,9 +118,7 @@ class HipProgram:
         self._step = StepMemory(self._memory, self._sampled)
         self._tensors = upload_weights(api, self._memory, layout, weights, progress, self._host)
         weights.check()  # what was uploaded is what was checked
-        self.num_state_slots = kv.state_slots or 0 if layout.states else 0
-        state_bytes = self.num_state_slots * layout.bytes_per_slot
-        self._states = self._zeroed(state_bytes, "state of sequences") if state_bytes else 0
+        self._states = self._take_states(kv) if layout.states else 0
         self.num_blocks = self._fitting_blocks(kv) if kv.blocks is None else kv.blocks
         self._kv = self._zeroed(self.num_blocks * layout.kv.bytes_per_block, "KV cache")
         self._make_graphs()
@@ -129,6 +127,10 @@ class HipProgram:
         if free < (least := reserved_bytes(total)):
             left = f"{mebibytes(free)} MiB of its memory stay free, HIP may need {mebibytes(least)}"
             log.warning("%s: %s; --kv-tokens or --max-context ask for less", self.device, left)
+
+    def _take_states(self, kv: KvSize) -> int:
+        self.num_state_slots = fitting_slots(self.layout, kv, *self._memory.info())
+        return self._zeroed(self.num_state_slots * self.layout.bytes_per_slot, "state of sequences")
 
     def _fitting_blocks(self, kv: KvSize) -> int:
         """Return the KV cache's blocks beside all else: the usual graphs are there while the memory is looked at."""
@@ -408,5 +410,6 @@ def open_program(
     weights = bundle.map_weights()
     program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs, host=host)
     tokens = program.num_blocks * layout.kv.block_size
-    report(f"{device}: {program.facts().runtime}, code for {target.arch}, KV cache of {tokens} tokens")
+    slots = f", {describe_slots(layout, program.num_state_slots)}" if layout.states else ""
+    report(f"{device}: {program.facts().runtime}, code for {target.arch}, KV cache of {tokens} tokens{slots}")
     return program

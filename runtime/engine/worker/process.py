@@ -141,7 +141,9 @@ class Worker:
             bundle.trust_weights(start.stamp)
         places = WeightPlaces(start.gpu_layers, start.cpu_experts)
         emulator = _emulator(start.emulator)
-        device = DeviceOptions(start.device, start.threads, emulator, graphs=start.graphs, places=places)
+        device = DeviceOptions(
+            start.device, start.threads, emulator, graphs=start.graphs, places=places, state_slots=start.state_slots
+        )
         options = EngineOptions(device, start.max_context, start.kv_tokens, start.limits)
         size = kv_size(bundle, options)
         tokenizer = load_tokenizer(bundle)

@@ -50,7 +50,7 @@ class Start:
         bundle: path.
         digest: that the bundle has to have.
         stamp: of weights.bin, with which its content is known to be the manifest's; None: as it is found.
-        device, threads, graphs, gpu_layers, cpu_experts: see `DeviceOptions` and `WeightPlaces`.
+        device, threads, graphs, gpu_layers, cpu_experts, state_slots: see `DeviceOptions` and `WeightPlaces`.
         emulator: `module:name` of what makes an emulated GPU.
         max_context, kv_tokens, limits: see `EngineOptions`.
         log_level: least level of records that are wanted.
@@ -69,6 +69,7 @@ class Start:
     stamp: tuple[int, int] | None = None
     gpu_layers: int | None = None
     cpu_experts: int | None = None
+    state_slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

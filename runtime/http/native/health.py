@@ -43,10 +43,19 @@ def _checks(stats: EngineStats) -> dict[str, object]:
             "pages_total": stats.pages_total,
             "pages_free": stats.pages_total - stats.pages_used,
             "active_sequences": stats.active_sequences,
+            **_slots(stats),
         }
     if stats.devices:
         checks["devices"] = [_device(one) for one in stats.devices]
     return checks
+
+
+def _slots(stats: EngineStats) -> dict[str, int]:
+    """Of recurrent state; not every model has some."""
+    if not stats.state_slots_total:
+        return {}
+    used, total, cached = stats.state_slots_used, stats.state_slots_total, stats.state_slots_cached
+    return {"state_slots_used": used, "state_slots_total": total, "state_slots_cached": cached}
 
 
 def _facts(stats: EngineStats) -> dict[str, object]:

@@ -172,7 +172,7 @@ def test_what_is_served_as_it_was_given(served: list[Any], tmp_path: Path) -> No
         *("--queue-seconds", "13", "--step-seconds", "14", "--prefill-tokens", "15", "--speculate", "16"),
         *("--idle-seconds", "17", "--max-loaded", "18", "--integration", "ollama", "--max-context", "19"),
         *("--device", "host", "--gpu-graphs", "off", "--threads", "3", "--no-worker"),
-        *("--gpu-layers", "21", "--cpu-experts", "22"),
+        *("--gpu-layers", "21", "--cpu-experts", "22", "--state-slots", "23"),
         *("--log-level", "debug", "--log-format", "json", "--log-file", "log", "--max-traces", "20"),
         *("--trace-sample-rate", "0.25"),
     )  # fmt: skip
@@ -201,7 +201,7 @@ def test_what_is_served_as_it_was_given(served: list[Any], tmp_path: Path) -> No
     assert (engine.prefill_tokens, engine.draft_tokens) == (15, 16)
     on = options.device
     assert (on.device, on.threads, on.graphs, on.emulator) == ("host", 3, "off", make_emulator)
-    assert (on.places.gpu_layers, on.places.cpu_experts) == (21, 22)
+    assert (on.places.gpu_layers, on.places.cpu_experts, on.state_slots) == (21, 22, 23)
 
 
 def test_what_is_served_where_nothing_is_said(served: list[Any], tmp_path: Path) -> None:

@@ -136,9 +136,9 @@ def test_what_a_worker_is_told() -> None:
     expected = Start("/x/b.rfb", "abc", "hip:3", 5, "off", None, 100, 200, LIMITS, serve.log.getEffectiveLevel())
     assert serve.start_message(fake_bundle(Path("/x/b.rfb")), with_sizes, device) == expected
     emulated = replace(device, emulator=make_emulator)  # type: ignore[arg-type]
-    elsewhere = replace(device, places=WeightPlaces(6, 7))
+    elsewhere = replace(device, places=WeightPlaces(6, 7), state_slots=8)
     told = serve.start_message(fake_bundle(Path("/x/b.rfb")), with_sizes, elsewhere)
-    assert told == replace(expected, gpu_layers=6, cpu_experts=7)
+    assert told == replace(expected, gpu_layers=6, cpu_experts=7, state_slots=8)
     named = serve.start_message(fake_bundle(Path("/x/b.rfb")), with_sizes, emulated).emulator
     assert named == f"{__name__}:make_emulator"
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.library.compilation import compile_bundle
-from rocmforge.runtime.device.batch import Batch, Program, RowSampling
+from rocmforge.runtime.device.batch import Program, RowSampling
 from rocmforge.runtime.device.hip.program import load_hip_program
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.solo import Solo
 from rocmforge.tools.emulator import HipEmulator
 
 NUM_BLOCKS = 16
@@ -45,15 +46,6 @@ def load(bundle: Bundle, arch: str) -> Program:
 
 def last_logits(program: Program, token_ids: Sequence[int]) -> npt.NDArray[np.float64]:
     """Return float64[vocab_size], of the last of these tokens, all of one step."""
-    count = len(token_ids)
-    batch = Batch(
-        token_ids=np.array(token_ids, np.int32),
-        positions=np.arange(count, dtype=np.int32),
-        rows=np.zeros(count, np.int32),
-        block_table=np.arange(NUM_BLOCKS, dtype=np.int32)[None].copy(),
-        logits_rows=np.array([count - 1], np.int32),
-        sampling=[RowSampling(keep_logits=True)],
-    )
-    program.step(batch)
+    program.step(Solo(program.layout).batch(token_ids, 0, NUM_BLOCKS, sampling=RowSampling(keep_logits=True)))
     found: npt.NDArray[np.float64] = program.logits(1)[0].astype(np.float64)
     return found

@@ -96,6 +96,9 @@ def test_the_whole_scrape() -> None:
         graphs="on",
         graph_mismatches=20,
         host_weight_bytes=21,
+        state_slots_used=22,
+        state_slots_total=23,
+        state_slots_cached=24,
         devices=devices,
     )
     assert metrics.render(stats).decode() == (ROOT / "tests" / "data" / "metrics.txt").read_text()
