@@ -223,7 +223,7 @@ def _places_of(
     base, roles = _holder(source, row, shapes, role, layer)
     first, rows = sum(shapes[one][0] for one in roles[: roles.index(role)]), sum(shapes[one][0] for one in roles)
     yield _Place(own, f"{base}.weight", shape, (rows, *shape[1:]), first, optional)
-    if len(shape) == 2:
+    if len(shape) == 2 and not (role == "expert_router" and "router_factors" in shapes):
         yield _Place(f"{own}_scale", f"{base}.scale", (1,), (1,), 0, True)
     if len(roles) > 1 and f"{base}.bias" not in source.tensors:
         base, first, rows = name.removesuffix(".weight"), 0, shape[0]

@@ -47,6 +47,7 @@ def expert_feed_forward(
     activation: str,
     *,
     routed_by: str = "",
+    router_scale: float = 1.0,
     weighted_inputs: bool = False,
     **gate: Attribute,
 ) -> str:
@@ -55,12 +56,13 @@ def expert_feed_forward(
     Args:
         activation: of the gates.
         routed_by: what the router reads, where that is something else.
+        router_scale: by which its logits are multiplied.
         weighted_inputs: the experts' weights multiply what they read.
         gate: further attributes of gates, see `ops/gate.py`.
     """
     experts, count = config.experts, config.num_experts
     assert experts is not None
-    logits = g.linear("router_logits", routed_by or source, "expert_router")
+    logits = g.linear("router_logits", routed_by or source, "expert_router", scale=router_scale)
     routed = g.route("routed", logits, experts.used, "expert_choice_bias", **_choice(experts))
     weighted: dict[str, Attribute] = {"weighted": True} if weighted_inputs else {}
     read = g.linear("experts_in", source, "experts_in") if experts.latent_size else source

@@ -1,6 +1,7 @@
 """Gemma 4: layers unlike in heads, some of which read another's keys and values, and an embedding of each layer's own.
 
-The mixtures of experts among them are another thing.
+Its mixtures have experts beside the feed-forward, each with norms of their own, and a router that reads the residual
+stream.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from ..graph_builder import GraphBuilder
 from ..model_config import LayerConfig, ModelConfig
 from ..model_source import ModelSource
 from ..position_tables import RopeScaling, RopeTable
-from .architecture import Architecture, Shapes, Windows
+from .architecture import Architecture, Mixture, Shapes, Windows
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
+from .experts import expert_feed_forward, expert_shapes
 
 _WINDOWED: Final = "rope_table_windowed"
 PER_LAYER: Mapping[str, str] = MappingProxyType(
@@ -33,9 +35,23 @@ _ROLES: Final = (
     *("token_embedding", "output_norm", "output", "rope_factors", "attention_norm", "attention_q", "attention_k"),
     *("attention_v", "attention_q_norm", "attention_k_norm", "attention_output", "attention_post_norm", "ffn_norm"),
     *("ffn_gate", "ffn_up", "ffn_down", "ffn_post_norm"),
+    *("expert_router", "ffn_gate_experts", "ffn_up_experts", "ffn_down_experts"),
+)
+_OF_EXPERTS: Mapping[str, str] = MappingProxyType(
+    {
+        "router_factors": "blk.{layer}.ffn_gate_inp.scale",
+        "dense_post_norm": "blk.{layer}.post_ffw_norm_1.weight",
+        "experts_norm": "blk.{layer}.pre_ffw_norm_2.weight",
+        "experts_post_norm": "blk.{layer}.post_ffw_norm_2.weight",
+    }
 )
 _TENSORS: Mapping[str, str] = MappingProxyType(
-    {**{role: TENSORS[role] for role in _ROLES}, **PER_LAYER, "layer_scale": "blk.{layer}.layer_output_scale.weight"}
+    {
+        **{role: TENSORS[role] for role in _ROLES},
+        **PER_LAYER,
+        **_OF_EXPERTS,
+        "layer_scale": "blk.{layer}.layer_output_scale.weight",
+    }
 )
 _KEYS: Mapping[str, str] = MappingProxyType(
     {
@@ -111,6 +127,8 @@ def shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
         found["rope_factors"] = (config.rope_dim // 2,)
     if key:
         found |= {"attention_k": (key, hidden), "attention_v": (key, hidden), "attention_k_norm": (layer.head_dim,)}
+    if layer.num_experts:
+        found |= {**expert_shapes(config, layer), **dict.fromkeys(_OF_EXPERTS, (hidden,))}
     if per_layer:
         all_layers = per_layer * config.num_layers
         found |= {
@@ -135,9 +153,7 @@ def graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
         normed = layer.norm("attention_normed", hidden, "attention_norm", epsilon)
         out = layer.linear("attention_out", attended(layer, config, number, normed, rotated), "attention_output")
         hidden = layer.add("attention_residual", hidden, layer.norm("post_normed", out, "attention_post_norm", epsilon))
-        normed = layer.norm("ffn_normed", hidden, "ffn_norm", epsilon)
-        gated = layer.gate("activated", layer.linear("gate_up", normed, "ffn_gate", "ffn_up"), "gelu")
-        out = layer.norm("ffn_post_normed", layer.linear("ffn_out", gated, "ffn_down"), "ffn_post_norm", epsilon)
+        out = layer.norm("ffn_post_normed", feed_forward(layer, config, hidden), "ffn_post_norm", epsilon)
         hidden = layer.add("ffn_residual", hidden, out)
         if inputs:
             hidden = layer.add("per_layer_residual", hidden, per_layer(layer, config, number, hidden, inputs))
@@ -149,6 +165,22 @@ def graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
         logits = g.logits_map("mapped_logits", logits, 1.0, config.logit_softcap)
     g.sample("sampled", logits)
     return g.graph()
+
+
+def feed_forward(g: GraphBuilder, config: ModelConfig, hidden: str) -> str:
+    """Append the feed-forward of a layer, and where it has experts theirs beside it."""
+    epsilon = config.norm_epsilon
+    normed = g.norm("ffn_normed", hidden, "ffn_norm", epsilon)
+    gated = g.gate("activated", g.linear("gate_up", normed, "ffn_gate", "ffn_up"), "gelu")
+    dense = g.linear("ffn_out", gated, "ffn_down")
+    if not g.has("expert_router"):
+        return dense
+    seen = g.scale_by("router_in", g.norm("router_normed", hidden, "", epsilon), "router_factors")
+    source = g.norm("experts_normed", hidden, "experts_norm", epsilon)
+    scale = config.hidden_size**-0.5
+    found = expert_feed_forward(g, config, source, "gelu", routed_by=seen, router_scale=scale)
+    found = g.norm("experts_post_normed", found, "experts_post_norm", epsilon)
+    return g.add("dense_and_experts", g.norm("dense_post_normed", dense, "dense_post_norm", epsilon), found)
 
 
 def per_layer_inputs(g: GraphBuilder, config: ModelConfig, embedded: str) -> str:
@@ -216,8 +248,9 @@ ARCHITECTURES = (
         shapes,
         graph,
         optional=frozenset({"rope_factors", "attention_v", "layer_scale"}),
-        fused={"blk.{layer}.attn_qkv": FUSED["blk.{layer}.attn_qkv"]},
+        fused={base: FUSED[base] for base in ("blk.{layer}.attn_qkv", "blk.{layer}.ffn_gate_up_exps")},
         windows=Windows(0),
+        mixture=Mixture(),
         refine=refine,
     ),
 )

@@ -5,6 +5,7 @@ python -m rocmforge.tools.generate.gemma4_model gemma4.gguf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -18,10 +19,23 @@ WINDOWED = (True, False, True, False, True, True, False)
 """Heads are of 32 elements in layers that see all, else of 16, with one head of keys or two."""
 
 
-def write_gemma4(path: Path, seed: int = 0) -> Path:
-    """Write the model, the same bytes for the same seed; return `path`."""
+EXPERTS = 8
+_OF_EXPERTS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("ffn_gate_inp.scale", "post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"), (HIDDEN,)),
+    "ffn_gate_inp": (EXPERTS, HIDDEN),
+    "ffn_gate_up_exps": (EXPERTS, 64, HIDDEN),
+    "ffn_down_exps": (EXPERTS, HIDDEN, 32),
+    "ffn_down_exps.scale": (EXPERTS,),
+}
+
+
+def write_gemma4(path: Path, seed: int = 0, experts: bool = False) -> Path:
+    """Write the model, with `experts` in all layers or none, the same bytes for the same seed; return `path`."""
     random, writer = np.random.default_rng(seed), gguf.GGUFWriter(path, "gemma4")
     _add_keys(writer)
+    if experts:
+        for name, number in (("count", EXPERTS), ("used_count", 2), ("feed_forward_length", 32)):
+            writer.add_uint32(f"gemma4.expert_{name}", number)
     add_tokens(writer, VOCABULARY)
     shapes = {
         "token_embd": (VOCABULARY, HIDDEN),
@@ -33,12 +47,16 @@ def write_gemma4(path: Path, seed: int = 0) -> Path:
     }
     for layer in range(LAYERS):
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in _layer_shapes(layer).items()}
+        if experts:
+            shapes |= {f"blk.{layer}.{name}": shape for name, shape in _OF_EXPERTS.items()}
     for name, shape in shapes.items():
-        if len(shape) == 2:
-            values = random.normal(0, 1.5 * shape[1] ** -0.5, shape)
+        if len(shape) > 1:
+            values = random.normal(0, 1.5 * shape[-1] ** -0.5, shape)
         else:  # queries small, so that scores are of the size that trained ones are
             values = random.uniform(0.6, 1.6, shape) * (0.4 if "attn_q_norm" in name else 1)
-        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+        if name.endswith("inp.scale"):
+            values = 4 * values  # a router that chooses
+        writer.add_tensor(name if name.endswith(".scale") else f"{name}.weight", values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

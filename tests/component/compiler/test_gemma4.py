@@ -1,7 +1,8 @@
 """Gemma 4: what its graph means against llama.cpp's logits, and compiled code against that.
 
 `tests/data/gemma4_logits.npy` are llama.cpp 11434's float32 logits, with keys and values in float32, of the model that
-`write_gemma4` writes, after 1, 9 and 19 of the tokens below: `tools/generate/architecture_oracle/reflogits.cpp`.
+`write_gemma4` writes, after 1, 9 and 19 of the tokens below: `tools/generate/architecture_oracle/reflogits.cpp`;
+`gemma4_experts_logits.npy` those of the one with experts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.model_config import ModelConfig
+from rocmforge.compiler.model_tensors import unused_tensors
 from rocmforge.compiler.position_tables import RopeTable
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.read_config import read_config
@@ -33,7 +35,8 @@ from rocmforge.tools.generate.gemma4_model import write_gemma4
 
 IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 19)]
 PREFIXES = (1, 9, 19)
-LOGITS = np.load(Path(__file__).parents[2] / "data" / "gemma4_logits.npy")
+DATA = Path(__file__).parents[2] / "data"
+LOGITS, EXPERTS_LOGITS = (np.load(DATA / f"gemma4_{name}.npy") for name in ("logits", "experts_logits"))
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gemma4(tmp_path_factory.mktemp("gemma4") / "model.gguf")
 
 
-def test_the_graph_means_what_llama_cpp_computes(model: Path) -> None:
-    meaning = Meaning.of(model, len(IDS))
-    for count, logits in zip(PREFIXES, LOGITS, strict=True):
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gemma4(tmp_path_factory.mktemp("mixture") / "model.gguf", experts=True)
+
+
+@pytest.mark.parametrize("experts", [False, True], ids=["dense", "mixture"])
+def test_the_graph_means_what_llama_cpp_computes(model: Path, mixture: Path, experts: bool) -> None:
+    meaning = Meaning.of(mixture if experts else model, len(IDS))
+    assert not unused_tensors(read_gguf(mixture if experts else model), meaning.config)
+    for count, logits in zip(PREFIXES, EXPERTS_LOGITS if experts else LOGITS, strict=True):
         assert nmse(meaning.logits(IDS[:count]), logits) < 1e-6  # llama.cpp's GELU is a table of float16
 
 
@@ -81,9 +91,11 @@ def shared_layers(count: int) -> bytes:
     return b"gemma4.attention.shared_kv_layers" + (4).to_bytes(4, "little") + count.to_bytes(4, "little")
 
 
+@pytest.mark.parametrize("experts", [False, True], ids=["dense", "mixture"])
 def test_the_host_computes_what_the_graph_means(
-    model: Path, tmp_path: Path, build_cache: BuildCache, monkeypatch: pytest.MonkeyPatch
+    model: Path, mixture: Path, experts: bool, tmp_path: Path, build_cache: BuildCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = mixture if experts else model
     host = TARGETS["host"]
     monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
     compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), make_golden)
