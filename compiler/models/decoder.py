@@ -195,6 +195,7 @@ def _branch(g: GraphBuilder, style: Style, config: ModelConfig, number: int, sou
         return _xielu_branch(g, config, number, source)
     if not config.layer(number).num_experts:
         return feed_forward(g, style, config, source)
+    limit = config.gate_limits[number] if config.gate_limits else style.gate_limit
     found = expert_feed_forward(
         g,
         config,
@@ -202,8 +203,7 @@ def _branch(g: GraphBuilder, style: Style, config: ModelConfig, number: int, sou
         style.activation,
         routed_by=hidden if style.routed_by_input else "",
         weighted_inputs=style.weighted_inputs,
-        **_unusual(limit=config.gate_limits[number] if config.gate_limits else style.gate_limit),
-        **_unusual(up_offset=style.up_offset),
+        gate=_unusual(limit=limit, up_offset=style.up_offset),
     )
     if g.has("ffn_up"):
         dense = _feed_forward(g, style, config, source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from ..graph import Attribute
 from ..graph_builder import GraphBuilder
@@ -40,6 +41,9 @@ def expert_shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
     return found
 
 
+_PLAIN: Mapping[str, Attribute] = MappingProxyType({})
+
+
 def expert_feed_forward(
     g: GraphBuilder,
     config: ModelConfig,
@@ -49,7 +53,7 @@ def expert_feed_forward(
     routed_by: str = "",
     router_scale: float = 1.0,
     weighted_inputs: bool = False,
-    **gate: Attribute,
+    gate: Mapping[str, Attribute] = _PLAIN,
 ) -> str:
     """Append the experts' feed-forward of `source`, and the shared one's.
 
