@@ -43,9 +43,22 @@ MODELS = {
     "minicpm3": 2,  # latent attention, of weights that are turned round
     "deepseek2": 2,  # latent attention, absorbed, and a dense layer first
     "hrm_text": 2,  # layers that are run three times each
+    "lfm2": 2,  # a short convolution
+    "qwen35": 2,  # a delta net, and attention whose gates stand among its queries
+    "qwen3next": 2,  # the same with beta and alpha in one matrix, and heads in blocks
+    "kimi-linear": 2,  # a delta net whose rows decay each at a rate of its own, and latent attention
+    "mamba2": 2,  # no attention and no feed-forward
+    "falcon-h1": 2,  # attention and a scan side by side
+    "nemotron_h_moe": 4,  # layers of one thing each, and experts of a latent without gates
+    "jamba": 2,  # Mamba 1 with norms
+    "plamo2": 2,  # steps, B and C of a second product, which heads share
 }
-CACHES = {"hrm_text": 6}
-"""Where layers have more than one each."""
+CACHES = {
+    "hrm_text": 6,
+    "mamba2": 0,
+    **dict.fromkeys(("lfm2", "qwen35", "qwen3next", "kimi-linear", "nemotron_h_moe", "jamba", "plamo2"), 1),
+}
+"""Where layers have more than one each, or not all have one."""
 
 
 @pytest.fixture
