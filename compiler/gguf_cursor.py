@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ..artifacts.errors import GgufError
@@ -22,6 +24,7 @@ MAX_OBJECT_BYTES = 46 << 20
 _CHUNK_BYTES = 1 << 20
 _SHORT = 127  # bytes of a text whose length is ASCII
 _SHORT_BYTES = 8 + _SHORT
+_RUN = 256  # short texts that are gone past together
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -49,6 +52,13 @@ def opened(path: Path) -> Iterator[tuple[int, int]]:
 def _file_kind(mode: int) -> str:
     kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
     return next((kind for is_kind, kind in kinds if is_kind(mode)), "a device")
+
+
+@cache
+def _run_of_texts() -> re.Pattern[bytes]:
+    """Matches `_RUN` texts of at most `_SHORT` bytes, their lengths before them, in half the time of a loop."""
+    texts = b"|".join(rb"\x%02x\x00{7}.{%d}" % (n_bytes, n_bytes) for n_bytes in range(_SHORT + 1))
+    return re.compile(rb"(?:%s){%d}+" % (texts, _RUN), re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -192,6 +202,8 @@ class Cursor:
         self._load(_SHORT_BYTES, "", "text")
         data, end, done, unpack = self._loaded, self.position - self._base, 0, _U64.unpack_from
         start, size = end, len(data)
+        while count - done >= _RUN and (run := _run_of_texts().match(data, end)) is not None:
+            end, done = run.end(), done + _RUN
         while room := min(count - done, (size - end) // _SHORT_BYTES):  # strings that are loaded, however long
             for index in range(room):
                 n_bytes = unpack(data, end)[0]

@@ -36,11 +36,27 @@ def test_types_are_the_gguf_packages() -> None:
     assert theirs.items() <= ours.items()
 
 
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_huge_length_among_many_short_ones_is_refused(tmp_path: Path, at: int) -> None:
+    data = bytearray(600 * (struct.pack("<Q", 3) + b"abc"))
+    data[11 * 50 + at] = 1
+    path = tmp_path / "strings"
+    path.write_bytes(data)
+    with opened(path) as (fd, size), pytest.raises(GgufError, match=r"^.*k\[5[01]\]: expected "):
+        Cursor(path, fd, size).skip_strings(600, "k")
+
+
 @settings(max_examples=200, deadline=None)
-@given(texts=st.lists(_TEXTS, max_size=40), cut=st.integers(0, 3), byte=st.integers(0, 255), at=st.integers(0, 2000))
+@given(
+    texts=st.builds(list.__mul__, st.lists(_TEXTS, max_size=40), st.sampled_from([1, 20, 60])),
+    cut=st.integers(0, 3),
+    byte=st.integers(0, 255),
+    at=st.integers(0, 2000) | st.integers(0, 50_000),
+)
 def test_going_past_strings_refuses_what_reading_them_does(
     tmp_path_factory: pytest.TempPathFactory, texts: list[bytes], cut: int, byte: int, at: int
 ) -> None:
+    """Also where hundreds of short ones are gone past together."""
     data = bytearray(b"".join(struct.pack("<Q", len(text)) + text for text in texts))
     if at < len(data):
         data[at] = byte
