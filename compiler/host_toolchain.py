@@ -149,8 +149,10 @@ def _system_programs(command: Path) -> tuple[Path, ...]:
             answer = subprocess.run(
                 [command, question], capture_output=True, timeout=VERSION_TIMEOUT_SECONDS, check=True
             )
-        except (OSError, subprocess.SubprocessError):
-            continue  # what cannot be asked is not recorded; the driver is
+        except (OSError, subprocess.TimeoutExpired):
+            break  # one that hangs would hang at each question
+        except subprocess.CalledProcessError:
+            continue  # what it does not say is not recorded; the driver is
         name = answer.stdout.decode("utf-8", "surrogateescape").strip()
         named = shutil.which(name) or name
         if os.path.isabs(named) and os.path.exists(named):

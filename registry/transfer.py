@@ -161,7 +161,8 @@ def has_blob(client: Client, blob: Descriptor) -> bool:
 def upload(
     client: Client, blob: Descriptor, file: BinaryIO, state: Path, progress: Progress, chunk_bytes: int = CHUNK_BYTES
 ) -> None:
-    """Store a blob, in chunks. Where a registry still has the beginning of it, it goes on behind that.
+    """Store a blob, in chunks. Where a registry still has the beginning of it, it goes on behind that: behind the last
+    chunk, or within it where the registry has kept a part.
 
     Args:
         client: the repository.
@@ -174,10 +175,51 @@ def upload(
     Raises:
         RegistryError: the registry did not take it; where it goes on is remembered.
     """
+    what, tries, best = layer_name(blob), 0, 0
+
+    def sent(n_bytes: int) -> None:
+        """Tell of bytes that have not gone before."""
+        nonlocal tries, best
+        if n_bytes > best:
+            progress(what, n_bytes - best)
+            tries, best = 0, n_bytes
+
+    while True:
+        location, begin = _known_upload(client, blob, state) or _new_upload(client, what)
+        _remember(state, location)
+        sent(begin)
+        try:
+            _send(client, blob, file, state, (location, begin), sent, chunk_bytes)
+            break
+        except client.network_errors as error:
+            tries += 1
+            if tries >= _TRIES:
+                cut = f"{what}: cut off after {best} of {blob.n_bytes} bytes: {printable(error)}"
+                raise RegistryError(f"{client.reference}: {cut}") from error
+        if has_blob(client, blob):  # it was the answer that was cut off
+            break
+    sent(blob.n_bytes)
+    state.unlink(missing_ok=True)
+
+
+def _send(
+    client: Client,
+    blob: Descriptor,
+    file: BinaryIO,
+    state: Path,
+    begin_at: tuple[str, int],
+    sent: Callable[[int], None],
+    chunk_bytes: int,
+) -> None:
+    """Send the rest of a blob, from an upload's address and how much the registry has of it.
+
+    Raises:
+        network_errors: it was cut off.
+    """
     what = layer_name(blob)
-    location, begin = _known_upload(client, blob, state) or _new_upload(client, what)
-    progress(what, begin)
+    location, begin = begin_at
     file.seek(begin)
+    data = b""
     while begin < blob.n_bytes:
         data = file.read(min(chunk_bytes, blob.n_bytes - begin))
         if not data:
@@ -185,17 +227,18 @@ def upload(
         if begin == 0 and len(data) == blob.n_bytes:
             break  # small: in one, below
         headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{begin}-{begin + len(data) - 1}"}
-        answer = client.ask(what, "PATCH", location, (202,), headers=headers, data=data)
+        answer = client.request("PATCH", location, headers, data)
+        if answer.status_code != 202:
+            raise client.refused(what, answer)
         location = client.absolute(answer.headers["Location"])
         begin += len(data)
-        _remember(state, location)
-        progress(what, len(data))
-    else:
         data = b""
+        _remember(state, location)
+        sent(begin)
     url = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
-    client.ask(what, "PUT", url, (201,), headers={"Content-Type": "application/octet-stream"}, data=data)
-    progress(what, len(data))
-    state.unlink(missing_ok=True)
+    answer = client.request("PUT", url, {"Content-Type": "application/octet-stream"}, data)
+    if answer.status_code != 201:
+        raise client.refused(what, answer)
 
 
 def _remember(state: Path, location: str) -> None:

@@ -34,7 +34,7 @@ from rocmforge.tools.generate.fixtures import write_model
 HOST = TARGETS["host"]
 PORTABLE = replace(HOST, variants=HOST.variants[-1:])
 SOURCE = Source("one.c", "int one(void) { return 1; }\n")
-VERSION = 'if [ "$1" = --version ]; then echo "fake cc 1.0"; exit 0; fi\n'
+VERSION = 'case "$1" in --version) echo "fake cc 1.0"; exit 0;; -print-*) exit 1;; esac\n'
 
 Fake = Callable[[str], str]
 
@@ -112,6 +112,17 @@ def test_F67_compiler_hangs_at_its_version(fake: Fake, tmp_path: Path, monkeypat
     monkeypatch.setattr(host_toolchain, "VERSION_TIMEOUT_SECONDS", 0.5)
     message = refusal(fake("exec sleep 600"), tmp_path)
     assert message == f"{tmp_path}/bin/fakecc: --version gave no result within 0.5 s"
+
+
+def test_F67_compiler_hangs_when_asked_for_its_programs(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked no further: each question would wait as long."""
+    monkeypatch.setattr(host_toolchain, "VERSION_TIMEOUT_SECONDS", 0.5)
+    asked = tmp_path / "asked"
+    name = fake(f'[ "$1" = --version ] && {{ echo fake; exit; }}\necho "$1" >> {asked}\nexec sleep 600')
+    assert find_host_toolchain(name).programs == ((tmp_path / "bin" / name).resolve(),)
+    assert len(asked.read_text().splitlines()) == 1
 
 
 def test_F67_compiler_that_cannot_be_run(fake: Fake, tmp_path: Path) -> None:

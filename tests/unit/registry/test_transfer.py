@@ -1,8 +1,10 @@
-"""Downloads from servers that break off, know no ranges, or send something else; and tokens."""
+"""Downloads from servers that break off, know no ranges, or send something else; uploads that break off; tokens."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from rocmforge.registry.artifact import WEIGHTS_TYPE, describe
 from rocmforge.registry.client import Client
 from rocmforge.registry.errors import RegistryError
 from rocmforge.registry.reference import Reference
-from rocmforge.registry.transfer import download, fetch
+from rocmforge.registry.transfer import download, fetch, upload
 
 DATA = hashlib.shake_256(b"weights").digest(1_200_000)
 BLOB = describe(WEIGHTS_TYPE, DATA, "weights.bin")
@@ -30,6 +32,12 @@ class Handler(BaseHTTPRequestHandler):
     cut_after = 10**9  # bytes of an answer
     tokens = False
     asked: list[str]
+    kept: bytearray  # of the upload that is going on
+    stored: bytes
+    cuts: list[int]  # the connection ends when so many bytes of the blob are here
+    keeps_parts = True
+    gone = False  # it has given the upload up
+    says_stored = True
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -43,9 +51,50 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(401, b"", {"Www-Authenticate": challenge})
         if self.path == "/v2/":
             return self.answer(200, b"{}")
+        if self.path.startswith("/v2/a/blobs/uploads/1"):
+            return self.answer(404, b"") if self.gone else self.answer(204, b"", self.place())
         begin = int(given[6:-1]) if given and self.ranges else 0
         headers = {"Content-Range": f"bytes {begin}-{len(self.data) - 1}/{len(self.data)}"} if begin else {}
         return self.answer(206 if begin else 200, self.data[begin:], headers)
+
+    def place(self) -> dict[str, str]:
+        return {"Location": "/v2/a/blobs/uploads/1", "Range": f"0-{max(len(self.kept) - 1, 0)}"}
+
+    def do_POST(self) -> None:
+        self.asked.append("POST")
+        type(self).kept, type(self).gone = bytearray(), False
+        self.answer(202, b"", self.place())
+
+    def do_HEAD(self) -> None:
+        self.asked.append("HEAD")
+        self.answer(200 if self.stored == self.data else 404, b"")
+
+    def take(self) -> bool:
+        """Take the body of a request, behind what is here; False where it was cut off."""
+        before, size = len(self.kept), int(self.headers["Content-Length"])
+        cut = min((cut for cut in self.cuts if before <= cut < before + size), default=None)
+        self.kept.extend(self.rfile.read(size if cut is None else cut - before))
+        self.asked.append(f"{self.command} {before}-{len(self.kept)}")
+        if cut is not None:
+            self.cuts.remove(cut)
+            if not self.keeps_parts:
+                type(self).gone = True
+            self.close_connection = True
+        return cut is None
+
+    def do_PATCH(self) -> None:
+        assert self.headers["Content-Range"].startswith(f"{len(self.kept)}-")
+        if self.take():
+            self.answer(202, b"", self.place())
+
+    def do_PUT(self) -> None:
+        assert self.path.endswith(f"?digest={BLOB.digest}")
+        if self.take():
+            type(self).stored = bytes(self.kept)
+            if self.says_stored:
+                return self.answer(201, b"")
+            type(self).says_stored = self.close_connection = True
+        return None
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -65,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
 def handler() -> Iterator[type[Handler]]:
     class Own(Handler):
         asked: list[str] = []  # noqa: RUF012 - one for each test
+        cuts: list[int] = []  # noqa: RUF012
+        stored = b""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
         Own.host = f"127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
@@ -150,3 +201,53 @@ def test_a_token_is_fetched_and_fetched_anew(handler: type[Handler], tmp_path: P
     handler.tokens = "never"  # type: ignore[assignment]
     with pytest.raises(RegistryError, match="expected credentials for 127"):
         fetch(mine, BLOB, 1 << 21)
+
+
+def put(handler: type[Handler], state: Path) -> list[int]:
+    """Send the blob in chunks of 400,000 bytes."""
+    told: list[int] = []
+    handler.asked.clear()
+    upload(client(handler), BLOB, io.BytesIO(DATA), state, lambda name, n_bytes: told.append(n_bytes), 400_000)
+    is_stored = handler.stored == DATA  # pytest would look for the differences for minutes
+    assert is_stored
+    assert (sum(told), min(told) > 0, state.exists()) == (len(DATA), True, False)
+    return told
+
+
+def sent(handler: type[Handler]) -> list[str]:
+    return [text for text in handler.asked if text[:2] in {"PA", "PU"}]
+
+
+def test_an_upload_that_breaks_off_goes_on_within_a_chunk(handler: type[Handler], tmp_path: Path) -> None:
+    """In its first chunk, in a later one, and between two: no byte is sent twice."""
+    handler.cuts += [150_000, 700_000, 1_100_000]
+    put(handler, tmp_path / "state")
+    edges = [0, 150_000, 550_000, 700_000, 1_100_000, 1_100_000, 1_200_000]
+    parts = [f"PATCH {begin}-{end}" for begin, end in itertools.pairwise(edges)]
+    assert sent(handler) == [*parts, "PUT 1200000-1200000"]
+    assert handler.asked.count("POST") == 1
+
+
+def test_an_upload_goes_on_in_another_process(handler: type[Handler], tmp_path: Path) -> None:
+    """It gave up within the first chunk: where that was is remembered."""
+    handler.cuts += [150_000] * 9
+    with pytest.raises(RegistryError, match=r"weights\.bin: cut off after 150000 of 1200000 bytes: "):
+        put(handler, tmp_path / "state")
+    assert (tmp_path / "state").exists()
+    handler.cuts.clear()
+    put(handler, tmp_path / "state")
+    assert sent(handler)[0] == "PATCH 150000-550000"
+    assert "POST" not in handler.asked
+
+
+def test_a_registry_that_keeps_no_parts_gets_all_again(handler: type[Handler], tmp_path: Path) -> None:
+    handler.cuts.append(700_000)
+    handler.keeps_parts = False
+    put(handler, tmp_path / "state")
+    assert sent(handler)[:3] == ["PATCH 0-400000", "PATCH 400000-700000", "PATCH 0-400000"]
+
+
+def test_an_upload_whose_answer_is_lost_is_done(handler: type[Handler], tmp_path: Path) -> None:
+    handler.says_stored = False
+    put(handler, tmp_path / "state")
+    assert sent(handler).count("PUT 1200000-1200000") == 1
