@@ -42,7 +42,10 @@ class LoraFile:
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What is added to a matrix: `left` @ `right`, float32[rows, rank] and float32[rank, columns], times `factor`."""
+    """What is added to a matrix: `left` @ `right`, float32[rows, rank] and float32[rank, columns], times `factor`.
+
+    To experts' matrices, stacked: `right` is float32[experts, rank, columns], and `left` has the rows of all in turn.
+    """
 
     left: Floats
     right: Floats
@@ -101,18 +104,21 @@ def read_gguf_adapter(path: Path, base: ModelSource, scale: float) -> Adapter:
     pairs: dict[str, dict[str, Floats]] = {}
     for name, info in file.tensors.items():
         target, _, side = name.rpartition(".")
-        if side not in {"lora_a", "lora_b"} or len(info.shape) != 2:
+        if side not in {"lora_a", "lora_b"} or len(info.shape) not in (2, 3):
             problem = f"expected a matrix NAME.lora_a or NAME.lora_b, found shape {list(info.shape)}"
             raise file.error(name, problem)
-        pairs.setdefault(target, {})[side] = read_float_rows(file, name, 0, info.rows)
+        pairs.setdefault(target, {})[side] = read_float_rows(file, name, 0, info.rows).reshape(info.shape)
     matrices = {}
     for name, pair in pairs.items():
         if len(pair) != 2:
             raise file.error(name, f"expected lora_a and lora_b, found {next(iter(pair))} alone")
         a, b = pair["lora_a"], pair["lora_b"]
-        rank = b.shape[1]
+        rank = b.shape[-1]
+        if a.shape[:-2] != b.shape[:-2]:
+            shapes = f"shapes {list(a.shape)} and {list(b.shape)}"
+            raise file.error(name, f"expected as many matrices of either side, found {shapes}")
         factor = scale * (alpha / rank if alpha else 1.0)
-        left, right = (a, b.T) if name == EMBEDDING else (b, a)
+        left, right = (a, b.T) if name == EMBEDDING and b.ndim == 2 else (b.reshape(-1, rank), a)
         matrices[name] = low_rank(path, base, name, (left, right), factor)
     return Adapter((path,), MappingProxyType(matrices))
 
@@ -123,7 +129,7 @@ def low_rank(path: Path, base: ModelSource, name: str, pair: tuple[Floats, Float
     Args:
         path: the adapter, for messages.
         name: of the tensor, GGUF's.
-        pair: left and right, as `LowRank` has them.
+        pair: left and right, as `LowRank` has them; of experts, rows of all of them.
         factor: see `LowRank`.
 
     Raises:
@@ -133,9 +139,10 @@ def low_rank(path: Path, base: ModelSource, name: str, pair: tuple[Floats, Float
     if name not in base.tensors:
         raise InputError(path, name, "expected a tensor of the model, found one that it does not have")
     shape = base.tensors[name].shape
-    found = (left.shape[0], right.shape[1])
-    if shape != found or left.shape[1] != right.shape[0]:
-        ranks = f"ranks {left.shape[1]} and {right.shape[0]}"
+    matrices = right.shape[:-2]  # as many as there are experts
+    found = (*matrices, left.shape[0] // math.prod(matrices), right.shape[-1])
+    if shape != found or left.shape[1] != right.shape[-2]:
+        ranks = f"ranks {left.shape[1]} and {right.shape[-2]}"
         raise InputError(path, name, f"expected shape {list(shape)}, as the model has, found {list(found)}, {ranks}")
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise InputError(path, name, "expected finite numbers, found others")
@@ -159,31 +166,44 @@ class MergedSource(DerivedSource):
         added = [adapter.matrices[name] for adapter in self._adapters if name in adapter.matrices]
         if not added:
             return self.base.read_rows(name, first, count)
-        step, own = max(1, ELEMENTS_AT_ONCE // info.shape[-1]), self._own_scale(name)
+        step, own = max(1, ELEMENTS_AT_ONCE // info.shape[-1]), self._own_scales(name)
         parts = []
         for start in range(first, first + count, step):
             rows = slice(start, min(start + step, first + count))
             values = read_float_rows(self.base, name, start, rows.stop - start).copy()
             for one in added:
-                _add(values, one.left[rows] * np.float32(one.factor / own), one.right)
+                _add_rows(values, start, one, own)
             if info.ggml_type is Quant.F16 and np.abs(values).max() > np.finfo(np.float16).max:
                 raise self.error(name, "expected merged weights that float16 holds, found larger ones")
             parts.append(quantize_rows(values, info.ggml_type))
         return np.concatenate(parts)
 
-    def _own_scale(self, name: str) -> float:
-        """Return what products with a matrix are multiplied by, which is not to hold for what is added to it."""
+    def _own_scales(self, name: str) -> list[float]:
+        """Return what products with a matrix are multiplied by, which is not to hold for what is added to it; one
+        number, or one of each expert's."""
         scale = f"{name.removesuffix('.weight')}.scale"
         if scale not in self.base.tensors:
-            return 1.0
-        own = float(read_float_rows(self.base, scale, 0, 1).reshape(-1)[0])
-        if not own:
+            return [1.0]
+        own: list[float] = read_float_rows(self.base, scale, 0, 1).reshape(-1).tolist()
+        if not all(own):
             raise self.error(scale, "expected a scale other than 0 of a matrix that adapters are merged into, found 0")
         return own
 
 
 def _merged(info: TensorInfo) -> TensorInfo:
     return TensorInfo(info.name, info.shape, info.ggml_type if info.ggml_type in _FLOATS else Quant.F16)
+
+
+def _add_rows(values: Floats, first: int, low: LowRank, own: Sequence[float]) -> None:
+    """Add to rows of a matrix, or of experts' matrices, those from `first` on."""
+    stack = low.right.reshape(-1, *low.right.shape[-2:])
+    size, row, last = len(low.left) // len(stack), first, first + len(values)
+    while row < last:
+        expert = row // size
+        end = min((expert + 1) * size, last)
+        factor = np.float32(low.factor / own[expert if len(own) > 1 else 0])
+        _add(values[row - first : end - first], low.left[row:end] * factor, stack[expert])
+        row = end
 
 
 def _add(values: Floats, left: Floats, right: Floats) -> None:

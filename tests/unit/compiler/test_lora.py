@@ -137,6 +137,42 @@ def test_a_scale_of_the_matrix_is_not_one_of_the_adapter(tmp_path: Path) -> None
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [100, 1 << 22])
+def test_an_adapter_of_experts(tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each expert's matrix has its own, and a scale of its own that holds for it alone."""
+    monkeypatch.setattr(lora, "ELEMENTS_AT_ONCE", at_once)
+    base, name = read_gguf(write_architecture(tmp_path / "m.gguf", "olmoe", whole=True)), "blk.1.ffn_down_exps.weight"
+    experts, rows, columns = base.tensors[name].shape
+    own = read_float_rows(base, "blk.1.ffn_down_exps.scale", 0, 1).reshape(-1)
+    assert len(set(own.tolist())) == experts
+    random = np.random.default_rng(1)
+    a, b = random.normal(0, 0.3, (experts, 3, columns)), random.normal(0, 0.3, (experts, rows, 3)).astype(np.float16)
+    path = write_gguf_adapter(tmp_path / "a.gguf", {name: (a.astype(np.float32), b)}, 6.0, architecture="olmoe")
+    found = read_float_rows(merged(base, LoraFile(path)), name, 0, experts * rows).reshape(experts, rows, columns)
+    weight = read_float_rows(base, name, 0, experts * rows).reshape(found.shape).astype(np.float64)
+    scales = own.reshape(-1, 1, 1).astype(np.float64)
+    np.testing.assert_allclose(found * scales, weight * scales + 2 * (b.astype(np.float64) @ a), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "a, b, problem",
+    [
+        ((8, 2, 32), (4, 64, 2), "expected as many matrices of either side, found shapes [8, 2, 32] and [4, 64, 2]"),
+        ((4, 2, 32), (4, 64, 2), "expected shape [8, 64, 32], as the model has, found [4, 64, 32]"),
+        ((2, 32), (64, 2), "expected shape [8, 64, 32], as the model has, found [64, 32]"),
+        ((8, 2, 32), (8, 64, 3), "ranks 3 and 2"),
+        ((2, 32), (8, 64, 2), "found shapes [2, 32] and [8, 64, 2]"),
+    ],
+)
+def test_what_is_no_adapter_of_experts(a: tuple[int, ...], b: tuple[int, ...], problem: str, tmp_path: Path) -> None:
+    base = read_gguf(write_architecture(tmp_path / "m.gguf", "olmoe"))
+    pair = np.ones(a, np.float32), np.ones(b, np.float32)
+    path = write_gguf_adapter(tmp_path / "a.gguf", {"blk.1.ffn_down_exps.weight": pair}, architecture="olmoe")
+    with pytest.raises(InputError) as caught:
+        merged(base, LoraFile(path))
+    assert problem in str(caught.value)
+
+
 def test_both_kinds_merge_to_the_same_bits(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.gguf", "qwen3", "BF16")
     adapter = {DOWN: half(pairs())[DOWN]}
