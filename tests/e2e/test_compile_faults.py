@@ -16,6 +16,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import verify_bundle
 from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.tests.support.killed import Killed
 from rocmforge.tests.support.process import (
     COMMAND,
     PATIENCE_SECONDS,
@@ -28,26 +29,6 @@ from rocmforge.tests.support.process import (
 )
 from rocmforge.tools.generate.fixtures import write_model
 
-# As sitecustomize: kills its process just before the Nth time that it touches anything in the goal's folder.
-KILLER = """
-import os, signal, sys
-
-folder, kill_at, record = os.environ["FOLDER"], int(os.environ["KILL_AT"]), os.environ["RECORD"]
-events = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "shutil.rmtree", "ctypes.dlsym"}
-count = 0
-
-def hook(event, arguments):
-    global count
-    if event in events and (folder in str(arguments[:2]) or "renameat2" in arguments):
-        count += 1
-        if count == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if not kill_at:
-            with open(record, "w") as file:
-                file.write(str(count))
-
-sys.addaudithook(hook)
-"""
 PR_CAPBSET_DROP = 24
 CAP_DAC_OVERRIDE = 1
 
@@ -72,63 +53,39 @@ def leftovers(goal: Path) -> list[str]:
     return sorted(path.name for path in goal.parent.iterdir() if path != goal)
 
 
-class Killer:
-    """Compiles of the small model that die at a chosen step."""
-
-    def __init__(self, folder: Path, model: Path, cache: Path) -> None:
-        self.goal = folder / "goals" / "model.rfb"
-        self.goal.parent.mkdir()
-        self._hook = folder / "hook"
-        self._hook.mkdir()
-        (self._hook / "sitecustomize.py").write_text(KILLER)
-        self._record = folder / "count"
-        self._arguments = ("compile", model, "-o", self.goal, "--cache-dir", cache)
-
-    def compile(self, kill_at: int) -> int:
-        path = os.pathsep.join([str(self._hook), os.environ.get("PYTHONPATH", "")])
-        done = rfc(
-            *self._arguments,
-            PYTHONPATH=path,
-            FOLDER=str(self.goal.parent),
-            KILL_AT=str(kill_at),
-            RECORD=str(self._record),
-        )
-        return done.returncode
-
-    @property
-    def steps(self) -> int:
-        return int(self._record.read_text())
-
-
 @pytest.mark.parametrize("replace", [False, True], ids=["new goal", "old bundle there"])
 def test_F61_kill_9_at_every_step(
     replace: bool, small_gguf: Path, small_bundle: Path, old_bundle: Path, small_cache: Path, tmp_path: Path
 ) -> None:
-    """Steps are the calls that touch the goal's folder: all of the last, where the bundle is published, some before."""
-    killer = Killer(tmp_path, small_gguf, small_cache)
+    """Steps are the calls that touch the goal's folder. Where there is an old bundle all of the last, which exchange it
+    and remove it; where there is none every other one. Some before. `test_writer_faults.py` goes through all steps."""
+    goal = tmp_path / "goals" / "model.rfb"
+    goal.parent.mkdir()
+    killer = Killed(tmp_path, goal.parent, "compile", small_gguf, "-o", goal, "--cache-dir", small_cache)
     new, old = digest_at(small_bundle), digest_at(old_bundle) if replace else None
 
     def reset() -> None:
-        shutil.rmtree(killer.goal.parent)
-        killer.goal.parent.mkdir()
+        shutil.rmtree(goal.parent)
+        goal.parent.mkdir()
         if replace:
-            shutil.copytree(old_bundle, killer.goal)
+            shutil.copytree(old_bundle, goal)
 
     reset()
-    assert killer.compile(0) == 0
+    assert killer.run(0) == 0
     steps = killer.steps
     assert steps > 40  # one at least for each file
     seen = set()
-    for step in [*range(1, steps - 8, steps // 4), *range(steps - 8, steps + 1)]:
+    last = range(steps - 8, steps + 1) if replace else range(steps, steps - 8, -2)
+    for step in [*range(1, steps - 8, steps // 3), *last]:
         reset()
-        assert killer.compile(step) == -signal.SIGKILL
-        seen.add(digest_at(killer.goal))
-        assert len(leftovers(killer.goal)) <= 1
+        assert killer.dies(step)
+        seen.add(digest_at(goal))
+        assert len(leftovers(goal)) <= 1
     assert seen == {old, new}
-    assert killer.compile(0) == 0
-    assert digest_at(killer.goal) == new
-    assert leftovers(killer.goal) == []
-    assert files_of(killer.goal) == files_of(small_bundle)
+    assert killer.run(0) == 0
+    assert digest_at(goal) == new
+    assert leftovers(goal) == []
+    assert files_of(goal) == files_of(small_bundle)
 
 
 def started(*arguments: object, **options: object) -> subprocess.Popen[str]:

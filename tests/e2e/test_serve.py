@@ -198,11 +198,13 @@ def test_F55_disconnect_in_prefill(server: Server) -> None:
 
 
 def test_F63_sigterm_lets_a_stream_end(smollm2_path: Path) -> None:
+    """300 tokens take a busy machine more than the usual 30 seconds, after which a server rightly ends them."""
     with serving(smollm2_path, "--drain-seconds", PATIENCE_SECONDS) as server:
         with server.post("/generate/stream", LONG | {"max_tokens": 300}, stream=True) as response:
             events = server.events(response)
             first = next(events)
             server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: is_draining(server), "the signal heard, while the stream goes on")
             rest = list(events)
         assert server.process.wait(PATIENCE_SECONDS) == 0
         assert len([first, *rest]) == 300

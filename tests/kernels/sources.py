@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from rocmforge.artifacts.formats import FORMATS
 from rocmforge.compiler.plan import KernelSpec
-from rocmforge.compiler.render import kernel_headers, macros
+from rocmforge.compiler.render import Source, kernel_headers, macros
+from rocmforge.compiler.toolchain import run_compiler
 
 WARNINGS: Final = (
     *("-Wconversion", "-Wno-sign-conversion", "-Wdouble-promotion", "-Wcast-qual", "-Wshadow", "-Wundef"),
@@ -57,3 +60,22 @@ def names_given(spec: KernelSpec, weights: bool = True) -> set[str]:
     choices = {f"{name}_{value}".upper() for name, value in values.items() if isinstance(value, str)}
     format_of = FORMATS[str(values["weight_type"])].defines if "weight_type" in values else {}
     return {name for name, _ in macros(spec)} - choices - (set() if weights else set(format_of))
+
+
+def write_headers(backend: str, folder: Path) -> Path:
+    """Write the headers of a back end's kernels to a folder."""
+    for name, text in kernel_headers(backend).items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def parse_alone(command: tuple[str, ...], flags: tuple[str, ...], sources: Iterable[Source], folder: Path) -> None:
+    """Have a compiler parse sources with the headers of a folder: it warns by then, and of what comes later is an error
+    in every build.
+
+    Raises:
+        ToolchainError: there is an error, or a warning.
+    """
+    for source in sources:
+        (folder / source.name).write_text(source.text)
+        run_compiler((*command, *flags, *WARNINGS, "-I.", "-fsyntax-only", source.name), folder)

@@ -63,8 +63,11 @@ def empty_records(launches: Launches, shape: Shape) -> Array:
     return np.full((SPLIT_TOKENS, shape[0], splits, shape[2] + 4), np.nan, np.float32)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("arch", ARCHES)
+# gfx1201 has waves as long as gfx1100's, and attention no matrices: there a real shape of each type of the cache.
+CASES = [(arch, shape) for arch in ARCHES for shape in SHAPES if arch != "gfx1201" or shape[:3] == (9, 3, 64)]
+
+
+@pytest.mark.parametrize(("arch", "shape"), CASES, ids=str)
 def test_attention(build_cache: BuildCache, arch: str, shape: Shape) -> None:
     heads, _, head_dim, _ = shape
     launches = attention(arch, shape, "float32")

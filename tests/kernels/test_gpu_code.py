@@ -1,5 +1,5 @@
 """Kernels of real shapes build for every kind of GPU, and none spills. `tools/generate/gpu_code.py` builds all shapes,
-types and arches; here is one arch of each kind, and the largest shape where registers are scarcest."""
+types and arches; here is one arch of each kind, with the largest shapes where most have matrix instructions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from rocmforge.tests.kernels.hip_harness import CONFIG, lower
 from rocmforge.tools.generate.gpu_code import SHAPES, build_shape, wasteful
 
 KINDS = {target.gpu: target.arch for target in TARGETS.values() if target.gpu is not None}
+LARGE = {
+    "gfx11-generic": ("llama-8b", "Q4_K"),
+    "gfx9-4-generic": ("llama-8b", "Q4_K"),
+    "gfx12-generic": ("llama-1b", "Q6_K"),
+}
 CASES = [
-    *(("smollm2-135m", "Q4_1", arch, kv_dtype) for arch in KINDS.values() for kv_dtype in KV_DTYPES),
-    *(("llama-8b", "Q4_K", arch, kv_dtype) for arch in ("gfx1100", "gfx942") for kv_dtype in KV_DTYPES),
-    ("llama-1b", "Q6_K", "gfx1201", "f16"),
+    (*LARGE.get(arch, ("smollm2-135m", "Q4_1")), arch, kv_dtype) for arch in KINDS.values() for kv_dtype in KV_DTYPES
 ]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.compiler.build_cache import BuildCache
@@ -13,6 +16,7 @@ from rocmforge.compiler.changes import NO_CHANGES, Changes
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
+from rocmforge.compiler.target import TARGETS
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, Program, RowSampling
 from rocmforge.runtime.device.host import load_host_program
@@ -46,15 +50,26 @@ def run(
     return program.logits(len(tokens))
 
 
+@contextlib.contextmanager
+def building_levels(levels: tuple[str, ...]) -> Iterator[None]:
+    """Build for the host at these levels alone: each takes as long as a GPU."""
+    host = TARGETS["host"]
+    with pytest.MonkeyPatch.context() as patch:
+        kept = tuple(variant for variant in host.variants if variant.level in levels)
+        patch.setitem(TARGETS, "host", dataclasses.replace(host, variants=kept))
+        yield
+
+
 def compiled(
     path: Path,
     cache: BuildCache,
     goal: Path | None = None,
     changes: Changes = NO_CHANGES,
     archs: tuple[str, ...] = ("host",),
+    levels: tuple[str, ...] = LEVELS,
 ) -> Bundle:
     goal = goal or path.with_suffix(".rfb")
-    with PlainProgress() as progress:
+    with PlainProgress() as progress, building_levels(levels):
         compile_model(CompileOptions(path, goal, archs, changes=changes), cache, progress, make_golden)
     return open_bundle(goal)
 

@@ -46,8 +46,9 @@ class Made:
         ]
         self.changes = Changes(adapters=tuple(parse_adapter(f"a{i}={file}") for i, file in enumerate(self.files)))
         archs = ("host",) if quantization == "F32" else ("host", "gfx1100")
-        self.bundle = compiled(self.path, cache, folder / "kept.rfb", self.changes, archs)
-        self.plain = compiled(self.path, cache, folder / "plain.rfb")
+        levels = ("x86_64_v3", "portable") if quantization == "F32" else LEVELS  # those that it is run at
+        self.bundle = compiled(self.path, cache, folder / "kept.rfb", self.changes, archs, levels)
+        self.plain = compiled(self.path, cache, folder / "plain.rfb", levels=("x86_64_v3", "portable"))
 
     def meaning(self, scales: list[float]) -> np.ndarray:
         """float64[T, vocab] of the prompt."""
@@ -133,7 +134,7 @@ def test_without_an_adapter_the_bits_are_those_of_the_plain_bundle(made: Made, p
 def test_an_adapter_is_what_it_is_merged(made: Made, build_cache: BuildCache, tmp_path: Path) -> None:
     """Weights that were Q4_1 are F16 where the adapter is merged, so their products are those of other activations."""
     changes = Changes((LoraFile(made.files[0]),))
-    with compiled(made.path, build_cache, tmp_path / "merged.rfb", changes) as bundle:
+    with compiled(made.path, build_cache, tmp_path / "merged.rfb", changes, levels=("x86_64_v3",)) as bundle:
         merged, kept = host(bundle), host(made.bundle)
         expected, found = run(merged, [(0, 0, IDS)]), run(kept, [(0, 0, IDS)], [CHOICES[0]])
         merged.close()

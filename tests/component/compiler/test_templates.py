@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,22 @@ from rocmforge.artifacts.formats import FORMATS
 from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
 from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.plan import KernelSpec, Parameter, Plan
 from rocmforge.compiler.render import Source, kernel_headers, render_kernel, render_program
 from rocmforge.compiler.target import TARGETS, CodeVariant, Target
 from rocmforge.tests.kernels.kernel_harness import spec
-from rocmforge.tests.kernels.sources import WARNINGS, head, kernels_of, names_at_head, names_given, names_read
+from rocmforge.tests.kernels.sources import (
+    head,
+    kernels_of,
+    names_at_head,
+    names_given,
+    names_read,
+    parse_alone,
+    write_headers,
+)
 from rocmforge.tests.oracles.graph_interpreter import make_weights
 from rocmforge.tests.support.graphs import CONFIGS, TYPES
 
@@ -173,14 +182,14 @@ def test_the_head_of_a_kernel_says_what_its_arguments_and_its_work_items_are(tem
 
 
 @pytest.mark.parametrize("template", KERNELS)
-def test_a_missing_parameter_is_a_defect_that_is_named(template: str, build_cache: BuildCache) -> None:
+def test_a_missing_parameter_is_a_defect_that_is_named(template: str, folder: Path) -> None:
     kernel = TINY[template]
     for index, (name, _) in enumerate(kernel.parameters):
         without = replace(kernel, parameters=kernel.parameters[:index] + kernel.parameters[index + 1 :])
         # Columns are already missed by the symbol.
         expected = {"columns": "columns|COLUMNS", "weight_type": "ELEMENT_BYTES|LOAD_ELEMENTS"}.get(name, name.upper())
         with pytest.raises((ToolchainError, KeyError), match=expected):
-            build_warned(without, build_cache)
+            parse_warned([render_host(without)], folder)
 
 
 @pytest.mark.parametrize("template", [*KERNELS, "program"])
@@ -222,29 +231,31 @@ def test_rendering_twice_gives_the_same_sources() -> None:
 
 
 @pytest.mark.parametrize("level", [variant.level for variant in HOST.variants])
-def test_each_kernel_compiles_without_a_warning(level: str, build_cache: BuildCache) -> None:
-    toolchain = find_toolchain("auto", HOST)
+def test_each_kernel_compiles_without_a_warning(level: str, folder: Path) -> None:
     variant = next(variant for variant in HOST.variants if variant.level == level)
-    assert {"-Wall", "-Wextra", "-Werror"} <= set(toolchain.flags(variant))
+    assert {"-Wall", "-Wextra", "-Werror"} <= set(find_host_toolchain().flags(variant))
     formats = [replaced(TINY["matmul"], weight_type=name, columns=256) for name in FORMATS]
     kernels = [*formats, replaced(TINY["attention"], kv_q8_0=True), replaced(TINY["norm"], out_q8=False)]
-    sources = (*(rendered(name) for name in (*KERNELS, "program")), *(render_kernel("host", one) for one in kernels))
-    (code,) = build_variants(sources, warned(variant), toolchain, build_cache, progress, 2)
-    assert code.data.startswith(b"\x7fELF")
+    parse_warned((*(rendered(name) for name in (*KERNELS, "program")), *map(render_host, kernels)), folder, variant)
+
+
+def render_host(kernel: KernelSpec) -> Source:
+    return render_kernel("host", kernel)
 
 
 def replaced(kernel: KernelSpec, **parameters: Parameter) -> KernelSpec:
     return spec(kernel.template, **{**dict(kernel.parameters), **parameters})
 
 
-def build_warned(kernel: KernelSpec, cache: BuildCache) -> None:
-    toolchain = find_toolchain("auto", HOST)
-    build_variants((render_kernel("host", kernel),), warned(HOST.variants[0]), toolchain, cache, progress, 1)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the kernels' headers."""
+    return write_headers("host", tmp_path_factory.mktemp("warnings"))
 
 
-def warned(variant: CodeVariant) -> Target:
-    """Without optimizing: these warnings come before it, and what comes of it is an error in every other build."""
-    return replace(HOST, variants=(replace(variant, flags=(*variant.flags, *WARNINGS, "-O0")),))
+def parse_warned(sources: Iterable[Source], folder: Path, variant: CodeVariant = HOST.variants[0]) -> None:
+    toolchain = find_host_toolchain()
+    parse_alone(toolchain.compiler, toolchain.flags(variant), sources, folder)
 
 
 def progress(_done: int, _total: int) -> None:
