@@ -33,11 +33,11 @@ sys.addaudithook(hook)
 class Killed:
     """`rfc` with these arguments, whose steps are the calls that touch `touched`, and requests."""
 
-    def __init__(self, folder: Path, touched: Path, *arguments: object, **changes: str) -> None:
+    def __init__(self, folder: Path, touched: Path, *arguments: object) -> None:
         self._hook = folder / f"hook-{len(list(folder.glob('hook-*')))}"
         self._hook.mkdir()
         (self._hook / "sitecustomize.py").write_text(KILLER)
-        self._touched, self._arguments, self._changes = touched, arguments, changes
+        self._touched, self._arguments = touched, arguments
 
     def run(self, kill_at: int) -> int:
         """Run it; 0: to its end. Its exit code."""
@@ -48,7 +48,6 @@ class Killed:
             FOLDER=str(self._touched),
             KILL_AT=str(kill_at),
             RECORD=str(self._hook / "count"),
-            **self._changes,
         ).returncode
 
     def dies(self, kill_at: int) -> bool:

@@ -134,7 +134,7 @@ def test_without_an_adapter_the_bits_are_those_of_the_plain_bundle(made: Made, p
 def test_an_adapter_is_what_it_is_merged(made: Made, build_cache: BuildCache, tmp_path: Path) -> None:
     """Weights that were Q4_1 are F16 where the adapter is merged, so their products are those of other activations."""
     changes = Changes((LoraFile(made.files[0]),))
-    with compiled(made.path, build_cache, tmp_path / "merged.rfb", changes, levels=("x86_64_v3",)) as bundle:
+    with compiled(made.path, build_cache, tmp_path / "merged.rfb", changes, levels=("portable",)) as bundle:
         merged, kept = host(bundle), host(made.bundle)
         expected, found = run(merged, [(0, 0, IDS)]), run(kept, [(0, 0, IDS)], [CHOICES[0]])
         merged.close()
