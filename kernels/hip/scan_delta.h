@@ -3,6 +3,13 @@
 
 #ifdef KIND_KDA
 #define KEY_HEAD(head) (head)
+/* Lanes of a wave that hold the same rows, of columns of one head: of their decays each makes some. */
+#if COLUMNS % (WAVE_SIZE / PARTS) == 0
+#define SHARERS (WAVE_SIZE / PARTS)
+#else
+#define SHARERS 1
+#endif
+#define SHARE ((ROWS + SHARERS - 1) / SHARERS)
 #else
 #define KEY_HEAD(head) (MODULO ? (head) % KEY_HEADS : (head) / (HEADS / KEY_HEADS))
 #endif
@@ -10,18 +17,36 @@
 struct own_numbers {
     float a;
 #ifdef KIND_KDA
-    float bias[ROWS];
+    float bias[SHARE];
 #else
     float bias;
 #endif
 };
+
+#ifdef KIND_KDA
+/* Of a head's rows the i-th of the lane's share. */
+INLINE float load_share(const GLOBAL_MEMORY float *p, int i, int32_t part)
+{
+    const int32_t r = i * SHARERS + (SHARERS > 1 ? lane_index() / PARTS : 0), row = row_at(r, part);
+    return r < ROWS && row < STATE ? p[row] : 0.0f;
+}
+/* The state decays, each row at its own rate. */
+INLINE void decay_rows(float state[ROWS], const own_numbers &own, const GLOBAL_MEMORY float *decays, int32_t part)
+{
+    float share[SHARE];
+    UNROLL_FOR (int i = 0; i < SHARE; i++)
+        share[i] = decay_of(own.a * softplus(load_share(decays, i, part) + own.bias[i]));
+    UNROLL_FOR (int r = 0; r < ROWS; r++)
+        state[r] *= SHARERS > 1 ? from_lane(share[r / SHARERS], r % SHARERS * PARTS + part) : share[r];
+}
+#endif
 
 INLINE own_numbers numbers_of(lane_place place, const GLOBAL_MEMORY float *a, const GLOBAL_MEMORY float *bias)
 {
     own_numbers own;
     own.a = a[place.head];
 #ifdef KIND_KDA
-    load_rows(own.bias, bias + place.head * STATE, place.part);
+    UNROLL_FOR (int i = 0; i < SHARE; i++) own.bias[i] = load_share(bias + place.head * STATE, i, place.part);
 #else
     own.bias = bias[place.head];
 #endif
@@ -51,9 +76,7 @@ INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &
     UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay;
 #else
     const GLOBAL_MEMORY float *beta = row_of(inputs[2], t, BETA_STRIDE, BETA_FIRST) + place.head;
-    float decays[ROWS];
-    load_rows(decays, row_of(inputs[1], t, DECAY_STRIDE, DECAY_FIRST) + place.head * STATE, place.part);
-    UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay_of(own.a * softplus(decays[r] + own.bias[r]));
+    decay_rows(state, own, row_of(inputs[1], t, DECAY_STRIDE, DECAY_FIRST) + place.head * STATE, place.part);
 #endif
     load_unit(token.key, keys + key_head * STATE, place.part, 1.0f);
     load_unit(token.query, queries + key_head * STATE, place.part, 1.0f / __builtin_sqrtf((float)STATE));

@@ -33,6 +33,7 @@ INLINE float sum_of_parts(float x)
     x += shuffle_xor<2>(x);
     return x + shuffle_xor<1>(x);
 }
+INLINE float from_lane(float x, int32_t lane) { return from_bits(__builtin_amdgcn_ds_bpermute(4 * lane, to_bits(x))); }
 /* An input's row, from the column on that it begins with. */
 INLINE const GLOBAL_MEMORY float *row_of(const void *input, int32_t t, int32_t stride, int32_t first)
 {

@@ -75,6 +75,14 @@ def delta_case(heads: int, key_heads: int, state: int, columns: int, **attribute
     return scan_case("delta", {"qkv": qkv + 5, "gates": 2 * heads}, weights, **sizes, epsilon=1e-6, **attributes)
 
 
+def kda_case(heads: int, state: int, columns: int) -> Case:
+    keys = heads * state
+    weights = {"a": rates(heads), "bias": normal(keys)}
+    sizes: dict[str, Attribute] = {"heads": heads, "state": state, "columns": columns}
+    inputs = {"qkv": 2 * keys + heads * columns, "decay": keys, "beta": heads}
+    return scan_case("kda", inputs, weights, **sizes, epsilon=1e-5)
+
+
 def mamba_case(kind: str, heads: int, state: int, columns: int, groups: int = 1, *, biased: bool = True) -> Case:
     weights = {"a": rates(heads, state) if kind == "mamba" else rates(heads), "d": normal(heads)}
     weights |= {"bias": normal(heads)} if biased else {}
@@ -89,15 +97,9 @@ SCANS = {
     "delta-block": delta_case(4, 2, 32, 32, gate_heads=2),
     "delta-modulo": delta_case(6, 3, 7, 21, mapping="modulo", qkv_first=5),
     "delta-wide": delta_case(1, 1, 128, 20, qkv_first=2),
-    "kda": scan_case(
-        "kda",
-        {"qkv": 3 * 96, "decay": 96, "beta": 3},
-        {"a": rates(3), "bias": normal(96)},
-        heads=3,
-        state=32,
-        columns=32,
-        epsilon=1e-5,
-    ),
+    "kda": kda_case(3, 32, 32),
+    "kda-wide": kda_case(1, 100, 16),
+    "kda-odd": kda_case(2, 20, 5),
     "mamba2": mamba_case("mamba2", 4, 140, 32, 2),
     "mamba2-odd": mamba_case("mamba2", 3, 5, 21, biased=False),
     "mamba": mamba_case("mamba", 64, 16, 1),
