@@ -25,8 +25,9 @@ normalised mean squared errors of the logits behind 1, 13 and 40 tokens, the lar
 keys and values in float16, **itself** of llama.cpp one token at a time, all against llama.cpp all tokens at once (*:
 against llama.cpp one token at a time, where it differs from itself; positions of dream and llada see those after them,
 which one at a time are not there yet). **Least change**: what doubling the base of the rotary frequencies, halving
-ALiBi, dropping the windows or turning one head round does to the meaning, the smallest of these; below {visible:.0e}
-the file would not show the error, and `tests/unit/compiler/test_architectures.py` has models of our own that do.
+ALiBi, dropping the windows, turning one head or the taps of one convolution round or doubling the decays of one scan
+does to the meaning, the smallest of these; below {visible:.0e} the file would not show the error, and
+`tests/unit/compiler/test_architectures.py` has models of our own that do.
 
 The files as the generator writes them, with every optional tensor and a scale beside each matrix, compile too, but for
 hrm_text's, which has scales of layers that it has not. Of the 64 dense ones of the others that llama.cpp can run,
@@ -38,6 +39,12 @@ llama.cpp reads and its graph leaves out, and which take part here: scales of fe
 Latent attention (deepseek2, minicpm3, mistral4) is computed absorbed: the cache has the latent of a token and the
 rotated end of its key, once for all heads. The files have one head; models of our own have four, with and without a
 rank of queries, with weights that are absorbed already and with those that are turned round when they are packed.
+
+With recurrent state, layers' convolutions and scans are computed token by token, in float32. nemotron_h_moe's file is
+that of a dense model; one of our own has experts, of a latent and without gates, and is compared with llama.cpp's
+logits too, as are models of our own of all these architectures, in which two heads share one of keys. Blocks that draft
+tokens (`nextn_predict_layers`) are left out, as llama.cpp does unless asked for them. Older files of qwen3next, which
+have `ssm_in` instead of `attn_qkv` and `attn_gate`, are refused.
 
 Where an indexer chooses what positions see (deepseek32, glm-dsa, minimax-m3), it is not computed: models compile for
 contexts that are no longer than what it may choose (`attention.indexer.top_k`, of minimax-m3 so many blocks of
