@@ -30,7 +30,10 @@ _NEXT = {
     Quant.Q6_K: Quant.Q8_0,
 }
 # Matrices that decide more than they weigh: routers of experts, positions, convolutions.
-_KEPT = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv")
+_KEPT = (
+    *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types"),
+    *("conv", "ssm_conv1d", "ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v"),
+)
 
 
 class QuantizedSource(DerivedSource):
@@ -82,7 +85,7 @@ class QuantizedSource(DerivedSource):
 def _typed(info: TensorInfo, kind: Quant, base: ModelSource) -> TensorInfo:
     """Return a tensor with the type that it is to have."""
     parts = info.name.split(".")
-    if len(info.shape) < 2 or parts[-1] != "weight" or parts[-2] in _KEPT:
+    if len(info.shape) < 2 or parts[-1] != "weight" or parts[-2] in _KEPT or parts[-2].endswith("norm"):
         return info
     chosen = kind
     if info.name == ("output.weight" if "output.weight" in base.tensors else "token_embd.weight"):

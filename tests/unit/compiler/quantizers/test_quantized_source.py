@@ -17,6 +17,7 @@ from rocmforge.compiler.quantizers.imatrix import Importance
 from rocmforge.compiler.quantizers.quantize import quantize_rows
 from rocmforge.compiler.quantizers.quantized_source import TYPES, QuantizedSource
 from rocmforge.compiler.read_config import read_config
+from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.fixtures import write_model
 
 
@@ -61,6 +62,16 @@ def test_rows_that_are_no_blocks_become_f16(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", quantization="F32", intermediate_size=120)
     found = types_of(path, "Q4_0")
     assert (found["blk.0.ffn_down.weight"], found["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
+
+
+@pytest.mark.parametrize(
+    "name, kept",
+    [("lfm2", "shortconv.conv"), ("mamba2", "ssm_norm"), ("mamba2", "ssm_conv1d"), ("stablelm", "attn_q_norm")],
+)
+def test_convolutions_and_norms_of_heads_are_kept(name: str, kept: str, tmp_path: Path) -> None:
+    found = types_of(write_architecture(tmp_path / "model.gguf", name), "Q8_0")
+    assert found[f"blk.0.{kept}.weight"] == "F32"
+    assert "Q8_0" in found.values()
 
 
 def test_biases_are_kept(tmp_path: Path) -> None:
