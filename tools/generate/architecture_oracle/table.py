@@ -59,9 +59,9 @@ each: published files say every layer.
 
 _WHY_HIDDEN = """
 The generator's norms have weights of deviation 0.3 about 0. Where queries and keys have such norms (all of these but
-gemma2, gemma3n, jais and mpt), scores come out near a tenth, so that attention is nearly the mean of the positions that
-are seen, wherever they are; gemma2 has them behind each branch, which weakens its part in the logits. gemma3n, whose
-file is ours, jais and mpt lie nearer to the bound.
+gemma2, gemma3n, jais, kimi-linear and mpt), scores come out near a tenth, so that attention is nearly the mean of the
+positions that are seen, wherever they are; gemma2 has them behind each branch, which weakens its part in the logits. In
+kimi-linear one layer of six has state. gemma3n, whose file is ours, jais and mpt lie nearer to the bound.
 """
 
 
