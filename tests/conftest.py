@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
 from rocmforge.tests.support.once import made_once
 from rocmforge.tests.support.process import Server, serving
+
+# jsonschema asks it about addresses with letters of any alphabet, which no test has; it takes a second to be imported.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def pytest_configure() -> None:
