@@ -190,11 +190,11 @@ def ended(generation: Generation) -> GenerationState:
 # A real program.
 
 
-def load(bundle: Bundle, num_blocks: int = 64, threads: int = 1, **limits: int) -> HostProgram:
-    """A program of the bundle, its layout's limits changed."""
-    layout = dataclasses.replace(bundle.layout, **limits)  # type: ignore[arg-type]
-    file = choose_variant(bundle.manifest.targets).file
-    return HostProgram(layout, bundle.map_weights(), bundle.open_code(file), file, num_blocks, threads)
+def load(bundle: Bundle, num_blocks: int = 64, threads: int = 1, slots: int = 0, **limits: int) -> HostProgram:
+    """A program of the bundle, its layout's limits changed; `slots`: of state."""
+    target = choose_variant(bundle.manifest.targets)
+    layout, file = dataclasses.replace(bundle.layout_of(target), **limits), target.file  # type: ignore[arg-type]
+    return HostProgram(layout, bundle.map_weights(), bundle.open_code(file), file, num_blocks, threads, slots)
 
 
 def assorted_requests(tokenizer: Tokenizer) -> list[GenerationRequest]:
