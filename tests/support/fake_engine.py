@@ -176,6 +176,7 @@ class FakeEngine:
     busy: bool = False
     broken: bool = False
     running: bool = True
+    slots: tuple[int, int, int] = (0, 0, 0)
     ranks: bool = False
     cached_tokens: int = 0  # of each prompt, known once there is a token
     max_context: int = 128
@@ -225,6 +226,9 @@ class FakeEngine:
             device_available=self.running,
             memory_free_bytes=12884901888,
             memory_total_bytes=17179869184,
+            state_slots_used=self.slots[0],
+            state_slots_total=self.slots[1],
+            state_slots_cached=self.slots[2],
         )
 
     @property

@@ -13,7 +13,7 @@ import pytest
 
 from rocmforge.artifacts.abi import HIP_ABI_VERSION, HOST_ABI_VERSION
 from rocmforge.artifacts.code_object import KernelResources
-from rocmforge.artifacts.layout import Layout
+from rocmforge.artifacts.layout import Layout, StateEntry
 from rocmforge.artifacts.manifest import TENSOR_COUNT, TargetEntry
 from rocmforge.compiler import build, describe
 from rocmforge.compiler.describe import gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
@@ -104,6 +104,8 @@ def test_the_memory_that_serving_takes(model: Model, tmp_path: Path) -> None:
         "kv_block_tokens": 16,
         "kv_bytes_per_full_context": per_block * 7,  # 100 positions: six blocks and a bit
     }
+    stateful = dataclasses.replace(layout, states=(StateEntry("a", 64), StateEntry("b", 128)))
+    assert memory_contract(stateful) == {**memory_contract(layout), "state_bytes_per_slot": 192}
 
 
 def rows_of(made: Lowered, layout: Layout) -> Iterator[tuple[str, dict[str, object]]]:

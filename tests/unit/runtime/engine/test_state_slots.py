@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.artifacts.errors import DeviceError
+from rocmforge.runtime.device.batch import Batch, Int32
 from rocmforge.runtime.device.token_masks import TokenMasks
+from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, GenerationRequest
 from rocmforge.runtime.engine.kv_cache import BlockPool
 from rocmforge.runtime.engine.lifecycle import Lifecycle
@@ -18,7 +21,7 @@ from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits
 from rocmforge.runtime.engine.sequence import ActiveSequence
 from rocmforge.runtime.engine.state_slots import HeldSlots, StateSlots
 from rocmforge.runtime.engine.step import run_step
-from rocmforge.tests.support.engine_harness import CountingMetrics
+from rocmforge.tests.support.engine_harness import CountingMetrics, ended, serving
 from rocmforge.tests.support.state_program import BLOCK, HashingProgram, answer
 from rocmforge.tests.support.tokenizers import TINY
 
@@ -237,3 +240,24 @@ def test_a_step_that_fails_gives_its_slots_back_once() -> None:
     run.step(fail=True)
     assert {one.finish_reason, other.finish_reason} == {FINISH_FAILED}
     assert run.states.pool.num_free == 8
+
+
+def test_F77_a_device_that_is_lost_loses_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps' requests fail; those that waited run on another with fewer slots."""
+    monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
+
+    class Lost(HashingProgram):
+        def step(self, batch: Batch) -> Int32:
+            if len(self.batches) == 3:
+                raise DeviceError("lost")
+            return super().step(batch)
+
+    prompts = [ids(40, number) for number in range(6)]
+    with serving(Lost(4), context=4096, make_program=lambda: HashingProgram(2)) as engine:
+        states = [ended(one) for one in [engine.submit(GenerationRequest(prompt, 20)) for prompt in prompts]]
+        stats = engine.stats()
+    assert [state.finish_reason for state in states].count("failed") == 2
+    for prompt, state in zip(prompts, states, strict=True):
+        assert list(state.tokens) == answer(prompt, len(state.tokens))
+        assert state.finish_reason == "failed" or len(state.tokens) == 20
+    assert (stats.state_slots_used, stats.state_slots_total, stats.pages_used) == (0, 2, 0)

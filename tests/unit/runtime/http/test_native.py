@@ -220,6 +220,10 @@ def test_health(client: falcon.testing.TestClient, engine: FakeEngine) -> None:
             "cache": {"pages_used": 128, "pages_total": 1000, "pages_free": 872, "active_sequences": 2},
         },
     }
+    cache = client.simulate_get("/health").json["checks"]["cache"]
+    engine.slots = (3, 42, 20)
+    slots = {"state_slots_used": 3, "state_slots_total": 42, "state_slots_cached": 20}
+    assert client.simulate_get("/health").json["checks"]["cache"] == cache | slots
     engine.running = False
     unhealthy = client.simulate_get("/health").json
     assert unhealthy["status"] == "unhealthy"
