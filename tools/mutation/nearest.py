@@ -233,7 +233,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/engine/scheduler.py": ("test_engine_speculation.py", "test_state_slots.py"),
     "runtime/engine/state_slots.py": ("test_state_slots.py", "test_recurrent_state.py"),
     "runtime/engine/shared_pool.py": ("test_kv_cache.py", "test_state_slots.py"),
-    "runtime/device/solo.py": ("test_state_memory.py", "test_golden.py"),
+    "runtime/device/solo.py": ("test_state_memory.py", "device/test_golden.py"),
     "runtime/engine/recovery.py": ("test_engine_faults.py", "test_engine_serving.py"),
     "runtime/engine/step.py": ("test_scheduler.py", "test_engine_scores.py"),
     "runtime/engine/request_table.py": ("test_engine.py", "test_engine_scores.py"),
