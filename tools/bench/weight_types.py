@@ -26,7 +26,7 @@ from rocmforge.tools.bench.peer import Peer
 
 TYPES = (
     *("Q2_K_S", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_M", "IQ1_S"),
-    *("IQ1_M", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"),
+    *("IQ1_M", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q2_0"),
 )
 BY_TENSOR = ("MXFP4", "NVFP4")  # which the quantizer takes by the tensors' names alone
 REPOSITORY = Path(__file__).parents[2]
