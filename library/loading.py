@@ -31,6 +31,7 @@ def load(
     contexts: int | None = None,
     limits: EngineLimits = LIMITS,
     report: Report = log.info,
+    draft: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load a bundle, as `compile` makes it, on a device.
 
@@ -42,11 +43,14 @@ def load(
         contexts: sequences of that length that the KV cache holds at once; None: as many as there is room for, and use.
         limits: of queue and steps; `draft_tokens` has tokens guessed that the model then checks, several in a step.
         report: told in a line what was chosen, and what was passed over.
+        draft: bundle of a small model of the same tokenizer, loaded beside it on the same device: it guesses tokens for
+            the model to check; `draft_tokens` of `limits` at most, 8 where that is 0.
 
     Raises:
         BundleError: it is no bundle, or a damaged one.
         DeviceError: there is no such device, or not enough memory.
-        UsageError: `device` is none of the forms, or `max_context` is more than it was compiled for.
+        UsageError: `device` is none of the forms, `max_context` is more than it was compiled for, or the draft model
+            has another tokenizer.
     """
     if isinstance(device, str):
         device = DeviceOptions(device, threads or len(os.sched_getaffinity(0)))
@@ -56,7 +60,8 @@ def load(
         tokenizer = load_tokenizer(opening)
         length = max_context or opening.layout.max_seq_len
         options = EngineOptions(device, max_context, None if contexts is None else contexts * length, limits)
-        engine = load_engine(opening, options, tokenizer, Metrics(), report)
+        drafting = None if draft is None else opened.enter_context(open_bundle(Path(draft)))
+        engine = load_engine(opening, options, tokenizer, Metrics(), report, draft=drafting)
         opened.callback(engine.stop, 0.0)
         engine.start()
         return Model(engine, tokenizer, template, opened.pop_all(), rerank_template(opening))

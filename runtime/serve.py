@@ -56,6 +56,7 @@ class ServeOptions:
     several. `max_loaded` at once; None: all. `integrations`: see `parse_integration`. `aliases`: of models, by further
     names for them. `worker`: whether each engine gets a process of its own, None: on a GPU; `early`: one that was
     started already. `check` refuses an open bundle before its code is loaded, as where it is not signed.
+    `draft`: bundle of a small model that drafts for the one that is served.
     `drain_seconds` are how long requests in flight have, once the server is to stop.
     """
 
@@ -77,6 +78,7 @@ class ServeOptions:
     early: WorkerProcess | None = None
     check: Callable[[Bundle], None] | None = None
     drain_seconds: float = DRAIN_SECONDS
+    draft: Path | None = None
 
 
 def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
@@ -121,7 +123,7 @@ def has_worker(bundle: Bundle, options: ServeOptions) -> bool:
 
 
 def make_remote(
-    bundle: Bundle, options: ServeOptions, shared: Shared, observer: Observer
+    bundle: Bundle, options: ServeOptions, shared: Shared, observer: Observer, draft: Bundle | None = None
 ) -> RemoteEngine | RoutedEngine:
     """The bundle's engine in processes of its own, one for each device that was asked for; not yet started.
 
@@ -136,14 +138,14 @@ def make_remote(
         device = replace(options.device, device=name)
         device.parsed()
         first = shared.early.pop() if shared.early else None
-        start = start_message(bundle, options, device)
+        start = start_message(bundle, options, device, draft)
         engines.append(
             RemoteEngine(start, shared.metrics, observer=observer, request_ids=shared.request_ids, first=first)
         )
     return engines[0] if len(engines) == 1 else RoutedEngine(engines)
 
 
-def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) -> Start:
+def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions, draft: Bundle | None = None) -> Start:
     """What a worker is to run."""
     from .engine.worker.wire import Start  # noqa: PLC0415 - see above
 
@@ -162,7 +164,25 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions) 
         max_context=options.max_context,
         kv_tokens=options.kv_tokens,
         log_level=log.getEffectiveLevel(),
+        draft=None if draft is None else str(draft.path),
+        draft_digest="" if draft is None else draft.manifest.bundle_digest,
+        draft_stamp=None if draft is None or options.check is None else draft.weights_stamp,
     )
+
+
+def open_checked(path: Path, options: ServeOptions) -> Bundle:
+    """Open a bundle and hold it, weights and all, against what the options say of who may have made it.
+
+    Raises:
+        RocmforgeError: it is unavailable, or refused.
+    """
+    with contextlib.ExitStack() as opened:
+        bundle = opened.enter_context(open_bundle(path))
+        if options.check is not None:
+            options.check(bundle)
+            bundle.read_weights()
+        opened.pop_all()
+    return bundle
 
 
 def deferred_constraints() -> ConstraintApi:
@@ -182,13 +202,11 @@ class BundleModel:
             RocmforgeError: the bundle or the device is unavailable.
         """
         with contextlib.ExitStack() as opened:
-            bundle = opened.enter_context(open_bundle(path))
-            if options.check is not None:
-                options.check(bundle)
-                bundle.read_weights()
+            bundle = opened.enter_context(open_checked(path, options))
+            draft = None if options.draft is None else opened.enter_context(open_checked(options.draft, options))
             model = served_model(bundle, options.aliases)
             observer = shared.tracer.observer(model.name)
-            remote = make_remote(bundle, options, shared, observer) if has_worker(bundle, options) else None
+            remote = make_remote(bundle, options, shared, observer, draft) if has_worker(bundle, options) else None
             if remote is not None:
                 opened.callback(remote.stop, 0.0)
                 remote.start()
@@ -197,7 +215,7 @@ class BundleModel:
             tokenizer = load_tokenizer(bundle)
             if remote is not None:
                 remote.wait()
-            self._engine = remote or self._load_engine(bundle, options, tokenizer, shared, observer)
+            self._engine = remote or self._load_engine(bundle, options, tokenizer, shared, observer, draft)
             self._opened = opened.pop_all()
         self.service = Service(
             engine=self._engine,
@@ -208,11 +226,23 @@ class BundleModel:
         )
 
     def _load_engine(
-        self, bundle: Bundle, options: ServeOptions, tokenizer: Tokenizer, shared: Shared, observer: Observer
+        self,
+        bundle: Bundle,
+        options: ServeOptions,
+        tokenizer: Tokenizer,
+        shared: Shared,
+        observer: Observer,
+        draft: Bundle | None,
     ) -> Engine:
         engine_options = EngineOptions(options.device, options.max_context, options.kv_tokens, options.engine_limits)
         engine = load_engine(
-            bundle, engine_options, tokenizer, shared.metrics, observer=observer, request_ids=shared.request_ids
+            bundle,
+            engine_options,
+            tokenizer,
+            shared.metrics,
+            observer=observer,
+            request_ids=shared.request_ids,
+            draft=draft,
         )
         engine.start()
         return engine

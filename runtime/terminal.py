@@ -20,7 +20,8 @@ from .engine.generation import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What to generate with. `prompt` None: a chat; `adapters`: names, and what each is multiplied by."""
+    """What to generate with. `prompt` None: a chat; `adapters`: names, and what each is multiplied by; `draft`: bundle
+    of a draft model."""
 
     bundle: Path
     prompt: str | None
@@ -29,6 +30,7 @@ class RunOptions:
     device: DeviceOptions
     max_context: int | None
     adapters: Mapping[str, float] = field(default_factory=dict)
+    draft: Path | None = None
 
 
 def read_adapter(text: str) -> tuple[str, float]:
@@ -72,7 +74,8 @@ def run_bundle(options: RunOptions) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # no text that a model or a user writes ends in a traceback
     size = {"max_context": options.max_context, "contexts": 1}  # one sequence at a time
-    with load(options.bundle, device=options.device, **size, limits=EngineLimits(), report=_say) as model:
+    limits = EngineLimits()
+    with load(options.bundle, device=options.device, **size, limits=limits, report=_say, draft=options.draft) as model:
         if options.prompt is None:
             _Chat(model, options).hold()
         else:

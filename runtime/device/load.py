@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
 from ...artifacts.hip import KFD_NODES
+from ...artifacts.layout import Layout
 from ...artifacts.manifest import TargetEntry
 from ...artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
@@ -171,12 +172,19 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
 
 def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize) -> Program:
     layout, available = bundle.layout_of(target), available_memory()
-    num_blocks = kv_blocks(layout, kv.max_context, None, available) if kv.blocks is None else kv.blocks
+    num_blocks = _blocks(layout, kv, available)
     num_slots = host_state_slots(layout, kv.state_slots, available)
-    check_memory(layout, num_blocks, available, num_slots)
+    check_memory(layout, num_blocks, available, num_slots, kv)
     if num_slots:
         log.info("host: %s", describe_slots(layout, num_slots))
     return load_host_program(bundle, num_blocks, options.threads, target.level, num_slots)
+
+
+def _blocks(layout: Layout, kv: KvSize, available: int | None) -> int:
+    """Blocks of a KV cache in this machine's memory."""
+    if kv.blocks is not None:
+        return kv.blocks
+    return kv_blocks(layout, kv.max_context, None, available, kv.bytes_of_block(layout))
 
 
 def _load_emulated(
@@ -201,9 +209,9 @@ def _load_emulated(
             continue
         layout = bundle.layout_of(target)
         # Its memory is this machine's, so it is as sparing with it as the host is.
-        blocks = kv_blocks(layout, kv.max_context, None, available_memory()) if kv.blocks is None else kv.blocks
+        blocks = _blocks(layout, kv, available_memory())
         slots = host_state_slots(layout, kv.state_slots, available_memory()) or None
-        device, size = GpuDevice(0, "emulated", arch, ""), KvSize(blocks, kv.max_context, slots)
+        device, size = GpuDevice(0, "emulated", arch, ""), replace(kv, blocks=blocks, state_slots=slots)
         where = bundle, api, device, target
         program = open_program(*where, size, report, graphs=options.graphs, places=options.places)
         return _tried(program) if options.graphs == "on" else program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,22 +27,48 @@ class KvSize:
         blocks: exactly so many; None: what fits and is of use.
         max_context: tokens of the longest sequence, of which one must fit.
         state_slots: exactly so many; None: what fits and is of use. Where the model has no state there are none.
+        beside: of a draft model that is loaded next on the same device, with a KV cache of as many tokens: its layouts,
+            of which one will be taken.
     """
 
     blocks: int | None
     max_context: int
     state_slots: int | None = None
+    beside: tuple[Layout, ...] = ()
+
+    def bytes_of_block(self, layout: Layout) -> int:
+        """Of a block of the cache of this layout, and of the tokens in the cache beside it."""
+        tokens = layout.kv.block_size
+        beside = (-(-tokens * one.kv.bytes_per_block // one.kv.block_size) for one in self.beside)
+        return layout.kv.bytes_per_block + max(beside, default=0)
+
+    @property
+    def beside_note(self) -> str:
+        """For messages of what does not fit."""
+        return " with those of the draft model" if self.beside else ""
+
+    def bytes_beside(self, of: Callable[[Layout], int]) -> int:
+        """The most that one of the layouts beside it takes of something else."""
+        return max(map(of, self.beside), default=0)
 
 
-def kv_blocks(layout: Layout, max_context: int, kv_tokens: int | None, available: int | None) -> int:
+def kv_blocks(
+    layout: Layout,
+    max_context: int,
+    kv_tokens: int | None,
+    available: int | None,
+    bytes_per_block: int | None = None,
+) -> int:
     """Blocks of the host's KV cache: as asked; or for some full contexts, one at least, the others only where they fit
-    into `DEFAULT_KV_BYTES` and half of the memory that is `available` (bytes, None: unknown)."""
+    into `DEFAULT_KV_BYTES` and half of the memory that is `available` (bytes, None: unknown). A block has the layout's
+    `bytes_per_block`, or more."""
     size = layout.kv.block_size
     if kv_tokens is not None:
         return -(-kv_tokens // size)
     wanted = -(-max_context // size)
     budget = DEFAULT_KV_BYTES if available is None else min(DEFAULT_KV_BYTES, available // 2)
-    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, budget // max(1, layout.kv.bytes_per_block)))
+    each = max(1, bytes_per_block or layout.kv.bytes_per_block)
+    return max(wanted, min(DEFAULT_KV_CONTEXTS * wanted, budget // each))
 
 
 def state_slots(layout: Layout, asked: int | None, budget: int) -> int:
@@ -124,7 +151,9 @@ def _field(text: str, name: str) -> int:
     return int(line.removeprefix(name).removesuffix("kB"))
 
 
-def check_memory(layout: Layout, num_blocks: int, available: int | None, num_slots: int = 0) -> None:
+def check_memory(
+    layout: Layout, num_blocks: int, available: int | None, num_slots: int = 0, size: KvSize | None = None
+) -> None:
     """Hold the memory contract against what there is. Weights are mapped from their file, so they need not fit.
 
     Args:
@@ -132,12 +161,14 @@ def check_memory(layout: Layout, num_blocks: int, available: int | None, num_slo
         num_blocks: blocks of the KV cache.
         available: bytes, from `available_memory`.
         num_slots: of state.
+        size: what was asked for, where something is loaded beside it.
 
     Raises:
         DeviceError: KV cache, state and arena do not fit.
     """
-    kv, arena = num_blocks * layout.kv.bytes_per_block, layout.arena_bytes()
-    needed = kv + arena + num_slots * layout.bytes_per_slot
+    size = size or KvSize(num_blocks, 0)
+    arena = layout.arena_bytes() + size.bytes_beside(Layout.arena_bytes)
+    needed = num_blocks * size.bytes_of_block(layout) + arena + num_slots * layout.bytes_per_slot
     if available is None or needed <= available:
         return
     slots, less = "", "--kv-tokens or --max-context ask"
@@ -145,7 +176,7 @@ def check_memory(layout: Layout, num_blocks: int, available: int | None, num_slo
         slots, less = f", {describe_slots(layout, num_slots)}", "--kv-tokens, --max-context or --state-slots ask"
     tokens = num_blocks * layout.kv.block_size
     raise DeviceError(
-        f"host: a KV cache of {tokens} tokens{slots} and the arena need {_mebibytes(needed)} MiB, "
+        f"host: a KV cache of {tokens} tokens{slots} and the arena{size.beside_note} need {_mebibytes(needed)} MiB, "
         f"{_mebibytes(available)} MiB are available (weights of {_mebibytes(layout.weights_bytes)} MiB are mapped, "
         f"not counted); {less} for less"
     )

@@ -13,6 +13,7 @@ from ..device.head import EmbeddingHead
 from ..device.token_masks import TokenMasks
 from ..text.tokenizer import Tokenizer
 from .checks import check_embedding, check_generation
+from .drafts import DraftPolicy
 from .embedding_sequence import EmbeddingSequence
 from .embeddings import EmbeddingRequest
 from .generation import EngineStats, GenerationRequest, Inbox
@@ -69,6 +70,7 @@ class Engine:
         observer: Observer | None = None,
         request_ids: Iterator[int] | None = None,
         head: EmbeddingHead | None = None,
+        policy: DraftPolicy | None = None,
     ) -> None:
         """Takes over `program`; call `start` to serve and `stop` to end.
 
@@ -82,6 +84,7 @@ class Engine:
             observer: told the turns of each request, under the lock: it must be quick and not call back.
             request_ids: numbers of its requests; None: 1, 2, 3 and so on.
             head: what makes vectors or scores of hidden states, where the model has one.
+            policy: that of the program's draft model, where it has one.
         """
         layout = program.layout
         self._layout = layout
@@ -90,6 +93,7 @@ class Engine:
         self._metrics = metrics
         self._limits = limits
         self._head = head
+        self._policy = policy
         steps = StepLimits(
             layout.max_batch_tokens,
             layout.max_sequences,
@@ -98,7 +102,7 @@ class Engine:
             layout.both_ways,
         )
         life, pool = Lifecycle(metrics, observer), BlockPool(program.num_blocks, layout.kv.block_size)
-        self._scheduler = Scheduler(pool, steps, life.tell, slots_for(layout, program.num_state_slots))
+        self._scheduler = Scheduler(pool, steps, life.tell, slots_for(layout, program.num_state_slots), policy)
         masks = TokenMasks(layout.vocab_size)
         self._requests = RequestTable(self._scheduler, life, metrics, masks, tokenizer.config.eos_token_ids)
         seconds = limits.step_seconds, limits.queue_seconds
@@ -228,6 +232,7 @@ class Engine:
                 state_slots_used=0 if slots is None else slots.size - slots.num_free,
                 state_slots_total=0 if slots is None else slots.size,
                 state_slots_cached=0 if slots is None else slots.num_cached,
+                draft=None if self._policy is None else self._policy.stats(),
             )
 
     def _run(self, program: Program | None) -> None:

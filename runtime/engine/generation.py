@@ -253,6 +253,16 @@ class DeviceStats:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftStats:
+    """Of a draft model: its name, why it makes no drafts at the moment, and how many of its drafts were accepted."""
+
+    model: str
+    problem: str | None = None
+    proposed: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counts for `/health` and the gauges of `/metrics`.
 
@@ -263,7 +273,8 @@ class EngineStats:
     began `prefix_hit_tokens` did not have to be computed, `preemptions` took place, and of `draft_tokens`
     `draft_tokens_accepted` were accepted. `device_available` is false, and so is `running`, while a step hangs, a lost
     device is set up again or the bundle is torn; `problem` says which. `runtime`, `graphs`, `graph_mismatches` and
-    `host_weight_bytes` are those of `DeviceFacts`. `devices`: each of those that have a process of their own.
+    `host_weight_bytes` are those of `DeviceFacts`. `devices`: each of those that have a process of their own. `draft`:
+    the draft model, where there is one; its drafts are among `draft_tokens`.
     """
 
     running: bool
@@ -290,6 +301,7 @@ class EngineStats:
     state_slots_used: int = 0
     state_slots_total: int = 0
     state_slots_cached: int = 0
+    draft: DraftStats | None = None
 
 
 _SUMMED: Final = (
@@ -328,7 +340,17 @@ def add_stats(stats: Sequence[EngineStats]) -> EngineStats:
         runtime=memory.runtime,
         graphs=next((one.graphs for one in stats if one.graphs.startswith("off")), memory.graphs),
         devices=tuple(device for one in stats for device in one.devices),
+        draft=_add_drafts([one.draft for one in stats if one.draft is not None]),
     )
+
+
+def _add_drafts(stats: Sequence[DraftStats]) -> DraftStats | None:
+    """Of the same draft model on several devices."""
+    if not stats:
+        return None
+    problem = next((one.problem for one in stats if one.problem is not None), None)
+    proposed, accepted = sum(one.proposed for one in stats), sum(one.accepted for one in stats)
+    return DraftStats(stats[0].model, problem, proposed, accepted)
 
 
 class EngineApi(Protocol):

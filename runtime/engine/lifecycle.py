@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from .drafts import LOOKUP
 from .generation import FINISH_FAILED
 from .sequence import ActiveSequence
 
@@ -69,8 +70,8 @@ class EngineMetrics(Protocol):
     def preempted(self) -> None:
         """A request gave its KV blocks to others."""
 
-    def drafts_judged(self, drafts: int, accepted: int) -> None:
-        """So many of a request's drafts were accepted."""
+    def drafts_judged(self, drafts: int, accepted: int, source: str = LOOKUP) -> None:
+        """So many of a request's drafts, of one of `drafts.SOURCES`, were accepted."""
 
 
 class Clock(Protocol):

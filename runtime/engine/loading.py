@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError
@@ -18,6 +20,8 @@ from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
+from .draft_loading import DraftLoader, check_kinds, check_tokens
+from .drafts import DEFAULT_DRAFTS, DraftPolicy
 from .engine import Engine, EngineLimits
 from .lifecycle import EngineMetrics, Observer
 
@@ -71,6 +75,30 @@ def kv_size(bundle: Bundle, options: EngineOptions) -> KvSize:
     return KvSize(blocks, max_context, options.device.state_slots)
 
 
+def draft_loader(
+    bundle: Bundle, tokenizer: Tokenizer, draft: Bundle | None, limits: EngineLimits
+) -> DraftLoader | None:
+    """What loads the draft model beside a bundle's; None where there is none.
+
+    Raises:
+        UsageError: it cannot draft for the bundle's model.
+    """
+    if draft is None:
+        return None
+    check_kinds(bundle, draft)
+    if bundle.manifest.files["tokenizer.json"] != draft.manifest.files["tokenizer.json"]:
+        check_tokens(tokenizer, load_tokenizer(draft))
+    name = Path(os.path.abspath(draft.path)).stem
+    return DraftLoader(draft, DraftPolicy(name, limits.draft_tokens), limits.prefill_tokens)
+
+
+def draft_limits(limits: EngineLimits, draft: Bundle | None) -> EngineLimits:
+    """The same limits; a draft model has drafts made, however few were asked for."""
+    if draft is None or limits.draft_tokens:
+        return limits
+    return replace(limits, draft_tokens=DEFAULT_DRAFTS)
+
+
 def chosen_device(asked: str, program: Program) -> str:
     """What to ask for the next time: a GPU that is lost is waited for, not replaced by the CPU."""
     if asked != "auto":
@@ -86,26 +114,36 @@ def load_engine(
     report: Report = log.info,
     observer: Observer | None = None,
     request_ids: Iterator[int] | None = None,
+    draft: Bundle | None = None,
 ) -> Engine:
-    """An engine, not yet started, with the bundle's program on its device.
+    """An engine, not yet started, with the bundle's program on its device, and beside it that of a draft model.
 
     Raises:
-        UsageError: the context asked for is longer than the bundle's.
+        UsageError: the context asked for is longer than the bundle's, or the draft model cannot draft for it.
         DeviceError: the device is unavailable, or its memory does not suffice; nothing was allocated then.
     """
-    size = kv_size(bundle, options)
-    program = load_program(bundle, options.device, size, report)
-    device = replace(options.device, device=chosen_device(options.device.device, program))
+    limits = draft_limits(options.limits, draft)
+    drafts, size = draft_loader(bundle, tokenizer, draft, limits), kv_size(bundle, options)
+    if drafts is not None:
+        size = drafts.size(size)
+
+    def load(device: DeviceOptions) -> tuple[Program, DeviceOptions]:
+        program = load_program(bundle, device, size, report)
+        device = replace(device, device=chosen_device(device.device, program))
+        return program if drafts is None else drafts.load(program, device, size, report), device
+
+    program, device = load(options.device)
     return Engine(
         program,
         tokenizer,
         size.max_context,
         metrics,
-        limits=options.limits,
-        make_program=lambda: load_program(bundle, device, size, report),
+        limits=limits,
+        make_program=lambda: load(device)[0],
         observer=observer,
         request_ids=request_ids,
         head=_head(bundle, program.layout),
+        policy=None if drafts is None else drafts.policy,
     )
 
 

@@ -119,7 +119,7 @@ class RequestTable:
             accepted += 1
         if chunk.drafts and not sequence.finished:
             self.scheduler.drafts_judged(chunk, accepted)
-            self._metrics.drafts_judged(len(chunk.drafts), accepted)
+            self._metrics.drafts_judged(len(chunk.drafts), accepted, chunk.drafted_by)
         return sequence.num_generated - before
 
     def _take_token(self, sequence: ActiveSequence, token: int, logprobs: TokenLogprobs | None) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from .drafts import LOOKUP, DraftHistory, DraftPolicy
 from .fair_queue import FairQueue
 from .kv_cache import BlockPool
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
@@ -29,7 +30,8 @@ class Chunk:
     """Tokens `start .. start + count - 1` of a sequence and drafts of those after, to be computed in this step.
 
     `scored`: positions whose logits say how likely the prompt's next token was. `state_from` and `state_to`: slots of
-    state, as `Batch` has them, of a model that has some.
+    state, as `Batch` has them, of a model that has some. `draft_room`: drafts that a model may make for it before the
+    step; for these too there are slots. `drafted_by`: one of `SOURCES`.
     """
 
     sequence: ActiveSequence
@@ -39,6 +41,8 @@ class Chunk:
     scored: range = range(0)
     state_from: int = -1
     state_to: tuple[int, ...] = ()
+    draft_room: int = 0
+    drafted_by: str = LOOKUP
 
     @property
     def completes(self) -> bool:
@@ -49,6 +53,16 @@ class Chunk:
     def samples(self) -> bool:
         """Whether a next token follows from it."""
         return self.completes and self.sequence.samples
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is the last token that was drawn, from which the next follows."""
+        return self.samples and not self.sequence.prefilling
+
+    @property
+    def most_drafts(self) -> int:
+        """Drafts that it has or may have."""
+        return len(self.drafts) or self.draft_room
 
     @property
     def num_tokens(self) -> int:
@@ -99,8 +113,10 @@ class Scheduler:
         limits: StepLimits,
         tell: Callable[[str, ActiveSequence, int], None],
         states: StateSlots | None = None,
+        policy: DraftPolicy | None = None,
     ) -> None:
-        """Args: blocks, limits, who is told of a sequence's turns; and slots, where the model has state."""
+        """Args: blocks, limits, who is told of a sequence's turns; slots, where the model has state; and what chooses
+        drafts, where a model makes some."""
         self.pool = pool
         self.states = states
         self.waiting = FairQueue()
@@ -111,6 +127,7 @@ class Scheduler:
         self.draft_tokens_accepted = 0
         self._limits = limits
         self._tell = tell
+        self._policy = policy
 
     def next_chunks(self) -> list[Chunk]:
         """Chunks of the next step; empty only where there is nothing to do."""
@@ -124,6 +141,8 @@ class Scheduler:
         sequence = chunk.sequence
         if not self._limits.whole:
             self._advance(sequence, chunk.count)
+        if self.states is not None and not chunk.drafts:
+            self.states.drop_written(sequence.slots)  # kept for drafts that nobody made
         if sequence.prefilling and chunk.completes:
             sequence.prefilling = False
             self._tell(PREFILLED, sequence, chunk.start + chunk.count)
@@ -136,8 +155,11 @@ class Scheduler:
             self.states.drop_written(sequence.slots)
         self.draft_tokens += len(chunk.drafts)
         self.draft_tokens_accepted += accepted
-        if sequence.lookup is not None:
+        if sequence.lookup is not None and chunk.drafted_by == LOOKUP:
             sequence.lookup.judge(len(chunk.drafts), accepted, len(sequence.token_ids))
+        if self._policy is not None:
+            history = _history(sequence, self._policy)
+            self._policy.judged(history, chunk.drafted_by, len(chunk.drafts), accepted)
 
     def _advance(self, sequence: ActiveSequence, count: int) -> None:
         size, before = self.pool.block_size, sequence.num_computed
@@ -246,11 +268,23 @@ class Scheduler:
         logits = self._limits.max_sequences - sum(chunk.num_logits for chunk in chunks)
         room, found = min(tokens, logits), []
         for chunk in chunks:
-            decodes = chunk.samples and not chunk.sequence.prefilling
-            drafts = tuple(self._drafts(chunk.sequence, room)) if decodes and room > 0 else ()
+            drafts = tuple(self._drafts(chunk.sequence, room)) if chunk.decodes and room > 0 else ()
             found.append(replace(chunk, drafts=drafts))
             room -= len(drafts)
-        return found
+        return found if self._policy is None else self._with_room(found, room, self._policy)
+
+    def _with_room(self, chunks: list[Chunk], room: int, policy: DraftPolicy) -> list[Chunk]:
+        """The same, and room for the drafts of a model where the text gives none."""
+        places = [at for at, one in enumerate(chunks) if one.decodes and not one.drafts and one.sequence.max_drafts > 0]
+        sequences = [chunks[at].sequence for at in places]
+        histories = [_history(one, policy) for one in sequences]
+        decoding, tokens = sum(one.decodes for one in chunks), sum(one.num_tokens for one in chunks)
+        wanted = policy.plan(histories, [len(one.token_ids) for one in sequences], decoding, tokens)
+        for at, sequence, count in zip(places, sequences, wanted, strict=True):
+            fitting = self._fit_drafts(sequence, min(count, room, sequence.max_drafts))
+            chunks[at] = replace(chunks[at], draft_room=fitting)
+            room -= fitting
+        return chunks
 
     def _with_slots(self, states: StateSlots, chunks: list[Chunk]) -> list[Chunk]:
         """The same, with slots for what they leave: first for the last token of each, then drafts, then snapshots."""
@@ -259,25 +293,32 @@ class Scheduler:
             assert taken, "two slots for each that runs"
         found = []
         for chunk in chunks:
-            end, drafts = chunk.start + chunk.count, chunk.drafts[: states.spare]
-            found.append(replace(chunk, drafts=drafts))
-            for length in range(end + 1, end + len(drafts) + 1):
+            end, drafts, room = chunk.start + chunk.count, chunk.drafts[: states.spare], chunk.draft_room
+            found.append(replace(chunk, drafts=drafts, draft_room=min(room, states.spare)))
+            for length in range(end + 1, end + found[-1].most_drafts + 1):
                 states.take(chunk.sequence.slots, length)
         return [_with_snapshots(states, chunk, self.pool.block_size) for chunk in found]
 
     def _drafts(self, sequence: ActiveSequence, room: int) -> list[int]:
-        """Drafts, as far as there are blocks for them: nobody frees one for a draft."""
+        """Drafts out of the text itself, where a model would make no better ones."""
         if sequence.lookup is None:
             sequence.lookup = PromptLookup(self._limits.draft_tokens)
         drafts = sequence.lookup.propose(sequence.token_ids, min(room, sequence.max_drafts))
+        policy = self._policy
+        if drafts and policy is not None and not policy.prefers_lookup(_history(sequence, policy), len(drafts)):
+            return []
+        return drafts[: self._fit_drafts(sequence, len(drafts))]
+
+    def _fit_drafts(self, sequence: ActiveSequence, count: int) -> int:
+        """For how many of so many drafts there are blocks: nobody frees one for a draft."""
         length = len(sequence.token_ids)
-        missing = self.pool.blocks_for(length + len(drafts)) - len(sequence.blocks)
+        missing = self.pool.blocks_for(length + count) - len(sequence.blocks)
         if missing > 0:
             taken = self.pool.allocate(missing)
             if taken is None:
-                return drafts[: len(sequence.blocks) * self.pool.block_size - length]
+                return len(sequence.blocks) * self.pool.block_size - length
             sequence.blocks += taken
-        return drafts
+        return count
 
     def _reuse(self, sequence: ActiveSequence) -> int:
         """Go on from the blocks that are known already, but leave a token to compute; returns the tokens skipped.
@@ -323,6 +364,13 @@ class Scheduler:
             self._tell(PREFIX_HIT, sequence, tokens)
 
 
+def _history(sequence: ActiveSequence, policy: DraftPolicy) -> DraftHistory:
+    """What became of the sequence's drafts."""
+    if sequence.draft_history is None:
+        sequence.draft_history = policy.history()
+    return sequence.draft_history
+
+
 def _prompt_chunk(sequence: ActiveSequence, tokens: int, rows: int) -> Chunk:
     """As much of a prompt as so many tokens and rows of logits allow; perhaps nothing, where there are no rows."""
     start = sequence.num_computed
@@ -350,5 +398,5 @@ def _with_snapshots(states: StateSlots, chunk: Chunk, size: int) -> Chunk:
         for length in states.worth_writing(slots, chunk.start, end, prompt, keys):
             states.take(slots, length)
     state_from = -1 if slots.current is None else slots.current
-    lengths = range(chunk.start + 1, end + len(chunk.drafts) + 1)
+    lengths = range(chunk.start + 1, end + chunk.most_drafts + 1)
     return replace(chunk, state_from=state_from, state_to=tuple(slots.written.get(length, -1) for length in lengths))

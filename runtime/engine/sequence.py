@@ -15,6 +15,7 @@ from ...artifacts.sampling import values_of, weighs_history
 from ..device.batch import RowSampling, UInt32
 from ..device.token_masks import PendingMask, TokenMasks
 from ..text.tokenizer import StopMatcher, StreamDecoder, Tokenizer
+from .drafts import DraftHistory
 from .generation import (
     FINISH_CANCELLED,
     FINISH_EOS,
@@ -61,6 +62,7 @@ class ActiveSequence:
         self.slots = HeldSlots()  # of recurrent state, where the model has some
         self.block_keys: list[bytes] = []  # of its first blocks, as far as they were asked for
         self.lookup: PromptLookup | None = None  # where drafts are made for it
+        self.draft_history: DraftHistory | None = None  # where a model makes some too
         self.cached_tokens = 0  # of its prompt, that did not have to be computed
         self.prefilling = False  # admitted, and what it had then is not yet computed
         self.cancel_requested = False

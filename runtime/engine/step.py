@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..device.batch import Batch, Float32, Int32, Program, RowSampling
+from .drafted_program import DraftedProgram
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .logprobs import TokenLogprobs, token_logprobs
 from .scheduler import Chunk
@@ -29,11 +30,13 @@ class StepOutput:
 
 
 def run_step(program: Program, chunks: list[Chunk]) -> StepOutput:
-    """Compute the chunks.
+    """Compute the chunks, after a draft model, where there is one, has put its drafts into them.
 
     Raises:
         DeviceError, BundleError: see `Program.step`.
     """
+    if isinstance(program, DraftedProgram):
+        program.draft(chunks)
     tokens = program.step(make_batch(chunks, program.layout.adapters)).tolist()
     return StepOutput(tokens, step_logprobs(program, chunks, tokens), hidden_states(program, chunks))
 
@@ -66,7 +69,7 @@ def _state(chunks: list[Chunk]) -> dict[str, Int32]:
         return {}
     return {
         "state_from": np.array([chunk.state_from for chunk in chunks], np.int32),
-        "state_to": np.concatenate([np.array(chunk.state_to, np.int32) for chunk in chunks]),
+        "state_to": np.concatenate([np.array(chunk.state_to[: chunk.num_tokens], np.int32) for chunk in chunks]),
     }
 
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.samples import Sample
 
+from ..engine.drafts import LOOKUP, SOURCES
 from ..engine.generation import (
     FINISH_CANCELLED,
     FINISH_EOS,
@@ -61,8 +62,13 @@ class Metrics:
             self._finished.labels(reason)
         self._hits = self._counter("prefix_cache_hit_tokens", "Total number of prompt tokens found in the KV cache")
         self._preemptions = self._counter("preemptions", "Total number of times a request gave its KV pages to others")
-        self._drafts = self._counter("draft_tokens", "Total number of tokens guessed by prompt lookup")
+        self._drafts = self._counter("draft_tokens", "Total number of next tokens guessed, to be checked")
         self._drafts_accepted = self._counter("draft_tokens_right", "Total number of guessed tokens that were right")
+        self._proposed = self._counter("drafts_proposed", "Total number of tokens guessed, by who guessed", ("source",))
+        self._accepted = self._counter("drafts_accepted", "Total number of these that were right", ("source",))
+        for source in SOURCES:
+            self._proposed.labels(source)
+            self._accepted.labels(source)
         self._pages = self._gauge("kv_pages", "Pages of the KV cache")
         self._pages_used = self._gauge("kv_pages_used", "Pages of the KV cache that requests hold")
         self._pages_cached = self._gauge(
@@ -133,10 +139,12 @@ class Metrics:
         """A request gave its pages to others."""
         self._preemptions.inc()
 
-    def drafts_judged(self, drafts: int, accepted: int) -> None:
-        """So many of a request's drafts were accepted."""
+    def drafts_judged(self, drafts: int, accepted: int, source: str = LOOKUP) -> None:
+        """So many of a request's drafts, of one of `drafts.SOURCES`, were accepted."""
         self._drafts.inc(drafts)
         self._drafts_accepted.inc(accepted)
+        self._proposed.labels(source).inc(drafts)
+        self._accepted.labels(source).inc(accepted)
 
     def http_answered(self, method: str, route: str | None, status: int) -> None:
         """An HTTP request was answered.

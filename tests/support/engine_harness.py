@@ -42,6 +42,7 @@ class CountingMetrics:
         self.hit_tokens = 0
         self.preemptions = 0
         self.drafts: list[tuple[int, int]] = []  # made and right, of each that was judged
+        self.sources: list[str] = []  # of these
 
     def request_started(self) -> None:
         self.started += 1
@@ -52,8 +53,9 @@ class CountingMetrics:
     def tokens_generated(self, count: int) -> None:
         self.tokens += count
 
-    def drafts_judged(self, drafts: int, right: int) -> None:
+    def drafts_judged(self, drafts: int, right: int, source: str = "lookup") -> None:
         self.drafts.append((drafts, right))
+        self.sources.append(source)
 
     def observe_prefill(self, seconds: float) -> None:
         self._observe("prefill", seconds)

@@ -141,6 +141,7 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         134: "graphs whose replays compute something else, at load",
         135: "graph that replays another step, while it is served",
         136: "memory that graphs take after the KV cache",
+        137: "draft model that fails, or computes NaN",
         110: "AMD's libraries for tests that are unavailable",
         111: "profiler missing, failing, writing what it should not",
     },

@@ -79,7 +79,8 @@ def check_fit(
     Raises:
         DeviceError: they do not fit; says how much is missing.
     """
-    weights, arena = place_tensors(layout, host)[1], place_buffers(layout)[1]
+    weights = place_tensors(layout, host)[1] + size.bytes_beside(_weights_bytes)
+    arena = _arena_bytes(layout) + size.bytes_beside(_arena_bytes)
     wanted = _wanted_blocks(layout, size)
     needed = _needed_bytes(layout, size, host)
     slots, less = "", "--kv-tokens or --max-context ask"
@@ -87,18 +88,19 @@ def check_fit(
         slots = f", {describe_slots(layout, _wanted_slots(size))}"
         less = "--kv-tokens, --max-context or --state-slots ask"
     if needed > free:
+        cache = mebibytes(wanted * size.bytes_of_block(layout))
         raise DeviceError(
             f"{where}: weights of {mebibytes(weights)} MiB, an arena of {mebibytes(arena)} MiB{slots} and a KV cache "
-            f"of {wanted * layout.kv.block_size} tokens ({mebibytes(wanted * layout.kv.bytes_per_block)} MiB) need "
+            f"of {wanted * layout.kv.block_size} tokens ({cache} MiB){size.beside_note} need "
             f"{mebibytes(needed)} MiB; {mebibytes(free)} of {mebibytes(total)} MiB are free, "
             f"{mebibytes(needed - free)} MiB too few; {less} for less"
         )
 
 
 def _needed_bytes(layout: Layout, size: KvSize, host: Collection[str] = frozenset()) -> int:
-    weights, arena = place_tensors(layout, host)[1], place_buffers(layout)[1]
+    weights, arena = place_tensors(layout, host)[1], _arena_bytes(layout)
     states = _wanted_slots(size) * layout.bytes_per_slot
-    return weights + arena + states + _wanted_blocks(layout, size) * layout.kv.bytes_per_block
+    return weights + arena + _beside_bytes(size) + states + _wanted_blocks(layout, size) * size.bytes_of_block(layout)
 
 
 def _wanted_slots(size: KvSize) -> int:
@@ -107,6 +109,19 @@ def _wanted_slots(size: KvSize) -> int:
 
 def _wanted_blocks(layout: Layout, size: KvSize) -> int:
     return _context_blocks(layout, size) if size.blocks is None else size.blocks
+
+
+def _weights_bytes(layout: Layout) -> int:
+    return place_tensors(layout)[1]
+
+
+def _arena_bytes(layout: Layout) -> int:
+    return place_buffers(layout)[1]
+
+
+def _beside_bytes(size: KvSize) -> int:
+    """Of what is loaded beside it, but its KV cache."""
+    return size.bytes_beside(_weights_bytes) + size.bytes_beside(_arena_bytes)
 
 
 def _context_blocks(layout: Layout, size: KvSize) -> int:
@@ -121,17 +136,17 @@ def reserved_bytes(total: int) -> int:
 def fitting_blocks(layout: Layout, size: KvSize, free: int, total: int) -> int:
     """Return the blocks of KV cache that fit beside all else: no more than are of use, one context in any case."""
     context = _context_blocks(layout, size)
-    if not layout.kv.caches:  # blocks take no memory, and what counts them does
+    if not size.bytes_of_block(layout):  # blocks take no memory, and what counts them does
         return DEFAULT_KV_CONTEXTS * context
-    fitting = (free - reserved_bytes(total)) // layout.kv.bytes_per_block
+    fitting = (free - _beside_bytes(size) - reserved_bytes(total)) // size.bytes_of_block(layout)
     return max(context, min(fitting, layout.max_sequences * context))
 
 
 def fitting_slots(layout: Layout, size: KvSize, free: int, total: int) -> int:
     """Return the slots of state: by default those that fit into a quarter of what is left beside weights and arena,
     and leave room for a context. Raises as `state_slots`."""
-    left = free - reserved_bytes(total)
-    context = _wanted_blocks(layout, size) * layout.kv.bytes_per_block
+    left = free - _beside_bytes(size) - reserved_bytes(total)
+    context = _wanted_blocks(layout, size) * size.bytes_of_block(layout)
     return state_slots(layout, size.state_slots, max(0, min(left // 4, left - context)))
 
 

@@ -24,12 +24,13 @@ from ...device.batch import Program
 from ...device.hip.placement import WeightPlaces
 from ...device.load import DeviceOptions, EmulatorMaker, load_program
 from ...text.constraints import ConstraintCompiler
+from ..drafts import LOOKUP
 from ..embedding_sequence import EmbeddingSequence
 from ..embeddings import EmbeddingError, EmbeddingRequest
 from ..engine import Engine
 from ..generation import FINISH_FAILED, GenerationRequest, TokenEvent
 from ..lifecycle import EngineMetrics
-from ..loading import EngineOptions, chosen_device, kv_size, load_tokenizer
+from ..loading import EngineOptions, chosen_device, draft_limits, draft_loader, kv_size, load_tokenizer
 from ..sequence import ActiveSequence
 from .sender import Sender
 from .wire import (
@@ -73,8 +74,8 @@ class _StepMetrics:
         self._put(StepDone("observe_step", (seconds, sequences, tokens)))
         self._sender.send_now()
 
-    def drafts_judged(self, drafts: int, accepted: int) -> None:
-        self._put(StepDone("drafts_judged", (drafts, accepted)))
+    def drafts_judged(self, drafts: int, accepted: int, source: str = LOOKUP) -> None:
+        self._put(StepDone("drafts_judged", (drafts, accepted, source)))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return _count_nothing
@@ -133,34 +134,35 @@ class Worker:
         Raises:
             RocmforgeError: the bundle or the device is unavailable.
         """
-        bundle = open_bundle(Path(start.bundle))
-        if bundle.manifest.bundle_digest != start.digest:
-            found = printable(bundle.manifest.bundle_digest)
-            raise BundleError(bundle.path, "digest", f"expected {start.digest}, as it was served, found {found}")
-        if start.stamp is not None:
-            bundle.trust_weights(start.stamp)
+        bundle = _open(start.bundle, start.digest, start.stamp)
+        draft = None if start.draft is None else _open(start.draft, start.draft_digest, start.draft_stamp)
         places = WeightPlaces(start.gpu_layers, start.cpu_experts)
         emulator = _emulator(start.emulator)
         device = DeviceOptions(
             start.device, start.threads, emulator, graphs=start.graphs, places=places, state_slots=start.state_slots
         )
-        options = EngineOptions(device, start.max_context, start.kv_tokens, start.limits)
-        size = kv_size(bundle, options)
+        limits = draft_limits(start.limits, draft)
+        size = kv_size(bundle, EngineOptions(device, start.max_context, start.kv_tokens, limits))
         tokenizer = load_tokenizer(bundle)
+        drafts = draft_loader(bundle, tokenizer, draft, limits)
+        if drafts is not None:
+            size = drafts.size(size)
         program = load_program(bundle, device, size, log.info)
+        ready = self._ready(start.device, bundle, program, size.max_context)
         self._compiler = ConstraintCompiler(tokenizer)
         self._engine = Engine(
-            program,
+            program if drafts is None else drafts.load(program, device, size, log.info),
             tokenizer,
             size.max_context,
             cast(EngineMetrics, _StepMetrics(self._sender)),
-            limits=start.limits,
+            limits=limits,
             make_program=self._give_up,
             observer=self._put,
             request_ids=self._ids,
+            policy=None if drafts is None else drafts.policy,
         )
         self._engine.start()
-        self._put(self._ready(start.device, bundle, program, size.max_context))
+        self._put(ready)
 
     def _ready(self, asked: str, bundle: Bundle, program: Program, max_context: int) -> Ready:
         layout = program.layout
@@ -255,6 +257,21 @@ def _embedded(one: EmbeddingSequence) -> Embedded:
         return Embedded(one.request_id, None, error.reason, str(error))
     reason = one.finish_reason or FINISH_FAILED
     return Embedded(one.request_id, None if vector is None else vector.tobytes(), reason, None)
+
+
+def _open(path: str, digest: str, stamp: tuple[int, int] | None) -> Bundle:
+    """The bundle as the server has it.
+
+    Raises:
+        BundleError: it is another one by now, or damaged.
+    """
+    bundle = open_bundle(Path(path))
+    if bundle.manifest.bundle_digest != digest:
+        found = printable(bundle.manifest.bundle_digest)
+        raise BundleError(bundle.path, "digest", f"expected {digest}, as it was served, found {found}")
+    if stamp is not None:
+        bundle.trust_weights(stamp)
+    return bundle
 
 
 def _emulator(name: str | None) -> EmulatorMaker | None:

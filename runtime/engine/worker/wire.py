@@ -32,7 +32,7 @@ from ...device.batch import UInt32
 from ...text.constraints import ConstraintSpec, Kind
 from ..embeddings import EmbeddingRequest
 from ..engine import EngineLimits
-from ..generation import DeviceStats, EngineStats, Failure, GenerationRequest, SamplingParams, TokenEvent
+from ..generation import DeviceStats, DraftStats, EngineStats, Failure, GenerationRequest, SamplingParams, TokenEvent
 from ..lifecycle import RequestEvent
 from ..logprobs import TokenLogprobs
 
@@ -53,6 +53,7 @@ class Start:
         device, threads, graphs, gpu_layers, cpu_experts, state_slots: see `DeviceOptions` and `WeightPlaces`.
         emulator: `module:name` of what makes an emulated GPU.
         max_context, kv_tokens, limits: see `EngineOptions`.
+        draft, draft_digest, draft_stamp: of the draft model's bundle, as those above; None: there is none.
         log_level: least level of records that are wanted.
     """
 
@@ -70,6 +71,9 @@ class Start:
     gpu_layers: int | None = None
     cpu_experts: int | None = None
     state_slots: int | None = None
+    draft: str | None = None
+    draft_digest: str = ""
+    draft_stamp: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,7 @@ class StepDone:
     """What the engine counts but once a step: see `EngineMetrics`. `arguments` are those of its method `name`."""
 
     name: str
-    arguments: tuple[float, ...]
+    arguments: tuple[float | str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,7 @@ _KINDS: Final[tuple[Any, ...]] = (
     Logged,
     DeferredConstraint,
     DeviceStats,
+    DraftStats,
     EmbeddingRequest,
     EngineLimits,
     EngineStats,

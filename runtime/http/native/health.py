@@ -7,7 +7,7 @@ from typing import Any, Literal
 import falcon
 
 from .... import __version__
-from ...engine.generation import DeviceStats, EngineStats
+from ...engine.generation import DeviceStats, DraftStats, EngineStats
 from ..core.registry import total_stats
 from ..core.resources import ReadResource, answer
 from ..core.routes import Operation, Route
@@ -45,6 +45,8 @@ def _checks(stats: EngineStats) -> dict[str, object]:
             "active_sequences": stats.active_sequences,
             **_slots(stats),
         }
+    if stats.draft is not None:
+        checks["draft"] = _draft(stats.draft)
     if stats.devices:
         checks["devices"] = [_device(one) for one in stats.devices]
     return checks
@@ -56,6 +58,17 @@ def _slots(stats: EngineStats) -> dict[str, int]:
         return {}
     used, total, cached = stats.state_slots_used, stats.state_slots_total, stats.state_slots_cached
     return {"state_slots_used": used, "state_slots_total": total, "state_slots_cached": cached}
+
+
+def _draft(stats: DraftStats) -> dict[str, object]:
+    """Of a draft model: without it, requests are served as well."""
+    found: dict[str, object] = {
+        "model": stats.model,
+        "available": stats.problem is None,
+        "proposed": stats.proposed,
+        "accepted": stats.accepted,
+    }
+    return found if stats.problem is None else found | {"error": stats.problem}
 
 
 def _facts(stats: EngineStats) -> dict[str, object]:

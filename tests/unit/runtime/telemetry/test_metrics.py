@@ -50,7 +50,7 @@ def filled() -> Metrics:
     metrics.prefix_hit(48)
     metrics.preempted()
     metrics.drafts_judged(7, 5)
-    metrics.drafts_judged(3, 0)
+    metrics.drafts_judged(3, 0, "model")
     metrics.http_answered("GET", "/status/{request_id}", 200)
     metrics.http_answered("GET", None, 404)
     metrics.http_answered('FORGED"} 1\nrocmforge_x{a="', None, 405)

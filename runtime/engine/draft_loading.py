@@ -1,0 +1,100 @@
+"""A draft model loaded beside the model that it drafts for, on the same device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...artifacts.bundle import Bundle
+from ...artifacts.errors import UsageError, printable
+from ..device.batch import Program, close_program
+from ..device.hip.placement import WeightPlaces
+from ..device.hip.program import HipProgram
+from ..device.host import HostProgram
+from ..device.load import DeviceOptions, Report, load_program
+from ..device.memory import KvSize
+from ..text.tokenizer import Tokenizer
+from .draft_model import DraftModel
+from .drafted_program import DraftedProgram
+from .drafts import DraftPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLoader:
+    """Loads a draft model beside the program of a served one, as often as that is loaded.
+
+    Attributes:
+        bundle: open, of the draft model.
+        policy: what chooses its drafts, however often it is loaded.
+        prefill_tokens: of prompts, in a step in which others wait.
+    """
+
+    bundle: Bundle
+    policy: DraftPolicy
+    prefill_tokens: int
+
+    def size(self, size: KvSize) -> KvSize:
+        """What is asked for of the served model, with room left for the draft model."""
+        return replace(size, beside=tuple(self.bundle.layouts.values()))
+
+    def load(self, program: Program, device: DeviceOptions, size: KvSize, report: Report) -> DraftedProgram:
+        """Load it on the device of the served model's program, which is closed where that fails.
+
+        Args:
+            program: of the served model.
+            device: that was asked for.
+            size: that the served model was loaded with.
+            report: told what was chosen.
+
+        Raises:
+            DeviceError: the draft model's bundle has no code for that device, or memory does not suffice.
+            BundleError: it does not compute what its golden record says.
+        """
+        try:
+            tokens = program.num_blocks * program.layout.kv.block_size
+            blocks = -(-tokens // min(layout.kv.block_size for layout in self.bundle.layouts.values()))
+            drafting = load_program(
+                self.bundle, _same_device(device, program), KvSize(blocks, size.max_context), report
+            )
+        except BaseException:
+            close_program(program)
+            raise
+        model = DraftModel(drafting, self.policy, program.layout.vocab_size, self.prefill_tokens)
+        return DraftedProgram(program, model, self.policy)
+
+
+def _same_device(asked: DeviceOptions, program: Program) -> DeviceOptions:
+    """The device that a program was loaded on; all weights of a draft model lie there."""
+    asked = replace(asked, places=WeightPlaces(), state_slots=None)
+    if isinstance(program, HostProgram):
+        return replace(asked, device="host")
+    if isinstance(program, HipProgram) and asked.parsed()[0] != "emulated":
+        return replace(asked, device=f"hip:{program.device.index}")
+    return asked
+
+
+def check_kinds(served: Bundle, draft: Bundle) -> None:
+    """Hold a served model and its draft model against what drafts are.
+
+    Raises:
+        UsageError: one of them generates no text; or the draft model cannot forget tokens that were refused.
+    """
+    for bundle in (served, draft):
+        if bundle.layout.both_ways:
+            raise UsageError(f"--draft: expected models that generate text, found {printable(str(bundle.path))}")
+    if draft.layout.states:
+        found = f"found {printable(str(draft.path))}, which has recurrent state"
+        raise UsageError(f"--draft: expected a draft model of attention alone, {found}")
+
+
+def check_tokens(tokenizer: Tokenizer, others: Tokenizer) -> None:
+    """Hold the draft model's tokenizer against the served model's. One may have more tokens than the other.
+
+    Raises:
+        UsageError: a token has another text in one than in the other.
+    """
+    for token in range(min(tokenizer.config.vocab_size, others.config.vocab_size)):
+        expected, found = tokenizer.token_bytes(token, False), others.token_bytes(token, False)
+        if expected != found:
+            texts = [printable(repr(text.decode("utf-8", "replace")), 60) for text in (expected, found)]
+            which = f"a model of the same tokenizer, in which token {token} is {texts[0]}"
+            raise UsageError(f"--draft: expected {which}, found {texts[1]}")

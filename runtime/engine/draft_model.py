@@ -1,0 +1,283 @@
+"""A small model beside the one that is served, which drafts its next tokens.
+
+It has sequences, keys and values of its own, and lags behind: whatever the served model reuses, preempts or begins
+again, it computes what it lacks in the next steps, and until then there are no drafts. It draws with the sampling, the
+seed and the counter of the served model's own draw, so that where both hold the same tokens likely, both draw the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ...artifacts.errors import RocmforgeError
+from ..device.batch import Batch, Program, RowSampling
+from .drafts import MODEL, DraftPolicy
+from .kv_cache import BlockPool, block_key, root_key
+from .scheduler import Chunk
+from .sequence import ActiveSequence
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Shadow:
+    """A sequence as the draft model has it.
+
+    Attributes:
+        sequence: the one that is served.
+        blocks: of the draft model's cache.
+        keys: of the first of these, by content.
+        num_computed: tokens of the sequence whose keys and values lie there,
+        guesses: and tokens after these, which may have become the sequence's.
+        unusable: the model's logits were not finite, a token is none of its own, or they are too many for it.
+    """
+
+    sequence: ActiveSequence
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    num_computed: int = 0
+    guesses: list[int] = field(default_factory=list)
+    unusable: bool = False
+
+    @property
+    def lag(self) -> int:
+        """Tokens that it has yet to compute."""
+        return len(self.sequence.token_ids) - self.num_computed
+
+
+@dataclass(slots=True)
+class _Part:
+    """Tokens of one sequence in a step of the draft model; `drafts` that it has made for it so far."""
+
+    shadow: _Shadow
+    start: int
+    token_ids: list[int]
+    draws: bool
+    chunk: int
+    drafts: list[int] = field(default_factory=list)
+
+
+class DraftModel:
+    """The draft model on its device. One thread's, which runs the served model's steps too."""
+
+    def __init__(self, program: Program, policy: DraftPolicy, vocab_size: int, prefill_tokens: int) -> None:
+        """Args: its program; what chooses; the served model's tokens; tokens of prompts in a step where others wait."""
+        self._program = program
+        self._policy = policy
+        self._vocab_size = vocab_size
+        self._prefill_tokens = prefill_tokens
+        self._forget()
+
+    def _forget(self) -> None:
+        self._shadows: dict[ActiveSequence, _Shadow] = {}
+        self._pool = BlockPool(self._program.num_blocks, self._program.layout.kv.block_size)
+
+    def close(self) -> None:
+        """Free its device."""
+        self._program.close()
+
+    def fill(self, chunks: list[Chunk]) -> None:
+        """Give drafts to those chunks of a step that have room for some, as far as there are any. Raises nothing: where
+        the device fails, there are none for a while."""
+        try:
+            made = self._drafts(chunks)
+        except Exception as error:  # whatever it does, requests are served without
+            pause = self._policy.failed(str(error) or repr(error))
+            unknown = None if isinstance(error, RocmforgeError) else error
+            log.warning("no drafts for %g s: the draft model failed: %s", pause, error, exc_info=unknown)
+            self._forget()
+            return
+        for index, drafts in made.items():
+            chunks[index] = replace(chunks[index], drafts=tuple(drafts), drafted_by=MODEL)
+        if made and self._policy.worked():
+            log.info("the draft model makes drafts again")
+
+    def _drafts(self, chunks: list[Chunk]) -> dict[int, list[int]]:
+        """Drafts, not empty, by the index of the chunk."""
+        self._let_go()
+        parts = self._parts(chunks)
+        if not parts:
+            return {}
+        self._step(parts, exact=all(len(part.token_ids) <= 2 for part in parts))
+        drafting = [part for part in parts if part.draws]
+        while going := [part for part in drafting if self._goes_on(part, chunks[part.chunk].draft_room)]:
+            for part in going:
+                part.start += len(part.token_ids)
+                part.token_ids = part.drafts[-1:]
+            self._step(going)
+        return {part.chunk: part.drafts for part in drafting if part.drafts}
+
+    @staticmethod
+    def _goes_on(part: _Part, wanted: int) -> bool:
+        return not part.shadow.unusable and len(part.drafts) < wanted
+
+    def _let_go(self) -> None:
+        """Free the blocks of sequences that ended, or that have none in the served model's cache either."""
+        for sequence in [one for one in self._shadows if one.finished or not one.blocks]:
+            self._pool.free(self._shadows.pop(sequence).blocks)
+
+    # What its first step computes.
+
+    def _parts(self, chunks: list[Chunk]) -> list[_Part]:
+        """Those that lag least come first: they draft. The others catch up in what is left of the step."""
+        layout, pays = self._program.layout, self._policy.pays
+        asked = []
+        for index, chunk in enumerate(chunks):
+            if chunk.draft_room or (pays and chunk.sequence.prefilling and chunk.sequence.max_drafts > 0):
+                asked.append((self._shadow(chunk.sequence), index))
+        asked.sort(key=lambda one: one[0].lag)
+        parts: list[_Part] = []
+        tokens, rows = layout.max_batch_tokens, layout.max_sequences
+        catching_up = tokens if len(chunks) == 1 else self._prefill_tokens
+        for shadow, index in asked[:rows]:
+            chunk, behind = chunks[index], shadow.lag > layout.kv.block_size
+            part = self._part(shadow, chunk, index, min(tokens, catching_up) if behind else tokens)
+            if part is not None:
+                parts.append(part)
+                tokens -= len(part.token_ids)
+                catching_up -= len(part.token_ids) if behind else 0
+        return parts
+
+    def _shadow(self, sequence: ActiveSequence) -> _Shadow:
+        """The sequence as it was left, with what has become true of the guesses, and what others have computed."""
+        shadow = self._shadows.setdefault(sequence, _Shadow(sequence))
+        token_ids, first = sequence.token_ids, shadow.num_computed
+        while shadow.guesses and shadow.num_computed < len(token_ids):
+            if token_ids[shadow.num_computed] != shadow.guesses.pop(0):
+                break
+            shadow.num_computed += 1
+        shadow.guesses = []
+        if not shadow.unusable:
+            self._share(shadow, first)
+            self._reuse(shadow)
+        shadow.num_computed = min(shadow.num_computed, len(token_ids) - 1)  # the next token follows from the last
+        return shadow
+
+    def _part(self, shadow: _Shadow, chunk: Chunk, index: int, most: int) -> _Part | None:
+        """Up to so many of the tokens that it lacks; None where there are none that it can compute now."""
+        layout, token_ids = self._program.layout, shadow.sequence.token_ids
+        goal = len(token_ids) if chunk.draft_room else chunk.start
+        start, end = shadow.num_computed, min(goal, shadow.num_computed + most)
+        draws = end == len(token_ids)
+        if shadow.unusable or end <= start:
+            return None
+        new = token_ids[start:end]
+        if max(new) >= layout.vocab_size or len(token_ids) + chunk.draft_room > layout.max_seq_len:
+            self._give_up(shadow)
+            return None
+        return _Part(shadow, start, new, draws, index) if self._fits(shadow, end + chunk.draft_room * draws) else None
+
+    def _fits(self, shadow: _Shadow, length: int) -> bool:
+        """Whether so many of its tokens have blocks now: those that lag more, most first, give theirs."""
+        missing, lag = self._pool.blocks_for(length) - len(shadow.blocks), shadow.lag
+        while missing > self._pool.num_free:
+            others = [one for one in self._shadows.values() if one.blocks and one.lag > lag]
+            if not others:
+                return False
+            self._drop(max(others, key=lambda one: one.lag))
+        if missing > 0:
+            shadow.blocks += self._pool.allocate(missing) or ()
+        return True
+
+    def _drop(self, shadow: _Shadow) -> None:
+        self._pool.free(shadow.blocks)
+        shadow.blocks, shadow.num_computed = [], 0
+
+    def _give_up(self, shadow: _Shadow) -> None:
+        shadow.unusable = True
+        self._drop(shadow)
+
+    # Its steps.
+
+    def _step(self, parts: list[_Part], exact: bool = True) -> None:
+        """Compute parts, and add the token that follows to the drafts of each that draws. `exact`: no more than what
+        a step takes by itself, so that its time counts."""
+        began = time.perf_counter()
+        drawn = iter(self._program.step(self._batch(parts)).tolist())
+        if exact:
+            self._policy.costs.observe_draft(time.perf_counter() - began)
+        for part in parts:
+            self._computed(part)
+            if part.draws:
+                self._take(part, next(drawn))
+
+    def _computed(self, part: _Part) -> None:
+        shadow, first = part.shadow, part.shadow.num_computed
+        if part.drafts:
+            shadow.guesses += part.token_ids
+            return
+        shadow.num_computed = part.start + len(part.token_ids)
+        self._share(shadow, first)
+
+    def _take(self, part: _Part, token: int) -> None:
+        if 0 <= token < self._vocab_size:
+            part.drafts.append(token)
+            return
+        if token < 0:  # whoever goes on from these keys and values has numbers that are none too
+            self._pool.invalidate(part.shadow.blocks)
+        self._give_up(part.shadow)
+
+    def _batch(self, parts: Sequence[_Part]) -> Batch:
+        width = max(len(part.shadow.blocks) for part in parts)
+        block_table = np.zeros((len(parts), width), np.int32)
+        for row, part in enumerate(parts):
+            block_table[row, : len(part.shadow.blocks)] = part.shadow.blocks
+        counts = np.array([len(part.token_ids) for part in parts])
+        ends = np.cumsum(counts)
+        starts = [np.arange(part.start, part.start + len(part.token_ids), dtype=np.int32) for part in parts]
+        return Batch(
+            token_ids=np.array([token for part in parts for token in part.token_ids], np.int32),
+            positions=np.concatenate(starts),
+            rows=np.repeat(np.arange(len(parts), dtype=np.int32), counts),
+            block_table=block_table,
+            logits_rows=np.array([ends[row] - 1 for row, part in enumerate(parts) if part.draws], np.int32),
+            sampling=[self._sampling(part) for part in parts if part.draws],
+        )
+
+    def _sampling(self, part: _Part) -> RowSampling:
+        """As the served model draws that token; a token that the draft model has not gets no bias and no penalty."""
+        row = replace(part.shadow.sequence.row_samplings(part.drafts)[-1], keep_logits=False)
+        size = self._program.layout.vocab_size
+        if size >= self._vocab_size:
+            return row
+        if row.seen_tokens is not None and row.seen_counts is not None:
+            own = row.seen_tokens < size
+            row = replace(row, seen_tokens=row.seen_tokens[own], seen_counts=row.seen_counts[own])
+        if row.bias_tokens is not None and row.biases is not None:
+            own = row.bias_tokens < size
+            row = replace(row, bias_tokens=row.bias_tokens[own], biases=row.biases[own])
+        return row
+
+    # Its cache.
+
+    def _share(self, shadow: _Shadow, first: int) -> None:
+        """Blocks that were filled since token `first` are known to others from now on."""
+        size = self._pool.block_size
+        for index in range(first // size, shadow.num_computed // size):
+            self._pool.share(shadow.blocks[index], self._key(shadow, index))
+
+    def _reuse(self, shadow: _Shadow) -> None:
+        """Go on from the blocks that are known already, but leave a token to compute."""
+        size = self._pool.block_size
+        while shadow.num_computed % size == 0 and shadow.lag > size:
+            index = shadow.num_computed // size
+            block = self._pool.lookup(self._key(shadow, index))
+            if block is None:
+                break
+            self._pool.free(shadow.blocks[index : index + 1])
+            shadow.blocks[index : index + 1] = [block]
+            shadow.num_computed += size
+
+    def _key(self, shadow: _Shadow, index: int) -> bytes:
+        """Key of a block of a sequence. Adapters are none of the draft model's."""
+        size, keys = self._pool.block_size, shadow.keys
+        while len(keys) <= index:
+            start = len(keys) * size
+            before = keys[-1] if keys else root_key(shadow.sequence.request.cache_space)
+            keys.append(block_key(before, shadow.sequence.token_ids[start : start + size]))
+        return keys[index]
