@@ -51,21 +51,18 @@ class DraftHistory:
     """What became of the drafts of one sequence.
 
     Attributes:
-        acceptance: of each source, how likely a draft is accepted where those before it were.
+        acceptance: of a source, how likely a draft is accepted where those before it were; once it was asked for.
         skipped: tokens since the model made drafts for it.
         pause: tokens until it is probed again.
     """
 
-    acceptance: dict[str, float] = field(default_factory=lambda: dict(_PRIOR))
+    acceptance: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
     pause: int = 0
 
-    def judge(self, source: str, proposed: int, accepted: int) -> None:
-        """So many of the proposed drafts were accepted, from the first on; the next was refused, if there was one."""
-        self.acceptance[source] = _moved(self.acceptance[source], _WEIGHT, proposed, accepted)
-
 
 def _moved(acceptance: float, weight: float, proposed: int, accepted: int) -> float:
+    """What an acceptance becomes where so many drafts were accepted, and the next was not, if there was one."""
     for _ in range(accepted):
         acceptance += weight * (1 - acceptance)
     return acceptance - weight * acceptance * (accepted < proposed)
@@ -139,9 +136,9 @@ class DraftPolicy:
         self._failures = 0
         self._resume_at = 0.0
 
-    def history(self) -> DraftHistory:
-        """Of a sequence that begins: what became of others' drafts is the best guess."""
-        return DraftHistory(acceptance=_PRIOR | {MODEL: self._acceptance})
+    def _accepted(self, history: DraftHistory, source: str) -> float:
+        """How likely a draft is accepted; of a sequence that begins, what became of others' is the best guess."""
+        return history.acceptance.setdefault(source, self._acceptance if source == MODEL else _PRIOR[source])
 
     @property
     def pays(self) -> bool:
@@ -154,7 +151,7 @@ class DraftPolicy:
         """Whether so many drafts that the text gave are better than the model's own, by tokens a second."""
         if self._paused() or not self.costs.known:
             return True
-        of_lookup, of_model = (_believed(history.acceptance[source]) for source in SOURCES)
+        of_lookup, of_model = (_believed(self._accepted(history, source)) for source in SOURCES)
         most = max(self._rate(of_model, count, self.costs.draft) for count in range(self._max_drafts + 1))
         if self._rate(of_lookup, drafts, 0.0) >= most:
             return True
@@ -179,7 +176,7 @@ class DraftPolicy:
             return [0] * len(histories)
         if not self.costs.known:
             return [min(_FIRST_DRAFTS, self._max_drafts)] * len(histories)
-        counts = self._best([_believed(history.acceptance[MODEL]) for history in histories], decoding, tokens)
+        counts = self._best([_believed(self._accepted(history, MODEL)) for history in histories], decoding, tokens)
         for index, (history, length) in enumerate(zip(histories, lengths, strict=True)):
             if counts[index]:
                 history.skipped = history.pause = 0
@@ -214,7 +211,7 @@ class DraftPolicy:
 
     def judged(self, history: DraftHistory, source: str, proposed: int, accepted: int) -> None:
         """What became of a sequence's drafts."""
-        history.judge(source, proposed, accepted)
+        history.acceptance[source] = _moved(self._accepted(history, source), _WEIGHT, proposed, accepted)
         if source == MODEL:
             self.proposed += proposed
             self.accepted += accepted

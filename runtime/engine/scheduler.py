@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .drafts import LOOKUP, DraftHistory, DraftPolicy
+from .drafts import LOOKUP, DraftPolicy
 from .fair_queue import FairQueue
 from .kv_cache import BlockPool
 from .lifecycle import ADMITTED, PREEMPTED, PREFILLED, PREFIX_HIT
@@ -158,8 +158,7 @@ class Scheduler:
         if sequence.lookup is not None and chunk.drafted_by == LOOKUP:
             sequence.lookup.judge(len(chunk.drafts), accepted, len(sequence.token_ids))
         if self._policy is not None:
-            history = _history(sequence, self._policy)
-            self._policy.judged(history, chunk.drafted_by, len(chunk.drafts), accepted)
+            self._policy.judged(sequence.draft_history, chunk.drafted_by, len(chunk.drafts), accepted)
 
     def _advance(self, sequence: ActiveSequence, count: int) -> None:
         size, before = self.pool.block_size, sequence.num_computed
@@ -277,7 +276,7 @@ class Scheduler:
         """The same, and room for the drafts of a model where the text gives none."""
         places = [at for at, one in enumerate(chunks) if one.decodes and not one.drafts and one.sequence.max_drafts > 0]
         sequences = [chunks[at].sequence for at in places]
-        histories = [_history(one, policy) for one in sequences]
+        histories = [one.draft_history for one in sequences]
         decoding, tokens = sum(one.decodes for one in chunks), sum(one.num_tokens for one in chunks)
         wanted = policy.plan(histories, [len(one.token_ids) for one in sequences], decoding, tokens)
         for at, sequence, count in zip(places, sequences, wanted, strict=True):
@@ -305,7 +304,7 @@ class Scheduler:
             sequence.lookup = PromptLookup(self._limits.draft_tokens)
         drafts = sequence.lookup.propose(sequence.token_ids, min(room, sequence.max_drafts))
         policy = self._policy
-        if drafts and policy is not None and not policy.prefers_lookup(_history(sequence, policy), len(drafts)):
+        if drafts and policy is not None and not policy.prefers_lookup(sequence.draft_history, len(drafts)):
             return []
         return drafts[: self._fit_drafts(sequence, len(drafts))]
 
@@ -362,13 +361,6 @@ class Scheduler:
             if not sequence.num_generated:  # later it is what a preempted one had computed itself
                 sequence.cached_tokens += tokens
             self._tell(PREFIX_HIT, sequence, tokens)
-
-
-def _history(sequence: ActiveSequence, policy: DraftPolicy) -> DraftHistory:
-    """What became of the sequence's drafts."""
-    if sequence.draft_history is None:
-        sequence.draft_history = policy.history()
-    return sequence.draft_history
 
 
 def _prompt_chunk(sequence: ActiveSequence, tokens: int, rows: int) -> Chunk:

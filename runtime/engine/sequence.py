@@ -62,7 +62,7 @@ class ActiveSequence:
         self.slots = HeldSlots()  # of recurrent state, where the model has some
         self.block_keys: list[bytes] = []  # of its first blocks, as far as they were asked for
         self.lookup: PromptLookup | None = None  # where drafts are made for it
-        self.draft_history: DraftHistory | None = None  # where a model makes some too
+        self.draft_history = DraftHistory()
         self.cached_tokens = 0  # of its prompt, that did not have to be computed
         self.prefilling = False  # admitted, and what it had then is not yet computed
         self.cancel_requested = False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from rocmforge.runtime.engine.drafts import MODEL, DraftHistory, DraftPolicy
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.kv_cache import BlockPool
 from rocmforge.runtime.engine.scheduler import Chunk, Scheduler, StepLimits
 from rocmforge.runtime.engine.sequence import ActiveSequence
+from rocmforge.runtime.engine.state_slots import StateSlots
+from rocmforge.runtime.engine.step import make_batch
 from rocmforge.tests.support.scheduler_harness import BLOCK, make
 from rocmforge.tests.support.tokenizers import TINY
 
@@ -28,6 +33,11 @@ def drafting(num_blocks: int = 100, max_tokens: int = 64, max_sequences: int = 8
 def compute(scheduler: Scheduler, right: int | None = None) -> list[Chunk]:
     """A step, after which each chunk that draws has its next token, and before it so many of its drafts."""
     chunks = scheduler.next_chunks()
+    take(scheduler, chunks, right)
+    return chunks
+
+
+def take(scheduler: Scheduler, chunks: list[Chunk], right: int | None) -> None:
     for chunk in chunks:
         scheduler.computed(chunk)
         good = len(chunk.drafts) if right is None else right
@@ -37,7 +47,6 @@ def compute(scheduler: Scheduler, right: int | None = None) -> list[Chunk]:
             chunk.sequence.append(10 + len(chunk.sequence.token_ids) % 3, False)
             if chunk.drafts:
                 scheduler.drafts_judged(chunk, good)
-    return chunks
 
 
 def drafts_of(chunks: list[Chunk]) -> list[tuple[int, ...]]:
@@ -96,3 +105,39 @@ def test_nobody_gives_a_page_back_for_a_guess(num_blocks: int, count: int) -> No
     compute(scheduler)
     [chunk] = scheduler.next_chunks()
     assert (len(chunk.drafts), len(one.blocks), scheduler.pool.num_free) == (count, num_blocks, 0)
+
+
+class Always(DraftPolicy):
+    """Three drafts of a model for each, and none out of the text."""
+
+    def prefers_lookup(self, history: DraftHistory, drafts: int) -> bool:
+        return False
+
+    def plan(self, histories: Sequence[DraftHistory], lengths: Sequence[int], decoding: int, tokens: int) -> list[int]:
+        return [3] * len(histories)
+
+
+@pytest.mark.parametrize("made, right", [(0, 0), (1, 0), (1, 1), (3, 0), (3, 2), (3, 3)])
+def test_room_for_drafts_that_a_model_makes_of_a_model_with_state(made: int, right: int) -> None:
+    """A slot for each that may come; of those that did not come, and of those refused, none is left behind."""
+    policy, states = Always("small", 4), StateSlots(16, BLOCK)
+    limits = StepLimits(64, 8, 64, 4)
+    scheduler = Scheduler(BlockPool(100, BLOCK), limits, lambda kind, one, n: None, states, policy)
+    one = repeating(0, 60)
+    scheduler.waiting.push(one)
+    compute(scheduler)
+    for _ in range(8):
+        [chunk] = chunks = scheduler.next_chunks()
+        assert (chunk.drafts, chunk.draft_room) == ((), 3)
+        assert len(chunk.state_to) == 4
+        assert min(chunk.state_to) >= 0
+        chunks[0] = dataclasses.replace(chunk, drafts=(11, 12, 10)[:made], drafted_by=MODEL)
+        batch = make_batch(chunks)
+        assert batch.state_to is not None
+        assert batch.state_to.tolist() == list(chunk.state_to[: 1 + made])
+        take(scheduler, chunks, right)
+        assert one.slots.current == chunk.state_to[right]
+        assert not one.slots.written
+    assert (policy.proposed, policy.accepted) == (8 * made, 8 * right)
+    scheduler.release(one)
+    assert states.pool.num_free == 16
