@@ -119,7 +119,7 @@ def test_an_architecture_of_a_known_family(package: Path, compiled: Compile, tmp
         package / "compiler/models/decoder_rows.py",
         (
             "ARCHITECTURES = (\n",
-            'ARCHITECTURES = (\n    _half("cousin", qk_norm="head"),\n',
+            'ARCHITECTURES = (\n    half("cousin", qk_norm="head"),\n',
         ),
     )
     assert changed(package) == recipe("An architecture of a known family")
@@ -132,7 +132,7 @@ def test_a_gate_activation(package: Path, compiled: Compile, tmp_path: Path) -> 
     """The cube of what is positive."""
     edit(
         package / "compiler/models/decoder_rows.py",
-        ('_half("qwen2")', '_half("qwen2", activation="relu3")'),
+        ('half("qwen2")', 'half("qwen2", activation="relu3")'),
     )
     edit(
         package / "compiler/ops/activations.py",
@@ -211,10 +211,11 @@ def test_an_operation(package: Path, compiled: Compile, tmp_path: Path) -> None:
     (package / "compiler/ops/scale.py").write_text(SCALE)
     (package / "kernels/host/scale.h").write_text(SCALE_HOST)
     (package / "kernels/hip/scale.h").write_text(SCALE_HIP)
+    operations = "    sample,\n    scale,\n    scan,\n    short_conv,\n    xielu,\n)"
     edit(
         package / "compiler/operations.py",
-        ("    sample,\n    xielu,\n)\n\n", "    sample,\n    scale,\n    xielu,\n)\n\n"),
-        ("    sample,\n    xielu,\n)\nOPERATIONS", "    sample,\n    scale,\n    xielu,\n)\nOPERATIONS"),
+        ("    sample,\n    scan,\n    short_conv,\n    xielu,\n)\n\n", f"{operations}\n\n"),
+        ("    sample,\n    scan,\n    short_conv,\n    xielu,\n)\nOPERATIONS", f"{operations}\nOPERATIONS"),
     )
     edit(
         package / "compiler/graph_builder.py",
