@@ -33,52 +33,56 @@ MAX_CONTEXT = click.option(
 )
 
 
-def on_device(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of `device`: where to run a model."""
-
-    @click.option(
+_ON_DEVICE = (
+    click.option(
         "--device",
         default="auto",
         show_default=True,
         help="auto, host, hip, hip:INDEX, emulated or emulated:ARCH;"
         " auto: a GPU that the bundle has code for, else host.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--gpu-graphs",
         type=click.Choice(GRAPH_MODES),
         envvar="ROCMFORGE_GPU_GRAPHS",
         default="auto",
         show_default=True,
         help="Replay decode steps as HIP graphs; auto: unless a trial of them fails; on: that is an error.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--gpu-layers",
         type=click.IntRange(0),
         envvar="ROCMFORGE_GPU_LAYERS",
         help="Keep the last so many layers on the GPU; it reads the matrices of the others in this machine's memory."
         " [default: as many as fit]",
-    )
-    @click.option(
+    ),
+    click.option(
         "--cpu-experts",
         type=click.IntRange(0),
         envvar="ROCMFORGE_CPU_EXPERTS",
         help="Keep the experts of the first so many layers in this machine's memory. [default: as few as must be]",
-    )
-    @click.option(
+    ),
+    click.option(
         "--state-slots",
         type=click.IntRange(2),
         envvar="ROCMFORGE_STATE_SLOTS",
         help="States of sequences that a model with recurrent state keeps at once. [default: two for each sequence of"
         " a step and 64, as far as they fit into 2 GiB; on a GPU into a quarter of what is free]",
-    )
-    @click.option(
+    ),
+    click.option(
         "--threads",
         type=click.IntRange(1, 1024),
         envvar="ROCMFORGE_THREADS",
         default=default_threads,
         show_default="CPUs",
         help="Threads of the host target.",
-    )
+    ),
+)
+
+
+def on_device(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of `device`: where to run a model."""
+
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -100,7 +104,7 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
         )
         command(*args, device=options, **extra)
 
-    return wrapped
+    return functools.reduce(lambda made, option: option(made), reversed(_ON_DEVICE), wrapped)
 
 
 def say(line: str) -> None:
