@@ -9,7 +9,7 @@ from ..artifacts.bundle import Bundle, verify_bundle
 from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, printable
 from .device.golden import GOLDEN_BLOCKS, checked_prompt, compare_records, record_golden
 from .device.load import DeviceOptions, load_target
-from .device.memory import KvSize
+from .device.memory import LEAST_SLOTS, KvSize
 
 
 def verify(
@@ -38,7 +38,7 @@ def verify(
         for target in manifest.targets:
             name = f"{target.arch} {target.level}".rstrip()
             try:
-                program = load_target(bundle, target, options, KvSize(GOLDEN_BLOCKS, 1))
+                program = load_target(bundle, target, options, KvSize(GOLDEN_BLOCKS, 1, LEAST_SLOTS))
             except (DeviceError, ToolchainError) as error:
                 report(f"{name}: not run: {error}")
                 continue

@@ -14,7 +14,7 @@ from rocmforge.artifacts.errors import BundleError, DeviceError, RocmforgeError,
 from rocmforge.runtime import verify as module
 from rocmforge.runtime.device.golden import GOLDEN_BLOCKS
 from rocmforge.runtime.device.load import DeviceOptions
-from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.memory import LEAST_SLOTS, KvSize
 from rocmforge.runtime.verify import verify
 
 PATH = Path("/x/tiny.rfb")
@@ -44,7 +44,7 @@ class Verified:
             yield SimpleNamespace(manifest=manifest, layout="layout")
 
         def load_target(bundle: Any, target: Any, options: DeviceOptions, kv: KvSize) -> Any:
-            assert (options, kv) == (OPTIONS, KvSize(GOLDEN_BLOCKS, 1))
+            assert (options, kv) == (OPTIONS, KvSize(GOLDEN_BLOCKS, 1, LEAST_SLOTS))
             return does[target.arch]()
 
         def record_golden(program: Any, prompts: Any) -> Any:
