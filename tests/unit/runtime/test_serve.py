@@ -146,7 +146,7 @@ def test_what_a_worker_is_told() -> None:
 def test_each_device_has_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "RemoteEngine", lambda *arguments, **named: (arguments, named))
     monkeypatch.setattr(router, "RoutedEngine", list)
-    monkeypatch.setattr(serve, "start_message", lambda bundle, options, device: device.device)
+    monkeypatch.setattr(serve, "start_message", lambda bundle, options, device, draft: device.device)
     early: list[Any] = ["first process"]
     shared, observer = Shared(Metrics(), Tracer(), iter([1]), early), print
     one: Any = serve.make_remote(fake_bundle(Path("x")), options("hip:1"), shared, observer)
@@ -241,7 +241,7 @@ def test_a_model_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     (engine_options, *others), named = parts.loaded
     assert engine_options == EngineOptions(given.device, 100, 200, LIMITS)
     assert others == ["the tokenizer", shared.metrics]
-    assert named == {"observer": "observer of tiny", "request_ids": shared.request_ids}
+    assert named == {"observer": "observer of tiny", "request_ids": shared.request_ids, "draft": None}
     service: Any = model.service
     assert service["constraints"] == "constraints of the tokenizer"
     model.stop(1.0)

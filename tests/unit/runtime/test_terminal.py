@@ -118,9 +118,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             assert path == Path("b.rfb")
             yield bundle
 
-        def load_engine(*arguments: Any) -> FakeEngine:
+        def load_engine(*arguments: Any, draft: Any) -> FakeEngine:
             of_bundle, options, of_tokenizer, _, say = arguments
-            assert (of_bundle, of_tokenizer) == (bundle, tokenizer)
+            assert (of_bundle, of_tokenizer, draft) == (bundle, tokenizer, None)
             assert options == EngineOptions(DeviceOptions("host"), max_context, max_context or 99)
             say("on the host")
             return engine
