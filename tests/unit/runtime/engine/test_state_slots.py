@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass
 
@@ -245,16 +246,20 @@ def test_a_step_that_fails_gives_its_slots_back_once() -> None:
 def test_F77_a_device_that_is_lost_loses_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its steps' requests fail; those that waited run on another with fewer slots."""
     monkeypatch.setattr(recovery_module, "REBUILD_SECONDS", (0.02,))
+    submitted = threading.Event()  # two run when the device is lost
 
     class Lost(HashingProgram):
         def step(self, batch: Batch) -> Int32:
+            assert submitted.wait(10)
             if len(self.batches) == 3:
                 raise DeviceError("lost")
             return super().step(batch)
 
     prompts = [ids(40, number) for number in range(6)]
     with serving(Lost(4), context=4096, make_program=lambda: HashingProgram(2)) as engine:
-        states = [ended(one) for one in [engine.submit(GenerationRequest(prompt, 20)) for prompt in prompts]]
+        generations = [engine.submit(GenerationRequest(prompt, 20)) for prompt in prompts]
+        submitted.set()
+        states = [ended(one) for one in generations]
         stats = engine.stats()
     assert [state.finish_reason for state in states].count("failed") == 2
     for prompt, state in zip(prompts, states, strict=True):
