@@ -13,8 +13,8 @@ from rocmforge.tools.generate.fixtures import write_model
 
 
 @pytest.fixture(scope="session")
-def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the next ones are: made with a cold cache by the process that first needs it, and copied by each."""
+def made_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the next ones are copies of: made with a cold cache by the process that first needs it, for all to read."""
 
     def make(goal: Path) -> None:
         folder = goal.with_suffix(".partial")
@@ -24,8 +24,13 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.returncode == 0, done.stderr
         folder.rename(goal)
 
-    made = made_once(tmp_path_factory, "e2e", make)
-    return Path(shutil.copytree(made, tmp_path_factory.mktemp("small") / "model"))
+    return made_once(tmp_path_factory, "e2e", make)
+
+
+@pytest.fixture(scope="session")
+def small_folder(made_small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it for the tests of this process."""
+    return Path(shutil.copytree(made_small, tmp_path_factory.mktemp("small") / "model"))
 
 
 @pytest.fixture(scope="session")
@@ -42,5 +47,5 @@ def small_bundle(small_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def small_cache(small_folder: Path) -> Path:
-    """The build cache after that: it holds what the small model needs, and nothing else."""
+    """The build cache after that: it holds what the small model needs, and what other tests have built in it."""
     return small_folder / "cache"

@@ -268,8 +268,8 @@ def damages(path: Path) -> Iterator[Callable[[], object]]:
     yield lambda: path.write_bytes(b"")
 
 
-def test_F66_corrupt_cache_entries(small_gguf: Path, small_bundle: Path, small_cache: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(small_cache, tmp_path / "cache"))
+def test_F66_corrupt_cache_entries(small_gguf: Path, small_bundle: Path, made_small: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(made_small / "cache", tmp_path / "cache"))
     arguments = ("compile", small_gguf, "-o", tmp_path / "model.rfb", "--cache-dir", copy)
     for index, path in enumerate(entries(copy, "object")[:8]):
         list(damages(path))[index % 3]()
