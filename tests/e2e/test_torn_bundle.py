@@ -11,7 +11,7 @@ import pytest
 from rocmforge.tests.support.process import Server, refused, rfc, serving, wait_until
 
 ASK = {"prompt": "the and of", "max_tokens": 4, "temperature": 0}
-LONG = ASK | {"max_tokens": 200, "ignore_eos": True}
+LONG = ASK | {"max_tokens": 16000, "ignore_eos": True}
 
 
 def cut(weights: Path) -> None:
@@ -32,9 +32,18 @@ def overwrite(weights: Path) -> None:
         file.write(b"\xff" * weights.stat().st_size)
 
 
+@pytest.fixture(scope="module")
+def long_bundle(small_gguf: Path, small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with a context that a stream fills for seconds, however late the test is let run."""
+    goal = tmp_path_factory.mktemp("long") / "small.rfb"
+    done = rfc("compile", small_gguf, "-o", goal, "--max-context", 16384, "--cache-dir", small_cache)
+    assert done.returncode == 0, done.stderr
+    return goal
+
+
 @pytest.fixture
-def bundle(small_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_bundle, tmp_path / "small.rfb"))
+def bundle(long_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(long_bundle, tmp_path / "small.rfb"))
 
 
 def ready(server: Server) -> tuple[int, str]:
