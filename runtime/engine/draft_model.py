@@ -17,7 +17,7 @@ import numpy as np
 from ...artifacts.errors import RocmforgeError
 from ..device.batch import Batch, Program, RowSampling
 from .drafts import MODEL, DraftPolicy
-from .kv_cache import BlockPool, block_key, root_key
+from .kv_cache import BlockPool, add_block_keys, root_key
 from .scheduler import Chunk
 from .sequence import ActiveSequence
 
@@ -275,9 +275,6 @@ class DraftModel:
 
     def _key(self, shadow: _Shadow, index: int) -> bytes:
         """Key of a block of a sequence. Adapters are none of the draft model's."""
-        size, keys = self._pool.block_size, shadow.keys
-        while len(keys) <= index:
-            start = len(keys) * size
-            before = keys[-1] if keys else root_key(shadow.sequence.request.cache_space)
-            keys.append(block_key(before, shadow.sequence.token_ids[start : start + size]))
-        return keys[index]
+        sequence = shadow.sequence
+        root, size = root_key(sequence.request.cache_space), self._pool.block_size
+        return add_block_keys(shadow.keys, root, sequence.token_ids, size, index + 1)[index]

@@ -35,6 +35,22 @@ def block_key(previous: bytes, token_ids: Sequence[int]) -> bytes:
     return hashlib.blake2b(previous + array("i", token_ids).tobytes(), digest_size=_KEY_BYTES).digest()
 
 
+def add_block_keys(keys: list[bytes], root: bytes, token_ids: Sequence[int], size: int, count: int) -> list[bytes]:
+    """Go on with the keys of a text's first blocks until there are `count`.
+
+    Args:
+        keys: of as many of its blocks as there are yet; they are added here.
+        root: `root_key` of its space.
+        token_ids: of the text, `count` blocks of `size` at least.
+
+    Returns:
+        `keys`.
+    """
+    for start in range(len(keys) * size, count * size, size):
+        keys.append(block_key(keys[-1] if keys else root, token_ids[start : start + size]))
+    return keys
+
+
 class BlockPool(SharedPool):
     """Blocks of the paged KV cache."""
 

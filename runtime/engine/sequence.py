@@ -30,7 +30,7 @@ from .generation import (
     events_of,
     failure_of,
 )
-from .kv_cache import block_key, root_key
+from .kv_cache import add_block_keys, root_key
 from .logprobs import TokenLogprobs
 from .prompt_lookup import PromptLookup
 from .state_slots import HeldSlots
@@ -60,6 +60,7 @@ class ActiveSequence:
         self.num_computed = 0  # tokens whose keys and values lie in the cache
         self.blocks: list[int] = []
         self.slots = HeldSlots()  # of recurrent state, where the model has some
+        self._root_key = root_key(request.cache_space, request.adapters)
         self.block_keys: list[bytes] = []  # of its first blocks, as far as they were asked for
         self.lookup: PromptLookup | None = None  # where drafts are made for it
         self.draft_history = DraftHistory()
@@ -129,12 +130,7 @@ class ActiveSequence:
 
     def keys_of_blocks(self, count: int, size: int) -> list[bytes]:
         """Keys of its first `count` blocks of `size` tokens, all of which are there, and perhaps of more."""
-        keys, request = self.block_keys, self.request
-        while len(keys) < count:
-            start = len(keys) * size
-            before = keys[-1] if keys else root_key(request.cache_space, request.adapters)
-            keys.append(block_key(before, self.token_ids[start : start + size]))
-        return keys
+        return add_block_keys(self.block_keys, self._root_key, self.token_ids, size, count)
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from ....artifacts.errors import EngineBusyError
 from ..embeddings import EmbeddingRequest
 from ..generation import EngineStats, GenerationRequest, add_stats
-from ..kv_cache import block_key, root_key
+from ..kv_cache import add_block_keys, root_key
 from .pending import RemoteEmbedding, RemoteGeneration
 from .remote import RemoteEngine
 
@@ -106,12 +106,8 @@ class RoutedEngine:
         return self._try((), lambda engine: engine.embed(requests))
 
     def _keys(self, token_ids: Sequence[int], space: str) -> list[bytes]:
-        size, key = self._engines[0].block_size, root_key(space)
-        keys = []
-        for start in range(0, len(token_ids) - size + 1, size):
-            key = block_key(key, token_ids[start : start + size])
-            keys.append(key)
-        return keys
+        size = self._engines[0].block_size
+        return add_block_keys([], root_key(space), token_ids, size, len(token_ids) // size)
 
     def _try(self, keys: Sequence[bytes], submit: Callable[[RemoteEngine], list[_Made]]) -> list[_Made]:
         """Have the best of the devices take it, else the next: one may be lost meanwhile, or its queue be full."""
