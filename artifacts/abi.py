@@ -90,6 +90,8 @@ STEP: Final = (
     Field("sequence_starts", "int32_t", "[S + 1] first token of each sequence, then T", _CONSTANT),
     Field("state_from", "int32_t", "[S] slot that it goes on from; -1: from its beginning, all zero", _CONSTANT),
     Field("state_to", "int32_t", "[T] slot that takes the state after this token; -1: none", _CONSTANT),
+    Field("input_rows", "float", "[N, width] given from outside; a GPU's: in the host's pinned memory", _GLOBAL),
+    Field("row_of", "int32_t", "[T] row of these that a token takes; -1: none; null: no token takes any", _CONSTANT),
 )
 """One step over a batch of T tokens, S sequences and R rows of logits: `struct step`."""
 

@@ -215,7 +215,8 @@ class Layout:
     `find_sampler`. `head` is there, from format 1.4 on, where a model was made to embed or to rank. Where `both_ways`
     (from 1.4 on) a position sees those after it, so a step has to hold all of a sequence. `adapters` (from 1.4 on) are
     those that requests may ask for by these names, in the order of a step's scales. `states` (from 1.5 on) is what a
-    model keeps of a sequence beside keys and values.
+    model keeps of a sequence beside keys and values. `input_width`: elements of the rows that a step may be given from
+    outside; 0 where it takes none.
     """
 
     tensors: tuple[TensorEntry, ...]
@@ -233,6 +234,7 @@ class Layout:
     both_ways: bool = False
     adapters: tuple[str, ...] = ()
     states: tuple[StateEntry, ...] = ()
+    input_width: int = 0
 
     def find_sampler(self) -> Sampler:
         """Return the sampler; before format 1.3 that is the last launch, whose first argument are the logits.

@@ -60,6 +60,7 @@ _GRID_FIELDS: Final = {
 
 _MAX_STATES: Final = 1 << 13
 _MAX_STATE_BYTES: Final = 1 << 36
+_MAX_INPUT_WIDTH: Final = 1 << 24
 
 _KNOWN: Final = "expected a known tensor, buffer or layer"
 
@@ -108,6 +109,8 @@ def encode_layout(layout: Layout) -> bytes:
         table["adapters"] = list(layout.adapters)
     if layout.states:
         table["states"] = [[entry.name, entry.n_bytes] for entry in layout.states]
+    if layout.input_width:
+        table["input_width"] = layout.input_width
     if layout.head is not None:
         table["head"] = encode_head(layout.head)
     encoded: bytes = msgpack.packb(table)
@@ -371,6 +374,7 @@ _PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
     "adapters": _adapters,
     "states": _states,
     "both_ways": lambda check, value: check.integer(value, "both_ways", 1, 1) == 1,
+    "input_width": lambda check, value: check.integer(value, "input_width", 1, _MAX_INPUT_WIDTH),
 }
 _Decoder = Callable[[Checker, object, str], _Entry]
 _DECODERS: Final[dict[str, _Decoder]] = {"tensors": _tensor, "buffers": _buffer, "launches": _launch}

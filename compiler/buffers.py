@@ -26,7 +26,7 @@ def assign_buffers(graph: Graph, target: Target, q8_block_bytes: int) -> Buffers
     free: dict[tuple[str, int, str], list[str]] = {}
     buffer_of: dict[str, str] = {}
     for index, node in enumerate(graph.nodes):
-        if OPERATIONS[node.op].in_place:
+        if OPERATIONS[node.op].in_place and node.inputs:
             buffer_of[node.output] = buffer_of[node.inputs[0]]
             last_use[node.inputs[0]] = -1
         elif node.output not in buffer_of:

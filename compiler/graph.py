@@ -79,6 +79,12 @@ class Graph:
     values: Mapping[str, Value]
     weights: Mapping[str, Weight]
 
+    @property
+    def input_width(self) -> int:
+        """Elements of a row given from outside that the nodes read; 0 where none reads any."""
+        ends = (node.integer("column") + node.integer("count") for node in self.nodes if node.op == "input_rows")
+        return max(ends, default=0)
+
     def consumers(self, value: str) -> tuple[Node, ...]:
         """Return the nodes that read `value`, in order."""
         return tuple(node for node in self.nodes if value in node.inputs)

@@ -53,6 +53,20 @@ class GraphBuilder:
         value = Value(self._named(output), TOKENS, self.weights[self.prefix + weight].shape[1])
         return self._add("embedding", (), value, (self.prefix + weight,), **_unless(scale=(scale, 1.0)))
 
+    def input_rows(self, output: str, source: str = "", *, count: int = 0, column: int = 0, add: bool = False) -> str:
+        """Append columns of the rows that tokens take from outside; see `ops/input_rows.py`.
+
+        Args:
+            source: what the other tokens keep, in place: nobody reads it afterwards; "": zeros.
+            count: of columns; 0: as many as the source has.
+            column: the first of them.
+            add: to the source, instead of in its stead.
+        """
+        count = count or self.columns(source)
+        value = Value(self._named(output), TOKENS, count)
+        attributes: dict[str, Attribute] = {"column": column, "count": count, **_unless(add=(add, False))}
+        return self._add("input_rows", (source,) * bool(source), value, (), **attributes)
+
     def position_embed(self, output: str, source: str, weight: str) -> str:
         """Append the sum of rows and of those of a matrix that their positions count."""
         return self._add("position_embedding", (source,), self._like(output, source), (self.prefix + weight,))

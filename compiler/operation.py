@@ -41,10 +41,12 @@ class Operation:
         problem: what is wrong with a node's shapes; "" where nothing is.
         takes_q8: its first input comes as int8 blocks where its first weight is quantized.
         writes_q8: whether a node's output can be int8 blocks.
-        in_place: its output lies where its first input does.
+        in_place: its output lies where its first input does, if it has one.
         writes_kv: it leaves keys and values of the layer that its attribute `layer` counts; it has those of `Heads`.
         has_state: it reads and leaves state of each sequence, as `Planner.state` has it.
         reads_tokens: what it reads are token ids: `compute` gets them as its input.
+        reads_rows: it reads rows given from outside: `compute` gets them before its inputs, float64[rows, input_width
+            of the graph], NaN where a token takes none.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Operation:
     writes_kv: bool = False
     has_state: bool = False
     reads_tokens: bool = False
+    reads_rows: bool = False
 
 
 def no_kernel(planner: HipPlanner | HostPlanner, node: Node) -> None:

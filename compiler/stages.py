@@ -126,6 +126,7 @@ def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) 
         final_norm=plan.final_norm,
         sampler=plan.sampler,
         states=plan.states,
+        input_width=model.graph.input_width,
         head=model.config.head,
         both_ways=both_ways,
         adapters=model.adapters.names,

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ...artifacts.errors import BundleError
+from ...artifacts.errors import BundleError, DeviceError
 from ...artifacts.layout import Layout
 from ...artifacts.sampling import SamplingNumbers
 from .token_masks import PendingMask
@@ -63,6 +63,8 @@ class Batch:
         state_from: int32[S], slot of the state that a sequence goes on from, -1: it begins; None: the model has none.
         state_to: int32[T], slot that takes the state after this token, -1: none does; a sequence's last has one. No
             slot is written twice in a step, and none that is read. None: the model has no state.
+        input_rows: float32[N, input_width of the layout], rows given from outside; None: there are none.
+        row_of: int32[T], which of these a token takes, -1: none; None: there are none.
     """
 
     token_ids: Int32
@@ -74,10 +76,29 @@ class Batch:
     adapter_scales: Float32 | None = None
     state_from: Int32 | None = None
     state_to: Int32 | None = None
+    input_rows: Float32 | None = None
+    row_of: Int32 | None = None
 
     def sequence_starts(self) -> Int32:
         """Return int32[S + 1], the first token of each sequence, then T; rows count up then."""
         return np.searchsorted(self.rows, np.arange(len(self.block_table) + 1)).astype(np.int32)
+
+
+def rows_from_outside(batch: Batch, layout: Layout) -> tuple[Float32, Int32] | None:
+    """Return `input_rows` and `row_of` as kernels read them, checked; None where a step is given none.
+
+    Raises:
+        DeviceError: they are not what the layout takes: N at most its tokens of a step.
+    """
+    if batch.input_rows is None or batch.row_of is None:
+        return None
+    rows, row_of = np.ascontiguousarray(batch.input_rows, np.float32), np.ascontiguousarray(batch.row_of, np.int32)
+    fits = rows.ndim == 2 and rows.shape[1] == layout.input_width and len(rows) <= layout.max_batch_tokens
+    known = row_of.min(initial=-1) >= -1 and row_of.max(initial=-1) < len(rows)
+    if not fits or not known or row_of.shape != batch.token_ids.shape:
+        taken = f"at most {layout.max_batch_tokens} input rows of {layout.input_width}, and one of them or none a token"
+        raise DeviceError(f"a step takes {taken}, found {rows.shape} and {row_of.shape}")
+    return rows, row_of
 
 
 @dataclass(frozen=True, slots=True)

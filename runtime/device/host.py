@@ -26,7 +26,7 @@ from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ...artifacts.manifest import TargetEntry
 from ...artifacts.mapped_weights import MappedWeights
 from .addresses import Addresses
-from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32
+from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32, rows_from_outside
 from .hidden import HiddenStates
 from .memory import LEAST_SLOTS
 from .token_masks import PendingMask
@@ -248,6 +248,7 @@ class HostProgram:
         sampling = (_Sampling * num_logits)()
         originals = [_fill_sampling(slot, row) for slot, row in zip(sampling, batch.sampling, strict=False)]
         starts = None if batch.state_from is None else batch.sequence_starts()
+        given = rows_from_outside(batch, self.layout) or (None, None)
         step = _Step(
             len(batch.token_ids),
             num_logits,
@@ -265,6 +266,7 @@ class HostProgram:
             _address_of(starts),
             _address_of(batch.state_from),
             _address_of(batch.state_to),
+            *map(_address_of, given),
         )
         first, end = 0, len(self._launches)
         if any(isinstance(row.mask, PendingMask) for row in batch.sampling):

@@ -51,6 +51,7 @@ def make_batch(chunks: list[Chunk], adapters: Sequence[str] = ()) -> Batch:
     counts = np.array([chunk.num_tokens for chunk in chunks])
     starts = np.cumsum(counts) - counts
     logits_rows = [row for c, first in zip(chunks, starts.tolist(), strict=True) for row in c.logits_rows(first)]
+    state_from, state_to = _state(chunks)
     return Batch(
         token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
         positions=np.concatenate([np.arange(c.start, c.start + c.num_tokens, dtype=np.int32) for c in chunks]),
@@ -59,18 +60,17 @@ def make_batch(chunks: list[Chunk], adapters: Sequence[str] = ()) -> Batch:
         logits_rows=np.array(logits_rows, np.int32),
         sampling=[row for chunk in chunks for row in _row_samplings(chunk)],
         adapter_scales=_adapter_scales(chunks, adapters),
-        **_state(chunks),
+        state_from=state_from,
+        state_to=state_to,
     )
 
 
-def _state(chunks: list[Chunk]) -> dict[str, Int32]:
+def _state(chunks: list[Chunk]) -> tuple[Int32, Int32] | tuple[None, None]:
     """The slots of state, as `Batch` has them; nothing where the model has none."""
     if not any(chunk.state_to for chunk in chunks):
-        return {}
-    return {
-        "state_from": np.array([chunk.state_from for chunk in chunks], np.int32),
-        "state_to": np.concatenate([np.array(chunk.state_to[: chunk.num_tokens], np.int32) for chunk in chunks]),
-    }
+        return None, None
+    written = np.concatenate([np.array(chunk.state_to[: chunk.num_tokens], np.int32) for chunk in chunks])
+    return np.array([chunk.state_from for chunk in chunks], np.int32), written
 
 
 def _adapter_scales(chunks: list[Chunk], adapters: Sequence[str]) -> Float32 | None:

@@ -154,7 +154,12 @@ class Gpu:
         addresses.append(len(step.state_from))
         for ids in (step.sequence_starts, step.state_from, step.state_to):
             addresses.append(self._upload(np.array(ids, np.int32), pointers) if step.state_from else 0)
-        packed = struct.pack("<4i13Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
+        if step.input_rows is None:
+            addresses += [0, 0]
+        else:
+            row_of = self._upload(np.array(step.row_of, np.int32), pointers)
+            addresses += [self.pinned(step.input_rows, pointers), row_of]
+        packed = struct.pack("<4i15Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
         values = [self._upload(np.frombuffer(packed, np.uint8), pointers)]
         for index, array in enumerate(arguments):
             values.append(0 if array is None else self._upload(array, pointers))

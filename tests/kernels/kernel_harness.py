@@ -66,6 +66,7 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("sampling", "sampled", "adapter_scales")),
         ("num_sequences", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("sequence_starts", "state_from", "state_to")),
+        *((name, ctypes.c_void_p) for name in ("input_rows", "row_of")),
     )
 
 
@@ -91,6 +92,8 @@ class Step:
     sequence_starts: Sequence[int] = ()
     state_from: Sequence[int] = ()
     state_to: Sequence[int] = ()
+    input_rows: Float32 | None = None
+    row_of: Sequence[int] = ()
 
 
 def spec(template: str, **parameters: Parameter) -> KernelSpec:
@@ -148,6 +151,9 @@ class Kernels:
         for name in ("sequence_starts", "state_from", "state_to") if step.state_from else ():
             state.append(np.array(getattr(step, name), np.int32))
             setattr(native, name, state[-1].ctypes.data)
+        row_of = np.array(step.row_of, np.int32)
+        if step.input_rows is not None:
+            native.input_rows, native.row_of = step.input_rows.ctypes.data, row_of.ctypes.data
         assert all(array is None or array.flags.c_contiguous for array in arguments)
         pointers = (ctypes.c_void_p * 8)(*(None if array is None else array.ctypes.data for array in arguments))
         where = ctypes.addressof(native), ctypes.addressof(pointers)

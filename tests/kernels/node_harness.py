@@ -55,6 +55,7 @@ class Case:
         weights: matrices as rows of their GGUF type, uint8[rows, row bytes], and vectors as float32.
         types: of the matrices.
         inputs: float32[rows, columns] by value.
+        given: rows from outside, NaN where a token takes none, of a node that reads them.
     """
 
     node: Node
@@ -62,6 +63,7 @@ class Case:
     weights: Mapping[str, Array] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Float32] = field(default_factory=dict)
+    given: tuple[Float32, ...] = ()
 
     def numbers(self, name: str) -> Float64:
         """A weight as the node's meaning takes it."""
@@ -70,7 +72,7 @@ class Case:
 
     def meaning(self, *inputs: Array) -> Float64:
         """What the node means of these inputs, else of its own."""
-        read = inputs or tuple(self.inputs[name] for name in self.node.inputs)
+        read = inputs or (*self.given, *(self.inputs[name] for name in self.node.inputs))
         weights = [self.numbers(name) for name in self.node.weights]
         return OPERATIONS[self.node.op].compute(self.node, [np.asarray(x, np.float64) for x in read], weights)
 

@@ -91,6 +91,7 @@ class Interpreter:
 
     Args:
         storage: value to the name of the memory that it lies in; each value in its own where None.
+        rows: float64[T, input_width], what tokens take from outside, NaN where one takes none; None: none does.
     """
 
     def __init__(
@@ -99,10 +100,12 @@ class Interpreter:
         numbers: Mapping[str, Float64],
         token_ids: list[int],
         storage: Mapping[str, str] | None = None,
+        rows: Float64 | None = None,
     ) -> None:
         self.graph, self.numbers, self.token_ids = graph, numbers, token_ids
         self.storage = storage or {name: name for name in graph.values}
         self.memory: dict[str, Float64] = {}
+        self.rows = np.full((len(token_ids), graph.input_width), np.nan) if rows is None else rows
 
     def run(self) -> Float64:
         """float64[T, vocab_size], the logits."""
@@ -112,6 +115,7 @@ class Interpreter:
             operation = OPERATIONS[node.op]
             tokens = np.array(self.token_ids, np.float64)[:, None]
             inputs = [tokens] if operation.reads_tokens else [self.read(name) for name in node.inputs]
+            inputs = [self.rows, *inputs] if operation.reads_rows else inputs
             self.write(node, operation.compute(node, inputs, [self.numbers[name] for name in node.weights]))
         raise AssertionError("expected a sample node")
 

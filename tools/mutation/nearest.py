@@ -70,7 +70,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         (
             f"kernels/hip/{name}.h"
-            for name in ("altup", "columns", "gaussian_cut", "group_sum", "latent_heads", "magnitude")
+            for name in ("altup", "columns", "gaussian_cut", "group_sum", "input_rows", "latent_heads", "magnitude")
         ),
         ("test_latent_and_streams.py",),
     ),

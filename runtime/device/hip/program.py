@@ -19,7 +19,7 @@ from ....artifacts.layout import Layout
 from ....artifacts.manifest import TargetEntry
 from ....artifacts.mapped_weights import MappedWeights
 from ..addresses import Addresses
-from ..batch import Batch, DeviceFacts, Float32, Int32
+from ..batch import Batch, DeviceFacts, Float32, Int32, rows_from_outside
 from ..hidden import HiddenStates
 from ..memory import KvSize, available_memory, describe_slots
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
@@ -115,7 +115,8 @@ class HipProgram:
         self._arena = self._zeroed(arena_bytes, "arena")
         self._sampled = self._memory.device(4 * layout.max_sequences, "sampled tokens")
         self._sampled_image = self._memory.pinned(4 * layout.max_sequences, "sampled tokens")
-        self._step = StepMemory(self._memory, self._sampled)
+        rows_bytes = 4 * layout.max_batch_tokens * layout.input_width
+        self._step = StepMemory(self._memory, self._sampled, rows_bytes=rows_bytes)
         self._tensors = upload_weights(api, self._memory, layout, weights, progress, self._host)
         weights.check()  # what was uploaded is what was checked
         self._states = self._take_states(kv) if layout.states else 0
@@ -172,6 +173,7 @@ class HipProgram:
         if shape.tokens > layout.max_batch_tokens or shape.logits > layout.max_sequences:
             limits = f"{layout.max_batch_tokens} tokens and {layout.max_sequences} rows of logits"
             raise DeviceError(f"{self.device}: a step takes {limits}, found {shape.tokens} and {shape.logits}")
+        rows_from_outside(batch, layout)
         if self._hung:
             raise DeviceError(f"{self.device}: hangs since an earlier step")
         try:

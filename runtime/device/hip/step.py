@@ -2,7 +2,8 @@
 
 The host writes an image into pinned coherent memory, and the first kernel of a step copies it: a copy by HIP just
 before a graph is replayed may be seen too late by the scalar loads of its kernels (ROCm/hip #3902). Masks are the
-image's end; the kernel that draws tokens fetches them itself, so that they may be written while the others run.
+image's end; the kernel that draws tokens fetches them itself, so that they may be written while the others run. Rows
+that are given from outside have pinned memory of their own, where kernels read them: they may be megabytes.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ class StepMemory:
         arguments: by argument, where its value is; one changes as `pointer` does.
     """
 
-    def __init__(self, memory: DeviceMemory, sampled: int, n_bytes: int = _FIRST_BYTES) -> None:
+    def __init__(self, memory: DeviceMemory, sampled: int, n_bytes: int = _FIRST_BYTES, rows_bytes: int = 0) -> None:
         """Take the first memory.
 
         Args:
             memory: to take it from.
             sampled: device address of int32[R], where kernels leave the tokens.
             n_bytes: to begin with.
+            rows_bytes: of the most rows that a step is given from outside.
         Raises:
             HipError: it is unavailable.
         """
@@ -58,6 +60,7 @@ class StepMemory:
         self._echo = ctypes.c_void_p(memory.pinned(_ALIGNMENT, "echo of a step", HOST_MALLOC_COHERENT))
         ctypes.memset(self._echo, 0, _ALIGNMENT)
         self.arguments: dict[Argument, ctypes.c_void_p] = {StepRef("image"): self._image, StepRef("echo"): self._echo}
+        self._rows = memory.pinned(rows_bytes, "rows from outside", HOST_MALLOC_COHERENT) if rows_bytes else 0
         self._masks: list[int] = []  # offsets of those of the last batch
         self._grow(n_bytes)
 
@@ -76,6 +79,9 @@ class StepMemory:
         addresses = [device + offset for offset in offsets]
         self.number += 1
         header = _header(batch, addresses, self._sampled, self.number, end)
+        if batch.input_rows is not None:
+            header["input_rows"] = self._rows
+            ctypes.memmove(self._rows, batch.input_rows.tobytes(), batch.input_rows.nbytes)
         _point_sampling(pieces, batch.sampling, addresses, [(device + at, image + at) for at in self._masks])
         for offset, piece in zip((0, *offsets), (header, *pieces), strict=True):
             ctypes.memmove(image + offset, piece.tobytes(), piece.nbytes)
@@ -139,6 +145,8 @@ def _optional(batch: Batch) -> dict[str, npt.NDArray[Any]]:
     if batch.state_from is not None and batch.state_to is not None:
         arrays["sequence_starts"] = batch.sequence_starts()
         arrays |= {"state_from": batch.state_from, "state_to": batch.state_to}
+    if batch.row_of is not None:
+        arrays["row_of"] = batch.row_of
     return arrays
 
 

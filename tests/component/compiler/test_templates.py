@@ -147,6 +147,7 @@ TINY: Mapping[str, KernelSpec] = {
         state_bytes=8192,
     ),
     "gaussian_cut": spec("gaussian_cut", columns=24, deviations="1.6f"),
+    "input_rows": spec("input_rows", columns=24, width=40, first=7, keeps=True, adds=False),
     "latent_heads": spec("latent_heads", num_heads=3, rank=16, tail_dim=6, absorbed=True),
     "magnitude": spec("magnitude", columns=24, groups=3, least="1.0e-05f", joined=True),
 }

@@ -311,6 +311,17 @@ def test_state_of_sequences_beside_no_cache_at_all() -> None:
     assert "states" not in msgpack.unpackb(DATA)
 
 
+def test_rows_from_outside() -> None:
+    layout = dataclasses.replace(LAYOUT, input_width=2**24)
+    assert decode_layout(PATH, encode_layout(layout), 2304) == layout
+    assert LAYOUT.input_width == 0
+    assert "input_width" not in msgpack.unpackb(DATA)
+    for width in (0, 2**24 + 1):
+        data = msgpack.packb(msgpack.unpackb(DATA) | {"input_width": width})
+        with pytest.raises(BundleError, match=f"input_width: expected 1 to {2**24}, found {width}"):
+            decode_layout(PATH, data, 2304)
+
+
 def test_caches_that_are_alike_are_said_once() -> None:
     kv = KvLayout.of([KvCache(3, 64, 64)] * 2, 16, "f16")
     assert kv == LAYOUT.kv

@@ -53,7 +53,7 @@ def test_operations_are_listed_by_their_names() -> None:
     assert all(operation.name == name for name, operation in OPERATIONS.items())
     in_place = {name for name, operation in OPERATIONS.items() if operation.in_place}
     writers = {name for name, operation in OPERATIONS.items() if operation.writes_kv}
-    assert (in_place, writers) == ({"logits_map", "rope_kv"}, {"rope_kv"})
+    assert (in_place, writers) == ({"input_rows", "logits_map", "rope_kv"}, {"rope_kv"})
 
 
 @pytest.mark.parametrize(

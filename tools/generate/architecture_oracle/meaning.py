@@ -57,9 +57,14 @@ class Meaning:
         graph = build_graph(config, weights_by_role(source, config))
         return cls(config, graph, {role: values.astype(np.float64) for role, values in numbers.items()})
 
-    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Return float64[vocab_size], of the last of these tokens."""
+    def logits(self, token_ids: Sequence[int], rows: Float64 | None = None) -> npt.NDArray[np.float64]:
+        """Return float64[vocab_size], of the last of these tokens.
+
+        Args:
+            rows: float64[T, input_width], what tokens take from outside, NaN where one takes none; None: none does.
+        """
         values: dict[str, Float64] = {}
+        rows = np.full((len(token_ids), self.graph.input_width), np.nan) if rows is None else rows
         for node in self.graph.nodes:
             if node.op == "sample":
                 last: Float64 = values[node.inputs[0]][-1]
@@ -67,6 +72,7 @@ class Meaning:
             operation = OPERATIONS[node.op]
             tokens = np.array(token_ids, np.float64)[:, None]
             inputs = [tokens] if operation.reads_tokens else [values[name] for name in node.inputs]
+            inputs = [rows, *inputs] if operation.reads_rows else inputs
             result = operation.compute(node, inputs, [self.numbers[name] for name in node.weights])
             if "out_offset" not in node.attributes:
                 values[node.output] = result
