@@ -130,16 +130,18 @@ def _pulled(
     root: Path | None,
     gib: float,
 ) -> tuple[Path, str]:
-    """A bundle, and its name by its digest: from the cache where it is named so and is there."""
+    """A bundle, and its name by its digest; named so, one that is there already is not asked for again."""
     from ..registry.cache import Cache, default_root
-    from ..registry.pull import cached_bundle, pull_bundle
+    from ..registry.pull import cached_bundle, is_pulled, pull_bundle
     from ..registry.reference import parse_reference
 
     reference = parse_reference(text)
     cache = Cache(root or default_root(), int(gib * 2**30))
-    kept = cached_bundle(reference, cache, archs) if reference.digest and output is None else None
-    if kept is not None:
-        return kept, str(reference)
+    if reference.digest:
+        there = output if output is not None and is_pulled(reference, output, archs) else None
+        kept = cached_bundle(reference, cache, archs) if output is None else there
+        if kept is not None:
+            return kept, str(reference)
     meter = _Meter()
     path, name = pull_bundle(reference, output, cache, archs, meter, plain_http)
     say(f"{name}: {meter}")

@@ -9,10 +9,12 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Final
 
-from ..artifacts.bundle import open_bundle
+from ..artifacts.bundle import open_bundle, verify_bundle
+from ..artifacts.companions import PULLED_NAME
 from ..artifacts.errors import BundleError
 from ..artifacts.hip import installed_arches
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME, decode_manifest
+from ..artifacts.pulled import decode_pulled
 from ..artifacts.targets import generic_arch
 from .artifact import Descriptor, check_config, choose_layers, decode_artifact, describe
 from .assemble import assemble
@@ -79,14 +81,28 @@ def pull_bundle(
 def cached_bundle(reference: Reference, cache: Cache, arches: Sequence[str]) -> Path | None:
     """A bundle that was pulled before by this digest, with the code that would be pulled now; nobody is asked."""
     found = sorted(cache.root.glob(f"bundles/{reference.digest.removeprefix('sha256:')}-*/{reference.name}.rfb"))
-    for path in found:
-        with contextlib.suppress(BundleError, OSError), open_bundle(path) as bundle:
-            whole = decode_manifest(path, (path / MANIFEST_NAME).read_bytes())
-            wanted = _wanted({target.arch for target in whole.targets}, arches)
-            here = {target.arch for target in bundle.manifest.targets}
-            if bundle.is_whole or (wanted is not None and here.issuperset(wanted)):
-                return path
-    return None
+    return next((path for path in found if _has_code(path, arches)), None)
+
+
+def is_pulled(reference: Reference, path: Path, arches: Sequence[str]) -> bool:
+    """Whether a bundle was pulled by this digest, with the code that would be pulled now, and is sound: all of it is
+    read, and nobody is asked."""
+    with contextlib.suppress(BundleError, OSError):
+        origin = decode_pulled(path / PULLED_NAME, (path / PULLED_NAME).read_bytes()).reference
+        if origin.endswith(f"@{reference.digest}") and _has_code(path, arches):
+            verify_bundle(path).close()
+            return True
+    return False
+
+
+def _has_code(path: Path, arches: Sequence[str]) -> bool:
+    """Whether a bundle is one, and has the code that would be pulled of it."""
+    with contextlib.suppress(BundleError, OSError), open_bundle(path) as bundle:
+        whole = decode_manifest(path, (path / MANIFEST_NAME).read_bytes())
+        wanted = _wanted({target.arch for target in whole.targets}, arches)
+        here = {target.arch for target in bundle.manifest.targets}
+        return bundle.is_whole or (wanted is not None and here.issuperset(wanted))
+    return False
 
 
 def _wanted(has: Set[str], arches: Sequence[str]) -> list[str] | None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def test_files_that_others_read_keep_their_schemas(schema: str, files: list[str]
 
 def test_kubernetes_takes_the_manifests() -> None:
     program = python_program("kubernetes-validate", "kubernetes-validate==1.37.0") / "kubernetes-validate"
-    said = checked(program, "--strict", ROOT / "deploy/kubernetes/rocmforge.yaml")
-    assert said.count("passed for resource") == 4
+    said = checked(program, "--strict", *(ROOT / f"deploy/kubernetes/{name}.yaml" for name in ("rocmforge", "pulled")))
+    assert said.count("passed for resource") == 5
 
 
 def documents(name: str) -> dict[str, Any]:
@@ -74,6 +75,27 @@ def test_a_pod_drains_before_it_is_killed() -> None:
     assert int(stop[1]) > int(seconds[1])
 
 
+def test_a_pod_that_pulls_is_the_same_but_for_that() -> None:
+    """The other Deployment differs in its init container and volumes alone; who pulls may do no more than who serves,
+    and is given what the image's entry point takes."""
+    mounted = documents("deploy/kubernetes/rocmforge.yaml")["Deployment"]
+    pulled = documents("deploy/kubernetes/pulled.yaml")["Deployment"]
+    pod = pulled["spec"]["template"]["spec"]
+    (pull,) = pod.pop("initContainers")
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in pull["volumeMounts"]} == volumes
+    (container,) = pod["containers"]
+    assert pull["securityContext"] == container["securityContext"]
+    assert pull["args"][1:] == ["--output", "/models/model.rfb"]
+    chart = (CHART / "templates/deployment.yaml").read_text()
+    assert '- --output\n            - {{ printf "/models/%s.rfb"' in chart
+    service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["pull"]
+    assert service["command"][1:3] == pull["args"][1:]
+    assert 'ENTRYPOINT ["rfc", "pull"]' in (ROOT / "deploy/Containerfile").read_text()
+    pod["volumes"] = mounted["spec"]["template"]["spec"]["volumes"]
+    assert pulled == mounted
+
+
 def test_the_chart_names_values_that_it_has() -> None:
     """Each value of a template is one of values.yaml, which keeps the schema; and none is there in vain."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -95,6 +117,9 @@ def test_the_image_serves_what_the_list_locks() -> None:
     assert (ROOT / ".dockerignore").read_text() == (ROOT / ".containerignore").read_text()
     needed = {line.removeprefix("!") for line in (ROOT / ".containerignore").read_text().splitlines() if line[0] == "!"}
     assert all((ROOT / name).exists() for name in needed)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {name.split(".")[1] for name in packages if "." in name} <= needed
+    assert "--require-hashes -r /opt/rocmforge/pulling.txt" in text
 
 
 def build(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:

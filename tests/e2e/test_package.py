@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import requests
 from rocmforge.tests.clients.programs import python_program
 from rocmforge.tests.support.kept_bundle import kept_bundle
 from rocmforge.tests.support.process import PATIENCE_SECONDS
+from rocmforge.tests.support.registries import running_registry
 from rocmforge.tools.generate.fixtures import write_model
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,20 @@ def test_the_list_for_serving_is_what_serving_imports() -> None:
     assert listed("serving.txt") == listed("serving.in")
 
 
+def test_the_list_for_pulling_is_what_pulling_imports() -> None:
+    """The library, and what that needs; of it nothing that serving has."""
+    assert imported("registry") <= {"oras", "requests", "urllib3"}
+    needed, names = set[str](), ["oras"]
+    while names:
+        name = names.pop()
+        if name not in needed:
+            needed.add(name)
+            asked = (line for line in requires(name) or () if "extra ==" not in line)
+            names += [re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in asked]
+    assert listed("pulling.in") == needed - listed("serving.in")
+    assert listed("pulling.txt") == listed("pulling.in")
+
+
 @contextmanager
 def served(rfc: Path, bundle: Path, folder: Path) -> Iterator[str]:
     """`rfc serve` from an environment of its own; its URL."""
@@ -162,6 +177,16 @@ def test_serving_with_nothing_else_installed(distributions: Path, tmp_path: Path
         for path in ("/ready", "/live", "/metrics", "/traces", "/v1/models", "/openapi.json", "/"):
             assert requests.get(url + path, timeout=PATIENCE_SECONDS).status_code == 200, path
     assert "digests: " in run(venv / "bin/rfc", "verify", bundle)
+    # With the list for pulling beside it, as in the image `pull`: by digest, and once only.
+    run(*install, "--require-hashes", "-r", ROOT / "deploy/pulling.txt")
+    assert not {"ziglang", "gguf"} & {path.name for path in venv.glob("lib/python*/site-packages/*")}
+    own, goal = {"HOME": str(tmp_path)}, tmp_path / "models/kept.rfb"
+    (tmp_path / "registry").mkdir()
+    with running_registry(tmp_path / "registry") as registry:
+        name = run(venv / "bin/rfc", "push", bundle, f"{registry.host}/team/kept:v1", **own).strip()
+        assert run(venv / "bin/rfc", "pull", name, "--output", goal, **own) == f"{goal}  {name}\n"
+    assert run(venv / "bin/rfc", "pull", name, "--output", goal, **own) == f"{goal}  {name}\n"
+    assert (goal / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()
 
 
 @pytest.mark.nightly

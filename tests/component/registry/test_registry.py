@@ -22,17 +22,18 @@ from rocmforge.artifacts.errors import BundleError, RocmforgeError
 from rocmforge.artifacts.pulled import decode_pulled
 from rocmforge.cli import main
 from rocmforge.registry import pull as pull_module
-from rocmforge.registry.artifact import Artifact, decode_artifact
+from rocmforge.registry.artifact import Artifact, decode_artifact, describe
 from rocmforge.registry.cache import Cache
 from rocmforge.registry.client import Client
 from rocmforge.registry.errors import RegistryError
 from rocmforge.registry.pull import cached_bundle, pull_bundle
 from rocmforge.registry.push import push_bundle
 from rocmforge.registry.reference import Reference, parse_reference
+from rocmforge.registry.transfer import has_blob
 from rocmforge.signing.envelope import Signing, Trust
 from rocmforge.signing.files import write_companion
 from rocmforge.signing.model_signature import check_signature, sign_bundle
-from rocmforge.tests.support.bundle import content
+from rocmforge.tests.support.bundle import WEIGHTS, content
 from rocmforge.tests.support.keys import make_key
 from rocmforge.tests.support.process import wait_until
 from rocmforge.tests.support.registries import RunningRegistry, program, running_registry
@@ -129,6 +130,38 @@ def test_a_machine_gets_what_it_needs(
     (path / "pulled.json").unlink()  # who does not say that code is missing is damaged
     with pytest.raises(BundleError, match=r"code/gfx1100\.bin: expected a file, found none"):
         open_bundle(path)
+
+
+def test_what_is_there_is_not_pulled_again(
+    model: Path, registry: RunningRegistry, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a folder, by digest: unless it is damaged, lacks code that is asked for, or is of another digest."""
+    name, goal = pushed(model, registry, cache, "there"), tmp_path / "there.rfb"
+    monkeypatch.setenv("ROCMFORGE_REGISTRY_CACHE", str(cache.root))
+
+    def asks(*arches: str, of: Reference = name) -> bool:
+        before = len(registry.requests)
+        options = [word for arch in arches for word in ("--arch", arch)]
+        result = CliRunner().invoke(main, ["pull", str(of), "-o", str(goal), *options], catch_exceptions=False)
+        assert (result.exit_code, result.stdout) == (0, f"{goal}  {of}\n")
+        verify_bundle(goal).close()
+        mark = describe("", os.urandom(32))  # which is in the log behind all that went before
+        assert not has_blob(Client(name), mark)
+        line = ("HEAD", f"/v2/team/there/blobs/{mark.digest}")
+        wait_until(lambda: line in registry.requests, "the log")
+        return registry.requests.index(line) - before > 1  # the greeting of our own
+
+    assert asks("host")
+    assert not asks("host")
+    assert asks("host", "gfx942")
+    assert not asks("gfx942")
+    data = bytearray((goal / "weights.bin").read_bytes())
+    data[7] ^= 1
+    (goal / "weights.bin").write_bytes(data)
+    assert asks("gfx942")
+    other = pushed(make_bundle(tmp_path / "other.rfb", WEIGHTS[::-1]), registry, cache, "there")
+    assert asks("gfx942", of=other)
+    assert not asks("gfx942", of=other)
 
 
 def test_weights_of_another_bundle_are_compared_too(
