@@ -180,12 +180,12 @@ def test_serving_with_nothing_else_installed(distributions: Path, tmp_path: Path
     # With the list for pulling beside it, as in the image `pull`: by digest, and once only.
     run(*install, "--require-hashes", "-r", ROOT / "deploy/pulling.txt")
     assert not {"ziglang", "gguf"} & {path.name for path in venv.glob("lib/python*/site-packages/*")}
-    own, goal = {"HOME": str(tmp_path)}, tmp_path / "models/kept.rfb"
+    home, goal = str(tmp_path), tmp_path / "models/kept.rfb"
     (tmp_path / "registry").mkdir()
     with running_registry(tmp_path / "registry") as registry:
-        name = run(venv / "bin/rfc", "push", bundle, f"{registry.host}/team/kept:v1", **own).strip()
-        assert run(venv / "bin/rfc", "pull", name, "--output", goal, **own) == f"{goal}  {name}\n"
-    assert run(venv / "bin/rfc", "pull", name, "--output", goal, **own) == f"{goal}  {name}\n"
+        name = run(venv / "bin/rfc", "push", bundle, f"{registry.host}/team/kept:v1", HOME=home).strip()
+        assert run(venv / "bin/rfc", "pull", name, "--output", goal, HOME=home) == f"{goal}  {name}\n"
+    assert run(venv / "bin/rfc", "pull", name, "--output", goal, HOME=home) == f"{goal}  {name}\n"
     assert (goal / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()
 
 
