@@ -92,6 +92,12 @@ STEP: Final = (
     Field("state_to", "int32_t", "[T] slot that takes the state after this token; -1: none", _CONSTANT),
     Field("input_rows", "float", "[N, width] given from outside; a GPU's: in the host's pinned memory", _GLOBAL),
     Field("row_of", "int32_t", "[T] row of these that a token takes; -1: none; null: no token takes any", _CONSTANT),
+    Field(
+        "rope_positions",
+        "int32_t",
+        "[4, T] time, height, width, extra, by which it rotates; null: positions",
+        _CONSTANT,
+    ),
 )
 """One step over a batch of T tokens, S sequences and R rows of logits: `struct step`."""
 

@@ -150,6 +150,11 @@ class ModelConfig:
             then is the largest.
         head: what makes vectors or scores of hidden states, where the model was made for these; names of tensors are
             those that they have packed.
+        rope_sections: pairs of a head that rotate by a token's position in time, height, width and a further one, see
+            `ops/rope_kv.py`; all 0: the model knows one position alone. Text has the same four times.
+        sections_interleaved: see there.
+        takes_images: rows that are given from outside may stand for tokens, as pictures do.
+        deepstack: of the first layers, after each of which further columns of these rows are added.
         further_tables: by position, beside `rope_table`, by role: of other bases, or of temperatures.
     """
 
@@ -201,6 +206,10 @@ class ModelConfig:
     by_layer: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     further_tables: Mapping[str, PositionTable] = field(default_factory=dict)
     head: Head | None = None
+    rope_sections: tuple[int, int, int, int] = (0, 0, 0, 0)
+    sections_interleaved: bool = False
+    takes_images: bool = False
+    deepstack: int = 0
 
     def layer(self, number: int) -> LayerConfig:
         """Return what a layer has."""

@@ -21,7 +21,7 @@ from .models.architecture import Architecture
 from .read_experts import with_experts
 from .read_head import read_head
 from .read_recurrence import with_recurrence
-from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling, with_temperatures, with_windows
+from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling, with_sections, with_temperatures, with_windows
 
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
@@ -87,6 +87,7 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
     )
     config = with_recurrence(gguf_file, row, config)
     config = with_temperatures(gguf_file, row, with_windows(gguf_file, row, config))
+    config = with_sections(gguf_file, row, config)
     config = with_experts(gguf_file, row, config)
     config = row.refine(gguf_file, config)
     config = replace(config, head=read_head(gguf_file, config))

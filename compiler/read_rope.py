@@ -15,6 +15,7 @@ from .position_tables import RopeScaling, RopeTable, Temperatures
 DEFAULT_ROPE_THETA = 10000.0
 MAX_THETA = 1e15
 MAX_WINDOW = 1 << 24
+_SECTIONS = 4  # time, height, width, extra
 _KINDS = ("none", "linear", "yarn", "longrope")
 
 
@@ -106,6 +107,23 @@ def _windowed_table(source: ModelSource, row: Architecture, windows: Windows, co
     if windows.theta is not None:
         theta = source.get_float(row.key("rope_theta_windowed"), windows.theta or theta, 1, MAX_THETA)
     return RopeTable(theta, config.rope_dim, config.rope_scaling if windows.scaled else RopeScaling())
+
+
+def with_sections(source: ModelSource, row: Architecture, config: ModelConfig) -> ModelConfig:
+    """Return a configuration with the sections of its rotation, where its architecture has some.
+
+    Raises:
+        GgufError: they are not four numbers of pairs.
+    """
+    if not row.sections or (key := row.key("rope_sections")) not in source.metadata:
+        return config
+    found = source.get_int_list(key)
+    if len(found) != _SECTIONS or min(found) < 0 or not 0 < sum(found) <= config.rope_dim:
+        expected = f"expected {_SECTIONS} numbers of pairs, 1 to {config.rope_dim} in all"
+        raise source.error(key, f"{expected}, found {', '.join(map(str, found[: 2 * _SECTIONS]))}")
+    time, height, width, extra = found
+    interleaved = row.sections == "interleaved"
+    return replace(config, rope_sections=(time, height, width, extra), sections_interleaved=interleaved)
 
 
 def with_temperatures(source: ModelSource, row: Architecture, config: ModelConfig) -> ModelConfig:

@@ -100,6 +100,8 @@ class Architecture:
         windows: see `Windows`; None: all layers see all positions.
         mixture: see `Mixture`; None: it has no experts.
         mixer: see `Mixer`; None: its only state are keys and values.
+        sections: "": its rotation has none; else how the pairs of those that the file says stand, "apart" or
+            "interleaved", see `ops/rope_kv.py`.
         refine: what the file's other facts make of the configuration that its keys say.
     """
 
@@ -118,6 +120,7 @@ class Architecture:
     windows: Windows | None = None
     mixture: Mixture | None = None
     mixer: Mixer | None = field(default=None, kw_only=True)
+    sections: Literal["", "apart", "interleaved"] = field(default="", kw_only=True)
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read
 
     def key(self, hyperparameter: str) -> str:

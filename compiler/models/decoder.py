@@ -256,6 +256,7 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
             clamp=config.qkv_clamp,
             rope_first=config.kv_rank if has.rope_dim else 0,
             **(how if norms else {}),
+            **_sections(config),
         ),
         **heads,
     )
@@ -275,6 +276,14 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
         **heads,
     )
     return g.head_linear("attended_values", found, "attention_v_b", has.num_heads) if config.kv_rank else found
+
+
+def _sections(config: ModelConfig) -> dict[str, Attribute]:
+    """Return the sections of the rotation; none where no token has other positions than its own."""
+    if not config.takes_images or not any(config.rope_sections):
+        return {}
+    sections = ",".join(map(str, config.rope_sections))
+    return {"sections": sections, "sections_interleaved": config.sections_interleaved}
 
 
 def _cache(style: Style, config: ModelConfig, number: int) -> int:

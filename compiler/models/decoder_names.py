@@ -150,6 +150,7 @@ FURTHER_KEYS: Mapping[str, str] = MappingProxyType(
         "residual_scale": "residual_scale",
         "rope_alpha": "rope.scaling.alpha",
         "rope_finetuned": "rope.scaling.finetuned",
+        "rope_sections": "rope.dimension_sections",
         "rope_theta_windowed": "rope.freq_base_swa",
         "short_taps": "shortconv.l_cache",
         "ssm_groups": "ssm.group_count",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from ..model_config import ModelConfig, RopeStyle
 from ..model_source import ModelSource
@@ -47,6 +47,7 @@ def row(
     mixer: Mixer | None = None,
     interleaved: Mapping[str, tuple[str, ...]] | None = None,
     fused: tuple[str, ...] = (),
+    sections: Literal["", "apart", "interleaved"] = "",
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read,
     **style: Any,
 ) -> Architecture:
@@ -75,6 +76,8 @@ def row(
     windowed: tuple[str, ...] = ("window", "window_pattern") if windows else ()
     if windows and windows.theta is not None:
         windowed += ("rope_theta_windowed",)
+    if sections:
+        keys = (*keys, "rope_sections")
     epsilon = {"norm_epsilon": "attention.layer_norm_epsilon"} if how.norm == "layer" else {}
     named = {**KEYS, **{one: FURTHER_KEYS[one] for one in (*keys, *windowed)}, **epsilon}
     return Architecture(
@@ -94,6 +97,7 @@ def row(
         refine,
         interleaved=interleaved or {},
         mixer=mixer,
+        sections=sections,
     )
 
 

@@ -39,8 +39,14 @@ ARCHITECTURES = (
     half("lfm2", names=_LFM2, qk_norm="head", windows=Windows(0), mixer=Mixer("short_conv")),
     half("lfm2moe", names=_LFM2, qk_norm="head", mixture=Mixture(said=True), mixer=Mixer("short_conv")),
     _qwen("qwen3next", also=("delta_gates",), mixture=Mixture(), mixer=Mixer("delta", "interval")),
-    _qwen("qwen35", also=_GATES, mixer=Mixer("delta", "interval", mapping="modulo")),
-    _qwen("qwen35moe", also=_GATES, mixture=Mixture(), mixer=Mixer("delta", "interval", mapping="modulo")),
+    _qwen("qwen35", also=_GATES, mixer=Mixer("delta", "interval", mapping="modulo"), sections="interleaved"),
+    _qwen(
+        "qwen35moe",
+        also=_GATES,
+        mixture=Mixture(),
+        mixer=Mixer("delta", "interval", mapping="modulo"),
+        sections="interleaved",
+    ),
     llama(
         "granitehybrid",
         optional=ROPE_FACTORS,

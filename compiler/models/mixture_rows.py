@@ -29,7 +29,7 @@ _INDEXED: Mapping[str, Any] = {
 ARCHITECTURES = (
     half("qwen2moe", mixture=Mixture(normalise=False)),
     half("qwen3moe", qk_norm="head", mixture=Mixture()),
-    half("qwen3vlmoe", qk_norm="head", mixture=Mixture()),
+    half("qwen3vlmoe", qk_norm="head", mixture=Mixture(), sections="interleaved"),
     half("olmoe", qk_norm="row", mixture=Mixture(normalise=False)),
     half("phimoe", optional=ROPE_FACTORS[1:], mixture=Mixture()),
     half(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ...artifacts.arguments import Argument
 from ...artifacts.layout import GridEntry
@@ -31,6 +32,8 @@ from .heads import HEADS, Heads, given
 # "layer" (which takes the mean away first). norm_rows: over all heads of a row, not each. norm_after: after the
 # rotation. weightless: without weights. value_norm: an RMS norm over each head of values, without weights.
 # temperature: queries are multiplied by their position's number of the last weight, at the end.
+# sections: "time,height,width,extra", how many pairs rotate by each of a token's four rotary positions, see
+# `section_axes`; "": all by its position. sections_interleaved: in turn, not one section after another.
 OPTIONAL: Final[dict[str, Attribute]] = {
     "value_dim": 0,
     "values_in_keys": False,
@@ -42,8 +45,11 @@ OPTIONAL: Final[dict[str, Attribute]] = {
     "weightless": False,
     "value_norm": False,
     "temperature": False,
+    "sections": "",
+    "sections_interleaved": False,
 }
 
+Positions = npt.NDArray[np.intp]
 _T = TypeVar("_T")
 
 
@@ -88,10 +94,26 @@ def _normed(node: Node, x: Float64, weight: Float64 | None, bias: Float64 | None
     return x
 
 
-def _rotated(node: Node, x: Float64, table: Float64) -> Float64:
-    """Return queries or keys [rows, head, elements] after the rotation."""
+def section_axes(node: Node) -> Positions:
+    """Return which of a token's rotary positions each pair rotates by: 0 time, 1 height, 2 width, 3 extra.
+
+    Source: Bai et al.: "Qwen2.5-VL Technical Report", section 2.1.2, for sections one after another; Qwen3-VL's
+    modeling code for interleaved ones: time, height and width in turn as long as each lasts, and time then.
+    """
+    time, height, width, extra = map(int, node.word("sections").split(","))
+    within = np.arange(node.integer("rope_dim") // 2) % (time + height + width + extra)
+    if node.attributes.get("sections_interleaved"):
+        turn = within % 3
+        return np.where(within < 3 * np.array([width, height, width])[turn], turn, 0)
+    return np.searchsorted(np.cumsum([time, height, width]), within, side="right")
+
+
+def _rotated(node: Node, x: Float64, table: Float64, positions: Positions) -> Float64:
+    """Return queries or keys [rows, head, elements] after the rotation; positions int[4, rows]."""
     first, rope_dim = node.integer("rope_first", 0), node.integer("rope_dim")
-    cosines, sines = np.split(table[: len(x), None], 2, axis=-1)
+    axes = section_axes(node) if node.attributes.get("sections") else np.zeros(rope_dim // 2, int)
+    pairs = np.arange(rope_dim // 2)
+    cosines, sines = (table[positions[axes].T, pairs + first][:, None] for first in (0, rope_dim // 2))
     if node.attributes["interleaved"]:
         one, two = slice(first, first + rope_dim, 2), slice(first + 1, first + rope_dim, 2)
     else:
@@ -103,9 +125,12 @@ def _rotated(node: Node, x: Float64, table: Float64) -> Float64:
     return result
 
 
-def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
-    """See `Operation`."""
+def compute(
+    node: Node, inputs: Sequence[Float64], weights: Sequence[Float64], positions: Positions | None = None
+) -> Float64:
+    """See `Operation`; `positions` int[4, rows] are the step's `rope_positions`, None: all four count from 0."""
     heads, known = Heads.of(node), Weights.of(node, weights)
+    rotary = np.tile(np.arange(len(inputs[0])), (4, 1)) if positions is None else positions
     clamp = node.real("clamp", 0.0)
     rows = np.clip(inputs[0], -clamp, clamp) if clamp else inputs[0]
     query = rows[:, : heads.query_columns].reshape(len(rows), heads.num_heads, heads.head_dim)
@@ -117,7 +142,7 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
             if bool(node.attributes.get("norm_after")) == after and (known.norms or node.attributes.get("weightless")):
                 x = _normed(node, x, weight, bias)
             if known.table is not None and not after:
-                x = _rotated(node, x, known.table)
+                x = _rotated(node, x, known.table, rotary)
         return x
 
     query, key = placed(query, 0), placed(key, 1)

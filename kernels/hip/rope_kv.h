@@ -5,7 +5,8 @@
  * Where they are given: ROPE_FIRST (element from which on ROPE_DIM rotate), CLAMP (what is farther from 0 is put there
  * first), NORM_LAYER (the mean is taken away first; else an RMS norm), NORM_ROWS (over all heads; else over each),
  * NORM_AFTER (the rotation; else before it), PER_HEAD (a head's own weights and biases; else all share them),
- * WEIGHTLESS, NORM_BIAS, VALUE_NORM (a weightless RMS norm of values), TEMPERATURE.
+ * WEIGHTLESS, NORM_BIAS, VALUE_NORM (a weightless RMS norm of values), TEMPERATURE, SECTIONS (pairs that rotate by each
+ * of the step's rope_positions), SECTIONS_INTERLEAVED.
  * Arguments: qkv float32[T, queries, keys, values], table float32[max_seq_len, ROPE_DIM] (cosines, then sines), key
  * blocks, value blocks, query norm, key norm: float32[HEAD_DIM] or of all heads; biases of both, temperatures
  * float32[max_seq_len], which queries are multiplied with at the end.
@@ -35,9 +36,39 @@ typedef element_pointer key_pointer; /* its head's part of the block, from its p
 #define KEY_OFFSET(d) ((d) / 8 * 128 + (d) % 8)
 #endif
 
+#ifdef SECTIONS
+/* The cosines and sines of a token, each pair's of the position that its section has. */
+struct cosines {
+    number_pointer table;
+    const CONSTANT_MEMORY int32_t *positions;
+    int32_t stride;
+    INLINE_MEMBER number_pointer row(int32_t i) const
+    {
+        return table + (size_t)positions[section_axis(i, SECTIONS) * stride] * ROPE_DIM;
+    }
+};
+
+INLINE struct cosines cosines_of(step_pointer step, int32_t token, number_pointer table)
+{
+    if (step->rope_positions) return { table, step->rope_positions + token, step->num_tokens };
+    return { table, step->positions + token, 0 };
+}
+#else
+struct cosines {
+    number_pointer own;
+    INLINE_MEMBER number_pointer row(int32_t) const { return own; }
+};
+
+INLINE struct cosines cosines_of(step_pointer step, int32_t token, number_pointer table)
+{
+    return { table + (size_t)step->positions[token] * ROPE_DIM };
+}
+#endif
+
 /* A head of queries or of keys, and what is done to it. */
 struct head {
-    number_pointer x, weight, bias, cosines;
+    number_pointer x, weight, bias;
+    struct cosines cosines;
     float mean, inverse; /* of the norm */
 };
 
@@ -92,7 +123,8 @@ template <class Taker> INLINE void rotate_head(const struct head &head, Taker &t
         const int32_t first = ROPE_FIRST + (INTERLEAVED ? 2 * i : i);
         const int32_t second = INTERLEAVED ? first + 1 : first + ROPE_DIM / 2;
         const float a = before_rotation(head, first), b = before_rotation(head, second);
-        const float cosine = head.cosines[i], sine = head.cosines[ROPE_DIM / 2 + i];
+        const number_pointer row = head.cosines.row(i);
+        const float cosine = row[i], sine = row[ROPE_DIM / 2 + i];
         taker.take(first, a * cosine - b * sine);
         taker.take(second, a * sine + b * cosine);
     }
@@ -217,7 +249,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t position = STEP->positions[token];
     const int32_t block = STEP->block_table[(size_t)STEP->rows[token] * STEP->blocks_per_row + position / 16];
     const float_pointer row = (float_pointer)a0 + (size_t)token * ROW;
-    const number_pointer cosines = (number_pointer)a1 + (size_t)position * ROPE_DIM;
+    const struct cosines cosines = cosines_of(STEP, token, (number_pointer)a1);
     const number_pointer key_biases = (number_pointer)a6 + (OWN_WEIGHTS ? QUERIES : HEAD_DIM);
     const float temperature = TEMPERATURE ? ((number_pointer)a7)[position] : 1.0f;
     struct head queries = { row, (number_pointer)a4, (number_pointer)a6, cosines, 0, 1 };

@@ -5,7 +5,8 @@
  * Where they are given: ROPE_FIRST (element from which on ROPE_DIM rotate), CLAMP (what is farther from 0 is put there
  * first), NORM_LAYER (the mean is taken away first; else an RMS norm), NORM_ROWS (over all heads; else over each),
  * NORM_AFTER (the rotation; else before it), PER_HEAD (a head's own weights and biases; else all share them),
- * WEIGHTLESS, NORM_BIAS, VALUE_NORM (a weightless RMS norm of values), TEMPERATURE.
+ * WEIGHTLESS, NORM_BIAS, VALUE_NORM (a weightless RMS norm of values), TEMPERATURE, SECTIONS (pairs that rotate by each
+ * of the step's rope_positions), SECTIONS_INTERLEAVED.
  * Arguments: qkv float32[T, queries, keys, values], table float32[max_seq_len, ROPE_DIM] (cosines, then sines), key
  * blocks, value blocks, query norm, key norm: float32[HEAD_DIM] or of all heads; biases of both, temperatures
  * float32[max_seq_len], which queries are multiplied with at the end.
@@ -71,6 +72,20 @@ static void rotate_head(float *x, const float *cosines)
     }
 }
 
+#ifdef SECTIONS
+/* The cosines and sines of a token, each pair's of the position that its section has. */
+static void mix_sections(const struct step *step, const float *table, int32_t t, float *mixed)
+{
+    const int32_t *positions = step->rope_positions ? step->rope_positions : step->positions;
+    const int32_t stride = step->rope_positions ? step->num_tokens : 0;
+    for (int32_t i = 0; i < ROPE_DIM / 2; i++) {
+        const float *row = table + (size_t)positions[section_axis(i, SECTIONS) * stride + t] * ROPE_DIM;
+        mixed[i] = row[i];
+        mixed[ROPE_DIM / 2 + i] = row[ROPE_DIM / 2 + i];
+    }
+}
+#endif
+
 /* What becomes of queries, or of keys, before they are used. */
 INLINE void place(float *x, int32_t heads, const float *weights, const float *biases, const float *cosines)
 {
@@ -108,7 +123,12 @@ static void rope_kv_run(const struct step *step, void *const *arguments, int32_t
     for (int32_t t = begin; t < end; t++) {
         float *query = (float *)arguments[0] + (size_t)t * (QUERIES + KEYS + VALUES);
         const int32_t position = step->positions[t];
+#ifdef SECTIONS
+        float cosines[ROPE_DIM];
+        mix_sections(step, arguments[1], t, cosines);
+#else
         const float *cosines = (const float *)arguments[1] + (size_t)position * ROPE_DIM;
+#endif
         if (CLAMP > 0) clamp_row(query);
         place(query, NUM_HEADS, query_norm, biases, cosines);
         if (NUM_KV_HEADS) {

@@ -65,6 +65,8 @@ class Batch:
             slot is written twice in a step, and none that is read. None: the model has no state.
         input_rows: float32[N, input_width of the layout], rows given from outside; None: there are none.
         row_of: int32[T], which of these a token takes, -1: none; None: there are none.
+        rope_positions: int32[4, T], by which queries and keys rotate where the model's rotation has sections: time,
+            height, width and extra, each at least 0 and less than `max_seq_len`; None: by `positions`, all four.
     """
 
     token_ids: Int32
@@ -78,6 +80,7 @@ class Batch:
     state_to: Int32 | None = None
     input_rows: Float32 | None = None
     row_of: Int32 | None = None
+    rope_positions: Int32 | None = None
 
     def sequence_starts(self) -> Int32:
         """Return int32[S + 1], the first token of each sequence, then T; rows count up then."""

@@ -267,6 +267,7 @@ class HostProgram:
             _address_of(batch.state_from),
             _address_of(batch.state_to),
             *map(_address_of, given),
+            rope_positions=_address_of(batch.rope_positions),
         )
         first, end = 0, len(self._launches)
         if any(isinstance(row.mask, PendingMask) for row in batch.sampling):

@@ -159,7 +159,9 @@ class Gpu:
         else:
             row_of = self._upload(np.array(step.row_of, np.int32), pointers)
             addresses += [self.pinned(step.input_rows, pointers), row_of]
-        packed = struct.pack("<4i15Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
+        rotary = np.array(step.rope_positions, np.int32)
+        addresses.append(self._upload(rotary, pointers) if step.rope_positions else 0)
+        packed = struct.pack("<4i16Q", step.num_tokens, num_logits, arrays[3].shape[-1], 0, *addresses)
         values = [self._upload(np.frombuffer(packed, np.uint8), pointers)]
         for index, array in enumerate(arguments):
             values.append(0 if array is None else self._upload(array, pointers))

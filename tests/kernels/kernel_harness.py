@@ -66,7 +66,7 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("sampling", "sampled", "adapter_scales")),
         ("num_sequences", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("sequence_starts", "state_from", "state_to")),
-        *((name, ctypes.c_void_p) for name in ("input_rows", "row_of")),
+        *((name, ctypes.c_void_p) for name in ("input_rows", "row_of", "rope_positions")),
     )
 
 
@@ -94,6 +94,7 @@ class Step:
     state_to: Sequence[int] = ()
     input_rows: Float32 | None = None
     row_of: Sequence[int] = ()
+    rope_positions: Sequence[Sequence[int]] = ()
 
 
 def spec(template: str, **parameters: Parameter) -> KernelSpec:
@@ -154,6 +155,9 @@ class Kernels:
         row_of = np.array(step.row_of, np.int32)
         if step.input_rows is not None:
             native.input_rows, native.row_of = step.input_rows.ctypes.data, row_of.ctypes.data
+        if step.rope_positions:
+            state.append(np.array(step.rope_positions, np.int32))
+            native.rope_positions = state[-1].ctypes.data
         assert all(array is None or array.flags.c_contiguous for array in arguments)
         pointers = (ctypes.c_void_p * 8)(*(None if array is None else array.ctypes.data for array in arguments))
         where = ctypes.addressof(native), ctypes.addressof(pointers)

@@ -16,7 +16,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Attribute, Graph, Node, Value, Weight
 from rocmforge.compiler.lower_host import Q8_BLOCK_BYTES, HostPlanner
 from rocmforge.compiler.operations import OPERATIONS
-from rocmforge.compiler.ops.rope_kv import OPTIONAL
+from rocmforge.compiler.ops.rope_kv import OPTIONAL, compute, section_axes
 from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.target import TARGETS
 from rocmforge.tests.kernels.hip_harness import CONFIG, Gpu, lower
@@ -35,6 +35,8 @@ from rocmforge.tests.kernels.kernel_harness import (
 
 Built = Callable[[str], Kernels]
 POSITIONS, ROWS = [14, 15, 16, 3, 0], [1, 1, 1, 0, 2]
+ROTARY = [[14, 14, 30, 3, 0], [15, 2, 31, 8, 1], [16, 9, 1, 0, 2], [7, 21, 6, 5, 3]]
+"""Of tokens that stand for a picture: time, height, width and extra."""
 BLOCKS = [[4, 0], [2, 5], [1, 3]]
 LENGTH = 32  # rows of tables
 TABLES = ("rope_table", "temperatures")
@@ -91,6 +93,9 @@ FORMS: dict[str, Form] = {
     "queries-alone": Form(kv_heads=0, norm_shape="head"),
     "odd-head": Form(heads=1, kv_heads=1, head_dim=7, rope_dim=6, norm_shape="head"),
     "large-head": Form(heads=2, kv_heads=1, head_dim=576, rope_dim=64, more={"value_dim": 512, "rope_first": 512}),
+    "sections": Form(more={"sections": "4,5,3,2"}),
+    "sections-of-a-part": Form(head_dim=48, rope_dim=24, more={"sections": "2,1,3,0", "rope_first": 8}),
+    "sections-in-turn": Form(norm_shape="head", more={"sections": "6,5,3,0", "sections_interleaved": True}),
     "latent": Form(
         heads=3,
         kv_heads=1,
@@ -118,7 +123,8 @@ FORMS: dict[str, Form] = {
 }
 
 
-ELSEWHERE = ("odd-head", "8-bits", "all-at-once", "latent")  # at other levels of the host, and on waves of 64
+ELSEWHERE = ("odd-head", "8-bits", "all-at-once", "latent", "sections-in-turn")
+"""At other levels of the host, and on waves of 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,11 @@ def case(name: str) -> Case:
     node = Node("rope_kv", ("x",), "y", tuple(weight.name for weight in weights), {**usual, **heads_of, **form.more})
     # The operation counts rows from position 0: it is given the tables' rows that the positions have.
     own = [x[POSITIONS] if w.name in TABLES else x for x, w in zip(numbers, weights, strict=True)]
-    expected = OPERATIONS["rope_kv"].compute(node, [rows.astype(np.float64)], [x.astype(np.float64) for x in own])
+    exact = rows.astype(np.float64)
+    if form.more.get("sections"):
+        expected = compute(node, [exact], [x.astype(np.float64) for x in numbers], np.array(ROTARY))
+    else:
+        expected = compute(node, [exact], [x.astype(np.float64) for x in own])
     # A norm sums over `count` elements at most, 16 or more side by side; what it makes is a number near 1 times a
     # weight, plus a bias; then there are a rotation, whose numbers are below 2.5, and a temperature.
     count = form.columns
@@ -170,6 +180,11 @@ def arguments(c: Case, rows: Array, pages: tuple[Array, Array] | tuple[None, Non
     norms = [by_name.get("q_norm"), by_name.get("k_norm")]
     joined = np.concatenate(biases) if biases else None
     return [rows, by_name.get("rope_table"), *pages, *norms, joined, by_name.get("temperatures")]
+
+
+def step_of(name: str) -> Step:
+    rotary = ROTARY if FORMS[name].more.get("sections") else ()
+    return Step(len(ROWS), positions=POSITIONS, rows=ROWS, block_table=BLOCKS, rope_positions=rotary)
 
 
 def empty_pages(form: Form, multiple: int) -> tuple[Array, Array] | tuple[None, None]:
@@ -232,8 +247,7 @@ def check_pages(form: Form, pages: tuple[Array, ...], keys: Float32, values: Flo
 def test_on_the_host(built: Built, level: str, name: str) -> None:
     form, c = FORMS[name], case(name)
     out, pages = c.rows.copy(), empty_pages(form, 16)
-    step = Step(len(ROWS), positions=POSITIONS, rows=ROWS, block_table=BLOCKS)
-    built(level).run(host_spec(name), step, *arguments(c, out, pages), by_item=True)
+    built(level).run(host_spec(name), step_of(name), *arguments(c, out, pages), by_item=True)
     assert (np.abs(out - c.expected) <= c.tolerance).all()
     assert c.tolerance.max() < 0.01
     if pages[0] is not None:
@@ -254,8 +268,7 @@ def test_on_a_gpu(build_cache: BuildCache, arch: str, name: str) -> None:
     launches = lower(arch, c.node, values, c.weights, config, form.kv_dtype)
     ((kernel, grid),) = launches
     gpu, out, pages = Gpu(arch, [kernel], build_cache), c.rows.copy(), empty_pages(form, 8)
-    step = Step(len(ROWS), positions=POSITIONS, rows=ROWS, block_table=BLOCKS)
-    gpu.run(kernel, grid, step, *arguments(c, out, pages))
+    gpu.run(kernel, grid, step_of(name), *arguments(c, out, pages))
     queries = form.heads * form.head_dim
     assert (np.abs(out - c.expected) <= c.tolerance)[:, :queries].all()
     assert np.array_equal(out[:, queries:], c.rows[:, queries:])
@@ -290,6 +303,48 @@ def read_page(form: Form, page: Array, which: int) -> Float64:
         by_position = by_position * np.repeat(scales.swapaxes(2, 3).astype(np.float64), 32, -1)
     places = [(BLOCKS[row][position // 16], position % 16) for row, position in zip(ROWS, POSITIONS, strict=True)]
     return np.array([by_position[block, :, slot] for block, slot in places])
+
+
+TEXT = Step(len(ROWS), positions=POSITIONS, rows=ROWS, block_table=BLOCKS)
+"""Without rotary positions, as steps of texts alone are."""
+SAME = replace(TEXT, rope_positions=[POSITIONS] * 4)
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.more.get("sections")])
+def test_texts_keep_their_bits_with_sections(built: Built, build_cache: BuildCache, name: str) -> None:
+    """A token whose rotary positions are all its position, or that has none, rotates by its position."""
+    c, form = case(name), FORMS[name]
+    own = [x[POSITIONS] if w.name in TABLES else x for x, w in zip(c.numbers, c.weights, strict=True)]
+    expected = compute(c.node, [c.rows.astype(np.float64)], [x.astype(np.float64) for x in own])
+    for step in (TEXT, SAME):
+        out = c.rows.copy()
+        built(LEVELS[0]).run(host_spec(name), step, *arguments(c, out, empty_pages(form, 16)))
+        assert (np.abs(out - expected) <= c.tolerance).all()
+    values = (Value("x", "T", form.columns), Value("y", "T", form.columns))
+    ((kernel, grid),) = lower("gfx1100", c.node, values, c.weights, CONFIG)
+    gpu, found = Gpu("gfx1100", [kernel], build_cache), []
+    for step in (TEXT, SAME):
+        out = c.rows.copy()
+        gpu.run(kernel, grid, step, *arguments(c, out, empty_pages(form, 8)))
+        found.append(out.tobytes())
+    assert found[0] == found[1]
+    queries = np.frombuffer(found[0], np.float32).reshape(c.rows.shape)[:, : form.heads * form.head_dim]
+    assert (np.abs(queries - expected[:, : queries.shape[1]]) <= c.tolerance[:, : queries.shape[1]]).all()
+
+
+def axes(pairs: int, sections: str, interleaved: bool) -> str:
+    more: dict[str, Attribute] = {"sections": sections, "sections_interleaved": interleaved}
+    found = section_axes(Node("rope_kv", ("x",), "y", (), {"rope_dim": 2 * pairs, **more}))
+    return "".join("thwe"[axis] for axis in found)
+
+
+def test_the_axes_of_sections_by_hand() -> None:
+    """Of Qwen2-VL and Qwen3-VL, and as llama.cpp draws them where there are fewer or more pairs than sections have."""
+    assert axes(64, "16,24,24,0", False) == "t" * 16 + "h" * 24 + "w" * 24
+    assert axes(64, "24,20,20,0", True) == "thw" * 20 + "tttt"
+    assert axes(32, "11,11,10,0", True) == "thw" * 10 + "th"
+    assert axes(9, "2,1,1,1", False) == "tthwe" + "tthw"
+    assert axes(8, "2,1,1,0", True) == "thwt" * 2
 
 
 def test_every_attribute_is_in_a_form() -> None:

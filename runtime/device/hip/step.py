@@ -147,6 +147,8 @@ def _optional(batch: Batch) -> dict[str, npt.NDArray[Any]]:
         arrays |= {"state_from": batch.state_from, "state_to": batch.state_to}
     if batch.row_of is not None:
         arrays["row_of"] = batch.row_of
+    if batch.rope_positions is not None:
+        arrays["rope_positions"] = batch.rope_positions
     return arrays
 
 

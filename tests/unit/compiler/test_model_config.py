@@ -136,6 +136,32 @@ def test_rope_scaling(llama: GgufFile, values: dict[str, object], expected: Rope
     assert read_config(with_metadata(plain, values)).rope_scaling == expected
 
 
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ((3, 3, 2, 0), ""),
+        ((8, 8, 0, 0), ""),
+        ((3, 3, 2), "expected 4 numbers of pairs, 1 to 16 in all, found 3, 3, 2"),
+        ((3, -3, 2, 0), "expected 4 numbers of pairs, 1 to 16 in all, found 3, -3, 2, 0"),
+        ((0, 0, 0, 0), "expected 4 numbers of pairs, 1 to 16 in all, found 0, 0, 0, 0"),
+        ((8, 8, 1, 0), "expected 4 numbers of pairs, 1 to 16 in all, found 8, 8, 1, 0"),
+    ],
+)
+def test_sections(llama: GgufFile, monkeypatch: pytest.MonkeyPatch, values: tuple[int, ...], expected: str) -> None:
+    """Of any architecture whose rotation has some; of others nobody reads the key."""
+    given = with_metadata(llama, {"llama.rope.dimension_sections": np.array(values, np.int32)})
+    assert read_config(given).rope_sections == (0, 0, 0, 0)
+    row = ARCHITECTURES["llama"]
+    keys = {**row.keys, "rope_sections": "rope.dimension_sections"}
+    rows = {"llama": replace(row, keys=keys, sections="interleaved")}
+    monkeypatch.setattr(read_config_module, "ARCHITECTURES", rows)
+    if expected:
+        assert refusal(given) == f"llama.rope.dimension_sections: {expected}"
+    else:
+        assert (read_config(given).rope_sections, read_config(given).sections_interleaved) == (values, True)
+        assert read_config(llama).rope_sections == (0, 0, 0, 0)
+
+
 def test_inverse_frequencies(llama: GgufFile) -> None:
     config = read_config(llama)
     assert config.rope_scaling == RopeScaling("factors", 1.0)

@@ -80,7 +80,7 @@ def test_each_array_lies_at_a_line_of_its_own(made: Made) -> None:
     sent = batch(5, 6, 7, 8, 9, rows=rows)
     made.step.write(sent)
     header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
-    assert STEP.itemsize == 136
+    assert STEP.itemsize == 144
     assert SAMPLING.itemsize == 112
     starts = {"token_ids": 192, "positions": 256, "rows": 320, "block_table": 384, "logits_rows": 576, "sampling": 640}
     assert {name: int(header[name]) - made.device for name in starts} == starts
@@ -153,6 +153,17 @@ def test_rows_from_outside_lie_where_the_host_wrote_them() -> None:
     assert (int(header["input_rows"]), int(header["row_of"])) == (0, 0)
     memory.close()
     assert api.held() == 0
+def test_rotary_positions_are_pointed_at_where_a_batch_has_some(made: Made) -> None:
+    plain = batch(4, 5, 6, new=2)
+    rotary = np.arange(24, dtype=np.int32).reshape(4, 6)
+    made.step.write(dataclasses.replace(plain, rope_positions=rotary))
+    header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
+    at = int(header["rope_positions"]) - made.device
+    assert (at % 64, at + rotary.nbytes <= int(header["n_bytes"])) == (0, True)
+    assert ctypes.string_at(made.image + at, rotary.nbytes) == rotary.tobytes()
+    made.step.write(plain)
+    header = np.frombuffer(ctypes.string_at(made.image, STEP.itemsize), STEP)[0]
+    assert int(header["rope_positions"]) == 0
 
 
 def test_what_kernels_have_seen_is_nothing_at_first(made: Made) -> None:
