@@ -38,37 +38,32 @@ typedef element_pointer key_pointer; /* its head's part of the block, from its p
 
 #ifdef SECTIONS
 /* The cosines and sines of a token, each pair's of the position that its section has. */
-struct cosines {
+struct token_cosines {
     number_pointer table;
     const CONSTANT_MEMORY int32_t *positions;
     int32_t stride;
-    INLINE_MEMBER number_pointer row(int32_t i) const
-    {
-        return table + (size_t)positions[section_axis(i, SECTIONS) * stride] * ROPE_DIM;
-    }
 };
 
-INLINE struct cosines cosines_of(step_pointer step, int32_t token, number_pointer table)
+INLINE number_pointer cosine_row(const token_cosines &own, int32_t i)
+{
+    return own.table + (size_t)own.positions[section_axis(i, SECTIONS) * own.stride] * ROPE_DIM;
+}
+
+INLINE struct token_cosines cosines_of(step_pointer step, int32_t token, number_pointer table)
 {
     if (step->rope_positions) return { table, step->rope_positions + token, step->num_tokens };
     return { table, step->positions + token, 0 };
 }
 #else
-struct cosines {
-    number_pointer own;
-    INLINE_MEMBER number_pointer row(int32_t) const { return own; }
-};
+typedef number_pointer token_cosines;
 
-INLINE struct cosines cosines_of(step_pointer step, int32_t token, number_pointer table)
-{
-    return { table + (size_t)step->positions[token] * ROPE_DIM };
-}
+INLINE number_pointer cosine_row(token_cosines own, int32_t) { return own; }
 #endif
 
 /* A head of queries or of keys, and what is done to it. */
 struct head {
     number_pointer x, weight, bias;
-    struct cosines cosines;
+    token_cosines cosines;
     float mean, inverse; /* of the norm */
 };
 
@@ -123,7 +118,7 @@ template <class Taker> INLINE void rotate_head(const struct head &head, Taker &t
         const int32_t first = ROPE_FIRST + (INTERLEAVED ? 2 * i : i);
         const int32_t second = INTERLEAVED ? first + 1 : first + ROPE_DIM / 2;
         const float a = before_rotation(head, first), b = before_rotation(head, second);
-        const number_pointer row = head.cosines.row(i);
+        const number_pointer row = cosine_row(head.cosines, i);
         const float cosine = row[i], sine = row[ROPE_DIM / 2 + i];
         taker.take(first, a * cosine - b * sine);
         taker.take(second, a * sine + b * cosine);
@@ -249,7 +244,11 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t position = STEP->positions[token];
     const int32_t block = STEP->block_table[(size_t)STEP->rows[token] * STEP->blocks_per_row + position / 16];
     const float_pointer row = (float_pointer)a0 + (size_t)token * ROW;
-    const struct cosines cosines = cosines_of(STEP, token, (number_pointer)a1);
+#ifdef SECTIONS
+    const token_cosines cosines = cosines_of(STEP, token, (number_pointer)a1);
+#else
+    const token_cosines cosines = (number_pointer)a1 + (size_t)position * ROPE_DIM;
+#endif
     const number_pointer key_biases = (number_pointer)a6 + (OWN_WEIGHTS ? QUERIES : HEAD_DIM);
     const float temperature = TEMPERATURE ? ((number_pointer)a7)[position] : 1.0f;
     struct head queries = { row, (number_pointer)a4, (number_pointer)a6, cosines, 0, 1 };
