@@ -153,6 +153,8 @@ def test_rows_from_outside_lie_where_the_host_wrote_them() -> None:
     assert (int(header["input_rows"]), int(header["row_of"])) == (0, 0)
     memory.close()
     assert api.held() == 0
+
+
 def test_rotary_positions_are_pointed_at_where_a_batch_has_some(made: Made) -> None:
     plain = batch(4, 5, 6, new=2)
     rotary = np.arange(24, dtype=np.int32).reshape(4, 6)
