@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import printable
 from .manifest import Manifest
+from .manifest_entries import TargetEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,20 @@ def build_record(manifest: Manifest) -> dict[str, object]:
     """Return all that a bundle was made of and by, by dotted names; the model first, rocmforge last."""
     rows: dict[str, object] = {"model.sha256": manifest.model.source_sha256}
     rows.update(_flat("options", manifest.options))
-    for target in manifest.targets:
-        name = f"targets.{' '.join(filter(None, (target.arch, target.level)))}"
-        rows[f"{name}.toolchain"] = f"{target.toolchain} {target.toolchain_version}"
-        rows[f"{name}.flags"] = " ".join(target.flags)
+    rows.update(_of_targets("targets", manifest.targets))
+    for part, entry in manifest.parts.items():
+        rows.update(_of_targets(f"parts.{part}.targets", entry.targets))
+        rows.update(_flat(f"parts.{part}.facts", entry.facts))
     rows["rocmforge"] = manifest.generator
     rows["format_version"] = manifest.format_version
     return rows
+
+
+def _of_targets(table: str, targets: Sequence[TargetEntry]) -> Iterator[tuple[str, object]]:
+    for target in targets:
+        name = f"{table}.{' '.join(filter(None, (target.arch, target.level)))}"
+        yield f"{name}.toolchain", f"{target.toolchain} {target.toolchain_version}"
+        yield f"{name}.flags", " ".join(target.flags)
 
 
 def record_differences(first: Manifest, second: Manifest) -> list[Difference]:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,12 +36,11 @@ from .manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     WEIGHTS_NAME,
-    FileEntry,
     Manifest,
-    TargetEntry,
     decode_manifest,
     listed_files,
 )
+from .manifest_entries import FileEntry, TargetEntry
 from .mapped_weights import MappedWeights, Stamp, map_weights, stamp_of
 from .pulled import decode_pulled, without_left_out
 
@@ -70,15 +69,28 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    layouts: Mapping[str, Layout]  # by the file's name
+    layouts: Mapping[str, Layout]  # by the file's name; those of parts too
     digests: Mapping[str, str]  # hex SHA-256 of each file by its name: of those left out, and of the manifest, too
     _folder: Descriptor
     _weights: _Weights
+    layout_name: str = LAYOUT_NAME
 
     @property
     def layout(self) -> Layout:
         """The layout that every bundle has, `layout.msgpack`: its first target's."""
-        return self.layouts[LAYOUT_NAME]
+        return self.layouts[self.layout_name]
+
+    def part(self, name: str) -> Bundle:
+        """Return a part as a bundle with targets and layouts of its own, good as long as this one is open.
+
+        Raises:
+            BundleError: there is no such part.
+        """
+        if name not in self.manifest.parts:
+            raise BundleError(self.path, f"parts.{name}", "expected a part of that name, found none")
+        manifest = self.manifest.of_part(name)
+        layouts = {one: layout for one, layout in self.layouts.items() if one.startswith(f"{name}/")}
+        return replace(self, manifest=manifest, layouts=layouts, layout_name=f"{name}/{LAYOUT_NAME}")
 
     @property
     def is_whole(self) -> bool:
@@ -252,7 +264,7 @@ def _open_files(path: Path, folder: Descriptor) -> Bundle:
     if small > MAX_SMALL_FILES_BYTES:
         problem = f"expected at most {MAX_SMALL_FILES_BYTES} bytes beside the weights, found {small}"
         raise BundleError(path, "files", problem)
-    layout_names = sorted({LAYOUT_NAME, *(target.layout for target in manifest.targets)})
+    layout_names = sorted(_layout_names(manifest))
     for name, entry in files.items():
         if name != WEIGHTS_NAME and name not in layout_names:
             with opened_file(path, folder.fd, name, entry.n_bytes) as fd:
@@ -264,6 +276,12 @@ def _open_files(path: Path, folder: Descriptor) -> Bundle:
         weights.close()
         raise
     return Bundle(path, manifest, layouts, digests, folder, weights)
+
+
+def _layout_names(manifest: Manifest) -> set[str]:
+    """Return the layouts of a bundle and of its parts, the first of each too where the code for it was left out."""
+    first = (LAYOUT_NAME, *(f"{part}/{LAYOUT_NAME}" for part in manifest.parts))
+    return {*first, *(target.layout for target in manifest.all_targets)}
 
 
 def _read_layout(path: Path, folder: Descriptor, files: Mapping[str, FileEntry], name: str) -> Layout:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from .errors import BundleError
-from .manifest import FileEntry
+from .manifest_entries import FileEntry
 
 CHUNK_BYTES: Final = 1 << 20
 _Result = TypeVar("_Result")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -21,10 +20,25 @@ from typing import Any, Final, NoReturn
 from .checker import Checker
 from .companions import COMPANION_NAMES
 from .errors import BundleError
+from .manifest_entries import (
+    MAX_TEXT,
+    FileEntry,
+    PartEntry,
+    TargetEntry,
+    exact_keys,
+    read_contract,
+    read_parts,
+    read_rows,
+    read_table,
+    read_target,
+)
 
 FORMAT_MAJOR: Final = 1
-FORMAT_MINOR: Final = 5
-FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
+FORMAT_MINOR: Final = 6
+FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.5"
+"""Of what is written; with parts it is `PARTS_VERSION`."""
+PARTS_VERSION: Final = f"{FORMAT_MAJOR}.6"
+_PARTS_FROM: Final = (FORMAT_MAJOR, 6)
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"
 """In `ModelIdentity.metadata`: tensors of the GGUF file, by the name that the gguf package has for that number."""
@@ -35,12 +49,9 @@ WEIGHTS_NAME: Final = "weights.bin"
 MAX_MANIFEST_BYTES: Final = 16 << 20
 
 _MAX_FILES: Final = 4096
-_MAX_ROWS: Final = 1 << 16
-_MAX_TEXT: Final = 1 << 16
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _BUNDLE_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _VERSION: Final = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})", re.ASCII)
-_BACKENDS: Final = ("hip", "host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,45 +78,6 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetEntry:
-    """One variant of the code.
-
-    Args:
-        arch: as `gfx1100` or `host`.
-        backend: `hip` or `host`.
-        level: ISA level, as `x86_64_v4`; empty where the arch says it all.
-        file: name of the code object in the bundle.
-        layout: name of the layout that the code was made for; several targets may share one.
-        entry: symbol of the entry point; may be empty.
-        flags: the compiler flags that matter.
-        abi: version of the calling convention between runtime and code.
-        determinism: the determinism class that this variant is tested to hold.
-        golden_tolerance: largest allowed difference of a logit from the golden records.
-    """
-
-    arch: str
-    backend: str
-    level: str
-    file: str
-    layout: str
-    entry: str
-    toolchain: str
-    toolchain_version: str
-    flags: tuple[str, ...]
-    abi: int
-    determinism: str
-    golden_tolerance: float
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """Size in bytes and hex SHA-256 of one file."""
-
-    n_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """The whole manifest. Free-form tables hold plain JSON values (lists, not tuples).
 
@@ -117,6 +89,7 @@ class Manifest:
         files: every file but the manifest; the writer fills it in.
         bundle_digest: `sha256:` and 64 hex digits; the writer fills it in.
         format_version: `major.minor`.
+        parts: programs beside the main one, by name; from format 1.6 on, and absent where there are none.
     """
 
     model: ModelIdentity
@@ -130,6 +103,23 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     bundle_digest: str = ""
     format_version: str = FORMAT_VERSION
+    parts: Mapping[str, PartEntry] = field(default_factory=dict)
+
+    @property
+    def all_targets(self) -> tuple[TargetEntry, ...]:
+        """The targets, and those of the parts."""
+        return (*self.targets, *(target for part in self.parts.values() for target in part.targets))
+
+    def of_part(self, name: str) -> Manifest:
+        """Return the manifest as that of a part: with its targets, and no golden records.
+
+        Raises:
+            KeyError: there is no such part.
+        """
+        part = self.parts[name]
+        return dataclasses.replace(
+            self, targets=part.targets, memory=part.memory, kernels=part.kernels, golden=(), parts={}
+        )
 
 
 def compute_digest(manifest: Manifest) -> str:
@@ -159,7 +149,7 @@ def decode_manifest(path: Path | str, data: bytes) -> Manifest:
     """
     check = Checker(path)
     # The version comes first: a future format may differ in everything else.
-    table = _table(check, _decode_json(path, data), "manifest")
+    table = read_table(check, _decode_json(path, data), "manifest")
     _check_version(check, table.get("format_version"))
     manifest = _decode(check, table)
     try:
@@ -185,10 +175,10 @@ def listed_files(path: Path | str, data: bytes) -> frozenset[str]:
         BundleError: it is not the manifest of a bundle.
     """
     check = Checker(path)
-    table = _table(check, _decode_json(path, data), "manifest")
+    table = read_table(check, _decode_json(path, data), "manifest")
     _major_and_minor(check, table.get("format_version"))
     try:
-        text, files = _canonical(table | {"bundle_digest": ""}), _table(check, table.get("files"), "files")
+        text, files = _canonical(table | {"bundle_digest": ""}), read_table(check, table.get("files"), "files")
     except (ValueError, RecursionError) as error:
         raise BundleError(path, "json", f"expected finite numbers, found otherwise ({error})") from error
     digest = "sha256:" + hashlib.sha256(text).hexdigest()
@@ -242,7 +232,10 @@ def _plain(value: Any) -> dict[str, object]:
     """Turn what json does not know into a dict: our dataclasses, and mappings that are not dicts."""
     if isinstance(value, Mapping):
         return dict(value)
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    table = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Manifest) and not value.parts:
+        del table["parts"]
+    return table
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -253,7 +246,7 @@ def _check_version(check: Checker, value: object) -> None:
     """Apply the compatibility rule: this major, and a minor that is not newer."""
     major, minor = _major_and_minor(check, value)
     if major != FORMAT_MAJOR or minor > FORMAT_MINOR:
-        reads = f"{FORMAT_MAJOR}.0 to {FORMAT_VERSION}"
+        reads = f"{FORMAT_MAJOR}.0 to {FORMAT_MAJOR}.{FORMAT_MINOR}"
         check.fail("format_version", f"expected {reads} (what this rocmforge reads), found {major}.{minor}")
 
 
@@ -266,49 +259,29 @@ def _major_and_minor(check: Checker, value: object) -> tuple[int, int]:
 
 
 def _decode(check: Checker, table: dict[str, object]) -> Manifest:
-    _exact_keys(check, table, Manifest, "")
+    exact_keys(check, {"parts": {}, **table}, Manifest, "")
+    if ("parts" in table) != (_major_and_minor(check, table["format_version"]) >= _PARTS_FROM):
+        check.fail("parts", f"expected them from format {PARTS_VERSION} on, and there at least one")
     digest = check.text(table["bundle_digest"], "bundle_digest", 128)
     if not _BUNDLE_DIGEST.fullmatch(digest):
         check.fail("bundle_digest", f"expected sha256: and 64 hex digits, found {digest!r}")
     files = _files(check, table["files"])
     targets = check.array(table["targets"], "targets", 0, 256)
-    memory = _table(check, table["memory"], "memory")
+    memory = read_table(check, table["memory"], "memory")
     return Manifest(
-        model=_model(check, _table(check, table["model"], "model")),
-        targets=tuple(_target(check, row, f"targets[{i}]", files) for i, row in enumerate(targets)),
-        tokenizer=_table(check, table["tokenizer"], "tokenizer"),
-        memory={arch: _contract(check, rows, f"memory.{arch}") for arch, rows in memory.items()},
-        kernels=_rows(check, table["kernels"], "kernels"),
-        golden=_rows(check, table["golden"], "golden"),
+        model=_model(check, read_table(check, table["model"], "model")),
+        targets=tuple(read_target(check, row, f"targets[{i}]", files) for i, row in enumerate(targets)),
+        tokenizer=read_table(check, table["tokenizer"], "tokenizer"),
+        memory={arch: read_contract(check, rows, f"memory.{arch}") for arch, rows in memory.items()},
+        kernels=read_rows(check, table["kernels"], "kernels"),
+        golden=read_rows(check, table["golden"], "golden"),
         generator=check.text(table["generator"], "generator"),
-        options=_table(check, table["options"], "options"),
+        options=read_table(check, table["options"], "options"),
         files=files,
         bundle_digest=digest,
         format_version=check.text(table["format_version"], "format_version"),
+        parts=read_parts(check, table["parts"], files) if "parts" in table else {},
     )
-
-
-def _table(check: Checker, value: object, at: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        check.fail(at, f"expected an object, found {type(value).__name__}")
-    return value
-
-
-def _contract(check: Checker, value: object, at: str) -> dict[str, int]:
-    return {key: check.integer(n_bytes, f"{at}.{key}") for key, n_bytes in _table(check, value, at).items()}
-
-
-def _exact_keys(check: Checker, table: Mapping[str, object], kind: Any, at: str) -> None:
-    """Require exactly the fields of the dataclass `kind`."""
-    expected = {f.name for f in dataclasses.fields(kind)}
-    for key in sorted(expected ^ table.keys()):
-        found = "none" if key in expected else "one"
-        check.fail(f"{at}{key}", f"expected {'a value' if found == 'none' else 'no such field'}, found {found}")
-
-
-def _rows(check: Checker, value: object, at: str) -> tuple[Mapping[str, object], ...]:
-    rows = check.array(value, at, 0, _MAX_ROWS)
-    return tuple(_table(check, row, f"{at}[{i}]") for i, row in enumerate(rows))
 
 
 def _sha256(check: Checker, value: object, at: str) -> str:
@@ -319,13 +292,13 @@ def _sha256(check: Checker, value: object, at: str) -> str:
 
 
 def _model(check: Checker, table: dict[str, object]) -> ModelIdentity:
-    _exact_keys(check, table, ModelIdentity, "model.")
-    metadata = _table(check, table["metadata"], "model.metadata")
+    exact_keys(check, table, ModelIdentity, "model.")
+    metadata = read_table(check, table["metadata"], "model.metadata")
     for key, value in metadata.items():
         if not isinstance(value, (str, int, float, bool)):
             check.fail(f"model.metadata.{key}", f"expected a scalar, found {type(value).__name__}")
     return ModelIdentity(
-        name=check.text(table["name"], "model.name", _MAX_TEXT, empty=True),
+        name=check.text(table["name"], "model.name", MAX_TEXT, empty=True),
         architecture=check.text(table["architecture"], "model.architecture"),
         source_sha256=_sha256(check, table["source_sha256"], "model.source_sha256"),
         parameters=check.integer(table["parameters"], "model.parameters"),
@@ -335,38 +308,9 @@ def _model(check: Checker, table: dict[str, object]) -> ModelIdentity:
     )
 
 
-def _target(check: Checker, value: object, at: str, files: Mapping[str, FileEntry]) -> TargetEntry:
-    table = _table(check, value, at)
-    _exact_keys(check, table, TargetEntry, f"{at}.")
-    if table["backend"] not in _BACKENDS:
-        check.fail(f"{at}.backend", f"expected one of {', '.join(_BACKENDS)}")
-    file = check.text(table["file"], f"{at}.file")
-    if file not in files:
-        check.fail(f"{at}.file", f"expected a file of the bundle, found {file!r}")
-    layout = check.text(table["layout"], f"{at}.layout")
-    if layout not in files:
-        check.fail(f"{at}.layout", f"expected a file of the bundle, found {layout!r}")
-    tolerance = table["golden_tolerance"]
-    if not isinstance(tolerance, float) or not math.isfinite(tolerance) or tolerance < 0:
-        check.fail(f"{at}.golden_tolerance", "expected a finite number, 0.0 or more")
-    flags = check.array(table["flags"], f"{at}.flags", 0, 1024)
-    texts = {
-        name: check.text(table[name], f"{at}.{name}", empty=name in ("level", "entry"))
-        for name in ("arch", "backend", "level", "entry", "toolchain", "toolchain_version", "determinism")
-    }
-    return TargetEntry(
-        file=file,
-        layout=layout,
-        flags=tuple(check.text(flag, f"{at}.flags[{i}]", _MAX_TEXT) for i, flag in enumerate(flags)),
-        abi=check.integer(table["abi"], f"{at}.abi", 0, 1 << 31),
-        golden_tolerance=tolerance,
-        **texts,
-    )
-
-
 def _files(check: Checker, value: object) -> dict[str, FileEntry]:
     """Check the file table: safe names, none equal to another but for case, none both file and folder."""
-    table = _table(check, value, "files")
+    table = read_table(check, value, "files")
     if len(table) > _MAX_FILES:
         check.fail("files", f"expected at most {_MAX_FILES}, found {len(table)}")
     files: dict[str, FileEntry] = {}
@@ -380,8 +324,8 @@ def _files(check: Checker, value: object) -> dict[str, FileEntry]:
             folded = unicodedata.normalize("NFC", prefix.casefold())
             if spellings.setdefault(folded, prefix) != prefix:
                 check.fail(f"files.{name}", f"expected to differ from {spellings[folded]!r} by more than case")
-        entry = _table(check, row, f"files.{name}")
-        _exact_keys(check, entry, FileEntry, f"files.{name}.")
+        entry = read_table(check, row, f"files.{name}")
+        exact_keys(check, entry, FileEntry, f"files.{name}.")
         files[name] = FileEntry(
             check.integer(entry["n_bytes"], f"files.{name}.n_bytes"),
             _sha256(check, entry["sha256"], f"files.{name}.sha256"),

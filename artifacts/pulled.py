@@ -55,7 +55,7 @@ def without_left_out(path: Path | str, manifest: Manifest, pulled: Pulled) -> Ma
     Raises:
         BundleError: what is left out is no code of a target, or no target is left.
     """
-    code = {target.file for target in manifest.targets}
+    code = {target.file for target in manifest.all_targets}
     for name in pulled.left_out:
         if name not in code:
             raise BundleError(path, "left_out", f"expected code of a target, found {name}")
@@ -63,5 +63,11 @@ def without_left_out(path: Path | str, manifest: Manifest, pulled: Pulled) -> Ma
     targets = tuple(target for target in manifest.targets if target.file not in left_out)
     if manifest.targets and not targets:
         raise BundleError(path, "left_out", "expected at least one target's code to be here, found none")
+    parts = {}
+    for name, part in manifest.parts.items():
+        kept = tuple(target for target in part.targets if target.file not in left_out)
+        if not kept:
+            raise BundleError(path, "left_out", f"expected at least one target's code of part {name}, found none")
+        parts[name] = replace(part, targets=kept)
     files = {name: entry for name, entry in manifest.files.items() if name not in left_out}
-    return replace(manifest, targets=targets, files=files)
+    return replace(manifest, targets=targets, files=files, parts=parts)

@@ -26,7 +26,8 @@ from .bundle import check_replaceable, open_bundle
 from .bundle_files import CHUNK_BYTES
 from .checker import Checker
 from .errors import BundleError, RocmforgeError, UsageError, printable
-from .manifest import MANIFEST_NAME, FileEntry, Manifest, check_file_name, decode_manifest, encode_manifest
+from .manifest import MANIFEST_NAME, Manifest, check_file_name, decode_manifest, encode_manifest
+from .manifest_entries import FileEntry
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2

@@ -12,7 +12,8 @@ from ..artifacts.arguments import Argument, TensorRef
 from ..artifacts.code_object import read_code_object
 from ..artifacts.errors import InputError, printable
 from ..artifacts.layout import Layout, TensorEntry
-from ..artifacts.manifest import RERANK_TEMPLATE, TENSOR_COUNT, ModelIdentity, TargetEntry
+from ..artifacts.manifest import RERANK_TEMPLATE, TENSOR_COUNT, ModelIdentity
+from ..artifacts.manifest_entries import TargetEntry
 from .build import CodeObject
 from .graph import Weight
 from .model_config import ModelConfig

@@ -95,7 +95,7 @@ def make_blobs(bundle: Bundle) -> tuple[list[Blob], bytes]:
     if not bundle.is_whole:
         problem = "code of other machines was left out of this copy: push the whole (rfc pull --arch all)"
         raise RocmforgeError(f"{printable(bundle.path)}: {problem}")
-    arches = {target.file: target.arch for target in manifest.targets}
+    arches = {target.file: target.arch for target in manifest.all_targets}
     blobs = [Blob(_raw(manifest, WEIGHTS_NAME, WEIGHTS_TYPE, ""))]
     files = {MANIFEST_NAME: encode_manifest(manifest)}
     sources: dict[str, bytes] = {}

@@ -69,7 +69,10 @@ def diff_bundles(first: Bundle, second: Bundle) -> BundleDiff:
 
 def _kernels(manifest: Manifest) -> dict[str, tuple[str, int]]:
     """Return the kernels by symbol, which stands for template and parameters; what differs then is their row."""
-    return {str(row.get("symbol")): (repr(sorted(row.items(), key=str)), 0) for row in manifest.kernels}
+    rows = {str(row.get("symbol")): row for row in manifest.kernels}
+    for name, part in manifest.parts.items():
+        rows |= {f"{name} {row.get('symbol')}": row for row in part.kernels}
+    return {symbol: (repr(sorted(row.items(), key=str)), 0) for symbol, row in rows.items()}
 
 
 def _tensors(bundle: Bundle) -> dict[str, tuple[str, int]]:

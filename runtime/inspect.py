@@ -12,6 +12,7 @@ from typing import Any
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import InputError, RocmforgeError, UsageError, printable
 from ..artifacts.manifest import MANIFEST_NAME
+from ..artifacts.manifest_entries import PartEntry
 
 # The name of a part of a GGUF model in several files.
 _PART = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.ASCII | re.DOTALL)
@@ -45,6 +46,7 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
         "kernel_launches_per_token": sum(entry.grid is None or entry.grid.at_least <= 1 for entry in layout.launches),
         "kv_type": layout.kv.dtype,
         **_memory(manifest.memory),
+        **_parts(manifest.parts),
     }
     if arch is not None and arch not in (have := [target.arch for target in manifest.targets]):
         raise UsageError(f"--arch {printable(arch)}: the bundle has code for {', '.join(dict.fromkeys(have))}")
@@ -67,6 +69,17 @@ def _changes(options: Mapping[str, Any]) -> dict[str, object]:
             f"{one['name']} (rank {one['rank']}, sha256 {one['sha256']} times {one['scale']})"
             for one in options["adapters"]
         )
+    return facts
+
+
+def _parts(parts: Mapping[str, PartEntry]) -> dict[str, object]:
+    """What each part is for, and its memory contract, by its name."""
+    facts: dict[str, object] = {}
+    for name, part in parts.items():
+        code = dict.fromkeys(" ".join(filter(None, (target.arch, target.level))) for target in part.targets)
+        facts[f"{name}_code"] = ", ".join(code)
+        facts |= {f"{name}_{key}": value for key, value in part.facts.items() if value not in ("", 0, False)}
+        facts |= {f"{name}_{key}": value for key, value in _memory(part.memory).items()}
     return facts
 
 

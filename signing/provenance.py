@@ -86,7 +86,7 @@ def _dependencies(bundle: Bundle) -> Iterator[dict[str, Any]]:
 
 def compilers(bundle: Bundle) -> dict[str, dict[str, str]]:
     """Version and digest of each compiler, by its name; bundles that record no digests have versions alone."""
-    found = {target.toolchain: {"version": target.toolchain_version} for target in bundle.manifest.targets}
+    found = {target.toolchain: {"version": target.toolchain_version} for target in bundle.manifest.all_targets}
     recorded = bundle.manifest.options.get("toolchains")
     for name, record in recorded.items() if isinstance(recorded, Mapping) else ():
         if isinstance(record, Mapping):

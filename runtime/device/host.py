@@ -23,7 +23,7 @@ from ...artifacts.bundle import Bundle
 from ...artifacts.errors import DeviceError
 from ...artifacts.host import LEVEL_FEATURES, cpu_features
 from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
-from ...artifacts.manifest import TargetEntry
+from ...artifacts.manifest_entries import TargetEntry
 from ...artifacts.mapped_weights import MappedWeights
 from .addresses import Addresses
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32, rows_from_outside

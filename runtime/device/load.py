@@ -13,7 +13,7 @@ from ...artifacts.bundle import Bundle
 from ...artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
 from ...artifacts.hip import KFD_NODES
 from ...artifacts.layout import Layout
-from ...artifacts.manifest import TargetEntry
+from ...artifacts.manifest_entries import TargetEntry
 from ...artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
 from .golden import check_shortest

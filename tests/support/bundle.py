@@ -9,7 +9,8 @@ from pathlib import Path
 from rocmforge.artifacts.arguments import BufferRef, KvRef, TensorRef
 from rocmforge.artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Layout, TensorEntry
 from rocmforge.artifacts.layout_file import encode_layout
-from rocmforge.artifacts.manifest import FileEntry, Manifest, ModelIdentity, TargetEntry
+from rocmforge.artifacts.manifest import Manifest, ModelIdentity
+from rocmforge.artifacts.manifest_entries import FileEntry, TargetEntry
 from rocmforge.artifacts.writer import BundleWriter
 
 SHA = hashlib.sha256(b"").hexdigest()

@@ -15,7 +15,7 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import BufferEntry, FinalNorm, GridEntry, KvLayout, LaunchEntry, Layout, TensorEntry
 from rocmforge.artifacts.layout_file import encode_layout
-from rocmforge.artifacts.manifest import TargetEntry
+from rocmforge.artifacts.manifest_entries import TargetEntry
 from rocmforge.artifacts.writer import BundleWriter
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from ....artifacts.bundle import Bundle
 from ....artifacts.errors import DeviceError, RocmforgeError
 from ....artifacts.hip import KFD_NODES, version_text
 from ....artifacts.layout import Layout
-from ....artifacts.manifest import TargetEntry
+from ....artifacts.manifest_entries import TargetEntry
 from ....artifacts.mapped_weights import MappedWeights
 from ..addresses import Addresses
 from ..batch import Batch, DeviceFacts, Float32, Int32, rows_from_outside
@@ -54,6 +55,7 @@ class HipProgram:
         step_seconds: float = STEP_SECONDS,
         graphs: str = "auto",
         host: Collection[str] = (),
+        beside: HipProgram | None = None,
     ) -> None:
         """Load code, upload weights, reserve arena and KV cache.
 
@@ -68,6 +70,7 @@ class HipProgram:
             step_seconds: after which a step is taken to hang.
             graphs: one of `artifacts.hip.GRAPH_MODES`.
             host: names of tensors that stay in this machine's memory.
+            beside: of the same bundle on the same device; closed later. Tensors that it has are not loaded again.
 
         Raises:
             DeviceError: something is unavailable; nothing is left on the device then.
@@ -86,6 +89,7 @@ class HipProgram:
         self._mode = graphs
         self._mismatches = 0
         self._host = frozenset(host)
+        self._shared = {} if beside is None else beside.tensors_of(layout)
         self._memory = DeviceMemory(api)
         self._stream = ctypes.c_void_p()
         self._module = ctypes.c_void_p()
@@ -117,7 +121,9 @@ class HipProgram:
         self._sampled_image = self._memory.pinned(4 * layout.max_sequences, "sampled tokens")
         rows_bytes = 4 * layout.max_batch_tokens * layout.input_width
         self._step = StepMemory(self._memory, self._sampled, rows_bytes=rows_bytes)
-        self._tensors = upload_weights(api, self._memory, layout, weights, progress, self._host)
+        own = replace(layout, tensors=tuple(one for one in layout.tensors if one.name not in self._shared))
+        uploaded = upload_weights(api, self._memory, own, weights, progress, self._host)
+        self._tensors = {**self._shared, **uploaded}
         weights.check()  # what was uploaded is what was checked
         self._states = self._take_states(kv) if layout.states else 0
         self.num_blocks = self._fitting_blocks(kv) if kv.blocks is None else kv.blocks
@@ -162,6 +168,17 @@ class HipProgram:
         address = self._memory.device(n_bytes, what)
         check(self._api, self._api.hipMemsetAsync(address, 0, n_bytes, self._stream), f"clearing of the {what}")
         return address
+
+    def tensors_of(self, layout: Layout) -> dict[str, int]:
+        """Return the addresses of those tensors of another layout of the same bundle whose bytes are here already."""
+        here = {(one.offset, one.packing, one.shape): self._tensors[one.name] for one in self.layout.tensors}
+        places = {one.name: (one.offset, one.packing, one.shape) for one in layout.tensors}
+        return {name: here[place] for name, place in places.items() if place in here}
+
+    @property
+    def api(self) -> HipApi:
+        """HIP, as it was loaded."""
+        return self._api
 
     def allocations(self) -> dict[str, int]:
         """Return the addresses of device memory by what it is for, as `weights` and `KV cache`."""
@@ -396,8 +413,10 @@ def open_program(
     progress: Progress | None = None,
     graphs: str = "auto",
     places: WeightPlaces | None = None,
+    beside: HipProgram | None = None,
 ) -> HipProgram:
-    """Load a bundle's code for `target` on `device`; see `load_hip_program`. Graphs are not yet tested."""
+    """Load a bundle's code for `target` on `device`; see `load_hip_program` and `HipProgram`. Graphs are not yet
+    tested."""
     layout = bundle.layout_of(target)
     code = read_code(bundle, target, device.arch)
     try:
@@ -410,7 +429,7 @@ def open_program(
     if host:
         report(f"{device}: {host_weights(layout, host)}")
     weights = bundle.map_weights()
-    program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs, host=host)
+    program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs, host=host, beside=beside)
     tokens = program.num_blocks * layout.kv.block_size
     slots = f", {describe_slots(layout, program.num_state_slots)}" if layout.states else ""
     report(f"{device}: {program.facts().runtime}, code for {target.arch}, KV cache of {tokens} tokens{slots}")

@@ -16,7 +16,7 @@ from ....artifacts.bundle import Bundle
 from ....artifacts.code_object import CodeObjectError, read_code_object
 from ....artifacts.errors import DeviceError, printable
 from ....artifacts.hip import GENERIC_SINCE, KFD_NODES, arch_of_version, installed_arches, version_text
-from ....artifacts.manifest import TargetEntry
+from ....artifacts.manifest_entries import TargetEntry
 from ....artifacts.targets import GENERIC_ARCHES, generic_arch
 from .api import PROPERTIES, HipApi, check
 

@@ -17,13 +17,13 @@ from rocmforge.artifacts.errors import BundleError, printable
 from rocmforge.artifacts.manifest import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
-    FileEntry,
     check_file_name,
     compute_digest,
     decode_manifest,
     encode_manifest,
     listed_files,
 )
+from rocmforge.artifacts.manifest_entries import FileEntry, PartEntry, TargetEntry
 from rocmforge.tests.support.bundle import MANIFEST, SHA, TARGET
 
 PATH = Path("model.rfb/manifest.json")
@@ -377,3 +377,79 @@ def test_numbers_that_json_does_not_have() -> None:
         assert str(caught.value) == f"{PATH}: json: expected canonical JSON, found otherwise ({number} is not a number)"
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode_manifest(dataclasses.replace(MANIFEST, options={"a": float("nan")}))
+
+
+PART = PartEntry(
+    (dataclasses.replace(TARGET, file="vision/code/host.so", layout="vision/layout.msgpack"),),
+    {"host": {"weights": 12}},
+    ({"symbol": "norm"},),
+    {"kind": "gemma3", "mean": [0.5]},
+)
+WITH_PART = dataclasses.replace(
+    MANIFEST,
+    files={**MANIFEST.files, **{name: FileEntry(0, SHA) for name in ("vision/code/host.so", "vision/layout.msgpack")}},
+    parts={"vision": PART},
+    format_version="1.6",
+)
+
+
+def with_part(**fields: Any) -> bytes:
+    part = dataclasses.replace(PART, **fields)
+    return encode_manifest(dataclasses.replace(WITH_PART, parts={"vision": part}))
+
+
+def with_target(**fields: Any) -> bytes:
+    target: TargetEntry = dataclasses.replace(PART.targets[0], **fields)
+    return with_part(targets=(target,))
+
+
+def test_a_manifest_without_parts_says_nothing_of_them() -> None:
+    assert b"parts" not in DATA
+    assert json.loads(DATA)["format_version"] == "1.5"
+
+
+def test_parts_are_read_as_they_were_written() -> None:
+    manifest = decode_manifest(PATH, encode_manifest(WITH_PART))
+    assert manifest.parts == {"vision": PART}
+    assert manifest.all_targets == (TARGET, *PART.targets)
+    part = manifest.of_part("vision")
+    assert (part.targets, part.memory, part.kernels) == (PART.targets, PART.memory, PART.kernels)
+    assert (part.golden, part.parts) == ((), {})
+
+
+@pytest.mark.parametrize(
+    "data, problem",
+    [
+        (encode_manifest(dataclasses.replace(WITH_PART, format_version="1.5")), "parts: expected them from format 1.6"),
+        (encode_manifest(dataclasses.replace(MANIFEST, format_version="1.6")), "parts: expected them from format 1.6"),
+        (
+            encode_manifest(dataclasses.replace(WITH_PART, parts={"Vision": PART})),
+            "parts.Vision: expected a name of small letters and digits",
+        ),
+        (
+            encode_manifest(dataclasses.replace(WITH_PART, parts={"mtp": PART})),
+            "files.mtp/layout.msgpack: expected the layout of part mtp, found none",
+        ),
+        (
+            encode_manifest(dataclasses.replace(WITH_PART, parts={f"p{i}": PART for i in range(17)})),
+            "parts: expected 1 to 16, found 17",
+        ),
+        (with_part(targets=()), "parts.vision.targets: expected 1 to 256 elements, found 0"),
+        (with_part(facts=[]), "parts.vision.facts: expected an object, found list"),
+        (with_part(kernels=(1,)), "parts.vision.kernels[0]: expected an object, found int"),
+        (with_part(memory={"host": {"weights": -1}}), "parts.vision.memory.host.weights: expected 0 to"),
+        (
+            with_target(file="code/host.so"),
+            "parts.vision.targets[0].file: expected a file of the folder vision, found 'code/host.so'",
+        ),
+        (
+            with_target(layout="layout.msgpack"),
+            "parts.vision.targets[0].layout: expected a file of the folder vision, found 'layout.msgpack'",
+        ),
+        (with_target(file="vision/none"), "parts.vision.targets[0].file: expected a file of the bundle"),
+    ],
+)
+def test_bad_parts_are_named(data: bytes, problem: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        decode_manifest(PATH, data)
+    assert problem in str(caught.value)

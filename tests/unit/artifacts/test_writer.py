@@ -15,7 +15,7 @@ import pytest
 from rocmforge.artifacts import writer as writer_module
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import BundleError, RocmforgeError, UsageError
-from rocmforge.artifacts.manifest import FileEntry
+from rocmforge.artifacts.manifest_entries import FileEntry
 from rocmforge.artifacts.writer import BundleWriter
 from rocmforge.tests.support.bundle import LAYOUT_DATA, MANIFEST, WEIGHTS, content, no_exchange, write_bundle
 

@@ -14,7 +14,8 @@ import pytest
 from rocmforge.artifacts.abi import HIP_ABI_VERSION, HOST_ABI_VERSION
 from rocmforge.artifacts.code_object import KernelResources
 from rocmforge.artifacts.layout import Layout, StateEntry
-from rocmforge.artifacts.manifest import TENSOR_COUNT, TargetEntry
+from rocmforge.artifacts.manifest import TENSOR_COUNT
+from rocmforge.artifacts.manifest_entries import TargetEntry
 from rocmforge.compiler import build, describe
 from rocmforge.compiler.describe import gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
 from rocmforge.compiler.host_toolchain import HostToolchain

@@ -25,7 +25,8 @@ from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
 from rocmforge.artifacts.layout import BufferEntry, LaunchEntry, Layout, TensorEntry
 from rocmforge.artifacts.layout_file import encode_layout
-from rocmforge.artifacts.manifest import FileEntry, TargetEntry, encode_manifest
+from rocmforge.artifacts.manifest import encode_manifest
+from rocmforge.artifacts.manifest_entries import FileEntry, TargetEntry
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
