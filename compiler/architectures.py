@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ..artifacts.errors import UsageError
 from .graph import Graph, Weight
 from .model_config import ModelConfig
 from .models import decoder_rows, encoder, gemma3n, gemma4, hrm, hybrid_rows, mixture_rows
@@ -36,7 +37,16 @@ def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     Args:
         config: the model.
         weights: all weights by role.
+
+    Raises:
+        UsageError: it is to take pictures, and cannot.
     """
     from .verify import verify  # noqa: PLC0415 - brings all operations, which who only looks at a model does not need
 
-    return verify(ARCHITECTURES[config.architecture].graph(config, weights))
+    row = ARCHITECTURES[config.architecture]
+    graph = verify(row.graph(config, weights))
+    if config.takes_images and not graph.input_width:
+        raise UsageError(f"--mmproj: {row.name}: its tokens are not replaced by rows of pictures")
+    if config.takes_images and row.sections and not any(config.rope_sections):
+        raise UsageError(f"--mmproj: {row.name}: expected the key {row.key('rope_sections')} in its file, found none")
+    return graph

@@ -128,13 +128,13 @@ def _attention_shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> 
 def graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     """See `Architecture`."""
     g = GraphBuilder(weights)
-    hidden = g.embed("embedded", "token_embedding", config.embedding_scale)
+    hidden = embedded_rows(g, config)
     if g.has("position_embedding"):
         hidden = g.position_embed("placed", hidden, "position_embedding")
     hidden = embedded = _norm(g, style, config, "embedding_normed", hidden, "embedding_norm")
     for number in range(config.num_layers):
         layer = g.layer(number)
-        hidden = block(layer, style, config, number, hidden)
+        hidden = with_deepstack(layer, config, number, block(layer, style, config, number, hidden))
         if layer.has("embedding_skip"):
             skipped = layer.scale_by("embedding_skip", embedded, "embedding_skip")
             hidden = layer.add("skip_residual", hidden, skipped)
@@ -144,6 +144,22 @@ def graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> G
         logits = g.logits_map("mapped_logits", logits, config.logit_scale, config.logit_softcap)
     g.sample("sampled", logits)
     return g.graph()
+
+
+def embedded_rows(g: GraphBuilder, config: ModelConfig) -> str:
+    """Append what each token begins with: a row of its own, scaled, or where it stands for a picture what is given."""
+    hidden = g.embed("embedded", "token_embedding", config.embedding_scale)
+    return g.input_rows("with_pictures", hidden) if config.takes_images else hidden
+
+
+def with_deepstack(g: GraphBuilder, config: ModelConfig, number: int, hidden: str) -> str:
+    """Append the sum with what pictures add after a layer, where they add some.
+
+    Source: Meng et al.: "DeepStack", as Qwen3-VL has it: each of the first layers has columns of its own.
+    """
+    if not config.takes_images or number >= config.deepstack:
+        return hidden
+    return g.input_rows("with_deepstack", hidden, column=(number + 1) * config.hidden_size, add=True)
 
 
 def _norm(

@@ -17,6 +17,7 @@ from ..model_config import LayerConfig, ModelConfig
 from ..model_source import ModelSource
 from ..position_tables import RopeScaling, RopeTable
 from .architecture import Architecture, Mixture, Shapes, Windows
+from .decoder import embedded_rows
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
 from .experts import expert_feed_forward, expert_shapes
 
@@ -145,7 +146,7 @@ def shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
 def graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     """See `Architecture`."""
     g, epsilon = GraphBuilder(weights), config.norm_epsilon
-    hidden = g.embed("embedded", "token_embedding", config.embedding_scale)
+    hidden = embedded_rows(g, config)
     inputs = per_layer_inputs(g, config, hidden) if config.per_layer_size else ""
     rotated: dict[int, str] = {}
     for number in range(config.num_layers):
