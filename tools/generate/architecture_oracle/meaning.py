@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from rocmforge.compiler.model_source import ModelSource
 from rocmforge.compiler.model_tensors import weight_tensors, weights_by_role
 from rocmforge.compiler.operation import Float64
 from rocmforge.compiler.operations import OPERATIONS
+from rocmforge.compiler.ops import rope_kv
 from rocmforge.compiler.read_config import read_config
 from rocmforge.compiler.sources import open_source
 from rocmforge.compiler.weights import read_floats
@@ -57,11 +59,14 @@ class Meaning:
         graph = build_graph(config, weights_by_role(source, config))
         return cls(config, graph, {role: values.astype(np.float64) for role, values in numbers.items()})
 
-    def logits(self, token_ids: Sequence[int], rows: Float64 | None = None) -> npt.NDArray[np.float64]:
+    def logits(
+        self, token_ids: Sequence[int], rows: Float64 | None = None, rotary: npt.NDArray[np.intp] | None = None
+    ) -> npt.NDArray[np.float64]:
         """Return float64[vocab_size], of the last of these tokens.
 
         Args:
             rows: float64[T, input_width], what tokens take from outside, NaN where one takes none; None: none does.
+            rotary: int[4, T], `Batch.rope_positions`.
         """
         values: dict[str, Float64] = {}
         rows = np.full((len(token_ids), self.graph.input_width), np.nan) if rows is None else rows
@@ -73,7 +78,10 @@ class Meaning:
             tokens = np.array(token_ids, np.float64)[:, None]
             inputs = [tokens] if operation.reads_tokens else [values[name] for name in node.inputs]
             inputs = [rows, *inputs] if operation.reads_rows else inputs
-            result = operation.compute(node, inputs, [self.numbers[name] for name in node.weights])
+            weights = [self.numbers[name] for name in node.weights]
+            rotated = node.op == "rope_kv" and rotary is not None
+            compute = partial(rope_kv.compute, positions=rotary) if rotated else operation.compute
+            result = compute(node, inputs, weights)
             if "out_offset" not in node.attributes:
                 values[node.output] = result
                 continue
