@@ -17,6 +17,7 @@ from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_source import ModelSource
+from rocmforge.compiler.operation import Float64
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.read_config import read_config
 from rocmforge.compiler.sources import open_source
@@ -55,9 +56,10 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_module, "read_config", with_pictures)
 
 
-def logits(program: Program, batch: Batch) -> np.ndarray:
+def logits(program: Program, batch: Batch) -> Float64:
     program.step(batch)
-    return program.logits(1)[0].astype(np.float64)
+    found: Float64 = program.logits(1)[0].astype(np.float64)
+    return found
 
 
 @pytest.mark.parametrize("name", MODELS)
