@@ -28,48 +28,6 @@
 
 static int32_t scan_items(const struct step *step) { return step->num_sequences * BLOCKS; }
 
-/* Row i decays, takes its part of what is written, and gives its part of the output. */
-INLINE void pass_row(struct block *block, const struct token *token, int i, f32x16 sums[VECTORS])
-{
-    const f32x16 key = splat(token->key[i]), query = splat(token->query[i]);
-    for (int v = 0; v < VECTORS; v++) {
-        const f32x16 row = vector_fma(key, token->values[v], block->state[i][v] * DECAY(i, v));
-        block->state[i][v] = row;
-        sums[v] = vector_fma(row, query, sums[v]);
-    }
-}
-
-INLINE void pass(struct block *block, const struct token *token, float *out)
-{
-    f32x16 even[VECTORS], odd[VECTORS];
-    for (int v = 0; v < VECTORS; v++) even[v] = odd[v] = splat(0);
-    for (int i = 0; i + 1 < STATE; i += 2) {
-        pass_row(block, token, i, even);
-        pass_row(block, token, i + 1, odd);
-    }
-    if (STATE % 2) pass_row(block, token, STATE - 1, even);
-    for (int v = 0; v < VECTORS; v++)
-        store_lanes(out + 16 * v, even[v] + odd[v] + token->added[v], block->count - 16 * v);
-}
-
-static void scan_sequence(const struct step *step, int32_t sequence, int32_t at, struct block *block)
-{
-    const size_t offset = (size_t)at * sizeof block->state;
-    const char *before = state_before(step, block->arguments[1], sequence, offset);
-    if (before)
-        __builtin_memcpy(block->state, before, sizeof block->state);
-    else
-        __builtin_memset(block->state, 0, sizeof block->state);
-    for (int32_t t = step->sequence_starts[sequence]; t < step->sequence_starts[sequence + 1]; t++) {
-        float *out = (float *)block->arguments[0] + (size_t)t * (HEADS * COLUMNS);
-        struct token token;
-        read_token(block, &token, t);
-        pass(block, &token, out + block->head * COLUMNS + block->column);
-        char *after = state_after(step, block->arguments[1], t, offset);
-        if (after) __builtin_memcpy(after, block->state, sizeof block->state);
-    }
-}
-
 static void scan_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
     struct block block;
@@ -85,8 +43,7 @@ static void scan_run(const struct step *step, void *const *arguments, int32_t be
         block.column = at % BLOCKS_OF_HEAD * LANES;
         block.count = int_min(LANES, COLUMNS - block.column);
 #endif
-        open_block(&block);
-        scan_sequence(step, item / BLOCKS, at, &block);
+        scan_tokens(&block, step, item / BLOCKS, (size_t)at * sizeof block.state);
     }
 }
 EXPORT const struct kernel SYMBOL = { scan_items, scan_run };

@@ -10,6 +10,10 @@
 #endif
 #define LANES (16 * VECTORS)
 
+/* Vectors of a row that a pass over the rows takes: as many as registers hold with their sums. */
+#define MANY_REGISTERS (MORE_TOKENS == 16)
+#define WIDE (MANY_REGISTERS ? VECTORS : 1)
+
 struct block {
     f32x16 state[STATE][VECTORS];
 #ifdef KIND_MAMBA
@@ -20,10 +24,25 @@ struct block {
     int32_t count; /* lanes that there are */
 };
 
+/* Sums over a matrix's rows: of even and of odd ones. */
+struct sums {
+    f32x16 of[2][WIDE];
+};
+INLINE void clear(struct sums *sums)
+{
+    for (int v = 0; v < WIDE; v++) sums->of[0][v] = sums->of[1][v] = splat(0);
+}
+INLINE f32x16 sum_of(const struct sums *sums, int v) { return sums->of[0][v] + sums->of[1][v]; }
+
 /* An input's row, from the column on that it begins with. */
 INLINE const float *row_of(const struct block *block, int argument, int32_t t, int32_t stride, int32_t first)
 {
     return (const float *)block->arguments[argument] + (size_t)t * stride + first;
 }
-INLINE float first_lane(f32x16 v) { return v[0]; }
+INLINE float *out_of(const struct block *block, int32_t t)
+{
+    return (float *)block->arguments[0] + (size_t)t * (HEADS * COLUMNS) + block->head * COLUMNS + block->column;
+}
+/* Vector v of a row of a block's state that lies at `state`. */
+INLINE char *row_at(char *state, int i, int v) { return state + ((size_t)i * VECTORS + v) * sizeof(f32x16); }
 #endif

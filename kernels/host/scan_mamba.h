@@ -1,21 +1,34 @@
-/* What a token brings to a block of scan.h of kinds mamba and mamba2. */
+/* The tokens of a sequence and a block of scan.h, of kinds mamba and mamba2.
+ *
+ * What a token writes does not depend on the state: some tokens pass over it at once, so that a row is loaded and stored
+ * once for all of them.
+ */
 #include "scan_block.h"
+
+#define READ_AHEAD 8 /* tokens that are read at once, so that the steps of one head share vectors */
+/* Tokens of a pass: as many as registers hold sums of; one where it takes longest to make decays. */
+#if MANY_REGISTERS && defined(KIND_MAMBA2)
+#define AT_ONCE 4
+#else
+#define AT_ONCE 1
+#endif
+
+/* Of mamba a lane's step, of which each row makes a decay; of mamba2 the head's decay, the same in all. */
+#ifdef KIND_MAMBA
+typedef f32x16 decay_part;
+#define DECAY_PARTS WIDE
+#define DECAY(decays, i, first, v) vector_decay(decays[v] * block->a[i][first + v])
+#else
+typedef float decay_part;
+#define DECAY_PARTS 1
+#define DECAY(decays, i, first, v) decays[0]
+#endif
 
 struct token {
     const float *key, *query;
     f32x16 values[VECTORS], added[VECTORS];
-#ifdef KIND_MAMBA
-    f32x16 steps[VECTORS];
-#else
-    float decay;
-#endif
+    decay_part decays[VECTORS];
 };
-
-#ifdef KIND_MAMBA
-#define DECAY(i, v) vector_decay(token->steps[v] * block->a[i][v])
-#else
-#define DECAY(i, v) token->decay
-#endif
 
 static void open_block(struct block *block)
 {
@@ -30,37 +43,126 @@ static void open_block(struct block *block)
     (void)block;
 }
 
-/* The steps of 16 lanes, which are so many heads of mamba, or columns of one of mamba2. */
-INLINE f32x16 steps_of(const float *dt, const float *bias, int32_t count)
+/* The steps of `count` tokens from `first` on: of mamba2 all at once, each lane a token. */
+INLINE void read_steps(const struct block *block, struct token *tokens, int32_t first, int32_t count)
 {
+    const float *bias = (const float *)block->arguments[3] + HEADS + block->head;
 #ifdef KIND_MAMBA
-    const f32x16 own = load_lanes(dt, count);
-    return vector_softplus(HAS_BIAS ? own + load_lanes(bias, count) : own);
+    for (int32_t t = 0; t < count; t++)
+        for (int v = 0; v < VECTORS; v++) {
+            const int32_t lane = 16 * v, lanes = block->count - lane;
+            const f32x16 own = load_lanes(row_of(block, 5, first + t, DT_STRIDE, DT_FIRST) + block->head + lane, lanes);
+            tokens[t].decays[v] = vector_softplus(HAS_BIAS ? own + load_lanes(bias + lane, lanes) : own);
+        }
 #else
-    (void)count;
-    return vector_softplus(splat(HAS_BIAS ? dt[0] + bias[0] : dt[0]));
+    float own[16] = { 0 };
+    for (int32_t t = 0; t < count; t++) own[t] = row_of(block, 5, first + t, DT_STRIDE, DT_FIRST)[block->head];
+    const f32x16 steps = vector_softplus(HAS_BIAS ? load_f32(own) + bias[0] : load_f32(own));
+    const f32x16 decays = vector_decay(steps * ((const float *)block->arguments[2])[block->head]);
+    for (int32_t t = 0; t < count; t++) {
+        tokens[t].decays[0] = tokens[t].decays[VECTORS - 1] = decays[t];
+        tokens[t].values[0] = splat(steps[t]);
+    }
 #endif
 }
 
-INLINE void read_token(const struct block *block, struct token *token, int32_t t)
+/* Reads tokens from `first` on. */
+static void read_tokens(const struct block *block, struct token *tokens, int32_t first, int32_t count)
 {
-    const int32_t head = block->head, group = head / (HEADS / GROUPS);
-    const float *d = (const float *)block->arguments[3] + head, *bias = d + HEADS;
-    const float *x = row_of(block, 4, t, X_STRIDE, X_FIRST) + head * COLUMNS + block->column;
-    const float *dt = row_of(block, 5, t, DT_STRIDE, DT_FIRST) + head;
-    token->key = row_of(block, 6, t, B_STRIDE, B_FIRST) + group * STATE;
-    token->query = row_of(block, 7, t, C_STRIDE, C_FIRST) + group * STATE;
-    for (int v = 0; v < VECTORS; v++) {
-        const int32_t count = block->count - 16 * v, lane = 16 * v;
-        const f32x16 here = load_lanes(x + lane, count);
-#ifdef KIND_MAMBA
-        const f32x16 step = token->steps[v] = steps_of(dt + lane, bias + lane, count);
-        token->added[v] = load_lanes(d + lane, count) * here;
-#else
-        const f32x16 step = steps_of(dt, bias, count);
-        token->decay = first_lane(vector_decay(step * ((const float *)block->arguments[2])[head]));
-        token->added[v] = d[0] * here;
+    const int32_t group = block->head / (HEADS / GROUPS);
+    const float *d = (const float *)block->arguments[3] + block->head;
+    read_steps(block, tokens, first, count);
+    for (int32_t t = 0; t < count; t++) {
+        struct token *token = tokens + t;
+        const float *x = row_of(block, 4, first + t, X_STRIDE, X_FIRST) + block->head * COLUMNS + block->column;
+        token->key = row_of(block, 6, first + t, B_STRIDE, B_FIRST) + group * STATE;
+        token->query = row_of(block, 7, first + t, C_STRIDE, C_FIRST) + group * STATE;
+#ifdef KIND_MAMBA2
+        const f32x16 step = token->values[0];
 #endif
-        token->values[v] = step * here;
+        for (int v = 0; v < VECTORS; v++) {
+            const int32_t count = block->count - 16 * v, lane = 16 * v;
+            const f32x16 here = load_lanes(x + lane, count);
+#ifdef KIND_MAMBA
+            const f32x16 step = token->decays[v];
+            token->added[v] = load_lanes(d + lane, count) * here;
+#else
+            token->added[v] = d[0] * here;
+#endif
+            token->values[v] = step * here;
+        }
+    }
+}
+
+/* What a pass needs of its tokens, so that registers hold it. */
+struct taken {
+    const float *keys[AT_ONCE], *queries[AT_ONCE];
+    f32x16 values[AT_ONCE][WIDE];
+    decay_part decays[AT_ONCE][DECAY_PARTS];
+    struct sums sums[AT_ONCE];
+};
+/* Row i decays, takes what the tokens write one after another, and gives its part of the output of each. */
+INLINE void pass_row(const struct block *block, int first, struct taken *taken, int count, const char *from, char *to,
+                     int i, int parity)
+{
+    for (int v = 0; v < WIDE; v++) {
+        f32x16 row = load_f32(row_at((char *)from, i, first + v));
+        for (int t = 0; t < count; t++) {
+            row = row * DECAY(taken->decays[t], i, first, v);
+            row = vector_fma(splat(taken->keys[t][i]), taken->values[t][v], row);
+            taken->sums[t].of[parity][v] = vector_fma(row, splat(taken->queries[t][i]), taken->sums[t].of[parity][v]);
+        }
+        store_f32(row_at(to, i, first + v), row);
+    }
+}
+INLINE void pass_rows(const struct block *block, int first, const struct token *tokens, int count, const char *from,
+                      char *to, int32_t at)
+{
+    struct taken taken;
+    for (int t = 0; t < count; t++) {
+        taken.keys[t] = tokens[t].key;
+        taken.queries[t] = tokens[t].query;
+        for (int v = 0; v < WIDE; v++) taken.values[t][v] = tokens[t].values[first + v];
+        for (int v = 0; v < DECAY_PARTS; v++) taken.decays[t][v] = tokens[t].decays[first + v];
+        clear(taken.sums + t);
+    }
+    for (int i = 0; i + 1 < STATE; i += 2) {
+        pass_row(block, first, &taken, count, from, to, i, 0);
+        pass_row(block, first, &taken, count, from, to, i + 1, 1);
+    }
+    if (STATE % 2) pass_row(block, first, &taken, count, from, to, STATE - 1, 0);
+    for (int t = 0; t < count; t++)
+        for (int v = 0; v < WIDE; v++) {
+            const int lane = 16 * (first + v);
+            const f32x16 out = sum_of(taken.sums + t, v) + tokens[t].added[first + v];
+            store_lanes(out_of(block, at + t) + lane, out, block->count - lane);
+        }
+}
+
+static void scan_tokens(struct block *block, const struct step *step, int32_t sequence, size_t offset)
+{
+    struct token tokens[READ_AHEAD];
+    const int32_t end = step->sequence_starts[sequence + 1];
+    const char *from = state_before(step, block->arguments[1], sequence, offset);
+    open_block(block);
+    if (!from) from = __builtin_memset(block->state, 0, sizeof block->state);
+    for (int32_t t = step->sequence_starts[sequence], ready = t, begin = t; t < end;) {
+        if (t == ready) {
+            begin = t;
+            ready = int_min(t + READ_AHEAD, end);
+            read_tokens(block, tokens, t, ready - t);
+        }
+        int32_t count = 1;
+        while (count < AT_ONCE && t + count < ready && step->state_to[t + count - 1] < 0) count++;
+        if (count < AT_ONCE) count = 1;
+        char *after = state_after(step, block->arguments[1], t + count - 1, offset);
+        char *to = after ? after : (char *)block->state;
+        for (int v = 0; v < VECTORS; v += WIDE)
+            if (count == 1)
+                pass_rows(block, v, tokens + t - begin, 1, from, to, t);
+            else
+                pass_rows(block, v, tokens + t - begin, AT_ONCE, from, to, t);
+        from = to;
+        t += count;
     }
 }

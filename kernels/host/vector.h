@@ -118,8 +118,9 @@ INLINE f32x16 vector_exp(f32x16 v)
 {
     v = vector_max(v, splat(-87.0f));
     v = -vector_max(-v, splat(-88.0f));
-    const i32x16 n = vector_round(v * 1.44269504f);
-    const f32x16 nf = to_f32(n);
+    /* As vector_round does it; its last 9 bits are those of the integer. */
+    const float magic = 12582912.0f;
+    const f32x16 shifted = v * 1.44269504f + magic, nf = shifted - magic;
     f32x16 r = vector_fma(nf, splat(-0.693359375f), v);
     r = vector_fma(nf, splat(2.12194440e-4f), r);
     f32x16 p = splat(1.0f / 720);
@@ -129,7 +130,7 @@ INLINE f32x16 vector_exp(f32x16 v)
     p = vector_fma(p, r, splat(0.5f));
     p = vector_fma(p, r, splat(1.0f));
     p = vector_fma(p, r, splat(1.0f));
-    return (f32x16)((i32x16)p + (n << 23));
+    return (f32x16)((i32x16)p + ((i32x16)shifted << 23));
 }
 /* tanh(v): by e^-2|v|, or where that would cancel by its series, whose next term is below 2^-26 of it. Keeps NaN. */
 INLINE f32x16 vector_tanh(f32x16 v)
