@@ -21,7 +21,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "deepseek4": "residual streams that are mixed, and an indexer that chooses among keys that are compressed",
         "dots3note": "an indexer that chooses what positions see, beside windows with latents of another size",
         "glm5-next": "an indexer of pools of positions, and residual streams that are mixed",
-        "grovemoe": "experts that several of a token's choices share",
         "hy_v4": "an indexer that chooses what positions see, and residual streams that are mixed",
         "kimi-k3": "attention over the outputs of earlier layers",
         "minimax-01": "linear attention with a decay of each head",

@@ -136,7 +136,8 @@ class HipPlanner(Planner):
         self.launch("expert_gemv", arguments, grid, row_tiles=row_tiles, tile_groups=groups, **common)
         matrix, waves = self._matrix(weight_format)
         groups = -(-tiles // 2)
-        grid = GridEntry(waves * self.gpu.wave_size, experts * groups, "tokens", TILED_TOKENS, 0, few + 1, MANY)
+        each = TILED_TOKENS // int(parameters.get("repeats", 1))  # that many tokens fill a tile at least once
+        grid = GridEntry(waves * self.gpu.wave_size, experts * groups, "tokens", each, 0, few + 1, MANY)
         self.launch("expert_gemm", arguments, grid, matrix=matrix, tile_groups=groups, **common)
 
     def _matrix(self, weight_format: WeightFormat) -> tuple[str, int]:

@@ -44,6 +44,9 @@ class Experts:
         intermediate_size: of each.
         shared_size: width of the inside of what all tokens go to beside them; 0: there is none.
         latent_size: elements of what they read and make; 0: those of the residual stream.
+        sharers: neighbours that share one more expert, which reads what the token's experts made; 0: there is none.
+        sharers_size: width of the inside of these.
+        sharers_scale: by which what these make is multiplied.
     """
 
     used: int
@@ -55,6 +58,9 @@ class Experts:
     groups: int
     groups_used: int
     latent_size: int = 0
+    sharers: int = 0
+    sharers_size: int = 0
+    sharers_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

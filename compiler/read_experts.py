@@ -42,6 +42,7 @@ def with_experts(source: ModelSource, row: Architecture, config: ModelConfig) ->
         shared_size=_last_extent(source, row, "ffn_down_shared", first),
         latent_size=_last_extent(source, row, "experts_out", first),
         **_choice(source, row, count),
+        **_neighbours(source, row, count, first),
     )
     by_layer = {**config.by_layer, "num_experts": layers} if len(set(layers)) > 1 else config.by_layer
     return replace(config, num_experts=count, experts=experts, by_layer=by_layer)
@@ -51,6 +52,21 @@ def _last_extent(source: ModelSource, row: Architecture, role: str, layer: int) 
     """Return the columns of a tensor; 0 where there is none, which is found later if it must be there."""
     tensor = source.tensors.get(row.tensor_name(role, layer)) if role in row.tensors else None
     return tensor.shape[-1] if tensor is not None else 0
+
+
+def _neighbours(source: ModelSource, row: Architecture, count: int, layer: int) -> dict[str, Any]:
+    """Return what is said of experts that several share: the fields of `Experts` about sharers."""
+    if "expert_neighbours" not in row.keys:
+        return {}
+    key = row.key("expert_neighbours")
+    sharers = source.get_int(key, minimum=1, maximum=count)
+    if count % sharers or sharers > MOST_USED:
+        raise source.error(key, f"expected a divisor of {count} up to {MOST_USED}, found {sharers}")
+    return {
+        "sharers": sharers,
+        "sharers_size": _last_extent(source, row, "ffn_down_neighbours", layer),
+        "sharers_scale": source.get_float(row.key("expert_neighbours_scale"), minimum=-1e6, maximum=1e6),
+    }
 
 
 def _choice(source: ModelSource, row: Architecture, count: int) -> dict[str, Any]:

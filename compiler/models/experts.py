@@ -16,6 +16,8 @@ ROLES = (
 )
 LATENT = ("experts_in", "experts_out")
 """Of some besides: experts read and make a latent of the residual stream."""
+OF_NEIGHBOURS = ("ffn_gate_neighbours", "ffn_up_neighbours", "ffn_down_neighbours")
+"""Of some besides: experts that several neighbours share."""
 """Of weights that a layer of a mixture may have."""
 OPTIONAL = ("expert_choice_bias", "shared_gate")
 
@@ -35,6 +37,10 @@ def expert_shapes(config: ModelConfig, layer: LayerConfig) -> Shapes:
     }
     if experts.latent_size:
         found |= {"experts_in": (read, hidden), "experts_out": (hidden, read)}
+    if experts.sharers:
+        pools, inside = count // experts.sharers, experts.sharers_size
+        found |= dict.fromkeys(OF_NEIGHBOURS[:2], (pools, inside, hidden))
+        found["ffn_down_neighbours"] = (pools, hidden, inside)
     if shared:
         found |= {"ffn_gate_shared": (shared, hidden), "ffn_up_shared": (shared, hidden)}
         found |= {"ffn_down_shared": (hidden, shared), "shared_gate": (1, hidden)}
@@ -78,6 +84,8 @@ def expert_feed_forward(
     found = g.expert_sum("experts_out", down, routed, **weighted, **scaled)
     if experts.latent_size:
         found = g.linear("experts_expanded", found, "experts_out")
+    if experts.sharers:
+        return _with_neighbours(g, experts, count, found, logits, activation)
     if not experts.shared_size:
         return found
     roles = [role for role in ("ffn_gate_shared", "ffn_up_shared") if g.has(role)]
@@ -88,6 +96,22 @@ def expert_feed_forward(
         opened = g.activate("shared_opened", g.linear("shared_gate_in", source, "shared_gate"), "sigmoid")
         shared = g.mul("shared_gated", shared, opened)
     return g.add("experts_and_shared", found, shared)
+
+
+def _with_neighbours(g: GraphBuilder, experts: Experts, count: int, source: str, logits: str, activation: str) -> str:
+    """Append the experts that neighbours of those chosen share, which read `source`, what these made.
+
+    Source: llama.cpp 11434, src/models/grovemoe.cpp: the choice is made again, of no more experts than there are.
+    """
+    pools = count // experts.sharers
+    used = min(experts.used, pools)
+    routed = g.route("neighbours_routed", logits, used, shared=experts.sharers, **_choice(experts))
+    repeats: dict[str, Attribute] = {"repeats": min(used, experts.sharers)} if experts.sharers > 1 else {}
+    inside = g.expert_linear("neighbours_gate_up", source, routed, pools, *OF_NEIGHBOURS[:2], **repeats)
+    activated = g.gate("neighbours_activated", inside, activation)
+    down = g.expert_linear("neighbours_down", activated, routed, pools, OF_NEIGHBOURS[2], each=True, **repeats)
+    found = g.expert_sum("neighbours_out", down, routed, scale=experts.sharers_scale)
+    return g.add("experts_and_neighbours", source, found)
 
 
 def _activated(

@@ -11,6 +11,7 @@ from typing import Any
 from . import refine as refined
 from .architecture import Mixture, Windows
 from .decoder_row import LATENT, POST, PROJECTIONS, ROPE_FACTORS, half, llama
+from .experts import OF_NEIGHBOURS
 
 _LATENT: Mapping[str, Any] = {
     "without": PROJECTIONS,
@@ -180,6 +181,13 @@ ARCHITECTURES = (
         names={"ffn_norm": "blk.{layer}.post_attention_norm.weight"},
         qk_norm="head",
         mixture=Mixture("sigmoid", normalise=None, said=True),
+    ),
+    half(
+        "grovemoe",
+        also=OF_NEIGHBOURS,
+        keys=("expert_neighbours", "expert_neighbours_scale"),
+        qk_norm="head",
+        mixture=Mixture(),
     ),
     half("hunyuan-moe", qk_norm="head", qk_norm_after=True, mixture=Mixture()),
     half("rnd1", qk_norm="head", no_keys=("causal",), both_ways=True, mixture=Mixture()),

@@ -2,7 +2,8 @@
 
 The experts' matrices are one, stacked; `used` of them are taken for a token, as `route` has them in its second half.
 The input has one row for all of a token's experts, or with `each` one for each, side by side. With `weighted` a product
-is taken times the expert's weight, before its bias.
+is taken times the expert's weight, before its bias. `repeats` is how often a token may go to the same expert: once, if
+it is not given.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def _arguments(planner: Planner, node: Node) -> tuple[Argument, ...]:
 
 def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
     (matrix,), biases, scales = node.parts()
-    experts = node.integer("experts")
+    experts, repeats = node.integer("experts"), node.integer("repeats", 1)
     return {
+        **({"repeats": repeats} if repeats > 1 else {}),
         "experts": experts,
         "used": node.integer("used"),
         "rows": planner.graph.weights[matrix].shape[0] // experts,
@@ -83,6 +85,8 @@ def _problem(graph: Graph, node: Node) -> str:
     if graph.values[node.inputs[0]].columns != (columns * used if node.attributes.get("each") else columns):
         return "weight and input differ in columns"
     shapes = [graph.weights[name].shape for name in (*biases, *scales)]
+    if not 1 <= node.integer("repeats", 1) <= used:
+        return f"expected a token to go to an expert 1 to {used} times, found {node.integer('repeats')}"
     return "" if shapes in ([], [(rows,)], [(experts,)], [(rows,), (experts,)]) else "bias or scale of another shape"
 
 
@@ -92,7 +96,7 @@ OPERATION = Operation(
     host,
     hip,
     {"experts": int, "used": int, "out_offset": int},
-    optional={"each": bool, "weighted": bool},
+    optional={"each": bool, "weighted": bool, "repeats": int},
     inputs=(2, 2),
     weights=(1, 3),
     problem=_problem,

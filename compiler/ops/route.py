@@ -3,7 +3,8 @@
 Of scores s of all experts (`scoring`): "softmax" or "sigmoid" of the logits, or "chosen", the logits themselves, of
 which the softmax is taken over those chosen. They are float32, and of equal ones the first is chosen. A bias is added
 for the choice alone. Where there are groups, the choice is among the `groups_used` with the largest sums of their two
-best. The weights are the chosen ones' s, divided by their sum where `normalise`, times `scale`.
+best. The weights are the chosen ones' s, divided by their sum where `normalise`, times `scale`. Where `shared` says so
+many, that many neighbours share an expert: its number is theirs divided by it, and its weight of s at that number.
 Source: llama.cpp 11434, `build_moe_ffn` of src/llama-graph.cpp.
 
 The output has the weights in columns [0, used), in the order of the choice, and the experts' numbers, exact as floats,
@@ -50,6 +51,7 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     if node.integer("groups", 1) > 1:
         ranks = _within_groups(ranks, node.integer("groups"), node.integer("groups_used"))
     chosen = np.argsort(-ranks, axis=1, kind="stable")[:, :used]
+    chosen = chosen // node.integer("shared", 1)
     found = np.take_along_axis(scores, chosen, axis=1)
     if scoring == "chosen":
         found = softmax(found)
@@ -74,8 +76,9 @@ def _within_groups(ranks: Float64, groups: int, groups_used: int) -> Float64:
 
 
 def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
-    groups = node.integer("groups", 1)
+    groups, shared = node.integer("groups", 1), node.integer("shared", 1)
     return {
+        **({"shared": shared} if shared > 1 else {}),
         "experts": planner.graph.values[node.inputs[0]].columns,
         "used": node.integer("used"),
         "scoring": node.word("scoring"),
@@ -106,6 +109,8 @@ def _problem(graph: Graph, node: Node) -> str:
     fewest = experts // groups * node.integer("groups_used") if groups > 1 else experts
     if max(used, groups) > MOST_USED or experts % groups or fewest < used:
         return f"expected groups that {used} experts can be chosen from, found {groups} of {experts}"
+    if experts % node.integer("shared", 1):
+        return f"expected {experts} experts to be shared evenly, found {node.integer('shared')} to share one"
     if node.weights and graph.weights[node.weights[0]].shape != (experts,):
         return f"expected a bias of {experts} elements"
     fits = 1 <= used <= experts <= MAX_EXPERTS and graph.values[node.output].columns == 2 * used
@@ -118,7 +123,7 @@ OPERATION = Operation(
     host,
     hip,
     {"used": int, "scoring": str},
-    optional={"normalise": bool, "scale": float, "groups": int, "groups_used": int},
+    optional={"normalise": bool, "scale": float, "groups": int, "groups_used": int, "shared": int},
     weights=(0, 1),
     problem=_problem,
 )

@@ -1,8 +1,8 @@
 /* Many tokens: what expert_gemv.h does, bit for bit, 64 rows of an expert by 64 tokens that go to it a workgroup.
  *
  * Constants and arguments as in expert_gemv.h, but ROW_TILES; TILE_GROUPS of 64 rows. Grid: x = EXPERTS * TILE_GROUPS,
- * y = tokens / 64: a token goes to an expert once at most; GEMM_WAVES waves. Workgroups whose expert has not so many
- * leave once they have counted.
+ * y = tokens * REPEATS / 64: a token goes to an expert so often at most, once if it is not given; GEMM_WAVES waves.
+ * Workgroups whose expert has not so many leave once they have counted.
  */
 #include "prelude.h"
 
@@ -10,6 +10,9 @@ static __shared__ int32_t pairs[64]; /* token * USED + slot of those that this w
 #define ROW_OF_TOKEN(token) (EACH ? pairs[token] : pairs[token] / USED)
 #include "gemm_tile.h"
 #include "expert_epilogue.h"
+#ifndef REPEATS
+#define REPEATS 1
+#endif
 
 /* The sum of x over the lanes before this one, and of all lanes. */
 INLINE int32_t lanes_before(int32_t x, int32_t *all)
@@ -43,18 +46,20 @@ INLINE int32_t gather(const GLOBAL_MEMORY float *routed, int32_t tokens, int32_t
     }
     NO_UNROLL_FOR (int32_t base = 0; base < tokens && found < first + 64; base += THREADS) {
         const int32_t token = base + thread_index();
-        int32_t slot = -1, all;
+        uint32_t slots = 0; /* a bit each */
+        int32_t all;
         if (token < tokens)
             UNROLL_FOR (int j = 0; j < USED; j++)
-                if ((int32_t)routed[(size_t)token * (2 * USED) + USED + j] == expert) slot = j;
-        int32_t at = found + lanes_before(slot >= 0 ? 1 : 0, &all);
+                if ((int32_t)routed[(size_t)token * (2 * USED) + USED + j] == expert) slots |= 1u << j;
+        int32_t at = found + lanes_before(__builtin_popcount(slots), &all);
         of_waves[wave_index()] = all;
         __syncthreads();
         UNROLL_FOR (int w = 0; w < GEMM_WAVES; w++) {
             at += w < wave_index() ? of_waves[w] : 0;
             found += of_waves[w];
         }
-        if (slot >= 0 && at >= first && at < first + 64) pairs[at - first] = token * USED + slot;
+        for (; slots; slots &= slots - 1, at++)
+            if (at >= first && at < first + 64) pairs[at - first] = token * USED + __builtin_ctz(slots);
         __syncthreads();
     }
     return int_min(uniform_int(found) - first, 64);
@@ -64,7 +69,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
     __shared__ struct stage stage;
     const int32_t first = group_y() * 64, tokens = STEP->num_tokens, expert = group_x() / TILE_GROUPS;
-    if (first >= tokens) return;
+    if (first >= tokens * REPEATS) return;
     const int32_t count = gather((const GLOBAL_MEMORY float *)a2, tokens, expert, first);
     if (count <= 0) return;
     const int32_t row = expert * ROWS, last = (row + ROWS - 1) / 32, start = row / 32 + group_x() % TILE_GROUPS * 2;

@@ -1,7 +1,7 @@
 /* The experts of a token: out[t, j] is the weight of the j-th one chosen, out[t, USED + j] its number.
  *
- * Constants: EXPERTS, USED (at most 32), SCORING_SOFTMAX, SCORING_SIGMOID or SCORING_CHOSEN, HAS_BIAS, NORMALISE, SCALE, GROUPS (at most 32), GROUPS_USED; see
- * compiler/ops/route.py. Arguments: logits float32[T, EXPERTS], out float32[T, 2 * USED], bias float32[EXPERTS].
+ * Constants: EXPERTS, USED (at most 32), SCORING_SOFTMAX, SCORING_SIGMOID or SCORING_CHOSEN, HAS_BIAS, NORMALISE, SCALE,
+ * GROUPS (at most 32), GROUPS_USED, SHARED (where it is given: so many neighbours are one); see compiler/ops/route.py. Arguments: logits float32[T, EXPERTS], out float32[T, 2 * USED], bias float32[EXPERTS].
  * Grid: y tokens, of one wave. Of equal scores the first is chosen; one that is not a number is below all others.
  */
 #include "prelude.h"
@@ -12,6 +12,9 @@
 #endif
 #define GROUP_SIZE (EXPERTS / GROUPS)
 #define LOWEST (-3.4e38f)
+#ifndef SHARED
+#define SHARED 1
+#endif
 
 /* A rank and whose it is; nobody's is below all. */
 struct best {
@@ -112,8 +115,8 @@ KERNEL(WAVE_SIZE) SYMBOL(KERNEL_ARGUMENTS)
     float weight = 0; /* of the expert that is chosen as this lane's number says */
     int32_t mine = 0;
     NO_UNROLL_FOR (int32_t j = 0; j < USED; j++) {
-        const int32_t expert = best_of(ranks, taken, 0, EXPERTS).index;
-        taken = taking(taken, expert);
+        const int32_t chosen = best_of(ranks, taken, 0, EXPERTS).index, expert = chosen / SHARED;
+        taken = taking(taken, chosen);
         float found = 0;
         UNROLL_FOR (int i = 0; i < LANE_EXPERTS; i++) found = i * WAVE_SIZE + lane == expert ? scores[i] : found;
         found = wave_sum(found);

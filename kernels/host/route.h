@@ -1,7 +1,7 @@
 /* The experts of a token: out[t, j] is the weight of the j-th one chosen, out[t, USED + j] its number.
  *
- * Constants: EXPERTS, USED, SCORING_SOFTMAX, SCORING_SIGMOID or SCORING_CHOSEN, HAS_BIAS, NORMALISE, SCALE, GROUPS, GROUPS_USED; see
- * compiler/ops/route.py. Arguments: logits float32[T, EXPERTS], out float32[T, 2 * USED], bias float32[EXPERTS].
+ * Constants: EXPERTS, USED, SCORING_SOFTMAX, SCORING_SIGMOID or SCORING_CHOSEN, HAS_BIAS, NORMALISE, SCALE, GROUPS,
+ * GROUPS_USED, SHARED (where it is given: so many neighbours are one); see compiler/ops/route.py. Arguments: logits float32[T, EXPERTS], out float32[T, 2 * USED], bias float32[EXPERTS].
  * A work item is one token. Of equal scores the first is chosen; one that is not a number is below all others.
  */
 #include "vector.h"
@@ -12,6 +12,9 @@
 #endif
 #define GROUP_SIZE (EXPERTS / GROUPS)
 #define LOWEST (-3.4e38f)
+#ifndef SHARED
+#define SHARED 1
+#endif
 
 static int32_t route_items(const struct step *step) { return step->num_tokens; }
 
@@ -75,8 +78,8 @@ INLINE void route_token(const float *logits, const float *bias, float *out)
     for (int32_t j = 0; j < USED; j++) {
         const int32_t expert = largest(ranks, taken, 0, EXPERTS);
         taken[expert] = 1;
-        weights[j] = scores[expert];
-        out[USED + j] = (float)expert;
+        weights[j] = scores[expert / SHARED];
+        out[USED + j] = (float)(expert / SHARED);
     }
 #if defined(SCORING_CHOSEN)
     softmax(weights, USED);

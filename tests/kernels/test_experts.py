@@ -38,6 +38,7 @@ ROUTES = {
     "sigmoid-bias": route_case(72, 8, "sigmoid", True, normalise=True, scale=2.5),
     "sigmoid-groups": route_case(64, 4, "sigmoid", True, normalise=True, groups=8, groups_used=3),
     "softmax-groups": route_case(96, 3, "softmax", groups=4, groups_used=1),
+    "softmax-shared": route_case(24, 6, "softmax", normalise=True, scale=1.5, shared=3),
     "chosen": route_case(32, 4, "chosen"),
     "chosen-all": route_case(32, 32, "chosen", scale=0.5),
 }
@@ -61,8 +62,8 @@ def linear_case(
     if scales:
         weights["w_scale"] = RANDOM.normal(2, 0.5, experts).astype(np.float32)
     x = RANDOM.normal(0, 1, (TOKENS, columns * used if each else columns)).astype(np.float32)
-    chosen = np.array([RANDOM.choice(experts, used, replace=False) for _ in range(TOKENS)])
-    for row in chosen[1:9]:  # more of one expert than a kernel takes at once
+    chosen = np.array([RANDOM.choice(experts, used, replace="repeats" in attributes) for _ in range(TOKENS)])
+    for row in () if "repeats" in attributes else chosen[1:9]:  # more of one expert than a kernel takes at once
         row[row == chosen[0, 0]] = row[0]
         row[0] = chosen[0, 0]
     routed = np.concatenate([RANDOM.uniform(0.1, 1, chosen.shape), chosen], axis=1).astype(np.float32)
@@ -83,6 +84,8 @@ LINEARS = {
     "quantized-few-pairs": linear_case("Q8_0", 60, 4, 48, 64, bias=True, scales=True),
     "superblocks-each": linear_case("Q4_K", 4, 2, 33, 256, each=True),
     "codes-each": linear_case("MXFP4", 5, 3, 64, 96, bias=True, each=True),
+    "repeated": linear_case("F16", 7, 4, 40, 96, repeats=4),
+    "repeated-each": linear_case("Q8_0", 1, 8, 33, 64, each=True, repeats=8),  # more than a tile of one expert
     "weighted": linear_case("Q6_K", 3, 1, 40, 256, weighted=True, scales=True),
 }
 

@@ -83,6 +83,7 @@ _EXPERTS = Experts(
 _NUM_EXPERTS = 8
 _SHARED_SIZE = 64
 _LATENT_SIZE = 32
+_SHARERS_SIZE = 24
 _DENSE_TOO = ("granite", "granitehybrid", "granitemoe", "jamba", "llama", "minicpm", "mistral3")
 """Mixtures of which there are models without experts."""
 _EXPERTS_AS_DENSE = ("granitehybrid", "jamba", "nomic-bert-moe")
@@ -279,6 +280,8 @@ def _with_experts(config: ModelConfig) -> ModelConfig:
         experts = replace(experts, intermediate_size=config.intermediate_size)
     if config.architecture == "nemotron_h_moe":
         experts = replace(experts, latent_size=_LATENT_SIZE)
+    if config.architecture == "grovemoe":
+        experts = replace(experts, used=3, sharers=2, sharers_size=_SHARERS_SIZE)
     leading = int(config.architecture in _LEADING_DENSE)
     layers = (0,) * leading + (_NUM_EXPERTS,) * (config.num_layers - leading)
     if config.architecture == "nomic-bert-moe":
@@ -296,6 +299,8 @@ def _add_expert_keys(writer: gguf.GGUFWriter, row: Architecture, experts: Expert
         "leading_dense_block_count": int(row.name in _LEADING_DENSE),
         "interleave_moe_layer_step": 1,
         **({"moe_latent_size": experts.latent_size} if experts.latent_size else {}),
+        **({"experts_per_group": experts.sharers} if experts.sharers else {}),
+        **({"expert_chunk_feed_forward_length": experts.sharers_size} if experts.sharers else {}),
     }
     for key, number in numbers.items():
         writer.add_uint32(f"{row.name}.{key}", number)
@@ -305,6 +310,8 @@ def _add_expert_keys(writer: gguf.GGUFWriter, row: Architecture, experts: Expert
     if row.mixture.normalise is None:
         writer.add_bool(row.key("expert_normalise"), True)
         writer.add_float32(row.key("expert_scale"), 1.5)
+    if experts.sharers:
+        writer.add_float32(row.key("expert_neighbours_scale"), 0.6)
     if row.name == "nomic-bert-moe":
         writer.add_uint32("nomic-bert-moe.moe_every_n_layers", 2)
     if row.name == "maple":

@@ -55,6 +55,18 @@ def test_what_cannot_be(key: str, value: object, problem: str, tmp_path: Path) -
     assert str(raised.value).endswith(f"bailingmoe2.{key}: {problem}")
 
 
+def test_experts_that_neighbours_share(tmp_path: Path) -> None:
+    source = read(tmp_path, "grovemoe")
+    experts = read_config(source).experts
+    assert experts is not None
+    assert (experts.sharers, experts.sharers_size, experts.sharers_scale) == (2, 24, pytest.approx(0.6))
+    for found in (0, 3):
+        with pytest.raises(GgufError) as raised:
+            read_config(changed(source, {"grovemoe.experts_per_group": found}))
+        expected = "expected a divisor of 8 up to 32, found 3" if found else "expected 1 to 8, found 0"
+        assert str(raised.value).endswith(f"grovemoe.experts_per_group: {expected}")
+
+
 def test_groups_with_too_few_experts(tmp_path: Path) -> None:
     keys = {"expert_group_count": 4, "expert_group_used_count": 1, "expert_used_count": 3}
     source = changed(read(tmp_path, "dots1"), {f"dots1.{key}": value for key, value in keys.items()})
