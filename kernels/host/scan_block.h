@@ -43,6 +43,6 @@ INLINE float *out_of(const struct block *block, int32_t t)
 {
     return (float *)block->arguments[0] + (size_t)t * (HEADS * COLUMNS) + block->head * COLUMNS + block->column;
 }
-/* Vector v of a row of a block's state that lies at `state`. */
-INLINE char *row_at(char *state, int i, int v) { return state + ((size_t)i * VECTORS + v) * sizeof(f32x16); }
+/* Where vector v of a row lies in a block's state. */
+INLINE size_t row_at(int i, int v) { return ((size_t)i * VECTORS + v) * sizeof(f32x16); }
 #endif

@@ -112,7 +112,7 @@ INLINE void open_row(struct block *block, int first, const struct token *token, 
                      f32x16 recalled[WIDE])
 {
     for (int v = 0; v < WIDE; v++) {
-        const f32x16 row = before ? load_f32(row_at((char *)before, i, first + v)) : splat(0);
+        const f32x16 row = before ? load_f32(before + row_at(i, first + v)) : splat(0);
         decay_row(block, token, i, first + v, row, recalled + v);
     }
 }
@@ -135,7 +135,7 @@ INLINE void pass_row(struct block *block, int first, const struct token *token, 
     for (int v = 0; v < WIDE; v++) {
         const f32x16 row = vector_fma(splat(token->key[i]), written[v], block->state[i][first + v]);
         given[v] = vector_fma(row, splat(token->query[i]), given[v]);
-        if (after) store_f32(row_at(after, i, first + v), row);
+        if (after) store_f32(after + row_at(i, first + v), row);
         if (next) decay_row(block, next, i, first + v, row, recalled + v);
     }
 }

@@ -106,13 +106,13 @@ INLINE void pass_row(const struct block *block, int first, struct taken *taken, 
                      int i, int parity)
 {
     for (int v = 0; v < WIDE; v++) {
-        f32x16 row = load_f32(row_at((char *)from, i, first + v));
+        f32x16 row = load_f32(from + row_at(i, first + v));
         for (int t = 0; t < count; t++) {
             row = row * DECAY(taken->decays[t], i, first, v);
             row = vector_fma(splat(taken->keys[t][i]), taken->values[t][v], row);
             taken->sums[t].of[parity][v] = vector_fma(row, splat(taken->queries[t][i]), taken->sums[t].of[parity][v]);
         }
-        store_f32(row_at(to, i, first + v), row);
+        store_f32(to + row_at(i, first + v), row);
     }
 }
 INLINE void pass_rows(const struct block *block, int first, const struct token *tokens, int count, const char *from,
