@@ -59,6 +59,7 @@ def patches_of(picture: Picture, vision: Vision) -> Patches:
     side = vision.patch_size
     height, width = picture.height // side, picture.width // side
     pixels = np.frombuffer(picture.pixels, np.uint8).reshape(height, side, width, side, CHANNELS)
-    scaled = (pixels.astype(np.float32) / np.float32(255) - np.float32(vision.mean)) / np.float32(vision.std)
+    mean, std = (np.array(numbers, np.float32) for numbers in (vision.mean, vision.std))
+    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     values = scaled.transpose(0, 2, 4, 1, 3).reshape(height * width, vision.patch_values)
     return Patches(np.ascontiguousarray(values), height, width)
