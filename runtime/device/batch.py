@@ -104,6 +104,25 @@ def rows_from_outside(batch: Batch, layout: Layout) -> tuple[Float32, Int32] | N
     return rows, row_of
 
 
+def token_arrays(
+    token_ids: Sequence[Sequence[int]], starts: Sequence[int], blocks: Sequence[Sequence[int]]
+) -> tuple[Int32, Int32, Int32, Int32]:
+    """The first four fields of a `Batch`: which tokens it has, and where; an entry a sequence each.
+
+    Args:
+        token_ids: to compute, at least one of each.
+        starts: position of the first of these.
+        blocks: of the sequence.
+    """
+    block_table = np.zeros((len(blocks), max(map(len, blocks))), np.int32)
+    for row, own in enumerate(blocks):
+        block_table[row, : len(own)] = own
+    counts = [len(ids) for ids in token_ids]
+    positions = [np.arange(first, first + count, dtype=np.int32) for first, count in zip(starts, counts, strict=True)]
+    rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return np.concatenate([np.array(ids, np.int32) for ids in token_ids]), np.concatenate(positions), rows, block_table
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
     """What is to be known of a GPU beside its memory, for `/health` and `/metrics`.

@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 
 from ...artifacts.errors import RocmforgeError
-from ..device.batch import Batch, Program, RowSampling
+from ..device.batch import Batch, Program, RowSampling, token_arrays
 from .drafts import MODEL, DraftPolicy
 from .kv_cache import BlockPool, add_block_keys, root_key
 from .scheduler import Chunk
@@ -223,19 +224,11 @@ class DraftModel:
         self._give_up(part.shadow)
 
     def _batch(self, parts: Sequence[_Part]) -> Batch:
-        width = max(len(part.shadow.blocks) for part in parts)
-        block_table = np.zeros((len(parts), width), np.int32)
-        for row, part in enumerate(parts):
-            block_table[row, : len(part.shadow.blocks)] = part.shadow.blocks
-        counts = np.array([len(part.token_ids) for part in parts])
-        ends = np.cumsum(counts)
-        starts = [np.arange(part.start, part.start + len(part.token_ids), dtype=np.int32) for part in parts]
+        token_ids = [part.token_ids for part in parts]
+        ends = zip(parts, accumulate(map(len, token_ids)), strict=True)
         return Batch(
-            token_ids=np.array([token for part in parts for token in part.token_ids], np.int32),
-            positions=np.concatenate(starts),
-            rows=np.repeat(np.arange(len(parts), dtype=np.int32), counts),
-            block_table=block_table,
-            logits_rows=np.array([ends[row] - 1 for row, part in enumerate(parts) if part.draws], np.int32),
+            *token_arrays(token_ids, [part.start for part in parts], [part.shadow.blocks for part in parts]),
+            logits_rows=np.array([end - 1 for part, end in ends if part.draws], np.int32),
             sampling=[self._sampling(part) for part in parts if part.draws],
         )
 

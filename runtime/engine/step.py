@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
-from ..device.batch import Batch, Float32, Int32, Program, RowSampling
+from ..device.batch import Batch, Float32, Int32, Program, RowSampling, token_arrays
 from .drafted_program import DraftedProgram
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .logprobs import TokenLogprobs, token_logprobs
@@ -44,19 +45,11 @@ def run_step(program: Program, chunks: list[Chunk]) -> StepOutput:
 def make_batch(chunks: list[Chunk], adapters: Sequence[str] = ()) -> Batch:
     """The arrays of a step, chunk after chunk, of a model with such adapters."""
     token_ids = [[*c.sequence.token_ids[c.start : c.start + c.count], *c.drafts] for c in chunks]
-    width = max(len(chunk.sequence.blocks) for chunk in chunks)
-    block_table = np.zeros((len(chunks), width), np.int32)
-    for row, chunk in enumerate(chunks):
-        block_table[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
-    counts = np.array([chunk.num_tokens for chunk in chunks])
-    starts = np.cumsum(counts) - counts
-    logits_rows = [row for c, first in zip(chunks, starts.tolist(), strict=True) for row in c.logits_rows(first)]
+    firsts = accumulate((chunk.num_tokens for chunk in chunks[:-1]), initial=0)
+    logits_rows = [row for chunk, first in zip(chunks, firsts, strict=True) for row in chunk.logits_rows(first)]
     state_from, state_to = _state(chunks)
     return Batch(
-        token_ids=np.concatenate([np.array(ids, np.int32) for ids in token_ids]),
-        positions=np.concatenate([np.arange(c.start, c.start + c.num_tokens, dtype=np.int32) for c in chunks]),
-        rows=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
-        block_table=block_table,
+        *token_arrays(token_ids, [c.start for c in chunks], [c.sequence.blocks for c in chunks]),
         logits_rows=np.array(logits_rows, np.int32),
         sampling=[row for chunk in chunks for row in _row_samplings(chunk)],
         adapter_scales=_adapter_scales(chunks, adapters),
