@@ -12,13 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...artifacts.arguments import Argument
 from ..graph import Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
 from ..plan import Parameter
-from ..planner import Planner
 from .linear import trimmed
 
 
@@ -42,59 +40,60 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     return found.reshape(len(x), -1)
 
 
-def _arguments(planner: Planner, node: Node) -> tuple[Argument, ...]:
+def launch_stacked(planner: HostPlanner | HipPlanner, node: Node, **parameters: Parameter) -> None:
+    """Append the launches of products with a stack of `experts` matrices, as the inputs after the first choose them.
+
+    Args:
+        planner: of a back end.
+        node: whose weights are the stack, its biases and its scales.
+        parameters: of the kernels, less those that are the same for every such node.
+    """
     matrices, biases, scales = node.parts()
-    values = planner.value(node.inputs[0]), planner.value(node.inputs[1]), planner.value(node.output)
-    return trimmed(planner.matrix(matrices), *values, planner.floats(biases), planner.floats(scales))
+    routed = planner.value(node.inputs[1]) if len(node.inputs) == 2 else None
+    values = planner.value(node.inputs[0]), routed, planner.value(node.output)
+    arguments = trimmed(planner.matrix(matrices), *values, planner.floats(biases), planner.floats(scales))
+    parameters["rows"] = planner.graph.weights[matrices[0]].shape[0] // int(parameters["experts"])
+    parameters["out_stride"] = planner.graph.values[node.output].columns
+    parameters["has_bias"], parameters["has_scale"] = bool(biases), bool(scales)
+    if isinstance(planner, HipPlanner):
+        planner.expert_matmul(arguments, matrices[0], **parameters)
+    else:
+        planner.launch("expert_matmul", arguments, **parameters, **planner.weight_parameters(matrices[0]))
 
 
-def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
-    (matrix,), biases, scales = node.parts()
-    experts, repeats = node.integer("experts"), node.integer("repeats", 1)
-    return {
-        **({"repeats": repeats} if repeats > 1 else {}),
-        "experts": experts,
-        "used": node.integer("used"),
-        "rows": planner.graph.weights[matrix].shape[0] // experts,
-        "out_stride": planner.graph.values[node.output].columns,
-        "out_offset": node.integer("out_offset"),
-        "each": bool(node.attributes.get("each", False)),
-        "weighted": bool(node.attributes.get("weighted", False)),
-        "has_bias": bool(biases),
-        "has_scale": bool(scales),
-    }
+def stack_problem(graph: Graph, node: Node, count: int) -> str:
+    """Return the problem of biases and scales that are not those of a stack of so many matrices, for `Operation`."""
+    (matrix, *_), biases, scales = node.parts()
+    rows = graph.weights[matrix].shape[0]
+    shapes = [graph.weights[name].shape for name in (*biases, *scales)]
+    return "" if shapes in ([], [(rows,)], [(count,)], [(rows,), (count,)]) else "bias or scale of another shape"
 
 
-def host(planner: HostPlanner, node: Node) -> None:
-    """See `Operation`."""
-    weight = planner.weight_parameters(node.weights[0])
-    planner.launch("expert_matmul", _arguments(planner, node), **_parameters(planner, node), **weight)
-
-
-def hip(planner: HipPlanner, node: Node) -> None:
-    """See `Operation`."""
-    planner.expert_matmul(_arguments(planner, node), node.weights[0], **_parameters(planner, node))
+def _launch(planner: HostPlanner | HipPlanner, node: Node) -> None:
+    names = "experts", "used", "out_offset"
+    flags = {name: bool(node.attributes.get(name)) for name in ("each", "weighted")}
+    repeats: dict[str, Parameter] = {"repeats": node.integer("repeats")} if node.integer("repeats", 1) > 1 else {}
+    launch_stacked(planner, node, **{name: node.integer(name) for name in names}, **flags, **repeats)
 
 
 def _problem(graph: Graph, node: Node) -> str:
-    (matrix, *others), biases, scales = node.parts()
+    (matrix, *others), _, _ = node.parts()
     rows, columns = graph.weights[matrix].shape
     used, experts = node.integer("used"), node.integer("experts")
     if others or rows % experts or graph.values[node.inputs[1]].columns != 2 * used:
         return f"expected a matrix of {experts} experts, and the weights and numbers of {used}"
     if graph.values[node.inputs[0]].columns != (columns * used if node.attributes.get("each") else columns):
         return "weight and input differ in columns"
-    shapes = [graph.weights[name].shape for name in (*biases, *scales)]
     if not 1 <= node.integer("repeats", 1) <= used:
         return f"expected a token to go to an expert 1 to {used} times, found {node.integer('repeats')}"
-    return "" if shapes in ([], [(rows,)], [(experts,)], [(rows,), (experts,)]) else "bias or scale of another shape"
+    return stack_problem(graph, node, experts)
 
 
 OPERATION = Operation(
     "expert_linear",
     compute,
-    host,
-    hip,
+    _launch,
+    _launch,
     {"experts": int, "used": int, "out_offset": int},
     optional={"each": bool, "weighted": bool, "repeats": int},
     inputs=(2, 2),

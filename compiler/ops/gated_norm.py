@@ -18,7 +18,6 @@ from typing import Final
 import numpy as np
 
 from ...artifacts.arguments import Argument
-from ...artifacts.formats import BLOCK_COLUMNS
 from ...artifacts.layout import GridEntry
 from ..graph import Graph, Node
 from ..lower_hip import HipPlanner
@@ -27,7 +26,7 @@ from ..operation import Float64, Operation
 from ..plan import Parameter, float_literal
 from ..planner import Planner
 from .activations import ACTIVATIONS, activation_problem
-from .norm import normed
+from .norm import groups_fit_q8, normed
 
 NORMS: Final = ("before", "after", "none")
 
@@ -95,10 +94,6 @@ def _problem(graph: Graph, node: Node) -> str:
     return activation_problem(node.word("activation"))
 
 
-def _writes_q8(graph: Graph, node: Node) -> bool:
-    return node.integer("group", BLOCK_COLUMNS) % BLOCK_COLUMNS == 0
-
-
 OPERATION = Operation(
     "gated_norm",
     compute,
@@ -109,5 +104,5 @@ OPERATION = Operation(
     inputs=(2, 2),
     weights=(0, 1),
     problem=_problem,
-    writes_q8=_writes_q8,
+    writes_q8=groups_fit_q8,
 )

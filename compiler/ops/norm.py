@@ -95,7 +95,8 @@ def _problem(graph: Graph, node: Node) -> str:
     return ""
 
 
-def _writes_q8(graph: Graph, node: Node) -> bool:
+def groups_fit_q8(graph: Graph, node: Node) -> bool:
+    """Return whether the groups of a node are of whole int8 blocks, for `Operation.writes_q8`."""
     return node.integer("group", BLOCK_COLUMNS) % BLOCK_COLUMNS == 0
 
 
@@ -108,5 +109,5 @@ OPERATION = Operation(
     optional={"kind": str, "group": int},
     weights=(0, 2),
     problem=_problem,
-    writes_q8=_writes_q8,
+    writes_q8=groups_fit_q8,
 )
