@@ -10,7 +10,7 @@ from ....artifacts.errors import DeviceError
 from ....artifacts.layout import Layout
 from ..memory import DEFAULT_KV_CONTEXTS, LEAST_SLOTS, KvSize, describe_slots, state_slots
 from .memory import place_buffers, place_tensors
-from .placement import WeightPlaces, describe, spill
+from .placement import WeightPlaces, describe, host_bytes, spill
 
 RESERVED_BYTES: Final = 1 << 30
 RESERVED_SHARE: Final = 25
@@ -26,6 +26,29 @@ class Room:
     free: int
     total: int
     host: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """Bytes that a bundle takes of a device's memory, with those of what is loaded beside it."""
+
+    weights: int
+    arena: int
+    states: int
+    cache: int
+
+    @classmethod
+    def of(cls, layout: Layout, size: KvSize, host: Collection[str] = frozenset()) -> _Needs:
+        """Of a bundle with such a KV cache, whose tensors in `host` are elsewhere."""
+        weights = place_tensors(layout, host)[1] + size.bytes_beside(_weights_bytes)
+        arena = _arena_bytes(layout) + size.bytes_beside(_arena_bytes)
+        cache = _wanted_blocks(layout, size) * size.bytes_of_block(layout)
+        return cls(weights, arena, _wanted_slots(size) * layout.bytes_per_slot, cache)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.arena + self.states + self.cache
 
 
 def place_weights(layout: Layout, size: KvSize, room: Room, where: str, places: WeightPlaces) -> frozenset[str]:
@@ -45,10 +68,10 @@ def place_weights(layout: Layout, size: KvSize, room: Room, where: str, places: 
     if places.asked:
         host = places.chosen(layout)
     else:
-        missing = _needed_bytes(layout, size) - room.free
+        missing = _Needs.of(layout, size).total - room.free
         host = spill(layout, missing + reserved_bytes(room.total)) if missing > 0 else frozenset()
     check_fit(layout, size, room.free, room.total, where, host)
-    n_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.name in host)
+    n_bytes = host_bytes(layout, host)
     if room.host is not None and n_bytes > room.host:
         raise DeviceError(
             f"{where}: {describe(layout, host)}, which it has no room for, need {mebibytes(n_bytes)} MiB of this "
@@ -59,7 +82,7 @@ def place_weights(layout: Layout, size: KvSize, room: Room, where: str, places: 
 
 def host_weights(layout: Layout, host: Collection[str]) -> str:
     """Return what is said of weights that stay in this machine's memory."""
-    n_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.name in host)
+    n_bytes = host_bytes(layout, host)
     return f"{mebibytes(n_bytes)} MiB of weights stay in this machine's memory: {describe(layout, host)}"
 
 
@@ -79,28 +102,19 @@ def check_fit(
     Raises:
         DeviceError: they do not fit; says how much is missing.
     """
-    weights = place_tensors(layout, host)[1] + size.bytes_beside(_weights_bytes)
-    arena = _arena_bytes(layout) + size.bytes_beside(_arena_bytes)
-    wanted = _wanted_blocks(layout, size)
-    needed = _needed_bytes(layout, size, host)
+    needs = _Needs.of(layout, size, host)
+    wanted, needed = _wanted_blocks(layout, size), needs.total
     slots, less = "", "--kv-tokens or --max-context ask"
     if layout.states:
         slots = f", {describe_slots(layout, _wanted_slots(size))}"
         less = "--kv-tokens, --max-context or --state-slots ask"
     if needed > free:
-        cache = mebibytes(wanted * size.bytes_of_block(layout))
         raise DeviceError(
-            f"{where}: weights of {mebibytes(weights)} MiB, an arena of {mebibytes(arena)} MiB{slots} and a KV cache "
-            f"of {wanted * layout.kv.block_size} tokens ({cache} MiB){size.beside_note} need "
-            f"{mebibytes(needed)} MiB; {mebibytes(free)} of {mebibytes(total)} MiB are free, "
+            f"{where}: weights of {mebibytes(needs.weights)} MiB, an arena of {mebibytes(needs.arena)} MiB{slots} and "
+            f"a KV cache of {wanted * layout.kv.block_size} tokens ({mebibytes(needs.cache)} MiB){size.beside_note} "
+            f"need {mebibytes(needed)} MiB; {mebibytes(free)} of {mebibytes(total)} MiB are free, "
             f"{mebibytes(needed - free)} MiB too few; {less} for less"
         )
-
-
-def _needed_bytes(layout: Layout, size: KvSize, host: Collection[str] = frozenset()) -> int:
-    weights, arena = place_tensors(layout, host)[1], _arena_bytes(layout)
-    states = _wanted_slots(size) * layout.bytes_per_slot
-    return weights + arena + _beside_bytes(size) + states + _wanted_blocks(layout, size) * size.bytes_of_block(layout)
 
 
 def _wanted_slots(size: KvSize) -> int:

@@ -52,8 +52,7 @@ class WeightPlaces:
                 raise UsageError(f"{option}: expected at most the model's {count} layers, found {number}")
         if self.cpu_experts and not any(_is_experts(tensor) for _, tensor in matrices):
             raise UsageError(f"--cpu-experts {self.cpu_experts}: the model has no experts")
-        first = count if self.gpu_layers is None else count - self.gpu_layers
-        below = 0 if self.gpu_layers is None else first
+        below = 0 if self.gpu_layers is None else count - self.gpu_layers
         experts_below = max(below, self.cpu_experts or 0)
         return frozenset(
             tensor.name for layer, tensor in matrices if layer < (experts_below if _is_experts(tensor) else below)
@@ -72,6 +71,11 @@ def spill(layout: Layout, n_bytes: int) -> frozenset[str]:
         names.add(tensor.name)
         n_bytes -= aligned(tensor.n_bytes)
     return frozenset(names)
+
+
+def host_bytes(layout: Layout, host: Collection[str]) -> int:
+    """Return the bytes of tensors that stay in this machine's memory, by their names."""
+    return sum(tensor.n_bytes for tensor in layout.tensors if tensor.name in host)
 
 
 def describe(layout: Layout, host: Collection[str]) -> str:

@@ -27,7 +27,7 @@ from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, Hi
 from .capacity import Room, fitting_blocks, fitting_slots, host_weights, mebibytes, place_weights, reserved_bytes
 from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
 from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, upload_weights
-from .placement import WeightPlaces
+from .placement import WeightPlaces, host_bytes
 from .roctx import load_ranges
 from .select import GpuDevice, asked_device, choose_device, find_devices, read_code
 from .self_test import self_test_batches
@@ -338,7 +338,7 @@ class HipProgram:
     def facts(self) -> DeviceFacts:
         """See `Program.facts`."""
         problem = None if self._graphs is None else self._graphs.problem
-        n_bytes = sum(tensor.n_bytes for tensor in self.layout.tensors if tensor.name in self._host)
+        n_bytes = host_bytes(self.layout, self._host)
         return DeviceFacts(self._runtime, "on" if problem is None else f"off: {problem}", self._mismatches, n_bytes)
 
     def memory(self) -> tuple[int, int]:
