@@ -1,9 +1,12 @@
-/* An activation: ACTIVATION_<NAME>, by its name in compiler/ops/activations.py; formulas as in kernels/host/activation.h. */
+/* An activation: ACTIVATION_<NAME>, by its name in compiler/ops/activations.py, or ACTIVATION_NONE; formulas as in
+ * kernels/host/activation.h. */
 #ifndef ROCMFORGE_ACTIVATION_H
 #define ROCMFORGE_ACTIVATION_H
 #include "prelude.h"
 
-#if defined(ACTIVATION_SILU)
+#if defined(ACTIVATION_NONE)
+INLINE float activation(float x) { return x; }
+#elif defined(ACTIVATION_SILU)
 INLINE float activation(float x) { return x / (1.0f + float_exp(-x)); }
 #elif defined(ACTIVATION_SIGMOID)
 INLINE float activation(float x) { return x == x ? 1.0f / (1.0f + float_exp(-x)) : x; }
@@ -34,18 +37,7 @@ INLINE float activation(float x)
     return x * (x < 0 ? outside : 1.0f - outside);
 }
 #elif defined(ACTIVATION_SOFTPLUS)
-INLINE float activation(float x)
-{
-    const float u = float_exp(-float_abs(x)), s = u / (2.0f + u), q = s * s;
-    float p = 1.0f / 13;
-    p = float_fma(p, q, 1.0f / 11);
-    p = float_fma(p, q, 1.0f / 9);
-    p = float_fma(p, q, 1.0f / 7);
-    p = float_fma(p, q, 1.0f / 5);
-    p = float_fma(p, q, 1.0f / 3);
-    p = float_fma(p, q, 1.0f);
-    return x == x ? float_fma(2.0f * s, p, x > 0 ? x : 0.0f) : x;
-}
+INLINE float activation(float x) { return float_softplus(x); }
 #elif defined(ACTIVATION_XIELU)
 INLINE float activation(float x)
 {

@@ -79,6 +79,20 @@ INLINE float float_tanh(float v)
     p = float_fma(p, square, -1.0f / 3);
     return size >= 0.25f ? __builtin_copysignf((1.0f - e) / (1.0f + e), v) : float_fma(v * square, p, v);
 }
+/* log(1 + e^x) as on the host (vector_softplus in kernels/host/vector.h), NaN kept. */
+INLINE float float_softplus(float x)
+{
+    const float u = float_exp(-float_abs(x)), s = u / (2.0f + u), square = s * s;
+    float p = 1.0f / 15;
+    p = float_fma(p, square, 1.0f / 13);
+    p = float_fma(p, square, 1.0f / 11);
+    p = float_fma(p, square, 1.0f / 9);
+    p = float_fma(p, square, 1.0f / 7);
+    p = float_fma(p, square, 1.0f / 5);
+    p = float_fma(p, square, 1.0f / 3);
+    p = float_fma(p, square, 1.0f);
+    return float_fma(2.0f * s, p, x < 0 ? 0.0f : x);
+}
 
 INLINE float wave_sum(float x)
 {

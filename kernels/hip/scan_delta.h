@@ -35,7 +35,7 @@ INLINE void decay_rows(float state[ROWS], const own_numbers &own, const GLOBAL_M
 {
     float share[SHARE];
     UNROLL_FOR (int i = 0; i < SHARE; i++)
-        share[i] = decay_of(own.a * softplus(load_share(decays, i, part) + own.bias[i]));
+        share[i] = decay_of(own.a * float_softplus(load_share(decays, i, part) + own.bias[i]));
     UNROLL_FOR (int r = 0; r < ROWS; r++)
         state[r] *= SHARERS > 1 ? from_lane(share[r / SHARERS], r % SHARERS * PARTS + part) : share[r];
 }
@@ -72,7 +72,7 @@ INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &
 #ifdef KIND_DELTA
     const GLOBAL_MEMORY float *beta = row_of(inputs[1], t, GATES_STRIDE, GATES_FIRST) +
                                       place.head / GATE_HEADS * (2 * GATE_HEADS) + place.head % GATE_HEADS;
-    const float decay = decay_of(own.a * softplus(beta[GATE_HEADS] + own.bias));
+    const float decay = decay_of(own.a * float_softplus(beta[GATE_HEADS] + own.bias));
     UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay;
 #else
     const GLOBAL_MEMORY float *beta = row_of(inputs[2], t, BETA_STRIDE, BETA_FIRST) + place.head;

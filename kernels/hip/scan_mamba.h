@@ -29,7 +29,7 @@ INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &
     const int32_t group = place.head / (HEADS / GROUPS);
     const float x = row_of(inputs[0], t, X_STRIDE, X_FIRST)[place.column];
     const float dt = row_of(inputs[1], t, DT_STRIDE, DT_FIRST)[place.head];
-    const float step = softplus(HAS_BIAS ? dt + own.bias : dt);
+    const float step = float_softplus(HAS_BIAS ? dt + own.bias : dt);
     load_rows(token.key, row_of(inputs[2], t, B_STRIDE, B_FIRST) + group * STATE, place.part);
     load_rows(token.query, row_of(inputs[3], t, C_STRIDE, C_FIRST) + group * STATE, place.part);
 #ifdef KIND_MAMBA

@@ -8,13 +8,7 @@
  * goes from the oldest on. Grid: x = COLUMNS / THREADS, y tokens.
  */
 #include "state.h"
-#ifdef ACTIVATION_SILU
 #include "activation.h"
-#elif defined(ACTIVATION_NONE)
-#define activation(x) (x)
-#else
-#error "expected ACTIVATION_SILU or ACTIVATION_NONE"
-#endif
 
 /* x of a token, in channel c. */
 INLINE float taken(const GLOBAL_MEMORY float *x, int32_t token, int32_t c)

@@ -33,20 +33,6 @@ INLINE int32_t sequence_of(step_pointer step, int32_t token)
     return low;
 }
 
-/* log(1 + e^x) as on the host (vector_softplus in kernels/host/state.h), NaN kept. */
-INLINE float softplus(float x)
-{
-    const float u = float_exp(-float_abs(x)), s = u / (2.0f + u), square = s * s;
-    float p = 1.0f / 15;
-    p = float_fma(p, square, 1.0f / 13);
-    p = float_fma(p, square, 1.0f / 11);
-    p = float_fma(p, square, 1.0f / 9);
-    p = float_fma(p, square, 1.0f / 7);
-    p = float_fma(p, square, 1.0f / 5);
-    p = float_fma(p, square, 1.0f / 3);
-    p = float_fma(p, square, 1.0f);
-    return float_fma(2.0f * s, p, x < 0 ? 0.0f : x);
-}
 /* e^x of what is not above 88; 0 below -87, so that a state fades out. Keeps NaN. */
 INLINE float decay_of(float x) { return x == x ? (x < -87.0f ? 0.0f : float_exp(x)) : x; }
 INLINE float sigmoid(float x) { return x == x ? 1.0f / (1.0f + float_exp(-x)) : x; }

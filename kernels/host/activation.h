@@ -1,9 +1,11 @@
-/* An activation: ACTIVATION_<NAME>, by its name in compiler/ops/activations.py. */
+/* An activation: ACTIVATION_<NAME>, by its name in compiler/ops/activations.py, or ACTIVATION_NONE. */
 #ifndef ROCMFORGE_ACTIVATION_H
 #define ROCMFORGE_ACTIVATION_H
 #include "vector.h"
 
-#if defined(ACTIVATION_SILU)
+#if defined(ACTIVATION_NONE)
+INLINE f32x16 activation(f32x16 x) { return x; }
+#elif defined(ACTIVATION_SILU)
 INLINE f32x16 activation(f32x16 x) { return x / (1.0f + vector_exp(-x)); }
 #elif defined(ACTIVATION_SIGMOID)
 INLINE f32x16 activation(f32x16 x) { return vector_select(x == x, 1.0f / (1.0f + vector_exp(-x)), x); } /* keeps NaN */
@@ -40,20 +42,7 @@ INLINE f32x16 activation(f32x16 x)
     return x * vector_select(x < splat(0), outside, 1.0f - outside);
 }
 #elif defined(ACTIVATION_SOFTPLUS)
-/* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; log(1 + u) = 2 atanh(s), s = u / (2 + u) <= 1/3, by its series. */
-INLINE f32x16 activation(f32x16 x)
-{
-    const f32x16 u = vector_exp(-vector_abs(x)), s = u / (2.0f + u), q = s * s;
-    f32x16 p = splat(1.0f / 13);
-    p = vector_fma(p, q, splat(1.0f / 11));
-    p = vector_fma(p, q, splat(1.0f / 9));
-    p = vector_fma(p, q, splat(1.0f / 7));
-    p = vector_fma(p, q, splat(1.0f / 5));
-    p = vector_fma(p, q, splat(1.0f / 3));
-    p = vector_fma(p, q, splat(1.0f));
-    const f32x16 sum = vector_fma(2.0f * s, p, vector_select(x > splat(0), x, splat(0)));
-    return vector_select(x == x, sum, x); /* keeps NaN */
-}
+INLINE f32x16 activation(f32x16 x) { return vector_softplus(x); }
 #elif defined(ACTIVATION_XIELU)
 /* Constants: POSITIVE, NEGATIVE, BETA, EPSILON. e^x - 1 - x by its series where the difference would cancel. */
 INLINE f32x16 activation(f32x16 x)

@@ -8,13 +8,7 @@
  * goes from the oldest on. A work item is 64 channels of one sequence.
  */
 #include "state.h"
-#ifdef ACTIVATION_SILU
 #include "activation.h"
-#elif defined(ACTIVATION_NONE)
-#define activation(x) (x)
-#else
-#error "expected ACTIVATION_SILU or ACTIVATION_NONE"
-#endif
 
 #define VECTORS 4 /* of channels in an item */
 #define BLOCK (16 * VECTORS)

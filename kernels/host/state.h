@@ -37,21 +37,6 @@ INLINE void store_lanes(float *out, f32x16 v, int32_t count)
     for (int32_t i = 0; i < count; i++) out[i] = v[i];
 }
 
-/* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; log(1 + u) = 2 artanh(s), s = u / (2 + u), at most 1/3, by its
- * series, whose next term is below 2^-28 of it. Keeps NaN. */
-INLINE f32x16 vector_softplus(f32x16 x)
-{
-    const f32x16 u = vector_exp(-vector_abs(x)), s = u / (2.0f + u), square = s * s;
-    f32x16 p = splat(1.0f / 15);
-    p = vector_fma(p, square, splat(1.0f / 13));
-    p = vector_fma(p, square, splat(1.0f / 11));
-    p = vector_fma(p, square, splat(1.0f / 9));
-    p = vector_fma(p, square, splat(1.0f / 7));
-    p = vector_fma(p, square, splat(1.0f / 5));
-    p = vector_fma(p, square, splat(1.0f / 3));
-    p = vector_fma(p, square, splat(1.0f));
-    return vector_fma(2.0f * s, p, vector_select(x < splat(0), splat(0), x));
-}
 /* e^x of what is not above 88; 0 below -87, so that a state fades out. Keeps NaN. */
 INLINE f32x16 vector_decay(f32x16 x)
 {

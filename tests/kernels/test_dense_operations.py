@@ -114,7 +114,7 @@ ACTIVATIONS: Mapping[str, Bound] = {
     "relu2": lambda x, y: ROUNDING * np.abs(y),
     "sigmoid": lambda x, y: (EXP + 4 * ROUNDING) * np.abs(y),
     "silu": lambda x, y: (EXP + 6 * ROUNDING) * np.abs(y),
-    # Of the exponential, of a series of 7 terms and what it leaves out (2 s^15 / 15, s <= 1/3), and of the sum.
+    # Of the exponential, of a series of 8 terms and what it leaves out (2 s^17 / 17, s <= 1/3), and of the sum.
     "softplus": lambda x, y: (EXP + 16 * ROUNDING) * np.abs(y),
     "tanh": lambda x, y: (2 * EXP + 8 * ROUNDING) * np.abs(y),
     "xielu": _xielu_bound,
