@@ -5,17 +5,7 @@
  * Arguments: x float32[T, STRIDE], out float32[T, COLUMNS]. Grid: x = COLUMNS / THREADS, y rows.
  */
 #include "prelude.h"
-
-#ifndef GROUPS
-#define GROUPS 1
-#endif
-#ifndef OUT_OFFSET
-#define OUT_OFFSET 0
-#endif
-#ifndef WRITTEN
-#define WRITTEN COLUMNS
-#endif
-#define OF_GROUP (WRITTEN / GROUPS)
+#include "columns_options.h"
 
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {

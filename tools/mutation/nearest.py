@@ -25,7 +25,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/h*/s[ch]*.h": ("kernels/test_recurrence.py",),
     "kernels/h*/state.h": ("kernels/test_recurrence.py",),
     "kernels/h*/gated_norm.h": ("kernels/test_gated_norm.py",),
-    "kernels/h*/columns.h": ("kernels/test_gated_norm.py", "test_latent_and_streams.py"),
+    "kernels/*/columns*.h": ("kernels/test_gated_norm.py", "test_latent_and_streams.py"),
     "kernels/host/sample.h": ("kernels/test_sampling.py", "test_token_masks.py"),
     "kernels/host/program.h": ("test_host_program.py", "test_host_device.py"),
     # Either file alone is minutes: the kernel's own test comes first.
