@@ -48,6 +48,7 @@ def cached_bundle(
     changed: list[object] = [options.changes.quantize, *(lora.scale for lora in options.changes.loras)]
     changed += [[one.name, one.file.scale] for one in options.changes.adapters]
     decided = [options.archs, options.max_context, options.toolchain, options.kv_dtype, options.tuning.to_json()]
+    decided += [] if options.drafts else ["no-mtp"]
     chosen = json.dumps([*decided, *changed, *(_identity_of_file(path) if path else () for path in files)])
     goal = root / "bundles" / f"{cache_key(*identity, chosen, __version__)[:32]}.rfb"
     if os.path.lexists(goal):

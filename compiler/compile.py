@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from .. import __version__
 from ..artifacts.layout_file import encode_layout
-from ..artifacts.manifest import LAYOUT_NAME, WEIGHTS_NAME, Manifest
+from ..artifacts.manifest import LAYOUT_NAME, PARTS_VERSION, WEIGHTS_NAME, Manifest
+from ..artifacts.manifest_entries import PartEntry
 from ..artifacts.writer import BundleWriter
 from .build import find_toolchain
 from .build_cache import BuildCache
@@ -17,9 +18,10 @@ from .describe import digest_of, gpu_resources, identity, kernel_row, memory_con
 from .golden import GoldenMaker, check_golden, golden_prompts, golden_records, take_tolerance
 from .guarded_folder import guarded_folder
 from .model import CompileOptions, Model, read_model
+from .parts import PartModel
 from .progress import Progress, Silent
 from .render import kernel_headers
-from .stages import Built, Lowered, Placed, build_targets, lower_target, place_targets
+from .stages import Built, Lowered, Placed, build_targets, lower_target, place_part, place_targets
 from .target import find_targets
 from .weights import FileSink
 
@@ -46,23 +48,35 @@ def compile_model(
     progress.stage("read model")
     chosen = [(target, find_toolchain(options.toolchain, target)) for target in find_targets(options.archs)]
     model = read_model(options, progress, check_template)
-    lowered = [lower_target(model, *pair, options.kv_dtype, options.tuning) for pair in chosen]
+    programs: tuple[Model | PartModel, ...] = (model, *model.parts)
+    lowered, *of_parts = (
+        [lower_target(one, *pair, options.kv_dtype, options.tuning) for pair in chosen] for one in programs
+    )
     with BundleWriter(options.goal) as writer:
         progress.note(f"target: {', '.join(one.target.arch for one in lowered)}")
-        built = build_targets(lowered, cache, progress, options.jobs)
+        every = build_targets([*lowered, *(one for part in of_parts for one in part)], cache, progress, options.jobs)
+        built, *built_parts = (every[first : first + len(chosen)] for first in range(0, len(every), len(chosen)))
         with writer.open_stream(WEIGHTS_NAME) as sink:
             placed = place_targets(built, model, sink, progress)
+            pairs = zip(model.parts, built_parts, strict=True)
+            parts = [(part, place_part(one, part, model, placed, sink, progress)) for part, one in pairs]
         progress.stage("write bundle")
         names = _write_layouts(writer, placed)
         _write_texts(writer, placed, model)
         for item in (item for one in built for item in one.code):
             writer.add_bytes(item.variant.file, item.data)
+        entries = {part.name: _write_part(writer, part, one, placed) for part, one in parts}
         progress.stage("golden records")
         golden = _golden(writer, model, placed, options, cache, make_golden)
         check_golden(golden, model.gguf.path)
         tolerance = take_tolerance(golden, model.gguf.path)
         record = {**_given(options, model), **_taken(lowered, cache)}
-        return writer.finish(_manifest(model, placed, names, golden, tolerance, record))
+        return writer.finish(_with_parts(_manifest(model, placed, names, golden, tolerance, record), entries))
+
+
+def _with_parts(manifest: Manifest, parts: Mapping[str, PartEntry]) -> Manifest:
+    """Return a manifest with parts; without any as it is."""
+    return replace(manifest, parts=parts, format_version=PARTS_VERSION) if parts else manifest
 
 
 def _given(options: CompileOptions, model: Model) -> dict[str, object]:
@@ -74,6 +88,7 @@ def _given(options: CompileOptions, model: Model) -> dict[str, object]:
         "toolchain": options.toolchain,
         "tuning": options.tuning.to_json(),
         "kv_type": options.kv_dtype,
+        **({} if options.drafts else {"mtp": False}),
         **{name: digest_of((path,)) for name, path in files.items() if path is not None},
         **model.changes,
     }
@@ -111,14 +126,45 @@ def _manifest(
     )
 
 
-def _write_layouts(writer: BundleWriter, placed: Sequence[Placed]) -> Mapping[str, str]:
-    """Write each distinct layout once; return the names of their files, by arch."""
+def _write_part(
+    writer: BundleWriter, part: PartModel, placed: Sequence[Placed], of_model: Sequence[Placed]
+) -> PartEntry:
+    """Write the files of a part but its weights; return its row of the manifest. Kernels' sources lie with the others.
+
+    Its memory contract counts what it takes beside the model: not the tensors that both have.
+    """
+    folder = f"{part.name}/"
+    names = _write_layouts(writer, placed, folder)
+    for one in placed:
+        backend = one.target.backend
+        for source in one.built.lowered.sources:
+            if (name := f"src/{backend}/{source.name}") not in writer.files:
+                writer.add_bytes(name, source.text.encode())
+        for item in one.built.code:
+            writer.add_bytes(folder + item.variant.file, item.data)
+    writer.add_bytes(f"{folder}graph.txt", part.graph.text().encode())
+    targets = [
+        target_entry(one.target, item, one.built.lowered.toolchain, names[one.target.arch])
+        for one in placed
+        for item in one.built.code
+    ]
+    memory = {}
+    for one, main in zip(placed, of_model, strict=True):
+        shared = {tensor.offset for tensor in main.layout.tensors}
+        own = tuple(tensor for tensor in one.layout.tensors if tensor.offset not in shared)
+        memory[one.target.arch] = memory_contract(replace(one.layout, tensors=own))
+    files = tuple(replace(target, file=folder + target.file) for target in targets)
+    return PartEntry(files, memory, _kernel_table(placed), part.facts)
+
+
+def _write_layouts(writer: BundleWriter, placed: Sequence[Placed], folder: str = "") -> Mapping[str, str]:
+    """Write each distinct layout once, into a folder; return the names of their files, by arch."""
     files: dict[bytes, str] = {}
     names = {}
     for one in placed:
         data = encode_layout(one.layout)
         if data not in files:
-            files[data] = f"layout-{one.target.arch}.msgpack" if files else LAYOUT_NAME
+            files[data] = folder + (f"layout-{one.target.arch}.msgpack" if files else LAYOUT_NAME)
             writer.add_bytes(files[data], data)
         names[one.target.arch] = files[data]
     return names

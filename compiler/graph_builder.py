@@ -186,6 +186,14 @@ class GraphBuilder:
             offset += count * groups
         return value.name
 
+    def side_by_side(self, output: str, *sources: str) -> str:
+        """Append the columns of values, one behind the other."""
+        counts = [self.columns(source) for source in sources]
+        value = replace(self._like(output, sources[0]), columns=sum(counts))
+        for index, (source, count) in enumerate(zip(sources, counts, strict=True)):
+            self._add("columns", (source,), value, (), first=0, count=count, out_offset=sum(counts[:index]))
+        return value.name
+
     def short_conv(self, output: str, source: str, *weights: str, activation: str = "silu", **firsts: Attribute) -> str:
         """Append the causal convolution of channels over their sequence: state of the sequence.
 

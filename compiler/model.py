@@ -16,6 +16,7 @@ from .kept_adapters import KeptAdapters
 from .model_config import ModelConfig
 from .model_source import ModelSource
 from .model_tensors import weight_tensors, weights_by_role
+from .parts import PartModel, part_models
 from .passes import run_passes
 from .progress import Progress
 from .read_config import read_config
@@ -42,6 +43,7 @@ class CompileOptions:
         kv_dtype: of the KV cache, one of `KV_DTYPES`.
         chat_template: a file of Jinja source to take instead of the GGUF's.
         changes: of the weights.
+        drafts: the model's block that drafts tokens is compiled too, as a part, where it has some.
     """
 
     model: Path
@@ -55,6 +57,7 @@ class CompileOptions:
     kv_dtype: str = "f16"
     chat_template: Path | None = None
     changes: Changes = NO_CHANGES
+    drafts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Model:
         max_seq_len: positions of a sequence, as chosen.
         changes: what was changed in the weights of its files, or kept beside them, for the manifest.
         adapters: that requests may choose.
+        parts: of its bundle.
     """
 
     gguf: ModelSource
@@ -76,6 +80,7 @@ class Model:
     max_seq_len: int
     changes: Mapping[str, object] = field(default_factory=dict)
     adapters: KeptAdapters = field(default_factory=KeptAdapters)
+    parts: tuple[PartModel, ...] = ()
 
 
 def read_model(options: CompileOptions, progress: Progress, check_template: TemplateCheck | None = None) -> Model:
@@ -94,7 +99,8 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     adapt = partial(adapters.place, tensors=weight_tensors(gguf, config)) if kept else None
     graph = run_passes(build_graph(config, weights), adapt)
     length = _max_seq_len(options, config, progress)
-    return Model(gguf, config, tokenizer, weights, graph, length, changes | kept, adapters)
+    parts = tuple(part_models(gguf, config, length, options.drafts))
+    return Model(gguf, config, tokenizer, weights, graph, length, changes | kept, adapters, parts)
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:

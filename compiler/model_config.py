@@ -110,7 +110,8 @@ class ModelConfig:
         hidden_size: width of the residual stream.
         intermediate_size: width of the feed-forward's inside; 0 where there is none.
         num_layers: transformer blocks.
-        draft_layers: blocks behind them in the file, which draft tokens; they are not read.
+        draft_layers: blocks behind them in the file, which draft tokens; see `draft_head.py`.
+        drafting: it is the first of these blocks, as a model of one layer.
         num_heads: query heads; a multiple of `num_kv_heads`.
         num_kv_heads: key and value heads.
         head_dim: elements of one head of queries and keys.
@@ -181,6 +182,7 @@ class ModelConfig:
     rope_scaling: RopeScaling
     tie_word_embeddings: bool
     draft_layers: int = 0
+    drafting: bool = False
     norm: str = ""
     activation: str = ""
     value_dim: int = 0

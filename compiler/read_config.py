@@ -46,8 +46,11 @@ NUMBERS: Mapping[str, float] = MappingProxyType(
 """Fields of `ModelConfig` that some files have a key for, and what they are without."""
 
 
-def read_config(gguf_file: ModelSource) -> ModelConfig:
+def read_config(gguf_file: ModelSource, drafting: bool = False) -> ModelConfig:
     """Translate a file's metadata, and check its tensors against it.
+
+    Args:
+        drafting: it is a block that drafts tokens, as `draft_head.py` makes it a model of one layer.
 
     Raises:
         GgufError: an architecture or feature that is not supported, a value out of bounds, or a tensor that
@@ -85,12 +88,13 @@ def read_config(gguf_file: ModelSource) -> ModelConfig:
         parallel="parallel" in row.keys and gguf_file.get_bool(row.key("parallel"), True),
         **_numbers(gguf_file, row),
     )
-    config = with_recurrence(gguf_file, row, config)
+    if not drafting:  # such a block has attention, whatever the model's own have
+        config = with_recurrence(gguf_file, row, config)
     config = with_temperatures(gguf_file, row, with_windows(gguf_file, row, config))
     config = with_sections(gguf_file, row, config)
     config = with_experts(gguf_file, row, config)
     config = row.refine(gguf_file, config)
-    config = replace(config, head=read_head(gguf_file, config))
+    config = replace(config, head=read_head(gguf_file, config), drafting=drafting)
     check_tensors(gguf_file, config)
     return config
 

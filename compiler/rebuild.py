@@ -92,6 +92,7 @@ def recorded_options(bundle: Path, manifest: Manifest, files: BuildFiles, goal: 
             None if quantize is None else check.text(quantize, "options.quantize"),
             files.imatrix,
         ),
+        options.get("mtp", True) is not False,
     )
 
 

@@ -10,6 +10,8 @@ from .build import CodeObject, build_variants, render_sources
 from .build_cache import BuildCache
 from .lower import make_plan
 from .model import Model
+from .model_tensors import weight_tensors
+from .parts import PartModel
 from .plan import PackedTensor, Plan
 from .progress import Progress
 from .read_head import head_shapes, head_tensors
@@ -17,7 +19,7 @@ from .render import Source
 from .target import Target
 from .toolchain import Toolchain
 from .tuning import DEFAULT_TUNING, Tuning
-from .weights import Sink, write_weights
+from .weights import Sink, WeightSource, write_tensors, write_weights
 
 MOST_WHOLE_TOKENS = 8192  # of a sequence that is seen both ways: the arena has room for so many at once
 
@@ -59,9 +61,9 @@ class Placed:
 
 
 def lower_target(
-    model: Model, target: Target, toolchain: Toolchain, kv_dtype: str, tuning: Tuning = DEFAULT_TUNING
+    model: Model | PartModel, target: Target, toolchain: Toolchain, kv_dtype: str, tuning: Tuning = DEFAULT_TUNING
 ) -> Lowered:
-    """Return the plan of a model for a target, and its sources.
+    """Return the plan of a model, or of a part, for a target, and its sources.
 
     Raises:
         UsageError: see `make_plan`.
@@ -105,6 +107,47 @@ def place_targets(built: Sequence[Built], model: Model, sink: Sink, progress: Pr
         model.adapters.made,
     )
     return [Placed(one, make_layout(one.lowered, model, entries)) for one in built]
+
+
+def place_part(
+    built: Sequence[Built], part: PartModel, model: Model, placed: Sequence[Placed], sink: Sink, progress: Progress
+) -> list[Placed]:
+    """Pack each distinct tensor of a part behind those of its model, but for those that are the model's.
+
+    Args:
+        built: of the part, for all targets.
+        placed: of the model, for these.
+    """
+    own, tables = weight_tensors(model.gguf, model.config), model.config.tables()
+    packed = {tensor.name: tensor for one in built for tensor in one.lowered.plan.tensors}
+    entries = {entry.name: entry for one in placed for entry in one.layout.tensors}
+    shared = [entries[name] for name, one in packed.items() if name in entries and part.shares(one, own, tables)]
+    left = [one for name, one in packed.items() if name not in {entry.name for entry in shared}]
+    progress.stage(f"pack weights of {part.name}")
+    source = WeightSource(part.source, part.tensors, part.tables, part.max_seq_len)
+    found = [*shared, *write_tensors(left, source, sink, lambda _done: None)]
+    return [Placed(one, _part_layout(one.lowered, part, found)) for one in built]
+
+
+def _part_layout(lowered: Lowered, part: PartModel, entries: Sequence[TensorEntry]) -> Layout:
+    target, plan = lowered.target, lowered.plan
+    used = {tensor.name for tensor in plan.tensors}
+    return Layout(
+        tensors=tuple(entry for entry in entries if entry.name in used),
+        buffers=plan.buffers,
+        launches=plan.launches,
+        kv=plan.kv,
+        max_batch_tokens=max(target.max_batch_tokens, part.whole_tokens),
+        max_sequences=target.max_sequences,
+        vocab_size=part.vocab_size,
+        hidden_size=part.hidden_size,
+        max_seq_len=part.max_seq_len,
+        final_norm=plan.final_norm,
+        sampler=plan.sampler,
+        states=plan.states,
+        input_width=part.graph.input_width,
+        both_ways=any(node.attributes.get("both_ways") for node in part.graph.nodes),
+    )
 
 
 def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) -> Layout:

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from .model_tensors import WeightTensor, weight_tensors
 from .packing import interleave_pairs, pack_rows
 from .packing_lanes import interleave_lane_pairs, pack_lanes
 from .plan import PackedTensor
-from .position_tables import PACKINGS
+from .position_tables import PACKINGS, PositionTable
 
 ROWS_AT_ONCE = 4096  # these, and elements, bound the memory of a repack
 ELEMENTS_AT_ONCE = 1 << 22
@@ -96,6 +97,25 @@ class FileSink:
         return self._position
 
 
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """What packed tensors are made of.
+
+    Attributes:
+        source: of the weights.
+        roles: each weight's tensor.
+        tables: by position, by role.
+        max_seq_len: rows of these.
+        made: numbers of weights that are none of the source's, as they are written.
+    """
+
+    source: ModelSource
+    roles: Mapping[str, WeightTensor]
+    tables: Mapping[str, PositionTable]
+    max_seq_len: int
+    made: Made = field(default_factory=dict)
+
+
 def write_weights(
     tensors: Sequence[PackedTensor],
     gguf: ModelSource,
@@ -105,24 +125,31 @@ def write_weights(
     progress: Callable[[int], None],
     made: Made = MappingProxyType({}),
 ) -> tuple[TensorEntry, ...]:
+    """Pack and write a model's tensors, as `write_tensors` does; see `WeightSource`."""
+    source = WeightSource(gguf, weight_tensors(gguf, config), config.tables(), max_seq_len, made)
+    return write_tensors(tensors, source, sink, progress)
+
+
+def write_tensors(
+    tensors: Sequence[PackedTensor], source: WeightSource, sink: Sink, progress: Callable[[int], None]
+) -> tuple[TensorEntry, ...]:
     """Pack and write tensors.
 
     Args:
         tensors: of one plan or of several, each once.
-        max_seq_len: rows of tables by position.
+        source: what they are made of.
         progress: called with the bytes written so far.
-        made: numbers of weights that are not the model's, as they are written.
     Returns:
         where each one lies.
     """
     entries = []
-    roles = weight_tensors(gguf, config)
     for tensor in tensors:
         offset = sink.align(TENSOR_ALIGNMENT)
-        for part in _in_order(_packed_parts(tensor, roles, gguf, config, max_seq_len, made)):
+        for part in _in_order(_packed_parts(tensor, source)):
             sink.write(np.ascontiguousarray(part).data.cast("B"))
             progress(sink.position)
-        shape = config.tables()[tensor.sources[0]].shape(max_seq_len) if tensor.packing in PACKINGS else tensor.shape
+        is_table = tensor.packing in PACKINGS
+        shape = source.tables[tensor.sources[0]].shape(source.max_seq_len) if is_table else tensor.shape
         n_bytes = packed_bytes(tensor.packing, shape)
         assert sink.position - offset == n_bytes, tensor.name  # what the runtime will hold it to
         entries.append(TensorEntry(tensor.name, tensor.packing, shape, offset, n_bytes))
@@ -146,20 +173,14 @@ def _in_order(parts: Iterator[_Part]) -> Iterator[npt.NDArray[np.generic]]:
                 future.cancel()
 
 
-def _packed_parts(
-    tensor: PackedTensor,
-    roles: Mapping[str, WeightTensor],
-    gguf: ModelSource,
-    config: ModelConfig,
-    max_seq_len: int,
-    made: Made,
-) -> Iterator[_Part]:
+def _packed_parts(tensor: PackedTensor, source: WeightSource) -> Iterator[_Part]:
     """Yield what makes a tensor, some rows at a time, so that no whole one is ever held."""
-    if tensor.sources[0] in made:
-        yield lambda: made[tensor.sources[0]]
+    roles, gguf, max_seq_len = source.roles, source.source, source.max_seq_len
+    if tensor.sources[0] in source.made:
+        yield lambda: source.made[tensor.sources[0]]
         return
     if tensor.packing in PACKINGS:
-        table = config.tables()[tensor.sources[0]]
+        table = source.tables[tensor.sources[0]]
         role = table.factors_role(max_seq_len)
         factors = read_floats(gguf, roles[role]) if role else None
         yield lambda: table.numbers(factors, max_seq_len)

@@ -42,6 +42,7 @@ def compile_bundle(
     imatrix: str | os.PathLike[str] | None = None,
     toolchain: str = "auto",
     tuning: Sequence[str] = (),
+    mtp: bool = True,
     jobs: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -62,6 +63,7 @@ def compile_bundle(
         imatrix: a file of llama.cpp's that says which columns matter when they are quantized.
         toolchain: `auto`, `clang`, `hipcc`, or for the host a C compiler.
         tuning: of GPU kernels, `KEY=VALUE` each; see docs/gpu.md.
+        mtp: a model's block that drafts tokens is compiled too, where it has some; see docs/speculation.md.
         jobs: compilers run at once; None: one for each CPU.
         cache_dir: of objects; None: the user's.
         progress: told how far it is; None: nobody is.
@@ -98,6 +100,7 @@ def compile_bundle(
             None if imatrix is None else Path(imatrix),
             tuple(map(parse_adapter, adapters)),
         ),
+        mtp,
     )
     cache = BuildCache(default_cache_dir() if cache_dir is None else Path(cache_dir))
     with progress or Silent() as reported:

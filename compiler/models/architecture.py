@@ -15,6 +15,8 @@ WeightForm = Literal["stored", "repeated", "inverted", "first_row", "ones", "tra
 """As the file has it; each row, or element, for all of a head; one over it; its first row; all 1, of no tensor; the
 matrices of heads, each turned round."""
 
+DraftInput = Literal["", "normed", "residual"]
+
 
 def as_read(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Return a configuration as its keys say it, for `Architecture.refine`."""
@@ -102,6 +104,8 @@ class Architecture:
         mixer: see `Mixer`; None: its only state are keys and values.
         sections: "": its rotation has none; else how the pairs of those that the file says stand, "apart" or
             "interleaved", see `ops/rope_kv.py`.
+        drafts: what a block that drafts tokens reads of a token before: its hidden state, "normed" or as the last layer
+            leaves it ("residual"); "": such blocks are not known.
         refine: what the file's other facts make of the configuration that its keys say.
     """
 
@@ -120,6 +124,7 @@ class Architecture:
     windows: Windows | None = None
     mixture: Mixture | None = None
     mixer: Mixer | None = field(default=None, kw_only=True)
+    drafts: DraftInput = field(default="", kw_only=True)
     sections: Literal["", "apart", "interleaved"] = field(default="", kw_only=True)
     refine: Callable[[ModelSource, ModelConfig], ModelConfig] = as_read
 

@@ -14,7 +14,7 @@ from ..graph import LOGITS, TOKENS, Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
 from ..model_config import LayerConfig, ModelConfig
 from . import latent, mixers
-from .architecture import Shapes
+from .architecture import DraftInput, Shapes
 from .experts import expert_feed_forward, expert_shapes
 
 _MAVERICK_EXPERTS = 128  # Llama 4 with as many has no norms of queries and keys
@@ -44,6 +44,7 @@ class Style:
         routed_by_input: experts are chosen by what the layer reads, before any norm.
         dense_beside: a layer with experts may have a dense feed-forward beside them.
         halved: what experts and the shared one make is taken by half.
+        drafts: see `Architecture`.
     """
 
     activation: str = "silu"
@@ -63,6 +64,7 @@ class Style:
     routed_by_input: bool = False
     dense_beside: bool = False
     halved: bool = False
+    drafts: DraftInput = ""
 
 
 def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
@@ -83,6 +85,10 @@ def shapes(style: Style, config: ModelConfig, layer: LayerConfig) -> Shapes:
         found |= _attention_shapes(style, config, layer)
     if layer.recurrent:
         found |= mixers.shapes(config)
+    if config.drafting:
+        found |= dict.fromkeys(("draft_embedding_norm", "draft_hidden_norm", "draft_norm"), (hidden,))
+        found |= dict.fromkeys(("draft_embedding", "draft_output"), (config.vocab_size, hidden))
+        found["draft_projection"] = (hidden, 2 * hidden)
     if inner or layer.num_experts:
         found |= dict.fromkeys(("ffn_norm", "ffn_post_norm", "experts_norm"), (hidden,))
     found |= expert_shapes(config, layer)
@@ -139,7 +145,16 @@ def graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> G
             skipped = layer.scale_by("embedding_skip", embedded, "embedding_skip")
             hidden = layer.add("skip_residual", hidden, skipped)
     normed = _norm(g, style, config, "final_normed", hidden, "output_norm", LOGITS)
-    logits = g.linear("logits", normed, "token_embedding" if config.tie_word_embeddings else "output")
+    return drawn(g, config, g.linear("logits", normed, output_role(config)))
+
+
+def output_role(config: ModelConfig) -> str:
+    """Return the role of the matrix that makes logits."""
+    return "token_embedding" if config.tie_word_embeddings else "output"
+
+
+def drawn(g: GraphBuilder, config: ModelConfig, logits: str) -> Graph:
+    """Return the graph, with what is drawn from logits."""
     if config.logit_scale != 1 or config.logit_softcap:
         logits = g.logits_map("mapped_logits", logits, config.logit_scale, config.logit_softcap)
     g.sample("sampled", logits)

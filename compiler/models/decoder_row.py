@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
+from ..graph import Graph, Weight
 from ..model_config import ModelConfig, RopeStyle
 from ..model_source import ModelSource
-from . import experts, latent, mixers
+from . import draft_block, experts, latent, mixers
 from .architecture import Architecture, Mixer, Mixture, WeightForm, Windows, as_read
 from .decoder import Style, graph, shapes
 from .decoder_names import FURTHER_KEYS, FUSED, KEYS, TENSORS
@@ -64,6 +65,8 @@ def row(
         style: fields of `Style`.
     """
     how = Style(**style)
+    if how.drafts:
+        also, optional = (*also, *draft_block.ROLES), (*optional, *draft_block.OPTIONAL)
     norms = ("attention_q_norm", "attention_k_norm") if how.qk_norm and "attention_q_norm" not in optional else ()
     if mixture is not None:
         also, optional = (*also, *experts.ROLES), (*optional, *experts.OPTIONAL)
@@ -86,7 +89,7 @@ def row(
         {one: key for one, key in named.items() if one not in no_keys},
         {role: gguf for role, gguf in known.items() if role in roles},
         partial(shapes, how),
-        partial(graph, how),
+        partial(_graph, how),
         frozenset(optional),
         {**taken, **({QKV: fused} if fused else {})},
         frozenset(unread),
@@ -98,7 +101,13 @@ def row(
         interleaved=interleaved or {},
         mixer=mixer,
         sections=sections,
+        drafts=how.drafts,
     )
+
+
+def _graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
+    """See `Architecture`."""
+    return (draft_block.graph if config.drafting else graph)(style, config, weights)
 
 
 llama = partial(row, rope_style="interleaved")

@@ -25,6 +25,7 @@ _qwen = partial(
     names={"ffn_norm": "blk.{layer}.post_attention_norm.weight"},
     interleaved={"blk.{layer}.attn_q": ("attention_q", "attention_gate")},
     qk_norm="head",
+    drafts="normed",
 )
 _nemotron = partial(
     row,

@@ -19,6 +19,7 @@ _LATENT: Mapping[str, Any] = {
     "keys": ("kv_rank", "query_rank", "temperature_scale"),
     "refine": refined.deepseek2,
     "mixture": Mixture(normalise=None, said=True),
+    "drafts": "normed",
 }
 _INDEXED: Mapping[str, Any] = {
     **_LATENT,
@@ -95,6 +96,7 @@ ARCHITECTURES = (
         optional=ROPE_FACTORS,
         names={"expert_choice_bias": "blk.{layer}.exp_probs_b"},
         qk_norm="head",
+        drafts="normed",
         mixture=Mixture("sigmoid", normalise=None, said=True),
     ),
     half(
@@ -181,6 +183,7 @@ ARCHITECTURES = (
         names={"ffn_norm": "blk.{layer}.post_attention_norm.weight"},
         qk_norm="head",
         mixture=Mixture("sigmoid", normalise=None, said=True),
+        drafts="normed",
     ),
     half(
         "grovemoe",

@@ -1,0 +1,88 @@
+"""Parts of a bundle, as the compiler sees them: programs beside the main one, before any target is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .architectures import ARCHITECTURES, build_graph
+from .draft_head import draft_source
+from .graph import Graph
+from .model_config import ModelConfig
+from .model_source import ModelSource
+from .model_tensors import WeightTensor, weight_tensors, weights_by_role
+from .passes import run_passes
+from .plan import PackedTensor
+from .position_tables import PositionTable
+from .read_config import read_config
+
+DRAFTS = "mtp"
+"""Name of the part that drafts tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartModel:
+    """What a part is made of.
+
+    Attributes:
+        name: of the part, and of its folder.
+        source: of its weights.
+        tensors: of these, by role.
+        tables: by position, by role.
+        graph: that has been through all passes.
+        max_seq_len: positions of a sequence.
+        vocab_size: columns of its logits.
+        hidden_size: width of its residual stream.
+        whole_tokens: that a step has to hold at least; 0: as many as that of the model.
+        facts: for the manifest, what the runtime has to know to use it.
+        of_model: its source is the model's, so that tensors of no layer may be the model's too.
+    """
+
+    name: str
+    source: ModelSource
+    tensors: Mapping[str, WeightTensor]
+    tables: Mapping[str, PositionTable]
+    graph: Graph
+    max_seq_len: int
+    vocab_size: int
+    hidden_size: int
+    whole_tokens: int = 0
+    facts: Mapping[str, object] = field(default_factory=dict)
+    of_model: bool = False
+
+    def shares(
+        self, tensor: PackedTensor, tensors: Mapping[str, WeightTensor], tables: Mapping[str, PositionTable]
+    ) -> bool:
+        """Return whether a packed tensor is made of what the model has by the same roles too.
+
+        Args:
+            tensor: of the part, with a name that one of the model has.
+            tensors: of the model, by role.
+            tables: of the model, by role.
+        """
+        if not self.of_model or any(role.startswith("layers.") for role in tensor.sources):
+            return False
+        own = [(self.tensors.get(role), self.tables.get(role)) for role in tensor.sources]
+        return own == [(tensors.get(role), tables.get(role)) for role in tensor.sources]
+
+
+def part_models(source: ModelSource, config: ModelConfig, max_seq_len: int, drafts: bool) -> Iterator[PartModel]:
+    """Yield the parts of a model's bundle.
+
+    Args:
+        source: of the model, as its weights are compiled.
+        config: its own.
+        max_seq_len: positions of a sequence.
+        drafts: its block that drafts tokens is one, where it has some.
+
+    Raises:
+        InputError: one of them cannot be compiled.
+    """
+    block = draft_source(source, config) if drafts else None
+    if block is not None:
+        own = read_config(block, drafting=True)
+        graph = run_passes(build_graph(own, weights_by_role(block, own)))
+        sizes = max_seq_len, own.vocab_size, own.hidden_size
+        facts = {"reads": ARCHITECTURES[own.architecture].drafts}
+        tensors = weight_tensors(block, own)
+        yield PartModel(DRAFTS, block, tensors, own.tables(), graph, *sizes, facts=facts, of_model=True)
