@@ -17,6 +17,7 @@ import click
 
 from .adapters import write_adapter_vectors
 from .clean import clean
+from .drafts import write_draft_vectors
 from .judge import Verdict, judge
 from .logits import Oracle, write_logits, write_vectors
 from .table import table
@@ -54,6 +55,15 @@ def vectors(program: Path, output: Path) -> None:
 def adapter_vectors(program: Path, output: Path) -> None:
     """Write what PROGRAM, llama.cpp's, makes of small models with adapters: tests/data/adapter_logits.npz."""
     for line in write_adapter_vectors(program, output):
+        click.echo(line)
+
+
+@main.command("draft-vectors")
+@click.argument("program", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+def draft_vectors(program: Path, output: Path) -> None:
+    """Write what PROGRAM (`refdrafts`) makes of blocks that draft tokens: tests/data/draft_logits.npz."""
+    for line in write_draft_vectors(program, output):
         click.echo(line)
 
 

@@ -62,9 +62,21 @@ class Meaning:
     def logits(
         self, token_ids: Sequence[int], rows: Float64 | None = None, rotary: npt.NDArray[np.intp] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Return float64[vocab_size], of the last of these tokens.
+        """Return float64[vocab_size], of the last of these tokens; see `value`."""
+        last: Float64 = self.value("", token_ids, rows, rotary)[-1]
+        return last
+
+    def value(
+        self,
+        name: str,
+        token_ids: Sequence[int],
+        rows: Float64 | None = None,
+        rotary: npt.NDArray[np.intp] | None = None,
+    ) -> Float64:
+        """Return a value at each of these tokens.
 
         Args:
+            name: the end of its name; "": of the logits that tokens are drawn from.
             rows: float64[T, input_width], what tokens take from outside, NaN where one takes none; None: none does.
             rotary: int[4, T], `Batch.rope_positions`.
         """
@@ -72,8 +84,8 @@ class Meaning:
         rows = np.full((len(token_ids), self.graph.input_width), np.nan) if rows is None else rows
         for node in self.graph.nodes:
             if node.op == "sample":
-                last: Float64 = values[node.inputs[0]][-1]
-                return last
+                wanted = next(one for one in values if one.endswith(name)) if name else node.inputs[0]
+                return values[wanted]
             operation = OPERATIONS[node.op]
             tokens = np.array(token_ids, np.float64)[:, None]
             inputs = [tokens] if operation.reads_tokens else [values[name] for name in node.inputs]
