@@ -46,7 +46,7 @@ from .registry import fetched
     help="auto, clang (the ziglang wheel's), hipcc, or for the host a C compiler such as cc.",
 )
 @click.option("--tune", "tune", multiple=True, metavar="KEY=VALUE", help="A GPU kernel's tuning; see docs/gpu.md.")
-@click.option("--mtp/--no-mtp", default=True, help="Compile the model's block that drafts tokens, where it has one.")
+@click.option("--no-mtp", is_flag=True, help="Leave out the model's block that guesses tokens, where it has one.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=default_threads, help="Compilers run at once.")
 @click.option(
     "--kv-type",
@@ -71,7 +71,7 @@ def compile_command(
     imatrix: Path | None,
     toolchain: str,
     tune: tuple[str, ...],
-    mtp: bool,
+    no_mtp: bool,
     jobs: int,
     kv_dtype: str,
     as_json: bool,
@@ -101,7 +101,7 @@ def compile_command(
         imatrix=imatrix,
         toolchain=toolchain,
         tuning=tune,
-        mtp=mtp,
+        mtp=not no_mtp,
         jobs=jobs,
         cache_dir=cache_dir,
         progress=choose_progress(as_json),

@@ -33,10 +33,10 @@ with np.load(Path(__file__).parents[2] / "data/draft_logits.npz") as _vectors:
     VECTORS = {name: _vectors[name] for name in _vectors.files}
 
 
-def compiled(path: Path, cache: BuildCache, archs: tuple[str, ...], **how: bool) -> Bundle:
+def compiled(path: Path, cache: BuildCache, archs: tuple[str, ...], drafts: bool = True) -> Bundle:
     goal = path.with_suffix(".rfb")
     with building_levels(PLACES[:1]):
-        compile_model(CompileOptions(path, goal, archs, toolchain="zig", **how), cache, Silent(), make_golden)
+        compile_model(CompileOptions(path, goal, archs, toolchain="zig", drafts=drafts), cache, Silent(), make_golden)
     return open_bundle(goal)
 
 
