@@ -7,6 +7,7 @@ from typing import Final
 
 from ...artifacts.errors import RequestError, printable
 from ...artifacts.layout import Layout
+from ...artifacts.vision import Vision
 from .embeddings import AdapterScales, EmbeddingRequest
 from .generation import GenerationRequest
 from .kv_cache import BlockPool
@@ -35,6 +36,32 @@ def check_generation(request: GenerationRequest, layout: Layout, max_context: in
         raise RequestError("max_tokens", problem)
     if layout.both_ways and request.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs", "expected none of a model that sees both ways: it sees the next token")
+
+
+def check_pictures(request: GenerationRequest, layout: Layout, vision: Vision | None) -> None:
+    """Hold the pictures of a request against its prompt and the model.
+
+    Raises:
+        RequestError: the model has no eyes; rows do not stand in the prompt one behind another; or a picture whose rows
+            see one another has more than a step takes.
+    """
+    if not request.pictures:
+        return
+    if vision is None:
+        raise RequestError("images", "the model reads text alone")
+    end = 0
+    for one in request.pictures:
+        for first, count in one.runs:
+            if not end <= first < first + count <= len(request.prompt_token_ids):
+                raise RequestError("images", "expected rows of pictures one behind another within the prompt")
+            end = first + count
+        if one.grid != one.picture.grid(vision) or sum(count for _, count in one.runs) != one.num_rows:
+            raise RequestError("images", "expected as many tokens as a picture has rows")
+        first, last = one.span
+        if vision.both_ways and last - first > (most := layout.max_batch_tokens - layout.max_sequences):
+            raise RequestError("images", f"expected at most {most} tokens of a picture, found {last - first}")
+    if vision.both_ways and request.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs", "expected none beside images, whose tokens see one another")
 
 
 def check_embedding(request: EmbeddingRequest, layout: Layout, max_context: int, pool: BlockPool) -> None:

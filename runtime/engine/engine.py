@@ -12,13 +12,15 @@ from ..device.batch import Program, close_program
 from ..device.head import EmbeddingHead
 from ..device.token_masks import TokenMasks
 from ..text.tokenizer import Tokenizer
-from .checks import check_embedding, check_generation
+from .checks import check_embedding, check_generation, check_pictures
 from .drafts import DraftPolicy
 from .embedding_sequence import EmbeddingSequence
 from .embeddings import EmbeddingRequest
 from .generation import EngineStats, GenerationRequest, Inbox
 from .kv_cache import BlockPool
 from .lifecycle import EngineMetrics, Lifecycle, Observer
+from .picture_encoder import PictureEncoder
+from .pictures import PromptPictures
 from .rate import Rate
 from .recovery import Recovery
 from .request_table import RequestTable
@@ -71,6 +73,7 @@ class Engine:
         request_ids: Iterator[int] | None = None,
         head: EmbeddingHead | None = None,
         policy: DraftPolicy | None = None,
+        encoder: PictureEncoder | None = None,
     ) -> None:
         """Takes over `program`; call `start` to serve and `stop` to end.
 
@@ -85,6 +88,7 @@ class Engine:
             request_ids: numbers of its requests; None: 1, 2, 3 and so on.
             head: what makes vectors or scores of hidden states, where the model has one.
             policy: that of the program's draft model, where it has one.
+            encoder: of pictures, where the model sees; closed with the program.
         """
         layout = program.layout
         self._layout = layout
@@ -94,6 +98,7 @@ class Engine:
         self._limits = limits
         self._head = head
         self._policy = policy
+        self._encoder = encoder
         steps = StepLimits(
             layout.max_batch_tokens,
             layout.max_sequences,
@@ -144,6 +149,8 @@ class Engine:
             log.error("the device did not finish its step within %g s; left alone", CANCEL_SECONDS)
         else:
             self._requests.masks.close()
+            if self._encoder is not None:
+                self._encoder.close()
             recovery.close()
 
     def submit(self, request: GenerationRequest) -> ActiveSequence:
@@ -156,10 +163,12 @@ class Engine:
             raise RequestError("model", "it was made to embed or to rank texts, and generates none")
         for request in requests:
             check_generation(request, self._layout, self._max_context, self._scheduler.pool)
+            check_pictures(request, self._layout, None if self._encoder is None else self._encoder.vision)
         inbox = Inbox()
-        # Before the lock is taken: the first mask of a constraint takes time, and may fail.
+        # Before the lock is taken: pictures, and the first mask of a constraint, take time, and may fail.
+        pictures = self._encoded(requests)
         sequences = [
-            ActiveSequence(self._new_id(), request, seed_of(request), self._tokenizer, index, inbox)
+            ActiveSequence(self._new_id(), request, seed_of(request), self._tokenizer, index, inbox, pictures[index])
             for index, request in enumerate(requests)
         ]
         with self._wake:
@@ -167,6 +176,14 @@ class Engine:
             for sequence in sequences:
                 self._requests.remember(sequence)
         return sequences
+
+    def _encoded(self, requests: Collection[GenerationRequest]) -> list[PromptPictures | None]:
+        """Of each request, once where it is several times the same prompt."""
+        if self._encoder is None:
+            return [None] * len(requests)
+        prompts = {(one.pictures, len(one.prompt_token_ids)) for one in requests}
+        found = {prompt: self._encoder.of_prompt(*prompt) for prompt in prompts}
+        return [found[one.pictures, len(one.prompt_token_ids)] for one in requests]
 
     def embed(self, requests: Collection[EmbeddingRequest]) -> list[EmbeddingSequence]:
         """See `EngineApi`."""

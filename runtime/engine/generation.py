@@ -13,6 +13,7 @@ from ...artifacts.sampling import SamplingNumbers
 from ..device.batch import UInt32
 from .embeddings import AdapterScales, EmbeddingRequest, PendingEmbedding
 from .logprobs import TokenLogprobs
+from .pictures import PlacedPicture
 
 FINISH_LENGTH = "length"
 FINISH_STOP = "stop"
@@ -87,6 +88,7 @@ class GenerationRequest:
     `cache_space`: those of one space share what was computed of their prompts, and others do not see that it was.
     `kept_tokens`: control tokens whose text the output keeps, for who reads it by them.
     `adapters`: names of those that the model is computed with, each once, and what each is multiplied by.
+    `pictures` whose rows stand for tokens of the prompt, which are `PICTURE_TOKEN` there, in their order.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -103,6 +105,7 @@ class GenerationRequest:
     cache_space: str = ""
     kept_tokens: tuple[int, ...] = ()
     adapters: AdapterScales = ()
+    pictures: tuple[PlacedPicture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """Blocks of the KV cache: which are in use, and which hold what a later request may use again.
 
-A full, computed block is known by the hash of its tokens and of all before them.
+A full, computed block is known by the hash of its tokens, of the pictures whose rows they are, and of all before them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .shared_pool import SharedPool
 
@@ -25,29 +25,42 @@ def root_key(space: str, adapters: Sequence[tuple[str, float]] = ()) -> bytes:
     return hashlib.blake2b(key + repr(used).encode(), digest_size=_KEY_BYTES, person=b"adapters").digest()
 
 
-def block_key(previous: bytes, token_ids: Sequence[int]) -> bytes:
+def block_key(previous: bytes, token_ids: Sequence[int], rows_of: bytes = b"") -> bytes:
     """What a block is known by.
 
     Args:
         previous: key of the block before it; for the first, `root_key` of its space.
         token_ids: the block's, `block_size` of them.
+        rows_of: of which pictures they are rows; see `PromptPictures.key`.
     """
-    return hashlib.blake2b(previous + array("i", token_ids).tobytes(), digest_size=_KEY_BYTES).digest()
+    data = previous + array("i", token_ids).tobytes()
+    if rows_of:
+        return hashlib.blake2b(data + rows_of, digest_size=_KEY_BYTES, person=b"rows").digest()
+    return hashlib.blake2b(data, digest_size=_KEY_BYTES).digest()
 
 
-def add_block_keys(keys: list[bytes], root: bytes, token_ids: Sequence[int], size: int, count: int) -> list[bytes]:
+def add_block_keys(
+    keys: list[bytes],
+    root: bytes,
+    token_ids: Sequence[int],
+    size: int,
+    count: int,
+    rows_of: Callable[[int, int], bytes] | None = None,
+) -> list[bytes]:
     """Go on with the keys of a text's first blocks until there are `count`.
 
     Args:
         keys: of as many of its blocks as there are yet; they are added here.
         root: `root_key` of its space.
         token_ids: of the text, `count` blocks of `size` at least.
+        rows_of: see `block_key`, of the tokens from one up to another; None: there are no pictures.
 
     Returns:
         `keys`.
     """
     for start in range(len(keys) * size, count * size, size):
-        keys.append(block_key(keys[-1] if keys else root, token_ids[start : start + size]))
+        pictures = rows_of(start, start + size) if rows_of is not None else b""
+        keys.append(block_key(keys[-1] if keys else root, token_ids[start : start + size], pictures))
     return keys
 
 

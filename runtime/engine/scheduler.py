@@ -254,7 +254,7 @@ class Scheduler:
         for sequence in self.running:
             if budget > 0 and sequence.num_uncomputed > 1:
                 self._count_hit(sequence, self._reuse(sequence))  # what others have computed since it was admitted
-                chunk = _prompt_chunk(sequence, budget, rows)
+                chunk = _prompt_chunk(sequence, budget, rows, limits.max_tokens - sum(one.count for one in chunks))
                 if chunk.count:
                     chunks.append(chunk)
                 budget -= chunk.count
@@ -363,10 +363,13 @@ class Scheduler:
             self._tell(PREFIX_HIT, sequence, tokens)
 
 
-def _prompt_chunk(sequence: ActiveSequence, tokens: int, rows: int) -> Chunk:
-    """As much of a prompt as so many tokens and rows of logits allow; perhaps nothing, where there are no rows."""
+def _prompt_chunk(sequence: ActiveSequence, tokens: int, rows: int, most: int) -> Chunk:
+    """As much of a prompt as so many tokens and rows of logits allow; perhaps nothing, where there are no rows, or no
+    room among `most` tokens for a picture that is computed at once."""
     start = sequence.num_computed
     end = start + min(sequence.num_uncomputed, tokens)
+    if sequence.pictures is not None:
+        end = sequence.pictures.chunk_end(start, end, most)
     unscored = sequence.unscored(start, end)
     scored = unscored[:rows]
     if len(scored) < len(unscored):

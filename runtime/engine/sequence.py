@@ -32,6 +32,7 @@ from .generation import (
 )
 from .kv_cache import add_block_keys, root_key
 from .logprobs import TokenLogprobs
+from .pictures import PromptPictures
 from .prompt_lookup import PromptLookup
 from .state_slots import HeldSlots
 
@@ -50,11 +51,13 @@ class ActiveSequence:
         tokenizer: Tokenizer,
         index: int = 0,
         inbox: Inbox | None = None,
+        pictures: PromptPictures | None = None,
     ) -> None:
         self._request_id = request_id
         self._index = index
         self._inbox = inbox or Inbox()
         self.request = request
+        self.pictures = pictures
         self.seed = seed
         self.token_ids = list(request.prompt_token_ids)
         self.num_computed = 0  # tokens whose keys and values lie in the cache
@@ -130,7 +133,8 @@ class ActiveSequence:
 
     def keys_of_blocks(self, count: int, size: int) -> list[bytes]:
         """Keys of its first `count` blocks of `size` tokens, all of which are there, and perhaps of more."""
-        return add_block_keys(self.block_keys, self._root_key, self.token_ids, size, count)
+        rows_of = None if self.pictures is None else self.pictures.key
+        return add_block_keys(self.block_keys, self._root_key, self.token_ids, size, count, rows_of)
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -175,7 +179,8 @@ class ActiveSequence:
         """How its next token is drawn, and after each of the drafts the one that follows if it is accepted."""
         seen = None
         if self._weighs_history:
-            seen = Counter(dict.fromkeys(self.request.prompt_token_ids, 0))
+            words = self.request.prompt_token_ids
+            seen = Counter(dict.fromkeys(words if self.pictures is None else self.pictures.words(words), 0))
             seen.update(self.token_ids[self.num_prompt_tokens :])
         rows = [self._row_sampling(self.num_generated, seen)]
         for index, draft in enumerate(drafts, self.num_generated + 1):

@@ -12,6 +12,7 @@ from ..device.batch import Batch, Float32, Int32, Program, RowSampling, token_ar
 from .drafted_program import DraftedProgram
 from .embedding_sequence import EmbeddingSequence, hidden_states
 from .logprobs import TokenLogprobs, token_logprobs
+from .pictures import picture_arrays
 from .scheduler import Chunk
 
 
@@ -55,6 +56,7 @@ def make_batch(chunks: list[Chunk], adapters: Sequence[str] = ()) -> Batch:
         adapter_scales=_adapter_scales(chunks, adapters),
         state_from=state_from,
         state_to=state_to,
+        **picture_arrays([(c.sequence.pictures, c.start, c.num_tokens) for c in chunks]),
     )
 
 

@@ -184,7 +184,7 @@ class Worker:
 
     def _handle(self, message: object) -> None:
         if isinstance(message, Submit):
-            if any(isinstance(one, GenerationRequest) and one.constraint for one in message.requests):
+            if any(isinstance(one, GenerationRequest) and (one.constraint or one.pictures) for one in message.requests):
                 self._compiles.submit(self._submit, message)  # takes time, and a cancel must not wait for it
             else:
                 self._submit(message)

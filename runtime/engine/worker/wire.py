@@ -29,12 +29,14 @@ from ....artifacts.errors import (
     printable,
 )
 from ...device.batch import UInt32
+from ...pictures.patches import Picture
 from ...text.constraints import ConstraintSpec, Kind
 from ..embeddings import EmbeddingRequest
 from ..engine import EngineLimits
 from ..generation import DeviceStats, DraftStats, EngineStats, Failure, GenerationRequest, SamplingParams, TokenEvent
 from ..lifecycle import RequestEvent
 from ..logprobs import TokenLogprobs
+from ..pictures import PlacedPicture
 
 MAX_FRAME_BYTES: Final = 1 << 30
 STARTING: Final = 0  # the call that `Start` is
@@ -249,6 +251,8 @@ _KINDS: Final[tuple[Any, ...]] = (
     EngineStats,
     Failure,
     GenerationRequest,
+    Picture,
+    PlacedPicture,
     RequestEvent,
     SamplingParams,
     TokenEvent,
