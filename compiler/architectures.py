@@ -23,7 +23,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "glm5-next": "an indexer of pools of positions, and residual streams that are mixed",
         "hy_v4": "an indexer that chooses what positions see, and residual streams that are mixed",
         "kimi-k3": "attention over the outputs of earlier layers",
-        "minimax-01": "linear attention with a decay of each head",
         "qwen4exp": "an indexer of pools of positions, residual streams that are mixed, and tables of n-grams",
     }
 )

@@ -14,7 +14,7 @@ from .ggml_types import GgmlType as Quant
 from .graph import Weight
 from .model_config import ModelConfig
 from .model_source import ModelSource, TensorInfo
-from .models.architecture import Architecture, Shapes, WeightForm
+from .models.architecture import MADE, Architecture, Shapes, WeightForm
 from .read_head import TENSORS as HEAD_TENSORS
 from .read_head import head_shapes
 
@@ -42,6 +42,7 @@ class WeightTensor:
         every: rows of the tensor from one expert's first, or head's, to the next one's, where others' stand between; 0:
             none do.
         height: of each expert's rows, or head's.
+            Of form "slopes" `first` is the layer, and `every` how many there are.
         repeat: how often each row, or element, stands in the weight, one behind the other.
     """
 
@@ -148,8 +149,9 @@ def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, Wei
     found: dict[str, WeightTensor] = {}
     unread = ARCHITECTURES[config.architecture].unread
     for place in _places(source, config):
-        if place.form == "ones":
-            found[place.role] = WeightTensor(TensorInfo("", place.shape, Quant.F32), place.shape, 0, "ones")
+        if place.form in MADE:
+            none = TensorInfo("", place.shape, Quant.F32)
+            found[place.role] = WeightTensor(none, place.shape, place.first, place.form, every=place.every)
         elif place.role.rsplit(".", 1)[-1] not in unread and (place.name in source.tensors or not place.optional):
             tensor = source.tensor(place.name)
             found[place.role] = WeightTensor(
@@ -184,7 +186,10 @@ def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
         for role in row.tensors:
             if role in shapes and row.is_layer_role(role) == (number is not None):
                 base = _shared_by_heads(row, shapes, role)
-                if base:
+                if row.forms.get(role) == "slopes":
+                    own, shape, layers = prefix + role, shapes[role], config.num_layers
+                    yield _Place(own, "", shape, shape, number or 0, False, "slopes", every=layers)
+                elif base:
                     yield from _heads_places(config, row, shapes, role, base, number or 0)
                 else:
                     yield from _places_of(source, row, shapes, role, number or 0, prefix)
@@ -240,7 +245,8 @@ def _heads_places(
     config: ModelConfig, row: Architecture, shapes: Shapes, role: str, base: str, layer: int
 ) -> Iterator[_Place]:
     """Yield the places of a weight whose rows stand head by head beside those of others, and of its scale."""
-    roles, heads = row.interleaved[base], config.layer(layer).num_heads
+    roles, has = row.interleaved[base], config.layer(layer)
+    heads = config.recurrence.heads if config.recurrence and has.recurrent else has.num_heads
     heights = [shapes[one][0] // heads for one in roles]
     index, every = roles.index(role), sum(heights)
     own, name, shape = f"layers.{layer}.{role}", base.replace("{layer}", str(layer)), shapes[role]
@@ -309,7 +315,7 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
     """
     tensors = weight_tensors(source, config)
     for place in _places(source, config):
-        if place.role not in tensors or place.form == "ones":
+        if place.role not in tensors or place.form in MADE:
             continue
         tensor = source.tensors[place.name]
         flat = (math.prod(tensor.shape),) if len(place.whole) == 1 else (tensor.rows, tensor.shape[-1])

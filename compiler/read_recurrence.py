@@ -14,7 +14,6 @@ MAX_TAPS: Final = 8
 MAX_STATE: Final = 256
 _MAX_SIZE: Final = 1 << 17
 _MAX_HEADS: Final = 1 << 12
-_INTERVAL: Final = 4  # where the file says neither an interval nor which layers
 _MAX_INTERVAL: Final = 1024
 
 
@@ -53,7 +52,7 @@ def _recurrent(source: ModelSource, row: Architecture, mixer: Mixer, config: Mod
     key = row.key("recurrent_layers")
     value = source.metadata.get(key)
     if not is_array(value):
-        every = source.get_int(row.key("full_interval"), _INTERVAL, 1, _MAX_INTERVAL)
+        every = source.get_int(row.key("full_interval"), mixer.interval, 1, _MAX_INTERVAL)
         return tuple((number + 1) % every != 0 for number in layers)
     if len(value) < config.num_layers or value.dtype.kind not in "biu":
         found_kind = f"{len(value)} {value.dtype.name} values"
@@ -72,6 +71,11 @@ def _sizes(source: ModelSource, row: Architecture, mixer: Mixer, config: ModelCo
     if mixer.kind == "short_conv":
         taps = source.get_int(row.key("short_taps"), minimum=2, maximum=MAX_TAPS)
         return Recurrence(mixer.kind, taps, config.hidden_size)
+    if mixer.kind == "lightning":
+        heads, columns = config.num_heads, config.head_dim
+        if columns > MAX_STATE:
+            raise source.error(row.key("key_length"), f"expected at most {MAX_STATE}, found {columns}")
+        return Recurrence(mixer.kind, 0, heads * columns, heads, columns, heads)
     taps = source.get_int(row.key("ssm_taps"), minimum=2, maximum=MAX_TAPS)
     if mixer.kind == "kda":
         columns = source.get_int(row.key("delta_head_dim"), minimum=1, maximum=MAX_STATE)

@@ -217,9 +217,21 @@ def _stacked_rows(gguf: ModelSource, infos: Sequence[WeightTensor], first: int, 
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
+def slopes(heads: int, layer: int, layers: int) -> npt.NDArray[np.float32]:
+    """Return the logarithms of what heads of lightning attention keep from token to token, float32[heads]: minus
+    2^(-8 (h + 1) / heads), times what falls from 1 in the first layer to 0 in the last, and 1e-5.
+
+    Source: llama.cpp 11434, src/models/minimax-01.cpp.
+    """
+    rates = 2.0 ** (-8 / heads * np.arange(1, heads + 1))
+    return (-rates * (1 - layer / max(layers - 1, 1) + 1e-5)).astype(np.float32)
+
+
 def read_floats(gguf: ModelSource, tensor: WeightTensor) -> npt.NDArray[np.float32]:
     """Return the elements of a tensor of any type as float32[elements], exactly."""
     if tensor.form == "ones":
         return np.ones(math.prod(tensor.shape), np.float32)
+    if tensor.form == "slopes":
+        return slopes(tensor.shape[0], tensor.first, tensor.every)
     elements = float_rows(tensor.read(gguf), tensor.ggml_type).reshape(-1)
     return np.reciprocal(elements) if tensor.form == "inverted" else elements

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from ..graph import Graph, Weight
 from ..model_config import LayerConfig, ModelConfig, RopeStyle
 from ..model_source import ModelSource
 
 Shapes = Mapping[str, tuple[int, ...]]
-WeightForm = Literal["stored", "repeated", "inverted", "first_row", "ones", "transposed"]
-"""As the file has it; each row, or element, for all of a head; one over it; its first row; all 1, of no tensor; the
-matrices of heads, each turned round."""
+WeightForm = Literal["stored", "repeated", "inverted", "first_row", "ones", "slopes", "transposed"]
+"""As the file has it; each row, or element, for all of a head; one over it; its first row; all 1, of no tensor; those
+that `weights.slopes` makes of heads and layer, of no tensor; the matrices of heads, each turned round."""
+MADE: Final = ("ones", "slopes")
+"""Of no tensor."""
 
 DraftInput = Literal["", "normed", "residual"]
 
@@ -70,6 +72,7 @@ class Mixer:
         beside: they have attention as well.
         apart: a layer has one thing alone: state, attention, or a feed-forward.
         mapping: of heads to those of keys, see `ops/scan.py`.
+        interval: of "interval", where the file does not say it.
     """
 
     kind: str
@@ -77,6 +80,7 @@ class Mixer:
     beside: bool = False
     apart: bool = False
     mapping: str = "block"
+    interval: int = 4
 
 
 @dataclass(frozen=True, slots=True)

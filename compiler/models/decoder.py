@@ -43,6 +43,7 @@ class Style:
         weighted_inputs: experts' weights multiply what they read, not what they make.
         routed_by_input: experts are chosen by what the layer reads, before any norm.
         dense_beside: a layer with experts may have a dense feed-forward beside them.
+        adds_to_normed: what attention and feed-forward make is added to what they read, normed.
         halved: what experts and the shared one make is taken by half.
         drafts: see `Architecture`.
     """
@@ -64,6 +65,7 @@ class Style:
     routed_by_input: bool = False
     dense_beside: bool = False
     halved: bool = False
+    adds_to_normed: bool = False
     drafts: DraftInput = ""
 
 
@@ -194,11 +196,11 @@ def block(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidde
     """Append a layer; `number` counts it, and its cache."""
     has = config.layer(number)
     normed = _norm(g, style, config, "attention_normed", hidden, "attention_norm")
-    source, between = normed, hidden
+    source, between = normed, normed if style.adds_to_normed else hidden
     if has.num_heads:
         if g.has("attention_norm_2"):
             source = _norm(g, style, config, "attention_normed_2", hidden, "attention_norm_2")
-        between = g.add("attention_residual", hidden, _attention(g, style, config, number, source))
+        between = g.add("attention_residual", between, _attention(g, style, config, number, source))
     if has.recurrent:
         mixed = _norm(g, style, config, "mixed_normed", mixers.mixed(g, config, normed), "attention_post_norm")
         between = g.add("mixed_residual", between, mixed)
@@ -209,6 +211,7 @@ def block(g: GraphBuilder, style: Style, config: ModelConfig, number: int, hidde
     beside = normed != hidden and not g.has("ffn_norm") and "ffn_norm" not in style.weightless
     source = normed if beside else hidden if config.parallel else between
     source = _norm(g, style, config, "ffn_normed", source, "ffn_norm")
+    between = source if style.adds_to_normed else between
     return g.add("ffn_residual", between, _branch(g, style, config, number, source, hidden))
 
 

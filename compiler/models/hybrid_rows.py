@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import mamba
+from . import lightning, mamba
 from . import refine as refined
 from .architecture import Mixer, Mixture, Windows
 from .decoder_names import TENSORS
@@ -92,6 +92,17 @@ ARCHITECTURES = (
         refine=refined.latent_attention,
         mixture=Mixture(said=True),
         mixer=Mixer("kda"),
+    ),
+    half(
+        "minimax-01",
+        names={"ssm_norm": "blk.{layer}.attn_norm_2.weight"},
+        keys=("residual_scale",),
+        forms={"ssm_a": "slopes"},
+        interleaved={"blk.{layer}.attn_qkv": lightning.QKV},
+        refine=refined.minimax_01,
+        adds_to_normed=True,
+        mixture=Mixture(),
+        mixer=Mixer("lightning", "interval", interval=8),
     ),
 )
 """A row each."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..graph_builder import GraphBuilder
 from ..model_config import ModelConfig, Recurrence
-from . import delta, mamba
+from . import delta, lightning, mamba
 from .architecture import Shapes
 
 _CONV_ROLES: Final = ("conv_in", "conv_taps", "conv_out")
@@ -20,6 +20,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "plamo2": mamba.MAMBA_ROLES,
         "delta": delta.DELTA_ROLES,
         "kda": delta.KDA_ROLES,
+        "lightning": lightning.ROLES,
     }
 )
 """Kind to the roles of weights that each layer of it has."""
@@ -31,6 +32,7 @@ KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "plamo2": ("ssm_taps", "ssm_size", "ssm_state", "ssm_heads"),
         "delta": ("ssm_taps", "ssm_size", "ssm_state", "ssm_heads", "ssm_groups", "recurrent_layers", "full_interval"),
         "kda": ("ssm_taps", "delta_head_dim"),
+        "lightning": ("recurrent_layers", "full_interval"),
     }
 )
 """Kind to the hyperparameters that its files have."""
@@ -45,6 +47,8 @@ def shapes(config: ModelConfig) -> Shapes:
             "conv_taps": (has.size, has.taps),
             "conv_out": (config.hidden_size, has.size),
         }
+    if has.kind == "lightning":
+        return lightning.shapes(config, has)
     return delta.shapes(config, has) if has.kind in ("delta", "kda") else mamba.shapes(config, has)
 
 
@@ -53,8 +57,15 @@ def mixed(g: GraphBuilder, config: ModelConfig, normed: str) -> str:
     has = recurrence(config)
     if has.kind == "short_conv":
         return _short_conv(g, config, has, normed)
-    append = {"mamba": mamba.mamba, "plamo2": mamba.plamo2, "mamba2": mamba.mamba2, "delta": delta.delta}
-    return append.get(has.kind, delta.kda)(g, config, has, normed)
+    append = {
+        "mamba": mamba.mamba,
+        "plamo2": mamba.plamo2,
+        "mamba2": mamba.mamba2,
+        "delta": delta.delta,
+        "kda": delta.kda,
+        "lightning": lightning.lightning,
+    }
+    return append[has.kind](g, config, has, normed)
 
 
 def recurrence(config: ModelConfig) -> Recurrence:

@@ -189,6 +189,20 @@ def mpt(source: ModelSource, config: ModelConfig) -> ModelConfig:
     return config
 
 
+def minimax_01(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Files multiply what is added to, not what is added: here the residual stream is divided by that scale, from the
+    embedding on, and so is, by its square, the epsilon of norms, which else would know the difference.
+
+    Raises:
+        GgufError: the scale is below 0, or as good as 0 or infinite.
+    """
+    key, scale = f"{config.architecture}.residual_scale", config.residual_scale
+    if not 1e-3 <= scale <= 1e3:
+        raise source.error(key, f"expected 0.001 to 1000, found {scale:g}")
+    epsilon = config.norm_epsilon / scale**2
+    return replace(config, embedding_scale=1 / scale, residual_scale=1 / scale, norm_epsilon=epsilon)
+
+
 def minicpm(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Older files lack the scales, which follow from the sizes."""
     usual = _minicpm_scales(config)

@@ -5,6 +5,7 @@ A token, with key k, query q and value v of its own, makes of it S <- d * S, S <
     of kind   d[h, i]                                    k[h], q[h]              v[h]                   and adds
     mamba     exp(step[h] * a[h, i])                     b, c                    step[h] * x[h]         d[h] * x[h]
     mamba2    exp(step[h] * a[h])                        b[group], c[group]      step[h] * x[h]         d[h] * x[h]
+    linear    exp(a[h])                                  b[group], c[group]      x[h]
     delta     exp(a[h] * softplus(alpha[h] + bias[h]))   k, q of its key head    beta' * (v - (d S)^T k)
     kda       exp(a[h] * softplus(decay[h, i] + bias[h, i]))      k[h], q[h]     beta' * (v - (d S)^T k)
 
@@ -14,16 +15,17 @@ first divided by sqrt(sum of their squares + `epsilon`), and queries by sqrt(`st
 Inputs, of which each is columns of a value from the attribute `<name>_first` on, 0 where that is not given:
     mamba     x [heads], dt [heads], b [state], c [state]; a head is a channel, of one column.
     mamba2    x [heads, columns], dt [heads], b [groups, state], c [groups, state]; heads of a group are neighbours.
+    linear    x, b and c as mamba2.
     delta     qkv: q [key_heads, state], k [key_heads, state], v [heads, columns], behind a convolution and SiLU;
               gates [2 * heads]: of each `gate_heads` heads beta, then alpha (where it is not given: all heads').
     kda       qkv: q [heads, state], k [heads, state], v [heads, columns]; decay [heads, state]; beta [heads].
 Weights: of mamba a [heads, state], d [heads] and where there is one dt's bias [heads]; of mamba2 the same, but
-a [heads]; of delta a [heads], bias [heads]; of kda a [heads], bias [heads * state].
+a [heads]; of linear a [heads]; of delta a [heads], bias [heads]; of kda a [heads], bias [heads * state].
 A head of delta has the key head h / (heads / key_heads) of `mapping` "block", h % key_heads of "modulo".
 The output is [heads, columns].
 
 Sources: llama.cpp 11434, `ggml_ssm_scan` and `ggml_gated_delta_net` of ggml-cpu, src/models/mamba-base.cpp,
-qwen3next.cpp, qwen35.cpp and kimi-linear.cpp.
+qwen3next.cpp, qwen35.cpp, kimi-linear.cpp and minimax-01.cpp.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "mamba": ("x", "dt", "b", "c"),
         "mamba2": ("x", "dt", "b", "c"),
+        "linear": ("x", "b", "c"),
         "delta": ("qkv", "gates"),
         "kda": ("qkv", "decay", "beta"),
     }
@@ -59,6 +62,7 @@ _OF_KIND: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "mamba": frozenset(),
         "mamba2": frozenset({"groups"}),
+        "linear": frozenset({"groups"}),
         "delta": frozenset({"key_heads", "mapping", "gate_heads", "epsilon"}),
         "kda": frozenset({"epsilon"}),
     }
@@ -94,19 +98,21 @@ class Sizes:
     @property
     def of_mamba(self) -> bool:
         """Whether what is written does not depend on the state."""
-        return self.kind in ("mamba", "mamba2")
+        return self.kind in ("mamba", "mamba2", "linear")
 
     def inputs(self) -> tuple[int, ...]:
         """Return the columns of each input that are read."""
         values, keys = self.heads * self.columns, self.groups * self.state
         if self.of_mamba:
-            return values, self.heads, keys, keys
+            return (values, keys, keys) if self.kind == "linear" else (values, self.heads, keys, keys)
         qkv = 2 * self.key_heads * self.state + values
         return (qkv, 2 * self.heads) if self.kind == "delta" else (qkv, self.heads * self.state, self.heads)
 
     def weights(self) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of all weights that there may be."""
         heads = (self.heads,)
+        if self.kind == "linear":
+            return (heads,)
         if self.of_mamba:
             return ((self.heads, self.state) if self.kind == "mamba" else heads), heads, heads
         return heads, heads if self.kind == "delta" else (self.heads * self.state,)
@@ -153,15 +159,17 @@ def terms_of(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) 
 
 
 def _mamba(sizes: Sizes, parts: Sequence[Float64], weights: Sequence[Float64]) -> Terms:
-    x, dt, b, c = parts
+    x, b, c = parts[0], *parts[-2:]
     rows, a, bias = len(x), weights[0], weights[2] if len(weights) == 3 else 0
-    steps = np.logaddexp(0, dt + bias)[:, :, None]
+    fixed = sizes.kind == "linear"
+    steps = np.ones((rows, sizes.heads, 1)) if fixed else np.logaddexp(0, parts[1] + bias)[:, :, None]
     keys, queries = (
         np.repeat(part.reshape(rows, sizes.groups, sizes.state), sizes.heads // sizes.groups, 1) for part in (b, c)
     )
     values = x.reshape(rows, sizes.heads, -1)
     decays = np.exp(steps * a.reshape(sizes.heads, -1))
-    return Terms(decays, keys, queries, values, steps, weights[1][:, None] * values)
+    added = np.zeros_like(values) if fixed else weights[1][:, None] * values
+    return Terms(decays, keys, queries, values, steps, added)
 
 
 def _delta(node: Node, sizes: Sizes, parts: Sequence[Float64], weights: Sequence[Float64]) -> Terms:
@@ -266,7 +274,7 @@ def _shapes_problem(graph: Graph, node: Node, sizes: Sizes) -> str:
         if end > columns:
             return f"expected {name} of {end} columns, found {columns}"
     shapes = tuple(graph.weights[name].shape for name in node.weights)
-    if shapes != sizes.weights()[: len(shapes)]:
+    if shapes != sizes.weights()[: max(len(shapes), min(2, len(sizes.weights())))]:
         return f"expected weights of {sizes.weights()}, found {shapes}"
     out, expected = graph.values[node.output].columns, sizes.heads * sizes.columns
     return "" if out == expected else f"expected an output of {expected} columns, found {out}"
@@ -284,7 +292,7 @@ OPERATION = Operation(
         **{f"{name}_first": int for name in _NAMES},
     },
     inputs=(2, 4),
-    weights=(2, 3),
+    weights=(1, 3),
     problem=_problem,
     has_state=True,
 )

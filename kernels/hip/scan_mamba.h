@@ -1,5 +1,12 @@
-/* What a token brings to a lane of scan.h of kinds mamba and mamba2. */
+/* What a token brings to a lane of scan.h of kinds mamba, mamba2 and linear. */
 #include "scan_rows.h"
+
+/* Which of the inputs b is; c is behind it. */
+#ifdef KIND_LINEAR
+#define B_INPUT 1
+#else
+#define B_INPUT 2
+#endif
 
 struct own_numbers {
 #ifdef KIND_MAMBA
@@ -18,8 +25,12 @@ INLINE own_numbers numbers_of(lane_place place, const GLOBAL_MEMORY float *a, co
 #else
     own.a = a[place.head];
 #endif
+#ifdef KIND_LINEAR
+    own.d = own.bias = 0;
+#else
     own.d = numbers[place.head];
     own.bias = HAS_BIAS ? numbers[HEADS + place.head] : 0.0f;
+#endif
     return own;
 }
 
@@ -28,10 +39,14 @@ INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &
 {
     const int32_t group = place.head / (HEADS / GROUPS);
     const float x = row_of(inputs[0], t, X_STRIDE, X_FIRST)[place.column];
+#ifdef KIND_LINEAR
+    const float step = 1;
+#else
     const float dt = row_of(inputs[1], t, DT_STRIDE, DT_FIRST)[place.head];
     const float step = float_softplus(HAS_BIAS ? dt + own.bias : dt);
-    load_rows(token.key, row_of(inputs[2], t, B_STRIDE, B_FIRST) + group * STATE, place.part);
-    load_rows(token.query, row_of(inputs[3], t, C_STRIDE, C_FIRST) + group * STATE, place.part);
+#endif
+    load_rows(token.key, row_of(inputs[B_INPUT], t, B_STRIDE, B_FIRST) + group * STATE, place.part);
+    load_rows(token.query, row_of(inputs[B_INPUT + 1], t, C_STRIDE, C_FIRST) + group * STATE, place.part);
 #ifdef KIND_MAMBA
     UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay_of(step * own.a[r]);
 #else
@@ -39,5 +54,9 @@ INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &
     UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay;
 #endif
     token.value = step * x;
+#ifdef KIND_LINEAR
+    token.added = 0;
+#else
     token.added = own.d * x;
+#endif
 }

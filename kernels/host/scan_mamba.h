@@ -1,4 +1,4 @@
-/* The tokens of a sequence and a block of scan.h, of kinds mamba and mamba2.
+/* The tokens of a sequence and a block of scan.h, of kinds mamba, mamba2 and linear.
  *
  * What a token writes does not depend on the state: some tokens pass over it at once, so that a row is loaded and stored
  * once for all of them.
@@ -7,13 +7,20 @@
 
 #define READ_AHEAD 8 /* tokens that are read at once, so that the steps of one head share vectors */
 /* Tokens of a pass: as many as registers hold sums of; one where it takes longest to make decays. */
-#if MANY_REGISTERS && defined(KIND_MAMBA2)
+#if MANY_REGISTERS && !defined(KIND_MAMBA)
 #define AT_ONCE 4
 #else
 #define AT_ONCE 1
 #endif
 
-/* Of mamba a lane's step, of which each row makes a decay; of mamba2 the head's decay, the same in all. */
+/* Where inputs stand among the arguments. */
+#ifdef KIND_LINEAR
+#define B_INPUT 5
+#else
+#define B_INPUT 6
+#endif
+
+/* Of mamba a lane's step, of which each row makes a decay; of the others the head's decay, the same in all. */
 #ifdef KIND_MAMBA
 typedef f32x16 decay_part;
 #define DECAY_PARTS WIDE
@@ -43,11 +50,18 @@ static void open_block(struct block *block)
     (void)block;
 }
 
-/* The steps of `count` tokens from `first` on: of mamba2 all at once, each lane a token. */
+/* The steps of `count` tokens from `first` on: of mamba2 all at once, each lane a token; of linear 1. */
 INLINE void read_steps(const struct block *block, struct token *tokens, int32_t first, int32_t count)
 {
+#if defined(KIND_LINEAR)
+    (void)first;
+    const f32x16 decays = vector_decay(splat(((const float *)block->arguments[2])[block->head]));
+    for (int32_t t = 0; t < count; t++) {
+        tokens[t].decays[0] = tokens[t].decays[VECTORS - 1] = decays[0];
+        tokens[t].values[0] = splat(1);
+    }
+#elif defined(KIND_MAMBA)
     const float *bias = (const float *)block->arguments[3] + HEADS + block->head;
-#ifdef KIND_MAMBA
     for (int32_t t = 0; t < count; t++)
         for (int v = 0; v < VECTORS; v++) {
             const int32_t lane = 16 * v, lanes = block->count - lane;
@@ -55,6 +69,7 @@ INLINE void read_steps(const struct block *block, struct token *tokens, int32_t 
             tokens[t].decays[v] = vector_softplus(HAS_BIAS ? own + load_lanes(bias + lane, lanes) : own);
         }
 #else
+    const float *bias = (const float *)block->arguments[3] + HEADS + block->head;
     float own[16] = { 0 };
     for (int32_t t = 0; t < count; t++) own[t] = row_of(block, 5, first + t, DT_STRIDE, DT_FIRST)[block->head];
     const f32x16 steps = vector_softplus(HAS_BIAS ? load_f32(own) + bias[0] : load_f32(own));
@@ -66,18 +81,28 @@ INLINE void read_steps(const struct block *block, struct token *tokens, int32_t 
 #endif
 }
 
+/* The d of 16 lanes times what these bring. */
+INLINE f32x16 added_of(const struct block *block, int32_t lane, int32_t count, f32x16 here)
+{
+#if defined(KIND_LINEAR)
+    return splat(0);
+#elif defined(KIND_MAMBA)
+    return load_lanes((const float *)block->arguments[3] + block->head + lane, count) * here;
+#else
+    return ((const float *)block->arguments[3])[block->head] * here;
+#endif
+}
 /* Reads tokens from `first` on. */
 static void read_tokens(const struct block *block, struct token *tokens, int32_t first, int32_t count)
 {
     const int32_t group = block->head / (HEADS / GROUPS);
-    const float *d = (const float *)block->arguments[3] + block->head;
     read_steps(block, tokens, first, count);
     for (int32_t t = 0; t < count; t++) {
         struct token *token = tokens + t;
         const float *x = row_of(block, 4, first + t, X_STRIDE, X_FIRST) + block->head * COLUMNS + block->column;
-        token->key = row_of(block, 6, first + t, B_STRIDE, B_FIRST) + group * STATE;
-        token->query = row_of(block, 7, first + t, C_STRIDE, C_FIRST) + group * STATE;
-#ifdef KIND_MAMBA2
+        token->key = row_of(block, B_INPUT, first + t, B_STRIDE, B_FIRST) + group * STATE;
+        token->query = row_of(block, B_INPUT + 1, first + t, C_STRIDE, C_FIRST) + group * STATE;
+#ifndef KIND_MAMBA
         const f32x16 step = token->values[0];
 #endif
         for (int v = 0; v < VECTORS; v++) {
@@ -85,10 +110,8 @@ static void read_tokens(const struct block *block, struct token *tokens, int32_t
             const f32x16 here = load_lanes(x + lane, count);
 #ifdef KIND_MAMBA
             const f32x16 step = token->decays[v];
-            token->added[v] = load_lanes(d + lane, count) * here;
-#else
-            token->added[v] = d[0] * here;
 #endif
+            token->added[v] = added_of(block, lane, count, here);
             token->values[v] = step * here;
         }
     }

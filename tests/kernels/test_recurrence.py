@@ -93,6 +93,12 @@ def mamba_case(kind: str, heads: int, state: int, columns: int, groups: int = 1,
     return scan_case(kind, inputs, weights, **sizes, dt_first=3, b_first=1)
 
 
+def linear_case(heads: int, state: int, columns: int, groups: int) -> Case:
+    sizes: dict[str, Attribute] = {"heads": heads, "state": state, "columns": columns, "groups": groups}
+    inputs = {"x": heads * columns + 2, "b": groups * state, "c": groups * state + 3}
+    return scan_case("linear", inputs, {"a": rates(heads)}, **sizes, x_first=2, c_first=1)
+
+
 SCANS = {
     "delta-block": delta_case(4, 2, 32, 32, gate_heads=2),
     "delta-modulo": delta_case(6, 3, 7, 21, mapping="modulo", qkv_first=5),
@@ -102,6 +108,8 @@ SCANS = {
     "kda-odd": kda_case(2, 20, 5),
     "mamba2": mamba_case("mamba2", 4, 140, 32, 2),
     "mamba2-odd": mamba_case("mamba2", 3, 5, 21, biased=False),
+    "linear": linear_case(4, 33, 32, 4),
+    "linear-odd": linear_case(6, 16, 5, 3),
     "mamba": mamba_case("mamba", 64, 16, 1),
     "mamba-odd": mamba_case("mamba", 37, 6, 1, biased=False),
 }
@@ -298,7 +306,7 @@ CONV, DELTA, MAMBA = CONVOLUTIONS["mamba2"], SCANS["delta-block"], SCANS["mamba2
         (CONV, {"activation": "relu"}, "expected an activation of none, silu, found relu"),
         (CONV, {"first": 40}, "expected an input of 191 columns and an output of 151, found 190 and 151"),
         (CONV, {"gate_first": 40}, "expected an input of 191 columns and an output of 151, found 190 and 151"),
-        (DELTA, {"kind": "gated"}, "expected a kind of mamba, mamba2, delta, kda, found gated"),
+        (DELTA, {"kind": "gated"}, "expected a kind of mamba, mamba2, linear, delta, kda, found gated"),
         (DELTA, {"kind": "kda"}, "expected inputs qkv, decay, beta, found 2"),
         (DELTA, {"groups": 2}, "expected no groups of kind delta"),
         (DELTA, {"mapping": "both"}, "expected a mapping of block, modulo, found both"),

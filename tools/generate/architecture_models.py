@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.model_config import Experts, ModelConfig
-from rocmforge.compiler.models.architecture import Architecture
+from rocmforge.compiler.models.architecture import MADE, Architecture
 from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.tools.generate import latent_models as latent
 from rocmforge.tools.generate.recurrent_models import (
@@ -86,7 +86,7 @@ _LATENT_SIZE = 32
 _SHARERS_SIZE = 24
 _DENSE_TOO = ("granite", "granitehybrid", "granitemoe", "jamba", "llama", "minicpm", "mistral3")
 """Mixtures of which there are models without experts."""
-_EXPERTS_AS_DENSE = ("granitehybrid", "jamba", "nomic-bert-moe")
+_EXPERTS_AS_DENSE = ("granitehybrid", "jamba", "minimax-01", "nomic-bert-moe")
 """Mixtures whose files have one size for the inside of dense feed-forwards and of experts."""
 _LEADING_DENSE = (
     *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "deepseek2", "dots1", "ernie4_5-moe"),
@@ -379,7 +379,7 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool, expanded: bool
     for layer in range(config.num_layers):
         shapes = row.shapes(config, config.layer(layer))
         left_out = _left_out(row.name)
-        known = [role for role in row.tensors if role in shapes and row.forms.get(role) != "ones"]
+        known = [role for role in row.tensors if role in shapes and row.forms.get(role) not in MADE]
         roles = {role: row.tensor_name(role, layer) for role in known if role not in left_out}
         sizes = {name: shapes[role] for role, name in roles.items()}
         sizes |= {roles[role]: (config.hidden_size,) for role in ("shared_gate",) if role in roles}

@@ -23,6 +23,7 @@ _SIZES: Final = {
     "plamo2": Recurrence("plamo2", 4, 128, 4, 16, rank=64, normed=True),
     "delta": Recurrence("delta", 4, 64, 4, 16, 2),
     "kda": Recurrence("kda", 4, 64, 4, 16, 4),
+    "lightning": Recurrence("lightning", 0, 64, 4, 16, 4),
 }
 """By kind. llama.cpp asks for Mamba's to be twice the residual stream, and for a rank of at least 64 of PLaMo 2's."""
 WITH_SECTIONS: Final = ("qwen35", "qwen35moe")

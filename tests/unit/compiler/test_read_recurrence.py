@@ -13,9 +13,10 @@ from rocmforge.artifacts.errors import InputError
 from rocmforge.compiler.gguf_file import GgufFile
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_config import ModelConfig, Recurrence
-from rocmforge.compiler.model_tensors import weight_tensors
+from rocmforge.compiler.model_tensors import check_tensors, weight_tensors
 from rocmforge.compiler.models import hybrid_rows
 from rocmforge.compiler.read_config import read_config
+from rocmforge.compiler.weights import read_floats
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 
@@ -59,6 +60,20 @@ def test_a_list_of_layers_goes_before_an_interval(tmp_path: Path) -> None:
     neither = changed(source, {"qwen35.full_attention_interval": None})
     with pytest.raises(InputError, match=r"blk\.1\.attn_gate\.weight: expected this tensor"):
         read_config(neither)
+
+
+def test_lightning_attention(tmp_path: Path) -> None:
+    """Every eighth layer attends where the file does not say which; heads keep what their slopes and the layer say."""
+    source = read(tmp_path, "minimax-01")
+    kept = [read_floats(source, weight_tensors(source, read_config(source))[f"layers.{n}.ssm_a"]) for n in (0, 2)]
+    rates = np.array([1 / 4, 1 / 16, 1 / 64, 1 / 256])  # of four heads, of the first layer of four and of the third
+    np.testing.assert_allclose(kept, [-rates * 1.00001, -rates * (1 / 3 + 1e-5)], rtol=1e-6)
+    neither = changed(source, {"minimax-01.full_attention_interval": None, "minimax-01.residual_scale": 2.0})
+    with pytest.raises(InputError, match=r"blk\.1\.attn_norm_2\.weight: expected this tensor"):
+        check_tensors(neither, read_config(neither))
+    for scale in (-1.0, 1e-4):
+        with pytest.raises(InputError, match=r"minimax-01\.residual_scale: expected 0\.001 to 1000, found"):
+            read_config(changed(source, {"minimax-01.residual_scale": scale}))
 
 
 def test_sizes(tmp_path: Path) -> None:

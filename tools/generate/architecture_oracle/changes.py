@@ -31,7 +31,7 @@ def changed(source: ModelSource, meaning: Meaning, positions: int) -> Iterator[t
         yield "window dropped", Meaning.with_config(source, whole, positions)
     if any(config.layer(number).num_heads for number in range(config.num_layers)):
         yield "a head changed", _with_other_head(meaning)
-    if config.recurrence is not None:
+    if any("_taps" in role for role in meaning.numbers):
         yield "taps turned round", _with_changed(meaning, "_taps", lambda taps: taps[:, ::-1])
     if any(role.endswith(".ssm_a") for role in meaning.numbers):
         yield "decays doubled", _with_changed(meaning, ".ssm_a", lambda decays: 2 * decays)

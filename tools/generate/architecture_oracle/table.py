@@ -40,6 +40,9 @@ Latent attention (deepseek2, minicpm3, mistral4) is computed absorbed: the cache
 rotated end of its key, once for all heads. The files have one head; models of our own have four, with and without a
 rank of queries, with weights that are absorbed already and with those that are turned round when they are packed.
 
+grovemoe's further experts, which several neighbours share, read what the others made and are weighed by the score of
+the expert that has their own number, as in llama.cpp. In its file none are shared; in one of our own two share one.
+
 With recurrent state, layers' convolutions and scans are computed token by token, in float32. nemotron_h_moe's file is
 that of a dense model; one of our own has experts, of a latent and without gates, and is compared with llama.cpp's
 logits too, as are models of our own of all these architectures, in which two heads share one of keys. Blocks that draft
@@ -50,11 +53,15 @@ Where an indexer chooses what positions see (deepseek32, glm-dsa, minimax-m3), i
 contexts that are no longer than what it may choose (`attention.indexer.top_k`, of minimax-m3 so many blocks of
 `attention.indexer.block_size`), where it chooses all.
 
-Four mixtures are further off, where a choice of experts hangs on less than rounding. In qwen3moe and qwen3vlmoe (of
+Five mixtures are further off. One is minimax-01, at one seed of three: its layers multiply roundings a hundredfold, so
+that the meaning itself with keys and values in float16 is 4e-04 off. In the others a choice of experts hangs on less
+than rounding. In qwen3moe and qwen3vlmoe (of
 the same weights) one token's second and third expert lie 3e-4 apart in one layer, and the host's keys and values in
 float16 take the third. smallthinker's router reads the residual stream as it is, so that sigmoids of this file are all
 1 in float32. ernie4_5-moe's file says that every second layer has experts, where it has their tensors and no others in
 each: published files say every layer.
+
+refact-moe is the generator's own: there is no such model, and llama.cpp's graph of refact leaves experts out.
 """
 
 _WHY_HIDDEN = """
