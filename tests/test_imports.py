@@ -34,7 +34,9 @@ MAY_IMPORT = {
     "runtime/pictures": {"artifacts", "runtime/device"},
     "runtime/engine": {"artifacts", "runtime/device", "runtime/pictures", "runtime/text"},
     "runtime/telemetry": {"artifacts", "runtime/engine", ""},
-    "runtime/http/core": {"artifacts", "runtime/engine", "runtime/text", "runtime/telemetry", ""},
+    "runtime/http/core": {
+        *("artifacts", "runtime/engine", "runtime/pictures", "runtime/text", "runtime/telemetry", ""),
+    },
     "runtime/http/transport": {"artifacts", "runtime/engine", "runtime/telemetry", "runtime/http/core"},
     "runtime/http/openai": {"artifacts", "runtime/engine", "runtime/text", "runtime/http/core"},
     # The errors of OpenAI's API, with words of its own.

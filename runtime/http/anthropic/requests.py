@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from ..core.body import convert
 from ..core.conversation import Conversation, Message
 from ..core.errors import UnsupportedError
 from ..core.generation_params import GenerationParams
+from ..core.images import Images, add_image, with_images
 from .schema import Block, CountRequest, InputMessage, MessagesRequest
 from .tools import TOOL_ADDITION, TOOL_REFERENCE, TOOL_REMOVAL, read_tools
 
@@ -26,7 +28,8 @@ def read_conversation(body: CountRequest, vocab_size: int) -> Conversation:
     """
     messages: list[Message] = []
     if body.system:
-        messages.append({"role": "system", "content": _text(body.system, "system")})
+        images: Images = []
+        messages.append(with_images({"role": "system", "content": _text(body.system, "system", images)}, images))
     for index, message in enumerate(body.messages):
         messages += _messages(message, f"messages[{index}]")
     tools, choice = read_tools(body)
@@ -76,19 +79,26 @@ def _messages(message: InputMessage, where: str) -> list[Message]:
     results: list[Message] = []
     texts: list[str] = []
     calls: list[object] = []
+    images: Images = []
     for index, block in enumerate(message.content):
         at = f"{where}.content[{index}]"
         if block.type == "text":
             texts.append(_block_text(block, at))
+        elif block.type == "image":
+            texts.append(_image(block, at, images, "only text, tool_use and tool_result are supported"))
         elif block.type == "tool_use":
             calls.append(_call(block, at))
         elif block.type == "tool_result":
             results.append(_result(block, at))
         elif block.type not in _SILENT:
             raise UnsupportedError(f"{at}.type", "only text, tool_use and tool_result are supported")
-    answer: Message = {"role": message.role, "content": "\n".join(texts), **({"tool_calls": calls} if calls else {})}
+    answer: Message = {
+        "role": message.role,
+        "content": _joined(texts, images),
+        **({"tool_calls": calls} if calls else {}),
+    }
     silent = results or message.role == "system"  # which may do nothing but add and remove tools
-    return [*results, answer] if texts or calls or not silent else results
+    return [*results, with_images(answer, images)] if texts or calls or not silent else results
 
 
 def _call(block: Block, where: str) -> dict[str, object]:
@@ -100,13 +110,21 @@ def _call(block: Block, where: str) -> dict[str, object]:
 def _result(block: Block, where: str) -> Message:
     if not block.tool_use_id:
         raise RequestError(f"{where}.tool_use_id", "expected a string, found nothing")
+    images: Images = []
     content = block.content
     if not isinstance(content, str):
-        content = _text([convert(part, Block) for part in content or ()], f"{where}.content")
-    return {"role": "tool", "content": content, "tool_call_id": block.tool_use_id}
+        content = _text([convert(part, Block) for part in content or ()], f"{where}.content", images)
+    return with_images({"role": "tool", "content": content, "tool_call_id": block.tool_use_id}, images)
 
 
-def _text(content: str | Sequence[Block], where: str) -> str:
+def _image(block: Block, where: str, images: Images, refusal: str) -> str:
+    """Return the mark of an image."""
+    source = block.source or {}
+    given = source.get("data") if source.get("type") == "base64" else source.get("url")
+    return add_image(images, given, f"{where}.source", (f"{where}.type", refusal))
+
+
+def _text(content: str | Sequence[Block], where: str, images: Images) -> str:
     if isinstance(content, str):
         return content
     texts = []
@@ -114,10 +132,22 @@ def _text(content: str | Sequence[Block], where: str) -> str:
         if block.type == TOOL_REFERENCE and block.tool_name:  # of a search for tools
             texts.append(block.tool_name)
             continue
+        if block.type == "image":
+            texts.append(_image(block, f"{where}[{index}]", images, "only text is supported"))
+            continue
         if block.type != "text":
             raise UnsupportedError(f"{where}[{index}].type", "only text is supported")
         texts.append(_block_text(block, f"{where}[{index}]"))
-    return "\n".join(texts)
+    return _joined(texts, images)
+
+
+def _joined(texts: Sequence[str], images: Images) -> str:
+    """Return texts, a line each, and images among them, which are no lines."""
+    marks = {image.given.mark for image in images}
+    pieces = list(texts[:1])
+    for before, text in itertools.pairwise(texts):
+        pieces += [text] if marks & {before, text} else ["\n", text]
+    return "".join(pieces)
 
 
 def _block_text(block: Block, where: str) -> str:

@@ -29,9 +29,10 @@ class ToolChange(Struct, kw_only=True):
 
 
 class Block(Struct, kw_only=True):
-    """A part of a message: text, tool_use (id, name, input), tool_result (tool_use_id, content) or thinking.
+    """A part of a message: text, image, tool_use (id, name, input), tool_result (tool_use_id, content) or thinking.
 
-    In a result also tool_reference (tool_name); in a system message tool_addition and tool_removal (tool).
+    An image has `source`: {"type": "base64", "media_type", "data"}. In a result also tool_reference (tool_name); in a
+    system message tool_addition and tool_removal (tool).
     """
 
     type: str
@@ -45,6 +46,7 @@ class Block(Struct, kw_only=True):
     is_error: bool | None = None
     tool_name: str | None = None
     tool: ToolChange | None = None
+    source: Json | None = None
 
 
 class InputMessage(Struct, kw_only=True):

@@ -30,8 +30,8 @@ def start_chat(
     def make() -> list[GenerationRequest]:
         params = conversation.constrained(lease.service.answers)
         prompts.append(lease.service.chat_prompt(conversation, look_of(req)))
-        kept = prompts[0].answers.kept_tokens
-        return lease.service.requests(prompts[0].token_ids, params, None, count, kept)
+        kept, pictures = prompts[0].answers.kept_tokens, prompts[0].pictures
+        return lease.service.requests(prompts[0].token_ids, params, None, count, kept, pictures)
 
     job = start_job(req, lease.keep(), admission, make)
     readers = [AnswerReader(conversation, prompts[0]) for _ in range(count)]

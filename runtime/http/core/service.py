@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
+from ....artifacts.vision import Vision
 from ...engine.embeddings import AdapterScales
 from ...engine.generation import Constraint, EngineApi, GenerationRequest
+from ...engine.picture_prompt import picture_prompt, text_of
+from ...engine.pictures import PlacedPicture
+from ...pictures.arrange import Piece
+from ...pictures.read import read_images
 from ...text.answer_format import AnswerFormat, answer_format
 from ...text.chat_prompt import render_chat
 from ...text.constraints import ConstraintSpec
@@ -18,6 +23,7 @@ from .continuation import split_last
 from .conversation import Conversation
 from .errors import ContextLengthError, UnsupportedError
 from .generation_params import SEED_BITS, GenerationParams
+from .images import Images, refuse_images, take_images
 from .text_apis import ChatTemplateApi, ConstraintApi, Look, TokenizerApi
 from .token_cache import TokenCache
 
@@ -91,12 +97,14 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A rendered conversation: its text, its tokens, whether it ends within reasoning, and how an answer is read."""
+    """A rendered conversation: its text, its tokens, whether it ends within reasoning, how an answer is read, and the
+    pictures whose rows tokens are."""
 
     text: str
     token_ids: tuple[int, ...]
     inside_reasoning: bool
     answers: AnswerFormat = field(default_factory=AnswerFormat)
+    pictures: tuple[PlacedPicture, ...] = ()
 
 
 def adapters_of(model: ServedModel, given: Sequence[tuple[int, float]]) -> AdapterScales:
@@ -129,6 +137,7 @@ class Service:
     chat_template: ChatTemplateApi
     model: ServedModel
     constraints: ConstraintApi | None = None
+    vision: Vision | None = None
     cache: TokenCache = field(init=False)
     answers: AnswerFormat = field(init=False)
 
@@ -180,10 +189,12 @@ class Service:
 
         Raises:
             ContextLengthError: it has more.
-            RequestError: the model's template does not take these messages.
+            RequestError: the model's template does not take these messages, or an image of them cannot be read.
             EngineBusyError: it is busy with others.
         """
-        messages, begun = split_last(conversation)
+        plain, given = take_images(conversation.messages)
+        images = self._images(given)
+        messages, begun = split_last(replace(conversation, messages=plain))
         try:
             chat = render_chat(
                 messages,
@@ -201,11 +212,34 @@ class Service:
         except RocmforgeError as error:
             raise RequestError("messages", f"{error}{_hint(messages)}") from None
         add_special = chat.add_special(self.tokenizer.config.bos_token)
+        most = most or self.most_tokens
+
+        def encode(text: str, first: bool) -> tuple[int, ...]:
+            return self.cache.encode(text, first and add_special, True, most, look, chat.mark)
+
         try:
-            ids = self.cache.encode(chat.text, add_special, True, most or self.most_tokens, look, chat.mark)
+            if self.vision is None or not images:
+                return ChatPrompt(
+                    shown(chat.text, chat.mark), encode(chat.text, True), chat.inside_reasoning, self.answers
+                )
+            if missing := [one.given.name for one in given if one.given.mark not in chat.text]:
+                raise RequestError(missing[0], "the model's chat template leaves this image out")
+            ids, pictures = picture_prompt(chat.text, images, self.vision, encode)
         except TooManyTokensError as error:
             raise self.too_long(error.count) from None
-        return ChatPrompt(shown(chat.text, chat.mark), ids, chat.inside_reasoning, self.answers)
+        text = shown(text_of(chat.text, images), chat.mark)
+        return ChatPrompt(text, ids, chat.inside_reasoning, self.answers, pictures)
+
+    def _images(self, given: Images) -> dict[str, list[Piece]]:
+        """What becomes of images in a prompt, by their marks.
+
+        Raises:
+            RequestError: the model reads text alone, or one cannot be read.
+        """
+        if self.vision is None:
+            refuse_images(given)
+            return {}
+        return read_images([one.given for one in given], self.vision)
 
     def requests(
         self,
@@ -214,10 +248,11 @@ class Service:
         default_max_tokens: int | None,
         count: int,
         kept_tokens: tuple[int, ...] = (),
+        pictures: tuple[PlacedPicture, ...] = (),
     ) -> list[GenerationRequest]:
         """`request`, for several outputs of one prompt: with a seed, each has one of its own, the first that seed.
 
-        Control tokens that are kept have their text in the outputs.
+        Control tokens that are kept have their text in the outputs; the pictures are those of the prompt.
 
         Raises:
             RequestError: see `request`.
@@ -227,7 +262,7 @@ class Service:
         for index in range(count):
             sampling = replace(params.sampling, seed=None if seed is None else (seed + index) % 2**SEED_BITS)
             request = self.request(prompt, replace(params, sampling=sampling), default_max_tokens)
-            made.append(replace(request, kept_tokens=kept_tokens))
+            made.append(replace(request, kept_tokens=kept_tokens, pictures=pictures))
         return made
 
     def request(

@@ -70,7 +70,12 @@ class _GeneratingResource(Resource):
             lease.keep(),
             self.context.admission,
             lambda: service.requests(
-                prompt.token_ids, conversation.params, asked.max_tokens, 1, prompt.answers.kept_tokens
+                prompt.token_ids,
+                conversation.params,
+                asked.max_tokens,
+                1,
+                prompt.answers.kept_tokens,
+                prompt.pictures,
             ),
         )
         reader: Reader = RawReader()

@@ -15,6 +15,7 @@ from ..core.body import kind_of
 from ..core.conversation import Conversation, Message, read_arguments, thinking_variables
 from ..core.errors import UnsupportedError
 from ..core.generation_params import GenerationParams, read_params
+from ..core.images import TEXT_ALONE, Images, add_image, with_images
 from ..core.sampling_schema import repeat_numbers
 from ..core.schema import SamplingFields
 from .schema import GeneratingFields, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, OllamaOptions
@@ -62,22 +63,26 @@ def read_generate(body: OllamaGenerateRequest, vocab_size: int) -> Asked:
     Raises:
         RequestError: names the parameter at fault.
     """
-    _refuse_images(body.images, "images")
+    images: Images = []
+    marks = _marks(body.images, "images", images)
+    if images and (body.raw or body.suffix):
+        raise RequestError("images", "expected none beside raw or suffix")
     if body.template:
         raise UnsupportedError("template", "the model's own template is used; send raw: true with a finished prompt")
     if body.context:
         raise UnsupportedError("context", "tokens of earlier answers are not taken; use /api/chat")
     prompt = body.prompt or ""
     messages: list[Message] = [{"role": "system", "content": body.system}] if body.system else []
-    messages.append({"role": "user", "content": prompt})
+    messages.append(with_images({"role": "user", "content": marks + prompt}, images))
     conversation = Conversation(tuple(messages), _params(body, vocab_size), template_variables=thinking_of(body.think))
     suffix = body.suffix or ""
     return Asked(conversation, _max_tokens(body), prompt if body.raw or suffix else None, suffix)
 
 
 def _message(message: OllamaMessage, where: str) -> Message:
-    _refuse_images(message.images, f"{where}.images")
-    document: Message = {"role": message.role, "content": message.content or ""}
+    images: Images = []
+    marks = _marks(message.images, f"{where}.images", images)
+    document: Message = {"role": message.role, "content": marks + (message.content or "")}
     named = {"reasoning_content": message.thinking, "name": message.tool_name, "tool_call_id": message.tool_call_id}
     document |= {name: value for name, value in named.items() if value}
     if message.tool_calls:
@@ -92,12 +97,13 @@ def _message(message: OllamaMessage, where: str) -> Message:
             }
             for index, call in enumerate(message.tool_calls)
         ]
-    return document
+    return with_images(document, images)
 
 
-def _refuse_images(images: Sequence[object] | None, where: str) -> None:
-    if images:
-        raise UnsupportedError(where, "the model reads text alone")
+def _marks(given: Sequence[object] | None, where: str, images: Images) -> str:
+    """Return what stands for images, which come before the text, as Ollama has it."""
+    refused = where, TEXT_ALONE
+    return "".join(add_image(images, one, f"{where}[{index}]", refused) for index, one in enumerate(given or ()))
 
 
 def _params(body: GeneratingFields, vocab_size: int) -> GenerationParams:

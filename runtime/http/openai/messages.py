@@ -8,6 +8,7 @@ from ....artifacts.errors import RequestError
 from ...text.call_turns import ToolCall
 from ..core.conversation import Message, read_arguments
 from ..core.errors import UnsupportedError
+from ..core.images import Images, add_image, with_images
 from .schema import ChatMessage, ContentPart, MessageToolCall
 
 # "developer" is what newer clients call "system", "function" what older ones call "tool"; templates know these names.
@@ -28,7 +29,8 @@ def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 
 def _message(message: ChatMessage, where: str) -> Message:
-    content = read_content(message.content, f"{where}.content")
+    images: Images = []
+    content = read_content(message.content, f"{where}.content", images)
     calls = [_call(call) for call in message.tool_calls or ()]
     broken = [call for call in calls if isinstance(call, str)]
     document: Message = {
@@ -41,7 +43,7 @@ def _message(message: ChatMessage, where: str) -> Message:
             document[name] = value
     if whole := [call for call in calls if not isinstance(call, str)]:
         document["tool_calls"] = whole
-    return document
+    return with_images(document, images)
 
 
 def _call(call: MessageToolCall) -> dict[str, object] | str:
@@ -56,20 +58,31 @@ def _call(call: MessageToolCall) -> dict[str, object] | str:
     return document
 
 
-def read_content(content: str | Sequence[ContentPart] | None, where: str) -> str:
-    """The text of a string, of parts that are all text, or of null.
+def read_content(content: str | Sequence[ContentPart] | None, where: str, images: Images) -> str:
+    """The text of a string, of parts of text and images, or of null.
+
+    Args:
+        content: of a message.
+        where: it stands.
+        images: of the message, to which its own are added; in the text marks stand for them.
 
     Raises:
-        UnsupportedError: a part is no text.
+        UnsupportedError: a part is neither.
     """
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+    return "".join(_part(part, f"{where}[{index}]", images) for index, part in enumerate(content))
 
 
-def _part(part: ContentPart, where: str) -> str:
+def _part(part: ContentPart, where: str, images: Images) -> str:
+    if part.type in ("image_url", "input_image"):
+        given = part.image_url
+        url = given.get("url") if isinstance(given, dict) else given
+        if part.file_id is not None:
+            raise UnsupportedError(f"{where}.file_id", "no files are kept; send the image as a data: URL")
+        return add_image(images, url, f"{where}.image_url", (f"{where}.type", "only text parts are supported"))
     if part.type not in ("text", "input_text", "output_text", "refusal"):
         raise UnsupportedError(f"{where}.type", "only text parts are supported")
     text = part.refusal if part.type == "refusal" else part.text

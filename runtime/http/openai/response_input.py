@@ -12,6 +12,7 @@ from ...text.text_tools import input_arguments
 from ..core.body import convert
 from ..core.conversation import Message
 from ..core.errors import NotFoundError, UnsupportedError
+from ..core.images import Images, joined_images, with_images
 from .messages import read_content
 from .response_items import call_message
 from .response_schema import InputItem, ResponsesRequest
@@ -58,13 +59,17 @@ def _message(item: InputItem, where: str, find: Callable[[str], Message | None])
         if item.role is None:
             raise RequestError(f"{where}.role", "expected user, assistant, system or developer, found nothing")
         role = "system" if item.role == "developer" else item.role
-        return {"role": role, "content": _text(item.content, f"{where}.content")}
+        images: Images = []
+        content = _text(item.content, f"{where}.content", images)
+        return with_images({"role": role, "content": content}, images)
     if kind in ("function_call", "custom_tool_call"):
         return _call(item, where)
     if kind in ("function_call_output", "custom_tool_call_output"):
         if item.call_id is None:
             raise RequestError(f"{where}.call_id", "expected a string, found nothing")
-        return {"role": "tool", "content": _text(item.output, f"{where}.output"), "tool_call_id": item.call_id}
+        images = []
+        content = _text(item.output, f"{where}.output", images)
+        return with_images({"role": "tool", "content": content, "tool_call_id": item.call_id}, images)
     if kind == "item_reference":
         found = find(item.id or "")
         if found is None:
@@ -87,7 +92,8 @@ def _joined(messages: Iterable[Message]) -> Iterator[Message]:
         elif role == "tool" or len(run) == 1:
             yield from run
         else:
-            yield {"role": role, "content": "\n\n".join(str(message["content"]) for message in run)}
+            joined: Message = {"role": role, "content": "\n\n".join(str(message["content"]) for message in run)}
+            yield with_images(joined, joined_images(run))
 
 
 def _with_calls(run: Iterable[Message]) -> Iterator[Message]:
@@ -121,7 +127,7 @@ def _call(item: InputItem, where: str) -> Message:
     return call_message(item.call_id, name, json.dumps(arguments))
 
 
-def _text(content: str | list[dict[str, object]] | None, where: str) -> str:
+def _text(content: str | list[dict[str, object]] | None, where: str, images: Images) -> str:
     if isinstance(content, list):
-        return read_content([convert(part, ContentPart) for part in content], where)
-    return read_content(content, where)
+        return read_content([convert(part, ContentPart) for part in content], where, images)
+    return read_content(content, where, images)

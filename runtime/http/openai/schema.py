@@ -29,11 +29,13 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
 class ContentPart(Struct, kw_only=True):
-    """A part of a message; only those of text are taken."""
+    """A part of a message: text, or of a model that sees an image (image_url: a data: URL, or an object with `url`)."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | Json | None = None
+    file_id: str | None = None
 
 
 class CalledFunction(Struct, kw_only=True):
