@@ -1,7 +1,8 @@
-"""What compiler and runtime agree on about the host target: its ISA levels."""
+"""What compiler and runtime agree on about CPUs: the target of each machine, and its ISA levels."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -9,12 +10,20 @@ from typing import Final
 _V3_FEATURES = ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 _V4_FEATURES = (*_V3_FEATURES, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
 
-LEVEL_FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
-    "x86_64_v4": _V4_FEATURES,
-    "x86_64_v3": _V3_FEATURES,
-    "portable": (),
+X86_64: Final = "x86_64"
+HOST_ARCHES: Final[Mapping[str, str]] = {X86_64: "host", "aarch64": "aarch64"}
+"""The target of each kind of machine, as `platform.machine` names it."""
+
+HOST_LEVELS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "host": {"x86_64_v4": _V4_FEATURES, "x86_64_v3": _V3_FEATURES, "portable": ()},
+    "aarch64": {"aarch64_i8mm": ("asimddp", "i8mm"), "aarch64_dotprod": ("asimddp",), "aarch64": ()},
 }
-"""CPU features that a machine must have to run code of a level, as /proc/cpuinfo names them; best level first."""
+"""Of each such target, the CPU features that code of a level needs, as /proc/cpuinfo names them; best level first."""
+
+
+def host_arch() -> str:
+    """Return the target of this machine; that of x86_64 where it is of a kind that no target is for."""
+    return HOST_ARCHES.get(platform.machine(), HOST_ARCHES[X86_64])
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

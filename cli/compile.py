@@ -25,7 +25,7 @@ from .registry import fetched
     "archs",
     multiple=True,
     envvar="ROCm_ARCH",
-    help="Target: host, or a gfx name; may be given several times. [default: the GPUs found, else host]",
+    help="Target: host (x86-64), aarch64, or a gfx name; may be several. [default: the GPUs found, else this CPU's]",
 )
 @click.option("--tokenizer", type=click.Path(path_type=Path), envvar="ROCMFORGE_TOKENIZER", help="A tokenizer.json.")
 @click.option("--chat-template", type=click.Path(path_type=Path), help="A file of Jinja, instead of the model's own.")

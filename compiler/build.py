@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError, UsageError, printable
+from ..artifacts.host import host_arch
 from .build_cache import BuildCache, cache_key
 from .build_inputs import programs_digest
 from .guarded_folder import guarded_folder
@@ -39,7 +40,13 @@ def find_toolchain(name: str, target: Target) -> Toolchain:
     """
     if target.backend == "host":
         is_default = name == "hipcc" or (name == "clang" and shutil.which(name) is None)
-        return find_host_toolchain("auto" if is_default else name)
+        toolchain = find_host_toolchain("auto" if is_default else name)
+        if toolchain.native and target.arch != host_arch():
+            raise ToolchainError(
+                f"--toolchain {printable(name)}: builds for this machine's CPU alone; for {target.arch} expected auto "
+                "or zig"
+            )
+        return toolchain
     if name not in {"auto", "zig", "clang", "hipcc"}:
         raise UsageError(f"--toolchain {printable(name)}: cannot build {target.arch}; expected auto, clang or hipcc")
     return find_hip_toolchain({"zig": "clang"}.get(name, name), target.arch)

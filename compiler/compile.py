@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .. import __version__
+from ..artifacts.host import host_arch
 from ..artifacts.layout_file import encode_layout
 from ..artifacts.manifest import LAYOUT_NAME, PARTS_VERSION, WEIGHTS_NAME, Manifest
 from ..artifacts.manifest_entries import PartEntry
@@ -97,8 +98,8 @@ def _given(options: CompileOptions, model: Model) -> dict[str, object]:
 def _taken(lowered: Sequence[Lowered], cache: BuildCache) -> dict[str, object]:
     """Return the compilers, that of the golden records too, and the packages of which a bundle was made."""
     compilers = [one.toolchain for one in lowered]
-    if not any(one.target.backend == "host" for one in lowered):
-        compilers.append(find_toolchain("auto", find_targets(("host",))[0]))
+    if not any(one.target.arch == host_arch() for one in lowered):
+        compilers.append(find_toolchain("auto", find_targets((host_arch(),))[0]))
     return {"toolchains": toolchain_records(compilers, cache), "packages": package_versions()}
 
 
@@ -205,16 +206,16 @@ def _golden(
     cache: BuildCache,
     make_golden: GoldenMaker,
 ) -> list[dict[str, object]]:
-    """Return records from the host's portable code, whose bits are the same on every machine.
+    """Return records from the last level of this machine's CPU, whose bits are the same on every machine.
 
-    A bundle without the host gets them from a host build that is thrown away.
+    A bundle without code for it gets them from a build that is thrown away.
     """
     prompts = golden_prompts(model.tokenizer, model.max_seq_len)
-    host = next((one for one in placed if one.target.backend == "host"), None)
+    host = next((one for one in placed if one.target.arch == host_arch()), None)
     if host is not None:
         weights, sha256 = writer.staging / WEIGHTS_NAME, writer.files[WEIGHTS_NAME].sha256
         return golden_records(host.layout, weights, sha256, _portable(host.built), prompts, cache, make_golden)
-    target = find_targets(("host",))[0]
+    target = find_targets((host_arch(),))[0]
     portable = replace(target, variants=target.variants[-1:])
     lowered = lower_target(model, portable, find_toolchain("auto", target), options.kv_dtype)
     built = build_targets([lowered], cache, Silent(), options.jobs)
@@ -226,4 +227,4 @@ def _golden(
 
 
 def _portable(built: Built) -> bytes:
-    return next(item.data for item in built.code if item.variant.level == "portable")
+    return built.code[-1].data

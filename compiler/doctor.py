@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..artifacts.errors import ToolchainError
 from ..artifacts.hip import HIP_SONAMES, KFD_NODES, installed_arches, library_paths, version_of, version_text
-from ..artifacts.host import cpu_features
+from ..artifacts.host import cpu_features, host_arch
 from .build_cache import default_cache_dir
 from .hip_toolchain import find_hipcc
 from .host_toolchain import find_host_toolchain
@@ -43,7 +43,7 @@ def _examine() -> Iterator[Finding]:
         )
     yield _hipcc()
     features = cpu_features()
-    for variant in TARGETS["host"].variants:
+    for variant in TARGETS[host_arch()].variants:
         missing = [name for name in variant.cpu_features if name not in features]
         text = f"this CPU lacks {', '.join(missing)}" if missing else "this CPU runs it"
         yield Finding(f"host {variant.level}", not missing, text, needed=not variant.cpu_features)

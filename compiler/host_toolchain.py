@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError, printable
+from ..artifacts.host import X86_64
 from .target import CodeVariant
 from .toolchain import run_compiler, ziglang_folder, ziglang_version
 
@@ -56,6 +57,7 @@ class HostToolchain:
         linker: command that makes a shared object of objects, up to `-o`.
         version: one line.
         programs: see `Toolchain`.
+        native: it builds for this machine's kind alone.
     """
 
     name: str
@@ -64,10 +66,12 @@ class HostToolchain:
     version: str
     warning_flags: tuple[str, ...]
     programs: tuple[Path, ...] = ()
+    native: bool = False
 
     def flags(self, variant: CodeVariant) -> tuple[str, ...]:
         """Return the flags that decide the code; part of every cache key, free of paths."""
-        return (*_COMMON_FLAGS, *self.warning_flags, *variant.flags)
+        chosen = (flag for flag in variant.flags if not (self.native and flag.startswith("--target=")))
+        return (*_COMMON_FLAGS, *self.warning_flags, *chosen)
 
     @cached_property
     def digest(self) -> str:
@@ -95,14 +99,13 @@ class HostToolchain:
 def _zig() -> HostToolchain:
     root = ziglang_folder()
     zig = str(root / "zig")
-    machine = os.uname().machine
     return HostToolchain(
         name="zig",
         compiler=(
             zig,
             "clang",
             "-target",
-            f"{machine}-linux-gnu",
+            f"{X86_64}-linux-gnu",  # unless a target says another
             "-isystem",
             str(root / "lib" / "include"),
         ),
@@ -137,6 +140,7 @@ def _system(command: str) -> HostToolchain:
         version=printable(lines[0]),
         warning_flags=_CLANG_FLAGS if is_clang else _GCC_FLAGS,
         programs=_system_programs(Path(path)),
+        native=True,
     )
 
 

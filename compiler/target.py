@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ..artifacts.errors import UsageError, printable
-from ..artifacts.host import LEVEL_FEATURES
+from ..artifacts.host import HOST_LEVELS
 from ..artifacts.targets import GPU_ARCHES, GpuFeatures
 
 GOLDEN_TOLERANCE: Final = 1.0
@@ -56,21 +56,31 @@ class Target:
     gpu: GpuFeatures | None = None
 
 
-def _host() -> Target:
-    def variant(level: str, *flags: str) -> CodeVariant:
-        return CodeVariant(level, flags, LEVEL_FEATURES[level], f"code/host-{level}.so")
+_HOST_FLAGS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "host": {"x86_64_v4": ("-march=x86-64-v4", "-mavx512vnni"), "x86_64_v3": ("-march=x86-64-v3",), "portable": ()},
+    "aarch64": {
+        level: ("--target=aarch64-linux-gnu", f"-march={march}")
+        for level, march in (
+            ("aarch64_i8mm", "armv8.2-a+dotprod+i8mm"),
+            ("aarch64_dotprod", "armv8.2-a+dotprod"),
+            ("aarch64", "armv8-a"),
+        )
+    },
+}
+"""Of each host target the compiler flags of its levels, best first."""
 
+
+def _host(arch: str) -> Target:
     return Target(
-        arch="host",
+        arch=arch,
         backend="host",
         kv_block_size=16,
         max_batch_tokens=256,
         max_sequences=64,
         golden_tolerance=GOLDEN_TOLERANCE,
-        variants=(
-            variant("x86_64_v4", "-march=x86-64-v4", "-mavx512vnni"),
-            variant("x86_64_v3", "-march=x86-64-v3"),
-            variant("portable"),
+        variants=tuple(
+            CodeVariant(level, flags, HOST_LEVELS[arch][level], f"code/host-{level}.so")
+            for level, flags in _HOST_FLAGS[arch].items()
         ),
     )
 
@@ -92,7 +102,7 @@ def _gpu(arch: str, features: GpuFeatures) -> Target:
 
 
 TARGETS: dict[str, Target] = {
-    "host": _host(),
+    **{arch: _host(arch) for arch in _HOST_FLAGS},
     **{row.name: _gpu(row.name, row.features) for row in GPU_ARCHES.values() if row.features is not None},
 }
 

@@ -125,13 +125,14 @@ def make_golden(
 
 
 def default_archs() -> tuple[str, ...]:
-    """$ROCm_ARCH, else the GPUs found that have code, else the host."""
+    """$ROCm_ARCH, else the GPUs found that have code, else this machine's CPU."""
     asked = os.environ.get("ROCm_ARCH", "").split()  # noqa: SIM112 - the owner's spelling
     if asked:
         return tuple(asked)
     from ..artifacts.hip import installed_arches
+    from ..artifacts.host import host_arch
     from ..artifacts.targets import generic_arch
     from ..compiler.target import TARGETS
 
     found = (arch if arch in TARGETS else generic_arch(arch) for arch in installed_arches())
-    return tuple(dict.fromkeys(arch for arch in found if arch)) or ("host",)
+    return tuple(dict.fromkeys(arch for arch in found if arch)) or (host_arch(),)

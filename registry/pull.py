@@ -13,6 +13,7 @@ from ..artifacts.bundle import open_bundle, verify_bundle
 from ..artifacts.companions import PULLED_NAME
 from ..artifacts.errors import BundleError
 from ..artifacts.hip import installed_arches
+from ..artifacts.host import host_arch
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME, decode_manifest
 from ..artifacts.pulled import decode_pulled
 from ..artifacts.targets import generic_arch
@@ -23,7 +24,6 @@ from .client import Client
 from .reference import Reference
 from .transfer import Progress, download, fetch
 
-HOST: Final = "host"
 ALL: Final = "all"
 _MAX_CONFIG_BYTES: Final = 1 << 20
 
@@ -113,7 +113,7 @@ def _wanted(has: Set[str], arches: Sequence[str]) -> list[str] | None:
     if arches:
         return sorted(set(arches))
     found = {arch if arch in has else generic_arch(arch) for arch in installed_arches()} & has
-    return sorted(arch for arch in found if arch) or ([HOST] if HOST in has else None)
+    return sorted(arch for arch in found if arch) or ([host_arch()] if host_arch() in has else None)
 
 
 def _have(client: Client, layer: Descriptor, cache: Cache, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import InputError, RocmforgeError, UsageError, printable
+from ..artifacts.host import HOST_LEVELS
 from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.manifest_entries import PartEntry
 
@@ -102,7 +103,7 @@ def format_resources(found: Mapping[str, Any]) -> str:
 def _is_for(row: dict[str, Any], arch: str | None) -> bool:
     """Whether a row of the kernel table is a kernel of `arch`; one without resources is the host's."""
     arches = [found["arch"] for found in row["resources"]]
-    return arch is None or (arch in arches if arches else arch == "host")
+    return arch is None or (arch in arches if arches else arch in HOST_LEVELS)
 
 
 def find_models(folder: Path) -> list[dict[str, object]]:

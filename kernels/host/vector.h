@@ -22,6 +22,8 @@ typedef int8_t i8x16 __attribute__((vector_size(16)));
 #include "vector_x86_64_v4.h"
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "vector_x86_64_v3.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "vector_aarch64.h"
 #else
 #include "vector_portable.h"
 #endif

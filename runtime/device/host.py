@@ -21,7 +21,7 @@ from ...artifacts import abi
 from ...artifacts.abi import HOST_ABI_VERSION, ctypes_fields
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import DeviceError
-from ...artifacts.host import LEVEL_FEATURES, cpu_features
+from ...artifacts.host import HOST_LEVELS, cpu_features, host_arch
 from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ...artifacts.manifest_entries import TargetEntry
 from ...artifacts.mapped_weights import MappedWeights
@@ -57,7 +57,7 @@ def choose_variant(targets: tuple[TargetEntry, ...], level: str | None = None) -
     """
     hosts = {target.level: target for target in targets if target.backend == "host"}
     features = cpu_features()
-    for name, needed in LEVEL_FEATURES.items():
+    for name, needed in HOST_LEVELS[host_arch()].items():
         if name in hosts and level in (None, name) and features.issuperset(needed):
             return hosts[name]
     have = ", ".join(hosts) or "none"

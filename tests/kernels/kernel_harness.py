@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge.artifacts.host import cpu_features
+from rocmforge.artifacts.host import cpu_features, host_arch
 from rocmforge.compiler.build import build_variants, find_toolchain
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.plan import KernelSpec, Parameter
@@ -44,7 +44,7 @@ WEIGHT_TYPES = (
 LIKE_ANOTHER = ("IQ3_S", "IQ2_XXS", "IQ2_S", "IQ1_M", "TQ1_0", "IQ4_NL")
 """Types of which each part of the code is that of another type: of IQ3_XXS, IQ2_XS, IQ1_S, TQ2_0, IQ4_XS and Q4_0."""
 ROUNDING = 2.0**-24  # of one float32 operation, relative
-LEVELS = tuple(v.level for v in TARGETS["host"].variants if cpu_features().issuperset(v.cpu_features))
+LEVELS = tuple(v.level for v in TARGETS[host_arch()].variants if cpu_features().issuperset(v.cpu_features))
 """ISA levels that this machine can run, best first."""
 
 Q8_BLOCK = np.dtype(
@@ -179,7 +179,7 @@ def build(
     Args:
         optimize: "-O3" as the product does; less takes half the time, and no flag may change a bit of the results.
     """
-    host = TARGETS["host"]
+    host = TARGETS[host_arch()]
     variants = (variant for variant in host.variants if variant.level in levels)
     target = replace(host, variants=tuple(replace(one, flags=(*one.flags, optimize)) for one in variants))
     sources = tuple(render_kernel("host", one) for one in {one.symbol: one for one in specs}.values())

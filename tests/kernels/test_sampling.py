@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
+from rocmforge.artifacts.host import HOST_LEVELS, cpu_features, host_arch
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
@@ -30,7 +30,7 @@ from rocmforge.tests.oracles.sampling import (
 )
 from rocmforge.tools.generate.fixtures import write_model
 
-LEVELS = [level for level, needed in LEVEL_FEATURES.items() if cpu_features().issuperset(needed)]
+LEVELS = [level for level, needed in HOST_LEVELS[host_arch()].items() if cpu_features().issuperset(needed)]
 ROWS = 64
 
 

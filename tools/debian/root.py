@@ -41,7 +41,9 @@ class Root:
     versions: Mapping[str, str]
 
 
-def fetch_root(folder: Path, suite: str, packages: Sequence[str], update: bool = False) -> Root:
+def fetch_root(
+    folder: Path, suite: str, packages: Sequence[str], update: bool = False, architecture: str = "amd64"
+) -> Root:
     """The packages with all that they depend on, below `folder`; as they were fetched once, or newest.
 
     The folder is there whole or not at all, also where several ask for it at once.
@@ -51,6 +53,7 @@ def fetch_root(folder: Path, suite: str, packages: Sequence[str], update: bool =
         suite: as `trixie`.
         packages: names.
         update: fetch again; where that fails, what is there stays.
+        architecture: as Debian names it.
 
     Raises:
         ToolchainError: they are unavailable.
@@ -59,7 +62,7 @@ def fetch_root(folder: Path, suite: str, packages: Sequence[str], update: bool =
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         versions = {} if update else _versions(folder)
         if not versions.keys() >= set(packages):
-            _replace(folder, suite, packages)
+            _replace(folder, suite, packages, architecture)
             versions = _versions(folder)
         return Root(folder, versions)
 
@@ -73,12 +76,12 @@ def _versions(folder: Path) -> dict[str, str]:
     return found
 
 
-def _replace(folder: Path, suite: str, packages: Sequence[str]) -> None:
+def _replace(folder: Path, suite: str, packages: Sequence[str], architecture: str) -> None:
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for left in (fresh, old):  # of one that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
-        archives = _download(fresh / "apt", suite, packages)
+        archives = _download(fresh / "apt", suite, packages, architecture)
         versions = {}
         for archive in archives:
             run_program(["dpkg-deb", "--extract", str(archive), str(fresh)])
@@ -95,7 +98,7 @@ def _replace(folder: Path, suite: str, packages: Sequence[str]) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _download(state: Path, suite: str, packages: Sequence[str]) -> list[Path]:
+def _download(state: Path, suite: str, packages: Sequence[str], architecture: str) -> list[Path]:
     """The archives of the packages and of what they depend on."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise ToolchainError(f"{suite}: expected Debian's apt-get and dpkg-deb, found none on this machine")
@@ -105,7 +108,7 @@ def _download(state: Path, suite: str, packages: Sequence[str]) -> list[Path]:
         (state / name).mkdir(parents=True)
     (state / "status").touch()
     (state / "sources.list").write_text(_sources(suite), "utf-8")
-    (state / "apt.conf").write_text(_configuration(state), "utf-8")
+    (state / "apt.conf").write_text(_configuration(state, architecture), "utf-8")
     environment = {**os.environ, "APT_CONFIG": str(state / "apt.conf"), "LC_ALL": "C"}
     run_program(["apt-get", "update"], environment)
     release = [f"--target-release={suite}"] if suite in _OVERLAYS else []
@@ -133,7 +136,7 @@ def mirror() -> str:
     )
 
 
-def _configuration(state: Path) -> str:
+def _configuration(state: Path, architecture: str) -> str:
     """This machine's ways of acquiring (proxies, mirrors' quirks), and folders of our own: no hook runs, nobody's
     pins count."""
     acquire = [
@@ -153,8 +156,8 @@ def _configuration(state: Path) -> str:
         "Dir::State::Status": state / "status",
         "Dir::Cache": state,
         "Dir::Cache::Archives": state / "archives",
-        "APT::Architecture": "amd64",
-        "APT::Architectures": "amd64",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "root",
         "APT::Update::Error-Mode": "any",

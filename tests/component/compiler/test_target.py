@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import ziglang
 
 from rocmforge.artifacts.errors import UsageError
-from rocmforge.artifacts.host import LEVEL_FEATURES
+from rocmforge.artifacts.host import HOST_LEVELS
 from rocmforge.artifacts.targets import ARCH_OF_MACHINE, GpuFeatures
 from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS, CodeVariant, find_targets
 
@@ -31,7 +32,7 @@ GPUS = {
 
 
 def test_the_gpus_of_the_table() -> None:
-    assert list(TARGETS) == ["host", *GPUS]
+    assert list(TARGETS) == ["host", "aarch64", *GPUS]
     for arch, features in GPUS.items():
         target = TARGETS[arch]
         assert (target.arch, target.backend) == (arch, "hip")
@@ -61,8 +62,27 @@ def test_the_host_of_the_table() -> None:
     assert (host.kv_block_size, host.max_batch_tokens, host.max_sequences) == (16, 256, 64)
     flags = {"x86_64_v4": ("-march=x86-64-v4", "-mavx512vnni"), "x86_64_v3": ("-march=x86-64-v3",), "portable": ()}
     assert host.variants == tuple(
-        CodeVariant(level, flags[level], LEVEL_FEATURES[level], f"code/host-{level}.so") for level in flags
+        CodeVariant(level, flags[level], HOST_LEVELS["host"][level], f"code/host-{level}.so") for level in flags
     )
+
+
+def test_aarch64_of_the_table() -> None:
+    host, found = TARGETS["host"], TARGETS["aarch64"]
+    assert found == dataclasses.replace(host, arch="aarch64", variants=found.variants)  # one layout, the same weights
+    marches = {
+        "aarch64_i8mm": "armv8.2-a+dotprod+i8mm",
+        "aarch64_dotprod": "armv8.2-a+dotprod",
+        "aarch64": "armv8-a",
+    }
+    assert [(one.level, one.file, one.flags, one.cpu_features) for one in found.variants] == [
+        (
+            level,
+            f"code/host-{level}.so",
+            ("--target=aarch64-linux-gnu", f"-march={march}"),
+            HOST_LEVELS["aarch64"][level],
+        )
+        for level, march in marches.items()
+    ]
 
 
 def test_targets_are_found_each_once_in_the_order_asked_for() -> None:

@@ -72,10 +72,10 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
     return found
 
 
-def refusal(folder: Path, **options: bool) -> str:
+def refusal(folder: Path, update: bool = False) -> str:
     """What a fetch that fails says; it leaves nothing beside the folder's lock."""
     with pytest.raises(ToolchainError) as caught:
-        fetch_root(folder, "sid", ["hip"], **options)
+        fetch_root(folder, "sid", ["hip"], update)
     assert "\n" not in str(caught.value)
     assert {path.name for path in folder.parent.iterdir()} <= {folder.name, f".{folder.name}.lock"}
     return str(caught.value)

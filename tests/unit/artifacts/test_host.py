@@ -6,19 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
+from rocmforge.artifacts.host import HOST_LEVELS, cpu_features, host_arch
 
 
 def test_levels_best_first_and_what_they_need() -> None:
-    """The x86-64 psABI's v3 and v4 as far as the compiler makes use of them, and AVX-512's dot products."""
-    assert list(LEVEL_FEATURES) == ["x86_64_v4", "x86_64_v3", "portable"]
+    """The x86-64 psABI's v3 and v4 as far as the compiler makes use of them, and AVX-512's dot products; Linux's names
+    of FEAT_DotProd and FEAT_I8MM."""
+    assert [list(levels) for levels in HOST_LEVELS.values()] == [
+        ["x86_64_v4", "x86_64_v3", "portable"],
+        ["aarch64_i8mm", "aarch64_dotprod", "aarch64"],
+    ]
     v3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
     avx512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
-    assert {level: set(features) for level, features in LEVEL_FEATURES.items()} == {
+    needed = {level: set(features) for levels in HOST_LEVELS.values() for level, features in levels.items()}
+    assert needed == {
         "x86_64_v4": v3 | avx512,
         "x86_64_v3": v3,
         "portable": set(),
+        "aarch64_i8mm": {"asimddp", "i8mm"},
+        "aarch64_dotprod": {"asimddp"},
+        "aarch64": set(),
     }
+
+
+@pytest.mark.parametrize("machine, arch", [("x86_64", "host"), ("aarch64", "aarch64"), ("riscv64", "host")])
+def test_the_target_of_a_machine(machine: str, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert host_arch() == arch
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rocmforge.artifacts.errors import ToolchainError
-from rocmforge.artifacts.host import LEVEL_FEATURES
+from rocmforge.artifacts.host import HOST_LEVELS
 from rocmforge.compiler import doctor
 from rocmforge.compiler.doctor import Finding, examine
 
@@ -49,7 +49,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_machine_with_nothing(bare: Path) -> None:
-    v4, v3 = (", ".join(LEVEL_FEATURES[level]) for level in ("x86_64_v4", "x86_64_v3"))
+    v4, v3 = (", ".join(HOST_LEVELS["host"][level]) for level in ("x86_64_v4", "x86_64_v3"))
     assert list(findings().values()) == [
         Finding("zig toolchain", False, "not here", needed=True),
         Finding("cc", False, "not on PATH (optional)"),
@@ -79,7 +79,7 @@ def test_a_machine_with_everything(bare: Path, monkeypatch: pytest.MonkeyPatch) 
         doctor, "find_hipcc", lambda: SimpleNamespace(version="HIP 6", arches={"gfx906", "gfx1100", "gfx803"})
     )
     monkeypatch.setattr("rocmforge.compiler.doctor.shutil.which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset(LEVEL_FEATURES["x86_64_v3"]))
+    monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset(HOST_LEVELS["host"]["x86_64_v3"]))
     monkeypatch.setattr(doctor, "installed_arches", lambda: ["gfx1100", "gfx942"])
     monkeypatch.setattr(doctor, "library_paths", lambda: ["/missing.so", "/hip.so", "/older.so"])
     libraries = {"/hip.so": Runtime(60_342_134, 0), "/older.so": Runtime(50_700_000, 0)}

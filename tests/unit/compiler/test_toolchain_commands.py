@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,11 +99,10 @@ def test_a_compiler_of_the_host(said: str, flags: str, tmp_path: Path) -> None:
 def test_the_wheels_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_toolchain, "ziglang_folder", lambda: Path("/zig"))
     monkeypatch.setattr(host_toolchain, "ziglang_version", lambda: "ziglang 1")
-    machine = os.uname().machine
     for name in ("auto", "zig"):
         tool = find_host_toolchain(name)
         assert (tool.name, tool.version) == ("zig", "ziglang 1")
-        compiler = f"/zig/zig clang -target {machine}-linux-gnu -isystem /zig/lib/include"
+        compiler = "/zig/zig clang -target x86_64-linux-gnu -isystem /zig/lib/include"
         assert tool.compiler == tuple(compiler.split())
         assert tool.linker == ("/zig/zig", "ld.lld", "-shared", "--build-id=none", "-z", "noexecstack")
         flags = "-Werror -Wno-unused-function -Wno-unused-parameter"
@@ -222,17 +222,30 @@ def test_which_toolchain_builds_an_arch(rocm: Path, monkeypatch: pytest.MonkeyPa
 def test_names_of_toolchains(monkeypatch: pytest.MonkeyPatch) -> None:
     host, gpu = TARGETS["host"], TARGETS["gfx1100"]
     asked: list[Any] = []
-    monkeypatch.setattr(build, "find_host_toolchain", asked.append)
+    native = [False]
+
+    def find(name: str) -> object:
+        asked.append(name)
+        return SimpleNamespace(native=native[0])
+
+    monkeypatch.setattr(build, "find_host_toolchain", find)
     monkeypatch.setattr(build, "find_hip_toolchain", lambda *names: asked.append(names))
     for on_path in (None, "/usr/bin/clang"):
         monkeypatch.setattr("rocmforge.compiler.build.shutil.which", lambda _name, on_path=on_path: on_path)
         for name in ("auto", "zig", "hipcc", "clang", "gcc"):
             build.find_toolchain(name, host)
     assert asked == ["auto", "zig", "auto", "auto", "gcc", "auto", "zig", "auto", "clang", "gcc"]
+    other = TARGETS["aarch64" if os.uname().machine == "x86_64" else "host"]
+    assert build.find_toolchain("zig", other) is not None
+    native[0] = True
+    with pytest.raises(ToolchainError) as caught:
+        build.find_toolchain("gcc", other)
+    text = f"--toolchain gcc: builds for this machine's CPU alone; for {other.arch} expected auto or zig"
+    assert str(caught.value) == text
     asked.clear()
     for name in ("auto", "zig", "hipcc", "clang"):
         build.find_toolchain(name, gpu)
     assert asked == [(name, "gfx1100") for name in ("auto", "clang", "hipcc", "clang")]
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as refused:
         build.find_toolchain("gcc", gpu)
-    assert str(caught.value) == "--toolchain gcc: cannot build gfx1100; expected auto, clang or hipcc"
+    assert str(refused.value) == "--toolchain gcc: cannot build gfx1100; expected auto, clang or hipcc"

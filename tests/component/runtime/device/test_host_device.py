@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rocmforge.artifacts.abi import HOST_ABI_VERSION
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError
-from rocmforge.artifacts.host import LEVEL_FEATURES, cpu_features
+from rocmforge.artifacts.host import HOST_LEVELS, cpu_features
 from rocmforge.artifacts.layout import BufferEntry, LaunchEntry, Layout, TensorEntry
 from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest import encode_manifest
@@ -293,11 +293,23 @@ def levels(bundle: Bundle, *names: str) -> tuple[TargetEntry, ...]:
 
 def test_the_best_level_that_the_cpu_has_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     targets = bundle.manifest.targets
-    assert {entry.level for entry in targets} == set(LEVEL_FEATURES)
-    for name, features in LEVEL_FEATURES.items():
+    assert {entry.level for entry in targets} == set(HOST_LEVELS["host"])
+    for name, features in HOST_LEVELS["host"].items():
         monkeypatch.setattr(host_device, "cpu_features", lambda features=features: frozenset(features))
         assert choose_variant(targets).level == choose_variant(targets[::-1]).level == name
         assert choose_variant(targets, "portable").level == "portable"
+
+
+def test_code_for_the_other_kind_of_machine_is_not_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_device, "host_arch", lambda: "aarch64")
+    monkeypatch.setattr(host_device, "cpu_features", lambda: frozenset(("asimddp",)))
+    targets = bundle.manifest.targets
+    assert "the bundle has: x86_64_v4, x86_64_v3, portable" in refused(DeviceError, lambda: choose_variant(targets))
+    both = (
+        *targets,
+        *(dataclasses.replace(targets[0], arch="aarch64", level=level) for level in HOST_LEVELS["aarch64"]),
+    )
+    assert choose_variant(both).level == "aarch64_dotprod"
 
 
 def test_no_level_for_this_cpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

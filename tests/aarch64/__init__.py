@@ -1,0 +1,1 @@
+"""Bundles on an emulated 64-bit ARM machine."""
