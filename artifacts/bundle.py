@@ -36,11 +36,12 @@ from .manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     WEIGHTS_NAME,
+    WEIGHTS_NAMES,
     Manifest,
     decode_manifest,
     listed_files,
 )
-from .manifest_entries import FileEntry, TargetEntry
+from .manifest_entries import TargetEntry
 from .mapped_weights import MappedWeights, Stamp, map_weights, stamp_of
 from .pulled import decode_pulled, without_left_out
 
@@ -48,15 +49,22 @@ from .pulled import decode_pulled, without_left_out
 MAX_SMALL_FILES_BYTES: Final = 1 << 30
 
 
-class _Weights(Descriptor):
-    """weights.bin, open, and the stamp with which its content counts as the manifest's."""
+class _Weights:
+    """The files of weights, open, and the stamps with which their content counts as the manifest's."""
 
-    __slots__ = ("refused", "stamp")
+    def __init__(self) -> None:
+        self.files: dict[str, Descriptor] = {}  # by name
+        self.stamps: tuple[Stamp, ...] = ()  # of each
+        self.refused: tuple[tuple[Stamp, ...], BundleError] | None = None  # what was read since, and is something else
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
-        self.stamp = stamp_of(fd)
-        self.refused: tuple[Stamp, BundleError] | None = None  # what was read since, and found to be something else
+    def found(self) -> tuple[Stamp, ...]:
+        """The stamps of now."""
+        return tuple(stamp_of(file.fd) for file in self.files.values())
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self.files.values():
+            file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class Bundle:
     """An open bundle; close it, or use it in a `with`.
 
     When a compiler replaces the folder, the weights stay mapped; `read` then fails rather than mix the two. Where code
-    was left out of a copy (`pulled.py`), `manifest` has neither the targets nor the files of it.
+    and weights were left out of a copy (`pulled.py`), `manifest` has neither the targets nor the files of them.
     """
 
     path: Path
@@ -77,8 +85,9 @@ class Bundle:
 
     @property
     def layout(self) -> Layout:
-        """The layout that every bundle has, `layout.msgpack`: its first target's."""
-        return self.layouts[self.layout_name]
+        """The layout of its first target."""
+        targets = self.manifest.targets
+        return self.layouts[targets[0].layout if targets else self.layout_name]
 
     def part(self, name: str) -> Bundle:
         """Return a part as a bundle with targets and layouts of its own, good as long as this one is open.
@@ -94,7 +103,7 @@ class Bundle:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no code was left out of this copy."""
+        """Whether nothing was left out of this copy."""
         return len(self.digests) == len(self.manifest.files) + 1
 
     def layout_of(self, target: TargetEntry) -> Layout:
@@ -108,7 +117,7 @@ class Bundle:
             BundleError: the file is not in the manifest, or is not what the manifest says.
         """
         entry = self.manifest.files.get(name)
-        if entry is None or name == WEIGHTS_NAME:
+        if entry is None or name in WEIGHTS_NAMES:
             raise BundleError(self.path, name, "expected a file of the manifest that is not mapped")
         return read_file(self.path, self._folder.fd, name, entry)
 
@@ -141,58 +150,61 @@ class Bundle:
             raise
         return fd
 
-    def map_weights(self) -> MappedWeights:
-        """Map weights.bin through the descriptor that was checked at opening. Where the file was written to since, all
-        of it is read first.
+    def map_weights(self, backend: str = "") -> MappedWeights:
+        """Map what the code of a backend (none: of the first target) reads, through the descriptor that was checked at
+        opening. Where weights were written to since, all are read first.
 
         Raises:
             BundleError: the file is empty, or is no longer what the manifest says.
         """
-        weights, n_bytes = self._weights, self.manifest.files[WEIGHTS_NAME].n_bytes
-        found = stamp_of(weights.fd)
-        if found[0] != n_bytes or not n_bytes:
-            expected = f"expected {max(n_bytes, 1)} bytes, found {found[0]}"
-            raise BundleError(self.path, WEIGHTS_NAME, expected)
-        if found != weights.stamp:
+        weights, targets = self._weights, self.manifest.targets
+        name = self.manifest.weights_of(backend or (targets[0].backend if targets else ""))
+        n_bytes = self.manifest.files[name].n_bytes
+        found = weights.found()
+        stamp = dict(zip(weights.files, found, strict=True))[name]
+        if stamp[0] != n_bytes or not n_bytes:
+            raise BundleError(self.path, name, f"expected {max(n_bytes, 1)} bytes, found {stamp[0]}")
+        if found != weights.stamps:
             self._check_weights(found)
-        return map_weights(self.path, weights.fd, found)
+        return map_weights(self.path, weights.files[name].fd, stamp, name=name)
 
     @property
-    def weights_stamp(self) -> tuple[int, int]:
-        """Bytes of weights.bin and when it was written to, in nanoseconds, as its content was last known."""
-        return self._weights.stamp
+    def weights_stamps(self) -> tuple[Stamp, ...]:
+        """Bytes of each file of weights and when it was written to, in nanoseconds, as its content was last known."""
+        return self._weights.stamps
 
-    def trust_weights(self, stamp: tuple[int, int]) -> None:
-        """Count the content of weights.bin as known where it has this stamp; else `map_weights` reads it first."""
-        self._weights.stamp = stamp
+    def trust_weights(self, stamps: tuple[Stamp, ...]) -> None:
+        """Count the content of the weights as known where they have these stamps; else `map_weights` reads them."""
+        self._weights.stamps = stamps
 
-    def _check_weights(self, stamp: Stamp) -> None:
-        """Read weights.bin whole, once for each stamp; with this one its content counts from now on."""
+    def _check_weights(self, stamps: tuple[Stamp, ...]) -> None:
+        """Read the weights whole, once for each stamp; with these their content counts from now on."""
         weights = self._weights
-        if weights.refused is None or weights.refused[0] != stamp:
+        if weights.refused is None or weights.refused[0] != stamps:
             try:
                 self.read_weights()
-                weights.stamp, weights.refused = stamp, None
+                weights.stamps, weights.refused = stamps, None
                 return
             except BundleError as error:
-                weights.refused = stamp, error
+                weights.refused = stamps, error
         raise weights.refused[1]
 
     def read_weights(self, progress: Callable[[str, int], None] | None = None) -> None:
-        """Check the digest of weights.bin.
+        """Check the digests of the weights.
 
         Args:
-            progress: called with the file's name and the bytes of it read since the last call.
+            progress: called with a file's name and the bytes of it read since the last call.
 
         Raises:
-            BundleError: it is not what the manifest says, or cannot be read.
+            BundleError: they are not what the manifest says, or cannot be read.
         """
-        try:
-            os.lseek(self._weights.fd, 0, os.SEEK_SET)
-            found = hash_file(self._weights.fd, WEIGHTS_NAME, progress)
-        except OSError as error:
-            raise BundleError(self.path, WEIGHTS_NAME, f"expected readable, found {reason(error)}") from error
-        check_digest(self.path, WEIGHTS_NAME, self.manifest.files[WEIGHTS_NAME].sha256, found)
+        for name, file in self._weights.files.items():
+            try:
+                os.lseek(file.fd, 0, os.SEEK_SET)
+                found = hash_file(file.fd, name, progress)
+            except OSError as error:
+                raise BundleError(self.path, name, f"expected readable, found {reason(error)}") from error
+            check_digest(self.path, name, self.manifest.files[name].sha256, found)
 
     def close(self) -> None:
         """Close the descriptors; a mapping that was handed out stays valid."""
@@ -207,7 +219,7 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Open a bundle after the quick check: everything but the contents of weights.bin.
+    """Open a bundle after the quick check: everything but the contents of the weights.
 
     Args:
         path: the bundle's folder.
@@ -252,7 +264,7 @@ def _read_companion(path: Path, folder: Descriptor, name: str) -> bytes | None:
 def _open_files(path: Path, folder: Descriptor) -> Bundle:
     """Check the files of the open folder and return the bundle, which then owns `folder`."""
     data = _read_manifest(path, folder)
-    manifest = decode_manifest(path / MANIFEST_NAME, data)
+    manifest = whole = decode_manifest(path / MANIFEST_NAME, data)
     digests = {name: entry.sha256 for name, entry in manifest.files.items()}
     digests[MANIFEST_NAME] = hashlib.sha256(data).hexdigest()
     pulled = _read_companion(path, folder, PULLED_NAME)
@@ -260,18 +272,21 @@ def _open_files(path: Path, folder: Descriptor) -> Bundle:
         manifest = without_left_out(path / PULLED_NAME, manifest, decode_pulled(path / PULLED_NAME, pulled))
     files = manifest.files
     _check_listing(path, folder.fd, manifest)
-    small = sum(entry.n_bytes for name, entry in files.items() if name != WEIGHTS_NAME)
+    small = sum(entry.n_bytes for name, entry in files.items() if name not in WEIGHTS_NAMES)
     if small > MAX_SMALL_FILES_BYTES:
         problem = f"expected at most {MAX_SMALL_FILES_BYTES} bytes beside the weights, found {small}"
         raise BundleError(path, "files", problem)
     layout_names = sorted(_layout_names(manifest))
     for name, entry in files.items():
-        if name != WEIGHTS_NAME and name not in layout_names:
+        if name not in WEIGHTS_NAMES and name not in layout_names:
             with opened_file(path, folder.fd, name, entry.n_bytes) as fd:
                 check_digest(path, name, entry.sha256, hash_file(fd, name, None))
-    weights = _Weights(open_file(path, folder.fd, WEIGHTS_NAME, files[WEIGHTS_NAME].n_bytes))
+    weights = _Weights()
     try:
-        layouts = {name: _read_layout(path, folder, files, name) for name in layout_names}
+        for name in (name for name in WEIGHTS_NAMES if name in files):
+            weights.files[name] = Descriptor(open_file(path, folder.fd, name, files[name].n_bytes))
+        weights.stamps = weights.found()
+        layouts = {name: _read_layout(path, folder, whole, name) for name in layout_names}
     except BaseException:
         weights.close()
         raise
@@ -284,12 +299,15 @@ def _layout_names(manifest: Manifest) -> set[str]:
     return {*first, *(target.layout for target in manifest.all_targets)}
 
 
-def _read_layout(path: Path, folder: Descriptor, files: Mapping[str, FileEntry], name: str) -> Layout:
-    entry = files[name]
+def _read_layout(path: Path, folder: Descriptor, manifest: Manifest, name: str) -> Layout:
+    """Read a layout whose tensors lie within the weights of each of its targets, here or left out."""
+    entry = manifest.files[name]
     if entry.n_bytes > MAX_LAYOUT_BYTES:
         raise BundleError(path, name, f"expected at most {MAX_LAYOUT_BYTES} bytes, found {entry.n_bytes}")
     data = read_file(path, folder.fd, name, entry)
-    return decode_layout(path / name, data, files[WEIGHTS_NAME].n_bytes)
+    weights = {manifest.weights_of(target.backend) for target in manifest.all_targets if target.layout == name}
+    n_bytes = min(manifest.files[file].n_bytes for file in weights or {WEIGHTS_NAME})
+    return decode_layout(path / name, data, n_bytes)
 
 
 def verify_bundle(path: Path, progress: Callable[[str, int], None] | None = None) -> Bundle:

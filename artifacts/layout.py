@@ -27,7 +27,7 @@ ADAPTER_NAME: Final = re.compile(r"(?!latest$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One packed tensor inside weights.bin.
+    """One packed tensor inside the file of weights of a backend (`Manifest.weights_of`).
 
     Its `shape` is the logical one, in elements; `packing` names the order of bytes that the kernels expect;
     `offset` is a multiple of 64 bytes from the start of the file.
@@ -251,7 +251,7 @@ class Layout:
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of weights.bin that the tensors need: the end of the last one."""
+        """Bytes of its file of weights that the tensors need: the end of the last one."""
         return max((t.offset + t.n_bytes for t in self.tensors), default=0)
 
     @property

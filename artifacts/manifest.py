@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -34,11 +34,13 @@ from .manifest_entries import (
 )
 
 FORMAT_MAJOR: Final = 1
-FORMAT_MINOR: Final = 6
+FORMAT_MINOR: Final = 7
 FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.5"
-"""Of what is written; with parts it is `PARTS_VERSION`."""
+"""Of what is written; with parts it is `PARTS_VERSION`, with weights of GPUs' own `GPU_WEIGHTS_VERSION`."""
 PARTS_VERSION: Final = f"{FORMAT_MAJOR}.6"
+GPU_WEIGHTS_VERSION: Final = f"{FORMAT_MAJOR}.7"
 _PARTS_FROM: Final = (FORMAT_MAJOR, 6)
+_GPU_WEIGHTS_FROM: Final = (FORMAT_MAJOR, 7)
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"
 """In `ModelIdentity.metadata`: tensors of the GGUF file, by the name that the gguf package has for that number."""
@@ -46,6 +48,9 @@ RERANK_TEMPLATE: Final = "tokenizer.chat_template.rerank"
 """In `ModelIdentity.metadata`: how a model that ranks reads `{query}` and `{document}`; GGUF's own key."""
 LAYOUT_NAME: Final = "layout.msgpack"
 WEIGHTS_NAME: Final = "weights.bin"
+GPU_WEIGHTS_NAME: Final = "weights-hip.bin"
+"""What GPUs read, from format 1.7 on, where a bundle is for the host too: each packs its weights in its own way."""
+WEIGHTS_NAMES: Final = (WEIGHTS_NAME, GPU_WEIGHTS_NAME)
 MAX_MANIFEST_BYTES: Final = 16 << 20
 
 _MAX_FILES: Final = 4096
@@ -88,7 +93,7 @@ class Manifest:
         options: what a rebuild needs to be given, and what it took: `toolchains` and `packages`, with their versions.
         files: every file but the manifest; the writer fills it in.
         bundle_digest: `sha256:` and 64 hex digits; the writer fills it in.
-        format_version: `major.minor`.
+        format_version: `major.minor`; the writer fills it in.
         parts: programs beside the main one, by name; from format 1.6 on, and absent where there are none.
     """
 
@@ -120,6 +125,17 @@ class Manifest:
         return dataclasses.replace(
             self, targets=part.targets, memory=part.memory, kernels=part.kernels, golden=(), parts={}
         )
+
+    def weights_of(self, backend: str) -> str:
+        """The name of the file with the weights that the code of a backend reads."""
+        return GPU_WEIGHTS_NAME if backend == "hip" and GPU_WEIGHTS_NAME in self.files else WEIGHTS_NAME
+
+
+def oldest_version(files: Container[str], has_parts: bool) -> str:
+    """Return the oldest format that holds what a bundle has: those who know no newer one read it."""
+    if GPU_WEIGHTS_NAME in files:
+        return GPU_WEIGHTS_VERSION
+    return PARTS_VERSION if has_parts else FORMAT_VERSION
 
 
 def compute_digest(manifest: Manifest) -> str:
@@ -260,12 +276,15 @@ def _major_and_minor(check: Checker, value: object) -> tuple[int, int]:
 
 def _decode(check: Checker, table: dict[str, object]) -> Manifest:
     exact_keys(check, {"parts": {}, **table}, Manifest, "")
-    if ("parts" in table) != (_major_and_minor(check, table["format_version"]) >= _PARTS_FROM):
+    version, has_parts = _major_and_minor(check, table["format_version"]), "parts" in table
+    if version < _PARTS_FROM if has_parts else version == _PARTS_FROM:
         check.fail("parts", f"expected them from format {PARTS_VERSION} on, and there at least one")
     digest = check.text(table["bundle_digest"], "bundle_digest", 128)
     if not _BUNDLE_DIGEST.fullmatch(digest):
         check.fail("bundle_digest", f"expected sha256: and 64 hex digits, found {digest!r}")
     files = _files(check, table["files"])
+    if (GPU_WEIGHTS_NAME in files) != (version >= _GPU_WEIGHTS_FROM):
+        check.fail(f"files.{GPU_WEIGHTS_NAME}", f"expected it from format {GPU_WEIGHTS_VERSION} on, and always there")
     targets = check.array(table["targets"], "targets", 0, 256)
     memory = read_table(check, table["memory"], "memory")
     return Manifest(

@@ -1,4 +1,4 @@
-"""weights.bin, mapped: what is read from it is what was checked, or an error."""
+"""A file of weights, mapped: what is read from it is what was checked, or an error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def stamp_of(fd: int) -> Stamp:
 
 
 class MappedWeights(mmap.mmap):
-    """weights.bin, mapped read-only and shared; made by `map_weights`. Where it was cut, zeros are read."""
+    """A file of weights, mapped read-only and shared; made by `map_weights`. Where it was cut, zeros are read."""
 
     _path: Path
+    _name: str
     _file: Descriptor
     _stamp: Stamp
     _guard: BusErrorGuard
@@ -46,23 +47,26 @@ class MappedWeights(mmap.mmap):
         elif self._guard.broken:
             problem = "expected readable, found that the disk did not give a part of it"
         if problem:
-            raise BundleError(self._path, WEIGHTS_NAME, problem)
+            raise BundleError(self._path, self._name, problem)
 
 
-def map_weights(path: Path, fd: int, stamp: Stamp | None = None, *, private: bool = False) -> MappedWeights:
-    """Map an open weights.bin.
+def map_weights(
+    path: Path, fd: int, stamp: Stamp | None = None, *, private: bool = False, name: str = WEIGHTS_NAME
+) -> MappedWeights:
+    """Map an open file of weights.
 
     Args:
         path: the bundle, for messages.
         fd: the file; the caller keeps it.
         stamp: which it has had since its content was known; None: which it has now.
         private: it may be written to, and what is written is this mapping's own.
+        name: of the file, for messages.
     """
     from .bus_errors import BusErrorGuard  # noqa: PLC0415 - brings NumPy, which takes time to load
 
     stamp = stamp or stamp_of(fd)
     flags, prot = (mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) if private else (mmap.MAP_SHARED, mmap.PROT_READ)
     mapping = MappedWeights(fd, stamp[0], flags=flags, prot=prot)
-    mapping._path, mapping._file, mapping._stamp = path, Descriptor(os.dup(fd)), stamp
+    mapping._path, mapping._name, mapping._file, mapping._stamp = path, name, Descriptor(os.dup(fd)), stamp
     mapping._guard = BusErrorGuard(mapping)
     return mapping

@@ -1,4 +1,4 @@
-"""`pulled.json`: what a copy of a bundle is, that came from a registry without the code of other machines."""
+"""`pulled.json`: what a copy of a bundle is, that came from a registry without what other machines need."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final
 
 from .checker import Checker
 from .errors import BundleError
-from .manifest import Manifest
+from .manifest import WEIGHTS_NAMES, Manifest
 
 _MAX_REFERENCE: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """Where a copy of a bundle came from, and which code it was not given.
+    """Where a copy of a bundle came from, and what it was not given.
 
     Args:
         reference: `HOST/REPOSITORY@sha256:…` of the registry's manifest.
-        left_out: code files of the bundle, for other machines.
+        left_out: files of the bundle that other machines need: code, and weights as these pack them.
     """
 
     reference: str
@@ -50,15 +50,15 @@ def decode_pulled(path: Path | str, data: bytes) -> Pulled:
 
 
 def without_left_out(path: Path | str, manifest: Manifest, pulled: Pulled) -> Manifest:
-    """The manifest as a copy has it: without the code files that it was not given, and their targets.
+    """The manifest as a copy has it: without the files that it was not given, and the targets of that code.
 
     Raises:
-        BundleError: what is left out is no code of a target, or no target is left.
+        BundleError: what is left out is no code of a target and no weights, no target is left, or one without weights.
     """
-    code = {target.file for target in manifest.all_targets}
+    optional = {*(target.file for target in manifest.all_targets), *WEIGHTS_NAMES}
     for name in pulled.left_out:
-        if name not in code:
-            raise BundleError(path, "left_out", f"expected code of a target, found {name}")
+        if name not in optional:
+            raise BundleError(path, "left_out", f"expected code of a target or weights, found {name}")
     left_out = frozenset(pulled.left_out)
     targets = tuple(target for target in manifest.targets if target.file not in left_out)
     if manifest.targets and not targets:
@@ -69,5 +69,8 @@ def without_left_out(path: Path | str, manifest: Manifest, pulled: Pulled) -> Ma
         if not kept:
             raise BundleError(path, "left_out", f"expected at least one target's code of part {name}, found none")
         parts[name] = replace(part, targets=kept)
+    for target in (target for target in manifest.all_targets if target.file not in left_out):
+        if (weights := manifest.weights_of(target.backend)) in left_out:
+            raise BundleError(path, "left_out", f"expected the weights of {target.file} to be here, found {weights}")
     files = {name: entry for name, entry in manifest.files.items() if name not in left_out}
     return replace(manifest, targets=targets, files=files, parts=parts)

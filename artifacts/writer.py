@@ -26,7 +26,7 @@ from .bundle import check_replaceable, open_bundle
 from .bundle_files import CHUNK_BYTES
 from .checker import Checker
 from .errors import BundleError, RocmforgeError, UsageError, printable
-from .manifest import MANIFEST_NAME, Manifest, check_file_name, decode_manifest, encode_manifest
+from .manifest import MANIFEST_NAME, Manifest, check_file_name, decode_manifest, encode_manifest, oldest_version
 from .manifest_entries import FileEntry
 
 _AT_FDCWD: Final = -100
@@ -175,12 +175,13 @@ class BundleWriter:
         """Write the manifest, check the whole, and move the bundle to the goal.
 
         Args:
-            manifest: its `files` and `bundle_digest` are ignored and filled in.
+            manifest: its `files`, `format_version` and `bundle_digest` are ignored and filled in.
 
         Returns:
             The manifest as written.
         """
-        data = encode_manifest(dataclasses.replace(manifest, files=dict(self._files)))
+        version = oldest_version(self._files, bool(manifest.parts))
+        data = encode_manifest(dataclasses.replace(manifest, files=dict(self._files), format_version=version))
         final = decode_manifest(self._goal / MANIFEST_NAME, data)
         with self._create(MANIFEST_NAME) as stream:
             stream.write(data)

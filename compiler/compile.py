@@ -8,7 +8,7 @@ from dataclasses import replace
 from .. import __version__
 from ..artifacts.host import host_arch
 from ..artifacts.layout_file import encode_layout
-from ..artifacts.manifest import LAYOUT_NAME, PARTS_VERSION, WEIGHTS_NAME, Manifest
+from ..artifacts.manifest import GPU_WEIGHTS_NAME, LAYOUT_NAME, WEIGHTS_NAME, Manifest
 from ..artifacts.manifest_entries import PartEntry
 from ..artifacts.writer import BundleWriter
 from .build import find_toolchain
@@ -56,28 +56,22 @@ def compile_model(
     with BundleWriter(options.goal) as writer:
         progress.note(f"target: {', '.join(one.target.arch for one in lowered)}")
         every = build_targets([*lowered, *(one for part in of_parts for one in part)], cache, progress, options.jobs)
-        built, *built_parts = (every[first : first + len(chosen)] for first in range(0, len(every), len(chosen)))
-        with writer.open_stream(WEIGHTS_NAME) as sink:
-            placed = place_targets(built, model, sink, progress)
-            pairs = zip(model.parts, built_parts, strict=True)
-            parts = [(part, place_part(one, part, model, placed, sink, progress)) for part, one in pairs]
+        programs_built = [every[first : first + len(chosen)] for first in range(0, len(every), len(chosen))]
+        built = programs_built[0]
+        placed, *placed_parts = _write_weights(writer, model, programs_built, progress)
         progress.stage("write bundle")
         names = _write_layouts(writer, placed)
         _write_texts(writer, placed, model)
         for item in (item for one in built for item in one.code):
             writer.add_bytes(item.variant.file, item.data)
+        parts = zip(model.parts, placed_parts, strict=True)
         entries = {part.name: _write_part(writer, part, one, placed) for part, one in parts}
         progress.stage("golden records")
         golden = _golden(writer, model, placed, options, cache, make_golden)
         check_golden(golden, model.gguf.path)
         tolerance = take_tolerance(golden, model.gguf.path)
         record = {**_given(options, model), **_taken(lowered, cache)}
-        return writer.finish(_with_parts(_manifest(model, placed, names, golden, tolerance, record), entries))
-
-
-def _with_parts(manifest: Manifest, parts: Mapping[str, PartEntry]) -> Manifest:
-    """Return a manifest with parts; without any as it is."""
-    return replace(manifest, parts=parts, format_version=PARTS_VERSION) if parts else manifest
+        return writer.finish(replace(_manifest(model, placed, names, golden, tolerance, record), parts=entries))
 
 
 def _given(options: CompileOptions, model: Model) -> dict[str, object]:
@@ -125,6 +119,36 @@ def _manifest(
         generator=__version__,
         options=record,
     )
+
+
+def _write_weights(
+    writer: BundleWriter, model: Model, programs: Sequence[Sequence[Built]], progress: Progress
+) -> list[list[Placed]]:
+    """Write the weights of the host's target and those of GPUs', which are packed in other ways, each to a file that a
+    machine can do without; to one file where all targets are of one kind.
+
+    Args:
+        programs: the model's targets, and those of each part.
+    """
+    backends = sorted({one.lowered.target.backend for one in programs[0]}, reverse=True)
+    total = len(backends) * sum(tensor.n_bytes for tensor in model.gguf.tensors.values())
+    progress.stage("pack weights", total >> 20, "MiB")
+    placed: list[dict[str, Placed]] = [{} for _ in programs]
+    before = 0
+    for backend in backends:
+        of_model, *of_parts = ([one for one in built if one.lowered.target.backend == backend] for built in programs)
+
+        def advance(done: int, before: int = before) -> None:
+            progress.advance(before + done >> 20)
+
+        with writer.open_stream(GPU_WEIGHTS_NAME if backend == "hip" and len(backends) > 1 else WEIGHTS_NAME) as sink:
+            here = place_targets(of_model, model, sink, advance)
+            before += sink.position
+            pairs = zip(model.parts, of_parts, strict=True)
+            groups = [here, *(place_part(built, part, model, here, sink, progress) for part, built in pairs)]
+        for found, group in zip(placed, groups, strict=True):
+            found |= {one.target.arch: one for one in group}
+    return [[found[one.lowered.target.arch] for one in built] for found, built in zip(placed, programs, strict=True)]
 
 
 def _write_part(
@@ -222,7 +246,7 @@ def _golden(
     with guarded_folder("rocmforge-golden-") as folder:
         path = folder / WEIGHTS_NAME
         with FileSink(path) as sink:
-            (one,) = place_targets(built, model, sink, Silent())
+            (one,) = place_targets(built, model, sink)
         return golden_records(one.layout, path, sink.sha256, _portable(one.built), prompts, cache, make_golden)
 
 

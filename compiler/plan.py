@@ -38,7 +38,7 @@ class KernelSpec:
 
 @dataclass(frozen=True, slots=True)
 class PackedTensor:
-    """A tensor of weights.bin and what it is made of.
+    """A tensor of the weights and what it is made of.
 
     Attributes:
         name: the roles it holds, joined by "+", and after "@" the packing.

@@ -11,7 +11,7 @@ from ..artifacts.build_record import Difference, record_differences
 from ..artifacts.checker import Checker
 from ..artifacts.errors import ToolchainError, UsageError
 from ..artifacts.layout import KV_DTYPES
-from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from ..artifacts.manifest import MANIFEST_NAME, Manifest
 from .build import find_toolchain
 from .changes import Changes
 from .describe import digest_of
@@ -22,7 +22,7 @@ from .target import find_targets
 from .tuning import read_tuning
 
 # In the order in which a compile comes to them: what is first may be why the rest is otherwise.
-_STAGES = ("tokenizer.json", "chat_template.jinja", "graph.txt", "src/", "layout", WEIGHTS_NAME, "code/")
+_STAGES = ("tokenizer.json", "chat_template.jinja", "graph.txt", "src/", "layout", "weights", "code/")
 
 
 @dataclass(frozen=True, slots=True)

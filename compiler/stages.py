@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..artifacts.layout import Layout, TensorEntry
@@ -44,7 +44,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A built target with its layout: the plan, and where its tensors lie in weights.bin."""
+    """A built target with its layout: the plan, and where its tensors lie in its file of weights."""
 
     built: Built
     layout: Layout
@@ -92,18 +92,19 @@ def build_targets(lowered: Sequence[Lowered], cache: BuildCache, progress: Progr
     return built
 
 
-def place_targets(built: Sequence[Built], model: Model, sink: Sink, progress: Progress) -> list[Placed]:
-    """Pack each distinct tensor of all targets into `sink`, once."""
+def place_targets(
+    built: Sequence[Built], model: Model, sink: Sink, advance: Callable[[int], None] = lambda _: None
+) -> list[Placed]:
+    """Pack each distinct tensor of all targets into `sink`, once; `advance` is told the bytes written so far."""
     tensors: dict[str, PackedTensor] = {tensor.name: tensor for one in built for tensor in one.lowered.plan.tensors}
     tensors |= {tensor.name: tensor for tensor in _of_head(model)}
-    progress.stage("pack weights", sum(tensor.n_bytes for tensor in model.gguf.tensors.values()) >> 20, "MiB")
     entries = write_weights(
         tuple(tensors.values()),
         model.gguf,
         model.config,
         model.max_seq_len,
         sink,
-        lambda done: progress.advance(done >> 20),
+        advance,
         model.adapters.made,
     )
     return [Placed(one, make_layout(one.lowered, model, entries)) for one in built]

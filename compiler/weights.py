@@ -1,4 +1,4 @@
-"""weights.bin: every packed tensor of the plan, in order, streamed from the GGUF."""
+"""A file of weights: every packed tensor of the plans, in order, streamed from the GGUF."""
 
 from __future__ import annotations
 

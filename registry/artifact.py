@@ -1,8 +1,8 @@
 """A bundle as an artifact of a registry: which layers it has, and which of them a machine needs.
 
 Media types and annotations are those of CNCF ModelPack, https://github.com/modelpack/model-spec: an OCI image manifest
-whose layers are files, or tar archives of several. The weights are one layer, which all arches share, and the code of
-each arch is one.
+whose layers are files, or tar archives of several. The code of each arch is a layer, and so are the weights of the host
+and of all GPUs, where they are two files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..artifacts.bundle import Bundle
 from ..artifacts.checker import Checker
 from ..artifacts.companions import SIGNED_NAMES
 from ..artifacts.errors import RocmforgeError, printable
-from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, encode_manifest
+from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES, Manifest, encode_manifest
 
 ARTIFACT_TYPE: Final = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_TYPE: Final = "application/vnd.cncf.model.config.v1+json"
@@ -46,18 +46,18 @@ class Descriptor:
         digest: `sha256:` and 64 hex digits.
         n_bytes: its size.
         path: the file of the bundle, or the folder of an archive; empty for the config.
-        arch: that this code is for; empty where all need it.
+        arches: that alone need it; none: all do.
     """
 
     media_type: str
     digest: str
     n_bytes: int
     path: str = ""
-    arch: str = ""
+    arches: tuple[str, ...] = ()
 
     def table(self) -> dict[str, object]:
         """As OCI's JSON has it."""
-        notes = {FILEPATH: self.path} | ({ARCH: self.arch} if self.arch else {})
+        notes = {FILEPATH: self.path} | ({ARCH: ",".join(self.arches)} if self.arches else {})
         table: dict[str, object] = {"mediaType": self.media_type, "digest": self.digest, "size": self.n_bytes}
         return table | ({"annotations": notes} if self.path else {})
 
@@ -96,15 +96,20 @@ def make_blobs(bundle: Bundle) -> tuple[list[Blob], bytes]:
         problem = "code of other machines was left out of this copy: push the whole (rfc pull --arch all)"
         raise RocmforgeError(f"{printable(bundle.path)}: {problem}")
     arches = {target.file: target.arch for target in manifest.all_targets}
-    blobs = [Blob(_raw(manifest, WEIGHTS_NAME, WEIGHTS_TYPE, ""))]
+    weights = [name for name in WEIGHTS_NAMES if name in manifest.files]
+    readers = {
+        name: [t.arch for t in manifest.all_targets if manifest.weights_of(t.backend) == name] for name in weights
+    }
+    alone = {name: tuple(dict.fromkeys(found)) if len(weights) > 1 else () for name, found in readers.items()}
+    blobs = [Blob(_raw(manifest, name, WEIGHTS_TYPE, alone[name])) for name in weights]
     files = {MANIFEST_NAME: encode_manifest(manifest)}
     sources: dict[str, bytes] = {}
-    for name in sorted(manifest.files.keys() - {WEIGHTS_NAME} - arches.keys()):
+    for name in sorted(manifest.files.keys() - {*weights} - arches.keys()):
         (sources if name.startswith(f"{_SOURCES}/") else files)[name] = bundle.read(name)
     for media_type, path, table in ((FILES_TYPE, ".", files), (SOURCES_TYPE, _SOURCES, sources)):
         data = _archive(table)
         blobs += [Blob(describe(media_type, data, path), data)] if table else []
-    blobs += [Blob(_raw(manifest, name, CODE_TYPE, arch)) for name, arch in arches.items()]
+    blobs += [Blob(_raw(manifest, name, CODE_TYPE, (arch,))) for name, arch in arches.items()]
     for name in SIGNED_NAMES:
         signed = bundle.read_companion(name)
         blobs += [] if signed is None else [Blob(describe(COMPANION_TYPE, signed, name), signed)]
@@ -161,7 +166,7 @@ def check_config(path: str, artifact: Artifact, data: bytes) -> None:
 
 
 def choose_layers(path: str, artifact: Artifact, wanted: Sequence[str] | None) -> list[Descriptor]:
-    """Return the layers that are needed where only the code for some arches is.
+    """Return the layers that are needed where only the code for some arches is, and its weights.
 
     Args:
         path: the reference, for messages.
@@ -171,17 +176,26 @@ def choose_layers(path: str, artifact: Artifact, wanted: Sequence[str] | None) -
     Raises:
         BundleError: there is no code for one of them.
     """
-    arches = sorted({layer.arch for layer in artifact.layers if layer.arch})
+    arches = sorted(code_arches(artifact))
     for arch in wanted or ():
         if arch not in arches:
             has = ", ".join(map(printable, arches))
             Checker(path).fail("arch", f"expected one that the bundle has code for, {has}, found {arch}")
-    return [layer for layer in artifact.layers if wanted is None or not layer.arch or layer.arch in wanted]
+    return [
+        layer
+        for layer in artifact.layers
+        if wanted is None or not layer.arches or not set(wanted).isdisjoint(layer.arches)
+    ]
 
 
-def _raw(manifest: Manifest, name: str, media_type: str, arch: str) -> Descriptor:
+def code_arches(artifact: Artifact) -> set[str]:
+    """The arches that there is code for."""
+    return {arch for layer in artifact.layers for arch in layer.arches if layer.media_type == CODE_TYPE}
+
+
+def _raw(manifest: Manifest, name: str, media_type: str, arches: tuple[str, ...]) -> Descriptor:
     entry = manifest.files[name]
-    return Descriptor(media_type, f"sha256:{entry.sha256}", entry.n_bytes, name, arch)
+    return Descriptor(media_type, f"sha256:{entry.sha256}", entry.n_bytes, name, arches)
 
 
 def _config(manifest: Manifest, layers: Sequence[Descriptor]) -> dict[str, object]:
@@ -239,5 +253,5 @@ def _descriptor(check: Checker, value: object, at: str) -> Descriptor:
         digest,
         check.integer(value.get("size"), f"{at}.size"),
         check.text(notes.get(FILEPATH, ""), f"{at}.annotations", empty=True),
-        check.text(notes.get(ARCH, ""), f"{at}.annotations", empty=True),
+        tuple(filter(None, check.text(notes.get(ARCH, ""), f"{at}.annotations", empty=True).split(","))),
     )

@@ -11,7 +11,7 @@ from typing import Final
 
 from ..artifacts.companions import PULLED_NAME
 from ..artifacts.errors import BundleError, RocmforgeError, os_problem, printable
-from ..artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, WEIGHTS_NAME, decode_manifest
+from ..artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, WEIGHTS_NAMES, decode_manifest
 from ..artifacts.pulled import Pulled
 from ..artifacts.writer import BundleWriter
 from .artifact import FILES_TYPE, SOURCES_TYPE, Artifact, Descriptor
@@ -115,7 +115,8 @@ def _check_identity(reference: str, artifact: Artifact, folder: Path) -> None:
     if manifest.bundle_digest != artifact.bundle_digest:
         found = f"expected {artifact.bundle_digest}, as the registry says, found {manifest.bundle_digest}"
         raise BundleError(reference, "bundle_digest", found)
-    expected = f"sha256:{manifest.files[WEIGHTS_NAME].sha256}"
-    found_digests = [layer.digest for layer in artifact.layers if layer.path == WEIGHTS_NAME]
-    if found_digests != [expected]:
-        raise BundleError(reference, WEIGHTS_NAME, f"expected one layer, {expected}, found {found_digests}")
+    for name in (name for name in WEIGHTS_NAMES if name in manifest.files):
+        expected = f"sha256:{manifest.files[name].sha256}"
+        found_digests = [layer.digest for layer in artifact.layers if layer.path == name]
+        if found_digests != [expected]:
+            raise BundleError(reference, name, f"expected one layer, {expected}, found {found_digests}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from ..artifacts.errors import RocmforgeError, os_problem
-from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME
+from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES
 from .reference import Reference
 
 DEFAULT_LIMIT: Final = 100 << 30
@@ -77,11 +77,13 @@ class Cache:
         """The weights of another bundle here that has the same, as far as its manifest says."""
         for manifest in sorted(self.root.glob(f"bundles/*/*.rfb/{MANIFEST_NAME}")):
             try:
-                found = json.loads(manifest.read_bytes())["files"][WEIGHTS_NAME]["sha256"]
+                files = json.loads(manifest.read_bytes())["files"]
+                digests = {name: f"sha256:{files[name]['sha256']}" for name in WEIGHTS_NAMES if name in files}
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            if digest == f"sha256:{found}":
-                return manifest.parent / WEIGHTS_NAME
+            for name, found in digests.items():
+                if found == digest and (manifest.parent / name).exists():  # and was not left out
+                    return manifest.parent / name
         return None
 
     def trim(self) -> list[Path]:

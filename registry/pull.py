@@ -14,10 +14,10 @@ from ..artifacts.companions import PULLED_NAME
 from ..artifacts.errors import BundleError
 from ..artifacts.hip import installed_arches
 from ..artifacts.host import host_arch
-from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAME, decode_manifest
+from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES, decode_manifest
 from ..artifacts.pulled import decode_pulled
 from ..artifacts.targets import generic_arch
-from .artifact import Descriptor, check_config, choose_layers, decode_artifact, describe
+from .artifact import Descriptor, check_config, choose_layers, code_arches, decode_artifact, describe
 from .assemble import assemble
 from .cache import Cache
 from .client import Client
@@ -62,7 +62,7 @@ def pull_bundle(
     reference = reference.at(digest)
     artifact = decode_artifact(str(reference), data)
     check_config(str(reference), artifact, fetch(client, artifact.config, _MAX_CONFIG_BYTES))
-    wanted = _wanted({layer.arch for layer in artifact.layers if layer.arch}, arches)
+    wanted = _wanted(code_arches(artifact), arches)
     layers = choose_layers(str(reference), artifact, wanted)
     held = -1
     if goal is None:
@@ -119,7 +119,7 @@ def _wanted(has: Set[str], arches: Sequence[str]) -> list[str] | None:
 def _have(client: Client, layer: Descriptor, cache: Cache, progress: Progress) -> None:
     """Have a layer among the downloads, of another bundle here where one has the same."""
     goal = cache.download(layer.digest)
-    near = cache.find_weights(layer.digest) if layer.path == WEIGHTS_NAME and not goal.exists() else None
+    near = cache.find_weights(layer.digest) if layer.path in WEIGHTS_NAMES and not goal.exists() else None
     if near is not None:
         with contextlib.suppress(OSError):
             goal.parent.mkdir(parents=True, exist_ok=True)

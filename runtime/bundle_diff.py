@@ -77,14 +77,14 @@ def _kernels(manifest: Manifest) -> dict[str, tuple[str, int]]:
 
 def _tensors(bundle: Bundle) -> dict[str, tuple[str, int]]:
     """Return digest and bytes of each packed tensor, by its name and packing."""
-    tensors = {entry.offset: entry for layout in bundle.layouts.values() for entry in layout.tensors}
-    if not tensors:
-        return {}
-    weights = memoryview(bundle.map_weights())
     found = {}
-    for entry in tensors.values():
-        content = hashlib.sha256(weights[entry.offset : entry.offset + entry.n_bytes]).hexdigest()
-        found[f"{entry.name} {entry.packing}"] = (f"{entry.shape} {content}", entry.n_bytes)
+    for backend in sorted({target.backend for target in bundle.manifest.targets}):
+        layouts = {target.layout for target in bundle.manifest.targets if target.backend == backend}
+        tensors = {entry.offset: entry for name in layouts for entry in bundle.layouts[name].tensors}
+        weights = memoryview(bundle.map_weights(backend)) if tensors else memoryview(b"")
+        for entry in tensors.values():
+            content = hashlib.sha256(weights[entry.offset : entry.offset + entry.n_bytes]).hexdigest()
+            found[f"{entry.name} {entry.packing}"] = (f"{entry.shape} {content}", entry.n_bytes)
     return found
 
 

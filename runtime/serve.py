@@ -152,7 +152,7 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions, 
     return Start(
         bundle=str(bundle.path),
         digest=bundle.manifest.bundle_digest,
-        stamp=None if options.check is None else bundle.weights_stamp,
+        stamps=None if options.check is None else bundle.weights_stamps,
         device=device.device,
         threads=device.threads,
         graphs=device.graphs,
@@ -166,7 +166,7 @@ def start_message(bundle: Bundle, options: ServeOptions, device: DeviceOptions, 
         log_level=log.getEffectiveLevel(),
         draft=None if draft is None else str(draft.path),
         draft_digest="" if draft is None else draft.manifest.bundle_digest,
-        draft_stamp=None if draft is None or options.check is None else draft.weights_stamp,
+        draft_stamps=None if draft is None or options.check is None else draft.weights_stamps,
     )
 
 

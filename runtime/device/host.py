@@ -187,7 +187,7 @@ class HostProgram:
 
         Args:
             layout: of the bundle.
-            weights: weights.bin, mapped.
+            weights: those of the layout, mapped.
             code: descriptor of the shared object; owned from here on.
             name: what the code is called in messages.
             num_blocks: blocks of the KV cache.
@@ -334,7 +334,7 @@ def load_host_program(
     target = choose_variant(bundle.manifest.targets, level)
     _check_abi(target.abi, target.file)
     code = bundle.open_code(target.file)
-    layout, weights = bundle.layout_of(target), bundle.map_weights()
+    layout, weights = bundle.layout_of(target), bundle.map_weights(target.backend)
     return HostProgram(layout, weights, code, target.file, num_blocks, threads, num_state_slots)
 
 

@@ -148,8 +148,8 @@ def load_engine(
 
 
 def _head(bundle: Bundle, layout: Layout) -> EmbeddingHead | None:
-    """Return the head of the bundle's model; None where it has none."""
+    """Return the head of the bundle's model; None where it has none. All targets have the same."""
     if layout.head is None:
         return None
     with bundle.map_weights() as weights:
-        return EmbeddingHead(layout.head, layout, weights)
+        return EmbeddingHead(layout.head, bundle.layout, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 from pathlib import Path
@@ -77,6 +78,22 @@ def write_bundle(goal: Path, code: bytes = b"\x7fELF code") -> Path:
         writer.add_bytes("src/embed.c", b"int x;\n")
         writer.add_bytes("tokenizer.json", b"{}")
         writer.finish(MANIFEST)
+    return goal
+
+
+GPU_WEIGHTS = WEIGHTS[::-1] + bytes(64)
+
+
+def write_both(goal: Path, layout: bytes = LAYOUT_DATA) -> Path:
+    """A bundle for the host and for gfx942, each with its own weights; `layout`: the GPU's."""
+    gpu = dataclasses.replace(TARGET, arch="gfx942", backend="hip", level="", file="code/gfx942.hsaco")
+    targets = (TARGET, dataclasses.replace(gpu, layout="layout-gfx942.msgpack"))
+    files = {"weights.bin": WEIGHTS, "weights-hip.bin": GPU_WEIGHTS, "layout.msgpack": LAYOUT_DATA}
+    files |= {"layout-gfx942.msgpack": layout, "tokenizer.json": b"{}", "src/embed.c": b"int x;\n"}
+    with BundleWriter(goal) as writer:
+        for name, data in (files | {target.file: target.arch.encode() for target in targets}).items():
+            writer.add_bytes(name, data)
+        writer.finish(dataclasses.replace(MANIFEST, targets=targets))
     return goal
 
 

@@ -22,7 +22,7 @@ from rocmforge.runtime.engine.worker.wire import Answer, Channel, Generated, Rea
 from rocmforge.tests.support.engine_harness import SECONDS, CountingMetrics, request
 
 START = Start("/a/model.rfb", "sha256:5", "hip", 2)
-READY = Ready("hip:0000:03:00.0", (5, 6), 128, 1000, 16, 4)
+READY = Ready("hip:0000:03:00.0", ((5, 6),), 128, 1000, 16, 4)
 STATS = EngineStats(True, 1, 2, 3, 4, 5, 6.5, True, 7, 8)
 
 

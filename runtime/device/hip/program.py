@@ -63,7 +63,7 @@ class HipProgram:
             api: HIP.
             device: to load on.
             layout: that the code was made for.
-            weights: weights.bin, mapped.
+            weights: those of the layout, mapped.
             code: a raw ELF code object for the device.
             kv: how large the KV cache shall be.
             progress: told of the upload.
@@ -428,7 +428,7 @@ def open_program(
     host = place_weights(layout, kv, room, str(device), places or WeightPlaces())
     if host:
         report(f"{device}: {host_weights(layout, host)}")
-    weights = bundle.map_weights()
+    weights = bundle.map_weights(target.backend)
     program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs, host=host, beside=beside)
     tokens = program.num_blocks * layout.kv.block_size
     slots = f", {describe_slots(layout, program.num_state_slots)}" if layout.states else ""

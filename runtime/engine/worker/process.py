@@ -134,8 +134,8 @@ class Worker:
         Raises:
             RocmforgeError: the bundle or the device is unavailable.
         """
-        bundle = _open(start.bundle, start.digest, start.stamp)
-        draft = None if start.draft is None else _open(start.draft, start.draft_digest, start.draft_stamp)
+        bundle = _open(start.bundle, start.digest, start.stamps)
+        draft = None if start.draft is None else _open(start.draft, start.draft_digest, start.draft_stamps)
         places = WeightPlaces(start.gpu_layers, start.cpu_experts)
         emulator = _emulator(start.emulator)
         device = DeviceOptions(
@@ -168,7 +168,7 @@ class Worker:
         layout = program.layout
         device = chosen_device(asked, program)
         size = layout.kv.block_size
-        return Ready(device, bundle.weights_stamp, max_context, layout.vocab_size, size, layout.max_sequences)
+        return Ready(device, bundle.weights_stamps, max_context, layout.vocab_size, size, layout.max_sequences)
 
     def _give_up(self) -> Never:
         """In the place of another program: the engine's device is lost, and with this process all that it held."""
@@ -259,7 +259,7 @@ def _embedded(one: EmbeddingSequence) -> Embedded:
     return Embedded(one.request_id, None if vector is None else vector.tobytes(), reason, None)
 
 
-def _open(path: str, digest: str, stamp: tuple[int, int] | None) -> Bundle:
+def _open(path: str, digest: str, stamps: tuple[tuple[int, int], ...] | None) -> Bundle:
     """The bundle as the server has it.
 
     Raises:
@@ -269,8 +269,8 @@ def _open(path: str, digest: str, stamp: tuple[int, int] | None) -> Bundle:
     if bundle.manifest.bundle_digest != digest:
         found = printable(bundle.manifest.bundle_digest)
         raise BundleError(bundle.path, "digest", f"expected {digest}, as it was served, found {found}")
-    if stamp is not None:
-        bundle.trust_weights(stamp)
+    if stamps is not None:
+        bundle.trust_weights(stamps)
     return bundle
 
 

@@ -367,7 +367,7 @@ class RemoteEngine:
             else:
                 self._restarts += 1
                 log.info("the device is available again, after %.1f s", now - self._lost_at)
-            self._start = replace(self._start, device=ready.device, stamp=ready.stamp)
+            self._start = replace(self._start, device=ready.device, stamps=ready.stamps)
             self._ready, self._channel, self._problem, self._serving_since = ready, channel, None, now
             self._changed.notify_all()
 

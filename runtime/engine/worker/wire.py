@@ -51,11 +51,11 @@ class Start:
     Attributes:
         bundle: path.
         digest: that the bundle has to have.
-        stamp: of weights.bin, with which its content is known to be the manifest's; None: as it is found.
+        stamps: of its weights, with which their content is known to be the manifest's; None: as they are found.
         device, threads, graphs, gpu_layers, cpu_experts, state_slots: see `DeviceOptions` and `WeightPlaces`.
         emulator: `module:name` of what makes an emulated GPU.
         max_context, kv_tokens, limits: see `EngineOptions`.
-        draft, draft_digest, draft_stamp: of the draft model's bundle, as those above; None: there is none.
+        draft, draft_digest, draft_stamps: of the draft model's bundle, as those above; None: there is none.
         log_level: least level of records that are wanted.
     """
 
@@ -69,21 +69,21 @@ class Start:
     kv_tokens: int | None = None
     limits: EngineLimits = field(default_factory=EngineLimits)
     log_level: int = 0
-    stamp: tuple[int, int] | None = None
+    stamps: tuple[tuple[int, int], ...] | None = None
     gpu_layers: int | None = None
     cpu_experts: int | None = None
     state_slots: int | None = None
     draft: str | None = None
     draft_digest: str = ""
-    draft_stamp: tuple[int, int] | None = None
+    draft_stamps: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It serves. `device`: what to ask for the next time; `stamp` as in `Start`; tokens a block, sequences a step."""
+    """It serves. `device`: what to ask for the next time; `stamps` as in `Start`; tokens a block, sequences a step."""
 
     device: str
-    stamp: tuple[int, int]
+    stamps: tuple[tuple[int, int], ...]
     max_context: int
     vocab_size: int
     block_size: int

@@ -33,7 +33,7 @@ from rocmforge.registry.transfer import has_blob
 from rocmforge.signing.envelope import Signing, Trust
 from rocmforge.signing.files import write_companion
 from rocmforge.signing.model_signature import check_signature, sign_bundle
-from rocmforge.tests.support.bundle import WEIGHTS, content
+from rocmforge.tests.support.bundle import WEIGHTS, content, write_both
 from rocmforge.tests.support.keys import make_key
 from rocmforge.tests.support.process import wait_until
 from rocmforge.tests.support.registries import RunningRegistry, program, running_registry
@@ -130,6 +130,26 @@ def test_a_machine_gets_what_it_needs(
     (path / "pulled.json").unlink()  # who does not say that code is missing is damaged
     with pytest.raises(BundleError, match=r"code/gfx1100\.bin: expected a file, found none"):
         open_bundle(path)
+
+
+def test_a_machine_gets_its_weights_alone(registry: RunningRegistry, cache: Cache, tmp_path: Path) -> None:
+    """Where the host and GPUs have weights of their own; those of another bundle here are taken, where it has them."""
+    model = write_both(tmp_path / "both.rfb")
+    name = pushed(model, registry, cache, "both")
+    layers = {layer.path: layer.digest for layer in artifact_of(name).layers}
+    for arch, here, other in (("gfx942", "weights-hip.bin", "weights.bin"), ("host", "weights.bin", "weights-hip.bin")):
+        path = pulled(name, None, cache, arch)
+        assert (path / here).read_bytes() == (model / here).read_bytes()
+        assert not (path / other).exists()
+        verify_bundle(path).close()
+        assert cached_bundle(name, cache, (arch,)) == path
+        wait_until(lambda here=here: registry.got("team/both", layers[here]) == 1, "the log")  # type: ignore[misc]
+    whole = pulled(name, None, cache, "all")
+    assert {key: data for key, data in content(whole).items() if key != "pulled.json"} == content(model)
+    mark = describe("", os.urandom(32))  # which is in the log behind all that went before
+    assert not has_blob(Client(name), mark)
+    wait_until(lambda: ("HEAD", f"/v2/team/both/blobs/{mark.digest}") in registry.requests, "the log")
+    assert [registry.got("team/both", layers[file]) for file in ("weights.bin", "weights-hip.bin")] == [1, 1]
 
 
 def test_what_is_there_is_not_pulled_again(

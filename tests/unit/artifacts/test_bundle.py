@@ -26,10 +26,12 @@ from hypothesis import strategies as st
 from rocmforge.artifacts import bundle as bundle_module
 from rocmforge.artifacts.bundle import Bundle, check_replaceable, open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError
+from rocmforge.artifacts.layout import TensorEntry
 from rocmforge.artifacts.layout_file import encode_layout
-from rocmforge.artifacts.manifest import decode_manifest
+from rocmforge.artifacts.manifest import decode_manifest, encode_manifest
+from rocmforge.artifacts.pulled import Pulled
 from rocmforge.artifacts.writer import BundleWriter
-from rocmforge.tests.support.bundle import LAYOUT, LAYOUT_DATA, MANIFEST, WEIGHTS, write_bundle
+from rocmforge.tests.support.bundle import GPU_WEIGHTS, LAYOUT, LAYOUT_DATA, MANIFEST, WEIGHTS, write_both, write_bundle
 
 
 @pytest.fixture
@@ -412,10 +414,61 @@ def test_empty_weights_are_not_mapped(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path / 'm.rfb'}: weights.bin: expected 1 bytes, found 0"
 
 
+def test_gpus_have_weights_of_their_own(tmp_path: Path) -> None:
+    """Beside the host's: each backend maps its own, all are verified, and one that was changed is named."""
+    more = encode_layout(dataclasses.replace(LAYOUT, vocab_size=LAYOUT.vocab_size - 1))
+    model = write_both(tmp_path / "m.rfb", more)
+    with verify_bundle(model) as bundle:
+        assert [bundle.map_weights(backend)[:] for backend in ("host", "hip", "")] == [WEIGHTS, GPU_WEIGHTS, WEIGHTS]
+        assert bundle.layout == LAYOUT
+        with pytest.raises(BundleError, match=r"weights-hip\.bin: expected a file of the manifest that is not mapped"):
+            bundle.read("weights-hip.bin")
+        stamps = bundle.weights_stamps
+        flip(model / "weights-hip.bin")
+        for backend in ("hip", "host"):  # what was written to since is read, whoever asks
+            with pytest.raises(BundleError, match=r"weights-hip\.bin: expected sha256"):
+                bundle.map_weights(backend)
+        flip(model / "weights-hip.bin")
+        assert bundle.map_weights("hip")[:] == GPU_WEIGHTS
+        assert (stamps[0] == bundle.weights_stamps[0], stamps[1] == bundle.weights_stamps[1]) == (True, False)
+
+
+def test_a_copy_without_the_weights_of_others(tmp_path: Path) -> None:
+    more = encode_layout(dataclasses.replace(LAYOUT, vocab_size=LAYOUT.vocab_size - 1))
+    host, gpu = (("weights.bin", "code/host.so"), ("weights-hip.bin", "code/gfx942.hsaco"))
+    for left_out, here, layout in ((gpu, WEIGHTS, LAYOUT.vocab_size), (host, GPU_WEIGHTS, LAYOUT.vocab_size - 1)):
+        model = write_both(tmp_path / f"{here[0]}.rfb", more)
+        (model / "pulled.json").write_bytes(Pulled("h.x/r", left_out).encode())
+        for name in left_out:
+            (model / name).unlink()
+        with verify_bundle(model) as bundle:
+            assert (bundle.map_weights()[:], bundle.layout.vocab_size, bundle.is_whole) == (here, layout, False)
+    model = write_both(tmp_path / "m.rfb", more)
+    for name, file in (("weights-hip.bin", "gfx942.hsaco"), ("weights.bin", "host.so")):
+        (model / "pulled.json").write_bytes(Pulled("h.x/r", (name,)).encode())
+        with pytest.raises(
+            BundleError, match=f"left_out: expected the weights of code/{file} to be here, found {name}"
+        ):
+            open_bundle(model)
+
+
+def test_a_layout_lies_within_the_weights_of_each_of_its_targets(tmp_path: Path) -> None:
+    """The GPU's are longer by 64 bytes: a layout may use them, unless the host reads by it too."""
+    tensors = (*LAYOUT.tensors, TensorEntry("more", "f32", (16,), len(WEIGHTS), 64))
+    more = encode_layout(dataclasses.replace(LAYOUT, tensors=tensors))
+    with open_bundle(write_both(tmp_path / "m.rfb", more)) as bundle:
+        assert bundle.layouts["layout-gfx942.msgpack"].weights_bytes == len(GPU_WEIGHTS)
+        targets = tuple(dataclasses.replace(row, layout="layout-gfx942.msgpack") for row in bundle.manifest.targets)
+        changed = encode_manifest(dataclasses.replace(bundle.manifest, targets=targets))
+    (tmp_path / "m.rfb/manifest.json").write_bytes(changed)
+    with pytest.raises(BundleError, match=r"tensor more\.offset: expected an end within 2304 bytes, found 2304 \+ 64"):
+        open_bundle(tmp_path / "m.rfb")
+
+
 def test_weights_that_are_known_are_not_read_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_bundle(model) as bundle:
         status = (model / "weights.bin").stat()
-        assert bundle.weights_stamp == (len(WEIGHTS), status.st_mtime_ns)
+        assert bundle.weights_stamps == ((len(WEIGHTS), status.st_mtime_ns),)
         os.utime(model / "weights.bin", ns=(0, 12345))
         reads: list[int] = []
         read_weights = Bundle.read_weights
@@ -425,13 +478,13 @@ def test_weights_that_are_known_are_not_read_again(model: Path, monkeypatch: pyt
             read_weights(bundle)
 
         monkeypatch.setattr(Bundle, "read_weights", counted)
-        bundle.trust_weights((len(WEIGHTS), 12345))
+        bundle.trust_weights(((len(WEIGHTS), 12345),))
         bundle.map_weights()
-        assert (reads, bundle.weights_stamp) == ([], (len(WEIGHTS), 12345))
+        assert (reads, bundle.weights_stamps) == ([], ((len(WEIGHTS), 12345),))
         os.utime(model / "weights.bin", ns=(0, 12346))
         for _ in range(2):
             bundle.map_weights()
-        assert (reads, bundle.weights_stamp) == ([1], (len(WEIGHTS), 12346))
+        assert (reads, bundle.weights_stamps) == ([1], ((len(WEIGHTS), 12346),))
         # What was refused is read once, and again only when it changed.
         (model / "weights.bin").write_bytes(bytes(len(WEIGHTS)))
         for time_ns in (1, 1, 2, 2):

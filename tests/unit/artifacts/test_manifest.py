@@ -22,6 +22,7 @@ from rocmforge.artifacts.manifest import (
     decode_manifest,
     encode_manifest,
     listed_files,
+    oldest_version,
 )
 from rocmforge.artifacts.manifest_entries import FileEntry, PartEntry, TargetEntry
 from rocmforge.tests.support.bundle import MANIFEST, SHA, TARGET
@@ -393,6 +394,24 @@ WITH_PART = dataclasses.replace(
 )
 
 
+WITH_GPU_WEIGHTS = {**MANIFEST.files, "weights-hip.bin": FileEntry(0, SHA)}
+
+
+def test_a_manifest_has_the_oldest_version_that_holds_it() -> None:
+    for files, parts, version in (
+        (MANIFEST.files, {}, "1.5"),
+        (WITH_PART.files, WITH_PART.parts, "1.6"),
+        (WITH_GPU_WEIGHTS, {}, "1.7"),
+        ({**WITH_PART.files, **WITH_GPU_WEIGHTS}, WITH_PART.parts, "1.7"),
+    ):
+        assert oldest_version(files, bool(parts)) == version
+        manifest = dataclasses.replace(MANIFEST, files=files, parts=parts, format_version=version)
+        found = decode_manifest(PATH, encode_manifest(manifest))
+        assert (found.files, found.parts) == (files, parts)
+        weights = "weights-hip.bin" if version == "1.7" else "weights.bin"
+        assert (found.weights_of("hip"), found.weights_of("host")) == (weights, "weights.bin")
+
+
 def with_part(**fields: Any) -> bytes:
     part = dataclasses.replace(PART, **fields)
     return encode_manifest(dataclasses.replace(WITH_PART, parts={"vision": part}))
@@ -422,6 +441,14 @@ def test_parts_are_read_as_they_were_written() -> None:
     [
         (encode_manifest(dataclasses.replace(WITH_PART, format_version="1.5")), "parts: expected them from format 1.6"),
         (encode_manifest(dataclasses.replace(MANIFEST, format_version="1.6")), "parts: expected them from format 1.6"),
+        (
+            encode_manifest(dataclasses.replace(MANIFEST, format_version="1.7")),
+            "files.weights-hip.bin: expected it from",
+        ),
+        (
+            encode_manifest(dataclasses.replace(MANIFEST, files=WITH_GPU_WEIGHTS)),
+            "files.weights-hip.bin: expected it from",
+        ),
         (
             encode_manifest(dataclasses.replace(WITH_PART, parts={"Vision": PART})),
             "parts.Vision: expected a name of small letters and digits",

@@ -158,6 +158,17 @@ def test_the_stages_of_a_compile(tmp_path: Path, built: list[tuple[object, ...]]
         assert len(names) > len(kernel_headers(backend)) + count
 
 
+def test_each_kind_of_target_has_weights_of_its_own(tmp_path: Path, built: list[tuple[object, ...]]) -> None:
+    """Equal to those of a bundle for this kind alone, which has one file."""
+    compiled(tmp_path, Told(), Golden(), archs=("gfx1100", "host", "gfx942"))
+    both = {path.name: path.read_bytes() for path in (tmp_path / "model.rfb").glob("weights*")}
+    assert both.keys() == {"weights.bin", "weights-hip.bin"}
+    for archs, name in ((("host",), "weights.bin"), (("gfx942", "gfx1100"), "weights-hip.bin")):
+        _, goal = compiled(tmp_path, Told(), Golden(), archs=archs)
+        assert [path.name for path in goal.glob("weights*")] == ["weights.bin"]
+        assert (goal / "weights.bin").read_bytes() == both[name]
+
+
 def test_golden_records_are_made_by_the_portable_code(tmp_path: Path, built: list[tuple[object, ...]]) -> None:
     golden = Golden()
     manifest, _ = compiled(tmp_path, Told(), golden, archs=("host", "gfx1100"))

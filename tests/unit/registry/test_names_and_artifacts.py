@@ -96,7 +96,7 @@ def decode(document: object) -> Artifact:
 def test_an_artifact_is_what_was_made(document: dict[str, Any]) -> None:
     artifact = decode(document)
     assert [layer.path for layer in artifact.layers] == ["weights.bin", ".", "src", "code/host.so"]
-    assert [layer.arch for layer in artifact.layers] == ["", "", "", "host"]
+    assert [layer.arches for layer in artifact.layers] == [(), (), (), ("host",)]
     assert artifact.layers[0].media_type == WEIGHTS_TYPE
     assert choose_layers("r", artifact, None) == choose_layers("r", artifact, ["host"]) == list(artifact.layers)
     assert choose_layers("r", artifact, []) == list(artifact.layers[:3])
@@ -155,7 +155,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 def test_what_a_copy_says_of_itself(tmp_path: Path) -> None:
     model = write_bundle(tmp_path / "model.rfb")
     for left_out, problem in (
-        (("tokenizer.json",), "left_out: expected code of a target, found tokenizer.json"),
+        (("tokenizer.json",), "left_out: expected code of a target or weights, found tokenizer.json"),
         (("code/host.so",), "left_out: expected at least one target's code to be here"),
     ):
         (model / "pulled.json").write_bytes(Pulled("h.x/r", left_out).encode())
@@ -257,7 +257,9 @@ def test_the_cache_keeps_what_is_used(tmp_path: Path) -> None:
 
 
 def test_descriptors() -> None:
-    layer = Descriptor("t", DIGEST, 3, "code/x", "gfx942")
+    layer = Descriptor("t", DIGEST, 3, "code/x", ("gfx942",))
     notes = {"org.cncf.model.filepath": "code/x", "org.rocmforge.arch": "gfx942"}
     assert layer.table() == {"mediaType": "t", "digest": DIGEST, "size": 3, "annotations": notes}
+    both = Descriptor("t", DIGEST, 3, "weights-hip.bin", ("gfx942", "gfx1100")).table()["annotations"]
+    assert both == {"org.cncf.model.filepath": "weights-hip.bin", "org.rocmforge.arch": "gfx942,gfx1100"}
     assert Descriptor("t", DIGEST, 3).table() == {"mediaType": "t", "digest": DIGEST, "size": 3}

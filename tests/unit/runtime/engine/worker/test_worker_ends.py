@@ -58,7 +58,7 @@ def test_the_next_worker_takes_the_place_of_a_lost_one(stage: Stage, caplog: pyt
         stage.now = 1007.5
         second = stage.worker()
         stage.next.put(second)
-        assert second.heard() == dataclasses.replace(START, device="hip:0000:03:00.0", stamp=(5, 6))
+        assert second.heard() == dataclasses.replace(START, device="hip:0000:03:00.0", stamps=((5, 6),))
         second.says(READY)
         wait_until(lambda: engine.serving)
     assert (engine.restarts, engine.pid) == (1, 101)
