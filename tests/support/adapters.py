@@ -9,6 +9,8 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
+from rocmforge.tools.generate.gguf_writing import finish
+
 from .hugging_face import folder_name, halves
 
 RANK = 4
@@ -47,10 +49,7 @@ def write_gguf_adapter(
         turned = name == EMBEDDING
         writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(b if turned else a))
         writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray((a.T if turned else b).astype(np.float16)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

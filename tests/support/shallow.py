@@ -7,6 +7,8 @@ from pathlib import Path
 
 import gguf
 
+from rocmforge.tools.generate.gguf_writing import finish
+
 
 def first_layers(path: Path, goal: Path, count: int) -> Path:
     """Write the first layers of a GGUF model, with all that is no layer's; return `goal`."""
@@ -23,8 +25,5 @@ def first_layers(path: Path, goal: Path, count: int) -> Path:
         layer = re.match(r"blk\.(\d+)\.", tensor.name)
         if layer is None or int(layer[1]) < count:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return goal

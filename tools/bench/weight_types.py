@@ -23,6 +23,7 @@ from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tools.bench.accuracy import NUM_BLOCKS, Logits, kl_divergence, program_logits
 from rocmforge.tools.bench.peer import Peer
+from rocmforge.tools.generate.gguf_writing import finish
 
 TYPES = (
     *("Q2_K_S", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_M", "IQ1_S"),
@@ -43,10 +44,7 @@ def write_floats(source: Path, goal: Path) -> None:
     for tensor in reader.tensors:
         values = np.asarray(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
         writer.add_tensor(tensor.name, values.reshape([int(size) for size in reversed(tensor.shape)]))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 def requantize(source: Path, programs: Path, folder: Path, kind: str) -> Path:

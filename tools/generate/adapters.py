@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 
 from rocmforge.compiler.gguf_reader import read_gguf
+from rocmforge.tools.generate.gguf_writing import finish
 
 
 def layer_matrices(model: Path) -> list[str]:
@@ -38,8 +39,5 @@ def write_adapter(path: Path, model: Path, names: Sequence[str], rank: int, alph
         rows, columns = source.tensors[name].shape
         for side, shape in (("lora_a", (rank, columns)), ("lora_b", (rows, rank))):
             writer.add_tensor(f"{name}.{side}", random.normal(0, 0.2, shape).astype(np.float16).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path

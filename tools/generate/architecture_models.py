@@ -20,6 +20,7 @@ from rocmforge.compiler.model_config import Experts, ModelConfig
 from rocmforge.compiler.models.architecture import MADE, Architecture
 from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.tools.generate import latent_models as latent
+from rocmforge.tools.generate.gguf_writing import finish
 from rocmforge.tools.generate.recurrent_models import (
     WITH_SECTIONS,
     add_recurrence_keys,
@@ -267,10 +268,7 @@ def write_architecture(
         if shape is not None:
             values = recurrence_values(random, tensor, shape) if row.mixer is not None else None
             writer.add_tensor(tensor, _values(random, tensor, shape) if values is None else values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Quant
 
+from rocmforge.tools.generate.gguf_writing import finish
+
 from . import gguf_types  # noqa: F401 - more types
 from .tokenizer_table.vocabularies import add_pairs
 
@@ -190,10 +192,7 @@ def write_model(
     if rope_factors:
         factors = np.geomspace(1, 8, shape.head_dim // 2).astype(np.float32)
         writer.add_tensor("rope_freqs.weight", factors)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 
 from rocmforge.tools.generate.architecture_models import add_tokens
+from rocmforge.tools.generate.gguf_writing import finish
 
 # llama.cpp knows no other: 4 streams, Laurel's rank 64, 256 elements for each layer, 20 layers with keys of their own.
 LAYERS, SHARED, STREAMS, RANK, PER_LAYER = 22, 2, 4, 64, 256
@@ -44,10 +45,7 @@ def write_gemma3n(path: Path, seed: int = 0) -> Path:
             size = 0.4 if "attn_q_norm" in name else 0.2 if "post_" in name else 3 if name == "output_norm" else 1
             values = random.uniform(0.6, 1.6, shape) * size
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

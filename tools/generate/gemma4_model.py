@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 
 from rocmforge.tools.generate.architecture_models import add_tokens
+from rocmforge.tools.generate.gguf_writing import finish
 
 LAYERS, SHARED, HIDDEN, HEADS, PER_LAYER, VOCABULARY = 7, 3, 64, 4, 32, 96
 WINDOWED = (True, False, True, False, True, True, False)
@@ -57,10 +58,7 @@ def write_gemma4(path: Path, seed: int = 0, experts: bool = False) -> Path:
         if name.endswith("inp.scale"):
             values = 4 * values  # a router that chooses
         writer.add_tensor(name if name.endswith(".scale") else f"{name}.weight", values.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

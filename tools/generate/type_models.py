@@ -17,6 +17,7 @@ import numpy as np
 
 from rocmforge.artifacts.formats import FORMATS
 from rocmforge.tests.kernels.kernel_harness import random_rows
+from rocmforge.tools.generate.gguf_writing import finish
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD = 12, 1024, 16, 4, 64, 2816
 NUMBERS: Final = {
@@ -59,10 +60,7 @@ def write_model(tokenizer: gguf.GGUFReader, goal: Path, kind: str) -> None:
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(HIDDEN, np.float32))
         for name, (rows, columns) in MATRICES.items():
             add(f"blk.{layer}.{name}", rows, columns, kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 @click.command()

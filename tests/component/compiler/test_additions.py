@@ -15,6 +15,7 @@ import pytest
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.support.additions import changed, copy_package, edit, keep_portable, python, recipe
 from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.gguf_writing import finish
 
 Change = Callable[[gguf.ReaderTensor], tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]]
 Compile = Callable[..., Path]
@@ -107,10 +108,7 @@ def rewritten(path: Path, goal: Path, architecture: str, change: Change | None =
     for tensor in reader.tensors:
         data, quant = (tensor.data, tensor.tensor_type) if change is None else change(tensor)
         writer.add_tensor(tensor.name, data, raw_dtype=quant)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return goal
 
 

@@ -22,6 +22,7 @@ from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.inspect import inspect_bundle
 from rocmforge.tests.support.hugging_face import write_folder
 from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.gguf_writing import finish
 
 
 def compiled(path: Path, cache: BuildCache, changes: Changes = NO_CHANGES) -> Manifest:
@@ -39,10 +40,7 @@ def written_again(path: Path, source: ModelSource, goal: Path) -> Path:
     for name, tensor in source.tensors.items():
         data = source.read_tensor(name).reshape(*tensor.shape[:-1], -1)
         writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType(tensor.ggml_type))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return goal
 
 
@@ -67,10 +65,7 @@ def test_a_model_that_is_changed_computes_what_the_changed_file_does(tmp_path: P
     writer.add_string("adapter.type", "lora")
     for side, shape in (("a", (2, 512)), ("b", (256, 2))):
         writer.add_tensor(f"blk.1.ffn_down.weight.lora_{side}", np.ones(shape, np.float32) / 16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     changes = Changes((LoraFile(adapter, 0.5),), "Q4_K")
     source, record = changed_source(read_gguf(model), changes)
     found = compiled(model, build_cache, changes)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.gguf_writing import finish
 
 Kind = gguf.GGUFValueType
 
@@ -60,10 +61,7 @@ def write(path: Path, pairs: Mapping[str, tuple[Kind, object]], alignment: int =
         writer.add_key_value(key, value, kind)
     writer.add_tensor("a", np.arange(6, dtype=np.float32).reshape(2, 3))
     writer.add_tensor("b", np.arange(3, dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -20,6 +20,7 @@ from rocmforge.compiler.inspect import inspect_gguf
 from rocmforge.compiler.read_config import read_config
 from rocmforge.runtime.inspect import find_models
 from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.gguf_writing import finish
 
 
 def split(whole: Path, folder: Path, tensors: int = 8, first_without_tensors: bool = False) -> list[Path]:
@@ -39,10 +40,7 @@ def split(whole: Path, folder: Path, tensors: int = 8, first_without_tensors: bo
             data.reshape(-1) if len(tensor.shape) == 1 else data,
             raw_dtype=gguf.GGMLQuantizationType(tensor.ggml_type),
         )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return sorted(folder.glob("m-*.gguf"))
 
 

@@ -26,6 +26,7 @@ from rocmforge.compiler.read_config import read_config
 from rocmforge.compiler.weights import FileSink, read_floats, rope_table, write_weights
 from rocmforge.tests.oracles.graph_interpreter import BASE
 from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.gguf_writing import finish
 
 # 2 pi to 45 digits: reduced by it, an angle of 2^24 radians still has 35 right digits.
 TWO_PI = Fraction("6.283185307179586476925286766559005768394338798")
@@ -173,10 +174,7 @@ def test_vectors_of_any_float_type_become_float32_exactly(kind: str, tmp_path: P
     else:
         expected = np.array([gguf.quants.dequantize(values.view(np.uint8), gguf.GGMLQuantizationType.BF16)])[0]
         writer.add_tensor("x", values.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     gguf_file = read_gguf(tmp_path / "m.gguf")
     found = read_floats(gguf_file, WeightTensor(gguf_file.tensors["x"], gguf_file.tensors["x"].shape))
     assert found.dtype == np.float32

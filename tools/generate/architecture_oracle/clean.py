@@ -9,6 +9,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from rocmforge.tools.generate.gguf_writing import finish
+
 # Architectures whose published files have no biases; the generator writes every tensor that llama.cpp would take.
 _WITHOUT_BIASES = frozenset(
     (
@@ -55,10 +57,7 @@ def _clean_file(source: Path, goal: Path) -> int:
         random = np.random.default_rng(5)
         for tensor_name, shape in (("per_layer_model_proj.weight", (320, 128)), ("per_layer_proj_norm.weight", (64,))):
             writer.add_tensor(tensor_name, random.normal(0, 0.3, shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return left_out
 
 

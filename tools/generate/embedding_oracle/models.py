@@ -13,6 +13,7 @@ from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.model_config import Experts, ModelConfig
 from rocmforge.compiler.models.architecture import Architecture
 from rocmforge.compiler.position_tables import RopeScaling
+from rocmforge.tools.generate.gguf_writing import finish
 
 MEAN, CLS, LAST, RANK = 1, 2, 3, 4  # GGUF's numbers
 _CONFIG = ModelConfig(
@@ -107,10 +108,7 @@ def write_case(path: Path, case: Case, vocabularies: Path, seed: int) -> None:
         else:
             values = random.normal(0, 0.2, shape) + (0.0 if name.endswith(".bias") else 1.0)
         writer.add_tensor(name, values.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 def _copy_vocabulary(writer: gguf.GGUFWriter, path: Path) -> int:

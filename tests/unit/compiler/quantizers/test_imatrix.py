@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import InputError
 from rocmforge.compiler.quantizers.imatrix import read_importance
+from rocmforge.tools.generate.gguf_writing import finish
 
 SUMS = np.array([[4, 8, 0, 12]], np.float32)
 WEIGHTS = [4 / 6, 8 / 6, 1e-6, 12 / 6]  # of their mean; none is left without any
@@ -25,10 +26,7 @@ def write_gguf(path: Path, tensors: dict[str, np.ndarray], kind: str = "imatrix"
     writer.add_type(kind)
     for name, data in tensors.items():
         writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
