@@ -109,6 +109,13 @@ class GraphBuilder:
             self._add("linear", (source,), value, roles, out_offset=sum(rows[:index]), **attributes)
         return value.name
 
+    def linear_slice(self, output: str, source: str, weight: str, offset: int, columns: int) -> str:
+        """Append the product with one matrix into columns from `offset` on of a value of so many, of no layer's name;
+        other nodes write the rest."""
+        value = Value(output, self.values[source].rows, columns)
+        roles = tuple(self.prefix + name for name in (weight, f"{weight}_bias") if self.has(name))
+        return self._add("linear", (source,), value, roles, out_offset=offset)
+
     def route(self, output: str, logits: str, used: int, bias: str = "", /, **attributes: Attribute) -> str:
         """Append the choice of `used` experts by their logits.
 
@@ -235,6 +242,11 @@ class GraphBuilder:
         """
         roles = (self.prefix + weight,) if weight else ()
         return self._add("gated_norm", (source, gates), self._like(output, source), roles, norm=norm, **attributes)
+
+    def merge_rows(self, output: str, source: str, merged: int, kind: str = "side") -> str:
+        """Append rows of neighbours made one, of those that are asked for; see `ops/merge_rows.py`."""
+        value = Value(self._named(output), LOGITS, self.columns(source) * (1 if kind == "mean" else merged))
+        return self._add("merge_rows", (source,), value, (), kind=kind, merged=merged)
 
     def altup(self, output: str, kind: str, streams: str, *others: str, count: int) -> str:
         """Append a sum over `count` residual streams side by side; see `ops/altup.py`."""

@@ -74,6 +74,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         ),
         ("test_latent_and_streams.py",),
     ),
+    "kernels/hip/merge_rows.h": ("test_merge_rows.py",),
     "kernels/hip/activation.h": (GPU + "test_gate", GPU + "test_gate_up"),
     "kernels/hip/weights*": (GPU + "test_embedding", GPU + "test_gate_up", GPU + "test_matmul"),
     "kernels/hip/epilogue.h": (GPU + "test_gate_up", GPU + "test_matmul"),

@@ -149,6 +149,7 @@ TINY: Mapping[str, KernelSpec] = {
     "gaussian_cut": spec("gaussian_cut", columns=24, deviations="1.6f"),
     "input_rows": spec("input_rows", columns=24, width=40, first=7, keeps=True, adds=False),
     "latent_heads": spec("latent_heads", num_heads=3, rank=16, tail_dim=6, absorbed=True),
+    "merge_rows": spec("merge_rows", columns=96, source_columns=24, merged=4, kind="turned"),
     "magnitude": spec("magnitude", columns=24, groups=3, least="1.0e-05f", joined=True),
 }
 
