@@ -34,7 +34,8 @@ MAX_SPLITS: Final = 64
 # whole, in one step.
 # window: it sees so many positions, itself the last; both ways: those at most half as many away. chunk: it sees those
 # from the last multiple of so many on. softcap: a score s becomes softcap * tanh(s / softcap). max_bias: of ALiBi, by
-# which a score loses its head's slope for each position in between. 0: without.
+# which a score loses its head's slope for each position in between. 0: without. spans: of a step that is one sequence,
+# both ways; a token sees positions from its first rotary position (time) on that are before its last (extra).
 OPTIONAL: Final[dict[str, Attribute]] = {
     "value_dim": 0,
     "values_in_keys": False,
@@ -43,6 +44,7 @@ OPTIONAL: Final[dict[str, Attribute]] = {
     "chunk": 0,
     "softcap": 0.0,
     "max_bias": 0.0,
+    "spans": False,
 }
 
 
@@ -74,8 +76,16 @@ def alibi_slopes(num_heads: int, max_bias: float) -> Float64:
     return slopes
 
 
-def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
-    """See `Operation`; keys and values are those of the row that the queries are in, or of the second input's."""
+def compute(
+    node: Node,
+    inputs: Sequence[Float64],
+    weights: Sequence[Float64],
+    positions: npt.NDArray[np.intp] | None = None,
+) -> Float64:
+    """See `Operation`; keys and values are those of the row that the queries are in, or of the second input's.
+
+    `positions` int[4, rows] are the step's `rope_positions`, which say what `spans` are.
+    """
     heads, rows = Heads.of(node), len(inputs[0])
     query = inputs[0][:, : heads.query_columns].reshape(rows, heads.num_heads, heads.head_dim)
     group = heads.num_heads // heads.num_kv_heads
@@ -87,7 +97,11 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
     if max_bias:
         distance = np.abs(np.subtract.outer(np.arange(rows), np.arange(rows)))
         scores -= alibi_slopes(heads.num_heads, max_bias)[:, None, None] * distance
-    scores = np.where(visible(node, rows), scores, -np.inf)
+    seen = visible(node, rows)
+    if node.attributes.get("spans") and positions is not None:
+        begins, ends, other = positions[0][:, None], positions[3][:, None], np.arange(rows)
+        seen &= (begins <= other) & (other < ends)
+    scores = np.where(seen, scores, -np.inf)
     sinks = weights[0][:, None, None] if weights else np.full((heads.num_heads, 1, 1), -np.inf)
     largest = np.maximum(scores.max(-1, keepdims=True), sinks)
     shares = np.exp(scores - largest)

@@ -33,12 +33,6 @@
 typedef const CONSTANT_MEMORY float *query_pointer;
 typedef const CONSTANT_MEMORY int32_t *table_pointer;
 
-INLINE bool sees(int32_t position, int32_t other, int32_t length)
-{
-    if (BOTH_WAYS && position < 0) return false; /* no token */
-    return other <= last_seen(position, length) && (!(LIMITED) || other >= first_seen(position));
-}
-
 /* Positions of the sequence that a token is of, which are all in the step; a wave's work. */
 INLINE int32_t sequence_length(step_pointer step, int32_t token)
 {
@@ -51,7 +45,43 @@ INLINE int32_t sequence_length(step_pointer step, int32_t token)
 /* What rows of a step see: positions `low` to `last` at most. */
 struct sight {
     int32_t head0, length, low, last; /* `length` of the sequence, where it is seen both ways */
+#if SPANS
+    table_pointer begins, ends; /* of what positions see */
+#endif
 };
+
+INLINE int32_t first_in_sight(const struct sight &sight, int32_t position)
+{
+#if SPANS
+    return sight.begins[position];
+#else
+    return first_seen(position);
+#endif
+}
+
+INLINE int32_t last_in_sight(const struct sight &sight, int32_t position)
+{
+#if SPANS
+    return sight.ends[position] - 1;
+#else
+    return last_seen(position, sight.length);
+#endif
+}
+
+INLINE void look_from(struct sight *sight, step_pointer step, int32_t token)
+{
+    sight->length = BOTH_WAYS ? sequence_length(step, token) : 0;
+#if SPANS
+    sight->begins = step->rope_positions;
+    sight->ends = step->rope_positions + 3 * (size_t)step->num_tokens;
+#endif
+}
+
+INLINE bool sees(const struct sight &sight, int32_t position, int32_t other)
+{
+    if (BOTH_WAYS && position < 0) return false; /* no token */
+    return other <= last_in_sight(sight, position) && (!(LIMITED) || other >= first_in_sight(sight, position));
+}
 
 struct row {
     float largest, total, sums[8 * PARTS];
@@ -101,7 +131,7 @@ INLINE void weigh_chunk(const Keys &keys, query_pointer queries, const int32_t *
     }
     UNROLL_FOR (int r = 0; r < ROWS; r++) {
         const int32_t own = first + lane_index();
-        const bool visible = sees(positions[r], own, sight.length);
+        const bool visible = sees(sight, positions[r], own);
         const float score = visible ? score_of(scores[r], own - positions[r], sight.head0 + r % HEAD_ROWS) : LOWEST;
         const float largest = float_max(rows[r].largest, wave_max(score));
         const float factor = float_exp(rows[r].largest - largest);

@@ -14,9 +14,12 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t token = group_y(), item = group_x() * THREADS + thread_index();
     const int32_t head = item / LANES, lane = item % LANES;
     if (token >= STEP->num_tokens) return;
-    const int32_t length = BOTH_WAYS ? sequence_length(STEP, token) : 0, position = STEP->positions[token];
+    struct sight sight;
+    look_from(&sight, STEP, token);
+    const int32_t position = STEP->positions[token];
     if (head >= NUM_HEADS || lane >= EIGHTHS) return;
-    const int32_t skipped = first_seen(position) / SPLIT, splits = last_seen(position, length) / SPLIT + 1;
+    const int32_t skipped = first_in_sight(sight, position) / SPLIT;
+    const int32_t splits = last_in_sight(sight, position) / SPLIT + 1;
     const GLOBAL_MEMORY float *record =
         (const GLOBAL_MEMORY float *)a0 + (((size_t)token * NUM_HEADS + head) * MAX_SPLITS + skipped) * RECORD;
     struct row all;

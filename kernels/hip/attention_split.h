@@ -22,9 +22,9 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const int32_t position = STEP->positions[token];
     struct sight sight;
     sight.head0 = group_x() * HEAD_ROWS;
-    sight.length = BOTH_WAYS ? sequence_length(STEP, token) : 0;
-    sight.low = first_seen(position);
-    sight.last = last_seen(position, sight.length);
+    look_from(&sight, STEP, token);
+    sight.low = first_in_sight(sight, position);
+    sight.last = last_in_sight(sight, position);
     if (start > sight.last || (LIMITED && start + SPLIT <= sight.low)) return;
     sight.last = int_min(sight.last, start + SPLIT - 1); /* lanes past it repeat it, and weigh 0 */
     const int32_t kv_head = group_x() / HEAD_PARTS;

@@ -120,9 +120,9 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
             const int32_t token = token0 + r / HEAD_ROWS;
             tile.positions[r] = token >= begin && token < next ? STEP->positions[token] : -1;
         }
-        sight.length = BOTH_WAYS ? sequence_length(STEP, begin) : 0;
-        sight.low = first_seen(least);
-        sight.last = last_seen(last, sight.length);
+        look_from(&sight, STEP, begin);
+        sight.low = first_in_sight(sight, least);
+        sight.last = last_in_sight(sight, last);
         table_pointer table = STEP->block_table + (size_t)sequence * STEP->blocks_per_row;
         NO_UNROLL_FOR (int32_t start = sight.low / SPLIT * SPLIT; start <= sight.last; start += SPLIT) {
             UNROLL_FOR (int r = 0; r < ROWS; r++) begin_row(tile.rows + r);

@@ -35,10 +35,31 @@ struct rows {
     int32_t position[ROWS_MAX];
     int32_t length; /* of the sequence, where it is seen both ways */
     float slope; /* of ALiBi */
+#if SPANS
+    const int32_t *begins, *ends; /* of what positions see */
+#endif
     float largest[ROWS_MAX], total[ROWS_MAX];
     float scores[ROWS_MAX][SPAN] __attribute__((aligned(64)));
     float sums[ROWS_MAX][VALUE_WIDTH] __attribute__((aligned(64)));
 };
+
+INLINE int32_t row_first(const struct rows *r, int i)
+{
+#if SPANS
+    return r->begins[r->position[i]];
+#else
+    return first_seen(r->position[i]);
+#endif
+}
+
+INLINE int32_t row_last(const struct rows *r, int i)
+{
+#if SPANS
+    return r->ends[r->position[i]] - 1;
+#else
+    return last_seen(r->position[i], r->length);
+#endif
+}
 
 /* Products of queries with the keys of 16 positions, whose elements are neighbours. */
 INLINE void multiply_rows(const struct rows *r, const uint8_t *keys, float dots[][16], const int count)
@@ -79,8 +100,8 @@ INLINE void score_keys(struct rows *r, const uint8_t *keys, int32_t first, int32
         multiply_columns(r, keys, dots, count);
     }
     for (int i = 0; i < count; i++) {
-        i32x16 visible = (lane + first) <= splat_int(last_seen(r->position[i], r->length));
-        if (LIMITED) visible &= (lane + first) >= splat_int(first_seen(r->position[i]));
+        i32x16 visible = (lane + first) <= splat_int(row_last(r, i));
+        if (LIMITED) visible &= (lane + first) >= splat_int(row_first(r, i));
         f32x16 score = dots[i] * SCALE;
         if (SOFTCAP > 0) score = SOFTCAP - 2 * SOFTCAP / (vector_exp(score * (2 / SOFTCAP)) + 1);
         if (MAX_BIAS > 0) score -= r->slope * vector_abs(to_f32(lane + first - r->position[i]));
@@ -126,7 +147,7 @@ INLINE void add_values(struct rows *r, const uint8_t *values, int32_t column, in
 /* `count` neighbouring positions of one sequence. */
 INLINE void attend(struct rows *r, const uint8_t *keys, const uint8_t *values, const int32_t *blocks, const int count)
 {
-    const int32_t end = last_seen(r->position[count - 1], r->length) + 1, begin = first_seen(r->position[0]) / 16 * 16;
+    const int32_t end = row_last(r, count - 1) + 1, begin = row_first(r, 0) / 16 * 16;
     for (int i = 0; i < count; i++) {
         r->largest[i] = LOWEST;
         r->total[i] = 0;
@@ -171,6 +192,10 @@ static void write_row(const struct rows *r, int i, void *const *arguments, int32
 static void attention_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
     struct rows r;
+#if SPANS
+    r.begins = step->rope_positions;
+    r.ends = step->rope_positions + 3 * (size_t)step->num_tokens;
+#endif
     for (int32_t item = begin; item < end; item++) {
         const int32_t head = item % NUM_HEADS, kv_head = head / (NUM_HEADS / NUM_KV_HEADS);
         const uint8_t *keys = (const uint8_t *)arguments[1] + (size_t)kv_head * KEY_BYTES;

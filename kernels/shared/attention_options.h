@@ -3,7 +3,9 @@
  * QUERY_STRIDE: elements of a row of queries, where keys and values of this layer do not follow them. WINDOW: a position
  * sees so many, itself the last; BOTH_WAYS, those at most half as many away. CHUNK: it sees those from the last
  * multiple of so many on. BOTH_WAYS: it sees those after it; all of a sequence are in the step then. SOFTCAP: a score s
- * becomes SOFTCAP * tanh(s / SOFTCAP). MAX_BIAS: of ALiBi. SINKS: there are some.
+ * becomes SOFTCAP * tanh(s / SOFTCAP). MAX_BIAS: of ALiBi. SINKS: there are some. SPANS, with BOTH_WAYS: a position p
+ * sees those from the step's rope_positions[0, p] on that are before rope_positions[3, p], itself among them; neither
+ * falls from one position to the next, and the step is one sequence from its first token on.
  */
 #ifndef ROCMFORGE_ATTENTION_OPTIONS_H
 #define ROCMFORGE_ATTENTION_OPTIONS_H
@@ -29,7 +31,10 @@
 #ifndef SINKS
 #define SINKS 0
 #endif
-#define LIMITED (WINDOW || CHUNK) /* the first positions may be out of sight */
+#ifndef SPANS
+#define SPANS 0
+#endif
+#define LIMITED (WINDOW || CHUNK || SPANS) /* the first positions may be out of sight */
 
 INLINE int32_t first_seen(int32_t position)
 {
