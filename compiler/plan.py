@@ -63,7 +63,7 @@ class Plan:
     buffers: tuple[BufferEntry, ...]
     tensors: tuple[PackedTensor, ...]
     kv: KvLayout
-    final_norm: FinalNorm
+    final_norm: FinalNorm | None
     sampler: Sampler
     states: tuple[StateEntry, ...] = ()
 

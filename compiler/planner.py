@@ -17,7 +17,7 @@ from ..artifacts.layout import (
     Sampler,
     StateEntry,
 )
-from .graph import LOGITS, Graph
+from .graph import LOGITS, Graph, Node
 from .plan import KernelSpec, PackedTensor, Parameter, Plan
 from .target import Target
 
@@ -113,9 +113,19 @@ class Planner:
         """Return the sampler, whose launch is the last, as its node is."""
         return Sampler(len(self.launches) - 1, self._buffer_of[self.graph.nodes[-1].inputs[0]])
 
-    def _final_norm(self) -> FinalNorm:
-        """Return the norm before the output matrix. Values after it have R rows, so none takes the buffer it reads."""
-        node = next(n for n in self.graph.nodes if n.op == "norm" and self.graph.values[n.output].rows == LOGITS)
+    def _final_norm(self) -> FinalNorm | None:
+        """Return the norm before the output matrix. Values after it have R rows, so none takes the buffer it reads.
+
+        A part of a bundle may have none: nobody asks it for hidden states.
+        """
+        node = next((node for node in self.graph.nodes if node.op == "norm" and self._chooses_rows(node)), None)
+        if node is None:
+            return None
         tensors = [self.tensor((name,), "f32").name for name in node.weights]
         weight, bias = (*tensors, "", "")[:2]
         return FinalNorm(self._buffer_of[node.inputs[0]], weight, node.real("epsilon"), node.word("kind", "rms"), bias)
+
+    def _chooses_rows(self, node: Node) -> bool:
+        """Return whether a node reads rows of all tokens, and writes those of which logits are asked."""
+        values = self.graph.values
+        return values[node.output].rows == LOGITS and values[node.inputs[0]].rows != LOGITS

@@ -88,6 +88,7 @@ def test_the_buffer_check_finds_an_alias() -> None:
 def test_nothing_overwrites_what_the_last_layer_leaves(types: dict[str, str], target: Target) -> None:
     plan = make_plan(passed(BASE, types), target, BASE.max_seq_len)
     norm = plan.final_norm
+    assert norm is not None
     readers = [i for i, launch in enumerate(plan.launches) if TensorRef(norm.tensor) in launch.arguments]
     assert len(readers) == 1
     assert plan.launches[readers[0]].arguments[0] == BufferRef(norm.buffer)
