@@ -83,12 +83,15 @@ class RopeTable:
         theta: base of the frequencies.
         dim: elements of a head that rotate; even.
         scaling: see `RopeScaling`.
+        axes: of an image's patches, which rotate by two positions, half of the pairs by each: "": by one; `again`: both
+            halves have the same frequencies; `turns`: each every other one.
     """
 
     packing: ClassVar[str] = "rope_table"
     theta: float
     dim: int
     scaling: RopeScaling = RopeScaling()
+    axes: Literal["", "again", "turns"] = ""
 
     def shape(self, length: int) -> tuple[int, ...]:
         """Return the shape for so many positions."""
@@ -110,6 +113,9 @@ class RopeTable:
             float32[dim / 2].
         """
         exponents = -2.0 * np.arange(self.dim // 2, dtype=np.float64) / self.dim
+        if self.axes:
+            first, second = exponents[::2], exponents[1::2]
+            exponents = np.concatenate([first, second if self.axes == "turns" else first])
         whole: Float64 = self.theta**exponents
         frequencies = whole / self.scaling.factor
         if self.scaling.kind == "yarn":
