@@ -15,6 +15,8 @@ from .checker import Checker
 
 VISION_PART: Final = "vision"
 """Name of the part of a bundle that encodes images."""
+POSITIONS_TENSOR: Final = "positions@f32"
+"""Name of its tensor that the CPU adds to patches for their places, where it has one."""
 
 RESIZES: Final = ("square", "pixels", "idefics3", "internvl")
 RESAMPLES: Final = ("bilinear", "bicubic", "lanczos")
@@ -105,6 +107,12 @@ class Vision:
     def row_width(self) -> int:
         """Float32 of a row: for its token, and what is added after the first layers."""
         return self.width * (1 + self.deepstack)
+
+    @property
+    def grid_rows(self) -> int:
+        """Patches of a picture of `image_size` a side: as many rows has a table of places, and more where further
+        tokens are computed with patches."""
+        return (self.image_size // self.patch_size) ** 2
 
     def rows(self, height: int, width: int) -> int:
         """Return how many rows a picture of so many patches has."""
