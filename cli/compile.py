@@ -47,6 +47,7 @@ from .registry import fetched
 )
 @click.option("--tune", "tune", multiple=True, metavar="KEY=VALUE", help="A GPU kernel's tuning; see docs/gpu.md.")
 @click.option("--no-mtp", is_flag=True, help="Leave out the model's block that guesses tokens, where it has one.")
+@click.option("--mmproj", type=click.Path(path_type=Path), help="The model's projector file: it sees images then.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=default_threads, help="Compilers run at once.")
 @click.option(
     "--kv-type",
@@ -72,6 +73,7 @@ def compile_command(
     toolchain: str,
     tune: tuple[str, ...],
     no_mtp: bool,
+    mmproj: Path | None,
     jobs: int,
     kv_dtype: str,
     as_json: bool,
@@ -102,6 +104,7 @@ def compile_command(
         toolchain=toolchain,
         tuning=tune,
         mtp=not no_mtp,
+        mmproj=mmproj,
         jobs=jobs,
         cache_dir=cache_dir,
         progress=choose_progress(as_json),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from .read_config import read_config
 from .sources import open_source, source_tokenizer
 from .tokenizer import TokenizerArtifact
 from .tuning import DEFAULT_TUNING, Tuning
+from .vision.model import read_vision_model
 
 DEFAULT_MAX_CONTEXT = 32768
 MOST_CONTEXT = 1 << 20  # that may be asked for, whatever the model was trained on
@@ -44,6 +45,7 @@ class CompileOptions:
         chat_template: a file of Jinja source to take instead of the GGUF's.
         changes: of the weights.
         drafts: the model's block that drafts tokens is compiled too, as a part, where it has some.
+        mmproj: a projector file, by which the model sees images: a part too.
     """
 
     model: Path
@@ -58,6 +60,7 @@ class CompileOptions:
     chat_template: Path | None = None
     changes: Changes = NO_CHANGES
     drafts: bool = True
+    mmproj: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,15 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     config = read_config(gguf)
     tokenizer = source_tokenizer(source, options.tokenizer)
     tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
+    vision = None if options.mmproj is None else read_vision_model(options.mmproj, config.hidden_size)
+    if vision is not None:
+        config = replace(config, takes_images=True, deepstack=vision.vision.deepstack)
     weights = weights_by_role(gguf, config)
     adapters, kept = kept_adapters(gguf, options.changes)
     adapt = partial(adapters.place, tensors=weight_tensors(gguf, config)) if kept else None
     graph = run_passes(build_graph(config, weights), adapt)
     length = _max_seq_len(options, config, progress)
-    parts = tuple(part_models(gguf, config, length, options.drafts))
+    parts = tuple(part_models(gguf, config, length, options.drafts, vision))
     return Model(gguf, config, tokenizer, weights, graph, length, changes | kept, adapters, parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ..artifacts.vision import POSITIONS_TENSOR, VISION_PART
 from .architectures import ARCHITECTURES, build_graph
 from .draft_head import draft_source
 from .graph import Graph
@@ -15,6 +16,8 @@ from .passes import run_passes
 from .plan import PackedTensor
 from .position_tables import PositionTable
 from .read_config import read_config
+from .vision.model import VisionModel
+from .weights import Made
 
 DRAFTS = "mtp"
 """Name of the part that drafts tokens."""
@@ -36,6 +39,11 @@ class PartModel:
         whole_tokens: that a step has to hold at least; 0: as many as that of the model.
         facts: for the manifest, what the runtime has to know to use it.
         of_model: its source is the model's, so that tensors of no layer may be the model's too.
+        made: numbers of weights that the source has in another form, by role.
+        read: tensors that the CPU alone reads.
+        max_tokens: of a step; 0: as many as the target takes.
+        max_rows: of logits of a step; 0: likewise.
+        kv_dtype: of its KV cache; "": that of the model's.
     """
 
     name: str
@@ -49,6 +57,11 @@ class PartModel:
     whole_tokens: int = 0
     facts: Mapping[str, object] = field(default_factory=dict)
     of_model: bool = False
+    made: Made = field(default_factory=dict)
+    read: tuple[PackedTensor, ...] = ()
+    max_tokens: int = 0
+    max_rows: int = 0
+    kv_dtype: str = ""
 
     def shares(
         self, tensor: PackedTensor, tensors: Mapping[str, WeightTensor], tables: Mapping[str, PositionTable]
@@ -66,7 +79,9 @@ class PartModel:
         return own == [(tensors.get(role), tables.get(role)) for role in tensor.sources]
 
 
-def part_models(source: ModelSource, config: ModelConfig, max_seq_len: int, drafts: bool) -> Iterator[PartModel]:
+def part_models(
+    source: ModelSource, config: ModelConfig, max_seq_len: int, drafts: bool, vision: VisionModel | None = None
+) -> Iterator[PartModel]:
     """Yield the parts of a model's bundle.
 
     Args:
@@ -74,6 +89,7 @@ def part_models(source: ModelSource, config: ModelConfig, max_seq_len: int, draf
         config: its own.
         max_seq_len: positions of a sequence.
         drafts: its block that drafts tokens is one, where it has some.
+        vision: its eyes, where it has some.
 
     Raises:
         InputError: one of them cannot be compiled.
@@ -86,3 +102,26 @@ def part_models(source: ModelSource, config: ModelConfig, max_seq_len: int, draf
         facts = {"reads": ARCHITECTURES[own.architecture].drafts}
         tensors = weight_tensors(block, own)
         yield PartModel(DRAFTS, block, tensors, own.tables(), graph, *sizes, facts=facts, of_model=True)
+    if vision is not None:
+        yield vision_part(vision)
+
+
+def vision_part(model: VisionModel) -> PartModel:
+    """Return the part that encodes images."""
+    table = model.tensors.get("positions")
+    return PartModel(
+        VISION_PART,
+        model.source,
+        model.tensors,
+        model.tables,
+        model.graph,
+        max_seq_len=model.max_tokens,
+        vocab_size=model.vision.row_width,
+        hidden_size=model.hidden_size,
+        facts=model.vision.to_json(),
+        made=model.made,
+        read=() if table is None else (PackedTensor(POSITIONS_TENSOR, "f32", ("positions",), table.shape),),
+        max_tokens=model.max_tokens,
+        max_rows=model.max_rows,
+        kv_dtype="f16",
+    )

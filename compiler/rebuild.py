@@ -34,6 +34,7 @@ class BuildFiles:
     chat_template: Path | None = None
     loras: tuple[Path, ...] = ()
     imatrix: Path | None = None
+    mmproj: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def recorded_options(bundle: Path, manifest: Manifest, files: BuildFiles, goal: 
     quantize = options.get("quantize")
     for name, given in (("tokenizer", files.tokenizer), ("chat_template", files.chat_template)):
         _require(name, name in options, given is not None, "packages" in options)
-    _require("imatrix", "imatrix" in options, files.imatrix is not None)
+    for name, given in (("imatrix", files.imatrix), ("mmproj", files.mmproj)):
+        _require(name, name in options, given is not None)
     return CompileOptions(
         files.model,
         goal,
@@ -93,6 +95,7 @@ def recorded_options(bundle: Path, manifest: Manifest, files: BuildFiles, goal: 
             files.imatrix,
         ),
         options.get("mtp", True) is not False,
+        files.mmproj,
     )
 
 

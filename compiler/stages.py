@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..artifacts.layout import Layout, TensorEntry
 from .build import CodeObject, build_variants, render_sources
@@ -68,6 +68,10 @@ def lower_target(
     Raises:
         UsageError: see `make_plan`.
     """
+    if isinstance(model, PartModel):
+        kv_dtype = model.kv_dtype or kv_dtype
+        tokens, rows = model.max_tokens or target.max_batch_tokens, model.max_rows or target.max_sequences
+        target = replace(target, max_batch_tokens=tokens, max_sequences=rows)
     plan = make_plan(model.graph, target, model.max_seq_len, tuning, kv_dtype)
     return Lowered(target, toolchain, plan, render_sources(plan, target))
 
@@ -121,18 +125,19 @@ def place_part(
     """
     own, tables = weight_tensors(model.gguf, model.config), model.config.tables()
     packed = {tensor.name: tensor for one in built for tensor in one.lowered.plan.tensors}
+    packed |= {tensor.name: tensor for tensor in part.read}
     entries = {entry.name: entry for one in placed for entry in one.layout.tensors}
     shared = [entries[name] for name, one in packed.items() if name in entries and part.shares(one, own, tables)]
     left = [one for name, one in packed.items() if name not in {entry.name for entry in shared}]
     progress.stage(f"pack weights of {part.name}")
-    source = WeightSource(part.source, part.tensors, part.tables, part.max_seq_len)
+    source = WeightSource(part.source, part.tensors, part.tables, part.max_seq_len, part.made)
     found = [*shared, *write_tensors(left, source, sink, lambda _done: None)]
     return [Placed(one, _part_layout(one.lowered, part, found)) for one in built]
 
 
 def _part_layout(lowered: Lowered, part: PartModel, entries: Sequence[TensorEntry]) -> Layout:
     target, plan = lowered.target, lowered.plan
-    used = {tensor.name for tensor in plan.tensors}
+    used = {tensor.name for tensor in (*plan.tensors, *part.read)}
     return Layout(
         tensors=tuple(entry for entry in entries if entry.name in used),
         buffers=plan.buffers,

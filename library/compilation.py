@@ -43,6 +43,7 @@ def compile_bundle(
     toolchain: str = "auto",
     tuning: Sequence[str] = (),
     mtp: bool = True,
+    mmproj: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -64,6 +65,7 @@ def compile_bundle(
         toolchain: `auto`, `clang`, `hipcc`, or for the host a C compiler.
         tuning: of GPU kernels, `KEY=VALUE` each; see docs/gpu.md.
         mtp: a model's block that drafts tokens is compiled too, where it has some; see docs/speculation.md.
+        mmproj: the model's projector file, by which it sees images; see docs/pictures.md.
         jobs: compilers run at once; None: one for each CPU.
         cache_dir: of objects; None: the user's.
         progress: told how far it is; None: nobody is.
@@ -101,6 +103,7 @@ def compile_bundle(
             tuple(map(parse_adapter, adapters)),
         ),
         mtp,
+        None if mmproj is None else Path(mmproj),
     )
     cache = BuildCache(default_cache_dir() if cache_dir is None else Path(cache_dir))
     with progress or Silent() as reported:

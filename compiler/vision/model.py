@@ -43,6 +43,7 @@ class VisionModel:
         vision: what the runtime has to know.
         max_tokens: of a step.
         max_rows: of a step.
+        hidden_size: of a patch's row.
     """
 
     source: ModelSource
@@ -53,6 +54,7 @@ class VisionModel:
     vision: Vision
     max_tokens: int
     max_rows: int
+    hidden_size: int
 
 
 def read_vision_model(path: Path, width: int) -> VisionModel:
@@ -78,7 +80,7 @@ def read_vision_model(path: Path, width: int) -> VisionModel:
     vision = _facts(source, kind, config, tensors, graph, width)
     extra = 1 if "class" in tensors else 0
     rows = vision.max_patches // merge**2
-    return VisionModel(source, tensors, tables, made, graph, vision, vision.max_patches + extra, rows)
+    return VisionModel(source, tensors, tables, made, graph, vision, vision.max_patches + extra, rows, sizes.hidden)
 
 
 def _kind(source: ModelSource) -> Kind:
