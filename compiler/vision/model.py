@@ -44,6 +44,7 @@ class VisionModel:
         max_tokens: of a step.
         max_rows: of a step.
         hidden_size: of a patch's row.
+        head_dim: elements of a head.
     """
 
     source: ModelSource
@@ -55,6 +56,7 @@ class VisionModel:
     max_tokens: int
     max_rows: int
     hidden_size: int
+    head_dim: int
 
 
 def read_vision_model(path: Path, width: int) -> VisionModel:
@@ -80,7 +82,9 @@ def read_vision_model(path: Path, width: int) -> VisionModel:
     vision = _facts(source, kind, config, tensors, graph, width)
     extra = 1 if "class" in tensors else 0
     rows = vision.max_patches // merge**2
-    return VisionModel(source, tensors, tables, made, graph, vision, vision.max_patches + extra, rows, sizes.hidden)
+    return VisionModel(
+        source, tensors, tables, made, graph, vision, vision.max_patches + extra, rows, sizes.hidden, config.head_dim
+    )
 
 
 def _kind(source: ModelSource) -> Kind:
