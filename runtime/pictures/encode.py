@@ -66,12 +66,13 @@ def load_vision(bundle: Bundle, beside: Program, options: DeviceOptions, report:
 
 def _table(bundle: Bundle) -> Float32:
     """Return a copy of the table of places."""
-    tensors = {one.name: one for one in bundle.part(VISION_PART).layout.tensors}
-    if POSITIONS_TENSOR not in tensors or len(tensors[POSITIONS_TENSOR].shape) != 2:
+    part = bundle.part(VISION_PART)
+    target = part.manifest.targets[0]
+    tensor = next((one for one in part.layout_of(target).tensors if one.name == POSITIONS_TENSOR), None)
+    if tensor is None or len(tensor.shape) != 2:
         raise BundleError(bundle.path, POSITIONS_TENSOR, "expected a table of places, found none")
-    tensor = tensors[POSITIONS_TENSOR]
     count = tensor.shape[0] * tensor.shape[1]
-    flat = np.frombuffer(bundle.map_weights(), np.float32, count, tensor.offset)
+    flat = np.frombuffer(part.map_weights(target.backend), np.float32, count, tensor.offset)
     return flat.reshape(tensor.shape).copy()
 
 
