@@ -18,8 +18,9 @@ from ...artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
 from .golden import check_shortest
 from .hip.api import HipApi, load_hip, runtime_version
+from .hip.open_program import open_program
 from .hip.placement import WeightPlaces
-from .hip.program import HipProgram, open_program
+from .hip.program import HipProgram
 from .hip.select import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
 from .host import choose_variant, load_host_program
 from .memory import KvSize, available_memory, check_memory, describe_slots, host_state_slots, kv_blocks

@@ -8,7 +8,8 @@ from ...artifacts.bundle import Bundle
 from ...artifacts.errors import DeviceError
 from ...artifacts.layout import Layout
 from .batch import Program
-from .hip.program import HipProgram, open_program
+from .hip.open_program import open_program
+from .hip.program import HipProgram
 from .hip.select import bundle_arches, code_for
 from .host import HostProgram, choose_variant, load_host_program
 from .load import DeviceOptions, Report

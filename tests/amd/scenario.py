@@ -19,7 +19,8 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.golden import record_golden
 from rocmforge.runtime.device.hip.api import HipApi, load_hip
-from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
 from rocmforge.runtime.engine.engine import EngineLimits

@@ -11,7 +11,8 @@ from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Program
-from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.solo import Solo
 from rocmforge.tools.emulator import HipEmulator

@@ -18,7 +18,8 @@ from rocmforge.artifacts.layout_file import encode_layout
 from rocmforge.artifacts.manifest_entries import TargetEntry
 from rocmforge.artifacts.writer import BundleWriter
 from rocmforge.runtime.device.batch import Batch, RowSampling
-from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.tests.support.bundle import MANIFEST
 from rocmforge.tests.support.fake_hip import FakeHip, code_object

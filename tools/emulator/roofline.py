@@ -18,7 +18,8 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.compiler.cards import Card, cards_of
 from rocmforge.compiler.target import TARGETS
-from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.solo import Solo
 from rocmforge.tools.emulator import HipEmulator, KernelCounters

@@ -5,31 +5,28 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ....artifacts.bundle import Bundle
 from ....artifacts.errors import DeviceError, RocmforgeError
-from ....artifacts.hip import KFD_NODES, version_text
+from ....artifacts.hip import version_text
 from ....artifacts.layout import Layout
-from ....artifacts.manifest_entries import TargetEntry
 from ....artifacts.mapped_weights import MappedWeights
 from ..addresses import Addresses
 from ..batch import Batch, DeviceFacts, Float32, Int32, rows_from_outside
 from ..hidden import HiddenStates
-from ..memory import KvSize, available_memory, describe_slots
+from ..memory import KvSize
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
-from .capacity import Room, fitting_blocks, fitting_slots, host_weights, mebibytes, place_weights, reserved_bytes
+from .capacity import fitting_blocks, fitting_slots, mebibytes, reserved_bytes
 from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
 from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, upload_weights
-from .placement import WeightPlaces, host_bytes
+from .placement import host_bytes
 from .roctx import load_ranges
-from .select import GpuDevice, asked_device, choose_device, find_devices, read_code
+from .select import GpuDevice
 from .self_test import self_test_batches
 from .step import StepMemory
 
@@ -370,67 +367,3 @@ class HipProgram:
 def _range_name(shape: StepShape) -> str:
     kind = "decode" if shape.tokens == shape.logits else "prefill"
     return f"{kind} of {shape.tokens} tokens"
-
-
-def load_hip_program(
-    bundle: Bundle,
-    api: HipApi,
-    kv: KvSize,
-    device: str | None = None,
-    nodes: Path | None = KFD_NODES,
-    targets: tuple[TargetEntry, ...] | None = None,
-    report: Callable[[str], object] = log.info,
-    progress: Progress | None = None,
-) -> HipProgram:
-    """Load a bundle on the GPU that was asked for, or the first that it has code for.
-
-    Args:
-        bundle: open.
-        api: HIP.
-        kv: how large the KV cache shall be.
-        device: index, arch or PCI address; None: $ROCMFORGE_GPU_DEVICE.
-        nodes: the KFD topology that belongs to `api`, if one does.
-        targets: of the bundle, to choose from; None: all.
-        report: told which GPU is taken, and which are passed over.
-        progress: told of the upload.
-
-    Raises:
-        DeviceError: no GPU, no code for it, or memory is unavailable.
-    """
-    devices = find_devices(api, nodes)
-    candidates, asked = targets or bundle.manifest.targets, device or asked_device()
-    found, target = choose_device(devices, candidates, asked, report, runtime_version(api))
-    return open_program(bundle, api, found, target, kv, report, progress)
-
-
-def open_program(
-    bundle: Bundle,
-    api: HipApi,
-    device: GpuDevice,
-    target: TargetEntry,
-    kv: KvSize,
-    report: Callable[[str], object] = log.info,
-    progress: Progress | None = None,
-    graphs: str = "auto",
-    places: WeightPlaces | None = None,
-    beside: HipProgram | None = None,
-) -> HipProgram:
-    """Load a bundle's code for `target` on `device`; see `load_hip_program` and `HipProgram`. Graphs are not yet
-    tested."""
-    layout = bundle.layout_of(target)
-    code = read_code(bundle, target, device.arch)
-    try:
-        check(api, api.hipSetDevice(device.index), "choice of the device")
-        free, total = DeviceMemory(api).info()
-    except HipError as error:
-        raise DeviceError(f"{device}: {error}") from None
-    room = Room(free, total, available_memory())
-    host = place_weights(layout, kv, room, str(device), places or WeightPlaces())
-    if host:
-        report(f"{device}: {host_weights(layout, host)}")
-    weights = bundle.map_weights(target.backend)
-    program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs, host=host, beside=beside)
-    tokens = program.num_blocks * layout.kv.block_size
-    slots = f", {describe_slots(layout, program.num_state_slots)}" if layout.states else ""
-    report(f"{device}: {program.facts().runtime}, code for {target.arch}, KV cache of {tokens} tokens{slots}")
-    return program

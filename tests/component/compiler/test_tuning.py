@@ -18,7 +18,7 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.tuning import Tuning, check_tuning, read_tuning
 from rocmforge.library.compilation import make_golden
-from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.programs import relative_tolerance, run

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.library.compilation import compile_bundle
 from rocmforge.runtime.device.batch import Program, RowSampling
-from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.solo import Solo

@@ -15,7 +15,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.device.batch import Batch, RowSampling
-from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.hip.step import SAMPLING, STEP
 from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.device.memory import KvSize

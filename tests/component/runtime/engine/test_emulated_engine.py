@@ -12,7 +12,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.engine import EngineLimits

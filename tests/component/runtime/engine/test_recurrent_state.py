@@ -14,7 +14,7 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.batch import Program
-from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.solo import Solo
 from rocmforge.runtime.engine.engine import EngineLimits

@@ -19,7 +19,8 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, RowSampling
 from rocmforge.runtime.device.golden import compare_golden, record_golden
-from rocmforge.runtime.device.hip.program import HipProgram, load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine.engine import Engine
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams

@@ -13,7 +13,7 @@ from rocmforge.artifacts.errors import BundleError, DeviceError
 from rocmforge.artifacts.mapped_weights import MappedWeights
 from rocmforge.runtime.device.hip import memory as hip_memory
 from rocmforge.runtime.device.hip.capacity import RESERVED_BYTES, check_fit, fitting_blocks, reserved_bytes
-from rocmforge.runtime.device.hip.program import load_hip_program
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.hip.select import DEVICE_VARIABLE
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.tests.support.fake_hip import LAUNCH_FAILURE, Device, FakeHip

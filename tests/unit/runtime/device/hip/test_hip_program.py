@@ -14,9 +14,7 @@ import pytest
 from rocmforge.artifacts.arguments import Argument, KvHalf, KvRef, StepRef, TensorRef
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.device.batch import RowSampling
-from rocmforge.runtime.device.hip.program import (
-    load_hip_program,
-)
+from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.hip.step import SAMPLING, STEP, StepMemory
 from rocmforge.tests.support.fake_hip import (
     LAUNCH_FAILURE,
