@@ -8,6 +8,7 @@ import click
 
 from .. import __version__
 from ..artifacts.errors import UsageError
+from .bench import bench
 from .client import cancel, generate, status
 from .compare import diff, rebuild
 from .compile import compile_command
@@ -34,5 +35,5 @@ def main(context: click.Context) -> None:
 
 
 _BUNDLES = (compile_command, rebuild, diff, verify, sign, attest, push, pull, inspect, models)
-for command in (*_BUNDLES, serve, run, profile, doctor, generate, status, cancel):
+for command in (*_BUNDLES, serve, run, bench, profile, doctor, generate, status, cancel):
     main.add_command(command)

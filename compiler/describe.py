@@ -105,8 +105,8 @@ def memory_contract(layout: Layout) -> dict[str, int]:
 def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object]:
     """Return a row of the kernel table: what it is specialised to, and what a step of one token costs it.
 
-    Kernels for more tokens are not launched then. Bytes are those of the weights, of an embedding one row; operations
-    are multiplications and additions with weights.
+    Kernels for more tokens are not launched then. Bytes are those of the weights, of an embedding one row, of experts
+    those that a token goes to; operations are multiplications and additions with weights.
     """
     tensors: dict[Argument, TensorEntry] = {TensorRef(tensor.name): tensor for tensor in layout.tensors}
     launches = [entry for entry in plan.launches if entry.kernel == spec.symbol]
@@ -117,6 +117,10 @@ def kernel_row(spec: KernelSpec, plan: Plan, layout: Layout) -> dict[str, object
     operations = sum(2 * math.prod(tensor.shape) for tensor in weights)
     if spec.template == "embedding":
         n_bytes, operations = n_bytes // layout.vocab_size, 0
+    elif spec.template.startswith("expert") and n_bytes:
+        values = dict(spec.parameters)
+        used, experts = int(values["used"]), int(values["experts"])
+        n_bytes, operations = n_bytes * used // experts, operations * used // experts
     return {
         "symbol": spec.symbol,
         "template": spec.template,

@@ -12,6 +12,7 @@ import mmap
 import os
 import platform
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -241,8 +242,8 @@ class HostProgram:
                 launch.arguments[index] = self._addresses.of(argument)
         return launches
 
-    def step(self, batch: Batch) -> Int32:
-        """See `Program.step`."""
+    def step(self, batch: Batch, seconds: list[float] | None = None) -> Int32:
+        """See `Program.step`. Where `seconds` are given, launches run one by one, and each one's are appended."""
         num_logits = len(batch.logits_rows)
         sampled = np.zeros(num_logits, np.int32)
         sampling = (_Sampling * num_logits)()
@@ -270,6 +271,11 @@ class HostProgram:
             rope_positions=_address_of(batch.rope_positions),
         )
         first, end = 0, len(self._launches)
+        while seconds is not None and first < end:
+            began = time.perf_counter()
+            self._library.step(self._handle, ctypes.addressof(step), first, first + 1)
+            seconds.append(time.perf_counter() - began)
+            first += 1
         if any(isinstance(row.mask, PendingMask) for row in batch.sampling):
             first = self._sampler.launch
             self._library.step(self._handle, ctypes.addressof(step), 0, first)

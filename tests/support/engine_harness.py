@@ -246,11 +246,11 @@ class CountingProgram(HostProgram):
 
     steps = 0
 
-    def step(self, batch: Batch) -> Int32:
+    def step(self, batch: Batch, seconds: list[float] | None = None) -> Int32:
         assert len(batch.token_ids) <= self.layout.max_batch_tokens
         assert len(batch.logits_rows) == len(batch.sampling) <= self.layout.max_sequences
         self.steps += 1
-        return super().step(batch)
+        return super().step(batch, seconds)
 
 
 def counting(program: HostProgram) -> CountingProgram:

@@ -6,56 +6,29 @@ python -m rocmforge.tools.bench.speed BUNDLE [--model GGUF --peer $(tools/bench/
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import click
-import numpy as np
 
 from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.runtime.benchmark import prefill, read_bandwidth
 from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.device.solo import Solo
+from rocmforge.runtime.kernel_times import token_ids
 from rocmforge.tools.bench.peer import Peer
-
-_probe_data = np.ones(64 << 20, np.float32)
-
-
-def read_bandwidth(threads: int) -> float:
-    """GB/s at which `threads` threads read 256 MiB: the limit of decode, probed beside each sample."""
-    parts = [threading.Thread(target=np.dot, args=(part, part)) for part in np.array_split(_probe_data, threads)]
-    began = time.perf_counter()
-    for part in parts:
-        part.start()
-    for part in parts:
-        part.join()
-    return float(_probe_data.nbytes / (time.perf_counter() - began) / 1e9)
-
-
-def _token_ids(count: int, vocab_size: int) -> list[int]:
-    return [(7919 * index) % vocab_size for index in range(count)]
 
 
 def decode(program: HostProgram, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Tokens a second over `count` single tokens at positions from 4 on, sampling included."""
     solo = Solo(program.layout)
     program.step(solo.batch([1, 2, 3, 4], 0))
-    tokens = _token_ids(count, program.layout.vocab_size)
+    tokens = token_ids(count, program.layout.vocab_size)
     began = clock()
     for index, token in enumerate(tokens):
         program.step(solo.batch([token], 4 + index))
-    return count / (clock() - began)
-
-
-def prefill(program: HostProgram, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Tokens a second of a prompt of `count` tokens, in steps as the engine makes them."""
-    tokens, size = _token_ids(count, program.layout.vocab_size), program.layout.max_batch_tokens
-    solo = Solo(program.layout)
-    began = clock()
-    for start in range(0, count, size):
-        program.step(solo.batch(tokens[start : start + size], start))
     return count / (clock() - began)
 
 
@@ -110,7 +83,7 @@ def main(
                 results[name][1].append(values[1])
             if name == "decode":
                 bandwidth = (bandwidth + read_bandwidth(threads)) / 2
-                shares.append(values[0] * weights / (bandwidth * 1e9))
+                shares.append(values[0] * weights / (bandwidth))
     for name, (ours_found, theirs_found) in results.items():
         _report(name, ours_found, theirs_found)
     click.echo(

@@ -24,8 +24,9 @@ from typing import Final, TextIO
 import click
 
 from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.runtime.benchmark import prefill
 from rocmforge.runtime.device.host import load_host_program
-from rocmforge.tools.bench.speed import decode, prefill
+from rocmforge.tools.bench.speed import decode
 
 PROMPT, GENERATED = 512, 64
 WORKLOADS: Final = {"decode": ("-p", "0", "-n", str(GENERATED)), "prefill": ("-p", str(PROMPT), "-n", "0")}

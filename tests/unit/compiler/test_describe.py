@@ -7,13 +7,15 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import gguf
 import pytest
 
 from rocmforge.artifacts.abi import HIP_ABI_VERSION, HOST_ABI_VERSION
+from rocmforge.artifacts.arguments import TensorRef
 from rocmforge.artifacts.code_object import KernelResources
-from rocmforge.artifacts.layout import Layout, StateEntry
+from rocmforge.artifacts.layout import LaunchEntry, Layout, StateEntry, TensorEntry
 from rocmforge.artifacts.manifest import TENSOR_COUNT
 from rocmforge.artifacts.manifest_entries import TargetEntry
 from rocmforge.compiler import build, describe
@@ -22,6 +24,7 @@ from rocmforge.compiler.host_toolchain import HostToolchain
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.model import CompileOptions, Model, read_model
 from rocmforge.compiler.occupancy import waves_per_simd
+from rocmforge.compiler.plan import KernelSpec
 from rocmforge.compiler.progress import PlainProgress
 from rocmforge.compiler.stages import Lowered, make_layout
 from rocmforge.compiler.target import GOLDEN_TOLERANCE, TARGETS
@@ -122,6 +125,14 @@ def rows_of(made: Lowered, layout: Layout) -> Iterator[tuple[str, dict[str, obje
 
 def costs(row: dict[str, object]) -> tuple[object, object, object]:
     return row["launches_per_step"], row["weight_bytes_per_step"], row["operations_per_token"]
+
+
+def test_a_token_costs_the_experts_that_it_goes_to() -> None:
+    spec = KernelSpec("expert_matmul", (("experts", 8), ("used", 2)))
+    tensor = TensorEntry("stack", "rows16", (8 * 32, 64), 0, 8 * 32 * 64)
+    plan = SimpleNamespace(launches=[LaunchEntry(spec.symbol, (TensorRef("stack"),))])
+    layout = SimpleNamespace(tensors=(tensor,), vocab_size=100)
+    assert costs(kernel_row(spec, cast(Any, plan), cast(Any, layout))) == (1, 2 * 32 * 64, 2 * 2 * 32 * 64)
 
 
 def test_what_a_token_costs_on_the_host(model: Model, tmp_path: Path) -> None:
