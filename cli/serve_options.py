@@ -147,6 +147,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
         help="Next tokens to guess from the text so far and compute at once: faster where text repeats itself, as in"
         " editing; no token changes. [default: 0, none]",
     )
+    @click.option("--no-mtp", is_flag=True, help="Do not have the model guess next tokens by a block that it brings.")
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -155,6 +156,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
         step_seconds: float | None,
         prefill_tokens: int | None,
         speculate: int | None,
+        no_mtp: bool,
         **extra: Any,
     ) -> None:
         from ..runtime.engine.engine import EngineLimits
@@ -165,6 +167,7 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
             "step_seconds": step_seconds,
             "prefill_tokens": prefill_tokens,
             "draft_tokens": speculate,
+            "mtp": False if no_mtp else None,
         }
         command(*args, engine_limits=EngineLimits(**_known(given)), **extra)
 

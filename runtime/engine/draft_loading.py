@@ -6,16 +6,19 @@ from dataclasses import dataclass, replace
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError, printable
+from ...artifacts.layout import Layout
 from ..device.batch import Program, close_program
 from ..device.hip.placement import WeightPlaces
 from ..device.hip.program import HipProgram
 from ..device.host import HostProgram
 from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
+from ..device.parts import load_part
 from ..text.tokenizer import Tokenizer
+from .draft_head import DraftHead
 from .draft_model import DraftModel
 from .drafted_program import DraftedProgram
-from .drafts import DraftPolicy
+from .drafts import MTP, DraftPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,51 @@ class DraftLoader:
             raise
         model = DraftModel(drafting, self.policy, program.layout.vocab_size, self.prefill_tokens)
         return DraftedProgram(program, model, self.policy)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLoader:
+    """Loads the block that a served model brings beside its program, as often as that is loaded.
+
+    Attributes:
+        bundle: open, of the served model; it has such a part.
+        policy: what chooses its drafts, however often it is loaded.
+        prefill_tokens: of prompts, in a step in which others wait.
+    """
+
+    bundle: Bundle
+    policy: DraftPolicy
+    prefill_tokens: int
+
+    def size(self, size: KvSize) -> KvSize:
+        """See `DraftLoader`; weights that both have are counted once."""
+        shared = {tensor.offset for layout in _own_layouts(self.bundle) for tensor in layout.tensors}
+        beside = tuple(
+            replace(layout, tensors=tuple(tensor for tensor in layout.tensors if tensor.offset not in shared))
+            for layout in self.bundle.part(MTP).layouts.values()
+        )
+        return replace(size, beside=beside)
+
+    def load(self, program: Program, device: DeviceOptions, size: KvSize, report: Report) -> DraftedProgram:
+        """Load it beside the served model's program, which is closed where that fails; see `DraftLoader`."""
+        try:
+            block = self.bundle.part(MTP).layout.kv.block_size
+            blocks = -(-program.num_blocks * program.layout.kv.block_size // block)
+            own = KvSize(blocks, size.max_context)
+            emulated = device.parsed()[0] == "emulated" and device.graphs != "on"
+            drafting = load_part(self.bundle, MTP, program, device, own, report, "off" if emulated else device.graphs)
+            if isinstance(drafting, HipProgram):
+                drafting.try_graphs()
+        except BaseException:
+            close_program(program)
+            raise
+        head = DraftHead(drafting, self.policy, program.layout.vocab_size, self.prefill_tokens)
+        return DraftedProgram(program, head, self.policy)
+
+
+def _own_layouts(bundle: Bundle) -> list[Layout]:
+    """Return the layouts of a bundle but those of its parts."""
+    return [layout for name, layout in bundle.layouts.items() if "/" not in name]
 
 
 def _same_device(asked: DeviceOptions, program: Program) -> DeviceOptions:

@@ -16,8 +16,8 @@ from itertools import accumulate
 import numpy as np
 
 from ...artifacts.errors import RocmforgeError
-from ..device.batch import Batch, Program, RowSampling, token_arrays
-from .drafts import MODEL, DraftPolicy
+from ..device.batch import Batch, Float32, Program, RowSampling, token_arrays
+from .drafts import DraftPolicy
 from .kv_cache import BlockPool, add_block_keys, root_key
 from .scheduler import Chunk
 from .sequence import ActiveSequence
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Shadow:
+class Shadow:
     """A sequence as the draft model has it.
 
     Attributes:
@@ -36,6 +36,7 @@ class _Shadow:
         num_computed: tokens of the sequence whose keys and values lie there,
         guesses: and tokens after these, which may have become the sequence's.
         unusable: the model's logits were not finite, a token is none of its own, or they are too many for it.
+        states: the served model's hidden states after tokens, by position, that a head has yet to read.
     """
 
     sequence: ActiveSequence
@@ -44,6 +45,7 @@ class _Shadow:
     num_computed: int = 0
     guesses: list[int] = field(default_factory=list)
     unusable: bool = False
+    states: dict[int, Float32] = field(default_factory=dict)
 
     @property
     def lag(self) -> int:
@@ -52,15 +54,17 @@ class _Shadow:
 
 
 @dataclass(slots=True)
-class _Part:
-    """Tokens of one sequence in a step of the draft model; `drafts` that it has made for it so far."""
+class Part:
+    """Tokens of one sequence in a step of the draft model; `drafts` that it has made for it so far, and the hidden
+    state after the last of these tokens, of a head."""
 
-    shadow: _Shadow
+    shadow: Shadow
     start: int
     token_ids: list[int]
     draws: bool
     chunk: int
     drafts: list[int] = field(default_factory=list)
+    state: Float32 | None = None
 
 
 class DraftModel:
@@ -75,7 +79,7 @@ class DraftModel:
         self._forget()
 
     def _forget(self) -> None:
-        self._shadows: dict[ActiveSequence, _Shadow] = {}
+        self._shadows: dict[ActiveSequence, Shadow] = {}
         self._pool = BlockPool(self._program.num_blocks, self._program.layout.kv.block_size)
 
     def close(self) -> None:
@@ -88,15 +92,19 @@ class DraftModel:
         try:
             made = self._drafts(chunks)
         except Exception as error:  # whatever it does, requests are served without
-            pause = self._policy.failed(str(error) or repr(error))
-            unknown = None if isinstance(error, RocmforgeError) else error
-            log.warning("no drafts for %g s: the draft model failed: %s", pause, error, exc_info=unknown)
-            self._forget()
+            self._failed(error)
             return
         for index, drafts in made.items():
-            chunks[index] = replace(chunks[index], drafts=tuple(drafts), drafted_by=MODEL)
+            chunks[index] = replace(chunks[index], drafts=tuple(drafts), drafted_by=self._policy.source)
         if made and self._policy.worked():
             log.info("the draft model makes drafts again")
+
+    def _failed(self, error: Exception) -> None:
+        """Make no drafts for a while, and begin with nothing then."""
+        pause = self._policy.failed(str(error) or repr(error))
+        unknown = None if isinstance(error, RocmforgeError) else error
+        log.warning("no drafts for %g s: the draft model failed: %s", pause, error, exc_info=unknown)
+        self._forget()
 
     def _drafts(self, chunks: list[Chunk]) -> dict[int, list[int]]:
         """Drafts, not empty, by the index of the chunk."""
@@ -114,7 +122,7 @@ class DraftModel:
         return {part.chunk: part.drafts for part in drafting if part.drafts}
 
     @staticmethod
-    def _goes_on(part: _Part, wanted: int) -> bool:
+    def _goes_on(part: Part, wanted: int) -> bool:
         return not part.shadow.unusable and len(part.drafts) < wanted
 
     def _let_go(self) -> None:
@@ -122,9 +130,12 @@ class DraftModel:
         for sequence in [one for one in self._shadows if one.finished or not one.blocks]:
             self._pool.free(self._shadows.pop(sequence).blocks)
 
+    def observe(self, program: Program, chunks: Sequence[Chunk]) -> None:
+        """The served model's program has computed these chunks."""
+
     # What its first step computes.
 
-    def _parts(self, chunks: list[Chunk]) -> list[_Part]:
+    def _parts(self, chunks: list[Chunk]) -> list[Part]:
         """Those that lag least come first: they draft. The others catch up in what is left of the step."""
         layout, pays = self._program.layout, self._policy.pays
         asked = []
@@ -132,7 +143,7 @@ class DraftModel:
             if chunk.draft_room or (pays and chunk.sequence.prefilling and chunk.sequence.max_drafts > 0):
                 asked.append((self._shadow(chunk.sequence), index))
         asked.sort(key=lambda one: one[0].lag)
-        parts: list[_Part] = []
+        parts: list[Part] = []
         tokens, rows = layout.max_batch_tokens, layout.max_sequences
         catching_up = tokens if len(chunks) == 1 else self._prefill_tokens
         for shadow, index in asked[:rows]:
@@ -144,9 +155,9 @@ class DraftModel:
                 catching_up -= len(part.token_ids) if behind else 0
         return parts
 
-    def _shadow(self, sequence: ActiveSequence) -> _Shadow:
+    def _shadow(self, sequence: ActiveSequence) -> Shadow:
         """The sequence as it was left, with what has become true of the guesses, and what others have computed."""
-        shadow = self._shadows.setdefault(sequence, _Shadow(sequence))
+        shadow = self._shadows.setdefault(sequence, Shadow(sequence))
         token_ids, first = sequence.token_ids, shadow.num_computed
         while shadow.guesses and shadow.num_computed < len(token_ids):
             if token_ids[shadow.num_computed] != shadow.guesses.pop(0):
@@ -159,7 +170,7 @@ class DraftModel:
         shadow.num_computed = min(shadow.num_computed, len(token_ids) - 1)  # the next token follows from the last
         return shadow
 
-    def _part(self, shadow: _Shadow, chunk: Chunk, index: int, most: int) -> _Part | None:
+    def _part(self, shadow: Shadow, chunk: Chunk, index: int, most: int) -> Part | None:
         """Up to so many of the tokens that it lacks; None where there are none that it can compute now."""
         layout, token_ids = self._program.layout, shadow.sequence.token_ids
         goal = len(token_ids) if chunk.draft_room else chunk.start
@@ -171,9 +182,9 @@ class DraftModel:
         if max(new) >= layout.vocab_size or len(token_ids) + chunk.draft_room > layout.max_seq_len:
             self._give_up(shadow)
             return None
-        return _Part(shadow, start, new, draws, index) if self._fits(shadow, end + chunk.draft_room * draws) else None
+        return Part(shadow, start, new, draws, index) if self._fits(shadow, end + chunk.draft_room * draws) else None
 
-    def _fits(self, shadow: _Shadow, length: int) -> bool:
+    def _fits(self, shadow: Shadow, length: int) -> bool:
         """Whether so many of its tokens have blocks now: those that lag more, most first, give theirs."""
         missing, lag = self._pool.blocks_for(length) - len(shadow.blocks), shadow.lag
         while missing > self._pool.num_free:
@@ -185,29 +196,33 @@ class DraftModel:
             shadow.blocks += self._pool.allocate(missing) or ()
         return True
 
-    def _drop(self, shadow: _Shadow) -> None:
+    def _drop(self, shadow: Shadow) -> None:
         self._pool.free(shadow.blocks)
         shadow.blocks, shadow.num_computed = [], 0
 
-    def _give_up(self, shadow: _Shadow) -> None:
+    def _give_up(self, shadow: Shadow) -> None:
         shadow.unusable = True
         self._drop(shadow)
 
     # Its steps.
 
-    def _step(self, parts: list[_Part], exact: bool = True) -> None:
+    def _step(self, parts: list[Part], exact: bool = True) -> None:
         """Compute parts, and add the token that follows to the drafts of each that draws. `exact`: no more than what
         a step takes by itself, so that its time counts."""
         began = time.perf_counter()
         drawn = iter(self._program.step(self._batch(parts)).tolist())
         if exact:
             self._policy.costs.observe_draft(time.perf_counter() - began)
+        self._read(parts)
         for part in parts:
             self._computed(part)
             if part.draws:
                 self._take(part, next(drawn))
 
-    def _computed(self, part: _Part) -> None:
+    def _read(self, parts: Sequence[Part]) -> None:
+        """What is to be read of the program after a step; nothing but tokens."""
+
+    def _computed(self, part: Part) -> None:
         shadow, first = part.shadow, part.shadow.num_computed
         if part.drafts:
             shadow.guesses += part.token_ids
@@ -215,7 +230,7 @@ class DraftModel:
         shadow.num_computed = part.start + len(part.token_ids)
         self._share(shadow, first)
 
-    def _take(self, part: _Part, token: int) -> None:
+    def _take(self, part: Part, token: int) -> None:
         if 0 <= token < self._vocab_size:
             part.drafts.append(token)
             return
@@ -223,7 +238,7 @@ class DraftModel:
             self._pool.invalidate(part.shadow.blocks)
         self._give_up(part.shadow)
 
-    def _batch(self, parts: Sequence[_Part]) -> Batch:
+    def _batch(self, parts: Sequence[Part]) -> Batch:
         token_ids = [part.token_ids for part in parts]
         ends = zip(parts, accumulate(map(len, token_ids)), strict=True)
         return Batch(
@@ -232,7 +247,7 @@ class DraftModel:
             sampling=[self._sampling(part) for part in parts if part.draws],
         )
 
-    def _sampling(self, part: _Part) -> RowSampling:
+    def _sampling(self, part: Part) -> RowSampling:
         """As the served model draws that token; a token that the draft model has not gets no bias and no penalty."""
         row = replace(part.shadow.sequence.row_samplings(part.drafts)[-1], keep_logits=False)
         size = self._program.layout.vocab_size
@@ -248,13 +263,13 @@ class DraftModel:
 
     # Its cache.
 
-    def _share(self, shadow: _Shadow, first: int) -> None:
+    def _share(self, shadow: Shadow, first: int) -> None:
         """Blocks that were filled since token `first` are known to others from now on."""
         size = self._pool.block_size
         for index in range(first // size, shadow.num_computed // size):
             self._pool.share(shadow.blocks[index], self._key(shadow, index))
 
-    def _reuse(self, shadow: _Shadow) -> None:
+    def _reuse(self, shadow: Shadow) -> None:
         """Go on from the blocks that are known already, but leave a token to compute."""
         size = self._pool.block_size
         while shadow.num_computed % size == 0 and shadow.lag > size:
@@ -266,7 +281,7 @@ class DraftModel:
             shadow.blocks[index : index + 1] = [block]
             shadow.num_computed += size
 
-    def _key(self, shadow: _Shadow, index: int) -> bytes:
+    def _key(self, shadow: Shadow, index: int) -> bytes:
         """Key of a block of a sequence. Adapters are none of the draft model's."""
         sequence = shadow.sequence
         root, size = root_key(sequence.request.cache_space), self._pool.block_size

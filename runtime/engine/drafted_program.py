@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,12 @@ class DraftedProgram:
         self._drafts = drafts
         self._policy = policy
         self._decodes = False
+        self._chunks: Sequence[Chunk] = ()
 
     def draft(self, chunks: list[Chunk]) -> None:
         """Give drafts to those chunks of the next step that have room for some."""
         self._drafts.fill(chunks)
+        self._chunks = chunks
         self._decodes = all(chunk.samples and not chunk.sequence.prefilling for chunk in chunks)
 
     def step(self, batch: Batch) -> Int32:
@@ -36,6 +39,7 @@ class DraftedProgram:
         sampled = self._program.step(batch)
         if self._decodes:
             self._policy.costs.observe_step(len(batch.token_ids), time.perf_counter() - began)
+        self._drafts.observe(self._program, self._chunks)
         return sampled
 
     def check(self) -> None:

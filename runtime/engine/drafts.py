@@ -1,8 +1,8 @@
 """Which drafts of next tokens are worth computing: by what was accepted, and by what steps take. Policy, no device.
 
-Drafts come of two sources: the text itself, which costs nothing (`prompt_lookup`), and a small model beside the one
-that is served, of which each draft costs a step of its own (`draft_model`). The served model judges both in the step
-that computes them, so that neither ever costs a token.
+Drafts come of two sources: the text itself, which costs nothing (`prompt_lookup`), and a program beside the one that
+is served, of which each draft costs a step of its own: a small model (`draft_model`), or a head that the served model
+brings (`draft_head`). The served model judges both in the step that computes them, so that neither ever costs a token.
 
 Accepted drafts are taken to be independent, as in Leviathan et al., "Fast Inference from Transformers via Speculative
 Decoding", equation 1: of k drafts, each accepted with probability a where those before it were, a step makes
@@ -23,7 +23,8 @@ from .generation import DraftStats
 
 LOOKUP: Final = "lookup"
 MODEL: Final = "model"
-SOURCES: Final = (LOOKUP, MODEL)
+MTP: Final = "mtp"
+SOURCES: Final = (LOOKUP, MODEL, MTP)
 
 DEFAULT_DRAFTS: Final = 8  # most at once of a draft model, where nobody says
 RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # before a draft model that failed is tried again; the last for ever
@@ -32,7 +33,7 @@ _PROBE_DRAFTS: Final = 2  # to see whether drafts pay by now
 _PROBE_TOKENS: Final = (16, 512)  # between probes: at first, then twice as many each time, and at most
 _PROBE_SHARE: Final = 4  # and at first one in so many of the tokens that the draft model may have to catch up with
 _LEAST_GAIN: Final = 1.05  # of tokens a second, or there are no drafts: figures are measured, and not exact
-_PRIOR: Final = {LOOKUP: 0.8, MODEL: 0.7}
+_PRIOR: Final = {LOOKUP: 0.8, MODEL: 0.7, MTP: 0.7}
 _WEIGHT: Final = 1 / 16  # of the latest draft in a running acceptance
 _WEIGHT_OF_ALL: Final = 1 / 128
 _MOST: Final = 0.98  # acceptance that is believed
@@ -120,38 +121,40 @@ class DraftPolicy:
 
     Attributes:
         model: name of the draft model.
+        source: of its drafts, one of `SOURCES`.
         problem: why it makes none at the moment.
         proposed: drafts of its that were judged,
         accepted: and how many of these were accepted.
     """
 
-    def __init__(self, model: str, max_drafts: int) -> None:
-        """Args: what the draft model is called; most drafts for a sequence at once, at least 1."""
+    def __init__(self, model: str, max_drafts: int, source: str = MODEL) -> None:
+        """Args: what the draft model is called; most drafts for a sequence at once, at least 1; their source."""
         self.model = model
+        self.source = source
         self.problem: str | None = None
         self.proposed = self.accepted = 0
         self.costs = StepCosts()
         self._max_drafts = max_drafts
-        self._acceptance = _PRIOR[MODEL]  # of all sequences
+        self._acceptance = _PRIOR[source]  # of all sequences
         self._failures = 0
         self._resume_at = 0.0
 
     def _accepted(self, history: DraftHistory, source: str) -> float:
         """How likely a draft is accepted; of a sequence that begins, what became of others' is the best guess."""
-        return history.acceptance.setdefault(source, self._acceptance if source == MODEL else _PRIOR[source])
+        return history.acceptance.setdefault(source, self._acceptance if source == self.source else _PRIOR[source])
 
     @property
     def pays(self) -> bool:
         """Whether a sequence that begins will have drafts, by all that is known: then its prompt is computed too."""
-        if self._paused():
+        if self.paused:
             return False
         return not self.costs.known or self._best([_believed(self._acceptance)], 1, 1) != [0]
 
     def prefers_lookup(self, history: DraftHistory, drafts: int) -> bool:
         """Whether so many drafts that the text gave are better than the model's own, by tokens a second."""
-        if self._paused() or not self.costs.known:
+        if self.paused or not self.costs.known:
             return True
-        of_lookup, of_model = (_believed(self._accepted(history, source)) for source in SOURCES)
+        of_lookup, of_model = (_believed(self._accepted(history, source)) for source in (LOOKUP, self.source))
         most = max(self._rate(of_model, count, self.costs.draft) for count in range(self._max_drafts + 1))
         if self._rate(of_lookup, drafts, 0.0) >= most:
             return True
@@ -172,11 +175,13 @@ class DraftPolicy:
             decoding: sequences in the step that decode, these and others.
             tokens: of the step without these drafts.
         """
-        if self._paused():
+        if self.paused:
             return [0] * len(histories)
         if not self.costs.known:
             return [min(_FIRST_DRAFTS, self._max_drafts)] * len(histories)
-        counts = self._best([_believed(self._accepted(history, MODEL)) for history in histories], decoding, tokens)
+        counts = self._best(
+            [_believed(self._accepted(history, self.source)) for history in histories], decoding, tokens
+        )
         for index, (history, length) in enumerate(zip(histories, lengths, strict=True)):
             if counts[index]:
                 history.skipped = history.pause = 0
@@ -212,7 +217,7 @@ class DraftPolicy:
     def judged(self, history: DraftHistory, source: str, proposed: int, accepted: int) -> None:
         """What became of a sequence's drafts."""
         history.acceptance[source] = _moved(self._accepted(history, source), _WEIGHT, proposed, accepted)
-        if source == MODEL:
+        if source == self.source:
             self.proposed += proposed
             self.accepted += accepted
             self._acceptance = _moved(self._acceptance, _WEIGHT_OF_ALL, proposed, accepted)
@@ -233,7 +238,9 @@ class DraftPolicy:
         """What is told of the draft model."""
         return DraftStats(self.model, self.problem, self.proposed, self.accepted)
 
-    def _paused(self) -> bool:
+    @property
+    def paused(self) -> bool:
+        """Whether it failed a moment ago, and there are no drafts."""
         return self.problem is not None and time.monotonic() < self._resume_at
 
 

@@ -44,6 +44,7 @@ class EngineLimits:
         step_seconds: after which a step counts as hung; its requests fail then.
         prefill_tokens: tokens of prompts in a step in which others decode.
         draft_tokens: drafts of next tokens that a step computes for a sequence; 0: none.
+        mtp: a block that the model brings makes such drafts, where its bundle has one.
     """
 
     max_queue: int = 256
@@ -51,6 +52,7 @@ class EngineLimits:
     step_seconds: float = 600.0
     prefill_tokens: int = 64
     draft_tokens: int = 0
+    mtp: bool = True
 
 
 class Engine:

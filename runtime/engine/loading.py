@@ -20,8 +20,8 @@ from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
-from .draft_loading import DraftLoader, check_kinds, check_tokens
-from .drafts import DEFAULT_DRAFTS, DraftPolicy
+from .draft_loading import DraftLoader, HeadLoader, check_kinds, check_tokens
+from .drafts import DEFAULT_DRAFTS, MTP, DraftPolicy
 from .engine import Engine, EngineLimits
 from .lifecycle import EngineMetrics, Observer
 
@@ -77,14 +77,16 @@ def kv_size(bundle: Bundle, options: EngineOptions) -> KvSize:
 
 def draft_loader(
     bundle: Bundle, tokenizer: Tokenizer, draft: Bundle | None, limits: EngineLimits
-) -> DraftLoader | None:
-    """What loads the draft model beside a bundle's; None where there is none.
+) -> DraftLoader | HeadLoader | None:
+    """What loads a draft model beside a bundle's, or the block that it brings; None where there is neither.
 
     Raises:
         UsageError: it cannot draft for the bundle's model.
     """
     if draft is None:
-        return None
+        if not has_head(bundle, limits):
+            return None
+        return HeadLoader(bundle, DraftPolicy(MTP, limits.draft_tokens, MTP), limits.prefill_tokens)
     check_kinds(bundle, draft)
     if bundle.manifest.files["tokenizer.json"] != draft.manifest.files["tokenizer.json"]:
         check_tokens(tokenizer, load_tokenizer(draft))
@@ -92,9 +94,14 @@ def draft_loader(
     return DraftLoader(draft, DraftPolicy(name, limits.draft_tokens), limits.prefill_tokens)
 
 
-def draft_limits(limits: EngineLimits, draft: Bundle | None) -> EngineLimits:
-    """The same limits; a draft model has drafts made, however few were asked for."""
-    if draft is None or limits.draft_tokens:
+def has_head(bundle: Bundle, limits: EngineLimits) -> bool:
+    """Whether the block that a bundle's model brings is to draft for it."""
+    return limits.mtp and MTP in bundle.manifest.parts
+
+
+def draft_limits(limits: EngineLimits, bundle: Bundle, draft: Bundle | None) -> EngineLimits:
+    """The same limits; a draft model has drafts made, or the model's own block, however few were asked for."""
+    if limits.draft_tokens or (draft is None and not has_head(bundle, limits)):
         return limits
     return replace(limits, draft_tokens=DEFAULT_DRAFTS)
 
@@ -122,7 +129,7 @@ def load_engine(
         UsageError: the context asked for is longer than the bundle's, or the draft model cannot draft for it.
         DeviceError: the device is unavailable, or its memory does not suffice; nothing was allocated then.
     """
-    limits = draft_limits(options.limits, draft)
+    limits = draft_limits(options.limits, bundle, draft)
     drafts, size = draft_loader(bundle, tokenizer, draft, limits), kv_size(bundle, options)
     if drafts is not None:
         size = drafts.size(size)

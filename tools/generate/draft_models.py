@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import gguf
+import numpy as np
+
 from rocmforge.tools.generate.architecture_models import write_architecture
 
 DRAFTING: Final = ("deepseek2", "glm4moe", "hy_v3", "qwen35", "qwen35moe", "qwen3next")
 """Architectures whose blocks are compiled."""
 LAYERS: Final = 4  # the block among them: of models with recurrent state the last has attention
 _HIDDEN, _VOCAB = 64, 96
+_ADDED: Final = (
+    *("attn_output.weight", "ffn_down.weight", "ssm_out.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight"),
+)
+"""What a layer adds to the residual stream comes of one of these."""
 _KEYS: Mapping[str, Mapping[str, float]] = {"deepseek2": {"attention.temperature_scale": 0.0}}
 """What llama.cpp takes no other values of beside such a block."""
 
@@ -31,12 +38,46 @@ def draft_tensors(own: bool, hidden: int = _HIDDEN, vocab: int = _VOCAB) -> dict
     return found
 
 
-def write_drafting(path: Path, name: str, own: bool = False, seed: int = 0) -> Path:
-    """Write a model of an architecture of `DRAFTING` whose last block drafts; see `draft_tensors`. Returns `path`."""
+def write_drafting(path: Path, name: str, own: bool = False, seed: int = 0, context: int = 0) -> Path:
+    """Write a model of an architecture of `DRAFTING` whose last block drafts; see `draft_tensors`. Returns `path`.
+
+    Args:
+        context: positions of a sequence, where not as usual.
+    """
     tensors: dict[str, tuple[int, ...] | None] = {
         f"blk.{LAYERS - 1}.{ending}": shape for ending, shape in draft_tensors(own).items()
     }
     if name == "hy_v3":
         tensors["rope_freqs.weight"] = None  # llama.cpp reads it of none that drafts
-    keys = {"nextn_predict_layers": 1, **_KEYS.get(name, {})}
+    keys: dict[str, float] = {"nextn_predict_layers": 1, **_KEYS.get(name, {})}
+    if context:
+        keys["context_length"] = context
     return write_architecture(path, name, seed=seed, num_layers=LAYERS, keys=keys, tensors=tensors)
+
+
+def agree(path: Path) -> Path:
+    """Change a model of `write_drafting`, of float32 alone, such that its block drafts what it says itself; returns
+    `path`.
+
+    The block's layer is that of the model's last layer with attention, and all others of the model add nothing. The
+    block's product takes the embedding's half alone; rows of the embedding have a mean square of 1, and its norm is of
+    ones, so that it leaves them as they are, but for epsilon.
+    """
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path, "r+").tensors}
+    block = max(int(name.split(".")[1]) for name in tensors if name.startswith("blk."))
+    last = max(
+        n for n in range(block) if f"blk.{n}.attn_k.weight" in tensors or f"blk.{n}.attn_kv_a_mqa.weight" in tensors
+    )
+    for name, data in tensors.items():
+        ending = name.partition(".")[2].partition(".")[2]
+        if name.startswith(f"blk.{last}."):
+            tensors[f"blk.{block}.{ending}"][...] = data
+        elif name.startswith("blk.") and ending in _ADDED and not name.startswith(f"blk.{block}."):
+            data[...] = 0
+    embedding, own = tensors["token_embd.weight"], f"blk.{block}.nextn"
+    embedding /= np.sqrt(np.mean(embedding.astype(np.float64) ** 2, axis=1, keepdims=True)).astype(np.float32)
+    hidden = embedding.shape[1]
+    tensors[f"{own}.eh_proj.weight"][...] = np.eye(hidden, 2 * hidden, dtype=np.float32)
+    tensors[f"{own}.enorm.weight"][...] = 1
+    tensors[f"{own}.shared_head_norm.weight"][...] = tensors["output_norm.weight"]
+    return path

@@ -141,7 +141,7 @@ class Worker:
         device = DeviceOptions(
             start.device, start.threads, emulator, graphs=start.graphs, places=places, state_slots=start.state_slots
         )
-        limits = draft_limits(start.limits, draft)
+        limits = draft_limits(start.limits, bundle, draft)
         size = kv_size(bundle, EngineOptions(device, start.max_context, start.kv_tokens, limits))
         tokenizer = load_tokenizer(bundle)
         drafts = draft_loader(bundle, tokenizer, draft, limits)

@@ -1,0 +1,90 @@
+"""A block that the served model brings, which drafts its next tokens: multi-token prediction.
+
+It is a draft model but for what it reads: beside each token the hidden state of the one before it. Of tokens that the
+served model computed that is the served model's; behind the last it is the block's own, one draft after another. What
+followed from states of its own is computed again from the served model's, once that has judged the drafts.
+
+A state that nobody has is taken for zeros: the one before the first token, and those of tokens that were found in the
+cache. Drafts are the worse for it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from ..device.batch import Batch, Float32, Program
+from .draft_model import DraftModel, Part, Shadow
+from .scheduler import Chunk
+from .sequence import ActiveSequence
+
+log = logging.getLogger(__name__)
+
+_MOST_STATES: Final = 2048  # of a sequence that were not yet read; the first of more are given up
+
+
+class DraftHead(DraftModel):
+    """A served model's own block, on its device. One thread's, which runs the served model's steps too."""
+
+    def observe(self, program: Program, chunks: Sequence[Chunk]) -> None:
+        """See `DraftModel`; keeps what the block will read. Raises nothing, as `fill`."""
+        wanted = [chunk.sequence.max_drafts > 0 for chunk in chunks]
+        if self._policy.paused or not any(wanted):
+            return
+        try:
+            rows = program.hidden(0, sum(chunk.num_tokens for chunk in chunks))
+        except Exception as error:  # whatever it does, requests are served without
+            self._failed(error)
+            return
+        first = 0
+        for chunk, keeps in zip(chunks, wanted, strict=True):
+            if keeps:
+                shadow = self._shadows.setdefault(chunk.sequence, Shadow(chunk.sequence))
+                for offset in range(chunk.num_tokens):
+                    if chunk.start + offset >= shadow.num_computed - 1 and not shadow.unusable:
+                        shadow.states[chunk.start + offset] = rows[first + offset]
+                for position in sorted(shadow.states)[:-_MOST_STATES]:
+                    del shadow.states[position]
+            first += chunk.num_tokens
+
+    def _shadow(self, sequence: ActiveSequence) -> Shadow:
+        """See `DraftModel`; what followed from guesses is computed again."""
+        if sequence in self._shadows:
+            self._shadows[sequence].guesses = []
+        return super()._shadow(sequence)
+
+    def _batch(self, parts: Sequence[Part]) -> Batch:
+        """See `DraftModel`; beside each token the state of the one before it."""
+        found: list[Float32] = []
+        row_of: list[int] = []
+        for part in parts:
+            states = part.shadow.states
+            own = [part.state] if part.drafts else [states.get(part.start + n - 1) for n in range(len(part.token_ids))]
+            for state in own:
+                row_of.append(-1 if state is None else len(found))
+                found += [] if state is None else [state]
+        batch = super()._batch(parts)
+        if not found:
+            return batch
+        return replace(batch, input_rows=np.stack(found), row_of=np.array(row_of, np.int32))
+
+    def _read(self, parts: Sequence[Part]) -> None:
+        """See `DraftModel`: the states after the tokens that others are drafted behind."""
+        ends = np.cumsum([len(part.token_ids) for part in parts]).tolist()
+        if ends[-1] == len(parts):
+            rows = list(self._program.hidden(0, len(parts)))
+        else:
+            rows = [self._program.hidden(end - 1, 1)[0] for end in ends]
+        for part, row in zip(parts, rows, strict=True):
+            part.state = row
+
+    def _computed(self, part: Part) -> None:
+        """See `DraftModel`; states that were read are let go."""
+        super()._computed(part)
+        shadow = part.shadow
+        for position in [one for one in shadow.states if one < shadow.num_computed - 1]:
+            del shadow.states[position]
