@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError, printable
-from ...artifacts.layout import Layout
 from ..device.batch import Program, close_program
 from ..device.hip.placement import WeightPlaces
 from ..device.hip.program import HipProgram
@@ -81,12 +80,13 @@ class HeadLoader:
 
     def size(self, size: KvSize) -> KvSize:
         """See `DraftLoader`; weights that both have are counted once."""
-        shared = {tensor.offset for layout in _own_layouts(self.bundle) for tensor in layout.tensors}
-        beside = tuple(
-            replace(layout, tensors=tuple(tensor for tensor in layout.tensors if tensor.offset not in shared))
-            for layout in self.bundle.part(MTP).layouts.values()
-        )
-        return replace(size, beside=beside)
+        of_model = {target.arch: self.bundle.layout_of(target) for target in self.bundle.manifest.targets}
+        part, beside = self.bundle.part(MTP), []
+        for target in part.manifest.targets:
+            layout, shared = part.layout_of(target), {tensor.offset for tensor in of_model[target.arch].tensors}
+            own = tuple(tensor for tensor in layout.tensors if tensor.offset not in shared)
+            beside.append(replace(layout, tensors=own))
+        return replace(size, beside=tuple(beside))
 
     def load(self, program: Program, device: DeviceOptions, size: KvSize, report: Report) -> DraftedProgram:
         """Load it beside the served model's program, which is closed where that fails; see `DraftLoader`."""
@@ -103,11 +103,6 @@ class HeadLoader:
             raise
         head = DraftHead(drafting, self.policy, program.layout.vocab_size, self.prefill_tokens)
         return DraftedProgram(program, head, self.policy)
-
-
-def _own_layouts(bundle: Bundle) -> list[Layout]:
-    """Return the layouts of a bundle but those of its parts."""
-    return [layout for name, layout in bundle.layouts.items() if "/" not in name]
 
 
 def _same_device(asked: DeviceOptions, program: Program) -> DeviceOptions:

@@ -196,7 +196,9 @@ def load(bundle: Bundle, num_blocks: int = 64, threads: int = 1, slots: int = 0,
     """A program of the bundle, its layout's limits changed; `slots`: of state."""
     target = choose_variant(bundle.manifest.targets)
     layout, file = dataclasses.replace(bundle.layout_of(target), **limits), target.file  # type: ignore[arg-type]
-    return HostProgram(layout, bundle.map_weights(), bundle.open_code(file), file, num_blocks, threads, slots)
+    return HostProgram(
+        layout, bundle.map_weights(target.backend), bundle.open_code(file), file, num_blocks, threads, slots
+    )
 
 
 def assorted_requests(tokenizer: Tokenizer) -> list[GenerationRequest]:

@@ -18,7 +18,8 @@ from rocmforge.runtime.engine.loading import EngineOptions, chosen_device, kv_si
 
 
 def stub() -> Any:
-    return SimpleNamespace(layout=SimpleNamespace(max_seq_len=256, kv=SimpleNamespace(block_size=16)), path=Path("x"))
+    layout = SimpleNamespace(max_seq_len=256, kv=SimpleNamespace(block_size=16))
+    return SimpleNamespace(layout=layout, path=Path("x"), manifest=SimpleNamespace(parts={}))
 
 
 @pytest.mark.parametrize(
