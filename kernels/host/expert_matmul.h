@@ -73,7 +73,7 @@ INLINE void multiply_pairs(const uint8_t *tile, int32_t expert, int32_t first, c
                            void *const *arguments, const int count)
 {
     f32x16 sums[TOKEN_TILE];
-    multiply_tile(tile, taken->x + (size_t)from * ACTIVATION_BYTES, count, sums);
+    multiply_tile(tile, taken->x + (size_t)from * ACTIVATION_BYTES, count, 1, 1, sums);
     for (int i = 0; i < count; i++) store_tile(sums[i], expert, taken->pairs[from + i], first, arguments);
 }
 

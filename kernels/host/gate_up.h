@@ -18,14 +18,14 @@
 static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
 
 INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const float *bias, const float *scales,
-                           const int tokens)
+                           const int tokens, int groups, const int together)
 {
     float values[TILE_TOKENS][32] __attribute__((aligned(64)));
     f32x16 gate[TILE_TOKENS], up[TILE_TOKENS];
     for (int half = 0; half < 2; half++) {
-        multiply_tile(tiles + (size_t)half * TILE_BYTES, x, tokens, gate);
-        multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES, x, tokens, up);
-        for (int t = 0; t < tokens; t++) {
+        multiply_tile(tiles + (size_t)half * TILE_BYTES, x, tokens, groups, together, gate);
+        multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES, x, tokens, groups, together, up);
+        for (int t = 0; t < tokens * groups; t++) {
             if (HAS_SCALE) {
                 gate[t] *= scales[0];
                 up[t] *= scales[1];
@@ -37,7 +37,7 @@ INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const
             store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
         }
     }
-    for (int t = 0; t < tokens; t++) {
+    for (int t = 0; t < tokens * groups; t++) {
         if (OUT_Q8)
             quantize_block(values[t], (struct q8_block *)out + (size_t)t * (ROWS / 32));
         else
@@ -56,16 +56,19 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
         const float *bias = HAS_BIAS ? (const float *)arguments[3] + 32 * item : 0;
         const float *scales = (const float *)arguments[4];
         int32_t t = 0;
-        for (; t + TILE_TOKENS <= tokens; t += TILE_TOKENS)
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, TILE_TOKENS);
-        for (; TILE_TOKENS > 8 && t + 8 <= tokens; t += 8)
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 8);
+        while (TILE_TOKENS > 8 && tokens - t >= 16) {
+            const int groups = int_min(TILE_TOKENS, tokens - t) / 8;
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 8, groups, 8);
+            t += 8 * groups;
+        }
+        for (; t + 8 <= tokens; t += 8)
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 8, 1, 1);
         if (tokens - t >= 4) {
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 4);
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 4, 1, 1);
             t += 4;
         }
         for (; t < tokens; t++)
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 1);
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 1, 1, 1);
     }
 }
 EXPORT const struct kernel SYMBOL = { gate_up_items, gate_up_run };

@@ -36,11 +36,11 @@ INLINE void store_row(float *out, const float *bias, const float *scale, f32x16 
 }
 
 INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
-                            const float *scale, int32_t valid, const int tokens)
+                            const float *scale, int32_t valid, const int tokens, int groups, const int together)
 {
     f32x16 sums[TILE_TOKENS];
-    multiply_tile(tile, activations, tokens, sums);
-    for (int t = 0; t < tokens; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, scale, sums[t], valid);
+    multiply_tile(tile, activations, tokens, groups, together, sums);
+    for (int t = 0; t < tokens * groups; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, scale, sums[t], valid);
 }
 
 static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
@@ -54,20 +54,23 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
         const float *scale = (const float *)arguments[4];
         const int32_t valid = int_min(16, ROWS - 16 * item);
         int32_t t = 0;
-        for (; t + TILE_TOKENS <= tokens; t += TILE_TOKENS)
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
-                            TILE_TOKENS);
-        for (; TILE_TOKENS > 8 && t + 8 <= tokens; t += 8)
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
-                            8);
+        while (TILE_TOKENS > 8 && tokens - t >= 16) {
+            const int groups = int_min(TILE_TOKENS, tokens - t) / 8;
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 8,
+                            groups, 8);
+            t += 8 * groups;
+        }
+        for (; t + 8 <= tokens; t += 8)
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 8,
+                            1, 1);
         if (tokens - t >= 4) {
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
-                            4);
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 4,
+                            1, 1);
             t += 4;
         }
         for (; t < tokens; t++)
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
-                            1);
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 1,
+                            1, 1);
     }
 }
 EXPORT const struct kernel SYMBOL = { matmul_items, matmul_run };

@@ -76,3 +76,13 @@ INLINE u8x64 look_up(u8x16 table, u8x64 codes)
     __builtin_memcpy(&codes, bytes, sizeof codes);
     return codes;
 }
+/* Of 16 entries for each four rows. */
+INLINE u8x64 look_up_rows(u8x64 table, u8x64 codes)
+{
+    uint8_t entries[64], bytes[64];
+    __builtin_memcpy(entries, &table, sizeof entries);
+    __builtin_memcpy(bytes, &codes, sizeof bytes);
+    for (int i = 0; i < 64; i++) bytes[i] = entries[(i & 48) + bytes[i]];
+    __builtin_memcpy(&codes, bytes, sizeof codes);
+    return codes;
+}

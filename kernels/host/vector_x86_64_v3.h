@@ -93,3 +93,11 @@ INLINE u8x64 look_up(u8x16 table, u8x64 codes)
     for (int h = 0; h < 2; h++) found.half[h] = _mm256_shuffle_epi8(both, found.half[h]);
     return found.whole;
 }
+/* Of 16 entries for each four rows. */
+INLINE u8x64 look_up_rows(u8x64 table, u8x64 codes)
+{
+    const u8_halves tables = { table };
+    u8_halves found = { codes };
+    for (int h = 0; h < 2; h++) found.half[h] = _mm256_shuffle_epi8(tables.half[h], found.half[h]);
+    return found.whole;
+}

@@ -2,7 +2,7 @@
 #include "intrinsics.h"
 
 #define SIGNED_DOT 0 /* there is none: weights that may be negative stand 128 too high */
-#define MORE_TOKENS 16 /* of a tile of weights at once, where making them takes much: 32 registers hold them */
+#define MORE_TOKENS 64 /* of a tile of weights at once, where making them takes much */
 #define ACCUMULATORS 8 /* vectors summed to at once: as many as hide the latency of an addition */
 
 INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c)
@@ -31,4 +31,9 @@ INLINE int32_t horizontal_max_int(i32x16 v) { return _mm512_reduce_max_epi32((__
 INLINE u8x64 look_up(u8x16 table, u8x64 codes)
 {
     return (u8x64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4((__m128i)table), (__m512i)codes);
+}
+/* Of 16 entries for each four rows. */
+INLINE u8x64 look_up_rows(u8x64 table, u8x64 codes)
+{
+    return (u8x64)_mm512_shuffle_epi8((__m512i)table, (__m512i)codes);
 }

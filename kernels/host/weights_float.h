@@ -12,9 +12,11 @@
 #define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
 /* As multiply_tile in weights_quantized.h; columns in order, one accumulator a row. */
-INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, f32x16 *sums)
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, int groups,
+                          const int together, f32x16 *sums)
 {
     const float *x = (const float *)activations;
+    (void)groups, (void)together; /* one, for nothing is unpacked */
     for (int t = 0; t < tokens; t++) sums[t] = splat(0);
     for (int c = 0; c < COLUMNS; c++) {
         const f32x16 w = LOAD_ELEMENTS(tile + (size_t)c * 16 * ELEMENT_BYTES);

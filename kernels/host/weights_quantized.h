@@ -109,8 +109,17 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #else
 #define DOT dot_unsigned
 #endif
-/* Tokens that share a block of weights that is unpacked. */
-#define TILE_TOKENS (HAS_MINIMUM && NUM_SCALES == 1 ? 8 : MORE_TOKENS)
+/* To lift weights that have an offset pays for several tokens. */
+#define LIFT_OF(tokens) ((tokens) == 1 && QUANT_OFFSET > 0 ? QUANT_OFFSET : LIFT)
+/* Whether quants are so small that products with the scales of their 16 columns fit a byte too. */
+#define QUANTS_SCALED (QUANT_BITS == 2 && HAS_MINIMUM && NUM_SCALES == 2)
+/* Whether unpacking takes little: there is one scale for 32 columns, and quants are whole or halves of bytes or beside a
+ * minimum. */
+#define QUANTS_QUICK (NUM_SCALES == 1 && (HAS_MINIMUM || QUANT_BITS == 8 || (QUANT_BITS == 4 && !HAS_CODEBOOK)))
+/* Tokens that share blocks of weights that are unpacked, and how many blocks at once: as many as pay where unpacking
+ * takes much. */
+#define TILE_TOKENS (QUANTS_QUICK ? 8 : MORE_TOKENS)
+#define SPAN_BLOCKS 8
 
 INLINE void unpack_quants(const uint8_t *p, u8x64 w[8], const int lift)
 {
@@ -197,38 +206,54 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 }
 #endif
 
-/* One tile: sums[t][r] = sum over columns of weight[r] * activation[t]. Column blocks in order, one
- * accumulator a row: the order of a sum never depends on their number. */
-INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, f32x16 *sums)
+#if QUANTS_SCALED
+#include "weights_scaled.h"
+#else
+/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. */
+INLINE void multiply_block(const u8x64 w[8], const struct block_scales *s, const struct q8_block *x, const int tokens,
+                           f32x16 *sums)
+{
+    const int lift = LIFT_OF(tokens);
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; t++) {
+        const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
+        f32x16 halves[2];
+        for (int half = 0; half < 2; half++) {
+            i32x16 dot = splat_int(lift == 128 ? a->sums[half] : (a->sums[half] >> 7) * lift);
+            for (int v = 4 * half; v < 4 * half + 4; v++) dot = DOT(dot, w[v], a->quants + 4 * v);
+            halves[half] = to_f32(dot) * a->scales[half];
+        }
+        if (NUM_SCALES == 2) {
+            sums[t] = vector_fma(halves[0], s->scale[0], sums[t]);
+            sums[t] = vector_fma(halves[1], s->scale[1], sums[t]);
+        } else {
+            sums[t] = vector_fma(halves[0] + halves[1], s->scale[0], sums[t]);
+        }
+        if (HAS_MINIMUM) sums[t] = vector_fma(s->minimum[0], splat(a->scaled_sum), sums[t]);
+    }
+}
+
+/* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Column blocks in order,
+ * one accumulator a row: the order of a sum depends neither on their number nor on `together`, the blocks that are
+ * unpacked before they are multiplied: 1, or 8 that several groups share. */
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, int groups,
+                          const int together, f32x16 *sums)
 {
     const int blocks = COLUMNS / 32;
-    const int lift = tokens == 1 && QUANT_OFFSET > 0 ? QUANT_OFFSET : LIFT; /* to lift pays for several tokens */
     const struct q8_block *x = (const struct q8_block *)activations;
-    for (int t = 0; t < tokens; t++) sums[t] = splat(0);
-    for (int b = 0; b < blocks; b++) {
-        u8x64 w[8];
-        struct block_scales s;
-        unpack_block(tile, b, w, &s, lift);
-        for (int t = 0; t < tokens; t++) {
-            const struct q8_block *a = x + (size_t)t * blocks + b;
-            f32x16 halves[2];
-            for (int half = 0; half < 2; half++) {
-                i32x16 dot = splat_int(lift == 128 ? a->sums[half] : (a->sums[half] >> 7) * lift);
-                for (int v = 4 * half; v < 4 * half + 4; v++) dot = DOT(dot, w[v], a->quants + 4 * v);
-                halves[half] = to_f32(dot) * a->scales[half];
-            }
-            if (NUM_SCALES == 2) {
-                sums[t] = vector_fma(halves[0], s.scale[0], sums[t]);
-                sums[t] = vector_fma(halves[1], s.scale[1], sums[t]);
-            } else {
-                sums[t] = vector_fma(halves[0] + halves[1], s.scale[0], sums[t]);
-            }
-            for (int half = 0; half < 2 && NUM_MINIMA == 2; half++)
-                sums[t] = vector_fma(s.minimum[half], splat(a->scaled_sums[half]), sums[t]);
-            if (HAS_MINIMUM && NUM_MINIMA == 1) sums[t] = vector_fma(s.minimum[0], splat(a->scaled_sum), sums[t]);
+    for (int t = 0; t < tokens * groups; t++) sums[t] = splat(0);
+    for (int first = 0; first < blocks; first += together) {
+        u8x64 w[SPAN_BLOCKS][8];
+        struct block_scales s[SPAN_BLOCKS];
+        const int count = blocks % together ? int_min(together, blocks - first) : together;
+        for (int b = 0; b < count; b++) unpack_block(tile, first + b, w[b], s + b, LIFT_OF(tokens));
+        for (int group = 0; group < groups; group++) {
+            const struct q8_block *block = x + (size_t)(group * tokens) * (size_t)blocks + (size_t)first;
+            for (int b = 0; b < count; b++) multiply_block(w[b], s + b, block + b, tokens, sums + group * tokens);
         }
     }
 }
+#endif
 
 /* One row as floats, for the embedding: exactly scale * quant + minimum, as GGUF defines it. */
 INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)

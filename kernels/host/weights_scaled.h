@@ -1,0 +1,69 @@
+/* Q2_K's products: a quant of 2 bits times the scale of its 16 columns fits a byte, so that floats are multiplied with
+ * the activations' scales alone, and with the superblock's once for 256 columns. Part of weights_quantized.h.
+ */
+
+/* Weights without the superblock's scale and minimum. A row's four products are the bytes of its lane; a look-up stays
+ * within 16 bytes, which are those of four rows. Args: p: the block. */
+INLINE void unpack_scaled(const uint8_t *p, u8x64 w[8])
+{
+    const i32x16 lanes = { 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3 };
+    const u8x64 rows = (u8x64)(lanes * 0x04040404);
+    unpack_second(p + 16 * SCALE_BYTES, w);
+    for (int half = 0; half < 2; half++) {
+        const u8x64 products = (u8x64)((load_u8(p + 16 * half) & 15) * 0x03020100);
+        for (int v = 4 * half; v < 4 * half + 4; v++) w[v] = look_up_rows(products, w[v] | rows);
+    }
+}
+
+/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. */
+INLINE void multiply_block(const u8x64 w[8], const struct q8_block *x, const int tokens, f32x16 *sums)
+{
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; t++) {
+        const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
+        for (int half = 0; half < 2; half++) {
+            i32x16 dot = splat_int(0);
+            for (int v = 4 * half; v < 4 * half + 4; v++) dot = dot_unsigned(dot, w[v], a->quants + 4 * v);
+            sums[t] = vector_fma(to_f32(dot), splat(a->scales[half]), sums[t]);
+        }
+    }
+}
+
+/* Takes a superblock's minima times activations from the sums. */
+INLINE void subtract_minima(const uint8_t *super, const struct q8_block *x, int tokens, f32x16 *sums)
+{
+    f32x16 minima[2 * SPAN_BLOCKS];
+    const f32x16 scale = -load_f16(super + 32);
+    for (int i = 0; i < 2 * SPAN_BLOCKS; i++)
+        minima[i] = to_f32(load_u8(super + 64 + i / 2 * BLOCK_BYTES + i % 2 * 16) >> 4);
+    for (int t = 0; t < tokens; t++) {
+        const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
+        f32x16 sum = splat(0);
+        for (int i = 0; i < 2 * SPAN_BLOCKS; i++) sum = vector_fma(minima[i], splat(a[i / 2].scaled_sums[i % 2]), sum);
+        sums[t] = vector_fma(sum, scale, sums[t]);
+    }
+}
+
+/* As multiply_tile in weights_quantized.h; superblocks in order, within one its blocks, then its minima. */
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, int groups,
+                          const int together, f32x16 *sums)
+{
+    const struct q8_block *x = (const struct q8_block *)activations;
+    for (int t = 0; t < tokens * groups; t++) sums[t] = splat(0);
+    for (int super = 0; super < COLUMNS / 256; super++, tile += SUPER_BYTES, x += SPAN_BLOCKS) {
+        const f32x16 scale = load_f16(tile);
+        f32x16 parts[TILE_TOKENS];
+        for (int t = 0; t < tokens * groups; t++) parts[t] = splat(0);
+        for (int first = 0; first < SPAN_BLOCKS; first += together) {
+            u8x64 w[SPAN_BLOCKS][8];
+            for (int b = 0; b < together; b++)
+                unpack_scaled(tile + 16 * SUPER_SCALE_BYTES + (size_t)(first + b) * BLOCK_BYTES, w[b]);
+            for (int group = 0; group < groups; group++) {
+                const struct q8_block *block = x + (size_t)(group * tokens) * (COLUMNS / 32) + (size_t)first;
+                for (int b = 0; b < together; b++) multiply_block(w[b], block + b, tokens, parts + group * tokens);
+            }
+        }
+        for (int t = 0; t < tokens * groups; t++) sums[t] = vector_fma(parts[t], scale, sums[t]);
+        subtract_minima(tile, x, tokens * groups, sums);
+    }
+}
