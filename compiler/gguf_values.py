@@ -6,6 +6,7 @@ A vocabulary is most of a header, and what only looks at a model has no use for 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -57,6 +58,14 @@ NUMBERS: Mapping[ValueType, str] = MappingProxyType(
 """NumPy's names of the types that are numbers; the last character of all but one is the bytes that one takes."""
 
 
+_LETTERS = dict(zip(["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8"], "BbHhIifQqd", strict=True))
+"""The same types' letters in `struct`."""
+
+
+FEW_NUMBERS = 1 << 16
+"""That may be read as Python's own: of layers, not of tokens."""
+
+
 def number_bytes(kind: ValueType) -> int:
     """Return the bytes of a number."""
     return 1 if kind is ValueType.BOOL else int(NUMBERS[kind][-1])
@@ -98,12 +107,24 @@ class Array:
         Raises:
             GgufError: the file changed, or strings take more memory than a header may.
         """
+        if self.kind is not ValueType.STRING:
+            return np.frombuffer(self._bytes(), np.dtype(NUMBERS[self.kind]))
+        with opened(self.file.path) as (fd, size):
+            return self.file.cursor(fd, size, self.position).strings(self.count, self.field)
+
+    def numbers(self) -> tuple[int | float, ...]:
+        """Return numbers as Python's own, without NumPy, whose import takes longer than all else of an `rfc inspect`.
+
+        Raises:
+            GgufError: the file changed.
+        """
+        letter = _LETTERS.get(NUMBERS[self.kind][1:], "?")
+        return struct.unpack(f"<{self.count}{letter}", self._bytes())
+
+    def _bytes(self) -> bytes:
         with opened(self.file.path) as (fd, size):
             cursor = self.file.cursor(fd, size, self.position)
-            if self.kind is ValueType.STRING:
-                return cursor.strings(self.count, self.field)
-            data = cursor.take(self.count * number_bytes(self.kind), self.field, self.kind.name)
-        return np.frombuffer(data, np.dtype(NUMBERS[self.kind]))
+            return cursor.take(self.count * number_bytes(self.kind), self.field, self.kind.name)
 
 
 class Metadata(Mapping[str, object]):
@@ -119,6 +140,13 @@ class Metadata(Mapping[str, object]):
         if isinstance(value, Array | tuple):
             value = self._values[key] = _whole(value)
         return value
+
+    def numbers(self, key: str) -> tuple[str, tuple[int | float, ...]] | None:
+        """Return NumPy's name of the type of an array of few numbers that was not read yet, and the numbers."""
+        value = self._values.get(key)
+        if not isinstance(value, Array) or value.kind is ValueType.STRING or value.count > FEW_NUMBERS:
+            return None
+        return value.kind.name.lower(), value.numbers()
 
     def __contains__(self, key: object) -> bool:
         return key in self._values

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..artifacts.errors import GgufError, InputError, printable
 from .arrays import is_array, np
 from .ggml_types import BLOCKS, GgmlType
+from .gguf_values import Metadata
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -182,12 +183,34 @@ class ModelSource(ABC):
         Raises:
             InputError: absent without a default, or not an array of integers.
         """
-        value = self.metadata.get(key)
-        if value is None and default is not None:
+        if key not in self.metadata and default is not None:
             return default
-        if not is_array(value) or not np.issubdtype(value.dtype, np.integer):
-            raise self.error(key, f"expected an array of integers, found {_describe(value)}")
-        return tuple(value.tolist())
+        kind, values = self.get_numbers(key) or ("", ())
+        if not kind.startswith(("int", "uint")):
+            raise self.error(key, f"expected an array of integers, found {_describe(self.metadata.get(key))}")
+        return tuple(map(int, values))
+
+    def get_flags(self, key: str, num_layers: int) -> tuple[bool, ...] | None:
+        """Read whether each layer is something, 0 or 1; None where the key has no array of numbers.
+
+        Raises:
+            InputError: there are too few, or they are no integers.
+        """
+        found = self.get_numbers(key)
+        if found is None:
+            return None
+        kind, values = found
+        if len(values) < num_layers or kind.startswith("float"):
+            shown = f"{len(values)} {kind} values"
+            raise self.error(key, f"expected for each of {num_layers} layers 0 or 1, found {shown}")
+        return tuple(bool(one) for one in values[:num_layers])
+
+    def get_numbers(self, key: str) -> tuple[str, tuple[int | float, ...]] | None:
+        """Return NumPy's name of the type of an array of numbers, and these; None where there is no such array."""
+        if isinstance(self.metadata, Metadata) and (found := self.metadata.numbers(key)) is not None:
+            return found
+        value = self.metadata.get(key)
+        return (value.dtype.name, tuple(value.tolist())) if is_array(value) else None
 
 
 def checked_int(

@@ -13,7 +13,6 @@ from typing import Any
 
 from ..artifacts.errors import printable
 from .architectures import ARCHITECTURES, REFUSED
-from .arrays import is_array
 from .model_config import ModelConfig
 from .model_source import ModelSource, checked_int
 from .model_tensors import check_tensors
@@ -156,7 +155,7 @@ def _of_layers(source: ModelSource, row: Architecture, name: str, num_layers: in
     if name not in row.keys:
         return (0,) * num_layers
     key, minimum = row.key(name), 1 if row.mixer is None else 0
-    if not is_array(source.metadata.get(key)):
+    if source.get_numbers(key) is None:
         return (source.get_int(key, None, minimum, maximum),) * num_layers
     values = source.get_int_list(key)
     if len(values) < num_layers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from .arrays import is_array
 from .model_config import ModelConfig, Recurrence
 from .model_source import ModelSource
 from .models.architecture import Architecture, Mixer
@@ -50,14 +49,11 @@ def _recurrent(source: ModelSource, row: Architecture, mixer: Mixer, config: Mod
         found = (config.layer(number) for number in layers)
         return tuple(not one.num_kv_heads and not (mixer.apart and one.intermediate_size) for one in found)
     key = row.key("recurrent_layers")
-    value = source.metadata.get(key)
-    if not is_array(value):
+    flags = source.get_flags(key, config.num_layers)
+    if flags is None:
         every = source.get_int(row.key("full_interval"), mixer.interval, 1, _MAX_INTERVAL)
         return tuple((number + 1) % every != 0 for number in layers)
-    if len(value) < config.num_layers or value.dtype.kind not in "biu":
-        found_kind = f"{len(value)} {value.dtype.name} values"
-        raise source.error(key, f"expected for each of {config.num_layers} layers 0 or 1, found {found_kind}")
-    return tuple(bool(one) for one in value[: config.num_layers])
+    return flags
 
 
 def _headless(mixer: Mixer, config: ModelConfig, number: int, recurrent: bool) -> bool:

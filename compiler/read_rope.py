@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from ..artifacts.errors import printable
-from .arrays import is_array
 from .model_config import ModelConfig
 from .model_source import ModelSource
 from .models.architecture import Architecture, Windows
@@ -91,12 +90,9 @@ def with_windows(source: ModelSource, row: Architecture, config: ModelConfig) ->
 
 def _windowed(source: ModelSource, key: str, windows: Windows, num_layers: int) -> tuple[bool, ...]:
     """Return which layers have a window: one by one as the file says, or all but one of so many."""
-    value = source.metadata.get(key)
-    if is_array(value):
-        if len(value) < num_layers or value.dtype.kind not in "biu":
-            found = f"{len(value)} {value.dtype.name} values"
-            raise source.error(key, f"expected for each of {num_layers} layers 0 or 1, found {found}")
-        return tuple(bool(one) for one in value[:num_layers])
+    flags = source.get_flags(key, num_layers)
+    if flags is not None:
+        return flags
     every = source.get_int(key, windows.pattern, 0, MAX_WINDOW)
     whole = 0 if windows.first else every - 1
     return tuple(not every or layer % every != whole for layer in range(num_layers))

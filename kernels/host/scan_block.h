@@ -11,7 +11,7 @@
 #define LANES (16 * VECTORS)
 
 /* Vectors of a row that a pass over the rows takes: as many as registers hold with their sums. */
-#define MANY_REGISTERS (MORE_TOKENS == 16)
+#define MANY_REGISTERS (MORE_TOKENS > 8)
 #define WIDE (MANY_REGISTERS ? VECTORS : 1)
 
 struct block {

@@ -96,6 +96,15 @@ INLINE u8x64 look_up(u8x16 table, u8x64 codes)
     for (int q = 0; q < 4; q++) found.unsigned_quarter[q] = vqtbl1q_u8((uint8x16_t)table, found.unsigned_quarter[q]);
     return found.whole;
 }
+/* Of 16 entries for each four rows. */
+INLINE u8x64 look_up_rows(u8x64 table, u8x64 codes)
+{
+    const u8_quarters tables = { table };
+    u8_quarters found = { codes };
+    for (int q = 0; q < 4; q++)
+        found.unsigned_quarter[q] = vqtbl1q_u8(tables.unsigned_quarter[q], found.unsigned_quarter[q]);
+    return found.whole;
+}
 INLINE int32_t horizontal_sum_int(i32x16 v)
 {
     const i32_quarters x = { v };

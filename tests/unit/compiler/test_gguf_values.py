@@ -17,7 +17,7 @@ from rocmforge.artifacts.errors import GgufError
 from rocmforge.compiler import ggml_types
 from rocmforge.compiler.gguf_cursor import Cursor, opened
 from rocmforge.compiler.gguf_reader import read_gguf
-from rocmforge.compiler.gguf_values import ValueType
+from rocmforge.compiler.gguf_values import FEW_NUMBERS, ValueType
 from rocmforge.tools.generate.fixtures import write_model
 
 # Lengths about where a length is no longer ASCII, one whose bytes are a character, and the lead of a longer one.
@@ -101,3 +101,47 @@ def test_to_look_at_a_model_takes_neither_numpy_nor_its_vocabulary(tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines() == ["320", "[]"]
+
+
+_LISTS: dict[str, tuple[int | float | bool, ...]] = {
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+    "uint32": (0, 2**32 - 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "float32": (1.5, -0.25),
+    "bool": (True, False, True),
+    "uint64": (0, 2**64 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+    "float64": (0.1, -1e300),
+}
+
+
+def test_few_numbers_are_read_without_numpy(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for kind, values in _LISTS.items():
+        writer.add_key_value(kind, values, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType[kind.upper()])
+    writer.add_key_value("many", bytes(FEW_NUMBERS + 1), gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT8)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    source = read_gguf(path)
+    for kind, values in _LISTS.items():
+        assert source.get_numbers(kind) == (kind, values)
+        assert [type(one) for one in (source.get_numbers(kind) or ("", ()))[1]] == [type(one) for one in values]
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from rocmforge.compiler.gguf_reader import read_gguf\n"
+        "source = read_gguf(Path(sys.argv[1]))\n"
+        "print(source.get_int_list('int16'), source.get_flags('bool', 2), 'numpy' in sys.modules)\n"
+        "print(source.get_numbers('many')[0], 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["(-32768, 32767) (True, False) False", "uint8 True"]
+    for kind in _LISTS:  # and once they were read as arrays
+        before = source.get_numbers(kind)
+        assert source.metadata[kind] is not None
+        assert source.get_numbers(kind) == before
