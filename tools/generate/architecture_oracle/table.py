@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
-from .judge import Verdict
+import numpy as np
+
+from rocmforge.compiler.architectures import ARCHITECTURES
+from rocmforge.tools.generate.architecture_models import write_architecture
+
+from .judge import Verdict, nmse
+from .logits import VECTOR_IDS
+from .meaning import Meaning
 
 MOST = 1e-4
 """Normalised mean squared error up to which logits agree."""
 VISIBLE = 1e-3
 """From which on a change shows."""
 PROGRAMS = ("host", "gfx1100", "gfx942", "gfx1201")
+
+_VECTORS = Path(__file__).parents[3] / "tests/data/architecture_logits.npz"
+"""llama.cpp's logits of the models that our own generator writes."""
 
 _HEAD = """# Architectures
 
@@ -97,7 +110,31 @@ def table(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
         if found[0].problem:
             refused.setdefault(_why(found[0].problem), []).append(name)
     lines += [f"| {why} | {', '.join(names)} |" for why, names in refused.items()]
+    lines += ["", *_without_files(verdicts)]
     return "\n".join(lines) + "\n"
+
+
+def _without_files(names: Iterable[str]) -> Iterator[str]:
+    """Yield a table of the architectures that compile, and of which the generator writes no file."""
+    seen = {re.sub("-(dense|moe)$", "", name) for name in names}
+    yield "Of these, which compile too, the generator writes no file:"
+    yield ""
+    yield "| architecture | compared by |"
+    yield "| --- | --- |"
+    with np.load(_VECTORS) as vectors:
+        for name in sorted(set(ARCHITECTURES) - seen):
+            if name in vectors.files:
+                found = f"a file of our own generator: meaning {_distance(name, vectors[name]):.0e}"
+            else:
+                found = "vectors of texts: [embeddings.md](embeddings.md)"
+            yield f"| {name} | {found} |"
+
+
+def _distance(name: str, expected: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
+    """Return how far the meaning of our own model of an architecture is from llama.cpp's logits of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        meaning = Meaning.of(write_architecture(Path(folder) / "model.gguf", name=name), len(VECTOR_IDS))
+        return nmse(meaning.logits(VECTOR_IDS), expected.astype(np.float64))
 
 
 def _why(problem: str) -> str:
