@@ -17,6 +17,7 @@ from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.hip import installed_arches
 from ..artifacts.manifest import TENSOR_COUNT
+from ..artifacts.vision import VISION_PART
 from .device.load import DeviceOptions
 from .engine.engine import Engine, EngineLimits
 from .engine.lifecycle import Observer
@@ -99,6 +100,7 @@ def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
         vocab_size=bundle.layout.vocab_size,
         weights_bytes=bundle.layout.weights_bytes,
         adapters=bundle.layout.adapters,
+        sees=VISION_PART in bundle.manifest.parts,
     )
 
 

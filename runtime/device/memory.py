@@ -29,12 +29,14 @@ class KvSize:
         state_slots: exactly so many; None: what fits and is of use. Where the model has no state there are none.
         beside: of a draft model that is loaded next on the same device, with a KV cache of as many tokens: its layouts,
             of which one will be taken.
+        apart: of a part of the same bundle that is loaded next, with a KV cache of one step: the same.
     """
 
     blocks: int | None
     max_context: int
     state_slots: int | None = None
     beside: tuple[Layout, ...] = ()
+    apart: tuple[Layout, ...] = ()
 
     def bytes_of_block(self, layout: Layout) -> int:
         """Of a block of the cache of this layout, and of the tokens in the cache beside it."""
@@ -48,8 +50,14 @@ class KvSize:
         return " with those of the draft model" if self.beside else ""
 
     def bytes_beside(self, of: Callable[[Layout], int]) -> int:
-        """The most that one of the layouts beside it takes of something else."""
-        return max(map(of, self.beside), default=0)
+        """The most that one of the layouts beside it takes of something else, and one of those apart."""
+        return max(map(of, self.beside), default=0) + max(map(of, self.apart), default=0)
+
+    @property
+    def cache_bytes_apart(self) -> int:
+        """Of the KV cache of a part."""
+        blocks = ((one, -(-one.max_batch_tokens // one.kv.block_size)) for one in self.apart)
+        return max((count * one.kv.bytes_per_block for one, count in blocks), default=0)
 
 
 def kv_blocks(
@@ -167,7 +175,7 @@ def check_memory(
         DeviceError: KV cache, state and arena do not fit.
     """
     size = size or KvSize(num_blocks, 0)
-    arena = layout.arena_bytes() + size.bytes_beside(Layout.arena_bytes)
+    arena = layout.arena_bytes() + size.bytes_beside(Layout.arena_bytes) + size.cache_bytes_apart
     needed = num_blocks * size.bytes_of_block(layout) + arena + num_slots * layout.bytes_per_slot
     if available is None or needed <= available:
         return

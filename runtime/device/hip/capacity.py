@@ -135,7 +135,7 @@ def _arena_bytes(layout: Layout) -> int:
 
 def _beside_bytes(size: KvSize) -> int:
     """Of what is loaded beside it, but its KV cache."""
-    return size.bytes_beside(_weights_bytes) + size.bytes_beside(_arena_bytes)
+    return size.bytes_beside(_weights_bytes) + size.bytes_beside(_arena_bytes) + size.cache_bytes_apart
 
 
 def _context_blocks(layout: Layout, size: KvSize) -> int:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
 from ....artifacts.errors import RequestError
+from ...engine.picture_prompt import picture_prompt
+from ...engine.pictures import PlacedPicture
+from ...pictures.read import GivenImage, read_images
 from ...text.tokenizer import TooManyTokensError
 from .body import kind_of
 from .errors import UnsupportedError
@@ -11,6 +17,16 @@ from .service import Service
 from .text_apis import Look
 
 MAX_PROMPTS = 64
+MEDIA_MARKER: Final = "<__media__>"
+"""llama.cpp's, in the text of a prompt that has images."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPrompt:
+    """Token ids of a prompt, and the pictures whose rows they are."""
+
+    token_ids: tuple[int, ...]
+    pictures: tuple[PlacedPicture, ...] = ()
 
 
 def read_prompts(
@@ -42,6 +58,46 @@ def read_prompts(
     if not 1 <= len(value) <= most:
         raise RequestError(name, f"expected 1 to {most} texts, found {len(value)}")
     return [_prompt(service, one, look, name, cut, parse_special) for one in value]
+
+
+def read_seen_prompts(
+    service: Service, value: object, look: Look, name: str = "prompt", parse_special: bool = True
+) -> list[SeenPrompt]:
+    """As `read_prompts`, with the pictures of each: one may be `{"prompt_string": text, "multimodal_data": images}`, in
+    whose text `MEDIA_MARKER` stands for each image, base64.
+
+    Raises:
+        ContextLengthError, RequestError: as `read_prompts`; or an image cannot be read.
+    """
+    several = isinstance(value, list) and not _is_mixed(value)
+    values: list[object] = value if several and isinstance(value, list) else [value]
+    if not 1 <= len(values) <= MAX_PROMPTS:
+        raise RequestError(name, f"expected 1 to {MAX_PROMPTS} texts, found {len(values)}")
+    return [_seen_prompt(service, one, look, name, parse_special) for one in values]
+
+
+def _seen_prompt(service: Service, value: object, look: Look, name: str, parse_special: bool) -> SeenPrompt:
+    images = value.get("multimodal_data") if isinstance(value, dict) and service.vision is not None else None
+    if not images or service.vision is None or not isinstance(value, dict):
+        return SeenPrompt(_prompt(service, value, look, name, False, parse_special))
+    at, text = f"{name}.multimodal_data", value.get("prompt_string")
+    if not isinstance(images, list) or not isinstance(text, str):
+        raise RequestError(name, "expected prompt_string, a text, and multimodal_data, an array of base64")
+    if text.count(MEDIA_MARKER) != len(images):
+        found = f"found {text.count(MEDIA_MARKER)} in the text and {len(images)}"
+        raise RequestError(at, f"expected an image for each {MEDIA_MARKER}, {found}")
+    given = [GivenImage(one if isinstance(one, str) else "", f"{at}[{index}]") for index, one in enumerate(images)]
+    pieces = read_images(given, service.vision)
+    for one in given:
+        text = text.replace(MEDIA_MARKER, one.mark, 1)
+
+    def encode(part: str, first: bool) -> tuple[int, ...]:
+        return service.cache.encode(part, first, parse_special, service.most_tokens, look)
+
+    try:
+        return SeenPrompt(*picture_prompt(text, pieces, service.vision, encode))
+    except TooManyTokensError as error:
+        raise service.too_long(error.count) from None
 
 
 def _is_mixed(value: list[object]) -> bool:

@@ -62,6 +62,7 @@ class ServedModel:
         adapters: that requests may choose, in the order of their numbers.
         adapter: the one of them that this name chooses; "": none.
         defaults: see `DefaultAdapters`.
+        sees: images of a chat.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ServedModel:
     adapters: tuple[str, ...] = ()
     adapter: str = ""
     defaults: DefaultAdapters = field(default_factory=DefaultAdapters, compare=False)
+    sees: bool = False
 
     @property
     def root(self) -> str:

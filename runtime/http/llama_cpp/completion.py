@@ -16,7 +16,7 @@ from ..core.generation_params import GenerationParams
 from ..core.infill import File, Gap, infill_ids
 from ..core.job import look_of, start_job
 from ..core.logprobs import finite, token_text
-from ..core.prompts import read_prompts
+from ..core.prompts import SeenPrompt, read_seen_prompts
 from ..core.resources import Resource
 from ..core.routes import Operation, Route
 from ..core.sampling_schema import REPEAT_NAMES
@@ -44,7 +44,7 @@ class _Generating(Resource):
         req: falcon.Request,
         resp: falcon.Response,
         body: LlamaCompletionRequest,
-        read: Callable[[Service, int | None], list[tuple[int, ...]]],
+        read: Callable[[Service, int | None], list[SeenPrompt]],
     ) -> None:
         """Answer at once or as a stream; with an array where there are several prompts.
 
@@ -53,7 +53,7 @@ class _Generating(Resource):
             read: the token ids of each prompt, by the model and the most tokens that may follow.
         """
         clock = AnswerClock()
-        prompts: list[tuple[int, ...]] = []
+        prompts: list[SeenPrompt] = []
         with self.context.models.lease(body.model) as lease:
             clock.loaded()
             service = lease.service
@@ -61,13 +61,14 @@ class _Generating(Resource):
 
             def make() -> list[GenerationRequest]:
                 prompts.extend(read(service, max_tokens))
-                return [service.request(ids, params, max_tokens) for ids in prompts]
+                requests = (service.request(one.token_ids, params, max_tokens) for one in prompts)
+                return [replace(made, pictures=one.pictures) for made, one in zip(requests, prompts, strict=True)]
 
             job = start_job(req, lease.keep(), self.context.admission, make)
         settings = generation_settings(service, params, max_tokens) | {"stream": bool(body.stream)}
         answers = [
-            _Answering(service, generation, ids, index, settings, replace(clock))
-            for index, (generation, ids) in enumerate(zip(job.generations, prompts, strict=True))
+            _Answering(service, generation, one.token_ids, index, settings, replace(clock))
+            for index, (generation, one) in enumerate(zip(job.generations, prompts, strict=True))
         ]
         encoder = _Encoder(answers, bool(body.return_tokens))
         respond(req, resp, job, self.context, encoder, body.stream or False)
@@ -81,7 +82,7 @@ class Completion(_Generating):
         body, look = self.read(req, LlamaCompletionRequest), look_of(req)
         special = body.parse_special is not False
         self.generate(
-            req, resp, body, lambda service, _: read_prompts(service, body.prompt, look, parse_special=special)
+            req, resp, body, lambda service, _: read_seen_prompts(service, body.prompt, look, parse_special=special)
         )
 
 
@@ -93,7 +94,11 @@ class Infill(_Generating):
         body, look = self.read(req, LlamaInfillRequest), look_of(req)
         files = tuple(File(extra.filename, extra.text) for extra in body.input_extra or ())
         gap = Gap(body.input_prefix, body.input_suffix, body.prompt, files)
-        self.generate(req, resp, body, lambda service, most: [infill_ids(service, gap, most, "input_suffix", look)])
+
+        def read(service: Service, most: int | None) -> list[SeenPrompt]:
+            return [SeenPrompt(infill_ids(service, gap, most, "input_suffix", look))]
+
+        self.generate(req, resp, body, read)
 
 
 def generation_settings(service: Service, params: GenerationParams, max_tokens: int | None) -> Json:

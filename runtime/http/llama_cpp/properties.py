@@ -11,9 +11,10 @@ from ....artifacts.errors import RequestError
 from ...text.tokenizer import TooManyTokensError
 from ..core.generation_params import GenerationParams, check_token_ids
 from ..core.job import look_of
-from ..core.prompts import read_mixed
+from ..core.prompts import MEDIA_MARKER, read_mixed
 from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
+from ..core.schema import UNSET
 from ..core.service import ChatPrompt
 from ..core.text_apis import TokenizerApi
 from ..native.health import Health
@@ -56,7 +57,8 @@ class Props(ReadResource):
                     model_path=service.model.path,
                     chat_template=service.chat_template.source,
                     build_info=f"rocmforge-{__version__}",
-                    modalities={"vision": False, "audio": False},
+                    modalities={"vision": service.model.sees, "audio": False},
+                    media_marker=MEDIA_MARKER if service.model.sees else UNSET,
                 ),
             )
 

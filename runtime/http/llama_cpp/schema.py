@@ -275,6 +275,7 @@ class PropsDocument(Struct, kw_only=True):
     chat_template: str
     build_info: str
     modalities: dict[str, bool]
+    media_marker: str | Unset = UNSET
 
 
 class VersionDocument(Struct, kw_only=True):

@@ -37,6 +37,7 @@ def _model(model: ServedModel, service: Service | None) -> LmStudioModel:
         state="not-loaded" if service is None else "loaded",
         max_context_length=model.context_length,
         loaded_context_length=UNSET if service is None else service.engine.max_context,
+        type="vlm" if model.sees else "llm",
         capabilities=["tool_use"],  # tools are told to every model, by its template or in plain text
     )
 
@@ -78,7 +79,7 @@ def _key(model: ServedModel, service: Service | None) -> LmStudioKey:
         params_string=model_card.parameters_text(model) or None,
         loaded_instances=instances,
         max_context_length=model.context_length,
-        capabilities=LmStudioCapabilities(vision=False, trained_for_tool_use=_takes_tools(service)),
+        capabilities=LmStudioCapabilities(vision=model.sees, trained_for_tool_use=_takes_tools(service)),
     )
 
 

@@ -20,7 +20,7 @@ class LmStudioModel(Struct, kw_only=True):
     max_context_length: int
     loaded_context_length: int | Unset = UNSET
     object: Literal["model"] = "model"
-    type: Literal["llm"] = "llm"
+    type: Literal["llm", "vlm"] = "llm"
     compatibility_type: Literal["gguf"] = "gguf"
     capabilities: list[str] = []
 

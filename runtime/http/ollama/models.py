@@ -140,7 +140,7 @@ def _show(model: ServedModel, template: str) -> ShowAnswer:
         template=template,
         details=details_of(model),
         model_info=_model_info(model),
-        capabilities=capabilities(template),
+        capabilities=capabilities(template, model.sees),
         modified_at=model_card.modified_at(model),
         license=license_name if isinstance(license_name, str) else UNSET,
     )
@@ -157,11 +157,11 @@ def _model_info(model: ServedModel) -> Json:
     }
 
 
-def capabilities(template: str) -> list[str]:
+def capabilities(template: str, sees: bool = False) -> list[str]:
     """What a model can do, in Ollama's words. Tools are told to every model, by its template or in plain text."""
     form = format_of(template)
     thinks = form.channels is not None or form.reasoning.open in template or "enable_thinking" in template
-    return ["completion", "tools", "embedding", *(["thinking"] if thinks else [])]
+    return ["completion", "tools", "embedding", *["thinking"] * thinks, *["vision"] * sees]
 
 
 class OllamaEmbed(Resource):

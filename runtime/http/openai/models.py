@@ -28,6 +28,8 @@ from .model_schema import (
 )
 
 MEBIBYTE = 1 << 20
+CAPABILITIES = ("completion", "chat", "tools", "embeddings", "structured_output")
+"""Of every model."""
 
 
 def model_document(card: ServedModel, loaded: bool, name: str | None = None) -> ModelDocument:
@@ -41,7 +43,7 @@ def model_document(card: ServedModel, loaded: bool, name: str | None = None) -> 
         tensor_count=card.tensor_count,
         compact_id=compact_id(card),
         loaded=loaded,
-        capabilities={"completion": True, "chat": True, "tools": True, "embeddings": True, "structured_output": True},
+        capabilities={**dict.fromkeys(CAPABILITIES, True), **({"vision": True} if card.sees else {})},
         supports_agent=True,
         supports_tools=True,
         details=ModelDetails(
