@@ -30,6 +30,7 @@ from .http.proxy.manager import IntegrationManager, parse_integration
 from .http.transport.auth import Security, warn_if_open
 from .http.transport.server import run_server
 from .model_pool import NEVER, Load, ModelPool
+from .pictures.encode import vision_of
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import UNTRACED, TraceOptions, Tracer
 from .text.constraints import ConstraintCompiler
@@ -224,6 +225,7 @@ class BundleModel:
             chat_template=template,
             model=model,
             constraints=ConstraintCompiler(tokenizer) if remote is None else deferred_constraints(),
+            vision=vision_of(bundle) if model.sees else None,
         )
 
     def _load_engine(

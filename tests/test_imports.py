@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "runtime/http": {"artifacts", "runtime/telemetry", *HTTP_ROOMS},
     "runtime": {
         *("artifacts", "library", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry", ""),
+        "runtime/pictures",
         *("runtime/http", "runtime/http/core", "runtime/http/transport", "runtime/http/proxy"),
     },
 }

@@ -23,6 +23,7 @@ from ..text.tokenizer import Tokenizer
 from .draft_loading import DraftLoader, HeadLoader, check_kinds, check_tokens
 from .drafts import DEFAULT_DRAFTS, MTP, DraftPolicy
 from .engine import Engine, EngineLimits
+from .eyes import eyes_loader
 from .lifecycle import EngineMetrics, Observer
 
 log = logging.getLogger(__name__)
@@ -133,9 +134,15 @@ def load_engine(
     drafts, size = draft_loader(bundle, tokenizer, draft, limits), kv_size(bundle, options)
     if drafts is not None:
         size = drafts.size(size)
+    if (eyes := eyes_loader(bundle)) is not None:
+        size = eyes.size(size)
 
     def load(device: DeviceOptions) -> tuple[Program, DeviceOptions]:
+        if eyes is not None:
+            eyes.encoder.close()
         program = load_program(bundle, device, size, report)
+        if eyes is not None:
+            eyes.load(program, device, report)
         device = replace(device, device=chosen_device(device.device, program))
         return program if drafts is None else drafts.load(program, device, size, report), device
 
@@ -151,6 +158,7 @@ def load_engine(
         request_ids=request_ids,
         head=_head(bundle, program.layout),
         policy=None if drafts is None else drafts.policy,
+        encoder=None if eyes is None else eyes.encoder,
     )
 
 

@@ -41,7 +41,7 @@ class _Needs:
     def of(cls, layout: Layout, size: KvSize, host: Collection[str] = frozenset()) -> _Needs:
         """Of a bundle with such a KV cache, whose tensors in `host` are elsewhere."""
         weights = place_tensors(layout, host)[1] + size.bytes_beside(_weights_bytes)
-        arena = _arena_bytes(layout) + size.bytes_beside(_arena_bytes)
+        arena = _arena_bytes(layout) + size.bytes_beside(_arena_bytes) + size.cache_bytes_apart
         cache = _wanted_blocks(layout, size) * size.bytes_of_block(layout)
         return cls(weights, arena, _wanted_slots(size) * layout.bytes_per_slot, cache)
 

@@ -28,6 +28,7 @@ from ..drafts import LOOKUP
 from ..embedding_sequence import EmbeddingSequence
 from ..embeddings import EmbeddingError, EmbeddingRequest
 from ..engine import Engine
+from ..eyes import eyes_loader
 from ..generation import FINISH_FAILED, GenerationRequest, TokenEvent
 from ..lifecycle import EngineMetrics
 from ..loading import EngineOptions, chosen_device, draft_limits, draft_loader, kv_size, load_tokenizer
@@ -147,7 +148,11 @@ class Worker:
         drafts = draft_loader(bundle, tokenizer, draft, limits)
         if drafts is not None:
             size = drafts.size(size)
+        if (eyes := eyes_loader(bundle)) is not None:
+            size = eyes.size(size)
         program = load_program(bundle, device, size, log.info)
+        if eyes is not None:
+            eyes.load(program, device, log.info)
         ready = self._ready(start.device, bundle, program, size.max_context)
         self._compiler = ConstraintCompiler(tokenizer)
         self._engine = Engine(
@@ -160,6 +165,7 @@ class Worker:
             observer=self._put,
             request_ids=self._ids,
             policy=None if drafts is None else drafts.policy,
+            encoder=None if eyes is None else eyes.encoder,
         )
         self._engine.start()
         self._put(ready)
