@@ -48,6 +48,7 @@ def fake_bundle(path: Path, *targets: str, **metadata: object) -> Any:
     manifest = SimpleNamespace(
         **{"model": model, "files": files, "bundle_digest": "abc", "tokenizer": {}},
         targets=[SimpleNamespace(backend=backend) for backend in targets],
+        parts={},
     )
     layout = SimpleNamespace(max_seq_len=256, vocab_size=300, weights_bytes=990, adapters=("sql",))
     return SimpleNamespace(path=path, manifest=manifest, layout=layout, read=lambda name: f"of {name}".encode())
@@ -178,7 +179,7 @@ class Parts:
 
         for name, value in {
             "open_bundle": open_bundle,
-            "served_model": lambda *arguments: SimpleNamespace(name="tiny"),
+            "served_model": lambda *arguments: SimpleNamespace(name="tiny", sees=False),
             "has_worker": lambda *arguments: worker,
             "make_remote": lambda *arguments: self,
             "load_chat_template": lambda of: SimpleNamespace(
@@ -225,6 +226,7 @@ def test_a_model_with_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts.told == begun
     service: Any = model.service
     assert isinstance(service.pop("constraints"), DeferredConstraints)
+    assert service.pop("vision") is None
     assert (service["engine"], service["tokenizer"], service["model"].name) == (parts, "the tokenizer", "tiny")
     assert service["chat_template"].close is not None
     model.stop(2.5)
