@@ -51,8 +51,8 @@ class Toolchain(Protocol):
         """
 
 
-def run_compiler(command: tuple[str, ...], folder: Path) -> None:
-    """Run a compiler or linker in `folder`, where its own temporary files go too.
+def run_compiler(command: tuple[str, ...], folder: Path) -> str:
+    """Run a compiler or linker in `folder`, where its own temporary files go too; returns what it printed.
 
     Raises:
         ToolchainError: it failed, hung or is gone.
@@ -80,6 +80,7 @@ def run_compiler(command: tuple[str, ...], folder: Path) -> None:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
         raise ToolchainError(f"{Path(name).name} failed ({done.returncode}): {printable(first, 400)}")
+    return done.stdout.decode("utf-8", "replace")
 
 
 def ziglang_folder() -> Path:

@@ -33,10 +33,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Commands that were run, and in which folder; none really is."""
     made: Commands = []
 
-    def run(command: tuple[str, ...], folder: Path) -> None:
+    def run(command: tuple[str, ...], folder: Path) -> str:
         made.append((command, folder))
         if "-o" in command:
             Path(folder, command[-1]).write_bytes(b"code")
+        return ""
 
     for module in (hip_toolchain, host_toolchain):
         monkeypatch.setattr(module, "run_compiler", run)
@@ -156,6 +157,36 @@ def test_where_hipcc_is_looked_for(rocm: Path, tmp_path: Path, monkeypatch: pyte
     assert hipcc_path() == Path("/elsewhere/hipcc")
 
 
+@pytest.mark.parametrize(
+    "said, called",
+    [
+        ('hipcc-cmd: "/my clang" -a "b c" {unit}', ("/my clang", "-a", "b c")),
+        ("warning: x\nhipcc-cmd: /clang {unit}\n", ("/clang",)),
+        ("hipcc-cmd: /clang {unit} -more", None),
+        ("hipcc-cmd: {unit}", None),
+        ("hipcc-cmd: 'half", None),
+        ("", None),
+    ],
+)
+def test_what_hipcc_calls_is_asked_for_once(said: str, called: tuple[str, ...] | None, tmp_path: Path) -> None:
+    """Where it says nothing of use it is called each time; other flags are another question."""
+    ran = tmp_path / "ran"
+    other = script(tmp_path / "other", f'echo "other $*" >>{ran}; for last; do :; done; echo code >"$last"')
+    spoken = said.replace("/my clang", str(other)).replace("/clang", str(other))
+    unit = "-cuid=$3 -I/include -emit-llvm -c a.hip -o a.bc"
+    text = f"cat <<EOF\n{spoken.replace('{unit}', unit)}\nEOF"
+    hipcc = script(tmp_path / "hipcc", f"echo hipcc >>{ran}; set -- a b a\n{text}\necho code >a.bc")
+    clang = script(tmp_path / "clang", 'for last; do :; done; echo code >"$last"')
+    tool = HipToolchain("hipcc", (str(hipcc),), (str(clang),), (), "HIP 6", frozenset({"gfx1100", "gfx906"}))
+    for arch in ("gfx1100", "gfx1100", "gfx906"):
+        variant = CodeVariant("", (f"--offload-arch={arch}",), (), f"code/{arch}.hsaco")
+        tool.compile(tmp_path / "a.hip", tmp_path / "a.o", Path("/include"), variant)
+    first, second, third = ran.read_text().splitlines()
+    assert (first, third) == ("hipcc", "hipcc")
+    given = " ".join((*(called or ("",))[1:], "-cuid=a -I/include -emit-llvm -c a.hip -o a.bc"))
+    assert second == (f"other {given}" if called else "hipcc")
+
+
 def fake_hipcc(folder: Path, name: str = "clang-17") -> Path:
     script(folder / "llvm" / name, "echo Available CPUs:; echo; printf '\\tgfx906\\n  gfx11-generic\\n gfx1 x\\n'")
     script(folder / "llvm" / "ld.lld", "exit 0")
@@ -168,7 +199,7 @@ def test_hipcc_names_its_clang(name: str, rocm: Path, monkeypatch: pytest.Monkey
     path = fake_hipcc(rocm, name)
     monkeypatch.setenv("HIPCC", str(path))
     found = find_hipcc()
-    assert found.hip == ("/usr/bin/env", "HIP_PLATFORM=amd", str(path))
+    assert found.hip == ("/usr/bin/env", "HIP_PLATFORM=amd", "HIPCC_VERBOSE=1", str(path))
     assert (found.clang, found.linker) == ((f"{rocm}/llvm/{name}",), (f"{rocm}/llvm/ld.lld",))
     assert found.version == "HIP version: 6.1; AMD clang version 17.0.6 (x)"
     assert found.arches == {"gfx906", "gfx11-generic"}
