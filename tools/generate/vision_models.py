@@ -50,6 +50,7 @@ SHAPES: Mapping[str, Shape] = {
     "qwen2vl_merger": Shape(hidden=160, side=40, picture=(6, 10), keys={"spatial_merge_size": 2}),
     "qwen2.5vl_merger": Shape(
         hidden=160,
+        inner=212,
         layers=5,
         side=40,
         picture=(12, 20),
