@@ -32,12 +32,16 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     const GLOBAL_MEMORY float *before = state_before(STEP, a1, sequence);
     float state[ROWS] = {};
     if (before) load_rows(state, before + (size_t)column * STATE, part);
-    for (int32_t t = STEP->sequence_starts[sequence]; t < STEP->sequence_starts[sequence + 1]; t++) {
-        token_rows token;
-        read_token(token, state, own, place, inputs, t);
+    const int32_t begin = STEP->sequence_starts[sequence], end = STEP->sequence_starts[sequence + 1];
+    if (begin == end) return;
+    raw_token raw = load_token(place, inputs, begin);
+    for (int32_t t = begin; t < end; t++) {
+        const token_rows token = take_token(raw, state, own, place);
+        raw = load_token(place, inputs, int_min(t + 1, end - 1)); /* while this one is computed */
+        const float written = written_by(token, state);
         float sum = 0;
         UNROLL_FOR (int r = 0; r < ROWS; r++) {
-            state[r] = float_fma(token.key[r], token.value, state[r]);
+            state[r] = float_fma(token.key[r], written, state[r]);
             sum = float_fma(state[r], token.query[r], sum);
         }
         sum = sum_of_parts(sum) + token.added;

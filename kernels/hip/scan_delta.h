@@ -31,11 +31,10 @@ INLINE float load_share(const GLOBAL_MEMORY float *p, int i, int32_t part)
     return r < ROWS && row < STATE ? p[row] : 0.0f;
 }
 /* The state decays, each row at its own rate. */
-INLINE void decay_rows(float state[ROWS], const own_numbers &own, const GLOBAL_MEMORY float *decays, int32_t part)
+INLINE void decay_rows(float state[ROWS], const own_numbers &own, const float decays[SHARE], int32_t part)
 {
     float share[SHARE];
-    UNROLL_FOR (int i = 0; i < SHARE; i++)
-        share[i] = decay_of(own.a * float_softplus(load_share(decays, i, part) + own.bias[i]));
+    UNROLL_FOR (int i = 0; i < SHARE; i++) share[i] = decay_of(own.a * float_softplus(decays[i] + own.bias[i]));
     UNROLL_FOR (int r = 0; r < ROWS; r++)
         state[r] *= SHARERS > 1 ? from_lane(share[r / SHARERS], r % SHARERS * PARTS + part) : share[r];
 }
@@ -53,35 +52,65 @@ INLINE own_numbers numbers_of(lane_place place, const GLOBAL_MEMORY float *a, co
     return own;
 }
 
-/* x / sqrt(sum of squares + EPSILON) * scale, of a key or a query. */
-INLINE void load_unit(float values[ROWS], const GLOBAL_MEMORY float *p, int32_t part, float scale)
-{
-    load_rows(values, p, part);
-    float squares = 0;
-    UNROLL_FOR (int r = 0; r < ROWS; r++) squares = float_fma(values[r], values[r], squares);
-    const float factor = scale / __builtin_sqrtf(sum_of_parts(squares) + EPSILON);
-    UNROLL_FOR (int r = 0; r < ROWS; r++) values[r] *= factor;
-}
-
-INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &own, lane_place place,
-                       const void *const inputs[4], int32_t t)
+/* What a lane needs of a token, as it is in memory. */
+struct raw_token {
+    float key[ROWS], query[ROWS], value, beta;
+#ifdef KIND_KDA
+    float decays[SHARE];
+#else
+    float alpha;
+#endif
+};
+INLINE raw_token load_token(lane_place place, const void *const inputs[4], int32_t t)
 {
     const int32_t key_head = KEY_HEAD(place.head);
     const GLOBAL_MEMORY float *queries = row_of(inputs[0], t, QKV_STRIDE, QKV_FIRST);
     const GLOBAL_MEMORY float *keys = queries + KEY_HEADS * STATE, *values = keys + KEY_HEADS * STATE;
+    raw_token raw;
+    load_rows(raw.key, keys + key_head * STATE, place.part);
+    load_rows(raw.query, queries + key_head * STATE, place.part);
+    raw.value = values[place.column];
 #ifdef KIND_DELTA
     const GLOBAL_MEMORY float *beta = row_of(inputs[1], t, GATES_STRIDE, GATES_FIRST) +
                                       place.head / GATE_HEADS * (2 * GATE_HEADS) + place.head % GATE_HEADS;
-    const float decay = decay_of(own.a * float_softplus(beta[GATE_HEADS] + own.bias));
-    UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay;
+    raw.alpha = beta[GATE_HEADS];
 #else
     const GLOBAL_MEMORY float *beta = row_of(inputs[2], t, BETA_STRIDE, BETA_FIRST) + place.head;
-    decay_rows(state, own, row_of(inputs[1], t, DECAY_STRIDE, DECAY_FIRST) + place.head * STATE, place.part);
+    const GLOBAL_MEMORY float *decays = row_of(inputs[1], t, DECAY_STRIDE, DECAY_FIRST) + place.head * STATE;
+    UNROLL_FOR (int i = 0; i < SHARE; i++) raw.decays[i] = load_share(decays, i, place.part);
 #endif
-    load_unit(token.key, keys + key_head * STATE, place.part, 1.0f);
-    load_unit(token.query, queries + key_head * STATE, place.part, 1.0f / __builtin_sqrtf((float)STATE));
+    raw.beta = beta[0];
+    return raw;
+}
+
+/* x / sqrt(sum of squares + EPSILON) * scale, of a key or a query. */
+INLINE void make_unit(float unit[ROWS], const float x[ROWS], float scale)
+{
+    float squares = 0;
+    UNROLL_FOR (int r = 0; r < ROWS; r++) squares = float_fma(x[r], x[r], squares);
+    const float factor = scale / __builtin_sqrtf(sum_of_parts(squares) + EPSILON);
+    UNROLL_FOR (int r = 0; r < ROWS; r++) unit[r] = x[r] * factor;
+}
+/* The state decays for a token. */
+INLINE token_rows take_token(const raw_token &raw, float state[ROWS], const own_numbers &own, lane_place place)
+{
+    token_rows token;
+#ifdef KIND_DELTA
+    const float decay = decay_of(own.a * float_softplus(raw.alpha + own.bias));
+    UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay;
+#else
+    decay_rows(state, own, raw.decays, place.part);
+#endif
+    make_unit(token.key, raw.key, 1.0f);
+    make_unit(token.query, raw.query, 1.0f / __builtin_sqrtf((float)STATE));
+    token.value = raw.value;
+    token.rate = sigmoid(raw.beta);
+    token.added = 0;
+    return token;
+}
+INLINE float written_by(const token_rows &token, const float state[ROWS])
+{
     float kept = 0;
     UNROLL_FOR (int r = 0; r < ROWS; r++) kept = float_fma(state[r], token.key[r], kept);
-    token.value = sigmoid(beta[0]) * (values[place.column] - sum_of_parts(kept));
-    token.added = 0;
+    return token.rate * (token.value - sum_of_parts(kept));
 }

@@ -34,29 +34,51 @@ INLINE own_numbers numbers_of(lane_place place, const GLOBAL_MEMORY float *a, co
     return own;
 }
 
-INLINE void read_token(token_rows &token, float state[ROWS], const own_numbers &own, lane_place place,
-                       const void *const inputs[4], int32_t t)
+/* What a lane needs of a token, as it is in memory. */
+struct raw_token {
+    float key[ROWS], query[ROWS], x, dt;
+};
+INLINE raw_token load_token(lane_place place, const void *const inputs[4], int32_t t)
 {
     const int32_t group = place.head / (HEADS / GROUPS);
-    const float x = row_of(inputs[0], t, X_STRIDE, X_FIRST)[place.column];
+    raw_token raw;
+    load_rows(raw.key, row_of(inputs[B_INPUT], t, B_STRIDE, B_FIRST) + group * STATE, place.part);
+    load_rows(raw.query, row_of(inputs[B_INPUT + 1], t, C_STRIDE, C_FIRST) + group * STATE, place.part);
+    raw.x = row_of(inputs[0], t, X_STRIDE, X_FIRST)[place.column];
+#ifdef KIND_LINEAR
+    raw.dt = 0;
+#else
+    raw.dt = row_of(inputs[1], t, DT_STRIDE, DT_FIRST)[place.head];
+#endif
+    return raw;
+}
+
+/* The state decays for a token. */
+INLINE token_rows take_token(const raw_token &raw, float state[ROWS], const own_numbers &own, lane_place place)
+{
+    token_rows token;
 #ifdef KIND_LINEAR
     const float step = 1;
 #else
-    const float dt = row_of(inputs[1], t, DT_STRIDE, DT_FIRST)[place.head];
-    const float step = float_softplus(HAS_BIAS ? dt + own.bias : dt);
+    const float step = float_softplus(HAS_BIAS ? raw.dt + own.bias : raw.dt);
 #endif
-    load_rows(token.key, row_of(inputs[B_INPUT], t, B_STRIDE, B_FIRST) + group * STATE, place.part);
-    load_rows(token.query, row_of(inputs[B_INPUT + 1], t, C_STRIDE, C_FIRST) + group * STATE, place.part);
 #ifdef KIND_MAMBA
     UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay_of(step * own.a[r]);
 #else
     const float decay = decay_of(step * own.a);
     UNROLL_FOR (int r = 0; r < ROWS; r++) state[r] *= decay;
 #endif
-    token.value = step * x;
+    UNROLL_FOR (int r = 0; r < ROWS; r++) {
+        token.key[r] = raw.key[r];
+        token.query[r] = raw.query[r];
+    }
+    token.value = step * raw.x;
+    token.rate = 1;
 #ifdef KIND_LINEAR
     token.added = 0;
 #else
-    token.added = own.d * x;
+    token.added = own.d * raw.x;
 #endif
+    return token;
 }
+INLINE float written_by(const token_rows &token, const float state[ROWS]) { return token.value; }

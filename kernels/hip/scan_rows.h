@@ -8,9 +8,9 @@
 struct lane_place {
     int32_t head, column, part; /* the column counts through all heads */
 };
-/* What a token brings to a lane, once the state has decayed. */
+/* What a token brings to a lane: a delta's value takes what the state gives for its key off, at its rate. */
 struct token_rows {
-    float key[ROWS], query[ROWS], value, added;
+    float key[ROWS], query[ROWS], value, rate, added;
 };
 
 INLINE int32_t row_at(int r, int32_t part) { return r / 4 * (4 * PARTS) + 4 * part + r % 4; }
