@@ -21,6 +21,13 @@
 #error "expected KIND_MAMBA, KIND_MAMBA2, KIND_LINEAR, KIND_DELTA or KIND_KDA"
 #endif
 
+/* 1: a token is loaded while the one before it is computed; kda has no registers left for it. */
+#ifdef KIND_KDA
+#define AHEAD 0
+#else
+#define AHEAD 1
+#endif
+
 KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 {
     const int32_t sequence = group_y(), at = group_x() * THREADS + thread_index();
@@ -34,10 +41,12 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     if (before) load_rows(state, before + (size_t)column * STATE, part);
     const int32_t begin = STEP->sequence_starts[sequence], end = STEP->sequence_starts[sequence + 1];
     if (begin == end) return;
-    raw_token raw = load_token(place, inputs, begin);
+    raw_token raw = {};
+    if (AHEAD) raw = load_token(place, inputs, begin);
     for (int32_t t = begin; t < end; t++) {
+        if (!AHEAD) raw = load_token(place, inputs, t);
         const token_rows token = take_token(raw, state, own, place);
-        raw = load_token(place, inputs, int_min(t + 1, end - 1)); /* while this one is computed */
+        if (AHEAD) raw = load_token(place, inputs, int_min(t + 1, end - 1));
         const float written = written_by(token, state);
         float sum = 0;
         UNROLL_FOR (int r = 0; r < ROWS; r++) {
