@@ -76,12 +76,13 @@ def _resident_bytes(pid: int) -> int:
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
 
 
-def serve_once(bundle: Path, *options: str) -> tuple[float, float, int]:
-    """Seconds from process start until /ready says 200, seconds to the first token, resident bytes after it."""
+def serve_once(bundle: Path, *options: str, **settings: str) -> tuple[float, float, int]:
+    """Seconds from process start until /ready says 200, seconds to the first token, resident bytes after it; `settings`
+    go to the server's environment."""
     port = _free_port()
     began = time.perf_counter()
     command = [*RFC, "serve", str(bundle), "--addr", f"127.0.0.1:{port}", *options]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=ENVIRONMENT | settings)
     try:
         while not _is_ready(port):
             if server.poll() is not None:
