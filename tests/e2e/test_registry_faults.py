@@ -7,13 +7,15 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rocmforge.artifacts.bundle import verify_bundle
-from rocmforge.tests.support.killed import Killed
-from rocmforge.tests.support.process import Server, digest_of, files_of, refused, rfc, serving
+from rocmforge.compiler.target import TARGETS
+from rocmforge.tests.support.killed import Killed, forked
+from rocmforge.tests.support.process import Server, digest_of, files_of, refused, serving
 from rocmforge.tests.support.registries import RunningRegistry, running_registry
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -47,13 +49,14 @@ def test_F61_killed_pushes_and_pulls_go_on(registry: RunningRegistry, small_bund
     name, killed = f"{team}/killed:v1", 0
     push = Killed(tmp_path, own, "push", small_bundle, name, *options)
     while push.dies(whole.steps // 3):
-        refused(rfc("pull", name, "-o", goal, *options), 1, "manifest: the registry answered 404")
+        refused(forked(tmp_path, "pull", name, "-o", goal, *options), 1, "manifest: the registry answered 404")
         killed += 1
         assert killed < 12, "pushes begin anew"
     assert killed > 1
     assert whole.run(0) == 0  # of what is there
     assert Killed(tmp_path, own, "push", small_bundle, f"{team}/killed:v2", *options).dies(whole.steps)
-    refused(rfc("pull", f"{team}/killed:v2", "-o", goal, *options), 1, "manifest: the registry answered 404")
+    absent = forked(tmp_path, "pull", f"{team}/killed:v2", "-o", goal, *options)
+    refused(absent, 1, "manifest: the registry answered 404")
     pull = Killed(tmp_path, goal.parent, "pull", name, "-o", goal, "--arch", "all", *options)
     assert pull.run(0) == 0
     steps = pull.steps
@@ -71,17 +74,26 @@ def test_F61_killed_pushes_and_pulls_go_on(registry: RunningRegistry, small_bund
 
 
 def test_F61_a_killed_rebuild_leaves_the_bundle_and_nothing_half(
-    small_bundle: Path, small_gguf: Path, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, goal = files_of(small_bundle), tmp_path / "goals" / "again.rfb"
+    """Of a bundle with the host's portable code alone, which is the quickest to compile."""
+    host = TARGETS["host"]
+    monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
+    model, bundle, goal = (
+        write_model(tmp_path / "small.gguf", num_layers=1),
+        tmp_path / "b.rfb",
+        tmp_path / "goals/a.rfb",
+    )
+    digest_of(forked(tmp_path, "compile", model, "-o", bundle, "--cache-dir", tmp_path / "cache"))
+    before = files_of(bundle)
     goal.parent.mkdir()
-    rebuild = Killed(tmp_path, goal.parent, "rebuild", small_bundle, small_gguf, "-o", goal)
+    rebuild = Killed(tmp_path, goal.parent, "rebuild", bundle, model, "-o", goal)
     assert rebuild.dies(30)
-    assert files_of(small_bundle) == before
+    assert files_of(bundle) == before
     assert not os.path.lexists(goal)
     assert len(list(goal.parent.iterdir())) == 1  # what the next removes
     assert rebuild.run(0) == 0
-    assert files_of(goal) == files_of(small_bundle) == before
+    assert files_of(goal) == files_of(bundle) == before
     assert [path.name for path in goal.parent.iterdir()] == [goal.name]
     assert rebuild.steps > 35
 
@@ -93,13 +105,14 @@ def test_F79_a_bundle_is_pulled_anew_below_its_server(
     that it has, and the next has the new one, whole."""
     other, goal, name = tmp_path / "other.rfb", tmp_path / "goals/copy.rfb", f"{registry.host}/team/served:v1"
     goal.parent.mkdir()
-    digest_of(rfc("compile", write_model(tmp_path / "other.gguf", seed=1), "-o", other, "--cache-dir", small_cache))
+    model = write_model(tmp_path / "other.gguf", seed=1)
+    digest_of(forked(tmp_path, "compile", model, "-o", other, "--cache-dir", small_cache))
     options = ("--registry-cache", tmp_path / "cache")
-    assert rfc("push", small_bundle, name, *options).returncode == 0
-    assert rfc("pull", name, "-o", goal, "--arch", "all", *options).returncode == 0
+    assert forked(tmp_path, "push", small_bundle, name, *options).returncode == 0
+    assert forked(tmp_path, "pull", name, "-o", goal, "--arch", "all", *options).returncode == 0
     with serving(goal) as server:
         first = answer(server)
-        assert rfc("push", other, name, *options).returncode == 0
+        assert forked(tmp_path, "push", other, name, *options).returncode == 0
         pull = Killed(tmp_path, goal.parent, "pull", name, "-o", goal, "--arch", "all", *options)
         for step in (10, 40):
             assert pull.dies(step)
