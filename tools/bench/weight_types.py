@@ -2,12 +2,16 @@
 
 python -m rocmforge.tools.bench.weight_types MODEL.gguf LLAMA_CPP/build/bin FOLDER [--type IQ2_XS] [--peer PYTHON]
 
+The peer is a Python that has llama_cpp, or (`--logits`) the architecture oracle's reflogits, whose keys and values are
+of float32 and whose texts have at most 128 tokens: then positions are every 16th of so long pieces of the text.
+
 Rows of SmolLM2-135M's hidden size are no multiple of 256: there llama.cpp takes types of 32 columns, and the type that
 is asked for on the feed-forward's way down alone. FOLDER keeps what was made.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -30,6 +34,8 @@ TYPES = (
     *("IQ1_M", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q2_0"),
 )
 BY_TENSOR = ("MXFP4", "NVFP4")  # which the quantizer takes by the tensors' names alone
+PIECE, STEP = 128, 16
+"""Tokens of a piece of text that reflogits is given, and between positions that are compared."""
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -82,23 +88,55 @@ def measure(model: Path, peer: Path | None, positions: int) -> dict[str, Logits]
     return found
 
 
+def measure_pieces(model: Path, reflogits: Path, count: int) -> dict[str, Logits]:
+    """As `measure`, of pieces of the text, with `count` positions in all or a few more."""
+    bundle, found = model.with_suffix(".rfb"), dict[str, list[Logits]]()
+    if not bundle.exists():
+        _run(sys.executable, "-m", "rocmforge.cli", "compile", model, "-o", bundle, "--arch", "host")
+    rows = np.arange(STEP - 1, PIECE, STEP)
+    reference = ReferenceModel(model)
+    with open_bundle(bundle) as opened, tempfile.TemporaryDirectory() as scratch:
+        ids = load_tokenizer(opened).encode((REPOSITORY / "LICENSE").read_text("utf-8"))
+        program = load_host_program(opened, NUM_BLOCKS, 2)
+        for first in range(0, -(-count // len(rows)) * PIECE, PIECE):
+            piece = ids[first : first + PIECE]
+            asked, answer = Path(scratch) / "ids.json", Path(scratch) / "logits.json"
+            asked.write_text(json.dumps({"ids": piece, "prefixes": [int(row) + 1 for row in rows]}))
+            _run(reflogits, model, asked, answer)
+            theirs = json.loads(answer.read_text())["logits"]
+            found.setdefault("reference", []).append(reference.forward(piece)[rows])
+            found.setdefault("rocmforge", []).append(program_logits(program, piece)[rows])
+            found.setdefault("llama.cpp", []).append(np.array([theirs[str(row + 1)] for row in rows], np.float32))
+        program.close()
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("programs", type=click.Path(exists=True, path_type=Path))
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--type", "types", multiple=True, type=click.Choice(TYPES), help="[default: all]")
 @click.option("--peer", type=click.Path(exists=True, path_type=Path), help="A Python that has llama_cpp.")
+@click.option("--logits", type=click.Path(exists=True, path_type=Path), help="The oracle's reflogits.")
 @click.option("--positions", default=200, show_default=True)
-def main(model: Path, programs: Path, folder: Path, types: tuple[str, ...], peer: Path | None, positions: int) -> None:
+def main(
+    model: Path,
+    programs: Path,
+    folder: Path,
+    types: tuple[str, ...],
+    peer: Path | None,
+    logits: Path | None,
+    positions: int,
+) -> None:
     """Mean and median KL divergence to the float32 forward, a line a type."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in types or TYPES:
         made = requantize(model, programs, folder, kind)
-        found = measure(made, peer, positions)
+        found = measure_pieces(made, logits, positions) if logits else measure(made, peer, positions)
         expected = found.pop("reference")
         kinds = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(made).tensors} - {"F32"})
-        for name, logits in found.items():
-            divergence = kl_divergence(expected, logits)
+        for name, rows in found.items():
+            divergence = kl_divergence(expected, rows)
             click.echo(
                 f"{kind} ({', '.join(kinds)}): {name} {divergence.mean():.5f}, median {np.median(divergence):.5f}"
             )
