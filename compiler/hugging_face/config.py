@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ...artifacts.errors import printable
 from ..models.hugging_face import FOLDER_ROWS, FolderRow
+from .forms import FORMS
 from .json_file import JsonObject
 
 MAX_LAYERS = 1024
@@ -98,11 +99,15 @@ def translate(config: JsonObject, row: FolderRow) -> GgufNames:
     _rope(config, row, gguf)
     if row.windowed:
         _windows(config, gguf)
+    if row.form:
+        FORMS[row.form](config, gguf)
     return gguf
 
 
 def head_dim(config: JsonObject, row: FolderRow) -> int:
-    """Return the elements of a head."""
+    """Return the elements of a head; of latent attention those that rotate."""
+    if row.form == "latent":
+        return config.integer("qk_rope_head_dim", None, 2, _MAX_SIZE)
     heads = config.integer("num_attention_heads", None, 1, _MAX_SIZE)
     default = row.defaults.get("head_dim")
     if not isinstance(default, int):
@@ -224,8 +229,14 @@ def _yarn(config: JsonObject, scaling: JsonObject, gguf: GgufNames, place: str) 
     trained = config.integer("max_position_embeddings", None, 1, MAX_CONTEXT)
     original = scaling.integer("original_max_position_embeddings", trained, 1, MAX_CONTEXT)
     # llama.cpp's yarn rounds the ends of the ramp; gpt-oss does not ("truncate"), and is computed as llama.cpp does.
-    for name in ("mscale", "mscale_all_dim", *(() if gguf.architecture == "gpt-oss" else ("truncate",))):
-        if scaling.has(name):
+    passed_over = {"gpt-oss": ("truncate",), "deepseek2": ("mscale", "mscale_all_dim")}.get(gguf.architecture, ())
+    if gguf.architecture == "deepseek2":
+        grown = scaling.number("mscale_all_dim", None, 1e-6, 1e6)
+        if scaling.number("mscale", None, 1e-6, 1e6) != grown:
+            raise scaling.error("mscale", f"expected mscale_all_dim, {grown}, found another, not supported")
+        gguf.put("rope.scaling.yarn_log_multiplier", 0.1 * grown, f"{place}.mscale_all_dim")
+    for name in ("mscale", "mscale_all_dim", "truncate"):
+        if scaling.has(name) and name not in passed_over:
             raise scaling.error(name, "expected no such key of yarn, which is not supported, found it")
     gguf.put("rope.scaling.type", "yarn", f"{place}.rope_type")
     gguf.put("rope.scaling.factor", factor, f"{place}.factor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ _TYPES: Mapping[str, GgmlType] = MappingProxyType({name: GgmlType[name] for name
 # Tensors that older folders have and that nobody reads: they follow from the configuration.
 _DERIVED = (".rotary_emb.inv_freq", ".attention.masked_bias")
 
+_LAYER = re.compile(r"model\.layers\.(\d{1,4})\.", re.ASCII)
 _IMAGES = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.")
 
 
@@ -153,7 +155,12 @@ def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, Safetensors
     """Yield each tensor of the files under GGUF's name."""
     architecture = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == row.architecture)
     names = get_tensor_name_map(architecture, config.integer("num_hidden_layers", None, 1, MAX_LAYERS))
-    stored = {name: Stored(part, tensor) for part in parts.values() for name, tensor in part.tensors.items()}
+    stored = {
+        name: Stored(part, tensor)
+        for part in parts.values()
+        for name, tensor in part.tensors.items()
+        if not _drafts(config, name)
+    }
     matrices = quantized_matrices(config, stored)
     used = {name for matrix in matrices for name in matrix.parts}
     found = [_quantized(matrix) for matrix in matrices]
@@ -168,7 +175,10 @@ def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, Safetensors
             name += ".weight"
         if name == "output.weight" and _tied(config):
             continue
-        named = FolderTensor(TensorInfo(name, tensor.info.shape, tensor.info.ggml_type), tensor.name, tensor.read)
+        shape = tensor.info.shape
+        if name.endswith(".shortconv.conv.weight") and shape[1:-1] == (1,):  # of one channel each
+            shape = (shape[0], shape[-1])
+        named = FolderTensor(TensorInfo(name, shape, tensor.info.ggml_type), tensor.name, tensor.read)
         if row.plus_one and name.endswith("norm.weight"):
             named = _plus_one(named)
         yield _interleaved(named, config, row) if row.permuted else named
@@ -179,11 +189,19 @@ def _text_name(name: str) -> str:
     for prefix in ("language_model.model.", "model.language_model."):
         if name.startswith(prefix):
             return f"model.{name.removeprefix(prefix)}"
-    return name.removeprefix("language_model.")
+    return name.removeprefix("language_model.").replace(".e_score_correction_bias", ".e_score_correction.bias")
 
 
 def _of_images(config: JsonObject, name: str) -> bool:
     return config.has("vision_config") and name.removeprefix("model.").startswith(_IMAGES)
+
+
+def _drafts(config: JsonObject, name: str) -> bool:
+    """Return whether a tensor is of a block that drafts tokens, behind the layers."""
+    match = _LAYER.match(name)
+    drafting = config.integer("num_nextn_predict_layers", 0, 0, MAX_LAYERS)
+    layers = config.integer("num_hidden_layers", None, 1, MAX_LAYERS)
+    return match is not None and layers <= int(match[1]) < layers + drafting
 
 
 def _plus_one(found: FolderTensor) -> FolderTensor:

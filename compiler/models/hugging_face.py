@@ -28,6 +28,7 @@ class FolderRow:
             GGUF interleaved, (2i, 2i+1).
         plus_one: the folder's norms lack a 1 that GGUF's have.
         windowed: GGUF knows its window; else the context is limited to it, within which it hides nothing.
+        form: what else config.json says, one of `compiler/hugging_face/forms.py`, or "".
     """
 
     architecture: str
@@ -39,6 +40,7 @@ class FolderRow:
     permuted: bool = False
     plus_one: bool = False
     windowed: bool = False
+    form: str = ""
 
 
 _GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu")
@@ -63,6 +65,17 @@ _EXPERTS: Mapping[str, str] = MappingProxyType(
         "num_experts_per_tok": "expert_used_count",
         "moe_intermediate_size": "expert_feed_forward_length",
         "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+    }
+)
+_LATENT_EXPERTS: Mapping[str, str] = MappingProxyType(
+    {
+        "n_routed_experts": "expert_count",
+        "num_experts_per_tok": "expert_used_count",
+        "moe_intermediate_size": "expert_feed_forward_length",
+        "n_shared_experts": "expert_shared_count",
+        "first_k_dense_replace": "leading_dense_block_count",
+        "routed_scaling_factor": "expert_weights_scale",
+        "norm_topk_prob": "expert_weights_norm",
     }
 )
 _ROWS = (
@@ -136,6 +149,34 @@ _ROWS = (
             "intermediate_size": "expert_feed_forward_length",
         },
         windowed=True,
+    ),
+    FolderRow(
+        "deepseek2",
+        ("deepseek_v2",),
+        {**_RMS, "first_k_dense_replace": 0, "routed_scaling_factor": 1.0, "norm_topk_prob": False},
+        _LATENT_EXPERTS,
+        required={"moe_layer_freq": 1, "attention_bias": False},
+        form="latent",
+    ),
+    FolderRow(
+        "deepseek2",
+        ("deepseek_v3",),
+        {
+            **_RMS,
+            **{"first_k_dense_replace": 3, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "n_group": 8},
+            **{"topk_group": 4, "n_shared_experts": 1, "num_experts_per_tok": 8, "scoring_func": "sigmoid"},
+        },
+        _LATENT_EXPERTS,
+        required={"moe_layer_freq": 1, "attention_bias": False, "rope_interleave": True},
+        form="latent",
+    ),
+    FolderRow(
+        "lfm2",
+        ("lfm2",),
+        {"norm_eps": 1e-5, "rope_theta": 1e6, "tie_word_embeddings": True, "conv_L_cache": 3},
+        {"norm_eps": "attention.layer_norm_rms_epsilon", "conv_L_cache": "shortconv.l_cache"},
+        required={"conv_bias": False},
+        form="short_convolutions",
     ),
     FolderRow("olmo", ("olmo",), _LAYER, {"clip_qkv": "attention.clamp_kqv"}, permuted=True),
     FolderRow(
