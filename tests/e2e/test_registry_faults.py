@@ -7,13 +7,11 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rocmforge.artifacts.bundle import verify_bundle
-from rocmforge.compiler.target import TARGETS
 from rocmforge.tests.support.killed import Killed, forked
 from rocmforge.tests.support.process import Server, digest_of, files_of, refused, serving
 from rocmforge.tests.support.registries import RunningRegistry, running_registry
@@ -74,20 +72,18 @@ def test_F61_killed_pushes_and_pulls_go_on(registry: RunningRegistry, small_bund
 
 
 def test_F61_a_killed_rebuild_leaves_the_bundle_and_nothing_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Of a bundle with the host's portable code alone, which is the quickest to compile."""
-    host = TARGETS["host"]
-    monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
     model, bundle, goal = (
         write_model(tmp_path / "small.gguf", num_layers=1),
         tmp_path / "b.rfb",
         tmp_path / "goals/a.rfb",
     )
-    digest_of(forked(tmp_path, "compile", model, "-o", bundle, "--cache-dir", tmp_path / "cache"))
+    digest_of(forked(tmp_path, "compile", model, "-o", bundle, "--cache-dir", tmp_path / "cache", portable=True))
     before = files_of(bundle)
     goal.parent.mkdir()
-    rebuild = Killed(tmp_path, goal.parent, "rebuild", bundle, model, "-o", goal)
+    rebuild = Killed(tmp_path, goal.parent, "rebuild", bundle, model, "-o", goal, portable=True)
     assert rebuild.dies(30)
     assert files_of(bundle) == before
     assert not os.path.lexists(goal)
