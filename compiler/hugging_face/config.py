@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from ...artifacts.errors import printable
 from ..models.hugging_face import FOLDER_ROWS, FolderRow
 from .forms import FORMS
+from .gguf_names import GgufNames
 from .json_file import JsonObject
 
 MAX_LAYERS = 1024
@@ -30,29 +30,6 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "rms_norm_eps": ("attention.layer_norm_rms_epsilon",),
     "layer_norm_eps": ("attention.layer_norm_epsilon",),
 }
-
-
-@dataclass(slots=True)
-class GgufNames:
-    """What a config.json comes to, as a GGUF file would say it.
-
-    Attributes:
-        architecture: GGUF's name.
-        metadata: by GGUF's keys.
-        names: GGUF's keys to those of config.json, for messages.
-        tensors: that GGUF has and the folder not: float32.
-    """
-
-    architecture: str
-    metadata: dict[str, object] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    tensors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-
-    def put(self, suffix: str, value: object, name: str) -> None:
-        """Set a key below the architecture's prefix, from the key `name` of config.json."""
-        key = f"{self.architecture}.{suffix}"
-        self.metadata[key] = value
-        self.names[key] = name
 
 
 def text_config(config: JsonObject) -> JsonObject:

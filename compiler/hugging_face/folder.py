@@ -18,9 +18,10 @@ from ..floats import float_rows
 from ..ggml_types import GgmlType
 from ..model_source import ModelSource, TensorInfo
 from ..models.hugging_face import FolderRow
-from .config import MAX_LAYERS, GgufNames, folder_row, head_dim, interleaved_order, text_config, translate
+from .config import MAX_LAYERS, folder_row, head_dim, interleaved_order, text_config, translate
 from .experts import with_stacked_experts
 from .folder_tensor import FolderTensor
+from .gguf_names import GgufNames
 from .json_file import JsonObject, read_json_object
 from .quantized import Matrix, Stored, quantized_matrices
 from .safetensors_file import SafetensorsFile, read_safetensors

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from ...artifacts.errors import printable
+from .gguf_names import GgufNames
 from .json_file import JsonObject
-
-if TYPE_CHECKING:
-    from .config import GgufNames
 
 _MAX_SIZE: Final = 1 << 20
 _MAX_LAYERS: Final = 1024
