@@ -21,7 +21,7 @@ from rocmforge.library.compilation import make_golden
 from rocmforge.tests.support.once import made_once
 from rocmforge.tests.support.process import Server, serving
 
-# jsonschema asks it about addresses with letters of any alphabet, which no test has; it takes a second to be imported.
+# An environment that was made with it: see the extra `test` in pyproject.toml.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
