@@ -45,6 +45,8 @@ def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     graph = verify(row.graph(config, weights))
     if config.takes_images and not graph.input_width:
         raise UsageError(f"--mmproj: {row.name}: its tokens are not replaced by rows of pictures")
+    if config.sees_ahead and not any(node.attributes.get("sees_ahead") for node in graph.nodes):
+        raise UsageError(f"--mmproj: {row.name}: its tokens of a picture do not see one another")
     if config.takes_images and row.sections and not any(config.rope_sections):
         raise UsageError(f"--mmproj: {row.name}: expected the key {row.key('rope_sections')} in its file, found none")
     return graph

@@ -99,7 +99,8 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     tokenizer = choose_template(tokenizer, gguf.path, options.chat_template, check_template)
     vision = None if options.mmproj is None else read_vision_model(options.mmproj, config.hidden_size)
     if vision is not None:
-        config = replace(config, takes_images=True, deepstack=vision.vision.deepstack)
+        facts = vision.vision
+        config = replace(config, takes_images=True, sees_ahead=facts.both_ways, deepstack=facts.deepstack)
     weights = weights_by_role(gguf, config)
     adapters, kept = kept_adapters(gguf, options.changes)
     adapt = partial(adapters.place, tensors=weight_tensors(gguf, config)) if kept else None

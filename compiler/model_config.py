@@ -161,6 +161,7 @@ class ModelConfig:
             `ops/rope_kv.py`; all 0: the model knows one position alone. Text has the same four times.
         sections_interleaved: see there.
         takes_images: rows that are given from outside may stand for tokens, as pictures do.
+        sees_ahead: tokens of a picture see those after them in the same one.
         deepstack: of the first layers, after each of which further columns of these rows are added.
         further_tables: by position, beside `rope_table`, by role: of other bases, or of temperatures.
     """
@@ -217,6 +218,7 @@ class ModelConfig:
     rope_sections: tuple[int, int, int, int] = (0, 0, 0, 0)
     sections_interleaved: bool = False
     takes_images: bool = False
+    sees_ahead: bool = False
     deepstack: int = 0
 
     def layer(self, number: int) -> LayerConfig:

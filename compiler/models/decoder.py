@@ -306,6 +306,7 @@ def attended(g: GraphBuilder, style: Style, config: ModelConfig, number: int, no
             softcap=config.attention_softcap,
             max_bias=config.max_alibi_bias,
             both_ways=style.both_ways,
+            sees_ahead=config.sees_ahead,
         ),
         **heads,
     )

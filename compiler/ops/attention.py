@@ -36,6 +36,7 @@ MAX_SPLITS: Final = 64
 # from the last multiple of so many on. softcap: a score s becomes softcap * tanh(s / softcap). max_bias: of ALiBi, by
 # which a score loses its head's slope for each position in between. 0: without. spans: of a step that is one sequence,
 # both ways; a token sees positions from its first rotary position (time) on that are before its last (extra).
+# sees_ahead: a token sees those after it too that are before its last rotary position, where a step has some.
 OPTIONAL: Final[dict[str, Attribute]] = {
     "value_dim": 0,
     "values_in_keys": False,
@@ -45,6 +46,7 @@ OPTIONAL: Final[dict[str, Attribute]] = {
     "softcap": 0.0,
     "max_bias": 0.0,
     "spans": False,
+    "sees_ahead": False,
 }
 
 
@@ -84,7 +86,7 @@ def compute(
 ) -> Float64:
     """See `Operation`; keys and values are those of the row that the queries are in, or of the second input's.
 
-    `positions` int[4, rows] are the step's `rope_positions`, which say what `spans` are.
+    `positions` int[4, rows] are the step's `rope_positions`, which say what `spans` are, and how far one `sees_ahead`.
     """
     heads, rows = Heads.of(node), len(inputs[0])
     query = inputs[0][:, : heads.query_columns].reshape(rows, heads.num_heads, heads.head_dim)
@@ -101,6 +103,9 @@ def compute(
     if node.attributes.get("spans") and positions is not None:
         begins, ends, other = positions[0][:, None], positions[3][:, None], np.arange(rows)
         seen &= (begins <= other) & (other < ends)
+    if node.attributes.get("sees_ahead") and positions is not None:
+        query_at, key_at = np.indices(seen.shape)
+        seen |= (key_at > query_at) & (key_at < positions[3][:, None])
     scores = np.where(seen, scores, -np.inf)
     sinks = weights[0][:, None, None] if weights else np.full((heads.num_heads, 1, 1), -np.inf)
     largest = np.maximum(scores.max(-1, keepdims=True), sinks)

@@ -48,6 +48,10 @@ struct sight {
 #if SPANS
     table_pointer begins, ends; /* of what positions see */
 #endif
+#if SEES_AHEAD
+    table_pointer ends; /* of what tokens see; null: each is the last itself */
+    int32_t shift; /* from a position to its token */
+#endif
 };
 
 INLINE int32_t first_in_sight(const struct sight &sight, int32_t position)
@@ -63,6 +67,8 @@ INLINE int32_t last_in_sight(const struct sight &sight, int32_t position)
 {
 #if SPANS
     return sight.ends[position] - 1;
+#elif SEES_AHEAD
+    return sight.ends ? sight.ends[position + sight.shift] - 1 : position;
 #else
     return last_seen(position, sight.length);
 #endif
@@ -75,11 +81,15 @@ INLINE void look_from(struct sight *sight, step_pointer step, int32_t token)
     sight->begins = step->rope_positions;
     sight->ends = step->rope_positions + 3 * (size_t)step->num_tokens;
 #endif
+#if SEES_AHEAD
+    sight->ends = step->rope_positions ? step->rope_positions + 3 * (size_t)step->num_tokens : 0;
+    sight->shift = token - step->positions[token];
+#endif
 }
 
 INLINE bool sees(const struct sight &sight, int32_t position, int32_t other)
 {
-    if (BOTH_WAYS && position < 0) return false; /* no token */
+    if ((BOTH_WAYS || SEES_AHEAD) && position < 0) return false; /* no token */
     return other <= last_in_sight(sight, position) && (!(LIMITED) || other >= first_in_sight(sight, position));
 }
 

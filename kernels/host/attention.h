@@ -38,6 +38,10 @@ struct rows {
 #if SPANS
     const int32_t *begins, *ends; /* of what positions see */
 #endif
+#if SEES_AHEAD
+    const int32_t *ends; /* of what tokens see; null: each is the last itself */
+    int32_t shift; /* from a position to its token */
+#endif
     float largest[ROWS_MAX], total[ROWS_MAX];
     float scores[ROWS_MAX][SPAN] __attribute__((aligned(64)));
     float sums[ROWS_MAX][VALUE_WIDTH] __attribute__((aligned(64)));
@@ -56,6 +60,8 @@ INLINE int32_t row_last(const struct rows *r, int i)
 {
 #if SPANS
     return r->ends[r->position[i]] - 1;
+#elif SEES_AHEAD
+    return r->ends ? r->ends[r->position[i] + r->shift] - 1 : r->position[i];
 #else
     return last_seen(r->position[i], r->length);
 #endif
@@ -196,6 +202,9 @@ static void attention_run(const struct step *step, void *const *arguments, int32
     r.begins = step->rope_positions;
     r.ends = step->rope_positions + 3 * (size_t)step->num_tokens;
 #endif
+#if SEES_AHEAD
+    r.ends = step->rope_positions ? step->rope_positions + 3 * (size_t)step->num_tokens : 0;
+#endif
     for (int32_t item = begin; item < end; item++) {
         const int32_t head = item % NUM_HEADS, kv_head = head / (NUM_HEADS / NUM_KV_HEADS);
         const uint8_t *keys = (const uint8_t *)arguments[1] + (size_t)kv_head * KEY_BYTES;
@@ -213,6 +222,9 @@ static void attention_run(const struct step *step, void *const *arguments, int32
                      step->positions[token + count] == r.position[count - 1] + 1);
             const int32_t *blocks = step->block_table + (size_t)step->rows[token] * step->blocks_per_row;
             if (BOTH_WAYS) r.length = sequence_length(step, token);
+#if SEES_AHEAD
+            r.shift = token - r.position[0];
+#endif
             if (count == ROWS_MAX) {
                 attend(&r, keys, values, blocks, ROWS_MAX);
             } else {

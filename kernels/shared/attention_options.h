@@ -5,7 +5,8 @@
  * multiple of so many on. BOTH_WAYS: it sees those after it; all of a sequence are in the step then. SOFTCAP: a score s
  * becomes SOFTCAP * tanh(s / SOFTCAP). MAX_BIAS: of ALiBi. SINKS: there are some. SPANS, with BOTH_WAYS: a position p
  * sees those from the step's rope_positions[0, p] on that are before rope_positions[3, p], itself among them; neither
- * falls from one position to the next, and the step is one sequence from its first token on.
+ * falls from one position to the next, and the step is one sequence from its first token on. SEES_AHEAD: where a step
+ * has rope_positions, a token t sees the positions before rope_positions[3, t] too, of which all are in the step.
  */
 #ifndef ROCMFORGE_ATTENTION_OPTIONS_H
 #define ROCMFORGE_ATTENTION_OPTIONS_H
@@ -33,6 +34,9 @@
 #endif
 #ifndef SPANS
 #define SPANS 0
+#endif
+#ifndef SEES_AHEAD
+#define SEES_AHEAD 0
 #endif
 #define LIMITED (WINDOW || CHUNK || SPANS) /* the first positions may be out of sight */
 

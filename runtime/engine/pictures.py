@@ -58,8 +58,12 @@ class PromptPictures:
             for start, count in one.runs:
                 self._row_of[start : start + count] = np.arange(first, first + count)
                 first += count
-        self._rotary = rotary_positions(pictures, length) if m_rope else None
         self._both_ways = both_ways
+        self._rotary = rotary_positions(pictures if m_rope else (), length) if m_rope or both_ways else None
+        if both_ways and self._rotary is not None:
+            self._rotary[-1] = np.arange(1, length + 1)
+            for one in pictures:
+                self._rotary[-1, slice(*one.span)] = one.span[1]
 
     @property
     def width(self) -> int:
@@ -68,8 +72,13 @@ class PromptPictures:
 
     @property
     def rotates(self) -> bool:
-        """Whether tokens rotate by positions that are not theirs."""
+        """Whether tokens have rotary positions, that are not theirs or that say how far they see."""
         return self._rotary is not None
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether tokens of a picture see those after them: the last rotary position is behind what one sees."""
+        return self._both_ways
 
     def take(self, start: int, count: int) -> tuple[Float32, Int32]:
         """Return the rows that tokens from `start` on take, and which of these each takes, -1: none."""
@@ -88,8 +97,10 @@ class PromptPictures:
         found = np.empty((AXES, count), np.int32)
         inside = max(0, min(count, length - start))
         found[:, :inside] = self._rotary[:, start : start + inside]
-        last = int(self._rotary[:, -1].max()) - (length - 1)  # how far the text is behind its tokens' places
+        last = int(self._rotary[:-1, -1].max()) - (length - 1)  # how far the text is behind its tokens' places
         found[:, inside:] = np.arange(start + inside, start + count) + last
+        if self._both_ways:
+            found[-1, inside:] = np.arange(start + inside + 1, start + count + 1)
         return found
 
     def words(self, token_ids: Sequence[int]) -> list[int]:
@@ -155,7 +166,8 @@ def picture_arrays(spans: Sequence[tuple[PromptPictures | None, int, int]]) -> P
         if len(rows):
             found["input_rows"], found["row_of"] = rows, row_of
     if any(pictures is not None and pictures.rotates for pictures, _, _ in spans):
-        found["rope_positions"] = np.concatenate([_rotary(*span) for span in spans], axis=1)
+        both_ways = any(pictures is not None and pictures.both_ways for pictures, _, _ in spans)
+        found["rope_positions"] = np.concatenate([_rotary(*span, both_ways) for span in spans], axis=1)
     return found
 
 
@@ -172,7 +184,9 @@ def _taken(spans: Sequence[tuple[PromptPictures | None, int, int]]) -> tuple[Flo
     return np.concatenate(rows), np.concatenate(row_of)
 
 
-def _rotary(pictures: PromptPictures | None, start: int, count: int) -> Int32:
+def _rotary(pictures: PromptPictures | None, start: int, count: int, both_ways: bool) -> Int32:
     if pictures is not None and pictures.rotates:
         return pictures.rotary(start, count)
-    return np.tile(np.arange(start, start + count, dtype=np.int32), (AXES, 1))
+    found = np.tile(np.arange(start, start + count, dtype=np.int32), (AXES, 1))
+    found[-1] += both_ways
+    return found

@@ -111,7 +111,8 @@ def seeing_model(
     """A small model of an architecture that takes rows of pictures, built for one level of the host."""
 
     def read(source: ModelSource) -> ModelConfig:
-        return replace(read_config(source), takes_images=True, deepstack=vision.deepstack)
+        config = replace(read_config(source), takes_images=True, deepstack=vision.deepstack)
+        return replace(config, sees_ahead=vision.both_ways)
 
     write_architecture(path, name, num_layers=layers, keys={"context_length": 256})
     host = TARGETS["host"]

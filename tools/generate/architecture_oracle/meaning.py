@@ -18,10 +18,13 @@ from rocmforge.compiler.model_source import ModelSource
 from rocmforge.compiler.model_tensors import weight_tensors, weights_by_role
 from rocmforge.compiler.operation import Float64
 from rocmforge.compiler.operations import OPERATIONS
-from rocmforge.compiler.ops import rope_kv
+from rocmforge.compiler.ops import attention, rope_kv
 from rocmforge.compiler.read_config import read_config
 from rocmforge.compiler.sources import open_source
 from rocmforge.compiler.weights import read_floats
+
+_BY_POSITIONS = {"rope_kv": rope_kv.compute, "attention": attention.compute}
+"""What operations mean that rotary positions of a step decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,9 @@ class Meaning:
             inputs = [tokens] if operation.reads_tokens else [values[name] for name in node.inputs]
             inputs = [rows, *inputs] if operation.reads_rows else inputs
             weights = [self.numbers[name] for name in node.weights]
-            rotated = node.op == "rope_kv" and rotary is not None
-            compute = partial(rope_kv.compute, positions=rotary) if rotated else operation.compute
+            compute = operation.compute
+            if node.op in _BY_POSITIONS and rotary is not None:
+                compute = partial(_BY_POSITIONS[node.op], positions=rotary)
             result = compute(node, inputs, weights)
             if "out_offset" not in node.attributes:
                 values[node.output] = result

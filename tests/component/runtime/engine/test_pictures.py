@@ -23,7 +23,8 @@ from rocmforge.tests.support.pictures import VISION, encoder_of, picture, placed
 
 IDS = tuple(int(one) for one in np.random.default_rng(5).integers(1, 96, 200))
 DEEP = {"qwen3vl": 2}
-MODELS = ("qwen3vl", "qwen35", "llama")  # several axes and columns for layers; state beside; neither
+MODELS = ("qwen3vl", "qwen35", "llama", "gemma3")
+"""Several axes, and columns for layers; state beside; neither; and tokens of a picture that see those after them."""
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -31,8 +32,8 @@ def seeing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, build_cache: BuildCache
 ) -> Iterator[Bundle]:
     name = request.param
-    vision = replace(VISION, deepstack=DEEP.get(name, 0))
-    layers = 4 if name == "qwen35" else 3
+    vision = replace(VISION, deepstack=DEEP.get(name, 0), both_ways=name == "gemma3")
+    layers = {"qwen35": 4, "gemma3": 6}.get(name, 3)  # as many as there has to be for one that sees all
     path = tmp_path_factory.mktemp(name) / "model.gguf"
     with seeing_model(path, name, build_cache, vision, layers=layers) as bundle:
         yield bundle
@@ -45,7 +46,8 @@ def words(seeing: Bundle) -> Tokenizer:
 
 def vision_of(bundle: Bundle) -> Vision:
     deepstack = bundle.layout.input_width // 64 - 1
-    return replace(VISION, deepstack=deepstack, m_rope=bundle.manifest.model.architecture != "llama")
+    name = bundle.manifest.model.architecture
+    return replace(VISION, deepstack=deepstack, m_rope=name.startswith("qwen"), both_ways=name == "gemma3")
 
 
 def prompt(rows: int, columns: int, before: int, after: int, seed: int = 0) -> dict[str, Any]:
@@ -84,12 +86,12 @@ def alone(seeing: Bundle) -> list[object]:
         return [bits(ended(engine.submit(replace(one, cache_space=str(n))))) for n, one in enumerate(requests())]
 
 
-@pytest.mark.parametrize("blocks, tokens", [(64, 64), (64, 24), (18, 64)], ids=["whole", "chunks", "preempted"])
+@pytest.mark.parametrize("blocks, tokens", [(64, 64), (64, 40), (18, 64)], ids=["whole", "chunks", "preempted"])
 def test_the_same_bits_whatever_runs_beside(
     seeing: Bundle, words: Tokenizer, alone: list[object], blocks: int, tokens: int
 ) -> None:
     encoder, rows = encoder_of(vision_of(seeing))
-    program = load(seeing, blocks, 2, 40, max_batch_tokens=tokens)
+    program = load(seeing, blocks, 2, 40, max_batch_tokens=tokens, max_sequences=8)
     limits = EngineLimits(prefill_tokens=7, draft_tokens=3)
     with serving(program, words, encoder=encoder, limits=limits) as engine:
         generations = engine.submit_all(requests())
