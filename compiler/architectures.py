@@ -24,6 +24,10 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "hy_v4": "an indexer that chooses what positions see, and residual streams that are mixed",
         "kimi-k3": "attention over the outputs of earlier layers",
         "qwen4exp": "an indexer of pools of positions, residual streams that are mixed, and tables of n-grams",
+        **dict.fromkeys(
+            ("rwkv6", "rwkv6qwen2"), "a shift of tokens, mixed by what they are, and states that decay row by row"
+        ),
+        **dict.fromkeys(("rwkv7", "arwkv7"), "a shift of tokens, and states that two products are added to at once"),
     }
 )
 """What is not supported of architectures that are known by name. Source: llama.cpp 11434, `src/models/*.cpp`."""

@@ -154,6 +154,15 @@ def test_no_architecture_is_refused_that_compiles() -> None:
     assert not set(REFUSED) & set(ARCHITECTURES)
 
 
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_said_by_name(name: str, tmp_path: Path) -> None:
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", "llama"))
+    with pytest.raises(GgufError) as caught:
+        read_config(replace(source, metadata={**source.metadata, "general.architecture": name}))
+    expected = f"general.architecture: {name} has {REFUSED[name]}, which is not supported"
+    assert str(caught.value).endswith(expected)
+
+
 def test_layers_that_are_run_again(tmp_path: Path) -> None:
     source = read_gguf(write_architecture(tmp_path / "model.gguf", "nanbeige"))
     once = replace(source, metadata={**source.metadata, "nanbeige.num_loops": 1})

@@ -74,6 +74,8 @@ float16 take the third. smallthinker's router reads the residual stream as it is
 1 in float32. ernie4_5-moe's file says that every second layer has experts, where it has their tensors and no others in
 each: published files say every layer.
 
+The generator does not write RWKV's (rwkv6, rwkv6qwen2, rwkv7, arwkv7), which are refused by name.
+
 refact-moe is the generator's own: there is no such model, and llama.cpp's graph of refact leaves experts out.
 """
 
