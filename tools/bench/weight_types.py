@@ -3,7 +3,7 @@
 python -m rocmforge.tools.bench.weight_types MODEL.gguf LLAMA_CPP/build/bin FOLDER [--type IQ2_XS] [--peer PYTHON]
 
 The peer is a Python that has llama_cpp, or (`--logits`) the architecture oracle's reflogits, whose keys and values are
-of float32 and whose texts have at most 128 tokens: then positions are every 16th of so long pieces of the text.
+of float32 and whose texts are short: then positions are every 8th of pieces of 32 tokens.
 
 Rows of SmolLM2-135M's hidden size are no multiple of 256: there llama.cpp takes types of 32 columns, and the type that
 is asked for on the feed-forward's way down alone. FOLDER keeps what was made.
@@ -34,7 +34,7 @@ TYPES = (
     *("IQ1_M", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q2_0"),
 )
 BY_TENSOR = ("MXFP4", "NVFP4")  # which the quantizer takes by the tensors' names alone
-PIECE, STEP = 128, 16
+PIECE, STEP = 32, 8
 """Tokens of a piece of text that reflogits is given, and between positions that are compared."""
 REPOSITORY = Path(__file__).parents[2]
 
