@@ -1,11 +1,15 @@
-"""Speed of speculative decoding by a draft model, on the host: with and without it in turn, on one loaded model each.
+"""Speed of speculative decoding by a draft model, or by a block that the model brings, on the host: with and without
+it in turn, on one loaded model each.
 
     python -m rocmforge.tools.bench.draft_model big.rfb little.rfb --make [--layers 24] [--draft-layers 2]
     python -m rocmforge.tools.bench.draft_model BUNDLE DRAFT_BUNDLE [--drafts 8] [--rounds 5] [--streams 1]
+    python -m rocmforge.tools.bench.draft_model one.rfb --mtp [--make] [--layers 24]
 
 `--make` writes and compiles a pair that agrees: random weights, where the layers of the big model after the first few
 have output projections of zeros, and the little model is these first layers alone. So both compute the same logits to
-the bit, and the big one takes all its layers' time for it. Greedy texts of random weights repeat themselves, so that
+the bit, and the big one takes all its layers' time for it. With `--mtp` it is a hybrid (Qwen3.5's) of which only the
+last layer with attention adds anything, and whose block (`nextn`) has that layer's weights: see `draft_models.agree`;
+matrices are Q8_0, so that both agree but for their roundings. Greedy texts of random weights repeat themselves, so that
 the text itself gives drafts too; drawn ones (temperature 1) do not. Prints the tokens a second of both, the median of
 the rounds' ratios, the drafts by source, and whether all outputs were equal (exit code 1 where they were not).
 """
@@ -13,6 +17,7 @@ the rounds' ratios, the drafts by source, and whether all outputs were equal (ex
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import time
@@ -25,6 +30,7 @@ import numpy as np
 
 from ...artifacts.bundle import Bundle, open_bundle
 from ...compiler.build_cache import BuildCache, default_cache_dir
+from ...compiler.changes import Changes
 from ...compiler.compile import compile_model
 from ...compiler.model import CompileOptions
 from ...compiler.progress import PlainProgress
@@ -35,12 +41,22 @@ from ...runtime.engine.engine import EngineLimits
 from ...runtime.engine.generation import GenerationRequest, SamplingParams, events_of
 from ...runtime.engine.loading import EngineOptions, load_engine, load_tokenizer
 from ...runtime.telemetry.metrics import Metrics
+from ..generate.draft_models import agree, write_drafting
 from ..generate.fixtures import write_model
 
 CONTEXT: Final = 1024
 PROMPT_TOKENS: Final = 64
 MAX_TOKENS: Final = 256
 SAMPLINGS: Final = {"greedy": SamplingParams(0.0), "drawn": SamplingParams(1.0, seed=1)}
+_SIZES: Final = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_heads": 16,
+    "num_kv_heads": 4,
+    "head_dim": 64,
+    "rope_dim": 16,
+    "vocab_size": 8192,
+}
 _ZEROED: Final = ("attn_output.weight", "ffn_down.weight")
 
 
@@ -80,12 +96,25 @@ def make_pair(big: Path, little: Path, layers: int, draft_layers: int) -> None:
             )
 
 
-class Contender:
-    """A model of its own, with a draft model or without."""
+def make_drafting(goal: Path, layers: int) -> None:
+    """Write and compile a model whose block agrees, of 250 MB at 24 layers; a bundle that is there stays."""
+    if goal.exists():
+        return
+    source = goal.with_suffix(".gguf")
+    agree(write_drafting(source, "qwen35", context=CONTEXT, layers=layers, sizes=_SIZES))
+    options = CompileOptions(source, goal, ("host",), changes=Changes(quantize="Q8_0"))
+    with PlainProgress() as progress:
+        compile_model(options, BuildCache(default_cache_dir()), progress, make_golden)
 
-    def __init__(self, bundle: Bundle, draft: Bundle | None, threads: int, drafts: int, streams: int) -> None:
+
+class Contender:
+    """A model of its own, with a draft model or without, or with its own block."""
+
+    def __init__(
+        self, bundle: Bundle, draft: Bundle | None, threads: int, drafts: int, streams: int, mtp: bool = False
+    ) -> None:
         self.metrics = Metrics()
-        limits = EngineLimits(draft_tokens=0 if draft is None else drafts)
+        limits = EngineLimits(draft_tokens=drafts if mtp or draft is not None else 0, mtp=mtp)
         device = DeviceOptions("host", threads)
         context = min(CONTEXT, bundle.layout.max_seq_len)
         options = EngineOptions(device, context, streams * context, limits)
@@ -136,10 +165,10 @@ class Contender:
         )
 
 
-def measure(bundle: Bundle, draft: Bundle, options: argparse.Namespace) -> bool:
+def measure(bundle: Bundle, draft: Bundle | None, options: argparse.Namespace) -> bool:
     """Print what was measured; returns whether all outputs were equal."""
     equal, more = True, (options.threads, options.drafts, options.streams)
-    with Contender(bundle, None, *more) as without, Contender(bundle, draft, *more) as beside:
+    with Contender(bundle, None, *more) as without, Contender(bundle, draft, *more, options.mtp) as beside:
         for name, sampling in SAMPLINGS.items():
             rounds = [(without.run(sampling), beside.run(sampling)) for _ in range(options.rounds + 1)][1:]
             same = all(plain[0] == drafted[0] for plain, drafted in rounds)
@@ -147,7 +176,7 @@ def measure(bundle: Bundle, draft: Bundle, options: argparse.Namespace) -> bool:
             speeds = [statistics.median(one[side][1] for one in rounds) for side in (0, 1)]
             ratio = statistics.median(drafted[1] / plain[1] for plain, drafted in rounds)
             print(
-                f"{name}: {speeds[0]:.1f} tokens/s without, {speeds[1]:.1f} with the draft model: {ratio:.2f} times; "
+                f"{name}: {speeds[0]:.1f} tokens/s without, {speeds[1]:.1f} with drafts: {ratio:.2f} times; "
                 f"outputs {'equal' if same else 'DIFFER'}; so far {beside.drafts()} were right"
             )
     return equal
@@ -157,7 +186,8 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("draft", type=Path)
+    parser.add_argument("draft", type=Path, nargs="?")
+    parser.add_argument("--mtp", action="store_true")
     parser.add_argument("--make", action="store_true")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--draft-layers", type=int, default=2)
@@ -166,9 +196,15 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    if options.make:
+    if options.mtp == (options.draft is not None):
+        parser.error("expected a draft model's bundle, or --mtp")
+    if options.make and options.mtp:
+        make_drafting(options.bundle, options.layers)
+    elif options.make:
         make_pair(options.bundle, options.draft, options.layers, options.draft_layers)
-    with open_bundle(options.bundle) as bundle, open_bundle(options.draft) as draft:
+    with contextlib.ExitStack() as stack:
+        bundle = stack.enter_context(open_bundle(options.bundle))
+        draft = None if options.draft is None else stack.enter_context(open_bundle(options.draft))
         sys.exit(0 if measure(bundle, draft, options) else 1)
 
 

@@ -232,6 +232,7 @@ def write_architecture(
     keys: Mapping[str, str | bool | int | float] | None = None,
     tensors: Mapping[str, tuple[int, ...] | None] | None = None,
     experts: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> Path:
     """Write a model of an architecture, the same bytes for the same arguments.
 
@@ -242,12 +243,14 @@ def write_architecture(
         seed: of all weights.
         num_layers: default: as many as show what the architecture has.
         keys: see `Case`, as `tensors` and `experts`.
+        sizes: fields of `ModelConfig` that are not as usual.
 
     Returns:
         `path`.
     """
     row, random = ARCHITECTURES[name], np.random.default_rng(seed)
-    config = replace(_SIZES, architecture=name, num_layers=num_layers or _LAYERS.get(name, 4))
+    usual = {"architecture": name, "num_layers": num_layers or _LAYERS.get(name, 4)}
+    config = replace(_SIZES, **{**usual, **(sizes or {})})  # type: ignore[arg-type]
     if name == "mpt":
         config = replace(config, num_kv_heads=config.num_heads)  # its norms know no groups
     if name == "arctic":
@@ -361,7 +364,8 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
 
 def add_tokens(writer: gguf.GGUFWriter, size: int) -> None:
     """Add a vocabulary of so many tokens, each a character but the last."""
-    tokens = ["Ġ", *(chr(32 + index) for index in range(1, size - 1)), "ab"]
+    first = (32, 0x4E00)  # ideographs, where letters do not suffice
+    tokens = ["Ġ", *(chr(first[index >= 224] + index) for index in range(1, size - 1)), "ab"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)

@@ -38,21 +38,34 @@ def draft_tensors(own: bool, hidden: int = _HIDDEN, vocab: int = _VOCAB) -> dict
     return found
 
 
-def write_drafting(path: Path, name: str, own: bool = False, seed: int = 0, context: int = 0) -> Path:
+def write_drafting(
+    path: Path,
+    name: str,
+    own: bool = False,
+    seed: int = 0,
+    *,
+    context: int = 0,
+    layers: int = LAYERS,
+    sizes: Mapping[str, int] | None = None,
+) -> Path:
     """Write a model of an architecture of `DRAFTING` whose last block drafts; see `draft_tensors`. Returns `path`.
 
     Args:
         context: positions of a sequence, where not as usual.
+        layers: of the model, the block among them.
+        sizes: see `write_architecture`.
     """
+    has = {"hidden_size": _HIDDEN, "vocab_size": _VOCAB, **(sizes or {})}
+    shapes = draft_tensors(own, has["hidden_size"], has["vocab_size"])
     tensors: dict[str, tuple[int, ...] | None] = {
-        f"blk.{LAYERS - 1}.{ending}": shape for ending, shape in draft_tensors(own).items()
+        f"blk.{layers - 1}.{ending}": shape for ending, shape in shapes.items()
     }
     if name == "hy_v3":
         tensors["rope_freqs.weight"] = None  # llama.cpp reads it of none that drafts
     keys: dict[str, float] = {"nextn_predict_layers": 1, **_KEYS.get(name, {})}
     if context:
         keys["context_length"] = context
-    return write_architecture(path, name, seed=seed, num_layers=LAYERS, keys=keys, tensors=tensors)
+    return write_architecture(path, name, seed=seed, num_layers=layers, keys=keys, tensors=tensors, sizes=sizes)
 
 
 def agree(path: Path) -> Path:

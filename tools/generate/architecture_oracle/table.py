@@ -59,8 +59,8 @@ the expert that has their own number, as in llama.cpp. In its file none are shar
 With recurrent state, layers' convolutions and scans are computed token by token, in float32. nemotron_h_moe's file is
 that of a dense model; one of our own has experts, of a latent and without gates, and is compared with llama.cpp's
 logits too, as are models of our own of all these architectures, in which two heads share one of keys. Blocks that draft
-tokens (`nextn_predict_layers`) are left out, as llama.cpp does unless asked for them. Older files of qwen3next, which
-have `ssm_in` instead of `attn_qkv` and `attn_gate`, are refused.
+tokens (`nextn_predict_layers`) are programs of their own ([speculation.md](speculation.md)). Older files of qwen3next,
+which have `ssm_in` instead of `attn_qkv` and `attn_gate`, are refused.
 
 Where an indexer chooses what positions see (deepseek32, glm-dsa, minimax-m3), it is not computed: models compile for
 contexts that are no longer than what it may choose (`attention.indexer.top_k`, of minimax-m3 so many blocks of
