@@ -101,7 +101,7 @@ def make_drafting(goal: Path, layers: int) -> None:
     if goal.exists():
         return
     source = goal.with_suffix(".gguf")
-    agree(write_drafting(source, "qwen35", context=CONTEXT, layers=layers, sizes=_SIZES))
+    agree(write_drafting(source, "qwen35", context=CONTEXT, layers=layers, sizes=_SIZES), sharpness=4)
     options = CompileOptions(source, goal, ("host",), changes=Changes(quantize="Q8_0"))
     with PlainProgress() as progress:
         compile_model(options, BuildCache(default_cache_dir()), progress, make_golden)

@@ -68,13 +68,16 @@ def write_drafting(
     return write_architecture(path, name, seed=seed, num_layers=layers, keys=keys, tensors=tensors, sizes=sizes)
 
 
-def agree(path: Path) -> Path:
+def agree(path: Path, sharpness: float = 1.0) -> Path:
     """Change a model of `write_drafting`, of float32 alone, such that its block drafts what it says itself; returns
     `path`.
 
     The block's layer is that of the model's last layer with attention, and all others of the model add nothing. The
     block's product takes the embedding's half alone; rows of the embedding have a mean square of 1, and its norm is of
     ones, so that it leaves them as they are, but for epsilon.
+
+    Args:
+        sharpness: by which logits are multiplied: what is likely is the likelier, and roundings decide less.
     """
     tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path, "r+").tensors}
     block = max(int(name.split(".")[1]) for name in tensors if name.startswith("blk."))
@@ -92,5 +95,6 @@ def agree(path: Path) -> Path:
     hidden = embedding.shape[1]
     tensors[f"{own}.eh_proj.weight"][...] = np.eye(hidden, 2 * hidden, dtype=np.float32)
     tensors[f"{own}.enorm.weight"][...] = 1
+    tensors["output_norm.weight"] *= np.float32(sharpness)
     tensors[f"{own}.shared_head_norm.weight"][...] = tensors["output_norm.weight"]
     return path
