@@ -300,6 +300,10 @@ class GraphBuilder:
         """Append an activation of each element."""
         return self._add("activate", (source,), self._like(output, source), activation=activation)
 
+    def clamp(self, output: str, source: str, low: float, high: float) -> str:
+        """Append elements held between two numbers."""
+        return self._add("clamp", (source,), self._like(output, source), (), low=low, high=high)
+
     def xielu(self, output: str, source: str, **parameters: Attribute) -> str:
         """Append the activation of Apertus: `positive`, `negative`, `beta`, `epsilon`."""
         return self._add("xielu", (source,), self._like(output, source), (), **parameters)

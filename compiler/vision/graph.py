@@ -7,7 +7,7 @@ first of each. Source: llama.cpp 11434, `tools/mtmd/clip.cpp` (`build_vit`) and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..graph import Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
@@ -32,6 +32,7 @@ class VisionConfig:
         merge: patches a side that become a row.
         patch_values: of a patch.
         full_every: of so many layers the last sees all, the others their window; 0: all see all.
+        clamps: what inputs and products of a matrix are held between, by role: least and most of both.
     """
 
     kind: Kind
@@ -44,6 +45,7 @@ class VisionConfig:
     merge: int
     patch_values: int
     full_every: int
+    clamps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def head_dim(self) -> int:
@@ -72,6 +74,22 @@ def _norm(g: GraphBuilder, config: VisionConfig, output: str, source: str, role:
     return g.norm(output, source, role, config.epsilon, g.values[source].rows, kind=config.norm)
 
 
+def _product(g: GraphBuilder, config: VisionConfig, output: str, source: str, role: str) -> str:
+    """Append the product with a matrix, held within its limits where it has some."""
+    limits = config.clamps.get(g.prefix + role)
+    if limits is None:
+        return g.linear(output, source, role)
+    held = g.clamp(f"{output}_source", source, *limits[:2])
+    return g.clamp(output, g.linear(f"{output}_product", held, role), *limits[2:])
+
+
+def _products(g: GraphBuilder, config: VisionConfig, output: str, source: str, *roles: str) -> str:
+    """Append products with matrices side by side."""
+    if not any(g.prefix + role in config.clamps for role in roles):
+        return g.linear(output, source, *roles)
+    return g.side_by_side(output, *(_product(g, config, f"{output}_{role}", source, role) for role in roles))
+
+
 def _patches(g: GraphBuilder, config: VisionConfig) -> str:
     """Append rows of patches: products of their values, and what is added for their places."""
     values = g.input_rows("patches", count=config.patch_values)
@@ -85,14 +103,19 @@ def _patches(g: GraphBuilder, config: VisionConfig) -> str:
 
 def _layer(g: GraphBuilder, config: VisionConfig, number: int, hidden: str) -> str:
     normed = _norm(g, config, "attention_normed", hidden, "norm_1")
-    branch = g.linear("attention_out", _attended(g, config, number, normed), "attention_output")
+    branch = _product(g, config, "attention_out", _attended(g, config, number, normed), "attention_output")
     if g.has("attention_weights"):
         branch = g.scale_by("attention_weighted", branch, "attention_weights")
+    if g.has("attention_after_norm"):
+        branch = _norm(g, config, "attention_out_normed", branch, "attention_after_norm")
     hidden = g.add("attention_residual", hidden, branch)
     branch = _feed_forward(g, config, _norm(g, config, "ffn_normed", hidden, "norm_2"))
+    if g.has("ffn_after_norm"):
+        branch = _norm(g, config, "ffn_out_normed", branch, "ffn_after_norm")
     if g.has("ffn_weights"):
         branch = g.scale_by("ffn_weighted", branch, "ffn_weights")
-    return g.add("ffn_residual", hidden, branch)
+    hidden = g.add("ffn_residual", hidden, branch)
+    return g.scale_by("weighted", hidden, "out_weights") if g.has("out_weights") else hidden
 
 
 def _attended(g: GraphBuilder, config: VisionConfig, number: int, normed: str) -> str:
@@ -113,18 +136,20 @@ def _attended(g: GraphBuilder, config: VisionConfig, number: int, normed: str) -
             "interleaved": config.kind.rope == "turns",
             "sections": f"0,{axis},{axis},0",
         }
+    if config.kind.name == "gemma4v":
+        rotation["value_norm"] = True
     if norms and g.weights[g.prefix + norms[0]].shape != (config.head_dim,):
         rotation["norm_rows"] = True
     if norms and config.norm == "layer":
         rotation["norm"] = "layer"
-    qkv = g.linear("qkv", normed, *names)
+    qkv = _products(g, config, "qkv", normed, *names)
     qkv = g.rope_kv("rotated_qkv", qkv, norms, "rope_table", "", epsilon=config.epsilon, **heads, **rotation)
     windowed = bool(config.full_every) and bool((number + 1) % config.full_every)
     return g.attention(
         "attended",
         qkv,
         config.hidden,
-        scale=config.head_dim**-0.5,
+        scale=1.0 if config.kind.name == "gemma4v" else config.head_dim**-0.5,
         both_ways=True,
         **({"spans": True} if windowed else {}),
         **heads,
@@ -133,10 +158,11 @@ def _attended(g: GraphBuilder, config: VisionConfig, number: int, normed: str) -
 
 def _feed_forward(g: GraphBuilder, config: VisionConfig, normed: str) -> str:
     if g.has("ffn_gate"):
-        inner = g.gate("ffn_gated", g.linear("ffn_gate_up", normed, "ffn_gate", "ffn_up"), config.activation)
+        both = _products(g, config, "ffn_gate_up", normed, "ffn_gate", "ffn_up")
+        inner = g.gate("ffn_gated", both, config.activation)
     else:
-        inner = g.activate("ffn_activated", g.linear("ffn_up", normed, "ffn_up"), config.activation)
-    return g.linear("ffn_down", inner, "ffn_down")
+        inner = g.activate("ffn_activated", _product(g, config, "ffn_up", normed, "ffn_up"), config.activation)
+    return _product(g, config, "ffn_down", inner, "ffn_down")
 
 
 def _deep_rows(g: GraphBuilder, config: VisionConfig, hidden: str, index: int, count: int) -> None:
@@ -155,6 +181,8 @@ def _rows(g: GraphBuilder, config: VisionConfig, hidden: str, parts: int) -> str
         merged = g.merge_rows("pooled", hidden, count, "mean")
         merged = g.norm("rows_normed", merged, "row_norm", config.epsilon, g.values[merged].rows)
         return g.linear("rows", merged, "project")
+    if config.kind.name == "gemma4v":
+        return _gemma4_rows(g, config, g.merge_rows("pooled", hidden, count, "mean"))
     if config.kind.name == "pixtral" and g.has("merger"):
         hidden = g.norm("rows_normed", hidden, "row_norm", config.epsilon)
         hidden = g.linear("merged", g.merge_rows("neighbours", hidden, count, "turned"), "merger")
@@ -167,3 +195,11 @@ def _rows(g: GraphBuilder, config: VisionConfig, hidden: str, parts: int) -> str
         hidden = g.norm("rows_normed", hidden, "row_norm", PROJECTOR_EPSILON, rows, kind="layer")
     inner = g.activate("activated", g.linear("project_up", hidden, "project_up"), "gelu")
     return g.linear_slice("rows", inner, "project_down", 0, parts * g.weights["project_down"].shape[0])
+
+
+def _gemma4_rows(g: GraphBuilder, config: VisionConfig, pooled: str) -> str:
+    rows = g.scaled("pooled_scaled", pooled, config.hidden**0.5)
+    if g.has("std_bias"):
+        rows = g.scale_by("standard", g.add_weight("centred", rows, "std_bias"), "std_scale")
+    rows = g.norm("rows_normed", rows, "", config.epsilon, g.values[rows].rows)
+    return _product(g, config, "rows", rows, "project")

@@ -122,6 +122,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 texts={"end": "[IMG_END]", "row_end": "[IMG_BREAK]"},
             ),
             Kind(
+                "gemma4v",
+                _SCALE,
+                3,
+                norm="rms",
+                rope="quarters",
+                theta=100.0,
+                tokens=(70, 1120),
+                positions="axes",
+                both_ways=True,
+                texts={"begin": "<|image>", "end": "<image|>"},
+            ),
+            Kind(
                 "internvl",
                 _SCALE,
                 0,

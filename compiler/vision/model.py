@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +22,12 @@ from ..sources import open_source
 from ..weights import read_floats
 from .graph import VisionConfig, vision_graph
 from .kinds import KINDS, MOST_PATCHES, Kind
-from .tensors import FlatSource, VisionSizes, flat_source, vision_tensors
+from .tensors import FlatSource, VisionSizes, clamps_of, flat_source, head_orders, vision_tensors
 
 ARCHITECTURE = "clip"
 MAX_LAYERS, MAX_HEADS, MAX_SIZE, MAX_SIDE = 256, 256, 1 << 16, 1 << 13
 WINDOW_PIXELS = 112
+_GEMMA4_CAUSAL = (1536, 2560)  # widths of the small ones, whose rows do not see one another
 _LARGE_INTERNVL = (3200, 45)  # hidden size and layers of the one whose norms are RMS norms
 
 
@@ -73,7 +74,9 @@ def read_vision_model(path: Path, width: int) -> VisionModel:
     source, kind = flat_source(given), _kind(given)
     sizes, merge = _sizes(source, kind)
     tensors = vision_tensors(source, kind, sizes)
-    config = _config(source, kind, sizes, merge)
+    if kind.rope == "quarters":
+        source = source.with_orders(head_orders(tensors, sizes.hidden // sizes.heads))
+    config = replace(_config(source, kind, sizes, merge), clamps=clamps_of(source, tensors))
     tables = _tables(config)
     made = _made(source, tensors)
     weights = {role: Weight(role, one.shape, one.ggml_type.name) for role, one in tensors.items()}
@@ -105,6 +108,8 @@ def _sizes(source: FlatSource, kind: Kind) -> tuple[VisionSizes, int]:
     heads = source.get_int("clip.vision.attention.head_count", None, 1, MAX_HEADS)
     if hidden % heads:
         raise source.error("clip.vision.attention.head_count", f"expected a divisor of {hidden}, found {heads}")
+    for key, only in (("head_count_kv", heads), ("head_dim", hidden // heads)):
+        source.get_int(f"clip.vision.attention.{key}", only, only, only)
     merge = source.get_int(kind.merge_key, kind.merge or None, 1, 16)
     patch = source.get_int("clip.vision.patch_size", None, 1, 256)
     return (
@@ -154,7 +159,10 @@ def _tables(config: VisionConfig) -> dict[str, RopeTable]:
 
 
 def _made(source: FlatSource, tensors: Mapping[str, WeightTensor]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the table of places of an encoder with a class token: its last row is all that this token begins with."""
+    """Return the table of places of an encoder with a class token: its last row is all that this token begins with; and
+    what is taken away from rows as what is added to them."""
+    if "std_bias" in tensors:
+        return {"std_bias": -read_floats(source, tensors["std_bias"])}
     if "class" not in tensors:
         return {}
     table = read_floats(source, tensors["positions"]).reshape(tensors["positions"].shape).copy()
@@ -187,6 +195,10 @@ def _facts(
         raise source.error("clip.vision.image_size", problem)
     _check_positions(source, kind, tensors, side)
     least_rows, most_rows = kind.tokens
+    mean, std = (_numbers(source, f"clip.vision.image_{name}") for name in ("mean", "std"))
+    if kind.name == "gemma4v":  # whose patches are twice their values less 1
+        mean = tuple(one + deviation / 2 for one, deviation in zip(mean, std, strict=True))
+        std = tuple(deviation / 2 for deviation in std)
     texts = {name: kind.texts.get(name, "") for name in _TEXTS}
     tiles = kind.resize == "internvl"
     return Vision(
@@ -196,8 +208,8 @@ def _facts(
         merge=config.merge,
         width=width,
         deepstack=deep,
-        mean=_numbers(source, "clip.vision.image_mean"),
-        std=_numbers(source, "clip.vision.image_std"),
+        mean=mean,
+        std=std,
         resize=kind.resize,
         resample=kind.resample,
         min_pixels=least_rows * area,
@@ -208,7 +220,7 @@ def _facts(
         min_tiles=source.get_int("clip.vision.preproc_min_tiles", 1, 1, 64) if tiles else 0,
         max_tiles=source.get_int("clip.vision.preproc_max_tiles", 12, 1, 64) if tiles else 0,
         max_patches=side * side if fixed else min(most, most_rows * config.merge**2),
-        both_ways=kind.both_ways,
+        both_ways=kind.both_ways and not (kind.name == "gemma4v" and width in _GEMMA4_CAUSAL),
         m_rope=kind.m_rope,
         positions=kind.positions,
         window=_window(source, patch) if config.full_every else 0,
@@ -225,12 +237,14 @@ def _window(source: FlatSource, patch: int) -> int:
 
 def _check_positions(source: FlatSource, kind: Kind, tensors: Mapping[str, WeightTensor], side: int) -> None:
     """Hold the table of places against the pictures."""
-    if kind.positions not in ("table", "resized"):
+    if kind.positions == "none":
         return
     name, rows = tensors["positions"].name, tensors["positions"].shape[0]
     wanted = side * side + ("class" in tensors)
     if kind.positions == "table" and rows != wanted:
         raise source.error(name, f"expected {wanted} rows, found {rows}")
+    if kind.positions == "axes" and rows % 2:
+        raise source.error(name, f"expected two tables, found {rows} rows")
     if kind.positions == "resized" and round(rows**0.5) ** 2 != rows:
         raise source.error(name, f"expected a square number of rows, found {rows}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,11 @@ _LAYER: Mapping[str, str] = {
     "attention_k_norm": "attn_k_norm.weight",
     "attention_output": "attn_out.weight",
     "attention_output_bias": "attn_out.bias",
+    "attention_after_norm": "attn_post_norm.weight",
     "attention_weights": "ls1.weight",
+    "ffn_after_norm": "ffn_post_norm.weight",
     "ffn_weights": "ls2.weight",
+    "out_weights": "out_scale.weight",
     "ffn_gate": "ffn_gate.weight",
     "ffn_gate_bias": "ffn_gate.bias",
     "ffn_up": "ffn_up.weight",
@@ -74,6 +78,7 @@ _QWEN: Mapping[str, str] = {
 }
 _PROJECTORS: Mapping[str, Mapping[str, str]] = {
     "gemma3": {"row_norm": "mm.soft_emb_norm.weight", "project": "mm.input_projection.weight"},
+    "gemma4v": {"project": "mm.input_projection.weight", "std_bias": "v.std_bias", "std_scale": "v.std_scale"},
     "idefics3": {"project": "mm.model.fc.weight"},
     "pixtral": {
         "row_norm": "mm.input_norm.weight",
@@ -94,20 +99,98 @@ _PROJECTORS: Mapping[str, Mapping[str, str]] = {
     },
     **{f"qwen{version}vl_merger": _QWEN for version in ("2", "2.5", "3")},
 }
+_LARGEST = float(np.finfo(np.float32).max)
 _UNREAD = ("break",)
 """Roles of tensors that stand in a text model's vocabulary too, where they are read."""
 
 
 class FlatSource(DerivedSource):
-    """A projector file whose patches' matrices have a row for each output, of all values of a patch."""
+    """A projector file whose patches' matrices have a row for each output, of all values of a patch.
 
-    __slots__ = ()
+    Args:
+        base: the file.
+        tensors: as they are read.
+        orders: by name, which of a tensor's rows, or elements, stands at each place of it.
+    """
+
+    __slots__ = ("orders",)
+
+    def __init__(
+        self,
+        base: ModelSource,
+        tensors: Mapping[str, TensorInfo],
+        orders: Mapping[str, npt.NDArray[np.intp]] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(base, tensors)
+        self.orders = orders
 
     def read_rows(self, name: str, first: int, count: int) -> npt.NDArray[np.uint8]:
         """See `ModelSource`."""
-        within = self.base.tensors[name].rows // self.tensors[name].rows
-        rows = self.base.read_rows(name, first * within, count * within)
-        return rows.reshape(count, -1)
+        if name not in self.orders:
+            within = self.base.tensors[name].rows // self.tensors[name].rows
+            rows = self.base.read_rows(name, first * within, count * within)
+            return rows.reshape(count, -1)
+        order, tensor = self.orders[name], self.base.tensors[name]
+        if len(tensor.shape) == 1:
+            elements = self.base.read_tensor(name).reshape(tensor.shape[0], -1)
+            return elements[order].reshape(1, -1)
+        wanted = order[first : first + count]
+        low = int(wanted.min())
+        return self.base.read_rows(name, low, int(wanted.max()) + 1 - low)[wanted - low]
+
+    def with_orders(self, orders: Mapping[str, npt.NDArray[np.intp]]) -> FlatSource:
+        """Return the source with rows of some tensors in another order."""
+        return FlatSource(self.base, self.tensors, orders)
+
+
+def whole_head_order(head_dim: int) -> npt.NDArray[np.intp]:
+    """Return which element of a head whose pairs are a quarter of it apart, those of the column first, stands at each
+    place of one whose pairs are half of it apart, those of the row first."""
+    quarters = np.arange(head_dim).reshape(4, -1)
+    return quarters[[2, 0, 3, 1]].reshape(-1)
+
+
+def head_orders(tensors: Mapping[str, WeightTensor], head_dim: int) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the orders of rows of queries and keys, and of their norms' weights, as `whole_head_order` has them."""
+    own, orders = whole_head_order(head_dim), {}
+    for role, one in tensors.items():
+        if role.endswith(("attention_q", "attention_k", "attention_q_norm", "attention_k_norm")):
+            heads = one.shape[0] // head_dim
+            orders[one.name] = (np.arange(heads)[:, None] * head_dim + own).reshape(-1)
+    return orders
+
+
+CLAMPS = ("input_min", "input_max", "output_min", "output_max")
+
+
+def clamps_of(source: ModelSource, tensors: Mapping[str, WeightTensor]) -> dict[str, tuple[float, ...]]:
+    """Return what inputs and products of matrices are held between, by role, in the order of `CLAMPS`.
+
+    Raises:
+        InputError: one is not a number.
+    """
+    found = {}
+    for role, one in tensors.items():
+        base = one.name.removesuffix(".weight")
+        names = [f"{base}.{end}" for end in CLAMPS]
+        if base == one.name or not any(name in source.tensors for name in names):
+            continue
+        numbers = [_LARGEST * (-1 if end.endswith("min") else 1) for end in CLAMPS]
+        for index, name in enumerate(names):
+            if name in source.tensors:
+                tensor = source.tensors[name]
+                value = float(source.read_tensor(name).view("<f4")[0]) if _is_number(tensor) else math.nan
+                if not math.isfinite(value):
+                    raise source.error(name, "expected one finite number of type F32, found otherwise")
+                numbers[index] = value
+        if numbers[0] > numbers[1] or numbers[2] > numbers[3]:
+            raise source.error(names[0], "expected a smallest number below the largest, found otherwise")
+        found[role] = tuple(numbers)
+    return found
+
+
+def _is_number(tensor: TensorInfo) -> bool:
+    return math.prod(tensor.shape) == 1 and tensor.ggml_type == GgmlType.F32
 
 
 def flat_source(source: ModelSource) -> FlatSource:
@@ -116,6 +199,8 @@ def flat_source(source: ModelSource) -> FlatSource:
     def flat(tensor: TensorInfo) -> TensorInfo:
         if len(tensor.shape) <= 2 or not FORMATS[tensor.ggml_type.name].is_float:
             return tensor
+        if tensor.name == _WHOLE["positions"]:  # a table for each axis
+            return TensorInfo(tensor.name, (tensor.rows, tensor.shape[-1]), tensor.ggml_type)
         return TensorInfo(tensor.name, (tensor.shape[0], math.prod(tensor.shape[1:])), tensor.ggml_type)
 
     return FlatSource(source, {name: flat(tensor) for name, tensor in source.tensors.items()})
@@ -149,7 +234,9 @@ def names_of(kind: Kind, layers: int) -> Iterator[tuple[str, str]]:
     yield from _WHOLE.items()
     yield from _PROJECTORS[kind.name].items()
     for number in range(layers):
-        yield from ((f"layers.{number}.{role}", f"v.blk.{number}.{name}") for role, name in _LAYER.items())
+        for role, name in _LAYER.items():
+            if kind.rope != "quarters" or not role.startswith("attention_qkv"):  # queries are put in order
+                yield f"layers.{number}.{role}", f"v.blk.{number}.{name}"
         if kind.name == "qwen3vl_merger":
             at = f"v.deepstack.{number}."
             yield from ((f"layers.{number}.{role}", at + name) for role, name in _DEEPSTACK.items())
@@ -187,6 +274,8 @@ def _turn_swapped(source: ModelSource, names: dict[str, str], sizes: VisionSizes
 
 def _refuse_others(source: ModelSource, kind: Kind, names: Mapping[str, str]) -> None:
     known = set(names.values())
+    if kind.name == "gemma4v":
+        known |= {f"{name.removesuffix('.weight')}.{end}" for name in known for end in CLAMPS}
     for name in source.tensors:
         if name not in known and not name.startswith(OF_OTHERS):
             raise source.error(name, f"expected no such tensor in an encoder of kind {kind.name}, found it")
@@ -238,8 +327,10 @@ def _shapes(sizes: VisionSizes, role: str, tensor: TensorInfo) -> tuple[tuple[in
         **dict.fromkeys(("deepstack_up_bias", "project_up_bias"), (rows,)),
         **dict.fromkeys(("project_down_bias", "deepstack_down_bias"), (width,)),
     }
-    if role in ("project_down", "deepstack_down", "project"):
-        return ((width, tensor.shape[-1] if role != "project" else merged),)
+    if role == "project":
+        return (rows, merged), (rows, hidden)
+    if role in ("project_down", "deepstack_down"):
+        return ((width, tensor.shape[-1]),)
     if role == "project_up":
         return (rows, merged), (rows, hidden)
     if role in ("row_norm", "row_norm_bias"):
@@ -254,7 +345,7 @@ def _required(found: Mapping[str, WeightTensor], kind: Kind, sizes: VisionSizes)
         yield "patch_next"
     if kind.positions != "none":
         yield "positions"
-    optional = {"project_up_bias", "project_down_bias"} if kind.name == "pixtral" else set()
+    optional = {"project_up_bias", "project_down_bias"} if kind.name == "pixtral" else {"std_bias", "std_scale"}
     if kind.name == "pixtral":
         optional |= {"merger", "row_norm", "break"}
         if "merger" in found:

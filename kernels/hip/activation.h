@@ -38,6 +38,8 @@ INLINE float activation(float x)
 }
 #elif defined(ACTIVATION_SOFTPLUS)
 INLINE float activation(float x) { return float_softplus(x); }
+#elif defined(ACTIVATION_CLAMP)
+INLINE float activation(float x) { return x<(LOW) ? (LOW) : x>(HIGH) ? (HIGH) : x; }
 #elif defined(ACTIVATION_XIELU)
 INLINE float activation(float x)
 {

@@ -43,6 +43,12 @@ INLINE f32x16 activation(f32x16 x)
 }
 #elif defined(ACTIVATION_SOFTPLUS)
 INLINE f32x16 activation(f32x16 x) { return vector_softplus(x); }
+#elif defined(ACTIVATION_CLAMP)
+/* Constants: LOW, HIGH. */
+INLINE f32x16 activation(f32x16 x)
+{
+    return vector_select(x < splat(LOW), splat(LOW), vector_select(x > splat(HIGH), splat(HIGH), x));
+}
 #elif defined(ACTIVATION_XIELU)
 /* Constants: POSITIVE, NEGATIVE, BETA, EPSILON. e^x - 1 - x by its series where the difference would cancel. */
 INLINE f32x16 activation(f32x16 x)

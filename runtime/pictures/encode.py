@@ -83,6 +83,9 @@ def encode(part: VisionPart, patches: Patches) -> Float32:
         DeviceError: the device failed, or the picture is larger than the code is made for.
     """
     program, vision = part.program, part.vision
+    sides = max(patches.height, patches.width)
+    if part.table is not None and vision.positions == "axes" and sides > len(part.table) // 2:
+        raise DeviceError(f"expected a picture of at most {len(part.table) // 2} patches a side, found {sides}")
     if len(patches.values) > vision.max_patches:
         raise DeviceError(f"expected a picture of at most {vision.max_patches} patches, found {len(patches.values)}")
     batch = picture_batch(vision, part.table, patches, program.layout.kv.block_size)

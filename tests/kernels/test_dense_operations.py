@@ -117,6 +117,7 @@ ACTIVATIONS: Mapping[str, Bound] = {
     # Of the exponential, of a series of 8 terms and what it leaves out (2 s^17 / 17, s <= 1/3), and of the sum.
     "softplus": lambda x, y: (EXP + 16 * ROUNDING) * np.abs(y),
     "tanh": lambda x, y: (2 * EXP + 8 * ROUNDING) * np.abs(y),
+    "clamp": lambda x, y: np.zeros_like(x),
     "xielu": _xielu_bound,
 }
 """Of how far a kernel may be off, by x and what it is to make of it."""
@@ -129,7 +130,19 @@ def xielu_case() -> Case:
     return Case(Node("xielu", ("x",), "y", (), numbers), (Value("x", "T", 37), Value("y", "T", 37)), {}, {}, {"x": x})
 
 
-ACTIVATE = {name: xielu_case() if name == "xielu" else activate_case(name) for name in ACTIVATIONS}
+def clamp_case() -> Case:
+    numbers: dict[str, Attribute] = {"low": -1.5, "high": float(np.finfo(np.float32).max)}
+    return Case(
+        Node("clamp", ("x",), "y", (), numbers),
+        (Value("x", "T", 37), Value("y", "T", 37)),
+        {},
+        {},
+        {"x": hard_rows(37)},
+    )
+
+
+OWN = {"xielu": xielu_case, "clamp": clamp_case}
+ACTIVATE = {name: OWN[name]() if name in OWN else activate_case(name) for name in ACTIVATIONS}
 LOGITS_ACTIVATE = activate_case("tanh", rows="R")
 Q8_ACTIVATE = activate_case("gelu", 96, "q8")
 FLOAT_ACTIVATE = replace(Q8_ACTIVATE, values=(Q8_ACTIVATE.values[0], replace(Q8_ACTIVATE.values[1], dtype="float32")))

@@ -58,14 +58,17 @@ SHAPES: Mapping[str, Shape] = {
     ),
     "qwen3vl_merger": Shape(side=6, layers=4, picture=(8, 12), keys={"spatial_merge_size": 2}),
     "pixtral": Shape(hidden=128, side=40, picture=(6, 10), keys={"spatial_merge_size": 2}),
+    "gemma4v": Shape(hidden=128, inner=160, side=40, merge=3, picture=(6, 9), keys={"projector.scale_factor": 3}),
     "internvl": Shape(keys={"projector.scale_factor": 2, "preproc_min_tiles": 1, "preproc_max_tiles": 6}),
 }
 """A shape each; the larger of a picture's sides is not the other's, where the model lets it."""
 
-_GELU = ("gemma3", "idefics3", "qwen3vl_merger", "internvl")
+_GELU = ("gemma3", "gemma4v", "idefics3", "qwen3vl_merger", "internvl")
 _SILU = ("qwen2.5vl_merger", "pixtral")
 _LAYER_NORMS = ("gemma3", "idefics3", "qwen2vl_merger", "qwen3vl_merger", "internvl")
 _SWAPPED = re.compile(r"(?<=ffn_)(up|down)")
+_LIMITS = {"input_min": -1.6, "input_max": 1.7, "output_min": -1.9, "output_max": 1.8}
+"""Between which much of what is random lies, and much does not."""
 DEEP_LAYERS = (0, 2)
 """Layers of the small Qwen3-VL after which it has further rows."""
 
@@ -105,9 +108,14 @@ def _numbers(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Return a tensor's numbers, of such a size that each part of the model moves what comes out."""
     if len(sizes) > 1:
-        inner = float(np.prod(sizes[1:])) if name != "mm.input_projection.weight" else sizes[0]
+        turned = name == "mm.input_projection.weight" and sizes[0] > sizes[1]
+        inner = sizes[0] if turned else float(np.prod(sizes[1:]))
         size = 1.0 if "position" in name else (2.5 if "attn_q" in name or "attn_k" in name else 1.3) * inner**-0.5
         return random.normal(0, size, sizes).astype(np.float32)
+    if name.endswith(tuple(_LIMITS)):
+        return np.array([_LIMITS[name.rpartition(".")[2]] * random.uniform(0.9, 1.1)], np.float32)
+    if "attn_q_norm" in name:  # scores are not scaled, and of the size that trained ones are
+        return random.uniform(0.1, 0.3, sizes).astype(np.float32)
     if name.endswith("bias") or "class" in name or "img_break" in name:
         return random.normal(0, 0.4, sizes).astype(np.float32)
     return random.uniform(0.6, 1.6, sizes).astype(np.float32)
@@ -133,8 +141,9 @@ def _add_keys(writer: gguf.GGUFWriter, kind: str, shape: Shape) -> None:
     for key, number in numbers.items():
         writer.add_uint32(f"clip.vision.{key}", number)
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
-    writer.add_array("clip.vision.image_mean", [0.48, 0.46, 0.41])
-    writer.add_array("clip.vision.image_std", [0.27, 0.26, 0.28])
+    has_own = kind != "gemma4v"
+    writer.add_array("clip.vision.image_mean", [0.48, 0.46, 0.41] if has_own else [0.0, 0.0, 0.0])
+    writer.add_array("clip.vision.image_std", [0.27, 0.26, 0.28] if has_own else [1.0, 1.0, 1.0])
 
 
 def _tensors(kind: str, shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -148,9 +157,11 @@ def _tensors(kind: str, shape: Shape) -> dict[str, tuple[int, ...]]:
         tensors["v.position_embd.weight"] = (shape.side**2 + (kind == "internvl"), hidden)
     if kind == "internvl":
         tensors["v.class_embd"] = (hidden,)
+    if kind == "gemma4v":
+        tensors |= {"v.position_embd.weight": (2, 16, hidden), "v.std_bias": (hidden,), "v.std_scale": (hidden,)}
     if kind == "pixtral":
         tensors |= {"v.pre_ln.weight": (hidden,), "v.token_embd.img_break": (shape.width,)}
-    else:
+    elif kind != "gemma4v":
         tensors["v.post_ln.weight"] = (hidden,)
         if kind in _LAYER_NORMS:
             tensors["v.post_ln.bias"] = (hidden,)
@@ -172,20 +183,25 @@ def _tensors(kind: str, shape: Shape) -> dict[str, tuple[int, ...]]:
 
 def _layer(kind: str, shape: Shape) -> dict[str, tuple[int, ...]]:
     hidden, inner = shape.hidden, shape.inner
-    has_bias = kind != "pixtral"
+    has_bias = kind not in ("pixtral", "gemma4v")
     tensors: dict[str, tuple[int, ...]] = {"ln1.weight": (hidden,), "ln2.weight": (hidden,)}
     if kind in _LAYER_NORMS:
         tensors |= {"ln1.bias": (hidden,), "ln2.bias": (hidden,)}
     rows = (
         {"attn_qkv": 3 * hidden} if kind == "qwen3vl_merger" else dict.fromkeys(("attn_q", "attn_k", "attn_v"), hidden)
     )
-    gated = {"ffn_gate": inner} if kind in _SILU else {}
+    gated = {"ffn_gate": inner} if kind in (*_SILU, "gemma4v") else {}
     for name, count in {**rows, "attn_out": hidden, "ffn_up": inner, **gated, "ffn_down": hidden}.items():
         tensors[f"{name}.weight"] = (count, inner if name == "ffn_down" else hidden)
         if has_bias:
             tensors[f"{name}.bias"] = (count,)
     if kind == "internvl":
         tensors |= {"ls1.weight": (hidden,), "ls2.weight": (hidden,)}
+    if kind == "gemma4v":
+        tensors |= dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (hidden // shape.heads,))
+        tensors |= dict.fromkeys(("attn_post_norm.weight", "ffn_post_norm.weight"), (hidden,))
+        limited = ("attn_q", "attn_v", "attn_out", "ffn_gate", "ffn_down")
+        tensors |= {f"{name}.{end}": (1,) for name in limited for end in _LIMITS}
     return tensors
 
 
@@ -193,6 +209,8 @@ def _projector(kind: str, shape: Shape) -> dict[str, tuple[int, ...]]:
     hidden, merged, width = shape.hidden, shape.hidden * shape.merge**2, shape.width
     if kind == "gemma3":
         return {"mm.soft_emb_norm.weight": (hidden,), "mm.input_projection.weight": (hidden, width)}
+    if kind == "gemma4v":
+        return {"mm.input_projection.weight": (width, hidden)}
     if kind == "idefics3":
         return {"mm.model.fc.weight": (width, merged)}
     if kind == "pixtral":

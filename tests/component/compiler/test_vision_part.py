@@ -33,7 +33,7 @@ with np.load(Path(__file__).parents[2] / "data/vision_rows.npz") as _rows:
     ROWS = {kind: _rows[kind] for kind in _rows.files}
 """Of llama.cpp: `python -m rocmforge.tools.generate.vision_oracle`."""
 ON_GPU = ("qwen2.5vl_merger",)
-COMPILED = (*ON_GPU, "gemma3", "qwen3vl_merger", "internvl", "pixtral")
+COMPILED = (*ON_GPU, "gemma3", "gemma4v", "qwen3vl_merger", "internvl", "pixtral")
 KEYS_OF_16_BITS = 2.0**-11
 """Relative: what rounding keys and values moves; the meaning rounds none."""
 

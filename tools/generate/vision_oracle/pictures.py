@@ -37,6 +37,7 @@ def patches_of(kind: str, pixels: Float32) -> Patches:
     """Return the patches of such a picture."""
     (height, width), side = SHAPES[kind].picture, SHAPES[kind].patch
     values = pixels.reshape(height, side, width, side, 3).transpose(0, 2, 4, 1, 3).reshape(height * width, -1)
+    values = 2 * values - 1 if kind == "gemma4v" else values  # as the graph of llama.cpp's begins
     return Patches(np.ascontiguousarray(values), height, width)
 
 
