@@ -10,36 +10,7 @@ import pytest
 from rocmforge.artifacts.checker import Checker
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.vision import Vision, read_vision
-
-FACTS = Vision(
-    kind="qwen2.5vl_merger",
-    image_size=560,
-    patch_size=14,
-    merge=2,
-    width=2048,
-    deepstack=0,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-    resize="pixels",
-    resample="bicubic",
-    min_pixels=6272,
-    max_pixels=3211264,
-    longest_edge=0,
-    min_tiles=0,
-    max_tiles=0,
-    max_patches=16384,
-    begin="<|vision_start|>",
-    end="<|vision_end|>",
-    row_end="",
-    tile_begin="",
-    tile_row_end="",
-    overview_begin="",
-    overview_end="",
-    both_ways=False,
-    m_rope=True,
-    positions="none",
-    window=8,
-)
+from rocmforge.tests.support.vision import FACTS
 
 
 def test_what_is_read_is_what_was_written() -> None:

@@ -66,14 +66,14 @@ def without(name: str) -> Change:
     return change
 
 
-def tensor(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> Change:
+def tensor(name: str, shape: tuple[int, ...], dtype: type = np.float32, value: float = 1) -> Change:
     kinds: dict[type, gguf.GGMLQuantizationType] = {
         np.float32: gguf.GGMLQuantizationType.F32,
         np.int32: gguf.GGMLQuantizationType.I32,
     }
 
     def change(_keys: dict[str, Any], tensors: dict[str, Any]) -> None:
-        tensors[name] = (np.ones(shape, dtype), kinds[dtype])
+        tensors[name] = (np.full(shape, value, dtype), kinds[dtype])
 
     return change
 
@@ -147,6 +147,20 @@ CASES: dict[str, tuple[str, Change, str]] = {
         tensor("v.blk.0.lora.weight", (4, 4)),
         "v.blk.0.lora.weight: expected no such tensor in an enc",
     ),
+    "limit": (
+        "gemma4v",
+        tensor("v.blk.0.attn_q.input_min", (2,)),
+        "attn_q.input_min: expected one finite number of ty",
+    ),
+    "limits": ("gemma4v", tensor("v.blk.0.attn_q.output_min", (1,), value=9), "attn_q.input_min: expected a smallest"),
+    "no-limits": (
+        "gemma3",
+        tensor("v.blk.0.attn_q.input_min", (1,)),
+        "attn_q.input_min: expected no such tensor in an",
+    ),
+    "all-three": ("gemma4v", tensor("v.blk.0.attn_qkv.weight", (384, 128)), "attn_qkv.weight: expected no such tensor"),
+    "axes": ("gemma4v", tensor("v.position_embd.weight", (3, 7, 128)), "expected two tables, found 21 rows"),
+    "heads-of-keys": ("gemma3", key(f"{VISION}attention.head_count_kv", 1), "head_count_kv: expected 2 to 2, found 1"),
     "further": (
         "gemma3",
         tensor("v.blk.3.ln1.weight", (144,)),
@@ -177,16 +191,27 @@ def test_tensors_of_an_encoder_of_sound_are_left_alone(tmp_path: Path) -> None:
     assert "v.patch_embd.weight" in {one.name for one in read_vision_model(path, 64).tensors.values()}
 
 
+def test_rows_of_a_small_gemma_4_do_not_see_one_another(tmp_path: Path) -> None:
+    def change(_keys: dict[str, Any], tensors: dict[str, Any]) -> None:
+        data = np.ones((1536, 128), np.float32)
+        tensors["mm.input_projection.weight"] = (data, gguf.GGMLQuantizationType.F32)
+
+    path = rewritten(tmp_path / "mmproj.gguf", "gemma4v", change)
+    assert not read_vision_model(path, 1536).vision.both_ways
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_what_the_runtime_is_told(tmp_path: Path, kind: str) -> None:
     shape, row = SHAPES[kind], KINDS[kind]
     vision = read_vision_model(write_mmproj(tmp_path / "mmproj.gguf", kind), shape.width).vision
     assert (vision.kind, vision.patch_size, vision.merge, vision.width) == (kind, 14, shape.merge, shape.width)
-    assert vision.mean == pytest.approx((0.48, 0.46, 0.41))
+    own = kind != "gemma4v"  # whose patches are twice their values less 1
+    assert vision.mean == pytest.approx((0.48, 0.46, 0.41) if own else (0.5, 0.5, 0.5))
+    assert vision.std == pytest.approx((0.27, 0.26, 0.28) if own else (0.5, 0.5, 0.5))
     assert vision.deepstack == (2 if kind == "qwen3vl_merger" else 0)
     assert vision.window == (8 if kind == "qwen2.5vl_merger" else 0)
     assert (vision.resize, vision.resample, vision.m_rope) == (row.resize, row.resample, kind.startswith("qwen"))
-    assert vision.both_ways == (kind == "gemma3")
+    assert vision.both_ways == (kind in ("gemma3", "gemma4v"))
     area = (14 * shape.merge) ** 2
     least, most = row.tokens
     assert vision.min_pixels == least * area

@@ -9,7 +9,7 @@ import pytest
 
 from rocmforge.runtime.pictures.encode import picture_batch
 from rocmforge.runtime.pictures.patches import Patches
-from rocmforge.tests.unit.artifacts.test_vision import FACTS
+from rocmforge.tests.support.vision import FACTS
 
 SMALL = replace(FACTS, patch_size=1, image_size=4, positions="none", window=0)
 
