@@ -16,7 +16,7 @@ def copy_package(goal: Path, *folders: str) -> Path:
     """A copy of some folders of the package, which Python finds as `rocmforge` from `goal`."""
     copy = goal / "rocmforge"
     for folder in folders:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, copy / folder)  # with what Python compiled of it: it stays of use
     for name in ("__init__.py", "tests/__init__.py", "pyproject.toml"):
         (copy / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
