@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import anthropic
 import pydantic
 import pytest
 
@@ -26,6 +25,8 @@ TOOL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[Any]:  # untyped: its unions of blocks are long
+    import anthropic  # noqa: PLC0415 - a second and more, of each process that collects tests
+
     with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=PATIENCE_SECONDS) as connected:
         yield connected
 
@@ -128,6 +129,8 @@ def test_structured_output_is_parsed(client: Any) -> None:
 
 
 def test_a_schema_that_is_wrong_is_named(client: Any) -> None:
+    import anthropic  # noqa: PLC0415 - a second and more, of each process that collects tests
+
     wrong = {"format": {"type": "json_schema", "schema": {"type": "no type"}}}
     with pytest.raises(anthropic.BadRequestError) as refused:
         client.messages.create(**body(extra_body={"output_config": wrong}))
@@ -135,6 +138,8 @@ def test_a_schema_that_is_wrong_is_named(client: Any) -> None:
 
 
 def test_errors_by_type(client: Any) -> None:
+    import anthropic  # noqa: PLC0415 - a second and more, of each process that collects tests
+
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.messages.create(**body(model="other"))
     assert missing.value.response.json()["error"]["type"] == "not_found_error"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import anthropic
 import ollama
 import openai
 import pytest
@@ -47,6 +46,8 @@ def test_openai(server: Server, expected: str) -> None:
 
 
 def test_anthropic(server: Server, expected: str) -> None:
+    import anthropic  # noqa: PLC0415 - a second and more, of each process that collects tests
+
     asked: Any = {"model": MODEL, "messages": MESSAGES, "max_tokens": TOKENS, "extra_body": {"temperature": 0}}
     with anthropic.Anthropic(base_url=server.url, api_key="none") as client, client.messages.stream(**asked) as stream:
         assert stream.get_final_text() == expected
