@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import mmap
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ...artifacts.errors import DeviceError
 from ...artifacts.layout import Layout
 from .batch import Float32
+
+_ROWS_AT_ONCE: Final = 16
 
 
 class HiddenStates:
@@ -40,10 +44,17 @@ class HiddenStates:
             raise DeviceError("the bundle gives no hidden states: compile the model again")
         return self._norm.buffer, 4 * first * self._size, 4 * count * self._size
 
-    def normed(self, data: bytes) -> Float32:
+    def normed(self, data: bytes | memoryview) -> Float32:
         """Return float32[count, hidden_size] of the bytes of `count` rows; not finite where those are not."""
+        rows = np.frombuffer(data, np.float32).reshape(-1, self._size)
+        normed = np.empty_like(rows)
+        for first in range(0, len(rows), _ROWS_AT_ONCE):  # what is computed of some of them stays in the CPU's cache
+            some = slice(first, first + _ROWS_AT_ONCE)
+            normed[some] = self._normed(rows[some].astype(np.float64))
+        return normed
+
+    def _normed(self, rows: npt.NDArray[np.float64]) -> Float32:
         assert self._norm is not None  # `place` was asked first
-        rows = np.frombuffer(data, np.float32).reshape(-1, self._size).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             if self._norm.kind == "none":
                 return rows.astype(np.float32)

@@ -318,10 +318,9 @@ class HipProgram:
     def hidden(self, first: int, count: int) -> Float32:
         """See `Program.hidden`."""
         buffer, offset, n_bytes = self._hidden.place(first, count)
-        rows = ctypes.create_string_buffer(n_bytes)
-        source = self._addresses.buffer(buffer) + offset
-        self._download(ctypes.addressof(rows), source, n_bytes, "hidden states")
-        return self._hidden.normed(rows.raw)
+        rows = np.empty(n_bytes, np.uint8)
+        self._download(rows.ctypes.data, self._addresses.buffer(buffer) + offset, n_bytes, "hidden states")
+        return self._hidden.normed(rows.data)
 
     def _download(self, goal: int, source: int, n_bytes: int, what: str) -> None:
         try:
