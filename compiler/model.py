@@ -106,7 +106,7 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     adapt = partial(adapters.place, tensors=weight_tensors(gguf, config)) if kept else None
     graph = run_passes(build_graph(config, weights), adapt)
     length = _max_seq_len(options, config, progress)
-    parts = tuple(part_models(gguf, config, length, options.drafts, vision))
+    parts = tuple(part_models(gguf, config, length, options.drafts, vision, progress.note))
     return Model(gguf, config, tokenizer, weights, graph, length, changes | kept, adapters, parts)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ..artifacts.errors import InputError
 from ..artifacts.vision import POSITIONS_TENSOR, VISION_PART
 from .architectures import ARCHITECTURES, build_graph
 from .draft_head import draft_source
@@ -80,7 +81,12 @@ class PartModel:
 
 
 def part_models(
-    source: ModelSource, config: ModelConfig, max_seq_len: int, drafts: bool, vision: VisionModel | None = None
+    source: ModelSource,
+    config: ModelConfig,
+    max_seq_len: int,
+    drafts: bool,
+    vision: VisionModel | None,
+    note: Callable[[str], object],
 ) -> Iterator[PartModel]:
     """Yield the parts of a model's bundle.
 
@@ -90,20 +96,25 @@ def part_models(
         max_seq_len: positions of a sequence.
         drafts: its block that drafts tokens is one, where it has some.
         vision: its eyes, where it has some.
-
-    Raises:
-        InputError: one of them cannot be compiled.
+        note: told why a block is left out that is none as its model's layers are: nobody needs it to be served.
     """
     block = draft_source(source, config) if drafts else None
     if block is not None:
-        own = read_config(block, drafting=True)
-        graph = run_passes(build_graph(own, weights_by_role(block, own)))
-        sizes = max_seq_len, own.vocab_size, own.hidden_size
-        facts = {"reads": ARCHITECTURES[own.architecture].drafts}
-        tensors = weight_tensors(block, own)
-        yield PartModel(DRAFTS, block, tensors, own.tables(), graph, *sizes, facts=facts, of_model=True)
+        try:
+            yield _draft_part(block, max_seq_len)
+        except InputError as error:
+            note(f"its block that guesses tokens is left out: {error}")
     if vision is not None:
         yield vision_part(vision)
+
+
+def _draft_part(block: ModelSource, max_seq_len: int) -> PartModel:
+    """Return the part that drafts tokens. Raises `InputError` where the block is none that can be compiled."""
+    own = read_config(block, drafting=True)
+    graph = run_passes(build_graph(own, weights_by_role(block, own)))
+    sizes = max_seq_len, own.vocab_size, own.hidden_size
+    facts = {"reads": ARCHITECTURES[own.architecture].drafts}
+    return PartModel(DRAFTS, block, weight_tensors(block, own), own.tables(), graph, *sizes, facts=facts, of_model=True)
 
 
 def vision_part(model: VisionModel) -> PartModel:

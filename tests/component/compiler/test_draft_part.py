@@ -13,7 +13,7 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
-from rocmforge.compiler.progress import Silent
+from rocmforge.compiler.progress import PlainProgress, Silent
 from rocmforge.compiler.rebuild import BuildFiles, recorded_options
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Program
@@ -99,6 +99,21 @@ def test_what_the_block_shares_is_there_once(bundle: Bundle) -> None:
         assert (layout.input_width, layout.kv.num_layers, layout.states) == (64, 1, ())
         n_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.offset not in places.values())
         assert bundle.manifest.parts["mtp"].memory[own.arch]["weights_bytes"] == n_bytes
+
+
+def test_a_block_that_is_not_whole_is_left_out(
+    build_cache: BuildCache, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The model is served without; what is wrong with the block is said."""
+    whole, path = write_drafting(tmp_path / "whole.gguf", "qwen35"), tmp_path / "model.gguf"
+    path.write_bytes(whole.read_bytes().replace(b"blk.3.nextn.enorm", b"blk.3.nextn.other"))
+    with building_levels(PLACES[:1]), PlainProgress() as progress:
+        options = CompileOptions(path, path.with_suffix(".rfb"), ("host",), toolchain="zig")
+        compile_model(options, build_cache, progress, make_golden)
+    with open_bundle(path.with_suffix(".rfb")) as plain:
+        assert dict(plain.manifest.parts) == {}
+    said = "its block that guesses tokens is left out: "
+    assert f"{said}{path}: blk.3.nextn.enorm.weight: expected this tensor, found none" in capfd.readouterr().err
 
 
 def test_a_bundle_without_the_block(bundle: Bundle, build_cache: BuildCache, tmp_path: Path) -> None:
