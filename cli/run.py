@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..artifacts.errors import UsageError
 from .compile import compiled
 from .options import CACHE_DIR, MAX_CONTEXT, on_device, say
 from .registry import fetched
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Bundle or GGUF of a small model of the same tokenizer that guesses next tokens: faster, and none changes.",
 )
+@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Before PROMPT.")
 @MAX_CONTEXT
 @on_device
 @CACHE_DIR
@@ -45,6 +47,7 @@ def run(
     seed: int | None,
     adapters: tuple[str, ...],
     draft: Path | None,
+    images: tuple[Path, ...],
     max_context: int | None,
     device: DeviceOptions,
     cache_dir: Path | None,
@@ -57,7 +60,9 @@ def run(
     path = compiled(bundle, cache_dir, max_context)
     chosen = dict(map(read_adapter, adapters))
     drafting = None if draft is None else compiled(draft, cache_dir, max_context)
-    run_bundle(RunOptions(path, prompt, max_tokens, sampling, device, max_context, chosen, drafting))
+    if images and prompt is None:
+        raise UsageError("--image: expected a PROMPT beside it, found none")
+    run_bundle(RunOptions(path, prompt, max_tokens, sampling, device, max_context, chosen, drafting, images))
 
 
 @click.command()

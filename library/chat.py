@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..artifacts.errors import RequestError, printable
+from ..artifacts.vision import Vision
 from ..runtime.engine.generation import FINISH_LENGTH
+from ..runtime.engine.pictures import PlacedPicture
+from ..runtime.pictures.read import GivenImage
 from ..runtime.text.answer_format import JSON_ANSWERS, AnswerFormat
 from ..runtime.text.answer_reader import AnswerReader as TextReader
 from ..runtime.text.answer_reader import AnswerStart
@@ -20,9 +23,11 @@ from ..runtime.text.continuation import continues
 from ..runtime.text.control_text import NoMarkError
 from ..runtime.text.tokenizer import Tokenizer
 from .answers import ChatAnswer, Completion
+from .images import given_images, seen_prompt
 
 Message = Mapping[str, Any]
-"""`role` and `content`; an assistant's may have `tool_calls`, as `ChatAnswer.message` has them."""
+"""`role` and `content`; an assistant's may have `tool_calls`, as `ChatAnswer.message` has them; to a model that sees
+one may have `images`, paths or bytes, which come before its content."""
 
 ToolChoice = Literal["auto", "none", "required"]
 
@@ -109,11 +114,13 @@ class ChatPrompt:
         token_ids: of its text.
         inside_reasoning: whether it ends within reasoning.
         begun: whether the assistant has begun.
+        pictures: whose rows tokens are.
     """
 
     token_ids: tuple[int, ...]
     inside_reasoning: bool
     begun: bool
+    pictures: tuple[PlacedPicture, ...] = ()
 
 
 def chat_prompt(
@@ -122,6 +129,7 @@ def chat_prompt(
     variables: Mapping[str, object],
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    vision: Vision | None = None,
 ) -> ChatPrompt:
     """The prompt of a conversation.
 
@@ -132,13 +140,31 @@ def chat_prompt(
         RocmforgeError: the model's template does not take them.
     """
     read = read_messages(messages)
+    images = _take_images(read)
     begun = read.pop() if continues(read) else None
     try:
         chat = render_chat(read, tools.given, variables, template, tokenizer.control_texts, begun)
     except NoMarkError:
         raise RequestError("messages", "expected not every character that is for private use") from None
-    ids = tokenizer.encode(chat.text, chat.add_special(tokenizer.config.bos_token), mark=chat.mark)
-    return ChatPrompt(tuple(ids), chat.inside_reasoning, begun is not None)
+    if missing := [image.name for image in images if image.mark not in chat.text]:
+        raise RequestError(missing[0], "the model's chat template leaves this image out")
+    add_special = chat.add_special(tokenizer.config.bos_token)
+
+    def encode(text: str, first: bool) -> list[int]:
+        return tokenizer.encode(text, first and add_special, mark=chat.mark)
+
+    prompt = seen_prompt(chat.text, images, vision, encode)
+    return ChatPrompt(prompt.token_ids, chat.inside_reasoning, begun is not None, prompt.pictures)
+
+
+def _take_images(messages: Sequence[dict[str, Any]]) -> list[GivenImage]:
+    """Take the images out of messages, whose texts have marks in front for them."""
+    found: list[GivenImage] = []
+    for index, message in enumerate(messages):
+        images = given_images(message.pop("images", ()), f"messages[{index}].images")
+        message["content"] = "".join(image.mark for image in images) + message["content"]
+        found += images
+    return found
 
 
 class AnswerReader:

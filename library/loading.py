@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 from ..artifacts.bundle import open_bundle
+from ..artifacts.vision import VISION_PART
 from ..runtime.device.load import DeviceOptions, Report
 from ..runtime.engine.engine import EngineLimits
 from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer, rerank_template
+from ..runtime.pictures.encode import vision_of
 from ..runtime.telemetry.metrics import Metrics
 from .model import Model
 
@@ -64,4 +66,5 @@ def load(
         engine = load_engine(opening, options, tokenizer, Metrics(), report, draft=drafting)
         opened.callback(engine.stop, 0.0)
         engine.start()
-        return Model(engine, tokenizer, template, opened.pop_all(), rerank_template(opening))
+        vision = vision_of(opening) if VISION_PART in opening.manifest.parts else None
+        return Model(engine, tokenizer, template, opened.pop_all(), rerank_template(opening), vision)

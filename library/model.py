@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.errors import RequestError, printable
+from ..artifacts.vision import Vision
 from ..runtime.engine.embeddings import EmbeddingRequest, Pooling
 from ..runtime.engine.engine import Engine
 from ..runtime.engine.generation import (
@@ -30,12 +31,13 @@ from .adapters import Adapters, scales_of
 from .answers import ChatAnswer, ChatPiece, Completion, Piece, Score
 from .chat import AnswerReader, ChatPrompt, Message, ToolChoice, Tools, chat_prompt, read_tools
 from .events import check_event, completion_of, reason_of
+from .images import Image, SeenPrompt, given_images, seen_prompt
 from .params import GenerationParams, check_params, compiled_constraint, request_of
 
 Float32 = npt.NDArray[np.float32]
-Prompt = str | tuple[int, ...]
-"""A text, or its token ids."""
-Prompts = list[str] | list[tuple[int, ...]] | list[Prompt]
+Prompt = str | tuple[int, ...] | SeenPrompt
+"""A text, its token ids, or a text with images."""
+Prompts = list[str] | list[tuple[int, ...]] | list[SeenPrompt] | list[Prompt]
 """Several of them."""
 
 DEFAULT: Final = GenerationParams()
@@ -61,13 +63,15 @@ class Model:
         template: ChatTemplate,
         opened: contextlib.ExitStack,
         rerank_template: str | None = None,
+        vision: Vision | None = None,
     ) -> None:
-        """Args: an engine that runs, its model's tokenizer and templates, and what `close` is to close."""
+        """Args: an engine that runs, its model's tokenizer, templates and eyes, and what `close` is to close."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
         self._opened = opened
         self._rerank_template = rerank_template
+        self._vision = vision
         self._constraints = ConstraintCompiler(tokenizer)
         self._answers = answer_format(template, tokenizer)
 
@@ -105,6 +109,17 @@ class Model:
         """The text of token ids."""
         return self._tokenizer.decode(token_ids)
 
+    def with_images(self, text: str, images: Sequence[Image]) -> SeenPrompt:
+        """Return a prompt of images and a text behind them, for `generate` and `stream`.
+
+        Args:
+            text: control tokens are read as such.
+            images: paths of files, or their bytes.
+        """
+        given = given_images(images, "images")
+        marked = "".join(image.mark for image in given) + text
+        return seen_prompt(marked, given, self._vision, self._tokenizer.encode)
+
     # Texts.
 
     @overload
@@ -123,7 +138,7 @@ class Model:
         """Continue a prompt, or each of a list.
 
         Args:
-            prompt: text or token ids; control tokens are read as such.
+            prompt: text or token ids, or what `with_images` returned; control tokens are read as such.
             params: how, and for how long.
             adapter: of those that the bundle has, the name of one, or scales by name; or a list, one for each prompt.
         """
@@ -222,7 +237,9 @@ class Model:
         readers = [AnswerReader(self._answers, read, prompt, spec is not None) for prompt in prompts]
         requests = [
             replace(request, kept_tokens=self._answers.kept_tokens)
-            for request in self._requests([prompt.token_ids for prompt in prompts], params, adapter, read)
+            for request in self._requests(
+                [SeenPrompt(prompt.token_ids, prompt.pictures) for prompt in prompts], params, adapter, read
+            )
         ]
         for event, generation in self._run(requests):
             reader = readers[event.index]
@@ -241,7 +258,7 @@ class Model:
         return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables or {}).token_ids
 
     def _chat_prompt(self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, object]) -> ChatPrompt:
-        return chat_prompt(messages, tools, variables, self._tokenizer, self._template)
+        return chat_prompt(messages, tools, variables, self._tokenizer, self._template, self._vision)
 
     # Vectors and likelihoods.
 
@@ -339,22 +356,27 @@ class Model:
     def _token_ids(self, prompt: Prompt, name: str, add_special: bool = True) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return self.encode(prompt, add_special)
+        if isinstance(prompt, SeenPrompt):
+            return prompt.token_ids
         if isinstance(prompt, tuple) and all(isinstance(token, int) for token in prompt):
             return prompt
         raise RequestError(name, f"expected a text or a tuple of token ids, found {printable(repr(prompt), 60)}")
 
     def _requests(
-        self, prompts: list[Prompt], params: GenerationParams, adapter: Adapters, tools: Tools | None = None
+        self, prompts: Sequence[Prompt], params: GenerationParams, adapter: Adapters, tools: Tools | None = None
     ) -> list[GenerationRequest]:
         check_params(params, self.vocab_size)
         spec = params.constraint() if tools is None else tools.constraint(params.constraint(), self._answers)
         return [
-            request_of(
-                self._token_ids(prompt, "prompt"),
-                params,
-                compiled_constraint(spec, self._constraints),
-                self.max_context,
-                scales,
+            replace(
+                request_of(
+                    self._token_ids(prompt, "prompt"),
+                    params,
+                    compiled_constraint(spec, self._constraints),
+                    self.max_context,
+                    scales,
+                ),
+                pictures=prompt.pictures if isinstance(prompt, SeenPrompt) else (),
             )
             for prompt, scales in zip(prompts, scales_of(adapter, len(prompts)), strict=True)
         ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..artifacts.errors import UsageError, printable
+from ..library.images import SeenPrompt
 from ..library.loading import load
 from ..library.model import Model
 from ..library.params import params_of
@@ -21,7 +22,7 @@ from .engine.generation import SamplingParams
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """What to generate with. `prompt` None: a chat; `adapters`: names, and what each is multiplied by; `draft`: bundle
-    of a draft model."""
+    of a draft model; `images`: files that come before the prompt."""
 
     bundle: Path
     prompt: str | None
@@ -31,6 +32,7 @@ class RunOptions:
     max_context: int | None
     adapters: Mapping[str, float] = field(default_factory=dict)
     draft: Path | None = None
+    images: tuple[Path, ...] = ()
 
 
 def read_adapter(text: str) -> tuple[str, float]:
@@ -55,11 +57,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _generate(model: Model, tokens: tuple[int, ...], options: RunOptions, emit: Callable[[str], None]) -> None:
+def _generate(model: Model, prompt: SeenPrompt, options: RunOptions, emit: Callable[[str], None]) -> None:
     """Generate, telling `emit` each piece of text."""
-    room = model.max_context - len(tokens)
+    room = model.max_context - len(prompt.token_ids)
     params = params_of(options.sampling, min(options.max_tokens, room))
-    with contextlib.closing(model.stream(tokens, params, adapter=options.adapters)) as pieces:
+    with contextlib.closing(model.stream(prompt, params, adapter=options.adapters)) as pieces:
         for piece in pieces:
             emit(piece.text)
 
@@ -79,15 +81,16 @@ def run_bundle(options: RunOptions) -> None:
         if options.prompt is None:
             _Chat(model, options).hold()
         else:
-            _continue(model, model.encode(options.prompt), options)
+            _continue(model, model.with_images(options.prompt, options.images), options)
 
 
-def _continue(model: Model, tokens: tuple[int, ...], options: RunOptions) -> None:
+def _continue(model: Model, prompt: SeenPrompt, options: RunOptions) -> None:
+    tokens = prompt.token_ids
     if not tokens:
         raise UsageError("PROMPT: expected a text, found nothing")
     if len(tokens) >= model.max_context:
         raise UsageError(f"PROMPT: expected fewer than {model.max_context} tokens (the context), found {len(tokens)}")
-    _generate(model, tokens, options, _print_piece)
+    _generate(model, prompt, options, _print_piece)
     _print_piece("\n")
 
 
@@ -125,7 +128,7 @@ class _Chat:
 
         # Ctrl-C stops this answer; what was said of it counts.
         with contextlib.suppress(KeyboardInterrupt):
-            _generate(self._model, tokens, self._options, emit)
+            _generate(self._model, SeenPrompt(tokens, ()), self._options, emit)
         _print_piece("\n")
         self._messages.append({"role": "assistant", "content": "".join(pieces)})
 

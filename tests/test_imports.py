@@ -26,7 +26,10 @@ MAY_IMPORT = {
         *("runtime/telemetry", "runtime/http/core", "runtime/http/transport", "signing", "registry", ""),
     },
     "compiler": {"artifacts", ""},
-    "library": {"artifacts", "compiler", "runtime/device", "runtime/text", "runtime/engine", "runtime/telemetry"},
+    "library": {
+        *("artifacts", "compiler", "runtime/device", "runtime/text", "runtime/engine", "runtime/pictures"),
+        "runtime/telemetry",
+    },
     "signing": {"artifacts", ""},
     "registry": {"artifacts"},
     "runtime/device": {"artifacts"},

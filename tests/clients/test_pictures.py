@@ -12,8 +12,9 @@ import ollama
 import openai
 import pytest
 
+import rocmforge
 from rocmforge.tests.support.pictures import png
-from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, rfc, serving
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, refused, rfc, serving
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.vision_models import write_mmproj
 
@@ -169,3 +170,24 @@ def test_images_that_are_refused(server: Server) -> None:
     assert refusal(url_of(b"GIF89a")).startswith(f"{at}expected an image in PNG, JPEG, WEBP, GIF or BMP, found 6 bytes")
     assert refusal("data:image/png,abc").startswith(f"{at}expected data:image/...;base64, and the image")
     assert refusal("data:image/png;base64,!!") == f"{at}expected base64, found something else"
+
+
+def test_the_command_and_the_library_see_too(seeing: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "red.png", tmp_path / "blue.png"]
+    for file, image in zip(files, (RED, BLUE), strict=True):
+        file.write_bytes(image)
+    params = rocmforge.GenerationParams(max_tokens=8, temperature=0)
+    with rocmforge.load(seeing, device="host", threads=1) as model:
+        first, other, again = (model.generate(model.with_images(TEXT, [one]), params) for one in (*files, RED))
+        assert first.text == again.text != other.text
+        chats = [
+            model.chat([{"role": "user", "content": TEXT, "images": [image]}], params).content
+            for image in (files[0], BLUE, RED)
+        ]
+        assert chats[0] == chats[2] != chats[1]
+        with pytest.raises(rocmforge.RequestError, match=r"^images\[0\]: nothing.png: "):
+            model.with_images(TEXT, ["nothing.png"])
+    run = "run", seeing, TEXT, "-n", 8, "--temperature", 0, "--device", "host"
+    texts = [rfc(*run, "--image", file).stdout.rstrip("\n") for file in files]
+    assert texts == [first.text, other.text]
+    refused(rfc("run", seeing, "--image", files[0]), 2, "--image: expected a PROMPT beside it, found none")

@@ -94,6 +94,7 @@ GROUPS: Mapping[str, Mapping[int, str]] = {
         104: "page whose name leads to the loopback (DNS rebinding)",
         105: "prefix cache that tells of another key's prompts",
         106: "server behind this one that answers a page, a redirect or nonsense",
+        107: "image cut short, damaged, of another kind, larger than its bytes say, or that would have to be fetched",
     },
     "Process and disk": {
         59: "disk full at every write",

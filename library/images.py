@@ -1,0 +1,67 @@
+"""Images of a program: files or their bytes, before a text or in the messages of a chat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artifacts.errors import RequestError, os_problem, printable
+from ..artifacts.vision import Vision
+from ..runtime.engine.picture_prompt import picture_prompt
+from ..runtime.engine.pictures import PlacedPicture
+from ..runtime.pictures.read import GivenImage, read_images
+
+Image = bytes | str | os.PathLike[str]
+"""The bytes of a file, or its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPrompt:
+    """A prompt with images, as `Model.with_images` makes it.
+
+    Attributes:
+        token_ids: of its text; those that are rows of pictures are 0.
+        pictures: what the model sees.
+    """
+
+    token_ids: tuple[int, ...]
+    pictures: tuple[PlacedPicture, ...]
+
+
+def given_images(images: object, name: str) -> list[GivenImage]:
+    """Return images as they are read.
+
+    Raises:
+        RequestError: they are none, or a file cannot be read.
+    """
+    if not isinstance(images, Sequence) or isinstance(images, bytes | str):
+        raise RequestError(name, f"expected a list of paths or bytes, found {printable(repr(images), 60)}")
+    return [GivenImage(_bytes(one, f"{name}[{index}]"), f"{name}[{index}]") for index, one in enumerate(images)]
+
+
+def _bytes(image: object, name: str) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if not isinstance(image, str | os.PathLike):
+        raise RequestError(name, f"expected a path or bytes, found {printable(repr(image), 60)}")
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise RequestError(name, f"{printable(str(image))}: {os_problem(error)}") from None
+
+
+def seen_prompt(
+    text: str, images: Sequence[GivenImage], vision: Vision | None, encode: Callable[[str, bool], Sequence[int]]
+) -> SeenPrompt:
+    """Return a prompt in whose text marks stand for images; see `picture_prompt`.
+
+    Raises:
+        RequestError: the model does not see, or an image cannot be read.
+    """
+    if vision is None:
+        if images:
+            raise RequestError(images[0].name, "the model reads text alone")
+        return SeenPrompt(tuple(encode(text, True)), ())
+    return SeenPrompt(*picture_prompt(text, read_images(images, vision), vision, encode))
