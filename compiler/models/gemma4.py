@@ -224,6 +224,8 @@ def attended(g: GraphBuilder, config: ModelConfig, number: int, normed: str, rot
         **heads,
     )
     windows: dict[str, Attribute] = {"window": has.window} if has.window else {}
+    if has.window and config.sees_ahead:  # layers that see all positions see none behind a token's own
+        windows["sees_ahead"] = True
     giver = number
     while not config.layer(giver).num_kv_heads or config.layer(giver).window != has.window:
         giver -= 1

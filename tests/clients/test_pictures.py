@@ -178,7 +178,9 @@ def test_the_command_and_the_library_see_too(seeing: Path, tmp_path: Path) -> No
         file.write_bytes(image)
     params = rocmforge.GenerationParams(max_tokens=8, temperature=0)
     with rocmforge.load(seeing, device="host", threads=1) as model:
-        first, other, again = (model.generate(model.with_images(TEXT, [one]), params) for one in (*files, RED))
+        red, blue = files
+        first, other = (model.generate(model.with_images(TEXT, [one]), params) for one in (red, blue))
+        again = model.generate(model.with_images(TEXT, [RED]), params)
         assert first.text == again.text != other.text
         chats = [
             model.chat([{"role": "user", "content": TEXT, "images": [image]}], params).content
