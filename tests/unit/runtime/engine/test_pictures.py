@@ -14,7 +14,7 @@ from rocmforge.runtime.engine.picture_encoder import PictureEncoder
 from rocmforge.runtime.engine.picture_prompt import picture_prompt, text_of
 from rocmforge.runtime.engine.pictures import PromptPictures, picture_arrays, rotary_positions
 from rocmforge.runtime.engine.worker.wire import decode, encode
-from rocmforge.runtime.pictures.arrange import RowsOf
+from rocmforge.runtime.pictures.arrange import Piece, RowsOf
 from rocmforge.runtime.pictures.patches import Picture, patches_of
 from rocmforge.tests.support.pictures import VISION, encoder_of, picture, placed
 
@@ -96,7 +96,7 @@ def test_tokens_of_rows_are_no_words() -> None:
 def test_a_prompt_with_images() -> None:
     """Texts around rows are tokenized with their neighbours, and the first is what a prompt begins with."""
     first, second = picture(2, 3), picture(1, 4, 1)
-    images = {
+    images: dict[str, list[Piece]] = {
         "<1>": ["[", RowsOf(first, 0, 3), "|", RowsOf(first, 3, 3), "]"],
         "<2>": [RowsOf(second, 0, 4)],
     }
