@@ -76,15 +76,18 @@ def _kernels(manifest: Manifest) -> dict[str, tuple[str, int]]:
 
 
 def _tensors(bundle: Bundle) -> dict[str, tuple[str, int]]:
-    """Return digest and bytes of each packed tensor, by its name and packing."""
-    found = {}
-    for backend in sorted({target.backend for target in bundle.manifest.targets}):
-        layouts = {target.layout for target in bundle.manifest.targets if target.backend == backend}
-        tensors = {entry.offset: entry for name in layouts for entry in bundle.layouts[name].tensors}
-        weights = memoryview(bundle.map_weights(backend)) if tensors else memoryview(b"")
-        for entry in tensors.values():
-            content = hashlib.sha256(weights[entry.offset : entry.offset + entry.n_bytes]).hexdigest()
-            found[f"{entry.name} {entry.packing}"] = (f"{entry.shape} {content}", entry.n_bytes)
+    """Return digest and bytes of each packed tensor, by its name and packing; of a part's own, with the part before."""
+    manifest, found = bundle.manifest, {}
+    for backend in sorted({target.backend for target in manifest.targets}):
+        weights, seen = memoryview(b""), set[int]()
+        for part, targets in (("", manifest.targets), *((f"{n} ", one.targets) for n, one in manifest.parts.items())):
+            layouts = {target.layout for target in targets if target.backend == backend}
+            tensors = {entry.offset: entry for name in layouts for entry in bundle.layouts[name].tensors}
+            weights = weights or memoryview(bundle.map_weights(backend)) if tensors else weights
+            for entry in (one for offset, one in tensors.items() if offset not in seen):
+                content = hashlib.sha256(weights[entry.offset : entry.offset + entry.n_bytes]).hexdigest()
+                found[f"{part}{entry.name} {entry.packing}"] = (f"{entry.shape} {content}", entry.n_bytes)
+            seen |= tensors.keys()
     return found
 
 

@@ -13,7 +13,9 @@ from rocmforge.artifacts.errors import DeviceError, UsageError
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.rebuild import BuildFiles, recorded_options
+from rocmforge.compiler.vision.kinds import KINDS
 from rocmforge.compiler.vision.model import VisionModel, read_vision_model
+from rocmforge.runtime.bundle_diff import diff_bundles
 from rocmforge.runtime.inspect import inspect_bundle
 from rocmforge.runtime.pictures.encode import vision_of
 from rocmforge.runtime.pictures.patches import Patches
@@ -118,6 +120,17 @@ def test_what_the_bundle_says_of_it(bundle: tuple[str, Bundle], folder: Path) ->
     assert facts["vision_code"] == ("host portable, gfx1100" if kind in ON_GPU else "host portable")
     own = {"vision_weights_bytes", "vision_host_weights_bytes"}
     assert own & facts.keys()
+
+
+def test_what_two_bundles_share_with_their_parts(bundle: tuple[str, Bundle]) -> None:
+    """Tensors of the model and of the part may have the same names."""
+    kind, opened = bundle
+    shared = diff_bundles(opened, opened)
+    own = {("/" in name, one.name, one.packing) for name, layout in opened.layouts.items() for one in layout.tensors}
+    assert (len({name for _, name, _ in own}) < len(own)) == bool(KINDS[kind].rope)  # each has a table by position
+    assert shared.weights.both == len(own)
+    assert shared.weights.equal
+    assert shared.kernels.both == len(opened.manifest.kernels) + len(opened.manifest.parts["vision"].kernels)
 
 
 def test_a_picture_larger_than_the_code_is_made_for(folder: Path, bundle: tuple[str, Bundle]) -> None:
