@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_what_the_part_computes(bundle: tuple[str, Bundle], folder: Path) -> Non
         # Each of a layer's keys and values is off by that much, and what comes of it goes through the next layers.
         assert error(found, meant) < (SHAPES[kind].layers * KEYS_OF_16_BITS) ** 2 * 10
         assert np.array_equal(rows_of_bundle(opened.path, place, patches), found)
+
+
+def test_a_picture_of_few_patches(bundle: tuple[str, Bundle], folder: Path) -> None:
+    """Of which attention on a GPU is split; in two windows, which are the runtime's to say."""
+    kind, opened = bundle
+    if kind not in ON_GPU:
+        return
+    model, patches = model_of(folder, kind), Patches(picture(kind).values[:16], 2, 8)
+    small = replace(model, vision=replace(model.vision, window=4))
+    meant = meaning(small, patches)
+    assert error(meaning(model, patches), meant) > 1e-2
+    for place in ("host", "emulated:gfx1100"):
+        assert error(rows_of_bundle(opened.path, place, patches, window=4), meant) < 1e-5
 
 
 def test_what_the_bundle_says_of_it(bundle: tuple[str, Bundle], folder: Path) -> None:

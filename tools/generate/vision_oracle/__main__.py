@@ -92,6 +92,8 @@ def main(program: Path, kinds: tuple[str, ...], seed: int, matrices: str, output
         lines.append(line)
         click.echo(line, nl=False)
     if record:
+        with np.load(RECORD) as before:
+            rows = {**before, **rows}
         np.savez_compressed(RECORD, **rows)  # type: ignore[arg-type]  # NumPy's own arguments have other names
     if output is not None:
         table = BEGIN + HEADER + "".join(lines) + END

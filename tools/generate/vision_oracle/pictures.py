@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +75,16 @@ def compile_seeing(model: Path, mmproj: Path, goal: Path, archs: Sequence[str], 
     compile_model(options, cache, Silent(), make_golden)
 
 
-def rows_of_bundle(goal: Path, device: str, patches: Patches) -> Float32:
-    """Return what a bundle makes of a picture on a device: `host`, or `emulated:` and an arch."""
+def rows_of_bundle(goal: Path, device: str, patches: Patches, window: int | None = None) -> Float32:
+    """Return what a bundle makes of a picture on a device, `host`, or `emulated:` and an arch; with windows of another
+    size where one is given."""
     options = DeviceOptions(device, 1, emulator=lambda arch: HipEmulator(arch, check=False, count=False))
     with open_bundle(goal) as bundle:
         program = load_program(bundle, options, KvSize(4, 64), lambda _line: None)
         part = load_vision(bundle, program, options, lambda _line: None)
         try:
-            return encode(part, patches)
+            given = part if window is None else replace(part, vision=replace(part.vision, window=window))
+            return encode(given, patches)
         finally:
             part.close()
             program.close()
