@@ -24,7 +24,7 @@ from .sequence import ActiveSequence
 
 log = logging.getLogger(__name__)
 
-_MOST_STATES: Final = 2048  # of a sequence that were not yet read; the first of more are given up
+_MOST_STATES: Final = 1024  # of a sequence that were not yet read; the first of more are given up
 
 
 class DraftHead(DraftModel):
@@ -44,11 +44,7 @@ class DraftHead(DraftModel):
         for chunk, keeps in zip(chunks, wanted, strict=True):
             if keeps:
                 shadow = self._shadows.setdefault(chunk.sequence, Shadow(chunk.sequence))
-                for offset in range(chunk.num_tokens):
-                    if chunk.start + offset >= shadow.num_computed - 1 and not shadow.unusable:
-                        shadow.states[chunk.start + offset] = rows[first + offset]
-                for position in sorted(shadow.states)[:-_MOST_STATES]:
-                    del shadow.states[position]
+                _keep(shadow, chunk.start, rows[first : first + chunk.num_tokens])
             first += chunk.num_tokens
 
     def _shadow(self, sequence: ActiveSequence) -> Shadow:
@@ -87,4 +83,16 @@ class DraftHead(DraftModel):
         super()._computed(part)
         shadow = part.shadow
         for position in [one for one in shadow.states if one < shadow.num_computed - 1]:
+            del shadow.states[position]
+
+
+def _keep(shadow: Shadow, start: int, rows: Float32) -> None:
+    """Keep the states after tokens from position `start` on, of those that the block has yet to read."""
+    if shadow.unusable:
+        return
+    for position, row in enumerate(rows, start):
+        if position >= shadow.num_computed - 1:
+            shadow.states[position] = row
+    if len(shadow.states) > _MOST_STATES:
+        for position in sorted(shadow.states)[:-_MOST_STATES]:
             del shadow.states[position]

@@ -20,9 +20,9 @@ from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
 from rocmforge.runtime.device.solo import Solo
-from rocmforge.runtime.engine import draft_loading
+from rocmforge.runtime.engine import draft_head, draft_loading
 from rocmforge.runtime.engine import drafts as drafts_module
-from rocmforge.runtime.engine.drafts import DEFAULT_DRAFTS
+from rocmforge.runtime.engine.drafts import DEFAULT_DRAFTS, DraftHistory
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.engine.loading import EngineOptions, draft_limits, load_engine, load_tokenizer
@@ -178,6 +178,26 @@ def test_a_token_is_given_the_state_of_the_one_before_it(random: Bundle) -> None
     assert set(range(1, len(IDS) + 1)) <= set(checked)
     later = {at for at, token, given in block.seen if given is not None and (given == states[at - 1]).all()}
     assert set(range(1, len(text) - 2)) <= later
+
+
+def test_states_that_nobody_reads_are_given_up(agreeing: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No drafts are wanted until the block lags by more than it has states for; then it begins with zeros."""
+    monkeypatch.setattr(draft_head, "_MOST_STATES", 8)
+    program = load(agreeing, 64, 1, slots=32)
+    pair, policy = headed(program, block_of(agreeing, program, 64), 3)
+    monkeypatch.setattr(type(policy), "pays", False)
+    plan = policy.plan
+    kept: list[int] = []
+
+    def late(histories: list[DraftHistory], lengths: list[int], decoding: int, tokens: int) -> list[int]:
+        kept.extend(len(shadow.states) for shadow in pair._drafts._shadows.values())
+        return plan(histories, lengths, decoding, tokens) if max(lengths, default=0) > 40 else [0] * len(lengths)
+
+    monkeypatch.setattr(policy, "plan", late)
+    with serving(pair, load_tokenizer(agreeing), CONTEXT, limits=EngineLimits(draft_tokens=3), policy=policy) as engine:
+        assert same(ended(engine.submit(several()[0])), alone(agreeing)[0])
+        assert engine.stats().draft_tokens > 0
+    assert max(kept) == 8
 
 
 def test_F137_faults_of_a_block_cost_no_request(random: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
