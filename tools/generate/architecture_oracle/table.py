@@ -23,7 +23,8 @@ VISIBLE = 1e-3
 """From which on a change shows."""
 PROGRAMS = ("host", "gfx1100", "gfx942", "gfx1201")
 
-_VECTORS = Path(__file__).parents[3] / "tests/data/architecture_logits.npz"
+_ROOT = Path(__file__).parents[3]
+_VECTORS = _ROOT / "tests/data/architecture_logits.npz"
 """llama.cpp's logits of the models that our own generator writes."""
 
 _HEAD = """# Architectures
@@ -119,6 +120,7 @@ def table(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
 def _without_files(names: Iterable[str]) -> Iterator[str]:
     """Yield a table of the architectures that compile, and of which the generator writes no file."""
     seen = {re.sub("-(dense|moe)$", "", name) for name in names}
+    embeddings = (_ROOT / "docs/embeddings.md").read_text()
     yield "Of these, which compile too, the generator writes no file:"
     yield ""
     yield "| architecture | compared by |"
@@ -127,8 +129,10 @@ def _without_files(names: Iterable[str]) -> Iterator[str]:
         for name in sorted(set(ARCHITECTURES) - seen):
             if name in vectors.files:
                 found = f"a file of our own generator: meaning {_distance(name, vectors[name]):.0e}"
-            else:
+            elif f"\n| {name} |" in embeddings:
                 found = "vectors of texts: [embeddings.md](embeddings.md)"
+            else:
+                found = "nothing yet"
             yield f"| {name} | {found} |"
 
 
