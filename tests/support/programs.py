@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from rocmforge.runtime.device.solo import Solo
 
 LEVELS = ("x86_64_v4", "x86_64_v3", "portable")
 BLOCK = 16
+NO_FLAGS: Mapping[str, str] = {}
 
 
 def run(
@@ -51,12 +52,16 @@ def run(
 
 
 @contextlib.contextmanager
-def building_levels(levels: tuple[str, ...]) -> Iterator[None]:
-    """Build for the host at these levels alone: each takes as long as a GPU."""
+def building_levels(levels: tuple[str, ...], flags: Mapping[str, str] = NO_FLAGS) -> Iterator[None]:
+    """Build for the host at these levels alone: each takes as long as a GPU. `flags`: one more, by level."""
     host = TARGETS["host"]
     with pytest.MonkeyPatch.context() as patch:
-        kept = tuple(variant for variant in host.variants if variant.level in levels)
-        patch.setitem(TARGETS, "host", dataclasses.replace(host, variants=kept))
+        kept = [variant for variant in host.variants if variant.level in levels]
+        with_flags = (
+            dataclasses.replace(one, flags=(*one.flags, flags[one.level])) if one.level in flags else one
+            for one in kept
+        )
+        patch.setitem(TARGETS, "host", dataclasses.replace(host, variants=tuple(with_flags)))
         yield
 
 
