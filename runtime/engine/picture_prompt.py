@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...artifacts.vision import Vision
-from ..pictures.arrange import Piece, RowsOf
-from ..pictures.patches import Picture
+from ..pictures.patches import Picture, Piece, RowsOf
 from .pictures import PICTURE_TOKEN, PlacedPicture
 
 Encode = Callable[[str, bool], Sequence[int]]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...artifacts.errors import RequestError
 from ...artifacts.vision import Vision
-from .patches import Picture
+from .patches import Picture, Piece, RowsOf
 
 _RESAMPLES: Final = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -25,18 +25,7 @@ _RESAMPLES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RowsOf:
-    """Rows of a picture, `first` to `first + count - 1`, each of which stands for a token."""
-
-    picture: Picture
-    first: int
-    count: int
-
-
 _float: Final = np.float32  # in which llama.cpp reckons: a multiple may be one more or less else
-Piece = str | RowsOf
-"""Of what an image becomes: text, in which control tokens count, or rows."""
 
 
 @dataclass(frozen=True, slots=True)

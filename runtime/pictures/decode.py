@@ -6,40 +6,16 @@ Nothing of what a client says is believed: a header may promise any size, and fe
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...artifacts.errors import RequestError, printable
+from .limits import DEFAULT_LIMITS, ImageLimits
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _DEEP_MODES: Final = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _WHITE: Final = (255, 255, 255)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What an image may be.
-
-    Attributes:
-        file_bytes: of its file.
-        pixels: of it.
-        side: pixels of its longer side.
-        ratio: of its longer side to the shorter.
-        images: of a request.
-        seconds: that all images of a request may take until they are pixels of pictures.
-    """
-
-    file_bytes: int = 32 << 20
-    pixels: int = 40_000_000
-    side: int = 16384
-    ratio: int = 200
-    images: int = 64
-    seconds: float = 30.0
-
-
-DEFAULT_LIMITS: Final = ImageLimits()
 
 
 def decode_image(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:

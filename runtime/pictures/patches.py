@@ -40,6 +40,19 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsOf:
+    """Rows of a picture, `first` to `first + count - 1`, each of which stands for a token."""
+
+    picture: Picture
+    first: int
+    count: int
+
+
+Piece = str | RowsOf
+"""Of what an image becomes: text, in which control tokens count, or rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Patches:
     """A picture in patches, row by row from the top left on.
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from ...artifacts.errors import RequestError, printable
 from ...artifacts.vision import Vision
-from .arrange import Piece, arrange
-from .decode import DEFAULT_LIMITS, ImageLimits, decode_image
+from .limits import DEFAULT_LIMITS, ImageLimits
+from .patches import Piece
 
 _MARK_BYTES = 16
 
@@ -73,6 +73,9 @@ def read_images(
     Raises:
         RequestError: one cannot be read; names its field.
     """
+    from .arrange import arrange  # noqa: PLC0415 - Pillow takes long to import, and few servers see
+    from .decode import decode_image  # noqa: PLC0415
+
     if len(images) > limits.images:
         raise RequestError("images", f"expected at most {limits.images} images, found {len(images)}")
     read: dict[str, list[Piece]] = {}

@@ -12,7 +12,7 @@ from ...engine.embeddings import AdapterScales
 from ...engine.generation import Constraint, EngineApi, GenerationRequest
 from ...engine.picture_prompt import picture_prompt, text_of
 from ...engine.pictures import PlacedPicture
-from ...pictures.arrange import Piece
+from ...pictures.patches import Piece
 from ...pictures.read import read_images
 from ...text.answer_format import AnswerFormat, answer_format
 from ...text.chat_prompt import render_chat

@@ -14,8 +14,7 @@ from rocmforge.runtime.engine.picture_encoder import PictureEncoder
 from rocmforge.runtime.engine.picture_prompt import picture_prompt, text_of
 from rocmforge.runtime.engine.pictures import PromptPictures, picture_arrays, rotary_positions
 from rocmforge.runtime.engine.worker.wire import decode, encode
-from rocmforge.runtime.pictures.arrange import Piece, RowsOf
-from rocmforge.runtime.pictures.patches import Picture, patches_of
+from rocmforge.runtime.pictures.patches import Picture, Piece, RowsOf, patches_of
 from rocmforge.tests.support.pictures import VISION, encoder_of, picture, placed
 
 TWO = (placed(picture(2, 3), 2), placed(picture(1, 4, 1), 10))

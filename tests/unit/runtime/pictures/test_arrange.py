@@ -9,7 +9,8 @@ from PIL import Image
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.artifacts.vision import Vision
-from rocmforge.runtime.pictures.arrange import RowsOf, Size, arrange, near_size
+from rocmforge.runtime.pictures.arrange import Size, arrange, near_size
+from rocmforge.runtime.pictures.patches import RowsOf
 from rocmforge.tests.support.pictures import VISION
 
 QWEN = replace(VISION, patch_size=14, min_pixels=8 * 28 * 28, max_pixels=4096 * 28 * 28, max_patches=1 << 16)

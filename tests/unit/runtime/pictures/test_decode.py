@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rocmforge.artifacts.errors import RequestError
-from rocmforge.runtime.pictures.decode import DEFAULT_LIMITS, FORMATS, decode_image
+from rocmforge.runtime.pictures.decode import FORMATS, decode_image
+from rocmforge.runtime.pictures.limits import DEFAULT_LIMITS
 from rocmforge.runtime.pictures.read import GivenImage, image_bytes, read_images
 from rocmforge.tests.support.pictures import VISION, png
 
