@@ -45,7 +45,7 @@ def model_aliases(command: Callable[..., None]) -> Callable[..., None]:
 def http_limits(command: Callable[..., None]) -> Callable[..., None]:
     """Options of `limits`."""
 
-    @click.option("--max-body", type=click.IntRange(1 << 10, 1 << 30), help="Largest request, bytes. [default: 4 MiB]")
+    @click.option("--max-body", type=click.IntRange(1 << 10, 1 << 30), help="Largest request, bytes. [default: 4 MiB; 48 where a model sees]")
     @click.option("--max-header", type=click.IntRange(1 << 10, 1 << 20), help="Largest header. [default: 32 KiB]")
     @click.option("--max-prompt-tokens", type=click.IntRange(1), help="Longest prompt. [default: the context]")
     @click.option("--max-connections", type=click.IntRange(1, 1 << 16), help="Connections at once. [default: 2000]")
@@ -64,6 +64,7 @@ def http_limits(command: Callable[..., None]) -> Callable[..., None]:
 
         given = {
             "max_body_bytes": max_body,
+            "image_body_bytes": max_body,
             "max_header_bytes": max_header,
             "max_prompt_tokens": max_prompt_tokens,
             "max_connections": max_connections,

@@ -338,7 +338,10 @@ def serve_bundles(options: ServeOptions) -> None:
         log.info("serving %s on http://%s:%d", names, host, port)
 
     try:
-        app = create_app(pool, shared.metrics, options.limits, options.security, shared.tracer, integrations)
+        limits = options.limits
+        if any(card.sees for card in pool.cards()):
+            limits = replace(limits, max_body_bytes=limits.image_body_bytes)
+        app = create_app(pool, shared.metrics, limits, options.security, shared.tracer, integrations)
         run_server(app, options.host, options.port, on_ready=on_ready, drain_seconds=options.drain_seconds)
     finally:
         pool.close(0.0)  # the server has drained: whoever is left has lost its client

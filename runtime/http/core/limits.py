@@ -11,6 +11,7 @@ class HttpLimits:
 
     Attributes:
         max_body_bytes: largest request body; beyond it a request gets a 413.
+        image_body_bytes: that, where a model sees images.
         max_header_bytes: largest request line and header; beyond it a request gets a 431.
         max_prompt_tokens: longest prompt, where that is to be shorter than the context; None: the context.
         max_connections: connections held at once; beyond them a 503.
@@ -26,6 +27,7 @@ class HttpLimits:
     """
 
     max_body_bytes: int = 4 << 20
+    image_body_bytes: int = 48 << 20  # a photo as cameras make them is 32 MiB at most, and base64 a third more
     max_header_bytes: int = 32 << 10
     max_prompt_tokens: int | None = None
     max_connections: int = 2000
