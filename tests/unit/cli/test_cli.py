@@ -104,7 +104,7 @@ def test_help_says_what_holds_where_nothing_is_given() -> None:
     for default in (
         "--addr TEXT HOST:PORT. [default: 127.0.0.1:8080]",
         "emulated or emulated:ARCH; auto: a GPU that the bundle has code for, else host. [default: auto]",
-        "--max-body INTEGER RANGE Largest request, bytes. [default: 4 MiB]",
+        "--max-body INTEGER RANGE Largest request, bytes. [default: 4 MiB; 48 where a model sees]",
         "--threads INTEGER RANGE Threads of the host target. [default: (CPUs); 1<=x<=1024]",
     ):
         assert default in text
@@ -187,7 +187,7 @@ def test_what_is_served_as_it_was_given(served: list[Any], tmp_path: Path) -> No
     assert (options.integrations, options.worker, options.early) == (("ollama",), False, None)
     limits = options.limits
     assert (limits.max_body_bytes, limits.max_header_bytes, limits.max_prompt_tokens) == (2048, 4096, 7)
-    assert (limits.max_connections, limits.max_streams) == (8, 9)
+    assert (limits.image_body_bytes, limits.max_connections, limits.max_streams) == (2048, 8, 9)
     security = options.security
     assert (security.rate_per_minute, security.cors_origins, security.trusted_proxy) == (
         11,

@@ -372,13 +372,13 @@ def test_serving_from_the_first_to_the_last(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     told: list[Any] = []
-    cards = [SimpleNamespace(name=f"m{number}", path=f"/p{number}") for number in range(count)]
+    cards = [SimpleNamespace(name=f"m{number}", path=f"/p{number}", sees=number == 1) for number in range(count)]
     served = SimpleNamespace(cards=lambda: cards, close=lambda timeout: told.append(("pool closed", timeout)))
     given = options(
         integrations=("a=http://h/v1", "ollama"),
         early="early",
         traces=TraceOptions(Sampling(0.5), 7),
-        limits=HttpLimits(),
+        limits=HttpLimits(max_body_bytes=2, image_body_bytes=3),
         security=Security(),
     )
 
@@ -413,7 +413,7 @@ def test_serving_from_the_first_to_the_last(
         serve.serve_bundles(given)
     assert told == [
         ("pool", given, ["early"]),
-        (served, given.limits, given.security, ["a", "ollama"]),
+        (served, HttpLimits(max_body_bytes=1 + count, image_body_bytes=3), given.security, ["a", "ollama"]),
         ("app", "127.0.0.1", 8000, serve.DRAIN_SECONDS),
         "frozen",
         ("collected", 700, 10, 10),
