@@ -45,7 +45,11 @@ def model_aliases(command: Callable[..., None]) -> Callable[..., None]:
 def http_limits(command: Callable[..., None]) -> Callable[..., None]:
     """Options of `limits`."""
 
-    @click.option("--max-body", type=click.IntRange(1 << 10, 1 << 30), help="Largest request, bytes. [default: 4 MiB; 48 where a model sees]")
+    @click.option(
+        "--max-body",
+        type=click.IntRange(1 << 10, 1 << 30),
+        help="Largest request, bytes. [default: 4 MiB; 48 where a model sees]",
+    )
     @click.option("--max-header", type=click.IntRange(1 << 10, 1 << 20), help="Largest header. [default: 32 KiB]")
     @click.option("--max-prompt-tokens", type=click.IntRange(1), help="Longest prompt. [default: the context]")
     @click.option("--max-connections", type=click.IntRange(1, 1 << 16), help="Connections at once. [default: 2000]")
