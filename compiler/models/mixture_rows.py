@@ -19,7 +19,6 @@ _LATENT: Mapping[str, Any] = {
     "keys": ("kv_rank", "query_rank", "temperature_scale"),
     "refine": refined.deepseek2,
     "mixture": Mixture(normalise=None, said=True),
-    "drafts": "normed",
 }
 _INDEXED: Mapping[str, Any] = {
     **_LATENT,
@@ -149,7 +148,7 @@ ARCHITECTURES = (
         mixture=Mixture("sigmoid", normalise=None, said=True),
     ),
     llama("deepseek", mixture=Mixture(normalise=False)),
-    llama("deepseek2", **_LATENT),
+    llama("deepseek2", **_LATENT, drafts="normed"),
     llama("mistral4", **_LATENT),
     llama("deepseek32", **_INDEXED),
     llama("glm-dsa", **_INDEXED),
