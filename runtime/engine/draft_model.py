@@ -148,7 +148,8 @@ class DraftModel:
         catching_up = tokens if len(chunks) == 1 else self._prefill_tokens
         for shadow, index in asked[:rows]:
             chunk, behind = chunks[index], shadow.lag > layout.kv.block_size
-            part = self._part(shadow, chunk, index, min(tokens, catching_up) if behind else tokens)
+            most = min(tokens, catching_up) if behind else tokens
+            part = self._part(shadow, chunk, index, most, [one.shadow for one in parts])
             if part is not None:
                 parts.append(part)
                 tokens -= len(part.token_ids)
@@ -170,8 +171,9 @@ class DraftModel:
         shadow.num_computed = min(shadow.num_computed, len(token_ids) - 1)  # the next token follows from the last
         return shadow
 
-    def _part(self, shadow: Shadow, chunk: Chunk, index: int, most: int) -> Part | None:
-        """Up to so many of the tokens that it lacks; None where there are none that it can compute now."""
+    def _part(self, shadow: Shadow, chunk: Chunk, index: int, most: int, stepped: list[Shadow]) -> Part | None:
+        """Up to so many of the tokens that it lacks; None where there are none that it can compute now, beside those
+        that are in the step already."""
         layout, token_ids = self._program.layout, shadow.sequence.token_ids
         goal = len(token_ids) if chunk.draft_room else chunk.start
         start, end = shadow.num_computed, min(goal, shadow.num_computed + most)
@@ -182,13 +184,16 @@ class DraftModel:
         if max(new) >= layout.vocab_size or len(token_ids) + chunk.draft_room > layout.max_seq_len:
             self._give_up(shadow)
             return None
-        return Part(shadow, start, new, draws, index) if self._fits(shadow, end + chunk.draft_room * draws) else None
+        fits = self._fits(shadow, end + chunk.draft_room * draws, stepped)
+        return Part(shadow, start, new, draws, index) if fits else None
 
-    def _fits(self, shadow: Shadow, length: int) -> bool:
-        """Whether so many of its tokens have blocks now: those that lag more, most first, give theirs."""
+    def _fits(self, shadow: Shadow, length: int, stepped: list[Shadow]) -> bool:
+        """Whether so many of its tokens have blocks now: those that lag more, most first, give theirs. One that gave
+        them a moment ago may be in the step itself, from its beginning, and lag most: it keeps what it has now."""
         missing, lag = self._pool.blocks_for(length) - len(shadow.blocks), shadow.lag
+        kept = set(map(id, stepped))
         while missing > self._pool.num_free:
-            others = [one for one in self._shadows.values() if one.blocks and one.lag > lag]
+            others = [one for one in self._shadows.values() if one.blocks and one.lag > lag and id(one) not in kept]
             if not others:
                 return False
             self._drop(max(others, key=lambda one: one.lag))

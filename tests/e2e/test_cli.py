@@ -318,8 +318,8 @@ def test_bad_gguf(damage: Callable[[bytes], bytes], named: str, small_gguf: Path
 
 
 def test_unknown_architecture(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model.gguf", architecture="rwkv7")
-    refused(rfc("compile", model), 3, "general.architecture", "rwkv7", "docs/architectures.md")
+    model = write_model(tmp_path / "model.gguf", architecture="xlstm")
+    refused(rfc("compile", model), 3, "general.architecture", "xlstm", "docs/architectures.md")
     assert list(tmp_path.iterdir()) == [model]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError
@@ -164,6 +165,18 @@ def serving(
         if isinstance(program, ScriptedProgram):
             program.open()
         engine.stop(0)
+
+
+def waiting_steps(program: Program, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have a program's steps wait until this is set: all requests are there then, however fast steps are."""
+    submitted, step = threading.Event(), program.step
+
+    def wait(batch: Batch) -> Int32:
+        assert submitted.wait(SECONDS)
+        return step(batch)
+
+    monkeypatch.setattr(program, "step", wait)
+    return submitted
 
 
 def request(prompt: int | tuple[int, ...] = 3, max_tokens: int = 4, **fields: Any) -> GenerationRequest:

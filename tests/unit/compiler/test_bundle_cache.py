@@ -64,6 +64,8 @@ OTHER: dict[str, Any] = {
     "kv_dtype": "q8_0",
     "chat_template": "chat.jinja",
     "changes": Changes(quantize="Q8_0"),
+    "drafts": False,
+    "mmproj": "other.gguf",
 }
 
 

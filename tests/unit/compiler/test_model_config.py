@@ -180,7 +180,7 @@ def test_inverse_frequencies(llama: GgufFile) -> None:
     "key,value,problem",
     [
         ("general.architecture", "kimi-k3", "kimi-k3 has attention over the outputs of earlier layers, which is not"),
-        ("general.architecture", "rwkv7", f"expected one of the {len(ARCHITECTURES)} architectures of docs/archi"),
+        ("general.architecture", "xlstm", f"expected one of the {len(ARCHITECTURES)} architectures of docs/archi"),
         ("general.architecture", None, "expected a string, found nothing"),
         ("llama.attention.causal", False, "expected causal attention"),
         ("llama.rope.scaling.type", "odd", "expected none, linear, yarn or longrope, found odd, which is not"),

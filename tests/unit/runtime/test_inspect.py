@@ -36,6 +36,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Any:
         ],
         memory={"host": dict(SAME), "gfx1100": dict(reversed(SAME.items()))},
         options={},
+        parts={},
     )
     grids = [None, SimpleNamespace(at_least=0), SimpleNamespace(at_least=1), SimpleNamespace(at_least=2)]
     layout = SimpleNamespace(

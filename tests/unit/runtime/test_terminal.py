@@ -111,7 +111,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         max_context: int | None = None,
     ) -> tuple[FakeTokenizer, FakeTemplate]:
         tokenizer, template = FakeTokenizer(), template or FakeTemplate()
-        bundle = SimpleNamespace(layout=SimpleNamespace(max_seq_len=99))
+        bundle = SimpleNamespace(layout=SimpleNamespace(max_seq_len=99), manifest=SimpleNamespace(parts={}))
 
         @contextlib.contextmanager
         def open_bundle(path: Path) -> Iterator[Any]:

@@ -34,7 +34,7 @@ from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.telemetry.tracing import UNTRACED, Tracer
 from rocmforge.tests.support.drafting import headed
 from rocmforge.tests.support.emulated_programs import compiled as compiled_for_gpus
-from rocmforge.tests.support.engine_harness import CountingMetrics, ended, load, serving
+from rocmforge.tests.support.engine_harness import CountingMetrics, ended, load, serving, waiting_steps
 from rocmforge.tests.support.faulty_program import FaultyProgram, fault_plan
 from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.emulator import HipEmulator
@@ -119,14 +119,19 @@ def test_a_block_that_agrees(agreeing: Bundle, count: int) -> None:
 
 
 @pytest.mark.parametrize("num_blocks, of_block, slots", [(200, 200, 64), (10, 10, 64), (200, 8, 64), (200, 200, 18)])
-def test_together(random: Bundle, agreeing: Bundle, num_blocks: int, of_block: int, slots: int) -> None:
+def test_together(
+    random: Bundle, agreeing: Bundle, num_blocks: int, of_block: int, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside each other, in chunks, preempted, with few slots of state; the block has as little room itself."""
     for bundle in (random, agreeing):
         program = load(bundle, num_blocks, 1, slots=slots, max_batch_tokens=40)
         pair, policy = headed(program, block_of(bundle, program, of_block), 3, 16)
         limits = EngineLimits(draft_tokens=3, prefill_tokens=16)
+        submitted = waiting_steps(program, monkeypatch)
         with serving(pair, load_tokenizer(bundle), CONTEXT, limits=limits, policy=policy) as engine:
-            found = [ended(one) for one in [engine.submit(one) for one in several()]]
+            generations = [engine.submit(one) for one in several()]
+            submitted.set()
+            found = [ended(one) for one in generations]
             stats = engine.stats()
         assert all(map(same, found, alone(bundle)))
         assert stats.draft is not None

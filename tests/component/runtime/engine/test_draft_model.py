@@ -28,6 +28,7 @@ from rocmforge.tests.support.engine_harness import (
     request,
     serving,
     wait_until,
+    waiting_steps,
 )
 from rocmforge.tests.support.faulty_program import FaultyProgram, fault_plan
 from rocmforge.tests.support.programs import compiled
@@ -114,6 +115,7 @@ def test_together(
     small_blocks: int,
     limits: dict[str, int],
     agreeing: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Beside each other, in chunks, preempted; the draft model has as little room itself, and fewer rows of logits."""
     policy = Eager(3, lookup=num_blocks == 60)
@@ -121,8 +123,11 @@ def test_together(
     few = {"max_batch_tokens": 20, "max_sequences": 4}
     small = counting(load(bundle if agreeing else stranger, small_blocks, 1, **few))
     options = EngineLimits(draft_tokens=3, prefill_tokens=16)
+    submitted = waiting_steps(program, monkeypatch)
     with serving(drafted(program, small, policy, 16), tokenizer, limits=options, policy=policy) as engine:
-        found = [ended(generation) for generation in [engine.submit(one) for one in several(tokenizer)]]
+        generations = [engine.submit(one) for one in several(tokenizer)]
+        submitted.set()
+        found = [ended(generation) for generation in generations]
         stats = engine.stats()
     assert all(map(same, found, plain))
     assert stats.draft is not None

@@ -70,7 +70,14 @@ def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, named = made
     assert arguments == (program, "tokenizer", 100, "metrics")
     again = named.pop("make_program")
-    assert named == {"limits": EngineLimits(5), "observer": observer, "request_ids": ids, "head": None, "policy": None}
+    assert named == {
+        "limits": EngineLimits(5),
+        "observer": observer,
+        "request_ids": ids,
+        "head": None,
+        "policy": None,
+        "encoder": None,
+    }
     assert again() is program
     size = KvSize(None, 100)
     assert loads == [
