@@ -28,6 +28,21 @@ typedef int8_t i8x16 __attribute__((vector_size(16)));
 #include "vector_portable.h"
 #endif
 
+#ifndef HAS_BYTE_LOADS
+INLINE i32x16 load_u8(const void *p)
+{
+    u8x16 bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(bytes, i32x16);
+}
+INLINE i32x16 load_i8(const void *p)
+{
+    i8x16 bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(bytes, i32x16);
+}
+#endif
+
 /* x - 0 is x, so compilers make it one broadcast; 0 + x is not where x is -0, and would be an addition. */
 INLINE f32x16 splat(float x) { return x - (f32x16){ 0 }; }
 INLINE i32x16 splat_int(int32_t x) { return (i32x16){ 0 } + x; }

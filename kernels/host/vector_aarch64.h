@@ -52,18 +52,6 @@ INLINE void store_f16(void *p, f32x16 v)
         __builtin_memcpy((uint8_t *)p + 8 * q, &half, sizeof half);
     }
 }
-INLINE i32x16 load_u8(const void *p)
-{
-    u8x16 bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, i32x16);
-}
-INLINE i32x16 load_i8(const void *p)
-{
-    i8x16 bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, i32x16);
-}
 INLINE int8x16_t broadcast_four(const int8_t *x)
 {
     int32_t four;

@@ -37,18 +37,6 @@ INLINE void store_f16(void *p, f32x16 v)
     const u16x16 narrow = __builtin_convertvector(half | sign, u16x16);
     __builtin_memcpy(p, &narrow, sizeof narrow);
 }
-INLINE i32x16 load_u8(const void *p)
-{
-    u8x16 bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, i32x16);
-}
-INLINE i32x16 load_i8(const void *p)
-{
-    i8x16 bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, i32x16);
-}
 /* Products of bytes and their sums by pairs fit 16 bits, which any CPU multiplies at once: no byte of x is -128, none of
  * an unsigned w is above 128. */
 INLINE i32x16 dot_pairs(i32x16 acc, i16x32 even, i16x32 odd, const int8_t *x)

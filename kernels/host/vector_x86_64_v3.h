@@ -45,6 +45,7 @@ INLINE void store_f16(void *p, f32x16 v)
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.half[0], _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((__m128i *)p + 1, _mm256_cvtps_ph(x.half[1], _MM_FROUND_TO_NEAREST_INT));
 }
+#define HAS_BYTE_LOADS
 INLINE i32x16 load_u8(const void *p)
 {
     i32_halves r;

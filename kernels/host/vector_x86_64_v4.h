@@ -15,6 +15,7 @@ INLINE void store_f16(void *p, f32x16 v)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
+#define HAS_BYTE_LOADS
 INLINE i32x16 load_u8(const void *p) { return (i32x16)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 INLINE i32x16 load_i8(const void *p) { return (i32x16)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 /* acc[r] += sum over j of w[4r+j] (unsigned) * x[j] (signed) */
