@@ -222,20 +222,23 @@ def read_bandwidth(threads: int) -> float:
 
 def prefill(program: Program, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the tokens a second of a prompt of `count` tokens, in steps as the engine makes them."""
+    began = clock()
+    _prompt(program, count)
+    return count / (clock() - began)
+
+
+def _prompt(program: Program, count: int) -> Solo:
+    """Compute a prompt, in chunks; returns the sequence, which goes on behind it."""
     tokens, size = token_ids(count, program.layout.vocab_size), program.layout.max_batch_tokens
     solo = Solo(program.layout)
-    began = clock()
     for start in range(0, count, size):
         program.step(solo.batch(tokens[start : start + size], start))
-    return count / (clock() - began)
+    return solo
 
 
 def _decode(program: Program, context: int) -> float:
     """Tokens a second after so many others, one at a time, for `SAMPLE_SECONDS`."""
-    solo, size = Solo(program.layout), program.layout.max_batch_tokens
-    tokens = token_ids(context, program.layout.vocab_size)
-    for start in range(0, context, size):
-        program.step(solo.batch(tokens[start : start + size], start))
+    solo = _prompt(program, context)
     return _rate(lambda index: program.step(solo.batch([index % 7 + 1], context + index % DECODED_TOKENS)))
 
 

@@ -83,7 +83,7 @@ def main(
                 results[name][1].append(values[1])
             if name == "decode":
                 bandwidth = (bandwidth + read_bandwidth(threads)) / 2
-                shares.append(values[0] * weights / (bandwidth))
+                shares.append(values[0] * weights / bandwidth)
     for name, (ours_found, theirs_found) in results.items():
         _report(name, ours_found, theirs_found)
     click.echo(
