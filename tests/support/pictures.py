@@ -25,35 +25,20 @@ from rocmforge.runtime.engine.picture_encoder import PictureEncoder
 from rocmforge.runtime.engine.pictures import PlacedPicture
 from rocmforge.runtime.pictures.patches import Patches, Picture
 from rocmforge.tests.support.emulated_programs import compiled
+from rocmforge.tests.support.vision import FACTS
 from rocmforge.tools.generate.architecture_models import write_architecture
 
-VISION = Vision(
+VISION = replace(
+    FACTS,
     kind="qwen3vl_merger",
     image_size=64,
     patch_size=4,
-    merge=2,
     width=64,
-    deepstack=0,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.25, 0.5),
-    resize="pixels",
-    resample="bicubic",
     min_pixels=2 * 64,
     max_pixels=24 * 64,
-    longest_edge=0,
-    min_tiles=0,
-    max_tiles=0,
     max_patches=96,
-    begin="<|vision_start|>",
-    end="<|vision_end|>",
-    row_end="",
-    tile_begin="",
-    tile_row_end="",
-    overview_begin="",
-    overview_end="",
-    both_ways=False,
-    m_rope=True,
-    positions="none",
     window=0,
 )
 """Rows of 8 x 8 pixels, 2 to 24 a picture."""
