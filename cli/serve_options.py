@@ -144,7 +144,8 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--prefill-tokens",
         type=click.IntRange(1),
-        help="Tokens of prompts in a step in which others decode. [default: 64]",
+        help="Tokens of prompts in a step in which others decode; more where several wait for each of these."
+        " [default: 64]",
     )
     @click.option(
         "--speculate",

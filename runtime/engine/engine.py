@@ -42,7 +42,7 @@ class EngineLimits:
         max_queue: requests that may wait.
         queue_seconds: longest wait of a request that has not begun; it fails then.
         step_seconds: after which a step counts as hung; its requests fail then.
-        prefill_tokens: tokens of prompts in a step in which others decode.
+        prefill_tokens: tokens of prompts in a step in which others decode; more where several wait for each of these.
         draft_tokens: drafts of next tokens that a step computes for a sequence; 0: none.
         mtp: a block that the model brings makes such drafts, where its bundle has one.
     """

@@ -2,8 +2,9 @@
 
 Decoding sequences come first, one token each. What is left of the step's budget goes to prompts, in the order of their
 admission, cut into chunks; beside others that decode they get a small budget only, so that nobody's next token waits
-for a long prompt. A sequence is admitted once its prompt and one block more are free. Where blocks run out later, the
-last admitted frees its own and is computed again when there is room: the first admitted always goes on.
+for a long prompt, and a larger one where several wait for each that decodes. A sequence is admitted once its prompt and
+one block more are free. Where blocks run out later, the last admitted frees its own and is computed again when there is
+room: the first admitted always goes on.
 
 Where drafts are made, a decoding sequence may have them computed in the same step, in the room that is left.
 
@@ -92,7 +93,7 @@ class StepLimits:
     Attributes:
         max_tokens: tokens in all.
         max_sequences: sequences admitted at once, and rows of logits.
-        prefill_tokens: tokens of prompts, where others decode.
+        prefill_tokens: tokens of prompts, where others decode; so many times more as sequences wait for each of these.
         draft_tokens: drafts for one sequence; 0: none.
         whole: a sequence is computed whole, each time.
     """
@@ -250,7 +251,8 @@ class Scheduler:
         chunks = [Chunk(one, one.num_computed, 1) for one in decoding]
         budget, rows = limits.max_tokens - len(chunks), limits.max_sequences - len(chunks)
         if chunks:
-            budget = min(budget, limits.prefill_tokens)
+            waiting_for_each = (len(self.running) - len(decoding)) // len(decoding)
+            budget = min(budget, limits.prefill_tokens * max(1, waiting_for_each))
         for sequence in self.running:
             if budget > 0 and sequence.num_uncomputed > 1:
                 self._count_hit(sequence, self._reuse(sequence))  # what others have computed since it was admitted

@@ -87,6 +87,19 @@ def test_a_long_prompt_does_not_stop_those_that_decode() -> None:
     assert [chunk.count for chunk in alone.step()] == [16]
 
 
+def test_one_that_decodes_does_not_hold_up_many() -> None:
+    """Beside one, five prompts get five times the 4 tokens; beside two, as four wait, twice; beside three, once."""
+    harness = make(max_tokens=32, prefill_tokens=4)
+    harness.add(sequence(0, 1, 50))
+    harness.step()
+    harness.add(*(sequence(i, 20, 50) for i in range(1, 6)))
+    steps = [[(chunk.sequence.request_id, chunk.count) for chunk in harness.step()] for _ in range(5)]
+    assert steps[0] == [(0, 1), (1, 20)]
+    assert steps[1] == [(0, 1), (1, 1), (2, 8)]
+    assert steps[3] == [(0, 1), (1, 1), (2, 4), (3, 4)]
+    assert steps[4] == [(0, 1), (1, 1), (2, 1), (3, 4)]
+
+
 def test_a_large_request_at_the_head_is_waited_for() -> None:
     harness = make(num_blocks=10)
     harness.add(sequence(0, 16, 4), sequence(1, 36, 4), sequence(2, 1, 1))
