@@ -15,10 +15,10 @@ from typing import Any, Final, NoReturn
 
 import msgpack
 
-from .arguments import Argument, BufferRef, KvRef, StateRef, StepRef, TensorRef, argument_text, parse_argument
+from .arguments import Argument, argument_text, parse_argument
 from .checker import MAX_CHARS, MAX_ITEMS, Checker
 from .errors import BundleError
-from .head import check_head, encode_head, read_head
+from .head import encode_head, read_head
 from .layout import (
     ADAPTER_NAME,
     GRID_ROWS,
@@ -29,7 +29,6 @@ from .layout import (
     MAX_ARGUMENTS,
     NORM_KINDS,
     STATE_ALIGNMENT,
-    TENSOR_ALIGNMENT,
     BufferEntry,
     FinalNorm,
     GridEntry,
@@ -41,13 +40,12 @@ from .layout import (
     StateEntry,
     TensorEntry,
 )
-from .packing_sizes import packed_bytes
+from .layout_checks import KNOWN, check_layout
 
 MAX_LAYOUT_BYTES: Final = 64 << 20
 
 _MAX_ENTRIES: Final = {"tensors": 1 << 16, "buffers": 1 << 12, "launches": 1 << 16}
 _MAX_DIMS: Final = 8
-_MAX_ARENA_BYTES: Final = 1 << 42
 _SYMBOL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
 _GRID_FIELDS: Final = {
     "threads": (1, 1024),
@@ -61,8 +59,6 @@ _GRID_FIELDS: Final = {
 _MAX_STATES: Final = 1 << 13
 _MAX_STATE_BYTES: Final = 1 << 36
 _MAX_INPUT_WIDTH: Final = 1 << 24
-
-_KNOWN: Final = "expected a known tensor, buffer or layer"
 
 _Entry = TensorEntry | BufferEntry | LaunchEntry
 
@@ -117,10 +113,6 @@ def encode_layout(layout: Layout) -> bytes:
     return encoded
 
 
-def _encode_launch(entry: LaunchEntry) -> list[object]:
-    return [entry.kernel, [argument_text(argument) for argument in entry.arguments], _encode_grid(entry.grid)]
-
-
 def _encode_grid(grid: GridEntry | None) -> list[object]:
     return [] if grid is None else [grid.rows, *(getattr(grid, name) for name in _GRID_FIELDS)]
 
@@ -138,16 +130,7 @@ def decode_layout(path: Path | str, data: bytes, weights_bytes: int) -> Layout:
         layout = _read(check, data)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise BundleError(path, "msgpack", f"expected a layout, found malformed data ({error!r})") from error
-    _check_caches(check, layout.kv)
-    _check_tensors(check, layout.tensors, weights_bytes)
-    _check_launches(check, layout)
-    _check_final_norm(check, layout)
-    _check_sampler(check, layout)
-    if layout.head is not None:
-        shapes = {tensor.name: (tensor.packing, tensor.shape) for tensor in layout.tensors}
-        check_head(check, layout.head, shapes, layout.hidden_size)
-    if layout.arena_bytes() > _MAX_ARENA_BYTES:
-        check.fail("buffers", f"expected at most {_MAX_ARENA_BYTES} bytes, found {layout.arena_bytes()}")
+    check_layout(check, layout, weights_bytes)
     return layout
 
 
@@ -232,16 +215,6 @@ def _kv_caches(check: Checker, value: object) -> tuple[KvCache, ...]:
     return tuple(caches)
 
 
-def _check_caches(check: Checker, kv: KvLayout) -> None:
-    """Check that caches that are not alike are as many and as large as the KV cache says."""
-    if kv.unlike and KvLayout.of(kv.unlike, kv.block_size, kv.dtype) != kv:
-        check.fail("kv_caches", "expected caches that are not alike, as many and as large as those of kv, found others")
-    for index, cache in enumerate(kv.unlike):
-        if kv.dtype == "q8_0" and (cache.key_dim % KV_GROUP or cache.value_dim % KV_GROUP):
-            found = f"{cache.key_dim} and {cache.value_dim}"
-            check.fail(f"kv_caches[{index}]", f"expected multiples of {KV_GROUP} for q8_0, found {found}")
-
-
 def _read_table(check: Checker, unpacker: Any, budget: _Budget, table: str) -> Iterator[_Entry]:
     """Yield the entries of one table; duplicate tensor and buffer names are refused."""
     count = check.integer(unpacker.read_array_header(), table, 0, _MAX_ENTRIES[table])
@@ -298,7 +271,7 @@ def _argument(check: Checker, value: object, at: str) -> Argument:
     try:
         return parse_argument(text)
     except ValueError:
-        check.fail(at, f"{_KNOWN}, found {text!r}")
+        check.fail(at, f"{KNOWN}, found {text!r}")
 
 
 def _grid(check: Checker, value: object, at: str) -> GridEntry | None:
@@ -378,72 +351,3 @@ _PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
 }
 _Decoder = Callable[[Checker, object, str], _Entry]
 _DECODERS: Final[dict[str, _Decoder]] = {"tensors": _tensor, "buffers": _buffer, "launches": _launch}
-
-
-def _check_tensors(check: Checker, tensors: tuple[TensorEntry, ...], weights_bytes: int) -> None:
-    """Check that the tensors lie aligned inside the blob and apart, and that shapes and bytes agree (FAULTS 38, 39)."""
-    end, before = 0, ""
-    for tensor in sorted(tensors, key=lambda t: t.offset):
-        at = f"tensor {tensor.name}"
-        if tensor.offset % TENSOR_ALIGNMENT:
-            check.fail(f"{at}.offset", f"expected a multiple of {TENSOR_ALIGNMENT}, found {tensor.offset}")
-        if tensor.offset + tensor.n_bytes > weights_bytes:
-            found = f"{tensor.offset} + {tensor.n_bytes}"
-            check.fail(f"{at}.offset", f"expected an end within {weights_bytes} bytes, found {found}")
-        if tensor.offset < end:
-            check.fail(f"{at}.offset", f"expected at least {end}, the end of {before!r}, found {tensor.offset}")
-        try:
-            expected = packed_bytes(tensor.packing, tensor.shape)
-        except ValueError as error:
-            check.fail(f"{at}.shape", f"{error}, found {tensor.packing!r} of {tensor.shape}")
-        if tensor.n_bytes != expected:
-            problem = f"expected {expected} bytes for {tensor.packing!r} of {tensor.shape}, found {tensor.n_bytes}"
-            check.fail(f"{at}.shape", problem)
-        end, before = tensor.offset + tensor.n_bytes, tensor.name
-
-
-def _check_launches(check: Checker, layout: Layout) -> None:
-    """Check that each argument names something that exists."""
-    known = {TensorRef(tensor.name) for tensor in layout.tensors} | {BufferRef(b.name) for b in layout.buffers}
-    for index, launch in enumerate(layout.launches):
-        for position, argument in enumerate(launch.arguments):
-            match argument:
-                case StepRef():
-                    fits = launch.grid is not None
-                case KvRef():
-                    fits = argument.layer < layout.kv.num_layers
-                case StateRef():
-                    fits = argument.index < len(layout.states)
-                case _:
-                    fits = argument is None or argument in known
-            if not fits:
-                at = f"launches[{index}].arguments[{position}]"
-                expected = "expected a known state" if isinstance(argument, StateRef) else _KNOWN
-                check.fail(at, f"{expected}, found {argument_text(argument)!r}")
-
-
-def _check_final_norm(check: Checker, layout: Layout) -> None:
-    """Check that buffer and tensor exist and are as large as they are read."""
-    norm, size = layout.final_norm, layout.hidden_size
-    if norm is None:
-        return
-    buffer = next((b for b in layout.buffers if b.name == norm.buffer), None)
-    if buffer is None or (buffer.dtype, buffer.elements_per_token) != ("float32", size):
-        check.fail("final_norm.buffer", f"expected a buffer of {size} float32 a token, found {norm.buffer!r}")
-    for field, name in (("tensor", norm.tensor), ("bias", norm.bias)):
-        found = next((t for t in layout.tensors if t.name == name), None)
-        if name and (found is None or (found.packing, found.shape) != ("f32", (size,))):
-            check.fail(f"final_norm.{field}", f"expected a tensor f32 of {size} elements, found {name!r}")
-
-
-def _check_sampler(check: Checker, layout: Layout) -> None:
-    """Check that the launch exists, and that the buffer holds logits."""
-    sampler = layout.sampler
-    if sampler is None:
-        return
-    if sampler.launch >= len(layout.launches):
-        check.fail("sampler.launch", f"expected one of {len(layout.launches)} launches, found {sampler.launch}")
-    buffer = next((b for b in layout.buffers if b.name == sampler.logits), None)
-    size = layout.vocab_size * layout.max_sequences
-    if buffer is None or buffer.dtype != "float32" or buffer.elements_fixed < size:
-        check.fail("sampler.logits", f"expected a buffer of {size} float32, found {sampler.logits!r}")
