@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ..artifacts.errors import UsageError
 from .compile import compiled
 from .options import CACHE_DIR, on_device, say
 
@@ -46,12 +48,21 @@ def bench(
     """Measure a BUNDLE here: prompts, single tokens by context and by sequences, and with --profile each kernel."""
     from ..runtime.benchmark import BenchOptions, measure
 
+    drawn = svg is not None or not as_json
+    if drawn:
+        _check_rich()
     path = compiled(bundle, cache_dir, None)
     found = measure(BenchOptions(path, device, prompts, contexts, batches, rounds, kernels), say)
     if as_json:
         click.echo(json.dumps(found.to_json()))
-    if svg is not None or not as_json:
+    if drawn:
         _draw(found, svg, shown=not as_json)
+
+
+def _check_rich() -> None:
+    """Say what drawing lacks before anything is measured."""
+    if importlib.util.find_spec("rich") is None:
+        raise UsageError("rfc bench: tables and drawings need the package rich: pip install rich, or --json alone")
 
 
 def _draw(found: Measurement, svg: Path | None, shown: bool) -> None:

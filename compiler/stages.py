@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from ..artifacts.layout import Layout, TensorEntry
 from .build import CodeObject, build_variants, render_sources
 from .build_cache import BuildCache
+from .graph import Graph
 from .lower import make_plan
 from .model import Model
+from .model_config import ModelConfig
 from .model_tensors import weight_tensors
 from .parts import PartModel
 from .plan import PackedTensor, Plan
@@ -135,51 +137,49 @@ def place_part(
     return [Placed(one, _part_layout(one.lowered, part, found)) for one in built]
 
 
-def _part_layout(lowered: Lowered, part: PartModel, entries: Sequence[TensorEntry]) -> Layout:
-    target, plan = lowered.target, lowered.plan
-    used = {tensor.name for tensor in (*plan.tensors, *part.read)}
-    return Layout(
-        tensors=tuple(entry for entry in entries if entry.name in used),
-        buffers=plan.buffers,
-        launches=plan.launches,
-        kv=plan.kv,
-        max_batch_tokens=max(target.max_batch_tokens, part.whole_tokens),
-        max_sequences=target.max_sequences,
-        vocab_size=part.vocab_size,
-        hidden_size=part.hidden_size,
-        max_seq_len=part.max_seq_len,
-        final_norm=plan.final_norm,
-        sampler=plan.sampler,
-        states=plan.states,
-        input_width=part.graph.input_width,
-        both_ways=any(node.attributes.get("both_ways") for node in part.graph.nodes),
-    )
-
-
 def make_layout(lowered: Lowered, model: Model, entries: Sequence[TensorEntry]) -> Layout:
     """Return what the runtime needs of a target; of the tensors, those that it uses."""
+    whole = min(model.max_seq_len, MOST_WHOLE_TOKENS) if _both_ways(model.graph) else 0
+    layout = _layout(lowered, model.graph, model.config, model.max_seq_len, whole, _of_head(model), entries)
+    return replace(layout, head=model.config.head, adapters=model.adapters.names)
+
+
+def _part_layout(lowered: Lowered, part: PartModel, entries: Sequence[TensorEntry]) -> Layout:
+    return _layout(lowered, part.graph, part, part.max_seq_len, part.whole_tokens, part.read, entries)
+
+
+def _layout(
+    lowered: Lowered,
+    graph: Graph,
+    sizes: ModelConfig | PartModel,
+    max_seq_len: int,
+    whole_tokens: int,
+    read: Sequence[PackedTensor],
+    entries: Sequence[TensorEntry],
+) -> Layout:
+    """Return the layout of a program; `whole_tokens`: that a step has to hold, `read`: what the CPU reads."""
     target, plan = lowered.target, lowered.plan
-    used = {tensor.name for tensor in (*plan.tensors, *_of_head(model))}
-    both_ways = any(node.attributes.get("both_ways") for node in model.graph.nodes)
-    whole = min(model.max_seq_len, MOST_WHOLE_TOKENS) if both_ways else 0
+    used = {tensor.name for tensor in (*plan.tensors, *read)}
     return Layout(
         tensors=tuple(entry for entry in entries if entry.name in used),
         buffers=plan.buffers,
         launches=plan.launches,
         kv=plan.kv,
-        max_batch_tokens=max(target.max_batch_tokens, whole),
+        max_batch_tokens=max(target.max_batch_tokens, whole_tokens),
         max_sequences=target.max_sequences,
-        vocab_size=model.config.vocab_size,
-        hidden_size=model.config.hidden_size,
-        max_seq_len=model.max_seq_len,
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.hidden_size,
+        max_seq_len=max_seq_len,
         final_norm=plan.final_norm,
         sampler=plan.sampler,
+        both_ways=_both_ways(graph),
         states=plan.states,
-        input_width=model.graph.input_width,
-        head=model.config.head,
-        both_ways=both_ways,
-        adapters=model.adapters.names,
+        input_width=graph.input_width,
     )
+
+
+def _both_ways(graph: Graph) -> bool:
+    return any(node.attributes.get("both_ways") for node in graph.nodes)
 
 
 def _of_head(model: Model) -> tuple[PackedTensor, ...]:

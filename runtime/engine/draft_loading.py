@@ -21,11 +21,11 @@ from .drafts import MTP, DraftPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class DraftLoader:
-    """Loads a draft model beside the program of a served one, as often as that is loaded.
+class _Loader:
+    """Loads what drafts beside the program of a served model, as often as that is loaded.
 
     Attributes:
-        bundle: open, of the draft model.
+        bundle: open, that holds what drafts.
         policy: what chooses its drafts, however often it is loaded.
         prefill_tokens: of prompts, in a step in which others wait.
     """
@@ -33,6 +33,12 @@ class DraftLoader:
     bundle: Bundle
     policy: DraftPolicy
     prefill_tokens: int
+
+
+class DraftLoader(_Loader):
+    """The loader of a draft model, from a bundle of its own."""
+
+    __slots__ = ()
 
     def size(self, size: KvSize) -> KvSize:
         """What is asked for of the served model, with room left for the draft model."""
@@ -64,19 +70,10 @@ class DraftLoader:
         return DraftedProgram(program, model, self.policy)
 
 
-@dataclass(frozen=True, slots=True)
-class HeadLoader:
-    """Loads the block that a served model brings beside its program, as often as that is loaded.
+class HeadLoader(_Loader):
+    """The loader of the block that a served model brings: a part of its bundle."""
 
-    Attributes:
-        bundle: open, of the served model; it has such a part.
-        policy: what chooses its drafts, however often it is loaded.
-        prefill_tokens: of prompts, in a step in which others wait.
-    """
-
-    bundle: Bundle
-    policy: DraftPolicy
-    prefill_tokens: int
+    __slots__ = ()
 
     def size(self, size: KvSize) -> KvSize:
         """See `DraftLoader`; weights that both have are counted once."""

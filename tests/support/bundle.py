@@ -103,3 +103,10 @@ def no_exchange(one: Path, other: Path) -> None:
 
 def content(model: Path) -> dict[str, bytes]:
     return {str(p.relative_to(model)): p.read_bytes() for p in model.rglob("*") if p.is_file()}
+
+
+def flip(path: Path, at: int = 3) -> None:
+    """Change a bit of a file's byte."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)

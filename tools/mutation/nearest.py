@@ -279,7 +279,8 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "artifacts/abi.py": ("test_abi.py", "test_hip_step.py"),
     "artifacts/errors.py": ("test_cli_errors.py",),
-    "artifacts/*": ("test_bundle.py", "test_writer.py"),
+    "artifacts/layout_checks.py": ("test_layout.py", "test_sampler.py"),
+    "artifacts/*": ("test_bundle.py", "test_bundle_weights.py", "test_writer.py"),
 }
 
 

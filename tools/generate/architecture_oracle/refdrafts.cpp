@@ -1,32 +1,15 @@
 // refdrafts model.gguf ids.json out.json : what llama.cpp makes of blocks that draft tokens (multi-token prediction).
 // ids.json: {"ids":[...], "drafts":n}. First the model reads all ids; then its block does, each beside the hidden state of
 // the token before it, zeros for the first; then it drafts n tokens, the most likely each, from hidden states of its own.
-// f32 KV cache, no repacked weights, flash attention off, 1 thread.
 // out.json: {"hidden":[[...]], "logits":[[...]], "drafts":[...], "draft_logits":[[...]]}
-#include "llama.h"
+#include "oracle.h"
 #include "llama-ext.h"
-#include <nlohmann/json.hpp>
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
-#include <string>
-#include <vector>
-using json = nlohmann::json;
 using floats = std::vector<float>;
 
 static llama_context *context(llama_model *model, bool drafts, llama_context *other)
 {
-    auto cp = llama_context_default_params();
-    cp.n_ctx = 128;
-    cp.n_batch = 128;
-    cp.n_ubatch = 128;
-    cp.n_threads = 1;
-    cp.n_threads_batch = 1;
-    cp.no_perf = true;
-    cp.type_k = GGML_TYPE_F32;
-    cp.type_v = GGML_TYPE_F32;
-    cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    cp.swa_full = true;
+    auto cp = context_params();
     if (drafts) {
         cp.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
         cp.ctx_other = other;
@@ -37,16 +20,7 @@ static llama_context *context(llama_model *model, bool drafts, llama_context *ot
 int main(int c, char **v)
 {
     if (c < 4) return 1;
-    llama_log_set(
-        [](ggml_log_level l, const char *t, void *) {
-            if (l >= GGML_LOG_LEVEL_WARN) fputs(t, stderr);
-        },
-        nullptr);
-    llama_backend_init();
-    auto mp = llama_model_default_params();
-    mp.use_extra_bufts = false;
-    mp.load_mtp = true;
-    llama_model *m = llama_model_load_from_file(v[1], mp);
+    llama_model *m = load(v[1], true);
     if (!m) return 2;
     const int V = llama_vocab_n_tokens(llama_model_get_vocab(m)), E = llama_model_n_embd(m);
     json in, out;

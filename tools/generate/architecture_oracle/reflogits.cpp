@@ -1,24 +1,11 @@
 // reflogits model.gguf ids.json out.json [adapter.gguf scale]... : llama.cpp's logits at the last position of each prefix.
-// ids.json: {"ids":[...], "prefixes":[n,...]}. f32 KV cache, no repacked weights, flash attention off, 1 thread.
-#include "llama.h"
-#include <nlohmann/json.hpp>
-#include <cstdio>
-#include <fstream>
-#include <string>
-#include <vector>
-using json = nlohmann::json;
+// ids.json: {"ids":[...], "prefixes":[n,...]}.
+#include "oracle.h"
+
 int main(int c, char **v)
 {
     if (c < 4) return 1;
-    llama_log_set(
-        [](ggml_log_level l, const char *t, void *) {
-            if (l >= GGML_LOG_LEVEL_WARN) fputs(t, stderr);
-        },
-        nullptr);
-    llama_backend_init();
-    auto mp = llama_model_default_params();
-    mp.use_extra_bufts = false;
-    llama_model *m = llama_model_load_from_file(v[1], mp);
+    llama_model *m = load(v[1], false);
     if (!m) {
         fprintf(stderr, "no model\n");
         return 2;
@@ -50,18 +37,7 @@ int main(int c, char **v)
     out["hybrid"] = llama_model_is_hybrid(m);
     for (auto &pn : in["prefixes"]) {
         int n = pn;
-        auto cp = llama_context_default_params();
-        cp.n_ctx = 128;
-        cp.n_batch = 128;
-        cp.n_ubatch = 128;
-        cp.n_threads = 1;
-        cp.n_threads_batch = 1;
-        cp.no_perf = true;
-        cp.type_k = GGML_TYPE_F32;
-        cp.type_v = GGML_TYPE_F32;
-        cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-        cp.swa_full = true;
-        llama_context *x = llama_init_from_model(m, cp);
+        llama_context *x = llama_init_from_model(m, context_params());
         if (!x) {
             fprintf(stderr, "no context\n");
             return 3;
@@ -87,7 +63,7 @@ int main(int c, char **v)
             return 5;
         }
         out["logits"][std::to_string(n)] = std::vector<float>(l, l + V);
-    // the same prefix one token at a time
+        // The same prefix one token at a time
         llama_memory_clear(llama_get_memory(x), true);
         for (int i = 0; i < n; i++) {
             b.n_tokens = 1;
