@@ -34,13 +34,16 @@ from .manifest_entries import (
 )
 
 FORMAT_MAJOR: Final = 1
-FORMAT_MINOR: Final = 7
+FORMAT_MINOR: Final = 8
 FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.5"
-"""Of what is written; with parts it is `PARTS_VERSION`, with weights of GPUs' own `GPU_WEIGHTS_VERSION`."""
+"""Of what is written; with parts it is `PARTS_VERSION`, with weights of GPUs' own `GPU_WEIGHTS_VERSION`, with golden
+records of parts `PART_RECORDS_VERSION`."""
 PARTS_VERSION: Final = f"{FORMAT_MAJOR}.6"
 GPU_WEIGHTS_VERSION: Final = f"{FORMAT_MAJOR}.7"
+PART_RECORDS_VERSION: Final = f"{FORMAT_MAJOR}.8"
 _PARTS_FROM: Final = (FORMAT_MAJOR, 6)
 _GPU_WEIGHTS_FROM: Final = (FORMAT_MAJOR, 7)
+_PART_RECORDS_FROM: Final = (FORMAT_MAJOR, 8)
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"
 """In `ModelIdentity.metadata`: tensors of the GGUF file, by the name that the gguf package has for that number."""
@@ -131,11 +134,13 @@ class Manifest:
         return GPU_WEIGHTS_NAME if backend == "hip" and GPU_WEIGHTS_NAME in self.files else WEIGHTS_NAME
 
 
-def oldest_version(files: Container[str], has_parts: bool) -> str:
+def oldest_version(files: Container[str], parts: Mapping[str, PartEntry]) -> str:
     """Return the oldest format that holds what a bundle has: those who know no newer one read it."""
+    if any(part.golden for part in parts.values()):
+        return PART_RECORDS_VERSION
     if GPU_WEIGHTS_NAME in files:
         return GPU_WEIGHTS_VERSION
-    return PARTS_VERSION if has_parts else FORMAT_VERSION
+    return PARTS_VERSION if parts else FORMAT_VERSION
 
 
 def compute_digest(manifest: Manifest) -> str:
@@ -251,6 +256,8 @@ def _plain(value: Any) -> dict[str, object]:
     table = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Manifest) and not value.parts:
         del table["parts"]
+    if isinstance(value, PartEntry) and not value.golden:
+        del table["golden"]
     return table
 
 
@@ -283,8 +290,13 @@ def _decode(check: Checker, table: dict[str, object]) -> Manifest:
     if not _BUNDLE_DIGEST.fullmatch(digest):
         check.fail("bundle_digest", f"expected sha256: and 64 hex digits, found {digest!r}")
     files = _files(check, table["files"])
-    if (GPU_WEIGHTS_NAME in files) != (version >= _GPU_WEIGHTS_FROM):
+    has_own = GPU_WEIGHTS_NAME in files
+    if version < _GPU_WEIGHTS_FROM if has_own else version == _GPU_WEIGHTS_FROM:
         check.fail(f"files.{GPU_WEIGHTS_NAME}", f"expected it from format {GPU_WEIGHTS_VERSION} on, and always there")
+    parts = read_parts(check, table["parts"], files) if has_parts else {}
+    if any(part.golden for part in parts.values()) != (version >= _PART_RECORDS_FROM):
+        problem = f"expected golden records of parts from format {PART_RECORDS_VERSION} on, and there of one at least"
+        check.fail("parts", problem)
     targets = check.array(table["targets"], "targets", 0, 256)
     memory = read_table(check, table["memory"], "memory")
     return Manifest(
@@ -299,7 +311,7 @@ def _decode(check: Checker, table: dict[str, object]) -> Manifest:
         files=files,
         bundle_digest=digest,
         format_version=check.text(table["format_version"], "format_version"),
-        parts=read_parts(check, table["parts"], files) if "parts" in table else {},
+        parts=parts,
     )
 
 

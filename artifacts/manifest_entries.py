@@ -15,6 +15,8 @@ MAX_TEXT: Final = 1 << 16
 _MAX_ROWS: Final = 1 << 16
 _MAX_PARTS: Final = 16
 _PART_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+PartFacts = tuple[str, Mapping[str, object]]
+"""The name of a part, and what the runtime has to know to use it."""
 _BACKENDS: Final = ("hip", "host")
 
 
@@ -68,12 +70,14 @@ class PartEntry:
         memory: its memory contract of each arch, in bytes.
         kernels: its kernel table.
         facts: what the runtime has to know to use it.
+        golden: its golden records; from format 1.8 on, and absent where there are none.
     """
 
     targets: tuple[TargetEntry, ...]
     memory: Mapping[str, Mapping[str, int]]
     kernels: tuple[Mapping[str, object], ...]
     facts: Mapping[str, object]
+    golden: tuple[Mapping[str, object], ...] = ()
 
 
 def read_table(check: Checker, value: object, at: str) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _part(check: Checker, name: str, value: object, files: Mapping[str, FileEntr
     if not _PART_NAME.fullmatch(name):
         check.fail(at, "expected a name of small letters and digits")
     table = read_table(check, value, at)
-    exact_keys(check, table, PartEntry, f"{at}.")
+    exact_keys(check, {"golden": [], **table}, PartEntry, f"{at}.")
     if f"{name}/layout.msgpack" not in files:
         check.fail(f"files.{name}/layout.msgpack", f"expected the layout of part {name}, found none")
     rows = check.array(table["targets"], f"{at}.targets", 1, 256)
@@ -164,4 +168,13 @@ def _part(check: Checker, name: str, value: object, files: Mapping[str, FileEntr
         {arch: read_contract(check, row, f"{at}.memory.{arch}") for arch, row in memory.items()},
         read_rows(check, table["kernels"], f"{at}.kernels"),
         read_table(check, table["facts"], f"{at}.facts"),
+        _golden(check, table, at),
     )
+
+
+def _golden(check: Checker, table: Mapping[str, object], at: str) -> tuple[Mapping[str, object], ...]:
+    """Return a part's golden records, of which there is one at least where there are any."""
+    rows = read_rows(check, table.get("golden", []), f"{at}.golden")
+    if "golden" in table and not rows:
+        check.fail(f"{at}.golden", "expected at least one record, or no such field, found an empty list")
+    return rows

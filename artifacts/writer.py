@@ -180,7 +180,7 @@ class BundleWriter:
         Returns:
             The manifest as written.
         """
-        version = oldest_version(self._files, bool(manifest.parts))
+        version = oldest_version(self._files, manifest.parts)
         data = encode_manifest(dataclasses.replace(manifest, files=dict(self._files), format_version=version))
         final = decode_manifest(self._goal / MANIFEST_NAME, data)
         with self._create(MANIFEST_NAME) as stream:

@@ -178,6 +178,11 @@ def _text_line(text: TextResult) -> str:
     parting = text.parting
     if parting is None:
         return f"identical at {text.positions} positions, sha256 {text.sha256}"
+    if parting.token < 0:
+        return (
+            f"they part at row {parting.position}: {parting.logits} numbers differ, by {parting.largest:.6g} at most "
+            f"(number {parting.at})"
+        )
     likely = "the same token is most likely" if len(set(parting.likely)) == 1 else "another token is most likely"
     return (
         f"they part at position {parting.position} (token {parting.token}): {parting.logits} logits differ, "

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from .. import __version__
 from ..artifacts.host import host_arch
 from ..artifacts.layout_file import encode_layout
 from ..artifacts.manifest import GPU_WEIGHTS_NAME, LAYOUT_NAME, WEIGHTS_NAME, Manifest
-from ..artifacts.manifest_entries import PartEntry
+from ..artifacts.manifest_entries import PartEntry, PartFacts
 from ..artifacts.writer import BundleWriter
 from .build import find_toolchain
 from .build_cache import BuildCache
 from .build_inputs import package_versions, toolchain_records
 from .chat_template import TemplateCheck
 from .describe import digest_of, gpu_resources, identity, kernel_row, memory_contract, readme, target_entry
-from .golden import GoldenMaker, check_golden, golden_prompts, golden_records, take_tolerance
+from .golden import (
+    GoldenMaker,
+    check_golden,
+    check_part,
+    golden_prompts,
+    golden_records,
+    take_part_tolerance,
+    take_tolerance,
+)
 from .guarded_folder import guarded_folder
 from .model import CompileOptions, Model, read_model
 from .parts import PartModel
@@ -67,9 +76,11 @@ def compile_model(
         parts = zip(model.parts, placed_parts, strict=True)
         entries = {part.name: _write_part(writer, part, one, placed) for part, one in parts}
         progress.stage("golden records")
-        golden = _golden(writer, model, placed, options, cache, make_golden)
+        golden, *records = _golden(writer, model, [placed, *placed_parts], options, cache, make_golden)
         check_golden(golden, model.gguf.path)
         tolerance = take_tolerance(golden, model.gguf.path)
+        proved = zip(model.parts, records, strict=True)
+        entries |= {part.name: _proved(entries[part.name], part, own) for part, own in proved}
         record = {**_given(options, model), **_taken(lowered, cache)}
         return writer.finish(replace(_manifest(model, placed, names, golden, tolerance, record), parts=entries))
 
@@ -222,32 +233,54 @@ def _kernel_table(placed: Sequence[Placed]) -> tuple[dict[str, object], ...]:
     return tuple({**rows[symbol], "resources": resources.get(symbol, [])} for symbol in sorted(rows))
 
 
+def _proved(entry: PartEntry, part: PartModel, records: list[dict[str, object]]) -> PartEntry:
+    """Return the row of a part with its golden records, and the tolerance that follows from them."""
+    check_part(records, part)
+    tolerance = take_part_tolerance(records, part)
+    targets = tuple(replace(target, golden_tolerance=tolerance) for target in entry.targets)
+    return replace(entry, targets=targets, golden=tuple(records))
+
+
 def _golden(
     writer: BundleWriter,
     model: Model,
-    placed: Sequence[Placed],
+    placed: Sequence[Sequence[Placed]],
     options: CompileOptions,
     cache: BuildCache,
     make_golden: GoldenMaker,
-) -> list[dict[str, object]]:
-    """Return records from the last level of this machine's CPU, whose bits are the same on every machine.
+) -> list[list[dict[str, object]]]:
+    """Return records, the model's and each part's, from the last level of this machine's CPU, whose bits are the same
+    on every machine.
 
     A bundle without code for it gets them from a build that is thrown away.
+
+    Args:
+        placed: the model's targets, and those of each part.
     """
     prompts = golden_prompts(model.tokenizer, model.max_seq_len)
-    host = next((one for one in placed if one.target.arch == host_arch()), None)
-    if host is not None:
-        weights, sha256 = writer.staging / WEIGHTS_NAME, writer.files[WEIGHTS_NAME].sha256
-        return golden_records(host.layout, weights, sha256, _portable(host.built), prompts, cache, make_golden)
+
+    def records(programs: Sequence[Placed], weights: Path, sha256: str) -> list[list[dict[str, object]]]:
+        parts: list[PartFacts | None] = [None, *((part.name, part.facts) for part in model.parts)]
+        return [
+            golden_records(one.layout, weights, sha256, _portable(one.built), prompts, cache, make_golden, part)
+            for one, part in zip(programs, parts, strict=True)
+        ]
+
+    host = [one for targets in placed for one in targets if one.target.arch == host_arch()]
+    if host:
+        return records(host, writer.staging / WEIGHTS_NAME, writer.files[WEIGHTS_NAME].sha256)
     target = find_targets((host_arch(),))[0]
-    portable = replace(target, variants=target.variants[-1:])
-    lowered = lower_target(model, portable, find_toolchain("auto", target), options.kv_dtype)
-    built = build_targets([lowered], cache, Silent(), options.jobs)
+    portable, toolchain = replace(target, variants=target.variants[-1:]), find_toolchain("auto", target)
+    programs: tuple[Model | PartModel, ...] = (model, *model.parts)
+    lowered = [lower_target(one, portable, toolchain, options.kv_dtype) for one in programs]
+    built, *of_parts = build_targets(lowered, cache, Silent(), options.jobs)
     with guarded_folder("rocmforge-golden-") as folder:
         path = folder / WEIGHTS_NAME
         with FileSink(path) as sink:
-            (one,) = place_targets(built, model, sink)
-        return golden_records(one.layout, path, sink.sha256, _portable(one.built), prompts, cache, make_golden)
+            here = place_targets([built], model, sink)
+            pairs = zip(model.parts, of_parts, strict=True)
+            beside = [place_part([one], part, model, here, sink, Silent()) for part, one in pairs]
+        return records([one for group in (here, *beside) for one in group], path, sink.sha256)
 
 
 def _portable(built: Built) -> bytes:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..artifacts.errors import GgufError, printable
 from ..artifacts.layout import Layout
 from ..artifacts.layout_file import encode_layout
+from ..artifacts.manifest_entries import PartFacts
 from ..artifacts.token_table import TokenTable, is_token_table
+from ..artifacts.vision import VISION_PART
 from .build_cache import BuildCache, cache_key
+from .parts import PartModel
 from .target import GOLDEN_TOLERANCE
 from .tokenizer import TokenizerArtifact
 
@@ -26,8 +29,32 @@ MAX_ANSWER_TOKENS = 4  # a record's greedy tokens; runtime/device/golden.py
 NOISES: Final = 5
 """Times the noise that a logit may differ by: docs/gpu.md."""
 
-GoldenMaker = Callable[[Layout, Path, bytes, Sequence[Sequence[int]]], list[dict[str, object]]]
-"""Runs prompts: (layout, path of weights.bin, the portable code object, prompts) -> golden records, with `noise`."""
+LEAST_OF_SPREAD: Final = 2.0**-6
+"""Of what rows of an encoder of images spread over, as much as a number of them may differ by at least: keys and values
+are rounded to float16, 2^-11, in each of some 30 layers; and a factor of five."""
+
+
+class GoldenMaker(Protocol):
+    """Runs prompts on the portable code of a model, or of a part of its bundle."""
+
+    def __call__(
+        self,
+        layout: Layout,
+        weights: Path,
+        code: bytes,
+        prompts: Sequence[Sequence[int]],
+        part: PartFacts | None = None,
+        /,
+    ) -> list[dict[str, object]]:
+        """Return golden records with their `noise`; those of a part with their `spread` too.
+
+        Args:
+            layout: of the code.
+            weights: path of weights.bin.
+            code: the portable code object.
+            prompts: token ids.
+            part: whose code it is; None: the model's own.
+        """
 
 
 def golden_prompts(tokenizer: TokenizerArtifact, max_seq_len: int) -> list[list[int]]:
@@ -82,6 +109,29 @@ def take_tolerance(records: Sequence[dict[str, object]], model: Path) -> float:
     return math.ceil(10 * NOISES * noise) / 10
 
 
+def check_part(records: Sequence[Mapping[str, Any]], part: PartModel) -> None:
+    """Refuse a part whose rows are not finite.
+
+    Raises:
+        InputError: they are not; names the file of its weights.
+    """
+    for number in (number for record in records for row in record["rows"] for _, number in row["top"]):
+        if not math.isfinite(number):
+            raise part.source.error("weights", f"expected finite numbers of the part {part.name}, found {number}")
+
+
+def take_part_tolerance(records: Sequence[dict[str, object]], part: PartModel) -> float:
+    """Take noise and spread out of a part's records; return the tolerance that follows, as `take_tolerance` for logits.
+
+    Rows of images may be of any size: what they may differ by is a share of what they spread over.
+    """
+    spreads = [float(str(record.pop("spread"))) for record in records]
+    if part.name != VISION_PART:
+        return take_tolerance(records, part.source.path)
+    noise = max(float(str(record.pop("noise", 0.0))) for record in records)
+    return float(f"{max(NOISES * noise, LEAST_OF_SPREAD * max(spreads)):.3g}")
+
+
 def golden_records(
     layout: Layout,
     weights: Path,
@@ -90,13 +140,16 @@ def golden_records(
     prompts: list[list[int]],
     cache: BuildCache,
     make_golden: GoldenMaker,
+    part: PartFacts | None = None,
 ) -> list[dict[str, object]]:
     """Return the records of `prompts`, from the cache where the same weights and code have made them before."""
-    key = cache_key(weights_sha256, encode_layout(layout), code, json.dumps(prompts), "noise")
+    of_part = () if part is None else (json.dumps(part, sort_keys=True),)
+    key = cache_key(weights_sha256, encode_layout(layout), code, json.dumps(prompts), "noise", *of_part)
     found = cache.get("golden", key)
     if found is not None:
         records: list[dict[str, object]] = json.loads(found)
         return records
-    records = make_golden(layout, weights, code, prompts)
+    made = (layout, weights, code, prompts)
+    records = make_golden(*made) if part is None else make_golden(*made, part)
     cache.put("golden", key, json.dumps(records).encode())
     return records

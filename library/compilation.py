@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..artifacts.layout import Layout
+    from ..artifacts.manifest_entries import PartFacts
     from ..compiler.progress import Progress
 
 # What compiles is imported where it is needed: a program that only loads bundles needs none of it.
@@ -119,12 +120,12 @@ def bundle_path(model: Path) -> Path:
 
 
 def make_golden(
-    layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
+    layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]], part: PartFacts | None = None
 ) -> list[dict[str, object]]:
     """Run prompts on code that is not yet in a bundle."""
     from .golden_maker import make_golden as run  # brings NumPy and the device
 
-    return run(layout, weights, code, prompts)
+    return run(layout, weights, code, prompts, part)
 
 
 def default_archs() -> tuple[str, ...]:

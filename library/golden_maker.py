@@ -13,19 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.layout import Layout, TensorEntry
+from ..artifacts.manifest_entries import PartFacts
 from ..artifacts.mapped_weights import map_weights
 from ..runtime.device.golden import GOLDEN_BLOCKS, prompt_logits, record_of
 from ..runtime.device.host import HostProgram
+from ..runtime.engine.part_records import probe_of, record_rows
 from .mapped_pages import pages_given_back
 
 NUDGE: Final = np.float32(1 + 2.0**-20)  # a few units in the last place: what no model should notice
 
 
 def make_golden(
-    layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]
+    layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]], part: PartFacts | None = None
 ) -> list[dict[str, object]]:
     """See `GoldenMaker`. Each record has its `noise`, the root mean square by which its logits differ once the first
     norm's weights are nudged: other activations are rounded to int8 the other way then, as on another device."""
+    if part is not None:
+        return _make_of_part(layout, weights, code, prompts, part)
     with _program(layout, weights, code, None) as program:
         records, exact = [], []
         for prompt in prompts:
@@ -40,14 +44,38 @@ def make_golden(
     return records
 
 
+def _make_of_part(
+    layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]], part: PartFacts
+) -> list[dict[str, object]]:
+    """As `make_golden`; each record has the `spread` of its rows too, the root mean square of their numbers."""
+    name, facts = part
+    with weights.open("rb") as file:
+        probe = probe_of(weights.parent, name, facts, layout, map_weights(weights.parent, file.fileno()))
+    given = probe.given(prompts)
+    with _program(layout, weights, code, None, probe.blocks) as program:
+        exact = [probe.rows(program, one) for one in given]
+    records = [record_rows(one, rows) for one, rows in zip(given, exact, strict=True)]
+    for record, rows in zip(records, exact, strict=True):
+        record["spread"] = _difference(rows, np.zeros_like(rows))
+    nudged = next((one for one in layout.tensors if one.packing == "f32" and "norm" in one.name), None)
+    if nudged is None:
+        return records
+    with _program(layout, weights, code, nudged, probe.blocks) as program:
+        for record, one, rows in zip(records, given, exact, strict=True):
+            record["noise"] = _difference(probe.rows(program, one), rows)
+    return records
+
+
 def _difference(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
     """Return the root mean square of differences, the same to the bit on every machine."""
     differences = one.astype(np.float64) - other
-    return math.sqrt(math.fsum((differences * differences).tolist()) / differences.size)
+    return math.sqrt(math.fsum((differences * differences).ravel().tolist()) / differences.size)
 
 
 @contextlib.contextmanager
-def _program(layout: Layout, weights: Path, code: bytes, nudged: TensorEntry | None) -> Iterator[HostProgram]:
+def _program(
+    layout: Layout, weights: Path, code: bytes, nudged: TensorEntry | None, blocks: int = GOLDEN_BLOCKS
+) -> Iterator[HostProgram]:
     """The program on a file of weights, of which a tensor is nudged in this process alone."""
     descriptor = os.memfd_create("rocmforge-golden")
     os.write(descriptor, code)
@@ -57,7 +85,7 @@ def _program(layout: Layout, weights: Path, code: bytes, nudged: TensorEntry | N
     if nudged is not None:
         kept = (nudged.offset, nudged.offset + nudged.n_bytes)
         np.frombuffer(mapped, np.float32, nudged.n_bytes // 4, nudged.offset)[:] *= NUDGE
-    program = HostProgram(layout, mapped, descriptor, "portable", GOLDEN_BLOCKS, len(os.sched_getaffinity(0)))
+    program = HostProgram(layout, mapped, descriptor, "portable", blocks, len(os.sched_getaffinity(0)))
     try:
         with pages_given_back(mapped, kept=kept):
             yield program

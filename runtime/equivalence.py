@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import BundleError
+from ..artifacts.vision import VISION_PART
 from .device.batch import Batch, Program, close_program
 from .device.golden import checked_prompt
 from .device.load import DeviceOptions, load_program
 from .device.memory import KvSize
 from .device.solo import Solo
 from .engine.loading import load_tokenizer
+from .engine.part_records import probe_in
 
 Logits = npt.NDArray[np.float32]
 
@@ -27,7 +30,7 @@ class Parting:
 
     Attributes:
         position: tokens before it.
-        token: the last one read.
+        token: the last one read; -1: it is a row of a part, which reads something else.
         logits: how many of the row differ.
         largest: the largest difference of one, in logits; NaN where one is not a number.
         at: the token that this one is of.
@@ -75,7 +78,7 @@ class Certificate:
 
 
 def certify(first: Bundle, second: Bundle, options: DeviceOptions, text: str | None) -> Certificate:
-    """Run the golden prompts of both bundles, each with its answer, and a text, on both.
+    """Run the golden prompts of both bundles, each with its answer, and a text, on both; and those of parts of both.
 
     A text longer than the context is cut into pieces that begin anew.
 
@@ -113,7 +116,48 @@ def certify(first: Bundle, second: Bundle, options: DeviceOptions, text: str | N
     finally:
         for program in programs:
             close_program(program)
+    for name in sorted(first.manifest.parts.keys() & second.manifest.parts.keys()):
+        sizes = [bundle.part(name).layout.vocab_size for bundle in (first, second)]
+        if sizes[0] != sizes[1]:
+            problem = f"rows of {sizes[0]} and {sizes[1]} numbers of the part {name}"
+            return Certificate(digests, options.device, tuple(results), problem)
+        results += _compare_parts(first, second, name, options)
     return Certificate(digests, options.device, tuple(results))
+
+
+def _compare_parts(first: Bundle, second: Bundle, name: str, options: DeviceOptions) -> Iterator[TextResult]:
+    """Run what the golden records of a part in both bundles begin with on both."""
+    bundles = (first, second)
+    probes = [probe_in(bundle, name) for bundle in bundles]
+    records = [record for bundle in bundles for record in bundle.manifest.parts[name].golden]
+    given: list[dict[str, Any]] = []
+    for record in records:
+        safe = [probe.checked(bundle.path, record) for bundle, probe in zip(bundles, probes, strict=True)]
+        if safe[0] not in given:
+            given.append(safe[0])
+    if not given:
+        return
+    options = replace(options, graphs="off") if name == VISION_PART else options
+    programs: list[Program] = []
+    try:
+        for bundle, probe in zip(bundles, probes, strict=True):
+            programs.append(load_program(bundle.part(name), options, KvSize(probe.blocks, 1), lambda _: None))
+        for index, one in enumerate(given):
+            both = [probe.rows(program, one) for probe, program in zip(probes, programs, strict=True)]
+            yield _compare_rows(f"{name} golden record {index}", *both)
+    finally:
+        for program in programs:
+            close_program(program)
+
+
+def _compare_rows(name: str, one: Logits, other: Logits) -> TextResult:
+    """Compare what a part made of one record, a position a row."""
+    digest = hashlib.sha256()
+    for row, pair in enumerate(zip(one, other, strict=True)):
+        if pair[0].tobytes() != pair[1].tobytes():
+            return TextResult(name, row, digest.hexdigest(), _parting(row, -1, *pair))
+        digest.update(pair[0].tobytes())
+    return TextResult(name, len(one), digest.hexdigest(), None)
 
 
 def _parted_tokens(one: Sequence[int], other: Sequence[int]) -> str:
@@ -142,7 +186,8 @@ def _compare(name: str, tokens: Sequence[int], window: int, programs: Sequence[P
         for one, other in _side_by_side(tokens[begin : begin + window], programs):
             for rows in zip(one, other, strict=True):
                 if rows[0].tobytes() != rows[1].tobytes():
-                    return TextResult(name, positions, digest.hexdigest(), _parting(positions, tokens, *rows))
+                    parting = _parting(positions, int(tokens[positions]), *rows)
+                    return TextResult(name, positions, digest.hexdigest(), parting)
                 digest.update(rows[0].tobytes())
                 positions += 1
     return TextResult(name, positions, digest.hexdigest(), None)
@@ -169,13 +214,13 @@ def _logits(program: Program, step: Batch) -> Logits:
     return program.logits(len(step.logits_rows))
 
 
-def _parting(position: int, tokens: Sequence[int], one: Logits, other: Logits) -> Parting:
+def _parting(position: int, token: int, one: Logits, other: Logits) -> Parting:
     with np.errstate(invalid="ignore"):
         apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
     at = int(np.argmax(apart))  # NaN first
     return Parting(
         position,
-        int(tokens[position]),
+        token,
         int(np.count_nonzero(one.view(np.uint32) != other.view(np.uint32))),
         float(apart[at]),
         at,

@@ -47,7 +47,7 @@ def record_of(program: Program, prompt: Sequence[int], logits: npt.NDArray[np.fl
     record: dict[str, object] = {
         "prompt": list(prompt),
         "logits_sha256": hashlib.sha256(logits.tobytes()).hexdigest(),
-        "top": _top(logits),
+        "top": top_of(logits),
     }
     tokens: list[int] = []
     solo = Solo(program.layout)
@@ -62,7 +62,8 @@ def record_of(program: Program, prompt: Sequence[int], logits: npt.NDArray[np.fl
     return record
 
 
-def _top(logits: npt.NDArray[np.float32]) -> list[list[int | float]]:
+def top_of(logits: npt.NDArray[np.float32]) -> list[list[int | float]]:
+    """Return the largest of a row with their indices, the lowest index first where they are equal."""
     # NaN first, so that one is seen wherever it is.
     keys = np.where(np.isnan(logits), -np.inf, -logits)
     last = min(TOP_LOGITS, keys.size) - 1
@@ -105,7 +106,7 @@ def check_shortest(program: Program, path: Path, records: Sequence[Mapping[str, 
     if shortest is None or len(prompts[shortest]) > program.num_blocks * program.layout.kv.block_size:
         return
     logits = _prompt_step(program, Solo(program.layout).batch(prompts[shortest], 0))
-    problems = compare_records(path, [records[shortest]], [{"top": _top(logits)}], tolerance)
+    problems = compare_records(path, [records[shortest]], [{"top": top_of(logits)}], tolerance)
     if not np.isfinite(logits).all():
         problems = ["expected finite logits, found NaN or infinity"]
     if problems:
@@ -130,17 +131,23 @@ def compare_golden(
     expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], tolerance: float
 ) -> list[str]:
     """Return differences beyond `tolerance` (in logits), a line each; none where the device computes what it should."""
+    return [
+        f"golden record {index}: token {problem}"
+        for index, (want, have) in enumerate(zip(expected, found, strict=True))
+        for problem in compare_tops(want["top"], have["top"], tolerance)
+    ]
+
+
+def compare_tops(expected: Sequence[Any], found: Sequence[Any], tolerance: float) -> list[str]:
+    """Return which of the largest of a row are not what they should be, `INDEX: expected X, found Y` each."""
+    found_top = {int(index): float(number) for index, number in found}
+    floor = min(found_top.values())
     problems = []
-    for index, (want, have) in enumerate(zip(expected, found, strict=True)):
-        found_top = {int(token): float(logit) for token, logit in have["top"]}
-        floor = min(found_top.values())
-        for token, logit in want["top"]:
-            value = found_top.get(int(token))
-            # Spelled so that a NaN is no match.
-            same = logit <= floor + tolerance if value is None else abs(value - logit) <= tolerance
-            if not same:
-                problems.append(
-                    f"golden record {index}: token {token}: expected {logit:.4f}, found "
-                    f"{'less than the top' if value is None else f'{value:.4f}'}"
-                )
+    for index, number in expected:
+        value = found_top.get(int(index))
+        # Spelled so that a NaN is no match.
+        same = number <= floor + tolerance if value is None else abs(value - number) <= tolerance
+        if not same:
+            said = "less than the top" if value is None else f"{value:.4f}"
+            problems.append(f"{index}: expected {number:.4f}, found {said}")
     return problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from ...artifacts.bundle import Bundle
 from ...artifacts.checker import Checker
 from ...artifacts.errors import BundleError, DeviceError
+from ...artifacts.layout import Layout
 from ...artifacts.manifest import MANIFEST_NAME
+from ...artifacts.mapped_weights import MappedWeights
 from ...artifacts.vision import POSITIONS_TENSOR, VISION_PART, Vision, read_vision
 from ..device.batch import Batch, Float32, Int32, Program
 from ..device.load import DeviceOptions, Report
@@ -68,11 +71,24 @@ def _table(bundle: Bundle) -> Float32:
     """Return a copy of the table of places."""
     part = bundle.part(VISION_PART)
     target = part.manifest.targets[0]
-    tensor = next((one for one in part.layout_of(target).tensors if one.name == POSITIONS_TENSOR), None)
+    return table_of_places(bundle.path, part.layout_of(target), part.map_weights(target.backend))
+
+
+def table_of_places(path: Path, layout: Layout, weights: MappedWeights) -> Float32:
+    """Return a copy of the table that is added to patches for their places, see `Vision.positions`.
+
+    Args:
+        path: of the bundle, for messages.
+        layout: of the part.
+        weights: that it reads.
+
+    Raises:
+        BundleError: there is none.
+    """
+    tensor = next((one for one in layout.tensors if one.name == POSITIONS_TENSOR), None)
     if tensor is None or len(tensor.shape) != 2:
-        raise BundleError(bundle.path, POSITIONS_TENSOR, "expected a table of places, found none")
-    count = tensor.shape[0] * tensor.shape[1]
-    flat = np.frombuffer(part.map_weights(target.backend), np.float32, count, tensor.offset)
+        raise BundleError(path, POSITIONS_TENSOR, "expected a table of places, found none")
+    flat = np.frombuffer(weights, np.float32, tensor.shape[0] * tensor.shape[1], tensor.offset)
     return flat.reshape(tensor.shape).copy()
 
 

@@ -86,7 +86,7 @@ def test_a_block_computes_what_llama_cpps_does(bundle: Bundle, place: str) -> No
 
 def test_what_the_block_shares_is_there_once(bundle: Bundle) -> None:
     part = bundle.part("mtp")
-    assert (bundle.manifest.format_version, dict(bundle.manifest.parts["mtp"].facts)) == ("1.7", {"reads": "normed"})
+    assert (bundle.manifest.format_version, dict(bundle.manifest.parts["mtp"].facts)) == ("1.8", {"reads": "normed"})
     assert [(t.arch, t.file.split("/")[0]) for t in part.manifest.targets] == [("host", "mtp"), ("gfx1100", "mtp")]
     for own, target in zip(part.manifest.targets, bundle.manifest.targets, strict=True):
         places = {tensor.name: tensor.offset for tensor in bundle.layout_of(target).tensors}

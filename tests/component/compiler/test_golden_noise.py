@@ -17,7 +17,7 @@ def test_noise_is_measured_and_leaves_the_weights_alone(tmp_path: Path, build_ca
     model = write_model(tmp_path / "model.gguf", quantization="Q4_K", num_layers=1)
     made: list[list[dict[str, object]]] = []
 
-    def maker(layout, weights, code, prompts):  # type: ignore[no-untyped-def]
+    def maker(layout, weights, code, prompts, part=None):  # type: ignore[no-untyped-def]
         before = weights.read_bytes()
         made.extend(make_golden(layout, weights, code, prompts) for _ in range(2))
         assert weights.read_bytes() == before

@@ -121,7 +121,7 @@ def test_a_picture_of_few_patches(bundle: tuple[str, Bundle], folder: Path) -> N
 def test_what_the_bundle_says_of_it(bundle: tuple[str, Bundle], folder: Path) -> None:
     kind, opened = bundle
     vision, part = vision_of(opened), opened.part("vision")
-    assert opened.manifest.format_version == ("1.7" if kind in ON_GPU else "1.6")
+    assert opened.manifest.format_version == "1.8"
     assert (vision.kind, vision.width) == (kind, SHAPES[kind].width)
     assert {target.file.split("/")[0] for target in part.manifest.targets} == {"vision"}
     layout = part.layout

@@ -386,6 +386,7 @@ PART = PartEntry(
     ({"symbol": "norm"},),
     {"kind": "gemma3", "mean": [0.5]},
 )
+PROVED = dataclasses.replace(PART, golden=({"picture": [2, 4]},))
 WITH_PART = dataclasses.replace(
     MANIFEST,
     files={**MANIFEST.files, **{name: FileEntry(0, SHA) for name in ("vision/code/host.so", "vision/layout.msgpack")}},
@@ -403,12 +404,14 @@ def test_a_manifest_has_the_oldest_version_that_holds_it() -> None:
         (WITH_PART.files, WITH_PART.parts, "1.6"),
         (WITH_GPU_WEIGHTS, {}, "1.7"),
         ({**WITH_PART.files, **WITH_GPU_WEIGHTS}, WITH_PART.parts, "1.7"),
+        (WITH_PART.files, {"vision": PROVED}, "1.8"),
+        ({**WITH_PART.files, **WITH_GPU_WEIGHTS}, {"vision": PROVED}, "1.8"),
     ):
-        assert oldest_version(files, bool(parts)) == version
+        assert oldest_version(files, parts) == version
         manifest = dataclasses.replace(MANIFEST, files=files, parts=parts, format_version=version)
         found = decode_manifest(PATH, encode_manifest(manifest))
         assert (found.files, found.parts) == (files, parts)
-        weights = "weights-hip.bin" if version == "1.7" else "weights.bin"
+        weights = "weights-hip.bin" if "weights-hip.bin" in files else "weights.bin"
         assert (found.weights_of("hip"), found.weights_of("host")) == (weights, "weights.bin")
 
 
@@ -425,6 +428,13 @@ def with_target(**fields: Any) -> bytes:
 def test_a_manifest_without_parts_says_nothing_of_them() -> None:
     assert b"parts" not in DATA
     assert json.loads(DATA)["format_version"] == "1.5"
+
+
+def test_a_part_without_golden_records_says_nothing_of_them() -> None:
+    """As those of before format 1.8 did."""
+    assert set(json.loads(encode_manifest(WITH_PART))["parts"]["vision"]) == {"targets", "memory", "kernels", "facts"}
+    proved = dataclasses.replace(WITH_PART, parts={"vision": PROVED}, format_version="1.8")
+    assert json.loads(encode_manifest(proved))["parts"]["vision"]["golden"] == [{"picture": [2, 4]}]
 
 
 def test_parts_are_read_as_they_were_written() -> None:
@@ -448,6 +458,17 @@ def test_parts_are_read_as_they_were_written() -> None:
         (
             encode_manifest(dataclasses.replace(MANIFEST, files=WITH_GPU_WEIGHTS)),
             "files.weights-hip.bin: expected it from",
+        ),
+        *(
+            (
+                encode_manifest(dataclasses.replace(WITH_PART, parts={"vision": part}, format_version=version)),
+                "parts: expected golden records of parts from format 1.8 on, and there of one at least",
+            )
+            for part, version in ((PROVED, "1.6"), (PART, "1.8"))
+        ),
+        (
+            with_part(golden=({"picture": [2, 4]},)).replace(b'"golden":[{"picture":[2,4]}]', b'"golden":[]'),
+            "parts.vision.golden: expected at least one record, or no such field, found an empty list",
         ),
         (
             encode_manifest(dataclasses.replace(WITH_PART, parts={"Vision": PART})),

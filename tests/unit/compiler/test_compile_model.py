@@ -17,6 +17,7 @@ from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import GgufError, UsageError
 from rocmforge.artifacts.layout import Layout
 from rocmforge.artifacts.manifest import Manifest
+from rocmforge.artifacts.manifest_entries import PartFacts
 from rocmforge.compiler import compile as compile_module
 from rocmforge.compiler import model as model_module
 from rocmforge.compiler import stages
@@ -97,7 +98,10 @@ def compiled(
 ) -> tuple[Manifest, Path]:
     model = write_model(tmp_path / "model.gguf", num_layers=1)
 
-    def make(layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:
+    def make(
+        layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]], part: PartFacts | None = None
+    ) -> list[dict[str, object]]:
+        assert part is None
         golden.append((layout, weights.name, code, prompts))
         return [record or {"prompt": list(prompts[0]), "top": [[1, 0.5]], "tokens": [1]}]
 

@@ -12,6 +12,7 @@ import pytest
 
 from rocmforge.artifacts.errors import GgufError
 from rocmforge.artifacts.layout import Layout
+from rocmforge.artifacts.manifest_entries import PartFacts
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.golden import (
     GOLDEN_TEXTS,
@@ -38,7 +39,10 @@ OTHER: dict[str, Any] = {
 def test_records_are_made_once_for_all_that_decides_them(tmp_path: Path) -> None:
     made: list[tuple[object, ...]] = []
 
-    def make(layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:
+    def make(
+        layout: Layout, weights: Path, code: bytes, prompts: Sequence[Sequence[int]], part: PartFacts | None = None
+    ) -> list[dict[str, object]]:
+        assert part is None
         made.append((layout, weights, code, prompts))
         return [{"number": len(made)}]
 

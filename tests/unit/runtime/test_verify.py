@@ -39,7 +39,7 @@ class Verified:
         def verify_bundle(path: Path) -> Iterator[Any]:
             assert path == PATH
             manifest = SimpleNamespace(
-                golden=self.golden, files={"a": 1, "b": 2, "c": 3}, bundle_digest="abc", targets=targets
+                golden=self.golden, files={"a": 1, "b": 2, "c": 3}, bundle_digest="abc", targets=targets, parts={}
             )
             yield SimpleNamespace(manifest=manifest, layout="layout")
 
