@@ -30,6 +30,7 @@ from rocmforge.runtime.engine.generation import GenerationRequest, GenerationSta
 from rocmforge.runtime.engine.lifecycle import FINISHED, QUEUED, RequestEvent
 from rocmforge.runtime.engine.worker import remote as remote_module
 from rocmforge.runtime.engine.worker import spawn
+from rocmforge.runtime.engine.worker.pending import RemoteGeneration
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.router import RoutedEngine
 from rocmforge.tests.support import faulty_worker
@@ -85,6 +86,13 @@ class Judge:
 
 def long_request(seed: int = 0) -> GenerationRequest:
     return request(5, LONG, sampling=SamplingParams(1.0, seed=seed), ignore_eos=True)
+
+
+def last_of_many(engine: RemoteEngine) -> RemoteGeneration:
+    """Of requests that keep the engine busy for seconds, however late the test is let run; the first has a token."""
+    made = [engine.submit(long_request(n)) for n in range(60)]
+    made[0].inbox.get(timeout=SECONDS)
+    return made[-1]
 
 
 def submit_when_ready(engine: RemoteEngine | RoutedEngine, one: GenerationRequest) -> GenerationState:
@@ -242,8 +250,7 @@ def test_F124_stop_in_every_state(bundle: Bundle, fault: Callable[[str], object]
     engine.stop(0)
     assert engine.pid is None
     with working(start_of(bundle)) as engine:
-        pid, one = engine.pid, engine.submit(long_request())
-        one.inbox.get(timeout=SECONDS)
+        pid, one = engine.pid, last_of_many(engine)
         engine.stop(0)
         while not (event := one.inbox.get(timeout=SECONDS)).finished:
             pass
@@ -324,12 +331,9 @@ def test_F126_torn_weights_cost_a_worker(copied: Bundle) -> None:
     with working(start_of(copied)) as engine:
         greedy = request(sampling=SamplingParams(0.0))
         expected = ended(engine.submit(greedy))
-        streaming = engine.submit(long_request())
-        streaming.inbox.get(timeout=SECONDS)
+        waiting = last_of_many(engine)
         os.truncate(weights, 1000)
-        while not streaming.state().finished:
-            time.sleep(0.01)
-        assert "weights.bin: expected" in str(streaming.state().error)
+        assert "weights.bin: expected" in str(ended(waiting).error)
         wait_until(lambda: "weights.bin: expected" in str(engine.stats().problem))
         wrong = bytearray(sound)
         wrong[len(wrong) // 2] ^= 1
@@ -464,11 +468,13 @@ def test_requests_go_where_their_prefix_is(bundle: Bundle) -> None:
     try:
         where = []
         prompts = [tuple(range(3 + n, 3 + n + 4 * size)) for n in range(2)]
-        blocker = engines[0].submit(long_request())  # so that the second is the less loaded
+        blockers = engines[0].submit_all([long_request(n) for n in range(20)])  # so that the second is the less loaded
         state = ended(both.submit(request(prompts[0], 2)))
         where.append([engine.find(state.request_id) is not None for engine in engines])
-        blocker.cancel()
-        ended(blocker)
+        for one in blockers:
+            one.cancel()
+        for one in blockers:
+            wait_until(lambda one=one: one.state().finished)  # type: ignore[misc]
         for prompt in (prompts[0], prompts[1], (*prompts[0], 5, 6, 7)):
             state = ended(both.submit(request(prompt, 2)))
             where.append([engine.find(state.request_id) is not None for engine in engines])
