@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..artifacts.errors import UsageError, printable
+from .errors import require_address_space
 
 
 def _known(given: dict[str, Any]) -> dict[str, Any]:
@@ -247,6 +248,7 @@ def worker_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def wrapped(*args: Any, worker: bool | None, device: str, **extra: Any) -> None:
+        require_address_space()  # before the options of the engine import it
         from ..artifacts.hip import installed_arches
         from ..runtime.engine.worker.spawn import WorkerProcess, give_way
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from rocmforge.tests.support.process import COMMAND, PATIENCE_SECONDS, environment, refused, rfc, serving, wait_until
 
@@ -82,19 +83,18 @@ def test_F83_a_log_file_whose_folder_goes(small_bundle: Path, tmp_path: Path) ->
         env=environment(),
     )
     try:
-        wait_until(lambda: log.exists() and "serving" in log.read_text(), "a log")
+        wait_until(lambda: log.exists() and "serving" in log.read_text() and log.read_text().endswith("\n"), "a log")
         port = log.read_text().split(" on http://127.0.0.1:")[1].split()[0]
         log.unlink()
         log.parent.rmdir()
         for _ in range(3):
-            ask = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}/health"]
-            answers.append(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)
+            answers.append(requests.get(f"http://127.0.0.1:{port}/health", timeout=PATIENCE_SECONDS).status_code)
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=PATIENCE_SECONDS)[1]
     finally:
         process.kill()
         process.wait()
-    assert (answers, process.returncode) == (["200"] * 3, 0)
+    assert (answers, process.returncode) == ([200] * 3, 0)
     assert errors.count("\n") == 1
     assert "rfc.log: No such file or directory; lines are lost" in errors
 
