@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from ..artifacts.errors import ToolchainError, UsageError, printable
 from ..artifacts.host import host_arch
@@ -81,10 +82,7 @@ def build_variants(
     total = len(sources) * len(target.variants)
     done = 0
     with guarded_folder("rocmforge-") as folder:
-        include = folder / "include"
-        include.mkdir()
-        for name, text in headers.items():
-            (include / name).write_text(text, "utf-8")
+        include = _Include(folder / "include", headers)
 
         def compile_one(job: tuple[CodeVariant, Source]) -> bytes:
             variant, source = job
@@ -95,7 +93,7 @@ def build_variants(
                     unit = folder / Path(variant.file).stem / source.name
                     unit.parent.mkdir(exist_ok=True)
                     unit.write_text(source.text, "utf-8")
-                    toolchain.compile(unit, unit.with_suffix(".o"), include, variant)
+                    toolchain.compile(unit, unit.with_suffix(".o"), include.written(), variant)
                     found = _read_output(unit.with_suffix(".o"), toolchain)
                     cache.put("object", key, found)
             return found
@@ -112,6 +110,21 @@ def build_variants(
             _link(variant, sources, objects[i * size : (i + 1) * size], toolchain, folder)
             for i, variant in enumerate(target.variants)
         )
+
+
+class _Include:
+    """The folder of headers, written when the first unit is compiled: where all objects are known none is."""
+
+    def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
+        self._folder, self._headers, self._lock = folder, headers, Lock()
+
+    def written(self) -> Path:
+        with self._lock:
+            if not self._folder.exists():
+                self._folder.mkdir()
+                for name, text in self._headers.items():
+                    (self._folder / name).write_text(text, "utf-8")
+        return self._folder
 
 
 def _link(

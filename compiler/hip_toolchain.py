@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from ..artifacts.errors import ToolchainError, printable
@@ -147,6 +147,16 @@ def _output(command: tuple[str, ...]) -> str:
 
 
 def _known_arches(clang: tuple[str, ...]) -> frozenset[str]:
+    try:
+        found = os.stat(clang[0])
+    except OSError as error:
+        raise ToolchainError(f"{clang[0]}: cannot be run: {error}") from None
+    return _arches_of(clang, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@cache
+def _arches_of(clang: tuple[str, ...], _stamp: tuple[int, ...]) -> frozenset[str]:
+    """Asked once, as long as the program is the same file: each build of a GPU's code asks."""
     text = _output((*clang, "--target=amdgcn-amd-amdhsa", "-nogpulib", "--print-supported-cpus"))
     return frozenset(re.findall(r"^\s+(gfx[0-9a-z-]+)\s*$", text, re.MULTILINE))
 

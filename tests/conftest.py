@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import rocmforge.compiler.build as build_module
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
@@ -58,6 +61,21 @@ def loggers_restored() -> Iterator[None]:
     for name, one in root.manager.loggerDict.items():
         if isinstance(one, logging.Logger):
             one.setLevel(known.get(name, logging.NOTSET))
+
+
+@contextlib.contextmanager
+def _unwatched(prefix: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def builds_unwatched() -> Iterator[None]:
+    """Builds of the tests' own processes, a thousand of them, each without a process that watches over its folder:
+    commands, which are what tests kill, have theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "guarded_folder", _unwatched)
+        yield
 
 
 @pytest.fixture(scope="session")

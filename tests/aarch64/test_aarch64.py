@@ -33,9 +33,10 @@ from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.runtime.device.golden import prompt_logits
 from rocmforge.runtime.device.host import load_host_program
 with open_bundle(Path(sys.argv[1])) as bundle:
-    program = load_host_program(bundle, 8, 2, sys.argv[2])
-    np.save(sys.argv[3], prompt_logits(program, [1, 5, 9, 2, 30, 7, 11, 40, 3]))
-    program.close()
+    for level in sys.argv[3:]:
+        program = load_host_program(bundle, 8, 2, level)
+        np.save(Path(sys.argv[2], f"{level}.npy"), prompt_logits(program, [1, 5, 9, 2, 30, 7, 11, 40, 3]))
+        program.close()
 """
 
 
@@ -83,11 +84,9 @@ def test_golden_records_are_equal_to_the_bit_on_its_lowest_level(machine: Path, 
 
 def test_its_levels_with_dot_products_compute_the_same_bits(machine: Path, bundle: Path, tmp_path: Path) -> None:
     """Those of AVX2 too: sums of products are of integers, and what is fused is fused on both."""
-    found = {}
-    for level in HOST_LEVELS["aarch64"]:
-        run_there(machine, "python", "-c", LOGITS, bundle, level, tmp_path / f"{level}.npy")
-        found[level] = np.load(tmp_path / f"{level}.npy")
-    subprocess.run([sys.executable, "-c", LOGITS, bundle, "x86_64_v3", tmp_path / "x86_64_v3.npy"], check=True)
+    run_there(machine, "python", "-c", LOGITS, bundle, tmp_path, *HOST_LEVELS["aarch64"])
+    found = {level: np.load(tmp_path / f"{level}.npy") for level in HOST_LEVELS["aarch64"]}
+    subprocess.run([sys.executable, "-c", LOGITS, bundle, tmp_path, "x86_64_v3"], check=True)
     expected = np.load(tmp_path / "x86_64_v3.npy")
     assert found["aarch64_i8mm"].tobytes() == found["aarch64_dotprod"].tobytes() == expected.tobytes()
     assert found["aarch64"].tobytes() != expected.tobytes()  # it fuses nothing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,57 +27,67 @@ def uniform(seed: int, counter: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / (1 << 53)
 
 
-def typical(x: npt.NDArray[np.float64], typical_p: float, shift: float) -> npt.NDArray[np.bool_]:
-    """Meister et al. 2023, equation 12: the fewest tokens that make up typical_p, those first whose information is
-    nearest to the entropy; equally near ones stay together. `x` are logits, `shift` moves the entropy."""
+def typical(x: npt.NDArray[np.float64], shares: list[float], shifts: list[float]) -> Iterator[npt.NDArray[np.bool_]]:
+    """Meister et al. 2023, equation 12: the fewest tokens that make up a share, those first whose information is
+    nearest to the entropy; equally near ones stay together. `x` are logits, a shift moves the entropy."""
     p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
     information = -np.log(np.where(p > 0, p, 1))
-    distance = np.abs(information - (p * information).sum() - shift)
-    distance[p == 0] = np.inf
-    order = np.argsort(distance, kind="stable")
-    last = min(int(np.searchsorted(np.cumsum(p[order]), typical_p)), len(x) - 1)
-    near: npt.NDArray[np.bool_] = distance <= distance[order[last]]
-    return near
+    for shift in shifts:
+        distance = np.abs(information - (p * information).sum() - shift)
+        distance[p == 0] = np.inf
+        order = np.argsort(distance, kind="stable")
+        cumulative = np.cumsum(p[order])
+        for share in shares:
+            last = min(int(np.searchsorted(cumulative, share)), len(x) - 1)
+            yield distance <= distance[order[last]]
 
 
-def draw(
-    logits: Logits, s: RowSampling, top_p: float, min_p: float, points: list[float], typical_p: float, shift: float
-) -> set[int]:
-    """The tokens at `points` of the distribution that is left after all filters, in float64."""
-    x = logits.astype(np.float64)
-    if s.temperature == 0:
-        return {int(np.argmax(x))}
-    ids = np.arange(len(x))
-    weights = np.exp((x - x.max()) / s.temperature)
-    if 0 < s.top_k < len(x) or s.top_p < 1:
-        ids = np.lexsort((ids, -x))[: s.top_k or None]
-        cumulative = np.cumsum(weights[ids])
-        ids = ids[: np.searchsorted(cumulative, top_p * cumulative[-1]) + 1]
-    ids = ids[weights[ids] >= min_p]
-    if s.typical_p < 1:
-        ids = ids[typical(x[ids] / s.temperature, typical_p, shift)]
-    cumulative = np.cumsum(weights[ids])
-    found = np.searchsorted(cumulative, np.array(points) * cumulative[-1], side="right")
-    return set(ids[np.minimum(found, len(ids) - 1)].tolist())
+def kept(
+    x: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], s: RowSampling, limits: set[tuple[float, float]]
+) -> Iterator[npt.NDArray[np.int64]]:
+    """The tokens that top_k, and pairs of top_p and min_p, leave; each set once."""
+    ranked = np.arange(len(x))
+    by_rank = 0 < s.top_k < len(x) or s.top_p < 1
+    if by_rank:
+        ranked = np.lexsort((ranked, -x))[: s.top_k or None]
+        cumulative = np.cumsum(weights[ranked])
+    seen = set()
+    for top_p, min_p in limits:
+        ids = ranked[: np.searchsorted(cumulative, top_p * cumulative[-1]) + 1] if by_rank else ranked
+        ids = ids[weights[ids] >= min_p]
+        if ids.tobytes() not in seen:
+            seen.add(ids.tobytes())
+            yield ids
 
 
 def acceptable(logits: Logits, s: RowSampling) -> set[int]:
-    """The oracle's token; where a limit lies within rounding of a token's edge, those at both sides.
+    """The token at the point that is drawn, of the distribution that all filters leave, in float64; where a limit lies
+    within rounding of a token's edge, those at both sides.
 
     `logits` have their penalties applied. Both sides of each comparison are sums of weights: 2 WEIGHT_ERROR.
     """
+    x = logits.astype(np.float64)
+    if s.temperature == 0:
+        return {int(np.argmax(x))}
     point = uniform(s.seed, s.counter)
     off = 2 * WEIGHT_ERROR
-    # The mean of x, at most 87, is as exact as its weights and x itself.
-    nudges = [(t, d) for t in (1 - off, 1, 1 + off) for d in (-87 * off, 0, 87 * off)] if s.typical_p < 1 else [(1, 0)]
     points = [min(point * c, 1.0) for c in (1 - off, 1, 1 + off)]
     limits = {
         (s.top_p * a, s.min_p * b)
         for a in (1 - off, 1, 1 + off)
         for b in (1 - off, 1, min(1 + off, 1 / max(s.min_p, 1e-9)))
     }
-    drawn = (draw(logits, s, *limit, points, s.typical_p * t, d) for t, d in nudges for limit in limits)
-    return set().union(*drawn)
+    # The mean of x, at most 87, is as exact as its weights and x itself.
+    shares, shifts = [s.typical_p * t for t in (1 - off, 1, 1 + off)], [-87 * off, 0, 87 * off]
+    weights = np.exp((x - x.max()) / s.temperature)
+    drawn: set[int] = set()
+    for ids in kept(x, weights, s, limits):
+        left = [ids] if s.typical_p >= 1 else [ids[near] for near in typical(x[ids] / s.temperature, shares, shifts)]
+        for tokens in left:
+            cumulative = np.cumsum(weights[tokens])
+            found = np.searchsorted(cumulative, np.array(points) * cumulative[-1], side="right")
+            drawn |= set(tokens[np.minimum(found, len(tokens) - 1)].tolist())
+    return drawn
 
 
 def random_sampling(random: np.random.Generator) -> RowSampling:

@@ -78,8 +78,7 @@ def test_F60_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     verify_bundle(write_bundle(tmp_path / "m.rfb")).close()
 
 
-@pytest.mark.parametrize("swap", ["exchange", "aside"])
-@pytest.mark.parametrize("old", ["first", "again"])
+@pytest.mark.parametrize(("swap", "old"), [("exchange", "first"), ("exchange", "again"), ("aside", "again")])
 def test_F61_killed_at_every_step(quick_path: Path, swap: str, old: str) -> None:
     command = [sys.executable, "-m", "rocmforge.tests.support.killed_writer", str(quick_path), swap, old]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,6 @@
-"""Models of many types of weights at once, whole, on the host and on an emulated GPU: every type is in one of them."""
+"""Models of many types of weights at once, whole, on the host and on an emulated GPU: every type is in one of them.
+
+The host's best level and its last: `test_kernels_host` runs each type's kernels at each."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.emulated_programs import compiled, load
-from rocmforge.tests.support.programs import LEVELS, relative_tolerance, run
+from rocmforge.tests.support.programs import LEVELS, building_levels, relative_tolerance, run
 from rocmforge.tools.generate.fixtures import write_model
 
 # The type of each role, by the middle of its name.
@@ -37,9 +39,13 @@ def test_logits_of_a_mix_against_the_float32_reference(
     )
     ids = np.random.default_rng(5).integers(0, 320, 40).tolist()
     expected = ReferenceModel(path).forward(ids)
-    with compiled(path, build_cache, path.with_suffix(".rfb"), archs=("host", "gfx1100")) as bundle:
-        for place in (*LEVELS, "gfx1100"):
-            program = load_host_program(bundle, 64, 1, place) if place in LEVELS else load(bundle, place)
+    levels = (LEVELS[0], LEVELS[-1])
+    with (
+        building_levels(levels),
+        compiled(path, build_cache, path.with_suffix(".rfb"), archs=("host", "gfx1100")) as bundle,
+    ):
+        for place in (*levels, "gfx1100"):
+            program = load_host_program(bundle, 64, 1, place) if place in levels else load(bundle, place)
             found = run(program, [(0, 0, ids)])
             program.close()
             error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)

@@ -30,7 +30,7 @@ from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.emulated_programs import ARCHES, compiled, greedy, ignore, load
 from rocmforge.tests.support.engine_harness import ended, serving
-from rocmforge.tests.support.programs import relative_tolerance, run
+from rocmforge.tests.support.programs import LEVELS, building_levels, relative_tolerance, run
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.emulator.roofline import step_cost
 from rocmforge.tools.generate.fixtures import write_model
@@ -145,7 +145,8 @@ def test_seeded_sampling_draws_what_the_logits_allow_and_the_same_again(model: t
 def test_hipcc_gives_the_logits_of_clang(tmp_path: Path, build_cache: BuildCache) -> None:
     if shutil.which("hipcc") is None:
         pytest.skip("hipcc is not installed: apt-get install hipcc")
-    path = write_model(tmp_path / "model.gguf", quantization="Q4_K")
+    # Of the kernels above, so that clang's are in the cache.
+    path = write_model(tmp_path / "model.gguf", architecture="qwen3", quantization="Q6_K")
     ids = np.random.default_rng(2).integers(0, 320, 20).tolist()
     logits = []
     for toolchain in ("hipcc", "clang"):
@@ -164,12 +165,13 @@ def test_hipcc_gives_the_logits_of_clang(tmp_path: Path, build_cache: BuildCache
 def test_a_fat_bundle_is_the_same_bytes_again(build_cache: BuildCache, tmp_path: Path) -> None:
     """With a cold cache, and with what other tests have built for another model of the same shapes.
 
-    Of GPUs, for one with waves of 32 and one with waves of 64.
+    Of GPUs, for one with waves of 32 and one with waves of 64; of the host's levels the last: `test_reproducible` makes
+    all of them twice.
     """
     path = write_model(tmp_path / "model.gguf", seed=1)
     digests = []
     for name, cache in (("one", build_cache), ("two", BuildCache(tmp_path / "cold"))):
-        with PlainProgress() as progress:
+        with PlainProgress() as progress, building_levels(LEVELS[-1:]):
             options = CompileOptions(path, tmp_path / f"{name}.rfb", ("gfx1100", "gfx942", "host"), toolchain="zig")
             manifest = compile_model(options, cache, progress, make_golden)
         digests.append(manifest.bundle_digest)
