@@ -38,7 +38,7 @@ def make_plan(
         for node in graph.nodes:
             OPERATIONS[node.op].hip(gpu, node)
         return gpu.finish()
-    host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCK_BYTES), kv)
+    host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCK_BYTES), kv, max_seq_len)
     for node in graph.nodes:
         OPERATIONS[node.op].host(host, node)
     return host.finish()

@@ -65,12 +65,11 @@ class HipPlanner(Planner):
             UsageError: a tuning that the target cannot have.
         """
         check_tuning(tuning, target)
-        super().__init__(graph, target, buffers, kv)
+        super().__init__(graph, target, buffers, kv, max_seq_len)
         assert target.gpu is not None
         self.gpu: GpuFeatures = target.gpu
         self.tuning = tuning
         self.threads = tuning.block_size or THREADS
-        self.max_seq_len = max_seq_len
 
     def finish(self) -> Plan:
         """See `Planner`; the step comes first, and its echo is the last of what is captured: all but sampling."""

@@ -39,9 +39,9 @@ class Planner:
 
     packing: ClassVar[str]
 
-    def __init__(self, graph: Graph, target: Target, buffers: Buffers, kv: KvLayout) -> None:
-        """Lower a graph that has been through all passes."""
-        self.graph, self.target, self.kv = graph, target, kv
+    def __init__(self, graph: Graph, target: Target, buffers: Buffers, kv: KvLayout, max_seq_len: int) -> None:
+        """Lower a graph that has been through all passes; `max_seq_len` bounds the context."""
+        self.graph, self.target, self.kv, self.max_seq_len = graph, target, kv, max_seq_len
         self.kernels: dict[str, KernelSpec] = {}
         self.launches: list[LaunchEntry] = []
         self.tensors: dict[str, PackedTensor] = {}

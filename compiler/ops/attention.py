@@ -29,6 +29,8 @@ from .heads import HEADS, Heads, given
 SPLIT_TOKENS: Final = 16  # most tokens for which attention is split over the context
 MIN_SPLIT: Final = 128  # positions; kernels/hip/attention.h
 MAX_SPLITS: Final = 64
+SPAN: Final = 256  # positions that the host sums by themselves; kernels/host/attention_tile.h
+HOST_SPLIT_TOKENS: Final = 8  # most tokens of which threads share the spans; kernels/host/attention.h
 
 # value_dim, values_in_keys: see `Heads`. both_ways: a position sees those after it too; a sequence is then computed
 # whole, in one step.
@@ -136,8 +138,16 @@ def _sinks(planner: Planner, node: Node) -> tuple[Argument, ...]:
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     query, out = planner.value(node.inputs[0]), planner.value(node.output)
-    arguments = (query, *planner.cache(node.integer("layer")), out, *_sinks(planner, node))
+    heads, spans = Heads.of(node), -(-planner.max_seq_len // SPAN)
+    records = _records(planner, host_record_floats(heads.num_heads, heads.value_dim, spans))
+    arguments = (query, *planner.cache(node.integer("layer")), out, records, *_sinks(planner, node))
     planner.launch("attention", arguments, **_parameters(planner, node))
+
+
+def host_record_floats(num_heads: int, value_dim: int, spans: int) -> int:
+    """Return the size of the records of kernels/host/attention.h: counts, and what heads came to in each span."""
+    counts, record = -(-HOST_SPLIT_TOKENS * num_heads // 16) * 16, 16 + -(-value_dim // 16) * 16
+    return counts + HOST_SPLIT_TOKENS * num_heads * spans * record
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
@@ -174,8 +184,8 @@ def hip(planner: HipPlanner, node: Node) -> None:
     planner.launch("attention_tiled", arguments, many, head_rows=many_rows, token_rows=token_rows, **common)
 
 
-def _records(planner: HipPlanner, elements: int) -> BufferRef:
-    """Return the argument for the buffer between the two halves of a split attention, the largest of all layers'."""
+def _records(planner: Planner, elements: int) -> BufferRef:
+    """Return the argument for the buffer between the parts of a split attention, the largest of all layers'."""
     name = "attention_records"
     largest = max([elements, *(buffer.elements_fixed for buffer in planner.buffers if buffer.name == name)])
     others = tuple(buffer for buffer in planner.buffers if buffer.name != name)

@@ -3,19 +3,26 @@
  * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs VALUE_DIM a multiple of 32), KV_Q8_0. Those of
  * kv_blocks.h and attention_options.h.
  * Arguments: qkv float32[T, QUERY_STRIDE], queries first, key blocks, value blocks, out [T, NUM_HEADS * VALUE_DIM],
- * where SINKS sinks float32[NUM_HEADS].
- * KV blocks: [block, kv head], each as in kv_blocks.h. A work item is one head of ROWS_MAX neighbouring tokens; those
- * of one sequence share the loads.
+ * records: int32[SPLIT_TOKENS * NUM_HEADS], zeros, filled up to a multiple of 16, and struct attended[SPLIT_TOKENS,
+ * NUM_HEADS, spans of a sequence]; where SINKS sinks float32[NUM_HEADS].
+ * KV blocks: [block, kv head], each as in kv_blocks.h.
  *
- * Every row walks the same spans of 256 positions, from 0 or the span of the first that it sees, with a running
- * maximum. Positions that it does not see weigh exactly 0, so a row's result does not depend on the rows beside it.
+ * Every row walks the same spans of 256 positions, from 0 or the span of the first that it sees. Each is summed by
+ * itself, and joined to those before it, in their order. Positions that a row does not see weigh exactly 0. So its
+ * result depends neither on the rows beside it nor on who sums which span.
+ *
+ * A work item is a part of a group of heads, for neighbouring tokens; where few tokens are computed, for one token, and
+ * of few in a long context for one span of it: who is the last to have made its record joins them.
  */
-#include "kv_blocks.h"
-#include "attention_options.h"
+#include "attention_tile.h"
 
-#define ROWS_MAX ACCUMULATORS
-#define SPAN 256
-#define LOWEST -3.0e38f
+#define SPLIT_TOKENS 8
+
+/* How a step's work is cut: items are [spans, kv heads, parts, tokens]. */
+struct cut {
+    int32_t tokens; /* of an item */
+    int32_t first_span, num_spans; /* num_spans 0: an item has all of them */
+};
 
 /* Positions of the sequence that a token is of, which are all in the step. */
 INLINE int32_t sequence_length(const struct step *step, int32_t token)
@@ -25,168 +32,83 @@ INLINE int32_t sequence_length(const struct step *step, int32_t token)
     return step->positions[last] + 1;
 }
 
-static int32_t attention_items(const struct step *step)
+static struct cut cut_step(const struct step *step)
 {
-    return (step->num_tokens + ROWS_MAX - 1) / ROWS_MAX * NUM_HEADS;
+    int32_t runs = 1, first = INT32_MAX, last = 0;
+    for (int32_t t = 1; t < step->num_tokens; t++) runs += step->rows[t] != step->rows[t - 1];
+    struct cut cut = { step->num_tokens < runs * TOKENS / 2 ? 1 : TOKENS, 0, 0 };
+    if (BOTH_WAYS || (SEES_AHEAD && step->rope_positions) || step->num_tokens > SPLIT_TOKENS) return cut;
+    for (int32_t t = 0; t < step->num_tokens; t++) {
+        first = int_min(first, first_seen(step->positions[t]));
+        last = last > step->positions[t] ? last : step->positions[t];
+    }
+    if (first / SPAN >= last / SPAN) return cut;
+    return (struct cut){ 1, first / SPAN, last / SPAN - first / SPAN + 1 };
 }
 
-struct rows {
-    const float *query[ROWS_MAX];
-    int32_t position[ROWS_MAX];
-    int32_t length; /* of the sequence, where it is seen both ways */
-    float slope; /* of ALiBi */
+static int32_t attention_items(const struct step *step)
+{
+    const struct cut cut = cut_step(step);
+    const int32_t spans = cut.num_spans ? cut.num_spans : 1;
+    return (step->num_tokens + cut.tokens - 1) / cut.tokens * NUM_KV_HEADS * PARTS * spans;
+}
+
+struct work {
+    const struct step *step;
+    void *const *arguments;
+    struct cut cut;
+    struct tile tile;
+    struct attended next[ROWS_MAX], all[TOKENS * PART];
 #if SPANS
     const int32_t *begins, *ends; /* of what positions see */
 #endif
 #if SEES_AHEAD
     const int32_t *ends; /* of what tokens see; null: each is the last itself */
-    int32_t shift; /* from a position to its token */
 #endif
-    float largest[ROWS_MAX], total[ROWS_MAX];
-    float scores[ROWS_MAX][SPAN] __attribute__((aligned(64)));
-    float sums[ROWS_MAX][VALUE_WIDTH] __attribute__((aligned(64)));
 };
 
-INLINE int32_t row_first(const struct rows *r, int i)
+/* Row i of the tile is of that token. */
+static void place_token(struct work *w, int i, int32_t token)
 {
+    struct tile *t = &w->tile;
+    const struct step *step = w->step;
+    const int32_t position = step->positions[token];
+    t->position[i] = position;
 #if SPANS
-    return r->begins[r->position[i]];
+    t->first[i] = w->begins[position];
+    t->last[i] = w->ends[position] - 1;
 #else
-    return first_seen(r->position[i]);
+    t->first[i] = first_seen(position);
+    t->last[i] = last_seen(position, BOTH_WAYS ? sequence_length(step, token) : 0);
+#endif
+#if SEES_AHEAD
+    if (w->ends) t->last[i] = w->ends[token] - 1;
 #endif
 }
 
-INLINE int32_t row_last(const struct rows *r, int i)
+/* It is of that head of it, and comes to `to`. */
+INLINE void place_head(struct work *w, int i, int32_t token, int32_t head, struct attended *to)
 {
-#if SPANS
-    return r->ends[r->position[i]] - 1;
-#elif SEES_AHEAD
-    return r->ends ? r->ends[r->position[i] + r->shift] - 1 : r->position[i];
-#else
-    return last_seen(r->position[i], r->length);
-#endif
-}
-
-/* Products of queries with the keys of 16 positions, whose elements are neighbours. */
-INLINE void multiply_rows(const struct rows *r, const uint8_t *keys, float dots[][16], const int count)
-{
-    float scales[(KEY_WIDTH + 31) / 32][16];
-    for (int32_t d = 0; d < KEY_WIDTH; d += 32) load_scales(keys, d, scales[d / 32]);
-    for (int32_t p = 0; p < 16; p++) {
-        f32x16 sums[ROWS_MAX];
-        for (int i = 0; i < count; i++) sums[i] = splat(0);
-        for (int32_t d = 0; d < KEY_WIDTH; d += 16) {
-            const f32x16 key = load_value(keys, p, d, scales[d / 32]);
-            for (int i = 0; i < count; i++) sums[i] = vector_fma(load_some(r->query[i], d, HEAD_DIM), key, sums[i]);
-        }
-        for (int i = 0; i < count; i++) dots[i][p] = horizontal_sum(sums[i]);
-    }
-}
-
-/* The same, of keys of which the positions are neighbours. */
-INLINE void multiply_columns(const struct rows *r, const uint8_t *keys, f32x16 *dots, const int count)
-{
-    for (int i = 0; i < count; i++) dots[i] = splat(0);
-    for (int32_t d = 0; d < HEAD_DIM; d++) {
-        const f32x16 key = load_keys(keys, d);
-        for (int i = 0; i < count; i++) dots[i] = vector_fma(splat(r->query[i][d]), key, dots[i]);
-    }
-}
-
-/* Scores of 16 positions from `first` on, for all rows. */
-INLINE void score_keys(struct rows *r, const uint8_t *keys, int32_t first, int32_t column, const int count)
-{
-    const i32x16 lane = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
-    f32x16 dots[ROWS_MAX];
-    if (VALUES_IN_KEYS) {
-        float rows[ROWS_MAX][16];
-        multiply_rows(r, keys, rows, count);
-        for (int i = 0; i < count; i++) dots[i] = load_f32(rows[i]);
-    } else {
-        multiply_columns(r, keys, dots, count);
-    }
-    for (int i = 0; i < count; i++) {
-        i32x16 visible = (lane + first) <= splat_int(row_last(r, i));
-        if (LIMITED) visible &= (lane + first) >= splat_int(row_first(r, i));
-        f32x16 score = dots[i] * SCALE;
-        if (SOFTCAP > 0) score = SOFTCAP - 2 * SOFTCAP / (vector_exp(score * (2 / SOFTCAP)) + 1);
-        if (MAX_BIAS > 0) score -= r->slope * vector_abs(to_f32(lane + first - r->position[i]));
-        store_f32(r->scores[i] + column, vector_select(visible, score, splat(-__builtin_inff())));
-    }
-}
-
-/* Scores to weights; what was summed before is rescaled to the new maximum. */
-INLINE void soften_span(struct rows *r, int32_t width, const int count)
-{
-    for (int i = 0; i < count; i++) {
-        f32x16 largest = splat(r->largest[i]), total = splat(0);
-        for (int32_t c = 0; c < width; c += 16) largest = vector_max(largest, load_f32(r->scores[i] + c));
-        const float maximum = horizontal_max(largest), factor = vector_exp(splat(r->largest[i] - maximum))[0];
-        for (int32_t c = 0; c < width; c += 16) {
-            const f32x16 score = load_f32(r->scores[i] + c);
-            const i32x16 visible = score > splat(-__builtin_inff());
-            const f32x16 weight = vector_select(visible, vector_exp(score - maximum), splat(0));
-            store_f32(r->scores[i] + c, weight);
-            total += weight;
-        }
-        r->total[i] = r->total[i] * factor + horizontal_sum(total);
-        r->largest[i] = maximum;
-        for (int32_t d = 0; d < VALUE_WIDTH; d += 16) store_f32(r->sums[i] + d, load_f32(r->sums[i] + d) * factor);
-    }
-}
-
-INLINE void add_values(struct rows *r, const uint8_t *values, int32_t column, int32_t positions, const int count)
-{
-    for (int32_t d = 0; d < VALUE_WIDTH; d += 16) {
-        float scales[16];
-        f32x16 sums[ROWS_MAX];
-        load_scales(values, d, scales);
-        for (int i = 0; i < count; i++) sums[i] = load_f32(r->sums[i] + d);
-        for (int32_t p = 0; p < positions; p++) {
-            const f32x16 value = load_value(values, p, d, scales);
-            for (int i = 0; i < count; i++) sums[i] = vector_fma(splat(r->scores[i][column + p]), value, sums[i]);
-        }
-        for (int i = 0; i < count; i++) store_f32(r->sums[i] + d, sums[i]);
-    }
-}
-
-/* `count` neighbouring positions of one sequence. */
-INLINE void attend(struct rows *r, const uint8_t *keys, const uint8_t *values, const int32_t *blocks, const int count)
-{
-    const int32_t end = row_last(r, count - 1) + 1, begin = row_first(r, 0) / 16 * 16;
-    for (int i = 0; i < count; i++) {
-        r->largest[i] = LOWEST;
-        r->total[i] = 0;
-        for (int32_t d = 0; d < VALUE_WIDTH; d += 16) store_f32(r->sums[i] + d, splat(0));
-    }
-    for (int32_t start = begin / SPAN * SPAN; start < end; start += SPAN) {
-        const int32_t width = int_min(SPAN, (end - start + 15) / 16 * 16);
-        const int32_t skipped = LIMITED && begin > start ? begin - start : 0;
-        for (int32_t c = 0; LIMITED && c < skipped; c += 16)
-            for (int i = 0; i < count; i++) store_f32(r->scores[i] + c, splat(-__builtin_inff()));
-        for (int32_t c = skipped; c < width; c += 16)
-            score_keys(r, keys + blocks[(start + c) / 16] * KEY_BLOCK_BYTES, start + c, c, count);
-        soften_span(r, width, count);
-        for (int32_t c = skipped; c < width; c += 16)
-            add_values(r, values + blocks[(start + c) / 16] * VALUE_BLOCK_BYTES, c, int_min(16, end - start - c),
-                       count);
-    }
+    struct tile *t = &w->tile;
+    t->query[i] = (const float *)w->arguments[0] + (size_t)token * QUERY_STRIDE + (size_t)head * HEAD_DIM;
+    if (MAX_BIAS > 0) t->slope[i] = vector_exp(splat(slope_exponent(head)))[0];
+    t->to[i] = to;
 }
 
 /* A score without a value joins the softmax; returns what sums are multiplied with. */
-INLINE float inverse_total(const struct rows *r, int i, const float *sink)
+INLINE float inverse_total(const struct attended *all, const float *sink)
 {
-    if (!SINKS) return 1.0f / r->total[i];
-    const float largest = *sink > r->largest[i] ? *sink : r->largest[i];
-    const float before = vector_exp(splat(r->largest[i] - largest))[0];
-    return before / (r->total[i] * before + vector_exp(splat(*sink - largest))[0]);
+    if (!SINKS) return 1.0f / all->total;
+    const float largest = *sink > all->largest ? *sink : all->largest;
+    const float before = vector_exp(splat(all->largest - largest))[0];
+    return before / (all->total * before + vector_exp(splat(*sink - largest))[0]);
 }
 
-static void write_row(const struct rows *r, int i, void *const *arguments, int32_t token, int32_t head)
+static void write_row(const struct attended *all, void *const *arguments, int32_t token, int32_t head)
 {
     float values[VALUE_WIDTH] __attribute__((aligned(64)));
-    const float inverse = inverse_total(r, i, (const float *)arguments[4] + head);
-    for (int32_t d = 0; d < VALUE_WIDTH; d += 16) store_f32(values + d, load_f32(r->sums[i] + d) * inverse);
+    const float inverse = inverse_total(all, (const float *)arguments[5] + head);
+    for (int32_t d = 0; d < VALUE_WIDTH; d += 16) store_f32(values + d, load_f32(all->sums + d) * inverse);
     const size_t first = (size_t)token * NUM_HEADS * VALUE_DIM + (size_t)head * VALUE_DIM;
     if (OUT_Q8)
         for (int32_t d = 0; d < VALUE_DIM; d += 32)
@@ -195,44 +117,118 @@ static void write_row(const struct rows *r, int i, void *const *arguments, int32
         __builtin_memcpy((float *)arguments[3] + first, values, VALUE_DIM * sizeof *values);
 }
 
+/* Head i of a part; the last part may have fewer, and repeats its last. */
+INLINE int32_t part_head(int32_t kv_head, int32_t part, int32_t i)
+{
+    return kv_head * GROUP + int_min(part * PART + i, GROUP - 1);
+}
+
+/* Tiles of TOKENS tokens from `token` on, of which each is of one head, over all spans. */
+static void attend_tokens(struct work *w, int32_t token, int32_t kv_head, int32_t part)
+{
+    struct tile *t = &w->tile;
+    for (int i = 0; i < TOKENS; i++) place_token(w, i, token + i);
+    const int32_t begin = t->first[0], end = t->last[TOKENS - 1] + 1;
+    for (int i = 0; i < TOKENS * PART; i++) begin_attended(w->all + i);
+    for (int32_t start = begin / SPAN * SPAN; start < end; start += SPAN) {
+        for (int32_t h = 0; h < PART; h++) {
+            for (int i = 0; i < TOKENS; i++) place_head(w, i, token + i, part_head(kv_head, part, h), w->next + i);
+            attend_span(t, start, begin, end, TOKENS);
+            for (int i = 0; i < TOKENS; i++) join_attended(w->all + h * TOKENS + i, w->next + i);
+        }
+    }
+    for (int32_t h = 0; h < PART; h++)
+        for (int i = 0; i < TOKENS; i++)
+            write_row(w->all + h * TOKENS + i, w->arguments, token + i, part_head(kv_head, part, h));
+}
+
+/* A tile of the heads of one token over one span. */
+static void attend_part(struct tile *t, int32_t start) { attend_span(t, start, t->first[0], t->last[0] + 1, PART); }
+
+/* A tile of the heads of one token, over all spans. */
+static void attend_heads(struct work *w, int32_t token, int32_t kv_head, int32_t part)
+{
+    struct tile *t = &w->tile;
+    for (int i = 0; i < PART; i++) {
+        place_token(w, i, token);
+        place_head(w, i, token, part_head(kv_head, part, i), w->next + i);
+        begin_attended(w->all + i);
+    }
+    for (int32_t start = t->first[0] / SPAN * SPAN; start <= t->last[0]; start += SPAN) {
+        attend_part(t, start);
+        for (int i = 0; i < PART; i++) join_attended(w->all + i, w->next + i);
+    }
+    for (int i = 0; i < PART; i++) write_row(w->all + i, w->arguments, token, part_head(kv_head, part, i));
+}
+
+static struct attended *record(const struct work *w, int32_t token, int32_t head, int32_t span)
+{
+    struct attended *all = (struct attended *)((float *)w->arguments[4] + (SPLIT_TOKENS * NUM_HEADS + 15) / 16 * 16);
+    return all + ((size_t)token * NUM_HEADS + head) * (size_t)w->cut.num_spans + span;
+}
+
+/* The same over one span, for its records; the last of a token's joins them. */
+static void attend_one_span(struct work *w, int32_t token, int32_t kv_head, int32_t part, int32_t span)
+{
+    struct tile *t = &w->tile;
+    const struct cut *cut = &w->cut;
+    const int32_t start = (cut->first_span + span) * SPAN;
+    for (int i = 0; i < PART; i++) {
+        const int32_t head = part_head(kv_head, part, i);
+        place_token(w, i, token);
+        place_head(w, i, token, head, record(w, token, head, span));
+    }
+    const int32_t first = t->first[0], last = t->last[0];
+    if (start <= last && start + SPAN > first) attend_part(t, start);
+    int32_t *arrived = (int32_t *)w->arguments[4] + (token * NUM_KV_HEADS + kv_head) * PARTS + part;
+    if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) < cut->num_spans) return;
+    *arrived = 0; /* for the next step */
+    for (int i = 0; i < PART; i++) {
+        const int32_t head = part_head(kv_head, part, i);
+        begin_attended(w->all);
+        for (int32_t s = first / SPAN; s <= last / SPAN; s++)
+            join_attended(w->all, record(w, token, head, s - cut->first_span));
+        write_row(w->all, w->arguments, token, head);
+    }
+}
+
+/* Neighbouring tokens of one sequence from `token` on, `last` excluded. */
+INLINE int32_t count_neighbours(const struct step *step, int32_t token, int32_t last)
+{
+    int32_t count = 1;
+    while (token + count < last && step->rows[token + count] == step->rows[token] &&
+           step->positions[token + count] == step->positions[token] + count)
+        count++;
+    return count;
+}
+
 static void attention_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    struct rows r;
+    struct work w = { .step = step, .arguments = arguments, .cut = cut_step(step) };
 #if SPANS
-    r.begins = step->rope_positions;
-    r.ends = step->rope_positions + 3 * (size_t)step->num_tokens;
+    w.begins = step->rope_positions;
+    w.ends = step->rope_positions + 3 * (size_t)step->num_tokens;
 #endif
 #if SEES_AHEAD
-    r.ends = step->rope_positions ? step->rope_positions + 3 * (size_t)step->num_tokens : 0;
+    w.ends = step->rope_positions ? step->rope_positions + 3 * (size_t)step->num_tokens : 0;
 #endif
+    const int32_t tiles = (step->num_tokens + w.cut.tokens - 1) / w.cut.tokens;
     for (int32_t item = begin; item < end; item++) {
-        const int32_t head = item % NUM_HEADS, kv_head = head / (NUM_HEADS / NUM_KV_HEADS);
-        const uint8_t *keys = (const uint8_t *)arguments[1] + (size_t)kv_head * KEY_BYTES;
-        const uint8_t *values = (const uint8_t *)arguments[2] + (size_t)kv_head * VALUE_BYTES;
-        const int32_t last = int_min(step->num_tokens, (item / NUM_HEADS + 1) * ROWS_MAX);
-        int32_t token = item / NUM_HEADS * ROWS_MAX;
-        if (MAX_BIAS > 0) r.slope = vector_exp(splat(slope_exponent(head)))[0];
+        int32_t token = item % tiles * w.cut.tokens;
+        const int32_t last = int_min(step->num_tokens, token + w.cut.tokens);
+        const int32_t heads = item / tiles, part = heads % PARTS, kv_head = heads / PARTS % NUM_KV_HEADS;
+        w.tile.keys = (const uint8_t *)arguments[1] + (size_t)kv_head * KEY_BYTES;
+        w.tile.values = (const uint8_t *)arguments[2] + (size_t)kv_head * VALUE_BYTES;
         while (token < last) {
-            int32_t count = 0;
-            do {
-                r.query[count] = (const float *)arguments[0] + (size_t)(token + count) * QUERY_STRIDE + head * HEAD_DIM;
-                r.position[count] = step->positions[token + count];
-                count++;
-            } while (token + count < last && step->rows[token + count] == step->rows[token] &&
-                     step->positions[token + count] == r.position[count - 1] + 1);
-            const int32_t *blocks = step->block_table + (size_t)step->rows[token] * step->blocks_per_row;
-            if (BOTH_WAYS) r.length = sequence_length(step, token);
-#if SEES_AHEAD
-            r.shift = token - r.position[0];
-#endif
-            if (count == ROWS_MAX) {
-                attend(&r, keys, values, blocks, ROWS_MAX);
+            w.tile.blocks = step->block_table + (size_t)step->rows[token] * step->blocks_per_row;
+            if (w.cut.num_spans) {
+                attend_one_span(&w, token++, kv_head, part, heads / PARTS / NUM_KV_HEADS);
+            } else if (count_neighbours(step, token, last) == TOKENS) {
+                attend_tokens(&w, token, kv_head, part);
+                token += TOKENS;
             } else {
-                count = 1;
-                attend(&r, keys, values, blocks, 1);
+                attend_heads(&w, token++, kv_head, part);
             }
-            for (int32_t i = 0; i < count; i++) write_row(&r, i, arguments, token + i, head);
-            token += count;
         }
     }
 }

@@ -23,16 +23,23 @@
 #define KEY_ELEMENTS (KEY_WIDTH * 16) /* of one head; of Q8_0 its scales are behind them */
 #define VALUE_STRIDE (VALUES_IN_KEYS ? KEY_WIDTH : VALUE_WIDTH) /* from one position to the next */
 #define VALUE_ELEMENTS (VALUE_STRIDE * 16)
+#define KV_ELEMENT (KV_Q8_0 ? 1 : 2) /* bytes */
 #define KEY_BYTES (KV_Q8_0 ? KEY_ELEMENTS + KEY_WIDTH : 2 * KEY_ELEMENTS)
 #define VALUE_BYTES (KV_Q8_0 ? VALUE_ELEMENTS + VALUE_STRIDE : 2 * VALUE_ELEMENTS)
 #define KEY_BLOCK_BYTES ((size_t)NUM_KV_HEADS * KEY_BYTES)
 #define VALUE_BLOCK_BYTES ((size_t)NUM_KV_HEADS * VALUE_BYTES)
 
+/* Scales of elements d .. d+31 of the keys at all 16 positions; nothing where keys have none. */
+INLINE f32x16 load_key_scales(const uint8_t *head, int32_t d)
+{
+    return KV_Q8_0 ? load_f16(head + KEY_ELEMENTS + d) : splat(0);
+}
+
 /* Element d of the keys at all 16 positions. */
-INLINE f32x16 load_keys(const uint8_t *head, int32_t d)
+INLINE f32x16 load_keys(const uint8_t *head, int32_t d, f32x16 scales)
 {
     if (!KV_Q8_0) return load_f16(head + d * 32);
-    return to_f32(load_i8(head + d * 16)) * load_f16(head + KEY_ELEMENTS + d / 32 * 32);
+    return to_f32(load_i8(head + d * 16)) * scales;
 }
 
 /* Scales of elements d .. d+15 of the values at all 16 positions; nothing where values have none. */

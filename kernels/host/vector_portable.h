@@ -5,6 +5,7 @@ typedef int16_t i16x32 __attribute__((vector_size(64)));
 #define SIGNED_DOT 1
 #define MORE_TOKENS 8
 #define ACCUMULATORS 8 /* in memory; the more there are, the fewer conversions of operands */
+#define MORE_ACCUMULATORS ACCUMULATORS
 
 INLINE f32x16 vector_fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; }
 INLINE f32x16 vector_max(f32x16 a, f32x16 b)

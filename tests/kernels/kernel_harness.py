@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rocmforge.artifacts.host import cpu_features, host_arch
 from rocmforge.compiler.build import build_variants, find_toolchain
 from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.ops.attention import SPAN, host_record_floats
 from rocmforge.compiler.plan import KernelSpec, Parameter
 from rocmforge.compiler.render import render_kernel
 from rocmforge.compiler.target import TARGETS
@@ -105,6 +106,13 @@ def spec(template: str, **parameters: Parameter) -> KernelSpec:
 def weight_parameters(ggml_type: str, columns: int) -> dict[str, Parameter]:
     """What kernels that read weights need beside their own."""
     return {"columns": columns, "weight_type": ggml_type}
+
+
+def attention_records(heads: int, value_dim: int, length: int) -> Float32:
+    """What the host's attention shares spans in, for sequences of that length: counts of zero, and anything."""
+    records = np.full(host_record_floats(heads, value_dim, -(-length // SPAN)), np.nan, np.float32)
+    records[: host_record_floats(heads, value_dim, 0)] = 0
+    return records
 
 
 def activation_bytes(ggml_type: str, columns: int) -> int:

@@ -93,7 +93,7 @@ class Case:
             operation.hip(gpu, self.node)
             return gpu
         host = HostPlanner(
-            graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCK_BYTES), _KV
+            graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCK_BYTES), _KV, 64
         )
         operation.host(host, self.node)
         return host

@@ -13,7 +13,7 @@ import pytest
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Node, Value, Weight
 from rocmforge.compiler.operations import OPERATIONS
-from rocmforge.compiler.ops.attention import SPLIT_TOKENS
+from rocmforge.compiler.ops.attention import SPLIT_TOKENS, host_record_floats
 from rocmforge.compiler.plan import KernelSpec, Parameter, float_literal
 from rocmforge.tests.kernels.hip_harness import CONFIG, Gpu, Launches, fitting, lower
 from rocmforge.tests.kernels.kernel_harness import (
@@ -22,10 +22,12 @@ from rocmforge.tests.kernels.kernel_harness import (
     Float64,
     Kernels,
     assert_guards_whole,
+    attention_records,
     build,
     guarded,
     spec,
 )
+from rocmforge.tests.oracles import attention as oracle
 from rocmforge.tests.oracles.attention import Form, Scene, attend, scene
 
 Built = Callable[[str], Kernels]
@@ -115,7 +117,9 @@ def on_host(kernels: Kernels, s: Scene, by_item: bool = False) -> Array:
     form = s.form
     out, memory = guarded((s.step.num_tokens, form.heads, form.value_dim), np.float32)
     sinks = s.sinks if form.sinks else None
-    kernels.run(host_spec(form), s.step, s.rows, *s.pages(), out, sinks, by_item=by_item)
+    records = attention_records(form.heads, form.value_dim, 16 * len(s.blocks[0]))
+    kernels.run(host_spec(form), s.step, s.rows, *s.pages(), out, records, sinks, by_item=by_item)
+    assert not records[: host_record_floats(form.heads, form.value_dim, 0)].any()  # for the next step
     assert_guards_whole(memory)
     return out
 
@@ -141,6 +145,23 @@ def test_attention_on_the_host(built: Built, level: str, name: str) -> None:
         for tokens in s.few_together():
             part = s.some(tokens).unseen_blocks_spoilt()
             assert on_host(built(level), part).tobytes() == found[tokens].tobytes()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["odd-values", "sinks-and-window"])
+def test_threads_share_spans_of_few_tokens(
+    built: Built, monkeypatch: pytest.MonkeyPatch, level: str, name: str
+) -> None:
+    monkeypatch.setattr(oracle, "LENGTH", 1104)
+    monkeypatch.setattr(oracle, "CAUSAL", ((0, 1020, 20), (1, 512, 8), (2, 3, 1), (3, 1099, 1)))
+    s = scene(FORMS[name], 16)
+    expected, tolerance = attend(s)
+    found = on_host(built(level), s.unseen_blocks_spoilt())
+    assert (np.abs(found - expected) <= tolerance).all()
+    for tokens in (slice(19, 20), slice(3, 11), slice(17, 24), slice(27, 30)):
+        part = s.some(tokens).unseen_blocks_spoilt()
+        for by_item in (False, True):
+            assert on_host(built(level), part, by_item).tobytes() == found[tokens].tobytes()
 
 
 def on_gpu(gpu: Gpu, launches: Launches, s: Scene) -> Array:

@@ -31,6 +31,7 @@ from rocmforge.tests.kernels.kernel_harness import (
     activation_bytes,
     activations,
     assert_guards_whole,
+    attention_records,
     build,
     guarded,
     kv_pages,
@@ -415,13 +416,14 @@ def test_attention(built: Built, level: str, shape: tuple[int, int, int, str]) -
     c = context(np.random.default_rng(head_dim), *shape)
     pages = c.pages()
     out, memory = guarded((c.step.num_tokens, heads, head_dim), np.float32)
-    built(level).run(attention(*shape), c.step, c.qkv, *pages, out)
+    records = attention_records(heads, head_dim, 512)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, out, records)
     expected, tolerance = attend(c, heads, head_dim)
     assert (np.abs(out - expected) <= tolerance).all()
     assert tolerance.max() < 0.001
     assert_guards_whole(memory)
     again, _ = guarded(out.shape, np.float32)
-    built(level).run(attention(*shape), c.step, c.qkv, *pages, again, by_item=True)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, again, records, by_item=True)
     assert again.tobytes() == out.tobytes()
 
 
@@ -431,10 +433,11 @@ def test_attention_as_int8_and_alone(built: Built, level: str, shape: tuple[int,
     c = context(np.random.default_rng(9), *shape)
     pages = c.pages()
     tokens, row_bytes = c.step.num_tokens, shape[0] * shape[2]
+    records = attention_records(shape[0], shape[2], 512)
     floats, _ = guarded((tokens, row_bytes), np.float32)
-    built(level).run(attention(*shape), c.step, c.qkv, *pages, floats)
+    built(level).run(attention(*shape), c.step, c.qkv, *pages, floats, records)
     blocks, memory = guarded((tokens, row_bytes // 32), Q8_BLOCK)
-    built(level).run(attention(*shape, out_q8=True), c.step, c.qkv, *pages, blocks)
+    built(level).run(attention(*shape, out_q8=True), c.step, c.qkv, *pages, blocks, records)
     assert blocks.tobytes() == quantize_rows(floats).tobytes()
     assert_guards_whole(memory)
     # A row's bits do not depend on its neighbours, nor on what lies past its position.
@@ -446,5 +449,5 @@ def test_attention_as_int8_and_alone(built: Built, level: str, shape: tuple[int,
         later.values[page, :, slot + 1 :] = 1000
         step = Step(1, positions=[position], rows=[row], block_table=c.blocks)
         alone = np.zeros((1, row_bytes), np.float32)
-        built(level).run(attention(*shape), step, c.qkv[t : t + 1], *later.pages(), alone)
+        built(level).run(attention(*shape), step, c.qkv[t : t + 1], *later.pages(), alone, records)
         assert np.array_equal(alone[0], floats[t])

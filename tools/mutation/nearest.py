@@ -29,7 +29,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/host/sample.h": ("kernels/test_sampling.py", "test_token_masks.py"),
     "kernels/host/program.h": ("test_host_program.py", "test_host_device.py"),
     # Either file alone is minutes: the kernel's own test comes first.
-    "kernels/host/attention.h": (HOST + "test_attention", "test_host_program.py"),
+    "kernels/host/attention*.h": (HOST + "test_attention", "test_attention_forms.py", "test_host_program.py"),
     "kernels/host/[kr]*.h": (HOST + "test_rope_kv", HOST + "test_attention", "test_host_program.py"),
     "kernels/host/gate_up.h": (HOST + "test_gate_up", "test_host_program.py"),
     "kernels/host/norm.h": (HOST + "test_norm", "test_host_program.py"),
