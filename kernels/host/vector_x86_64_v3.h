@@ -4,7 +4,7 @@
 #define SIGNED_DOT 1
 #define MORE_TOKENS 8
 #define ACCUMULATORS 6 /* vectors summed to at once: 12 of the 16 registers, the others hold operands */
-#define MORE_ACCUMULATORS ACCUMULATORS
+#define MORE_ACCUMULATORS 4
 
 typedef union {
     f32x16 whole;
