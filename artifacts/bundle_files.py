@@ -14,6 +14,7 @@ from .errors import BundleError
 from .manifest_entries import FileEntry
 
 CHUNK_BYTES: Final = 1 << 20
+PAGE_BYTES: Final = 2 << 20  # the larger pages of x86-64 and of 64-bit ARM
 _Result = TypeVar("_Result")
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

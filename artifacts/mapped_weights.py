@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from pathlib import Path
@@ -67,6 +68,8 @@ def map_weights(
     stamp = stamp or stamp_of(fd)
     flags, prot = (mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) if private else (mmap.MAP_SHARED, mmap.PROT_READ)
     mapping = MappedWeights(fd, stamp[0], flags=flags, prot=prot)
+    with contextlib.suppress(OSError):  # a kernel without such pages
+        mapping.madvise(mmap.MADV_HUGEPAGE)  # what is not in memory yet comes in them; the file's, so others share them
     mapping._path, mapping._name, mapping._file, mapping._stamp = path, name, Descriptor(os.dup(fd)), stamp
     mapping._guard = BusErrorGuard(mapping)
     return mapping

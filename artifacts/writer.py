@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from .bundle import check_replaceable, open_bundle
-from .bundle_files import CHUNK_BYTES
+from .bundle_files import PAGE_BYTES
 from .checker import Checker
 from .errors import BundleError, RocmforgeError, UsageError, printable
 from .manifest import MANIFEST_NAME, Manifest, check_file_name, decode_manifest, encode_manifest, oldest_version
@@ -57,6 +57,7 @@ class BundleStream:
         self._fd = fd
         self._digest = hashlib.sha256()
         self._position = 0
+        self._waiting = bytearray()
 
     @property
     def position(self) -> int:
@@ -73,13 +74,27 @@ class BundleStream:
         if not rest.nbytes:
             return
         rest = rest.cast("B")
+        self._position += rest.nbytes
         with self._writer._failing_in_one_line():
             while rest:
-                # A write may take fewer bytes than it was given.
-                done = os.write(self._fd, rest[:CHUNK_BYTES])
-                self._digest.update(rest[:done])
-                self._position += done
-                rest = rest[done:]
+                part = rest[: PAGE_BYTES - len(self._waiting)]
+                rest = rest[part.nbytes :]
+                if part.nbytes == PAGE_BYTES:
+                    self._put(part)
+                    continue
+                self._waiting += part
+                if len(self._waiting) == PAGE_BYTES:
+                    self._put_waiting()
+
+    def _put(self, data: memoryview) -> None:
+        """Write bytes to the file: whole large pages, which the system then keeps as such, and at last what is left."""
+        self._digest.update(data)
+        while data:
+            data = data[os.write(self._fd, data) :]  # a write may take fewer bytes than it was given
+
+    def _put_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, bytearray()
+        self._put(memoryview(waiting))
 
     def align(self, alignment: int) -> int:
         """Write zeros up to a multiple of `alignment` bytes and return the position there."""
@@ -90,11 +105,12 @@ class BundleStream:
         """Flush the file to the disk and enter it in the manifest; a second call does nothing."""
         if self._fd < 0:
             return
-        fd, self._fd = self._fd, -1
         with self._writer._failing_in_one_line():
             try:
-                os.fsync(fd)
+                self._put_waiting()
+                os.fsync(self._fd)
             finally:
+                fd, self._fd = self._fd, -1
                 os.close(fd)
         self._writer._files[self._name] = FileEntry(self._position, self._digest.hexdigest())
 

@@ -46,6 +46,16 @@ def test_F42_weights_swapped_after_opening(model: Path) -> None:
             bundle.map_weights()
 
 
+@pytest.mark.skipif(not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="a kernel without large pages")
+def test_weights_come_in_large_pages(model: Path) -> None:
+    with open_bundle(model) as bundle:
+        weights = bundle.map_weights()
+        areas = Path("/proc/self/smaps").read_text().split(f"{model}/weights.bin\n")
+        assert weights[:] == WEIGHTS
+        flags = areas[1].partition("VmFlags:")[2].partition("\n")[0]
+    assert "hg" in flags.split()  # Linux, Documentation/filesystems/proc.rst: huge page advise flag
+
+
 # Weights that are changed while they are mapped. A process of its own: what is not held ends it.
 CUT_WHILE_MAPPED = """
 import mmap, os, sys, threading

@@ -53,6 +53,27 @@ def test_stream_alignment(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_streams_are_written_in_whole_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    write = os.write
+
+    def write_some(fd: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        return write(fd, data[: 3 << 19])
+
+    monkeypatch.setattr(os, "write", write_some)
+    data = os.urandom(7 << 20)
+    with BundleWriter(tmp_path / "m.rfb") as writer:
+        with writer.open_stream("weights.bin") as stream:
+            for begin, end in ((0, 100), (100, 5 << 20), (5 << 20, 7 << 20)):
+                stream.write(data[begin:end])
+                assert stream.position == end
+            written = Path(f"/proc/self/fd/{stream._fd}").resolve()
+        assert written.read_bytes() == data
+        assert writer._files["weights.bin"].sha256 == hashlib.sha256(data).hexdigest()
+    assert sizes == [2 << 20, 1 << 19] * 3 + [1 << 20]
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "manifest.json", "a\\b", ""])
 def test_F32_names_are_checked_when_written(tmp_path: Path, name: str) -> None:
     with BundleWriter(tmp_path / "m.rfb") as writer, pytest.raises(BundleError):
