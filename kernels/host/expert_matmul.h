@@ -89,7 +89,9 @@ INLINE void multiply_gathered(const uint8_t *tile, int32_t expert, int32_t first
         multiply_pairs(tile, expert, first, taken, 0, arguments, 4);
         i = 4;
     }
-    for (; i < taken->count; i++) multiply_pairs(tile, expert, first, taken, i, arguments, 1);
+    if (taken->count - i == 3) multiply_pairs(tile, expert, first, taken, i, arguments, 3);
+    if (taken->count - i == 2) multiply_pairs(tile, expert, first, taken, i, arguments, 2);
+    if (taken->count - i == 1) multiply_pairs(tile, expert, first, taken, i, arguments, 1);
 }
 
 static void expert_matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)

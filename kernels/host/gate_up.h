@@ -67,8 +67,11 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
             gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 4, 1, 1);
             t += 4;
         }
-        for (; t < tokens; t++)
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 1, 1, 1);
+        const char *rest = x + t * (size_t)ACTIVATION_BYTES;
+        out += t * stride;
+        if (tokens - t == 3) gate_up_tokens(tiles, rest, out, bias, scales, 3, 1, 1);
+        if (tokens - t == 2) gate_up_tokens(tiles, rest, out, bias, scales, 2, 1, 1);
+        if (tokens - t == 1) gate_up_tokens(tiles, rest, out, bias, scales, 1, 1, 1);
     }
 }
 EXPORT const struct kernel SYMBOL = { gate_up_items, gate_up_run };

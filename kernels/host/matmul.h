@@ -68,9 +68,11 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
                             1, 1);
             t += 4;
         }
-        for (; t < tokens; t++)
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 1,
-                            1, 1);
+        const char *rest = x + t * (size_t)ACTIVATION_BYTES;
+        out += (size_t)t * OUT_STRIDE;
+        if (tokens - t == 3) multiply_tokens(tile, rest, out, bias, scale, valid, 3, 1, 1);
+        if (tokens - t == 2) multiply_tokens(tile, rest, out, bias, scale, valid, 2, 1, 1);
+        if (tokens - t == 1) multiply_tokens(tile, rest, out, bias, scale, valid, 1, 1, 1);
     }
 }
 EXPORT const struct kernel SYMBOL = { matmul_items, matmul_run };

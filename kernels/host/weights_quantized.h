@@ -158,10 +158,13 @@ INLINE void look_up_quants(u8x64 w[8], i32x16 groups)
  * u8[16] and minima u8[16]; or of columns 0..15 [16] and of columns 16..31 [16] the scale and the minimum in a byte's
  * low and high half, or an int8 scale; or one int8 scale; or none; or as `SCALES` of artifacts/formats.py says. */
 #define TILE_BYTES (COLUMNS / 256 * SUPER_BYTES)
+INLINE size_t block_offset(int block)
+{
+    return (size_t)(block >> 3) * SUPER_BYTES + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
+}
 INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int lift)
 {
-    const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
-    const uint8_t *p = super + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
+    const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES, *p = tile + block_offset(block);
     unpack_quants(p + 16 * SCALE_BYTES, w, lift);
 #if NUM_MINIMA == 2
     const f32x16 d = load_f16(super), m = load_f16(super + 32);
@@ -190,9 +193,10 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 #else
 /* { quants, float16 scales [16] (, float16 minima [16]) }, or the scales as `SCALES` says. */
 #define TILE_BYTES (COLUMNS / 32 * BLOCK_BYTES)
+INLINE size_t block_offset(int block) { return (size_t)block * BLOCK_BYTES; }
 INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int lift)
 {
-    const uint8_t *p = tile + (size_t)block * BLOCK_BYTES;
+    const uint8_t *p = tile + block_offset(block);
     unpack_quants(p, w, lift);
 #if defined(SCALES_E4M3)
     for (int half = 0; half < 2; half++) s->scale[half] = load_e4m3(p + QUANT_BYTES + 16 * half) * 0.5f;
@@ -233,6 +237,13 @@ INLINE void multiply_block(const u8x64 w[8], const struct block_scales *s, const
     }
 }
 
+/* Asks for what is read 4 KiB after a block. Processors do that by themselves where little is computed between two lines;
+ * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. */
+INLINE void prefetch_after(const uint8_t *block)
+{
+    for (int at = 0; at < BLOCK_BYTES; at += 64) __builtin_prefetch(block + 4096 + at);
+}
+
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Column blocks in order,
  * one accumulator a row: the order of a sum depends neither on their number nor on `together`, the blocks that are
  * unpacked before they are multiplied: 1, or 8 that several groups share. */
@@ -246,6 +257,10 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
         u8x64 w[SPAN_BLOCKS][8];
         struct block_scales s[SPAN_BLOCKS];
         const int count = blocks % together ? int_min(together, blocks - first) : together;
+        /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again with
+         * each, as that of a superblock is anyway: Zen 4 reads 1.6 times as fast. */
+        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(first & ~7));
+        for (int b = 0; b < count && tokens > 1; b++) prefetch_after(tile + block_offset(first + b));
         for (int b = 0; b < count; b++) unpack_block(tile, first + b, w[b], s + b, LIFT_OF(tokens));
         for (int group = 0; group < groups; group++) {
             const struct q8_block *block = x + (size_t)(group * tokens) * (size_t)blocks + (size_t)first;

@@ -82,8 +82,8 @@ class Matmul:
         )
 
 
-# Tokens are taken 16, 8, 4 and 1 at a time; rows 16.
-TAIL = Matmul(41, 256, (1, 3, 4, 7, 8, 29), bias=True, accumulate=True, offset=5, stride=60)
+# Tokens are taken 16, 8, 4 and up to 3 at a time; rows 16.
+TAIL = Matmul(41, 256, (1, 2, 3, 4, 6, 7, 8, 29), bias=True, accumulate=True, offset=5, stride=60)
 SMALLEST = Matmul(1, 256, (1,), at_logits_rows=True)
 
 
@@ -255,7 +255,7 @@ def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: s
     bias = np.zeros(TAIL.rows, np.float32)
     whole = np.zeros((15, TAIL.stride), np.float32)
     built(level).run(TAIL.spec(kind), Step(15), weights, inputs, whole, bias)
-    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15)):
+    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15), (2, 4), (3, 6), (1, 7), (4, 11)):
         part = np.zeros((last - first, TAIL.stride), np.float32)
         built(level).run(TAIL.spec(kind), Step(last - first), weights, inputs[first:last], part, bias)
         assert np.array_equal(part, whole[first:last])
@@ -268,7 +268,7 @@ def test_gate_up(built: Built, level: str, kind: str) -> None:
     gate, up = random_rows(random, kind, 96, 256), random_rows(random, kind, 96, 256)
     # An odd number of pairs of tiles: 96 rows are 3 work items.
     weights = interleave_pairs(pack_rows(gate, kind, 256), pack_rows(up, kind, 256))
-    for tokens in (1, 5, 29):
+    for tokens in (1, 2, 3, 5, 29):
         inputs, x = matmul_inputs(random, kind, 256, tokens)
         if kind in FLOAT_TYPES:
             x, inputs = x / 8, (inputs / np.float32(8)).astype(np.float32)
