@@ -15,13 +15,17 @@ from .picture_encoder import PictureEncoder
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Eyes:
+    """A loaded part as a `VisionProgram`."""
+
     part: VisionPart
 
     def encode(self, patches: Patches) -> Float32:
+        """See `VisionProgram`."""
         return encode(self.part, patches)
 
     def close(self) -> None:
+        """See `VisionProgram`."""
         self.part.close()
 
 
@@ -49,7 +53,7 @@ class EyesLoader:
             BundleError: the manifest says of them what nobody can use.
         """
         try:
-            self.encoder.attach(_Loaded(load_vision(self.bundle, program, device, report)))
+            self.encoder.attach(Eyes(load_vision(self.bundle, program, device, report)))
         except BaseException:
             close_program(program)
             raise

@@ -18,7 +18,11 @@ from rocmforge.library.compilation import make_golden
 from rocmforge.tests.amd.runtime import FIGURES, Compiled, Runtime
 from rocmforge.tests.support.once import made_once
 from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime
+from rocmforge.tools.generate.architecture_models import write_architecture
+from rocmforge.tools.generate.draft_models import agree, write_drafting
 from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.vision_models import write_mmproj
+from rocmforge.tools.generate.vision_oracle.pictures import compile_seeing
 
 BOTH = ("gfx1100", "gfx942", "host")
 ALWAYS = "trixie"  # Debian's stable suite: what must always be had where Debian is
@@ -115,3 +119,27 @@ def smollm2_gpu(compiled: Compiled, smollm2_gguf: Path, tmp_path_factory: pytest
         compiled(smollm2_gguf, *BOTH, goal=goal)
 
     return made_once(tmp_path_factory, "gpu/smollm2.rfb", make)
+
+
+@pytest.fixture(scope="session")
+def drafting(compiled: Compiled, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hybrid with a block that drafts what the model says itself, for the same."""
+
+    def make(goal: Path) -> None:
+        path = write_drafting(tmp_path_factory.mktemp("drafting") / "model.gguf", "qwen35", context=64)
+        agree(path)
+        compiled(path, *BOTH, goal=goal)
+
+    return made_once(tmp_path_factory, "gpu/drafting.rfb", make)
+
+
+@pytest.fixture(scope="session")
+def seeing(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose positions have several axes and whose pictures reach its first layers, with eyes; for the same."""
+
+    def make(goal: Path) -> None:
+        folder = tmp_path_factory.mktemp("seeing")
+        text = write_architecture(folder / "model.gguf", "qwen3vl", whole=True, num_layers=3)
+        compile_seeing(text, write_mmproj(folder / "eyes.gguf", "qwen3vl_merger"), goal, BOTH, build_cache)
+
+    return made_once(tmp_path_factory, "gpu/seeing.rfb", make)

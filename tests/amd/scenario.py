@@ -16,19 +16,28 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
-from rocmforge.runtime.device.batch import Batch, RowSampling
+from rocmforge.runtime.device.batch import Batch, Program, RowSampling
 from rocmforge.runtime.device.golden import record_golden
 from rocmforge.runtime.device.hip.api import HipApi, load_hip
 from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.hip.program import HipProgram
+from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.parts import load_part
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
 from rocmforge.runtime.engine.engine import EngineLimits
+from rocmforge.runtime.engine.eyes import Eyes
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.engine.part_records import probe_in
+from rocmforge.runtime.engine.picture_encoder import PictureEncoder
+from rocmforge.runtime.pictures.encode import load_vision, vision_of
+from rocmforge.runtime.pictures.patches import Picture
 from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
+from rocmforge.tests.support.drafting import headed
 from rocmforge.tests.support.emulated_programs import greedy
 from rocmforge.tests.support.engine_harness import ended, serving
+from rocmforge.tests.support.pictures import placed
 from rocmforge.tests.support.programs import run
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -65,14 +74,15 @@ class Device:
         self.kind, _, self.arch = device.partition(":")
         self.calls: Counter[str] = Counter()
 
-    def load(self, blocks: int = 64) -> HipProgram:
+    def load(self, blocks: int = 64, slots: int | None = None) -> HipProgram:
         """Load it."""
+        size = KvSize(blocks, 64, slots)
         if self.kind == "hip":
             api = cast(HipApi, Counted(load_hip(), self.calls))
-            return load_hip_program(self.bundle, api, KvSize(blocks, 64), report=str)
+            return load_hip_program(self.bundle, api, size, report=str)
         from rocmforge.tools.emulator import HipEmulator  # noqa: PLC0415 - AMD's runtime does without
 
-        return load_hip_program(self.bundle, HipEmulator(self.arch), KvSize(blocks, 64), nodes=None, report=str)
+        return load_hip_program(self.bundle, HipEmulator(self.arch), size, nodes=None, report=str)
 
 
 def logits(device: Device) -> Arrays:
@@ -172,8 +182,70 @@ def engine(device: Device) -> Arrays:
     return found
 
 
+def _of_part(device: Device, name: str, part: Program) -> npt.NDArray[np.generic]:
+    """Rows of a part's golden records."""
+    probe = probe_in(device.bundle, name)
+    records = device.bundle.manifest.parts[name].golden
+    given = [probe.checked(device.bundle.path, record) for record in records]
+    return np.concatenate([probe.rows(part, one).reshape(-1) for one in given])
+
+
+def drafting(device: Device) -> Arrays:
+    """A hybrid and its own block: the block's rows, and texts that it drafts, equal to those without."""
+    tokenizer = load_tokenizer(device.bundle)
+    prompts = np.random.default_rng(3).integers(3, 96, (2, 12)).tolist()
+    asked = (SamplingParams(0.0), SamplingParams(1.0, top_k=4, seed=2))
+    found: Arrays = {}
+    for drafts in (0, 3):
+        program: Program = device.load(32, 24)
+        policy = None
+        if drafts:
+            block = load_part(device.bundle, "mtp", program, DeviceOptions(), KvSize(32, 64))
+            found["block"] = _of_part(device, "mtp", block)
+            program, policy = headed(program, block, drafts)
+        limits = EngineLimits(draft_tokens=drafts)
+        with serving(program, tokenizer, 64, limits=limits, policy=policy) as running:
+            requests = [
+                GenerationRequest(tuple(ids), 9, sampling, ignore_eos=True)
+                for ids, sampling in zip(prompts, asked, strict=True)
+            ]
+            states = [ended(one) for one in [running.submit(request) for request in requests]]
+            stats = running.stats()
+        assert all(state.error is None for state in states), states
+        assert (stats.draft_tokens_accepted > 4) == (drafts > 0), stats
+        found[f"{drafts} drafts"] = np.array([state.tokens for state in states], np.int32)
+    assert np.array_equal(found["0 drafts"], found["3 drafts"])
+    return found
+
+
+def seeing(device: Device) -> Arrays:
+    """A model with eyes: rows of a picture, and texts behind two pictures that differ."""
+    tokenizer, vision = load_tokenizer(device.bundle), vision_of(device.bundle)
+    program = device.load(32)
+    eyes = load_vision(device.bundle, program, DeviceOptions(), str)
+    found: Arrays = {"rows": _of_part(device, "vision", eyes.program)}
+    encoder = PictureEncoder(vision)
+    encoder.attach(Eyes(eyes))
+    side, ids = vision.patch_size * vision.merge, np.random.default_rng(4).integers(3, 96, 9).tolist()
+    with serving(program, tokenizer, 64, encoder=encoder) as running:
+        for seed in (1, 2):
+            pixels = np.random.default_rng(seed).integers(0, 256, (2 * side, 3 * side, 3), np.uint8).tobytes()
+            one = placed(Picture(2 * side, 3 * side, pixels), 5, vision)
+            text = (*ids[:5], *[0] * 6, *ids[5:])
+            request = GenerationRequest(text, 5, SamplingParams(0.0), ignore_eos=True, logprobs=2, pictures=(one,))
+            state = ended(running.submit(request))
+            assert state.error is None, state
+            found[f"picture {seed}"] = np.array(state.tokens, np.int32)
+            likely = [[first.logprob, *(other for _, other in first.top)] for first in state.logprobs or ()]
+            found[f"picture {seed}, log-probabilities"] = np.array(likely)
+    first, second = (found[f"picture {seed}, log-probabilities"] for seed in (1, 2))
+    assert first.size
+    assert not np.array_equal(first, second)
+    return found
+
+
 PARTS: Mapping[str, Callable[[Device], Arrays]] = {
-    part.__name__: part for part in (logits, tokens, golden, sampling, engine)
+    part.__name__: part for part in (logits, tokens, golden, sampling, engine, drafting, seeing)
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -55,6 +56,13 @@ def test_a_small_model_whole(trixie: Runtime, arch: str, small: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+@pytest.mark.parametrize("part", ["drafting", "seeing"])
+def test_parts(trixie: Runtime, arch: str, part: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A hybrid with a block that drafts its tokens, and a model that sees: the part's rows, and texts by the engine."""
+    check_same(trixie, arch, request.getfixturevalue(part), (part,), tmp_path)
+
+
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
 def test_smollm2_gives_the_same_tokens(trixie: Runtime, arch: str, smollm2_gpu: Path, tmp_path: Path) -> None:
     """Eight greedy tokens, and a batch of three."""
     check_same(trixie, arch, smollm2_gpu, ("tokens",), tmp_path)
@@ -77,6 +85,14 @@ def test_verify_and_run(trixie: Runtime, small: Path) -> None:
             elsewhere = trixie.run(gpu, "rfc", *asked, device, "--gpu-layers", "0")
             assert elsewhere.stdout == done.stdout
             assert "of weights stay in this machine's memory: matrices of layers 0 to " in elsewhere.stderr
+
+
+@pytest.mark.parametrize("part", ["drafting", "seeing"])
+def test_verify_replays_parts(trixie: Runtime, part: str, request: pytest.FixtureRequest) -> None:
+    done = trixie.run("gfx1100", "rfc", "verify", request.getfixturevalue(part), "--device", "hip")
+    assert done.returncode == 0, done.stderr
+    name = {"drafting": "mtp", "seeing": "vision"}[part]
+    assert re.search(rf"^{name} gfx1100: [12] golden records replayed, equal ", done.stdout, re.MULTILINE)
 
 
 def test_F130_generic_code_on_a_runtime_that_is_too_old(trixie: Runtime, compiled: Compiled, small_gguf: Path) -> None:
