@@ -48,7 +48,15 @@ class PendingMask:
         """Return the mask; all zero where it failed, so that no token can be drawn."""
         if self._future.exception() is not None:
             return np.zeros(self._num_words, np.uint32)
-        return self._future.result()
+        found = self._future.result()
+        if len(found) == self._num_words:
+            return found
+        return np.pad(found, (0, max(0, self._num_words - len(found))))[: self._num_words]
+
+    def of_vocabulary(self, size: int) -> PendingMask:
+        """Return the same mask for a vocabulary of which this one is the beginning, or that is the beginning of this
+        one: of the tokens that one of them lacks, none may be drawn."""
+        return PendingMask(self._future, -(-size // _BITS))
 
     def error(self) -> BaseException | None:
         """Return why it failed; waits, as `wait` does."""
@@ -64,6 +72,7 @@ class TokenMasks:
     def __init__(self, vocab_size: int) -> None:
         """Prepare masks for a vocabulary of so many tokens."""
         self._num_words = -(-vocab_size // _BITS)
+        self.nothing = np.zeros(self._num_words, np.uint32)  # a mask that allows no token
         self._executor = ThreadPoolExecutor(1, "token-masks")
 
     def begin(self, source: MaskSource) -> PendingMask:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...artifacts.errors import RocmforgeError
 from ..device.batch import Batch, Float32, Program, RowSampling, token_arrays
+from ..device.token_masks import PendingMask
 from .drafts import DraftPolicy
 from .kv_cache import BlockPool, add_block_keys, root_key
 from .scheduler import Chunk
@@ -55,8 +56,8 @@ class Shadow:
 
 @dataclass(slots=True)
 class Part:
-    """Tokens of one sequence in a step of the draft model; `drafts` that it has made for it so far, and the hidden
-    state after the last of these tokens, of a head."""
+    """Tokens of one sequence in a step of the draft model; `drafts` that it has made for it so far, whether none may
+    follow these, and the hidden state after the last of these tokens, of a head."""
 
     shadow: Shadow
     start: int
@@ -64,6 +65,7 @@ class Part:
     draws: bool
     chunk: int
     drafts: list[int] = field(default_factory=list)
+    ended: bool = False
     state: Float32 | None = None
 
 
@@ -123,7 +125,7 @@ class DraftModel:
 
     @staticmethod
     def _goes_on(part: Part, wanted: int) -> bool:
-        return not part.shadow.unusable and len(part.drafts) < wanted
+        return not part.shadow.unusable and not part.ended and len(part.drafts) < wanted
 
     def _let_go(self) -> None:
         """Free the blocks of sequences that ended, or that have none in the served model's cache either."""
@@ -239,6 +241,9 @@ class DraftModel:
         if 0 <= token < self._vocab_size:
             part.drafts.append(token)
             return
+        if part.shadow.sequence.request.constraint is not None:  # it may allow no token that the draft model has
+            part.ended = True
+            return
         if token < 0:  # whoever goes on from these keys and values has numbers that are none too
             self._pool.invalidate(part.shadow.blocks)
         self._give_up(part.shadow)
@@ -256,6 +261,8 @@ class DraftModel:
         """As the served model draws that token; a token that the draft model has not gets no bias and no penalty."""
         row = replace(part.shadow.sequence.row_samplings(part.drafts)[-1], keep_logits=False)
         size = self._program.layout.vocab_size
+        if isinstance(row.mask, PendingMask):
+            row = replace(row, mask=row.mask.of_vocabulary(size))
         if size >= self._vocab_size:
             return row
         if row.seen_tokens is not None and row.seen_counts is not None:

@@ -75,6 +75,9 @@ class Constraint(Protocol):
             RocmforgeError: it cannot go on.
         """
 
+    def copy(self) -> Constraint:
+        """Return another one at the same place, which goes on by drafts while this one waits."""
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:

@@ -15,6 +15,7 @@ from ...artifacts.sampling import values_of, weighs_history
 from ..device.batch import RowSampling, UInt32
 from ..device.token_masks import PendingMask, TokenMasks
 from ..text.tokenizer import StopMatcher, StreamDecoder, Tokenizer
+from .draft_masks import DraftMasks
 from .drafts import DraftHistory
 from .generation import (
     FINISH_CANCELLED,
@@ -82,6 +83,7 @@ class ActiveSequence:
         self._biases = np.array([value for _, value in bias], np.float32) if bias else None
         # The first is computed here, by the thread that submits: where it fails, the request is refused.
         self._mask: UInt32 | PendingMask | None = request.constraint.mask() if request.constraint else None
+        self._draft_masks: DraftMasks | None = None  # under a constraint, from its first token on
         self._logprobs: list[TokenLogprobs] = []
         self._scores: list[TokenLogprobs] = []  # of its prompt, until its first event
         self.num_scored = 0  # positions of its prompt whose logits were asked for, and seen
@@ -172,8 +174,8 @@ class ActiveSequence:
 
     @property
     def max_drafts(self) -> int:
-        """Drafts of next tokens that can be of use: not where each token decides which may follow it."""
-        return 0 if self.request.constraint else self.request.max_tokens - self.num_generated - 1
+        """Drafts of next tokens that can be of use."""
+        return self.request.max_tokens - self.num_generated - 1
 
     def row_samplings(self, drafts: Sequence[int] = ()) -> list[RowSampling]:
         """How its next token is drawn, and after each of the drafts the one that follows if it is accepted."""
@@ -182,14 +184,15 @@ class ActiveSequence:
             words = self.request.prompt_token_ids
             seen = Counter(dict.fromkeys(words if self.pictures is None else self.pictures.words(words), 0))
             seen.update(self.token_ids[self.num_prompt_tokens :])
-        rows = [self._row_sampling(self.num_generated, seen)]
-        for index, draft in enumerate(drafts, self.num_generated + 1):
+        rows = [self._row_sampling(self.num_generated, seen, self._mask)]
+        masks = [None] * len(drafts) if self._draft_masks is None else self._draft_masks.after(drafts)
+        for index, (draft, mask) in enumerate(zip(drafts, masks, strict=True), self.num_generated + 1):
             if seen is not None:
                 seen[draft] += 1
-            rows.append(self._row_sampling(index, seen))
+            rows.append(self._row_sampling(index, seen, mask))
         return rows
 
-    def _row_sampling(self, counter: int, seen: Counter[int] | None) -> RowSampling:
+    def _row_sampling(self, counter: int, seen: Counter[int] | None, mask: UInt32 | PendingMask | None) -> RowSampling:
         seen_tokens = seen_counts = None
         if seen is not None:
             seen_tokens = np.fromiter(seen.keys(), np.int32, len(seen))
@@ -202,7 +205,7 @@ class ActiveSequence:
             seen_counts=seen_counts,
             bias_tokens=self._bias_tokens,
             biases=self._biases,
-            mask=self._mask,
+            mask=mask,
             keep_logits=self.request.logprobs is not None,
         )
 
@@ -230,6 +233,8 @@ class ActiveSequence:
     def _advance_constraint(self, token: int) -> bool:
         """Whether the constraint has its whole text; sets `error` where it gives up."""
         constraint = self.request.constraint
+        if self._draft_masks is not None:
+            self._draft_masks.settle()
         try:
             return constraint is not None and constraint.take(token)
         except RocmforgeError as error:
@@ -238,8 +243,13 @@ class ActiveSequence:
 
     def begin_mask(self, masks: TokenMasks) -> None:
         """Have it computed which tokens its constraint allows next, while the device works."""
-        if self.request.constraint is not None:
-            self._mask = masks.begin(self.request.constraint)
+        constraint = self.request.constraint
+        if constraint is None:
+            return
+        if self._draft_masks is None:
+            self._draft_masks = DraftMasks(masks, constraint)
+        made = self._draft_masks.take(self.token_ids[-1])
+        self._mask = masks.begin(constraint) if made is None else made
 
     def mask_error(self) -> Failure | None:
         """Why its last mask could not be computed, where it could not: then no token was drawn."""
@@ -279,7 +289,7 @@ class ActiveSequence:
 
     def _forget_constraint(self) -> None:
         """Ended requests are known for a while, and a constraint may hold hundreds of kilobytes."""
-        self._mask = None
+        self._mask = self._draft_masks = None
         if self.request.constraint is not None:
             self.request = replace(self.request, constraint=None)
 

@@ -218,6 +218,10 @@ class DeferredConstraint:
         """See `mask`."""
         raise NotImplementedError
 
+    def copy(self) -> DeferredConstraint:
+        """See `mask`."""
+        raise NotImplementedError
+
 
 class DeferredConstraints:
     """A `ConstraintApi` whose constraints are made, and refused, by the worker."""

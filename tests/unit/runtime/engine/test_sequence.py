@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 import threading
 import weakref
@@ -209,6 +210,9 @@ class Anything:
         self.left -= 1
         return self.left == 0
 
+    def copy(self) -> Anything:
+        return copy.copy(self)
+
 
 @pytest.mark.parametrize("how", ["complete", "length", "cancelled"])
 def test_an_ended_request_holds_its_constraint_no_longer(how: str) -> None:
@@ -278,7 +282,7 @@ def test_guesses_that_can_be_of_use() -> None:
     assert one.max_drafts == 3  # with them comes a token that is none
     feed(one, ids_of("ab"))
     assert one.max_drafts == 1
-    assert of_request(constraint=Anything(9)).max_drafts == 0
+    assert of_request(max_tokens=4, constraint=Anything(9)).max_drafts == 3
 
 
 def test_what_of_a_prompt_has_yet_to_be_scored() -> None:

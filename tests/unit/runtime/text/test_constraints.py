@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import resource
@@ -290,6 +291,9 @@ class Broken:
         if self.taken == 3:
             raise ConstraintError("response_format", "too complex")
         return False
+
+    def copy(self) -> Broken:
+        return copy.copy(self)
 
 
 def test_a_constraint_that_gives_up_fails_its_own_request_alone(engine: Engine, tokenizer: Tokenizer) -> None:
