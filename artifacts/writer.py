@@ -17,12 +17,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from .bundle import check_replaceable, open_bundle
+from .bundle import Bundle, check_replaceable, open_bundle
 from .bundle_files import PAGE_BYTES
 from .checker import Checker
 from .errors import BundleError, RocmforgeError, UsageError, printable
@@ -204,14 +204,19 @@ class BundleWriter:
         self.finish_copy()
         return final
 
-    def finish_copy(self) -> None:
+    def finish_copy(self, check: Callable[[Bundle], None] | None = None) -> None:
         """Check a bundle of which the caller has put every file into `staging`, and move it to the goal. The content of
         the weights is for the caller to check.
+
+        Args:
+            check: refuses it by an error, opened where it is now; then nothing is moved.
 
         Raises:
             BundleError: it is not what its manifest says.
         """
-        open_bundle(self._staging).close()
+        with open_bundle(self._staging) as bundle:
+            if check is not None:
+                check(bundle)
         with self._failing_in_one_line():
             for folder, _, _ in os.walk(self._staging):
                 _sync_folder(Path(folder))

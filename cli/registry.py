@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..artifacts.errors import UsageError, printable
 from .options import say
+from .signing import trust_options
+
+if TYPE_CHECKING:
+    from ..artifacts.bundle import Bundle
 
 _PATH = click.Path(path_type=Path)
 PLAIN_HTTP = click.option(
@@ -74,6 +80,7 @@ def push(bundle: Path, reference: str, chunk_mib: int, plain_http: bool | None, 
 @PLAIN_HTTP
 @REGISTRY_CACHE
 @CACHE_GIB
+@trust_options
 def pull(
     reference: str,
     output: Path | None,
@@ -81,12 +88,13 @@ def pull(
     plain_http: bool | None,
     registry_cache: Path | None,
     cache_gib: float,
+    check: Callable[[Bundle], None] | None,
 ) -> None:
     """Get a bundle from a registry: REFERENCE is HOST/REPOSITORY@sha256:DIGEST, or a tag. Prints where it is and its
-    name by digest."""
+    name by digest. With a key, one that is not signed by it never gets there."""
     from ..registry.reference import parse_reference
 
-    path, name = _pulled(reference, output, archs, plain_http, registry_cache, cache_gib)
+    path, name = _pulled(reference, output, archs, plain_http, registry_cache, cache_gib, check)
     click.echo(f"{printable(path)}  {name or parse_reference(reference)}")
 
 
@@ -122,6 +130,15 @@ def fetched(path: Path) -> Path:
         os.close(held)  # another process has just removed it
 
 
+def _check_kept(path: Path, check: Callable[[Bundle], None] | None) -> None:
+    """Hold a bundle that is here against what the caller asks of those that come."""
+    from ..artifacts.bundle import open_bundle
+
+    if check is not None:
+        with open_bundle(path) as bundle:
+            check(bundle)
+
+
 def _pulled(
     text: str,
     output: Path | None,
@@ -129,6 +146,7 @@ def _pulled(
     plain_http: bool | None,
     root: Path | None,
     gib: float,
+    check: Callable[[Bundle], None] | None = None,
 ) -> tuple[Path, str]:
     """A bundle, and its name by its digest; named so, one that is there already is not asked for again."""
     from ..registry.cache import Cache, default_root
@@ -141,9 +159,10 @@ def _pulled(
         there = output if output is not None and is_pulled(reference, output, archs) else None
         kept = cached_bundle(reference, cache, archs) if output is None else there
         if kept is not None:
+            _check_kept(kept, check)
             return kept, str(reference)
     meter = _Meter()
-    path, name = pull_bundle(reference, output, cache, archs, meter, plain_http)
+    path, name = pull_bundle(reference, output, cache, archs, meter, plain_http, check)
     say(f"{name}: {meter}")
     for gone in cache.trim():
         say(f"removed from the cache: {printable(gone.name)}")

@@ -87,11 +87,12 @@ def trust_options(command: Callable[..., None]) -> Callable[..., None]:
                 raise UsageError(f"{asked}: expected --key, --certificate or --identity with it, found none")
             return command(*args, check=None, **extra)
         from ..signing.attestation import check_attestations
-        from ..signing.envelope import Trust
+        from ..signing.envelope import Trust, check_trust
         from ..signing.files import read_signature_file
         from ..signing.model_signature import check_signature
 
         trust = Trust(key, certificate, identity, issuer, trust_config)
+        check_trust(trust)
 
         def check(bundle: Bundle) -> None:
             check_signature(bundle, trust, None if signature is None else read_signature_file(signature))

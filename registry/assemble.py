@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ..artifacts.bundle import Bundle
 from ..artifacts.companions import PULLED_NAME
 from ..artifacts.errors import BundleError, RocmforgeError, os_problem, printable
 from ..artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, WEIGHTS_NAMES, decode_manifest
@@ -22,7 +24,14 @@ _MAX_ARCHIVE_BYTES: Final = 1 << 30
 _ONCE: Final = "expected files of a bundle, each once"
 
 
-def assemble(reference: str, artifact: Artifact, layers: Sequence[Descriptor], cache: Cache, goal: Path) -> None:
+def assemble(
+    reference: str,
+    artifact: Artifact,
+    layers: Sequence[Descriptor],
+    cache: Cache,
+    goal: Path,
+    check: Callable[[Bundle], None] | None = None,
+) -> None:
     """Make a bundle of downloads, each of which has its digest. They are gone then.
 
     Args:
@@ -31,6 +40,7 @@ def assemble(reference: str, artifact: Artifact, layers: Sequence[Descriptor], c
         layers: those of it that were downloaded.
         cache: where they are.
         goal: the bundle; replaced if it is one.
+        check: as `pull_bundle` has it.
 
     Raises:
         BundleError: they make no bundle, or another than the artifact says.
@@ -49,7 +59,7 @@ def assemble(reference: str, artifact: Artifact, layers: Sequence[Descriptor], c
                     _move(source, _free_place(reference, layer, writer.staging, layer.path))
             _check_identity(reference, artifact, writer.staging)
             _write(writer.staging / PULLED_NAME, Pulled(reference, left_out).encode())
-            writer.finish_copy()
+            writer.finish_copy(check and (lambda bundle: check(replace(bundle, path=Path(reference)))))
     except OSError as error:
         raise RocmforgeError(f"cannot write {os_problem(error)}") from error
     for layer in layers:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Final
 
-from ..artifacts.bundle import open_bundle, verify_bundle
+from ..artifacts.bundle import Bundle, open_bundle, verify_bundle
 from ..artifacts.companions import PULLED_NAME
 from ..artifacts.errors import BundleError
 from ..artifacts.hip import installed_arches
@@ -35,6 +35,7 @@ def pull_bundle(
     arches: Sequence[str],
     progress: Progress,
     plain_http: bool | None = None,
+    check: Callable[[Bundle], None] | None = None,
 ) -> tuple[Path, Reference]:
     """Have a bundle here, checked by the digests of the registry's manifest and of its own.
 
@@ -45,6 +46,7 @@ def pull_bundle(
         arches: for which code is wanted; `all`; none: what this machine has, or else the host.
         progress: told of bytes.
         plain_http: as `Client` has it.
+        check: refuses a bundle by an error, before it is there: its signature.
 
     Returns:
         The bundle, and its name by its digest.
@@ -71,7 +73,7 @@ def pull_bundle(
     try:
         for layer in layers:
             _have(client, layer, cache, progress)
-        assemble(str(reference), artifact, layers, cache, goal)
+        assemble(str(reference), artifact, layers, cache, goal, check)
     finally:
         if held >= 0:
             os.close(held)

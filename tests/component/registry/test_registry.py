@@ -221,6 +221,41 @@ def test_any_changed_byte_is_refused_by_name(
     verify_bundle(pulled(name, tmp_path / "copy.rfb", cache)).close()
 
 
+def test_only_what_is_signed_gets_there(
+    model: Path, registry: RunningRegistry, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key, as the image `pull` has one mounted: neither into a folder nor into the cache comes what another
+    signed, nobody, or in part; and one that is there by that digest is held against the key too."""
+    monkeypatch.setenv("ROCMFORGE_REGISTRY_CACHE", str(cache.root))
+    key, other, goal = make_key(tmp_path), make_key(tmp_path, "other"), tmp_path / "copy.rfb"
+
+    def pull(name: Reference, *options: object) -> tuple[int, str]:
+        words = [str(one) for one in ("pull", name, "--arch", "gfx942", *options)]
+        result = CliRunner().invoke(main, words, catch_exceptions=False)
+        return result.exit_code, result.output.splitlines()[-1]
+
+    unsigned = pushed(model, registry, cache, "signed")
+    with verify_bundle(model) as bundle:
+        write_companion(model / "model.sig", sign_bundle(bundle, Signing(key.private)))
+    name = pushed(model, registry, cache, "signed")
+    asked = ("--key", key.public, "--require-signature")
+    for options in (("-o", goal), ()):
+        missing = f"rfc: {unsigned}: model.sig: expected a signature, found none (see rfc sign)"
+        assert pull(unsigned, *options, *asked) == (3, missing)
+        code, line = pull(name, *options, "--key", other.public)
+        assert (code, line.startswith(f"rfc: {name}: model.sig: expected a signature by the key ")) == (3, True), line
+        assert (code, goal.exists(), list(cache.root.glob("bundles/*/*.rfb"))) == (3, False, [])
+    assert not list(tmp_path.rglob("*.partial"))
+    assert pull(name, "-o", goal, *asked) == (0, f"{goal}  {name}")
+    assert pull(name, "-o", goal, *asked) == (0, f"{goal}  {name}")
+    assert pull(name, "-o", goal, "--key", other.public)[0] == 3
+    assert pull(name, "-o", goal, *asked, "--require-attestations")[0] == 3
+    assert pull(name, "--key", tmp_path / "none.pub")[0] == 1
+    assert pull(name, "--require-signature")[0] == 2
+    assert pull(name, *asked)[0] == 0
+    assert pull(name, "--key", other.public)[0] == 3
+
+
 def in_a_child(action: Callable[[Callable[[str, int], None]], object], after: int, seconds: float) -> int:
     """Run in a process that is killed when so many bytes have come or gone, or so many seconds later; its status."""
     child = os.fork()
