@@ -89,7 +89,12 @@ def test_a_pod_that_pulls_is_the_same_but_for_that() -> None:
     assert pull["args"][1:] == ["--output", "/models/model.rfb", "--key", "/trust/key.pub", "--require-signature"]
     chart = (CHART / "templates/deployment.yaml").read_text()
     assert '- --output\n            - {{ printf "/models/%s.rfb"' in chart
-    service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["pull"]
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    service = services["pull"]
+    for name in ("host-pulled", "hip-pulled"):  # which do not start where the pull is refused
+        assert services[name]["depends_on"] == {"pull": {"condition": "service_completed_successfully"}}
+        assert services[name]["volumes"] == ["models:/models:ro"]
+    assert service["environment"]["ROCMFORGE_VERIFY_KEY"] == "${VERIFY_KEY:+/trust/key.pub}"
     assert service["command"][1:3] == pull["args"][1:3]
     assert 'ENTRYPOINT ["rfc", "pull"]' in (ROOT / "deploy/Containerfile").read_text()
     pod["volumes"] = mounted["spec"]["template"]["spec"]["volumes"]
