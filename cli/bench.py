@@ -97,7 +97,7 @@ def _figures(found: Measurement) -> Table:
     most = {what: max(one.median for one in found.figures if one.what == what) for what in ("prefill", "decode")}
     for one in found.figures:
         rates = (f"{rate:.1f}" for rate in (one.median, one.lowest, one.highest))
-        rest = _percent(one.bandwidth_share), _bar(one.median / most[one.what])
+        rest = _percent(one.bandwidth_share), bar(one.median / most[one.what])
         table.add_row(one.what, str(one.tokens), str(one.sequences), *rates, *rest)
     return table
 
@@ -113,7 +113,7 @@ def _kernels(found: Measurement, step: str) -> Table:
             read = "" if one.gigabytes is None else f"{one.gigabytes:.1f}"
             cells = (str(one.launches), f"{one.milliseconds:.3f}", _percent(one.share), read)
             done = f"{one.gigaoperations:.0f}" if one.gigaoperations else ""
-            table.add_row(one.kernel, *cells, _percent(one.bandwidth_share), done, _bar(one.share))
+            table.add_row(one.kernel, *cells, _percent(one.bandwidth_share), done, bar(one.share))
     return table
 
 
@@ -121,5 +121,6 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def _bar(share: float) -> str:
+def bar(share: float) -> str:
+    """Return a bar of a share of 1."""
     return "█" * max(1, round(BAR_CELLS * share))

@@ -25,7 +25,7 @@ from .device.host import HostProgram
 from .device.load import DeviceOptions, load_program
 from .device.memory import LEAST_SLOTS, KvSize
 from .device.solo import Solo
-from .kernel_times import KernelTime, kernel_times, token_ids
+from .kernel_times import KernelTime, kernel_times, kernels_of_logits, token_ids
 
 PROMPTS: Final = (128, 512)
 CONTEXTS: Final = (4, 512)
@@ -154,7 +154,7 @@ def _room(bundle: Bundle, options: BenchOptions) -> KvSize:
 
 def _measured(bundle: Bundle, program: Program, options: BenchOptions, load_seconds: float) -> Measurement:
     layout, rows = program.layout, {str(row["symbol"]): row for row in bundle.manifest.kernels}
-    read = sum(int(row["weight_bytes_per_step"]) for row in _of_layout(rows, program).values())
+    read, _ = token_work(bundle, layout)
     host, threads = program if isinstance(program, HostProgram) else None, options.device.threads
     runs = _runs(program, options)
     samples: dict[_Key, list[float]] = {key: [] for key in runs}
@@ -193,11 +193,16 @@ def _runs(program: Program, options: BenchOptions) -> Mapping[_Key, Callable[[],
     return runs
 
 
-def _of_layout(rows: Mapping[str, Mapping[str, Any]], program: Program) -> dict[str, Mapping[str, Any]]:
-    """The rows of kernels that a program launches: a bundle may have code for several targets."""
-    return {
-        name: rows[name] for name in dict.fromkeys(entry.kernel for entry in program.layout.launches) if name in rows
-    }
+def token_work(bundle: Bundle, layout: Layout) -> tuple[int, int]:
+    """Return the bytes of weights that a step of one token reads, and the operations with weights for each token of a
+    prompt: the logits of its last one are not in them.
+
+    The layout is one of the bundle's: there may be code for several targets.
+    """
+    launched, of_logits = {entry.kernel for entry in layout.launches}, kernels_of_logits(layout)
+    rows = [row for row in bundle.manifest.kernels if row["symbol"] in launched]
+    done = sum(int(str(row["operations_per_token"])) for row in rows if row["symbol"] not in of_logits)
+    return sum(int(str(row["weight_bytes_per_step"])) for row in rows), done
 
 
 def _figure(key: _Key, rates: Sequence[float], read: int, bandwidth: float) -> Figure:

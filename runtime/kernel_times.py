@@ -76,7 +76,7 @@ def _step_times(
         for name, total in totals.items():
             samples[name].append(total)
     medians = {name: statistics.median(values[1:]) for name, values in samples.items()}  # the first touches pages
-    whole, of_logits = sum(medians.values()), _kernels_of_logits(layout)
+    whole, of_logits = sum(medians.values()), kernels_of_logits(layout)
     found = []
     for name, median in sorted(medians.items(), key=lambda one: -one[1]):
         row = rows.get(name, {})
@@ -97,7 +97,7 @@ def _step_times(
     return found
 
 
-def _kernels_of_logits(layout: Layout) -> set[str]:
-    """Those whose launches are for rows of logits, of which these steps have one."""
+def kernels_of_logits(layout: Layout) -> set[str]:
+    """Return those whose launches are for rows of logits, of which these steps have one."""
     logits = BufferRef(layout.find_sampler().logits)
     return {entry.kernel for entry in layout.launches if logits in entry.arguments}

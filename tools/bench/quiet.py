@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,16 +37,25 @@ def read(pids: Sequence[int]) -> Reading:
     return Reading(time.perf_counter(), busy, sum(_process_seconds(pid) for pid in pids))
 
 
+def _ended_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 class Others:
     """Measures `share`: of the machine's processors, what others than `pids` used meanwhile. A context manager."""
 
-    def __init__(self, pids: Sequence[int]) -> None:
-        """Args: processes that belong to the measurement, this one not included of itself."""
+    def __init__(self, pids: Sequence[int], *, children: bool = False) -> None:
+        """Args:
+        pids: processes that belong to the measurement, this one not included of itself.
+        children: those of this process that end meanwhile belong to it too.
+        """
         self._pids = pids
+        self._children = children
         self.share = 0.0
 
     def __enter__(self) -> Others:
-        self._began = read(self._pids)
+        self._began, self._ended = read(self._pids), _ended_seconds()
         return self
 
     def __exit__(
@@ -53,6 +63,8 @@ class Others:
     ) -> None:
         ended, began = read(self._pids), self._began
         others = (ended.busy - began.busy) - (ended.own - began.own)
+        if self._children:
+            others -= _ended_seconds() - self._ended
         self.share = max(0.0, others / (ended.at - began.at) / (os.cpu_count() or 1))
 
 

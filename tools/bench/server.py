@@ -1,6 +1,6 @@
 """`rfc serve` beside llama.cpp's server: tokens a second and times to the first token, through the API that both have.
 
-python -m rocmforge.tools.bench.server BUNDLE --model GGUF --peer $(tools/bench/build_peer_server)
+python -m rocmforge.tools.bench.server BUNDLE --model GGUF --peer LLAMA_SERVER
 python -m rocmforge.tools.bench.server BUNDLE --prefix 2000
 """
 

@@ -37,9 +37,9 @@ Speeds = dict[tuple[str, str], list[float]]
 """Tokens a second of each round, by workload and program."""
 
 
-def bundle_of(model: Path) -> Path:
-    """Compile a model for the host anew: what is measured is this checkout."""
-    bundle = model.with_suffix(".rfb")
+def bundle_of(model: Path, goal: Path | None = None) -> Path:
+    """Compile a model for the host anew, beside it or as `goal`: what is measured is this checkout."""
+    bundle = goal or model.with_suffix(".rfb")
     shutil.rmtree(bundle, ignore_errors=True)
     command = (sys.executable, "-m", "rocmforge.cli", "compile", str(model), "-o", str(bundle), "--arch", "host")
     subprocess.run(command, check=True, capture_output=True)
