@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,10 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.compiler.architectures import ARCHITECTURES
-from rocmforge.compiler.model_config import Experts, ModelConfig
+from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.models.architecture import MADE, Architecture
 from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.tools.generate import latent_models as latent
+from rocmforge.tools.generate.expert_models import (
+    CHOICE_BIASED,
+    DENSE_TOO,
+    SHARED_GATED,
+    add_expert_keys,
+    with_experts,
+)
 from rocmforge.tools.generate.gguf_writing import finish
 from rocmforge.tools.generate.recurrent_models import (
     WITH_SECTIONS,
@@ -71,37 +78,6 @@ _LAYERS = {"baichuan": 40, "exaone4": 64, "hrm_text": 2, "smallthinker": 5}
 _HIGH, _LOW = 2, 2  # cycles of HRM
 
 
-_EXPERTS = Experts(
-    used=2,
-    intermediate_size=32,
-    shared_size=0,
-    scoring="softmax",
-    normalise=True,
-    scale=1.0,
-    groups=1,
-    groups_used=1,
-)
-_NUM_EXPERTS = 8
-_SHARED_SIZE = 64
-_LATENT_SIZE = 32
-_SHARERS_SIZE = 24
-_DENSE_TOO = ("granite", "granitehybrid", "granitemoe", "jamba", "llama", "minicpm", "mistral3")
-"""Mixtures of which there are models without experts."""
-_EXPERTS_AS_DENSE = ("granitehybrid", "jamba", "minimax-01", "nomic-bert-moe")
-"""Mixtures whose files have one size for the inside of dense feed-forwards and of experts."""
-_LEADING_DENSE = (
-    *("afmoe", "bailingmoe", "bailingmoe2", "cohere2moe", "deepseek", "deepseek2", "dots1", "ernie4_5-moe"),
-    *("deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "hy_v3", "kimi-linear", "laguna", "lfm2moe", "minimax-m3"),
-    "mistral4",
-)
-_SHARED_GATED = ("qwen2moe", "qwen35moe", "qwen3next")
-_SHARED = (*(one for one in _LEADING_DENSE if one != "lfm2moe"), "hunyuan-moe", "nemotron_h_moe", *_SHARED_GATED)
-_CHOICE_BIASED = (
-    *("afmoe", "bailingmoe2", "deepseek2", "dots1", "ernie4_5-moe", "exaone-moe", "glm4moe", "hy_v3", "lfm2moe"),
-    *("deepseek32", "glm-dsa", "kimi-linear", "laguna", "minimax-m2", "minimax-m3", "nemotron_h_moe"),
-)
-
-
 _INDEXED = ("deepseek32", "glm-dsa", "minimax-m3")
 """Models with an indexer, which chooses all positions here."""
 
@@ -148,79 +124,6 @@ _KINDS = {
     int: gguf.GGUFValueType.UINT32,
     float: gguf.GGUFValueType.FLOAT32,
 }
-_NO_FACTORS = dict.fromkeys(("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"))
-_LONG = {"rope_factors_long.weight": (8,), "rope_factors_short.weight": (8,)}
-_YARN: Mapping[str, str | bool | int | float] = {
-    "rope.scaling.type": "yarn",
-    "rope.scaling.factor": 4.0,
-    "rope.scaling.original_context_length": 16,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A model with keys or tensors that its row's others have not.
-
-    Attributes:
-        keys: without the architecture's prefix.
-        tensors: shapes by name; None: it has not that tensor.
-        experts: it has some, where there are models without.
-    """
-
-    architecture: str
-    keys: Mapping[str, str | bool | int | float] = field(default_factory=dict)
-    tensors: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
-    experts: bool = False
-
-
-CASES: Mapping[str, Case] = {
-    "none": Case("llama", {"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, _NO_FACTORS),
-    "linear": Case("llama", {"rope.scaling.factor": 4.0, "rope.scaling.attn_factor": 1.3}, _NO_FACTORS),
-    "yarn": Case("llama", {**_YARN, "rope.scaling.attn_factor": 1.3}, _NO_FACTORS),
-    "yarn-with-factors": Case(
-        "llama", _YARN, {name: None for name in _NO_FACTORS if "long" in name or "short" in name}
-    ),
-    "longrope": Case(
-        "llama",
-        {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 32, "rope.scaling.attn_factor": 1.2},
-        {**_NO_FACTORS, **_LONG},
-    ),
-    "longrope-short": Case(
-        "llama",
-        {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 256},
-        {**_NO_FACTORS, **_LONG},
-    ),
-    "temperature": Case("mistral3", {"rope.scaling.original_context_length": 8}, _NO_FACTORS),
-    "temperature-with-yarn": Case(
-        "mistral3",
-        {**_YARN, "rope.scaling.original_context_length": 8, "rope.scaling.yarn_log_multiplier": 0.7},
-        _NO_FACTORS,
-    ),
-    "linear-but-in-windows": Case("gemma3", {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}),
-    "yarn-but-in-windows": Case("olmo2", _YARN),
-    "without-rotation": Case("granite", {"rope.scaling.finetuned": False}, _NO_FACTORS),
-    "alpha": Case("hunyuan-dense", {"rope.scaling.alpha": 3.0}),
-    "experts": Case("llama", tensors=_NO_FACTORS, experts=True),
-    "experts-scaled": Case("granitemoe", {"expert_weights_scale": 1.7}, _NO_FACTORS, experts=True),
-    "experts-and-state": Case("jamba", experts=True),
-    "experts-scaled-and-state": Case("granitehybrid", tensors=_NO_FACTORS, experts=True),
-    "latent-lite": Case("deepseek2", {"attention.q_lora_rank": 0}),
-    "latent-expanded": Case("deepseek2", {"attention.key_length_mla": 0, "attention.value_length_mla": 0}),
-    "latent-yarn": Case("deepseek2", {**_YARN, "rope.scaling.yarn_log_multiplier": 0.0707}),
-    "latent-yarn-of-one": Case("deepseek2", {**_YARN, "rope.scaling.yarn_log_multiplier": 0.1}),
-    "latent-yarn-without": Case("deepseek2", _YARN),
-    "latent-yarn-mistral4": Case("mistral4", {**_YARN, "rope.scaling.yarn_log_multiplier": 0.07}),
-    "latent-groups": Case("deepseek2", {"expert_group_count": 4, "expert_group_used_count": 2}),
-    "gates-of-elements": Case("laguna", tensors={f"blk.{layer}.attn_gate.weight": (64, 64) for layer in range(4)}),
-    "experts-in-groups": Case("bailingmoe2", {"expert_group_count": 4, "expert_group_used_count": 2}),
-}
-"""Models whose files say more than the sizes, by what it is."""
-
-
-def write_case(path: Path, name: str) -> Path:
-    """Write one of `CASES`; returns `path`."""
-    case = CASES[name]
-    return write_architecture(path, case.architecture, keys=case.keys, tensors=case.tensors, experts=case.experts)
 
 
 def write_architecture(
@@ -242,7 +145,7 @@ def write_architecture(
         whole: fused tensors stand for several, each tensor has a bias, and each matrix a scale.
         seed: of all weights.
         num_layers: default: as many as show what the architecture has.
-        keys: see `Case`, as `tensors` and `experts`.
+        keys: see `architecture_cases.Case`, as `tensors` and `experts`.
         sizes: fields of `ModelConfig` that are not as usual.
 
     Returns:
@@ -255,8 +158,8 @@ def write_architecture(
         config = replace(config, num_kv_heads=config.num_heads)  # its norms know no groups
     if name == "arctic":
         config = replace(config, intermediate_size=config.hidden_size)
-    if row.mixture is not None and (experts or name not in _DENSE_TOO):
-        config = _with_experts(config)
+    if row.mixture is not None and (experts or name not in DENSE_TOO):
+        config = with_experts(config)
     if name in latent.NAMES:
         config = latent.sized(config, keys or {})
     config = with_recurrence(row, config)
@@ -273,50 +176,6 @@ def write_architecture(
             writer.add_tensor(tensor, _values(random, tensor, shape) if values is None else values)
     finish(writer)
     return path
-
-
-def _with_experts(config: ModelConfig) -> ModelConfig:
-    experts = replace(_EXPERTS, shared_size=_SHARED_SIZE if config.architecture in _SHARED else 0)
-    if config.architecture in _EXPERTS_AS_DENSE:
-        experts = replace(experts, intermediate_size=config.intermediate_size)
-    if config.architecture == "nemotron_h_moe":
-        experts = replace(experts, latent_size=_LATENT_SIZE)
-    if config.architecture == "grovemoe":
-        experts = replace(experts, used=3, sharers=2, sharers_size=_SHARERS_SIZE)
-    leading = int(config.architecture in _LEADING_DENSE)
-    layers = (0,) * leading + (_NUM_EXPERTS,) * (config.num_layers - leading)
-    if config.architecture == "nomic-bert-moe":
-        layers = tuple(_NUM_EXPERTS * (layer % 2) for layer in range(config.num_layers))
-    return replace(config, num_experts=_NUM_EXPERTS, experts=experts, by_layer={"num_experts": layers})
-
-
-def _add_expert_keys(writer: gguf.GGUFWriter, row: Architecture, experts: Experts, num_layers: int) -> None:
-    numbers = {
-        "expert_count": _NUM_EXPERTS,
-        "expert_used_count": experts.used,
-        "expert_feed_forward_length": experts.intermediate_size,
-        "expert_shared_feed_forward_length": experts.shared_size,
-        "expert_shared_count": experts.shared_size // experts.intermediate_size,
-        "leading_dense_block_count": int(row.name in _LEADING_DENSE),
-        "interleave_moe_layer_step": 1,
-        **({"moe_latent_size": experts.latent_size} if experts.latent_size else {}),
-        **({"experts_per_group": experts.sharers} if experts.sharers else {}),
-        **({"expert_chunk_feed_forward_length": experts.sharers_size} if experts.sharers else {}),
-    }
-    for key, number in numbers.items():
-        writer.add_uint32(f"{row.name}.{key}", number)
-    assert row.mixture is not None
-    if row.mixture.said:
-        writer.add_uint32(row.key("expert_scoring"), 2)  # sigmoid
-    if row.mixture.normalise is None:
-        writer.add_bool(row.key("expert_normalise"), True)
-        writer.add_float32(row.key("expert_scale"), 1.5)
-    if experts.sharers:
-        writer.add_float32(row.key("expert_neighbours_scale"), 0.6)
-    if row.name == "nomic-bert-moe":
-        writer.add_uint32("nomic-bert-moe.moe_every_n_layers", 2)
-    if row.name == "maple":
-        writer.add_array("maple.swiglu_clamp_exp", [1.5 + layer for layer in range(num_layers)])
 
 
 def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -> None:
@@ -355,7 +214,7 @@ def _add_keys(writer: gguf.GGUFWriter, row: Architecture, config: ModelConfig) -
             writer.add_array(f"xielu.{key}", [first * (1 + 0.25 * layer) for layer in range(config.num_layers)])
     add_recurrence_keys(writer, row, config)
     if config.experts is not None:
-        _add_expert_keys(writer, row, config.experts, config.num_layers)
+        add_expert_keys(writer, row, config.experts, config.num_layers)
     if "parallel" in row.keys:
         writer.add_bool(row.key("parallel"), True)
     if row.windows is not None and not row.windows.pattern:
@@ -417,8 +276,8 @@ def _tensors(row: Architecture, config: ModelConfig, whole: bool, expanded: bool
 def _left_out(architecture: str) -> set[str]:
     """Return the roles that a row knows and its published files lack."""
     found = {"output"} if architecture in _TIED else set()
-    found |= set() if architecture in _CHOICE_BIASED else {"expert_choice_bias"}
-    return found | (set() if architecture in _SHARED_GATED else {"shared_gate"})
+    found |= set() if architecture in CHOICE_BIASED else {"expert_choice_bias"}
+    return found | (set() if architecture in SHARED_GATED else {"shared_gate"})
 
 
 def _is_biased(architecture: str, name: str) -> bool:

@@ -18,7 +18,8 @@ from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_ro
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
-from rocmforge.tools.generate.architecture_models import CASES, WINDOW, write_architecture, write_case
+from rocmforge.tools.generate.architecture_cases import CASES, write_case
+from rocmforge.tools.generate.architecture_models import WINDOW, write_architecture
 from rocmforge.tools.generate.architecture_oracle.changes import changed
 from rocmforge.tools.generate.architecture_oracle.judge import nmse
 from rocmforge.tools.generate.architecture_oracle.logits import VECTOR_IDS

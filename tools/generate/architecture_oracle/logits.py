@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_rows
-from rocmforge.tools.generate.architecture_models import CASES, write_architecture, write_case
+from rocmforge.tools.generate.architecture_cases import CASES, write_case
+from rocmforge.tools.generate.architecture_models import write_architecture
 
 PREFIXES = (1, 13, 40)
 TIMEOUT = 600  # seconds a model
