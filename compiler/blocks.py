@@ -36,6 +36,12 @@ class Blocks:
     super_scales: tuple[Bytes, ...] = ()
 
 
+def whole_tiles(raw: Bytes, tile_rows: int) -> Bytes:
+    """Return rows filled up with zero rows to whole tiles: uint8[rows, row_bytes]."""
+    padding = -raw.shape[0] % tile_rows
+    return np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)]) if padding else raw
+
+
 def _split_nibbles(packed: Bytes) -> Bytes:
     """uint8[..., n] -> uint8[..., 2n]: all low halves, then all high halves."""
     return np.concatenate([packed & 15, packed >> 4], axis=-1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..artifacts.formats import FORMATS, WeightFormat
 from ..artifacts.packing_sizes import TILE_ROWS
-from .blocks import Bytes, read_blocks
+from .blocks import Bytes, read_blocks, whole_tiles
 
 
 def _write_nibbles(vectors: Bytes) -> Bytes:
@@ -78,10 +78,7 @@ def pack_rows(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
     Returns:
         uint8[tiles, tile_bytes].
     """
-    weights = FORMATS[ggml_type]
-    padding = -raw.shape[0] % TILE_ROWS
-    if padding:
-        raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
+    weights, raw = FORMATS[ggml_type], whole_tiles(raw, TILE_ROWS)
     if weights.is_float:
         elements = np.ascontiguousarray(raw).view(f"u{weights.gguf_bytes}").reshape(-1, TILE_ROWS, columns)
         tiles: Bytes = np.ascontiguousarray(elements.transpose(0, 2, 1)).view(np.uint8)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..artifacts.formats import FORMATS, WeightFormat
 from ..artifacts.packing_sizes import LANE_PIECE_BYTES as PIECE_BYTES
 from ..artifacts.packing_sizes import LANE_ROWS
-from .blocks import Blocks, Bytes, read_blocks
+from .blocks import Blocks, Bytes, read_blocks, whole_tiles
 
 
 def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
@@ -25,10 +25,7 @@ def pack_lanes(raw: Bytes, ggml_type: str, columns: int) -> Bytes:
     Returns:
         uint8[tiles, tile_bytes].
     """
-    weights = FORMATS[ggml_type]
-    padding = -raw.shape[0] % LANE_ROWS
-    if padding:
-        raw = np.concatenate([raw, np.zeros((padding, raw.shape[1]), np.uint8)])
+    weights, raw = FORMATS[ggml_type], whole_tiles(raw, LANE_ROWS)
     tiles = raw.shape[0] // LANE_ROWS
     if weights.is_float:
         rest = -columns * weights.gguf_bytes % PIECE_BYTES

@@ -15,7 +15,7 @@ from ...engine.pictures import PlacedPicture
 from ...pictures.patches import Piece
 from ...pictures.read import read_images
 from ...text.answer_format import AnswerFormat, answer_format
-from ...text.chat_prompt import render_chat
+from ...text.chat_prompt import Template, render_chat
 from ...text.constraints import ConstraintSpec
 from ...text.control_text import NoMarkError, shown
 from ...text.tokenizer import TooManyTokensError
@@ -24,7 +24,7 @@ from .conversation import Conversation
 from .errors import ContextLengthError, UnsupportedError
 from .generation_params import SEED_BITS, GenerationParams
 from .images import Images, refuse_images, take_images
-from .text_apis import ChatTemplateApi, ConstraintApi, Look, TokenizerApi
+from .text_apis import ConstraintApi, Look, TokenizerApi
 from .token_cache import TokenCache
 
 # Tokens beyond the context that are still counted, to say how much too long a prompt is.
@@ -136,7 +136,7 @@ class Service:
 
     engine: EngineApi
     tokenizer: TokenizerApi
-    chat_template: ChatTemplateApi
+    chat_template: Template
     model: ServedModel
     constraints: ConstraintApi | None = None
     vision: Vision | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ....artifacts.tokenizer_config import InfillTokens
@@ -65,24 +65,3 @@ class ConstraintApi(Protocol):
         Raises:
             RequestError: it is wrong, or beyond the limits.
         """
-
-
-class ChatTemplateApi(Protocol):
-    """What handlers ask of the chat template."""
-
-    @property
-    def source(self) -> str:
-        """Its Jinja source."""
-
-    @property
-    def takes_tools(self) -> bool:
-        """Whether it tells the model of tools."""
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        tools: Sequence[Mapping[str, object]] | None = None,
-        add_generation_prompt: bool = True,
-        **extra: object,
-    ) -> str:
-        """Return the prompt of a conversation."""
