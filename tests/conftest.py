@@ -36,11 +36,23 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the real model; skip what takes too long for each run, unless it is asked for."""
+    items[:] = _long_ones_first(items)
     for item in items:
         if "smollm2_gguf" in getattr(item, "fixturenames", ()):
             item.add_marker("model")
         if item.get_closest_marker("nightly") and not os.environ.get("ROCMFORGE_NIGHTLY"):
             item.add_marker(pytest.mark.skip(reason="only tools/nightly runs it"))
+
+
+# Of the last folder, which of several processes come to last, what takes longest: a minute, where others take seconds.
+_LAST, _LONG = "tests/clients/", ("test_python_programs.py", "test_pictures.py", "test_opencode.py", "test_qwen_code.py")
+
+
+def _long_ones_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The last folder's long files before its others, so that no process is left with one when all else is done."""
+    last = [item for item in items if item.nodeid.startswith(_LAST)]
+    last.sort(key=lambda item: not item.nodeid.startswith(tuple(_LAST + name for name in _LONG)))
+    return [item for item in items if not item.nodeid.startswith(_LAST)] + last
 
 
 def pytest_collection_finish() -> None:

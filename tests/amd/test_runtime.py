@@ -62,7 +62,7 @@ def test_parts(trixie: Runtime, arch: str, part: str, tmp_path: Path, request: p
     check_same(trixie, arch, request.getfixturevalue(part), (part,), tmp_path)
 
 
-@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+@pytest.mark.parametrize("arch", ["gfx1100", pytest.param("gfx942", marks=pytest.mark.nightly)])
 def test_smollm2_gives_the_same_tokens(trixie: Runtime, arch: str, smollm2_gpu: Path, tmp_path: Path) -> None:
     """Eight greedy tokens, and a batch of three."""
     check_same(trixie, arch, smollm2_gpu, ("tokens",), tmp_path)

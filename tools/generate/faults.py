@@ -6,6 +6,7 @@ A test holds case 17 where its name begins with `test_F17_` or its parameters wi
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -172,7 +173,8 @@ def collect() -> list[str]:
         "no:cacheprovider",
         str(ROOT / "tests"),
     ]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    plain = {**os.environ, "PYTEST_ADDOPTS": ""}  # where someone asks for more to be said, ids stand among words
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=plain)
     if run.returncode != 0:
         raise RuntimeError(f"pytest --collect-only failed:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
     return [line for line in run.stdout.splitlines() if "::" in line]
