@@ -43,31 +43,34 @@ def programs_digest(toolchain: Toolchain, cache: BuildCache) -> str:
     """
     try:
         files = [found for part in toolchain.programs for found in _files(part)]
-        key = cache_key(*(_stamp(path) for _, path in files))
+        key = cache_key(*(_stamp(path, found) for _, path, found in files))
         kept = cache.get(_KIND, key)
         if kept is not None:
             return kept.decode("ascii")
         digest = hashlib.sha256()
-        for name, path in files:
-            with path.open("rb") as file:
+        for name, path, found in files:
+            with open(path, "rb") as file:
                 content = hashlib.file_digest(file, "sha256")
-            digest.update(f"{name}\n{path.stat().st_size}\n{content.hexdigest()}\n".encode())
+            digest.update(f"{name}\n{found.st_size}\n{content.hexdigest()}\n".encode())
     except OSError as error:
         raise ToolchainError(f"{toolchain.name}: cannot read its programs: {os_problem(error)}") from None
     cache.put(_KIND, key, digest.hexdigest().encode())
     return digest.hexdigest()
 
 
-def _files(part: Path) -> Iterator[tuple[str, Path]]:
-    """Yield a file, or those below a folder in order, with names that do not say where the toolchain lies."""
+def _files(part: Path) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield a file, or those below a folder in order, with names that do not say where the toolchain lies, and where
+    each is."""
     if not part.is_dir():
-        yield part.name, part
+        yield part.name, os.path.realpath(part), part.stat()
         return
-    for path in sorted(part.rglob("*")):
-        if stat.S_ISREG(path.stat().st_mode):
-            yield path.relative_to(part).as_posix(), path
+    root = os.path.realpath(part)
+    names = [os.path.join(folder, name) for folder, _, files in os.walk(root) for name in files]
+    for path in sorted(names, key=lambda name: name.split(os.sep)):
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            yield os.path.relpath(path, root), path, found
 
 
-def _stamp(path: Path) -> str:
-    found = path.stat()
-    return f"{os.path.realpath(path)}\n{found.st_size}\n{found.st_mtime_ns}\n{found.st_ctime_ns}\n{found.st_ino}"
+def _stamp(path: str, found: os.stat_result) -> str:
+    return f"{path}\n{found.st_size}\n{found.st_mtime_ns}\n{found.st_ctime_ns}\n{found.st_ino}"
