@@ -45,13 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # Of the last folder, which of several processes come to last, what takes longest: a minute, where others take seconds.
-_LAST, _LONG = "tests/clients/", ("test_python_programs.py", "test_pictures.py", "test_opencode.py", "test_qwen_code.py")
+_LAST = "tests/clients/"
+_LONG = tuple(f"{_LAST}test_{name}.py" for name in ("python_programs", "pictures", "opencode", "qwen_code"))
 
 
 def _long_ones_first(items: list[pytest.Item]) -> list[pytest.Item]:
     """The last folder's long files before its others, so that no process is left with one when all else is done."""
     last = [item for item in items if item.nodeid.startswith(_LAST)]
-    last.sort(key=lambda item: not item.nodeid.startswith(tuple(_LAST + name for name in _LONG)))
+    last.sort(key=lambda item: not item.nodeid.startswith(_LONG))
     return [item for item in items if not item.nodeid.startswith(_LAST)] + last
 
 
