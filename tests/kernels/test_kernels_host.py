@@ -251,11 +251,11 @@ def test_matmul_of_a_real_shape(built: Built, kind: str) -> None:
 def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: str, kind: str) -> None:
     random = np.random.default_rng(2)
     weights = pack_rows(random_rows(random, kind, TAIL.rows, TAIL.columns), kind, TAIL.columns)
-    inputs, _ = matmul_inputs(random, kind, TAIL.columns, 15)
+    inputs, _ = matmul_inputs(random, kind, TAIL.columns, 150)  # more than are taken at once
     bias = np.zeros(TAIL.rows, np.float32)
-    whole = np.zeros((15, TAIL.stride), np.float32)
-    built(level).run(TAIL.spec(kind), Step(15), weights, inputs, whole, bias)
-    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15), (2, 4), (3, 6), (1, 7), (4, 11)):
+    whole = np.zeros((150, TAIL.stride), np.float32)
+    built(level).run(TAIL.spec(kind), Step(150), weights, inputs, whole, bias)
+    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15), (2, 4), (3, 6), (1, 7), (4, 11), (14, 20), (20, 150)):
         part = np.zeros((last - first, TAIL.stride), np.float32)
         built(level).run(TAIL.spec(kind), Step(last - first), weights, inputs[first:last], part, bias)
         assert np.array_equal(part, whole[first:last])
