@@ -181,12 +181,12 @@ INLINE void begin_attended(struct attended *all)
     for (int32_t d = 0; d < VALUE_WIDTH; d += 16) store_f32(all->sums + d, splat(0));
 }
 
-/* Joins the next span to those before it. */
+/* Joins the next span to those before it. The larger's factor is 1 as it stands, where that is no finite number too. */
 INLINE void join_attended(struct attended *all, const struct attended *next)
 {
     const float largest = all->largest > next->largest ? all->largest : next->largest;
-    const float before = vector_exp(splat(all->largest - largest))[0];
-    const float after = vector_exp(splat(next->largest - largest))[0];
+    const float before = all->largest < largest ? vector_exp(splat(all->largest - largest))[0] : 1.0f;
+    const float after = next->largest < largest ? vector_exp(splat(next->largest - largest))[0] : 1.0f;
     all->largest = largest;
     all->total = all->total * before + next->total * after;
     for (int32_t d = 0; d < VALUE_WIDTH; d += 16)
