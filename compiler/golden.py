@@ -144,7 +144,7 @@ def golden_records(
 ) -> list[dict[str, object]]:
     """Return the records of `prompts`, from the cache where the same weights and code have made them before."""
     of_part = () if part is None else (json.dumps(part, sort_keys=True),)
-    key = cache_key(weights_sha256, encode_layout(layout), code, json.dumps(prompts), "noise", *of_part)
+    key = cache_key(weights_sha256, encode_layout(layout), code, json.dumps(prompts), "noises", *of_part)
     found = cache.get("golden", key)
     if found is not None:
         records: list[dict[str, object]] = json.loads(found)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import Silent
+from rocmforge.library import golden_maker
 from rocmforge.library.golden_maker import make_golden
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -29,3 +33,21 @@ def test_noise_is_measured_and_leaves_the_weights_alone(tmp_path: Path, build_ca
     with open_bundle(tmp_path / "model.rfb") as bundle:
         assert all("noise" not in record for record in bundle.manifest.golden)
         assert {target.golden_tolerance for target in bundle.manifest.targets} == {1.0}
+
+
+def test_a_model_that_rounds_a_small_nudge_away_gets_a_larger_one(
+    tmp_path: Path, build_cache: BuildCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Multiplied by 1, nothing changes; by 1 + 2^-12 something does."""
+    model = write_model(tmp_path / "model.gguf", quantization="Q4_K", num_layers=1, seed=7)
+    found: list[dict[str, object]] = []
+
+    def maker(layout, weights, code, prompts, part=None):  # type: ignore[no-untyped-def]
+        for nudges in ((1.0,), (1.0, 1.0 + 2.0**-12)):
+            monkeypatch.setattr(golden_maker, "NUDGES", tuple(map(np.float32, nudges)))
+            found.extend(make_golden(layout, weights, code, prompts)[:1])
+        return make_golden(layout, weights, code, prompts)
+
+    compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
+    assert found[0]["noise"] == 0.0
+    assert float(str(found[1]["noise"])) > 0
