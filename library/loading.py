@@ -8,14 +8,15 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 from ..artifacts.bundle import open_bundle
 from ..artifacts.vision import VISION_PART
 from ..runtime.device.load import DeviceOptions, Report
 from ..runtime.engine.engine import EngineLimits
+from ..runtime.engine.lifecycle import EngineMetrics, NoMetrics
 from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer, rerank_template
 from ..runtime.pictures.encode import vision_of
-from ..runtime.telemetry.metrics import Metrics
 from .model import Model
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def load(
         length = max_context or opening.layout.max_seq_len
         options = EngineOptions(device, max_context, None if contexts is None else contexts * length, limits)
         drafting = None if draft is None else opened.enter_context(open_bundle(Path(draft)))
-        engine = load_engine(opening, options, tokenizer, Metrics(), report, draft=drafting)
+        engine = load_engine(opening, options, tokenizer, cast(EngineMetrics, NoMetrics()), report, draft=drafting)
         opened.callback(engine.stop, 0.0)
         engine.start()
         vision = vision_of(opening) if VISION_PART in opening.manifest.parts else None

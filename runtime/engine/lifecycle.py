@@ -74,6 +74,17 @@ class EngineMetrics(Protocol):
         """So many of a request's drafts, of one of `drafts.SOURCES`, were accepted."""
 
 
+class NoMetrics:
+    """Counts nothing: whoever uses a model in a program of his own reads no counts. As `EngineMetrics` by `cast`."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _count_nothing
+
+
+def _count_nothing(*_: object) -> None:
+    pass
+
+
 class Clock(Protocol):
     """When a request was submitted, first admitted, and had its first token: seconds of `time.monotonic`."""
 

@@ -30,7 +30,7 @@ from ..embeddings import EmbeddingError, EmbeddingRequest
 from ..engine import Engine
 from ..eyes import eyes_loader
 from ..generation import FINISH_FAILED, GenerationRequest, TokenEvent
-from ..lifecycle import EngineMetrics
+from ..lifecycle import EngineMetrics, NoMetrics
 from ..loading import EngineOptions, chosen_device, draft_limits, draft_loader, kv_size, load_tokenizer
 from ..sequence import ActiveSequence
 from .sender import Sender
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 CONSTRAINT_THREADS: Final = 4
 
 
-class _StepMetrics:
+class _StepMetrics(NoMetrics):
     """What is counted once a step goes to the server; what is counted of a request, it counts itself by its turns."""
 
     def __init__(self, sender: Sender) -> None:
@@ -77,13 +77,6 @@ class _StepMetrics:
 
     def drafts_judged(self, drafts: int, accepted: int, source: str = LOOKUP) -> None:
         self._put(StepDone("drafts_judged", (drafts, accepted, source)))
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return _count_nothing
-
-
-def _count_nothing(*_: object) -> None:
-    pass
 
 
 class _GivenIds(threading.local):
