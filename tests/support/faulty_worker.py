@@ -73,6 +73,7 @@ def commit(fault: str, ours: socket.socket, batch: Batch) -> None:
     elif fault == "hang with the lock":  # of the interpreter: a library that does not let go of it
         ctypes.PyDLL(None).sleep(3600)
     elif fault == "stop":
+        time.sleep(0.5)  # what the other threads have to say, that a request was taken, is said
         os.kill(os.getpid(), signal.SIGSTOP)
     elif fault == "nonsense":
         wire.Channel(ours).send(("who", "am", "i"))

@@ -259,7 +259,7 @@ def test_F124_stop_in_every_state(bundle: Bundle, fault: Callable[[str], object]
             engine.submit(request())
         assert not engine.stats().running
     assert not Path(f"/proc/{pid}").exists()
-    fault("stop:2")  # not its first step, which may come before it has answered that it took the request
+    fault("stop:2")
     with working(start_of(bundle)) as engine:
         pid, one = engine.pid, engine.submit(long_request())
         wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "T")
