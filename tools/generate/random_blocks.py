@@ -34,6 +34,14 @@ FP4_QUANTS = (Quant.MXFP4, Quant.NVFP4)
 FP4_DEVIATION = 5.8  # of 4 random bits, doubled as they are
 
 
+def _random_bytes(random: np.random.Generator, dims: tuple[int, ...], quant: Quant) -> npt.NDArray[np.uint8]:
+    """Make the bytes of blocks of a matrix, uint8[blocks, bytes a block], their scales too."""
+    block, block_bytes = gguf.GGML_QUANT_SIZES[quant]
+    if dims[1] % block:
+        raise ValueError(f"{quant.name} needs rows of a multiple of {block}, found {dims[1]}")
+    return random.integers(0, 256, (dims[0] * dims[1] // block, block_bytes), dtype=np.uint8)
+
+
 def random_k_quant(
     random: np.random.Generator, dims: tuple[int, ...], quant: Quant, deviation: float
 ) -> npt.NDArray[np.uint8]:
@@ -50,15 +58,11 @@ def random_k_quant(
 
     Source: `block_q3_K` to `block_q6_K` in ggml's `ggml-common.h`.
     """
-    block, block_bytes = gguf.GGML_QUANT_SIZES[quant]
-    if dims[1] % block:
-        raise ValueError(f"{quant.name} needs rows of a multiple of {block}, found {dims[1]}")
-    count = dims[0] * dims[1] // block
-    blocks = random.integers(0, 256, (count, block_bytes), dtype=np.uint8)
-    spread = random.uniform(0.5, 1.5, (count, 1))
+    blocks = _random_bytes(random, dims, quant)
+    spread = random.uniform(0.5, 1.5, (len(blocks), 1))
     if quant is Quant.Q6_K:
         # ql[128], qh[64], int8 scales[16], d: quants of deviation 18.5 times scales of deviation 18.8.
-        blocks[:, 192:208] = random.integers(-32, 33, (count, 16), dtype=np.int8).view(np.uint8)
+        blocks[:, 192:208] = random.integers(-32, 33, (len(blocks), 16), dtype=np.int8).view(np.uint8)
         blocks[:, 208:] = (spread * deviation / 347).astype("<f2").view(np.uint8)
     elif quant is Quant.Q3_K:
         # high bits[32], pairs[64], 6-bit scales[12], d: quants of deviation 2.3 times scales of deviation 18.5.
@@ -76,12 +80,8 @@ def random_blocks(
     random: np.random.Generator, dims: tuple[int, ...], quant: Quant, deviation: float
 ) -> npt.NDArray[np.uint8]:
     """Make blocks as `random_k_quant` does, of the types in `SCALED_QUANTS` and `FP4_QUANTS`."""
-    block, block_bytes = gguf.GGML_QUANT_SIZES[quant]
-    if dims[1] % block:
-        raise ValueError(f"{quant.name} needs rows of a multiple of {block}, found {dims[1]}")
-    count = dims[0] * dims[1] // block
-    blocks = random.integers(0, 256, (count, block_bytes), dtype=np.uint8)
-    spread = random.uniform(0.5, 1.5, (count, 4))
+    blocks = _random_bytes(random, dims, quant)
+    spread = random.uniform(0.5, 1.5, (len(blocks), 4))
     if quant is Quant.MXFP4:
         blocks[:, 0] = 128 + np.rint(np.log2(spread[:, 0] * deviation / FP4_DEVIATION))
     elif quant is Quant.NVFP4:  # 2^-3 is 32, and 8 numbers make it twice as much
@@ -90,7 +90,7 @@ def random_blocks(
         at, unit = SCALED_QUANTS[quant]
         scales = (spread[:, :1] * deviation / unit).astype("<f2").view(np.uint8)
         if quant is Quant.IQ1_M:  # four bits of it in the high half of each second byte
-            nibbles = np.stack([scales & 15, scales >> 4], axis=-1).reshape(count, 4)
+            nibbles = np.stack([scales & 15, scales >> 4], axis=-1).reshape(-1, 4)
             blocks[:, at + 1 :: 2] = blocks[:, at + 1 :: 2] & 15 | nibbles << 4
         else:
             blocks[:, at : at + 2] = scales
