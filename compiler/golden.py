@@ -149,7 +149,6 @@ def golden_records(
     if found is not None:
         records: list[dict[str, object]] = json.loads(found)
         return records
-    made = (layout, weights, code, prompts)
-    records = make_golden(*made) if part is None else make_golden(*made, part)
+    records = make_golden(layout, weights, code, prompts, part)
     cache.put("golden", key, json.dumps(records).encode())
     return records
