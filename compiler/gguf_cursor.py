@@ -57,7 +57,8 @@ def _file_kind(mode: int) -> str:
 @cache
 def _run_of_texts() -> re.Pattern[bytes]:
     """Matches `_RUN` texts of at most `_SHORT` bytes, their lengths before them, in half the time of a loop."""
-    texts = b"|".join(rb"\x%02x\x00{7}.{%d}" % (n_bytes, n_bytes) for n_bytes in range(_SHORT + 1))
+    zeros = bytes(7)  # as they are: a quarter quicker than as a repetition
+    texts = b"|".join(b"%b%b.{%d}" % (re.escape(bytes([size])), zeros, size) for size in range(_SHORT + 1))
     return re.compile(rb"(?:%s){%d}+" % (texts, _RUN), re.DOTALL)
 
 

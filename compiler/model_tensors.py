@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..artifacts.formats import FORMATS
 from .architectures import ARCHITECTURES
@@ -124,8 +124,7 @@ class WeightTensor:
         return np.ascontiguousarray(rows).view(np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a weight is looked for: in a tensor of that name, whose own shape is `whole`."""
 
     role: str
@@ -146,9 +145,14 @@ def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, Wei
     Raises:
         InputError: one is missing.
     """
+    return _found(source, config, _places(source, config))
+
+
+def _found(source: ModelSource, config: ModelConfig, places: Iterable[_Place]) -> Mapping[str, WeightTensor]:
+    """Return what `weight_tensors` does, of these places."""
     found: dict[str, WeightTensor] = {}
     unread = ARCHITECTURES[config.architecture].unread
-    for place in _places(source, config):
+    for place in places:
         if place.form in MADE:
             none = TensorInfo("", place.shape, Quant.F32)
             found[place.role] = WeightTensor(none, place.shape, place.first, place.form, every=place.every)
@@ -162,7 +166,12 @@ def weight_tensors(source: ModelSource, config: ModelConfig) -> Mapping[str, Wei
 
 def unused_tensors(source: ModelSource, config: ModelConfig) -> tuple[str, ...]:
     """Return the names of tensors that the model does not use, in the file's order."""
-    used = {place.name for place in _places(source, config)}
+    return _unused(source, _places(source, config))
+
+
+def _unused(source: ModelSource, places: Iterable[_Place]) -> tuple[str, ...]:
+    """Return what `unused_tensors` does, of these places."""
+    used = {place.name for place in places}
     return tuple(name for name in source.tensors if name not in used)
 
 
@@ -313,8 +322,9 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
     Raises:
         InputError: one is missing, or has others, or nobody would read it though it changes the result.
     """
-    tensors = weight_tensors(source, config)
-    for place in _places(source, config):
+    places = tuple(_places(source, config))
+    tensors = _found(source, config, places)
+    for place in places:
         if place.role not in tensors or place.form in MADE:
             continue
         tensor = source.tensors[place.name]
@@ -333,7 +343,7 @@ def check_tensors(source: ModelSource, config: ModelConfig) -> None:
             divisors = source.read_tensor(weight.name).view("<f4")
             if not (np.isfinite(divisors) & (divisors != 0)).all():
                 raise source.error(weight.name, "expected finite divisors other than 0, found others")
-    for name in unused_tensors(source, config):
+    for name in _unused(source, places):
         if name.endswith(_MEANINGFUL_ENDINGS) and not _drafts(name, config):
             raise source.error(name, f"expected no such tensor in a {config.architecture} model, found it")
 

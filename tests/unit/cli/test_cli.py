@@ -116,7 +116,9 @@ def test_help_says_what_holds_where_nothing_is_given() -> None:
 def described(command: click.Command) -> dict[str, object]:
     """What a command takes: of each option and argument its names, what values there may be, and what holds without."""
     if isinstance(command, click.Group):
-        return {name: described(inner) for name, inner in command.commands.items()}
+        context = click.Context(command)
+        inner = {name: command.get_command(context, name) for name in command.list_commands(context)}
+        return {name: described(one) for name, one in inner.items() if one is not None}
     table: dict[str, object] = {}
     for parameter in command.params:
         info = parameter.to_info_dict()
