@@ -155,12 +155,20 @@ def _of_layers(source: ModelSource, row: Architecture, name: str, num_layers: in
     if name not in row.keys:
         return (0,) * num_layers
     key, minimum = row.key(name), 1 if row.mixer is None else 0
+    if key not in source.metadata and name == "intermediate_size" and not _is_dense(source, row, num_layers):
+        return (0,) * num_layers
     if source.get_numbers(key) is None:
         return (source.get_int(key, None, minimum, maximum),) * num_layers
     values = source.get_int_list(key)
     if len(values) < num_layers:
         raise source.error(key, f"expected a value for each of {num_layers} layers, found {len(values)}")
     return tuple(checked_int(source.error, key, value, minimum, maximum) for value in values[:num_layers])
+
+
+def _is_dense(source: ModelSource, row: Architecture, num_layers: int) -> bool:
+    """Return whether a layer has a feed-forward without experts: files of mixtures without may not say its width."""
+    names = (row.tensor_name("ffn_down", layer) for layer in range(num_layers)) if row.mixture is not None else ()
+    return row.mixture is None or any(name in source.tensors for name in names)
 
 
 def _differing(**values: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

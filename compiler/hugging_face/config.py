@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ...artifacts.errors import printable
 from ..models.hugging_face import FOLDER_ROWS, FolderRow
-from .forms import FORMS
+from .forms import ATTENTION, FORMS
 from .gguf_names import GgufNames
 from .json_file import JsonObject
 
@@ -48,7 +49,12 @@ def folder_row(config: JsonObject) -> FolderRow:
     kind = config.text("model_type")
     if kind not in FOLDER_ROWS:
         raise config.error("model_type", f"expected one of {', '.join(FOLDER_ROWS)}, found {printable(kind)}")
-    return FOLDER_ROWS[kind]
+    row, kinds = FOLDER_ROWS[kind], config.values.get("layer_types")
+    if row.form != "granite_hybrid" or not isinstance(kinds, list) or not all(one in ATTENTION for one in kinds):
+        return row
+    if config.values.get("position_embedding_type") != "rope":  # which GGUF knows of hybrids alone
+        raise config.error("position_embedding_type", "expected rope where all layers have attention, found another")
+    return replace(row, architecture="granitemoe" if config.values.get("num_local_experts") else "granite")
 
 
 def translate(config: JsonObject, row: FolderRow) -> GgufNames:

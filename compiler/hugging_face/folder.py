@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,8 @@ from .folder_tensor import FolderTensor
 from .gguf_names import GgufNames
 from .json_file import JsonObject, read_json_object
 from .quantized import Matrix, Stored, quantized_matrices
+from .rearranged import renamed
+from .recurrent import REARRANGED
 from .safetensors_file import SafetensorsFile, read_safetensors
 from .tokenizer import TOKENIZER_FILES
 
@@ -167,12 +169,12 @@ def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, Safetensors
     found = [_quantized(matrix) for matrix in matrices]
     passed_over = {*used, *(name for name in stored if name.endswith(_DERIVED) or _of_images(config, name))}
     found += [_plain(one) for name, one in stored.items() if name not in passed_over]
-    for tensor in with_stacked_experts(config.path.parent, found):
-        name = names.get_name(_text_name(tensor.name), (".weight", ".bias"))
+    for tensor in _rearranged(config, row, with_stacked_experts(config.path.parent, found)):
+        name = names.get_name(tensor.info.name, (".weight", ".bias"))
         if name is None:
             problem = f"expected a tensor of a {row.architecture} model, found one that it does not have"
             raise InputError(config.path.parent, tensor.name, problem)
-        if not name.endswith((".weight", ".bias")):  # as gpt-oss's sinks
+        if not name.endswith((".weight", ".bias", ".ssm_a", ".ssm_d")):  # as gpt-oss's sinks
             name += ".weight"
         if name == "output.weight" and _tied(config):
             continue
@@ -180,9 +182,17 @@ def _tensors(config: JsonObject, row: FolderRow, parts: Mapping[str, Safetensors
         if name.endswith(".shortconv.conv.weight") and shape[1:-1] == (1,):  # of one channel each
             shape = (shape[0], shape[-1])
         named = FolderTensor(TensorInfo(name, shape, tensor.info.ggml_type), tensor.name, tensor.read)
-        if row.plus_one and name.endswith("norm.weight"):
+        if row.plus_one and name.endswith("norm.weight") and not name.endswith(".ssm_norm.weight"):
             named = _plus_one(named)
         yield _interleaved(named, config, row) if row.permuted else named
+
+
+def _rearranged(config: JsonObject, row: FolderRow, found: Iterable[FolderTensor]) -> Iterator[FolderTensor]:
+    """Yield what the tensors of a form become."""
+    change = REARRANGED.get(row.form)
+    for tensor in found:
+        plain = renamed(tensor, _text_name(tensor.info.name))
+        yield from (plain,) if change is None else change(config, plain)
 
 
 def _text_name(name: str) -> str:
@@ -199,6 +209,8 @@ def _of_images(config: JsonObject, name: str) -> bool:
 
 def _drafts(config: JsonObject, name: str) -> bool:
     """Return whether a tensor is of a block that drafts tokens, behind the layers."""
+    if name.removeprefix("model.").startswith("mtp."):
+        return True
     match = _LAYER.match(name)
     drafting = config.integer("num_nextn_predict_layers", 0, 0, MAX_LAYERS)
     layers = config.integer("num_hidden_layers", None, 1, MAX_LAYERS)
@@ -223,7 +235,8 @@ def _quantized(matrix: Matrix) -> FolderTensor:
 
 def _tied(config: JsonObject) -> bool:
     """Return whether the token embedding serves as the output projection too."""
-    return config.boolean("tie_word_embeddings", folder_row(config).defaults.get("tie_word_embeddings") is True)
+    usual = folder_row(config).defaults.get("tie_word_embeddings") is True
+    return config.boolean("tie_embedding", config.boolean("tie_word_embeddings", usual))  # LFM2's own name goes before
 
 
 def _plain(stored: Stored) -> FolderTensor:

@@ -67,6 +67,7 @@ _EXPERTS: Mapping[str, str] = MappingProxyType(
         "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
     }
 )
+_QWEN_DELTA: Mapping[str, object] = MappingProxyType({**_RMS, "head_dim": 256, "partial_rotary_factor": 0.25})
 _LATENT_EXPERTS: Mapping[str, str] = MappingProxyType(
     {
         "n_routed_experts": "expert_count",
@@ -177,6 +178,58 @@ _ROWS = (
         {"norm_eps": "attention.layer_norm_rms_epsilon", "conv_L_cache": "shortconv.l_cache"},
         required={"conv_bias": False},
         form="short_convolutions",
+    ),
+    FolderRow(
+        "lfm2moe",
+        ("lfm2_moe",),
+        {
+            **{"norm_eps": 1e-5, "rope_theta": 1e6, "tie_word_embeddings": True, "conv_L_cache": 3},
+            **{"num_dense_layers": 2, "num_experts": 32, "num_experts_per_tok": 4},
+        },
+        {
+            **_EXPERTS,
+            "norm_eps": "attention.layer_norm_rms_epsilon",
+            "conv_L_cache": "shortconv.l_cache",
+            "num_dense_layers": "leading_dense_block_count",
+            "routed_scaling_factor": "expert_weights_scale",
+        },
+        required={"conv_bias": False, "norm_topk_prob": True, "use_expert_bias": True},
+        form="sparse_convolutions",
+    ),
+    FolderRow(
+        "qwen3next",
+        ("qwen3_next",),
+        {**_QWEN_DELTA, "num_experts": 512, "num_experts_per_tok": 10},
+        _EXPERTS,
+        required={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        plus_one=True,
+        form="interleaved_delta",
+    ),
+    FolderRow(
+        "qwen35",
+        ("qwen3_5", "qwen3_5_text"),
+        _QWEN_DELTA,
+        required={"attn_output_gate": True},
+        plus_one=True,
+        form="grouped_delta",
+    ),
+    FolderRow(
+        "qwen35moe",
+        ("qwen3_5_moe", "qwen3_5_moe_text"),
+        {**_QWEN_DELTA, "num_experts": 256, "num_experts_per_tok": 8},
+        _EXPERTS,
+        required={"attn_output_gate": True},
+        plus_one=True,
+        form="grouped_delta",
+    ),
+    FolderRow(
+        "granitehybrid",
+        ("granitemoehybrid",),
+        _RMS,
+        _GRANITE,
+        required={"mamba_proj_bias": False},
+        permuted=True,
+        form="granite_hybrid",
     ),
     FolderRow("olmo", ("olmo",), _LAYER, {"clip_qkv": "attention.clamp_kqv"}, permuted=True),
     FolderRow(
