@@ -1,6 +1,7 @@
 """Low-rank adapters that stay beside the weights, for requests to choose: `--adapter`.
 
-A pass puts two nodes behind each product that has some: `lora_down` and `lora_up`, whose weights are made here.
+A pass puts two nodes behind each product that has some: `lora_down` and `lora_up`, whose weights are made here; behind
+an embedding `lora_rows` and `lora_up`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .lora import Adapter, LoraFile, LowRank, parse_lora
 from .model_tensors import WeightTensor
 from .ops.lora_segments import FILLED, SCALES, Segment
 
+_DOWN = {"linear": "lora_down", "embedding": "lora_rows"}
+"""The first node behind an operation's whose matrix may have adapters."""
 _TOP = 15  # the largest number of A and of B lies below 2 to this, and not below half of that
 _MAX_ELEMENTS = 1 << 31
 
@@ -90,7 +93,7 @@ class KeptAdapters:
         weights = {**graph.weights, SCALES: Weight(SCALES, (len(self.names),), "F32")}
         for node in graph.nodes:
             nodes.append(node)
-            parts = list(self._parts(graph, node, tensors)) if node.op == "linear" else []
+            parts = list(self._parts(graph, node, tensors)) if node.op in _DOWN else []
             if parts:
                 low = f"{node.output}.low{len(nodes)}"
                 names = self._make(node, parts)
@@ -99,7 +102,7 @@ class KeptAdapters:
                 weights |= {name: _weight(name, self.made[name]) for name in names}
                 a, b, table, units = names
                 attributes = {"adapters": len(self.names)}
-                nodes.append(Node("lora_down", node.inputs[:1], low, (a, table, units, SCALES), attributes))
+                nodes.append(Node(_DOWN[node.op], node.inputs[:1], low, (a, table, units, SCALES), attributes))
                 nodes.append(Node("lora_up", (low, node.output), node.output, (b, table, SCALES), attributes))
         return replace(graph, nodes=tuple(nodes), values=values, weights=weights)
 
@@ -107,7 +110,7 @@ class KeptAdapters:
         """Refuse what is an adapter of a tensor whose use is another than a product's."""
         multiplied, others = set[str](), set[str]()
         for node in graph.nodes:
-            matrices = node.parts()[0] if node.op == "linear" else ()
+            matrices = node.parts()[0] if node.op in _DOWN else ()
             for role in (role for role in node.weights if role in tensors):
                 stored = role in matrices and tensors[role].form == "stored"
                 (multiplied if stored else others).add(tensors[role].name)
@@ -116,24 +119,28 @@ class KeptAdapters:
                 raise InputError(adapter.files[-1], "tensors", "expected lora_a and lora_b of a matrix, found none")
             for name in adapter.matrices:
                 if name not in multiplied - others:
-                    problem = "expected a matrix that only products read, found another: merge it with --lora"
+                    what = "experts'" if name.endswith("_exps.weight") else "another"
+                    problem = f"expected a matrix of products or an embedding, found {what}: merge it with --lora"
                     raise InputError(adapter.files[-1], name, problem)
 
     def _parts(self, graph: Graph, node: Node, tensors: Mapping[str, WeightTensor]) -> Iterator[_Part]:
         """Yield what adapters add to a product, matrix by matrix."""
-        column = node.integer("out_offset")
+        column = node.integer("out_offset", 0)
         for role in node.parts()[0]:
             rows, tensor = graph.weights[role].shape[0], tensors[role]
             for index, adapter in enumerate(self.adapters):
                 found = adapter.matrices.get(tensor.name)
                 if found is not None:
                     part = replace(found, left=found.left[tensor.row_numbers()])
+                    if node.op == "embedding":  # whose output has what a product reads
+                        part = replace(part, left=part.right.T, right=part.left.T)
                     yield _Part(index, part, column, adapter.files[-1], tensor.name)
             column += rows
 
     def _make(self, node: Node, parts: Sequence[_Part]) -> tuple[str, str, str, str]:
         """Make the weights of a product's adapters; return their names: A, B, segments, units."""
-        names = tuple(f"{node.weights[0]}.lora_{end}" for end in ("a", "b", "segments", "units"))
+        base = f"{node.weights[0]}.rows" if node.op == "embedding" else node.weights[0]
+        names = tuple(f"{base}.lora_{end}" for end in ("a", "b", "segments", "units"))
         if names[0] in self.made:
             raise GraphError(f"{node.output}: a second product of {node.weights[0]} has adapters")
         segments, units = [], []
@@ -153,7 +160,10 @@ class KeptAdapters:
         if max(first_b, rank * halves[0][0].shape[1]) >= _MAX_ELEMENTS:
             raise InputError(parts[-1].path, parts[-1].name, f"expected fewer than {_MAX_ELEMENTS} numbers, found more")
         stacked = np.concatenate(halves[0])
-        filled = np.pad(stacked, ((0, 0), (0, -stacked.shape[1] % FILLED)))
+        if node.op == "embedding":
+            filled = np.pad(stacked.T.reshape(-1), (0, FILLED))
+        else:
+            filled = np.pad(stacked, ((0, 0), (0, -stacked.shape[1] % FILLED)))
         flat = [half.reshape(-1) for half in halves[1]]
         table = np.array([astuple(one) for one in segments], np.int32)
         arrays = filled, np.concatenate([*flat, np.zeros(FILLED, np.float16)]), table, np.array(units, np.float32)

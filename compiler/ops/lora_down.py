@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ...artifacts.arguments import Argument
 from ...artifacts.layout import GridEntry
 from ..graph import Graph, Node
@@ -17,17 +15,14 @@ from ..lower_host import HostPlanner
 from ..operation import Float64, Operation
 from ..plan import Parameter
 from ..planner import Planner
-from .lora_segments import ATTRIBUTES, adapted_rows, parameters, read_segments
+from .lora_segments import ATTRIBUTES, adapted_rows, factors, parameters
 
 
 def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -> Float64:
     """See `Operation`; the last of `weights` are the scales that the request gives each adapter."""
     a, table, units, scales = weights
-    factors = [
-        np.full(one.ranks, scales[one.adapter] * unit) for one, unit in zip(read_segments(table), units, strict=True)
-    ]
     products = inputs[0] @ a[:, : inputs[0].shape[1]].T
-    scaled: Float64 = products * np.concatenate(factors)
+    scaled: Float64 = products * factors(table, units, scales)
     return scaled
 
 

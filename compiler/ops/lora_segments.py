@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from ..graph import LOGITS, Graph, Node
 from ..operation import Float64
 from ..plan import Parameter
@@ -48,6 +50,12 @@ class Segment:
 def read_segments(table: Float64) -> list[Segment]:
     """Return the segments of a table's numbers."""
     return [Segment(*map(int, row)) for row in table]
+
+
+def factors(table: Float64, units: Float64, scales: Float64) -> Float64:
+    """Return what each rank is multiplied by: the scale of its adapter, and the unit of its segment."""
+    segments = zip(read_segments(table), units, strict=True)
+    return np.concatenate([np.full(one.ranks, scales[one.adapter] * unit) for one, unit in segments])
 
 
 def parameters(graph: Graph, node: Node, ranks: int) -> dict[str, Parameter]:

@@ -94,11 +94,12 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernels | Gpu]:
-    host = [one for case in CASES.values() for one in case.specs(LEVELS[0])]
+    host = [rows_spec(LEVELS[0]), *(one for case in CASES.values() for one in case.specs(LEVELS[0]))]
     found: dict[str, Kernels | Gpu] = {}
     found |= kernel_harness.build(host, build_cache, tmp_path_factory.mktemp("lora"), LEVELS)
     for arch in ARCHES:
-        found[arch] = Gpu(arch, [one for case in CASES.values() for one in case.specs(arch)], build_cache)
+        specs = [rows_spec(arch), *(one for case in CASES.values() for one in case.specs(arch))]
+        found[arch] = Gpu(arch, specs, build_cache)
     return found
 
 
@@ -156,6 +157,38 @@ def test_a_product_with_adapters(built: dict[str, Kernels | Gpu], place: str, na
     without = [row for row, sequence in enumerate(case.sequences()) if not SCALES[sequence].any()]
     assert without
     assert out[without].tobytes() == case.arrays()["out"][without].tobytes()
+
+
+ROWS_CASE = Case((Segment(0, 0, 5, 0, 8, 0), Segment(2, 5, 40, 0, 8, 40), Segment(0, 45, 1, 0, 8, 360)), 0, 8)
+TOKENS = (3, 0, 11, 3, 7, 5, 11)
+
+
+def rows_spec(place: str) -> KernelSpec:
+    more: dict[str, Parameter] = {"wave_size": WAVES[place]} if place in ARCHES else {}
+    return spec("lora_rows", **ROWS_CASE.parameters(), **more)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_rows_of_an_embedding_with_adapters(built: dict[str, Kernels | Gpu], place: str) -> None:
+    """Two factors, each rounded once."""
+    random, arrays = np.random.default_rng(1), ROWS_CASE.arrays()
+    a = random.normal(0, 1, 12 * ROWS_CASE.ranks + 16).astype(np.float16)
+    for scales in (SCALES, None):
+        step = Step(len(ROWS), rows=ROWS, token_ids=TOKENS, adapter_scales=scales)
+        low = np.full((len(ROWS), ROWS_CASE.ranks), FILLING)
+        where, values = built[place], (a, arrays["table"], arrays["units"], low)
+        if isinstance(where, Gpu):
+            where.run(rows_spec(place), GridEntry(WAVES[place], 1, "adapted_tokens"), step, *values)
+        else:
+            where.run(rows_spec(place), step, *values, by_item=True)
+        for row, (token, sequence) in enumerate(zip(TOKENS, ROWS, strict=True)):
+            node = Node("lora_rows", (), "low", ("a", "table", "units", "scales"), {"adapters": ADAPTERS})
+            of_sequence = np.zeros(ADAPTERS) if scales is None else scales[sequence].astype(np.float64)
+            numbers = [a.astype(np.float64), arrays["table"], arrays["units"].astype(np.float64), of_sequence]
+            (expected,) = OPERATIONS["lora_rows"].compute(node, [np.array([[token]])], numbers)
+            used = np.array([of_sequence[one.adapter] != 0 for one in ROWS_CASE.segments for _ in range(one.ranks)])
+            assert (low[row][~used] == FILLING).all()
+            assert (np.abs(low[row] - expected)[used] <= 2.5 * ROUNDING * np.abs(expected[used])).all()
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -23,7 +23,7 @@ from rocmforge.runtime.device.batch import Program
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
 from rocmforge.tests.support import emulated_programs
-from rocmforge.tests.support.adapters import DOWN, HEAD, OUT, UP, K, Q, pairs, write_gguf_adapter
+from rocmforge.tests.support.adapters import DOWN, EMBEDDING, HEAD, OUT, UP, K, Q, pairs, write_gguf_adapter
 from rocmforge.tests.support.programs import LEVELS, compiled, relative_tolerance, run
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 from rocmforge.tools.generate.fixtures import write_model
@@ -31,7 +31,7 @@ from rocmforge.tools.generate.fixtures import write_model
 IDS = np.random.default_rng(5).integers(0, 320, 12).tolist()
 CHOICES = [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, -2.0]]
 """Of three adapters: each alone, none, two at once."""
-NAMES = ((Q, DOWN, HEAD), (Q, K, UP, OUT), (DOWN,))
+NAMES = ((Q, DOWN, HEAD), (Q, K, UP, OUT, EMBEDDING), (DOWN, EMBEDDING))
 
 
 class Made:

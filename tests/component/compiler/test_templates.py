@@ -105,6 +105,7 @@ TINY: Mapping[str, KernelSpec] = {
     ),
     "expert_sum": spec("expert_sum", columns=24, used=3, weighted=False, scale="0.5f"),
     "lora_down": spec("lora_down", columns=24, adapters=2, num_segments=3, ranks=10, at_logits_rows=False),
+    "lora_rows": spec("lora_rows", adapters=2, num_segments=3, ranks=10, at_logits_rows=False),
     "lora_up": spec("lora_up", columns=24, adapters=2, num_segments=3, ranks=10, at_logits_rows=True),
     "altup": spec("altup", kind="correct", streams=4, stream_columns=24),
     "columns": spec("columns", columns=24, first=7, stride=40),

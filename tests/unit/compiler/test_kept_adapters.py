@@ -10,6 +10,7 @@ import pytest
 
 from rocmforge.artifacts.errors import InputError, UsageError
 from rocmforge.compiler.changes import Changes
+from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.kept_adapters import check_names, parse_adapter
 from rocmforge.compiler.lora import LoraFile
 from rocmforge.compiler.model import CompileOptions, Model, read_model
@@ -179,18 +180,45 @@ def test_names_that_are_equal_or_too_many() -> None:
         check_names([replace(one, name=f"a{index}") for index in range(65)])
 
 
-def refused(tmp_path: Path, adapter: Pairs, tie: bool = False) -> str:
-    path = write_model(tmp_path / "m.gguf", quantization="F32", tie=tie)
+def refused(tmp_path: Path, adapter: Pairs) -> str:
+    path = write_model(tmp_path / "m.gguf", quantization="F32")
     write_gguf_adapter(tmp_path / "a.gguf", adapter)
     with pytest.raises(InputError) as caught:
         read(path, f"x={tmp_path / 'a.gguf'}")
     return str(caught.value).removeprefix(str(tmp_path / "a.gguf: "))
 
 
-def test_an_adapter_of_the_embedding_is_refused_by_name(tmp_path: Path) -> None:
-    problem = "expected a matrix that only products read, found another: merge it with --lora"
-    for tie in (False, True):
-        assert refused(tmp_path, pairs(1, (Q, EMBEDDING)), tie) == f"{EMBEDDING}: {problem}"
+@pytest.mark.parametrize("tie", [False, True])
+def test_adapters_of_the_embedding(tie: bool, tmp_path: Path) -> None:
+    """Rows of tokens have them, and so have the logits where the embedding gives these too."""
+    path = write_model(tmp_path / "m.gguf", quantization="F32", tie=tie)
+    made = [write(tmp_path / f"{index}.gguf", index, (EMBEDDING, Q), 3 + index) for index in range(2)]
+    model = read(path, f"one={tmp_path / '0.gguf'}:0.5", f"two={tmp_path / '1.gguf'}")
+    meaning, numbers = Meaning.of(path, len(IDS)), numbers_of(model, path)
+    for scales in ((1.0, 0.0), (-0.5, 2.0), (0.0, 0.0)):
+        weights = dict(meaning.numbers)
+        for index, scale in enumerate(scales):
+            factor = scale * (0.5, 1.0)[index] * 8 / (3 + index)
+            for name, role in ((EMBEDDING, "token_embedding"), (Q, "layers.0.attention_q")):
+                a, b = made[index][name]
+                weights[role] = weights[role] + factor * (b.astype(np.float64) @ a.astype(np.float64))
+        expected = Interpreter(meaning.graph, weights, IDS).run()
+        found = Interpreter(model.graph, numbers | {SCALES: np.array(scales)}, IDS).run()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())  # of float32 units
+        base = Interpreter(meaning.graph, meaning.numbers, IDS).run()
+        assert (np.abs(expected - base).max() > 0.1) == any(scales)
+    assert [node.op for node in model.graph.nodes[:3]] == ["embedding", "lora_rows", "lora_up"]
+
+
+def test_adapters_of_experts_are_refused_by_name(tmp_path: Path) -> None:
+    path = write_architecture(tmp_path / "m.gguf", "qwen3moe")
+    name = "blk.1.ffn_down_exps.weight"
+    experts, rows, columns = read_gguf(path).tensors[name].shape
+    made = {name: (np.ones((experts, 2, columns), np.float32), np.ones((experts, rows, 2), np.float32))}
+    write_gguf_adapter(tmp_path / "a.gguf", made, architecture="qwen3moe")
+    problem = f"{name}: expected a matrix of products or an embedding, found experts': merge it with --lora"
+    with pytest.raises(InputError, match=problem):
+        read(path, f"x={tmp_path / 'a.gguf'}")
 
 
 def test_damaged_adapters_are_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ SCALES: Final = (1.0, -0.5)
 
 
 def write_adapted(folder: Path, architecture: str) -> tuple[Path, list[Path]]:
-    """Write a model, and two adapters: of all matrices of its layers, and of every third of them."""
+    """Write a model, and two adapters: of all `layer_matrices`, and of every third of them."""
     model = write_architecture(folder / "model.gguf", architecture)
     names = layer_matrices(model)
     first = write_adapter(folder / "first.gguf", model, names, 4, 8.0, 1)
