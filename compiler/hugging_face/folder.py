@@ -191,11 +191,11 @@ def _rearranged(config: JsonObject, row: FolderRow, found: Iterable[FolderTensor
     """Yield what the tensors of a form become."""
     change = REARRANGED.get(row.form)
     for tensor in found:
-        plain = renamed(tensor, _text_name(tensor.info.name))
+        plain = renamed(tensor, text_name(tensor.info.name))
         yield from (plain,) if change is None else change(config, plain)
 
 
-def _text_name(name: str) -> str:
+def text_name(name: str) -> str:
     """Return the name that a tensor has in the model of text alone, where this one knows images too."""
     for prefix in ("language_model.model.", "model.language_model."):
         if name.startswith(prefix):

@@ -43,6 +43,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         HOST + "test_matmul_of_one_row",
         HOST + "test_matmul_tails",
     ),
+    "kernels/host/lora*": ("kernels/test_lora.py",),
     "kernels/host/matmul.h": (HOST + "test_matmul_tails", "test_host_program.py"),
     "kernels/host/*": ("test_kernels_host.py", "test_host_program.py"),
     "kernels/hip/sample.h": ("test_sample_hip.py",),

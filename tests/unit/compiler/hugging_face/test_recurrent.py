@@ -13,10 +13,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from rocmforge.artifacts.errors import InputError
+from rocmforge.compiler.changes import Changes, changed_source
 from rocmforge.compiler.ggml_types import GgmlType
 from rocmforge.compiler.hugging_face.folder import open_folder
 from rocmforge.compiler.hugging_face.folder_tensor import FolderTensor
 from rocmforge.compiler.hugging_face.rearranged import with_columns
+from rocmforge.compiler.lora import LoraFile
 from rocmforge.compiler.model_source import TensorInfo
 from rocmforge.compiler.model_tensors import unused_tensors
 from rocmforge.compiler.read_config import read_config
@@ -147,3 +149,42 @@ def test_columns_in_blocks_keep_their_blocks() -> None:
     torn = np.arange(128).reshape(2, 4, 16).swapaxes(0, 1).reshape(-1)
     with pytest.raises(InputError, match="out: expected heads of whole blocks of 32 columns"):
         with_columns(Path("m"), found, torn)
+
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "qwen3_5": (
+        *(f"0.linear_attn.{name}" for name in ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj")),
+        *("3.self_attn.q_proj", "3.self_attn.k_proj", "3.mlp.up_proj"),
+    ),
+    "qwen3_next": ("0.linear_attn.in_proj_qkvz", "0.linear_attn.in_proj_ba", "2.linear_attn.out_proj"),
+    "qwen3_5_moe": (*(f"1.mlp.experts.{expert}.down_proj" for expert in (0, 2)), "1.mlp.shared_expert.gate_proj"),
+    "granite_mixture": ("0.shared_mlp.input_linear", "0.mamba.in_proj", "1.self_attn.q_proj", "1.self_attn.k_proj"),
+    "lfm2_moe": (*(f"2.feed_forward.experts.{expert}.w1" for expert in range(4)), "0.conv.in_proj"),
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_an_adapter_is_merged_as_into_the_folders_own_weights(tmp_path: Path, kind: str) -> None:
+    """Rows and columns come to where the model has them: B A added to the folder's matrices gives the same model."""
+    random, tensors = np.random.default_rng(7), weights(kind)
+    adapter: dict[str, Any] = {}
+    base = open_folder(write_folder(tmp_path / "base", kind))
+    for module in MODULES[kind]:
+        name = f"model.layers.{module}.weight"
+        rows, columns = tensors[name].shape
+        a, b = (random.normal(0, 0.3, shape).astype(np.float32) for shape in ((3, columns), (rows, 3)))
+        stored = f"base_model.model.model.layers.{module}.lora_"
+        adapter |= {f"{stored}A.weight": a, f"{stored}B.weight": b}
+        tensors[name] = tensors[name] + 2 * (b.astype(np.float64) @ a).astype(np.float32)
+    peft = tmp_path / "adapter"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 3, "lora_alpha": 6}))
+    save_file(adapter, peft / "adapter_model.safetensors")
+    found, _ = changed_source(base, Changes((LoraFile(peft),)))
+    expected = open_folder(written(tmp_path / "merged", CONFIGS[kind], tensors))
+    changed = 0
+    for name in base.tensors:
+        ours, theirs, before = (one.read_tensor(name).view(np.float32) for one in (found, expected, base))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+        changed += not np.array_equal(before, theirs)
+    assert changed >= 2
