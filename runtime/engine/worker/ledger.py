@@ -92,9 +92,12 @@ class Ledger:
 
     def take(self, event: Event) -> None:
         """An event of a request."""
-        one = self._live[event[0] if isinstance(event, tuple) else event.request_id]
-        one.take(event)
-        self._drop_if_ended(one)
+        if isinstance(event, tuple):  # never the last
+            self._live[event[0]].take(event)
+        else:
+            one = self._live[event.request_id]
+            one.take(event)
+            self._drop_if_ended(one)
 
     def fail(self, problem: str) -> None:
         """Nobody computes them any more: what has not ended fails, and what is not counted yet is."""

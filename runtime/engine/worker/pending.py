@@ -99,7 +99,9 @@ class RemoteGeneration(Pending):
         """See `Pending`."""
         if isinstance(event, tuple):
             _, token, text = event
-            self._take(TokenEvent(token, text, index=self._index))
+            self._tokens.append(token)
+            self._pieces.append(text)
+            self._inbox.put(TokenEvent(token, text, index=self._index))
         elif isinstance(event, Generated):
             self._cached_tokens = event.cached
             self._take(event.event)

@@ -79,6 +79,10 @@ class Encoder(Generic[Part]):
         """A part, in a stream."""
         return sse(part)
 
+    def chunk(self, event: TokenEvent) -> bytes:
+        """All that a stream says of one event; may be empty. An API that knows a shorter way to it may go that."""
+        return b"".join(map(self.write, self.encode(event)))
+
     def closing(self) -> Iterable[bytes]:
         """What comes after the last part of a stream."""
         return ()
@@ -105,7 +109,7 @@ class _Chunks:
         chunk = b""
         if event is not None:
             self._encoder.arrived(event)
-            chunk = b"".join(map(self._encoder.write, self._encoder.encode(event)))
+            chunk = self._encoder.chunk(event)
         now = time.monotonic()
         if not chunk and now - self._last >= self._ping_seconds:
             chunk = self._encoder.ping

@@ -12,7 +12,7 @@ from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequ
 from ...engine.logprobs import TokenLogprobs
 from ..core.answers import check_finish
 from ..core.body import kind_of
-from ..core.encoding import sse
+from ..core.encoding import TextFrame, sse
 from ..core.errors import UnsupportedError
 from ..core.generation_params import GenerationParams, check_token_ids, read_params
 from ..core.infill import Gap, infill_ids
@@ -199,6 +199,7 @@ class _Encoder(Encoder[CompletionChoice]):
         self._job = job
         self._tokens = 0
         self._unscored = set(range(len(self._prompts)))  # whose prompts' scores have yet to come
+        self._frames: dict[int, TextFrame] = {}  # of each choice
 
     def opening(self) -> Iterator[CompletionChoice]:
         for index, prompt in enumerate(self._prompts):
@@ -231,6 +232,15 @@ class _Encoder(Encoder[CompletionChoice]):
     def write(self, part: CompletionChoice) -> bytes:
         # Where usage is asked for, all events but the last say null.
         return sse(self._document([part], None if self._call.include_usage else UNSET))
+
+    def chunk(self, event: TokenEvent) -> bytes:
+        index = event.index
+        if index in self._unscored or event.finished or event.logprobs or event.end_logprobs or not event.text:
+            return super().chunk(event)
+        self._tokens += event.token is not None
+        if index not in self._frames:
+            self._frames[index] = TextFrame(lambda text: self.write(CompletionChoice(text=text, index=index)))
+        return self._frames[index].of(event.text)
 
     def closing(self) -> Iterator[bytes]:
         if self._call.include_usage:

@@ -85,17 +85,18 @@ class _Body:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._channel = task.channel
+        self._most_unread = task.channel.adj.outbuf_high_watermark
 
     @property
     def full(self) -> bool:
-        channel = self._task.channel
-        return bool(channel.total_outbufs_len > channel.adj.outbuf_high_watermark)
+        return bool(self._channel.total_outbufs_len > self._most_unread)
 
     def write(self, data: bytes) -> None:
         task = self._task
         try:
             if task.chunked_response and task.wrote_header:  # as all are but the first: what waitress writes, sooner
-                task.channel.write_soon(b"%X\r\n%b\r\n" % (len(data), data))
+                self._channel.write_soon(b"%X\r\n%b\r\n" % (len(data), data))
             else:
                 task.write(data)
         except ClientDisconnected:
@@ -114,6 +115,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.began = time.monotonic()  # when the request that is arriving did, or the wait for one
         self._stalled: tuple[float, int] | None = None  # since when output waits, and how much of it left since
         super().__init__(*args, **extra)
+        self._sending = threading.RLock()
+        self.outbuf_lock = threading.Condition(self._sending)
 
     def received(self, data: bytes) -> None:
         """Take bytes of the client."""
@@ -124,18 +127,15 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def write_soon(self, data: Any) -> int:
         """Send bytes; what cannot be sent at once will be soon. Most leave here, without waitress's buffer."""
-        sent = self._send_at_once(data) if isinstance(data, bytes) else 0
-        if sent and sent == len(data):
-            return sent
-        return sent + int(super().write_soon(data[sent:] if sent else data))
-
-    def _send_at_once(self, data: bytes) -> int:
-        """How many of the bytes have been sent: none where others wait, or the connection is not as it should be."""
-        with self.outbuf_lock:
-            if self.total_outbufs_len or not self.connected:
-                return 0
-            sent: int = _send(self.socket.fileno(), data, len(data), _AT_ONCE)
-            return max(0, sent)  # where it is full, or broken, what is written next will tell
+        sent = 0
+        if isinstance(data, bytes):
+            with self._sending:
+                if not self.total_outbufs_len and self.connected:
+                    sent = _send(self.socket.fileno(), data, len(data), _AT_ONCE)
+            if sent and sent == len(data):
+                return sent
+        # Where it is full, or broken, what is written next will tell.
+        return max(sent, 0) + int(super().write_soon(data[sent:] if sent > 0 else data))
 
     def _flush_some(self, do_close: bool = True) -> bool:
         before = self.total_outbufs_len

@@ -110,14 +110,10 @@ class _Stream:
         self._connection = connection
         self._held: deque[TokenEvent | None] = deque()  # until the client has read more; None: nothing came for a while
         self._wrote = False  # since the last look
+        self.ended = False  # whether nothing more will be sent
         self._lock = threading.RLock()  # of what is sent, and in which order; a cancel while looking may put an event
         self._ended = threading.Event()
         self._error: Exception | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will be sent."""
-        return self._ended.is_set()
 
     def wait(self) -> None:
         """Wait for the end. Raises what brought it about, if it was not the last event."""
@@ -128,15 +124,21 @@ class _Stream:
     def end(self, error: Exception | None = None) -> None:
         """Send nothing more."""
         if not self.ended:
-            self._error = error
+            self._error, self.ended = error, True
             self._ended.set()
 
     def take(self, event: TokenEvent) -> None:
         """An event has come."""
         with self._lock:
-            if not self.ended:
+            if self.ended:
+                return
+            if self._held or self._connection.full:
                 self._held.append(event)
-                self._go_on()
+                return
+            try:
+                self._send(event)
+            except Exception as error:  # of this stream: the others go on
+                self.end(error)
 
     def look(self) -> None:
         """Go on if the client has read; end if it has left, which a stream that wrote has been told."""
@@ -157,7 +159,7 @@ class _Stream:
         try:
             while self._held and not self._connection.full:
                 self._send(self._held.popleft())
-        except Exception as error:  # of this stream: the others go on
+        except Exception as error:
             self.end(error)
 
     def _send(self, event: TokenEvent | None) -> None:
@@ -165,7 +167,7 @@ class _Stream:
         if chunk:
             self._wrote = True
             self._connection.write(chunk)
-        if event is not None:
+        if event is not None and event.finished:
             self._job.took(event)
             if self._job.ended:
                 self.end()

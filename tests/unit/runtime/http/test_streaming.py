@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rocmforge.runtime.http.core.encoding import named_sse, ndjson, sse
+from rocmforge.runtime.http.core.encoding import TextFrame, named_sse, ndjson, sse
 
 # All that str.splitlines takes for the end of a line, and characters that share their bytes.
 ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -38,3 +38,11 @@ def test_half_a_character_becomes_a_question_mark() -> None:
 
 def test_all_other_text_is_sent_as_it_is() -> None:
     assert ndjson("\u00e9\u2027\u4e2d\u00c2 ") == '"\u00e9\u2027\u4e2d\u00c2 "\n'.encode()
+
+
+@pytest.mark.parametrize("text", ["a", "", '"\\', "\u2028\x85", "\x00", "text", "\ud800", "ü", "\x7f\n"])
+def test_an_event_around_a_text_is_as_if_it_were_made_whole(text: str) -> None:
+    def whole(text: str) -> bytes:
+        return sse({"id": 'a "b"', "choices": [{"text": text, "index": 0}], "usage": None})
+
+    assert TextFrame(whole).of(text) == whole(text)
