@@ -29,8 +29,8 @@ from ..embedding_sequence import EmbeddingSequence
 from ..embeddings import EmbeddingError, EmbeddingRequest
 from ..engine import Engine
 from ..eyes import eyes_loader
-from ..generation import FINISH_FAILED, GenerationRequest, TokenEvent
-from ..lifecycle import EngineMetrics, NoMetrics
+from ..generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, TokenEvent
+from ..lifecycle import EngineMetrics, NoMetrics, RequestEvent
 from ..loading import EngineOptions, chosen_device, draft_limits, draft_loader, kv_size, load_tokenizer
 from ..sequence import ActiveSequence
 from .sender import Sender
@@ -58,6 +58,7 @@ from .wire import (
 log = logging.getLogger(__name__)
 
 CONSTRAINT_THREADS: Final = 4
+_OUTSIDE_STEPS: Final = (FINISH_CANCELLED, FINISH_FAILED)  # reasons of ends that come between two steps
 
 
 class _StepMetrics(NoMetrics):
@@ -155,7 +156,7 @@ class Worker:
             cast(EngineMetrics, _StepMetrics(self._sender)),
             limits=limits,
             make_program=self._give_up,
-            observer=self._put,
+            observer=self._turned,
             request_ids=self._ids,
             policy=None if drafts is None else drafts.policy,
             encoder=None if eyes is None else eyes.encoder,
@@ -213,7 +214,8 @@ class Worker:
             for group in groups:
                 self._live.update((one.request_id, one) for one in group)
                 group[0].inbox.hand_on(partial(self._pass_on, group))
-            self._put(Answer(message.call))
+            self._sender.put_for_now(Answer(message.call))
+            self._sender.send_now()  # sooner than the thread that sends
 
     def _queue(self, message: Submit) -> Sequence[Sequence[ActiveSequence]]:
         """Groups that share an inbox."""
@@ -230,6 +232,10 @@ class Worker:
             return request
         return replace(request, constraint=self._compiler.compile(deferred.spec()))
 
+    def _turned(self, event: RequestEvent) -> None:
+        """A turn of a request. To wake the thread that sends is for what no step's end or answer follows."""
+        (self._put if event.reason in _OUTSIDE_STEPS else self._sender.put_for_now)(event)
+
     def _pass_on(self, group: Sequence[ActiveSequence], event: TokenEvent) -> None:
         """An event of the engine's, on the engine's thread."""
         one = group[event.index]
@@ -237,15 +243,21 @@ class Worker:
             self._live.pop(one.request_id, None)
         if isinstance(one, EmbeddingSequence):
             self._put(partial(_embedded, one))
+        elif event.finish_reason in _OUTSIDE_STEPS:
+            self._put(Generated(one.request_id, event, _cached(one)))
         elif event.finished or event.token is None or event.logprobs or event.prompt_logprobs or one.num_generated == 1:
-            self._put(Generated(one.request_id, event, min(one.cached_tokens, one.num_prompt_tokens)))
+            self._sender.put_for_now(Generated(one.request_id, event, _cached(one)))  # `observe_step` follows
         else:
-            self._sender.put_for_now((one.request_id, event.token, event.text))  # `observe_step` follows
+            self._sender.put_for_now((one.request_id, event.token, event.text))
 
     def _stop(self, seconds: float) -> None:
         self._engine.stop(seconds)
         self._sender.finish()
         os._exit(0)
+
+
+def _cached(one: ActiveSequence) -> int:
+    return min(one.cached_tokens, one.num_prompt_tokens)
 
 
 def _embedded(one: EmbeddingSequence) -> Embedded:
