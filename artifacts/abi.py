@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
+
+from .dataclass import dataclass
 
 BACKENDS: Final = ("host", "hip")
 

@@ -7,8 +7,9 @@ A layout holds each as a text: `tensor:NAME`, `buffer:NAME`, `kv:LAYER:key`, `kv
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Literal, cast
+
+from .dataclass import dataclass
 
 KvHalf = Literal["key", "value"]
 StepPart = Literal["image", "echo"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from .dataclass import dataclass
 from .errors import printable
 from .manifest import Manifest
 from .manifest_entries import TargetEntry

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from .bundle_files import (
     reason,
 )
 from .companions import COMPANION_NAMES, MAX_COMPANION_BYTES, PULLED_NAME
+from .dataclass import dataclass
 from .errors import BundleError
 from .layout import Layout
 from .layout_file import MAX_LAYOUT_BYTES, decode_layout

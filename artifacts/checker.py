@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
+from .dataclass import dataclass
 from .errors import BundleError
 
 MAX_CHARS: Final = 512  # of a text, where nothing else is said

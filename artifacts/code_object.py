@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgpack
 
+from .dataclass import dataclass
 from .targets import ARCH_OF_MACHINE
 
 MACHINE_AMDGPU: Final = 224

@@ -6,8 +6,9 @@ Names and blocks are those of ggml (`ggml-common.h`, as the `gguf` package's `qu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from .dataclass import dataclass
 
 BLOCK_COLUMNS: Final = 32  # that the kernels take together: an activation's scale is one for so many
 SUPERBLOCK_COLUMNS: Final = 256

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from .checker import Checker
+from .dataclass import dataclass
 
 POOLINGS: Final = ("mean", "cls", "last")
 ACTIVATIONS: Final = ("none", "tanh", "gelu")

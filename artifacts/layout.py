@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Self
 
 from .arguments import Argument, BufferRef
+from .dataclass import dataclass
 from .errors import DeviceError
 from .head import Head
 

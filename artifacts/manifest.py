@@ -13,12 +13,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from .checker import Checker
 from .companions import COMPANION_NAMES
+from .dataclass import dataclass
 from .errors import BundleError
 from .manifest_entries import (
     MAX_TEXT,

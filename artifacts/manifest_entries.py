@@ -6,10 +6,10 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from .checker import Checker
+from .dataclass import dataclass
 
 MAX_TEXT: Final = 1 << 16
 _MAX_ROWS: Final = 1 << 16

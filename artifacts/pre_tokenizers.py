@@ -10,7 +10,8 @@ Source: llama.cpp `src/llama-vocab.cpp` and `src/unicode.cpp` (behaviour).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from .dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from .checker import Checker
+from .dataclass import dataclass
 from .errors import BundleError
 from .manifest import WEIGHTS_NAMES, Manifest
 

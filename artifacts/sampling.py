@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
+
+from .dataclass import dataclass
 
 MAX_TOP_K: Final = 2**31 - 1
 

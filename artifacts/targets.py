@@ -7,8 +7,9 @@ LLVM's AMDGPUBaseInfo and AMD's ISA guides (register files). A test builds each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from .dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

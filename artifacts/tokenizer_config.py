@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from .dataclass import dataclass
 from .errors import BundleError
 
 # Far above any published vocabulary (the largest are near 260,000); a manifest beyond it is damaged.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Final
 
 from .checker import Checker
+from .dataclass import dataclass
 
 VISION_PART: Final = "vision"
 """Name of the part of a bundle that encodes images."""

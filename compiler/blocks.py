@@ -6,12 +6,12 @@ Formats of the blocks: ggml's `ggml-common.h` as documented by the `gguf` packag
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.formats import WeightFormat
 from .grids import expand_signs, grid
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import ToolchainError, UsageError, printable
 from ..artifacts.host import host_arch
 from .build_cache import BuildCache, cache_key

@@ -5,7 +5,7 @@ Source: AMD's product pages (data sheets) of each card, peak figures at the boos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ..artifacts.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

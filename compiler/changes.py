@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError
 from .hugging_face.adapter import read_peft_adapter
 from .kept_adapters import KeptAdapters, NamedAdapter, check_names

@@ -7,9 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import ToolchainError
 from ..artifacts.hip import HIP_SONAMES, KFD_NODES, installed_arches, library_paths, version_of, version_text
 from ..artifacts.host import cpu_features, host_arch

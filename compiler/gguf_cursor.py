@@ -9,10 +9,10 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError
 
 MAX_STRING_BYTES = 4 << 20

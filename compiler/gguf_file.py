@@ -5,10 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError
 from .arrays import np
 from .gguf_cursor import opened

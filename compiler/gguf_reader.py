@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError, printable
 from .ggml_types import BLOCKS, GgmlType
 from .gguf_cursor import Cursor, Memory, opened

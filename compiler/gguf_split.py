@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError
 from .arrays import np
 from .gguf_file import GgufFile, PlacedTensor

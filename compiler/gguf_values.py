@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError
 from .arrays import np
 from .gguf_cursor import Cursor, Memory, opened

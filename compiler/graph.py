@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from ..artifacts.dataclass import dataclass
 
 TOKENS = "T"  # symbolic extent: tokens of a step
 LOGITS = "R"  # symbolic extent: rows of which logits are asked

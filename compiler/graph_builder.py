@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Self
 
+from ..artifacts.dataclass import dataclass
 from .graph import LOGITS, TOKENS, Attribute, Graph, Node, Value, Weight
 
 

@@ -12,10 +12,11 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, cached_property
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import ToolchainError, printable
 from .code_object_notes import merge_metadata_notes
 from .target import TARGETS, CodeVariant

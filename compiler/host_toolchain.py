@@ -6,10 +6,10 @@ import hashlib
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import ToolchainError, printable
 from ..artifacts.host import X86_64
 from .target import CodeVariant

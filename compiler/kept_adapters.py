@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import InputError, UsageError, printable
 from ..artifacts.layout import ADAPTER_NAME, MAX_ADAPTERS
 from .floats import Floats

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import InputError, UsageError, printable
 from .derived_source import DerivedSource
 from .floats import Floats, read_float_rows

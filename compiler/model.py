@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError
 from .architectures import build_graph
 from .changes import NO_CHANGES, Changes, changed_source, kept_adapters

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.head import Head
 from .arrays import np
 from .position_tables import PositionTable, RopeScaling, RopeTable

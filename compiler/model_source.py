@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError, InputError, printable
 from .arrays import is_array, np
 from .ggml_types import BLOCKS, GgmlType

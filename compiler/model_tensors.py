@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.formats import FORMATS
 from .architectures import ARCHITECTURES
 from .arrays import np

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError
 from .graph import Graph, Node
 from .lower_hip import HipPlanner

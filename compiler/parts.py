@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import InputError
 from ..artifacts.vision import POSITIONS_TENSOR, VISION_PART
 from .architectures import ARCHITECTURES, build_graph

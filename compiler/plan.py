@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.layout import BufferEntry, FinalNorm, KvLayout, LaunchEntry, Sampler, StateEntry
 
 Parameter = int | float | bool | str

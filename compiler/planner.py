@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from ..artifacts.arguments import Argument, BufferRef, KvRef, StateRef, TensorRef
+from ..artifacts.dataclass import dataclass
 from ..artifacts.layout import (
     STATE_ALIGNMENT,
     BufferEntry,

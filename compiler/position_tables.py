@@ -7,9 +7,9 @@ library sines differ between machines, and a bundle must not. What powers and lo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
+from ..artifacts.dataclass import dataclass
 from .arrays import np
 
 if TYPE_CHECKING:

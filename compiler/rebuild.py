@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.build_record import Difference, record_differences
 from ..artifacts.checker import Checker
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import ToolchainError, UsageError
 from ..artifacts.layout import KV_DTYPES
 from ..artifacts.manifest import MANIFEST_NAME, Manifest

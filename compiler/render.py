@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -12,6 +11,7 @@ from typing import Final
 import jinja2
 
 from ..artifacts.abi import c_header
+from ..artifacts.dataclass import dataclass
 from ..artifacts.formats import FORMATS
 from .plan import KernelSpec, Parameter
 

@@ -9,8 +9,9 @@ Source: llama.cpp `src/llama-vocab.cpp` (behaviour).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.token_table import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from ..artifacts.tokenizer_config import InfillTokens
 from .tokenizer_metadata import TokenizerMetadata

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.layout import Layout, TensorEntry
 from .build import CodeObject, build_variants, render_sources
 from .build_cache import BuildCache

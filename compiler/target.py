@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.host import HOST_LEVELS
 from ..artifacts.targets import GPU_ARCHES, GpuFeatures

@@ -6,8 +6,8 @@ Source: llama.cpp `src/llama-vocab.cpp` (behaviour).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.token_table import Kind, Parts, TokenTable
 from .special_tokens import SpecialTokens
 from .tokenizer_metadata import TokenizerMetadata

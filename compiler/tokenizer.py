@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import InputError, printable
 from ..artifacts.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from ..artifacts.token_table import UNUSED, USER_DEFINED

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError
 from ..artifacts.token_table import NORMAL
 from ..artifacts.tokenizer_config import MAX_VOCAB_SIZE

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.packing_sizes import LANE_ROWS
 from .target import Target

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
 from .blocks import Bytes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
+from ..artifacts.dataclass import dataclass
 from ..runtime.engine.logprobs import TokenLogprobs
 from ..runtime.text.call_turns import ToolCall
 

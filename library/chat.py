@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RequestError, printable
 from ..artifacts.vision import Vision
 from ..runtime.engine.generation import FINISH_LENGTH

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RequestError, os_problem, printable
 from ..artifacts.vision import Vision
 from ..runtime.engine.picture_prompt import picture_prompt

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RequestError, printable
 from ..artifacts.sampling import PARAMETERS, values_of
 from ..runtime.engine.embeddings import AdapterScales

@@ -13,12 +13,12 @@ import json
 import re
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.checker import Checker
 from ..artifacts.companions import SIGNED_NAMES
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RocmforgeError, printable
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES, Manifest, encode_manifest
 

@@ -15,10 +15,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RocmforgeError, os_problem
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES
 from .reference import Reference

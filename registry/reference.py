@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError, printable
 
 SCHEME: Final = "oci://"

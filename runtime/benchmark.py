@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..artifacts.bundle import Bundle, open_bundle
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError
 from ..artifacts.layout import Layout
 from .device.batch import Program

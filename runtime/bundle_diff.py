@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..artifacts.build_record import Difference, record_differences
 from ..artifacts.bundle import Bundle
+from ..artifacts.dataclass import dataclass
 from ..artifacts.manifest import Manifest
 
 

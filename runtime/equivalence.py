@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.bundle import Bundle
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import BundleError
 from ..artifacts.vision import VISION_PART
 from .device.batch import Batch, Program, close_program

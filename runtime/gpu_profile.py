@@ -14,12 +14,13 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
 from ..artifacts.arguments import Argument, TensorRef
 from ..artifacts.bundle import open_bundle
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RocmforgeError, ToolchainError, printable
 
 PROFILERS: Final = ("rocprofv3", "rocprof")

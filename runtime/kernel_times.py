@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..artifacts.arguments import BufferRef
+from ..artifacts.dataclass import dataclass
 from ..artifacts.layout import Layout
 from .device.host import HostProgram
 from .device.solo import Solo

@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Protocol
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import DeviceError, EngineBusyError, UsageError, printable
 from .http.core.registry import Lease, find_card
 from .http.core.service import ServedModel, Service

@@ -9,11 +9,12 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.bundle import Bundle, open_bundle
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.hip import installed_arches
 from ..artifacts.manifest import TENSOR_COUNT

@@ -6,9 +6,10 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError, printable
 from ..library.images import SeenPrompt
 from ..library.loading import load

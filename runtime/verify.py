@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..artifacts.bundle import Bundle, verify_bundle
+from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import BundleError, DeviceError, RocmforgeError, ToolchainError, printable
 from ..artifacts.manifest import PART_RECORDS_VERSION
 from ..artifacts.vision import VISION_PART

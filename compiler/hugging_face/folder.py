@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from gguf import get_tensor_name_map
 from gguf.constants import MODEL_ARCH_NAMES
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import InputError, printable
 from ..floats import float_rows
 from ..ggml_types import GgmlType

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts.dataclass import dataclass
 from ..model_source import TensorInfo
 
 ReadRows = Callable[[int, int], npt.NDArray[np.uint8]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import InputError, printable
 from ..text_file import read_text_file
 

@@ -7,12 +7,12 @@ Source: what `transformers` calls `quantization_config`; the layouts of AWQ (Aut
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import InputError, printable
 from ..ggml_types import GgmlType as Quant
 from .blocks import (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import InputError, printable
 from ..gguf_cursor import opened
 from ..gguf_file import read_into

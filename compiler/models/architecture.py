@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
+from ...artifacts.dataclass import dataclass
 from ..graph import Graph, Weight
 from ..model_config import LayerConfig, ModelConfig, RopeStyle
 from ..model_source import ModelSource

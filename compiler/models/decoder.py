@@ -7,9 +7,10 @@ is none before the feed-forward, it reads what attention reads, beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Literal
 
+from ...artifacts.dataclass import dataclass
 from ..graph import LOGITS, TOKENS, Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
 from ..model_config import LayerConfig, ModelConfig

@@ -9,8 +9,10 @@ Source: the configuration classes of `transformers` (names, defaults), and what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
+
+from ...artifacts.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.layout import KvLayout
 from ..graph import Attribute, Node
 from ..operation import Float64

@@ -9,11 +9,11 @@ fields of `Segment`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from ...artifacts.dataclass import dataclass
 from ..graph import LOGITS, Graph, Node
 from ..operation import Float64
 from ..plan import Parameter

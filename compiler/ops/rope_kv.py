@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ...artifacts.arguments import Argument
+from ...artifacts.dataclass import dataclass
 from ...artifacts.layout import GridEntry
 from ..graph import Attribute, Node
 from ..lower_hip import HipPlanner

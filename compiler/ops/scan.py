@@ -31,13 +31,13 @@ qwen3next.cpp, qwen35.cpp, kimi-linear.cpp and minimax-01.cpp.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Self
 
 import numpy as np
 
 from ...artifacts.arguments import Argument
+from ...artifacts.dataclass import dataclass
 from ...artifacts.layout import STATE_ALIGNMENT, GridEntry
 from ..graph import Graph, Node
 from ..lower_hip import HipPlanner

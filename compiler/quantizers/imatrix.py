@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import InputError, printable
 from ..gguf_cursor import opened
 from ..gguf_file import GgufFile, read_into

@@ -7,8 +7,9 @@ first of each. Source: llama.cpp 11434, `tools/mtmd/clip.cpp` (`build_vit`) and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ...artifacts.dataclass import dataclass
 from ..graph import Attribute, Graph, Weight
 from ..graph_builder import GraphBuilder
 from .kinds import Kind

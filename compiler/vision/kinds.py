@@ -7,9 +7,11 @@ models' processors in Hugging Face's transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Final
+
+from ...artifacts.dataclass import dataclass
 
 MOST_PATCHES: Final = 8192
 """Of a picture: what a step takes at most, whatever the model would."""

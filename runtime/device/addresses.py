@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ...artifacts.arguments import Argument, BufferRef, KvRef, StateRef, TensorRef
+from ...artifacts.dataclass import dataclass
 from ...artifacts.layout import Layout
 
 

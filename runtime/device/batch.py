@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import BundleError, DeviceError
 from ...artifacts.layout import Layout
 from ...artifacts.sampling import SamplingNumbers

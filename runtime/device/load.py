@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Final
 
 from ...artifacts.bundle import Bundle
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import DeviceError, RocmforgeError, UsageError, printable
 from ...artifacts.hip import KFD_NODES
 from ...artifacts.layout import Layout

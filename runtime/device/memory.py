@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import DeviceError, UsageError
 from ...artifacts.layout import Layout
 

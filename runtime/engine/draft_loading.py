@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...artifacts.bundle import Bundle
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import UsageError, printable
 from ..device.batch import Program, close_program
 from ..device.hip.placement import WeightPlaces

@@ -9,8 +9,8 @@ mask cannot be made, nothing can be drawn there, as without drafts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RocmforgeError
 from ..device.batch import UInt32
 from ..device.token_masks import PendingMask, TokenMasks

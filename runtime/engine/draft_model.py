@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import accumulate
 
 import numpy as np
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RocmforgeError
 from ..device.batch import Batch, Float32, Program, RowSampling, token_arrays
 from ..device.token_masks import PendingMask

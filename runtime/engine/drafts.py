@@ -16,9 +16,10 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from ...artifacts.dataclass import dataclass
 from .generation import DraftStats
 
 LOOKUP: Final = "lookup"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RocmforgeError
 from ..device.batch import Float32
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import EngineBusyError, RequestError
 from ..device.batch import Program, close_program
 from ..device.head import EmbeddingHead
@@ -69,7 +70,7 @@ class Engine:
         max_context: int,
         metrics: EngineMetrics,
         *,
-        limits: EngineLimits = EngineLimits(),
+        limits: EngineLimits = EngineLimits(),  # noqa: B008 (frozen)
         make_program: Callable[[], Program] | None = None,
         observer: Observer | None = None,
         request_ids: Iterator[int] | None = None,

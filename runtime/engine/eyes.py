@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...artifacts.bundle import Bundle
+from ...artifacts.dataclass import dataclass
 from ...artifacts.vision import VISION_PART
 from ..device.batch import Float32, Program, close_program
 from ..device.load import DeviceOptions, Report

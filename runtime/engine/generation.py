@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Protocol
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RequestError, RocmforgeError, printable
 from ...artifacts.sampling import SamplingNumbers
 from ..device.batch import UInt32

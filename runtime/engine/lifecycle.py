@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ...artifacts.dataclass import dataclass
 from .drafts import LOOKUP
 from .generation import FINISH_FAILED
 from .sequence import ActiveSequence

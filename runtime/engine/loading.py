@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from ...artifacts.bundle import Bundle
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import UsageError
 from ...artifacts.layout import Layout
 from ...artifacts.manifest import RERANK_TEMPLATE

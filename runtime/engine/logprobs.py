@@ -6,10 +6,9 @@ temperature and masks. So do OpenAI's service (a bias does not show in them) and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from ...artifacts.dataclass import dataclass
 from ..device.batch import Float32
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.checker import Checker
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import BundleError
 from ...artifacts.layout import Layout
 from ...artifacts.manifest import MANIFEST_NAME

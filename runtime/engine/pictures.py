@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, TypedDict
 
 import numpy as np
 
+from ...artifacts.dataclass import dataclass
 from ..device.batch import Float32, Int32
 from ..pictures.patches import Picture
 

@@ -15,8 +15,9 @@ no chunks, no drafts, and nothing is shared, as keys and values depend on what c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ...artifacts.dataclass import dataclass
 from .drafts import LOOKUP, DraftPolicy
 from .fair_queue import FairQueue
 from .kv_cache import BlockPool

@@ -16,9 +16,10 @@ for each such sequence. Whatever is accepted, the state is there, and no token i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.layout import Layout
 from ..device.memory import LEAST_SLOTS
 from .shared_pool import SharedPool

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 
+from ...artifacts.dataclass import dataclass
 from ..device.batch import Batch, Float32, Int32, Program, RowSampling, token_arrays
 from .drafted_program import DraftedProgram
 from .embedding_sequence import EmbeddingSequence, hidden_states

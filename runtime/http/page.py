@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import falcon
 from falcon import mediatypes
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import printable
 from .core.errors import NotFoundError
 

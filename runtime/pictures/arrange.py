@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RequestError
 from ...artifacts.vision import Vision
 from .patches import Picture, Piece, RowsOf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.checker import Checker
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import BundleError, DeviceError
 from ...artifacts.layout import Layout
 from ...artifacts.manifest import MANIFEST_NAME

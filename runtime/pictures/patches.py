@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.vision import CHANNELS, Vision
 
 DIGEST_BYTES = 16

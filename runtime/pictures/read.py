@@ -7,8 +7,9 @@ import binascii
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RequestError, printable
 from ...artifacts.vision import Vision
 from .limits import DEFAULT_LIMITS, ImageLimits

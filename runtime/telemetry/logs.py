@@ -12,11 +12,11 @@ import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import printable
 
 TRACE: Final = 5  # below debug, as RUST_LOG has it

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from ...artifacts.dataclass import dataclass
 from ..engine.lifecycle import ADMITTED, FINISHED, FIRST_TOKEN, PREEMPTED, PREFIX_HIT, RequestEvent
 
 if TYPE_CHECKING:

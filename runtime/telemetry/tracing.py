@@ -15,10 +15,10 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import UsageError, printable
 from ..engine.lifecycle import FINISHED, QUEUED, Observer, RequestEvent
 from .trace_records import GenerationRecord, HttpRecord, Parent, Trace
@@ -139,7 +139,7 @@ CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
 class Tracer:
     """Traces of a server. Thread-safe."""
 
-    def __init__(self, options: TraceOptions = TraceOptions()) -> None:
+    def __init__(self, options: TraceOptions = TraceOptions()) -> None:  # noqa: B008 (frozen)
         self._options = options
         self._lock = threading.Lock()
         self._ended: deque[Trace] = deque(maxlen=options.max_traces)

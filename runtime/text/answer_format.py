@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Protocol
 
+from ...artifacts.dataclass import dataclass
 from .chat_formats import GENERAL, format_of
 from .chat_styles import ChatFormat
 from .control_text import ControlTexts

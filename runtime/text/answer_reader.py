@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from ...artifacts.dataclass import dataclass
 from .call_turns import CallPiece, Turn
 from .channel_reader import ChannelReader
 from .chat_formats import GENERAL
@@ -61,7 +61,7 @@ class AnswerReader:
         self,
         format_: ChatFormat = GENERAL,
         tools: Sequence[Tool] = (),
-        start: AnswerStart = AnswerStart(),
+        start: AnswerStart = AnswerStart(),  # noqa: B008 (frozen)
         hidden: Iterable[str] = (),
         parser: CallParser | None = None,
     ) -> None:

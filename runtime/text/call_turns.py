@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from ...artifacts.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

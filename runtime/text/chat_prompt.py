@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, cast
 
+from ...artifacts.dataclass import dataclass
 from .chat_formats import format_of
 from .continuation import continue_prompt
 from .control_text import ControlTexts

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
+
+from ...artifacts.dataclass import dataclass
 
 # A call up to the brace of its arguments, as nearly all models write it.
 NAME_FIRST: Final = re.compile(

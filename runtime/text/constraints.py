@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RequestError, printable
 from .closed_schema import closed
 from .gbnf import GbnfError, is_gbnf, lark_of

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from string import Formatter
 from typing import Any
+
+from ...artifacts.dataclass import dataclass
 
 MAX_STEPS = 200_000
 MAX_SECONDS = 2.0

@@ -18,11 +18,11 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import tokenizers
 
+from ...artifacts.dataclass import dataclass
 from ...artifacts.pre_tokenizers import PRE_TOKENIZERS
 
 PIECE_CHARS: Final = 8192
@@ -101,7 +101,7 @@ def _is_known(stage: dict[str, Any]) -> bool:
     return _KNOWN.fullmatch(_expression(stage)) is not None
 
 
-def pieces(library: tokenizers.Tokenizer, text: str, cuts: Cuts = Cuts()) -> Iterator[str]:
+def pieces(library: tokenizers.Tokenizer, text: str, cuts: Cuts = Cuts()) -> Iterator[str]:  # noqa: B008 (frozen)
     """Cut a text where its tokenizer `can_cut`; what cannot be cut, a word of megabytes, stays one piece."""
     start = 0
     while len(text) - start > PIECE_CHARS:

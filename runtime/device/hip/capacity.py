@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import DeviceError
 from ....artifacts.layout import Layout
 from ..memory import DEFAULT_KV_CONTEXTS, LEAST_SLOTS, KvSize, describe_slots, state_slots

@@ -7,10 +7,10 @@ import contextlib
 import ctypes
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ....artifacts.arguments import Argument
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import DeviceError
 from ....artifacts.layout import MAX_ARGUMENTS, GridEntry, Layout
 from ..batch import Batch

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from ....artifacts.arguments import TensorRef
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import UsageError
 from ....artifacts.layout import Layout, TensorEntry
 from .memory import aligned

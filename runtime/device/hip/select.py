@@ -7,13 +7,13 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ....artifacts.abi import HIP_ABI_VERSION
 from ....artifacts.bundle import Bundle
 from ....artifacts.code_object import CodeObjectError, read_code_object
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import DeviceError, printable
 from ....artifacts.hip import GENERIC_SINCE, KFD_NODES, arch_of_version, installed_arches, version_text
 from ....artifacts.manifest_entries import TargetEntry

@@ -8,9 +8,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Final, TypeVar, cast
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import DeviceError, EngineBusyError, RocmforgeError, printable
 from ..embeddings import EmbeddingRequest
 from ..engine import CANCEL_SECONDS

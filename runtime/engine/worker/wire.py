@@ -14,11 +14,12 @@ import select
 import socket
 import struct
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import msgpack
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import (
     BundleError,
     DeviceError,

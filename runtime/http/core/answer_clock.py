@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ....artifacts.dataclass import dataclass
 from ...engine.generation import TokenEvent
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ....artifacts.dataclass import dataclass
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ...text.answer_reader import AnswerReader as TextReader

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ...text.answer_format import JSON_ANSWERS, AnswerFormat
 from ...text.call_grammar import required_call

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import falcon
 import numpy as np
 import numpy.typing as npt
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ...engine.embeddings import EmbeddingError, EmbeddingRequest, PendingEmbedding, Pooling
 from ...engine.generation import FINISH_CANCELLED

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
 import falcon
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError, printable
 from ...engine.generation import Failure
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ...engine.generation import SamplingParams
 from ...text.constraints import ConstraintSpec

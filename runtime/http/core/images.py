@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ....artifacts.dataclass import dataclass
 from ...pictures.read import GivenImage
 from .conversation import Message
 from .errors import UnsupportedError

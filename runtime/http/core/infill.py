@@ -7,8 +7,9 @@ Language Models to Fill in the Middle" (arXiv 2207.14255), and for several files
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ....artifacts.tokenizer_config import InfillTokens
 from .errors import UnsupportedError

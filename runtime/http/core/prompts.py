@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ...engine.picture_prompt import picture_prompt
 from ...engine.pictures import PlacedPicture

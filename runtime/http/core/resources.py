@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
 import falcon
 
+from ....artifacts.dataclass import dataclass
 from ...telemetry.metrics import Metrics
 from ...telemetry.tracing import Tracer
 from . import body

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import falcon
 
+from ....artifacts.dataclass import dataclass
 from .access import Scope
 from .errors import ErrorFormat
 from .resources import Resource

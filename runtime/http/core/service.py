@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError
 from ....artifacts.vision import Vision
 from ...engine.embeddings import AdapterScales

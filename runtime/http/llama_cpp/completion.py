@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import falcon
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.sampling import PARAMETERS
 from ...engine.generation import Generation, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs

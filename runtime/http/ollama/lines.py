@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
+from ....artifacts.dataclass import dataclass
 from ...engine.generation import Failure, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ...text.call_turns import ToolCall, WholeCalls

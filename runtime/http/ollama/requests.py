@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ...engine.generation import SamplingParams
 from ...text.constraints import ConstraintSpec

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 import falcon
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ...engine.generation import TokenEvent
 from ...engine.logprobs import TokenLogprobs

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import falcon
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from ....artifacts.dataclass import dataclass
 from ...text.call_turns import CallPiece, ToolCall
 from ...text.text_tools import TextInput
 from ..core.answers import new_call_id

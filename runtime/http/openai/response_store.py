@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 
+from ....artifacts.dataclass import dataclass
 from ..core.conversation import Message
 from .response_schema import ResponseDocument
 

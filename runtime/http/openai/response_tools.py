@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError, printable
 from ...text.constraints import ConstraintSpec
 from ...text.text_tools import INPUT_SCHEMA

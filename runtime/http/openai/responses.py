@@ -6,12 +6,13 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import falcon
 import msgspec
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import printable
 from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, TokenEvent
 from ..core.access import client_of

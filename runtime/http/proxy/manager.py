@@ -11,10 +11,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import UsageError, printable
 from ..core.errors import UnreachableError
 

@@ -12,11 +12,11 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import falcon
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import UsageError, printable
 from ..core.access import Scope, demand
 from ..core.routes import Paths

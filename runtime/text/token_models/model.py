@@ -6,9 +6,9 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ....artifacts.dataclass import dataclass
 from ....artifacts.token_table import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
 
 SPACE: Final = "\u2581"  # as SentencePiece spells one
