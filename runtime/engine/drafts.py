@@ -12,12 +12,13 @@ Decoding", equation 1: of k drafts, each accepted with probability a where those
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Final
+
+import numpy as np
 
 from ...artifacts.dataclass import dataclass
 from .generation import DraftStats
@@ -88,7 +89,7 @@ class StepCosts:
     @property
     def draft(self) -> float:
         """Of a step of the draft model."""
-        return statistics.median(self._draft)
+        return float(np.median(self._draft))
 
     @property
     def of_token(self) -> float:
