@@ -14,8 +14,11 @@ MEBIBYTE = 1 << 20
 DEFAULT_KV_BYTES: Final = 1 << 30
 DEFAULT_KV_CONTEXTS: Final = 4
 DEFAULT_STATE_BYTES: Final = 2 << 30
+DRAFT_STATE_BYTES: Final = 1 << 30  # of a draft model
 LEAST_SLOTS: Final = 2
 """Of one sequence: the slot of state that it goes on from, and the one that a step writes."""
+DRAFT_SLOTS: Final = 3
+"""Of one sequence of a draft model: the state after its own tokens, that before a guess, and that after it."""
 SNAPSHOT_SLOTS: Final = 64  # beside those of all sequences of a step
 
 
@@ -29,6 +32,7 @@ class KvSize:
         state_slots: exactly so many; None: what fits and is of use. Where the model has no state there are none.
         beside: of a draft model that is loaded next on the same device, with a KV cache of as many tokens: its layouts,
             of which one will be taken.
+        slots_beside: of the draft model's state, where it has some.
         apart: of a part of the same bundle that is loaded next, with a KV cache of one step: the same.
     """
 
@@ -36,6 +40,7 @@ class KvSize:
     max_context: int
     state_slots: int | None = None
     beside: tuple[Layout, ...] = ()
+    slots_beside: int = 0
     apart: tuple[Layout, ...] = ()
 
     def bytes_of_block(self, layout: Layout) -> int:
@@ -47,7 +52,15 @@ class KvSize:
     @property
     def beside_note(self) -> str:
         """For messages of what does not fit."""
-        return " with those of the draft model" if self.beside else ""
+        if not self.slots_beside:
+            return " with those of the draft model" if self.beside else ""
+        n_bytes = f"{_mebibytes(self.state_bytes_beside)} MiB"
+        return f" with those of the draft model and its {self.slots_beside} slots of state ({n_bytes})"
+
+    @property
+    def state_bytes_beside(self) -> int:
+        """Of the draft model's slots of state."""
+        return self.slots_beside * max((one.bytes_per_slot for one in self.beside), default=0)
 
     def bytes_beside(self, of: Callable[[Layout], int]) -> int:
         """The most that one of the layouts beside it takes of something else, and one of those apart."""
@@ -104,6 +117,17 @@ def host_state_slots(layout: Layout, asked: int | None, available: int | None) -
     (bytes, None: unknown). Raises as `state_slots`."""
     budget = DEFAULT_STATE_BYTES if available is None else min(DEFAULT_STATE_BYTES, available // 4)
     return state_slots(layout, asked, budget)
+
+
+def draft_slots(layout: Layout, available: int | None) -> int:
+    """Return the slots of state of a draft model, 0 where it has none: `DRAFT_SLOTS` for each sequence of a step and
+    some for snapshots, as far as they fit into `DRAFT_STATE_BYTES` and an eighth of this machine's memory that is
+    `available` (bytes, None: unknown)."""
+    if not layout.states:
+        return 0
+    budget = DRAFT_STATE_BYTES if available is None else min(DRAFT_STATE_BYTES, available // 8)
+    wanted = DRAFT_SLOTS * layout.max_sequences + SNAPSHOT_SLOTS
+    return max(DRAFT_SLOTS, min(wanted, budget // layout.bytes_per_slot))
 
 
 def describe_slots(layout: Layout, num_slots: int) -> str:
@@ -176,7 +200,8 @@ def check_memory(
     """
     size = size or KvSize(num_blocks, 0)
     arena = layout.arena_bytes() + size.bytes_beside(Layout.arena_bytes) + size.cache_bytes_apart
-    needed = num_blocks * size.bytes_of_block(layout) + arena + num_slots * layout.bytes_per_slot
+    states = num_slots * layout.bytes_per_slot + size.state_bytes_beside
+    needed = num_blocks * size.bytes_of_block(layout) + arena + states
     if available is None or needed <= available:
         return
     slots, less = "", "--kv-tokens or --max-context ask"

@@ -12,7 +12,7 @@ from ..device.hip.placement import WeightPlaces
 from ..device.hip.program import HipProgram
 from ..device.host import HostProgram
 from ..device.load import DeviceOptions, Report, load_program
-from ..device.memory import KvSize
+from ..device.memory import KvSize, available_memory, draft_slots
 from ..device.parts import load_part
 from ..text.tokenizer import Tokenizer
 from .draft_head import DraftHead
@@ -43,7 +43,9 @@ class DraftLoader(_Loader):
 
     def size(self, size: KvSize) -> KvSize:
         """What is asked for of the served model, with room left for the draft model."""
-        return replace(size, beside=tuple(self.bundle.layouts.values()))
+        layouts = tuple(self.bundle.layouts.values())
+        slots = max(draft_slots(layout, available_memory()) for layout in layouts)
+        return replace(size, beside=layouts, slots_beside=slots)
 
     def load(self, program: Program, device: DeviceOptions, size: KvSize, report: Report) -> DraftedProgram:
         """Load it on the device of the served model's program, which is closed where that fails.
@@ -61,9 +63,8 @@ class DraftLoader(_Loader):
         try:
             tokens = program.num_blocks * program.layout.kv.block_size
             blocks = -(-tokens // min(layout.kv.block_size for layout in self.bundle.layouts.values()))
-            drafting = load_program(
-                self.bundle, _same_device(device, program), KvSize(blocks, size.max_context), report
-            )
+            own = KvSize(blocks, size.max_context, size.slots_beside or None)
+            drafting = load_program(self.bundle, _same_device(device, program), own, report)
         except BaseException:
             close_program(program)
             raise
@@ -117,14 +118,11 @@ def check_kinds(served: Bundle, draft: Bundle) -> None:
     """Hold a served model and its draft model against what drafts are.
 
     Raises:
-        UsageError: one of them generates no text; or the draft model cannot forget tokens that were refused.
+        UsageError: one of them generates no text.
     """
     for bundle in (served, draft):
         if bundle.layout.both_ways:
             raise UsageError(f"--draft: expected models that generate text, found {printable(str(bundle.path))}")
-    if draft.layout.states:
-        found = f"found {printable(str(draft.path))}, which has recurrent state"
-        raise UsageError(f"--draft: expected a draft model of attention alone, {found}")
 
 
 def check_tokens(tokenizer: Tokenizer, others: Tokenizer) -> None:

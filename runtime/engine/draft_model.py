@@ -19,10 +19,12 @@ from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import RocmforgeError
 from ..device.batch import Batch, Float32, Program, RowSampling, token_arrays
 from ..device.token_masks import PendingMask
+from .draft_states import DraftStates, read_from, written_to
 from .drafts import DraftPolicy
 from .kv_cache import BlockPool, add_block_keys, root_key
 from .scheduler import Chunk
 from .sequence import ActiveSequence
+from .state_slots import HeldSlots, slots_for
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Shadow:
         guesses: and tokens after these, which may have become the sequence's.
         unusable: the model's logits were not finite, a token is none of its own, or they are too many for it.
         states: the served model's hidden states after tokens, by position, that a head has yet to read.
+        slots: of recurrent state, where the draft model has some.
     """
 
     sequence: ActiveSequence
@@ -48,6 +51,7 @@ class Shadow:
     guesses: list[int] = field(default_factory=list)
     unusable: bool = False
     states: dict[int, Float32] = field(default_factory=dict)
+    slots: HeldSlots = field(default_factory=HeldSlots)
 
     @property
     def lag(self) -> int:
@@ -84,6 +88,8 @@ class DraftModel:
     def _forget(self) -> None:
         self._shadows: dict[ActiveSequence, Shadow] = {}
         self._pool = BlockPool(self._program.num_blocks, self._program.layout.kv.block_size)
+        slots = slots_for(self._program.layout, self._program.num_state_slots)
+        self._states = None if slots is None else DraftStates(slots)
 
     def close(self) -> None:
         """Free its device."""
@@ -124,14 +130,18 @@ class DraftModel:
             self._step(going)
         return {part.chunk: part.drafts for part in drafting if part.drafts}
 
-    @staticmethod
-    def _goes_on(part: Part, wanted: int) -> bool:
-        return not part.shadow.unusable and not part.ended and len(part.drafts) < wanted
+    def _goes_on(self, part: Part, wanted: int) -> bool:
+        """Whether its last draft is computed next; a slot is taken for the state after it, or nothing follows."""
+        if part.shadow.unusable or part.ended or len(part.drafts) >= wanted:
+            return False
+        if self._states is not None:
+            part.ended = not self._states.take_guess(part.shadow.slots, part.start + len(part.token_ids) + 1)
+        return not part.ended
 
     def _let_go(self) -> None:
         """Free the blocks of sequences that ended, or that have none in the served model's cache either."""
         for sequence in [one for one in self._shadows if one.finished or not one.blocks]:
-            self._pool.free(self._shadows.pop(sequence).blocks)
+            self._drop(self._shadows.pop(sequence))
 
     def observe(self, program: Program, chunks: Sequence[Chunk]) -> None:
         """The served model's program has computed these chunks."""
@@ -157,7 +167,15 @@ class DraftModel:
                 parts.append(part)
                 tokens -= len(part.token_ids)
                 catching_up -= len(part.token_ids) if behind else 0
+        if self._states is not None:
+            for part in parts:
+                self._take_snapshots(self._states, part)
         return parts
+
+    def _take_snapshots(self, states: DraftStates, part: Part) -> None:
+        end = part.start + len(part.token_ids)
+        keys = self._keys(part.shadow, end // self._pool.block_size)
+        states.take_snapshots(part.shadow.slots, part.start, end, _prompt_length(part), keys)
 
     def _shadow(self, sequence: ActiveSequence) -> Shadow:
         """The sequence as it was left, with what has become true of the guesses, and what others have computed."""
@@ -168,10 +186,13 @@ class DraftModel:
                 break
             shadow.num_computed += 1
         shadow.guesses = []
+        shadow.num_computed = min(shadow.num_computed, len(token_ids) - 1)  # the next token follows from the last
+        if self._states is not None:
+            accepted, keys = shadow.num_computed, self._keys(shadow, shadow.num_computed // self._pool.block_size)
+            shadow.num_computed = self._states.settle(shadow.slots, first, accepted, keys)
         if not shadow.unusable:
             self._share(shadow, first)
             self._reuse(shadow)
-        shadow.num_computed = min(shadow.num_computed, len(token_ids) - 1)  # the next token follows from the last
         return shadow
 
     def _part(self, shadow: Shadow, chunk: Chunk, index: int, most: int, stepped: list[Shadow]) -> Part | None:
@@ -187,16 +208,21 @@ class DraftModel:
         if max(new) >= layout.vocab_size or len(token_ids) + chunk.draft_room > layout.max_seq_len:
             self._give_up(shadow)
             return None
-        fits = self._fits(shadow, end + chunk.draft_room * draws, stepped)
-        return Part(shadow, start, new, draws, index) if fits else None
+        if not self._fits(shadow, end + chunk.draft_room * draws, stepped):
+            return None
+        if self._states is not None:
+            self._states.take(shadow.slots, end)
+        return Part(shadow, start, new, draws, index)
 
     def _fits(self, shadow: Shadow, length: int, stepped: list[Shadow]) -> bool:
-        """Whether so many of its tokens have blocks now: those that lag more, most first, give theirs. One that gave
-        them a moment ago may be in the step itself, from its beginning, and lag most: it keeps what it has now."""
+        """Whether so many of its tokens have blocks now, and the state after them a slot: those that lag more, most
+        first, give theirs; a slot those that lag as much. One that gave them a moment ago may be in the step itself,
+        from its beginning, and lag most: it keeps what it has now."""
         missing, lag = self._pool.blocks_for(length) - len(shadow.blocks), shadow.lag
-        kept = set(map(id, stepped))
-        while missing > self._pool.num_free:
-            others = [one for one in self._shadows.values() if one.blocks and one.lag > lag and id(one) not in kept]
+        kept = {id(shadow), *map(id, stepped)}
+        while missing > self._pool.num_free or (self._states is not None and not self._states.num_free):
+            least = lag + (missing > self._pool.num_free)
+            others = [one for one in self._shadows.values() if one.blocks and one.lag >= least and id(one) not in kept]
             if not others:
                 return False
             self._drop(max(others, key=lambda one: one.lag))
@@ -205,8 +231,11 @@ class DraftModel:
         return True
 
     def _drop(self, shadow: Shadow) -> None:
+        """It begins anew; guesses followed from what it had."""
         self._pool.free(shadow.blocks)
-        shadow.blocks, shadow.num_computed = [], 0
+        if self._states is not None:
+            self._states.free(shadow.slots)
+        shadow.blocks, shadow.num_computed, shadow.guesses = [], 0, []
 
     def _give_up(self, shadow: Shadow) -> None:
         shadow.unusable = True
@@ -237,6 +266,9 @@ class DraftModel:
             return
         shadow.num_computed = part.start + len(part.token_ids)
         self._share(shadow, first)
+        if self._states is not None:
+            keys = self._keys(shadow, shadow.num_computed // self._pool.block_size)
+            self._states.advance(shadow.slots, shadow.num_computed, keys, _prompt_length(part))
 
     def _take(self, part: Part, token: int) -> None:
         if 0 <= token < self._vocab_size:
@@ -247,15 +279,24 @@ class DraftModel:
             return
         if token < 0:  # whoever goes on from these keys and values has numbers that are none too
             self._pool.invalidate(part.shadow.blocks)
+            if self._states is not None:
+                self._states.distrust(part.shadow.slots)
         self._give_up(part.shadow)
 
     def _batch(self, parts: Sequence[Part]) -> Batch:
         token_ids = [part.token_ids for part in parts]
         ends = zip(parts, accumulate(map(len, token_ids)), strict=True)
+        state_from = state_to = None
+        if self._states is not None:
+            held = [(part.shadow.slots, part.start, len(part.token_ids)) for part in parts]
+            state_from = np.array([read_from(slots, start) for slots, start, _ in held], np.int32)
+            state_to = np.array([slot for one in held for slot in written_to(*one)], np.int32)
         return Batch(
             *token_arrays(token_ids, [part.start for part in parts], [part.shadow.blocks for part in parts]),
             logits_rows=np.array([end - 1 for part, end in ends if part.draws], np.int32),
             sampling=[self._sampling(part) for part in parts if part.draws],
+            state_from=state_from,
+            state_to=state_to,
         )
 
     def _sampling(self, part: Part) -> RowSampling:
@@ -283,19 +324,35 @@ class DraftModel:
             self._pool.share(shadow.blocks[index], self._key(shadow, index))
 
     def _reuse(self, shadow: Shadow) -> None:
-        """Go on from the blocks that are known already, but leave a token to compute."""
+        """Go on from the blocks that are known already, but leave a token to compute; where the model has state, only
+        as far as a snapshot of it is known too."""
         size = self._pool.block_size
-        while shadow.num_computed % size == 0 and shadow.lag > size:
-            index = shadow.num_computed // size
+        if shadow.num_computed % size:
+            return
+        first = end = shadow.num_computed // size
+        while len(shadow.sequence.token_ids) - end * size > size and self._pool.knows(self._key(shadow, end)):
+            end += 1
+        if self._states is not None:
+            end = self._states.reuse(shadow.slots, self._keys(shadow, end), first, size)
+        for index in range(first, end):
             block = self._pool.lookup(self._key(shadow, index))
-            if block is None:
-                break
+            assert block is not None
             self._pool.free(shadow.blocks[index : index + 1])
             shadow.blocks[index : index + 1] = [block]
-            shadow.num_computed += size
+        shadow.num_computed = end * size
 
     def _key(self, shadow: Shadow, index: int) -> bytes:
-        """Key of a block of a sequence. Adapters are none of the draft model's."""
+        """Key of a block of a sequence."""
+        return self._keys(shadow, index + 1)[index]
+
+    def _keys(self, shadow: Shadow, count: int) -> list[bytes]:
+        """Keys of a sequence's first `count` blocks. Adapters are none of the draft model's."""
         sequence = shadow.sequence
         root, size = root_key(sequence.request.cache_space), self._pool.block_size
-        return add_block_keys(shadow.keys, root, sequence.token_ids, size, index + 1)[index]
+        return add_block_keys(shadow.keys, root, sequence.token_ids, size, count)[:count]
+
+
+def _prompt_length(part: Part) -> int:
+    """Tokens that are computed before it answers; 0: it answers. See `StateSlots.worth_keeping`."""
+    prompt = part.shadow.sequence.num_prompt_tokens
+    return prompt if part.start < prompt else 0

@@ -233,6 +233,8 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "unit/runtime/test_terminal.py",
     ),
     "runtime/engine/drafted_program.py": ("test_draft_model.py",),
+    "runtime/engine/draft_model.py": ("test_draft_model.py", "test_draft_states.py"),
+    "runtime/engine/draft_states.py": ("test_draft_states.py",),
     "runtime/engine/scheduler.py": ("test_engine_speculation.py", "test_state_slots.py"),
     "runtime/engine/state_slots.py": ("test_state_slots.py", "test_recurrent_state.py"),
     "runtime/engine/shared_pool.py": ("test_kv_cache.py", "test_state_slots.py"),

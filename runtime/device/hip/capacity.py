@@ -43,7 +43,7 @@ class _Needs:
         weights = place_tensors(layout, host)[1] + size.bytes_beside(_weights_bytes)
         arena = _arena_bytes(layout) + size.bytes_beside(_arena_bytes) + size.cache_bytes_apart
         cache = _wanted_blocks(layout, size) * size.bytes_of_block(layout)
-        return cls(weights, arena, _wanted_slots(size) * layout.bytes_per_slot, cache)
+        return cls(weights, arena, _wanted_slots(size) * layout.bytes_per_slot + size.state_bytes_beside, cache)
 
     @property
     def total(self) -> int:
@@ -135,7 +135,8 @@ def _arena_bytes(layout: Layout) -> int:
 
 def _beside_bytes(size: KvSize) -> int:
     """Of what is loaded beside it, but its KV cache."""
-    return size.bytes_beside(_weights_bytes) + size.bytes_beside(_arena_bytes) + size.cache_bytes_apart
+    arena = size.bytes_beside(_arena_bytes) + size.cache_bytes_apart
+    return size.bytes_beside(_weights_bytes) + arena + size.state_bytes_beside
 
 
 def _context_blocks(layout: Layout, size: KvSize) -> int:
