@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,8 @@ from ..runtime.device.golden import GOLDEN_BLOCKS, prompt_logits, record_of
 from ..runtime.device.host import HostProgram
 from ..runtime.engine.part_records import probe_of, record_rows
 from .mapped_pages import pages_given_back
+
+Float32 = npt.NDArray[np.float32]
 
 NUDGES: Final = tuple(np.float32(1 + 2.0**-bits) for bits in (20, 16, 12))
 """A few units in the last place, what no model should notice; and more, for one whose first layer rounds that away."""
@@ -36,16 +38,37 @@ def make_golden(
         for prompt in prompts:
             exact.append(prompt_logits(program, prompt))
             records.append(record_of(program, prompt, exact[-1]))
-    nudged = next((one for one in layout.tensors if one.packing == "f32" and one.name.endswith("norm@f32")), None)
-    if nudged is None:
-        return records
-    for nudge in NUDGES:
+
+    def again(nudged: TensorEntry, nudge: np.float32) -> list[Float32]:
         with _program(layout, weights, code, nudged, nudge=nudge) as program:
-            for record, prompt, logits in zip(records, prompts, exact, strict=True):
-                record["noise"] = _difference(prompt_logits(program, prompt), logits)
+            return [prompt_logits(program, prompt) for prompt in prompts]
+
+    norms = (one for one in layout.tensors if one.packing == "f32" and one.name.endswith("norm@f32"))
+    _add_noise(records, exact, next(norms, None), again)
+    return records
+
+
+def _add_noise(
+    records: Sequence[dict[str, object]],
+    exact: Sequence[Float32],
+    nudged: TensorEntry | None,
+    again: Callable[[TensorEntry, np.float32], Sequence[Float32]],
+) -> None:
+    """Add to each record what a nudge changes in its numbers: the smallest that changes any of some record.
+
+    Args:
+        records: get their `noise`; none without a tensor to nudge.
+        exact: their numbers.
+        nudged: the tensor.
+        again: computes the numbers with that tensor nudged.
+    """
+    if nudged is None:
+        return
+    for nudge in NUDGES:
+        for record, found, rows in zip(records, again(nudged, nudge), exact, strict=True):
+            record["noise"] = _difference(found, rows)
         if any(record["noise"] for record in records):
             break
-    return records
 
 
 def _make_of_part(
@@ -61,16 +84,17 @@ def _make_of_part(
     records = [record_rows(one, rows) for one, rows in zip(given, exact, strict=True)]
     for record, rows in zip(records, exact, strict=True):
         record["spread"] = _difference(rows, np.zeros_like(rows))
-    nudged = next((one for one in layout.tensors if one.packing == "f32" and "norm" in one.name), None)
-    if nudged is None:
-        return records
-    with _program(layout, weights, code, nudged, probe.blocks) as program:
-        for record, one, rows in zip(records, given, exact, strict=True):
-            record["noise"] = _difference(probe.rows(program, one), rows)
+
+    def again(nudged: TensorEntry, nudge: np.float32) -> list[Float32]:
+        with _program(layout, weights, code, nudged, probe.blocks, nudge) as program:
+            return [probe.rows(program, one) for one in given]
+
+    norms = (one for one in layout.tensors if one.packing == "f32" and "norm" in one.name)
+    _add_noise(records, exact, next(norms, None), again)
     return records
 
 
-def _difference(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+def _difference(one: Float32, other: Float32) -> float:
     """Return the root mean square of differences, the same to the bit on every machine."""
     differences = one.astype(np.float64) - other
     return math.sqrt(math.fsum((differences * differences).ravel().tolist()) / differences.size)

@@ -11,7 +11,17 @@ import numpy as np
 
 from rocmforge.tools.generate.architecture_models import write_architecture
 
-DRAFTING: Final = ("deepseek2", "glm4moe", "hy_v3", "qwen35", "qwen35moe", "qwen3next")
+DRAFTING: Final = (
+    "cohere2moe",
+    "deepseek2",
+    "deepseek32",
+    "glm-dsa",
+    "glm4moe",
+    "hy_v3",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+)
 """Architectures whose blocks are compiled."""
 LAYERS: Final = 4  # the block among them: of models with recurrent state the last has attention
 _HIDDEN, _VOCAB = 64, 96
@@ -19,8 +29,21 @@ _ADDED: Final = (
     *("attn_output.weight", "ffn_down.weight", "ssm_out.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight"),
 )
 """What a layer adds to the residual stream comes of one of these."""
-_KEYS: Mapping[str, Mapping[str, float]] = {"deepseek2": {"attention.temperature_scale": 0.0}}
-"""What llama.cpp takes no other values of beside such a block."""
+_INDEXED: Final = ("deepseek32", "glm-dsa")
+_INDEXER: Final[Mapping[str, tuple[int, ...]]] = {
+    "indexer.k_norm.weight": (128,),
+    "indexer.k_norm.bias": (128,),
+    "indexer.proj.weight": (2, _HIDDEN),
+    "indexer.attn_k.weight": (128, _HIDDEN),
+    "indexer.attn_q_b.weight": (256, 40),
+}
+"""What llama.cpp reads of each layer beside; the block has no use for it."""
+_INDEXER_KEYS: Final = {"attention.indexer.head_count": 2, "attention.indexer.key_length": 128}
+_KEYS: Mapping[str, Mapping[str, float]] = {
+    "deepseek2": {"attention.temperature_scale": 0.0},
+    **{name: {"attention.temperature_scale": 0.0, **_INDEXER_KEYS} for name in _INDEXED},
+}
+"""What llama.cpp takes no other values of beside such a block, and what it asks for."""
 
 
 def draft_tensors(own: bool, hidden: int = _HIDDEN, vocab: int = _VOCAB) -> dict[str, tuple[int, ...]]:
@@ -60,8 +83,10 @@ def write_drafting(
     tensors: dict[str, tuple[int, ...] | None] = {
         f"blk.{layers - 1}.{ending}": shape for ending, shape in shapes.items()
     }
-    if name == "hy_v3":
+    if name in ("cohere2moe", "hy_v3"):
         tensors["rope_freqs.weight"] = None  # llama.cpp reads it of none that drafts
+    if name in _INDEXED:
+        tensors |= {f"blk.{layer}.{ending}": shape for layer in range(layers) for ending, shape in _INDEXER.items()}
     keys: dict[str, float] = {"nextn_predict_layers": 1, **_KEYS.get(name, {})}
     if context:
         keys["context_length"] = context

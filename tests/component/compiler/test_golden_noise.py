@@ -14,6 +14,8 @@ from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import Silent
 from rocmforge.library import golden_maker
 from rocmforge.library.golden_maker import make_golden
+from rocmforge.tests.support.programs import building_levels
+from rocmforge.tools.generate.draft_models import write_drafting
 from rocmforge.tools.generate.fixtures import write_model
 
 
@@ -51,3 +53,22 @@ def test_a_model_that_rounds_a_small_nudge_away_gets_a_larger_one(
     compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
     assert found[0]["noise"] == 0.0
     assert float(str(found[1]["noise"])) > 0
+
+
+def test_a_part_that_rounds_a_small_nudge_away_gets_a_larger_one_too(
+    tmp_path: Path, build_cache: BuildCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, found = write_drafting(tmp_path / "model.gguf", "glm4moe"), []
+
+    def maker(layout, weights, code, prompts, part=None):  # type: ignore[no-untyped-def]
+        if part is not None:
+            for nudges in ((1.0,), (1.0, 1.0 + 2.0**-12)):
+                monkeypatch.setattr(golden_maker, "NUDGES", tuple(map(np.float32, nudges)))
+                found.extend(make_golden(layout, weights, code, prompts, part)[:1])
+        return make_golden(layout, weights, code, prompts, part)
+
+    with building_levels(("portable",)):
+        compile_model(CompileOptions(model, tmp_path / "model.rfb", ("host",)), build_cache, Silent(), maker)
+    assert found[0]["noise"] == 0.0
+    assert found[1]["noise"] > 0
+    assert found[0]["spread"] == found[1]["spread"] > found[1]["noise"]
