@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Mapping
 from importlib import import_module
@@ -55,6 +56,7 @@ class _Commands(Group):
 def main(context: click.Context) -> None:
     """ROCmForge: compile a GGUF model into a bundle, serve the bundle."""
     gc.set_threshold(START_THRESHOLD)
+    atexit.register(gc.freeze)  # else what is left is looked at twice more before the process ends: 7 ms
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(UsageError.exit_code)

@@ -125,6 +125,13 @@ class Cursor:
         """Read an unsigned 64-bit integer."""
         return self._number(_U64, field, "uint64")
 
+    def u64s(self, count: int, field: str) -> list[int]:
+        """Read a few unsigned 64-bit integers."""
+        self._load(8 * count, field, f"{count} of uint64")
+        numbers = struct.unpack_from(f"<{count}Q", self._loaded, self.position - self._base)
+        self.position += 8 * count
+        return list(numbers)
+
     def _number(self, form: struct.Struct, field: str, what: str) -> int:
         self._load(form.size, field, what)
         number: int = form.unpack_from(self._loaded, self.position - self._base)[0]

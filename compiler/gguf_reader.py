@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError, printable
@@ -169,8 +170,7 @@ def _read_alignment(path: Path, metadata: Mapping[str, object]) -> int:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class _TensorHeader:
+class _TensorHeader(NamedTuple):
     """A tensor as the header gives it; `relative` counts from the data's start."""
 
     name: str
@@ -188,7 +188,7 @@ def _read_tensor_header(cursor: Cursor, index: int) -> _TensorHeader:
     dimensions = cursor.u32(name)
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         raise cursor.error(name, f"expected 1 to {MAX_DIMENSIONS} dimensions, found {dimensions}")
-    innermost_first = [cursor.u64(name) for _ in range(dimensions)]
+    innermost_first = cursor.u64s(dimensions, name)
     ggml_type = _read_ggml_type(cursor, name)
     elements = 1
     for size in innermost_first:

@@ -30,6 +30,10 @@ _EXPANDING = "blk.{layer}.attn_kv_b.weight"  # of older files, and of folders: i
 _MEANINGFUL_ENDINGS = (".bias", ".scale")
 
 
+_Fused = list[tuple[str, tuple[str, ...]]]
+"""Names of tensors, without their ending, and the roles whose rows each holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightTensor:
     """The tensor that holds a weight: all of it, or some of its rows.
@@ -190,7 +194,7 @@ def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
         name = HEAD_TENSORS[role]
         yield _Place(role, name, shape, source.tensors[name].shape, 0, False)
     for number in (None, *range(config.num_layers)):
-        shapes = row.shapes(config, config.layer(number or 0))
+        shapes, fused = row.shapes(config, config.layer(number or 0)), _fused(source, row, number or 0)
         prefix = "" if number is None else f"layers.{number}."
         for role in row.tensors:
             if role in shapes and row.is_layer_role(role) == (number is not None):
@@ -201,11 +205,17 @@ def _places(source: ModelSource, config: ModelConfig) -> Iterator[_Place]:
                 elif base:
                     yield from _heads_places(config, row, shapes, role, base, number or 0)
                 else:
-                    yield from _places_of(source, row, shapes, role, number or 0, prefix)
+                    yield from _places_of(source, row, shapes, fused, role, number or 0, prefix)
+
+
+def _fused(source: ModelSource, row: Architecture, layer: int) -> _Fused:
+    """Return `Architecture.fused` of a layer, of those tensors that the source has."""
+    named = ((template.replace("{layer}", str(layer)), roles) for template, roles in row.fused.items())
+    return [(base, roles) for base, roles in named if f"{base}.weight" in source.tensors]
 
 
 def _places_of(
-    source: ModelSource, row: Architecture, shapes: Shapes, role: str, layer: int, prefix: str
+    source: ModelSource, row: Architecture, shapes: Shapes, fused: _Fused, role: str, layer: int, prefix: str
 ) -> Iterator[_Place]:
     """Yield the places of a weight, of its bias, and of the scale that multiplies the products of a matrix."""
     shape, name = shapes[role], row.tensor_name(role, layer)
@@ -216,7 +226,7 @@ def _places_of(
         yield from _latent_places(shapes, role, own, expanding)
         return
     if len(shape) == 3:
-        yield from _experts_places(source, row, shapes, role, layer, prefix)
+        yield from _experts_places(source, row, shapes, fused, role, layer, prefix)
         return
     if role == "shared_gate":
         yield _Place(own, name, shape, shape[1:], 0, optional)
@@ -234,7 +244,7 @@ def _places_of(
         if len(shape) == 2:
             yield _Place(f"{own}_scale", f"{name.removesuffix('.weight')}.scale", (1,), (1,), 0, True)
         return
-    base, roles = _holder(source, row, shapes, role, layer)
+    base, roles = _holder(source, row, shapes, fused, role, layer)
     first, rows = sum(shapes[one][0] for one in roles[: roles.index(role)]), sum(shapes[one][0] for one in roles)
     yield _Place(own, f"{base}.weight", shape, (rows, *shape[1:]), first, optional)
     if len(shape) == 2 and not (role == "expert_router" and "router_factors" in shapes):
@@ -266,11 +276,11 @@ def _heads_places(
 
 
 def _experts_places(
-    source: ModelSource, row: Architecture, shapes: Shapes, role: str, layer: int, prefix: str
+    source: ModelSource, row: Architecture, shapes: Shapes, fused: _Fused, role: str, layer: int, prefix: str
 ) -> Iterator[_Place]:
     """Yield the places of all experts' matrices of a role, stacked, of their biases, and of their scales."""
     experts, rows, columns = shapes[role]
-    base, roles = _holder(source, row, shapes, role, layer)
+    base, roles = _holder(source, row, shapes, fused, role, layer)
     heights = {one: shapes[one][1] for one in roles if one in shapes}
     first = sum(heights[one] for one in roles[: roles.index(role)] if one in heights)
     every = sum(heights.values())
@@ -297,21 +307,19 @@ def _latent_places(shapes: Shapes, role: str, own: str, name: str) -> Iterator[_
 
 
 def _holder(
-    source: ModelSource, row: Architecture, shapes: Shapes, role: str, layer: int
+    source: ModelSource, row: Architecture, shapes: Shapes, fused: _Fused, role: str, layer: int
 ) -> tuple[str, tuple[str, ...]]:
     """Return the tensor, without its ending, that holds the rows of a role, and whose rows it holds."""
 
     def named(one: str) -> str:
         return row.tensor_name(one, layer).removesuffix(".weight")
 
-    for template, roles in row.fused.items():
-        base = template.replace("{layer}", str(layer))
-        stored = source.tensors.get(f"{base}.weight")
-        if role not in roles or stored is None or f"{named(roles[0])}.weight" in source.tensors:
+    for base, roles in fused:
+        if role not in roles or f"{named(roles[0])}.weight" in source.tensors:
             continue
         own = {named(one) for one in roles if one in row.tensors}
         # `ffn_up` may be the tensor of up alone, or of gate and up.
-        if base not in own or stored.shape[0] == sum(shapes[one][0] for one in roles):
+        if base not in own or source.tensors[f"{base}.weight"].shape[0] == sum(shapes[one][0] for one in roles):
             return base, roles
     return named(role), (role,)
 
