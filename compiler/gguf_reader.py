@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import GgufError, printable
 from .ggml_types import BLOCKS, GgmlType
 from .gguf_cursor import Cursor, Memory, opened

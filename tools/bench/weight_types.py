@@ -31,7 +31,8 @@ from rocmforge.tools.generate.gguf_writing import finish
 
 TYPES = (
     *("Q2_K_S", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_M", "IQ1_S"),
-    *("IQ1_M", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q2_0"),
+    *("IQ1_M", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q2_0", "Q1_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_M", "Q6_K"),
+    *("Q8_0", "F16", "BF16"),
 )
 BY_TENSOR = ("MXFP4", "NVFP4")  # which the quantizer takes by the tensors' names alone
 PIECE, STEP = 32, 8
