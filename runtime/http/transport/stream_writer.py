@@ -40,8 +40,9 @@ class StreamWriter:
     def __init__(self, poll_seconds: float) -> None:
         """Look every `poll_seconds` whether the clients of silent streams are still there."""
         self._poll_seconds = poll_seconds
-        self._events: queue.SimpleQueue[tuple[_Stream, TokenEvent | None] | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[_Stream, TokenEvent] | None] = queue.SimpleQueue()  # None: look again
         self._streams: set[_Stream] = set()
+        self._lock = threading.Lock()  # of the set
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
 
@@ -64,12 +65,20 @@ class StreamWriter:
             Exception: whatever `encode` raised.
         """
         stream = _Stream(job, encode, connection)
-        self._events.put((stream, None))
+        self._watch(stream)
         inbox = job.generations[0].inbox
         inbox.hand_on((lambda event: self._events.put((stream, event))) if inbox.hurried else stream.take)
         if self._stopped:  # too late for the thread to see it
             stream.end(ClientGoneError())
         stream.wait()
+
+    def _watch(self, stream: _Stream) -> None:
+        """Look after this one too. The thread is woken where it has no others, and so sleeps until it is."""
+        with self._lock:
+            sleeps = not self._streams
+            self._streams.add(stream)
+        if sleeps:
+            self._events.put(None)
 
     def _run(self) -> None:
         next_look = 0.0
@@ -77,7 +86,9 @@ class StreamWriter:
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + self._poll_seconds
-        for stream in self._streams:
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
             stream.end(ClientGoneError())
 
     def _next(self, timeout: float | None) -> bool:
@@ -87,17 +98,16 @@ class StreamWriter:
         except queue.Empty:
             return True
         if item is None:
-            return False
+            return not self._stopped
         stream, event = item
-        if event is None:
-            self._streams.add(stream)
-        else:
-            stream.take(event)
+        stream.take(event)
         return True
 
     def _look(self) -> None:
-        self._streams = {stream for stream in self._streams if not stream.ended}
-        for stream in self._streams:
+        with self._lock:
+            self._streams = {stream for stream in self._streams if not stream.ended}
+            streams = list(self._streams)
+        for stream in streams:
             stream.look()
 
 
