@@ -22,7 +22,9 @@ from rocmforge.artifacts.errors import (
     ToolchainError,
     UsageError,
 )
+from rocmforge.runtime.engine.lifecycle import FINISHED, FIRST_TOKEN, RequestEvent
 from rocmforge.runtime.engine.worker import wire
+from rocmforge.runtime.engine.worker.process import Worker
 from rocmforge.runtime.engine.worker.sender import EARLY_MESSAGES, Sender
 from rocmforge.runtime.engine.worker.wire import Channel, DeferredConstraints, Fault, decode, encode, error_of, fault_of
 from rocmforge.runtime.text.constraints import ConstraintError, ConstraintSpec
@@ -129,6 +131,20 @@ def test_a_step_leaves_in_parts_and_its_end_sends_the_last(line: Line) -> None:
     assert second == tuple(range(EARLY_MESSAGES, 2 * EARLY_MESSAGES))
     sender.send_now()
     assert line.server.receive() == tuple(range(2 * EARLY_MESSAGES, 2 * EARLY_MESSAGES + 3))
+    sender.finish()
+
+
+def test_turns_of_a_step_leave_with_it_and_ends_beside_it_at_once(line: Line) -> None:
+    """The thread that sends, once woken, would keep the step's tokens until the next step computes."""
+    sender = Sender(line.worker)
+    worker = Worker(line.worker, sender)
+    inside = [RequestEvent(FIRST_TOKEN, 1, 0.0), RequestEvent(FINISHED, 1, 0.0, 9, "length")]
+    for event in inside:
+        worker._turned(event)
+    assert not sender._rung
+    cancelled = RequestEvent(FINISHED, 2, 0.0, 3, "cancelled")
+    worker._turned(cancelled)
+    assert line.server.receive() == (*inside, cancelled)
     sender.finish()
 
 
