@@ -9,19 +9,16 @@ in the page cache before it begins. CPU seconds are this process's and, apart, t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import re
 import resource
 import shutil
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,12 +30,7 @@ from rocmforge.registry.pull import pull_bundle
 from rocmforge.registry.push import push_bundle
 from rocmforge.registry.reference import parse_reference
 from rocmforge.tools.bench.startup import serve_once
-
-_CONFIG = """version: 0.1
-log: {{level: info}}
-storage: {{filesystem: {{rootdirectory: {folder}/storage}}}}
-http: {{addr: '127.0.0.1:0', secret: x}}
-"""
+from rocmforge.tools.debian.registry import running_registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +50,12 @@ def main(bundle: Path, rounds: int, as_json: bool) -> None:
     """Measure, and print a line for each."""
     with verify_bundle(bundle) as opened:  # from now on it is in memory
         n_bytes = sum(entry.n_bytes for entry in opened.manifest.files.values())
-    with tempfile.TemporaryDirectory() as name, _registry(Path(name)) as (host, server):
+    with tempfile.TemporaryDirectory() as name, running_registry(Path(name)) as registry:
         moved: dict[str, list[Sample]] = {}
         for number in range(rounds):
-            for what, action in _transfers(bundle, host, Path(name), number).items():
-                moved.setdefault(what, []).append(_timed(action, server))
-        started = _starts(bundle, host, Path(name), rounds)
+            for what, action in _transfers(bundle, registry.host, Path(name), number).items():
+                moved.setdefault(what, []).append(_timed(action, registry.pid))
+        started = _starts(bundle, registry.host, Path(name), rounds)
     if as_json:
         samples = {what: [asdict(sample) for sample in found] for what, found in moved.items()}
         click.echo(json.dumps({"n_bytes": n_bytes, "transfers": samples, "first_token_seconds": started}))
@@ -75,23 +67,6 @@ def main(bundle: Path, rounds: int, as_json: bool) -> None:
         click.echo(f"{line}, CPU {cpu:.2f} s, the registry's {its:.2f} s, of {n_bytes / 1e6:.1f} MB")
     for what, seconds in started.items():
         click.echo(f"{what}: first token {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
-
-
-@contextlib.contextmanager
-def _registry(folder: Path) -> Iterator[tuple[str, int]]:
-    """A registry for a while; its host and port, and its process."""
-    (folder / "config.yml").write_text(_CONFIG.format(folder=folder))
-    command = ["docker-registry", "serve", str(folder / "config.yml")]
-    server = subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE)
-    try:
-        assert server.stdout is not None
-        lines = iter(server.stdout.readline, b"")
-        host = next(found[1].decode() for line in lines if (found := re.search(rb"listening on (\S+?)\"", line)))
-        threading.Thread(target=lambda: [*lines], daemon=True).start()  # what nobody reads holds it up
-        yield host, server.pid
-    finally:
-        server.kill()
-        server.wait()
 
 
 def _transfers(bundle: Path, host: str, folder: Path, number: int) -> dict[str, Callable[[], object]]:
