@@ -1,0 +1,1 @@
+"""Proofs in one command each: the chain of supply, attacked; certificates of equivalence with an older version."""
