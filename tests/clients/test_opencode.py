@@ -17,18 +17,19 @@ import pytest
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.clients.common import MODEL, QUESTION
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, serving
-from rocmforge.tests.support.programs import compiled
+from rocmforge.tests.support.programs import LEVELS, compiled
 from rocmforge.tests.support.shallow import first_layers
 
 MAX_TOKENS = 32
-LAYERS = 2
+LAYERS = 1
 
 
 @pytest.fixture(scope="module")
 def server(smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`rfc serve` of the first layers of SmolLM2, under its name: all of them take a minute for some 7,700 tokens."""
+    """`rfc serve` of the first layer of SmolLM2, under its name: all of them take a minute for some 7,700 tokens."""
     model = first_layers(smollm2_gguf, tmp_path_factory.mktemp("shallow") / f"{MODEL}.gguf", LAYERS)
-    with compiled(model, build_cache) as bundle, serving(bundle.path) as running:
+    # As the product builds it: all those kernels are SmolLM2's own.
+    with compiled(model, build_cache, levels=LEVELS, flags={}) as bundle, serving(bundle.path) as running:
         yield running
 
 

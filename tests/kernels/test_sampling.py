@@ -28,6 +28,7 @@ from rocmforge.tests.oracles.sampling import (
     random_sampling,
     uniform,
 )
+from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.generate.fixtures import write_model
 
 LEVELS = [level for level, needed in HOST_LEVELS[host_arch()].items() if cpu_features().issuperset(needed)]
@@ -38,7 +39,7 @@ ROWS = 64
 def bundle(tmp_path_factory: pytest.TempPathFactory, build_cache: BuildCache) -> Iterator[Bundle]:
     folder = tmp_path_factory.mktemp("sampling")
     model = write_model(folder / "model.gguf", num_layers=1, vocab_size=VOCAB)
-    with PlainProgress() as progress:
+    with PlainProgress() as progress, building_levels(tuple(LEVELS)):
         compile_model(CompileOptions(model, folder / "model.rfb"), build_cache, progress, make_golden)
     with open_bundle(folder / "model.rfb") as opened:
         yield opened

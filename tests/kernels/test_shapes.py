@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.compiler.target import TARGETS
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.golden import compare_golden
 from rocmforge.runtime.device.host import choose_variant
 from rocmforge.tests.oracles.reference import ReferenceModel
-from rocmforge.tests.support.programs import logits
+from rocmforge.tests.support.programs import building_levels, logits
 from rocmforge.tools.generate.fixtures import write_model
 
 # What the cases do not say; two layers.
@@ -65,10 +64,10 @@ MIXTURES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def portable_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build for one level: shapes decide nothing that levels differ in, and one takes a tenth of the time."""
-    host = TARGETS["host"]
-    monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
+def portable_only() -> Iterator[None]:
+    """Build for one level: shapes decide nothing that levels differ in."""
+    with building_levels(("portable",)):
+        yield
 
 
 def compiled(folder: Path, cache: BuildCache, **shape: Any) -> tuple[ReferenceModel, Bundle]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
@@ -15,6 +16,7 @@ from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.solo import Solo
+from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.emulator import HipEmulator
 
 ARCHES = ("gfx1100", "gfx1201", "gfx942")
@@ -25,10 +27,16 @@ def ignore(_line: str) -> None:
 
 
 def compiled(
-    path: Path, cache: BuildCache, goal: Path, toolchain: str = "zig", archs: tuple[str, ...] = (*ARCHES, "host")
+    path: Path,
+    cache: BuildCache,
+    goal: Path,
+    archs: tuple[str, ...] = (*ARCHES, "host"),
+    levels: tuple[str, ...] = ("portable",),
+    flags: Mapping[str, str] | None = None,
 ) -> Bundle:
-    options = CompileOptions(path, goal, archs, toolchain=toolchain)
-    with PlainProgress() as progress:
+    """`levels` and `flags` of the host as `building_levels` takes them."""
+    options = CompileOptions(path, goal, archs, toolchain="zig")
+    with PlainProgress() as progress, building_levels(levels, flags):
         compile_model(options, cache, progress, make_golden)
     return open_bundle(goal)
 

@@ -19,7 +19,6 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_source import ModelSource
 from rocmforge.compiler.read_config import read_config
-from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.batch import Float32
 from rocmforge.runtime.engine.picture_encoder import PictureEncoder
 from rocmforge.runtime.engine.pictures import PlacedPicture
@@ -100,9 +99,7 @@ def seeing_model(
         return replace(config, sees_ahead=vision.both_ways)
 
     write_architecture(path, name, num_layers=layers, keys={"context_length": 256})
-    host = TARGETS["host"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
         patched.setattr(model_module, "read_config", read)
         with compiled(path, cache, path.with_suffix(".rfb"), archs=archs) as bundle:
             yield bundle

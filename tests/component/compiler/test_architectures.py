@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import Silent
-from rocmforge.compiler.target import TARGETS
 from rocmforge.library.compilation import make_golden
+from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.architecture_oracle.judge import nmse
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
@@ -62,10 +62,10 @@ CACHES = {
 
 
 @pytest.fixture
-def portable_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def portable_only() -> Iterator[None]:
     """Build for one level: it decides nothing of an architecture."""
-    host = TARGETS["host"]
-    monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
+    with building_levels(("portable",)):
+        yield
 
 
 @pytest.mark.usefixtures("portable_only")

@@ -25,8 +25,8 @@ from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.position_tables import RopeTable
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.read_config import read_config
-from rocmforge.compiler.target import TARGETS
 from rocmforge.library.compilation import make_golden
+from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.generate.architecture_oracle.judge import nmse
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 from rocmforge.tools.generate.architecture_oracle.programs import last_logits, load
@@ -107,12 +107,9 @@ def test_refusals(source: GgufFile, key: str, value: object, problem: str) -> No
     assert f"gemma3n.{key}: {problem}" in str(caught.value)
 
 
-def test_the_host_computes_what_the_graph_means(
-    model: Path, tmp_path: Path, build_cache: BuildCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host = TARGETS["host"]
-    monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
-    compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), make_golden)
+def test_the_host_computes_what_the_graph_means(model: Path, tmp_path: Path, build_cache: BuildCache) -> None:
+    with building_levels(("portable",)):
+        compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), make_golden)
     expected = Meaning.of(model, len(IDS)).logits(IDS)
     with open_bundle(tmp_path / "model.rfb") as bundle:
         assert bundle.layout.kv.num_layers == LAYERS - SHARED

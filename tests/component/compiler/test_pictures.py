@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,10 +23,10 @@ from rocmforge.compiler.operation import Float64
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.read_config import read_config
 from rocmforge.compiler.sources import open_source
-from rocmforge.compiler.target import TARGETS
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, Float32, Program, RowSampling
 from rocmforge.runtime.device.solo import Solo
+from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.architecture_oracle.judge import nmse
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
@@ -55,11 +56,11 @@ def with_pictures(source: ModelSource) -> ModelConfig:
 
 
 @pytest.fixture(autouse=True)
-def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compile for pictures, and for one level of the host: it decides nothing of an architecture."""
-    host = TARGETS["host"]
-    monkeypatch.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
     monkeypatch.setattr(model_module, "read_config", with_pictures)
+    with building_levels(("portable",)):
+        yield
 
 
 @dataclass(frozen=True, slots=True)

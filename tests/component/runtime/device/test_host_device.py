@@ -44,7 +44,7 @@ PAGE = 4096
 def bundle(tmp_path_factory: pytest.TempPathFactory, build_cache: BuildCache) -> Iterator[Bundle]:
     path = tmp_path_factory.mktemp("device") / "model.gguf"
     write_model(path, num_layers=1)
-    with compiled(path, build_cache) as opened:
+    with compiled(path, build_cache, levels=tuple(HOST_LEVELS["host"])) as opened:
         yield opened
 
 

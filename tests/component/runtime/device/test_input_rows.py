@@ -21,7 +21,6 @@ from rocmforge.compiler.model import CompileOptions, read_model
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_tensors import weight_tensors
 from rocmforge.compiler.progress import PlainProgress, Silent
-from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.verify import verify
 from rocmforge.compiler.weights import read_floats
 from rocmforge.library.compilation import make_golden
@@ -30,7 +29,7 @@ from rocmforge.runtime.device.host import load_host_program
 from rocmforge.runtime.device.solo import Solo
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
 from rocmforge.tests.support.emulated_programs import load as load_gpu
-from rocmforge.tests.support.programs import LEVELS
+from rocmforge.tests.support.programs import LEVELS, building_levels
 from rocmforge.tools.generate.fixtures import write_model
 
 PLACES = (LEVELS[-1], "gfx1100")
@@ -64,9 +63,8 @@ class Made:
         path, goal = folder / "model.gguf", folder / "model.rfb"
         write_model(path, quantization="F32", head_dim=16, num_layers=2, hidden_size=HIDDEN, context_length=96)
         options = CompileOptions(path, goal, ("host", PLACES[1]), toolchain="zig")
-        with pytest.MonkeyPatch.context() as patch, PlainProgress() as progress:
+        with pytest.MonkeyPatch.context() as patch, PlainProgress() as progress, building_levels(("portable",)):
             patch.setattr(model_module, "build_graph", drawn)
-            patch.setitem(TARGETS, "host", replace(TARGETS["host"], variants=TARGETS["host"].variants[-1:]))
             compile_model(options, cache, progress, make_golden)
             model = read_model(options, Silent())
         self.graph = model.graph

@@ -4,7 +4,6 @@ emulated GPUs, against NumPy; the same bits however a text is cut where it may b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from rocmforge.compiler.model import CompileOptions, read_model
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_tensors import weight_tensors
 from rocmforge.compiler.progress import PlainProgress, Silent
-from rocmforge.compiler.target import TARGETS
 from rocmforge.compiler.verify import verify
 from rocmforge.compiler.weights import read_floats
 from rocmforge.library.compilation import make_golden
@@ -36,7 +34,7 @@ from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
 from rocmforge.tests.support.emulated_programs import load as load_gpu
 from rocmforge.tests.support.engine_harness import ended, serving
-from rocmforge.tests.support.programs import LEVELS, run
+from rocmforge.tests.support.programs import LEVELS, building_levels, run
 from rocmforge.tools.generate.fixtures import write_model
 
 PLACES = (LEVELS[-1], "gfx1100", "gfx942")
@@ -112,9 +110,8 @@ class Made:
         path, goal = folder / "model.gguf", folder / "model.rfb"
         write_model(path, quantization="F32", head_dim=32, num_layers=4, context_length=96)
         options = CompileOptions(path, goal, ("host", *archs), toolchain="zig")
-        with pytest.MonkeyPatch.context() as patch, PlainProgress() as progress:
+        with pytest.MonkeyPatch.context() as patch, PlainProgress() as progress, building_levels(("portable",)):
             patch.setattr(model_module, "build_graph", draw)
-            patch.setitem(TARGETS, "host", replace(TARGETS["host"], variants=TARGETS["host"].variants[-1:]))
             compile_model(options, cache, progress, make_golden)
             model = read_model(options, Silent())
         self.graph = model.graph

@@ -14,7 +14,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.host import load_host_program
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.emulated_programs import compiled, load
-from rocmforge.tests.support.programs import LEVELS, building_levels, relative_tolerance, run
+from rocmforge.tests.support.programs import LEVELS, relative_tolerance, run
 from rocmforge.tools.generate.fixtures import write_model
 
 # The type of each role, by the middle of its name.
@@ -40,10 +40,8 @@ def test_logits_of_a_mix_against_the_float32_reference(
     ids = np.random.default_rng(5).integers(0, 320, 40).tolist()
     expected = ReferenceModel(path).forward(ids)
     levels = (LEVELS[0], LEVELS[-1])
-    with (
-        building_levels(levels),
-        compiled(path, build_cache, path.with_suffix(".rfb"), archs=("host", "gfx1100")) as bundle,
-    ):
+    goal = path.with_suffix(".rfb")
+    with compiled(path, build_cache, goal, ("host", "gfx1100"), levels) as bundle:
         for place in (*levels, "gfx1100"):
             program = load_host_program(bundle, 64, 1, place) if place in levels else load(bundle, place)
             found = run(program, [(0, 0, ids)])

@@ -12,7 +12,6 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.target import TARGETS
 from rocmforge.runtime.device.batch import Program
 from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.memory import KvSize
@@ -40,11 +39,8 @@ def hybrid(
     """Of four layers, built for one level of the host, which decides nothing here, and for a GPU."""
     path = tmp_path_factory.mktemp(request.param) / "model.gguf"
     write_architecture(path, request.param, num_layers=4, keys={"context_length": CONTEXT})
-    host = TARGETS["host"]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(TARGETS, "host", replace(host, variants=host.variants[-1:]))
-        with compiled(path, build_cache, path.with_suffix(".rfb"), archs=(ARCH, "host")) as bundle:
-            yield bundle
+    with compiled(path, build_cache, path.with_suffix(".rfb"), archs=(ARCH, "host")) as bundle:
+        yield bundle
 
 
 @pytest.fixture

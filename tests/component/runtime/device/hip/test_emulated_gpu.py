@@ -35,21 +35,29 @@ from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.emulator.roofline import step_cost
 from rocmforge.tools.generate.fixtures import write_model
 
-MODELS = (("llama", "Q4_1"), ("qwen2", "Q8_0"), ("qwen3", "Q6_K"), ("llama", "F16"))
+# What hangs on a type and on a GPU at once is tested kernel by kernel (test_kernels_hip.py).
+MODELS = {
+    ("llama", "Q4_1"): ARCHES,
+    ("qwen2", "Q8_0"): ("gfx1100",),
+    ("qwen3", "Q6_K"): ("gfx1100",),
+    ("llama", "F16"): ("gfx942",),
+}
+PLACES = [pytest.param(model, arch, id="-".join((*model, arch))) for model, archs in MODELS.items() for arch in archs]
 
 
-@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+@pytest.fixture(scope="module")
 def model(
     request: pytest.FixtureRequest, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Bundle]]:
     architecture, quantization = request.param
     path = tmp_path_factory.mktemp("emulated") / f"{architecture}-{quantization}.gguf"
     write_model(path, architecture=architecture, quantization=quantization)
-    with compiled(path, build_cache, path.with_suffix(".rfb")) as bundle:
+    archs = (*MODELS[request.param], "host")
+    with compiled(path, build_cache, path.with_suffix(".rfb"), archs) as bundle:
         yield path, bundle
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(("model", "arch"), PLACES, indirect=["model"])
 def test_prefill_decode_and_batch(model: tuple[Path, Bundle], arch: str) -> None:
     path, bundle = model
     ids = np.random.default_rng(5).integers(0, 320, 40).tolist()
@@ -76,7 +84,7 @@ def test_prefill_decode_and_batch(model: tuple[Path, Bundle], arch: str) -> None
     program.close()
 
 
-@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+@pytest.mark.parametrize(("model", "arch"), PLACES[:1] + PLACES[2:], indirect=["model"])
 def test_embeddings_through_the_engine(model: tuple[Path, Bundle], arch: str) -> None:
     """The bound is derived in test_embeddings.py."""
     path, bundle = model
@@ -98,6 +106,7 @@ def test_embeddings_through_the_engine(model: tuple[Path, Bundle], arch: str) ->
         assert error < 2 * spread * relative_tolerance(path.stem.rpartition("-")[2]), error
 
 
+@pytest.mark.parametrize("model", [("llama", "Q4_1")], indirect=True)
 def test_arches_of_one_wave_size_give_the_same_bits(model: tuple[Path, Bundle]) -> None:
     ids = np.random.default_rng(6).integers(0, 320, 30).tolist()
     logits = []
@@ -108,7 +117,7 @@ def test_arches_of_one_wave_size_give_the_same_bits(model: tuple[Path, Bundle]) 
     assert np.array_equal(logits[0], logits[1])
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(("model", "arch"), PLACES, indirect=["model"])
 def test_golden_records_of_the_host_hold(model: tuple[Path, Bundle], arch: str) -> None:
     _, bundle = model
     program = load(bundle, arch)
@@ -119,7 +128,7 @@ def test_golden_records_of_the_host_hold(model: tuple[Path, Bundle], arch: str) 
     program.close()
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(("model", "arch"), PLACES, indirect=["model"])
 def test_seeded_sampling_draws_what_the_logits_allow_and_the_same_again(model: tuple[Path, Bundle], arch: str) -> None:
     _, bundle = model
     sampling = [RowSampling(0.8, top_k=5, top_p=0.9, seed=3, counter=index) for index in range(16)]
@@ -182,7 +191,8 @@ def test_a_fat_bundle_is_the_same_bytes_again(build_cache: BuildCache, tmp_path:
 def smollm2_gpu(
     smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bundle]:
-    with compiled(smollm2_gguf, build_cache, tmp_path_factory.mktemp("gpu") / "smollm2.rfb") as bundle:
+    goal = tmp_path_factory.mktemp("gpu") / "smollm2.rfb"
+    with compiled(smollm2_gguf, build_cache, goal, levels=LEVELS, flags={}) as bundle:  # others have built those too
         yield bundle
 
 

@@ -18,6 +18,7 @@ from rocmforge.runtime.device.hip.launches import grid_of, launch_all, shape_of
 from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.tests.kernels.hip_harness import Q8_BLOCK
 from rocmforge.tests.support.emulated_programs import compiled, load
+from rocmforge.tests.support.programs import LEVELS
 
 ROWS, CONTEXT = 7, 40
 BLOCKS = -(-CONTEXT // 16)  # of a row
@@ -80,7 +81,9 @@ def smollm2_code(
     smollm2_gguf: Path, build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bundle]:
     goal = tmp_path_factory.mktemp("rounding") / "smollm2.rfb"
-    with compiled(smollm2_gguf, build_cache, goal, archs=("gfx1100", "gfx942", "host")) as bundle:
+    with compiled(
+        smollm2_gguf, build_cache, goal, archs=("gfx1100", "gfx942", "host"), levels=LEVELS, flags={}
+    ) as bundle:
         yield bundle
 
 
