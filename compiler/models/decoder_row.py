@@ -76,17 +76,12 @@ def row(
     known = {**TENSORS, **(names or {})}
     apart = {role for parts in (interleaved or {}).values() for role in parts}
     taken = {base: parts for base, parts in FUSED.items() if roles >= set(parts) and not apart & set(parts)}
-    windowed: tuple[str, ...] = ("window", "window_pattern") if windows else ()
-    if windows and windows.theta is not None:
-        windowed += ("rope_theta_windowed",)
     if sections:
         keys = (*keys, "rope_sections")
-    epsilon = {"norm_epsilon": "attention.layer_norm_epsilon"} if how.norm == "layer" else {}
-    named = {**KEYS, **{one: FURTHER_KEYS[one] for one in (*keys, *windowed)}, **epsilon}
     return Architecture(
         name,
         rope_style,
-        {one: key for one, key in named.items() if one not in no_keys},
+        _hyperparameters(how, windows, keys, no_keys),
         {role: gguf for role, gguf in known.items() if role in roles},
         partial(shapes, how),
         partial(_graph, how),
@@ -103,6 +98,19 @@ def row(
         sections=sections,
         drafts=how.drafts,
     )
+
+
+def _hyperparameters(
+    style: Style, windows: Windows | None, further: tuple[str, ...], without: tuple[str, ...]
+) -> dict[str, str]:
+    """Return GGUF's keys by the fields of `ModelConfig` that they give."""
+    if windows:
+        further = (*further, "window", "window_pattern")
+    if windows and windows.theta is not None:
+        further = (*further, "rope_theta_windowed")
+    epsilon = {"norm_epsilon": "attention.layer_norm_epsilon"} if style.norm == "layer" else {}
+    named = {**KEYS, **{one: FURTHER_KEYS[one] for one in further}, **epsilon}
+    return {one: key for one, key in named.items() if one not in without}
 
 
 def _graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
