@@ -2,12 +2,14 @@
 it in turn, on one loaded model each.
 
     python -m rocmforge.tools.bench.draft_model big.rfb little.rfb --make [--layers 24] [--draft-layers 2]
+    python -m rocmforge.tools.bench.draft_model big.rfb little.rfb --make --hybrid [--layers 24] [--draft-layers 4]
     python -m rocmforge.tools.bench.draft_model BUNDLE DRAFT_BUNDLE [--drafts 8] [--rounds 5] [--streams 1]
     python -m rocmforge.tools.bench.draft_model one.rfb --mtp [--make] [--layers 24]
 
 `--make` writes and compiles a pair that agrees: random weights, where the layers of the big model after the first few
 have output projections of zeros, and the little model is these first layers alone. So both compute the same logits to
-the bit, and the big one takes all its layers' time for it. With `--mtp` it is a hybrid (Qwen3.5's) of which only the
+the bit, and the big one takes all its layers' time for it. With `--hybrid` both have recurrent state, of Qwen3.5's
+kind: three of four layers. With `--mtp` it is a hybrid (Qwen3.5's) of which only the
 last layer with attention adds anything, and whose block (`nextn`) has that layer's weights: see `draft_models.agree`;
 matrices are Q8_0, so that both agree but for their roundings. Greedy texts of random weights repeat themselves, so that
 the text itself gives drafts too; drawn ones (temperature 1) do not. Prints the tokens a second of both, the median of
@@ -41,6 +43,7 @@ from ...runtime.engine.engine import EngineLimits
 from ...runtime.engine.generation import GenerationRequest, SamplingParams, events_of
 from ...runtime.engine.loading import EngineOptions, load_engine, load_tokenizer
 from ...runtime.telemetry.metrics import Metrics
+from ..generate.architecture_models import write_architecture
 from ..generate.draft_models import agree, write_drafting
 from ..generate.fixtures import write_model
 
@@ -57,7 +60,7 @@ _SIZES: Final = {
     "rope_dim": 16,
     "vocab_size": 8192,
 }
-_ZEROED: Final = ("attn_output.weight", "ffn_down.weight")
+_ZEROED: Final = ("attn_output.weight", "ffn_down.weight", "ssm_out.weight")
 
 
 def write_pair(big: Path, little: Path, layers: int, draft_layers: int, **shape: int) -> None:
@@ -72,6 +75,19 @@ def write_pair(big: Path, little: Path, layers: int, draft_layers: int, **shape:
     """
     for path, count in ((big, layers), (little, draft_layers)):
         write_model(path, num_layers=count, **shape)  # type: ignore[arg-type]
+    make_agree(big, little, draft_layers)
+
+
+def write_hybrids(big: Path, little: Path, layers: int, draft_layers: int) -> None:
+    """As `write_pair`, of Qwen3.5's kind and in float32."""
+    keys = {"context_length": CONTEXT}
+    for path, count in ((big, layers), (little, draft_layers)):
+        write_architecture(path, "qwen35", num_layers=count, keys=keys, sizes=_SIZES)
+    make_agree(big, little, draft_layers)
+
+
+def make_agree(big: Path, little: Path, draft_layers: int) -> None:
+    """Give the little model the tensors of the big one, whose layers after the little one's add nothing from now on."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(big, "r+").tensors}
     for tensor in gguf.GGUFReader(little, "r+").tensors:
         tensor.data[...] = tensors[tensor.name].data
@@ -82,18 +98,21 @@ def write_pair(big: Path, little: Path, layers: int, draft_layers: int, **shape:
             tensor.data.view(np.uint8)[...] = 0  # of every type a block of zero bytes has the scale 0
 
 
-def make_pair(big: Path, little: Path, layers: int, draft_layers: int) -> None:
+def make_pair(big: Path, little: Path, layers: int, draft_layers: int, hybrid: bool = False) -> None:
     """Write and compile such a pair, of 170 MB at 24 layers; bundles that are there stay."""
     sources = big.with_suffix(".gguf"), little.with_suffix(".gguf")
     if big.exists() and little.exists():
         return
-    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_heads": 16, "num_kv_heads": 4}
-    write_pair(sources[0], sources[1], layers, draft_layers, **shape, vocab_size=8192, context_length=CONTEXT)
+    if hybrid:
+        write_hybrids(*sources, layers, draft_layers)
+    else:
+        shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_heads": 16, "num_kv_heads": 4}
+        write_pair(sources[0], sources[1], layers, draft_layers, **shape, vocab_size=8192, context_length=CONTEXT)
+    changes = Changes(quantize="Q8_0") if hybrid else Changes()
     for source, goal in zip(sources, (big, little), strict=True):
         with PlainProgress() as progress:
-            compile_model(
-                CompileOptions(source, goal, ("host",)), BuildCache(default_cache_dir()), progress, make_golden
-            )
+            options = CompileOptions(source, goal, ("host",), changes=changes)
+            compile_model(options, BuildCache(default_cache_dir()), progress, make_golden)
 
 
 def make_drafting(goal: Path, layers: int) -> None:
@@ -190,7 +209,8 @@ def main() -> None:
     parser.add_argument("--mtp", action="store_true")
     parser.add_argument("--make", action="store_true")
     parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--draft-layers", type=int, default=2)
+    parser.add_argument("--draft-layers", type=int, help="[default: 2; of hybrids 4]")
+    parser.add_argument("--hybrid", action="store_true")
     parser.add_argument("--drafts", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, default=1)
@@ -201,7 +221,8 @@ def main() -> None:
     if options.make and options.mtp:
         make_drafting(options.bundle, options.layers)
     elif options.make:
-        make_pair(options.bundle, options.draft, options.layers, options.draft_layers)
+        draft_layers = options.draft_layers or (4 if options.hybrid else 2)
+        make_pair(options.bundle, options.draft, options.layers, draft_layers, options.hybrid)
     with contextlib.ExitStack() as stack:
         bundle = stack.enter_context(open_bundle(options.bundle))
         draft = None if options.draft is None else stack.enter_context(open_bundle(options.draft))
