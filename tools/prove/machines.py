@@ -23,7 +23,7 @@ _FORKS.set_forkserver_preload(
         *("rocmforge.runtime.serve", "rocmforge.signing.model_signature", "rocmforge.tools.prove.machines"),
     ]
 )
-_PATIENCE_SECONDS = 300
+_PATIENCE_SECONDS = 1800
 
 
 class ProofError(Exception):
