@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -86,6 +87,8 @@ def build_variants(
 
         def compile_one(job: tuple[CodeVariant, Source]) -> bytes:
             variant, source = job
+            if variant.plain_flags is not None and not source.panels:
+                variant = replace(variant, flags=variant.plain_flags)
             key = cache_key(header_key, source.text, toolchain.digest, programs, *toolchain.flags(variant))
             with cache.lock(key):
                 found = cache.get("object", key)

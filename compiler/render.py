@@ -18,14 +18,22 @@ from .plan import KernelSpec, Parameter
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One translation unit: `name` as in the bundle's src/<backend>/, `text` C or HIP."""
+    """One translation unit: `name` as in the bundle's src/<backend>/, `text` C or HIP.
+
+    Attributes:
+        panels: it uses the tiles of a processor that has such.
+    """
 
     name: str
     text: str
+    panels: bool = False
 
 
 # Of a backend: the suffix of its sources.
 _SUFFIXES: Final = {"host": ".c", "hip": ".hip"}
+
+# Templates of the host that multiply panels of tokens, where weights are quantized (kernels/host/weights_panels.h).
+_PANEL_TEMPLATES: Final = frozenset({"matmul", "gate_up"})
 
 
 def macros(spec: KernelSpec) -> Iterator[tuple[str, Parameter]]:
@@ -65,12 +73,14 @@ def render_kernel(backend: str, spec: KernelSpec) -> Source:
         parameters=json.dumps(dict(spec.parameters), sort_keys=True),
         macros=macros(spec),
     )
-    return Source(f"{spec.symbol}{_SUFFIXES[backend]}", text)
+    kind = str(dict(spec.parameters).get("weight_type", "F32"))
+    panels = backend == "host" and spec.template in _PANEL_TEMPLATES and not FORMATS[kind].is_float
+    return Source(f"{spec.symbol}{_SUFFIXES[backend]}", text, panels)
 
 
 def render_program() -> Source:
     """Return the source of the host's step driver, which is the same for all models."""
-    return Source("program.c", '/* The program: kernels/host/program.h */\n#include "program.h"\n')
+    return Source("program.c", '/* The program: kernels/host/program.h */\n#include "program.h"\n', panels=True)
 
 
 @cache

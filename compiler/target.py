@@ -23,12 +23,14 @@ class CodeVariant:
         flags: compiler flags that select it, never `-march=native`.
         cpu_features: names as in /proc/cpuinfo that a machine must have to run it.
         file: name of the code object in the bundle.
+        plain_flags: those of sources without `panels`, whose objects are another level's; None: they have `flags` too.
     """
 
     level: str
     flags: tuple[str, ...]
     cpu_features: tuple[str, ...]
     file: str
+    plain_flags: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,14 @@ class Target:
     gpu: GpuFeatures | None = None
 
 
+_V4_FLAGS: Final = ("-march=x86-64-v4", "-mavx512vnni")
 _HOST_FLAGS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "host": {"x86_64_v4": ("-march=x86-64-v4", "-mavx512vnni"), "x86_64_v3": ("-march=x86-64-v3",), "portable": ()},
+    "host": {
+        "x86_64_amx": (*_V4_FLAGS, "-mamx-tile", "-mamx-int8"),
+        "x86_64_v4": _V4_FLAGS,
+        "x86_64_v3": ("-march=x86-64-v3",),
+        "portable": (),
+    },
     "aarch64": {
         level: ("--target=aarch64-linux-gnu", f"-march={march}")
         for level, march in (
@@ -69,6 +77,8 @@ _HOST_FLAGS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 """Of each host target the compiler flags of its levels, best first."""
 
+_PLAIN_FLAGS: Final = {"x86_64_amx": _V4_FLAGS}
+
 
 def _host(arch: str) -> Target:
     return Target(
@@ -79,7 +89,7 @@ def _host(arch: str) -> Target:
         max_sequences=64,
         golden_tolerance=GOLDEN_TOLERANCE,
         variants=tuple(
-            CodeVariant(level, flags, HOST_LEVELS[arch][level], f"code/host-{level}.so")
+            CodeVariant(level, flags, HOST_LEVELS[arch][level], f"code/host-{level}.so", _PLAIN_FLAGS.get(level))
             for level, flags in _HOST_FLAGS[arch].items()
         ),
     )

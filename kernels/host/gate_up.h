@@ -49,6 +49,7 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
 {
     const size_t out_bytes = OUT_Q8 ? sizeof(struct q8_block) : 32 * sizeof(float), stride = out_bytes * (ROWS / 32);
     const int32_t tokens = step->num_tokens;
+    if (HAS_PANELS && tokens >= PANEL_TOKENS) begin_panels();
     for (int32_t item = begin; item < end; item++) {
         const uint8_t *tiles = (const uint8_t *)arguments[0] + 4 * (size_t)item * TILE_BYTES;
         const char *x = (const char *)arguments[1];
@@ -57,9 +58,10 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
         const float *scales = (const float *)arguments[4];
         int32_t t = 0;
         while (TILE_TOKENS > 8 && tokens - t >= 16) {
-            const int groups = int_min(TILE_TOKENS, tokens - t) / 8;
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 8, groups, 8);
-            t += 8 * groups;
+            const int groups = int_min(TILE_TOKENS, tokens - t) / GROUP_TOKENS;
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, GROUP_TOKENS, groups,
+                           8);
+            t += GROUP_TOKENS * groups;
         }
         for (; t + 8 <= tokens; t += 8)
             gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, 8, 1, 1);
@@ -73,5 +75,6 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
         if (tokens - t == 2) gate_up_tokens(tiles, rest, out, bias, scales, 2, 1, 1);
         if (tokens - t == 1) gate_up_tokens(tiles, rest, out, bias, scales, 1, 1, 1);
     }
+    if (HAS_PANELS && tokens >= PANEL_TOKENS) end_panels();
 }
 EXPORT const struct kernel SYMBOL = { gate_up_items, gate_up_run };

@@ -1,4 +1,4 @@
-/* Intrinsics of AVX2 and AVX-512, as Intel names them. <immintrin.h> takes longer to read than most kernels to compile,
+/* Intrinsics of AVX2, AVX-512 and AMX, as Intel names them. <immintrin.h> takes longer to read than most kernels to compile,
  * so for the clang that is pinned those in use stand here; any other compiler may have other builtins, and reads it. */
 #ifndef ROCMFORGE_INTRINSICS_H
 #define ROCMFORGE_INTRINSICS_H
@@ -103,6 +103,15 @@ INTRINSIC(512) __m512i _mm512_dpbusd_epi32(__m512i sums, __m512i a, __m512i b)
 }
 INTRINSIC(512) int32_t _mm512_reduce_add_epi32(__m512i v) { return __builtin_reduce_add((i32x16)v); }
 INTRINSIC(512) int32_t _mm512_reduce_max_epi32(__m512i v) { return __builtin_reduce_max((i32x16)v); }
+#endif
+
+#if defined(__AMX_INT8__) && !defined(_tile_dpbssd)
+#define _tile_loadconfig(shapes) __builtin_ia32_tile_loadconfig(shapes)
+#define _tile_release() __builtin_ia32_tilerelease()
+#define _tile_zero(tile) __builtin_ia32_tilezero(tile)
+#define _tile_loadd(tile, base, stride) __builtin_ia32_tileloadd64(tile, base, stride)
+#define _tile_stored(tile, base, stride) __builtin_ia32_tilestored64(tile, base, stride)
+#define _tile_dpbssd(sums, a, b) __builtin_ia32_tdpbssd(sums, a, b)
 #endif
 
 #else

@@ -46,6 +46,7 @@ INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float 
 static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
     const int32_t tokens = COUNT(step);
+    if (HAS_PANELS && tokens >= PANEL_TOKENS) begin_panels();
     for (int32_t item = begin; item < end; item++) {
         const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
         const char *x = (const char *)arguments[1];
@@ -55,10 +56,10 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
         const int32_t valid = int_min(16, ROWS - 16 * item);
         int32_t t = 0;
         while (TILE_TOKENS > 8 && tokens - t >= 16) {
-            const int groups = int_min(TILE_TOKENS, tokens - t) / 8;
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 8,
-                            groups, 8);
-            t += 8 * groups;
+            const int groups = int_min(TILE_TOKENS, tokens - t) / GROUP_TOKENS;
+            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
+                            GROUP_TOKENS, groups, 8);
+            t += GROUP_TOKENS * groups;
         }
         for (; t + 8 <= tokens; t += 8)
             multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 8,
@@ -74,5 +75,6 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
         if (tokens - t == 2) multiply_tokens(tile, rest, out, bias, scale, valid, 2, 1, 1);
         if (tokens - t == 1) multiply_tokens(tile, rest, out, bias, scale, valid, 1, 1, 1);
     }
+    if (HAS_PANELS && tokens >= PANEL_TOKENS) end_panels();
 }
 EXPORT const struct kernel SYMBOL = { matmul_items, matmul_run };

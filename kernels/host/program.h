@@ -143,3 +143,7 @@ EXPORT void rfc_program_step(struct program *program, const struct step *step, i
     wake_workers(program);
     run_launches(program);
 }
+
+#ifdef __AMX_INT8__
+#include "panels_check.h"
+#endif

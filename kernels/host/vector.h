@@ -28,6 +28,15 @@ typedef int8_t i8x16 __attribute__((vector_size(16)));
 #include "vector_portable.h"
 #endif
 
+#ifdef __AMX_INT8__
+#include "panels.h"
+#else
+#define PANEL_TOKENS 8
+#define PANELS 1
+INLINE void begin_panels(void) {}
+INLINE void end_panels(void) {}
+#endif
+
 #ifndef HAS_BYTE_LOADS
 INLINE i32x16 load_u8(const void *p)
 {

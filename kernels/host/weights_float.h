@@ -8,7 +8,9 @@
 #elif defined(WEIGHT_BF16)
 #define LOAD_ELEMENTS load_bf16
 #endif
+#define HAS_PANELS 0
 #define TILE_TOKENS 8
+#define GROUP_TOKENS 8
 #define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
 /* As multiply_tile in weights_quantized.h; columns in order, one accumulator a row. */

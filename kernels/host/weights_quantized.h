@@ -116,9 +116,12 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 /* Whether unpacking takes little: there is one scale for 32 columns, and quants are whole or halves of bytes or beside a
  * minimum. */
 #define QUANTS_QUICK (NUM_SCALES == 1 && (HAS_MINIMUM || QUANT_BITS == 8 || (QUANT_BITS == 4 && !HAS_CODEBOOK)))
-/* Tokens that share blocks of weights that are unpacked, and how many blocks at once: as many as pay where unpacking
- * takes much. */
-#define TILE_TOKENS (QUANTS_QUICK ? 8 : MORE_TOKENS)
+/* Whether products are made of panels, where many tokens are multiplied. */
+#define HAS_PANELS (PANEL_TOKENS == 16 && !QUANTS_SCALED)
+/* Tokens that share blocks of weights that are unpacked, in groups of how many, and how many blocks at once: as many as pay
+ * where unpacking takes much. */
+#define TILE_TOKENS (HAS_PANELS ? PANELS * PANEL_TOKENS : QUANTS_QUICK ? 8 : MORE_TOKENS)
+#define GROUP_TOKENS (HAS_PANELS ? PANEL_TOKENS : 8)
 #define SPAN_BLOCKS 8
 
 INLINE void unpack_quants(const uint8_t *p, u8x64 w[8], const int lift)
@@ -140,12 +143,12 @@ INLINE void unpack_quants(const uint8_t *p, u8x64 w[8], const int lift)
 }
 
 /* The entries of the codebook that the quants name, lifted. Bit g of a row's `groups` belongs to columns 8g .. 8g+7. */
-INLINE void look_up_quants(u8x64 w[8], i32x16 groups)
+INLINE void look_up_quants(u8x64 w[8], i32x16 groups, const int lift)
 {
     const int32_t words[4] = { CODES_0, CODES_1, CODES_2, CODES_3 };
     u8x16 codes;
     __builtin_memcpy(&codes, words, sizeof codes);
-    codes += (uint8_t)LIFT;
+    codes += (uint8_t)lift;
     const u8x64 repeated = (u8x64)(groups * 0x01010101);
     for (int v = 0; v < 8; v++) {
         if (SCALES_ODD_GROUPS) w[v] |= (v < 6 ? shift_left(repeated, 2 - v / 2) : shift_right(repeated, 1)) & 4;
@@ -188,7 +191,7 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 #endif
     s->minimum[0] = splat(0);
 #endif
-    if (HAS_CODEBOOK) look_up_quants(w, SCALES_ODD_GROUPS ? load_u8(p + 16) : splat_int(0));
+    if (HAS_CODEBOOK) look_up_quants(w, SCALES_ODD_GROUPS ? load_u8(p + 16) : splat_int(0), lift);
 }
 #else
 /* { quants, float16 scales [16] (, float16 minima [16]) }, or the scales as `SCALES` says. */
@@ -206,7 +209,7 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
     s->scale[0] = s->scale[1] = load_f16(p + QUANT_BYTES);
 #endif
     s->minimum[0] = HAS_MINIMUM ? load_f16(p + QUANT_BYTES + 32 * HAS_MINIMUM) : splat(0);
-    if (HAS_CODEBOOK) look_up_quants(w, splat_int(0));
+    if (HAS_CODEBOOK) look_up_quants(w, splat_int(0), lift);
 }
 #endif
 
@@ -244,6 +247,10 @@ INLINE void prefetch_after(const uint8_t *block)
     for (int at = 0; at < BLOCK_BYTES; at += 64) __builtin_prefetch(block + 4096 + at);
 }
 
+#if HAS_PANELS
+#include "weights_panels.h"
+#endif
+
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Column blocks in order,
  * one accumulator a row: the order of a sum depends neither on their number nor on `together`, the blocks that are
  * unpacked before they are multiplied: 1, or 8 that several groups share. */
@@ -253,6 +260,12 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
     const int blocks = COLUMNS / 32;
     const struct q8_block *x = (const struct q8_block *)activations;
     for (int t = 0; t < tokens * groups; t++) sums[t] = splat(0);
+#if HAS_PANELS
+    if (tokens == PANEL_TOKENS) {
+        multiply_panels(tile, x, groups, sums);
+        return;
+    }
+#endif
     for (int first = 0; first < blocks; first += together) {
         u8x64 w[SPAN_BLOCKS][8];
         struct block_scales s[SPAN_BLOCKS];

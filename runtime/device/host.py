@@ -8,11 +8,13 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import itertools
+import logging
 import mmap
 import os
 import platform
 import struct
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,10 @@ from .addresses import Addresses
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32, rows_from_outside
 from .hidden import HiddenStates
 from .memory import LEAST_SLOTS
+from .panels import panels_problem
 from .token_masks import PendingMask
+
+log = logging.getLogger(__name__)
 
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 _ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # ELF-64 Object File Format, "ELF Header"
@@ -50,13 +55,19 @@ class _Launch(ctypes.Structure):
     _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p * MAX_ARGUMENTS))
 
 
-def choose_variant(targets: tuple[TargetEntry, ...], level: str | None = None) -> TargetEntry:
-    """Return the best code object for this CPU, or the one asked for by `level`.
+class LevelError(DeviceError):
+    """The CPU says that it can run code of a level, and cannot."""
+
+
+def choose_variant(
+    targets: tuple[TargetEntry, ...], level: str | None = None, without: Collection[str] = ()
+) -> TargetEntry:
+    """Return the best code object for this CPU, of a level that is not among `without`, or the one asked for by `level`.
 
     Raises:
         DeviceError: the bundle has none that this machine can run.
     """
-    hosts = {target.level: target for target in targets if target.backend == "host"}
+    hosts = {one.level: one for one in targets if one.backend == "host" and one.level not in without}
     features = cpu_features()
     for name, needed in HOST_LEVELS[host_arch()].items():
         if name in hosts and level in (None, name) and features.issuperset(needed):
@@ -138,6 +149,8 @@ class _Library:
         self.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
         self.destroy.argtypes = (ctypes.c_void_p,)
         _check_abi(self.abi_version(), name)
+        if problem := panels_problem(self.handle):
+            raise LevelError(f"{name}: {problem}")
 
     def kernel(self, symbol: str) -> int:
         try:
@@ -334,14 +347,25 @@ def load_host_program(
 ) -> HostProgram:
     """Load the best of the bundle's host code objects for this CPU, or the one of `level`, on its weights.
 
+    Where the best cannot run here though the CPU has what it needs, the next best is loaded, and the log says why.
+
     Raises:
+        LevelError: the code of `level` is such.
         DeviceError: no fitting code object, or memory or threads are unavailable.
     """
-    target = choose_variant(bundle.manifest.targets, level)
-    _check_abi(target.abi, target.file)
-    code = bundle.open_code(target.file)
-    layout, weights = bundle.layout_of(target), bundle.map_weights(target.backend)
-    return HostProgram(layout, weights, code, target.file, num_blocks, threads, num_state_slots)
+    without: list[str] = []
+    while True:
+        target = choose_variant(bundle.manifest.targets, level, without)
+        _check_abi(target.abi, target.file)
+        code = bundle.open_code(target.file)
+        layout, weights = bundle.layout_of(target), bundle.map_weights(target.backend)
+        try:
+            return HostProgram(layout, weights, code, target.file, num_blocks, threads, num_state_slots)
+        except LevelError as error:
+            if level is not None:
+                raise
+            log.warning("host: not the level %s: %s", target.level, error)
+            without.append(target.level)
 
 
 def _fill_sampling(slot: _Sampling, row: RowSampling) -> Float32 | None:

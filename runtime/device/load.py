@@ -110,7 +110,7 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
             program = open_program(*where, kv, report, _UploadReport(report), options.graphs, options.places)
             return _checked(_tried(program), bundle, target)
     target = choose_variant(targets)
-    return _checked(_load_host(bundle, options, target, kv), bundle, target)
+    return _checked(_load_host(bundle, options, target, kv, None), bundle, target)
 
 
 @contextlib.contextmanager
@@ -161,7 +161,7 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
     """
     kind, which = options.parsed()
     if target.backend == "host":
-        return _load_host(bundle, options, target, kv) if kind in ("auto", "host") else None
+        return _load_host(bundle, options, target, kv, target.level) if kind in ("auto", "host") else None
     if kind == "host" or (kind == "emulated" and which not in {None, target.arch}):
         return None
     if kind == "emulated":
@@ -172,14 +172,14 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
     return _tried(open_program(bundle, api, device, target, kv, graphs=options.graphs, places=options.places))
 
 
-def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize) -> Program:
+def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize, level: str | None) -> Program:
     layout, available = bundle.layout_of(target), available_memory()
     num_blocks = _blocks(layout, kv, available)
     num_slots = host_state_slots(layout, kv.state_slots, available)
     check_memory(layout, num_blocks, available, num_slots, kv)
     if num_slots:
         log.info("host: %s", describe_slots(layout, num_slots))
-    return load_host_program(bundle, num_blocks, options.threads, target.level, num_slots)
+    return load_host_program(bundle, num_blocks, options.threads, level, num_slots)
 
 
 def _blocks(layout: Layout, kv: KvSize, available: int | None) -> int:

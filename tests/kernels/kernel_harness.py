@@ -45,8 +45,12 @@ WEIGHT_TYPES = (
 LIKE_ANOTHER = ("IQ3_S", "IQ2_XXS", "IQ2_S", "IQ1_M", "TQ1_0", "IQ4_NL")
 """Types of which each part of the code is that of another type: of IQ3_XXS, IQ2_XS, IQ1_S, TQ2_0, IQ4_XS and Q4_0."""
 ROUNDING = 2.0**-24  # of one float32 operation, relative
-LEVELS = tuple(v.level for v in TARGETS[host_arch()].variants if cpu_features().issuperset(v.cpu_features))
-"""ISA levels that this machine can run, best first."""
+LEVELS = tuple(
+    one.level
+    for one in TARGETS[host_arch()].variants
+    if cpu_features().issuperset(one.cpu_features) and one.plain_flags is None
+)
+"""ISA levels that this machine can run, best first; of tiles, for which the system has to be asked, is `test_panels`."""
 
 Q8_BLOCK = np.dtype(
     [
@@ -139,6 +143,10 @@ class Kernels:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
+
+    def has(self, kernel: KernelSpec) -> bool:
+        """Whether it was built with the others."""
+        return hasattr(self._library, kernel.symbol)
 
     def run(self, kernel: KernelSpec, step: Step, *arguments: Array | None, by_item: bool = False) -> None:
         """Run a kernel on arrays, which it reads and writes in place.

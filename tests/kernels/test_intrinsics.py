@@ -25,6 +25,14 @@ u8x64 one_table(u8x16 table, u8x64 codes) { return look_up(table, codes); }
 u8x64 four_tables(u8x64 tables, u8x64 codes) { return look_up_rows(tables, codes); }
 int32_t sum_of(i32x16 v) { return horizontal_sum_int(v); }
 int32_t largest_of(i32x16 v) { return horizontal_max_int(v); }
+#ifdef __AMX_INT8__
+void panel_of(const u8x64 *w, const int8_t *x, size_t stride, i32x16 dots[2][PANEL_TOKENS])
+{
+    begin_panels();
+    multiply_panel(w, x, stride, dots);
+    end_panels();
+}
+#endif
 #if SIGNED_DOT
 i32x16 dot_with_signs(i32x16 sums, u8x64 w, const int8_t *x) { return dot_signed(sums, w, x); }
 #endif
@@ -46,7 +54,7 @@ def assembly(folder: Path, level: str, headers: dict[str, str]) -> str:
     return (folder / "offered.s").read_text()
 
 
-@pytest.mark.parametrize("level", ["x86_64_v4", "x86_64_v3"])
+@pytest.mark.parametrize("level", ["x86_64_amx", "x86_64_v4", "x86_64_v3"])
 def test_they_make_the_same_code(level: str, tmp_path: Path) -> None:
     headers = dict(kernel_headers("host"))
     ours = assembly(tmp_path / "ours", level, headers)

@@ -60,9 +60,17 @@ def test_the_host_of_the_table() -> None:
     host = TARGETS["host"]
     assert (host.arch, host.backend, host.gpu, host.golden_tolerance) == ("host", "host", None, GOLDEN_TOLERANCE)
     assert (host.kv_block_size, host.max_batch_tokens, host.max_sequences) == (16, 256, 64)
-    flags = {"x86_64_v4": ("-march=x86-64-v4", "-mavx512vnni"), "x86_64_v3": ("-march=x86-64-v3",), "portable": ()}
+    v4 = "-march=x86-64-v4", "-mavx512vnni"
+    flags = {
+        "x86_64_amx": (*v4, "-mamx-tile", "-mamx-int8"),
+        "x86_64_v4": v4,
+        "x86_64_v3": ("-march=x86-64-v3",),
+        "portable": (),
+    }
+    plain = {"x86_64_amx": v4}
     assert host.variants == tuple(
-        CodeVariant(level, flags[level], HOST_LEVELS["host"][level], f"code/host-{level}.so") for level in flags
+        CodeVariant(level, flags[level], HOST_LEVELS["host"][level], f"code/host-{level}.so", plain.get(level))
+        for level in flags
     )
 
 

@@ -10,16 +10,17 @@ from rocmforge.artifacts.host import HOST_LEVELS, cpu_features, host_arch
 
 
 def test_levels_best_first_and_what_they_need() -> None:
-    """The x86-64 psABI's v3 and v4 as far as the compiler makes use of them, and AVX-512's dot products; Linux's names
-    of FEAT_DotProd and FEAT_I8MM."""
+    """The x86-64 psABI's v3 and v4 as far as the compiler makes use of them, and AVX-512's dot products; AMX's tiles
+    of int8; Linux's names of FEAT_DotProd and FEAT_I8MM."""
     assert [list(levels) for levels in HOST_LEVELS.values()] == [
-        ["x86_64_v4", "x86_64_v3", "portable"],
+        ["x86_64_amx", "x86_64_v4", "x86_64_v3", "portable"],
         ["aarch64_i8mm", "aarch64_dotprod", "aarch64"],
     ]
     v3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
     avx512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
     needed = {level: set(features) for levels in HOST_LEVELS.values() for level, features in levels.items()}
     assert needed == {
+        "x86_64_amx": v3 | avx512 | {"amx_tile", "amx_int8"},
         "x86_64_v4": v3 | avx512,
         "x86_64_v3": v3,
         "portable": set(),

@@ -145,6 +145,7 @@ def test_the_stages_of_a_compile(tmp_path: Path, built: list[tuple[object, ...]]
     rows = [(row.arch, row.level, row.file, row.toolchain, row.layout) for row in manifest.targets]
     assert rows == [
         ("gfx1100", "", "code/gfx1100.hsaco", "zig-gfx1100", "layout.msgpack"),
+        ("host", "x86_64_amx", "code/host-x86_64_amx.so", "zig-host", "layout-host.msgpack"),
         ("host", "x86_64_v4", "code/host-x86_64_v4.so", "zig-host", "layout-host.msgpack"),
         ("host", "x86_64_v3", "code/host-x86_64_v3.so", "zig-host", "layout-host.msgpack"),
         ("host", "portable", "code/host-portable.so", "zig-host", "layout-host.msgpack"),

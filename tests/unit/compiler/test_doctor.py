@@ -49,12 +49,13 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_machine_with_nothing(bare: Path) -> None:
-    v4, v3 = (", ".join(HOST_LEVELS["host"][level]) for level in ("x86_64_v4", "x86_64_v3"))
+    amx, v4, v3, _ = (", ".join(features) for features in HOST_LEVELS["host"].values())
     assert list(findings().values()) == [
         Finding("zig toolchain", False, "not here", needed=True),
         Finding("cc", False, "not on PATH (optional)"),
         Finding("clang", False, "not on PATH (optional)"),
         Finding("hipcc", False, "not here (optional: clang builds every arch)"),
+        Finding("host x86_64_amx", False, f"this CPU lacks {amx}"),
         Finding("host x86_64_v4", False, f"this CPU lacks {v4}"),
         Finding("host x86_64_v3", False, f"this CPU lacks {v3}"),
         Finding("host portable", True, "this CPU runs it", needed=True),
@@ -91,7 +92,7 @@ def test_a_machine_with_everything(bare: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     found = findings()
-    assert {what for what, finding in found.items() if not finding.ok} == {"host x86_64_v4"}
+    assert {what for what, finding in found.items() if not finding.ok} == {"host x86_64_amx", "host x86_64_v4"}
     assert {what: finding.text for what, finding in found.items() if what[:4] != "host"} == {
         "zig toolchain": "zig 1",
         "cc": "/usr/bin/cc (--toolchain cc)",
