@@ -59,8 +59,8 @@ static void gate_up_run(const struct step *step, void *const *arguments, int32_t
         int32_t t = 0;
         while (TILE_TOKENS > 8 && tokens - t >= 16) {
             const int groups = int_min(TILE_TOKENS, tokens - t) / GROUP_TOKENS;
-            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, GROUP_TOKENS, groups,
-                           8);
+            gate_up_tokens(tiles, x + t * (size_t)ACTIVATION_BYTES, out + t * stride, bias, scales, GROUP_TOKENS,
+                           groups, 8);
             t += GROUP_TOKENS * groups;
         }
         for (; t + 8 <= tokens; t += 8)

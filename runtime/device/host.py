@@ -62,7 +62,7 @@ class LevelError(DeviceError):
 def choose_variant(
     targets: tuple[TargetEntry, ...], level: str | None = None, without: Collection[str] = ()
 ) -> TargetEntry:
-    """Return the best code object for this CPU, of a level that is not among `without`, or the one asked for by `level`.
+    """Return the best code object for this CPU, of a level not among `without`, or the one asked for by `level`.
 
     Raises:
         DeviceError: the bundle has none that this machine can run.
@@ -364,7 +364,7 @@ def load_host_program(
         except LevelError as error:
             if level is not None:
                 raise
-            log.warning("host: not the level %s: %s", target.level, error)
+            log.warning("host: not the level %s: %s", target.level, str(error))
             without.append(target.level)
 
 

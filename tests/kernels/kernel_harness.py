@@ -50,7 +50,7 @@ LEVELS = tuple(
     for one in TARGETS[host_arch()].variants
     if cpu_features().issuperset(one.cpu_features) and one.plain_flags is None
 )
-"""ISA levels that this machine can run, best first; of tiles, for which the system has to be asked, is `test_panels`."""
+"""ISA levels that this machine can run, best first; `test_panels` has the one whose tiles the system has to give."""
 
 Q8_BLOCK = np.dtype(
     [

@@ -1,7 +1,7 @@
 """Products of panels of tokens by AMX's tiles, which have the bits of all other products.
 
-Few machines have tiles: everywhere they are emulated (`emulated_tiles.h`), at the best level and the last, and where the
-processor has them they are the processor's.
+Few machines have tiles: everywhere they are emulated (`emulated_tiles.h`), at the best level and the last, and where
+the processor has them they are the processor's.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def test_infinite_and_undefined_activations_too(built: tuple[Kernels, Kernels]) 
         out = np.zeros((16, STRIDE), np.float32)
         kernels.run(matmul("Q6_K"), Step(16), weights, blocks, out, np.zeros(ROWS, np.float32))
         found.append(out)
-    assert np.array_equal(*found, equal_nan=True)
+    assert np.array_equal(found[0], found[1], equal_nan=True)
     assert np.isnan(found[0][5]).any()
     assert np.isfinite(found[0][4]).all()
 
@@ -209,9 +209,7 @@ EXPORT int32_t tried(void) { return try_panels(); }
 
 
 @pytest.mark.parametrize("fault, answer", [("", 0), ("#define TILES_WRONG\n", 5), ("#define TILES_TRAP\n", 5)])
-def test_tiles_are_tried_before_they_are_used(
-    fault: str, answer: int, tmp_path: Path, build_cache: BuildCache
-) -> None:
+def test_tiles_are_tried_before_they_are_used(fault: str, answer: int, tmp_path: Path, build_cache: BuildCache) -> None:
     """Of one that computes something else, and of one that ends the process that uses it."""
     program = render_program()
     source = replace(program, text=fault + EMULATION + program.text + CHECKED)

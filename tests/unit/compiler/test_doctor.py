@@ -16,7 +16,7 @@ from rocmforge.compiler.doctor import Finding, examine
 
 def findings() -> dict[str, Finding]:
     found = examine()
-    assert len({finding.what for finding in found}) == len(found) == 10
+    assert len({finding.what for finding in found}) == len(found) == 11
     return {finding.what: finding for finding in found}
 
 

@@ -304,7 +304,9 @@ def test_code_for_the_other_kind_of_machine_is_not_chosen(bundle: Bundle, monkey
     monkeypatch.setattr(host_device, "host_arch", lambda: "aarch64")
     monkeypatch.setattr(host_device, "cpu_features", lambda: frozenset(("asimddp",)))
     targets = bundle.manifest.targets
-    assert "the bundle has: x86_64_amx, x86_64_v4, x86_64_v3, portable" in refused(DeviceError, lambda: choose_variant(targets))
+    assert "the bundle has: x86_64_amx, x86_64_v4, x86_64_v3, portable" in refused(
+        DeviceError, lambda: choose_variant(targets)
+    )
     both = (
         *targets,
         *(dataclasses.replace(targets[0], arch="aarch64", level=level) for level in HOST_LEVELS["aarch64"]),
@@ -329,15 +331,15 @@ def test_a_level_that_cannot_run_here_is_passed_over(
         pytest.skip("this processor has tiles")
     monkeypatch.setattr(host_device, "cpu_features", lambda: cpu_features() | {"amx_tile", "amx_int8"})
     assert choose_variant(bundle.manifest.targets).level == "x86_64_amx"
+    gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     load_host_program(bundle, 1, 1).close()
     (line,) = caplog.messages
-    assert line == (
-        "host: not the level x86_64_amx: code/host-x86_64_amx.so: the processor has no tiles"
-    )
+    assert line == ("host: not the level x86_64_amx: code/host-x86_64_amx.so: the processor has no tiles")
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
     message = refused(DeviceError, lambda: load_host_program(bundle, 1, 1, "x86_64_amx"))
     assert message == "code/host-x86_64_amx.so: the processor has no tiles"
-    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_no_host_code_at_all(bundle: Bundle) -> None:
