@@ -195,6 +195,19 @@ class FinalNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class Tap:
+    """Where a step leaves the rows that a head which drafts tokens reads; nothing overwrites them within a step.
+
+    Attributes:
+        buffer: float32[T, columns].
+        columns: of a row.
+    """
+
+    buffer: str
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """Where a step's forward pass ends.
 
@@ -216,7 +229,7 @@ class Layout:
     (from 1.4 on) a position sees those after it, so a step has to hold all of a sequence. `adapters` (from 1.4 on) are
     those that requests may ask for by these names, in the order of a step's scales. `states` (from 1.5 on) is what a
     model keeps of a sequence beside keys and values. `input_width`: elements of the rows that a step may be given from
-    outside; 0 where it takes none.
+    outside; 0 where it takes none. `tap`: where rows lie that a head reads; None where none does.
     """
 
     tensors: tuple[TensorEntry, ...]
@@ -235,6 +248,7 @@ class Layout:
     adapters: tuple[str, ...] = ()
     states: tuple[StateEntry, ...] = ()
     input_width: int = 0
+    tap: Tap | None = None
 
     def find_sampler(self) -> Sampler:
         """Return the sampler; before format 1.3 that is the last launch, whose first argument are the logits.

@@ -25,6 +25,7 @@ def check_layout(check: Checker, layout: Layout, weights_bytes: int) -> None:
     _tensors(check, layout.tensors, weights_bytes)
     _launches(check, layout)
     _final_norm(check, layout)
+    _tap(check, layout)
     _sampler(check, layout)
     if layout.head is not None:
         shapes = {tensor.name: (tensor.packing, tensor.shape) for tensor in layout.tensors}
@@ -97,6 +98,15 @@ def _final_norm(check: Checker, layout: Layout) -> None:
         found = next((t for t in layout.tensors if t.name == name), None)
         if name and (found is None or (found.packing, found.shape) != ("f32", (size,))):
             check.fail(f"final_norm.{field}", f"expected a tensor f32 of {size} elements, found {name!r}")
+
+
+def _tap(check: Checker, layout: Layout) -> None:
+    """Check that the buffer exists, and is as large as it is read."""
+    if layout.tap is None:
+        return
+    size, buffer = layout.tap.columns, next((b for b in layout.buffers if b.name == layout.tap.buffer), None)
+    if buffer is None or (buffer.dtype, buffer.elements_per_token) != ("float32", size):
+        check.fail("tap.buffer", f"expected a buffer of {size} float32 a token, found {layout.tap.buffer!r}")
 
 
 def _sampler(check: Checker, layout: Layout) -> None:

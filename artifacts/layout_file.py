@@ -1,8 +1,8 @@
 """layout.msgpack: a layout as a file.
 
 The file is one msgpack map. Its three tables (tensors, buffers, launches) are arrays of small positional
-arrays, `kv`, `final_norm` and `sampler` are such arrays, and everything else is an integer. It is decoded entry by
-entry, never as one object, so that a few bytes that promise four billion elements cost nothing (FAULTS 36, 37).
+arrays, `kv`, `final_norm`, `sampler` and `tap` are such arrays, and everything else is an integer. It is decoded entry
+by entry, never as one object, so that a few bytes that promise four billion elements cost nothing (FAULTS 36, 37).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from .layout import (
     Layout,
     Sampler,
     StateEntry,
+    Tap,
     TensorEntry,
 )
 from .layout_checks import KNOWN, check_layout
@@ -107,6 +108,8 @@ def encode_layout(layout: Layout) -> bytes:
         table["states"] = [[entry.name, entry.n_bytes] for entry in layout.states]
     if layout.input_width:
         table["input_width"] = layout.input_width
+    if layout.tap is not None:
+        table["tap"] = [layout.tap.buffer, layout.tap.columns]
     if layout.head is not None:
         table["head"] = encode_head(layout.head)
     encoded: bytes = msgpack.packb(table)
@@ -311,6 +314,11 @@ def _sampler(check: Checker, value: object) -> Sampler:
     return Sampler(check.integer(launch, "sampler.launch"), check.text(logits, "sampler.logits"))
 
 
+def _tap(check: Checker, value: object) -> Tap:
+    buffer, columns = check.array(value, "tap", 2, 2)
+    return Tap(check.text(buffer, "tap.buffer"), check.integer(columns, "tap.columns", 1, _MAX_INPUT_WIDTH))
+
+
 def _adapters(check: Checker, value: object) -> tuple[str, ...]:
     names = check.array(value, "adapters", 1, MAX_ADAPTERS)
     found = tuple(check.text(name, f"adapters[{index}]") for index, name in enumerate(names))
@@ -343,6 +351,7 @@ _PARTS: Final[dict[str, Callable[[Checker, object], object]]] = {
     "kv_caches": _kv_caches,
     "final_norm": _final_norm,
     "sampler": _sampler,
+    "tap": _tap,
     "head": read_head,
     "adapters": _adapters,
     "states": _states,

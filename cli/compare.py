@@ -35,6 +35,7 @@ MOST_NAMES = 4  # of what differs, in a line
 @click.option("--lora", "loras", multiple=True, type=click.Path(path_type=Path), help="Each adapter of then, in order.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="The importance matrix of then.")
 @click.option("--mmproj", type=click.Path(path_type=Path), help="The projector file of then.")
+@click.option("--draft-head", type=click.Path(path_type=Path), help="The head's file of then.")
 @click.option("--json", "as_json", is_flag=True, help="As one line of JSON.")
 def rebuild(bundle: Path, model: Path, check: bool, output: Path | None, as_json: bool, **files: Any) -> None:
     """Compile MODEL with the options that a BUNDLE records, and compare: which files differ, and why.

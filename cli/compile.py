@@ -48,6 +48,7 @@ from .registry import fetched
 @click.option("--tune", "tune", multiple=True, metavar="KEY=VALUE", help="A GPU kernel's tuning; see docs/gpu.md.")
 @click.option("--no-mtp", is_flag=True, help="Leave out the model's block that guesses tokens, where it has one.")
 @click.option("--mmproj", type=click.Path(path_type=Path), help="The model's projector file: it sees images then.")
+@click.option("--draft-head", type=click.Path(path_type=Path), help="A GGUF file of the model's EAGLE 3 head.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=default_threads, help="Compilers run at once.")
 @click.option(
     "--kv-type",
@@ -74,6 +75,7 @@ def compile_command(
     tune: tuple[str, ...],
     no_mtp: bool,
     mmproj: Path | None,
+    draft_head: Path | None,
     jobs: int,
     kv_dtype: str,
     as_json: bool,
@@ -105,6 +107,7 @@ def compile_command(
         tuning=tune,
         mtp=not no_mtp,
         mmproj=mmproj,
+        draft_head=draft_head,
         jobs=jobs,
         cache_dir=cache_dir,
         progress=choose_progress(as_json),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..artifacts.formats import BLOCK_COLUMNS
 from ..artifacts.layout import BufferEntry
-from .graph import LOGITS, Graph, Value
+from .graph import LOGITS, TAPPED, Graph, Value
 from .operations import OPERATIONS
 from .planner import Buffers
 from .target import Target
@@ -22,6 +22,7 @@ def assign_buffers(graph: Graph, target: Target, q8_block_bytes: int) -> Buffers
     for index, node in enumerate(graph.nodes):
         for name in (*node.inputs, node.output):
             last_use[name] = index
+    last_use.pop(TAPPED, None)  # nobody else gets that buffer within a step
     buffers: dict[str, BufferEntry] = {}
     free: dict[tuple[str, int, str], list[str]] = {}
     buffer_of: dict[str, str] = {}
@@ -36,7 +37,7 @@ def assign_buffers(graph: Graph, target: Target, q8_block_bytes: int) -> Buffers
             buffers.setdefault(name, _buffer(name, value, target, q8_block_bytes))
             buffer_of[node.output] = name
         for name in dict.fromkeys((*node.inputs, node.output)):  # in order: the plan must not depend on hashes
-            if last_use[name] == index and graph.values[name].dtype != "int32":
+            if last_use.get(name) == index and graph.values[name].dtype != "int32":
                 value = graph.values[name]
                 free.setdefault((value.rows, value.columns, value.dtype), []).append(buffer_of[name])
     return Buffers(tuple(buffers.values()), buffer_of)

@@ -45,7 +45,7 @@ def cached_bundle(
     model = options.model
     identity = _identity(model)
     files = [options.tokenizer, options.chat_template, *options.changes.files()]
-    files += [] if options.mmproj is None else [options.mmproj]
+    files += [one for one in (options.mmproj, options.draft_head) if one is not None]
     changed: list[object] = [options.changes.quantize, *(lora.scale for lora in options.changes.loras)]
     changed += [[one.name, one.file.scale] for one in options.changes.adapters]
     decided = [options.archs, options.max_context, options.toolchain, options.kv_dtype, options.tuning.to_json()]

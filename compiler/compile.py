@@ -88,6 +88,7 @@ def compile_model(
 def _given(options: CompileOptions, model: Model) -> dict[str, object]:
     """Return what a rebuild has to be given again; of files their digests, not their paths."""
     files = {"tokenizer": options.tokenizer, "chat_template": options.chat_template, "mmproj": options.mmproj}
+    files |= {"draft_head": options.draft_head}
     return {
         "archs": list(options.archs),
         "max_context": model.max_seq_len,

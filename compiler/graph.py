@@ -9,6 +9,8 @@ from ..artifacts.dataclass import dataclass
 
 TOKENS = "T"  # symbolic extent: tokens of a step
 LOGITS = "R"  # symbolic extent: rows of which logits are asked
+TAPPED = "tapped"
+"""The value that a head which drafts tokens reads, where a graph has it: it is kept to the end of a step."""
 
 Attribute = int | float | bool | str
 

@@ -7,7 +7,7 @@ from dataclasses import field, replace
 from typing import Self
 
 from ..artifacts.dataclass import dataclass
-from .graph import LOGITS, TOKENS, Attribute, Graph, Node, Value, Weight
+from .graph import LOGITS, TAPPED, TOKENS, Attribute, Graph, Node, Value, Weight
 
 
 def _unless(**pairs: tuple[Attribute, Attribute]) -> dict[str, Attribute]:
@@ -243,6 +243,17 @@ class GraphBuilder:
         """
         roles = (self.prefix + weight,) if weight else ()
         return self._add("gated_norm", (source, gates), self._like(output, source), roles, norm=norm, **attributes)
+
+    def tap(self, source: str, first: int, columns: int) -> None:
+        """Append a copy of hidden states into columns from `first` on of what a head reads, `columns` in all."""
+        value = Value(TAPPED, TOKENS, columns)
+        self._add("columns", (source,), value, (), first=0, count=self.columns(source), out_offset=first)
+
+    def token_logits(self, output: str, logits: str, weight: str) -> str:
+        """Append logits of all tokens, of those of some; see `ops/token_logits.py`."""
+        role = self.prefix + weight
+        value = replace(self._like(output, logits), columns=self.weights[role].shape[0])
+        return self._add("token_logits", (logits,), value, (role,))
 
     def merge_rows(self, output: str, source: str, merged: int, kind: str = "side") -> str:
         """Append rows of neighbours made one, of those that are asked for; see `ops/merge_rows.py`."""

@@ -12,7 +12,8 @@ from ..artifacts.errors import UsageError
 from .architectures import build_graph
 from .changes import NO_CHANGES, Changes, changed_source, kept_adapters
 from .chat_template import TemplateCheck, choose_template
-from .graph import Graph, Weight
+from .eagle import EagleHead, eagle_part, read_eagle
+from .graph import TAPPED, Graph, Weight
 from .kept_adapters import KeptAdapters
 from .model_config import ModelConfig
 from .model_source import ModelSource
@@ -47,6 +48,7 @@ class CompileOptions:
         changes: of the weights.
         drafts: the model's block that drafts tokens is compiled too, as a part, where it has some.
         mmproj: a projector file, by which the model sees images: a part too.
+        draft_head: a file of an EAGLE 3 head, which drafts tokens in the stead of such a block: a part too.
     """
 
     model: Path
@@ -62,6 +64,7 @@ class CompileOptions:
     changes: Changes = NO_CHANGES
     drafts: bool = True
     mmproj: Path | None = None
+    draft_head: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +105,24 @@ def read_model(options: CompileOptions, progress: Progress, check_template: Temp
     if vision is not None:
         facts = vision.vision
         config = replace(config, takes_images=True, sees_ahead=facts.both_ways, deepstack=facts.deepstack)
+    eagle = None if options.draft_head is None else read_eagle(options.draft_head, config)
+    config = config if eagle is None else replace(config, taps=eagle.layers)
     weights = weights_by_role(gguf, config)
     adapters, kept = kept_adapters(gguf, options.changes)
     adapt = partial(adapters.place, tensors=weight_tensors(gguf, config)) if kept else None
     graph = run_passes(build_graph(config, weights), adapt)
     length = _max_seq_len(options, config, progress)
-    parts = tuple(part_models(gguf, config, length, options.drafts, vision, progress.note))
+    parts = tuple(part_models(gguf, config, length, options.drafts and eagle is None, vision, progress.note))
+    if eagle is not None:
+        parts = (*parts, _eagle_part(eagle, gguf, config, graph, length))
     return Model(gguf, config, tokenizer, weights, graph, length, changes | kept, adapters, parts)
+
+
+def _eagle_part(head: EagleHead, source: ModelSource, config: ModelConfig, graph: Graph, length: int) -> PartModel:
+    """Return the part of a head. Raises `UsageError` where the model's graph gives it nothing to read."""
+    if TAPPED not in graph.values:
+        raise UsageError(f"--draft-head: {config.architecture}: a head cannot read the hidden states of its layers")
+    return eagle_part(head, source, config, length)
 
 
 def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progress) -> int:

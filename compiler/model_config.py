@@ -164,6 +164,7 @@ class ModelConfig:
         takes_images: rows that are given from outside may stand for tokens, as pictures do.
         sees_ahead: tokens of a picture see those after them in the same one.
         deepstack: of the first layers, after each of which further columns of these rows are added.
+        taps: layers before which a head that drafts tokens reads the residual stream; as many as there are: behind all.
         further_tables: by position, beside `rope_table`, by role: of other bases, or of temperatures.
     """
 
@@ -221,6 +222,7 @@ class ModelConfig:
     takes_images: bool = False
     sees_ahead: bool = False
     deepstack: int = 0
+    taps: tuple[int, ...] = ()
 
     def layer(self, number: int) -> LayerConfig:
         """Return what a layer has."""

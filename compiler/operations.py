@@ -39,6 +39,7 @@ from .ops import (
     sample,
     scan,
     short_conv,
+    token_logits,
     xielu,
 )
 
@@ -75,6 +76,7 @@ _MODULES = (
     sample,
     scan,
     short_conv,
+    token_logits,
     xielu,
 )
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({module.OPERATION.name: module.OPERATION for module in _MODULES})

@@ -9,7 +9,7 @@ import hashlib
 import json
 
 from ..artifacts.dataclass import dataclass
-from ..artifacts.layout import BufferEntry, FinalNorm, KvLayout, LaunchEntry, Sampler, StateEntry
+from ..artifacts.layout import BufferEntry, FinalNorm, KvLayout, LaunchEntry, Sampler, StateEntry, Tap
 
 Parameter = int | float | bool | str
 
@@ -66,6 +66,7 @@ class Plan:
     final_norm: FinalNorm | None
     sampler: Sampler
     states: tuple[StateEntry, ...] = ()
+    tap: Tap | None = None
 
 
 def float_literal(value: float) -> str:

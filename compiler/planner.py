@@ -16,8 +16,9 @@ from ..artifacts.layout import (
     LaunchEntry,
     Sampler,
     StateEntry,
+    Tap,
 )
-from .graph import LOGITS, Graph, Node
+from .graph import LOGITS, TAPPED, Graph, Node
 from .plan import KernelSpec, PackedTensor, Parameter, Plan
 from .target import Target
 
@@ -107,7 +108,9 @@ class Planner:
         norm, sampler = self._final_norm(), self._sampler()
         tensors = tuple(self.tensors.values())
         states = tuple(self.states)
-        return Plan(kernels, tuple(self.launches), self.buffers, tensors, self.kv, norm, sampler, states)
+        tapped = self.graph.values.get(TAPPED)
+        tap = None if tapped is None else Tap(self._buffer_of[TAPPED], tapped.columns)
+        return Plan(kernels, tuple(self.launches), self.buffers, tensors, self.kv, norm, sampler, states, tap)
 
     def _sampler(self) -> Sampler:
         """Return the sampler, whose launch is the last, as its node is."""

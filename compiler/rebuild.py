@@ -35,6 +35,7 @@ class BuildFiles:
     loras: tuple[Path, ...] = ()
     imatrix: Path | None = None
     mmproj: Path | None = None
+    draft_head: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def recorded_options(bundle: Path, manifest: Manifest, files: BuildFiles, goal: 
     quantize = options.get("quantize")
     for name, given in (("tokenizer", files.tokenizer), ("chat_template", files.chat_template)):
         _require(name, name in options, given is not None, "packages" in options)
-    for name, given in (("imatrix", files.imatrix), ("mmproj", files.mmproj)):
+    for name, given in (("imatrix", files.imatrix), ("mmproj", files.mmproj), ("draft_head", files.draft_head)):
         _require(name, name in options, given is not None)
     return CompileOptions(
         files.model,
@@ -96,6 +97,7 @@ def recorded_options(bundle: Path, manifest: Manifest, files: BuildFiles, goal: 
         ),
         options.get("mtp", True) is not False,
         files.mmproj,
+        files.draft_head,
     )
 
 

@@ -176,6 +176,7 @@ def _layout(
         both_ways=_both_ways(graph),
         states=plan.states,
         input_width=graph.input_width,
+        tap=plan.tap,
     )
 
 

@@ -46,6 +46,7 @@ def compile_bundle(
     tuning: Sequence[str] = (),
     mtp: bool = True,
     mmproj: str | os.PathLike[str] | None = None,
+    draft_head: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -68,6 +69,7 @@ def compile_bundle(
         tuning: of GPU kernels, `KEY=VALUE` each; see docs/gpu.md.
         mtp: a model's block that drafts tokens is compiled too, where it has some; see docs/speculation.md.
         mmproj: the model's projector file, by which it sees images; see docs/pictures.md.
+        draft_head: a file of its EAGLE 3 head, which drafts in the stead of such a block; see docs/speculation.md.
         jobs: compilers run at once; None: one for each CPU.
         cache_dir: of objects; None: the user's.
         progress: told how far it is; None: nobody is.
@@ -106,6 +108,7 @@ def compile_bundle(
         ),
         mtp,
         None if mmproj is None else Path(mmproj),
+        None if draft_head is None else Path(draft_head),
     )
     cache = BuildCache(default_cache_dir() if cache_dir is None else Path(cache_dir))
     with progress or Silent() as reported:

@@ -95,8 +95,10 @@ def _make_of_part(
 
 
 def _difference(one: Float32, other: Float32) -> float:
-    """Return the root mean square of differences, the same to the bit on every machine."""
-    differences = one.astype(np.float64) - other
+    """Return the root mean square of differences, the same to the bit on every machine; of tokens that no draw takes,
+    whose logits are minus infinity in both, there are none."""
+    drawn = ~np.isneginf(one)
+    differences = one[drawn].astype(np.float64) - other[drawn]
     return math.sqrt(math.fsum((differences * differences).ravel().tolist()) / differences.size)
 
 

@@ -143,12 +143,21 @@ def graph(style: Style, config: ModelConfig, weights: Mapping[str, Weight]) -> G
     hidden = embedded = _norm(g, style, config, "embedding_normed", hidden, "embedding_norm")
     for number in range(config.num_layers):
         layer = g.layer(number)
+        _tap(g, config, number, hidden)
         hidden = with_deepstack(layer, config, number, block(layer, style, config, number, hidden))
         if layer.has("embedding_skip"):
             skipped = layer.scale_by("embedding_skip", embedded, "embedding_skip")
             hidden = layer.add("skip_residual", hidden, skipped)
+    _tap(g, config, config.num_layers, hidden)
     normed = _norm(g, style, config, "final_normed", hidden, "output_norm", LOGITS)
     return drawn(g, config, g.linear("logits", normed, output_role(config)))
+
+
+def _tap(g: GraphBuilder, config: ModelConfig, number: int, hidden: str) -> None:
+    """Append what a head reads of the residual stream before a layer, where one does."""
+    for index, tapped in enumerate(config.taps):
+        if tapped == number:
+            g.tap(hidden, index * config.hidden_size, len(config.taps) * config.hidden_size)
 
 
 def output_role(config: ModelConfig) -> str:

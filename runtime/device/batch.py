@@ -172,6 +172,13 @@ class Program(Protocol):
             DeviceError: the device failed, or the bundle gives no hidden states.
         """
 
+    def tapped(self, first: int, count: int) -> Float32:
+        """Return float32[count, columns of the layout's tap], of the last step's tokens from `first` on; a copy.
+
+        Raises:
+            DeviceError: the device failed, or the bundle has no tap.
+        """
+
     def memory(self) -> tuple[int, int]:
         """Return free and total bytes of the device's memory."""
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...artifacts.errors import DeviceError
 from ...artifacts.layout import Layout
-from .batch import Float32
+from .batch import Float32, Program
 
 _ROWS_AT_ONCE: Final = 16
 
@@ -63,3 +63,28 @@ class HiddenStates:
             scale = 1.0 / np.sqrt(np.mean(rows * rows, axis=1, keepdims=True) + self._norm.epsilon)
             normed: Float32 = (rows * scale * self._weight + self._bias).astype(np.float32)
         return normed
+
+
+def place_tapped(layout: Layout, first: int, count: int) -> tuple[str, int, int]:
+    """Return buffer, offset in it and size, both in bytes, of what a head reads of `count` tokens from `first` on.
+
+    Raises:
+        DeviceError: the bundle has no such head.
+    """
+    if layout.tap is None:
+        raise DeviceError("the bundle gives no hidden states of its layers: compile the model with --draft-head")
+    size = 4 * layout.tap.columns
+    return layout.tap.buffer, first * size, count * size
+
+
+def head_rows(program: Program, first: int, count: int) -> Float32:
+    """Return what a head that drafts tokens reads of its own last step: float32[count, its input_width].
+
+    Raises:
+        DeviceError: see `Program.hidden`.
+    """
+    layout = program.layout
+    if layout.tap is None:
+        return program.hidden(first, count)
+    own = program.tapped(first, count)  # the columns before them are the served model's hidden states
+    return np.pad(own, ((0, 0), (layout.input_width - own.shape[1], 0)))

@@ -30,7 +30,7 @@ from ...artifacts.manifest_entries import TargetEntry
 from ...artifacts.mapped_weights import MappedWeights
 from .addresses import Addresses
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32, rows_from_outside
-from .hidden import HiddenStates
+from .hidden import HiddenStates, place_tapped
 from .memory import LEAST_SLOTS
 from .panels import panels_problem
 from .token_masks import PendingMask
@@ -318,6 +318,12 @@ class HostProgram:
         buffer, offset, n_bytes = self._hidden.place(first, count)
         begin = self._addresses.buffers[buffer] + offset
         return self._hidden.normed(self._arena[begin : begin + n_bytes])
+
+    def tapped(self, first: int, count: int) -> Float32:
+        """See `Program.tapped`."""
+        buffer, offset, n_bytes = place_tapped(self.layout, first, count)
+        begin = self._addresses.buffers[buffer] + offset
+        return np.frombuffer(self._arena, np.float32, n_bytes // 4, begin).reshape(count, -1).copy()
 
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`; from /proc/meminfo."""

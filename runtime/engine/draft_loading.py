@@ -18,7 +18,7 @@ from ..text.tokenizer import Tokenizer
 from .draft_head import DraftHead
 from .draft_model import DraftModel
 from .drafted_program import DraftedProgram
-from .drafts import MTP, DraftPolicy
+from .drafts import DraftPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,14 @@ class DraftLoader(_Loader):
 
 
 class HeadLoader(_Loader):
-    """The loader of the block that a served model brings: a part of its bundle."""
+    """The loader of the block that a served model brings: the part of its bundle that the policy's source names."""
 
     __slots__ = ()
 
     def size(self, size: KvSize) -> KvSize:
         """See `DraftLoader`; weights that both have are counted once."""
         of_model = {target.arch: self.bundle.layout_of(target) for target in self.bundle.manifest.targets}
-        part, beside = self.bundle.part(MTP), []
+        part, beside = self.bundle.part(self.policy.source), []
         for target in part.manifest.targets:
             layout, shared = part.layout_of(target), {tensor.offset for tensor in of_model[target.arch].tensors}
             own = tuple(tensor for tensor in layout.tensors if tensor.offset not in shared)
@@ -90,11 +90,13 @@ class HeadLoader(_Loader):
     def load(self, program: Program, device: DeviceOptions, size: KvSize, report: Report) -> DraftedProgram:
         """Load it beside the served model's program, which is closed where that fails; see `DraftLoader`."""
         try:
-            block = self.bundle.part(MTP).layout.kv.block_size
+            block = self.bundle.part(self.policy.source).layout.kv.block_size
             blocks = -(-program.num_blocks * program.layout.kv.block_size // block)
             own = KvSize(blocks, size.max_context)
             emulated = device.parsed()[0] == "emulated" and device.graphs != "on"
-            drafting = load_part(self.bundle, MTP, program, device, own, report, "off" if emulated else device.graphs)
+            drafting = load_part(
+                self.bundle, self.policy.source, program, device, own, report, "off" if emulated else device.graphs
+            )
             if isinstance(drafting, HipProgram):
                 drafting.try_graphs()
         except BaseException:

@@ -180,7 +180,7 @@ class DraftModel:
     def _shadow(self, sequence: ActiveSequence) -> Shadow:
         """The sequence as it was left, with what has become true of the guesses, and what others have computed."""
         shadow = self._shadows.setdefault(sequence, Shadow(sequence))
-        token_ids, first = sequence.token_ids, shadow.num_computed
+        token_ids, first = shadow.sequence.token_ids, shadow.num_computed
         while shadow.guesses and shadow.num_computed < len(token_ids):
             if token_ids[shadow.num_computed] != shadow.guesses.pop(0):
                 break

@@ -54,6 +54,10 @@ class DraftedProgram:
         """See `Program.hidden`."""
         return self._program.hidden(first, count)
 
+    def tapped(self, first: int, count: int) -> Float32:
+        """See `Program.tapped`."""
+        return self._program.tapped(first, count)
+
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`."""
         return self._program.memory()

@@ -26,7 +26,8 @@ from .generation import DraftStats
 LOOKUP: Final = "lookup"
 MODEL: Final = "model"
 MTP: Final = "mtp"
-SOURCES: Final = (LOOKUP, MODEL, MTP)
+EAGLE: Final = "eagle3"
+SOURCES: Final = (LOOKUP, MODEL, MTP, EAGLE)
 
 DEFAULT_DRAFTS: Final = 8  # most at once of a draft model, where nobody says
 RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # before a draft model that failed is tried again; the last for ever
@@ -35,7 +36,7 @@ _PROBE_DRAFTS: Final = 2  # to see whether drafts pay by now
 _PROBE_TOKENS: Final = (16, 512)  # between probes: at first, then twice as many each time, and at most
 _PROBE_SHARE: Final = 4  # and at first one in so many of the tokens that the draft model may have to catch up with
 _LEAST_GAIN: Final = 1.05  # of tokens a second, or there are no drafts: figures are measured, and not exact
-_PRIOR: Final = {LOOKUP: 0.8, MODEL: 0.7, MTP: 0.7}
+_PRIOR: Final = {LOOKUP: 0.8, MODEL: 0.7, MTP: 0.7, EAGLE: 0.7}
 _WEIGHT: Final = 1 / 16  # of the latest draft in a running acceptance
 _WEIGHT_OF_ALL: Final = 1 / 128
 _MOST: Final = 0.98  # acceptance that is believed

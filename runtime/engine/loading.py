@@ -22,7 +22,7 @@ from ..device.memory import KvSize
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from .draft_loading import DraftLoader, HeadLoader, check_kinds, check_tokens
-from .drafts import DEFAULT_DRAFTS, MTP, DraftPolicy
+from .drafts import DEFAULT_DRAFTS, EAGLE, MTP, DraftPolicy
 from .engine import Engine, EngineLimits
 from .eyes import eyes_loader
 from .lifecycle import EngineMetrics, Observer
@@ -88,7 +88,8 @@ def draft_loader(
     if draft is None:
         if not has_head(bundle, limits):
             return None
-        return HeadLoader(bundle, DraftPolicy(MTP, limits.draft_tokens, MTP), limits.prefill_tokens)
+        part = EAGLE if EAGLE in bundle.manifest.parts else MTP
+        return HeadLoader(bundle, DraftPolicy(part, limits.draft_tokens, part), limits.prefill_tokens)
     check_kinds(bundle, draft)
     if bundle.manifest.files["tokenizer.json"] != draft.manifest.files["tokenizer.json"]:
         check_tokens(tokenizer, load_tokenizer(draft))
@@ -98,7 +99,7 @@ def draft_loader(
 
 def has_head(bundle: Bundle, limits: EngineLimits) -> bool:
     """Whether the block that a bundle's model brings is to draft for it."""
-    return limits.mtp and MTP in bundle.manifest.parts
+    return limits.mtp and not bundle.manifest.parts.keys().isdisjoint((EAGLE, MTP))
 
 
 def draft_limits(limits: EngineLimits, bundle: Bundle, draft: Bundle | None) -> EngineLimits:

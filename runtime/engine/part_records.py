@@ -25,6 +25,7 @@ from ...artifacts.mapped_weights import MappedWeights
 from ...artifacts.vision import VISION_PART, Vision, read_vision
 from ..device.batch import Batch, Float32, Program
 from ..device.golden import GOLDEN_BLOCKS, GREEDY_TOKENS, checked_prompt, compare_tops, top_of
+from ..device.hidden import head_rows
 from ..device.solo import Solo
 from ..pictures.encode import picture_batch, table_of_places
 from ..pictures.patches import Patches
@@ -157,7 +158,7 @@ class _Block:
             rows.append(program.logits(1))
             if is_new:
                 greedy.append(int(np.argmax(rows[-1])))
-            states, start = program.hidden(len(tokens) - 1, 1), start + len(tokens)
+            states, start = head_rows(program, len(tokens) - 1, 1), start + len(tokens)
             tokens = [greedy[step]]
         return np.concatenate(rows)
 

@@ -202,6 +202,17 @@ def logits_case(softcap: float) -> Case:
 LOGITS = {softcap: logits_case(softcap) for softcap in (0.0, 30.0)}
 
 
+def token_logits_case() -> Case:
+    """The first and last columns, one that no token has, and tokens without one, more than a wave of them."""
+    column = np.full(300, -1, np.float32)
+    column[[0, 7, 40, 150, 299]] = [4, 0, 5, 2, 3]
+    values = Value("x", "R", 6), Value("y", "R", 300)
+    return Case(Node("token_logits", ("x",), "y", ("w",), {}), values, {"w": column}, {}, {"x": normal(TOKENS, 6)})
+
+
+TOKEN_LOGITS = token_logits_case()
+
+
 def linear_case(
     kind: str, matrices: int, bias: bool, scales: bool, scale: float, accumulate: bool, columns: int = 256
 ) -> Case:
@@ -328,6 +339,12 @@ def test_logits_map(places: Places, place: str, softcap: float) -> None:
     expected = case.meaning()
     bound = (2 * EXP + 12 * ROUNDING) * np.abs(expected) if softcap else np.zeros_like(expected)
     assert (np.abs(found - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_token_logits(places: Places, place: str) -> None:
+    found = places.run(place, TOKEN_LOGITS, Step(99, logits_rows=range(TOKENS)))
+    assert np.array_equal(found, TOKEN_LOGITS.meaning().astype(np.float32))
 
 
 def products(case: Case) -> tuple[list[Float64], list[Float64]]:

@@ -36,8 +36,10 @@ def drafted(program: Program, small: Program, policy: DraftPolicy, prefill_token
     return DraftedProgram(program, model, policy)
 
 
-def headed(program: Program, block: Program, drafts: int, prefill_tokens: int = 64) -> tuple[DraftedProgram, Eager]:
+def headed(
+    program: Program, block: Program, drafts: int, prefill_tokens: int = 64, source: str = MTP
+) -> tuple[DraftedProgram, Eager]:
     """A model and its own block as one, and what chooses their drafts."""
-    policy = Eager(drafts, source=MTP)
+    policy = Eager(drafts, source=source)
     head = DraftHead(block, policy, program.layout.vocab_size, prefill_tokens)
     return DraftedProgram(program, head, policy), policy

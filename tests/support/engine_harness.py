@@ -132,6 +132,9 @@ class ScriptedProgram:
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         raise NotImplementedError
 
+    def tapped(self, first: int, count: int) -> npt.NDArray[np.float32]:
+        raise NotImplementedError
+
     def hidden(self, first: int, count: int) -> npt.NDArray[np.float32]:
         raise NotImplementedError
 

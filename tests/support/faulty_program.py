@@ -48,6 +48,9 @@ class FaultyProgram:
     def logits(self, num_rows: int) -> npt.NDArray[np.float32]:
         return self._program.logits(num_rows)
 
+    def tapped(self, first: int, count: int) -> npt.NDArray[np.float32]:
+        return self._program.tapped(first, count)
+
     def hidden(self, first: int, count: int) -> npt.NDArray[np.float32]:
         return self._program.hidden(first, count)
 

@@ -64,7 +64,10 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/step_*": ("test_step_hip.py",),
     "kernels/hip/host_memory.h": ("test_step_hip.py", "test_sample_hip.py"),
     **dict.fromkeys(
-        (f"kernels/hip/{name}.h" for name in ("activate", "elementwise", "logits_map", "position_embedding")),
+        (
+            f"kernels/hip/{name}.h"
+            for name in ("activate", "elementwise", "logits_map", "position_embedding", "token_logits")
+        ),
         ("test_dense_operations.py",),
     ),
     **dict.fromkeys(("kernels/shared/lora_segment.h", "kernels/hip/lora_*.h"), ("kernels/test_lora.py",)),

@@ -18,7 +18,7 @@ from ....artifacts.layout import Layout
 from ....artifacts.mapped_weights import MappedWeights
 from ..addresses import Addresses
 from ..batch import Batch, DeviceFacts, Float32, Int32, rows_from_outside
-from ..hidden import HiddenStates
+from ..hidden import HiddenStates, place_tapped
 from ..memory import KvSize
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
 from .capacity import fitting_blocks, fitting_slots, mebibytes, reserved_bytes
@@ -321,6 +321,13 @@ class HipProgram:
         rows = np.empty(n_bytes, np.uint8)
         self._download(rows.ctypes.data, self._addresses.buffer(buffer) + offset, n_bytes, "hidden states")
         return self._hidden.normed(rows.data)
+
+    def tapped(self, first: int, count: int) -> Float32:
+        """See `Program.tapped`."""
+        buffer, offset, n_bytes = place_tapped(self.layout, first, count)
+        rows = np.empty((count, n_bytes // 4 // count), np.float32)
+        self._download(rows.ctypes.data, self._addresses.buffer(buffer) + offset, n_bytes, "hidden states")
+        return rows
 
     def _download(self, goal: int, source: int, n_bytes: int, what: str) -> None:
         try:

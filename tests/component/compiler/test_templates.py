@@ -48,6 +48,7 @@ TINY: Mapping[str, KernelSpec] = {
     "elementwise": spec(
         "elementwise", columns=24, combine="add", other_columns=24, other_stride=0, at_logits_rows=False
     ),
+    "token_logits": spec("token_logits", columns=24, stride=10, at_logits_rows=True),
     "logits_map": spec("logits_map", columns=24, scale="1.0f", softcap="30.0f", at_logits_rows=True),
     "position_embedding": spec("position_embedding", **_Q4_1),
     "embedding": spec("embedding", **_Q4_1),

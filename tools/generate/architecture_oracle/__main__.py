@@ -18,6 +18,7 @@ import click
 from .adapters import write_adapter_vectors
 from .clean import clean
 from .drafts import write_draft_vectors
+from .eagle import write_eagle_vectors
 from .judge import Verdict, judge
 from .logits import Oracle, write_logits, write_vectors
 from .table import table
@@ -64,6 +65,15 @@ def adapter_vectors(program: Path, output: Path) -> None:
 def draft_vectors(program: Path, output: Path) -> None:
     """Write what PROGRAM (`refdrafts`) makes of blocks that draft tokens: tests/data/draft_logits.npz."""
     for line in write_draft_vectors(program, output):
+        click.echo(line)
+
+
+@main.command("eagle-vectors")
+@click.argument("program", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+def eagle_vectors(program: Path, output: Path) -> None:
+    """Write what PROGRAM (`refeagle`) makes of EAGLE 3 heads: tests/data/eagle_logits.npz."""
+    for line in write_eagle_vectors(program, output):
         click.echo(line)
 
 

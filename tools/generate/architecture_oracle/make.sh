@@ -45,6 +45,7 @@ if [ ! -x "$build/archgen" ] || [ ! -x "$build/reflogits" ]; then
     flags="-O2 -std=c++17 -I$source/include -I$source/ggml/include -I$source/vendor -I$source/common -I$source/src"
     g++ $flags "$here/reflogits.cpp" $libraries -fopenmp -lpthread -ldl -lm -o "$build/reflogits"
     g++ $flags "$here/refdrafts.cpp" $libraries -fopenmp -lpthread -ldl -lm -o "$build/refdrafts"
+    g++ $flags "$here/refeagle.cpp" $libraries -fopenmp -lpthread -ldl -lm -o "$build/refeagle"
     g++ $flags "$dir/archgen.cpp" -Wl,--start-group $common $libraries -Wl,--end-group -fopenmp -lpthread -ldl -lm \
         -o "$build/archgen"
 fi
