@@ -268,7 +268,11 @@ GATES = {
 def places(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Places:
     groups = (NORM_CASES, Q8_NORMS, ACTIVATE, PAIRS, POSITIONS, EMBEDDINGS, LOGITS, LINEARS, GATES)
     cases = [case for group in groups for case in group.values()]
-    return Places([*cases, LOGITS_ACTIVATE, Q8_ACTIVATE, FLOAT_ACTIVATE], build_cache, tmp_path_factory.mktemp("nodes"))
+    return Places(
+        [*cases, TOKEN_LOGITS, LOGITS_ACTIVATE, Q8_ACTIVATE, FLOAT_ACTIVATE],
+        build_cache,
+        tmp_path_factory.mktemp("nodes"),
+    )
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -89,8 +89,8 @@ def head_of(bundle: Bundle, beside: Program, num_blocks: int) -> Program:
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_head_that_agrees(agreeing: Bundle, count: int) -> None:
-    """All drafts are right, drawn ones too, by the same seeds; several deep nearly all: values are kept as float16, and a
-    draw between two that are as likely may go the other way."""
+    """All drafts are right, drawn ones too, by the same seeds; several deep nearly all: values are kept as float16, and
+    a draw between two that are as likely may go the other way."""
     program, metrics = load(agreeing, 64, 1), CountingMetrics()
     pair, policy = headed(program, head_of(agreeing, program, 64), count, source="eagle3")
     limits = EngineLimits(draft_tokens=count)
