@@ -35,16 +35,19 @@ from .manifest_entries import (
 )
 
 FORMAT_MAJOR: Final = 1
-FORMAT_MINOR: Final = 8
+FORMAT_MINOR: Final = 9
 FORMAT_VERSION: Final = f"{FORMAT_MAJOR}.5"
 """Of what is written; with parts it is `PARTS_VERSION`, with weights of GPUs' own `GPU_WEIGHTS_VERSION`, with golden
-records of parts `PART_RECORDS_VERSION`."""
+records of parts `PART_RECORDS_VERSION`, with an EAGLE 3 head, for which the main program keeps rows, `HEAD_VERSION`."""
 PARTS_VERSION: Final = f"{FORMAT_MAJOR}.6"
 GPU_WEIGHTS_VERSION: Final = f"{FORMAT_MAJOR}.7"
 PART_RECORDS_VERSION: Final = f"{FORMAT_MAJOR}.8"
+HEAD_VERSION: Final = f"{FORMAT_MAJOR}.9"
+HEAD_PART: Final = "eagle3"
 _PARTS_FROM: Final = (FORMAT_MAJOR, 6)
 _GPU_WEIGHTS_FROM: Final = (FORMAT_MAJOR, 7)
 _PART_RECORDS_FROM: Final = (FORMAT_MAJOR, 8)
+_HEAD_FROM: Final = (FORMAT_MAJOR, 9)
 MANIFEST_NAME: Final = "manifest.json"
 TENSOR_COUNT: Final = "GGUF.tensor_count"
 """In `ModelIdentity.metadata`: tensors of the GGUF file, by the name that the gguf package has for that number."""
@@ -137,6 +140,8 @@ class Manifest:
 
 def oldest_version(files: Container[str], parts: Mapping[str, PartEntry]) -> str:
     """Return the oldest format that holds what a bundle has: those who know no newer one read it."""
+    if HEAD_PART in parts:
+        return HEAD_VERSION
     if any(part.golden for part in parts.values()):
         return PART_RECORDS_VERSION
     if GPU_WEIGHTS_NAME in files:
@@ -295,9 +300,12 @@ def _decode(check: Checker, table: dict[str, object]) -> Manifest:
     if version < _GPU_WEIGHTS_FROM if has_own else version == _GPU_WEIGHTS_FROM:
         check.fail(f"files.{GPU_WEIGHTS_NAME}", f"expected it from format {GPU_WEIGHTS_VERSION} on, and always there")
     parts = read_parts(check, table["parts"], files) if has_parts else {}
-    if any(part.golden for part in parts.values()) != (version >= _PART_RECORDS_FROM):
+    has_records = any(part.golden for part in parts.values())
+    if version < _PART_RECORDS_FROM if has_records else version == _PART_RECORDS_FROM:
         problem = f"expected golden records of parts from format {PART_RECORDS_VERSION} on, and there of one at least"
         check.fail("parts", problem)
+    if (HEAD_PART in parts) != (version >= _HEAD_FROM):
+        check.fail(f"parts.{HEAD_PART}", f"expected it from format {HEAD_VERSION} on, and always there")
     targets = check.array(table["targets"], "targets", 0, 256)
     memory = read_table(check, table["memory"], "memory")
     return Manifest(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import InputError, printable
+from ..artifacts.manifest import HEAD_PART
 from .architectures import ARCHITECTURES
 from .arrays import is_array
 from .derived_source import DerivedSource
@@ -32,7 +33,6 @@ from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling
 from .sources import open_source
 
 ARCHITECTURE: Final = "eagle3"
-PART: Final = "eagle3"
 """Name of the part."""
 _OPTION = "--draft-head"
 _LAYERS: Final = 3  # whose hidden states it reads
@@ -219,7 +219,7 @@ def drawn_part(head: EagleHead, source: ModelSource, config: ModelConfig, max_se
     drawn = graph(head.config, weights, output_role(config))
     sizes = max_seq_len, config.vocab_size, head.config.hidden_size
     facts = {"reads": "layers", "layers": list(head.layers)}
-    return PartModel(PART, both, tensors, tables, drawn, *sizes, facts=facts, of_model=True, made=made)
+    return PartModel(HEAD_PART, both, tensors, tables, drawn, *sizes, facts=facts, of_model=True, made=made)
 
 
 def _weight_tensors(head: EagleHead, source: HeadSource, config: ModelConfig) -> Mapping[str, WeightTensor]:

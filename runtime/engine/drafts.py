@@ -21,12 +21,13 @@ from typing import Final
 import numpy as np
 
 from ...artifacts.dataclass import dataclass
+from ...artifacts.manifest import HEAD_PART
 from .generation import DraftStats
 
 LOOKUP: Final = "lookup"
 MODEL: Final = "model"
 MTP: Final = "mtp"
-EAGLE: Final = "eagle3"
+EAGLE: Final = HEAD_PART
 SOURCES: Final = (LOOKUP, MODEL, MTP, EAGLE)
 
 DEFAULT_DRAFTS: Final = 8  # most at once of a draft model, where nobody says

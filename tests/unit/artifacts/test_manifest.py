@@ -395,6 +395,11 @@ WITH_PART = dataclasses.replace(
 )
 
 
+HEAD = dataclasses.replace(
+    PART, targets=(dataclasses.replace(TARGET, file="eagle3/code/host.so", layout="eagle3/layout.msgpack"),)
+)
+PROVED_HEAD = dataclasses.replace(HEAD, golden=PROVED.golden)
+WITH_HEAD = {**MANIFEST.files, **{name: FileEntry(0, SHA) for name in ("eagle3/code/host.so", "eagle3/layout.msgpack")}}
 WITH_GPU_WEIGHTS = {**MANIFEST.files, "weights-hip.bin": FileEntry(0, SHA)}
 
 
@@ -406,6 +411,8 @@ def test_a_manifest_has_the_oldest_version_that_holds_it() -> None:
         ({**WITH_PART.files, **WITH_GPU_WEIGHTS}, WITH_PART.parts, "1.7"),
         (WITH_PART.files, {"vision": PROVED}, "1.8"),
         ({**WITH_PART.files, **WITH_GPU_WEIGHTS}, {"vision": PROVED}, "1.8"),
+        (WITH_HEAD, {"eagle3": PROVED_HEAD}, "1.9"),
+        (WITH_HEAD, {"eagle3": HEAD}, "1.9"),
     ):
         assert oldest_version(files, parts) == version
         manifest = dataclasses.replace(MANIFEST, files=files, parts=parts, format_version=version)
@@ -413,6 +420,14 @@ def test_a_manifest_has_the_oldest_version_that_holds_it() -> None:
         assert (found.files, found.parts) == (files, parts)
         weights = "weights-hip.bin" if "weights-hip.bin" in files else "weights.bin"
         assert (found.weights_of("hip"), found.weights_of("host")) == (weights, "weights.bin")
+
+
+@pytest.mark.parametrize(("parts", "version"), [({"eagle3": PROVED_HEAD}, "1.8"), ({"vision": PROVED}, "1.9")])
+def test_an_eagle_head_is_in_bundles_of_its_format(parts: dict[str, PartEntry], version: str) -> None:
+    files = {**WITH_PART.files, **WITH_HEAD}
+    other = dataclasses.replace(WITH_PART, files=files, parts=parts, format_version=version)
+    with pytest.raises(BundleError, match=r"parts\.eagle3: expected it from format 1\.9 on, and always there"):
+        decode_manifest(PATH, encode_manifest(other))
 
 
 def with_part(**fields: Any) -> bytes:
