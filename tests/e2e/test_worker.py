@@ -25,7 +25,14 @@ def workers_of(server: Server) -> list[int]:
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task").glob("*/children")
     numbers = [int(one) for file in children for one in file.read_text().split()]
-    return [one for one in numbers if "worker.spawn" in Path(f"/proc/{one}/cmdline").read_text()]
+    return [one for one in numbers if "worker.spawn" in _command_of(one)]
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended meanwhile
+        return ""
 
 
 def is_gone(pid: int) -> bool:

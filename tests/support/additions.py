@@ -36,10 +36,11 @@ def keep_portable(package: Path) -> None:
     """Have the copy build for the host its portable level alone, little optimized: it holds for all, and others take as
     long each."""
     path = package / "compiler/target.py"
-    levels = '"x86_64_v4": ("-march=x86-64-v4", "-mavx512vnni"), "x86_64_v3": ("-march=x86-64-v3",), "portable": ()'
-    few = '"portable": ("-O1",)'
-    if few not in path.read_text():
-        edit(path, (levels, few))
+    few = '"host": {"portable": ("-O1",)},'
+    text = path.read_text()
+    if few not in text:
+        start = text.index('"host": {')
+        edit(path, (text[start : text.index("},", start) + 2], few))
 
 
 def changed(package: Path) -> set[str]:

@@ -209,11 +209,14 @@ def test_an_operation(package: Path, compiled: Compile, tmp_path: Path) -> None:
     (package / "compiler/ops/scale.py").write_text(SCALE)
     (package / "kernels/host/scale.h").write_text(SCALE_HOST)
     (package / "kernels/hip/scale.h").write_text(SCALE_HIP)
-    operations = "    sample,\n    scale,\n    scan,\n    short_conv,\n    xielu,\n)"
+    operations = "    sample,\n    scale,\n    scan,\n    short_conv,\n    token_logits,\n    xielu,\n)"
     edit(
         package / "compiler/operations.py",
-        ("    sample,\n    scan,\n    short_conv,\n    xielu,\n)\n\n", f"{operations}\n\n"),
-        ("    sample,\n    scan,\n    short_conv,\n    xielu,\n)\nOPERATIONS", f"{operations}\nOPERATIONS"),
+        ("    sample,\n    scan,\n    short_conv,\n    token_logits,\n    xielu,\n)\n\n", f"{operations}\n\n"),
+        (
+            "    sample,\n    scan,\n    short_conv,\n    token_logits,\n    xielu,\n)\nOPERATIONS",
+            f"{operations}\nOPERATIONS",
+        ),
     )
     edit(
         package / "compiler/graph_builder.py",

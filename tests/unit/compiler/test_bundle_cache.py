@@ -66,6 +66,7 @@ OTHER: dict[str, Any] = {
     "changes": Changes(quantize="Q8_0"),
     "drafts": False,
     "mmproj": "other.gguf",
+    "draft_head": "other.gguf",
 }
 
 
