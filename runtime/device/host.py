@@ -73,6 +73,10 @@ def choose_variant(
         if name in hosts and level in (None, name) and features.issuperset(needed):
             return hosts[name]
     have = ", ".join(hosts) or "none"
+    needed = HOST_LEVELS[host_arch()].get(level or "", ())
+    if level in hosts and needed:
+        lacking = ", ".join(one for one in needed if one not in features)
+        raise DeviceError(f"host: no code object for this CPU at level {level}: it lacks {lacking}")
     raise DeviceError(
         f"host: no code object for this CPU{f' at level {level}' if level else ''}; the bundle has: {have}"
     )
