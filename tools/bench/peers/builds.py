@@ -137,7 +137,7 @@ def fetch(recipe: Recipe, work: Path) -> Path:
         archive = work / f"{recipe.sdist}.tar.gz"
         if not archive.is_file():
             pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
-            only = ("--no-binary", recipe.package, "--no-build-isolation", "--dest", str(work))
+            only = ("--no-binary", recipe.package, "--dest", str(work))
             subprocess.run([*pip, *only, f"{recipe.package}=={recipe.version}"], check=True, stdout=sys.stderr)
         with tarfile.open(archive) as packed:
             packed.extractall(work, filter="data")
