@@ -33,12 +33,11 @@ from .read_rope import DEFAULT_ROPE_THETA, MAX_THETA, read_rope_scaling
 from .sources import open_source
 
 ARCHITECTURE: Final = "eagle3"
-"""Name of the part."""
 _OPTION = "--draft-head"
 _LAYERS: Final = 3  # whose hidden states it reads
 _LEAST_TOKENS: Final = 8  # that it drafts: as many as golden records name
 _OWN: Final = "eagle3:"
-_TENSORS: Final = {
+TENSORS: Final = {
     "embedding": "token_embd.weight",
     "fusion_norm": "enc.output_norm.weight",
     "fusion": "fc.weight",
@@ -56,6 +55,7 @@ _TENSORS: Final = {
     "output": "output.weight",
     "rope_factors": "rope_freqs.weight",
 }
+"""By role, names of a head's tensors in its file, as llama.cpp writes them."""
 _TOKENS: Final = "d2t"
 _OPTIONAL: Final = ("embedding", "output", "rope_factors")
 
@@ -181,10 +181,10 @@ def _check_tensors(head: EagleHead, config: ModelConfig) -> None:
     """Hold a head's tensors against its sizes, and what it lacks against the model's."""
     file, count = head.file, config.vocab_size if head.tokens is None else len(head.tokens)
     expected = shapes(head.config, config.vocab_size, count)
-    lacks = [role for role in _OPTIONAL if _TENSORS[role] not in file.tensors]
+    lacks = [role for role in _OPTIONAL if TENSORS[role] not in file.tensors]
     has_norm = file.get_bool("eagle3.norm_before_fc", False)
-    for role in (role for role in _TENSORS if role not in lacks and (role != "fusion_norm" or has_norm)):
-        info, shape = file.tensor(_TENSORS[role]), expected[role]
+    for role in (role for role in TENSORS if role not in lacks and (role != "fusion_norm" or has_norm)):
+        info, shape = file.tensor(TENSORS[role]), expected[role]
         if info.shape != shape:
             raise file.error(info.name, f"expected shape {list(shape)} ({_OPTION}), found {list(info.shape)}")
         known = MATRIX_TYPES if len(shape) == 2 else VECTOR_TYPES
@@ -193,10 +193,10 @@ def _check_tensors(head: EagleHead, config: ModelConfig) -> None:
             raise file.error(info.name, f"expected a type of {names}, found {info.ggml_type.name}")
     for role in ("embedding", "output"):
         if role in lacks and head.config.hidden_size != config.hidden_size:
-            raise file.error(_TENSORS[role], "expected this tensor: the model's rows have another width, found none")
+            raise file.error(TENSORS[role], "expected this tensor: the model's rows have another width, found none")
     if "output" in lacks and head.tokens is not None:
-        raise file.error(_TENSORS["output"], f"expected this tensor beside {_TOKENS}, found none")
-    known_names = {*_TENSORS.values(), _TOKENS}
+        raise file.error(TENSORS["output"], f"expected this tensor beside {_TOKENS}, found none")
+    known_names = {*TENSORS.values(), _TOKENS}
     for name in file.tensors:
         if name not in known_names and name.endswith((".bias", ".scale")):
             raise file.error(name, f"expected no such tensor in a head of {ARCHITECTURE}, found it")
@@ -225,7 +225,7 @@ def drawn_part(head: EagleHead, source: ModelSource, config: ModelConfig, max_se
 def _weight_tensors(head: EagleHead, source: HeadSource, config: ModelConfig) -> Mapping[str, WeightTensor]:
     """Return the head's tensors by role, and those of the model that stand for what it lacks."""
     found: dict[str, WeightTensor] = {}
-    names = {role: _OWN + name for role, name in _TENSORS.items() if name in head.file.tensors}
+    names = {role: _OWN + name for role, name in TENSORS.items() if name in head.file.tensors}
     if not head.file.get_bool("eagle3.norm_before_fc", False):
         names.pop("fusion_norm", None)
     for role, name in names.items():

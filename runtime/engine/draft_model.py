@@ -343,13 +343,17 @@ class DraftModel:
 
     def _key(self, shadow: Shadow, index: int) -> bytes:
         """Key of a block of a sequence."""
-        return self._keys(shadow, index + 1)[index]
+        return self._grown_keys(shadow, index + 1)[index]
 
     def _keys(self, shadow: Shadow, count: int) -> list[bytes]:
-        """Keys of a sequence's first `count` blocks. Adapters are none of the draft model's."""
+        """Keys of a sequence's first `count` blocks."""
+        return self._grown_keys(shadow, count)[:count]
+
+    def _grown_keys(self, shadow: Shadow, count: int) -> list[bytes]:
+        """All keys known of a sequence, `count` at least. Adapters are none of the draft model's."""
         sequence = shadow.sequence
         root, size = root_key(sequence.request.cache_space), self._pool.block_size
-        return add_block_keys(shadow.keys, root, sequence.token_ids, size, count)[:count]
+        return add_block_keys(shadow.keys, root, sequence.token_ids, size, count)
 
 
 def _prompt_length(part: Part) -> int:

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Final
 
-import numpy as np
-
 from ...artifacts.dataclass import dataclass
 from ...artifacts.manifest import HEAD_PART
 from .generation import DraftStats
@@ -91,7 +89,9 @@ class StepCosts:
     @property
     def draft(self) -> float:
         """Of a step of the draft model."""
-        return float(np.median(self._draft))
+        ordered = sorted(self._draft)
+        half = len(ordered) // 2
+        return (ordered[half] + ordered[~half]) / 2
 
     @property
     def of_token(self) -> float:

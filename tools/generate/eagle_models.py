@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from rocmforge.compiler.eagle import TENSORS
 from rocmforge.compiler.models.eagle_head import EagleConfig, shapes
 from rocmforge.tools.generate.architecture_models import add_tokens, write_architecture
 from rocmforge.tools.generate.gguf_writing import finish
@@ -20,24 +21,6 @@ TARGETS: Final = ("llama", "qwen3")
 LAYERS: Final = 4  # of these
 TAPS: Final = (1, 2, 3)  # before which a head reads
 _HIDDEN, _VOCAB, _DRAFTED = 64, 96, 40
-_NAMES: Final[Mapping[str, str]] = {
-    "embedding": "token_embd.weight",
-    "fusion_norm": "enc.output_norm.weight",
-    "fusion": "fc.weight",
-    "embedding_norm": "blk.0.attn_norm.weight",
-    "hidden_norm": "blk.0.attn_norm_2.weight",
-    "attention_q": "blk.0.attn_q.weight",
-    "attention_k": "blk.0.attn_k.weight",
-    "attention_v": "blk.0.attn_v.weight",
-    "attention_output": "blk.0.attn_output.weight",
-    "ffn_norm": "blk.0.ffn_norm.weight",
-    "ffn_gate": "blk.0.ffn_gate.weight",
-    "ffn_up": "blk.0.ffn_up.weight",
-    "ffn_down": "blk.0.ffn_down.weight",
-    "final_norm": "output_norm.weight",
-    "output": "output.weight",
-    "rope_factors": "rope_freqs.weight",
-}
 
 
 def sizes(own: bool, target: int = _HIDDEN) -> EagleConfig:
@@ -102,7 +85,7 @@ def write_head(
     add_tokens(writer, _VOCAB)
     left_out = () if own else ("embedding", "output", "fusion_norm", "rope_factors")
     known = shapes(config, _VOCAB, _VOCAB if tokens is None else len(tokens))
-    found: dict[str, tuple[int, ...] | None] = {_NAMES[role]: known[role] for role in _NAMES if role not in left_out}
+    found: dict[str, tuple[int, ...] | None] = {TENSORS[role]: known[role] for role in TENSORS if role not in left_out}
     for name, shape in {**found, **(tensors or {})}.items():
         if shape is not None:
             writer.add_tensor(name, _values(random, name, shape))

@@ -16,15 +16,9 @@ from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress, Silent
 from rocmforge.compiler.rebuild import BuildFiles, recorded_options
 from rocmforge.library.compilation import make_golden
-from rocmforge.runtime.device.batch import Program
-from rocmforge.runtime.device.host import load_host_program
-from rocmforge.runtime.device.load import DeviceOptions
-from rocmforge.runtime.device.memory import KvSize
-from rocmforge.runtime.device.parts import load_part
 from rocmforge.runtime.device.solo import Solo
-from rocmforge.tests.support.emulated_programs import load as load_gpu
+from rocmforge.tests.support.drafting import load_with_part
 from rocmforge.tests.support.programs import building_levels
-from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.generate.architecture_oracle.drafts import IDS
 from rocmforge.tools.generate.draft_models import write_drafting
 
@@ -47,19 +41,10 @@ def bundle(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) ->
         yield one
 
 
-def loaded(bundle: Bundle, place: str) -> tuple[Program, Program]:
-    """The model, and its block."""
-    if place == "portable":
-        model: Program = load_host_program(bundle, 8, 1, place)
-    else:
-        model = load_gpu(bundle, place, 8)
-    return model, load_part(bundle, "mtp", model, DeviceOptions(emulator=HipEmulator), KvSize(8, 64))
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_a_block_computes_what_llama_cpps_does(bundle: Bundle, place: str) -> None:
     """A prompt in two steps, then tokens that it drafts itself, each from its own state of the one before."""
-    model, block = loaded(bundle, place)
+    model, block = load_with_part(bundle, "mtp", place)
     expected, drafts = VECTORS["qwen35|logits"], VECTORS["qwen35|drafts"].tolist()
     solo, own, found = Solo(model.layout), Solo(block.layout), []
     before = np.zeros((1, 64), np.float32)

@@ -17,16 +17,11 @@ from rocmforge.compiler.model import CompileOptions, read_model
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.rebuild import BuildFiles, recorded_options
 from rocmforge.library.compilation import make_golden
-from rocmforge.runtime.device.batch import Program
 from rocmforge.runtime.device.hidden import head_rows
 from rocmforge.runtime.device.host import load_host_program
-from rocmforge.runtime.device.load import DeviceOptions
-from rocmforge.runtime.device.memory import KvSize
-from rocmforge.runtime.device.parts import load_part
 from rocmforge.runtime.device.solo import Solo
-from rocmforge.tests.support.emulated_programs import load as load_gpu
+from rocmforge.tests.support.drafting import load_with_part
 from rocmforge.tests.support.programs import building_levels
-from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.architecture_oracle.drafts import IDS
 from rocmforge.tools.generate.eagle_models import write_head, write_pair
@@ -53,20 +48,11 @@ def bundles(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -
         bundle.close()
 
 
-def loaded(bundle: Bundle, place: str) -> tuple[Program, Program]:
-    """The model, and its head."""
-    if place == "portable":
-        model: Program = load_host_program(bundle, 8, 1, place)
-    else:
-        model = load_gpu(bundle, place, 8)
-    return model, load_part(bundle, "eagle3", model, DeviceOptions(emulator=HipEmulator), KvSize(8, 64))
-
-
 @pytest.mark.parametrize("key", KINDS)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_head_computes_what_llama_cpps_does(bundles: dict[str, Bundle], place: str, key: str) -> None:
     """A text in two steps, then tokens that it drafts itself, each from its own state of the one before."""
-    model, head = loaded(bundles[key], place)
+    model, head = load_with_part(bundles[key], "eagle3", place)
     expected, drafts = VECTORS[f"{key}|logits"], VECTORS[f"{key}|drafts"].tolist()
     solo, own, found = Solo(model.layout), Solo(head.layout), []
     width = head.layout.input_width

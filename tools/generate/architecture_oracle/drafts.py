@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,19 +33,31 @@ def write_draft_vectors(program: Path, goal: Path) -> Iterator[str]:
     Of "NAME", and of "NAME|own" where embedding and output matrix are its own: "|logits", float32[tokens + drafts,
     vocab_size], after `IDS` and after each draft, and "|drafts", int32[drafts].
     """
+    return write_vectors_of(
+        program, goal, DRAFTING, lambda folder, name, own: [write_drafting(folder / "model.gguf", name, own)]
+    )
+
+
+def write_vectors_of(
+    program: Path, goal: Path, names: Iterable[str], write: Callable[[Path, str, bool], Iterable[Path]]
+) -> Iterator[str]:
+    """Write to `goal` what llama.cpp's `program` makes of the files that `write` makes of each name, with an embedding
+    and output matrix of their own and without; yield a line a model. Logits of no number are -inf."""
     vectors: dict[str, npt.NDArray[np.generic]] = {}
     with tempfile.TemporaryDirectory() as folder:
         ids, out = Path(folder) / "ids.json", Path(folder) / "out.json"
         ids.write_text(json.dumps({"ids": IDS, "drafts": DEEP}))
-        for name in DRAFTING:
+        for name in names:
             for own in (False, True):
-                path = write_drafting(Path(folder) / "model.gguf", name, own)
-                run = subprocess.run([program, path, ids, out], capture_output=True, text=True, timeout=60, check=False)
+                command = [program, *write(Path(folder), name, own), ids, out]
+                run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
                 if run.returncode:
                     yield f"{name}: llama.cpp does not take it: {' '.join(run.stderr.split())[-160:]}"
                     continue
                 found, key = json.loads(out.read_text()), f"{name}|own" if own else name
-                vectors[f"{key}|logits"] = np.array([*found["logits"], *found["draft_logits"]], np.float32)
+                rows = [*found["logits"], *found["draft_logits"]]
+                numbers = [[-np.inf if one is None else one for one in row] for row in rows]
+                vectors[f"{key}|logits"] = np.array(numbers, np.float32)
                 vectors[f"{key}|drafts"] = np.array(found["drafts"], np.int32)
     np.savez_compressed(goal, allow_pickle=False, **vectors)
     yield f"{len(vectors) // 2} models"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +15,7 @@ from rocmforge.compiler.sources import open_source
 from rocmforge.compiler.weights import read_floats
 from rocmforge.tools.generate.eagle_models import TARGETS, write_pair
 
-from .drafts import DEEP, IDS
+from .drafts import write_vectors_of
 from .meaning import Meaning
 
 Float64 = npt.NDArray[np.float64]
@@ -30,24 +27,7 @@ def write_eagle_vectors(program: Path, goal: Path) -> Iterator[str]:
     Of "NAME", and of "NAME|own" where the head lacks nothing: "|logits", float32[tokens - 1 + drafts, vocab_size],
     after each of `IDS` but the first and after each draft, and "|drafts", int32[drafts].
     """
-    vectors: dict[str, npt.NDArray[np.generic]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        ids, out = Path(folder) / "ids.json", Path(folder) / "out.json"
-        ids.write_text(json.dumps({"ids": IDS, "drafts": DEEP}))
-        for name in TARGETS:
-            for own in (False, True):
-                command = [program, *write_pair(Path(folder), name, own), ids, out]
-                run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-                if run.returncode:
-                    yield f"{name}: llama.cpp does not take it: {' '.join(run.stderr.split())[-160:]}"
-                    continue
-                found, key = json.loads(out.read_text()), f"{name}|own" if own else name
-                rows = [*found["logits"], *found["draft_logits"]]
-                numbers = [[-np.inf if one is None else one for one in row] for row in rows]
-                vectors[f"{key}|logits"] = np.array(numbers, np.float32)
-                vectors[f"{key}|drafts"] = np.array(found["drafts"], np.int32)
-    np.savez_compressed(goal, allow_pickle=False, **vectors)
-    yield f"{len(vectors) // 2} heads"
+    return write_vectors_of(program, goal, TARGETS, write_pair)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from rocmforge.artifacts.errors import DeviceError
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.library.loading import load as load_model
 from rocmforge.library.params import GenerationParams
-from rocmforge.runtime.device.batch import Batch, Float32, Int32, Program
+from rocmforge.runtime.device.batch import Float32, Program
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
@@ -32,7 +32,7 @@ from rocmforge.runtime.http.transport.auth import Security
 from rocmforge.runtime.serve import ServeOptions, Shared, make_pool
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.telemetry.tracing import UNTRACED, Tracer
-from rocmforge.tests.support.drafting import headed
+from rocmforge.tests.support.drafting import Recorded, headed, same
 from rocmforge.tests.support.emulated_programs import compiled as compiled_for_gpus
 from rocmforge.tests.support.engine_harness import CountingMetrics, ended, load, serving, waiting_steps
 from rocmforge.tests.support.faulty_program import FaultyProgram, fault_plan
@@ -87,11 +87,6 @@ def several() -> list[GenerationRequest]:
     ]
 
 
-def same(one: GenerationState, other: GenerationState) -> bool:
-    plain = [dataclasses.replace(state, request_id=0, cached_tokens=0) for state in (one, other)]
-    return plain[0] == plain[1]
-
-
 def alone(bundle: Bundle) -> list[GenerationState]:
     """Without drafts, one after another."""
     with serving(load(bundle, 64, 1), load_tokenizer(bundle), CONTEXT) as engine:
@@ -140,24 +135,6 @@ def test_together(
         assert (stats.draft.accepted > stats.draft.proposed // 2) == (bundle is agreeing)
         assert (stats.preemptions > 0) == (num_blocks == 10)
         assert (stats.pages_used, stats.active, stats.queued) == (0, 0, 0)
-
-
-class Recorded:
-    """A program, and each token that it was given with the state beside it."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-        self.seen: list[tuple[int, int, Float32 | None]] = []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._program, name)
-
-    def step(self, batch: Batch) -> Int32:
-        rows, row_of = batch.input_rows, batch.row_of
-        for index, (position, token) in enumerate(zip(batch.positions.tolist(), batch.token_ids.tolist(), strict=True)):
-            given = None if rows is None or row_of is None or row_of[index] < 0 else rows[row_of[index]]
-            self.seen.append((position, token, given))
-        return self._program.step(batch)
 
 
 def test_a_token_is_given_the_state_of_the_one_before_it(random: Bundle) -> None:

@@ -16,7 +16,7 @@ from rocmforge.runtime.engine import drafts as drafts_module
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.text.tokenizer import Tokenizer
-from rocmforge.tests.support.drafting import Eager, drafted
+from rocmforge.tests.support.drafting import Eager, drafted, same
 from rocmforge.tests.support.engine_harness import (
     CountingMetrics,
     ScriptedProgram,
@@ -60,12 +60,6 @@ def several(tokenizer: Tokenizer) -> list[GenerationRequest]:
         GenerationRequest(ids[:1], 2, SamplingParams(0.0)),
     ]
     return [*long, *made]
-
-
-def same(one: GenerationState, other: GenerationState) -> bool:
-    return dataclasses.replace(one, request_id=0, cached_tokens=0) == dataclasses.replace(
-        other, request_id=0, cached_tokens=0
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import Silent
 from rocmforge.library.compilation import make_golden
-from rocmforge.runtime.device.batch import Batch, Float32, Int32, Program
+from rocmforge.runtime.device.batch import Program
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
@@ -24,7 +23,7 @@ from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.engine.loading import EngineOptions, load_engine, load_tokenizer
 from rocmforge.runtime.telemetry.metrics import Metrics
-from rocmforge.tests.support.drafting import headed
+from rocmforge.tests.support.drafting import Recorded, headed, same
 from rocmforge.tests.support.engine_harness import CountingMetrics, ended, load, serving, waiting_steps
 from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.emulator import HipEmulator
@@ -70,11 +69,6 @@ def several() -> list[GenerationRequest]:
         GenerationRequest(tuple(IDS[:1]), 12, SamplingParams(0.0), ignore_eos=True),
         GenerationRequest(tuple(IDS[:33]), 40, SamplingParams(0.0)),
     ]
-
-
-def same(one: GenerationState, other: GenerationState) -> bool:
-    plain = [dataclasses.replace(state, request_id=0, cached_tokens=0) for state in (one, other)]
-    return plain[0] == plain[1]
 
 
 def alone(bundle: Bundle) -> list[GenerationState]:
@@ -128,24 +122,6 @@ def test_together(
         assert (stats.draft.accepted > stats.draft.proposed // 2) == (bundle is agreeing)
         assert (stats.preemptions > 0) == (num_blocks == 10)
         assert (stats.pages_used, stats.active, stats.queued) == (0, 0, 0)
-
-
-class Recorded:
-    """A program, and each token that it was given with the state beside it."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-        self.seen: list[tuple[int, int, Float32 | None]] = []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._program, name)
-
-    def step(self, batch: Batch) -> Int32:
-        rows, row_of = batch.input_rows, batch.row_of
-        for index, (position, token) in enumerate(zip(batch.positions.tolist(), batch.token_ids.tolist(), strict=True)):
-            given = None if rows is None or row_of is None or row_of[index] < 0 else rows[row_of[index]]
-            self.seen.append((position, token, given))
-        return self._program.step(batch)
 
 
 def test_a_token_is_given_the_states_of_the_one_before_it(random: Bundle) -> None:
