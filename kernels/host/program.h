@@ -1,8 +1,9 @@
 /* The program: launches in order over a pool of threads. Python enters once a step, or once for each part of one.
  *
- * Threads take work items of a launch from a shared counter, so a thread that the system holds back
- * does not hold the others; which thread does an item never changes its result. Between launches
- * they meet at a barrier: a short spin, then yielding. Between steps workers sleep on a futex.
+ * Threads take pieces of a launch, four for each and all of a size (the items of a launch read as many bytes each),
+ * from a shared counter, so a thread that the system holds back does not hold the others; which thread does an item
+ * never changes its result. Between launches they meet at a barrier: a short spin, then yielding. Between steps workers
+ * sleep on a futex.
  */
 #include "common.h"
 
@@ -64,12 +65,12 @@ static void run_launches(struct program *program)
     const int32_t first = program->first, end = program->end;
     for (int32_t l = first; l < end; l++) {
         const struct launch *launch = program->launches + l;
-        const int32_t items = launch->kernel->items(step);
-        const int32_t share = items / (program->num_threads * 4), chunk = share > 0 ? share : 1;
+        const int64_t items = launch->kernel->items(step), pieces = int_min((int32_t)items, program->num_threads * 4);
         for (;;) {
-            const int32_t begin = __atomic_fetch_add(&program->counters[l].next, chunk, __ATOMIC_RELAXED);
-            if (begin >= items) break;
-            launch->kernel->run(step, launch->arguments, begin, int_min(begin + chunk, items));
+            const int64_t piece = __atomic_fetch_add(&program->counters[l].next, 1, __ATOMIC_RELAXED);
+            if (piece >= pieces) break;
+            const int32_t begin = (int32_t)(items * piece / pieces), end_item = (int32_t)(items * (piece + 1) / pieces);
+            launch->kernel->run(step, launch->arguments, begin, end_item);
         }
         /* A thread may still look here when the next step has begun: hence no reset, and a difference. */
         const uint32_t goal = first_arrival + (uint32_t)(l - first + 1) * (uint32_t)program->num_threads;
