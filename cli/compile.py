@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 
 from ..artifacts.errors import UsageError, printable
+from ..artifacts.processors import usable_cpus
 from ..library.compilation import compile_bundle, default_archs, make_golden
 from .errors import require_address_space
-from .options import CACHE_DIR, MAX_CONTEXT, default_threads, say
+from .options import CACHE_DIR, MAX_CONTEXT, say
 from .registry import fetched
 
 
@@ -49,7 +50,7 @@ from .registry import fetched
 @click.option("--no-mtp", is_flag=True, help="Leave out the model's block that guesses tokens, where it has one.")
 @click.option("--mmproj", type=click.Path(path_type=Path), help="The model's projector file: it sees images then.")
 @click.option("--draft-head", type=click.Path(path_type=Path), help="A GGUF file of the model's EAGLE 3 head.")
-@click.option("--jobs", type=click.IntRange(1, 256), default=default_threads, help="Compilers run at once.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=usable_cpus, help="Compilers run at once.")
 @click.option(
     "--kv-type",
     "kv_dtype",
@@ -123,7 +124,7 @@ def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pat
     path = fetched(path)
     if os.path.isdir(path) and not (path / "config.json").is_file():
         return path
-    from ..compiler.build_cache import default_cache_dir
+    from ..artifacts.cache_dir import default_cache_dir
     from ..compiler.bundle_cache import cached_bundle
     from ..compiler.model import CompileOptions
     from ..runtime.text.chat import check_template
@@ -131,7 +132,7 @@ def compiled(path: Path, cache_dir: Path | None, max_context: int | None) -> Pat
     exit_cleanly_on_signals()
     tokenizer = os.environ.get("ROCMFORGE_TOKENIZER")
     options = CompileOptions(
-        path, path, default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=default_threads()
+        path, path, default_archs(), Path(tokenizer) if tokenizer else None, max_context, jobs=usable_cpus()
     )
     return cached_bundle(options, cache_dir or default_cache_dir(), say, make_golden, check_template)
 

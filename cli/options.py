@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,6 @@ import click
 from ..artifacts.hip import GRAPH_MODES
 from .emulator import make_emulator
 from .errors import require_address_space
-
-
-def default_threads() -> int:
-    """As many as there are processors for this process."""
-    return len(os.sched_getaffinity(0))
-
 
 CACHE_DIR = click.option(
     "--cache-dir",
@@ -73,8 +66,7 @@ _ON_DEVICE = (
         "--threads",
         type=click.IntRange(1, 1024),
         envvar="ROCMFORGE_THREADS",
-        default=default_threads,
-        show_default="CPUs",
+        show_default="cores, or faster hyperthreads",
         help="Threads of the host target.",
     ),
 )
@@ -91,7 +83,7 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
         gpu_layers: int | None,
         cpu_experts: int | None,
         state_slots: int | None,
-        threads: int,
+        threads: int | None,
         **extra: Any,
     ) -> None:
         require_address_space()

@@ -27,13 +27,6 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _KIND: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 
 
-def default_cache_dir() -> Path:
-    """Return `$XDG_CACHE_HOME/rocmforge`, or `~/.cache/rocmforge` where that is unset or relative."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification says to ignore relative paths.
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "rocmforge"
-
-
 def cache_key(*parts: bytes | str) -> str:
     """Return the hex SHA-256 of the parts, each with its length before it: ("ab", "c") is not ("a", "bc")."""
     digest = hashlib.sha256()

@@ -9,11 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..artifacts.cache_dir import default_cache_dir
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import ToolchainError
 from ..artifacts.hip import HIP_SONAMES, KFD_NODES, installed_arches, library_paths, version_of, version_text
 from ..artifacts.host import cpu_features, host_arch
-from .build_cache import default_cache_dir
+from ..artifacts.processors import read_processors
 from .hip_toolchain import find_hipcc
 from .host_toolchain import find_host_toolchain
 from .target import TARGETS, CodeVariant
@@ -47,11 +48,20 @@ def _examine() -> Iterator[Finding]:
         missing = [name for name in variant.cpu_features if name not in features]
         text = f"this CPU lacks {', '.join(missing)}" if missing else "this CPU runs it"
         yield Finding(f"host {variant.level}", not missing, text, needed=not variant.cpu_features)
+    yield _processors()
     yield _gpus()
     yield _hip_library()
     cache = default_cache_dir()
     writable = _writable(cache)
     yield Finding("build cache", writable, str(cache) if writable else f"{cache} cannot be written: --cache-dir", False)
+
+
+def _processors() -> Finding:
+    found = read_processors()
+    quota = "" if found.quota is None else f", the time of {found.quota:g}"
+    text = f"{len(found.cores)} cores, {sum(map(len, found.cores))} CPUs{quota}: threads: {found.whole}"
+    hyperthreads = "" if found.most == found.whole else f", or {found.most} where hyperthreads are faster"
+    return Finding("processors", True, text + hyperthreads)
 
 
 def _try_toolchain() -> Finding:

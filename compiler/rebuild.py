@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import ToolchainError, UsageError
 from ..artifacts.layout import KV_DTYPES
 from ..artifacts.manifest import MANIFEST_NAME, Manifest
+from ..artifacts.processors import usable_cpus
 from .build import find_toolchain
 from .changes import Changes
 from .describe import digest_of
@@ -86,7 +86,7 @@ def recorded_options(bundle: Path, manifest: Manifest, files: BuildFiles, goal: 
         files.tokenizer,
         check.integer(options.get("max_context"), "options.max_context", 1),
         check.text(options.get("toolchain"), "options.toolchain"),
-        len(os.sched_getaffinity(0)),
+        usable_cpus(),
         read_tuning(_tuning(check, options.get("tuning")), {}),
         kv_dtype,
         files.chat_template,

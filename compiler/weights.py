@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from ..artifacts.dataclass import dataclass
 from ..artifacts.layout import TENSOR_ALIGNMENT, TensorEntry
 from ..artifacts.packing_sizes import packed_bytes
+from ..artifacts.processors import usable_cpus
 from .blocks import Bytes
 from .floats import float_rows
 from .model_config import ModelConfig
@@ -159,7 +159,7 @@ def write_tensors(
 
 def _in_order(parts: Iterator[_Part]) -> Iterator[npt.NDArray[np.generic]]:
     """Yield what each part gives, one after another, while the next ones are made: NumPy works without the lock."""
-    workers = len(os.sched_getaffinity(0))
+    workers = usable_cpus()
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[npt.NDArray[np.generic]]] = deque()
         try:

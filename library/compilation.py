@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.dataclass import dataclass
+from ..artifacts.processors import usable_cpus
 
 if TYPE_CHECKING:
     from ..artifacts.layout import Layout
@@ -78,7 +79,8 @@ def compile_bundle(
         InputError: a file is not what it should be, or the model is not supported.
         ToolchainError, UsageError: a compiler is missing, or failed; an option has no such value.
     """
-    from ..compiler.build_cache import BuildCache, default_cache_dir
+    from ..artifacts.cache_dir import default_cache_dir
+    from ..compiler.build_cache import BuildCache
     from ..compiler.changes import Changes
     from ..compiler.compile import compile_model
     from ..compiler.kept_adapters import parse_adapter
@@ -96,7 +98,7 @@ def compile_bundle(
         None if tokenizer is None else Path(tokenizer),
         max_context,
         toolchain,
-        jobs or len(os.sched_getaffinity(0)),
+        jobs or usable_cpus(),
         read_tuning(tuning, os.environ),
         kv_dtype,
         None if chat_template is None else Path(chat_template),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..artifacts.layout import Layout, TensorEntry
 from ..artifacts.manifest_entries import PartFacts
 from ..artifacts.mapped_weights import map_weights
+from ..artifacts.processors import read_processors
 from ..runtime.device.golden import GOLDEN_BLOCKS, prompt_logits, record_of
 from ..runtime.device.host import HostProgram
 from ..runtime.engine.part_records import probe_of, record_rows
@@ -120,7 +121,7 @@ def _program(
     if nudged is not None:
         kept = (nudged.offset, nudged.offset + nudged.n_bytes)
         np.frombuffer(mapped, np.float32, nudged.n_bytes // 4, nudged.offset)[:] *= nudge
-    program = HostProgram(layout, mapped, descriptor, "portable", blocks, len(os.sched_getaffinity(0)))
+    program = HostProgram(layout, mapped, descriptor, "portable", blocks, read_processors().whole)
     try:
         with pages_given_back(mapped, kept=kept):
             yield program

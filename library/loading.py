@@ -41,7 +41,7 @@ def load(
     Args:
         bundle: its path.
         device: `auto` (a GPU that it has code for, else the CPU), `host`, `hip` or `hip:INDEX`; or all there is to say.
-        threads: of the CPU; None: all of this process's.
+        threads: of the CPU; None: as many as are fastest here.
         max_context: most tokens of a sequence; None: as it was compiled.
         contexts: sequences of that length that the KV cache holds at once; None: as many as there is room for, and use.
         limits: of queue and steps; `draft_tokens` has tokens guessed that the model then checks, several in a step.
@@ -56,7 +56,7 @@ def load(
             has another tokenizer.
     """
     if isinstance(device, str):
-        device = DeviceOptions(device, threads or len(os.sched_getaffinity(0)))
+        device = DeviceOptions(device, threads)
     with contextlib.ExitStack() as opened:
         opening = opened.enter_context(open_bundle(Path(bundle)))
         template = opened.enter_context(contextlib.closing(load_chat_template(opening)))

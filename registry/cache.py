@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ..artifacts.cache_dir import default_cache_dir
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RocmforgeError, os_problem
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES
@@ -28,9 +29,8 @@ _IN_USE: Final = "in_use"
 
 
 def default_root() -> Path:
-    """`$XDG_CACHE_HOME/rocmforge/registry`, or below `~/.cache` where that is unset or relative."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "rocmforge" / "registry"
+    """Where bundles of registries are kept."""
+    return default_cache_dir() / "registry"
 
 
 @dataclass(frozen=True, slots=True)

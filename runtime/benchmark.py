@@ -156,13 +156,13 @@ def _room(bundle: Bundle, options: BenchOptions) -> KvSize:
 def _measured(bundle: Bundle, program: Program, options: BenchOptions, load_seconds: float) -> Measurement:
     layout, rows = program.layout, {str(row["symbol"]): row for row in bundle.manifest.kernels}
     read, _ = token_work(bundle, layout)
-    host, threads = program if isinstance(program, HostProgram) else None, options.device.threads
+    host = program if isinstance(program, HostProgram) else None
     runs = _runs(program, options)
     samples: dict[_Key, list[float]] = {key: [] for key in runs}
     probes = []
     for index in range(options.rounds + 1):
         if host is not None:
-            probes.append(read_bandwidth(threads))
+            probes.append(read_bandwidth(host.threads))
         for key, run in runs.items():
             rate = run()
             if index:  # before, pages were touched for the first time
@@ -172,7 +172,7 @@ def _measured(bundle: Bundle, program: Program, options: BenchOptions, load_seco
     if options.kernels and host is not None:
         kernels = kernel_times(host, rows, max(options.prompts), options.rounds, bandwidth)
     return Measurement(
-        options.device.device if host is None else f"{threads} threads",
+        options.device.device if host is None else f"{host.threads} threads",
         load_seconds,
         layout.weights_bytes,
         layout.arena_bytes(),

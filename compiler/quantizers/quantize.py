@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts.processors import usable_cpus
 from ..ggml_types import GgmlType as Quant
 from .codebook import quantize_iq4_nl, quantize_iq4_xs
 from .fit import Floats, fit_minimum, fit_symmetric, levels
@@ -97,5 +97,5 @@ def quantize_rows(values: Floats, kind: Quant, importance: Floats | None = None)
         with np.errstate(over="ignore", invalid="ignore"):  # squares of weights that no float16 holds
             return QUANTIZERS[kind](piece, np.broadcast_to(weight, piece.shape))
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy's work is done without the lock
+    with ThreadPoolExecutor(usable_cpus()) as pool:  # NumPy's work is done without the lock
         return np.concatenate(list(pool.map(part, range(0, len(values), step))))

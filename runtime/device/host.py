@@ -5,14 +5,9 @@ Its own structures mirror kernels/host/program.h, at `HOST_ABI_VERSION`.
 
 from __future__ import annotations
 
-import _ctypes
 import ctypes
-import itertools
 import logging
 import mmap
-import os
-import platform
-import struct
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -21,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...artifacts import abi
-from ...artifacts.abi import HOST_ABI_VERSION, ctypes_fields
+from ...artifacts.abi import ctypes_fields
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import DeviceError
 from ...artifacts.host import HOST_LEVELS, cpu_features, host_arch
@@ -31,16 +26,11 @@ from ...artifacts.mapped_weights import MappedWeights
 from .addresses import Addresses
 from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32, rows_from_outside
 from .hidden import HiddenStates, place_tapped
+from .host_library import LevelError, Library, check_abi
 from .memory import LEAST_SLOTS
-from .panels import panels_problem
 from .token_masks import PendingMask
 
 log = logging.getLogger(__name__)
-
-_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
-_ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # ELF-64 Object File Format, "ELF Header"
-_ELF_SEGMENT = struct.Struct("<IIQQQQQQ")  # "Program Header"
-_ELF_SECTION_BYTES = 64
 
 
 class _Sampling(ctypes.Structure):
@@ -53,10 +43,6 @@ class _Step(ctypes.Structure):
 
 class _Launch(ctypes.Structure):
     _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p * MAX_ARGUMENTS))
-
-
-class LevelError(DeviceError):
-    """The CPU says that it can run code of a level, and cannot."""
 
 
 def choose_variant(
@@ -80,96 +66,6 @@ def choose_variant(
     raise DeviceError(
         f"host: no code object for this CPU{f' at level {level}' if level else ''}; the bundle has: {have}"
     )
-
-
-_load_numbers = itertools.count(1)
-
-
-def _unique_path(descriptor: int) -> str:
-    """A path of an open file that no load before has used: glibc takes an equal path for the library that it
-    already has, though the descriptor's number may long stand for another file."""
-    detour = "".join("../fd/" if bit == "1" else "./" for bit in f"{next(_load_numbers):b}")
-    return f"/proc/self/fd/{detour}{descriptor}"
-
-
-def _check_elf(descriptor: int, name: str) -> None:
-    """Refuse what is no shared object for this machine, or not whole: the loader itself would map a file that is cut
-    short, and die of SIGBUS (FAULTS 41).
-
-    Raises:
-        DeviceError: what was expected and what was found.
-    """
-    size = os.fstat(descriptor).st_size
-    header = os.pread(descriptor, _ELF_HEADER.size, 0)
-    if len(header) < _ELF_HEADER.size or header[:6] != b"\x7fELF\x02\x01":
-        raise DeviceError(f"{name}: expected a 64-bit little-endian ELF file, found {size} bytes of something else")
-    _, _, _, kind, machine, _, _, segments, sections, _, _, segment_bytes, count, _, num_sections, _ = (
-        _ELF_HEADER.unpack(header)
-    )
-    if kind != 3 or machine != _ELF_MACHINES.get(platform.machine()):
-        raise DeviceError(
-            f"{name}: expected an ELF shared object for {platform.machine()}, found type {kind}, machine {machine}"
-        )
-    table = os.pread(descriptor, count * _ELF_SEGMENT.size, segments) if segments < size else b""
-    if segment_bytes != _ELF_SEGMENT.size or len(table) < count * _ELF_SEGMENT.size or not count:
-        raise DeviceError(f"{name}: expected {count} program headers @{segments}, found {size} bytes in all")
-    end = sections + num_sections * _ELF_SECTION_BYTES
-    for _, _, offset, _, _, in_file, _, _ in _ELF_SEGMENT.iter_unpack(table):
-        end = max(end, offset + in_file)
-    if end > size:
-        raise DeviceError(f"{name}: expected at least {end} bytes, found {size}: the code object is cut short")
-
-
-class _Library:
-    """A loaded shared object; the descriptor that was checked is the one that is loaded, and it is owned."""
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        self.descriptor = descriptor
-        try:
-            _check_elf(descriptor, name)
-            self.handle = ctypes.CDLL(_unique_path(descriptor))
-        except OSError as error:
-            os.close(descriptor)
-            raise DeviceError(f"{name}: cannot be loaded: {error}") from None
-        except DeviceError:
-            os.close(descriptor)
-            raise
-        try:
-            self._bind(name)
-        except DeviceError:
-            self.close()
-            raise
-
-    def _bind(self, name: str) -> None:
-        try:
-            self.abi_version = self.handle.rfc_abi_version
-            self.create = self.handle.rfc_program_create
-            self.step = self.handle.rfc_program_step
-            self.destroy = self.handle.rfc_program_destroy
-        except AttributeError as error:
-            raise DeviceError(f"{name}: expected a program of rocmforge, found none: {error}") from None
-        self.create.restype = ctypes.c_void_p
-        self.create.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
-        self.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
-        self.destroy.argtypes = (ctypes.c_void_p,)
-        _check_abi(self.abi_version(), name)
-        if problem := panels_problem(self.handle):
-            raise LevelError(f"{name}: {problem}")
-
-    def kernel(self, symbol: str) -> int:
-        try:
-            return ctypes.addressof(ctypes.c_char.in_dll(self.handle, symbol))
-        except ValueError:
-            raise DeviceError(f"code object lacks kernel {symbol}") from None
-
-    def close(self) -> None:
-        _ctypes.dlclose(self.handle._handle)
-        os.close(self.descriptor)
-
-
-def _check_abi(version: int, name: str) -> None:
-    if version != HOST_ABI_VERSION:
-        raise DeviceError(f"{name}: expected ABI version {HOST_ABI_VERSION}, found {version}: compile the model again")
 
 
 def _anonymous(n_bytes: int, what: str) -> mmap.mmap:
@@ -221,16 +117,14 @@ class HostProgram:
         self._weights = weights
         self._hidden = HiddenStates(layout, weights)
         self._sampler = layout.find_sampler()
-        self._library = _Library(code, name)
+        self._library = Library(code, name)
         try:
             self._arena = _anonymous(layout.arena_bytes(), "arena")
             self._kv = _anonymous(num_blocks * layout.kv.bytes_per_block, "KV cache")
             self._states = _anonymous(self.num_state_slots * layout.bytes_per_slot, "state of sequences")
             self._addresses = self._place()
             self._launches = self._resolve_launches()
-            self._handle = self._library.create(ctypes.addressof(self._launches), len(self._launches), threads)
-            if not self._handle:
-                raise DeviceError(f"host: {threads} threads are unavailable")
+            self._handle = self._start_threads(threads)
         except DeviceError:
             self._library.close()
             raise
@@ -259,8 +153,30 @@ class HostProgram:
                 launch.arguments[index] = self._addresses.of(argument)
         return launches
 
-    def step(self, batch: Batch, seconds: list[float] | None = None) -> Int32:
-        """See `Program.step`. Where `seconds` are given, launches run one by one, and each one's are appended."""
+    def _start_threads(self, count: int) -> int | None:
+        handle: int | None = self._library.create(ctypes.addressof(self._launches), len(self._launches), count)
+        if not handle:
+            raise DeviceError(f"host: {count} threads are unavailable")
+        return handle
+
+    def set_threads(self, count: int) -> None:
+        """Let another number of threads share the work from here on.
+
+        Raises:
+            DeviceError: they are unavailable; nothing has changed.
+        """
+        handle = self._start_threads(count)
+        self._library.destroy(self._handle)
+        self._handle, self.threads = handle, count
+
+    def step(self, batch: Batch, seconds: list[float] | None = None, end: int | None = None) -> Int32:
+        """See `Program.step`.
+
+        Args:
+            batch: to compute.
+            seconds: where given, launches run one by one, and each one's are appended.
+            end: run only the launches before this one, for what they take: what is returned means nothing.
+        """
         num_logits = len(batch.logits_rows)
         sampled = np.zeros(num_logits, np.int32)
         sampling = (_Sampling * num_logits)()
@@ -287,7 +203,7 @@ class HostProgram:
             *map(_address_of, given),
             rope_positions=_address_of(batch.rope_positions),
         )
-        first, end = 0, len(self._launches)
+        first, end = 0, len(self._launches) if end is None else end
         while seconds is not None and first < end:
             began = time.perf_counter()
             self._library.step(self._handle, ctypes.addressof(step), first, first + 1)
@@ -366,7 +282,7 @@ def load_host_program(
     without: list[str] = []
     while True:
         target = choose_variant(bundle.manifest.targets, level, without)
-        _check_abi(target.abi, target.file)
+        check_abi(target.abi, target.file)
         code = bundle.open_code(target.file)
         layout, weights = bundle.layout_of(target), bundle.map_weights(target.backend)
         try:

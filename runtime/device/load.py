@@ -15,6 +15,7 @@ from ...artifacts.errors import DeviceError, RocmforgeError, UsageError, printab
 from ...artifacts.hip import KFD_NODES
 from ...artifacts.layout import Layout
 from ...artifacts.manifest_entries import TargetEntry
+from ...artifacts.processors import read_processors
 from ...artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
 from .golden import check_shortest
@@ -23,8 +24,9 @@ from .hip.open_program import open_program
 from .hip.placement import WeightPlaces
 from .hip.program import HipProgram
 from .hip.select import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
-from .host import choose_variant, load_host_program
+from .host import HostProgram, choose_variant, load_host_program
 from .memory import KvSize, available_memory, check_memory, describe_slots, host_state_slots, kv_blocks
+from .threads import SpeedMemory, choose_threads, try_more
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class DeviceOptions:
 
     Attributes:
         device: one of `DEVICE_FORMS`.
-        threads: of the host.
+        threads: of the host; None: as many as are fastest (`threads.py`).
         emulator: from whoever has one; the runtime has none.
         load_hip: finds HIP.
         nodes: the KFD topology of this machine.
@@ -53,7 +55,7 @@ class DeviceOptions:
     """
 
     device: str = "auto"
-    threads: int = 1
+    threads: int | None = 1
     emulator: EmulatorMaker | None = None
     load_hip: Callable[[], HipApi] = load_hip
     nodes: Path = KFD_NODES
@@ -109,8 +111,24 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
             where = bundle, api, device, target
             program = open_program(*where, kv, report, _UploadReport(report), options.graphs, options.places)
             return _checked(_tried(program), bundle, target)
-    target = choose_variant(targets)
-    return _checked(_load_host(bundle, options, target, kv, None), bundle, target)
+    return _load_best_host(bundle, options, kv)
+
+
+def _load_best_host(bundle: Bundle, options: DeviceOptions, kv: KvSize) -> Program:
+    """Load the best of the host's programs, on as many threads as were asked for, or are fastest."""
+    target = choose_variant(bundle.manifest.targets)
+    if options.threads is not None:
+        return _checked(_load_host(bundle, options, target, kv, None), bundle, target)
+    processors = read_processors()
+    memory = SpeedMemory(processors, target.level)
+    choice = choose_threads(processors, memory)
+    program = _load_host(bundle, replace(options, threads=choice.count), target, kv, None)
+    _checked(program, bundle, target)
+    if choice.more:
+        with _closed_on_error(program):
+            choice = try_more(program, choice, processors, memory)
+    log.info("host: %s", choice)
+    return program
 
 
 @contextlib.contextmanager
@@ -172,14 +190,17 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
     return _tried(open_program(bundle, api, device, target, kv, graphs=options.graphs, places=options.places))
 
 
-def _load_host(bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize, level: str | None) -> Program:
+def _load_host(
+    bundle: Bundle, options: DeviceOptions, target: TargetEntry, kv: KvSize, level: str | None
+) -> HostProgram:
     layout, available = bundle.layout_of(target), available_memory()
     num_blocks = _blocks(layout, kv, available)
     num_slots = host_state_slots(layout, kv.state_slots, available)
     check_memory(layout, num_blocks, available, num_slots, kv)
     if num_slots:
         log.info("host: %s", describe_slots(layout, num_slots))
-    return load_host_program(bundle, num_blocks, options.threads, level, num_slots)
+    threads = read_processors().whole if options.threads is None else options.threads
+    return load_host_program(bundle, num_blocks, threads, level, num_slots)
 
 
 def _blocks(layout: Layout, kv: KvSize, available: int | None) -> int:

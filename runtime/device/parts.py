@@ -48,7 +48,7 @@ def load_part(
         kv = size or whole_step(layout)
         blocks, slots = kv.blocks or 0, host_state_slots(layout, kv.state_slots, available)
         check_memory(layout, blocks, available, slots, kv)
-        return load_host_program(part, blocks, options.threads, None, slots)
+        return load_host_program(part, blocks, beside.threads, None, slots)
     assert isinstance(beside, HipProgram)
     target = code_for(beside.device.arch, part.manifest.targets)
     if target is None:

@@ -264,11 +264,11 @@ class CountingProgram(HostProgram):
 
     steps = 0
 
-    def step(self, batch: Batch, seconds: list[float] | None = None) -> Int32:
+    def step(self, batch: Batch, seconds: list[float] | None = None, end: int | None = None) -> Int32:
         assert len(batch.token_ids) <= self.layout.max_batch_tokens
         assert len(batch.logits_rows) == len(batch.sampling) <= self.layout.max_sequences
         self.steps += 1
-        return super().step(batch, seconds)
+        return super().step(batch, seconds, end)
 
 
 def counting(program: HostProgram) -> CountingProgram:

@@ -126,10 +126,18 @@ def _report_divergences(reference: ReferenceModel, program: HostProgram, tokeniz
 @click.option("--peer", type=click.Path(exists=True, path_type=Path), help="A Python that has llama_cpp.")
 @click.option("--text", type=click.Path(exists=True, path_type=Path), help="Real text. [default: our LICENSE]")
 @click.option("--positions", default=200, show_default=True)
+@click.option("--first", default=0, show_default=True, help="The position from which on they count.")
 @click.option("--tokens", default=32, show_default=True, help="Greedy tokens of each prompt.")
 @click.option("--level", help="ISA level. [default: the best]")
 def main(
-    bundle: Path, model: Path, peer: Path | None, text: Path | None, positions: int, tokens: int, level: str | None
+    bundle: Path,
+    model: Path,
+    peer: Path | None,
+    text: Path | None,
+    positions: int,
+    first: int,
+    tokens: int,
+    level: str | None,
 ) -> None:
     """Mean KL divergence to the float32 reference over real text, and where greedy text leaves it."""
     opened = open_bundle(bundle)
@@ -137,18 +145,19 @@ def main(
     source = text or Path(__file__).parents[2] / "LICENSE"
     token_ids = tokenizer.encode(source.read_text("utf-8"))[:positions]
     reference = ReferenceModel(model)
-    expected = reference.forward(token_ids)
+    expected = reference.forward(token_ids)[first:]
     program = load_host_program(opened, NUM_BLOCKS, 2, level)
     found = {"rocmforge": program_logits(program, token_ids)}
     if peer:
         with Peer(peer, model, 2, logits_all=True) as other, tempfile.TemporaryDirectory() as scratch:
             found["llama.cpp"] = other.logits(token_ids, Path(scratch))
-    for name, logits in found.items():
+    for name, every in found.items():
+        logits = every[first:]
         divergence = kl_divergence(expected, logits)
         rms = float(np.sqrt(np.mean((logits - expected) ** 2)))
         same = float(np.mean(logits.argmax(axis=-1) == expected.argmax(axis=-1)))
         click.echo(
-            f"{name}: mean KL to float32 over {len(token_ids)} positions {divergence.mean():.5f} "
+            f"{name}: mean KL to float32 over {len(logits)} positions {divergence.mean():.5f} "
             f"(median {np.median(divergence):.5f}), logits {rms:.3f} rms away, best token equal at {same:.1%}"
         )
     _report_divergences(reference, program, tokenizer, tokens)

@@ -31,7 +31,8 @@ import gguf
 import numpy as np
 
 from ...artifacts.bundle import Bundle, open_bundle
-from ...compiler.build_cache import BuildCache, default_cache_dir
+from ...artifacts.cache_dir import default_cache_dir
+from ...compiler.build_cache import BuildCache
 from ...compiler.changes import Changes
 from ...compiler.compile import compile_model
 from ...compiler.model import CompileOptions

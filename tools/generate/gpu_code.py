@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import click
 
+from rocmforge.artifacts.cache_dir import default_cache_dir
 from rocmforge.artifacts.code_object import CodeObjectFacts, KernelResources, read_code_object
 from rocmforge.artifacts.formats import FORMATS
 from rocmforge.artifacts.layout import KV_DTYPES
 from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.build import build_variants, find_toolchain, render_sources
-from rocmforge.compiler.build_cache import BuildCache, default_cache_dir
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Graph, Weight
 from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.model_config import ModelConfig

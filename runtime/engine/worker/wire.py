@@ -63,7 +63,7 @@ class Start:
     bundle: str
     digest: str
     device: str
-    threads: int
+    threads: int | None
     graphs: str = "auto"
     emulator: str | None = None
     max_context: int | None = None

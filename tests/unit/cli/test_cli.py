@@ -105,7 +105,7 @@ def test_help_says_what_holds_where_nothing_is_given() -> None:
         "--addr TEXT HOST:PORT. [default: 127.0.0.1:8080]",
         "emulated or emulated:ARCH; auto: a GPU that the bundle has code for, else host. [default: auto]",
         "--max-body INTEGER RANGE Largest request, bytes. [default: 4 MiB; 48 where a model sees]",
-        "--threads INTEGER RANGE Threads of the host target. [default: (CPUs); 1<=x<=1024]",
+        "--threads INTEGER RANGE Threads of the host target. [default: (cores, or faster hyperthreads); 1<=x<=1024]",
     ):
         assert default in text
     for command in ("run", "generate"):

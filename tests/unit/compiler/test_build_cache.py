@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocmforge.compiler.build_cache import BuildCache, cache_key, default_cache_dir
+from rocmforge.artifacts.cache_dir import default_cache_dir
+from rocmforge.compiler.build_cache import BuildCache, cache_key
 
 KEY = cache_key("source", b"flags")
 

@@ -10,13 +10,14 @@ import pytest
 
 from rocmforge.artifacts.errors import ToolchainError
 from rocmforge.artifacts.host import HOST_LEVELS
+from rocmforge.artifacts.processors import Processors
 from rocmforge.compiler import doctor
 from rocmforge.compiler.doctor import Finding, examine
 
 
 def findings() -> dict[str, Finding]:
     found = examine()
-    assert len({finding.what for finding in found}) == len(found) == 11
+    assert len({finding.what for finding in found}) == len(found) == 12
     return {finding.what: finding for finding in found}
 
 
@@ -42,6 +43,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(doctor, name, missing)
     monkeypatch.setattr("rocmforge.compiler.doctor.shutil.which", lambda _name: None)
     monkeypatch.setattr(doctor, "cpu_features", frozenset)
+    monkeypatch.setattr(doctor, "read_processors", lambda: Processors(((0,), (1,), (2,))))
     monkeypatch.setattr(doctor, "installed_arches", list)
     monkeypatch.setattr(doctor, "library_paths", lambda: ["/nowhere/libamdhip64.so.7"])
     monkeypatch.setattr(doctor, "default_cache_dir", lambda: tmp_path / "not" / "yet")
@@ -59,6 +61,7 @@ def test_a_machine_with_nothing(bare: Path) -> None:
         Finding("host x86_64_v4", False, f"this CPU lacks {v4}"),
         Finding("host x86_64_v3", False, f"this CPU lacks {v3}"),
         Finding("host portable", True, "this CPU runs it", needed=True),
+        Finding("processors", True, "3 cores, 3 CPUs: threads: 3"),
         Finding("AMD GPU", False, "none found in /sys/class/kfd/kfd/topology/nodes (the host target serves)"),
         Finding("HIP runtime", False, "libamdhip64.so.7 or older not found (GPUs need ROCm 5.7's or newer)"),
         Finding("build cache", True, str(bare / "not" / "yet")),
@@ -98,6 +101,7 @@ def test_a_machine_with_everything(bare: Path, monkeypatch: pytest.MonkeyPatch) 
         "cc": "/usr/bin/cc (--toolchain cc)",
         "clang": "/usr/bin/clang (--toolchain clang)",
         "hipcc": "HIP 6 (knows 2 of our arches)",
+        "processors": "3 cores, 3 CPUs: threads: 3",
         "AMD GPU": "gfx1100, gfx942",
         "HIP runtime": "/hip.so (HIP 6.3)",
         "build cache": str(bare / "not" / "yet"),
@@ -120,3 +124,13 @@ def test_a_cache_that_cannot_be_written(bare: Path, monkeypatch: pytest.MonkeyPa
     cache = bare / "not" / "yet"
     assert findings()["build cache"] == Finding("build cache", False, f"{cache} cannot be written: --cache-dir")
     assert asked == [(bare, 2)]  # the nearest folder that is there
+
+
+def test_processors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, quota, text in (
+        (((0,), (1,)), None, "2 cores, 2 CPUs: threads: 2"),
+        (((0, 2), (1, 3)), None, "2 cores, 4 CPUs: threads: 2, or 4 where hyperthreads are faster"),
+        (((0, 2), (1, 3)), 1.5, "2 cores, 4 CPUs, the time of 1.5: threads: 1"),
+    ):
+        monkeypatch.setattr(doctor, "read_processors", lambda cores=cores, quota=quota: Processors(cores, quota))
+        assert doctor._processors().text == text

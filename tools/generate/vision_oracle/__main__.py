@@ -16,7 +16,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge.compiler.build_cache import BuildCache, default_cache_dir
+from rocmforge.artifacts.cache_dir import default_cache_dir
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.vision.model import VisionModel, read_vision_model
 from rocmforge.runtime.pictures.encode import picture_batch
 from rocmforge.runtime.pictures.patches import Patches

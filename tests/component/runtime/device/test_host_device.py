@@ -31,6 +31,7 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.host_toolchain import find_host_toolchain
 from rocmforge.compiler.target import CodeVariant
 from rocmforge.runtime.device import host as host_device
+from rocmforge.runtime.device import host_library
 from rocmforge.runtime.device.host import HostProgram, choose_variant, load_host_program
 from rocmforge.tests.support.hip_bundle import LAYOUT as HIP_LAYOUT
 from rocmforge.tests.support.programs import compiled
@@ -184,7 +185,7 @@ def test_F41_any_header_is_taken_or_refused(header: bytes, changes: list[tuple[i
     try:
         # Only its first 600 bytes are there: no shared object is whole.
         with pytest.raises(DeviceError):
-            host_device._check_elf(descriptor, "x")
+            host_library.check_elf(descriptor, "x")
     finally:
         os.close(descriptor)
 
@@ -192,10 +193,10 @@ def test_F41_any_header_is_taken_or_refused(header: bytes, changes: list[tuple[i
 def elf(size: int, end: int = 0, sections: int = 0, kind: int = 3, count: int = 2, header: int = 56) -> bytes:
     """The first bytes of an ELF file of so many: its second segment ends at `end`, its table of `sections` at
     176 + 64 `sections`."""
-    machine = host_device._ELF_MACHINES[platform.machine()]
+    machine = host_library._ELF_MACHINES[platform.machine()]
     head = (b"\x7fELF", 2, 1, kind, machine, 1, 0, 64, 176, 0, 64, header, count, 64, sections, 0)
     segments = [(1, 5, 0, 0, 0, 100, 100, 4096), (1, 6, end // 2, 0, 0, end - end // 2, 9999, 4096)]
-    packed = host_device._ELF_HEADER.pack(*head) + b"".join(host_device._ELF_SEGMENT.pack(*one) for one in segments)
+    packed = host_library._ELF_HEADER.pack(*head) + b"".join(host_library._ELF_SEGMENT.pack(*one) for one in segments)
     return packed.ljust(size, b"\0")[:size]
 
 
@@ -222,12 +223,12 @@ def test_F41_code_is_whole_to_the_byte(data: bytes, problem: str | None) -> None
     descriptor = in_memory(data)
     try:
         if problem is None:
-            host_device._check_elf(descriptor, "x.so")
+            host_library.check_elf(descriptor, "x.so")
             return
         with pytest.raises(DeviceError) as caught:
-            host_device._check_elf(descriptor, "x.so")
+            host_library.check_elf(descriptor, "x.so")
         machine = platform.machine()
-        assert str(caught.value) == "x.so: " + problem.format(machine, host_device._ELF_MACHINES[machine])
+        assert str(caught.value) == "x.so: " + problem.format(machine, host_library._ELF_MACHINES[machine])
     finally:
         os.close(descriptor)
 

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.processors import Processors
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.device.host import load_host_program
+from rocmforge.runtime.device import load
+from rocmforge.runtime.device.host import HostProgram, load_host_program
+from rocmforge.runtime.device.load import DeviceOptions
+from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.solo import Solo
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.programs import FLOAT_TYPES, LEVELS, compiled, relative_tolerance, run
 from rocmforge.tools.generate.fixtures import write_model
@@ -93,3 +98,35 @@ def test_logits_against_the_float32_reference(
         error = np.sqrt(np.mean((states - hidden) ** 2) / np.mean(hidden**2))
         assert error < relative_tolerance(quantization), (level, error)
     bundle.close()
+
+
+def test_threads_change_between_steps(smollm2: Bundle, prompt: list[int]) -> None:
+    """Other threads give the same bits; the first launches alone leave the next step as it is."""
+    program = load_host_program(smollm2, 64, 1)
+    expected = run(program, [(0, 0, prompt)])
+    for count in (3, 2, 2, 1):
+        program.set_threads(count)
+        assert program.threads == count
+        program.step(Solo(program.layout).batch(prompt[:5], 0), end=40)
+        assert np.array_equal(run(program, [(0, 0, prompt)]), expected)
+    program.close()
+
+
+@pytest.mark.parametrize(("cores", "most"), [(((0,), (1,)), 2), (((0, 1),), 2), (((0,),), 1)])
+def test_threads_are_chosen_where_none_are_asked_for(
+    smollm2: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    cores: tuple[tuple[int, ...], ...],
+    most: int,
+) -> None:
+    """Whichever is faster here: it is told, and has the answer that the bundle knows."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(load, "read_processors", lambda: Processors(cores))
+    caplog.set_level("INFO")
+    program = load.load_program(smollm2, DeviceOptions("host", None), KvSize(64, 512))
+    assert isinstance(program, HostProgram)
+    assert len(cores) <= program.threads <= most
+    assert f"host: {program.threads} thread" in caplog.text
+    program.close()
