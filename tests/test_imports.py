@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -75,8 +76,13 @@ def modules_of(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Modules of the package that a module imports, anywhere in it, as paths from the root; also names of theirs."""
+    return frozenset(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     parts = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "rocmforge"):
@@ -141,7 +147,7 @@ def test_every_test_file_is_run() -> None:
 
 def test_no_test_imports_from_a_file_of_tests() -> None:
     """What several need is in `support`, `oracles` or a harness, where a reader looks for it."""
-    found = {path: set(imported(path)) for path in modules_of("tests")}
+    found = {path: imported(path) for path in modules_of("tests")}
     assert sum(map(len, found.values())) > len(found)
     files = {path: [name for name in names if "/test_" in name and file_of(name)] for path, names in found.items()}
     assert {path.relative_to(ROOT).as_posix(): names for path, names in files.items() if names} == {}

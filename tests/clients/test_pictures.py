@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import ollama
 import openai
 import pytest
@@ -77,6 +76,8 @@ def by_responses(server: Server, image: bytes) -> tuple[str, int]:
 def by_anthropic(server: Server, image: bytes) -> tuple[str, int]:
     source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(image).decode()}
     messages: Any = [{"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": TEXT}]}]
+    import anthropic  # noqa: PLC0415 - a second and more, of each process that collects tests
+
     with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=PATIENCE_SECONDS) as client:
         made: Any = client.messages.create(model=MODEL, max_tokens=12, messages=messages, extra_body={"temperature": 0})
         counted = client.messages.count_tokens(model=MODEL, messages=messages).input_tokens

@@ -14,8 +14,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
-from model_signing import hashing, verifying
-from model_signing import signing as outside
 
 from rocmforge.artifacts.bundle import check_replaceable, open_bundle, verify_bundle
 from rocmforge.artifacts.companions import COMPANION_NAMES
@@ -71,6 +69,10 @@ def test_a_signed_bundle_is_the_same_bundle(model: Path, tmp_path: Path, curve: 
 
 def test_others_verify_it_by_the_same_standard(model: Path, key: KeyPair) -> None:
     """OpenSSF's own verifier, hashing files by itself, and its signer, read here."""
+    # Half a second and more, of each process that collects tests.
+    from model_signing import hashing, verifying  # noqa: PLC0415
+    from model_signing import signing as outside  # noqa: PLC0415
+
     signature = sign(model, Signing(key.private))
     verifying.Config().use_elliptic_key_verifier(public_key=key.public).verify(model, signature)
     (model / "src" / "embed.c").write_bytes(b"int y;\n")
