@@ -1,7 +1,7 @@
 """HIP toolchains: hipcc of ROCm or Debian, or the clang and lld of the `ziglang` wheel.
 
-Both go three steps: HIP to bitcode of the device alone, bitcode to an object, objects to one raw ELF. No ROCm header
-and no device library enters.
+Both go two steps: HIP to an object of the device alone, objects to one raw ELF. No ROCm header and no device library
+enters.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ _SOURCE_FLAGS = (
     "hip",
     "-std=c++17",
     "--offload-device-only",
+    # The driver would link a device's object to a code object of its own: asked for bitcode it stops before that, and
+    # what compiles then is told to make an object.
+    "-emit-llvm",
+    "-Xclang",
+    "-emit-obj",
     "-nogpulib",
     "-nogpuinc",
     "-nostdinc",
@@ -52,7 +57,6 @@ class HipToolchain:
     Attributes:
         name: "hipcc" or "clang".
         hip: command that compiles HIP.
-        clang: command that compiles bitcode.
         linker: command that links, up to the objects.
         version: one line.
         arches: arches that it knows.
@@ -61,7 +65,6 @@ class HipToolchain:
 
     name: str
     hip: tuple[str, ...]
-    clang: tuple[str, ...]
     linker: tuple[str, ...]
     version: str
     arches: frozenset[str]
@@ -78,25 +81,20 @@ class HipToolchain:
         return hashlib.sha256(f"{self.name}\n{self.version}".encode()).hexdigest()
 
     def compile(self, source: Path, output: Path, include: Path, variant: CodeVariant) -> None:
-        """See `Toolchain`. Sources are named without their folder, which would enter the object."""
-        bitcode = output.with_suffix(".bc")
-        arch = next(flag.removeprefix("--offload-arch=") for flag in variant.flags if flag.startswith("--offload-arch"))
-        others = tuple(flag for flag in variant.flags if not flag.startswith("--offload-arch"))
-        # clang would otherwise derive the id of the unit from the path of the source.
-        unit = (f"-cuid={source.stem}", f"-I{include}", "-emit-llvm", "-c", source.name, "-o", bitcode.name)
-        self._compile_hip(self.flags(variant), unit, source.parent)
-        second = ("-x", "ir", "-target", "amdgcn-amd-amdhsa", f"-mcpu={arch}", "-nogpulib", *_COMMON_FLAGS, *others)
-        run_compiler((*self.clang, *second, "-c", bitcode.name, "-o", output.name), source.parent)
+        """See `Toolchain`. Sources are named without their folder, which would enter the object.
 
-    def _compile_hip(self, flags: tuple[str, ...], unit: tuple[str, ...], folder: Path) -> None:
-        """Compile HIP to bitcode. hipcc is a script that takes twice as long as the clang that it calls: the first time
-        it says what it calls, and from then on that is called, where all it does to the unit is to pass it on."""
+        hipcc is a script that takes twice as long as the clang that it calls: the first time it says what it calls, and
+        from then on that is called, where all it does to the unit is to pass it on.
+        """
+        # clang would otherwise derive the id of the unit from the path of the source.
+        unit = (f"-cuid={source.stem}", f"-I{include}", "-c", source.name, "-o", output.name)
+        flags = self.flags(variant)
         command = self._commands.get(flags)
         if command is None:
             asked = (*self.hip, *flags)
-            self._commands[flags] = _called(run_compiler((*asked, *unit), folder), unit) or asked
+            self._commands[flags] = _called(run_compiler((*asked, *unit), source.parent), unit) or asked
         else:
-            run_compiler((*command, *unit), folder)
+            run_compiler((*command, *unit), source.parent)
 
     def link(self, objects: list[Path], output: Path) -> None:
         """See `Toolchain`. The symbol table stays: AMD's loader looks kernels up in it, not in the dynamic one."""
@@ -170,7 +168,7 @@ def find_clang() -> HipToolchain:
     """
     zig = str(ziglang_folder() / "zig")
     clang = (zig, "clang")
-    return HipToolchain("clang", clang, clang, (zig, "ld.lld"), ziglang_version(), _known_arches(clang), (Path(zig),))
+    return HipToolchain("clang", clang, (zig, "ld.lld"), ziglang_version(), _known_arches(clang), (Path(zig),))
 
 
 def hipcc_path() -> Path | None:
@@ -209,7 +207,7 @@ def find_hipcc() -> HipToolchain:
     hip = ("/usr/bin/env", "HIP_PLATFORM=amd", "HIPCC_VERBOSE=1", str(path))
     version = printable("; ".join(line.strip() for line in lines))
     programs = tuple(Path(os.path.realpath(one)) for one in (path, clang, linker))
-    return HipToolchain("hipcc", hip, (clang,), (linker,), version, _known_arches((clang,)), programs)
+    return HipToolchain("hipcc", hip, (linker,), version, _known_arches((clang,)), programs)
 
 
 def _first(hipcc: Path, candidates: list[Path]) -> str:

@@ -46,12 +46,11 @@ def build(source: str, arch: str, *flags: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "k.hip").write_text(PRELUDE + source, encoding="utf-8")
-        common = ["-nogpulib", "-O3", "-mcode-object-version=5" if "generic" not in arch else "-mcode-object-version=6"]
-        front = ["-x", "hip", "--offload-device-only", f"--offload-arch={arch}", "-nogpuinc", "-emit-llvm", "-c"]
-        _run([*clang, *front, *common, *flags, str(path / "k.hip"), "-o", str(path / "k.bc")])
-        back = ["-x", "ir", "-target", "amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c"]
-        wave = [flag for flag in flags if flag.startswith("-mwavefrontsize")]
-        _run([*clang, *back, *common, *wave, str(path / "k.bc"), "-o", str(path / "k.o")])
+        version = "-mcode-object-version=5" if "generic" not in arch else "-mcode-object-version=6"
+        # An object, where the driver would stop at bitcode or link: as in `compiler/hip_toolchain.py`.
+        front = ["-x", "hip", "--offload-device-only", f"--offload-arch={arch}", "-emit-llvm", "-Xclang", "-emit-obj"]
+        common = ["-nogpuinc", "-nogpulib", "-O3", version, *flags, "-c"]
+        _run([*clang, *front, *common, str(path / "k.hip"), "-o", str(path / "k.o")])
         _run([str(root / "zig"), "ld.lld", "-shared", str(path / "k.o"), "-o", str(path / "k.so")])
         return (path / "k.so").read_bytes()
 

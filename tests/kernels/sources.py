@@ -19,6 +19,8 @@ WARNINGS: Final = (
 )
 """Errors beside those of every build (-Wall -Wextra): a compiler that is not the pinned one may know more of them."""
 
+_OUTPUT: Final = ("-emit-llvm", "-Xclang", "-emit-obj")  # flags of builds that are no compiler's that only parses
+
 
 @cache
 def kernels_of(backend: str) -> list[str]:
@@ -78,4 +80,5 @@ def parse_alone(command: tuple[str, ...], flags: tuple[str, ...], sources: Itera
     """
     for source in sources:
         (folder / source.name).write_text(source.text)
-        run_compiler((*command, *flags, *WARNINGS, "-I.", "-fsyntax-only", source.name), folder)
+        kept = (flag for flag in flags if flag not in _OUTPUT)
+        run_compiler((*command, *kept, *WARNINGS, "-I.", "-fsyntax-only", source.name), folder)

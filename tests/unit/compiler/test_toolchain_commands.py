@@ -17,10 +17,11 @@ from rocmforge.compiler.host_toolchain import HostToolchain, find_host_toolchain
 from rocmforge.compiler.target import TARGETS, CodeVariant
 
 Commands = list[tuple[tuple[str, ...], Path]]
-HIP = HipToolchain("hipcc", ("env", "hipcc"), ("clang",), ("ld.lld",), "HIP 6", frozenset({"gfx1100", "gfx906"}))
+HIP = HipToolchain("hipcc", ("env", "hipcc"), ("ld.lld",), "HIP 6", frozenset({"gfx1100", "gfx906"}))
 SOURCE_FLAGS = (
-    "-x hip -std=c++17 --offload-device-only -nogpulib -nogpuinc -nostdinc -fno-exceptions -fno-rtti -ffp-contract=off "
-    "-Wall -Wextra -Werror -Wno-unused-function -Wno-unused-parameter -Wno-unused-command-line-argument"
+    "-x hip -std=c++17 --offload-device-only -emit-llvm -Xclang -emit-obj -nogpulib -nogpuinc -nostdinc "
+    "-fno-exceptions -fno-rtti -ffp-contract=off -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-parameter "
+    "-Wno-unused-command-line-argument"
 )
 HOST_FLAGS = (
     "-std=gnu11 -O3 -fPIC -ffreestanding -fno-builtin-malloc -ffp-contract=off -fvisibility=hidden -fno-ident -g0 "
@@ -44,14 +45,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Commands:
     return made
 
 
-def test_hip_goes_three_steps(ran: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hip_goes_two_steps(ran: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = CodeVariant("", ("--offload-arch=gfx1100", "-mcode-object-version=4"), (), "code/gfx1100.hsaco")
     HIP.compile(tmp_path / "a.hip", tmp_path / "a.o", Path("/include"), variant)
     flags = f"{SOURCE_FLAGS} -O3 -g0 -fno-ident --offload-arch=gfx1100 -mcode-object-version=4"
     assert HIP.flags(variant) == tuple(flags.split())
-    first = f"env hipcc {flags} -cuid=a -I/include -emit-llvm -c a.hip -o a.bc"
-    second = "clang -x ir -target amdgcn-amd-amdhsa -mcpu=gfx1100 -nogpulib -O3 -g0 -fno-ident -mcode-object-version=4"
-    assert ran == [(tuple(first.split()), tmp_path), (tuple(f"{second} -c a.bc -o a.o".split()), tmp_path)]
+    command = f"env hipcc {flags} -cuid=a -I/include -c a.hip -o a.o"
+    assert ran == [(tuple(command.split()), tmp_path)]
     ran.clear()
     monkeypatch.setattr(hip_toolchain, "merge_metadata_notes", lambda code: b"merged " + code)
     (tmp_path / "out").mkdir()
@@ -173,17 +173,16 @@ def test_what_hipcc_calls_is_asked_for_once(said: str, called: tuple[str, ...] |
     ran = tmp_path / "ran"
     other = script(tmp_path / "other", f'echo "other $*" >>{ran}; for last; do :; done; echo code >"$last"')
     spoken = said.replace("/my clang", str(other)).replace("/clang", str(other))
-    unit = "-cuid=$3 -I/include -emit-llvm -c a.hip -o a.bc"
+    unit = "-cuid=$3 -I/include -c a.hip -o a.o"
     text = f"cat <<EOF\n{spoken.replace('{unit}', unit)}\nEOF"
-    hipcc = script(tmp_path / "hipcc", f"echo hipcc >>{ran}; set -- a b a\n{text}\necho code >a.bc")
-    clang = script(tmp_path / "clang", 'for last; do :; done; echo code >"$last"')
-    tool = HipToolchain("hipcc", (str(hipcc),), (str(clang),), (), "HIP 6", frozenset({"gfx1100", "gfx906"}))
+    hipcc = script(tmp_path / "hipcc", f"echo hipcc >>{ran}; set -- a b a\n{text}\necho code >a.o")
+    tool = HipToolchain("hipcc", (str(hipcc),), (), "HIP 6", frozenset({"gfx1100", "gfx906"}))
     for arch in ("gfx1100", "gfx1100", "gfx906"):
         variant = CodeVariant("", (f"--offload-arch={arch}",), (), f"code/{arch}.hsaco")
         tool.compile(tmp_path / "a.hip", tmp_path / "a.o", Path("/include"), variant)
     first, second, third = ran.read_text().splitlines()
     assert (first, third) == ("hipcc", "hipcc")
-    given = " ".join((*(called or ("",))[1:], "-cuid=a -I/include -emit-llvm -c a.hip -o a.bc"))
+    given = " ".join((*(called or ("",))[1:], "-cuid=a -I/include -c a.hip -o a.o"))
     assert second == (f"other {given}" if called else "hipcc")
 
 
@@ -200,7 +199,8 @@ def test_hipcc_names_its_clang(name: str, rocm: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HIPCC", str(path))
     found = find_hipcc()
     assert found.hip == ("/usr/bin/env", "HIP_PLATFORM=amd", "HIPCC_VERBOSE=1", str(path))
-    assert (found.clang, found.linker) == ((f"{rocm}/llvm/{name}",), (f"{rocm}/llvm/ld.lld",))
+    assert found.linker == (f"{rocm}/llvm/ld.lld",)
+    assert found.programs == tuple(rocm / one for one in ("hipcc", f"llvm/{name}", "llvm/ld.lld"))
     assert found.version == "HIP version: 6.1; AMD clang version 17.0.6 (x)"
     assert found.arches == {"gfx906", "gfx11-generic"}
     (rocm / "llvm" / "ld.lld").unlink()
@@ -221,7 +221,7 @@ def test_a_hipcc_that_does_not_run(text: str | None, problem: str, rocm: Path, m
     assert str(caught.value).startswith(f"{path}: ")
 
 
-CLANG = HipToolchain("clang", ("zig",), ("zig",), ("zig",), "zig 1", frozenset({"gfx1201", "gfx906"}))
+CLANG = HipToolchain("clang", ("zig",), ("zig",), "zig 1", frozenset({"gfx1201", "gfx906"}))
 
 
 def test_which_toolchain_builds_an_arch(rocm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
