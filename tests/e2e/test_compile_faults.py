@@ -247,10 +247,18 @@ def test_F78_a_goal_that_is_somebody_elses_folder(small_gguf: Path, small_cache:
     assert files_of(tmp_path) == before
 
 
-def test_F65_the_same_compile_twice_at_once(small_gguf: Path, small_bundle: Path, tmp_path: Path) -> None:
+def test_F65_the_same_compile_twice_at_once(
+    small_gguf: Path, small_bundle: Path, made_small: Path, tmp_path: Path
+) -> None:
+    """Both lack a third of the objects and all that is made of objects, and build it at once."""
     goal = tmp_path / "goals" / "model.rfb"
     goal.parent.mkdir()
-    arguments = ("compile", small_gguf, "-o", goal, "--cache-dir", tmp_path / "cache")
+    cache = tmp_path / "cache"
+    shutil.copytree(made_small / "cache/object", cache / "object")
+    kept = entries(cache, "object")
+    for path in kept[::3]:
+        path.unlink()
+    arguments = ("compile", small_gguf, "-o", goal, "--cache-dir", cache)
     both = [started(*arguments), started(*arguments)]
     for process in both:
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
@@ -258,6 +266,7 @@ def test_F65_the_same_compile_twice_at_once(small_gguf: Path, small_bundle: Path
         assert output.split()[-1] == digest_at(small_bundle)
     assert digest_at(goal) == digest_at(small_bundle)
     assert leftovers(goal) == []
+    assert entries(cache, "object") == kept
 
 
 def damages(path: Path) -> Iterator[Callable[[], object]]:

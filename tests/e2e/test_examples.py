@@ -24,13 +24,13 @@ SAYS = {
 }
 
 
-def run(name: str, *arguments: object) -> str:
+def run(name: str, *arguments: object, **changes: str) -> str:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
-        env=environment(),
+        env=environment(**changes),
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -43,8 +43,9 @@ def test_an_example_does_what_it_says(name: str, smollm2_path: Path) -> None:
     assert re.fullmatch(SAYS[name], said, re.DOTALL), said
 
 
-def test_a_model_is_compiled(small_gguf: Path, tmp_path: Path) -> None:
-    said = run("compile_model", small_gguf, tmp_path / "small.rfb")
+def test_a_model_is_compiled(small_gguf: Path, small_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "rocmforge").symlink_to(small_cache)  # where it looks for a cache
+    said = run("compile_model", small_gguf, tmp_path / "small.rfb", XDG_CACHE_HOME=str(tmp_path))
     assert re.fullmatch(rf"{re.escape(str(tmp_path))}/small\.rfb sha256:[0-9a-f]{{64}}\n", said)
 
 
