@@ -11,6 +11,7 @@ from ..artifacts.host import host_arch
 from ..artifacts.layout_file import encode_layout
 from ..artifacts.manifest import GPU_WEIGHTS_NAME, LAYOUT_NAME, WEIGHTS_NAME, Manifest
 from ..artifacts.manifest_entries import PartEntry, PartFacts
+from ..artifacts.merge_table import MERGES_NAME
 from ..artifacts.writer import BundleWriter
 from .build import find_toolchain
 from .build_cache import BuildCache
@@ -27,6 +28,7 @@ from .golden import (
     take_tolerance,
 )
 from .guarded_folder import guarded_folder
+from .merge_table import merge_table
 from .model import CompileOptions, Model, read_model
 from .parts import PartModel
 from .progress import Progress, Silent
@@ -209,6 +211,9 @@ def _write_layouts(writer: BundleWriter, placed: Sequence[Placed], folder: str =
 
 def _write_texts(writer: BundleWriter, placed: Sequence[Placed], model: Model) -> None:
     writer.add_bytes("tokenizer.json", model.tokenizer.json.encode())
+    merges = merge_table(model.tokenizer.json)
+    if merges is not None:
+        writer.add_bytes(MERGES_NAME, merges.to_bytes())
     if model.tokenizer.chat_template is not None:
         writer.add_bytes("chat_template.jinja", model.tokenizer.chat_template.encode())
     writer.add_bytes("graph.txt", model.graph.text().encode())

@@ -22,7 +22,7 @@ from .target import find_targets
 from .tuning import read_tuning
 
 # In the order in which a compile comes to them: what is first may be why the rest is otherwise.
-_STAGES = ("tokenizer.json", "chat_template.jinja", "graph.txt", "src/", "layout", "weights", "code/")
+_STAGES = ("tokenizer.json", "merges.bin", "chat_template.jinja", "graph.txt", "src/", "layout", "weights", "code/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def load(
     with contextlib.ExitStack() as opened:
         opening = opened.enter_context(open_bundle(Path(bundle)))
         template = opened.enter_context(contextlib.closing(load_chat_template(opening)))
-        tokenizer = load_tokenizer(opening)
+        tokenizer = load_tokenizer(opening, at_once=True)
         length = max_context or opening.layout.max_seq_len
         options = EngineOptions(device, max_context, None if contexts is None else contexts * length, limits)
         drafting = None if draft is None else opened.enter_context(open_bundle(Path(draft)))

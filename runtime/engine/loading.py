@@ -13,6 +13,7 @@ from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import UsageError
 from ...artifacts.layout import Layout
 from ...artifacts.manifest import RERANK_TEMPLATE
+from ...artifacts.merge_table import MERGES_NAME
 from ...artifacts.tokenizer_config import TokenizerConfig
 from ..device.batch import Program
 from ..device.head import EmbeddingHead
@@ -20,6 +21,8 @@ from ..device.host import HostProgram
 from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
 from ..text.chat import ChatTemplate
+from ..text.token_models.library import LibraryModel
+from ..text.token_models.looked_up import looked_up
 from ..text.tokenizer import Tokenizer
 from .draft_loading import DraftLoader, HeadLoader, check_kinds, check_tokens
 from .drafts import DEFAULT_DRAFTS, EAGLE, MTP, DraftPolicy
@@ -45,9 +48,18 @@ def tokenizer_config(bundle: Bundle) -> TokenizerConfig:
     return TokenizerConfig.from_json(bundle.path, bundle.manifest.tokenizer)
 
 
-def load_tokenizer(bundle: Bundle) -> Tokenizer:
-    """The bundle's tokenizer."""
-    return Tokenizer(bundle.read("tokenizer.json").decode(), tokenizer_config(bundle))
+def load_tokenizer(bundle: Bundle, at_once: bool = False) -> Tokenizer:
+    """The bundle's tokenizer; `at_once`: ready sooner where the bundle has tables for it, and slower for many texts.
+    Such a tokenizer reads the bundle again when it has more to do, so that it must not be closed."""
+    config = tokenizer_config(bundle)
+
+    def read() -> str:
+        return bundle.read("tokenizer.json").decode()
+
+    if not at_once or MERGES_NAME not in bundle.manifest.files:
+        return Tokenizer(read(), config)
+    size = config.vocab_size
+    return Tokenizer(looked_up(bundle.read(MERGES_NAME), size, lambda: LibraryModel(read(), size)), config)
 
 
 def load_chat_template(bundle: Bundle) -> ChatTemplate:

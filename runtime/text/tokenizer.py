@@ -11,7 +11,7 @@ from typing import Final
 from ...artifacts.tokenizer_config import TokenizerConfig
 from .control_text import ControlTexts, shown
 from .token_models.choice import token_model
-from .token_models.model import SpecialText
+from .token_models.model import SpecialText, TokenModel
 
 # A piece of text beyond this is tokenized alone, and the memory that it took is given back.
 LARGE_CHARS: Final = 1 << 16
@@ -36,16 +36,16 @@ class Tokenizer:
     """A bundle's tokenizer. Immutable once built, and safe to share between threads.
 
     Args:
-        json_text: a `tokenizer.json`, as the compiler wrote it.
+        rule: how plain text becomes tokens: a `tokenizer.json`, as the compiler wrote it, or its model.
         config: the special tokens, from the manifest.
 
     Raises:
-        ValueError: `json_text` is not a tokenizer; a bundle's digest rules that out.
+        ValueError: `rule` is a text that is no tokenizer; a bundle's digest rules that out.
     """
 
-    def __init__(self, json_text: str, config: TokenizerConfig):
+    def __init__(self, rule: str | TokenModel, config: TokenizerConfig):
         self.config = config
-        self._model = token_model(json_text, config.vocab_size)
+        self._model = token_model(rule, config.vocab_size) if isinstance(rule, str) else rule
         # Longest first, in bytes, and by id among equals: the order in which llama.cpp looks for them.
         self._special = tuple(
             sorted(self._model.special, key=lambda special: (-len(special.text.encode()), special.token_id))

@@ -74,7 +74,7 @@ class LibraryModel:
         text = self.library.id_to_token(token_id)
         if text is None:
             return b""
-        return _byte_level_bytes(text) if self._byte_level else _sentencepiece_bytes(text)
+        return byte_level_bytes(text) if self._byte_level else _sentencepiece_bytes(text)
 
     def _encode(self, library: tokenizers.Tokenizer, text: str) -> list[int]:
         # Of the library's ways to encode, those of batches alone let other threads run meanwhile: a text of
@@ -113,7 +113,7 @@ _BYTE_OF = _char_to_byte()
 _BYTES: Final = str.maketrans({chr(code): _BYTE_OF.get(chr(code), 0x100) for code in range(0x100)} | _BYTE_OF)
 
 
-def _byte_level_bytes(text: str) -> bytes:
+def byte_level_bytes(text: str) -> bytes:
     """Undo the byte map; a character outside it stands for itself."""
     try:
         return text.translate(_BYTES).encode("latin-1")

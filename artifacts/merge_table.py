@@ -1,0 +1,153 @@
+"""Byte-level BPE as a bundle's `merges.bin` holds it: sorted tables, in which a text's tokens are looked up.
+
+A `tokenizer.json` has to be read whole before the first token is known, which takes longer than all else that a process
+does until then. Of these tables nothing is built, and of their pages no more is read than a text asks for.
+
+All numbers are little-endian. `docs/bundles.md` has the fields.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgpack
+
+from .dataclass import dataclass
+
+MERGES_NAME: Final = "merges.bin"
+_LOW: Final = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token that is found in text before the text is tokenized: `special`, it is no text that a client may write as
+    plain; `lstrip` and `rstrip`, white space before or after goes with it."""
+
+    text: str
+    token_id: int
+    special: bool
+    lstrip: bool
+    rstrip: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTable:
+    """Tokens and merges of a vocabulary.
+
+    Attributes:
+        rules: a `tokenizer.json` without tokens and merges: how a text is parted into words, and tokens become text.
+        added: tokens that are found in text first.
+        whole_words: a word that is a token is not merged.
+        most_chars: characters of the longest token.
+        texts: UTF-8 of all tokens, one after the other, by id; an id without a token has none.
+        ends: uint32 each, where a token's text ends in `texts`.
+        order: uint32 each, ids of the tokens in the order of their texts' bytes.
+        pairs: uint64 each, ascending: the id of a left part, times 2^32, and that of a right part.
+        joins: uint64 each, of each pair: its rank, the least of which is joined first, times 2^32, and the id of both.
+    """
+
+    rules: str
+    added: tuple[AddedToken, ...]
+    whole_words: bool
+    most_chars: int
+    texts: bytes
+    ends: memoryview
+    order: memoryview
+    pairs: memoryview
+    joins: memoryview
+
+    @classmethod
+    def of(
+        cls,
+        rules: str,
+        added: Sequence[AddedToken],
+        vocab: Mapping[str, int],
+        merges: Iterable[tuple[str, str]],
+        whole_words: bool = False,
+    ) -> MergeTable:
+        """Make the table of a vocabulary. Of equal merges the last counts, as in the library.
+
+        Raises:
+            KeyError: a merge is of tokens that are none, or makes none.
+        """
+        by_id = {token_id: text.encode() for text, token_id in vocab.items()}
+        ends, end = array("I"), 0
+        for token_id in range(max(by_id) + 1):
+            end += len(by_id.get(token_id, b""))
+            ends.append(end)
+        order = array("I", sorted((i for i, text in by_id.items() if text), key=by_id.__getitem__))
+        found = {
+            vocab[left] << 32 | vocab[right]: rank << 32 | vocab[left + right]
+            for rank, (left, right) in enumerate(merges)
+        }
+        pairs = array("Q", sorted(found))
+        joins = array("Q", (found[pair] for pair in pairs))
+        most = max((len(text) for text in (*vocab, *(one.text for one in added))), default=1)
+        texts = b"".join(by_id.get(i, b"") for i in range(len(ends)))
+        return cls(rules, tuple(added), whole_words, most, texts, *map(memoryview, (ends, order, pairs, joins)))
+
+    def to_bytes(self) -> bytes:
+        """Return the file; equal tables give equal bytes."""
+        fields: dict[str, object] = {
+            "rules": self.rules,
+            "added": [[one.text, one.token_id, one.special, one.lstrip, one.rstrip] for one in self.added],
+            "whole_words": self.whole_words,
+            "most_chars": self.most_chars,
+            "texts": self.texts,
+        }
+        tables = {"ends": self.ends, "order": self.order, "pairs": self.pairs, "joins": self.joins}
+        packed: bytes = msgpack.packb(fields | {name: _swapped(table).tobytes() for name, table in tables.items()})
+        return packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> MergeTable:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            fields = msgpack.unpackb(data)
+            added = tuple(AddedToken(*one) for one in fields["added"])
+            tables = [_swapped(memoryview(fields[name]).cast("I")) for name in ("ends", "order")]
+            tables += [_swapped(memoryview(fields[name]).cast("Q")) for name in ("pairs", "joins")]
+            first = (fields["rules"], added, fields["whole_words"], fields["most_chars"], fields["texts"])
+        except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
+            raise ValueError(f"expected a table of merges, found {error!r:.80}") from None
+        ends, order, pairs, joins = tables
+        if len(pairs) != len(joins) or len(order) > len(ends) or (len(ends) and ends[-1] != len(fields["texts"])):
+            raise ValueError(f"expected a table of merges, found {[len(one) for one in tables]} entries")
+        return cls(*first, *tables)
+
+    def token(self, token_id: int) -> bytes:
+        """UTF-8 of a token as the vocabulary spells it; b"" where the id has none."""
+        if not 0 <= token_id < len(self.ends):
+            return b""
+        return self.texts[self.ends[token_id - 1] if token_id else 0 : self.ends[token_id]]
+
+    def id_of(self, text: str) -> int | None:
+        """Id of a token by its text."""
+        sought = text.encode()
+        at = bisect_left(self.order, sought, key=self.token)
+        return self.order[at] if at < len(self.order) and self.token(self.order[at]) == sought else None
+
+    def join(self, left: int, right: int) -> tuple[int, int] | None:
+        """Rank of two parts, and the id of both as one; None where they are not joined."""
+        pair = left << 32 | right
+        at = bisect_left(self.pairs, pair)
+        if at == len(self.pairs) or self.pairs[at] != pair:
+            return None
+        return self.joins[at] >> 32, self.joins[at] & _LOW
+
+
+def _swapped(table: memoryview) -> memoryview:
+    """A table of the file in this machine's order of bytes, or the other way round."""
+    if sys.byteorder == "little":
+        return table
+    numbers = array(table.format, table)
+    numbers.byteswap()
+    return memoryview(numbers)

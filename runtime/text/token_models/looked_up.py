@@ -1,0 +1,130 @@
+"""Byte-level BPE by a bundle's tables, so that a process need not read the whole vocabulary for its first words."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import tokenizers
+
+from ....artifacts.merge_table import MergeTable
+from ..text_pieces import Cuts, can_cut, pieces
+from .library import LibraryModel, byte_level_bytes
+from .model import SpecialText
+
+# Of text: beyond it the library pays, which takes longer to load and less for a text.
+_CHARS: Final = 1 << 14
+_WORDS: Final = 1 << 12  # that are remembered
+
+
+class LookedUpMerges:
+    """Ids of the first texts by tables, of all others by the library. They are the same.
+
+    Args:
+        table: of the vocabulary.
+        rules: the library's tokenizer of the table's rules, that parts texts into words.
+        cuts: where texts for it can be cut.
+        size: tokens of the vocabulary; ids past it stand for bytes that it lacks.
+        library: loads the whole tokenizer.
+    """
+
+    encode_whole = None
+
+    def __init__(
+        self,
+        table: MergeTable,
+        rules: tokenizers.Tokenizer,
+        cuts: Cuts,
+        size: int,
+        library: Callable[[], LibraryModel],
+    ) -> None:
+        self._table = table
+        self._rules = rules
+        self._cuts = cuts
+        self._size = size
+        self._load = library
+        self._loaded: LibraryModel | None = None
+        self._loading = threading.Lock()
+        self._chars = _CHARS
+        self._added = {one.token_id: one.text.encode() for one in table.added}
+        self.special = tuple(
+            SpecialText(one.text, one.token_id, one.special, one.lstrip, one.rstrip) for one in table.added if one.text
+        )
+        self.most_chars = table.most_chars
+        self._ids_of_word = functools.lru_cache(_WORDS)(self._ids_of)
+        self._id_of_char = functools.cache(self._token_of)
+
+    def pieces(self, text: str, begins: bool) -> Iterator[str]:
+        """See `TokenModel`."""
+        yield from pieces(self._rules, text, self._cuts)
+
+    def encode(self, piece: str) -> list[int]:
+        """See `TokenModel`."""
+        self._chars -= len(piece)
+        if self._chars < 0:
+            return self._library().encode(piece)
+        words: list[tuple[str, tuple[int, int]]] = self._rules.pre_tokenizer.pre_tokenize_str(piece)
+        return [i for word, _ in words for i in self._ids_of_word(word) if i < self._size]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `TokenModel`."""
+        if token_id in self._added:
+            return self._added[token_id]
+        return byte_level_bytes(self._table.token(token_id).decode())
+
+    def _library(self) -> LibraryModel:
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def _ids_of(self, word: str) -> tuple[int, ...]:
+        """Ids of a word: of its parts that can be joined those of the least rank are, the first of equals."""
+        if self._table.whole_words and (whole := self._table.id_of(word)) is not None:
+            return (whole,)
+        ids = [self._id_of_char(char) for char in word]  # -1 of one that was joined to the one before it
+        end = len(ids)
+        after, before = list(range(1, end + 1)), list(range(-1, end - 1))
+        queue: list[tuple[int, int, int]] = []
+
+        def offer(left: int) -> None:
+            found = self._table.join(ids[left], ids[after[left]]) if after[left] < end else None
+            if found is not None:
+                heapq.heappush(queue, (found[0], left, found[1]))
+
+        for left in range(end):
+            offer(left)
+        while queue:
+            rank, left, both = heapq.heappop(queue)
+            right = after[left]
+            if ids[left] < 0 or right >= end or self._table.join(ids[left], ids[right]) != (rank, both):
+                continue  # one of them has been joined since
+            ids[left], ids[right] = both, -1
+            after[left] = after[right]
+            if after[left] < end:
+                before[after[left]] = left
+            offer(left)
+            if before[left] >= 0:
+                offer(before[left])
+        return tuple(i for i in ids if i >= 0)
+
+    def _token_of(self, char: str) -> int:
+        found = self._table.id_of(char)
+        assert found is not None, "a table holds all characters that bytes are spelled with"
+        return found
+
+
+def looked_up(data: bytes, size: int, library: Callable[[], LibraryModel]) -> LookedUpMerges | LibraryModel:
+    """The model of a bundle's `merges.bin`; `library` itself where its rules are none whose words are known to be
+    tokenized alone.
+
+    Raises:
+        ValueError: `data` is no such file.
+    """
+    table = MergeTable.from_bytes(data)
+    rules = tokenizers.Tokenizer.from_str(table.rules)
+    cuts = can_cut(rules)
+    return library() if cuts is None else LookedUpMerges(table, rules, cuts, size, library)
