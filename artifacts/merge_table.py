@@ -88,7 +88,8 @@ class MergeTable:
         joins = array("Q", (found[pair] for pair in pairs))
         most = max((len(text) for text in (*vocab, *(one.text for one in added))), default=1)
         texts = b"".join(by_id.get(i, b"") for i in range(len(ends)))
-        return cls(rules, tuple(added), whole_words, most, texts, *map(memoryview, (ends, order, pairs, joins)))
+        tables = (memoryview(ends), memoryview(order), memoryview(pairs), memoryview(joins))
+        return cls(rules, tuple(added), whole_words, most, texts, *tables)
 
     def to_bytes(self) -> bytes:
         """Return the file; equal tables give equal bytes."""
