@@ -23,8 +23,8 @@ INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const
     float values[TILE_TOKENS][32] __attribute__((aligned(64)));
     f32x16 gate[TILE_TOKENS], up[TILE_TOKENS];
     for (int half = 0; half < 2; half++) {
-        multiply_tile(tiles + (size_t)half * TILE_BYTES, x, tokens, groups, together, gate);
-        multiply_tile(tiles + (size_t)(half + 2) * TILE_BYTES, x, tokens, groups, together, up);
+        const uint8_t *tile = tiles + (size_t)half * TILE_BYTES;
+        multiply_pair(tile, tile + 2 * TILE_BYTES, x, tokens, groups, together, gate, up);
         for (int t = 0; t < tokens * groups; t++) {
             if (HAS_SCALE) {
                 gate[t] *= scales[0];

@@ -43,38 +43,73 @@ INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float 
     for (int t = 0; t < tokens * groups; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, scale, sums[t], valid);
 }
 
+/* Two tiles, of whole eights of tokens; returns how many these are. */
+INLINE int32_t multiply_two(void *const *arguments, int32_t item, int32_t tokens)
+{
+    const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
+    const char *x = (const char *)arguments[1];
+    float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
+    const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
+    const float *scale = (const float *)arguments[4];
+    const int32_t valid = int_min(16, ROWS - 16 * (item + 1));
+    const int32_t least = TILE_TOKENS > 8 ? 16 : 8;
+    int32_t t = 0;
+    while (tokens - t >= least) {
+        const int count = int_min(TILE_TOKENS, tokens - t) / 8 * 8;
+        f32x16 first[TILE_TOKENS], second[TILE_TOKENS];
+        multiply_pair(tile, tile + TILE_BYTES, x + t * (size_t)ACTIVATION_BYTES, 8, count / 8, TILE_TOKENS > 8 ? 8 : 1,
+                      first, second);
+        for (int i = 0; i < count; i++) {
+            float *row = out + (size_t)(t + i) * OUT_STRIDE;
+            store_row(row, bias, scale, first[i], 16);
+            store_row(row + 16, HAS_BIAS ? bias + 16 : 0, scale, second[i], valid);
+        }
+        t += count;
+    }
+    return t;
+}
+
+/* A tile, of the tokens from `t` on. */
+static void multiply_item(void *const *arguments, int32_t item, int32_t t, int32_t tokens)
+{
+    const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
+    const char *x = (const char *)arguments[1];
+    float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
+    const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
+    const float *scale = (const float *)arguments[4];
+    const int32_t valid = int_min(16, ROWS - 16 * item);
+    while (TILE_TOKENS > 8 && tokens - t >= 16) {
+        const int groups = int_min(TILE_TOKENS, tokens - t) / GROUP_TOKENS;
+        multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
+                        GROUP_TOKENS, groups, 8);
+        t += GROUP_TOKENS * groups;
+    }
+    for (; t + 8 <= tokens; t += 8)
+        multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 8, 1,
+                        1);
+    if (tokens - t >= 4) {
+        multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 4, 1,
+                        1);
+        t += 4;
+    }
+    const char *rest = x + t * (size_t)ACTIVATION_BYTES;
+    out += (size_t)t * OUT_STRIDE;
+    if (tokens - t == 3) multiply_tokens(tile, rest, out, bias, scale, valid, 3, 1, 1);
+    if (tokens - t == 2) multiply_tokens(tile, rest, out, bias, scale, valid, 2, 1, 1);
+    if (tokens - t == 1) multiply_tokens(tile, rest, out, bias, scale, valid, 1, 1, 1);
+}
+
 static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
     const int32_t tokens = COUNT(step);
     if (HAS_PANELS && tokens >= PANEL_TOKENS) begin_panels();
-    for (int32_t item = begin; item < end; item++) {
-        const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
-        const char *x = (const char *)arguments[1];
-        float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
-        const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
-        const float *scale = (const float *)arguments[4];
-        const int32_t valid = int_min(16, ROWS - 16 * item);
-        int32_t t = 0;
-        while (TILE_TOKENS > 8 && tokens - t >= 16) {
-            const int groups = int_min(TILE_TOKENS, tokens - t) / GROUP_TOKENS;
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
-                            GROUP_TOKENS, groups, 8);
-            t += GROUP_TOKENS * groups;
-        }
-        for (; t + 8 <= tokens; t += 8)
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 8,
-                            1, 1);
-        if (tokens - t >= 4) {
-            multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 4,
-                            1, 1);
-            t += 4;
-        }
-        const char *rest = x + t * (size_t)ACTIVATION_BYTES;
-        out += (size_t)t * OUT_STRIDE;
-        if (tokens - t == 3) multiply_tokens(tile, rest, out, bias, scale, valid, 3, 1, 1);
-        if (tokens - t == 2) multiply_tokens(tile, rest, out, bias, scale, valid, 2, 1, 1);
-        if (tokens - t == 1) multiply_tokens(tile, rest, out, bias, scale, valid, 1, 1, 1);
+    int32_t item = begin;
+    for (; PAIRED_TILES && item + 1 < end; item += 2) {
+        const int32_t done = multiply_two(arguments, item, tokens);
+        multiply_item(arguments, item, done, tokens);
+        multiply_item(arguments, item + 1, done, tokens);
     }
+    for (; item < end; item++) multiply_item(arguments, item, 0, tokens);
     if (HAS_PANELS && tokens >= PANEL_TOKENS) end_panels();
 }
 EXPORT const struct kernel SYMBOL = { matmul_items, matmul_run };

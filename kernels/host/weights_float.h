@@ -11,6 +11,9 @@
 #define HAS_PANELS 0
 #define TILE_TOKENS 8
 #define GROUP_TOKENS 8
+/* Whether two tiles are multiplied at once where there are enough tokens: as many sums as hide the latency of two fused
+ * multiply-adds a cycle, and a load of an activation for both. */
+#define PAIRED_TILES (MORE_TOKENS > 8)
 #define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
 /* As multiply_tile in weights_quantized.h; columns in order, one accumulator a row. */
@@ -23,6 +26,29 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
     for (int c = 0; c < COLUMNS; c++) {
         const f32x16 w = LOAD_ELEMENTS(tile + (size_t)c * 16 * ELEMENT_BYTES);
         for (int t = 0; t < tokens; t++) sums[t] = vector_fma(w, splat(x[(size_t)t * COLUMNS + (size_t)c]), sums[t]);
+    }
+}
+
+/* As multiply_pair in weights_quantized.h. */
+INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *activations, const int tokens,
+                          int groups, const int together, f32x16 *first_sums, f32x16 *second_sums)
+{
+    const float *x = (const float *)activations;
+    if (!PAIRED_TILES || tokens < 8) {
+        multiply_tile(first, activations, tokens, groups, together, first_sums);
+        multiply_tile(second, activations, tokens, groups, together, second_sums);
+        return;
+    }
+    for (int t = 0; t < tokens; t++) first_sums[t] = second_sums[t] = splat(0);
+    for (int c = 0; c < COLUMNS; c++) {
+        const f32x16 w = LOAD_ELEMENTS(first + (size_t)c * 16 * ELEMENT_BYTES);
+        const f32x16 v = LOAD_ELEMENTS(second + (size_t)c * 16 * ELEMENT_BYTES);
+#pragma GCC unroll 8
+        for (int t = 0; t < tokens; t++) {
+            const f32x16 one = splat(x[(size_t)t * COLUMNS + (size_t)c]);
+            first_sums[t] = vector_fma(w, one, first_sums[t]);
+            second_sums[t] = vector_fma(v, one, second_sums[t]);
+        }
     }
 }
 

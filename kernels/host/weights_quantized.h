@@ -121,6 +121,8 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 /* Tokens that share blocks of weights that are unpacked, in groups of how many, and how many blocks at once: as many as pay
  * where unpacking takes much. */
 #define TILE_TOKENS (HAS_PANELS ? PANELS * PANEL_TOKENS : QUANTS_QUICK ? 8 : MORE_TOKENS)
+/* Whether two tiles are multiplied at once where tokens share blocks that are unpacked. */
+#define PAIRED_TILES (TILE_TOKENS > 8 && !HAS_PANELS)
 #define GROUP_TOKENS (HAS_PANELS ? PANEL_TOKENS : 8)
 #define SPAN_BLOCKS 8
 
@@ -249,6 +251,8 @@ INLINE void prefetch_after(const uint8_t *block)
 
 #if HAS_PANELS
 #include "weights_panels.h"
+#elif PAIRED_TILES
+#include "weights_pairs.h"
 #endif
 
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Column blocks in order,
@@ -282,6 +286,20 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
     }
 }
 #endif
+
+/* Two tiles. */
+INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *activations, const int tokens,
+                          int groups, const int together, f32x16 *first_sums, f32x16 *second_sums)
+{
+#if PAIRED_TILES
+    if (together > 1) {
+        multiply_tiles(first, second, activations, tokens * groups, first_sums, second_sums);
+        return;
+    }
+#endif
+    multiply_tile(first, activations, tokens, groups, together, first_sums);
+    multiply_tile(second, activations, tokens, groups, together, second_sums);
+}
 
 /* One row as floats, for the embedding: exactly scale * quant + minimum, as GGUF defines it. */
 INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)

@@ -29,13 +29,36 @@ INLINE void multiply_block(const u8x64 w[8], const struct q8_block *x, const int
     }
 }
 
-/* Takes a superblock's minima times activations from the sums. */
-INLINE void subtract_minima(const uint8_t *super, const struct q8_block *x, int tokens, f32x16 *sums)
+/* The same of two tiles and four tokens, as in weights_pairs.h. */
+INLINE void multiply_blocks(const u8x64 w[8], const u8x64 v[8], const struct q8_block *x, f32x16 *sums, f32x16 *others)
 {
-    f32x16 minima[2 * SPAN_BLOCKS];
-    const f32x16 scale = -load_f16(super + 32);
+    for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
+            i32x16 dot = splat_int(0), other = splat_int(0);
+            for (int i = 4 * half; i < 4 * half + 4; i++) {
+                dot = dot_unsigned(dot, w[i], a->quants + 4 * i);
+                other = dot_unsigned(other, v[i], a->quants + 4 * i);
+            }
+            sums[t] = vector_fma(to_f32(dot), splat(a->scales[half]), sums[t]);
+            others[t] = vector_fma(to_f32(other), splat(a->scales[half]), others[t]);
+        }
+    }
+}
+
+/* A superblock's minima, without its scale of them. */
+INLINE void unpack_minima(const uint8_t *super, f32x16 minima[2 * SPAN_BLOCKS])
+{
     for (int i = 0; i < 2 * SPAN_BLOCKS; i++)
         minima[i] = to_f32(load_u8(super + 64 + i / 2 * BLOCK_BYTES + i % 2 * 16) >> 4);
+}
+
+/* Takes a superblock's minima times activations from the sums; `scale` is that of the minima, negative. */
+INLINE void subtract_minima(const f32x16 minima[2 * SPAN_BLOCKS], f32x16 scale, const struct q8_block *x,
+                            const int tokens, f32x16 *sums)
+{
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; t++) {
         const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
         f32x16 sum = splat(0);
@@ -75,19 +98,76 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
             sums[0] = multiply_one(tile, x, sums[0]);
             continue;
         }
-        const f32x16 scale = load_f16(tile);
-        f32x16 parts[TILE_TOKENS];
-        for (int t = 0; t < tokens * groups; t++) parts[t] = splat(0);
-        for (int first = 0; first < SPAN_BLOCKS; first += together) {
-            u8x64 w[SPAN_BLOCKS][8];
-            for (int b = 0; b < together; b++)
-                unpack_scaled(tile + 16 * SUPER_SCALE_BYTES + (size_t)(first + b) * BLOCK_BYTES, w[b]);
-            for (int group = 0; group < groups; group++) {
-                const struct q8_block *block = x + (size_t)(group * tokens) * (COLUMNS / 32) + (size_t)first;
-                for (int b = 0; b < together; b++) multiply_block(w[b], block + b, tokens, parts + group * tokens);
+        const f32x16 scale = load_f16(tile), scale_of_minima = -load_f16(tile + 32);
+        const uint8_t *blocks = tile + 16 * SUPER_SCALE_BYTES;
+        f32x16 minima[2 * SPAN_BLOCKS];
+        u8x64 w[SPAN_BLOCKS][8];
+        for (int b = 0; b < SPAN_BLOCKS && together > 1; b++) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[b]);
+        for (int group = 0; group < groups; group++) {
+            const struct q8_block *block = x + (size_t)(group * tokens) * (COLUMNS / 32);
+            f32x16 parts[8]; /* stay in registers */
+            for (int t = 0; t < tokens; t++) parts[t] = splat(0);
+            for (int b = 0; b < SPAN_BLOCKS; b++) {
+                const int at = together > 1 ? b : 0;
+                if (together == 1) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[at]);
+                multiply_block(w[at], block + b, tokens, parts);
             }
+            for (int t = 0; t < tokens; t++)
+                sums[group * tokens + t] = vector_fma(parts[t], scale, sums[group * tokens + t]);
+            if (!group) unpack_minima(tile, minima);
+            subtract_minima(minima, scale_of_minima, block, tokens, sums + group * tokens);
         }
-        for (int t = 0; t < tokens * groups; t++) sums[t] = vector_fma(parts[t], scale, sums[t]);
-        subtract_minima(tile, x, tokens * groups, sums);
+    }
+}
+
+/* Takes the minima of two tiles from the sums of four tokens. */
+INLINE void subtract_both(const f32x16 minima[2 * SPAN_BLOCKS][2], const f32x16 scales[2], const struct q8_block *x,
+                          f32x16 *sums, f32x16 *others)
+{
+    f32x16 taken[2][4] = { 0 };
+    for (int i = 0; i < 2 * SPAN_BLOCKS; i++) {
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            const f32x16 sum = splat(x[(size_t)t * (COLUMNS / 32) + (size_t)(i / 2)].scaled_sums[i % 2]);
+            taken[0][t] = vector_fma(minima[i][0], sum, taken[0][t]);
+            taken[1][t] = vector_fma(minima[i][1], sum, taken[1][t]);
+        }
+    }
+    for (int t = 0; t < 4; t++) {
+        sums[t] = vector_fma(taken[0][t], scales[0], sums[t]);
+        others[t] = vector_fma(taken[1][t], scales[1], others[t]);
+    }
+}
+
+/* As multiply_tile, of two tiles and a multiple of four tokens. */
+INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const void *activations, int tokens,
+                           f32x16 *first_sums, f32x16 *second_sums)
+{
+    const uint8_t *tiles[2] = { first, second };
+    const struct q8_block *x = (const struct q8_block *)activations;
+    for (int t = 0; t < tokens; t++) first_sums[t] = second_sums[t] = splat(0);
+    for (int super = 0; super < COLUMNS / 256; super++, x += SPAN_BLOCKS) {
+        f32x16 minima[2 * SPAN_BLOCKS][2];
+        u8x64 w[2][SPAN_BLOCKS][8];
+        f32x16 scales[2], scales_of_minima[2];
+        for (int i = 0; i < 2; i++) {
+            const uint8_t *tile = tiles[i] + (size_t)super * SUPER_BYTES, *blocks = tile + 16 * SUPER_SCALE_BYTES;
+            scales[i] = load_f16(tile);
+            scales_of_minima[i] = -load_f16(tile + 32);
+            f32x16 own[2 * SPAN_BLOCKS];
+            unpack_minima(tile, own);
+            for (int m = 0; m < 2 * SPAN_BLOCKS; m++) minima[m][i] = own[m];
+            for (int b = 0; b < SPAN_BLOCKS; b++) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[i][b]);
+        }
+        for (int t = 0; t < tokens; t += 4) {
+            const struct q8_block *block = x + (size_t)t * (COLUMNS / 32);
+            f32x16 parts[2][4] = { 0 }; /* stay in registers */
+            for (int b = 0; b < SPAN_BLOCKS; b++) multiply_blocks(w[0][b], w[1][b], block + b, parts[0], parts[1]);
+            for (int i = 0; i < 4; i++) {
+                first_sums[t + i] = vector_fma(parts[0][i], scales[0], first_sums[t + i]);
+                second_sums[t + i] = vector_fma(parts[1][i], scales[1], second_sums[t + i]);
+            }
+            subtract_both(minima, scales_of_minima, block, first_sums + t, second_sums + t);
+        }
     }
 }
