@@ -1,8 +1,7 @@
 """How many threads share the work of the CPU: one for each core, and for each hyperthread only where that is faster.
 
 Which is faster is tried with the first model that is loaded where a core has several CPUs, and remembered by machine.
-Where threads run is left to the system, which prefers idle cores: a thread that is bound to one waits there for
-whatever else the core is given, though another is idle.
+Where threads run is left to the system: programs beside each other that bind theirs would choose the same CPUs.
 """
 
 from __future__ import annotations
