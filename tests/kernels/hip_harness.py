@@ -220,6 +220,17 @@ class Gpu:
         return self.api.counters()[kernel.symbol]
 
 
+class Gpus:
+    """Emulated GPUs, each loaded with the kernels that a test names."""
+
+    def __init__(self, cache: BuildCache) -> None:
+        self.cache = cache
+
+    def __call__(self, arch: str, *launches: Launches) -> Gpu:
+        return Gpu(arch, [kernel for some in launches for kernel, _ in some], self.cache)
+
+
+SILU = {"activation": "silu"}
 CONFIG = ModelConfig(
     architecture="llama",
     name="",

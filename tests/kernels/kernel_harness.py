@@ -42,6 +42,8 @@ WEIGHT_TYPES = (
     *SUPER_TYPES,
     *("IQ4_NL", *FP4_TYPES, "Q1_0", "Q2_0"),
 )
+FAMILIES = ("F16", "Q4_1", "Q8_0", "Q6_K", "IQ4_XS", "Q2_K")
+"""A type of each family of code, for what hangs on shapes or on a machine's instructions beside the type."""
 LIKE_ANOTHER = ("IQ3_S", "IQ2_XXS", "IQ2_S", "IQ1_M", "TQ1_0", "IQ4_NL")
 """Types of which each part of the code is that of another type: of IQ3_XXS, IQ2_XS, IQ1_S, TQ2_0, IQ4_XS and Q4_0."""
 ROUNDING = 2.0**-24  # of one float32 operation, relative

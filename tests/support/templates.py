@@ -1,4 +1,4 @@
-"""Chat templates that render in their processes."""
+"""Chat templates that render in their processes, and in this one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from rocmforge.runtime.text.chat import ChatTemplate
+from rocmforge.runtime.text.template_worker import SandboxedTemplate, describe
 
 
 def children() -> set[int]:
@@ -34,3 +37,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def ask(made: ChatTemplate, content: str = "hello") -> str:
     return made.render([{"role": "user", "content": content}])
+
+
+def render(source: str, **variables: object) -> str:
+    return SandboxedTemplate(source).render(variables)
+
+
+def refusal(source: str, **variables: object) -> str:
+    """What a template that fails says."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Python raises: `describe` tells it
+        render(source, **variables)
+    return describe(caught.value)

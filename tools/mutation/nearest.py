@@ -11,11 +11,20 @@ from typing import Final
 
 HTTP: Final = "http/"
 GPU: Final = "test_kernels_hip.py::"
+PRODUCTS: Final = "test_products_hip.py::"
 HOST: Final = "test_kernels_host.py::"
 EMULATOR: Final = "emulator/"
 RECORDED: Final = (HTTP + "test_recorded_answers.py",)  # whole answers of all APIs, in seconds
 # Minutes each: only for what the table gives them.
-SLOW: Final = ("test_kernels", "test_attention_hip", "test_sample_hip", "test_emulated", "test_gpu_code", "test_shapes")
+SLOW: Final = (
+    "test_kernels",
+    "test_products_hip",
+    "test_attention_hip",
+    "test_sample_hip",
+    "test_emulated",
+    "test_gpu_code",
+    "test_shapes",
+)
 MOST: Final = 8
 # What no import tells: kernels, and modules that tests reach by HTTP or by a command. The first that fits.
 # A test is named by the end of its path.
@@ -49,9 +58,9 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/sample.h": ("test_sample_hip.py",),
     "kernels/hip/attention*.h": ("test_attention_hip.py",),
     "kernels/hip/matrix.h": (
-        GPU + "test_matrices_of_16_columns_give_the_same_bits",
-        GPU + "test_all_instructions_give_the_same_bits",
-        GPU + "test_matmul",
+        PRODUCTS + "test_matrices_of_16_columns_give_the_same_bits",
+        PRODUCTS + "test_all_instructions_give_the_same_bits",
+        PRODUCTS + "test_matmul",
     ),
     "kernels/hip/kv_blocks.h": (GPU + "test_rope_kv", "test_attention_hip.py"),
     "kernels/hip/rope_kv.h": (GPU + "test_rope_kv", "test_rope_forms.py"),
@@ -79,12 +88,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         ("test_latent_and_streams.py",),
     ),
     "kernels/hip/merge_rows.h": ("test_merge_rows.py",),
-    "kernels/hip/activation.h": (GPU + "test_gate", GPU + "test_gate_up"),
-    "kernels/hip/weights*": (GPU + "test_embedding", GPU + "test_gate_up", GPU + "test_matmul"),
-    "kernels/hip/epilogue.h": (GPU + "test_gate_up", GPU + "test_matmul"),
-    "kernels/hip/gem*": (GPU + "test_matmul", GPU + "test_gate_up"),
-    "kernels/hip/prelude.h": (GPU + "test_norm", "test_attention_hip.py", GPU + "test_matmul"),
-    "kernels/hip/device.h": (GPU + "test_norm", "test_attention_hip.py", GPU + "test_gate_up"),
+    "kernels/hip/activation.h": (GPU + "test_gate", PRODUCTS + "test_gate_up"),
+    "kernels/hip/weights*": (GPU + "test_embedding", PRODUCTS + "test_gate_up", PRODUCTS + "test_matmul"),
+    "kernels/hip/epilogue.h": (PRODUCTS + "test_gate_up", PRODUCTS + "test_matmul"),
+    "kernels/hip/gem*": (PRODUCTS + "test_matmul", PRODUCTS + "test_gate_up"),
+    "kernels/hip/prelude.h": (GPU + "test_norm", "test_attention_hip.py", PRODUCTS + "test_matmul"),
+    "kernels/hip/device.h": (GPU + "test_norm", "test_attention_hip.py", PRODUCTS + "test_gate_up"),
     "tools/emulator/native/matrix.c": (EMULATOR + "test_matrix.py",),
     "tools/emulator/native/lds.c": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("lds_checks", "memory_operations", "lane_operations", "lanes")
@@ -271,7 +280,8 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "compiler/lower_hip.py": (
         "test_templates_hip.py",
         "test_tuning.py",
-        *(GPU + name for name in ("test_norm", "test_gate", "test_embedding", "test_matmul")),
+        *(GPU + name for name in ("test_norm", "test_gate", "test_embedding")),
+        PRODUCTS + "test_matmul",
         "test_attention_hip.py",
     ),
     "compiler/lower*": ("test_plan.py", "test_templates.py"),

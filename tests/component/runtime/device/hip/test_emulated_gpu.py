@@ -35,7 +35,7 @@ from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.emulator.roofline import step_cost
 from rocmforge.tools.generate.fixtures import write_model
 
-# What hangs on a type and on a GPU at once is tested kernel by kernel (test_kernels_hip.py).
+# What hangs on a type and on a GPU at once is tested kernel by kernel (test_products_hip.py).
 MODELS = {
     ("llama", "Q4_1"): ARCHES,
     ("qwen2", "Q8_0"): ("gfx1100",),
