@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +23,21 @@ from ..runtime.engine.generation import (
     GenerationRequest,
     TokenEvent,
 )
-from ..runtime.text.answer_format import answer_format
 from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.constraints import ConstraintCompiler
 from ..runtime.text.rerank import rerank_ids
 from ..runtime.text.tokenizer import Tokenizer
 from .adapters import Adapters, scales_of
 from .answers import ChatAnswer, ChatPiece, Completion, Piece, Score
-from .chat import AnswerReader, ChatPrompt, Message, ToolChoice, Tools, chat_prompt, read_tools
 from .events import check_event, completion_of, reason_of
 from .images import Image, SeenPrompt, given_images, seen_prompt
 from .params import GenerationParams, check_params, compiled_constraint, request_of
+
+if TYPE_CHECKING:
+    from ..runtime.text.answer_format import AnswerFormat
+    from .chat import ChatPrompt, Message, ToolChoice, Tools
+
+# ruff: noqa: PLC0415 - what only chats need is imported when one begins: 10 ms of the start
 
 Float32 = npt.NDArray[np.float32]
 Prompt = str | tuple[int, ...] | SeenPrompt
@@ -73,7 +78,12 @@ class Model:
         self._rerank_template = rerank_template
         self._vision = vision
         self._constraints = ConstraintCompiler(tokenizer)
-        self._answers = answer_format(template, tokenizer)
+
+    @functools.cached_property
+    def _answers(self) -> AnswerFormat:
+        from ..runtime.text.answer_format import answer_format
+
+        return answer_format(self._template, self._tokenizer)
 
     def close(self) -> None:
         """End what is computed, and free the device."""
@@ -230,6 +240,8 @@ class Model:
         adapter: Adapters = None,
     ) -> Generator[ChatPiece, None, None]:
         """Answer a conversation, or each of a list, token by token; the last piece of each has the whole answer."""
+        from .chat import AnswerReader, read_tools
+
         read, variables = read_tools(tools, tool_choice), template_variables or {}
         several = messages if _are_several(messages) else [messages]
         prompts = [self._chat_prompt(one, read, variables) for one in cast("Sequence[Sequence[Message]]", several)]
@@ -255,9 +267,13 @@ class Model:
         adapter: Adapters = None,
     ) -> tuple[int, ...]:
         """Token ids of a conversation up to the opening of the assistant's turn; arguments as `chat` has them."""
+        from .chat import read_tools
+
         return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables or {}).token_ids
 
     def _chat_prompt(self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, object]) -> ChatPrompt:
+        from .chat import chat_prompt
+
         return chat_prompt(messages, tools, variables, self._tokenizer, self._template, self._vision)
 
     # Vectors and likelihoods.

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -55,6 +53,9 @@ class TemplateProcess:
     """
 
     def __init__(self, source: str) -> None:
+        import socket  # noqa: PLC0415 - with `subprocess` 3 ms, which a start without chats is spared
+        import subprocess  # noqa: PLC0415
+
         self._source = source
         self._parsed = False
         self._socket, theirs = socket.socketpair()
@@ -151,6 +152,8 @@ class TemplateProcess:
         """Why it neither takes nor gives data any more."""
         if isinstance(error, TimeoutError):
             return _LostError(f"takes more than {ANSWER_SECONDS:g} s")
+        import subprocess  # noqa: PLC0415 - see `__init__`
+
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         status = self._process.returncode
