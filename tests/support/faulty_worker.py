@@ -15,6 +15,7 @@ from rocmforge.runtime.device.batch import Batch, Int32
 from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.host import HostProgram
 from rocmforge.runtime.engine.worker import process, wire
+from rocmforge.runtime.engine.worker.channel import Channel
 
 VARIABLE = "ROCMFORGE_TEST_FAULT"
 
@@ -76,7 +77,7 @@ def commit(fault: str, ours: socket.socket, batch: Batch) -> None:
         time.sleep(0.5)  # what the other threads have to say, that a request was taken, is said
         os.kill(os.getpid(), signal.SIGSTOP)
     elif fault == "nonsense":
-        wire.Channel(ours).send(("who", "am", "i"))
+        Channel(ours).send(("who", "am", "i"))
     elif fault == "half a frame":
         ours.sendall(wire.encode("x" * 1000)[:100])
         os._exit(0)

@@ -17,8 +17,9 @@ from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.runtime.engine.generation import EngineStats, TokenEvent
 from rocmforge.runtime.engine.lifecycle import FINISHED, QUEUED, RequestEvent
 from rocmforge.runtime.engine.worker import remote as remote_module
+from rocmforge.runtime.engine.worker.channel import Channel
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
-from rocmforge.runtime.engine.worker.wire import Answer, Channel, Generated, Ready, Start, Submit
+from rocmforge.runtime.engine.worker.wire import Answer, Generated, Ready, Start, Submit
 from rocmforge.tests.support.engine_harness import SECONDS, CountingMetrics, request
 
 START = Start("/a/model.rfb", "sha256:5", "hip", 2)

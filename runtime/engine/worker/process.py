@@ -33,13 +33,13 @@ from ..generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, Tok
 from ..lifecycle import EngineMetrics, NoMetrics, RequestEvent
 from ..loading import EngineOptions, chosen_device, draft_limits, draft_loader, kv_size, load_tokenizer
 from ..sequence import ActiveSequence
+from .channel import Channel
 from .sender import Sender
 from .wire import (
     STARTING,
     Answer,
     AskStats,
     Cancel,
-    Channel,
     DeferredConstraint,
     Embedded,
     Generated,

@@ -17,6 +17,7 @@ from ..embeddings import EmbeddingRequest
 from ..engine import CANCEL_SECONDS
 from ..generation import DeviceStats, EngineStats, GenerationRequest, Inbox
 from ..lifecycle import EngineMetrics, Observer, RequestEvent
+from .channel import Channel
 from .ledger import Ledger
 from .pending import Pending, RemoteEmbedding, RemoteGeneration
 from .spawn import WorkerProcess
@@ -25,7 +26,6 @@ from .wire import (
     Answer,
     AskStats,
     Cancel,
-    Channel,
     Event,
     Heartbeat,
     Logged,
@@ -197,8 +197,7 @@ class RemoteEngine:
         return self._submit(made, tuple(requests))
 
     def _new_id(self) -> int:
-        with self._changed:
-            return next(number for number in self._ids if self._ledger.find(number) is None)
+        return next(number for number in self._ids if self._ledger.find(number) is None)
 
     def _submit(
         self, made: list[_Pending], requests: tuple[GenerationRequest, ...] | tuple[EmbeddingRequest, ...]

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from typing import Final
 
-from .wire import Channel
+from .channel import Channel
 
 MOST_MESSAGES: Final = 4096  # of a frame
 EARLY_MESSAGES: Final = 16  # of a step, that leave before the others are there: so the server writes meanwhile

@@ -23,10 +23,11 @@ from rocmforge.artifacts.errors import (
     UsageError,
 )
 from rocmforge.runtime.engine.lifecycle import FINISHED, FIRST_TOKEN, RequestEvent
-from rocmforge.runtime.engine.worker import wire
+from rocmforge.runtime.engine.worker import channel
+from rocmforge.runtime.engine.worker.channel import Channel
 from rocmforge.runtime.engine.worker.process import Worker
 from rocmforge.runtime.engine.worker.sender import EARLY_MESSAGES, Sender
-from rocmforge.runtime.engine.worker.wire import Channel, DeferredConstraints, Fault, decode, encode, error_of, fault_of
+from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Fault, decode, encode, error_of, fault_of
 from rocmforge.runtime.text.constraints import ConstraintError, ConstraintSpec
 
 SECONDS = 20.0
@@ -197,7 +198,7 @@ def whole(data: bytes) -> bytes:
 def test_a_frame_has_a_limit(size: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a worker out of its mind takes no memory of the server's; its message is the end of it."""
     data = encode(("x" * 100,))
-    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", len(data) + 1 - size)
+    monkeypatch.setattr(channel, "MAX_FRAME_BYTES", len(data) + 1 - size)
     ours, theirs = socket.socketpair()
     server = Channel(ours)
     theirs.sendall(whole(data))
