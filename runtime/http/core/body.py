@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import falcon
 import msgspec
@@ -66,7 +66,7 @@ def _read_bytes(req: falcon.Request, max_bytes: int) -> bytes:
 
 def _parse(raw: bytes) -> object:
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        return _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RequestError("body", f"expected UTF-8, found other bytes @{error.start}") from None
     except RecursionError:
@@ -86,6 +86,10 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise RequestError("body", f"expected finite numbers, found {printable(text, 40)}")
     return value
+
+
+# `json.loads` would make one for each request.
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _check_depth(value: object) -> None:

@@ -263,13 +263,19 @@ class Service:
         seed = params.sampling.seed
         made = []
         for index in range(count):
-            sampling = replace(params.sampling, seed=None if seed is None else (seed + index) % 2**SEED_BITS)
-            request = self.request(prompt, replace(params, sampling=sampling), default_max_tokens)
-            made.append(replace(request, kept_tokens=kept_tokens, pictures=pictures))
+            own = params
+            if index and seed is not None:
+                own = replace(params, sampling=replace(params.sampling, seed=(seed + index) % 2**SEED_BITS))
+            made.append(self.request(prompt, own, default_max_tokens, kept_tokens, pictures))
         return made
 
     def request(
-        self, prompt: tuple[int, ...], params: GenerationParams, default_max_tokens: int | None
+        self,
+        prompt: tuple[int, ...],
+        params: GenerationParams,
+        default_max_tokens: int | None,
+        kept_tokens: tuple[int, ...] = (),
+        pictures: tuple[PlacedPicture, ...] = (),
     ) -> GenerationRequest:
         """Make the engine's request, if it fits into the context.
 
@@ -277,6 +283,7 @@ class Service:
             prompt: token ids.
             params: as the client gave them.
             default_max_tokens: where the client gave none, cut to what the context leaves; None: all of it.
+            kept_tokens, pictures: see `GenerationRequest`.
 
         Raises:
             ContextLengthError: prompt, or prompt and the `max_tokens` asked for, exceed the context.
@@ -309,6 +316,8 @@ class Service:
             params.logprobs,
             self._constraint(params.constraint),
             prompt_logprobs=params.prompt_logprobs,
+            kept_tokens=kept_tokens,
+            pictures=pictures,
             adapters=adapters_of(self.model, params.lora) if params.lora else self.adapters,
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Iterator
 
@@ -24,9 +24,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 def request_id_of(req: falcon.Request) -> str:
-    """The client's `X-Request-Id` where it is sane, else a new one."""
+    """The client's `X-Request-Id` where it is sane, else a new one, which is no secret."""
     given = req.get_header("X-Request-Id")
-    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 class _Observation:
