@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import select
@@ -11,7 +10,6 @@ import struct
 import threading
 from typing import Any, Final
 
-from ....artifacts.system_calls import send_at_once
 from .wire import decode, encode
 
 MAX_FRAME_BYTES: Final = 1 << 30
@@ -69,10 +67,10 @@ class Channel:
         """Send what there is room for and announce the frame: to have room for all, it must be read."""
         if self._broken:
             raise BrokenPipeError
-        sent = send_at_once(self._socket.fileno(), data)
-        if not sent:
-            with contextlib.suppress(BlockingIOError):
-                sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        try:
+            sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
         if self._ring is not None:
             os.eventfd_write(self._ring, 1)
         return data[sent:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.channel import ClientDisconnected, HTTPChannel  # type: ignore[import-untyped]
@@ -20,7 +21,6 @@ from waitress.server import TcpWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: ignore[import-untyped]
 
 from ....artifacts.errors import printable
-from ....artifacts.system_calls import send_at_once
 from ..core.errors import RETRY_AFTER_SECONDS, ClientGoneError, Errors
 from ..core.limits import HttpLimits
 from ..core.streaming import SEND_EVENTS
@@ -43,6 +43,14 @@ REFUSAL_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 WARNING_SECONDS = 10.0
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+# Python's own `send` lets go of the interpreter's lock, and to take it back is worth more than what is sent here: each
+# time a thread that waits for it is woken, mostly for nothing, and takes a processor from those that compute.
+_send: Final = ctypes.PyDLL(None).send
+_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send.restype = ctypes.c_ssize_t
+_AT_ONCE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
@@ -123,10 +131,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if isinstance(data, bytes):
             with self._sending:
                 if not self.total_outbufs_len and self.connected:
-                    sent = send_at_once(self.socket.fileno(), data)
+                    sent = _send(self.socket.fileno(), data, len(data), _AT_ONCE)
             if sent and sent == len(data):
                 return sent
-        return sent + int(super().write_soon(data[sent:] if sent else data))
+        # Where it is full, or broken, what is written next will tell.
+        return max(sent, 0) + int(super().write_soon(data[sent:] if sent > 0 else data))
 
     def _flush_some(self, do_close: bool = True) -> bool:
         before = self.total_outbufs_len
