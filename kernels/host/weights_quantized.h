@@ -113,14 +113,12 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #define LIFT_OF(tokens) ((tokens) == 1 && QUANT_OFFSET > 0 ? QUANT_OFFSET : LIFT)
 /* Whether quants are so small that products with the scales of their 16 columns fit a byte too. */
 #define QUANTS_SCALED (QUANT_BITS == 2 && HAS_MINIMUM && NUM_SCALES == 2)
-/* Whether unpacking takes little: there is one scale for 32 columns, and quants are whole or halves of bytes or beside a
- * minimum. */
-#define QUANTS_QUICK (NUM_SCALES == 1 && (HAS_MINIMUM || QUANT_BITS == 8 || (QUANT_BITS == 4 && !HAS_CODEBOOK)))
+/* Whether a tile alone is as fast as two: with a minimum, products of floats bind as soon as loads do. */
+#define QUANTS_ALONE (NUM_SCALES == 1 && HAS_MINIMUM)
 /* Whether products are made of panels, where many tokens are multiplied. */
 #define HAS_PANELS (PANEL_TOKENS == 16 && !QUANTS_SCALED)
-/* Tokens that share blocks of weights that are unpacked, in groups of how many, and how many blocks at once: as many as pay
- * where unpacking takes much. */
-#define TILE_TOKENS (HAS_PANELS ? PANELS * PANEL_TOKENS : QUANTS_QUICK ? 8 : MORE_TOKENS)
+/* Tokens that share blocks of weights that are unpacked, in groups of how many, and how many blocks at once. */
+#define TILE_TOKENS (HAS_PANELS ? PANELS * PANEL_TOKENS : QUANTS_ALONE ? 8 : MORE_TOKENS)
 /* Whether two tiles are multiplied at once where tokens share blocks that are unpacked. */
 #define PAIRED_TILES (TILE_TOKENS > 8 && !HAS_PANELS)
 #define GROUP_TOKENS (HAS_PANELS ? PANEL_TOKENS : 8)

@@ -1,4 +1,4 @@
-"""Products of panels of tokens by AMX's tiles, which have the bits of all other products.
+"""Products of panels of tokens by AMX's tiles, which have the bits of all other products: those of pairs of tiles.
 
 Few machines have tiles: everywhere they are emulated (`emulated_tiles.h`), at the best level and the last, and where
 the processor has them they are the processor's.
@@ -44,7 +44,7 @@ EMULATION = Path(__file__).with_name("emulated_tiles.h").read_text("utf-8")
 pytestmark = pytest.mark.skipif("portable" not in LEVELS, reason="tiles are x86-64's")
 
 ROWS, STRIDE, OFFSET = 41, 60, 5
-TOKENS = (15, 16, 29, 56, 150)  # none, one, one and others, three and others, eight and more
+TOKENS = (15, 16, 29, 56, 150, 275)  # none, one, one and others, three and others, eight and more, twice eight
 KINDS = tuple(kind for kind in WEIGHT_TYPES if kind not in (*FLOAT_TYPES, *LIKE_ANOTHER))
 GATED = ("Q8_0", "Q4_K", "Q6_K")
 
