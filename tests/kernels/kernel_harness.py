@@ -210,8 +210,11 @@ def build(
     return loaded
 
 
-def random_rows(random: np.random.Generator, ggml_type: str, rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """Rows of a GGUF tensor: every bit of it random, but for scales, which are finite and of normal size.
+def random_rows(
+    random: np.random.Generator, ggml_type: str, rows: int, columns: int, scale: float = 0.1
+) -> npt.NDArray[np.uint8]:
+    """Rows of a GGUF tensor: every bit of it random, but for scales, which are finite and of normal size, where they
+    are numbers of 16 bits of the deviation `scale`.
 
     Returns:
         uint8[rows, row_bytes].
@@ -224,14 +227,14 @@ def random_rows(random: np.random.Generator, ggml_type: str, rows: int, columns:
     block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]]
     raw = random.integers(0, 256, (rows, columns // block, n_bytes), np.uint8)
     for offset in SCALE_OFFSETS.get(ggml_type, ()):
-        scales = random.normal(0, 0.1, (rows, columns // block, 1)).astype("<f2")
+        scales = random.normal(0, scale, (rows, columns // block, 1)).astype("<f2")
         raw[..., offset : offset + 2] = scales.view(np.uint8)
     if ggml_type == "MXFP4":
         raw[..., 0] = random.integers(120, 125, raw.shape[:2])  # 2^-8 to 2^-4
     elif ggml_type == "NVFP4":
         raw[..., :4] = random.integers(0x08, 0x28, (*raw.shape[:2], 4))  # 2^-7 to 2^-3
     elif ggml_type == "IQ1_M":  # four bits in each of four words
-        d = random.normal(0, 0.1, (rows, columns // block)).astype("<f2").view(np.uint16)
+        d = random.normal(0, scale, (rows, columns // block)).astype("<f2").view(np.uint16)
         for word in range(4):
             high = (d >> 4 * word & 15) << 4
             raw[..., 49 + 2 * word] = raw[..., 49 + 2 * word] & 15 | high

@@ -8,6 +8,7 @@ written one after another, so that a file may be larger than memory.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -272,7 +273,15 @@ def _data(random: np.random.Generator, tensor: Tensor) -> np.ndarray[tuple[int, 
     if tensor.kind == "F32":
         return random.normal(tensor.mean, 0.02, tensor.shape).astype(np.float32).view(np.uint8)
     rows = int(np.prod(tensor.shape[:-1]))
-    return random_rows(random, tensor.kind, rows, tensor.shape[-1])
+    return random_rows(random, tensor.kind, rows, tensor.shape[-1], _scale(tensor.kind, tensor.shape[-1]))
+
+
+@functools.cache
+def _scale(kind: str, columns: int) -> float:
+    """Deviation of a type's scales with which a row's product is about as large as what it is multiplied with: sums
+    that grow from layer to layer end as no numbers."""
+    sample = random_rows(np.random.default_rng(1), kind, 64, columns, 1.0)
+    return float(1 / (gguf.dequantize(sample, gguf.GGMLQuantizationType[kind]).std() * np.sqrt(columns)))
 
 
 @click.command()
