@@ -127,7 +127,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
         monkeypatch.setattr(loading, "open_bundle", open_bundle)
         monkeypatch.setattr(loading, "load_engine", load_engine)
-        monkeypatch.setattr(loading, "load_tokenizer", lambda bundle: tokenizer)
+        monkeypatch.setattr(loading, "load_tokenizer", lambda bundle, at_once: tokenizer)
         monkeypatch.setattr(loading, "load_chat_template", lambda bundle: template)
         monkeypatch.setattr(loading, "rerank_template", lambda bundle: None)
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
