@@ -122,30 +122,30 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         }.items()
     },
     "tools/emulator/lower_scalar.py": tuple(
-        f"{EMULATOR}test_{name}.py" for name in ("encodings", "global_memory", "operations", "memory", "traps")
+        f"{EMULATOR}test_{name}.py" for name in ("encodings", "global_memory", "scalar_operations", "memory", "traps")
     ),
     "tools/emulator/*vector*.py": tuple(
-        f"{EMULATOR}test_{name}.py" for name in ("encodings", "lane_operations", "operations", "lanes", "arithmetic")
+        f"{EMULATOR}test_{name}.py" for name in ("encodings", "lane_operations", "vector_operations", "lanes", "arithmetic")
     ),
     "tools/emulator/decode.py": tuple(
         f"{EMULATOR}test_{name}.py"
-        for name in ("encodings", "lane_operations", "global_memory", "memory_operations", "assembly", "operations")
+        for name in ("encodings", "lane_operations", "global_memory", "memory_operations", "assembly", "scalar_operations", "vector_operations")
     ),
     "tools/emulator/families.py": tuple(
-        f"{EMULATOR}test_{name}.py" for name in ("families", "packets", "encodings", "operations")
+        f"{EMULATOR}test_{name}.py" for name in ("families", "packets", "encodings", "scalar_operations", "vector_operations")
     ),
     "tools/emulator/translate.py": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("encodings", "traps", "memory", "lanes")
     ),
     "tools/emulator/lower.py": tuple(
-        f"{EMULATOR}test_{name}.py" for name in ("encodings", "lane_operations", "memory", "lanes", "operations")
+        f"{EMULATOR}test_{name}.py" for name in ("encodings", "lane_operations", "memory", "lanes", "scalar_operations", "vector_operations")
     ),
     "tools/emulator/memory.py": tuple(
         f"{EMULATOR}test_{name}.py" for name in ("device_memory", "memory", "traps", "global_memory")
     ),
     "tools/emulator/*": tuple(
         f"{EMULATOR}test_{name}.py"
-        for name in ("operations", "assembly", "lanes", "memory", "traps", "matrix", "api", "arithmetic")
+        for name in ("scalar_operations", "vector_operations", "assembly", "lanes", "memory", "traps", "matrix", "api", "arithmetic")
     ),
     "runtime/http/ollama*": tuple(
         f"{HTTP}test_{name}.py" for name in ("ollama", "ollama_models", "broken_streams", "routes")
