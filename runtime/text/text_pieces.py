@@ -80,7 +80,7 @@ def can_cut(library: tokenizers.Tokenizer) -> Cuts | None:
     stage = json.loads(state)
     stages = stage["pretokenizers"] if stage["type"] == "Sequence" else [stage]
     row = _ROWS.get(tuple(map(_expression, stages[:-1])))
-    if stages[-1]["type"] != "ByteLevel" or not (row or all(map(_is_known, stages))):
+    if not stages or stages[-1]["type"] != "ByteLevel" or not (row or all(map(_is_known, stages))):
         return None
     words = [text for text, _ in library.pre_tokenizer.pre_tokenize_str("a b")]
     return Cuts(len(words) > 1, "" if row is None else row.whole)

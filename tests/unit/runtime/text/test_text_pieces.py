@@ -109,6 +109,7 @@ UNCUT = {
                                          "use_regex": True}},
     "normalizer": {"normalizer": {"type": "NFC"}},
     "no pre-tokenizer": {"pre_tokenizer": None},
+    "a sequence of none": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}},
     "another kind": {"pre_tokenizer": {"type": "WhitespaceSplit"}},
 }  # fmt: skip
 
