@@ -19,6 +19,8 @@ def merge_table(json_text: str) -> MergeTable | None:
     model = document.get("model") or {}
     if model.get("type") != "BPE" or any(map(model.get, _UNUSED)) or document.get("normalizer") is not None:
         return None
+    if (document.get("decoder") or {}).get("type") != "ByteLevel":
+        return None  # its tokens are text as they are spelled, or by some other rule
     vocab: dict[str, int] = model["vocab"]
     added = Tokenizer.from_str(json_text).get_added_tokens_decoder()
     if any(one.normalized and not one.special for one in added.values()):

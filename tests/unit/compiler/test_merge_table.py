@@ -140,6 +140,8 @@ def test_of_equal_merges_the_last_counts() -> None:
         {"model": {"dropout": 0.5}},
         {"model": {"byte_fallback": True}},
         {"model": {"end_of_word_suffix": "</w>"}},
+        {"decoder": None},
+        {"decoder": {"type": "Fuse"}},
     ],
 )
 def test_what_only_the_library_can_do_has_no_table(changes: dict[str, Any]) -> None:
