@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import heapq
 import threading
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -13,6 +12,7 @@ import tokenizers
 from ....artifacts.merge_table import MergeTable
 from ..text_pieces import Cuts, can_cut, pieces
 from .library import LibraryModel, byte_level_bytes
+from .merges import join_parts
 from .model import SpecialText
 
 # Of text: beyond it the library pays, which takes longer to load and less for a text.
@@ -82,34 +82,10 @@ class LookedUpMerges:
             return self._loaded
 
     def _ids_of(self, word: str) -> tuple[int, ...]:
-        """Ids of a word: of its parts that can be joined those of the least rank are, the first of equals."""
+        """Ids of a word."""
         if self._table.whole_words and (whole := self._table.id_of(word)) is not None:
             return (whole,)
-        ids = [self._id_of_char(char) for char in word]  # -1 of one that was joined to the one before it
-        end = len(ids)
-        after, before = list(range(1, end + 1)), list(range(-1, end - 1))
-        queue: list[tuple[int, int, int]] = []
-
-        def offer(left: int) -> None:
-            found = self._table.join(ids[left], ids[after[left]]) if after[left] < end else None
-            if found is not None:
-                heapq.heappush(queue, (found[0], left, found[1]))
-
-        for left in range(end):
-            offer(left)
-        while queue:
-            rank, left, both = heapq.heappop(queue)
-            right = after[left]
-            if ids[left] < 0 or right >= end or self._table.join(ids[left], ids[right]) != (rank, both):
-                continue  # one of them has been joined since
-            ids[left], ids[right] = both, -1
-            after[left] = after[right]
-            if after[left] < end:
-                before[after[left]] = left
-            offer(left)
-            if before[left] >= 0:
-                offer(before[left])
-        return tuple(i for i in ids if i >= 0)
+        return tuple(join_parts([self._id_of_char(char) for char in word], self._table.join))
 
     def _token_of(self, char: str) -> int:
         found = self._table.id_of(char)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 from ....artifacts.token_table import TokenTable
 from .model import SPACE, TableModel
@@ -22,40 +22,51 @@ _WHITE: Final = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000
 _WORDS: Final = re.compile(f"[^{_WHITE}]+|[{_WHITE}]+")
 
 
+_Part = TypeVar("_Part", str, int)
+
+
+def join_parts(parts: list[_Part], join: Callable[[_Part, _Part], tuple[float, _Part] | None]) -> list[_Part]:
+    """Join the best two neighbours, of equally good ones the first, until no two can be.
+
+    Args:
+        parts: of a text, changed by this.
+        join: how good it is to join two, the least first, and what becomes of them; None: they are not joined.
+    """
+    end = len(parts)
+    after, before = list(range(1, end + 1)), list(range(-1, end - 1))  # -1 after one that was joined to the one before
+    queue: list[tuple[float, int, int, _Part, _Part]] = []
+
+    def offer(left: int, right: int) -> None:
+        found = join(parts[left], parts[right])
+        if found is not None:
+            heapq.heappush(queue, (found[0], left, right, parts[right], found[1]))
+
+    for left in range(end - 1):
+        offer(left, left + 1)
+    while queue:
+        _, left, right, was, both = heapq.heappop(queue)
+        if after[left] != right or parts[right] != was:
+            continue  # one of them has been joined since
+        parts[left] = both
+        after[left], after[right] = after[right], -1
+        if after[left] < end:
+            before[after[left]] = left
+            offer(left, after[left])
+        if before[left] >= 0:
+            offer(before[left], left)
+    return [part for part, following in zip(parts, after, strict=True) if following >= 0]
+
+
 class Merges(TableModel):
     """Merges, of equally good ones the first in the text; what is no token in the end is spelled by its bytes."""
 
-    def rank(self, left: str, right: str) -> float | None:
-        """How good it is to join two parts, the least first; None: they are not joined."""
+    def join(self, left: str, right: str) -> tuple[float, str] | None:
+        """See `join_parts`."""
         raise NotImplementedError
 
     def tokens_of(self, segment: str) -> tuple[int, ...]:
         """Ids of a segment."""
-        parts = list(segment)  # one that was joined to the one before it is empty
-        end = len(parts)
-        after, before = list(range(1, end + 1)), list(range(-1, end - 1))
-        queue: list[tuple[float, int, int, int]] = []
-
-        def offer(left: int, right: int) -> None:
-            rank = self.rank(parts[left], parts[right])
-            if rank is not None:
-                heapq.heappush(queue, (rank, left, right, len(parts[left]) + len(parts[right])))
-
-        for left in range(end - 1):
-            offer(left, left + 1)
-        while queue:
-            _, left, right, size = heapq.heappop(queue)
-            if not parts[left] or not parts[right] or len(parts[left]) + len(parts[right]) != size:
-                continue  # one of them has been joined since
-            parts[left] += parts[right]
-            parts[right] = ""
-            after[left] = after[right]
-            if after[left] < end:
-                before[after[left]] = left
-                offer(left, after[left])
-            if before[left] >= 0:
-                offer(before[left], left)
-        return tuple(i for part in parts if part for i in self._ids_of(part))
+        return tuple(i for part in join_parts(list(segment), self.join) for i in self._ids_of(part))
 
     def _ids_of(self, part: str) -> list[int]:
         token = self.ids.get(part)
@@ -70,10 +81,11 @@ class ScoreMerges(Merges):
         first = SPACE if begins and self.table.space_first else ""
         return first + text.replace(" ", SPACE)
 
-    def rank(self, left: str, right: str) -> float | None:
-        """The score of the token that they become, the best first."""
-        token = self.ids.get(left + right)
-        return None if token is None else -self.table.scores[token]
+    def join(self, left: str, right: str) -> tuple[float, str] | None:
+        """By the score of the token that they become, the best first."""
+        both = left + right
+        token = self.ids.get(both)
+        return None if token is None else (-self.table.scores[token], both)
 
 
 class RankMerges(Merges):
@@ -93,9 +105,10 @@ class RankMerges(Merges):
         escaped = text.replace(" ", SPACE)
         return _LINE_BEGINNINGS.sub(SPACE, escaped) if self.table.parts == "words" else escaped
 
-    def rank(self, left: str, right: str) -> float | None:
-        """Where their merge stands."""
-        return self._ranks.get(f"{left} {right}")
+    def join(self, left: str, right: str) -> tuple[float, str] | None:
+        """By where their merge stands."""
+        rank = self._ranks.get(f"{left} {right}")
+        return None if rank is None else (rank, left + right)
 
     def spell(self, text: str) -> list[int]:
         """Ids of the bytes of a text that there are."""
