@@ -12,14 +12,20 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal, TypeVar
 
 import msgpack
+import numpy as np
 
+from .checker import Checker
 from .dataclass import dataclass
 
 MERGES_NAME: Final = "merges.bin"
 _LOW: Final = (1 << 32) - 1
+_Kind = Literal["I", "Q"]
+_TABLES: Final[Mapping[str, _Kind]] = {"ends": "I", "order": "I", "pairs": "Q", "joins": "Q"}  # their numbers' types
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +106,34 @@ class MergeTable:
             "most_chars": self.most_chars,
             "texts": self.texts,
         }
-        tables = {"ends": self.ends, "order": self.order, "pairs": self.pairs, "joins": self.joins}
-        packed: bytes = msgpack.packb(fields | {name: _swapped(table).tobytes() for name, table in tables.items()})
+        packed: bytes = msgpack.packb(fields | {name: _swapped(getattr(self, name)).tobytes() for name in _TABLES})
         return packed
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> MergeTable:
-        """Read what `to_bytes` wrote.
+    def from_bytes(cls, path: Path, data: bytes) -> MergeTable:
+        """Read what `to_bytes` wrote; `path`: the file, for messages.
 
         Raises:
-            ValueError: it is something else.
+            BundleError: it is something else; names the field.
         """
+        check = Checker(path)
         try:
             fields = msgpack.unpackb(data)
-            added = tuple(AddedToken(*one) for one in fields["added"])
-            tables = [_swapped(memoryview(fields[name]).cast("I")) for name in ("ends", "order")]
-            tables += [_swapped(memoryview(fields[name]).cast("Q")) for name in ("pairs", "joins")]
-            first = (fields["rules"], added, fields["whole_words"], fields["most_chars"], fields["texts"])
-        except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
-            raise ValueError(f"expected a table of merges, found {error!r:.80}") from None
-        ends, order, pairs, joins = tables
-        if len(pairs) != len(joins) or len(order) > len(ends) or (len(ends) and ends[-1] != len(fields["texts"])):
-            raise ValueError(f"expected a table of merges, found {[len(one) for one in tables]} entries")
-        return cls(*first, *tables)
+        except (ValueError, msgpack.UnpackException) as error:
+            check.fail("msgpack", f"expected a table of merges, found malformed data ({error!r:.80})")
+        if not isinstance(fields, dict):
+            check.fail("msgpack", f"expected a table of merges, found {type(fields).__name__}")
+        added = check.array(fields.get("added"), "added", high=len(data))
+        table = cls(
+            check.text(fields.get("rules"), "rules", len(data)),
+            tuple(_added_token(check, one, f"added[{index}]") for index, one in enumerate(added)),
+            _of_type(check, fields.get("whole_words"), "whole_words", bool),
+            check.integer(fields.get("most_chars"), "most_chars", 1),
+            _of_type(check, fields.get("texts"), "texts", bytes),
+            *(_numbers(check, fields.get(name), name, kind) for name, kind in _TABLES.items()),
+        )
+        _check_tables(check, table)
+        return table
 
     def token(self, token_id: int) -> bytes:
         """UTF-8 of a token as the vocabulary spells it; b"" where the id has none."""
@@ -143,6 +154,53 @@ class MergeTable:
         if at == len(self.pairs) or self.pairs[at] != pair:
             return None
         return self.joins[at] >> 32, self.joins[at] & _LOW
+
+
+def _of_type(check: Checker, value: object, field: str, kind: type[_Value]) -> _Value:
+    if not isinstance(value, kind):
+        check.fail(field, f"expected {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+def _added_token(check: Checker, value: object, field: str) -> AddedToken:
+    text, token_id, *flags = check.array(value, field, 5, 5)
+    return AddedToken(
+        check.text(text, field, sys.maxsize, empty=True),
+        check.integer(token_id, field, 0, _LOW),
+        *(_of_type(check, flag, field, bool) for flag in flags),
+    )
+
+
+def _numbers(check: Checker, value: object, field: str, kind: _Kind) -> memoryview:
+    data = memoryview(_of_type(check, value, field, bytes))
+    size = array(kind).itemsize
+    if len(data) % size:
+        check.fail(field, f"expected a multiple of {size} bytes, found {len(data)}")
+    return _swapped(data.cast(kind))
+
+
+def _check_tables(check: Checker, table: MergeTable) -> None:
+    """Refuse tables that do not fit each other: what is looked up in them is text, and ids of their tokens.
+
+    Whether `order` is that of the texts is not seen: it would take as long as to sort them.
+    """
+    ends, order, pairs, joins = map(np.asarray, (table.ends, table.order, table.pairs, table.joins))
+    count, n_bytes = len(ends), len(table.texts)
+    if (ends[1:] < ends[:-1]).any() or ends[-1:].sum() != n_bytes:
+        check.fail("ends", f"expected ascending numbers, the last {n_bytes}, found others")
+    try:
+        table.texts.decode()
+    except UnicodeDecodeError as error:
+        check.fail("texts", f"expected UTF-8, found {error}")
+    if (np.frombuffer(table.texts, np.uint8)[ends[ends < n_bytes]] & 0xC0 == 0x80).any():
+        check.fail("ends", "expected ends of characters, found one within a character")
+    n_tokens = np.count_nonzero(np.diff(ends, prepend=ends.dtype.type(0)))
+    if len(order) != n_tokens or (order >= count).any():
+        check.fail("order", f"expected ids of {n_tokens} tokens below {count}, found {len(order)}, or higher ones")
+    if (pairs[1:] <= pairs[:-1]).any():
+        check.fail("pairs", "expected ascending numbers, found others")
+    if len(joins) != len(pairs) or (joins & _LOW >= count).any():
+        check.fail("joins", f"expected {len(pairs)} with ids below {count}, found {len(joins)}, or higher ones")
 
 
 def _swapped(table: memoryview) -> memoryview:

@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
+from typing import Final
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.dataclass import dataclass
-from ...artifacts.errors import UsageError
+from ...artifacts.errors import BundleError, UsageError
 from ...artifacts.layout import Layout
 from ...artifacts.manifest import RERANK_TEMPLATE
 from ...artifacts.merge_table import MERGES_NAME
@@ -21,8 +22,9 @@ from ..device.host import HostProgram
 from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
 from ..text.chat import ChatTemplate
-from ..text.token_models.library import LibraryModel
+from ..text.token_models.choice import token_model
 from ..text.token_models.looked_up import looked_up
+from ..text.token_models.model import TokenModel
 from ..text.tokenizer import Tokenizer
 from .draft_loading import DraftLoader, HeadLoader, check_kinds, check_tokens
 from .drafts import DEFAULT_DRAFTS, EAGLE, MTP, DraftPolicy
@@ -31,6 +33,8 @@ from .eyes import eyes_loader
 from .lifecycle import EngineMetrics, Observer
 
 log = logging.getLogger(__name__)
+
+_TOKENIZER_NAME: Final = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +54,28 @@ def tokenizer_config(bundle: Bundle) -> TokenizerConfig:
 
 def load_tokenizer(bundle: Bundle, at_once: bool = False) -> Tokenizer:
     """The bundle's tokenizer; `at_once`: ready sooner where the bundle has tables for it, and slower for many texts.
-    Such a tokenizer reads the bundle again when it has more to do, so that it must not be closed."""
+    Such a tokenizer reads the bundle again when it has more to do, so that it must not be closed.
+
+    Raises:
+        BundleError: the bundle's files are no tokenizer, which such a one may find out only when it has more to do.
+    """
     config = tokenizer_config(bundle)
-
-    def read() -> str:
-        return bundle.read("tokenizer.json").decode()
-
-    if not at_once or MERGES_NAME not in bundle.manifest.files:
-        return Tokenizer(read(), config)
     size = config.vocab_size
-    return Tokenizer(looked_up(bundle.read(MERGES_NAME), size, lambda: LibraryModel(read(), size)), config)
+    if not at_once or MERGES_NAME not in bundle.manifest.files:
+        return Tokenizer(_token_model(bundle.path, bundle.read(_TOKENIZER_NAME), size), config)
+    path, data = bundle.path, bundle.read(MERGES_NAME)
+
+    def library() -> TokenModel:
+        return _token_model(path, bundle.read(_TOKENIZER_NAME), size)
+
+    return Tokenizer(looked_up(path / MERGES_NAME, data, size, library), config)
+
+
+def _token_model(path: Path, data: bytes, size: int) -> TokenModel:
+    try:
+        return token_model(data.decode(), size)
+    except ValueError as error:
+        raise BundleError(path, _TOKENIZER_NAME, str(error)) from None
 
 
 def load_chat_template(bundle: Bundle) -> ChatTemplate:
@@ -103,7 +119,7 @@ def draft_loader(
         part = EAGLE if EAGLE in bundle.manifest.parts else MTP
         return HeadLoader(bundle, DraftPolicy(part, limits.draft_tokens, part), limits.prefill_tokens)
     check_kinds(bundle, draft)
-    if bundle.manifest.files["tokenizer.json"] != draft.manifest.files["tokenizer.json"]:
+    if bundle.manifest.files[_TOKENIZER_NAME] != draft.manifest.files[_TOKENIZER_NAME]:
         check_tokens(tokenizer, load_tokenizer(draft))
     name = Path(os.path.abspath(draft.path)).stem
     return DraftLoader(draft, DraftPolicy(name, limits.draft_tokens), limits.prefill_tokens)

@@ -40,7 +40,7 @@ class Tokenizer:
         config: the special tokens, from the manifest.
 
     Raises:
-        ValueError: `rule` is a text that is no tokenizer; a bundle's digest rules that out.
+        ValueError: `rule` is a text that is no tokenizer.
     """
 
     def __init__(self, rule: str | TokenModel, config: TokenizerConfig):

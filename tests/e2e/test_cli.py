@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import struct
 import subprocess
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import msgpack
 import pytest
 
 from rocmforge import __version__
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.artifacts.manifest import encode_manifest
+from rocmforge.artifacts.manifest import decode_manifest, encode_manifest
+from rocmforge.artifacts.manifest_entries import FileEntry
+from rocmforge.artifacts.merge_table import MERGES_NAME
 from rocmforge.tests.support.process import COMMAND, digest_of, environment, files_of, refused, rfc, serving
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -139,6 +144,21 @@ def test_verify_refuses_golden_records_that_are_not_safe_to_run(
     golden = ({**manifest.golden[0], "prompt": prompt}, *manifest.golden[1:])
     (bundle / "manifest.json").write_bytes(encode_manifest(dataclasses.replace(manifest, golden=golden)))
     refused(rfc("verify", bundle), 3, "golden.prompt")
+
+
+@pytest.mark.parametrize("field, value", [("texts", 5), ("rules", "{}"), ("order", None)])
+def test_run_refuses_tables_of_merges_that_are_none(
+    field: str, value: object, small_bundle: Path, tmp_path: Path
+) -> None:
+    """The manifest has their digest. That tokens are in another order than their texts is seen at the first word."""
+    bundle = copy_of(small_bundle, tmp_path)
+    table = msgpack.unpackb((bundle / MERGES_NAME).read_bytes())
+    data = msgpack.packb(table | {field: value or array("I", reversed(array("I", table[field]))).tobytes()})
+    (bundle / MERGES_NAME).write_bytes(data)
+    manifest = decode_manifest(bundle, (bundle / "manifest.json").read_bytes())
+    files = {**manifest.files, MERGES_NAME: FileEntry(len(data), hashlib.sha256(data).hexdigest())}
+    (bundle / "manifest.json").write_bytes(encode_manifest(dataclasses.replace(manifest, files=files)))
+    refused(rfc("run", bundle, "hello"), 3, f"{bundle}/{MERGES_NAME}: {field}: expected ")
 
 
 def test_run_continues_a_prompt_the_same_way_again(small_bundle: Path) -> None:

@@ -27,7 +27,7 @@ class LibraryModel:
     """
 
     def __init__(self, json_text: str, size: int) -> None:
-        self.library = _loaded(json_text)
+        self.library = load_library(json_text)
         self._size = size
         added = self.library.get_added_tokens_decoder()
         self._added = {i: token.content.encode() for i, token in added.items()}
@@ -41,7 +41,7 @@ class LibraryModel:
         # SentencePiece models that mark only the first word of a text depend on what stood before a piece.
         # Those are given whole to a second instance that looks for special tokens itself.
         depends = _state_contains(self.library.pre_tokenizer, b'"prepend_scheme":"first"')
-        self._whole = _loaded(json_text) if depends else None
+        self._whole = load_library(json_text) if depends else None
         self._byte_level = _state_contains(self.library.decoder, b"ByteLevel")
         self._cuts = can_cut(self.library)
 
@@ -83,11 +83,16 @@ class LibraryModel:
         return [i for i in ids if i < self._size]
 
 
-def _loaded(json_text: str) -> tokenizers.Tokenizer:
+def load_library(json_text: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a `tokenizer.json`.
+
+    Raises:
+        ValueError: it refuses it.
+    """
     try:
         return tokenizers.Tokenizer.from_str(json_text)
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"tokenizer.json: {error}") from None
+        raise ValueError(f"expected a tokenizer, found {error}") from None
 
 
 def _state_contains(part: object, needle: bytes) -> bool:

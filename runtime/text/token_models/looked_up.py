@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import tokenizers
 
+from ....artifacts.errors import BundleError
 from ....artifacts.merge_table import MergeTable
 from ..text_pieces import Cuts, can_cut, pieces
-from .library import LibraryModel, byte_level_bytes
+from .library import byte_level_bytes, load_library
 from .merges import join_parts
-from .model import SpecialText
+from .model import SpecialText, TokenModel
 
 # Of text: beyond it the library pays, which takes longer to load and less for a text.
 _CHARS: Final = 1 << 14
@@ -24,6 +26,7 @@ class LookedUpMerges:
     """Ids of the first texts by tables, of all others by the library. They are the same.
 
     Args:
+        path: the table's file, for messages.
         table: of the vocabulary.
         rules: the library's tokenizer of the table's rules, that parts texts into words.
         cuts: where texts for it can be cut.
@@ -35,18 +38,20 @@ class LookedUpMerges:
 
     def __init__(
         self,
+        path: Path,
         table: MergeTable,
         rules: tokenizers.Tokenizer,
         cuts: Cuts,
         size: int,
-        library: Callable[[], LibraryModel],
+        library: Callable[[], TokenModel],
     ) -> None:
+        self._path = path
         self._table = table
         self._rules = rules
         self._cuts = cuts
         self._size = size
         self._load = library
-        self._loaded: LibraryModel | None = None
+        self._loaded: TokenModel | None = None
         self._loading = threading.Lock()
         self._chars = _CHARS
         self._added = {one.token_id: one.text.encode() for one in table.added}
@@ -75,7 +80,7 @@ class LookedUpMerges:
             return self._added[token_id]
         return byte_level_bytes(self._table.token(token_id).decode())
 
-    def _library(self) -> LibraryModel:
+    def _library(self) -> TokenModel:
         with self._loading:
             if self._loaded is None:
                 self._loaded = self._load()
@@ -89,18 +94,31 @@ class LookedUpMerges:
 
     def _token_of(self, char: str) -> int:
         found = self._table.id_of(char)
-        assert found is not None, "a table holds all characters that bytes are spelled with"
+        if found is None:
+            raise BundleError(self._path, "order", f"expected a token {char!r}, for a byte of a text, found none")
         return found
 
 
-def looked_up(data: bytes, size: int, library: Callable[[], LibraryModel]) -> LookedUpMerges | LibraryModel:
+def looked_up(path: Path, data: bytes, size: int, library: Callable[[], TokenModel]) -> TokenModel:
     """The model of a bundle's `merges.bin`; `library` itself where its rules are none whose words are known to be
     tokenized alone.
 
+    Args:
+        path: the file, for messages.
+        data: what is in it.
+        size: see `LookedUpMerges`.
+        library: see there.
+
     Raises:
-        ValueError: `data` is no such file.
+        BundleError: `data` is no such file.
     """
-    table = MergeTable.from_bytes(data)
-    rules = tokenizers.Tokenizer.from_str(table.rules)
+    table = MergeTable.from_bytes(path, data)
+    highest = max((one.token_id for one in table.added), default=0)
+    if highest >= size:
+        raise BundleError(path, "added", f"expected ids below {size}, found {highest}")
+    try:
+        rules = load_library(table.rules)
+    except ValueError as error:
+        raise BundleError(path, "rules", str(error)) from None
     cuts = can_cut(rules)
-    return library() if cuts is None else LookedUpMerges(table, rules, cuts, size, library)
+    return library() if cuts is None else LookedUpMerges(path, table, rules, cuts, size, library)

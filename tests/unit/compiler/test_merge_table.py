@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocmforge.artifacts.merge_table import AddedToken, MergeTable
+from rocmforge.artifacts.errors import BundleError
 from rocmforge.compiler.merge_table import merge_table
 from rocmforge.compiler.tokenizer import TokenizerArtifact, build_tokenizer
 from rocmforge.runtime.text.token_models import looked_up as module
 from rocmforge.runtime.text.token_models.library import LibraryModel
 from rocmforge.runtime.text.token_models.looked_up import LookedUpMerges, looked_up
 from rocmforge.runtime.text.tokenizer import Tokenizer
+from rocmforge.tests.support.tokenizers import tiny
 from rocmforge.tools.generate.tokenizer_table.vectors import cases
 
+PATH = Path("merges.bin")
 CASES = {name: (metadata, texts) for name, metadata, texts in cases()}
 BYTE_LEVEL = [name for name, (metadata, _) in CASES.items() if metadata["tokenizer.ggml.model"] == "gpt2"]
 TEXTS = st.lists(
@@ -45,7 +48,7 @@ def both(made: TokenizerArtifact, library: Callable[[], LibraryModel] = never) -
     """By tables, and by the library."""
     table = merge_table(made.json)
     assert table is not None
-    model = looked_up(table.to_bytes(), made.config.vocab_size, library)
+    model = looked_up(PATH, table.to_bytes(), made.config.vocab_size, library)
     assert isinstance(model, LookedUpMerges)
     return Tokenizer(model, made.config), Tokenizer(made.json, made.config)
 
@@ -114,7 +117,7 @@ def test_words_that_are_tokens_may_be_left_whole() -> None:
         again = TokenizerArtifact(text, made.config, None)
         table = merge_table(text)
         assert table is not None
-        model, theirs = looked_up(table.to_bytes(), len(vocab) + 1, never), LibraryModel(text, len(vocab) + 1)
+        model, theirs = looked_up(PATH, table.to_bytes(), len(vocab) + 1, never), LibraryModel(text, len(vocab) + 1)
         assert model.encode(unmerged) == theirs.encode(unmerged), again
         assert (model.encode(unmerged) == [len(vocab)]) == whole
 
@@ -126,7 +129,7 @@ def test_of_equal_merges_the_last_counts() -> None:
     table = merge_table(text)
     assert table is not None
     model, theirs = (
-        looked_up(table.to_bytes(), made.config.vocab_size, never),
+        looked_up(PATH, table.to_bytes(), made.config.vocab_size, never),
         LibraryModel(text, made.config.vocab_size),
     )
     for one in CASES[BYTE_LEVEL[0]][1]:
@@ -156,34 +159,50 @@ def test_rules_that_are_not_known_are_left_to_the_library() -> None:
     table = merge_table(text)
     assert table is not None
     assert isinstance(
-        looked_up(table.to_bytes(), made.config.vocab_size, lambda: LibraryModel(text, made.config.vocab_size)),
+        looked_up(PATH, table.to_bytes(), made.config.vocab_size, lambda: LibraryModel(text, made.config.vocab_size)),
         LibraryModel,
     )
 
 
-def test_a_table_is_read_as_it_was_written_on_either_kind_of_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    added = [AddedToken("<s>", 0, True, False, True)]
-    table = MergeTable.of("{}", added, {"<s>": 0, "a": 1, "b": 2, "ab": 4}, [("a", "b")])
-    assert MergeTable.from_bytes(table.to_bytes()) == table
-    assert (table.token(4), table.token(3), table.token(5), table.id_of("ab"), table.id_of("c")) == (
-        *(b"ab", b"", b"", 4),
-        None,
-    )
-    assert (table.join(1, 2), table.join(2, 1), table.most_chars) == ((0, 4), None, 3)
-    data = table.to_bytes()
-    monkeypatch.setattr(sys, "byteorder", "big")
-    assert table.to_bytes() != data
-    assert MergeTable.from_bytes(table.to_bytes()) == table
+SMALL = build_tokenizer(tiny(), Path("tiny.gguf"))
+TABLE = merge_table(SMALL.json)
+assert TABLE is not None
+DATA = TABLE.to_bytes()
+DAMAGES = st.one_of(
+    st.tuples(st.integers(0, len(DATA) - 1), st.just(1), st.binary(min_size=1, max_size=1)),
+    st.tuples(st.integers(0, len(DATA) - 1), st.integers(0, 40), st.binary(max_size=40)),
+)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80", b"\x93\x01\x02\x03", b"\xff" * 20])
-def test_another_file_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="expected a table of merges"):
-        MergeTable.from_bytes(data)
+@settings(max_examples=500)
+@given(DAMAGES)
+def test_a_damaged_table_is_refused_or_gives_ids_of_the_vocabulary(damage: tuple[int, int, bytes]) -> None:
+    at, size, instead = damage
+    vocab_size = SMALL.config.vocab_size
+    with contextlib.suppress(BundleError):
+        model = looked_up(
+            PATH, DATA[:at] + instead + DATA[at + size :], vocab_size, lambda: LibraryModel(SMALL.json, vocab_size)
+        )
+        found = Tokenizer(model, SMALL.config)
+        for token_id in range(vocab_size):
+            found.token_bytes(token_id)
+        assert all(0 <= i < vocab_size for i in found.encode("<s>abc a\0\xe9<|im_end|>\U0001f600"))
 
 
-def test_tables_of_other_sizes_are_refused() -> None:
-    fields = msgpack.unpackb(MergeTable.of("{}", (), {"a": 0, "b": 1, "ab": 2}, [("a", "b")]).to_bytes())
-    for name, value in (("joins", b""), ("order", bytes(16)), ("texts", b"a"), ("ends", b"\1")):
-        with pytest.raises(ValueError, match="expected a table of merges"):
-            MergeTable.from_bytes(msgpack.packb(fields | {name: value}))
+def with_fields(**fields: object) -> bytes:
+    found: bytes = msgpack.packb(msgpack.unpackb(DATA) | fields)
+    return found
+
+
+def test_what_is_wrong_with_a_table_beside_its_form_is_said_too() -> None:
+    size = SMALL.config.vocab_size
+    for rules in (" ", "{}", "null", SMALL.json[:-1]):
+        with pytest.raises(BundleError, match=r"^merges\.bin: rules: expected a tokenizer, found ."):
+            looked_up(PATH, with_fields(rules=rules), size, never)
+    with pytest.raises(BundleError, match=rf"^merges\.bin: added: expected ids below {size}, found {size}$"):
+        looked_up(PATH, with_fields(added=[["x", size, True, False, False]]), size, never)
+    assert TABLE is not None
+    unsorted = TABLE.order.tolist()[::-1]
+    model = looked_up(PATH, with_fields(order=array("I", unsorted).tobytes()), size, never)
+    with pytest.raises(BundleError, match=r"^merges\.bin: order: expected a token 'a', for a byte .*, found none$"):
+        model.encode("abc")

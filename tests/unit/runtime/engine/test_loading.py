@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,19 @@ from typing import Any
 
 import pytest
 
-from rocmforge.artifacts.errors import UsageError
+from rocmforge.artifacts.bundle import open_bundle
+from rocmforge.artifacts.errors import BundleError, UsageError
+from rocmforge.artifacts.merge_table import MERGES_NAME, MergeTable
+from rocmforge.artifacts.writer import BundleWriter
+from rocmforge.compiler.merge_table import merge_table
+from rocmforge.compiler.tokenizer import build_tokenizer
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine import loading
 from rocmforge.runtime.engine.engine import EngineLimits
-from rocmforge.runtime.engine.loading import EngineOptions, chosen_device, kv_size, load_engine
+from rocmforge.runtime.engine.loading import EngineOptions, chosen_device, kv_size, load_engine, load_tokenizer
+from rocmforge.tests.support.bundle import LAYOUT_DATA, MANIFEST, WEIGHTS
+from rocmforge.tests.support.tokenizers import tiny
 
 
 def stub() -> Any:
@@ -87,3 +95,47 @@ def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     made = load_engine(bundle, options, "tokenizer", "metrics")  # type: ignore[arg-type]
     assert made[1]["observer"] is made[1]["request_ids"] is None
     assert loads[-1][3] == logging.getLogger(loading.__name__).info
+
+
+SMALL = build_tokenizer(tiny(), Path("tiny.gguf"))
+LONG = "a long text abc. " * 2000  # more than the tables are for
+
+
+def write_small(goal: Path, merges: bytes, tokenizer: str = SMALL.json) -> Path:
+    """A bundle with a tokenizer and its tables."""
+    files = {"layout.msgpack": LAYOUT_DATA, "weights.bin": WEIGHTS, "code/host.so": b"\x7fELF"}
+    with BundleWriter(goal) as writer:
+        for name, data in (files | {"tokenizer.json": tokenizer.encode(), MERGES_NAME: merges}).items():
+            writer.add_bytes(name, data)
+        writer.finish(dataclasses.replace(MANIFEST, tokenizer=SMALL.config.to_json()))
+    return goal
+
+
+def tables() -> MergeTable:
+    made = merge_table(SMALL.json)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    "merges, tokenizer, at_once, found",
+    [
+        (b"\x80", SMALL.json, True, "/merges.bin: added: expected an array, found NoneType"),
+        (
+            dataclasses.replace(tables(), rules="{}").to_bytes(),
+            SMALL.json,
+            True,
+            "/merges.bin: rules: expected",
+        ),
+        (tables().to_bytes(), "{}", False, ": tokenizer.json: expected a tokenizer, found"),
+        (tables().to_bytes(), "{}", True, ": tokenizer.json: expected a tokenizer, found"),
+    ],
+    ids=["tables", "their-rules", "tokenizer", "tokenizer-later"],
+)
+def test_files_that_are_no_tokenizer_are_named(
+    tmp_path: Path, merges: bytes, tokenizer: str, at_once: bool, found: str
+) -> None:
+    with open_bundle(write_small(tmp_path / "m.rfb", merges, tokenizer)) as bundle:
+        with pytest.raises(BundleError, match=f"^{bundle.path}{found}") as caught:
+            load_tokenizer(bundle, at_once).encode(LONG)
+        assert "\n" not in str(caught.value)

@@ -94,7 +94,7 @@ def test_special_tokens_and_foreign_ids() -> None:
     assert TINY.token_bytes(-1) == TINY.token_bytes(10**12) == b""
     assert TINY.encode("\ud800") == TINY.encode("\ufffd")
     assert TINY.encode("") == []
-    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+    with pytest.raises(ValueError, match="expected a tokenizer, found EOF"):
         Tokenizer("{", TINY.config)
 
 
