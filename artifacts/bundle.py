@@ -25,6 +25,7 @@ from .bundle_files import (
     opened_file,
     read_all,
     read_file,
+    read_open,
     reason,
 )
 from .companions import COMPANION_NAMES, MAX_COMPANION_BYTES, PULLED_NAME
@@ -42,7 +43,7 @@ from .manifest import (
     decode_manifest,
     listed_files,
 )
-from .manifest_entries import TargetEntry
+from .manifest_entries import FileEntry, TargetEntry
 from .mapped_weights import MappedWeights, Stamp, map_weights, stamp_of
 from .pulled import decode_pulled, without_left_out
 
@@ -72,8 +73,9 @@ class _Weights:
 class Bundle:
     """An open bundle; close it, or use it in a `with`.
 
-    When a compiler replaces the folder, the weights stay mapped; `read` then fails rather than mix the two. Where code
-    and weights were left out of a copy (`pulled.py`), `manifest` has neither the targets nor the files of them.
+    When a compiler replaces the folder, the weights stay mapped and a `reader` reads; `read` then fails rather than mix
+    the two. Where code and weights were left out of a copy (`pulled.py`), `manifest` has neither the targets nor the
+    files of them.
     """
 
     path: Path
@@ -117,10 +119,24 @@ class Bundle:
         Raises:
             BundleError: the file is not in the manifest, or is not what the manifest says.
         """
+        return read_file(self.path, self._folder.fd, name, self._entry(name))
+
+    def reader(self, name: str) -> Callable[[], bytes]:
+        """Open a file now, to read it later, as `read` does, though the folder was replaced or removed meanwhile and
+        this bundle closed. The file stays open as long as what is returned is kept; one thread at a time may call it.
+
+        Raises:
+            BundleError: as `read`; of what it can see before it reads.
+        """
+        path, entry = self.path, self._entry(name)
+        file = Descriptor(open_file(path, self._folder.fd, name, entry.n_bytes))
+        return lambda: read_open(path, file.fd, name, entry)
+
+    def _entry(self, name: str) -> FileEntry:
         entry = self.manifest.files.get(name)
         if entry is None or name in WEIGHTS_NAMES:
             raise BundleError(self.path, name, "expected a file of the manifest that is not mapped")
-        return read_file(self.path, self._folder.fd, name, entry)
+        return entry
 
     def read_companion(self, name: str) -> bytes | None:
         """Return the bytes of one of `COMPANION_NAMES`, of which nothing is known; None where there is none.

@@ -156,7 +156,16 @@ def opened_file(path: Path, folder: int, name: str, n_bytes: int | None, limit: 
 def read_file(path: Path, folder: int, name: str, entry: FileEntry) -> bytes:
     """Return the bytes of a file below the open folder, which are what its entry in the manifest says."""
     with opened_file(path, folder, name, entry.n_bytes) as fd:
+        return read_open(path, fd, name, entry)
+
+
+def read_open(path: Path, fd: int, name: str, entry: FileEntry) -> bytes:
+    """Return the bytes of an open file, wherever it stands, which are what its entry in the manifest says."""
+    try:
+        os.lseek(fd, 0, os.SEEK_SET)
         data = read_all(fd, entry.n_bytes)
+    except OSError as error:
+        raise BundleError(path, name, f"expected readable, found {reason(error)}") from error
     check_digest(path, name, entry.sha256, hashlib.sha256(data).hexdigest())
     return data
 

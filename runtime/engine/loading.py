@@ -54,7 +54,6 @@ def tokenizer_config(bundle: Bundle) -> TokenizerConfig:
 
 def load_tokenizer(bundle: Bundle, at_once: bool = False) -> Tokenizer:
     """The bundle's tokenizer; `at_once`: ready sooner where the bundle has tables for it, and slower for many texts.
-    Such a tokenizer reads the bundle again when it has more to do, so that it must not be closed.
 
     Raises:
         BundleError: the bundle's files are no tokenizer, which such a one may find out only when it has more to do.
@@ -63,12 +62,8 @@ def load_tokenizer(bundle: Bundle, at_once: bool = False) -> Tokenizer:
     size = config.vocab_size
     if not at_once or MERGES_NAME not in bundle.manifest.files:
         return Tokenizer(_token_model(bundle.path, bundle.read(_TOKENIZER_NAME), size), config)
-    path, data = bundle.path, bundle.read(MERGES_NAME)
-
-    def library() -> TokenModel:
-        return _token_model(path, bundle.read(_TOKENIZER_NAME), size)
-
-    return Tokenizer(looked_up(path / MERGES_NAME, data, size, library), config)
+    path, data, read = bundle.path, bundle.read(MERGES_NAME), bundle.reader(_TOKENIZER_NAME)
+    return Tokenizer(looked_up(path / MERGES_NAME, data, size, lambda: _token_model(path, read(), size)), config)
 
 
 def _token_model(path: Path, data: bytes, size: int) -> TokenModel:

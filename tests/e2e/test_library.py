@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -235,6 +236,18 @@ def test_a_closed_model_ends_what_runs(smollm2_path: Path) -> None:
         list(stream)
     with pytest.raises(RocmforgeError, match="stopping"):
         model.generate("x")
+
+
+def test_a_model_reads_texts_without_its_bundle(small_bundle: Path, tmp_path: Path) -> None:
+    """Longer ones than the tables of the bundle are for: while it is loaded, and once it was closed."""
+    text = "the and of " * 2000
+    for closed in (False, True):
+        bundle = Path(shutil.copytree(small_bundle, tmp_path / "small.rfb"))
+        with rocmforge.load(bundle, device="host", threads=1) as model:
+            shutil.rmtree(bundle)
+            if not closed:
+                assert model.decode(model.encode(text)) == text
+        assert model.decode(model.encode(text)) == text
 
 
 def test_nothing_is_loaded_before_it_is_used() -> None:

@@ -292,6 +292,27 @@ def test_what_is_no_file_of_a_bundle_cannot_be_read(model: Path) -> None:
             bundle.read("src/embed.c")
 
 
+def test_a_reader_reads_what_was_there_when_it_was_opened(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_bundle(model) as bundle:
+        for name in ("weights.bin", "other"):
+            with pytest.raises(BundleError, match=f"{name}: expected a file of the manifest that is not mapped"):
+                bundle.reader(name)
+        read, written_to = bundle.reader("tokenizer.json"), bundle.reader("src/embed.c")
+    (model / "src" / "embed.c").write_bytes(b"int y;\n")
+    shutil.rmtree(model)
+    assert (read(), read()) == (b"{}", b"{}")
+    with pytest.raises(BundleError, match=r"src/embed\.c: expected sha256"):
+        written_to()
+
+    def fail(fd: int, n_bytes: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(BundleError) as caught:
+        read()
+    assert str(caught.value) == f"{model}: tokenizer.json: expected readable, found Input/output error"
+
+
 def test_a_bundle_has_a_gibibyte_beside_its_weights_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_bundle(tmp_path / "m.rfb")
     with open_bundle(model) as bundle:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +25,8 @@ from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine import loading
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.loading import EngineOptions, chosen_device, kv_size, load_engine, load_tokenizer
-from rocmforge.tests.support.bundle import LAYOUT_DATA, MANIFEST, WEIGHTS
+from rocmforge.runtime.text.tokenizer import Tokenizer
+from rocmforge.tests.support.bundle import LAYOUT_DATA, MANIFEST, WEIGHTS, flip
 from rocmforge.tests.support.tokenizers import tiny
 
 
@@ -115,6 +120,47 @@ def tables() -> MergeTable:
     made = merge_table(SMALL.json)
     assert made is not None
     return made
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write_small(tmp_path / "m.rfb", tables().to_bytes())
+
+
+def replace_it(bundle: Path) -> None:
+    write_small(bundle, tables().to_bytes(), SMALL.json + " ")
+
+
+@pytest.mark.parametrize("change", [replace_it, shutil.rmtree, lambda _: None])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_tokenizer_goes_on_without_its_folder(small: Path, change: Callable[[Path], None], closed: bool) -> None:
+    with open_bundle(small) as bundle:
+        found = load_tokenizer(bundle, at_once=True)
+        change(small)
+        if not closed:
+            assert found.encode(LONG) == Tokenizer(SMALL.json, SMALL.config).encode(LONG)
+    assert found.encode(LONG) == Tokenizer(SMALL.json, SMALL.config).encode(LONG)
+
+
+def test_a_tokenizer_that_is_written_to_meanwhile_is_refused(small: Path) -> None:
+    with open_bundle(small) as bundle:
+        found = load_tokenizer(bundle, at_once=True)
+        flip(small / "tokenizer.json")
+        for _ in range(2):
+            with pytest.raises(BundleError, match=f"^{small}: tokenizer.json: expected sha256"):
+                found.encode(LONG)
+        flip(small / "tokenizer.json")
+        assert found.encode(LONG) == load_tokenizer(bundle).encode(LONG)
+
+
+def test_tokenizers_leave_nothing_open(small: Path) -> None:
+    gc.collect()  # what other tests left behind
+    before = set(os.listdir("/proc/self/fd"))
+    for text in ("abc", LONG):
+        with open_bundle(small) as bundle:
+            load_tokenizer(bundle, at_once=True).encode(text)
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(
