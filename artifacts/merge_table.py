@@ -1,7 +1,7 @@
 """Byte-level BPE as a bundle's `merges.bin` holds it: sorted tables, in which a text's tokens are looked up.
 
-A `tokenizer.json` has to be read whole before the first token is known, which takes longer than all else that a process
-does until then. Of these tables nothing is built, and of their pages no more is read than a text asks for.
+Of a `tokenizer.json` the library builds all that it will ever need before the first token is known, which takes longer
+than all else that a process does until then. Of these tables nothing is built: they are read, checked and searched.
 
 All numbers are little-endian. `docs/bundles.md` has the fields.
 """
