@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -84,6 +84,7 @@ class Bundle:
     digests: Mapping[str, str]  # hex SHA-256 of each file by its name: of those left out, and of the manifest, too
     _folder: Descriptor
     _weights: _Weights
+    _kept: dict[str, bytes]  # content of files, until it is read
     layout_name: str = LAYOUT_NAME
 
     @property
@@ -119,7 +120,8 @@ class Bundle:
         Raises:
             BundleError: the file is not in the manifest, or is not what the manifest says.
         """
-        return read_file(self.path, self._folder.fd, name, self._entry(name))
+        entry, kept = self._entry(name), self._kept.pop(name, None)
+        return read_file(self.path, self._folder.fd, name, entry) if kept is None else kept
 
     def reader(self, name: str) -> Callable[[], bytes]:
         """Open a file now, to read it later, as `read` does, though the folder was replaced or removed meanwhile and
@@ -235,16 +237,17 @@ class Bundle:
         self.close()
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path, keep: Collection[str] = ()) -> Bundle:
     """Open a bundle after the quick check: everything but the contents of the weights.
 
     Args:
         path: the bundle's folder.
+        keep: files, where it has them, whose content the first `read` of each gives as the check has found it.
 
     Raises:
         BundleError: the bundle is not exactly what its manifest says; names the file and the field.
     """
-    return in_folder(path, _open_files)
+    return in_folder(path, lambda path, folder: _open_files(path, folder, keep))
 
 
 def check_replaceable(path: Path) -> None:
@@ -278,7 +281,7 @@ def _read_companion(path: Path, folder: Descriptor, name: str) -> bytes | None:
         return read_all(fd, os.fstat(fd).st_size)
 
 
-def _open_files(path: Path, folder: Descriptor) -> Bundle:
+def _open_files(path: Path, folder: Descriptor, keep: Collection[str]) -> Bundle:
     """Check the files of the open folder and return the bundle, which then owns `folder`."""
     data = _read_manifest(path, folder)
     manifest = whole = decode_manifest(path / MANIFEST_NAME, data)
@@ -294,8 +297,11 @@ def _open_files(path: Path, folder: Descriptor) -> Bundle:
         problem = f"expected at most {MAX_SMALL_FILES_BYTES} bytes beside the weights, found {small}"
         raise BundleError(path, "files", problem)
     layout_names = sorted(_layout_names(manifest))
+    kept: dict[str, bytes] = {}
     for name, entry in files.items():
-        if name not in WEIGHTS_NAMES and name not in layout_names:
+        if name in keep:
+            kept[name] = read_file(path, folder.fd, name, entry)
+        elif name not in WEIGHTS_NAMES and name not in layout_names:
             with opened_file(path, folder.fd, name, entry.n_bytes) as fd:
                 check_digest(path, name, entry.sha256, hash_file(fd, name, None))
     weights = _Weights()
@@ -307,7 +313,7 @@ def _open_files(path: Path, folder: Descriptor) -> Bundle:
     except BaseException:
         weights.close()
         raise
-    return Bundle(path, manifest, layouts, digests, folder, weights)
+    return Bundle(path, manifest, layouts, digests, folder, weights, kept)
 
 
 def _layout_names(manifest: Manifest) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from ..artifacts.bundle import open_bundle
+from ..artifacts.merge_table import MERGES_NAME
 from ..artifacts.vision import VISION_PART
 from ..runtime.device.load import DeviceOptions, Report
 from ..runtime.engine.engine import EngineLimits
@@ -58,7 +59,7 @@ def load(
     if isinstance(device, str):
         device = DeviceOptions(device, threads)
     with contextlib.ExitStack() as opened:
-        opening = opened.enter_context(open_bundle(Path(bundle)))
+        opening = opened.enter_context(open_bundle(Path(bundle), keep=(MERGES_NAME,)))
         template = opened.enter_context(contextlib.closing(load_chat_template(opening)))
         tokenizer = load_tokenizer(opening, at_once=True)
         length = max_context or opening.layout.max_seq_len

@@ -243,9 +243,9 @@ def test_progress_is_told_of_what_was_read(tmp_path: Path) -> None:
         bundle.read_weights()  # again, from the start
 
 
-def message(path: Path) -> str:
+def message(path: Path, keep: tuple[str, ...] = ()) -> str:
     with pytest.raises(BundleError) as caught:
-        open_bundle(path)
+        open_bundle(path, keep)
     return str(caught.value)
 
 
@@ -290,6 +290,15 @@ def test_what_is_no_file_of_a_bundle_cannot_be_read(model: Path) -> None:
         (model / "src" / "embed.c").write_bytes(b"int y;\n")
         with pytest.raises(BundleError, match=r"src/embed\.c: expected sha256"):
             bundle.read("src/embed.c")
+
+
+def test_what_is_kept_is_what_was_checked(model: Path) -> None:
+    with open_bundle(model, keep=("src/embed.c", "other")) as bundle:
+        (model / "src" / "embed.c").write_bytes(b"int y;\n")
+        assert bundle.read("src/embed.c") == b"int x;\n"
+        with pytest.raises(BundleError, match=r"src/embed\.c: expected sha256"):  # once: it is not held on to
+            bundle.read("src/embed.c")
+    assert message(model, ("src/embed.c",)).startswith(f"{model}: src/embed.c: expected sha256")
 
 
 def test_a_reader_reads_what_was_there_when_it_was_opened(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         bundle = SimpleNamespace(layout=SimpleNamespace(max_seq_len=99), manifest=SimpleNamespace(parts={}))
 
         @contextlib.contextmanager
-        def open_bundle(path: Path) -> Iterator[Any]:
-            assert path == Path("b.rfb")
+        def open_bundle(path: Path, keep: tuple[str, ...]) -> Iterator[Any]:
+            assert (path, keep) == (Path("b.rfb"), ("merges.bin",))
             yield bundle
 
         def load_engine(*arguments: Any, draft: Any) -> FakeEngine:
