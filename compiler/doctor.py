@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..artifacts.cache_dir import default_cache_dir
 from ..artifacts.dataclass import dataclass
-from ..artifacts.errors import ToolchainError
+from ..artifacts.errors import ToolchainError, UsageError
 from ..artifacts.hip import HIP_SONAMES, KFD_NODES, installed_arches, library_paths, version_of, version_text
 from ..artifacts.host import cpu_features, host_arch
 from ..artifacts.processors import read_processors
@@ -51,9 +51,7 @@ def _examine() -> Iterator[Finding]:
     yield _processors()
     yield _gpus()
     yield _hip_library()
-    cache = default_cache_dir()
-    writable = _writable(cache)
-    yield Finding("build cache", writable, str(cache) if writable else f"{cache} cannot be written: --cache-dir", False)
+    yield _build_cache()
 
 
 def _processors() -> Finding:
@@ -106,6 +104,15 @@ def _hip_library() -> Finding:
         known = hasattr(library, "hipRuntimeGetVersion") and library.hipRuntimeGetVersion(ctypes.byref(number)) == 0
         return Finding("HIP runtime", True, f"{path} ({version_text(version_of(number.value) if known else None)})")
     return Finding("HIP runtime", False, f"{HIP_SONAMES[0]} or older not found (GPUs need ROCm 5.7's or newer)")
+
+
+def _build_cache() -> Finding:
+    try:
+        cache = default_cache_dir()
+    except UsageError as error:
+        return Finding("build cache", False, f"{error}, or --cache-dir")
+    writable = _writable(cache)
+    return Finding("build cache", writable, str(cache) if writable else f"{cache} cannot be written: --cache-dir")
 
 
 def _writable(path: Path) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import urllib.parse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from ..artifacts.errors import RocmforgeError, printable
@@ -193,5 +192,5 @@ def _credential_files() -> list[str]:
     for variable, name in (("DOCKER_CONFIG", "config.json"), ("XDG_RUNTIME_DIR", "containers/auth.json")):
         if os.environ.get(variable):
             found.append(os.path.join(os.environ[variable], name))
-    found.append(str(Path("~/.config/containers/auth.json").expanduser()))
+    found.append(os.path.expanduser("~/.config/containers/auth.json"))
     return [path for path in found if path and os.path.isfile(path)]

@@ -14,12 +14,13 @@ import math
 import os
 import secrets
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol
 
 from ...artifacts.cache_dir import default_cache_dir
 from ...artifacts.dataclass import dataclass
-from ...artifacts.errors import DeviceError
+from ...artifacts.errors import DeviceError, UsageError
 from ...artifacts.layout import Layout
 from ...artifacts.processors import Processors, cpu_model
 from .batch import Batch, Int32
@@ -73,14 +74,25 @@ class SpeedMemory:
     """What was faster on machines like this one, a file each. What cannot be read or written is done without."""
 
     def __init__(self, processors: Processors, level: str, folder: Path | None = None) -> None:
-        """Args: of the process; ISA level of the code; where files lie, None: below the caches of this user."""
-        machine = (_VERSION, cpu_model(), processors.cores, processors.most, level)
-        name = hashlib.sha256(json.dumps(machine).encode()).hexdigest()
-        self._path = (default_cache_dir() / "threads" if folder is None else folder) / f"{name}.json"
+        """Args: of the process; ISA level of the code; where files lie, None: below the caches of this user, if any."""
+        self._processors, self._level, self._folder = processors, level, folder
         self._known = (processors.whole, processors.most)
+
+    @cached_property
+    def _path(self) -> Path | None:
+        """The file of this machine; None: there is no folder for it. Looked for where something is to be tried."""
+        try:
+            folder = default_cache_dir() / "threads" if self._folder is None else self._folder
+        except UsageError as error:
+            log.debug("host: which threads are faster is not kept: %s", error)
+            return None
+        machine = (_VERSION, cpu_model(), self._processors.cores, self._processors.most, self._level)
+        return folder / f"{hashlib.sha256(json.dumps(machine).encode()).hexdigest()}.json"
 
     def read(self) -> int | None:
         """Return the number of threads that was faster; None where it is not known."""
+        if self._path is None:
+            return None
         try:
             with self._path.open("rb") as file:
                 found = json.loads(file.read(_MOST_BYTES))
@@ -91,6 +103,8 @@ class SpeedMemory:
 
     def write(self, count: int) -> None:
         """Keep it; one rename, so that whoever reads or writes meanwhile sees a whole file."""
+        if self._path is None:
+            return
         partial = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

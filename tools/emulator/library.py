@@ -14,6 +14,7 @@ from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
+from ...artifacts.cache_dir import default_cache_dir
 from ...artifacts.errors import ToolchainError, printable
 from .structures import Allocation, Entry, Launch, Op, Operand, Traffic, Worker
 
@@ -68,8 +69,7 @@ def _host_level() -> tuple[str, ...]:
 
 def cache_folder() -> Path:
     """Where what is built once is kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "rocmforge" / "emulator"
+    return default_cache_dir() / "emulator"
 
 
 def _zig() -> tuple[Path, str]:

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.cache_dir import default_cache_dir
+from rocmforge.artifacts.errors import UsageError
 from rocmforge.compiler.build_cache import BuildCache, cache_key
+from rocmforge.tests.support.systems import leave_home
 
 KEY = cache_key("source", b"flags")
 
@@ -27,6 +29,15 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert default_cache_dir() == Path("/home/somebody/.cache/rocmforge")
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_home(monkeypatch)
+    with pytest.raises(UsageError) as caught:
+        default_cache_dir()
+    assert str(caught.value) == "caches: expected a home folder, found none; set XDG_CACHE_HOME or HOME"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert default_cache_dir() == Path("/x/rocmforge")
 
 
 @given(st.lists(st.binary(max_size=4), max_size=4), st.lists(st.binary(max_size=4), max_size=4))

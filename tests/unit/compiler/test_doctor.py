@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from rocmforge.artifacts.cache_dir import default_cache_dir
 from rocmforge.artifacts.errors import ToolchainError
 from rocmforge.artifacts.host import HOST_LEVELS
 from rocmforge.artifacts.processors import Processors
 from rocmforge.compiler import doctor
 from rocmforge.compiler.doctor import Finding, examine
+from rocmforge.tests.support.systems import leave_home
 
 
 def findings() -> dict[str, Finding]:
@@ -124,6 +126,13 @@ def test_a_cache_that_cannot_be_written(bare: Path, monkeypatch: pytest.MonkeyPa
     cache = bare / "not" / "yet"
     assert findings()["build cache"] == Finding("build cache", False, f"{cache} cannot be written: --cache-dir")
     assert asked == [(bare, 2)]  # the nearest folder that is there
+
+
+def test_no_home_for_a_cache(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "default_cache_dir", default_cache_dir)
+    leave_home(monkeypatch)
+    text = "caches: expected a home folder, found none; set XDG_CACHE_HOME or HOME, or --cache-dir"
+    assert findings()["build cache"] == Finding("build cache", False, text)
 
 
 def test_processors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

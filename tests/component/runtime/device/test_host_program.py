@@ -17,6 +17,7 @@ from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.solo import Solo
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.programs import FLOAT_TYPES, LEVELS, compiled, relative_tolerance, run
+from rocmforge.tests.support.systems import leave_home
 from rocmforge.tools.generate.fixtures import write_model
 
 
@@ -112,7 +113,10 @@ def test_threads_change_between_steps(smollm2: Bundle, prompt: list[int]) -> Non
     program.close()
 
 
-@pytest.mark.parametrize(("cores", "most"), [(((0,), (1,)), 2), (((0, 1),), 2), (((0,),), 1)])
+@pytest.mark.parametrize(
+    ("cores", "most", "home"),
+    [(((0,), (1,)), 2, True), (((0, 1),), 2, True), (((0, 1),), 2, False), (((0,),), 1, False)],
+)
 def test_threads_are_chosen_where_none_are_asked_for(
     smollm2: Bundle,
     tmp_path: Path,
@@ -120,9 +124,13 @@ def test_threads_are_chosen_where_none_are_asked_for(
     caplog: pytest.LogCaptureFixture,
     cores: tuple[tuple[int, ...], ...],
     most: int,
+    home: bool,
 ) -> None:
     """Whichever is faster here: it is told, and has the answer that the bundle knows."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if home:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    else:
+        leave_home(monkeypatch)
     monkeypatch.setattr(load, "read_processors", lambda: Processors(cores))
     caplog.set_level("INFO")
     program = load.load_program(smollm2, DeviceOptions("host", None), KvSize(64, 512))
