@@ -28,13 +28,15 @@ from .solo import Solo
 
 log = logging.getLogger(__name__)
 
-_VERSION: Final = 1  # of what a trial is; a new one forgets what was found by the old
+_VERSION: Final = 2  # of what a trial is; a new one forgets what was found by the old
 _MOST_BYTES: Final = 1024
 _ROUNDS: Final = 2
 _WORTH: Final = 0.95
 """Share of the time that hyperthreads must not exceed: they wait for more at each barrier, and leave nothing idle."""
 PROMPT_TOKENS: Final = 16
 MOST_SECONDS: Final = 0.03
+MOST_TIMES: Final = 3
+"""Where that takes longer: so many times what all rounds would take by themselves."""
 TOKEN_SECONDS, PROMPT_SECONDS = 0.001, 0.0005  # at least; a single token reads 50 MB and more in that
 
 
@@ -145,44 +147,53 @@ def try_more(program: Timed, choice: ThreadChoice, processors: Processors, memor
     """
     try:
         share = _time_of_more(program, choice)
-        count = choice.more if share is not None and share < _WORTH else choice.count
+        count = choice.more if isinstance(share, float) and share < _WORTH else choice.count
         program.set_threads(count)
     except DeviceError as error:  # more threads are not to be had: those that are there go on
         return ThreadChoice(program.threads, f"more are not to be had: {error}")
-    if share is None:
-        return ThreadChoice(count, f"{choice.why}; the machine is too busy to try {choice.more}")
+    if isinstance(share, str):
+        return ThreadChoice(count, f"{choice.why}; {share}")
     memory.write(count)
     return ThreadChoice(count, f"{_reason(count, processors)} ({share:.2f} of the time)")
 
 
-def _time_of_more(program: Timed, choice: ThreadChoice) -> float | None:
-    """Time with more threads by time without, of single tokens and of prompts: the geometric mean of both; None where
-    all takes so long that others must be using the CPUs."""
+def _time_of_more(program: Timed, choice: ThreadChoice) -> float | str:
+    """Time with more threads by time without, of single tokens and of prompts: the geometric mean of both. Or why it is
+    not known: barriers are most of what a small model takes, or all takes so long that others must be using the CPUs.
+    """
     began = time.perf_counter()
     most = min(PROMPT_TOKENS, program.layout.max_batch_tokens, program.num_blocks * program.layout.kv.block_size)
     tokens = [index % program.layout.vocab_size for index in range(most)]
-    works = []
+    works, alone = [], 0.0
     for ids, enough in ((tokens[:1], TOKEN_SECONDS), (tokens, PROMPT_SECONDS)):
         batch = Solo(program.layout).batch(ids, 0)
-        works.append((batch, _long_enough(program, batch, enough)))
+        end, seconds = _long_enough(program, batch, enough)
+        if seconds < enough:
+            return f"the model is too small to tell whether {choice.more} are faster"
+        works.append((batch, end))
+        alone += seconds
+    limit = max(MOST_SECONDS, MOST_TIMES * 2 * _ROUNDS * alone)
     least: dict[tuple[int, int], float] = {}
     for count in (choice.count, choice.more) * _ROUNDS:
         program.set_threads(count)
         program.step(works[0][0], end=1)  # wakes the new threads for the first time
         for index, work in enumerate(works):
             least[count, index] = min(_seconds(program, *work), least.get((count, index), math.inf))
-        if time.perf_counter() - began > MOST_SECONDS:
-            return None
+        if time.perf_counter() - began > limit:
+            return f"the machine is too busy to try {choice.more}"
     one, many = (least[choice.more, index] / least[choice.count, index] for index in range(len(works)))
     return math.sqrt(one * many)
 
 
-def _long_enough(program: Timed, batch: Batch, enough: float) -> int:
-    """Return how many launches take so long, or all."""
+def _long_enough(program: Timed, batch: Batch, enough: float) -> tuple[int, float]:
+    """Return how many launches take so long, or all, and how long: the least of some, so that no small model looks long
+    because it was disturbed."""
     end, total = 1, len(program.layout.launches)
-    while end < total and _seconds(program, batch, end) < enough:
-        end *= 2
-    return min(end, total)
+    while True:
+        seconds = min(_seconds(program, batch, end) for _ in range(_ROUNDS))
+        if seconds >= enough or end >= total:
+            return end, seconds
+        end = min(2 * end, total)
 
 
 def _seconds(program: Timed, batch: Batch, end: int) -> float:

@@ -32,12 +32,12 @@ class Clock:
 
 
 class TimedProgram:
-    """Takes a millisecond a launch with 4 threads, another share of it with others, and fails with too many."""
+    """Takes some time a launch with 4 threads, another share of it with others, and fails with too many."""
 
-    def __init__(self, clock: Clock, share: float, most: int = 8) -> None:
+    def __init__(self, clock: Clock, share: float, most: int = 8, launch_seconds: float = 0.001) -> None:
         self.layout, self.num_blocks, self.threads = dataclasses.replace(LAYOUT, max_batch_tokens=64), 8, 4
         self.steps: list[tuple[int, int, int | None]] = []
-        self._clock, self._share, self._most = clock, share, most
+        self._clock, self._share, self._most, self._launch_seconds = clock, share, most, launch_seconds
 
     def set_threads(self, count: int) -> None:
         if count > self._most:
@@ -47,7 +47,7 @@ class TimedProgram:
     def step(self, batch: Batch, seconds: list[float] | None = None, end: int | None = None) -> Int32:
         assert end is not None
         self.steps.append((self.threads, len(batch.token_ids), end))
-        self._clock.now += 0.001 * end * (1 if self.threads == 4 else self._share)
+        self._clock.now += self._launch_seconds * end * (1 if self.threads == 4 else self._share)
         return np.zeros(1, np.int32)
 
 
@@ -108,10 +108,36 @@ def test_each_is_timed_by_its_least(clock: Clock, tmp_path: Path) -> None:
     assert try_more(program, ThreadChoice(4, "", 8), PAIRS, SpeedMemory(PAIRS, "", tmp_path)).count == 8
 
 
-def test_nothing_is_learnt_on_a_busy_machine(clock: Clock, tmp_path: Path) -> None:
-    memory, program = SpeedMemory(PAIRS, "v4", tmp_path), TimedProgram(clock, 20.0)
+@pytest.mark.parametrize("launch_seconds", [0.001, 0.1])
+def test_nothing_is_learnt_on_a_busy_machine(clock: Clock, tmp_path: Path, launch_seconds: float) -> None:
+    memory = SpeedMemory(PAIRS, "v4", tmp_path)
+    program = TimedProgram(clock, 20.0, launch_seconds=launch_seconds)
     found = try_more(program, choose_threads(PAIRS, memory), PAIRS, memory)
     assert str(found) == "4 threads: one for each of 4 cores; the machine is too busy to try 8"
+    assert (program.threads, memory.read()) == (4, None)
+
+
+@pytest.mark.parametrize("launch_seconds", [0.0001, 0.005, 0.5])
+def test_models_of_all_sizes_are_tried(clock: Clock, tmp_path: Path, launch_seconds: float) -> None:
+    """Also where one launch takes most of the time that others' trials may take in all, or more."""
+    memory = SpeedMemory(PAIRS, "v4", tmp_path)
+    program = TimedProgram(clock, 0.8, launch_seconds=launch_seconds)
+    assert try_more(program, choose_threads(PAIRS, memory), PAIRS, memory).count == 8
+    assert memory.read() == 8
+    assert clock.now < max(threads.MOST_SECONDS, 20 * launch_seconds)
+
+
+def test_nothing_is_learnt_of_a_small_model(clock: Clock, tmp_path: Path) -> None:
+    """Not even where it is disturbed once while it is tried: all its launches take but some microseconds."""
+
+    class Disturbed(TimedProgram):
+        def step(self, batch: Batch, seconds: list[float] | None = None, end: int | None = None) -> Int32:
+            clock.now += 0.002 * (len(self.steps) in (0, 2))
+            return super().step(batch, seconds, end)
+
+    memory, program = SpeedMemory(PAIRS, "v4", tmp_path), Disturbed(clock, 0.5, launch_seconds=1e-6)
+    found = try_more(program, choose_threads(PAIRS, memory), PAIRS, memory)
+    assert str(found) == "4 threads: one for each of 4 cores; the model is too small to tell whether 8 are faster"
     assert (program.threads, memory.read()) == (4, None)
 
 
