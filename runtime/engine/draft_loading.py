@@ -107,10 +107,10 @@ class HeadLoader(_Loader):
 
 
 def _same_device(asked: DeviceOptions, program: Program) -> DeviceOptions:
-    """The device that a program was loaded on; all weights of a draft model lie there."""
+    """The device that a program was loaded on, and its threads; all weights of a draft model lie there."""
     asked = replace(asked, places=WeightPlaces(), state_slots=None)
     if isinstance(program, HostProgram):
-        return replace(asked, device="host")
+        return replace(asked, device="host", threads=program.threads)
     if isinstance(program, HipProgram) and asked.parsed()[0] != "emulated":
         return replace(asked, device=f"hip:{program.device.index}")
     return asked

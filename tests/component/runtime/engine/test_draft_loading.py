@@ -14,6 +14,7 @@ import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError, UsageError
+from rocmforge.artifacts.processors import Processors
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.library.loading import load as load_model
 from rocmforge.library.params import GenerationParams
@@ -109,17 +110,21 @@ def test_on_an_emulated_gpu(tmp_path: Path, build_cache: BuildCache) -> None:
 def test_all_that_is_asked_of_the_device_is_asked_once_more(
     bundle: Bundle, draft: Bundle, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The draft model gets as many tokens of KV cache, and where it does not load, nothing stays loaded."""
+    """The draft model gets as many tokens of KV cache, and the threads that the served one chose; where it does not
+    load, nothing stays loaded."""
     closed: list[str] = []
+    options = dataclasses.replace(OPTIONS, device=DeviceOptions("host", None))
 
     def refuse(of: Bundle, device: DeviceOptions, size: Any, report: Callable[[str], object]) -> Any:
-        assert (of, device.device, size.blocks, size.beside) == (draft, "host", 512 // 16, ())
+        assert (of, device.device, device.threads) == (draft, "host", 3)
+        assert (size.blocks, size.beside) == (512 // 16, ())
         raise DeviceError("no room")
 
+    monkeypatch.setattr(device_load, "read_processors", lambda: Processors(((0,), (1,), (2,))))
     monkeypatch.setattr(draft_loading, "load_program", refuse)
     monkeypatch.setattr(draft_loading, "close_program", lambda program: closed.append(type(program).__name__))
     with pytest.raises(DeviceError, match="no room"):
-        load_engine(bundle, OPTIONS, tokenizer, Metrics(), draft=draft)
+        load_engine(bundle, options, tokenizer, Metrics(), draft=draft)
     assert closed == ["HostProgram"]
 
 
