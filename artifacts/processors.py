@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Set
 from pathlib import Path
 from typing import Final
 
+from .control_groups import control_groups, system_text
 from .dataclass import dataclass
 
 _ROOT: Final = Path("/")
@@ -69,13 +70,13 @@ def usable_cpus() -> int:
 
 def cpu_model(root: Path = _ROOT) -> str:
     """Return what the system calls the first CPU; empty where it has no name for it."""
-    first = (_text(root / "proc/cpuinfo") or "").partition("\n\n")[0]
+    first = (system_text(root / "proc/cpuinfo") or "").partition("\n\n")[0]
     return " ".join(line.partition(":")[2].strip() for line in first.splitlines() if line.startswith(_NAMES))
 
 
 def _siblings(root: Path, cpu: int) -> Set[int]:
     folder = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
-    text = next(filter(None, (_text(folder / name) for name in _SIBLINGS)), "")
+    text = next(filter(None, (system_text(folder / name) for name in _SIBLINGS)), "")
     return set().union(*map(_range, text.strip().split(",")))
 
 
@@ -91,43 +92,16 @@ def _range(text: str) -> Set[int]:
 
 def _quota(root: Path) -> float | None:
     """CPUs' worth of time of the tightest of the control groups that this process is in."""
-    groups = (_text(root / "proc/self/cgroup") or "").splitlines()
-    found = [quota for line in groups for quota in _quotas_of(root / "sys/fs/cgroup", line)]
+    found = [quota for group in control_groups(root, "cpu") if (quota := _group_quota(group)) is not None]
     return min(found, default=None)
-
-
-def _quotas_of(mounted: Path, line: str) -> Iterator[float]:
-    """Those of a group, as a line of /proc/self/cgroup names it, and of those above it."""
-    number, _, rest = line.partition(":")
-    controllers, _, path = rest.partition(":")
-    if number == "0" and not controllers:
-        base = mounted
-    elif "cpu" in controllers.split(","):
-        base = mounted / controllers if (mounted / controllers).is_dir() else mounted / "cpu"
-    else:
-        return
-    parts = [part for part in path.split("/") if part not in ("", ".", "..")]  # `..`: a group outside of a container
-    for depth in range(len(parts) + 1):
-        quota = _group_quota(base.joinpath(*parts[:depth]))
-        if quota is not None:
-            yield quota
 
 
 def _group_quota(folder: Path) -> float | None:
     """Quota by period: of `cpu.max`, or of the two files of control groups of version 1."""
-    text = _text(folder / "cpu.max")
+    text = system_text(folder / "cpu.max")
     if text is None:
-        text = " ".join(_text(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
+        text = " ".join(system_text(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
     words = text.split()
     if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words) or not int(words[1]):
         return None  # `max`, -1, or no such file
     return int(words[0]) / int(words[1])
-
-
-def _text(path: Path) -> str | None:
-    """A small file's text; None where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode("ascii", "replace")
-    except OSError:
-        return None

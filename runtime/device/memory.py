@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ...artifacts.control_groups import control_groups
 from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import DeviceError, UsageError
 from ...artifacts.layout import Layout
@@ -20,6 +21,12 @@ LEAST_SLOTS: Final = 2
 DRAFT_SLOTS: Final = 3
 """Of one sequence of a draft model: the state after its own tokens, that before a guess, and that after it."""
 SNAPSHOT_SLOTS: Final = 64  # beside those of all sequences of a step
+_MEMORY_FILES: Final = (
+    ("memory.max", "memory.current", ""),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
+"""Of control groups of version 2 and 1: limit, what is used, and how fields of `memory.stat` begin that count groups
+below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,38 +150,30 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
     Returns:
         None where the system does not say.
-    Source: Linux, Documentation/filesystems/proc.rst (MemAvailable) and admin-guide/cgroup-v2.rst.
+    Source: Linux, Documentation/filesystems/proc.rst (MemAvailable) and admin-guide/cgroup-v2.rst,
+    cgroup-v1/memory.rst.
     """
     try:
         meminfo = (root / "proc/meminfo").read_text("ascii")
         available = _field(meminfo, "MemAvailable:") * 1024
     except (OSError, ValueError):
         return None
-    return min([available, *_cgroup_rooms(root)])
+    rooms = map(_room, control_groups(root, "memory"))
+    return min([available, *(room for room in rooms if room is not None)])
 
 
-def _cgroup_rooms(root: Path) -> list[int]:
-    """Room in this process's cgroup and in each above it that has a limit (cgroup v2)."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
-    mount = root / "sys/fs/cgroup"
-    folder = mount / path.lstrip("/")
-    rooms = []
-    for candidate in (folder, *folder.parents):
+def _room(group: Path) -> int | None:
+    """Room in a control group; None where it has no limit."""
+    for limit, used, prefix in _MEMORY_FILES:
         try:
-            limit = int((candidate / "memory.max").read_text("ascii"))
-            used = int((candidate / "memory.current").read_text("ascii"))
-            stat = (candidate / "memory.stat").read_text("ascii")
+            room = int((group / limit).read_text("ascii")) - int((group / used).read_text("ascii"))
+            stat = (group / "memory.stat").read_text("ascii")
             # The page cache counts as used, but is given up for allocations: mapped weights lie in it.
-            rooms.append(max(0, limit - used + _field(stat, "active_file ") + _field(stat, "inactive_file ")))
+            cached = _field(stat, f"{prefix}active_file ") + _field(stat, f"{prefix}inactive_file ")
         except (OSError, ValueError):  # no such folder, no such controller, or the limit "max"
-            pass
-        if candidate == mount:
-            break
-    return rooms
+            continue
+        return max(0, room + cached)
+    return None
 
 
 def _field(text: str, name: str) -> int:

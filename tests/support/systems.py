@@ -15,7 +15,7 @@ def write_below(root: Path, name: str, text: str) -> None:
     """Write a file, its folders made."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "ascii")
+    path.write_text(text, "utf-8")
 
 
 def machine(root: Path, siblings: Sequence[str]) -> Path:

@@ -49,6 +49,7 @@ def test_older_systems_have_another_name_for_siblings(tmp_path: Path) -> None:
         ("0::/a/b\n", {"cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/b/cpu.max": "max 1000"}, 1.5),
         ("0::/a/b\n", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
         ("0::/../..\n", {"cpu.max": "300000 100000"}, 3.0),  # a group outside of the container
+        ("0::/größer\n", {"größer/cpu.max": "300000 100000"}, 3.0),
         ("0::/gone\n", {"cpu.max": "300000 100000"}, 3.0),
         ("3:cpu,cpuacct:/c\n", {"cpu,cpuacct/c/cpu.cfs_quota_us": "5", "cpu,cpuacct/c/cpu.cfs_period_us": "2"}, 2.5),
         ("3:cpuacct,cpu:/c\n", {"cpu/c/cpu.cfs_quota_us": "6", "cpu/c/cpu.cfs_period_us": "2"}, 3.0),

@@ -11,15 +11,14 @@ import pytest
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.runtime.device.memory import DEFAULT_KV_BYTES, available_memory, check_memory, kv_blocks
+from rocmforge.tests.support.systems import write_below
 
 MEMINFO = "MemTotal:       8000 kB\nMemFree:         100 kB\nMemAvailable:   5000 kB\n"
 
 
 def system(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_below(root, name, text)
     return root
 
 
@@ -44,6 +43,24 @@ def test_a_cgroup_allows_less(tmp_path: Path) -> None:
 def test_a_full_cgroup_leaves_nothing(tmp_path: Path) -> None:
     files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/\n"} | cgroup("sys/fs/cgroup", "1000\n", 2000, 0)
     assert available_memory(system(tmp_path, files)) == 0
+
+
+def test_a_group_outside_of_the_container(tmp_path: Path) -> None:
+    files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/../..\n"} | cgroup("sys/fs/cgroup", "1000\n", 200, 0)
+    assert available_memory(system(tmp_path, files)) == 800
+
+
+def test_a_control_group_of_version_1(tmp_path: Path) -> None:
+    """Its own files are told beside those of the groups below it, which are in the limit too."""
+    stat = "active_file 1\ninactive_file 1\ntotal_inactive_file 20\ntotal_active_file 100\n"
+    files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "5:memory:/a/b\n2:cpu:/c\n0::/\n"}
+    for name, limit in (("a/b", 9223372036854771712), ("a", 1000), ("c", 10)):
+        files |= {
+            f"sys/fs/cgroup/memory/{name}/memory.limit_in_bytes": f"{limit}\n",
+            f"sys/fs/cgroup/memory/{name}/memory.usage_in_bytes": "300\n",
+            f"sys/fs/cgroup/memory/{name}/memory.stat": stat,
+        }
+    assert available_memory(system(tmp_path, files)) == 1000 - 300 + 120
 
 
 def test_unknown_where_the_system_does_not_say(tmp_path: Path) -> None:
