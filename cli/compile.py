@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -16,6 +17,8 @@ from ..library.compilation import compile_bundle, default_archs, make_golden
 from .errors import require_address_space
 from .options import CACHE_DIR, MAX_CONTEXT, say
 from .registry import fetched
+
+_MOST_JOBS: Final = 256
 
 
 @click.command("compile")
@@ -50,7 +53,12 @@ from .registry import fetched
 @click.option("--no-mtp", is_flag=True, help="Leave out the model's block that guesses tokens, where it has one.")
 @click.option("--mmproj", type=click.Path(path_type=Path), help="The model's projector file: it sees images then.")
 @click.option("--draft-head", type=click.Path(path_type=Path), help="A GGUF file of the model's EAGLE 3 head.")
-@click.option("--jobs", type=click.IntRange(1, 256), default=usable_cpus, help="Compilers run at once.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, _MOST_JOBS),
+    default=lambda: min(usable_cpus(), _MOST_JOBS),
+    help="Compilers run at once. [default: one for each CPU]",
+)
 @click.option(
     "--kv-type",
     "kv_dtype",

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rocmforge.artifacts import hip
+from rocmforge.artifacts.processors import usable_cpus
 from rocmforge.cli import main
 from rocmforge.cli.emulator import make_emulator
 from rocmforge.cli.main import START_THRESHOLD
@@ -87,11 +88,15 @@ def test_what_is_compiled_as_it_was_given(compiled: list[Any], tmp_path: Path) -
     assert result.stdout == "out.rfb  sha256:0f\n"
 
 
-def test_what_is_compiled_where_nothing_is_said(compiled: list[Any]) -> None:
+@pytest.mark.parametrize("cpus, jobs", [(3, 3), (384, 256)])
+def test_what_is_compiled_where_nothing_is_said(
+    compiled: list[Any], monkeypatch: pytest.MonkeyPatch, cpus: int, jobs: int
+) -> None:
+    caught(monkeypatch, "cli.compile.usable_cpus", cpus)
     result = rfc("compile", "a/m.q4.gguf", "--json")
     options = compiled[0][0]
     assert (options.goal, options.archs, options.toolchain) == (Path("a/m.q4.rfb"), ("host",), "auto")
-    assert (options.jobs, options.kv_dtype, options.max_context) == (len(os.sched_getaffinity(0)), "f16", None)
+    assert (options.jobs, options.kv_dtype, options.max_context) == (jobs, "f16", None)
     assert json.loads(result.stdout.splitlines()[-1]) == {"bundle": "a/m.q4.rfb", "digest": "sha256:0f"}
 
 
@@ -139,7 +144,7 @@ def test_a_gguf_is_compiled_into_the_cache_before_it_runs(
     ((options, folder, say, golden, check),) = cached
     assert (options.model, options.goal, options.archs) == (Path("m.gguf"), Path("m.gguf"), ("gfx942", "host"))
     assert (options.tokenizer, options.max_context) == (Path("t.json"), 77)
-    assert options.jobs == len(os.sched_getaffinity(0))
+    assert options.jobs == usable_cpus()
     assert (folder, golden, check) == (tmp_path, make_golden, check_template)
     say("told")
     assert capsys.readouterr() == ("", "told\n")
