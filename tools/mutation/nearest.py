@@ -47,6 +47,11 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         HOST + "test_quantize_is_exactly_what_its_header_says",
         "test_host_program.py",
     ),
+    # Pairs of tiles, of 16 tokens and more.
+    "kernels/host/weights_pairs.h": (
+        HOST + "test_matmul_tails",
+        HOST + "test_a_row_of_a_matmul_has_the_same_bits_in_any_batch",
+    ),
     "kernels/host/weights*": (
         "test_packing.py::test_embedding_kernel",
         HOST + "test_matmul_of_one_row",
