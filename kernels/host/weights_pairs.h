@@ -1,6 +1,9 @@
-/* Two tiles of weights times many tokens, to the bits of one tile's products: an activation is loaded once for both, which
- * pays where processors do as many dot products in a cycle as loads. Part of weights_quantized.h.
+/* Two tiles of weights without minima times many tokens, to the bits of one tile's products: an activation is loaded once
+ * for both, which pays where processors do as many dot products in a cycle as loads. Part of weights_quantized.h.
  */
+#if HAS_MINIMUM
+#error "expected a type without minima"
+#endif
 
 /* As multiply_block, of two tiles and four tokens. */
 INLINE void multiply_blocks(const u8x64 w[2][8], const struct block_scales s[2], const struct q8_block *x,
@@ -24,13 +27,9 @@ INLINE void multiply_blocks(const u8x64 w[2][8], const struct block_scales s[2],
             }
         }
     }
-    for (int t = 0; t < 4; t++) {
-        for (int i = 0; i < 2; i++) {
-            if (NUM_SCALES == 1) sums[i][t] = vector_fma(halves[0][i][t] + halves[1][i][t], s[i].scale[0], sums[i][t]);
-            if (HAS_MINIMUM)
-                sums[i][t] = vector_fma(s[i].minimum[0], splat(x[(size_t)t * (COLUMNS / 32)].scaled_sum), sums[i][t]);
-        }
-    }
+    for (int t = 0; t < 4 && NUM_SCALES == 1; t++)
+        for (int i = 0; i < 2; i++)
+            sums[i][t] = vector_fma(halves[0][i][t] + halves[1][i][t], s[i].scale[0], sums[i][t]);
 }
 
 /* As multiply_tile, of two tiles and a multiple of four tokens. */
