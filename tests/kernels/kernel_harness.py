@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,30 +212,34 @@ def build(
 
 
 def random_rows(
-    random: np.random.Generator, ggml_type: str, rows: int, columns: int, scale: float = 0.1
+    random: np.random.Generator, ggml_type: str, rows: int, columns: int, scale: float = 1.0
 ) -> npt.NDArray[np.uint8]:
-    """Rows of a GGUF tensor: every bit of it random, but for scales, which are finite and of normal size, where they
-    are numbers of 16 bits of the deviation `scale`.
+    """Rows of a GGUF tensor: every bit of it random, but for scales, which are finite and of normal size.
+
+    Args:
+        scale: that all weights are times as large; of types whose scales are no float16, to a power of two.
 
     Returns:
         uint8[rows, row_bytes].
     """
     if ggml_type in FLOAT_TYPES:
-        values = random.normal(0, 1, (rows, columns)).astype(np.float32)
+        values = random.normal(0, scale, (rows, columns)).astype(np.float32)
         if ggml_type == "BF16":
             return np.ascontiguousarray(values.view(np.uint16)[:, 1::2]).view(np.uint8)
         return values.astype({"F32": np.float32, "F16": np.float16}[ggml_type]).view(np.uint8)
     block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]]
     raw = random.integers(0, 256, (rows, columns // block, n_bytes), np.uint8)
+    deviation, power = 0.1 * scale, round(math.log2(scale))
     for offset in SCALE_OFFSETS.get(ggml_type, ()):
-        scales = random.normal(0, scale, (rows, columns // block, 1)).astype("<f2")
+        scales = random.normal(0, deviation, (rows, columns // block, 1)).astype("<f2")
         raw[..., offset : offset + 2] = scales.view(np.uint8)
     if ggml_type == "MXFP4":
-        raw[..., 0] = random.integers(120, 125, raw.shape[:2])  # 2^-8 to 2^-4
-    elif ggml_type == "NVFP4":
-        raw[..., :4] = random.integers(0x08, 0x28, (*raw.shape[:2], 4))  # 2^-7 to 2^-3
+        raw[..., 0] = random.integers(120 + power, 125 + power, raw.shape[:2])  # 2^-8 to 2^-4
+    elif ggml_type == "NVFP4":  # 2^-7 to 2^-3, or what is left of that down to the least that is not 0
+        least, end = (max(byte + 8 * power, no_less) for byte, no_less in ((0x08, 1), (0x28, 2)))
+        raw[..., :4] = random.integers(least, end, (*raw.shape[:2], 4))
     elif ggml_type == "IQ1_M":  # four bits in each of four words
-        d = random.normal(0, scale, (rows, columns // block)).astype("<f2").view(np.uint16)
+        d = random.normal(0, deviation, (rows, columns // block)).astype("<f2").view(np.uint16)
         for word in range(4):
             high = (d >> 4 * word & 15) << 4
             raw[..., 49 + 2 * word] = raw[..., 49 + 2 * word] & 15 | high

@@ -21,6 +21,7 @@ import numpy as np
 from rocmforge.compiler.model_config import ModelConfig, Recurrence
 from rocmforge.compiler.position_tables import RopeScaling
 from rocmforge.tests.kernels.kernel_harness import random_rows
+from rocmforge.tests.oracles.dequantize import dequantize
 from rocmforge.tools.generate.recurrent_models import hybrid_tensors, recurrence_metadata
 
 _UNUSED: Final = int(gguf.TokenType.UNUSED)
@@ -278,10 +279,10 @@ def _data(random: np.random.Generator, tensor: Tensor) -> np.ndarray[tuple[int, 
 
 @functools.cache
 def _scale(kind: str, columns: int) -> float:
-    """Deviation of a type's scales with which a row's product is about as large as what it is multiplied with: sums
-    that grow from layer to layer end as no numbers."""
-    sample = random_rows(np.random.default_rng(1), kind, 64, columns, 1.0)
-    return float(1 / (gguf.dequantize(sample, gguf.GGMLQuantizationType[kind]).std() * np.sqrt(columns)))
+    """How much larger than others a type's weights have to be for a row's product to be about as large as what it is
+    multiplied with: sums that grow from layer to layer end as no numbers."""
+    sample = random_rows(np.random.default_rng(1), kind, 64, columns)
+    return float(1 / (dequantize(sample, kind).std() * np.sqrt(columns)))
 
 
 @click.command()

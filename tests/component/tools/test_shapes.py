@@ -13,9 +13,12 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model_tensors import unused_tensors
 from rocmforge.compiler.read_config import read_config
+from rocmforge.tests.kernels.kernel_harness import WEIGHT_TYPES
+from rocmforge.tests.oracles.dequantize import dequantize
 from rocmforge.tests.support.emulated_programs import compiled
+from rocmforge.tools.generate import shapes
 from rocmforge.tools.generate.fixtures import write_model
-from rocmforge.tools.generate.shapes import SHAPES, Shape, write_shape
+from rocmforge.tools.generate.shapes import SHAPES, Shape, Tensor, write_shape
 
 
 def n_bytes(shape: Shape) -> int:
@@ -55,6 +58,14 @@ def test_hybrids(name: str, billions: float, tmp_path: Path) -> None:
     config = read_config(source)
     assert [config.layer(layer).recurrent for layer in range(4)] == [layer not in shape.attending for layer in range(4)]
     assert unused_tensors(source, config) == ()
+
+
+@pytest.mark.parametrize("kind", WEIGHT_TYPES[1:])  # without F32, that of vectors
+def test_products_are_as_large_as_what_is_multiplied(kind: str) -> None:
+    for columns in (512, 2048, 8192):
+        raw = shapes._data(np.random.default_rng(2), Tensor("a.weight", (64, columns), kind))
+        product = dequantize(raw, kind) @ np.random.default_rng(3).normal(0, 1, (columns, 16))
+        assert 0.5 < product.std() < 2, columns
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "qwen3-30b-a3b"])
