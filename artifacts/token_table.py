@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict
-from typing import Literal, get_args
+from typing import Literal
 
 from .dataclass import dataclass
 
@@ -67,16 +67,19 @@ class TokenTable:
         Raises:
             ValueError: it is something else.
         """
+        import msgspec  # noqa: PLC0415 - most vocabularies are no tables, and do not wait for it
+
         try:
-            fields = json.loads(text)["token_table"]
-            lists = ("texts", "types", "scores", "merges", "strip_left", "strip_right")
-            fields |= {name: tuple(fields[name]) for name in lists}
-            table = cls(**fields | {"charsmap": base64.b64decode(fields["charsmap"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"expected a table of tokens, found {error!r:.80}") from None
-        sizes = (len(table.types), len(table.scores) or len(table.texts))
-        if table.kind not in get_args(Kind) or table.parts not in get_args(Parts) or sizes != (len(table.texts),) * 2:
-            raise ValueError(f"expected a table of tokens, found {table.kind!r:.80} of {len(table.texts)}, {sizes}")
+            table: TokenTable = msgspec.json.decode(text, type=dict[str, TokenTable])["token_table"]
+        except (KeyError, msgspec.DecodeError) as error:
+            raise ValueError(f"expected a table of tokens, found another document: {error}") from None
+        count = len(table.texts)
+        sizes = (len(table.types), len(table.scores) or count)
+        if sizes != (count, count):
+            raise ValueError(f"expected types and scores of {count} tokens, found {sizes[0]} and {sizes[1]}")
+        ids = [*table.strip_left, *table.strip_right, *(() if table.unknown is None else (table.unknown,))]
+        if wrong := [one for one in ids if not 0 <= one < count]:
+            raise ValueError(f"expected ids of {count} tokens, found {wrong[0]}")
         return table
 
 
