@@ -71,6 +71,11 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
 class Task(WSGITask):  # type: ignore[misc]
     """A request being answered. Its stream, if that is the answer, is sent by the server's stream writer."""
 
+    def set_close_on_finish(self) -> None:
+        """Close the connection after this, but not because the answer comes in chunks: they say where it ends."""
+        if self.wrote_header or not self.chunked_response:
+            super().set_close_on_finish()
+
     def get_environment(self) -> dict[str, Any]:
         """As WSGI has it, and where the server listens, and how to stream."""
         environ: dict[str, Any] = super().get_environment()

@@ -210,7 +210,10 @@ def slow_reader(server: Server) -> socket.socket:
     sock.settimeout(PATIENCE)
     sock.connect(server.address)
     body = json.dumps({**BODY, "max_tokens": 10_000}).encode()
-    sock.sendall(b"POST /generate/stream HTTP/1.1\r\nHost: [::1]\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    head = b"POST /generate/stream HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
+    sock.sendall(head + body)
     return sock
 
 

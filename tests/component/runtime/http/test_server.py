@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -11,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -90,6 +92,31 @@ def test_the_documented_python_client(serve: Serve) -> None:
             text += data["text"]
     assert data["finished"]
     assert text == " Paris, in France."
+
+
+def test_a_connection_outlives_its_streams(serve: Serve) -> None:
+    """Chunks say where a stream ends, so it is closed only for those that ask for that, or know no chunks."""
+    host, port = urlsplit(serve(make_app(FakeEngine()))).netloc.split(":")
+    body = {"prompt": "hi", "stream": True}
+    with contextlib.closing(HTTPConnection(host, int(port), timeout=10)) as connection:
+        for _ in range(3):
+            connection.request("POST", "/v1/completions", json.dumps(body))
+            answer = connection.getresponse()
+            assert answer.read().endswith(b"data: [DONE]\n\n")
+            assert answer.getheader("Transfer-Encoding") == "chunked"
+            assert answer.getheader("Connection") is None
+        kept = connection.sock
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "x" * 500}))
+        assert connection.getresponse().read().startswith(b'{"error"')
+        assert connection.sock is kept
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Connection": "close"})
+        answer = connection.getresponse()
+        assert answer.read().endswith(b"data: [DONE]\n\n")
+        assert answer.getheader("Connection") == "close"
+    head = f"POST /v1/completions HTTP/1.0\r\nContent-Length: {len(json.dumps(body))}\r\nConnection: keep-alive\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as old:
+        old.sendall((head + json.dumps(body)).encode())
+        assert b"".join(iter(lambda: old.recv(1 << 16), b"")).endswith(b"data: [DONE]\n\n")
 
 
 def test_each_event_leaves_in_one_write(serve: Serve) -> None:
