@@ -12,7 +12,7 @@ from typing import Any
 from ..artifacts.bundle import open_bundle
 from ..artifacts.errors import InputError, RocmforgeError, UsageError, printable
 from ..artifacts.host import HOST_LEVELS
-from ..artifacts.manifest import MANIFEST_NAME
+from ..artifacts.manifest import LAYOUT_NAME, MANIFEST_NAME
 from ..artifacts.manifest_entries import PartEntry
 
 # The name of a part of a GGUF model in several files.
@@ -116,7 +116,7 @@ def find_models(folder: Path) -> list[dict[str, object]]:
         raise InputError(folder, "folder", "expected a folder, found none")
     rows: list[dict[str, object]] = []
     for path in sorted(folder.rglob("*")):
-        if path.name == MANIFEST_NAME and os.path.isfile(path):
+        if path.name == LAYOUT_NAME and os.path.isfile(path.parent / MANIFEST_NAME):
             # What a killed compile left is no bundle, however whole it looks.
             if not path.parent.name.endswith(".partial"):
                 rows.append(_bundle_row(path.parent))

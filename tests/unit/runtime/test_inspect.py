@@ -142,9 +142,12 @@ def test_the_models_of_a_folder(made: Any, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "b" / "y.gguf.part").write_bytes(b"1")
     (tmp_path / "c.gguf").mkdir()
     (tmp_path / "e" / "manifest.json").mkdir(parents=True)
-    for name in ("a.rfb", "killed.rfb.partial", "d.rfb"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text("{")
+    for name in ("a.rfb", "killed.rfb.partial", "d.rfb", "a web page", "e"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        if name != "e":
+            (tmp_path / name / "manifest.json").write_text("{")
+        if name != "a web page":
+            (tmp_path / name / "layout.msgpack").touch()
     made.manifest.files = {"weights.bin": SimpleNamespace(n_bytes=1000), "code": SimpleNamespace(n_bytes=50)}
     opened = vars(inspect)["open_bundle"]
 
