@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import msgspec
 import pytest
 
+from rocmforge.runtime.http.core.images import MessageImage, with_images
 from rocmforge.runtime.http.openai import response_store
-from rocmforge.runtime.http.openai.response_schema import ResponseDocument
+from rocmforge.runtime.http.openai.response_schema import ResponseDocument, ResponseTool, TextFormat, TextOptions
 from rocmforge.runtime.http.openai.response_store import ResponseStore, StoredResponse
+from rocmforge.runtime.pictures.read import GivenImage
 
 
 def response(name: str, text: str = "hi") -> StoredResponse:
@@ -55,6 +58,19 @@ def test_what_was_answered_takes_room_too() -> None:
     assert said.cost - response("one").cost == 502  # with its quotes
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"metadata": {"a": "y" * 500}},
+        {"tools": [ResponseTool(type="web_search", description="y" * 500)]},
+        {"text": TextOptions(format=TextFormat(type="json_schema", schema={"const": "y" * 500}))},
+    ],
+)
+def test_what_comes_back_of_the_request_takes_room(given: dict[str, Any]) -> None:
+    document = msgspec.structs.replace(response("one").document, **given)
+    assert dataclasses.replace(response("one"), document=document).cost - response("one").cost >= 500
+
+
 def test_room_is_counted_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = response("one", "x" * 1000).cost
     assert cost >= 1000
@@ -69,3 +85,25 @@ def test_room_is_counted_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None
     assert [store.get("ann", name) is not None for name in ("two", "six", "ten")] == [False, True, True]
     store.put("ann", response("big", "x" * 9000))  # alone it is kept, however large
     assert [store.get("ann", name) is not None for name in ("six", "ten", "big")] == [False, False, True]
+
+
+def test_images_take_room_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversation goes on with its images; another client's are others."""
+    monkeypatch.setattr(response_store, "KEPT_IMAGE_CHARS", 2000)
+    store = ResponseStore()
+
+    def seen(name: str, *images: MessageImage) -> StoredResponse:
+        message = with_images({"role": "user", "content": "hi"}, list(images))
+        return dataclasses.replace(response(name), messages=(message,))
+
+    first, second, third = (MessageImage(GivenImage("y" * 1000, "image"), ("image", "no")) for _ in range(3))
+    for name in ("one", "two", "three"):
+        store.put("ann", seen(name, first))
+    store.put("bob", seen("four", second))
+    assert [store.get("ann", name) is not None for name in ("one", "two", "three")] == [True] * 3
+    store.delete("bob", "four")
+    store.put("bob", seen("five", third))  # in the room of the one that was deleted
+    assert store.get("ann", "one") is not None
+    store.put("bob", seen("six", second))
+    assert [store.get("ann", name) is not None for name in ("one", "two", "three")] == [False] * 3
+    assert store.get("bob", "five") is not None
