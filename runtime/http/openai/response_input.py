@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from ....artifacts.errors import RequestError, printable
@@ -22,7 +22,7 @@ from .schema import ContentPart
 
 
 def read_input(body: ResponsesRequest, store: ResponseStore, client: str) -> tuple[Message, ...]:
-    """Instructions, the conversation that is gone on from, and the input.
+    """The conversation that is gone on from, and the input, message by message; see `with_instructions`.
 
     Raises:
         RequestError: names the item at fault.
@@ -35,17 +35,19 @@ def read_input(body: ResponsesRequest, store: ResponseStore, client: str) -> tup
             what = f"response {printable(body.previous_response_id, 100)} is not kept"
             raise NotFoundError(what, "previous_response_id", "previous_response_not_found")
         messages += before.messages
-    if body.instructions:
-        # Those of an earlier response do not go on: what is now is said first.
-        messages = [message for message in messages if message["role"] != "system"]
-        messages.insert(0, {"role": "system", "content": body.instructions})
     if isinstance(body.input, str):
         messages.append({"role": "user", "content": body.input})
     else:
         for index, item in enumerate(body.input):
             message = _message(item, f"input[{index}]", lambda item_id: store.item(client, item_id))
             messages += [] if message is None else [message]
-    return tuple(_joined(messages))
+    return tuple(messages)
+
+
+def with_instructions(instructions: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """A conversation as templates take it, behind the instructions: of one response, so they are not kept with it."""
+    first: list[Message] = [{"role": "system", "content": instructions}] if instructions else []
+    return tuple(_joined([*first, *messages]))
 
 
 # What only OpenAI can read, or has run itself.

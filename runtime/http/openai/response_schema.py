@@ -104,7 +104,9 @@ class ResponsesRequest(Struct, kw_only=True):
     metadata: Json | None = None
     user: str | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    background: bool | None = None
+    background: bool | None = None  # refused, and so are those that follow
+    conversation: str | Json | None = None
+    prompt: Json | None = None
 
 
 class InputDetails(Struct, kw_only=True):

@@ -20,7 +20,7 @@ from ..core.answers import check_finish
 from ..core.chat_answer import AnswerPart, AnswerReader
 from ..core.chat_job import start_chat
 from ..core.conversation import Conversation as Chat
-from ..core.conversation import thinking_variables
+from ..core.conversation import Message, thinking_variables
 from ..core.encoding import named_sse
 from ..core.errors import NotFoundError, UnsupportedError
 from ..core.generation_params import GenerationParams, constraint_of_format
@@ -29,7 +29,7 @@ from ..core.resources import ReadResource, Resource, answer
 from ..core.routes import Operation, Route
 from ..core.schema import JsonSchemaFormat, ResponseFormat
 from ..core.streaming import Encoder, respond
-from .response_input import read_input
+from .response_input import read_input, with_instructions
 from .response_items import ItemBuilder
 from .response_schema import (
     DeletedResponse,
@@ -53,18 +53,15 @@ log = logging.getLogger(__name__)
 LOGPROBS = "message.output_text.logprobs"  # as `include` names them
 
 
-def read_chat(body: ResponsesRequest, toolbox: Toolbox, store: ResponseStore, client: str) -> Chat:
-    """The conversation that a request continues.
+def read_chat(body: ResponsesRequest, toolbox: Toolbox, said: Sequence[Message]) -> Chat:
+    """What to answer: what has been `said`, behind the instructions.
 
     Raises:
         RequestError: names the parameter at fault.
-        NotFoundError: the response that it goes on from is not kept.
     """
-    if body.background:
-        raise UnsupportedError("background")
     chosen = toolbox.choose(body.tool_choice)
     return Chat(
-        read_input(body, store, client),
+        with_instructions(body.instructions, said),
         _params(body),
         chosen.tools,
         chosen.choice,
@@ -72,6 +69,20 @@ def read_chat(body: ResponsesRequest, toolbox: Toolbox, store: ResponseStore, cl
         thinking_variables(body.reasoning.effort if body.reasoning else None),
         chosen.text_tool,
     )
+
+
+def _refuse_what_is_elsewhere(body: ResponsesRequest) -> None:
+    """Refuse what would have an answer without a part of what was said, or only later.
+
+    Raises:
+        UnsupportedError: it is there.
+    """
+    if body.background:
+        raise UnsupportedError("background")
+    if body.conversation is not None:
+        raise UnsupportedError("conversation", "no conversations are kept; use previous_response_id")
+    if body.prompt is not None:
+        raise UnsupportedError("prompt", "no prompts are kept; use instructions and input")
 
 
 def _params(body: ResponsesRequest) -> GenerationParams:
@@ -95,9 +106,9 @@ def _params(body: ResponsesRequest) -> GenerationParams:
 
 @dataclass(slots=True)
 class _Run:
-    """One response in the making."""
+    """One response in the making; what was said before it is without its instructions."""
 
-    chat: Chat
+    said: tuple[Message, ...]
     document: ResponseDocument
     reader: AnswerReader
     builder: ItemBuilder
@@ -135,7 +146,7 @@ class _Run:
             usage=usage,
         )
         if document.store and status != "failed":
-            messages = (*self.chat.messages, self.builder.answer)
+            messages = (*self.said, self.builder.answer)
             self.store.put(self.client, StoredResponse(document, messages, self.builder.messages))
         return document
 
@@ -152,18 +163,20 @@ class Responses(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer at once or as a stream."""
         body = self.read(req, ResponsesRequest)
+        _refuse_what_is_elsewhere(body)
         client, store = client_of(req), self.context.state(ResponseStore)
         with self.context.models.lease(body.model) as lease:
             service = lease.service
             toolbox = Toolbox(body.tools or ())
-            chat = read_chat(body, toolbox, store, client)
+            said = read_input(body, store, client)
+            chat = read_chat(body, toolbox, said)
             job, _, readers = start_chat(req, lease, self.context.admission, chat)
         document = _document(body, service.model.name)
         if toolbox.left_out:
             document.warnings = toolbox.left_out
             log.warning("%s", "; ".join(toolbox.left_out))
         builder = ItemBuilder(service.tokenizer, toolbox)
-        run = _Run(chat, document, readers[0], builder, job, client, store)
+        run = _Run(said, document, readers[0], builder, job, client, store)
         respond(req, resp, job, self.context, _Encoder(run), body.stream or False)
 
 

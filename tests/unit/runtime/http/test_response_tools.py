@@ -197,6 +197,30 @@ def test_messages_of_one_author_are_one_for_templates_that_have_them_take_turns(
     ]
 
 
+def test_instructions_are_of_one_response_alone() -> None:
+    """What the developer says in the input goes on."""
+    client, template, _ = served(["Yes."])
+    said = [{"role": "developer", "content": "d"}, {"role": "user", "content": "u"}]
+    first = ask(client, input=said, instructions="one")["id"]
+    read = [("system", "d"), ("user", "u"), ("assistant", "Yes."), ("user", "v")]
+    for instructions, system in ((None, "d"), ("two", "two\n\nd"), ("", "d")):
+        second = ask(client, input="v", instructions=instructions, previous_response_id=first)["id"]
+        found = [(message["role"], message["content"]) for message in template.messages]
+        assert found == [("system", system), *read[1:]]
+        ask(client, input="w", previous_response_id=second)
+        found = [(message["role"], message["content"]) for message in template.messages]
+        assert found == [*read, ("assistant", "Yes."), ("user", "w")]
+
+
+@pytest.mark.parametrize("given", [{"conversation": "conv_1"}, {"conversation": {"id": "c"}}, {"prompt": {"id": "p"}}])
+def test_what_only_openai_keeps_is_refused(given: dict[str, Any]) -> None:
+    client, _, _ = served(["Yes."])
+    result = client.simulate_post("/v1/responses", json={"input": "hi", **given})
+    assert result.status_code == 400
+    assert (result.json["error"]["param"], result.json["error"]["code"]) == (next(iter(given)), "unsupported_parameter")
+    ask(client, **dict.fromkeys(given))
+
+
 def test_calls_that_follow_each_other_are_of_one_message() -> None:
     client, template, _ = served(["Yes."])
     call = {"type": "function_call", "name": "weather", "arguments": "{}"}
