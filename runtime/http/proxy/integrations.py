@@ -11,12 +11,13 @@ from ..core.access import Scope
 from ..core.admission import Admission, Slot
 from ..core.body import read_json
 from ..core.encoding import ndjson, sse
-from ..core.errors import Errors
+from ..core.errors import ClientGoneError, Errors
+from ..core.job import gone_of
 from ..core.limits import HttpLimits
 from ..core.registry import Models
 from ..core.resources import ReadResource, answer
 from ..core.routes import Operation, Route
-from .manager import LINES, Forwarded, IntegrationError, IntegrationManager
+from .manager import LINES, Forwarded, IntegrationError, IntegrationManager, Watch
 from .schema import IntegrationHealth, IntegrationList
 
 
@@ -82,6 +83,7 @@ class Proxy:
             RequestError: the body is no JSON object.
             IntegrationError: the server cannot be reached, or its answer is not passed on.
             EngineBusyError: too many requests are being served.
+            ClientGoneError: the client hung up, and so has been done with the server.
         """
         path = self._forwarded.get(req.path)
         if req.method != "POST" or path is None:
@@ -93,13 +95,17 @@ class Proxy:
         integration = self._integrations.find(model)
         if integration is None or (ollama and integration.prefix):
             return
-        slot = self._admission.enter()
+        slot, gone = self._admission.enter(), gone_of(req)
+        watch = Watch(lambda: gone() or self._admission.aborted, self._limits.poll_seconds)
         try:
-            forwarded = integration.forward(path.removeprefix(integration.prefix), req.context.body)
-        except BaseException:
+            forwarded = integration.forward(path.removeprefix(integration.prefix), req.context.body, watch)
+        except BaseException as error:
+            watch.end()
             slot.release()
+            if isinstance(error, IntegrationError) and gone():
+                raise ClientGoneError from None
             raise
-        body = _Body(forwarded, slot, req.path, self._errors)
+        body = _Body(forwarded, watch, slot, req.path, self._errors)
         resp.status = falcon.code_to_http_status(forwarded.status)
         resp.content_type = forwarded.media_type
         resp.set_header("X-Content-Type-Options", "nosniff")
@@ -118,9 +124,10 @@ class Proxy:
 class _Body:
     """The answer's bytes; whoever hangs up ends the generation at the other server too."""
 
-    def __init__(self, forwarded: Forwarded, slot: Slot, path: str, errors: Errors) -> None:
+    def __init__(self, forwarded: Forwarded, watch: Watch, slot: Slot, path: str, errors: Errors) -> None:
         self._errors = errors
         self._forwarded = forwarded
+        self._watch = watch
         self._slot = slot
         self._path = path
         self._chunks = self._relay()
@@ -140,6 +147,7 @@ class _Body:
 
     def close(self) -> None:
         """Called by the server, whatever happened."""
+        self._watch.end()
         self._forwarded.close()
         self._slot.release()
 

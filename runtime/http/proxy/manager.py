@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
 import os
 import re
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -85,6 +87,31 @@ class Forwarded:
         self._connection.close()
 
 
+class Watch:
+    """Hangs up on a server once nobody waits for its answer any more, for which a thread waits up to `IDLE_SECONDS`."""
+
+    def __init__(self, gone: Callable[[], bool], poll_seconds: float) -> None:
+        """Look every `poll_seconds` whether whoever waits has `gone`."""
+        self._gone = gone
+        self._poll_seconds = poll_seconds
+        self._ended = threading.Event()
+
+    def begin(self, sock: socket.socket) -> None:
+        """Watch from now on, from a thread of its own."""
+        threading.Thread(target=self._run, args=(sock,), name="integration watch", daemon=True).start()
+
+    def end(self) -> None:
+        """The answer is there, or will not come."""
+        self._ended.set()
+
+    def _run(self, sock: socket.socket) -> None:
+        while not self._ended.wait(self._poll_seconds):
+            if self._gone():
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which is the reader's alone
+                return
+
+
 class BaseIntegration(ABC):
     """A server that offers models. Redirects are not followed; only the URL that the operator gave is asked.
 
@@ -138,14 +165,14 @@ class BaseIntegration(ABC):
         except IntegrationError as error:
             return Health(False, None, str(error))
 
-    def forward(self, path: str, body: bytes) -> Forwarded:
-        """POST a JSON body to one of its paths.
+    def forward(self, path: str, body: bytes, watch: Watch | None = None) -> Forwarded:
+        """POST a JSON body to one of its paths; `watch` begins once the server has been reached.
 
         Raises:
             IntegrationError: it cannot be reached, or answers with anything but JSON or events or, at a path of
                 Ollama's, lines of JSON.
         """
-        connection, response = self._send("POST", path, body, IDLE_SECONDS)
+        connection, response = self._send("POST", path, body, IDLE_SECONDS, watch)
         try:
             status, kind = response.status, _kind_of(response, path.startswith("/api/"))
             whole = _whole_json(response) if kind == JSON else None
@@ -173,7 +200,7 @@ class BaseIntegration(ABC):
         return document
 
     def _send(
-        self, method: str, path: str, body: bytes | None, timeout: float
+        self, method: str, path: str, body: bytes | None, timeout: float, watch: Watch | None = None
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         headers = {"Accept": "application/json, text/event-stream", "User-Agent": "rocmforge"}
@@ -184,6 +211,9 @@ class BaseIntegration(ABC):
         try:
             connection = kind(str(self._parts.hostname), self._parts.port, timeout=timeout)
             try:
+                connection.connect()
+                if watch is not None:
+                    watch.begin(connection.sock)
                 connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
                 return connection, connection.getresponse()
             except BaseException:
