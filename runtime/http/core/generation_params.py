@@ -47,6 +47,8 @@ def read_params(
         RequestError: names the parameter at fault.
     """
     given = {name: value for name, value in numbers_of(fields).items() if value is not None}
+    if fields.repeat_penalty is not None and fields.repeat_last_n != 0:  # of the last 0 tokens: none
+        given.setdefault("repetition_penalty", fields.repeat_penalty)
     given["top_k"] = min(max(given.get("top_k", default.top_k), 0), vocab_size)
     sampling = replace(
         default,

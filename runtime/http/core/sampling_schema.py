@@ -25,6 +25,7 @@ def _meta(name: str) -> Meta:
 Temperature = Annotated[float, _meta("temperature")]
 TopP = Annotated[float, _meta("top_p")]
 TopK = Annotated[int, _meta("top_k")]
+RepetitionPenalty = Annotated[float, _meta("repetition_penalty")]
 
 
 def with_numbers(

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from ....artifacts.layout import MAX_ADAPTERS
 from ...engine.checks import MAX_SCALE
-from .sampling_schema import with_numbers
+from .sampling_schema import RepetitionPenalty, with_numbers
 
 MAX_TOKENS_LIMIT = 2**31 - 1
 MAX_STOPS = 16
@@ -69,8 +69,13 @@ LoraScales = Annotated[list[LoraScale], Meta(max_length=MAX_ADAPTERS)]
 
 
 class SamplingFields(_Numbers, kw_only=True):
-    """How tokens are drawn and when they end: fields that every generating endpoint takes."""
+    """How tokens are drawn and when they end: fields that every generating endpoint takes.
 
+    `repeat_penalty` and `repeat_last_n` are llama.cpp's and LM Studio's words, which their clients say on /v1 too.
+    """
+
+    repeat_penalty: RepetitionPenalty | None = None
+    repeat_last_n: int | None = None
     seed: Seed | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
     stop: Stop | None = None

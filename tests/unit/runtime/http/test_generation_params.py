@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import pytest
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.runtime.engine.generation import Failure, SamplingParams, TokenEvent
+from rocmforge.runtime.http.core.body import convert
 from rocmforge.runtime.http.core.chat_answer import AnswerReader, join_parts
 from rocmforge.runtime.http.core.conversation import (
     Conversation,
@@ -26,6 +28,8 @@ from rocmforge.runtime.http.core.generation_params import (
 )
 from rocmforge.runtime.http.core.schema import FunctionTool, JsonSchemaFormat, ResponseFormat, SamplingFields
 from rocmforge.runtime.http.core.service import ChatPrompt
+from rocmforge.runtime.http.native.schema import GenerateRequest
+from rocmforge.runtime.http.openai.schema import ChatRequest, CompletionRequest
 from rocmforge.runtime.text.constraints import ConstraintSpec
 from rocmforge.runtime.text.tool_prompt import call_schema, spell_out_tools
 
@@ -62,6 +66,20 @@ def test_what_is_not_said_is_as_the_api_has_it() -> None:
     given = read(temperature=0.0, stop="x", ignore_eos=True, stop_token_ids=[0, 299])
     assert given == GenerationParams(None, SamplingParams(top_k=7, temperature=0.0), ("x",), True, (0, 299))
     assert read(stop=["x", "y"]).stop == ("x", "y")
+
+
+def test_the_penalty_in_other_clients_words() -> None:
+    plain = read().sampling
+    penalized = dataclasses.replace(plain, repetition_penalty=1.5)
+    assert read(repeat_penalty=1.5).sampling == penalized
+    assert read(repeat_penalty=1.5, repeat_last_n=64).sampling == penalized
+    assert read(repeat_penalty=1.5, repeat_last_n=-1).sampling == penalized
+    assert read(repeat_penalty=1.5, repeat_last_n=0).sampling == plain
+    assert read(repetition_penalty=1.5, repeat_penalty=1.1).sampling == penalized
+    for kind in (ChatRequest, CompletionRequest, GenerateRequest):
+        asked = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "repeat_penalty": 0}
+        with pytest.raises(RequestError, match=r"^repeat_penalty: expected float >= 0.01, found 0$"):
+            convert(asked, kind)
 
 
 def test_token_ids_are_the_models() -> None:
