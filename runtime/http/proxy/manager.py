@@ -154,6 +154,10 @@ class BaseIntegration(ABC):
             IntegrationError: it cannot be reached, or answers nonsense.
         """
 
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """The ids under which a model may stand in its list that a client asks for so."""
+        return (model,)
+
     def is_available(self) -> bool:
         """Whether it answers now."""
         return self.health_check().available
@@ -265,6 +269,10 @@ class OllamaIntegration(BaseIntegration):
     def get_models(self) -> list[dict[str, Any]]:
         """See `BaseIntegration`. Source: Ollama's API, `GET /api/tags`."""
         return [_ollama_model(entry) for entry in _entries(self._ask("/api/tags"), "models", "name")]
+
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """See `BaseIntegration`; without a tag, as its clients mostly ask, `latest` is meant."""
+        return (model,) if ":" in model.rpartition("/")[2] else (model, f"{model}:latest")
 
     def get_version(self) -> str | None:
         """See `BaseIntegration`."""
@@ -378,7 +386,7 @@ class IntegrationManager:
     def find(self, model: str) -> BaseIntegration | None:
         """Who offers a model, or None."""
         for name, integration in self._integrations.items():
-            if any(entry["id"] == model for entry in self.get_models_from(name)):
+            if any(entry["id"] in integration.names_of(model) for entry in self.get_models_from(name)):
                 return integration
         return None
 

@@ -184,6 +184,20 @@ def test_a_list_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     assert manager.find("b") is first
 
 
+def test_a_model_of_an_ollama_without_its_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clients leave `latest` out; the request goes there as it is, for Ollama knows both names."""
+    manager, ollama, other = IntegrationManager(), OllamaIntegration("http://h"), Counted("gpt:latest", "org/b:latest")
+    tags = [{"id": name} for name in ("llama3:latest", "org/a:latest", "qwen:7b")]
+    monkeypatch.setattr(ollama, "get_models", lambda: tags)
+    manager.add_integration("other", other)
+    manager.add_integration("ollama", ollama)
+    for name in ("llama3", "llama3:latest", "org/a", "org/a:latest", "qwen:7b"):
+        assert manager.find(name) is ollama
+    for name in ("qwen", "llama3:8b", "gpt", "org/b", "", ":latest"):
+        assert manager.find(name) is None
+    assert manager.find("gpt:latest") is other
+
+
 @pytest.mark.parametrize(
     "text, environ, kind, url, key",
     [
