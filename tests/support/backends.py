@@ -35,7 +35,7 @@ class Backend(BaseHTTPRequestHandler):
         if body.get("stream"):
             self._answer(200, EVENTS, "text/event-stream")
         else:
-            self._answer(429 if body.get("busy") else 200, json.dumps({"here": body["model"]}).encode())
+            self._answer(429 if body.get("busy") else 200, json.dumps({"here": body.get("model")}).encode())
 
     def _answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
         self.send_response(status)

@@ -89,7 +89,8 @@ class Proxy:
         if req.method != "POST" or path is None:
             return
         ollama = path.startswith("/api/")
-        model = read_json(req, self._limits.max_body_bytes).get("model")
+        body = read_json(req, self._limits.max_body_bytes)
+        model = body.get("model") or (body.get("name") if path == "/api/show" else None)  # as older clients say it
         if not isinstance(model, str) or model in self._own:
             return
         integration = self._integrations.find(model)
@@ -105,7 +106,7 @@ class Proxy:
             if isinstance(error, IntegrationError) and gone():
                 raise ClientGoneError from None
             raise
-        body = _Body(forwarded, watch, slot, req.path, self._errors)
+        relayed = _Body(forwarded, watch, slot, req.path, self._errors)
         resp.status = falcon.code_to_http_status(forwarded.status)
         resp.content_type = forwarded.media_type
         resp.set_header("X-Content-Type-Options", "nosniff")
@@ -114,9 +115,9 @@ class Proxy:
         if forwarded.body is None:
             resp.set_header("Cache-Control", "no-cache")
             resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
-            resp.stream = body
+            resp.stream = relayed
         else:
-            body.close()
+            relayed.close()
             resp.data = forwarded.body
         resp.complete = True
 

@@ -88,6 +88,15 @@ def test_requests_for_their_models_go_there(client: falcon.testing.TestClient, b
     assert backend[1][0][1] == body
 
 
+def test_what_older_clients_call_a_model(client: falcon.testing.TestClient, backend: tuple[str, Any]) -> None:
+    for body in ({"name": "deepcoder:14b"}, {"model": "", "name": "deepcoder:14b"}):
+        client.simulate_post("/api/show", json=body)
+        assert backend[1].pop()[:2] == ("/api/show", body)
+    assert client.simulate_post("/api/show", json={"name": "org/tiny:q4"}).json["details"]
+    assert client.simulate_post("/v1/completions", json={"name": "gpt", "prompt": "x"}).status_code == 200
+    assert backend[1] == []
+
+
 def test_our_own_are_answered_here(client: falcon.testing.TestClient, backend: tuple[str, Any]) -> None:
     for model in ("org/tiny:q4", "org/tiny:q4:latest", None):
         body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
