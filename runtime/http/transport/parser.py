@@ -51,6 +51,9 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
             raise ParsingError("no host")
         if self.version == "1.0" and names[b"transfer-encoding"]:
             raise ParsingError("transfer-encoding in HTTP/1.0")
+        # Routes would be found without it, but none of those that need more than a key for use. "*" is of OPTIONS.
+        if self.path not in {"", "*"} and not self.path.startswith("/"):
+            raise ParsingError("expected a path that begins with /")
 
 
 def _path_of(head: bytes) -> str:

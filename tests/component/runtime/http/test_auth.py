@@ -7,9 +7,11 @@ import hashlib
 import logging
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import falcon.testing
 import openai
@@ -157,6 +159,20 @@ def test_what_an_administrator_alone_may(client: Client, method: str, path: str,
         status = client.simulate_request(method, path, headers=bearer(key)).status_code
         assert (status != 403) == (key in allowed), key
         assert status != 401
+
+
+@pytest.mark.parametrize(
+    "target", ["metrics", "//metrics", "/%2fmetrics", "/metrics/", "http:metrics", "http://h//metrics"]
+)
+def test_no_spelling_of_a_path_goes_around_a_scope(serve: Callable[[HttpApp], str], keys: KeyRing, target: str) -> None:
+    address = urlsplit(serve(make_app(FakeEngine(), security=Security(keys))))
+    with socket.create_connection((str(address.hostname), address.port or 0), timeout=20) as sock:
+        head = (
+            f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {SECRET}\r\nConnection: close\r\n\r\n"
+        )
+        sock.sendall(head.encode())
+        status = sock.makefile("rb").readline().split()[1]
+    assert status in (b"400", b"403")
 
 
 def test_the_openai_client_knows_the_error(serve: Callable[[HttpApp], str], keys: KeyRing) -> None:

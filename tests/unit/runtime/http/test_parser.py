@@ -76,6 +76,24 @@ def test_what_is_said(data: bytes, why: str) -> None:
     assert parser.headers_finished
 
 
+@pytest.mark.parametrize(
+    "target", ["completion", "completion?a=/", "%6detrics", "http:completion", "localhost:80", "."]
+)
+def test_a_path_that_begins_with_no_slash(target: str) -> None:
+    """It would find its route, though not the scope that the route needs."""
+    parser = parse(f"GET {target} HTTP/1.1\r\n".encode() + HOST + b"\r\n", 1000)
+    assert (parser.error.code, parser.error.body) == (400, "expected a path that begins with /")
+
+
+@pytest.mark.parametrize(
+    "target, path",
+    [("*", "*"), ("http://a/completion", "/completion"), ("http://a", ""), ("//completion", "//completion")],
+)
+def test_other_forms_of_a_target(target: str, path: str) -> None:
+    parser = parse(f"OPTIONS {target} HTTP/1.1\r\n".encode() + HOST + b"\r\n", 1000)
+    assert (parser.error, parser.path) == (None, path)
+
+
 @pytest.mark.parametrize("size", [1, 40, 1000])
 def test_of_a_header_that_is_too_large_the_path_is_known(size: int) -> None:
     """For the shape of the error."""
