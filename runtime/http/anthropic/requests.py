@@ -113,7 +113,9 @@ def _result(block: Block, where: str) -> Message:
     images: Images = []
     content = block.content
     if not isinstance(content, str):
-        content = _text([convert(part, Block) for part in content or ()], f"{where}.content", images)
+        at = f"{where}.content"
+        parts = [convert(part, Block, f"{at}[{index}]") for index, part in enumerate(content or ())]
+        content = _text(parts, at, images)
     return with_images({"role": "tool", "content": content, "tool_call_id": block.tool_use_id}, images)
 
 

@@ -159,8 +159,8 @@ def read(req: falcon.Request, kind: type[T], max_bytes: int) -> T:
     return convert((read_json if is_struct else read_value)(req, max_bytes), kind)
 
 
-def convert(value: object, kind: type[T]) -> T:
-    """Validate a JSON value; fields that the schema does not know are left out.
+def convert(value: object, kind: type[T], where: str = "") -> T:
+    """Validate a JSON value, which stands at the path `where`; fields that the schema does not know are left out.
 
     Raises:
         RequestError: names the field at fault by its path, such as `messages[0].content`.
@@ -168,26 +168,26 @@ def convert(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), value) from None
+        raise _explain(str(error), value, where) from None
 
 
 _AT = re.compile(r" - at `(?P<key>key in )?\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 
 
-def _explain(message: str, value: object) -> RequestError:
+def _explain(message: str, value: object, where: str) -> RequestError:
     """From the library's words: "Expected `int`, got `str` - at `$.max_tokens`"."""
     found = _AT.search(message)
     path, text = (found["path"], message[: found.start()]) if found else ("", message)
     text = text.replace("`", "")
     missing = re.fullmatch(r"Object missing required field (.+)", text)
     if missing:
-        return RequestError(f"{path}.{missing[1]}".lstrip("."), "expected it to be there, found nothing")
+        return RequestError(f"{where}{path}.{missing[1]}".lstrip("."), "expected it to be there, found nothing")
     expected = text.partition(", got ")[0]
     expected = expected[:1].lower() + expected[1:]
     at = _walk(value, path)
     shown = "" if at is _LOST else f", found {kind_of(at)}"
-    path = path.removesuffix("[...]")  # a value of a mapping, whose key the library does not say
+    path = where + path.removesuffix("[...]")  # a value of a mapping, whose key the library does not say
     return RequestError(printable(path.lstrip("."), 100) or "body", printable(f"{expected}{shown}", 200))
 
 

@@ -131,5 +131,6 @@ def _call(item: InputItem, where: str) -> Message:
 
 def _text(content: str | list[dict[str, object]] | None, where: str, images: Images) -> str:
     if isinstance(content, list):
-        return read_content([convert(part, ContentPart) for part in content], where, images)
+        parts = [convert(part, ContentPart, f"{where}[{index}]") for index, part in enumerate(content)]
+        return read_content(parts, where, images)
     return read_content(content, where, images)

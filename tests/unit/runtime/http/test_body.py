@@ -105,3 +105,18 @@ def test_a_field_at_fault_is_named_by_its_path(value: Any, text: str) -> None:
         convert(value, Whole)
     assert str(caught.value) == text
     assert convert({"must": 2, "more": 3}, Whole) == Whole(2)
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        ([], "a.b[3]: expected object, found an array"),
+        ({}, "a.b[3].must: expected it to be there, found nothing"),
+        ({"must": 1, "parts": [{"number": 1.5}]}, "a.b[3].parts[0].number: expected int, found 1.5"),
+        ({"must": 1, "parts": [{"counts": {"b": "x"}}]}, "a.b[3].parts[0].counts: expected int"),
+    ],
+)
+def test_what_is_a_part_of_a_request_is_named_by_its_whole_path(value: Any, text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        convert(value, Whole, "a.b[3]")
+    assert str(caught.value) == text

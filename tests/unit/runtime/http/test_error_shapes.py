@@ -163,3 +163,20 @@ def test_a_status_without_a_text_is_told_by_its_phrase() -> None:
     refused = client.simulate_put("/refuse/409")
     assert (refused.status_code, refused.json["error"]) == (405, "PUT is not allowed here; allowed: GET, OPTIONS")
     assert refused.headers["allow"] == "GET, OPTIONS"
+
+
+def test_a_part_of_a_message_is_named_by_its_whole_path() -> None:
+    """Also where its form is known only from the type of what it is a part of."""
+    client = falcon.testing.TestClient(make_app(FakeEngine()))
+    wrong = {"type": "text", "text": 5}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x"}, wrong]}
+    asked: dict[str, tuple[dict[str, object], str]] = {
+        "/v1/messages": (
+            {"max_tokens": 1, "messages": [{"role": "user", "content": [result]}]},
+            "messages[0].content[0].content[1].text",
+        ),
+        "/v1/responses": ({"input": [{"role": "user", "content": [wrong]}]}, "input[0].content[0].text"),
+    }
+    for path, (body, name) in asked.items():
+        error = client.simulate_post(path, json=body).json["error"]
+        assert (error["param"], error["message"]) == (name, f"{name}: expected str | null, found 5")
