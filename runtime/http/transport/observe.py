@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from typing import Protocol, cast
 
 import falcon
 
@@ -15,7 +16,6 @@ from ...telemetry.logs import REQUEST_ID
 from ...telemetry.metrics import METHODS, OTHER, Metrics
 from ...telemetry.trace_records import HttpRecord, Trace
 from ...telemetry.tracing import CURRENT, Tracer
-from ..core.streaming import EventStream
 
 log = logging.getLogger("rocmforge.access")
 
@@ -63,10 +63,20 @@ class _Observation:
         CURRENT.set(None)
 
 
+class _Stream(Protocol):
+    """A streamed body: of tokens, or of what another server answers."""
+
+    def __next__(self) -> bytes:
+        """The next bytes."""
+
+    def close(self) -> None:
+        """It ends."""
+
+
 class _ObservedStream:
     """A streamed body that tells when it was closed, whether it was sent to its end or not."""
 
-    def __init__(self, stream: EventStream, observation: _Observation) -> None:
+    def __init__(self, stream: _Stream, observation: _Observation) -> None:
         self._stream = stream
         self._observation: _Observation | None = observation
 
@@ -106,7 +116,7 @@ class Observe:
             observation = _Observation(req, self._metrics, self._tracer)
         resp.set_header("X-Request-Id", observation.request_id)
         observation.answered(req, resp)
-        if isinstance(resp.stream, EventStream):  # never of HEAD: only POST has streams
-            resp.stream = _ObservedStream(resp.stream, observation)
+        if resp.stream is not None:  # never of HEAD: only POST has streams
+            resp.stream = _ObservedStream(cast(_Stream, resp.stream), observation)
         else:
             observation.end()

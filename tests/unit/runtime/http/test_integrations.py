@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -17,6 +18,7 @@ from rocmforge.runtime.http.proxy.manager import (
     KEEP_SECONDS,
     OLLAMA_URL,
     BaseIntegration,
+    Forwarded,
     Health,
     IntegrationError,
     IntegrationManager,
@@ -86,6 +88,22 @@ def test_requests_for_their_models_go_there(client: falcon.testing.TestClient, b
         ("/v1/completions", "Bearer theirs"),
     ]
     assert backend[1][0][1] == body
+
+
+def test_a_stream_is_logged_when_it_has_ended(
+    client: falcon.testing.TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logged: list[int] = []
+
+    def chunks(forwarded: Forwarded) -> Iterator[bytes]:
+        for part in (b"data: {}\n\n", b"data: [DONE]\n\n"):
+            logged.append(len(caplog.records))
+            yield part
+
+    monkeypatch.setattr(Forwarded, "chunks", chunks)
+    with caplog.at_level(logging.INFO, "rocmforge.access"):
+        client.simulate_post("/v1/completions", json={"model": "gpt", "stream": True})
+    assert (logged, len(caplog.records)) == ([0, 0], 1)
 
 
 def test_what_older_clients_call_a_model(client: falcon.testing.TestClient, backend: tuple[str, Any]) -> None:
