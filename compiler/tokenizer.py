@@ -106,7 +106,8 @@ def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None
     """Take a given `tokenizer.json` (option `--tokenizer`) in place of what the GGUF file describes.
 
     Whether BOS and EOS are added is read off the tokenizer's own behaviour. Ids of BOS and EOS, and the
-    chat template, come from `metadata` where it has them.
+    chat template, come from `metadata` where it has them. To what length texts are cut or padded is left out: it
+    tells of the last training that saved the file, and `transformers` passes it over as well.
 
     Args:
         path: the `tokenizer.json`.
@@ -119,6 +120,8 @@ def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None
     text = read_text_file(path, "tokenizer.json", "JSON", MAX_TOKENIZER_JSON_BYTES)
     try:
         library = _load_library(text)
+        library.no_truncation()
+        library.no_padding()
     except ValueError as error:
         raise InputError(path, "tokenizer.json", f"the tokenizers library refuses it: {error}") from None
     for token in library.get_added_tokens_decoder().values():
@@ -130,7 +133,9 @@ def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None
     gguf = TokenizerMetadata(metadata or {}, path)
     config = _library_config(library, gguf, max(vocab.values()) + 1)
     # Round-tripped through `json`: a name or a space that its author chose does not change the digest.
-    canonical = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+    document = json.loads(text)
+    document |= {name: None for name in ("truncation", "padding") if name in document}
+    canonical = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return TokenizerArtifact(canonical, config, gguf.optional_text("tokenizer.chat_template"))
 
 

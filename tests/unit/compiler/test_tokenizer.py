@@ -311,6 +311,20 @@ def test_round_trip_through_a_file(pre: str, tmp_path: Path) -> None:
     assert again.config.eos_token_ids == (1,)
 
 
+def test_texts_are_neither_cut_nor_padded_as_in_the_training_that_saved_the_tokenizer(tmp_path: Path) -> None:
+    plain = build_tokenizer(tiny(), PATH)
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    padded = {
+        **{"strategy": {"Fixed": 8}, "direction": "Left", "pad_to_multiple_of": None},
+        **{"pad_id": 1, "pad_type_id": 0, "pad_token": "<|im_end|>"},
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(plain.json), "truncation": cut, "padding": padded}), encoding="utf-8")
+    saved = load_tokenizer_json(path, tiny())
+    assert saved.json == plain.json
+    assert Tokenizer(saved.json, saved.config).encode("a b c d e f", add_special=False)[3:]
+
+
 def test_the_end_that_a_tokenizer_adds_itself_ends(tmp_path: Path) -> None:
     """Whatever it is called, and though no GGUF says so."""
     other = json.loads(build_tokenizer(tiny(), PATH).json)
