@@ -31,9 +31,9 @@ TENSORS: Mapping[str, str] = MappingProxyType(
 )
 """Role to tensor name."""
 
-_RANK: Final = 4
+_MEAN, _CLS, _RANK = 1, 2, 4  # GGUF's numbers
 _UNSET = 0xFFFFFFFF  # llama.cpp's -1, which it writes as it is
-_POOLINGS: Mapping[int, str] = MappingProxyType({0: "", 1: "mean", 2: "cls", 3: "last", _RANK: ""})  # GGUF's numbers
+_POOLINGS: Mapping[int, str] = MappingProxyType({0: "", _MEAN: "mean", _CLS: "cls", 3: "last", _RANK: ""})
 _LAST_TOKEN: Final = frozenset({"qwen3", "qwen3vl"})  # rank by the last token, and by a softmax over yes and no
 
 
@@ -53,8 +53,17 @@ def read_head(source: ModelSource, config: ModelConfig) -> Head | None:
     layers = tuple(_layers(source, config, ("head.dense", "head.output"), _activation(config)))
     if not layers:
         raise source.error(key, "expected a classifier (cls.weight or cls.output.weight) of a model that ranks")
-    last = config.architecture in _LAST_TOKEN
-    return Head("last" if last else "cls", layers, "softmax" if last else "raw", config.norm_epsilon)
+    if config.architecture in _LAST_TOKEN:
+        return Head("last", layers, "softmax", config.norm_epsilon)
+    return Head(_ranked_by(source, config.architecture), layers, "raw", config.norm_epsilon)
+
+
+def _ranked_by(source: ModelSource, architecture: str) -> str:
+    """Return what a classifier reads of a text: the mean where its file or its kind says so, else the first token."""
+    key = f"{architecture}.classifier.pooling_type"
+    usual = _MEAN if architecture == "modern-bert" else _CLS
+    unset = source.metadata.get(key) == _UNSET
+    return "mean" if (usual if unset else source.get_int(key, usual, 0, _RANK)) == _MEAN else "cls"
 
 
 def _activation(config: ModelConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,16 @@ import rocmforge
 from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.errors import InputError, RequestError
 from rocmforge.artifacts.head import Head, HeadLayer
+from rocmforge.compiler.architectures import ARCHITECTURES
 from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.model import CompileOptions, read_model
 from rocmforge.compiler.progress import Silent
+from rocmforge.compiler.read_config import read_config
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.programs import compiled, relative_tolerance
+from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.fixtures import write_model
 
 IDS = (5, 77, 91, 200, 3, 19, 260, 44, 45, 46, 7)
@@ -81,6 +86,28 @@ def test_a_score_is_llama_cpps(tmp_path: Path, build_cache: BuildCache) -> None:
 
 def _score(loaded: rocmforge.Model) -> float:
     return float(loaded._vectors([EmbeddingRequest(IDS, None, rank=True)])[0][0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said", "pooling"),
+    [
+        ("llama", None, "cls"),
+        ("llama", 1, "mean"),
+        ("modern-bert", None, "mean"),
+        ("modern-bert", 1, "mean"),
+        ("modern-bert", 2, "cls"),
+        ("modern-bert", 0xFFFFFFFF, "mean"),
+    ],
+)
+def test_what_a_classifier_reads(architecture: str, said: int | None, pooling: str, tmp_path: Path) -> None:
+    """The mean where the file says so, as rerankers of ModernBERT's kind do without a word; else the first token."""
+    source = read_gguf(write_architecture(tmp_path / "model.gguf", architecture))
+    classifier = {"cls.output.weight": source.tensors[ARCHITECTURES[architecture].tensor_name("output_norm")]}
+    keys = {"pooling_type": 4, **({} if said is None else {"classifier.pooling_type": said})}
+    metadata = {**source.metadata, **{f"{architecture}.{name}": value for name, value in keys.items()}}
+    head = read_config(replace(source, metadata=metadata, tensors={**source.tensors, **classifier})).head
+    assert head is not None
+    assert (head.pooling, head.scores) == (pooling, "raw")
 
 
 @pytest.mark.parametrize(
