@@ -33,6 +33,8 @@ def folder_tokenizer(folder: Path, config: JsonObject, given: Path | None = None
     tokenizer = load_tokenizer_json(path, _metadata(folder, config, path))
     special, generation = tokenizer.config, _optional(folder / GENERATION)
     ends = _ids(generation, "eos_token_id")
+    if not generation.has("eos_token_id"):  # what it would follow from
+        ends = tuple(i for i in _ids(config, "eos_token_id") if i < special.vocab_size)
     beyond = next((i for i in ends if i >= special.vocab_size), None)
     if beyond is not None:
         raise generation.error("eos_token_id", f"expected ids below {special.vocab_size}, found {beyond}")

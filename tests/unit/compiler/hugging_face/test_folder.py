@@ -259,6 +259,9 @@ def test_special_tokens_and_ends(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     found = model_of(folder).tokenizer.config
     assert (found.bos_token_id, found.eos_token_id) == (1, 0)
+    (folder / "generation_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [0, 5, 99999]}))
+    assert model_of(folder).tokenizer.config.eos_token_ids == (0, 2, 5)  # <|im_end|>, 2, ends by its name
 
 
 CONFIG_CASES: dict[str, tuple[dict[str, object], str]] = {
