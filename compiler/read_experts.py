@@ -25,7 +25,7 @@ def with_experts(source: ModelSource, row: Architecture, config: ModelConfig) ->
     """
     key = row.key("num_experts") if "num_experts" in row.keys else ""
     count = source.get_int(key, 0) if key else 0
-    if not count:
+    if not count or (row.mixture is None and count == 1):  # as dense Hunyuan's files have it
         return config
     if row.mixture is None:
         problem = f"expected a dense model, found a mixture of {count} experts, which is not supported"

@@ -47,7 +47,9 @@ def read_rope_scaling(source: ModelSource, row: Architecture, max_seq_len: int) 
         return RopeScaling(
             "yarn",
             divided=_has(source, row, "rope_factors"),
-            beta_fast=source.get_float(row.key("rope_beta_fast"), 32.0, minimum=0, maximum=1e6),
+            beta_fast=source.get_float(
+                row.key("rope_beta_fast"), row.defaults.get("rope_beta_fast", 32.0), minimum=0, maximum=1e6
+            ),
             beta_slow=source.get_float(row.key("rope_beta_slow"), 1.0, minimum=0, maximum=1e6),
             log_multiplier=source.get_float(row.key("rope_log_multiplier"), 0.0, minimum=0, maximum=1e6),
             **common,

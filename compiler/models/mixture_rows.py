@@ -71,7 +71,9 @@ ARCHITECTURES = (
             "logit_scale": 0.5773502691896257,
             "attention_scale": 0.08838834764831845,
             "attention_softcap": 30.0,
+            "rope_beta_fast": 8.0,
         },
+        refine=refined.grok,
         activation="gelu",
         dense_beside=True,
         mixture=Mixture(),
@@ -119,7 +121,7 @@ ARCHITECTURES = (
         optional=("attention_sinks",),
         unread=("attention_q_bias", "attention_k_bias", "attention_v_bias"),
         keys=("value_scale",),
-        windows=Windows(0, theta=0.0),
+        windows=Windows(0, theta=10000.0, scaled=False),
         mixture=Mixture("sigmoid"),
     ),
     llama(
@@ -152,7 +154,7 @@ ARCHITECTURES = (
     llama("deepseek2", **_LATENT, drafts="normed"),
     llama("mistral4", **_LATENT),
     llama("deepseek32", **_INDEXED, drafts="normed"),
-    llama("glm-dsa", **_INDEXED, drafts="normed"),
+    llama("glm-dsa", **{**_INDEXED, "mixture": Mixture("sigmoid", normalise=None, said=True)}, drafts="normed"),
     half(
         "minimax-m3",
         refine=refined.seen_whole,

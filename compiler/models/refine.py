@@ -157,6 +157,12 @@ def granite_swa(source: ModelSource, config: ModelConfig) -> ModelConfig:
     return replace(config, by_layer={**config.by_layer, "rope_dim": rotates})
 
 
+def grok(source: ModelSource, config: ModelConfig) -> ModelConfig:
+    """Scores are scaled by what has a key of its own."""
+    key = f"{config.architecture}.attention.output_scale"
+    return replace(config, attention_scale=source.get_float(key, config.attention_scale, -1e6, 1e6))
+
+
 def halved_feed_forward(source: ModelSource, config: ModelConfig) -> ModelConfig:
     """Qwen 1 counts gate and up in one."""
     return replace(config, intermediate_size=config.intermediate_size // 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors, weights_by_role
 from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_rows
 from rocmforge.compiler.passes import run_passes
+from rocmforge.compiler.position_tables import RopeScaling, RopeTable
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
 from rocmforge.tools.generate.architecture_cases import CASES, write_case
@@ -149,6 +151,45 @@ def test_an_indexer_bounds_the_context(name: str, keys: dict[str, int], most: in
     said = {f"{name}.attention.indexer.{key}": value for key, value in {"top_k": 12, **keys}.items()}
     assert read_config(source).max_seq_len == 64
     assert read_config(replace(source, metadata={**source.metadata, **said})).max_seq_len == most
+
+
+def said_by(name: str, folder: Path, values: Mapping[str, object]) -> ModelConfig:
+    """Return the configuration of a model whose file has other keys, None taking one away."""
+    source = read_gguf(write_architecture(folder / f"{name}.gguf", name))
+    keys = {f"{name}.{key}": value for key, value in values.items()}
+    metadata = {key: value for key, value in {**source.metadata, **keys}.items() if value is not None}
+    return read_config(replace(source, metadata=metadata))
+
+
+def test_groks_scale_of_scores_and_its_ramp(tmp_path: Path) -> None:
+    yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0}
+    usual = said_by("grok", tmp_path, yarn)
+    assert (usual.attention_scale, usual.rope_scaling.beta_fast) == (0.08838834764831845, 8.0)
+    keys = {**yarn, "attention.output_scale": 0.125, "rope.scaling.yarn_beta_fast": 16.0}
+    said = said_by("grok", tmp_path, keys)
+    assert (said.attention_scale, said.rope_scaling.beta_fast) == (0.125, 16.0)
+
+
+def test_windows_of_mimo2_rotate_by_a_base_of_their_own(tmp_path: Path) -> None:
+    """As llama.cpp has it, whatever the base and the scaling of layers that see all."""
+    keys = {"rope.freq_base": 5e6, "rope.freq_base_swa": None, "rope.scaling.factor": 4.0}
+    tables = said_by("mimo2", tmp_path, keys).tables()
+    assert tables["rope_table_windowed"] == RopeTable(10000.0, 16)
+    assert tables["rope_table"] == RopeTable(5e6, 16, RopeScaling("linear", 4.0))
+
+
+def test_one_expert_is_none_of_a_mixture(tmp_path: Path) -> None:
+    """Dense Hunyuan's files may count one, as llama.cpp takes them."""
+    assert said_by("hunyuan-dense", tmp_path, {"expert_count": 1}) == said_by("hunyuan-dense", tmp_path, {})
+    with pytest.raises(GgufError, match=r"hunyuan-dense\.expert_count: expected a dense model, found a mixture of 2"):
+        said_by("hunyuan-dense", tmp_path, {"expert_count": 2})
+
+
+@pytest.mark.parametrize("name, scoring", [("glm-dsa", "sigmoid"), ("deepseek2", "softmax"), ("glm4moe", "sigmoid")])
+def test_how_experts_are_scored_where_the_file_does_not_say(name: str, scoring: str, tmp_path: Path) -> None:
+    experts = said_by(name, tmp_path, {"expert_gating_func": None}).experts
+    assert experts is not None
+    assert experts.scoring == scoring
 
 
 def test_no_architecture_is_refused_that_compiles() -> None:
