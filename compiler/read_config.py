@@ -125,10 +125,10 @@ def _norm_epsilon(source: ModelSource, row: Architecture) -> float:
 
 
 def _numbers(source: ModelSource, row: Architecture) -> dict[str, Any]:
-    """Return the numbers of which the row names the key, or says what they are; 0 in the file is as none."""
-    known = {name: row.defaults.get(name, usual) for name, usual in NUMBERS.items()}
-    read = {name: source.get_float(row.key(name), 0.0, -1e6, 1e6) for name in NUMBERS if name in row.keys}
-    return {name: read.get(name) or value for name, value in known.items()}
+    """Return the numbers of which the row names the key, or says what they are; 0 in the file is that there is none."""
+    found = {name: row.defaults.get(name, usual) for name, usual in NUMBERS.items()}
+    said = (name for name in NUMBERS if name in row.keys and row.key(name) in source.metadata)
+    return found | {name: source.get_float(row.key(name), None, -1e6, 1e6) or NUMBERS[name] for name in said}
 
 
 def _architecture(gguf_file: ModelSource) -> Architecture:

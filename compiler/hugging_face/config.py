@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...artifacts.errors import printable
+from ..architectures import ARCHITECTURES
 from ..models.hugging_face import FOLDER_ROWS, FolderRow
 from .forms import ATTENTION, FORMS
 from .gguf_names import GgufNames
@@ -31,6 +32,11 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "rms_norm_eps": ("attention.layer_norm_rms_epsilon",),
     "layer_norm_eps": ("attention.layer_norm_epsilon",),
 }
+_LONG = "rope_factors_long.weight"
+_DIVIDED = {"llama3": "rope_freqs.weight", "longrope": _LONG, "su": _LONG}
+"""Kinds of rotation that divide frequencies by a tensor."""
+_SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+"""Keys whose null says something else than that they are absent: that there is none."""
 
 
 def text_config(config: JsonObject) -> JsonObject:
@@ -63,12 +69,15 @@ def translate(config: JsonObject, row: FolderRow) -> GgufNames:
     Raises:
         InputError: a value is not what it should be, or a feature is not supported.
     """
+    off = [name for name in _SOFTCAPS if name in row.keys and config.values.get(name, "") is None]
     config = JsonObject(config.path, {**row.defaults, **{k: v for k, v in config.values.items() if v is not None}})
     gguf = GgufNames(row.architecture, {"general.architecture": row.architecture})
     further = {name: (*_KEYS.get(name, ()), suffix) for name, suffix in row.keys.items()}
     for name, suffixes in {**_KEYS, **further}.items():
         for suffix in suffixes if config.has(name) else ():
             gguf.put(suffix, config.values[name], name)
+    for name in off:
+        gguf.put(row.keys[name], 0.0, name)
     config.integer("num_hidden_layers", None, 1, MAX_LAYERS)
     for name, value in row.required.items():
         if config.has(name) and config.values[name] != value:
@@ -78,7 +87,9 @@ def translate(config: JsonObject, row: FolderRow) -> GgufNames:
         expected = " or ".join(row.activations)
         raise config.error("hidden_act", f"expected {expected} in a {row.architecture}, found {printable(activation)}")
     gguf.put("context_length", _context(config, row), "max_position_embeddings")
-    _check_scale(config, row)
+    if config.has("query_pre_attn_scalar"):  # Gemma's, from 2 on
+        scalar = config.number("query_pre_attn_scalar", None, 1, _MAX_SIZE)
+        gguf.put("attention.scale", scalar**-0.5, "query_pre_attn_scalar")
     _rope(config, row, gguf)
     if row.windowed:
         _windows(config, gguf)
@@ -101,17 +112,6 @@ def head_dim(config: JsonObject, row: FolderRow) -> int:
 def interleaved_order(size: int) -> npt.NDArray[np.intp]:
     """Return for each row of a head in GGUF's order, (2i, 2i+1), which row it is of one that rotates in halves."""
     return np.arange(size).reshape(2, size // 2).T.reshape(-1)
-
-
-def _check_scale(config: JsonObject, row: FolderRow) -> None:
-    """Check that Gemma scales scores by what GGUF's graph has: elements of a head, or of the width that all share."""
-    if not config.has("query_pre_attn_scalar"):
-        return
-    size, found = head_dim(config, row), config.number("query_pre_attn_scalar", None, 1, _MAX_SIZE)
-    heads = config.integer("num_attention_heads", None, 1, _MAX_SIZE)
-    shared = config.integer("hidden_size", None, 1, _MAX_SIZE) / heads
-    if found not in (size, shared):
-        raise config.error("query_pre_attn_scalar", f"expected {size} or {shared:g}, found {found:g}, not supported")
 
 
 def _context(config: JsonObject, row: FolderRow) -> int:
@@ -162,11 +162,14 @@ def _rope(config: JsonObject, row: FolderRow, gguf: GgufNames) -> None:
     if kind == "linear":
         gguf.put("rope.scaling.type", "linear", f"{place}.rope_type")
         gguf.put("rope.scaling.factor", scaling.number("factor", None, 1, 1e6), f"{place}.factor")
+    elif kind in _DIVIDED and _DIVIDED[kind] not in ARCHITECTURES[row.architecture].tensors.values():
+        problem = f"expected default, linear or yarn in a {row.architecture}, found {kind}, not supported"
+        raise scaling.error("rope_type", problem)
     elif kind == "llama3":
         gguf.tensors["rope_freqs.weight"] = llama3_factors(scaling, theta, rotated)
     elif kind == "yarn":
         _yarn(config, scaling, gguf, place)
-    elif kind in ("longrope", "su"):
+    elif kind in _DIVIDED:
         _longrope(config, scaling, gguf, rotated)
     else:
         raise scaling.error("rope_type", f"expected default, linear, llama3, yarn or longrope, found {printable(kind)}")

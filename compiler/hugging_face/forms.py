@@ -148,7 +148,15 @@ def latent_attention(config: JsonObject, gguf: GgufNames) -> None:
         gguf.put("expert_group_used_count", config.integer("topk_group", None, 1, groups), "topk_group")
 
 
+def fourth_unrotated(config: JsonObject, gguf: GgufNames) -> None:
+    """SmolLM3: the layers that rotate, which GGUF's graph knows, are all but every fourth."""
+    layers = config.integer("num_hidden_layers", None, 1, _MAX_LAYERS)
+    if config.values.get("no_rope_layers", usual := [int((layer + 1) % 4 > 0) for layer in range(layers)]) != usual:
+        raise config.error("no_rope_layers", "expected a 0 in every fourth place alone, found others, not supported")
+
+
 FORMS: Mapping[str, Callable[[JsonObject, GgufNames], None]] = {
+    "fourth_unrotated": fourth_unrotated,
     "granite_hybrid": granite_hybrid,
     "grouped_delta": delta_net,
     "interleaved_delta": delta_net,

@@ -103,7 +103,7 @@ class Architecture:
         interleaved: as `fused`, of tensors that hold the roles' rows head by head.
         unread: roles whose tensors a file may have, and which llama.cpp loads but does not compute with.
         forms: role to how its numbers come from the file's, see `WeightForm`.
-        defaults: what a hyperparameter is where its key is absent or 0.
+        defaults: what a hyperparameter is where its key is absent; of norms' epsilon, or 0.
         windows: see `Windows`; None: all layers see all positions.
         mixture: see `Mixture`; None: it has no experts.
         mixer: see `Mixer`; None: its only state are keys and values.

@@ -50,6 +50,7 @@ _RMS: Mapping[str, object] = MappingProxyType({"rms_norm_eps": 1e-6})
 _RMS_5: Mapping[str, object] = MappingProxyType({"rms_norm_eps": 1e-5})
 _LAYER: Mapping[str, object] = MappingProxyType({"layer_norm_eps": 1e-5})
 _GEMMA: Mapping[str, object] = MappingProxyType({"rms_norm_eps": 1e-6, "head_dim": 256, "tie_word_embeddings": True})
+_CAUSAL: Mapping[str, object] = MappingProxyType({"use_bidirectional_attention": False})
 _GRANITE: Mapping[str, str] = MappingProxyType(
     {
         "attention_multiplier": "attention.scale",
@@ -123,6 +124,7 @@ _ROWS = (
         {**_RMS, "rope_theta": 2e6, "tie_word_embeddings": True},
         required={"no_rope_layer_interval": 4},
         permuted=True,
+        form="fourth_unrotated",
     ),
     FolderRow("arcee", ("arcee",), _RMS_5, activations=("relu2",), permuted=True),
     FolderRow("granite", ("granite",), _RMS, _GRANITE, permuted=True),
@@ -130,15 +132,27 @@ _ROWS = (
     FolderRow("glm4", ("glm4",), {"rms_norm_eps": 1.5625e-07, "head_dim": 128, "partial_rotary_factor": 0.5}),
     FolderRow("olmo2", ("olmo2", "olmo3"), _RMS_5, windowed=True),
     FolderRow("exaone4", ("exaone4",), _RMS_5, windowed=True),
-    FolderRow("gemma", ("gemma",), _GEMMA, activations=_GELU, plus_one=True),
-    FolderRow("gemma2", ("gemma2",), _GEMMA, _SOFTCAPS, _GELU, plus_one=True, windowed=True),
+    FolderRow("gemma", ("gemma",), _GEMMA, activations=_GELU, required=_CAUSAL, plus_one=True),
+    FolderRow(
+        "gemma2",
+        ("gemma2",),
+        {**_GEMMA, "query_pre_attn_scalar": 256},
+        _SOFTCAPS,
+        _GELU,
+        _CAUSAL,
+        plus_one=True,
+        windowed=True,
+    ),
     FolderRow(
         "gemma3",
         ("gemma3_text", "gemma3"),
-        {**_GEMMA, "rope_theta": 1e6, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208},
+        {
+            **{**_GEMMA, "query_pre_attn_scalar": 256, "rope_theta": 1e6, "max_position_embeddings": 131072},
+            **{"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208},
+        },
         {"final_logit_softcapping": "final_logit_softcapping", "rope_local_base_freq": "rope.freq_base_swa"},
         _GELU,
-        {"use_bidirectional_attention": False},
+        _CAUSAL,
         plus_one=True,
         windowed=True,
     ),
@@ -151,6 +165,7 @@ _ROWS = (
             "num_experts_per_tok": "expert_used_count",
             "intermediate_size": "expert_feed_forward_length",
         },
+        required={"swiglu_limit": 7.0, "swiglu_alpha": 1.702},
         windowed=True,
     ),
     FolderRow(

@@ -121,9 +121,10 @@ def cohere2moe(source: ModelSource, config: ModelConfig) -> ModelConfig:
 
 
 def gemma(source: ModelSource, config: ModelConfig) -> ModelConfig:
-    """Embeddings are multiplied by the root of their width; 27B scales scores by the width that heads share."""
-    scale = 0.0
-    if config.num_layers == _GEMMA_27B.get(config.architecture):
+    """Embeddings are multiplied by the root of their width; 27B scales scores by the width that heads share, and a
+    folder says by what."""
+    scale = source.get_float(f"{config.architecture}.attention.scale", 0.0, 0, 1)
+    if not scale and config.num_layers == _GEMMA_27B.get(config.architecture):
         scale = (config.hidden_size // config.num_heads) ** -0.5
     return replace(config, embedding_scale=config.hidden_size**0.5, attention_scale=scale)
 

@@ -193,6 +193,32 @@ def test_what_some_families_say_by_keys_of_their_own(tmp_path: Path) -> None:
     assert opened(tmp_path, "smollm3")["rope.freq_base"] == 2e6
 
 
+def test_what_scores_of_gemma_are_scaled_by(tmp_path: Path) -> None:
+    """What the folder says, whatever the number of layers that llama.cpp knows 27B by."""
+    for kind, scalar in (("gemma2", 32), ("gemma3_text", 64), ("gemma2", 16)):
+        folder = write(tmp_path / "m", kind, {"query_pre_attn_scalar": scalar})
+        assert read_config(open_folder(folder)).attention_scale == scalar**-0.5
+    assert read_config(open_folder(write(tmp_path / "m", "gemma2"))).attention_scale == 1 / 16
+
+
+def test_softcaps_that_are_off(tmp_path: Path) -> None:
+    """Null is none, as in `transformers`; a folder without the key has Gemma's usual."""
+    usual = read_config(open_folder(write(tmp_path / "m", "gemma2")))
+    assert (usual.attention_softcap, usual.logit_softcap) == (50.0, 30.0)
+    off = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    config = read_config(open_folder(write(tmp_path / "m", "gemma2", off)))
+    assert (config.attention_softcap, config.logit_softcap) == (0.0, 0.0)
+
+
+def test_the_context_of_published_gemma_3(tmp_path: Path) -> None:
+    """Their config.json says less than the sizes: `transformers` knows the rest."""
+    folder = write(tmp_path / "m", "gemma3_text")
+    said = json.loads((folder / "config.json").read_text())
+    del said["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(said))
+    assert read_config(open_folder(folder)).max_seq_len == 131072
+
+
 def test_norms_that_lack_a_one(tmp_path: Path) -> None:
     folder = open_folder(write(tmp_path / "m", "gemma2"))
     part = folder.parts["model.safetensors"]
@@ -279,7 +305,28 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "pattern": ("gemma2", {"sliding_window": 8, "sliding_window_pattern": 1.5}, "sliding_window_pattern: expected an"),
     "layers": ("olmo3", {"layer_types": ["sliding_attention"]}, "layer_types: expected for each of 2 layers"),
     "both ways": ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention: expected False"),
-    "scale": ("gemma2", {"query_pre_attn_scalar": 224}, "query_pre_attn_scalar: expected 16 or 16, found 224"),
+    "scale": ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar: expected a number from 1"),
+    "both ways, older": (
+        "gemma2",
+        {"use_bidirectional_attention": True},
+        "use_bidirectional_attention: expected False",
+    ),
+    "layers that rotate": ("smollm3", {"no_rope_layers": [0, 1]}, "no_rope_layers: expected a 0 in every fourth place"),
+    "divisors": (
+        "qwen3",
+        {
+            "rope_scaling": {
+                **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+                "original_max_position_embeddings": 64,
+            }
+        },
+        "rope_scaling.rope_type: expected default, linear or yarn in a qwen3, found llama3, not supported",
+    ),
+    "two of divisors": (
+        "smollm3",
+        {"rope_parameters": {"rope_type": "longrope"}},
+        "rope_parameters.rope_type: expected default, linear or yarn in a smollm3, found longrope, not supported",
+    ),
     "text": ("gemma3_text", {"text_config": 3}, "text_config: expected an object, found 3"),
 }
 
