@@ -22,7 +22,7 @@ from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import InputError, printable
 from ..artifacts.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from ..artifacts.token_table import UNUSED, USER_DEFINED
-from ..artifacts.tokenizer_config import TokenizerConfig
+from ..artifacts.tokenizer_config import MAX_VOCAB_SIZE, TokenizerConfig
 from .special_tokens import SpecialTokens, end_tokens, fillable, infill_tokens, special_tokens
 from .text_file import read_text_file
 from .token_rules import ALWAYS_BOS, CHARACTER_MERGES, TOKEN_RULES, TokenRule, merges_table, stripping, table_of, within
@@ -130,8 +130,11 @@ def load_tokenizer_json(path: Path, metadata: Mapping[str, object] | None = None
     vocab = library.get_vocab(with_added_tokens=True)
     if not vocab:
         raise InputError(path, "model.vocab", "expected tokens, found none")
+    last = max(vocab.values())
+    if last >= MAX_VOCAB_SIZE:
+        raise InputError(path, "model.vocab", f"expected ids below {MAX_VOCAB_SIZE}, found {last}")
     gguf = TokenizerMetadata(metadata or {}, path)
-    config = _library_config(library, gguf, max(vocab.values()) + 1)
+    config = _library_config(library, gguf, last + 1)
     # Round-tripped through `json`: a name or a space that its author chose does not change the digest.
     document = json.loads(text)
     document |= {name: None for name in ("truncation", "padding") if name in document}

@@ -104,7 +104,7 @@ class TokenizerMetadata:
         return types
 
     def scores(self, size: int) -> list[float]:
-        """Read `float32[size]` scores of the tokens; all zero where the key is absent."""
+        """Read `float32[size]` scores of the tokens, infinite ones as the largest; all zero where the key is absent."""
         key = "tokenizer.ggml.scores"
         value = self.pairs.get(key)
         if value is None:
@@ -117,7 +117,8 @@ class TokenizerMetadata:
             raise self.error(key, f"expected {size} numbers, one a token, found {list(scores.shape)}")
         if np.isnan(scores).any():
             raise self.error(key, f"expected numbers, found nan at index {int(np.isnan(scores).argmax())}")
-        found: list[float] = scores.tolist()
+        largest = np.finfo(np.float32).max
+        found: list[float] = np.clip(scores, -largest, largest).tolist()
         return found
 
     def charsmap(self) -> bytes:

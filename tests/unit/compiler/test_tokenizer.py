@@ -311,6 +311,14 @@ def test_round_trip_through_a_file(pre: str, tmp_path: Path) -> None:
     assert again.config.eos_token_ids == (1,)
 
 
+def test_scores_without_end() -> None:
+    """Which JSON has no numbers for: a bundle with them could not be read."""
+    scores = np.array([-np.inf, *range(259), np.inf], np.float32)
+    artifact = build_tokenizer(tiny(model="llama", scores=scores), PATH)
+    assert "Infinity" not in artifact.json
+    assert Tokenizer(artifact.json, artifact.config).encode("ab", add_special=False)
+
+
 def test_texts_are_neither_cut_nor_padded_as_in_the_training_that_saved_the_tokenizer(tmp_path: Path) -> None:
     plain = build_tokenizer(tiny(), PATH)
     cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
@@ -358,6 +366,16 @@ def test_bad_tokenizer_json_is_refused(text: str, tmp_path: Path) -> None:
         load_tokenizer_json(path)
     with pytest.raises(InputError):
         load_tokenizer_json(tmp_path / "absent.json")
+
+
+def test_an_id_beyond_any_vocabulary_is_refused(tmp_path: Path) -> None:
+    """It would be the size of tables."""
+    document = json.loads(build_tokenizer(tiny(), PATH).json)
+    document["model"]["vocab"]["far"] = 1 << 31
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InputError, match=r"model\.vocab: expected ids below 16777216, found 2147483648"):
+        load_tokenizer_json(path)
 
 
 def test_a_tokenizer_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
