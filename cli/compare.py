@@ -33,6 +33,7 @@ MOST_NAMES = 4  # of what differs, in a line
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="The tokenizer.json of then, if one was given.")
 @click.option("--chat-template", type=click.Path(path_type=Path), help="The file of Jinja of then.")
 @click.option("--lora", "loras", multiple=True, type=click.Path(path_type=Path), help="Each adapter of then, in order.")
+@click.option("--adapter", "adapters", multiple=True, type=click.Path(path_type=Path), help="Each kept one, in order.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="The importance matrix of then.")
 @click.option("--mmproj", type=click.Path(path_type=Path), help="The projector file of then.")
 @click.option("--draft-head", type=click.Path(path_type=Path), help="The head's file of then.")

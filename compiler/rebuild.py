@@ -15,6 +15,7 @@ from ..artifacts.processors import usable_cpus
 from .build import find_toolchain
 from .changes import Changes
 from .describe import digest_of
+from .kept_adapters import NamedAdapter
 from .lora import LoraFile
 from .model import CompileOptions
 from .sources import open_source
@@ -36,6 +37,7 @@ class BuildFiles:
     imatrix: Path | None = None
     mmproj: Path | None = None
     draft_head: Path | None = None
+    adapters: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,10 @@ def recorded_options(bundle: Path, manifest: Manifest, files: BuildFiles, goal: 
         kv_dtype,
         files.chat_template,
         Changes(
-            _adapters(check, options.get("lora", []), files.loras),
+            _adapters(check, "lora", options.get("lora", []), files.loras),
             None if quantize is None else check.text(quantize, "options.quantize"),
             files.imatrix,
+            _named(check, options.get("adapters", []), files.adapters),
         ),
         options.get("mtp", True) is not False,
         files.mmproj,
@@ -116,18 +119,31 @@ def _tuning(check: Checker, value: object) -> list[str]:
     return [f"{key}={item}" for key, item in value.items()]
 
 
-def _adapters(check: Checker, recorded: object, given: tuple[Path, ...]) -> tuple[LoraFile, ...]:
+def _adapters(check: Checker, key: str, recorded: object, given: tuple[Path, ...]) -> tuple[LoraFile, ...]:
     """Return the adapters with the scales that are recorded, in that order."""
-    rows = check.array(recorded, "options.lora")
+    rows = check.array(recorded, f"options.{key}")
     if len(rows) != len(given):
-        raise UsageError(f"--lora: expected {len(rows)} adapters, as the bundle was made with, found {len(given)}")
+        option = f"--{key.removesuffix('s')}"
+        raise UsageError(f"{option}: expected {len(rows)} adapters, as the bundle was made with, found {len(given)}")
     found = []
     for index, (row, path) in enumerate(zip(rows, given, strict=True)):
         scale = row.get("scale") if isinstance(row, dict) else None
         if isinstance(scale, bool) or not isinstance(scale, int | float):
-            check.fail(f"options.lora[{index}].scale", "expected a number")
+            check.fail(f"options.{key}[{index}].scale", "expected a number")
         found.append(LoraFile(path, scale))
     return tuple(found)
+
+
+def _named(check: Checker, recorded: object, given: tuple[Path, ...]) -> tuple[NamedAdapter, ...]:
+    """Return the adapters that were kept, with the names that are recorded too."""
+    files = _adapters(check, "adapters", recorded, given)
+    rows = zip(check.array(recorded, "options.adapters"), files, strict=True)
+    return tuple(
+        NamedAdapter(
+            check.text(row.get("name") if isinstance(row, dict) else None, f"options.adapters[{i}].name"), file
+        )
+        for i, (row, file) in enumerate(rows)
+    )
 
 
 def other_model(manifest: Manifest, model: Path) -> RebuildResult | None:

@@ -16,13 +16,17 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
-from rocmforge.artifacts.errors import ToolchainError
+from rocmforge.artifacts.errors import ToolchainError, UsageError
 from rocmforge.artifacts.manifest import Manifest
 from rocmforge.cli.compare import _rebuilt as rebuilt
 from rocmforge.compiler import compile as compile_module
 from rocmforge.compiler import host_toolchain
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.build_inputs import PACKAGES
+from rocmforge.compiler.changes import Changes
+from rocmforge.compiler.gguf_reader import read_gguf
+from rocmforge.compiler.kept_adapters import NamedAdapter
+from rocmforge.compiler.lora import LoraFile
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.rebuild import BuildFiles, RebuildResult
@@ -32,6 +36,7 @@ from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.bundle_diff import diff_bundles
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.equivalence import Certificate, certify
+from rocmforge.tests.support.adapters import write_gguf_adapter
 from rocmforge.tests.support.kept_bundle import kept_bundle, kept_model
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 8
@@ -82,6 +87,22 @@ def test_a_rebuild_is_the_same_to_the_byte(made: Path) -> None:
     result = rebuild(made, "q8_0")
     assert result.identical
     assert (result.files, result.causes) == ((), ())
+
+
+def test_adapters_that_were_kept_are_given_again(made: Path, tmp_path: Path) -> None:
+    model = made / "bundle_1_4.gguf"
+    name = next(name for name in read_gguf(model).tensors if name.endswith("ffn_down.weight"))
+    rows, columns = read_gguf(model).tensors[name].shape
+    random = np.random.default_rng(0)
+    pair = random.normal(0, 0.1, (2, columns)).astype(np.float32), random.normal(0, 0.1, (rows, 2)).astype(np.float32)
+    adapters = [write_gguf_adapter(tmp_path / f"{one}.gguf", {name: pair}) for one in ("b", "a")]
+    kept = NamedAdapter("sql", LoraFile(adapters[0], 0.5)), NamedAdapter("a", LoraFile(adapters[1]))
+    compiled(model, tmp_path / "kept.rfb", BuildCache(tmp_path / "cache"), changes=Changes(adapters=kept))
+    assert rebuilt(tmp_path / "kept.rfb", BuildFiles(model, adapters=tuple(adapters)), None).identical
+    with pytest.raises(UsageError, match="--adapter: expected 2 adapters, as the bundle was made with, found 0"):
+        rebuilt(tmp_path / "kept.rfb", BuildFiles(model), None)
+    with pytest.raises(UsageError, match="--adapter: expected 0 adapters, as the bundle was made with, found 1"):
+        rebuild(made, adapters=(adapters[0],))
 
 
 def wrapped_zig(folder: Path, more: str) -> Path:
