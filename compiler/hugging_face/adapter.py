@@ -17,7 +17,7 @@ from ..floats import Floats
 from ..ggml_types import GgmlType
 from ..lora import EMBEDDING, Adapter, LowRank, low_rank
 from ..model_source import ModelSource, TensorInfo
-from ..models.hugging_face import FOLDER_ROWS, FolderRow
+from ..models.hugging_face import FOLDER_ROWS, PERMUTED, FolderRow
 from .blocks import float_values
 from .config import MAX_LAYERS, interleaved_order
 from .folder import text_name
@@ -73,7 +73,7 @@ def read_peft_adapter(folder: Path, base: ModelSource, scale: float) -> Adapter:
             name = names.get_name(found, (".weight",)) or ""
             if not name:
                 raise InputError(file.path, stored, "expected a layer of the model, found one that it does not have")
-            pair = (right.T, left.T) if name == EMBEDDING else (_turned(base, row, name, left, file), right)
+            pair = (right.T, left.T) if name == EMBEDDING else (_turned(base, name, left, file), right)
             factor = scale * _strength(config, left.shape[-1])
             matrices[name] = low_rank(file.path, base, name, pair, factor)
     return Adapter((folder / CONFIG, folder / WEIGHTS), MappingProxyType(matrices))
@@ -148,12 +148,12 @@ def _matrix(file: SafetensorsFile, name: str) -> Floats:
     return float_values(file.read_rows(name, 0, tensor.rows).reshape(-1), tensor.dtype).reshape(tensor.shape)
 
 
-def _turned(base: ModelSource, row: FolderRow | None, name: str, rows: Floats, file: SafetensorsFile) -> Floats:
+def _turned(base: ModelSource, name: str, rows: Floats, file: SafetensorsFile) -> Floats:
     """Return rows that belong to queries or keys in the order in which the model has those; experts' in one matrix."""
     if rows.ndim == 3:
         return rows.reshape(-1, rows.shape[-1])
     key = {"attn_q": "head_count", "attn_k": "head_count_kv"}.get(name.split(".")[-2])
-    if row is None or not row.permuted or key is None:
+    if key is None or base.get_str("general.architecture") not in PERMUTED:
         return rows
     heads = _heads(base, key, int(name.split(".")[1]))
     if len(rows) % (2 * heads):

@@ -282,3 +282,10 @@ _ROWS = (
 )
 FOLDER_ROWS: Mapping[str, FolderRow] = MappingProxyType({name: row for row in _ROWS for name in row.model_types})
 """By `model_type`."""
+
+PERMUTED: frozenset[str] = frozenset(row.architecture for row in _ROWS if row.permuted) | {
+    *("arctic", "deci", "deepseek", "granite_swa", "granitemoe", "llada", "llama-embed", "minicpm", "mistral3"),
+    *("muse-glimmer", "nanbeige", "xverse"),
+}
+"""Architectures whose folders' rows of queries and keys stand in another order than GGUF's, with a row here or without:
+see `FolderRow.permuted`."""

@@ -121,6 +121,14 @@ def test_a_peft_adapter_of_either_form_of_a_model(tmp_path: Path, of_a_folder: b
     same_but_for_rounding(merged(base, LoraFile(folder, 3.0)), base, [(adapter, factor)])
 
 
+@pytest.mark.parametrize("architecture", ["mistral3", "granitemoe", "granite"])
+def test_a_peft_adapter_of_a_model_without_a_row_of_folders(tmp_path: Path, architecture: str) -> None:
+    """Rows of its queries stand in GGUF's order all the same."""
+    base, adapter = read_gguf(write_architecture(tmp_path / "m.gguf", architecture)), pairs(names=(Q,))
+    found = merged(base, LoraFile(write_peft_adapter(tmp_path / "adapter", adapter)))
+    same_but_for_rounding(found, base, [(adapter, 2.0)])
+
+
 def test_a_scale_of_the_matrix_is_not_one_of_the_adapter(tmp_path: Path) -> None:
     """As llama.cpp has it: W x * scale + B A x; and 0 takes no adapter."""
     path, name = write_architecture(tmp_path / "m.gguf", "granite", whole=True), "blk.1.attn_output.weight"
