@@ -44,14 +44,13 @@ def read_head(source: ModelSource, config: ModelConfig) -> Head | None:
         InputError: a kind of pooling that nobody knows, one that ranks without a classifier, or a tensor of a shape
             that does not fit.
     """
-    key = f"{config.architecture}.pooling_type"
-    unset = source.metadata.get(key) == _UNSET
-    kind = 0 if unset else source.get_int(key, 0, 0, max(_POOLINGS))
+    kind = _kind(source, f"{config.architecture}.pooling_type", 0)
     ranks, pooling = kind == _RANK, _POOLINGS[kind]
     if not ranks:
         return Head(pooling, tuple(_layers(source, config, ("head.dense_2", "head.dense_3")))) if pooling else None
     layers = tuple(_layers(source, config, ("head.dense", "head.output"), _activation(config)))
     if not layers:
+        key = f"{config.architecture}.pooling_type"
         raise source.error(key, "expected a classifier (cls.weight or cls.output.weight) of a model that ranks")
     if config.architecture in _LAST_TOKEN:
         return Head("last", layers, "softmax", config.norm_epsilon)
@@ -60,10 +59,14 @@ def read_head(source: ModelSource, config: ModelConfig) -> Head | None:
 
 def _ranked_by(source: ModelSource, architecture: str) -> str:
     """Return what a classifier reads of a text: the mean where its file or its kind says so, else the first token."""
-    key = f"{architecture}.classifier.pooling_type"
     usual = _MEAN if architecture == "modern-bert" else _CLS
-    unset = source.metadata.get(key) == _UNSET
-    return "mean" if (usual if unset else source.get_int(key, usual, 0, _RANK)) == _MEAN else "cls"
+    return "mean" if _kind(source, f"{architecture}.classifier.pooling_type", usual) == _MEAN else "cls"
+
+
+def _kind(source: ModelSource, key: str, usual: int) -> int:
+    """Return GGUF's number of a kind of pooling."""
+    found = source.get_int(key, usual, 0, _UNSET)
+    return usual if found == _UNSET else source.get_int(key, usual, 0, max(_POOLINGS))
 
 
 def _activation(config: ModelConfig) -> str:

@@ -74,6 +74,8 @@ def _sizes(source: ModelSource, row: Architecture, mixer: Mixer, config: ModelCo
         return Recurrence(mixer.kind, 0, heads * columns, heads, columns, heads)
     taps = source.get_int(row.key("ssm_taps"), minimum=2, maximum=MAX_TAPS)
     if mixer.kind == "kda":
+        if not config.num_heads:
+            raise source.error(row.key("num_heads"), "expected heads of layers with recurrent state, found 0")
         columns = source.get_int(row.key("delta_head_dim"), minimum=1, maximum=MAX_STATE)
         return Recurrence(mixer.kind, taps, config.num_heads * columns, config.num_heads, columns, config.num_heads)
     size = source.get_int(row.key("ssm_size"), minimum=1, maximum=_MAX_SIZE)

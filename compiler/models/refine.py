@@ -78,7 +78,13 @@ def afmoe(source: ModelSource, config: ModelConfig) -> ModelConfig:
 
 
 def arctic(source: ModelSource, config: ModelConfig) -> ModelConfig:
-    """The inside of the dense feed-forward is as wide as the residual stream."""
+    """The inside of the dense feed-forward is as wide as the residual stream.
+
+    Raises:
+        GgufError: it has no experts beside that.
+    """
+    if config.experts is None:
+        raise source.error("arctic.expert_count", "expected experts, found none")
     return replace(config, intermediate_size=config.hidden_size)
 
 

@@ -110,6 +110,13 @@ def test_what_a_classifier_reads(architecture: str, said: int | None, pooling: s
     assert (head.pooling, head.scores) == (pooling, "raw")
 
 
+@pytest.mark.parametrize("key", ["pooling_type", "classifier.pooling_type"])
+def test_a_kind_of_pooling_that_is_no_number(key: str, tmp_path: Path) -> None:
+    source = read_gguf(model(tmp_path, "llama", 4, {"cls.output.weight": (2, HIDDEN)}))
+    with pytest.raises(InputError, match=rf"llama\.{key}: expected an integer, found"):
+        read_config(replace(source, metadata={**source.metadata, f"llama.{key}": np.array([1, 2])}))
+
+
 @pytest.mark.parametrize(
     ("architecture", "pooling", "further", "problem"),
     [

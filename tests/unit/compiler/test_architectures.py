@@ -185,6 +185,11 @@ def test_one_expert_is_none_of_a_mixture(tmp_path: Path) -> None:
         said_by("hunyuan-dense", tmp_path, {"expert_count": 2})
 
 
+def test_an_arctic_has_experts(tmp_path: Path) -> None:
+    with pytest.raises(GgufError, match=r"arctic\.expert_count: expected experts, found none"):
+        said_by("arctic", tmp_path, {"expert_count": 0})
+
+
 @pytest.mark.parametrize("name, scoring", [("glm-dsa", "sigmoid"), ("deepseek2", "softmax"), ("glm4moe", "sigmoid")])
 def test_how_experts_are_scored_where_the_file_does_not_say(name: str, scoring: str, tmp_path: Path) -> None:
     experts = said_by(name, tmp_path, {"expert_gating_func": None}).experts

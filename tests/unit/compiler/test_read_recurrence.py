@@ -38,6 +38,13 @@ def layers(config: ModelConfig) -> list[tuple[int, bool, int]]:
     return [(layer.num_kv_heads, layer.recurrent, layer.intermediate_size) for layer in found]
 
 
+def test_state_of_heads_where_there_are_none(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"kimi-linear\.attention\.head_count: expected heads of layers with recurrent"
+    ):
+        read_config(changed(read(tmp_path, "kimi-linear"), {"kimi-linear.attention.head_count": 0}))
+
+
 @pytest.mark.parametrize(
     "name, expected",
     [
