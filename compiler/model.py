@@ -38,8 +38,8 @@ class CompileOptions:
     Attributes:
         archs: names of targets.
         tokenizer: a tokenizer.json to take instead of the GGUF's.
-        max_context: most positions of a sequence, which may be more than the model was trained on; None: as many, up to
-            `DEFAULT_MAX_CONTEXT`.
+        max_context: most positions of a sequence, which may be more than the model was trained on unless it is
+            `ModelConfig.bounded`; None: as many, up to `DEFAULT_MAX_CONTEXT`.
         toolchain: "auto", or the name of one.
         jobs: compilers run at once.
         tuning: of GPU kernels.
@@ -131,7 +131,7 @@ def _max_seq_len(options: CompileOptions, config: ModelConfig, progress: Progres
         if trained > DEFAULT_MAX_CONTEXT:
             progress.note(f"context limited to {DEFAULT_MAX_CONTEXT} of {trained}; see --max-context")
         return min(trained, DEFAULT_MAX_CONTEXT)
-    most = max(trained, MOST_CONTEXT)
+    most = trained if config.bounded else max(trained, MOST_CONTEXT)
     if not 1 <= options.max_context <= most:
         raise UsageError(f"--max-context: expected 1 to {most}, found {options.max_context}")
     if options.max_context > trained:

@@ -119,6 +119,7 @@ class ModelConfig:
         value_dim: elements of one head of values; 0: `head_dim`.
         vocab_size: rows of the token embedding.
         max_seq_len: tokens of context that the model was trained for.
+        bounded: no longer context can be computed: positions are learned, or an indexer would have to choose some.
         rope_theta: base of the rotary frequencies.
         norm_epsilon: added to the mean square, or the variance, in every norm.
         norm: kind of norms, where a file says another than its architecture usually has; "": the usual.
@@ -186,6 +187,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     draft_layers: int = 0
     drafting: bool = False
+    bounded: bool = False
     norm: str = ""
     activation: str = ""
     value_dim: int = 0

@@ -84,6 +84,7 @@ def read_config(gguf_file: ModelSource, drafting: bool = False) -> ModelConfig:
         rope_scaling=read_rope_scaling(gguf_file, row, max_seq_len),
         tie_word_embeddings=row.tensor_name("output") not in gguf_file.tensors,
         by_layer=_differing(intermediate_size=intermediate_size, num_heads=num_heads, num_kv_heads=num_kv_heads),
+        bounded="position_embedding" in row.tensors and row.tensor_name("position_embedding") in gguf_file.tensors,
         parallel="parallel" in row.keys and gguf_file.get_bool(row.key("parallel"), True),
         **_numbers(gguf_file, row),
     )

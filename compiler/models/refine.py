@@ -309,7 +309,7 @@ def seen_whole(source: ModelSource, config: ModelConfig) -> ModelConfig:
     context is not supported."""
     prefix = f"{config.architecture}.attention.indexer"
     most = source.get_int(f"{prefix}.top_k", None, 1, 1 << 31) * source.get_int(f"{prefix}.block_size", 1, 1, 1 << 20)
-    return replace(config, max_seq_len=min(config.max_seq_len, most))
+    return replace(config, max_seq_len=min(config.max_seq_len, most), bounded=True)
 
 
 def deepseek32(source: ModelSource, config: ModelConfig) -> ModelConfig:

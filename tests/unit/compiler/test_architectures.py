@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rocmforge.artifacts.errors import GgufError
+from rocmforge.artifacts.errors import GgufError, UsageError
 from rocmforge.compiler.architectures import ARCHITECTURES, REFUSED, build_graph
 from rocmforge.compiler.ggml_types import GgmlType
 from rocmforge.compiler.gguf_reader import read_gguf
+from rocmforge.compiler.model import CompileOptions, read_model
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.model_tensors import unused_tensors, weight_tensors, weights_by_role
 from rocmforge.compiler.models import decoder_rows, hrm, hybrid_rows, mixture_rows
 from rocmforge.compiler.passes import run_passes
 from rocmforge.compiler.position_tables import RopeScaling, RopeTable
+from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
 from rocmforge.tools.generate.architecture_cases import CASES, write_case
@@ -195,6 +197,16 @@ def test_how_experts_are_scored_where_the_file_does_not_say(name: str, scoring: 
     experts = said_by(name, tmp_path, {"expert_gating_func": None}).experts
     assert experts is not None
     assert experts.scoring == scoring
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mpt", "bert", "deepseek32"])
+def test_a_context_beyond_what_can_be_computed_is_refused(name: str, tmp_path: Path) -> None:
+    """Positions that are learned end where they end, and an indexer chooses from there on."""
+    path = write_architecture(tmp_path / "model.gguf", name)
+    trained = read_config(read_gguf(path)).max_seq_len
+    assert read_model(CompileOptions(path, tmp_path, max_context=trained), Silent()).max_seq_len == trained
+    with pytest.raises(UsageError, match=f"--max-context: expected 1 to {trained}, found {trained + 1}"):
+        read_model(CompileOptions(path, tmp_path, max_context=trained + 1), Silent())
 
 
 def test_no_architecture_is_refused_that_compiles() -> None:
