@@ -156,6 +156,10 @@ def _rope(config: JsonObject, row: FolderRow, gguf: GgufNames) -> None:
     rotated = int(head_dim(config, row) * of_part.number("partial_rotary_factor", 1.0, 0, 1))
     name = "partial_rotary_factor" if of_part.has("partial_rotary_factor") else "head_dim"
     gguf.put("rope.dimension_count", rotated, name)
+    if ARCHITECTURES[row.architecture].sections and scaling.has("mrope_section"):
+        sections = scaling.numbers("mrope_section", 0, _MAX_SIZE)
+        of_pairs = np.array([*sections, *[0] * (4 - len(sections))], np.int32)
+        gguf.put("rope.dimension_sections", of_pairs, f"{place}.mrope_section")
     kind = scaling.text("rope_type", scaling.text("type", "default"))
     if kind == "default" or (kind == "mrope" and row.architecture.endswith("vl")):  # all sections are at a text's place
         return

@@ -219,6 +219,14 @@ def test_the_context_of_published_gemma_3(tmp_path: Path) -> None:
     assert read_config(open_folder(folder)).max_seq_len == 131072
 
 
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl_text"])
+def test_sections_of_rotation_that_pictures_need(tmp_path: Path, kind: str) -> None:
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "mrope_interleaved": True}
+    for place in ("rope_scaling", "rope_parameters"):
+        config = read_config(open_folder(write(tmp_path / "m", kind, {"rope_scaling": None, place: rope})))
+        assert config.rope_sections == (2, 3, 3, 0)
+
+
 def test_norms_that_lack_a_one(tmp_path: Path) -> None:
     folder = open_folder(write(tmp_path / "m", "gemma2"))
     part = folder.parts["model.safetensors"]
@@ -326,6 +334,11 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
         "smollm3",
         {"rope_parameters": {"rope_type": "longrope"}},
         "rope_parameters.rope_type: expected default, linear or yarn in a smollm3, found longrope, not supported",
+    ),
+    "more sections": (
+        "qwen3_vl_text",
+        {"rope_scaling": {"mrope_section": [9, 9, 9]}},
+        "rope_scaling.mrope_section: expected 4 numbers of pairs, 1 to 16 in all",
     ),
     "text": ("gemma3_text", {"text_config": 3}, "text_config: expected an object, found 3"),
 }
