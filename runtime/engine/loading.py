@@ -181,13 +181,13 @@ def load_engine(
         make_program=lambda: load(device)[0],
         observer=observer,
         request_ids=request_ids,
-        head=_head(bundle, program.layout),
+        head=embedding_head(bundle, program.layout),
         policy=None if drafts is None else drafts.policy,
         encoder=None if eyes is None else eyes.encoder,
     )
 
 
-def _head(bundle: Bundle, layout: Layout) -> EmbeddingHead | None:
+def embedding_head(bundle: Bundle, layout: Layout) -> EmbeddingHead | None:
     """Return the head of the bundle's model; None where it has none. All targets have the same."""
     if layout.head is None:
         return None

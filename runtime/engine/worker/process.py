@@ -31,7 +31,15 @@ from ..engine import Engine
 from ..eyes import eyes_loader
 from ..generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, TokenEvent
 from ..lifecycle import EngineMetrics, NoMetrics, RequestEvent
-from ..loading import EngineOptions, chosen_device, draft_limits, draft_loader, kv_size, load_tokenizer
+from ..loading import (
+    EngineOptions,
+    chosen_device,
+    draft_limits,
+    draft_loader,
+    embedding_head,
+    kv_size,
+    load_tokenizer,
+)
 from ..sequence import ActiveSequence
 from .channel import Channel
 from .sender import Sender
@@ -158,6 +166,7 @@ class Worker:
             make_program=self._give_up,
             observer=self._turned,
             request_ids=self._ids,
+            head=embedding_head(bundle, program.layout),
             policy=None if drafts is None else drafts.policy,
             encoder=None if eyes is None else eyes.encoder,
         )

@@ -22,7 +22,9 @@ from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.read_config import read_config
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
 from rocmforge.tests.oracles.reference import ReferenceModel
+from rocmforge.tests.support.engine_harness import SECONDS
 from rocmforge.tests.support.programs import compiled, relative_tolerance
+from rocmforge.tests.support.workers import start_of, working
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -61,6 +63,25 @@ def test_vectors(architecture: str, pooling: int, further: Shapes, tmp_path: Pat
         assert np.linalg.norm(loaded.embed(IDS) - wanted) < 4 * relative_tolerance("F32")
         with pytest.raises(RequestError, match="not made to rank"):
             loaded.rank("a", ["b"])
+
+
+@pytest.mark.parametrize(
+    ("pooling", "further"),
+    [
+        (2, {}),
+        (1, {"dense_2.weight": (96, HIDDEN), "dense_3.weight": (32, 96)}),
+        (4, {"cls.output.weight": (2, HIDDEN)}),
+    ],
+    ids=["cls", "mean-dense", "rank"],
+)
+def test_a_worker_has_it_too(pooling: int, further: Shapes, tmp_path: Path, build_cache: BuildCache) -> None:
+    path = model(tmp_path, "qwen3", pooling, further)
+    asked = [EmbeddingRequest(IDS, None, rank=pooling == 4)]
+    with compiled(path, build_cache) as bundle, rocmforge.load(bundle.path, device="host") as loaded:
+        with working(start_of(bundle)) as remote:
+            found = remote.embed(asked)[0].result(SECONDS)
+        assert found is not None
+        assert found.tobytes() == loaded._vectors(asked)[0].tobytes()
 
 
 def test_a_score_is_llama_cpps(tmp_path: Path, build_cache: BuildCache) -> None:
