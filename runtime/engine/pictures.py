@@ -118,11 +118,12 @@ class PromptPictures:
 
     def chunk_end(self, start: int, end: int, most: int) -> int:
         """Return where a chunk of tokens from `start` ends that was to end at `end`: where rows of a picture see one
-        another, behind it or before it; `most`: tokens that the step has room for."""
+        another, behind it or before it, or nowhere where it has begun already; `most`: tokens that the step has room
+        for."""
         for one in self._pictures if self._both_ways else ():
             first, last = one.span
             if first < end < last:
-                return last if last - start <= most else first
+                return last if last - start <= most else max(first, start)
         return end
 
 

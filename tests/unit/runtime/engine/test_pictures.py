@@ -12,10 +12,13 @@ from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.engine.kv_cache import add_block_keys, root_key
 from rocmforge.runtime.engine.picture_encoder import PictureEncoder
 from rocmforge.runtime.engine.picture_prompt import picture_prompt, text_of
-from rocmforge.runtime.engine.pictures import PromptPictures, picture_arrays, rotary_positions
+from rocmforge.runtime.engine.pictures import PICTURE_TOKEN, PromptPictures, picture_arrays, rotary_positions
+from rocmforge.runtime.engine.sequence import ActiveSequence
 from rocmforge.runtime.engine.worker.wire import decode, encode
 from rocmforge.runtime.pictures.patches import Picture, Piece, RowsOf, patches_of
 from rocmforge.tests.support.pictures import VISION, encoder_of, picture, placed
+from rocmforge.tests.support.scheduler_harness import make, sequence
+from rocmforge.tests.support.tokenizers import TINY
 
 TWO = (placed(picture(2, 3), 2), placed(picture(1, 4, 1), 10))
 """Of 6 rows from token 2 on, and of 4 from token 10 on."""
@@ -69,7 +72,25 @@ def test_chunks_end_where_a_picture_does_that_is_computed_at_once() -> None:
     assert [made.chunk_end(0, end, 64) for end in (1, 2, 3, 7, 8, 9, 11)] == [1, 2, 8, 8, 8, 9, 14]
     assert made.chunk_end(0, 5, 7) == 2  # no room for all of it: it is left to the next step
     assert made.chunk_end(2, 5, 5) == 2
+    assert made.chunk_end(4, 6, 4) == 8  # what is before it lay in the cache
+    assert made.chunk_end(4, 6, 3) == 4
     assert prompt().chunk_end(0, 5, 64) == 5
+
+
+def test_what_is_left_of_a_picture_waits_for_room() -> None:
+    """Two prompts share a picture but not its last block; of the second's little is left, and no room in the step."""
+    harness = make(max_tokens=20)
+    seen = placed(picture(2, 6), 2)
+    for number, more in enumerate((30, 31)):
+        ids = (5, 6, *[PICTURE_TOKEN] * 12, more, *range(40, 46))
+        rows = PromptPictures([seen], [rows_of(0, 12)], len(ids), False, both_ways=True)
+        one = ActiveSequence(number, GenerationRequest(ids, 1, pictures=(seen,)), 0, TINY, pictures=rows)
+        harness.add(*[sequence(9, 19, 1)] * number, one)
+        if not number:
+            assert [(chunk.start, chunk.count) for chunk in harness.step()] == [(0, 20)]
+            harness.step()
+    assert [(chunk.start, chunk.count) for chunk in harness.step()] == [(0, 19)]
+    assert [(chunk.start, chunk.count) for chunk in harness.step()] == [(12, 9)]
 
 
 def test_keys_of_blocks_have_their_pictures() -> None:
