@@ -36,32 +36,44 @@ class WorkerProcess:
     The system ends it with the thread that creates this, which must therefore live as long.
 
     Raises:
-        RocmforgeError: the system has no room for a process.
+        RocmforgeError: the system has no room for a process, its descriptors or the thread that reads what it writes.
     """
 
     def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair()
-        self.bell = os.eventfd(0)
-        arguments = f"{theirs.fileno()}, {self.bell}, {os.getpid()}, {MODULE!r}"
-        command = f"from rocmforge.runtime.engine.worker.spawn import begin; begin({arguments})"
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno(), self.bell],
-                    process_group=0,  # Ctrl-C is not for it
-                    env={name: value for name, value in os.environ.items() if name not in _HIDDEN},
-                )
-        except OSError as error:
-            self._close()
-            raise RocmforgeError(f"cannot start a process for the engine: {printable(error.strerror)}") from None
+        with contextlib.ExitStack() as made:
+            try:
+                self.socket, theirs = map(made.enter_context, socket.socketpair())
+                self.bell = os.eventfd(0)
+                made.callback(os.close, self.bell)
+                self._process = self._spawn(theirs)
+            except OSError as error:
+                problem = printable(error.strerror)
+                raise RocmforgeError(f"cannot start a process for the engine: {problem}") from None
+            theirs.close()
+            made.pop_all()
         self._last_words: list[str] = []  # the first and the last line of what it wrote at a stretch
         self._wrote_at = 0.0
         self._output = threading.Thread(target=self._log_output, name="output of a worker", daemon=True)
-        self._output.start()
+        try:
+            self._output.start()
+        except RuntimeError as error:
+            with self._process:  # until it is gone, and no longer is what it wrote
+                self.kill()
+            self._close()
+            raise RocmforgeError(f"cannot start a thread for the engine's process: {error}") from None
+
+    def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        arguments = f"{theirs.fileno()}, {self.bell}, {os.getpid()}, {MODULE!r}"
+        command = f"from rocmforge.runtime.engine.worker.spawn import begin; begin({arguments})"
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno(), self.bell],
+            process_group=0,  # Ctrl-C is not for it
+            env={name: value for name, value in os.environ.items() if name not in _HIDDEN},
+        )
 
     @property
     def pid(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -117,3 +118,30 @@ def test_no_room_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == "cannot start a process for the engine: Resource temporarily unavailable"
     assert (set(os.listdir("/proc/self/fd")), threading.active_count()) == (before, threads)
     assert asked[0]["process_group"] == 0
+
+
+@pytest.mark.parametrize("left", range(7))
+def test_F70_no_descriptors_for_a_process(left: int) -> None:
+    """However many there still are, none is lost, and what starts workers can tell and try again."""
+    before = set(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [number for number in range(soft) if str(number) not in before]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[left], hard))
+    try:
+        with pytest.raises(RocmforgeError, match=r"^cannot start a process for the engine: Too many open files$"):
+            WorkerProcess()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_no_thread_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(threading.Thread, "start", none)
+    with pytest.raises(RocmforgeError) as caught:
+        WorkerProcess()
+    assert str(caught.value) == "cannot start a thread for the engine's process: can't start new thread"
+    assert set(os.listdir("/proc/self/fd")) <= before
