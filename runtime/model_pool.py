@@ -50,6 +50,8 @@ class _Entry:
 class ModelPool:
     """Models by name. Thread-safe. `close` it.
 
+    One at a time is loaded or unloaded: each takes what memory it finds, and what is on its way out still has some.
+
     Args:
         models: what can be served and how each is loaded; the first is the default.
         idle_seconds: after which a model that nobody uses is unloaded.
@@ -70,6 +72,7 @@ class ModelPool:
         self._idle_seconds = idle_seconds
         self._max_loaded = max_loaded or len(models)
         self._lock = threading.Lock()
+        self._changing = threading.Lock()  # held while a model is loaded or unloaded; before `_lock`
         self._closed = threading.Event()
         self._janitor = threading.Thread(target=self._look, name="idle models", daemon=True)
         if len(models) > 1 or idle_seconds != NEVER:
@@ -110,7 +113,8 @@ class ModelPool:
                 if self._closed.is_set():
                     raise EngineBusyError("the server is stopping")
                 if entry.loaded is None:
-                    self._load(entry)
+                    with self._changing:
+                        self._load(entry)
                 loaded = entry.loaded
         except BaseException:
             self._give_back(entry)
@@ -126,8 +130,11 @@ class ModelPool:
         entry = self._entry(name)
         with self._lock:
             entry.keep_seconds = seconds
-        if seconds == 0:
-            self._unload_idle()
+        if seconds == 0 and self._changing.acquire(blocking=False):  # else the thread that looks finds it soon
+            try:
+                self._unload_idle()
+            finally:
+                self._changing.release()
 
     def close(self, timeout: float) -> None:
         """Unload all; each may take `timeout` seconds for what is in flight."""
@@ -153,7 +160,9 @@ class ModelPool:
             entry.used_at = time.monotonic()
 
     def _load(self, entry: _Entry) -> None:
-        """Called with the entry's lock for loading."""
+        """Called with the entry's lock for loading, and while no other is loaded or unloaded."""
+        if self._closed.is_set():
+            raise EngineBusyError("the server is stopping")
         while sum(other.loaded is not None for other in self._entries) >= self._max_loaded:
             if not self._make_room():
                 raise EngineBusyError(f"{self._max_loaded} models are loaded and in use, the most at a time")
@@ -184,9 +193,11 @@ class ModelPool:
 
     def _look(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
-            self._unload_idle()
+            with self._changing:
+                self._unload_idle()
 
     def _unload_idle(self) -> None:
+        """Called while no other is loaded or unloaded."""
         now = time.monotonic()
         for entry in self._entries:
             with self._lock:

@@ -287,3 +287,59 @@ def test_a_lease_that_is_refused_holds_nothing() -> None:
     pool.lease("a").release()  # makes room for it, as nobody holds it
     assert (a.loads, a.stops, b.loads, b.stops) == (2, 1, 1, 1)
     pool.close(0.0)
+
+
+def test_no_more_are_loaded_at_once_than_may_be() -> None:
+    """Threads that ask for several models at the same moment: one gets its own, and the others are told."""
+    together, loading, most, refused = threading.Barrier(3), [0], [0], []
+
+    def load() -> None:
+        loading[0] += 1
+        most[0] = max(most[0], loading[0] + sum(one.loads for one in models))
+        time.sleep(0.05)
+        loading[0] -= 1
+
+    models = [FakeModel(name, load) for name in "abc"]
+    pool = pool_of(*models, max_loaded=1)
+
+    def ask(name: str) -> None:
+        together.wait()
+        try:
+            pool.lease(name)
+        except EngineBusyError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, sum(one.loads for one in models)) == ([1], 1)
+    assert refused == ["1 models are loaded and in use, the most at a time"] * 2
+    pool.close(0.0)
+
+
+def test_a_model_on_its_way_out_is_waited_for() -> None:
+    """Whoever asks for it, or for another, finds the memory that it had."""
+    going, gone, order = threading.Event(), threading.Event(), []
+
+    class Slow(FakeModel):
+        def stop(self, timeout: float) -> None:
+            going.set()
+            assert gone.wait(10)
+            order.append("stopped")
+
+    model = Slow("a", lambda: order.append("loads"))
+    pool = pool_of(model)
+    pool.lease("a").release()
+    unloads = threading.Thread(target=pool.keep, args=("a", 0))
+    unloads.start()
+    assert going.wait(10)
+    asks = threading.Thread(target=pool.lease, args=("a",))
+    asks.start()
+    time.sleep(0.05)
+    gone.set()
+    unloads.join()
+    asks.join()
+    assert order == ["loads", "stopped", "loads"]
+    pool.close(0.0)
