@@ -180,7 +180,11 @@ class Program(Protocol):
         """
 
     def memory(self) -> tuple[int, int]:
-        """Return free and total bytes of the device's memory."""
+        """Return free and total bytes of the device's memory; any thread may ask.
+
+        Raises:
+            DeviceError: they are not known.
+        """
 
     def facts(self) -> DeviceFacts:
         """Return what is known of the GPU; any thread may ask."""

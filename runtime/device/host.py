@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...artifacts import abi
 from ...artifacts.abi import ctypes_fields
 from ...artifacts.bundle import Bundle
-from ...artifacts.errors import DeviceError
+from ...artifacts.errors import DeviceError, os_problem
 from ...artifacts.host import HOST_LEVELS, cpu_features, host_arch
 from ...artifacts.layout import MAX_ARGUMENTS, TENSOR_ALIGNMENT, Layout
 from ...artifacts.manifest_entries import TargetEntry
@@ -247,7 +247,11 @@ class HostProgram:
 
     def memory(self) -> tuple[int, int]:
         """See `Program.memory`; from /proc/meminfo."""
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        try:
+            text = Path("/proc/meminfo").read_text("ascii")
+        except OSError as error:  # there may be no descriptor left
+            raise DeviceError(f"host: {os_problem(error)}") from None
+        fields = dict(line.split(":", 1) for line in text.splitlines())
         available, total = (int(fields[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
         return available, total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,18 @@ def test_options_of_the_command_line_reach_the_engine(bundle: Bundle, monkeypatc
         assert ended_with.value.code == 0
     assert [one.engine_limits for one in served] == [EngineLimits(), EngineLimits(7, 1.5, 9.0, 33, 7)]
     assert {one.bundles for one in served} == {(Path(bundle.path),)}
+
+
+def test_F70_figures_where_no_descriptor_is_left(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    """This machine says in a file what memory it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    engine = load_engine(bundle, OPTIONS, tokenizer, Metrics())
+    engine.start()
+    try:
+        assert engine.stats().memory_total_bytes > 0
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        stats = engine.stats()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        engine.stop(0)
+    assert (stats.running, stats.memory_free_bytes, stats.memory_total_bytes) == (True, 0, 0)
