@@ -424,23 +424,27 @@ class RemoteEngine:
 
     def _watch(self) -> None:
         """See that the worker comes to serve, that it lives, and that its engine has not lost its device without being
-        able to say so."""
+        able to say so. Silence counts when it is seen twice, with a question between: where this process was stopped
+        for long, the worker had nothing to answer."""
         asked: _Call | None = None
+        was_silent = False
         while True:
             with self._changed:
                 if self._changed.wait_for(lambda: self._stopping, ASK_SECONDS):
                     return
                 channel = self._channel
             if channel is None:
-                asked = None
+                asked, was_silent = None, False
                 self._end_what_does_not_load()
                 continue
             problem = asked.stats.problem if asked is not None and asked.stats is not None else None
-            if time.monotonic() - self._heard_at > SILENCE_SECONDS:
+            silent = time.monotonic() - self._heard_at > SILENCE_SECONDS
+            if silent and was_silent:
                 problem = f"the device's process has not answered for {SILENCE_SECONDS:g} s"
             if problem is not None:
                 self._kill(channel, problem)
                 continue
+            was_silent = silent
             with contextlib.suppress(OSError, EngineBusyError):
                 channel.send(Ping())
                 if asked is None or asked.answered.is_set():

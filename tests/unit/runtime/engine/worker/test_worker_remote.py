@@ -183,6 +183,20 @@ def test_a_worker_is_asked_how_it_is_once_it_has_answered(watched: Stage) -> Non
     wait_until(lambda: watched.engine.stats().problem == "a step hangs")
 
 
+def test_a_server_that_was_stopped_for_long_asks_before_it_ends_its_worker(
+    watched: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_module, "ASK_SECONDS", 0.3)
+    worker = watched.served()
+    assert [worker.heard() for _ in range(2)] == [Ping(), AskStats(1)]
+    for _ in range(3):
+        watched.now += 1000.0  # neither has run meanwhile
+        for _ in range(2):
+            assert worker.heard() == Ping()
+            worker.says(Heartbeat())
+    assert (worker.kills, watched.engine.serving) == (0, True)
+
+
 def test_silence_is_measured_from_the_last_word(watched: Stage) -> None:
     worker = watched.served()
     watched.now += 8.0  # as long as it may be silent
