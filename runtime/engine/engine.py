@@ -13,7 +13,7 @@ from ..device.batch import Program, close_program
 from ..device.head import EmbeddingHead
 from ..device.token_masks import TokenMasks
 from ..text.tokenizer import Tokenizer
-from .checks import check_embedding, check_generation, check_pictures
+from .checks import check_embedding, check_generation, check_pictures, too_long
 from .drafts import DraftPolicy
 from .embedding_sequence import EmbeddingSequence
 from .embeddings import EmbeddingRequest
@@ -216,6 +216,9 @@ class Engine:
             raise EngineBusyError(f"the model is not available: {self._recovery.problem}")
         if len(self._scheduler.waiting) + len(sequences) > self._limits.max_queue:
             raise EngineBusyError(f"the queue is full ({self._limits.max_queue} requests)")
+        for sequence in sequences:  # they were held against the cache before; a lost device may have left a smaller one
+            if problem := too_long(sequence.max_length, self._scheduler.pool):
+                raise EngineBusyError(problem)
         self._requests.queue(sequences)
         self._wake.notify_all()
 

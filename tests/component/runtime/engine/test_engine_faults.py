@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
+import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError
-from rocmforge.runtime.device.batch import Batch, Program
+from rocmforge.runtime.device.batch import Batch, Program, UInt32
 from rocmforge.runtime.engine import recovery as recovery_module
 from rocmforge.runtime.engine.engine import Engine, EngineLimits
+from rocmforge.runtime.engine.generation import Constraint
 from rocmforge.runtime.engine.lifecycle import RequestEvent
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.support.engine_harness import (
@@ -166,6 +169,23 @@ def test_requests_that_no_longer_fit_say_so() -> None:
         assert ended(first).finish_reason == "failed"
         assert str(ended(large).error) == "needs 3 KV blocks, the cache has 2"
         assert ended(small).finish_reason == "length"
+
+
+def test_a_request_that_no_longer_fits_when_its_mask_is_made_is_refused() -> None:
+    """The device is lost, and there again with less memory, between the request's check and its place in the queue."""
+    lost = ScriptedProgram(failing_once(DeviceError("gone")), gated=True)
+    with serving(lost, make_program=lambda: ScriptedProgram(num_blocks=2)) as engine:
+
+        class SlowConstraint:
+            def mask(self) -> UInt32:
+                assert ended(engine.submit(request())).finish_reason == "failed"
+                wait_until(lambda: engine.stats().pages_total == 2)
+                return np.full(-(-engine.vocab_size // 32), 2**32 - 1, np.uint32)
+
+        lost.open()
+        with pytest.raises(EngineBusyError, match=r"^needs 3 KV blocks, the cache has 2$"):
+            engine.submit(request(30, 10, constraint=cast(Constraint, SlowConstraint())))
+        assert ended(engine.submit(request(20, 10))).finish_reason == "length"
 
 
 def test_stop_while_there_is_no_device() -> None:
