@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from typing import Final
 from ...artifacts.bundle import Bundle
 from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import BundleError, UsageError
-from ...artifacts.layout import Layout
 from ...artifacts.manifest import RERANK_TEMPLATE
 from ...artifacts.merge_table import MERGES_NAME
 from ...artifacts.tokenizer_config import TokenizerConfig
@@ -163,14 +163,20 @@ def load_engine(
         size = eyes.size(size)
 
     def load(device: DeviceOptions) -> tuple[Program, DeviceOptions]:
-        if eyes is not None:
-            eyes.encoder.close()
-        program = load_program(bundle, device, size, report)
-        if eyes is not None:
-            eyes.load(program, device, report)
-        device = replace(device, device=chosen_device(device.device, program))
-        return program if drafts is None else drafts.load(program, device, size, report), device
+        with contextlib.ExitStack() as seen:
+            if eyes is not None:
+                eyes.encoder.close()
+            program = load_program(bundle, device, size, report)
+            if eyes is not None:
+                eyes.load(program, device, report)
+                seen.callback(eyes.encoder.close)
+            device = replace(device, device=chosen_device(device.device, program))
+            if drafts is not None:
+                program = drafts.load(program, device, size, report)
+            seen.pop_all()
+        return program, device
 
+    head = embedding_head(bundle)
     program, device = load(options.device)
     return Engine(
         program,
@@ -181,15 +187,15 @@ def load_engine(
         make_program=lambda: load(device)[0],
         observer=observer,
         request_ids=request_ids,
-        head=embedding_head(bundle, program.layout),
+        head=head,
         policy=None if drafts is None else drafts.policy,
         encoder=None if eyes is None else eyes.encoder,
     )
 
 
-def embedding_head(bundle: Bundle, layout: Layout) -> EmbeddingHead | None:
+def embedding_head(bundle: Bundle) -> EmbeddingHead | None:
     """Return the head of the bundle's model; None where it has none. All targets have the same."""
-    if layout.head is None:
+    if bundle.layout.head is None:
         return None
     with bundle.map_weights() as weights:
-        return EmbeddingHead(layout.head, bundle.layout, weights)
+        return EmbeddingHead(bundle.layout.head, bundle.layout, weights)

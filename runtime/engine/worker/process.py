@@ -166,7 +166,7 @@ class Worker:
             make_program=self._give_up,
             observer=self._turned,
             request_ids=self._ids,
-            head=embedding_head(bundle, program.layout),
+            head=embedding_head(bundle),
             policy=None if drafts is None else drafts.policy,
             encoder=None if eyes is None else eyes.encoder,
         )

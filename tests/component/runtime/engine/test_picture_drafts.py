@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle, open_bundle
+from rocmforge.artifacts.errors import DeviceError
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
+from rocmforge.runtime.engine import draft_loading
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.eyes import Eyes
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
-from rocmforge.runtime.engine.loading import load_tokenizer
+from rocmforge.runtime.engine.lifecycle import EngineMetrics, NoMetrics
+from rocmforge.runtime.engine.loading import EngineOptions, load_engine, load_tokenizer
 from rocmforge.runtime.engine.picture_encoder import PictureEncoder
 from rocmforge.runtime.pictures.encode import load_vision, vision_of
 from rocmforge.runtime.pictures.patches import Picture
@@ -98,3 +103,15 @@ def test_a_bundle_with_both_parts_is_verified(bundle: Bundle) -> None:
     verify(bundle.path, HOST, told.append)
     replayed = [line for line in told if line.endswith("equal to the bit")]
     assert [line.split(":")[0] for line in replayed] == ["host portable", "mtp host portable", "vision host portable"]
+
+
+def test_F72_no_room_for_the_block_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise DeviceError("12 MiB short")
+
+    options = EngineOptions(DeviceOptions("host", 2), CONTEXT, 16 * CONTEXT)
+    tokenizer, before = load_tokenizer(bundle), set(os.listdir("/proc/self/task"))
+    monkeypatch.setattr(draft_loading, "load_part", full)
+    with pytest.raises(DeviceError, match=r"^12 MiB short$"):
+        load_engine(bundle, options, tokenizer, cast(EngineMetrics, NoMetrics()))
+    assert set(os.listdir("/proc/self/task")) <= before  # each program has one thread beside ours

@@ -31,7 +31,7 @@ from rocmforge.tests.support.tokenizers import tiny
 
 
 def stub() -> Any:
-    layout = SimpleNamespace(max_seq_len=256, kv=SimpleNamespace(block_size=16))
+    layout = SimpleNamespace(max_seq_len=256, kv=SimpleNamespace(block_size=16), head=None)
     return SimpleNamespace(layout=layout, path=Path("x"), manifest=SimpleNamespace(parts={}))
 
 
