@@ -203,6 +203,7 @@ class Scheduler:
 
     def _preempt(self) -> None:
         sequence = self.running.pop()
+        sequence.most_computed = max(sequence.most_computed, sequence.num_computed)
         self._free(sequence)
         self.waiting.push_front(sequence)
         self.preemptions += 1
@@ -361,8 +362,9 @@ class Scheduler:
     def _count_hit(self, sequence: ActiveSequence, tokens: int) -> None:
         if tokens:
             self.prefix_hit_tokens += tokens
-            if not sequence.num_generated:  # later it is what a preempted one had computed itself
-                sequence.cached_tokens += tokens
+            if not sequence.num_generated:
+                own = sequence.most_computed - (sequence.num_computed - tokens)  # what a preempted one had by itself
+                sequence.cached_tokens += max(0, tokens - max(0, own))
             self._tell(PREFIX_HIT, sequence, tokens)
 
 

@@ -62,6 +62,7 @@ class ActiveSequence:
         self.seed = seed
         self.token_ids = list(request.prompt_token_ids)
         self.num_computed = 0  # tokens whose keys and values lie in the cache
+        self.most_computed = 0  # of these, before it was preempted
         self.blocks: list[int] = []
         self.slots = HeldSlots()  # of recurrent state, where the model has some
         self._root_key = root_key(request.cache_space, request.adapters)

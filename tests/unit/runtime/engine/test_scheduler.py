@@ -290,6 +290,34 @@ def test_what_was_cached_is_counted_once() -> None:
     assert harness.scheduler.prefix_hit_tokens == 20 + 28
 
 
+def test_what_is_preempted_within_its_prompt_was_not_cached_before() -> None:
+    harness = make(num_blocks=30, max_tokens=8)
+    run_alone(harness, sequence(0, 8, 1, alike=True))
+    one = sequence(1, 30, 5, alike=True)
+    harness.add(one)
+    harness.step()
+    assert (one.cached_tokens, one.num_computed) == (8, 16)
+    harness.scheduler._preempt()
+    harness.step()
+    assert (one.cached_tokens, one.num_computed) == (8, 24)
+    harness.scheduler._preempt()
+    while not one.finished:
+        harness.step()
+    assert one.cached_tokens == 8
+
+
+def test_what_is_found_while_there_is_no_room_was_cached() -> None:
+    harness = make(num_blocks=8)
+    run_alone(harness, sequence(0, 8, 1, alike=True))
+    first, second = sequence(1, 16, 4), sequence(2, 16, 1, alike=True)
+    harness.add(first, second)
+    harness.step()
+    assert (harness.running, second.cached_tokens) == ([1], 0)
+    while not second.finished:
+        harness.step()
+    assert second.cached_tokens == 8
+
+
 class Rows:
     """A program of which only logits are asked."""
 
