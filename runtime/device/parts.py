@@ -12,7 +12,7 @@ from .hip.open_program import open_program
 from .hip.program import HipProgram
 from .hip.select import bundle_arches, code_for
 from .host import HostProgram, choose_variant, load_host_program
-from .load import DeviceOptions, Report
+from .load import Report
 from .memory import KvSize, available_memory, check_memory, host_state_slots
 
 log = logging.getLogger(__name__)
@@ -22,18 +22,18 @@ def load_part(
     bundle: Bundle,
     name: str,
     beside: Program,
-    options: DeviceOptions,
     size: KvSize | None = None,
     report: Report = log.info,
     graphs: str = "off",
 ) -> Program:
     """Load a part of an open bundle on the device of the bundle's program, which has to be closed after it.
 
+    Where weights are asked to be is asked of the model's own layers: a part's lie on the GPU, as far as there is room.
+
     Args:
         bundle: open.
         name: of the part.
         beside: the bundle's program, as `load_program` returned it.
-        options: what that was asked to run on.
         size: of its KV cache; None: one whole step.
         report: told what was chosen.
         graphs: of a GPU, one of `artifacts.hip.GRAPH_MODES`; none is tried here.
@@ -56,7 +56,7 @@ def load_part(
         raise DeviceError(f"{beside.device}: part {name} has no code for {beside.device.arch}; it has code for {have}")
     kv = size or whole_step(part.layout_of(target))
     where = part, beside.api, beside.device, target
-    return open_program(*where, kv, report, graphs=graphs, places=options.places, beside=beside)
+    return open_program(*where, kv, report, graphs=graphs, beside=beside)
 
 
 def whole_step(layout: Layout) -> KvSize:

@@ -94,9 +94,8 @@ class HeadLoader(_Loader):
             blocks = -(-program.num_blocks * program.layout.kv.block_size // block)
             own = KvSize(blocks, size.max_context)
             emulated = device.parsed()[0] == "emulated" and device.graphs != "on"
-            drafting = load_part(
-                self.bundle, self.policy.source, program, device, own, report, "off" if emulated else device.graphs
-            )
+            graphs = "off" if emulated else device.graphs
+            drafting = load_part(self.bundle, self.policy.source, program, own, report, graphs)
             if isinstance(drafting, HipProgram):
                 drafting.try_graphs()
         except BaseException:

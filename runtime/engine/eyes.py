@@ -8,7 +8,7 @@ from ...artifacts.bundle import Bundle
 from ...artifacts.dataclass import dataclass
 from ...artifacts.vision import VISION_PART
 from ..device.batch import Float32, Program, close_program
-from ..device.load import DeviceOptions, Report
+from ..device.load import Report
 from ..device.memory import KvSize
 from ..pictures.encode import VisionPart, encode, load_vision, vision_of
 from ..pictures.patches import Patches
@@ -46,7 +46,7 @@ class EyesLoader:
         """What is asked for of the model, with room left for its eyes."""
         return replace(size, apart=tuple(self.bundle.part(VISION_PART).layouts.values()))
 
-    def load(self, program: Program, device: DeviceOptions, report: Report) -> None:
+    def load(self, program: Program, report: Report) -> None:
         """Load them on the device of the model's program, which is closed where that fails.
 
         Raises:
@@ -54,7 +54,7 @@ class EyesLoader:
             BundleError: the manifest says of them what nobody can use.
         """
         try:
-            self.encoder.attach(Eyes(load_vision(self.bundle, program, device, report)))
+            self.encoder.attach(Eyes(load_vision(self.bundle, program, report)))
         except BaseException:
             close_program(program)
             raise

@@ -168,7 +168,7 @@ def load_engine(
                 eyes.encoder.close()
             program = load_program(bundle, device, size, report)
             if eyes is not None:
-                eyes.load(program, device, report)
+                eyes.load(program, report)
                 seen.callback(eyes.encoder.close)
             device = replace(device, device=chosen_device(device.device, program))
             if drafts is not None:

@@ -17,7 +17,7 @@ from ...artifacts.manifest import MANIFEST_NAME
 from ...artifacts.mapped_weights import MappedWeights
 from ...artifacts.vision import POSITIONS_TENSOR, VISION_PART, Vision, read_vision
 from ..device.batch import Batch, Float32, Int32, Program
-from ..device.load import DeviceOptions, Report
+from ..device.load import Report
 from ..device.parts import load_part
 from .patches import Patches
 
@@ -55,7 +55,7 @@ def vision_of(bundle: Bundle) -> Vision:
     return read_vision(Checker(bundle.path / MANIFEST_NAME), part.facts)
 
 
-def load_vision(bundle: Bundle, beside: Program, options: DeviceOptions, report: Report = log.info) -> VisionPart:
+def load_vision(bundle: Bundle, beside: Program, report: Report = log.info) -> VisionPart:
     """Load the eyes of a bundle on the device of its program.
 
     Raises:
@@ -64,7 +64,7 @@ def load_vision(bundle: Bundle, beside: Program, options: DeviceOptions, report:
     """
     vision = vision_of(bundle)
     table = _table(bundle) if vision.positions != "none" else None
-    return VisionPart(load_part(bundle, VISION_PART, beside, options, None, report), vision, table)
+    return VisionPart(load_part(bundle, VISION_PART, beside, None, report), vision, table)
 
 
 def _table(bundle: Bundle) -> Float32:

@@ -21,7 +21,6 @@ from rocmforge.runtime.device.golden import record_golden
 from rocmforge.runtime.device.hip.api import HipApi, load_hip
 from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.hip.program import HipProgram
-from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
@@ -200,7 +199,7 @@ def drafting(device: Device) -> Arrays:
         program: Program = device.load(32, 24)
         policy = None
         if drafts:
-            block = load_part(device.bundle, "mtp", program, DeviceOptions(), KvSize(32, 64))
+            block = load_part(device.bundle, "mtp", program, KvSize(32, 64))
             found["block"] = _of_part(device, "mtp", block)
             program, policy = headed(program, block, drafts)
         limits = EngineLimits(draft_tokens=drafts)
@@ -222,7 +221,7 @@ def seeing(device: Device) -> Arrays:
     """A model with eyes: rows of a picture, and texts behind two pictures that differ."""
     tokenizer, vision = load_tokenizer(device.bundle), vision_of(device.bundle)
     program = device.load(32)
-    eyes = load_vision(device.bundle, program, DeviceOptions(), str)
+    eyes = load_vision(device.bundle, program, str)
     found: Arrays = {"rows": _of_part(device, "vision", eyes.program)}
     encoder = PictureEncoder(vision)
     encoder.attach(Eyes(eyes))

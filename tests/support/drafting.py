@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from rocmforge.artifacts.bundle import Bundle
 from rocmforge.runtime.device.batch import Batch, Float32, Int32, Program
 from rocmforge.runtime.device.host import load_host_program
-from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
 from rocmforge.runtime.engine.draft_head import DraftHead
@@ -17,7 +16,6 @@ from rocmforge.runtime.engine.drafted_program import DraftedProgram
 from rocmforge.runtime.engine.drafts import MODEL, MTP, DraftHistory, DraftPolicy
 from rocmforge.runtime.engine.generation import GenerationState
 from rocmforge.tests.support.emulated_programs import load as load_gpu
-from rocmforge.tools.emulator import HipEmulator
 
 
 class Eager(DraftPolicy):
@@ -84,4 +82,4 @@ def load_with_part(bundle: Bundle, part: str, place: str) -> tuple[Program, Prog
         model: Program = load_host_program(bundle, 8, 1, place)
     else:
         model = load_gpu(bundle, place, 8)
-    return model, load_part(bundle, part, model, DeviceOptions(emulator=HipEmulator), KvSize(8, 64))
+    return model, load_part(bundle, part, model, KvSize(8, 64))

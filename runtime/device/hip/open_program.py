@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ....artifacts.bundle import Bundle
@@ -74,9 +75,11 @@ def open_program(
     except HipError as error:
         raise DeviceError(f"{device}: {error}") from None
     room = Room(free, total, available_memory())
-    host = place_weights(layout, kv, room, str(device), places or WeightPlaces())
+    shared = {} if beside is None else beside.tensors_of(layout)
+    own = replace(layout, tensors=tuple(one for one in layout.tensors if one.name not in shared))
+    host = place_weights(own, kv, room, str(device), places or WeightPlaces())
     if host:
-        report(f"{device}: {host_weights(layout, host)}")
+        report(f"{device}: {host_weights(own, host)}")
     weights = bundle.map_weights(target.backend)
     program = HipProgram(api, device, layout, weights, code, kv, progress, graphs=graphs, host=host, beside=beside)
     tokens = program.num_blocks * layout.kv.block_size

@@ -154,7 +154,7 @@ class Worker:
             size = eyes.size(size)
         program = load_program(bundle, device, size, log.info)
         if eyes is not None:
-            eyes.load(program, device, log.info)
+            eyes.load(program, log.info)
         ready = self._ready(start.device, bundle, program, size.max_context)
         self._compiler = ConstraintCompiler(tokenizer)
         self._engine = Engine(

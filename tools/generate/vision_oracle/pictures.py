@@ -81,7 +81,7 @@ def rows_of_bundle(goal: Path, device: str, patches: Patches, window: int | None
     options = DeviceOptions(device, 1, emulator=lambda arch: HipEmulator(arch, check=False, count=False))
     with open_bundle(goal) as bundle:
         program = load_program(bundle, options, KvSize(4, 64), lambda _line: None)
-        part = load_vision(bundle, program, options, lambda _line: None)
+        part = load_vision(bundle, program, lambda _line: None)
         try:
             given = part if window is None else replace(part, vision=replace(part.vision, window=window))
             return encode(given, patches)

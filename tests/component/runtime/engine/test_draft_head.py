@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import falcon.testing
 import numpy as np
@@ -16,6 +17,10 @@ from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.library.loading import load as load_model
 from rocmforge.library.params import GenerationParams
 from rocmforge.runtime.device.batch import Float32, Program
+from rocmforge.runtime.device.hip.api import HipApi
+from rocmforge.runtime.device.hip.memory import place_buffers, place_tensors
+from rocmforge.runtime.device.hip.open_program import open_program
+from rocmforge.runtime.device.hip.placement import WeightPlaces, host_bytes
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
@@ -34,6 +39,7 @@ from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.telemetry.tracing import UNTRACED, Tracer
 from rocmforge.tests.support.drafting import Recorded, headed, same
 from rocmforge.tests.support.emulated_programs import compiled as compiled_for_gpus
+from rocmforge.tests.support.emulated_programs import load as load_on_gpu
 from rocmforge.tests.support.engine_harness import CountingMetrics, ended, load, serving, waiting_steps
 from rocmforge.tests.support.faulty_program import FaultyProgram, fault_plan
 from rocmforge.tests.support.programs import building_levels
@@ -94,7 +100,7 @@ def alone(bundle: Bundle) -> list[GenerationState]:
 
 
 def block_of(bundle: Bundle, beside: Program, num_blocks: int) -> Program:
-    return load_part(bundle, "mtp", beside, DeviceOptions("host", 1), KvSize(num_blocks, CONTEXT))
+    return load_part(bundle, "mtp", beside, KvSize(num_blocks, CONTEXT))
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -249,6 +255,46 @@ def test_on_an_emulated_gpu(agreeing: Bundle) -> None:
     assert found[0] == found[1]
     assert stats.draft is not None
     assert stats.draft.accepted == stats.draft.proposed > 0
+
+
+def test_places_of_weights_are_asked_of_the_model_alone(random: Bundle) -> None:
+    """The block has one layer, and no experts."""
+    device = DeviceOptions("emulated", 1, HipEmulator, places=WeightPlaces(gpu_layers=2))
+    options = EngineOptions(device, max_context=64, kv_tokens=128)
+    engine = load_engine(random, options, load_tokenizer(random), Metrics())
+    stats = engine.stats()
+    engine.stop(60)
+    assert stats.draft is not None
+    [layout] = (random.layout_of(target) for target in random.manifest.targets if target.arch == ARCH)
+    assert stats.host_weight_bytes == host_bytes(layout, WeightPlaces(gpu_layers=2).chosen(layout)) > 0
+
+
+def test_what_the_model_has_takes_no_room_a_second_time(random: Bundle) -> None:
+    """In memory that the block's own weights fit into, none of them stays in this machine's."""
+    model = load_on_gpu(random, ARCH, 8)
+    part = random.part("mtp")
+    [target] = (one for one in part.manifest.targets if one.arch == ARCH)
+    layout, size = part.layout_of(target), KvSize(8, 64)
+    shared = {one.name for one in layout.tensors if one.name in model.tensors_of(layout)}
+    own = dataclasses.replace(layout, tensors=tuple(one for one in layout.tensors if one.name not in shared))
+    free = 8 * layout.kv.bytes_per_block + place_buffers(layout)[1] + place_tensors(own)[1]
+
+    class Tight:
+        def __getattr__(self, name: str) -> object:
+            return getattr(model.api, name)
+
+        def hipMemGetInfo(self, of_free: Any, of_total: Any) -> int:
+            of_free._obj.value, of_total._obj.value = free, 1 << 34
+            return 0
+
+    block = open_program(part, cast(HipApi, Tight()), model.device, target, size, str, graphs="off", beside=model)
+    assert block.facts().host_weight_bytes == 0
+    block.close()
+    free -= 1
+    block = open_program(part, cast(HipApi, Tight()), model.device, target, size, str, graphs="off", beside=model)
+    assert block.facts().host_weight_bytes > 0
+    block.close()
+    model.close()
 
 
 def test_memory_counts_what_the_block_has_of_its_own(random: Bundle) -> None:

@@ -78,7 +78,7 @@ def alone(bundle: Bundle) -> list[GenerationState]:
 
 
 def head_of(bundle: Bundle, beside: Program, num_blocks: int) -> Program:
-    return load_part(bundle, "eagle3", beside, DeviceOptions("host", 1), KvSize(num_blocks, CONTEXT))
+    return load_part(bundle, "eagle3", beside, KvSize(num_blocks, CONTEXT))
 
 
 @pytest.mark.parametrize("count", [1, 5])

@@ -62,13 +62,13 @@ def answers(bundle: Bundle, drafts: int, source: str) -> tuple[list[GenerationSt
         return Picture(*size, np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8).tobytes())
 
     program = load(bundle, 96, 1, slots=40)
-    eyes = load_vision(bundle, program, HOST, str)
+    eyes = load_vision(bundle, program, str)
     encoder = PictureEncoder(vision)
     encoder.attach(Eyes(eyes))
     policy: Eager | None = None
     served = program
     if source == "mtp":
-        block = load_part(bundle, "mtp", program, HOST, KvSize(96, CONTEXT))
+        block = load_part(bundle, "mtp", program, KvSize(96, CONTEXT))
         served, policy = headed(program, block, drafts)  # type: ignore[assignment]
     found = []
     limits = EngineLimits(draft_tokens=drafts)
