@@ -89,6 +89,7 @@ class HeadLoader(_Loader):
 
     def load(self, program: Program, device: DeviceOptions, size: KvSize, report: Report) -> DraftedProgram:
         """Load it beside the served model's program, which is closed where that fails; see `DraftLoader`."""
+        drafting: Program | None = None
         try:
             block = self.bundle.part(self.policy.source).layout.kv.block_size
             blocks = -(-program.num_blocks * program.layout.kv.block_size // block)
@@ -99,6 +100,7 @@ class HeadLoader(_Loader):
             if isinstance(drafting, HipProgram):
                 drafting.try_graphs()
         except BaseException:
+            close_program(drafting)
             close_program(program)
             raise
         head = DraftHead(drafting, self.policy, program.layout.vocab_size, self.prefill_tokens)

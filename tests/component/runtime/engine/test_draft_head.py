@@ -21,6 +21,7 @@ from rocmforge.runtime.device.hip.api import HipApi
 from rocmforge.runtime.device.hip.memory import place_buffers, place_tensors
 from rocmforge.runtime.device.hip.open_program import open_program
 from rocmforge.runtime.device.hip.placement import WeightPlaces, host_bytes
+from rocmforge.runtime.device.hip.program import HipProgram
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.parts import load_part
@@ -295,6 +296,20 @@ def test_what_the_model_has_takes_no_room_a_second_time(random: Bundle) -> None:
     assert block.facts().host_weight_bytes > 0
     block.close()
     model.close()
+
+
+def test_F72_a_block_whose_graphs_fail_leaves_nothing(random: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[HipProgram] = []
+
+    def fails(program: HipProgram) -> None:
+        made.append(program)
+        raise DeviceError("a step fails")
+
+    device = DeviceOptions("emulated", 1, HipEmulator)
+    monkeypatch.setattr(HipProgram, "try_graphs", fails)
+    with pytest.raises(DeviceError, match=r"^a step fails$"):
+        load_engine(random, EngineOptions(device, max_context=64, kv_tokens=128), load_tokenizer(random), Metrics())
+    assert [program.allocations() for program in made] == [{}]
 
 
 def test_memory_counts_what_the_block_has_of_its_own(random: Bundle) -> None:
