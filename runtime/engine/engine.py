@@ -274,8 +274,12 @@ class Engine:
         recovery = self._recovery
         with self._wake:
             while not recovery.replaced():
-                self._requests.drop_ended(self._limits.queue_seconds)
-                chunks = self._scheduler.next_chunks()
+                try:
+                    self._requests.drop_ended(self._limits.queue_seconds)
+                    chunks = self._scheduler.next_chunks()
+                except Exception as error:  # as for want of memory: the next requests are served
+                    recovery.choice_failed(error)
+                    continue
                 recovery.begin_step(chunks)
                 if chunks or recovery.stopping:
                     return chunks

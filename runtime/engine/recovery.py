@@ -129,6 +129,13 @@ class Recovery:
         close_program(program)
         return None
 
+    def choice_failed(self, error: Exception) -> None:
+        """No step could be chosen: end all requests, for what the scheduler has of them is in doubt. Under the lock."""
+        log.error("the next step could not be chosen", exc_info=error)
+        for sequence in self._table.live():
+            self._table.finish(sequence, FINISH_FAILED, failure_of(error))
+        self._start_anew()
+
     def _fail_step(self, error: Exception) -> None:
         """End the requests of a step that failed, and start the others over: what it left in the cache is not known.
         Where the bundle is torn, end the others too: it may stay so."""
@@ -142,6 +149,9 @@ class Recovery:
         for sequence in [*(chunk.sequence for chunk in chunks), *others]:
             if not sequence.finished:
                 self._table.finish(sequence, FINISH_FAILED, failure)
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         scheduler = self._table.scheduler
         self._start_over(scheduler.pool.num_blocks, 0 if scheduler.states is None else scheduler.states.pool.size)
 

@@ -11,6 +11,7 @@ from rocmforge.runtime.device.batch import Batch
 from rocmforge.runtime.engine import engine as engine_module
 from rocmforge.runtime.engine.engine import Engine
 from rocmforge.runtime.engine.generation import SamplingParams
+from rocmforge.runtime.engine.scheduler import Chunk
 from rocmforge.tests.support.engine_harness import (
     CONTEXT,
     SECONDS,
@@ -22,6 +23,26 @@ from rocmforge.tests.support.engine_harness import (
     wait_until,
 )
 from rocmforge.tests.support.tokenizers import TINY
+
+
+def test_F69_no_memory_to_choose_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = ScriptedProgram(gated=True)
+    with serving(program) as engine:
+        running, choose = engine.submit(request(3, 100)), engine._scheduler.next_chunks
+        program.wait_for_step()
+        waiting = engine.submit(request())
+
+        def fails() -> list[Chunk]:
+            monkeypatch.setattr(engine._scheduler, "next_chunks", choose)
+            raise MemoryError
+
+        monkeypatch.setattr(engine._scheduler, "next_chunks", fails)
+        program.open()
+        for one in (running, waiting):
+            state = ended(one)
+            assert (state.finish_reason, str(state.error)) == ("failed", "internal error: MemoryError()")
+        assert ended(engine.submit(request())).finish_reason == "length"
+        assert (engine.stats().running, engine.stats().pages_used) == (True, 0)
 
 
 def test_F55_cancel_in_the_queue() -> None:
