@@ -24,6 +24,10 @@ def serve(ours: socket.socket, bell: int) -> None:
         os.write(1 + len(rest) % 2, rest.encode("latin-1"))
     elif what == "exit":
         os._exit(int(rest))
+    elif what == "child":
+        child = os.posix_spawn(sys.executable, [sys.executable, "-c", f"import time; time.sleep({rest})"], os.environ)
+        ours.sendall(str(child).encode())
+        os._exit(0)
     elif what == "signal":
         if int(rest) == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -146,6 +146,8 @@ def begin(descriptor: int, bell: int, parent: int, module: str) -> None:
     """The worker's first steps: it ends with the server, whatever ends that, and leaves signals to a group to it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    for one in (descriptor, bell):
+        os.set_inheritable(one, False)  # what a driver starts would hold the line open when this process is gone
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # not as the server, see `give_way`

@@ -69,6 +69,16 @@ def test_how_it_ended(process: WorkerProcess, what: str, how: str, caplog: pytes
         ]
 
 
+def test_its_end_is_seen_whatever_it_had_started(process: WorkerProcess) -> None:
+    process.socket.settimeout(SECONDS)
+    process.socket.sendall(b"child:3600")
+    child = int(process.socket.recv(100))
+    try:
+        assert process.socket.recv(100) == b""
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_what_was_written_long_before_is_not_the_cause(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lines at a stretch belong together; a line after a pause begins anew."""
     times = iter([100.0, 101.0, 102.5, 103.5])
