@@ -238,7 +238,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         f"test_{name}.py"
         for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")
     ),
-    "runtime/text/token_models/looked_up.py": ("test_merge_table.py",),
+    "runtime/text/token_models/looked_up.py": ("compiler/test_merge_table.py",),
     "runtime/text/token_models/*": ("test_token_models.py", "test_tokenizer_vectors.py"),
     **dict.fromkeys(
         (f"runtime/text/{name}.py" for name in ("literals", "nested_tags", "call_arguments")),

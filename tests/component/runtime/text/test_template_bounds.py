@@ -42,7 +42,7 @@ def refused(made: ChatTemplate) -> None:
 # What the sandbox does not foresee: most are one operation of the template.
 BOMBS = {
     "processor": "{{ 1.5|round(100000000, 'ceil') }}",
-    "punycode": "{{ ('a' * 1000000).encode().decode('punycode') }}",
+    "punycode": "{{ ('2n7c' ~ 'a' * 500000).encode().decode('punycode') }}",
     "bytes times": "{{ 'a'.encode() * 4000000000 }}",
     "bytes percent": "{{ '%0999999999d'.encode() % 1 }}",
     "integer to bytes": "{{ (1).to_bytes(3000000000, 'big') }}",
