@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from functools import cache
@@ -330,10 +331,10 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
 def nearest_tests(root: Path, path: str) -> list[str]:
     """Test files, or tests of a file, for a source at `path` of the repository at `root`: nearest first, few."""
     module = _dotted(path)
-    tests = [test for test in _tests(root) if not Path(test).name.startswith(SLOW)]
+    tests = [test for test in _tests(root) if not _stem(test).startswith(SLOW)]
     unit = [test for test in tests if not test.startswith(("tests/e2e/", "tests/clients/"))]
     names = tuple(f"test_{name}" for name in (Path(path).stem, f"{Path(path).parent.name}_{Path(path).stem}"))
-    named = [test for test in tests if Path(test).stem.startswith(names)]
+    named = [test for test in tests if _stem(test).startswith(names)]
     if path.startswith("tools/emulator/"):  # whose names are those of parts of the product
         named = [test for test in named if test.startswith(f"tests/{EMULATOR}")]
     direct, helped = ({test: names[i] for test, names in _tests(root).items()} for i in range(2))
@@ -345,7 +346,7 @@ def nearest_tests(root: Path, path: str) -> list[str]:
         *(test for test in unit if module in direct[test] and path.startswith("runtime/http/")),
         *_ending(root, next((declared for pattern, declared in TABLE.items() if fnmatch(path, pattern)), ())),
         *(test for test in unit if module in direct[test]),
-        *(test for test in unit if Path(test).stem.removeprefix("test_") in users),
+        *(test for test in unit if _stem(test).removeprefix("test_") in users),
         *(test for test in unit if module in helped[test]),
         *(test for test in unit if direct[test] & _users(root, module)),
     )
@@ -363,28 +364,50 @@ def _ending(root: Path, names: Iterable[str]) -> list[str]:
 
 def _mirrors(test: str, path: str) -> bool:
     """Whether a test stands in the mirrored folder of its level, or in that of a folder around it."""
+    return _mirrored(test) in _parents(path)
+
+
+@cache
+def _mirrored(test: str) -> Path:
     folder = (
         test.replace("tests/emulator", "tools/emulator").removeprefix("tests/unit/").removeprefix("tests/component/")
     )
-    return Path(folder).parent in list(Path(path).parents)[:-1]
+    return Path(folder).parent
+
+
+@cache
+def _parents(path: str) -> frozenset[Path]:
+    return frozenset(list(Path(path).parents)[:-1])
+
+
+@cache
+def _stem(path: str) -> str:
+    return Path(path).stem
 
 
 def _same_subject(test: str, path: str) -> bool:
     """Whether a test of the mirrored folder has the first word of the file's name: `test_embeddings`."""
-    name = Path(test).stem.removeprefix("test_").rstrip("s")
-    return _mirrors(test, path) and len(name) > 3 and Path(path).stem.startswith(name)
+    name = _stem(test).removeprefix("test_").rstrip("s")
+    return _mirrors(test, path) and len(name) > 3 and _stem(path).startswith(name)
 
 
 def _dotted(path: str) -> str:
     return ".".join(Path(path).with_suffix("").parts)
 
 
-@cache
 def _users(root: Path, module: str) -> frozenset[str]:
     """Modules of the product that import this one."""
-    folders = ("cli", "library", "compiler", "artifacts", "runtime", "tools")
-    paths = [path for folder in folders for path in (root / folder).rglob("*.py")]
-    return frozenset(_dotted(str(path.relative_to(root))) for path in paths if module in _imported(path, root))
+    return frozenset(_all_users(root)[module])
+
+
+@cache
+def _all_users(root: Path) -> Mapping[str, set[str]]:
+    users: dict[str, set[str]] = defaultdict(set)
+    for folder in ("cli", "library", "compiler", "artifacts", "runtime", "tools"):
+        for path in (root / folder).rglob("*.py"):
+            for module in _imported(path, root):
+                users[module].add(_dotted(path.relative_to(root).as_posix()))
+    return users
 
 
 @cache
