@@ -40,7 +40,7 @@ struct tile {
 INLINE int vectors_at_once(const int rows, const int most)
 {
     int count = 1;
-    if (rows >= MORE_ACCUMULATORS) return 1;
+    if (rows >= ACCUMULATORS) return 1;
     while (2 * count * rows <= MORE_ACCUMULATORS && most % (2 * count) == 0) count *= 2;
     return count;
 }

@@ -104,7 +104,7 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
     const int32_t tokens = COUNT(step);
     if (HAS_PANELS && tokens >= PANEL_TOKENS) begin_panels();
     int32_t item = begin;
-    for (; PAIRED_TILES && item + 1 < end; item += 2) {
+    for (; PAIRED_TILES && PAIRS_PAY && item + 1 < end; item += 2) {
         const int32_t done = multiply_two(arguments, item, tokens);
         multiply_item(arguments, item, done, tokens);
         multiply_item(arguments, item + 1, done, tokens);

@@ -4,3 +4,8 @@
 #else
 #include "weights_float.h"
 #endif
+
+/* Whether the processor is faster with two tiles at once, where they are multiplied so. */
+#ifndef PAIRS_PAY
+#define PAIRS_PAY 1
+#endif

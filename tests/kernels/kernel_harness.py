@@ -191,17 +191,24 @@ _numbers = itertools.count()
 
 
 def build(
-    specs: Iterable[KernelSpec], cache: BuildCache, folder: Path, levels: Sequence[str], optimize: str = "-O1"
+    specs: Iterable[KernelSpec],
+    cache: BuildCache,
+    folder: Path,
+    levels: Sequence[str],
+    optimize: str = "-O1",
+    first: str = "",
 ) -> Mapping[str, Kernels]:
     """Build kernels with the pinned toolchain, at each of `levels`.
 
     Args:
         optimize: "-O3" as the product does; less takes half the time, and no flag may change a bit of the results.
+        first: line of each source.
     """
     host = TARGETS[host_arch()]
     variants = (variant for variant in host.variants if variant.level in levels)
     target = replace(host, variants=tuple(replace(one, flags=(*one.flags, optimize)) for one in variants))
-    sources = tuple(render_kernel("host", one) for one in {one.symbol: one for one in specs}.values())
+    rendered = (render_kernel("host", one) for one in {one.symbol: one for one in specs}.values())
+    sources = tuple(replace(one, text=first + one.text) for one in rendered)
     code = build_variants(sources, target, find_toolchain("auto", target), cache, lambda _done, _total: None, 2)
     loaded = {}
     for item in code:

@@ -263,6 +263,29 @@ def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: s
         assert np.array_equal(part, whole[first:last])
 
 
+@pytest.mark.skipif(LEVELS[0] != "x86_64_v4", reason="other levels multiply one tile at a time")
+def test_tiles_of_floats_alone_and_in_pairs_have_the_same_bits(
+    build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Which of the two a processor takes is asked of it."""
+    folder, level = tmp_path_factory.mktemp("pairs"), LEVELS[0]
+    specs = [TAIL.spec(kind) for kind in FLOAT_TYPES]
+    alone, pairs = (
+        build(specs, build_cache, folder, [level], first=f"#define PAIRS_PAY {pay}\n")[level] for pay in (0, 1)
+    )
+    for kind in FLOAT_TYPES:
+        check_matmul(alone, kind, TAIL, False)
+        check_matmul(pairs, kind, TAIL, False)
+        random = np.random.default_rng(5)
+        weights = pack_rows(random_rows(random, kind, TAIL.rows, TAIL.columns), kind, TAIL.columns)
+        inputs, _ = matmul_inputs(random, kind, TAIL.columns, 29)
+        one, other = (np.zeros((29, TAIL.stride), np.float32) for _ in range(2))
+        for kernels, out in ((alone, one), (pairs, other)):
+            kernels.run(TAIL.spec(kind), Step(29), weights, inputs, out, np.zeros(TAIL.rows, np.float32))
+        assert np.array_equal(one, other)
+        assert one.any()
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_gate_up(built: Built, level: str, kind: str) -> None:
