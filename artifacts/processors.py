@@ -12,7 +12,7 @@ from .control_groups import control_groups, system_text
 from .dataclass import dataclass
 
 _ROOT: Final = Path("/")
-_MOST_BYTES: Final = 1 << 16
+_MOST_CPUS: Final = 1 << 16
 _RANGE: Final = re.compile(r"([0-9]{1,7})(?:-([0-9]{1,7}))?", re.ASCII)
 _NAMES: Final = ("model name", "CPU implementer", "CPU part")  # of /proc/cpuinfo; ARM's have no other
 _SIBLINGS: Final = ("core_cpus_list", "thread_siblings_list")  # the second: what Linux before 5.3 calls it
@@ -87,7 +87,7 @@ def _range(text: str) -> Set[int]:
         return set()
     first = int(found[1])
     last = int(found[2] or first)
-    return set(range(first, last + 1)) if last - first < _MOST_BYTES else set()
+    return set(range(first, last + 1)) if last - first < _MOST_CPUS else set()
 
 
 def _quota(root: Path) -> float | None:
