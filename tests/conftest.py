@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import rocmforge.compiler.build as build_module
 from rocmforge.artifacts.bundle import Bundle, open_bundle
@@ -26,6 +27,10 @@ from rocmforge.tests.support.process import Server, serving
 
 # An environment that was made with it: see the extra `test` in pyproject.toml.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+# No example of a property test fails because others used the machine. All else is as Hypothesis has it, here or in CI.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_configure() -> None:
