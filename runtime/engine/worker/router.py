@@ -98,16 +98,21 @@ class RoutedEngine:
     def submit_all(self, requests: Collection[GenerationRequest]) -> list[RemoteGeneration]:
         """See `EngineApi`."""
         first = next(iter(requests))
-        keys = self._keys(first.prompt_token_ids, first.cache_space)
-        return self._try(keys, lambda engine: engine.submit_all(requests))
+        return self._try(self._keys(first), lambda engine: engine.submit_all(requests))
 
     def embed(self, requests: Collection[EmbeddingRequest]) -> list[RemoteEmbedding]:
         """See `EngineApi`."""
         return self._try((), lambda engine: engine.embed(requests))
 
-    def _keys(self, token_ids: Sequence[int], space: str) -> list[bytes]:
-        size = self._engines[0].block_size
-        return add_block_keys([], root_key(space), token_ids, size, len(token_ids) // size)
+    def _keys(self, request: GenerationRequest) -> list[bytes]:
+        """Of its prompt's blocks; those of other adapters and of other pictures are others, as in the caches."""
+
+        def rows_of(start: int, end: int) -> bytes:
+            return b"".join(one.digest for one in request.pictures if one.span[0] < end and start < one.span[1])
+
+        size, ids = self._engines[0].block_size, request.prompt_token_ids
+        root = root_key(request.cache_space, request.adapters)
+        return add_block_keys([], root, ids, size, len(ids) // size, rows_of)
 
     def _try(self, keys: Sequence[bytes], submit: Callable[[RemoteEngine], list[_Made]]) -> list[_Made]:
         """Have the best of the devices take it, else the next: one may be lost meanwhile, or its queue be full."""

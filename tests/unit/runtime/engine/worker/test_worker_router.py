@@ -11,9 +11,11 @@ import pytest
 from rocmforge.artifacts.errors import EngineBusyError
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
 from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, GenerationRequest
+from rocmforge.runtime.engine.pictures import PlacedPicture
 from rocmforge.runtime.engine.worker import router
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.router import RoutedEngine
+from rocmforge.runtime.pictures.patches import Picture
 from rocmforge.tests.support.engine_harness import SECONDS, request
 
 PAGE = 4
@@ -95,6 +97,30 @@ def test_the_one_that_has_most_of_it_whoever_had_it_first() -> None:
     assert where(both, PAGE + 1) == "a"  # as much as the other, and less to do
     assert where(both, 2 * PAGE, "another space") == "a"
     assert where(both, 2 * PAGE, first=3) == "a"
+
+
+def _picture(name: bytes) -> PlacedPicture:
+    return PlacedPicture(Picture(2, 2, bytes(12)), name, ((1, 4),), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ({"adapters": (("one", 1.0),)}, {"adapters": (("two", 1.0),)}),
+        ({"adapters": (("one", 1.0),)}, {"adapters": (("one", 0.5),)}),
+        ({"adapters": (("one", 1.0),)}, {}),
+        ({"pictures": (_picture(b"one"),)}, {"pictures": (_picture(b"two"),)}),
+    ],
+)
+def test_other_adapters_and_pictures_make_another_prompt(first: dict[str, Any], other: dict[str, Any]) -> None:
+    engines = Engine("a"), Engine("b", 1)
+    both = routed(*engines)
+    ids = tuple(range(3 * PAGE))
+    assert cast(str, both.submit(request(ids, **first))) == "a"
+    engines[0].load = 2
+    both.submit(request(ids[: 2 * PAGE], **other))  # "b": what it begins with, it has as well then
+    assert cast(str, both.submit(request(ids, **other))) == "b"
+    assert cast(str, both.submit(request(ids, **first))) == "a"
 
 
 def test_a_full_device_takes_nothing_that_another_has_room_for() -> None:
