@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import EngineBusyError, RequestError
+from ...artifacts.layout import Layout
 from ..device.batch import Program, close_program
 from ..device.head import EmbeddingHead
 from ..device.token_masks import TokenMasks
@@ -123,6 +124,11 @@ class Engine:
     def max_context(self) -> int:
         """See `EngineApi`."""
         return self._max_context
+
+    @property
+    def layout(self) -> Layout:
+        """That of its programs."""
+        return self._layout
 
     @property
     def vocab_size(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,6 @@ from ...artifacts.merge_table import MERGES_NAME
 from ...artifacts.tokenizer_config import TokenizerConfig
 from ..device.batch import Program
 from ..device.head import EmbeddingHead
-from ..device.host import HostProgram
 from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
 from ..text.chat import ChatTemplate
@@ -132,11 +131,16 @@ def draft_limits(limits: EngineLimits, bundle: Bundle, draft: Bundle | None) -> 
     return replace(limits, draft_tokens=DEFAULT_DRAFTS)
 
 
-def chosen_device(asked: str, program: Program) -> str:
-    """What to ask for the next time: a GPU that is lost is waited for, not replaced by the CPU."""
+def chosen_device(asked: str, runtime: str) -> str:
+    """What to ask for the next time: a GPU that is lost is waited for, not replaced by the CPU.
+
+    Args:
+        asked: the first time.
+        runtime: that of the GPU which was chosen; empty where none was. See `DeviceFacts`.
+    """
     if asked != "auto":
         return asked
-    return "host" if isinstance(program, HostProgram) else "hip"
+    return "hip" if runtime else "host"
 
 
 def load_engine(
@@ -148,8 +152,15 @@ def load_engine(
     observer: Observer | None = None,
     request_ids: Iterator[int] | None = None,
     draft: Bundle | None = None,
+    make_program: Callable[[], Program] | None = None,
 ) -> Engine:
     """An engine, not yet started, with the bundle's program on its device, and beside it that of a draft model.
+
+    Args:
+        bundle, options, draft: what to run, on what, and the draft model.
+        tokenizer, metrics, observer, request_ids: see `Engine`.
+        report: told what loading comes to.
+        make_program: another program, after the device failed; None: the same are loaded again.
 
     Raises:
         UsageError: the context asked for is longer than the bundle's, or the draft model cannot draft for it.
@@ -170,7 +181,7 @@ def load_engine(
             if eyes is not None:
                 eyes.load(program, report)
                 seen.callback(eyes.encoder.close)
-            device = replace(device, device=chosen_device(device.device, program))
+            device = replace(device, device=chosen_device(device.device, program.facts().runtime))
             if drafts is not None:
                 program = drafts.load(program, device, size, report)
             seen.pop_all()
@@ -184,7 +195,7 @@ def load_engine(
         size.max_context,
         metrics,
         limits=limits,
-        make_program=lambda: load(device)[0],
+        make_program=make_program or (lambda: load(device)[0]),
         observer=observer,
         request_ids=request_ids,
         head=head,

@@ -20,26 +20,16 @@ from typing import Any, Final, Never, cast
 
 from ....artifacts.bundle import Bundle, open_bundle
 from ....artifacts.errors import BundleError, RocmforgeError, os_problem, printable
-from ...device.batch import Program
 from ...device.hip.placement import WeightPlaces
-from ...device.load import DeviceOptions, EmulatorMaker, load_program
+from ...device.load import DeviceOptions, EmulatorMaker
 from ...text.constraints import ConstraintCompiler
 from ..drafts import LOOKUP
 from ..embedding_sequence import EmbeddingSequence
 from ..embeddings import EmbeddingError, EmbeddingRequest
 from ..engine import Engine
-from ..eyes import eyes_loader
 from ..generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, TokenEvent
 from ..lifecycle import EngineMetrics, NoMetrics, RequestEvent
-from ..loading import (
-    EngineOptions,
-    chosen_device,
-    draft_limits,
-    draft_loader,
-    embedding_head,
-    kv_size,
-    load_tokenizer,
-)
+from ..loading import EngineOptions, chosen_device, load_engine, load_tokenizer
 from ..sequence import ActiveSequence
 from .channel import Channel
 from .sender import Sender
@@ -144,40 +134,28 @@ class Worker:
         device = DeviceOptions(
             start.device, start.threads, emulator, graphs=start.graphs, places=places, state_slots=start.state_slots
         )
-        limits = draft_limits(start.limits, bundle, draft)
-        size = kv_size(bundle, EngineOptions(device, start.max_context, start.kv_tokens, limits))
         tokenizer = load_tokenizer(bundle)
-        drafts = draft_loader(bundle, tokenizer, draft, limits)
-        if drafts is not None:
-            size = drafts.size(size)
-        if (eyes := eyes_loader(bundle)) is not None:
-            size = eyes.size(size)
-        program = load_program(bundle, device, size, log.info)
-        if eyes is not None:
-            eyes.load(program, log.info)
-        ready = self._ready(start.device, bundle, program, size.max_context)
         self._compiler = ConstraintCompiler(tokenizer)
-        self._engine = Engine(
-            program if drafts is None else drafts.load(program, device, size, log.info),
+        self._engine = load_engine(
+            bundle,
+            EngineOptions(device, start.max_context, start.kv_tokens, start.limits),
             tokenizer,
-            size.max_context,
             cast(EngineMetrics, _StepMetrics(self._sender)),
-            limits=limits,
-            make_program=self._give_up,
+            log.info,
             observer=self._turned,
             request_ids=self._ids,
-            head=embedding_head(bundle),
-            policy=None if drafts is None else drafts.policy,
-            encoder=None if eyes is None else eyes.encoder,
+            draft=draft,
+            make_program=self._give_up,
         )
+        ready = self._ready(start.device, bundle)
         self._engine.start()
         self._put(ready)
 
-    def _ready(self, asked: str, bundle: Bundle, program: Program, max_context: int) -> Ready:
-        layout = program.layout
-        device = chosen_device(asked, program)
+    def _ready(self, asked: str, bundle: Bundle) -> Ready:
+        device = chosen_device(asked, self._engine.stats().runtime)
+        context, layout = self._engine.max_context, self._engine.layout
         size = layout.kv.block_size
-        return Ready(device, bundle.weights_stamps, max_context, layout.vocab_size, size, layout.max_sequences)
+        return Ready(device, bundle.weights_stamps, context, layout.vocab_size, size, layout.max_sequences)
 
     def _give_up(self) -> Never:
         """In the place of another program: the engine's device is lost, and with this process all that it held."""

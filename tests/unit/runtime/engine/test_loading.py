@@ -20,6 +20,7 @@ from rocmforge.artifacts.merge_table import MERGES_NAME, MergeTable
 from rocmforge.artifacts.writer import BundleWriter
 from rocmforge.compiler.merge_table import merge_table
 from rocmforge.compiler.tokenizer import build_tokenizer
+from rocmforge.runtime.device.batch import DeviceFacts
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.engine import loading
@@ -56,20 +57,18 @@ def test_a_context_that_the_bundle_does_not_have() -> None:
     assert str(caught.value) == "--max-context: expected at most 256 (the bundle's), found 257"
 
 
-def test_what_is_asked_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Host:
-        pass
-
-    monkeypatch.setattr(loading, "HostProgram", Host)
-    host: Any = Host()
-    gpu: Any = object()
-    assert [chosen_device("auto", program) for program in (host, gpu)] == ["host", "hip"]
-    assert [chosen_device(asked, program) for asked, program in (("hip:1", host), ("host", gpu))] == ["hip:1", "host"]
+def test_what_is_asked_for_the_next_time() -> None:
+    assert [chosen_device("auto", runtime) for runtime in ("", "HIP 6.4")] == ["host", "hip"]
+    assert [chosen_device(asked, runtime) for asked, runtime in (("hip:1", ""), ("host", "HIP 6.4"))] == [
+        "hip:1",
+        "host",
+    ]
 
 
 def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Any] = []
-    program: Any = SimpleNamespace(layout=SimpleNamespace(head=None))
+    facts = DeviceFacts("HIP 6.4")
+    program: Any = SimpleNamespace(layout=SimpleNamespace(head=None), facts=lambda: facts)
 
     def load_program(*arguments: Any) -> Any:
         loads.append(arguments)
@@ -79,6 +78,7 @@ def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "Engine", lambda *arguments, **named: (arguments, named))
     options = EngineOptions(DeviceOptions("auto", 3), 100, None, EngineLimits(5))
     bundle, observer, ids, report = stub(), object(), iter([1]), print
+    other: Any = object()
     made: Any = load_engine(bundle, options, "tokenizer", "metrics", report, observer, ids)  # type: ignore[arg-type]
     arguments, named = made
     assert arguments == (program, "tokenizer", 100, "metrics")
@@ -100,6 +100,8 @@ def test_everything_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     made = load_engine(bundle, options, "tokenizer", "metrics")  # type: ignore[arg-type]
     assert made[1]["observer"] is made[1]["request_ids"] is None
     assert loads[-1][3] == logging.getLogger(loading.__name__).info
+    made = load_engine(bundle, options, "tokenizer", "metrics", make_program=other)  # type: ignore[arg-type]
+    assert made[1]["make_program"] is other
 
 
 SMALL = build_tokenizer(tiny(), Path("tiny.gguf"))
