@@ -16,7 +16,7 @@ import pytest
 from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.runtime.engine.generation import EngineStats, TokenEvent
 from rocmforge.runtime.engine.lifecycle import FINISHED, QUEUED, RequestEvent
-from rocmforge.runtime.engine.worker import remote as remote_module
+from rocmforge.runtime.engine.worker import keeper as keeper_module
 from rocmforge.runtime.engine.worker.channel import Channel
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.wire import Answer, Generated, Ready, Start, Submit
@@ -101,10 +101,10 @@ class Stage:
         self.looks = 0  # at the clock
         self.metrics = CountingMetrics()
         self.told: list[RequestEvent] = []
-        monkeypatch.setattr(remote_module, "time", SimpleNamespace(monotonic=self._look))
-        monkeypatch.setattr(remote_module, "RESTART_SECONDS", (0.0,))
-        monkeypatch.setattr(remote_module, "ASK_SECONDS", 3600.0)
-        monkeypatch.setattr(remote_module, "WorkerProcess", self._make)
+        monkeypatch.setattr(keeper_module, "time", SimpleNamespace(monotonic=self._look))
+        monkeypatch.setattr(keeper_module, "RESTART_SECONDS", (0.0,))
+        monkeypatch.setattr(keeper_module, "ASK_SECONDS", 3600.0)
+        monkeypatch.setattr(keeper_module, "WorkerProcess", self._make)
         self.first = self.worker()
         self.engine = RemoteEngine(START, self.metrics, observer=self.told.append, first=cast(Any, self.first))
 

@@ -235,6 +235,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime/device/batch.py": tuple(
         f"test_{name}.py" for name in ("engine", "hip_program", "token_masks", "engine_faults")
     ),
+    "runtime/engine/worker/calls.py": ("test_worker_remote.py", "test_worker_ends.py"),
     "runtime/engine/generation.py": tuple(
         f"test_{name}.py"
         for name in ("worker_ledger", "worker_router", "engine", "engine_faults", "worker_remote", "metrics")

@@ -28,7 +28,7 @@ from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest
 from rocmforge.runtime.engine.engine import EngineLimits
 from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.engine.lifecycle import FINISHED, QUEUED, RequestEvent
-from rocmforge.runtime.engine.worker import remote as remote_module
+from rocmforge.runtime.engine.worker import keeper as keeper_module
 from rocmforge.runtime.engine.worker import spawn
 from rocmforge.runtime.engine.worker.pending import RemoteGeneration
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
@@ -45,8 +45,8 @@ LONG = 200
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "RESTART_SECONDS", (0.0,))
-    monkeypatch.setattr(remote_module, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(keeper_module, "RESTART_SECONDS", (0.0,))
+    monkeypatch.setattr(keeper_module, "ASK_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_fault_ends_its_requests_once_and_the_next_is_answered(
     bundle: Bundle, fault: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     kind, words = FAULTS[name]
-    monkeypatch.setattr(remote_module, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(keeper_module, "SILENCE_SECONDS", 2.0)
     fault(kind)
     judge = Judge()
     start = start_of(bundle, limits=EngineLimits(step_seconds=0.5))
@@ -173,7 +173,7 @@ def test_F120_what_was_said_before_the_end_counts(bundle: Bundle) -> None:
 
 
 def test_F120_while_there_is_no_worker(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "RESTART_SECONDS", (3600.0,))
+    monkeypatch.setattr(keeper_module, "RESTART_SECONDS", (3600.0,))
     with working(start_of(bundle)) as engine:
         pid = engine.pid
         os.kill(pid or 0, signal.SIGKILL)
@@ -189,9 +189,9 @@ def test_F123_pauses_grow_and_begin_anew(
     bundle: Bundle, fault: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(remote_module, "RESTART_SECONDS", (0.0, 0.01, 0.02, 0.04))
+    monkeypatch.setattr(keeper_module, "RESTART_SECONDS", (0.0, 0.01, 0.02, 0.04))
     with working(start_of(bundle)) as engine:
-        wait_for, started = engine._changed.wait_for, spawn.WorkerProcess.__init__
+        wait_for, started = engine._keeper._changed.wait_for, spawn.WorkerProcess.__init__
         starts: list[float] = []
 
         def noted(condition: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -203,7 +203,7 @@ def test_F123_pauses_grow_and_begin_anew(
             starts.append(time.monotonic())
             started(process)
 
-        monkeypatch.setattr(engine._changed, "wait_for", noted)
+        monkeypatch.setattr(engine._keeper._changed, "wait_for", noted)
         monkeypatch.setattr(spawn.WorkerProcess, "__init__", start)
         fault("cannot load")
         with caplog.at_level(logging.INFO):
@@ -216,7 +216,7 @@ def test_F123_pauses_grow_and_begin_anew(
         assert re.search(r"the device is available again, after \d+\.\d s", caplog.text)
         assert ended(engine.submit(request())).finish_reason == "length"
         count = len(pauses)
-        monkeypatch.setattr(remote_module, "STEADY_SECONDS", 0.0)
+        monkeypatch.setattr(keeper_module, "STEADY_SECONDS", 0.0)
         os.kill(engine.pid or 0, signal.SIGKILL)
         wait_until(lambda: len(pauses) > count)
         assert pauses[count] == 0.0
@@ -234,9 +234,9 @@ def test_F123_a_worker_that_never_starts(bundle: Bundle, fault: Callable[[str], 
 def test_F123_a_worker_that_hangs_while_it_loads_is_replaced(
     bundle: Bundle, fault: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(remote_module, "LOAD_SECONDS", 1.0)
+    monkeypatch.setattr(keeper_module, "LOAD_SECONDS", 1.0)
     with working(start_of(bundle)) as engine:
-        engine._load_seconds = 0.3  # the limit is ten times that
+        engine._keeper._load_seconds = 0.3  # the limit is ten times that
         fault("deaf")
         os.kill(engine.pid or 0, signal.SIGKILL)
         assert submit_when_ready(engine, request()).finish_reason == "length"
@@ -432,7 +432,7 @@ def test_F120_killed_in_fifty_random_moments(bundle: Bundle) -> None:
 
 
 def test_F127_one_of_two_devices_is_lost(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "RESTART_SECONDS", (3600.0,))
+    monkeypatch.setattr(keeper_module, "RESTART_SECONDS", (3600.0,))
     first, second = (RemoteEngine(start_of(bundle), CountingMetrics()) for _ in range(2))
     both = RoutedEngine([first, second])
     both.start()

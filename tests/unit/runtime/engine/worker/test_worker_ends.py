@@ -11,7 +11,7 @@ import pytest
 from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError, RocmforgeError
 from rocmforge.runtime.engine.generation import Failure, GenerationState
 from rocmforge.runtime.engine.lifecycle import QUEUED, RequestEvent
-from rocmforge.runtime.engine.worker import remote as remote_module
+from rocmforge.runtime.engine.worker import keeper as keeper_module
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.wire import STARTING, Answer, AskStats, Fault, Lost, Stop, Submit
 from rocmforge.tests.support.engine_harness import SECONDS, ended, request, wait_until
@@ -48,7 +48,7 @@ def test_the_next_worker_takes_the_place_of_a_lost_one(stage: Stage, caplog: pyt
         assert failed(ended(one), KILLED)
         assert failed(ended(taken.get(timeout=SECONDS)), KILLED)
         wait_until(lambda: "gone" in worker.waits)
-        assert worker.waits == [remote_module.EXIT_SECONDS, "gone"]
+        assert worker.waits == [keeper_module.EXIT_SECONDS, "gone"]
         assert (engine.pid, engine.serving, engine.load, engine.restarts) == (None, False, 0, 0)
         assert engine.find(one.request_id) is one
         with pytest.raises(EngineBusyError, match=f"^the model is not available: {KILLED}$"):
@@ -110,7 +110,7 @@ def test_the_first_that_cannot_load_is_the_last(stage: Stage, caplog: pytest.Log
     with pytest.raises(BundleError) as caught:
         engine.wait()
     assert str(caught.value) == "model.rfb: torn"
-    assert stage.first.waits == [remote_module.EXIT_SECONDS, "gone"]
+    assert stage.first.waits == [keeper_module.EXIT_SECONDS, "gone"]
     with pytest.raises(EngineBusyError, match=r"^the server is stopping$"):
         engine.submit(request())
     assert (engine.pid, caplog.records) == (None, [])
@@ -161,7 +161,7 @@ def test_the_first_cause_is_the_one_that_is_told(stage: Stage) -> None:
 
 
 def test_a_worker_that_takes_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(keeper_module, "SILENCE_SECONDS", 0.1)
     stage = Stage(monkeypatch)
     worker, engine = stage.served(), stage.engine
     large = tuple(range(2000)) * 1000
@@ -188,8 +188,8 @@ def test_stop_asks_and_waits(stage: Stage) -> None:
 
 
 def test_a_worker_that_does_not_stop_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "CANCEL_SECONDS", 0.01)
-    monkeypatch.setattr(remote_module, "STOP_SECONDS", 0.01)
+    monkeypatch.setattr(keeper_module, "CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr(keeper_module, "STOP_SECONDS", 0.01)
     worker, engine = stage.served(), stage.engine
     [one] = stage.submitted(worker)
     engine.stop(0.01)

@@ -13,6 +13,7 @@ from rocmforge.artifacts.errors import EngineBusyError, RequestError
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
 from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, TokenEvent
 from rocmforge.runtime.engine.lifecycle import FINISHED, RequestEvent
+from rocmforge.runtime.engine.worker import keeper as keeper_module
 from rocmforge.runtime.engine.worker import remote as remote_module
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
 from rocmforge.runtime.engine.worker.wire import (
@@ -164,8 +165,8 @@ def test_figures_that_do_not_come_are_the_last_ones(stage: Stage, monkeypatch: p
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     made = Stage(monkeypatch)
-    monkeypatch.setattr(remote_module, "ASK_SECONDS", 0.001)
-    monkeypatch.setattr(remote_module, "SILENCE_SECONDS", 8.0)
+    monkeypatch.setattr(keeper_module, "ASK_SECONDS", 0.001)
+    monkeypatch.setattr(keeper_module, "SILENCE_SECONDS", 8.0)
     yield made
     made.close()
 
@@ -186,7 +187,7 @@ def test_a_worker_is_asked_how_it_is_once_it_has_answered(watched: Stage) -> Non
 def test_a_server_that_was_stopped_for_long_asks_before_it_ends_its_worker(
     watched: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_module, "ASK_SECONDS", 0.3)
+    monkeypatch.setattr(keeper_module, "ASK_SECONDS", 0.3)
     worker = watched.served()
     assert [worker.heard() for _ in range(2)] == [Ping(), AskStats(1)]
     for _ in range(3):
