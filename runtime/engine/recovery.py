@@ -11,6 +11,7 @@ from typing import Final
 
 from ...artifacts.errors import BundleError, DeviceError, RocmforgeError
 from ..device.batch import DeviceFacts, Program, changed_files, close_program, device_facts
+from ..device.patience import Patience
 from .checks import too_long
 from .generation import FINISH_FAILED, Failure, failure_of
 from .kv_cache import BlockPool
@@ -60,6 +61,7 @@ class Recovery:
         self._run = run
         self._in_step: list[Chunk] = []
         self._step_began = 0.0
+        self._patience = Patience(step_seconds)
         self._ended = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -92,6 +94,7 @@ class Recovery:
     def begin_step(self, chunks: list[Chunk]) -> None:
         """From now on a step of these chunks runs; no chunks: none does."""
         self._in_step, self._step_began = chunks, time.monotonic()
+        self._patience.begin()
 
     def end_step(self) -> None:
         """What the step came to is taken."""
@@ -169,7 +172,7 @@ class Recovery:
             with self.wake:
                 if self.problem is not None:
                     self._table.drop_ended(self._queue_seconds)  # the thread hangs, or is busy with a new program
-                if self._in_step and self.step_seconds() >= limit:
+                if self._in_step and self._patience.look():
                     error: RocmforgeError = DeviceError(f"the device did not finish its step within {limit:g} s")
                 elif changed is not None and not self._in_step and self.program is program and self.problem is None:
                     error = changed

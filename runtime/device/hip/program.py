@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import time
@@ -20,6 +21,7 @@ from ..addresses import Addresses
 from ..batch import Batch, DeviceFacts, Float32, Int32, rows_from_outside
 from ..hidden import HiddenStates, place_tapped
 from ..memory import KvSize
+from ..patience import Patience
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
 from .capacity import fitting_blocks, fitting_slots, mebibytes, reserved_bytes
 from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
@@ -195,8 +197,6 @@ class HipProgram:
             with self._ranges(_range_name(shape)):
                 self._compute(batch, shape)
         except HipError as error:
-            # What was queued may still read the pinned memory that the next step overwrites.
-            self._api.hipStreamSynchronize(self._stream)
             raise DeviceError(f"{self.device}: {error}") from None
         image = (ctypes.c_int32 * shape.logits).from_address(self._sampled_image)
         return np.array(image, np.int32)
@@ -225,6 +225,16 @@ class HipProgram:
 
     def _run(self, batch: Batch, shape: StepShape, replay: bool) -> bool:
         """Run a step to its end; return whether it was a graph's replay."""
+        try:
+            return self._queue_and_wait(batch, shape, replay)
+        except BaseException:
+            # What was queued may still read the pinned memory that the next step overwrites.
+            if not self._hung:
+                with contextlib.suppress(DeviceError):
+                    self._wait()
+            raise
+
+    def _queue_and_wait(self, batch: Batch, shape: StepShape, replay: bool) -> bool:
         self._step.write(batch)
         replayed = self._launch_forward(shape, replay)
         # The device is at work by now; masks have to be there when tokens are drawn, by the last launch.
@@ -298,9 +308,9 @@ class HipProgram:
 
     def _wait(self) -> None:
         """Wait for the stream, but not for ever: HIP has no call for that."""
-        deadline = time.monotonic() + self._step_seconds
+        patience = Patience(self._step_seconds)
         while self._api.hipStreamQuery(self._stream) == NOT_READY:
-            if time.monotonic() > deadline:
+            if patience.look():
                 self._hung = True
                 raise DeviceError(f"{self.device}: a step did not end within {self._step_seconds:g} s: the GPU hangs")
             time.sleep(_SPIN_SECONDS)

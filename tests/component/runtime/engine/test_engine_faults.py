@@ -225,6 +225,20 @@ def test_F75_a_step_that_hangs_fails_and_another_program_goes_on() -> None:
     assert (len(hung.batches), fresh.closed) == (1, 1)
 
 
+def test_F75_a_step_during_which_the_process_was_stopped_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, clock = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + stopped[0])
+    program = ScriptedProgram(gated=True)
+    with serving(program, limits=EngineLimits(step_seconds=600)) as engine:
+        slow = engine.submit(request())
+        program.wait_for_step()
+        stopped[0] += 3600
+        time.sleep(0.1)  # the watchdog looks again and again
+        program.open()
+        assert ended(slow).finish_reason == "length"
+        assert engine.stats().device_available
+
+
 def test_F75_a_late_error_of_a_step_that_hung_fails_nobody_else() -> None:
     hung, fresh = ScriptedProgram(failing_once(DeviceError("too late")), gated=True), ScriptedProgram(gated=True)
     programs = iter([fresh])

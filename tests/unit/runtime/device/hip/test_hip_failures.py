@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.abi import HIP_ABI_VERSION
@@ -14,9 +18,10 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import LaunchEntry
 from rocmforge.runtime.device.batch import RowSampling
-from rocmforge.runtime.device.hip.program import HipProgram
+from rocmforge.runtime.device.hip.program import STEP_SECONDS, HipProgram
 from rocmforge.runtime.device.hip.select import GpuDevice
 from rocmforge.runtime.device.memory import KvSize
+from rocmforge.runtime.device.token_masks import PendingMask
 from rocmforge.tests.support.fake_hip import (
     CAPTURE_UNSUPPORTED,
     INVALID_IMAGE,
@@ -161,6 +166,58 @@ def test_F75_a_gpu_that_hangs_fails_the_step_and_all_after_it(bundle: Bundle) ->
     assert refused(api, lambda: program.step(batch(4))) == "GPU 0 (gfx1100, x): hangs since an earlier step"
     program.close()  # returns: the fake would not have a wait
     assert (api.held(), api.calls["hipFree"]) == (held, 0)
+
+
+def test_F75_a_process_that_was_stopped_does_not_take_its_gpu_for_hung(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query finds the step at work, then the process is stopped for an hour, and the step has long ended."""
+    now = [0.0]
+
+    class Stopped(FakeHip):
+        def hipStreamQuery(self, stream: Any) -> int:
+            now[0] += 3600 if self.busy == 1 else 0.001
+            return super().hipStreamQuery(stream)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    api = Stopped()
+    program = load(bundle, api)
+    api.busy = 3
+    assert program.step(batch(4)).tolist() == [101]
+    assert now[0] > STEP_SECONDS
+    program.close()
+    assert api.held() == 0
+
+
+def test_F74_a_step_that_ends_in_the_middle_leaves_nothing_at_work(bundle: Bundle) -> None:
+    """Whatever it ends with: the pinned memory that its kernels read is written anew by the next step."""
+
+    class Torn(PendingMask):
+        def wait(self) -> npt.NDArray[np.uint32]:
+            raise MemoryError("no room for a mask")
+
+    api = FakeHip()
+    program = load(bundle, api)
+    for new in (1, 9):  # a graph is replayed; kernels are launched one by one
+        mask = Torn(Future(), -(-LAYOUT.vocab_size // 32))
+        with pytest.raises(MemoryError, match="no room for a mask"):
+            program.step(batch(20, new=new, rows=[RowSampling(mask=mask)]))
+        assert all(not stream.queue for stream in api.streams.values())
+        assert program.step(batch(20, new=new)).tolist() == [100 + new]
+    program.close()
+    assert api.held() == 0
+
+
+def test_F75_a_launch_that_fails_on_a_gpu_that_hangs_does_not_hang_too(bundle: Bundle) -> None:
+    api = FakeHip()
+    program = HipProgram(
+        api, GpuDevice(0, "x", "gfx1100", ""), LAYOUT, bundle.map_weights(), code_object("gfx1100"), KV, None, 0.05
+    )
+    api.hangs = True
+    api.fail("hipModuleLaunchKernel", 3, LAUNCH_FAILURE)
+    assert "launch of" in refused(api, lambda: program.step(batch(20, new=9)))  # the fake would not have a wait
+    assert "hangs since an earlier step" in refused(api, lambda: program.step(batch(4)))
+    program.close()
 
 
 def test_F77_a_lost_device_fails_each_step_and_closes(bundle: Bundle) -> None:
