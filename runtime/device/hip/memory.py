@@ -24,6 +24,8 @@ from .api import (
 
 STAGING_BYTES: Final = 16 << 20
 DEVICE_ALIGNMENT: Final = 256  # of tensors and buffers: whole lines of 128 bytes, whatever lies before
+TILE_TOKENS: Final = 16
+"""Rows behind the last token's that kernels read too (attention_tiled.h, gemv.h) end with a tile of so many at most."""
 
 Progress = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
@@ -120,11 +122,12 @@ def place_tensors(layout: Layout, host: Collection[str] = ()) -> tuple[dict[str,
 
 
 def place_buffers(layout: Layout) -> tuple[dict[str, int], int]:
-    """Return the offset of each buffer in the arena, for the largest step, and bytes in all."""
+    """Return the offset of each buffer in the arena, for the largest step in whole tiles, and bytes in all."""
     offsets, end = {}, 0
+    tokens = -(-layout.max_batch_tokens // TILE_TOKENS) * TILE_TOKENS
     for buffer in layout.buffers:
         offsets[buffer.name] = end
-        end += aligned(buffer.n_bytes(layout.max_batch_tokens))
+        end += aligned(buffer.n_bytes(tokens))
     return offsets, end
 
 

@@ -40,7 +40,8 @@ def test_a_gpu_keeps_room_before_the_cache_takes_the_rest() -> None:
     plain, apart = KvSize(None, 64), KvSize(None, 64, apart=EYES)
     assert fitting_blocks(MODEL, plain, free, TOTAL) == 8
     assert fitting_blocks(MODEL, apart, free, TOTAL) == 4  # one context in any case
-    more = free + CACHE + 256 * -(-ARENA // 256)
+    arena = 4 * 3000 * 112  # 100 tokens are 7 tiles of 16
+    more = free + CACHE + 256 * -(-arena // 256)
     assert fitting_blocks(MODEL, apart, more, TOTAL) == 8
     with pytest.raises(DeviceError, match="MiB too few"):
         check_fit(MODEL, apart, ARENA, TOTAL, "gpu")

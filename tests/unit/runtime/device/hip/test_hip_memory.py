@@ -26,6 +26,14 @@ def test_places_of_tensors_and_buffers() -> None:
     assert place_tensors(layout) == ({}, 0)
 
 
+def test_buffers_hold_the_rows_behind_the_last_token_that_tiles_read() -> None:
+    """As of an image of 32 by 32 patches and the class: attention_tiled.h reads queries of 16 tokens at a time."""
+    buffers = (BufferEntry("scores", "float32", 0, 100), BufferEntry("qkv", "float32", 192, 0))
+    layout = dataclasses.replace(LAYOUT, buffers=buffers, max_batch_tokens=1025)
+    offsets, end = place_buffers(layout)
+    assert end - offsets["qkv"] >= -(-1025 // 16) * 16 * 192 * 4
+
+
 def test_what_is_not_to_be_had_says_how_much_there_is() -> None:
     api = FakeHip(memory_bytes=1000)
     memory = DeviceMemory(api)
