@@ -31,7 +31,7 @@ _RANGE: Final = re.compile(r"(?:bytes[= ])?0-([0-9]{1,18})", re.ASCII)
 
 def layer_name(blob: Descriptor) -> str:
     """What a blob is called in messages."""
-    return {"": "config", ".": "files", "src": "sources"}.get(blob.path, blob.path)
+    return {"": "config", ".": "files", "src": "sources"}.get(blob.path) or printable(blob.path)
 
 
 def download(client: Client, blob: Descriptor, goal: Path, progress: Progress) -> None:
@@ -230,7 +230,7 @@ def _send(
         answer = client.request("PATCH", location, headers, data)
         if answer.status_code != 202:
             raise client.refused(what, answer)
-        location = client.absolute(answer.headers["Location"])
+        location = client.location(what, answer)
         begin += len(data)
         data = b""
         _remember(state, location)
@@ -251,7 +251,7 @@ def _remember(state: Path, location: str) -> None:
 
 def _new_upload(client: Client, what: str) -> tuple[str, int]:
     answer = client.ask(what, "POST", client.url("blobs/uploads/"), (202,), headers={"Content-Length": "0"})
-    return client.absolute(answer.headers["Location"]), 0
+    return client.location(what, answer), 0
 
 
 def _known_upload(client: Client, blob: Descriptor, state: Path) -> tuple[str, int] | None:
@@ -261,11 +261,13 @@ def _known_upload(client: Client, blob: Descriptor, state: Path) -> tuple[str, i
     except (OSError, ValueError, KeyError, TypeError):
         return None
     state.unlink(missing_ok=True)
-    if not isinstance(location, str) or not location.startswith(client.absolute("/")):
+    if not isinstance(location, str) or not client.is_own(location):
         return None
     answer = client.ask(layer_name(blob), "GET", location, tuple(range(200, 600)))
     have = _RANGE.fullmatch(answer.headers.get("Range", ""))
     if answer.status_code != 204 or have is None:
         return None
     begin = int(have[1]) + 1 if int(have[1]) else 0  # 0-0 is how registries say that they have nothing
-    return (client.absolute(answer.headers.get("Location", location)), begin) if begin <= blob.n_bytes else None
+    if begin > blob.n_bytes:
+        return None
+    return client.location(layer_name(blob), answer) if "Location" in answer.headers else location, begin
