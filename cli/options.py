@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,18 @@ import click
 from ..artifacts.hip import GRAPH_MODES
 from .emulator import make_emulator
 from .errors import require_address_space
+
+
+class NumberRange(click.FloatRange):
+    """As click's, which takes nan for a number within any range, and infinity where a range has no end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or refuse it."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
 
 CACHE_DIR = click.option(
     "--cache-dir",

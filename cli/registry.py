@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 import click
 
 from ..artifacts.errors import UsageError, printable
-from .options import say
+from .options import NumberRange, say
 from .signing import trust_options
 
 if TYPE_CHECKING:
     from ..artifacts.bundle import Bundle
 
 _PATH = click.Path(path_type=Path)
+_GIB = NumberRange(0)
+_LIMIT_VARIABLE = "ROCMFORGE_REGISTRY_GIB"
 PLAIN_HTTP = click.option(
     "--plain-http/--tls", default=None, help="Without TLS. [default: only where the registry is this machine]"
 )
 CACHE_GIB = click.option(
     "--cache-gib",
-    type=click.FloatRange(0),
-    envvar="ROCMFORGE_REGISTRY_GIB",
+    type=_GIB,
+    envvar=_LIMIT_VARIABLE,
     default=100.0,
     show_default=True,
     help="Bundles from registries that are kept, GiB; those used longest ago go first.",
@@ -120,7 +122,7 @@ def fetched(path: Path) -> Path:
         wanted = f"{SCHEME}{reference}@sha256:… (rfc pull {reference} says it)"
         raise UsageError(f"a bundle to run is named by its digest: expected {wanted}, found a tag alone")
     root = os.environ.get("ROCMFORGE_REGISTRY_CACHE")
-    limit = float(os.environ.get("ROCMFORGE_REGISTRY_GIB") or 100)
+    limit = _limit_of_environment()
     cache = Cache(Path(root) if root else default_root())
     while True:
         found, _ = _pulled(str(reference), None, (), None, cache.root, limit)
@@ -128,6 +130,17 @@ def fetched(path: Path) -> Path:
         if (found / MANIFEST_NAME).exists():
             return found
         os.close(held)  # another process has just removed it
+
+
+def _limit_of_environment() -> float:
+    """GiB, as `--cache-gib` has it."""
+    import os
+
+    given = os.environ.get(_LIMIT_VARIABLE) or "100"
+    try:
+        return float(_GIB.convert(given, None, None))
+    except click.BadParameter:
+        raise UsageError(f"{_LIMIT_VARIABLE}: expected a number of GiB, found {printable(given)}") from None
 
 
 def _check_kept(path: Path, check: Callable[[Bundle], None] | None) -> None:
@@ -164,6 +177,6 @@ def _pulled(
     meter = _Meter()
     path, name = pull_bundle(reference, output, cache, archs, meter, plain_http, check)
     say(f"{name}: {meter}")
-    for gone in cache.trim():
+    for gone in cache.trim(path):
         say(f"removed from the cache: {printable(gone.name)}")
     return path, str(name)

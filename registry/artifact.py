@@ -34,6 +34,7 @@ FILEPATH: Final = "org.cncf.model.filepath"
 ARCH: Final = "org.rocmforge.arch"
 BUNDLE_DIGEST: Final = "org.rocmforge.bundle.digest"
 _SOURCES: Final = "src"
+MAX_ARCHIVE_BYTES: Final = 1 << 30
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
@@ -134,22 +135,24 @@ def decode_artifact(path: str, data: bytes) -> Artifact:
         data: its bytes.
 
     Raises:
-        BundleError: it is not one of a bundle; names the field.
+        BundleError: it is not one of a bundle, or has an archive that is too large to be read; names the field.
     """
     check = Checker(path)
     table = _decode(check, data, "manifest")
     if table.get("artifactType") != ARTIFACT_TYPE:
-        found = printable(table.get("artifactType") or table.get("mediaType") or "none")
-        check.fail("manifest", f"expected a model, artifactType {ARTIFACT_TYPE}, found {found}")
+        kind = printable(table.get("artifactType") or table.get("mediaType") or "none")
+        check.fail("manifest", f"expected a model, artifactType {ARTIFACT_TYPE}, found {kind}")
     layers = check.array(table.get("layers"), "manifest.layers", 1, 4096)
     notes = table.get("annotations")
     digest = notes.get(BUNDLE_DIGEST) if isinstance(notes, dict) else None
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         check.fail("manifest.annotations", f"expected {BUNDLE_DIGEST}: a bundle of rocmforge, found another model")
     config = _descriptor(check, table.get("config"), "manifest.config")
-    return Artifact(
-        config, tuple(_descriptor(check, row, f"manifest.layers[{i}]") for i, row in enumerate(layers)), digest
-    )
+    found = tuple(_descriptor(check, row, f"manifest.layers[{i}]") for i, row in enumerate(layers))
+    for i, layer in enumerate(found):
+        if layer.media_type in (FILES_TYPE, SOURCES_TYPE):
+            check.integer(layer.n_bytes, f"manifest.layers[{i}].size", high=MAX_ARCHIVE_BYTES)
+    return Artifact(config, found, digest)
 
 
 def check_config(path: str, artifact: Artifact, data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,10 @@ from ..artifacts.errors import BundleError, RocmforgeError, os_problem, printabl
 from ..artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, WEIGHTS_NAMES, decode_manifest
 from ..artifacts.pulled import Pulled
 from ..artifacts.writer import BundleWriter
-from .artifact import FILES_TYPE, SOURCES_TYPE, Artifact, Descriptor
+from .artifact import FILES_TYPE, MAX_ARCHIVE_BYTES, SOURCES_TYPE, Artifact, Descriptor
 from .cache import Cache
 from .transfer import layer_name
 
-_MAX_ARCHIVE_BYTES: Final = 1 << 30
 _ONCE: Final = "expected files of a bundle, each once"
 
 
@@ -46,17 +46,20 @@ def assemble(
         BundleError: they make no bundle, or another than the artifact says.
         RocmforgeError: it cannot be written.
     """
+    uses = Counter(layer.digest for layer in layers)  # two files may be equal
     left_out = tuple(layer.path for layer in artifact.layers if layer not in layers)
     try:
         goal.parent.mkdir(parents=True, exist_ok=True)
         with BundleWriter(goal) as writer:
             for layer in layers:
                 source = cache.download(layer.digest)
+                uses[layer.digest] -= 1
                 if layer.media_type in (FILES_TYPE, SOURCES_TYPE):
                     for name, data in _members(reference, layer, source):
                         _write(_free_place(reference, layer, writer.staging, name), data)
                 else:
-                    _move(source, _free_place(reference, layer, writer.staging, layer.path))
+                    place = _free_place(reference, layer, writer.staging, layer.path)
+                    _bring(source, place, shutil.copyfile if uses[layer.digest] else shutil.move)
             _check_identity(reference, artifact, writer.staging)
             _write(writer.staging / PULLED_NAME, Pulled(reference, left_out).encode())
             writer.finish_copy(check and (lambda bundle: check(replace(bundle, path=Path(reference)))))
@@ -88,17 +91,17 @@ def _members(reference: str, layer: Descriptor, source: Path) -> Iterator[tuple[
             for member in archive:
                 total += member.size
                 stream = archive.extractfile(member) if member.isreg() else None
-                if stream is None or member.issparse() or total > _MAX_ARCHIVE_BYTES:
-                    problem = f"{_ONCE}, and {_MAX_ARCHIVE_BYTES} bytes at most, found {printable(member.name)}"
+                if stream is None or member.issparse() or total > MAX_ARCHIVE_BYTES:
+                    problem = f"{_ONCE}, and {MAX_ARCHIVE_BYTES} bytes at most, found {printable(member.name)}"
                     raise BundleError(reference, layer_name(layer), problem)
                 yield member.name, stream.read()
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ArithmeticError, LookupError, ValueError, RecursionError) as error:  # it has no one type
         raise BundleError(reference, layer_name(layer), f"expected a tar archive, found otherwise: {error}") from error
 
 
-def _move(source: Path, goal: Path) -> None:
-    """Move a file, which has reached the disk then."""
-    shutil.move(source, goal)
+def _bring(source: Path, goal: Path, how: Callable[[Path, Path], object]) -> None:
+    """Move or copy a file, which has reached the disk then."""
+    how(source, goal)
     fd = os.open(goal, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -86,8 +86,11 @@ class Cache:
                     return manifest.parent / name
         return None
 
-    def trim(self) -> list[Path]:
+    def trim(self, spare: Path | None = None) -> list[Path]:
         """Remove what was used longest ago until the rest is within the limit, but nothing that is in use.
+
+        Args:
+            spare: a bundle that stays, too: the one that was asked for, however large it is.
 
         Returns:
             What was removed.
@@ -97,7 +100,7 @@ class Cache:
         for _, n_bytes, path in entries:
             if total <= self.limit:
                 break
-            if _remove_unused(path):
+            if (spare is None or spare.parent != path) and _remove_unused(path):
                 removed.append(path)
                 total -= n_bytes
         return removed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Final
@@ -17,12 +16,12 @@ from ..artifacts.host import host_arch
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES, decode_manifest
 from ..artifacts.pulled import decode_pulled
 from ..artifacts.targets import generic_arch
-from .artifact import Descriptor, check_config, choose_layers, code_arches, decode_artifact, describe
+from .artifact import check_config, choose_layers, code_arches, decode_artifact, describe
 from .assemble import assemble
 from .cache import Cache
 from .client import Client
 from .reference import Reference
-from .transfer import Progress, download, fetch
+from .transfer import Progress, download, fetch, locked
 
 ALL: Final = "all"
 _MAX_CONFIG_BYTES: Final = 1 << 20
@@ -66,18 +65,30 @@ def pull_bundle(
     check_config(str(reference), artifact, fetch(client, artifact.config, _MAX_CONFIG_BYTES))
     wanted = _wanted(code_arches(artifact), arches)
     layers = choose_layers(str(reference), artifact, wanted)
-    held = -1
-    if goal is None:
-        goal = cache.bundle(reference, () if len(layers) == len(artifact.layers) else tuple(wanted or ()))
-        held = cache.hold(goal)
-    try:
+    with contextlib.ExitStack() as opened:
+        is_new = cached_bundle(reference, cache, arches) is None
+        in_cache = goal is None
+        if goal is None:
+            goal = cache.bundle(reference, () if len(layers) == len(artifact.layers) else tuple(wanted or ()))
+            opened.callback(os.close, cache.hold(goal))
+        # In one order, so that of two pulls none has what the other waits for; until all of it has been moved away.
+        digests = sorted({layer.digest for layer in layers})
+        files = {digest: opened.enter_context(locked(cache.download(digest))) for digest in digests}
+        made = cached_bundle(reference, cache, arches) if in_cache and is_new else None
+        if made is not None:  # by whom we have waited for
+            _check_made(made, check)
+            return made, reference
         for layer in layers:
-            _have(client, layer, cache, progress)
+            near = cache.find_weights(layer.digest) if layer.path in WEIGHTS_NAMES else None
+            download(client, layer, files[layer.digest], progress, near)
         assemble(str(reference), artifact, layers, cache, goal, check)
-    finally:
-        if held >= 0:
-            os.close(held)
     return goal, reference
+
+
+def _check_made(path: Path, check: Callable[[Bundle], None] | None) -> None:
+    if check is not None:
+        with open_bundle(path) as bundle:
+            check(bundle)
 
 
 def cached_bundle(reference: Reference, cache: Cache, arches: Sequence[str]) -> Path | None:
@@ -116,19 +127,3 @@ def _wanted(has: Set[str], arches: Sequence[str]) -> list[str] | None:
         return sorted(set(arches))
     found = {arch if arch in has else generic_arch(arch) for arch in installed_arches()} & has
     return sorted(arch for arch in found if arch) or ([host_arch()] if host_arch() in has else None)
-
-
-def _have(client: Client, layer: Descriptor, cache: Cache, progress: Progress) -> None:
-    """Have a layer among the downloads, of another bundle here where one has the same."""
-    goal = cache.download(layer.digest)
-    near = cache.find_weights(layer.digest) if layer.path in WEIGHTS_NAMES and not goal.exists() else None
-    if near is not None:
-        with contextlib.suppress(OSError):
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(near, goal)  # its digest is found like that of a download that was cut off
-    try:
-        download(client, layer, goal, progress)
-    except BundleError:
-        if near is None:
-            raise
-        download(client, layer, goal, progress)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -34,50 +35,116 @@ def layer_name(blob: Descriptor) -> str:
     return {"": "config", ".": "files", "src": "sources"}.get(blob.path) or printable(blob.path)
 
 
-def download(client: Client, blob: Descriptor, goal: Path, progress: Progress) -> None:
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """Open the file of a download, to go on with what is in it. One process at a time has it, until it has been moved
+    away; an empty one is removed.
+
+    Raises:
+        RocmforgeError: it cannot be written.
+    """
+    try:
+        file = _open_locked(path)
+    except OSError as error:
+        raise RocmforgeError(f"cannot write {os_problem(error)}") from error
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk, which has been told of
+            found = os.fstat(file.fileno())
+            if not found.st_size and os.path.samestat(found, os.stat(path)):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        file = os.fdopen(fd, "r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever had it before may have finished with it, and moved it away.
+            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def download(client: Client, blob: Descriptor, file: BinaryIO, progress: Progress, near: Path | None = None) -> None:
     """Have a blob in a file, whole and with its digest, which is found while it comes. What is in the file already is
-    taken for the beginning of it.
+    taken for the beginning of it; where it turns out to be none, all comes again.
 
     Args:
         client: its repository.
         blob: what to get.
-        goal: the file; kept as far as it came where this fails, unless its digest is wrong.
+        file: as `locked` opens it; kept as far as it came where this fails, and emptied where its digest is wrong.
         progress: told of bytes as they come.
+        near: a file that may have the same content, for an empty one.
 
     Raises:
         BundleError: the registry gave something else.
         RegistryError: it gave too little, or nothing.
         RocmforgeError: the file cannot be written.
     """
-    with _writable(goal) as file:
+    try:
+        if near is not None and not os.fstat(file.fileno()).st_size:
+            with contextlib.suppress(OSError), near.open("rb") as source:
+                shutil.copyfileobj(source, file, _PIECE_BYTES)
+            file.flush()
+            file.seek(0)
         digest, have = _resume(file, blob, progress)
-        tries, best = 0, have
-        while have < blob.n_bytes:
-            try:
-                for piece, begin in _pieces(client, blob, have):
-                    if begin != have:  # it is 0: the registry knows no ranges: from the beginning again
-                        file.seek(0)
-                        file.truncate()
-                        digest, have = hashlib.sha256(), 0
-                    have += len(piece)
-                    if have > blob.n_bytes:
-                        break
-                    digest.update(piece)
-                    file.write(piece)
-                    progress(layer_name(blob), len(piece))
-            except client.network_errors as error:
-                tries, best = (0, have) if have > best else (tries + 1, best)
-                if tries >= _TRIES:
-                    cut = f"{layer_name(blob)}: cut off after {have} of {blob.n_bytes} bytes: {printable(error)}"
-                    raise RegistryError(f"{client.reference}: {cut}") from error
-                continue
-            if have != blob.n_bytes:
-                break
-        found = f"sha256:{digest.hexdigest()}" if have == blob.n_bytes else f"{have} bytes or more"
+        found = _receive(client, blob, file, (digest, have), progress)
+        if found != blob.digest and have:
+            _empty(file)
+            found = _receive(client, blob, file, (hashlib.sha256(), 0), progress)
         if found != blob.digest:
-            goal.unlink()
+            _empty(file)
             problem = f"expected {blob.digest} of {blob.n_bytes} bytes, found {found}"
             raise BundleError(str(client.reference), layer_name(blob), problem)
+        file.flush()
+    except OSError as error:
+        raise RocmforgeError(f"cannot write {os_problem(error)}") from error
+
+
+def _receive(client: Client, blob: Descriptor, file: BinaryIO, begin: tuple[Any, int], progress: Progress) -> str:
+    """Have the rest of a blob come, behind what there is, of which the digest is given too; the digest of the whole,
+    or that it is too short or too long.
+
+    Raises:
+        RegistryError: the registry gave too little, or nothing.
+    """
+    digest, have = begin
+    tries, best = 0, have
+    while have < blob.n_bytes:
+        try:
+            for piece, at in _pieces(client, blob, have):
+                if at != have:  # it is 0: the registry knows no ranges: from the beginning again
+                    _empty(file)
+                    digest, have = hashlib.sha256(), 0
+                have += len(piece)
+                if have > blob.n_bytes:
+                    break
+                digest.update(piece)
+                file.write(piece)
+                progress(layer_name(blob), len(piece))
+        except client.network_errors as error:
+            tries, best = (0, have) if have > best else (tries + 1, best)
+            if tries >= _TRIES:
+                cut = f"{layer_name(blob)}: cut off after {have} of {blob.n_bytes} bytes: {printable(error)}"
+                raise RegistryError(f"{client.reference}: {cut}") from error
+            continue
+        if have != blob.n_bytes:
+            break
+    return f"sha256:{digest.hexdigest()}" if have == blob.n_bytes else f"{have} bytes or more"
+
+
+def _empty(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()
 
 
 def fetch(client: Client, blob: Descriptor, limit: int) -> bytes:
@@ -130,22 +197,6 @@ def _resume(file: BinaryIO, blob: Descriptor, progress: Progress) -> tuple[Any, 
         digest.update(piece)
         progress(layer_name(blob), len(piece))
     return digest, have
-
-
-@contextlib.contextmanager
-def _writable(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to go on with, which one process at a time does."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644), "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                # Whoever had it before may have finished with it, and moved it away.
-                if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    yield file
-                    return
-    except OSError as error:
-        raise RocmforgeError(f"cannot write {os_problem(error)}") from error
 
 
 def has_blob(client: Client, blob: Descriptor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from click.testing import CliRunner
 from rocmforge.artifacts.bundle import open_bundle, verify_bundle
 from rocmforge.artifacts.errors import BundleError, RocmforgeError
 from rocmforge.artifacts.pulled import decode_pulled
+from rocmforge.artifacts.writer import BundleWriter
 from rocmforge.cli import main
 from rocmforge.registry import pull as pull_module
 from rocmforge.registry.artifact import Artifact, decode_artifact, describe
@@ -33,7 +36,7 @@ from rocmforge.registry.transfer import has_blob
 from rocmforge.signing.envelope import Signing, Trust
 from rocmforge.signing.files import write_companion
 from rocmforge.signing.model_signature import check_signature, sign_bundle
-from rocmforge.tests.support.bundle import WEIGHTS, content, write_both
+from rocmforge.tests.support.bundle import LAYOUT_DATA, MANIFEST, TARGET, WEIGHTS, content, write_both
 from rocmforge.tests.support.keys import make_key
 from rocmforge.tests.support.process import wait_until
 from rocmforge.tests.support.registries import RunningRegistry, program, running_registry
@@ -304,6 +307,63 @@ def test_killed_pushes_and_pulls_go_on(registry: RunningRegistry, cache: Cache, 
         assert cache.download(weights).stat().st_size >= min(after, size) - (256 << 10)
     verify_bundle(pulled(name, goal, cache)).close()
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+
+
+def test_pulls_at_once_take_nothing_from_each_other(
+    model: Path, registry: RunningRegistry, cache: Cache, tmp_path: Path
+) -> None:
+    """Into four folders, while somebody trims the cache; and into the cache, where the first pull is that of all."""
+    name = pushed(model, registry, cache, "at-once")
+    weights = next(layer.digest for layer in artifact_of(name).layers if layer.path == "weights.bin")
+
+    def together(goals: list[Path | None]) -> list[Path]:
+        with ThreadPoolExecutor(len(goals)) as pool:
+            return list(pool.map(lambda goal: pulled(name, goal, cache, "all"), goals))
+
+    def trim(layer: str, n_bytes: int) -> None:
+        assert not [path for path in Cache(cache.root, 0).trim() if path.name == weights[7:]]
+
+    for path in together([tmp_path / f"{i}.rfb" for i in range(4)]):
+        verify_bundle(path).close()
+    pull_bundle(name, tmp_path / "trimmed.rfb", cache, ("all",), trim)
+    wait_until(lambda: registry.got("team/at-once", weights) == 5, "the log")
+    assert len(set(together([None] * 4))) == 1
+    mark = describe("", os.urandom(32))
+    assert not has_blob(Client(name), mark)
+    wait_until(lambda: ("HEAD", f"/v2/team/at-once/blobs/{mark.digest}") in registry.requests, "the log")
+    assert registry.got("team/at-once", weights) == 6
+    assert not list(cache.root.glob("downloads/*"))
+
+
+def test_files_that_are_equal(registry: RunningRegistry, cache: Cache, tmp_path: Path) -> None:
+    """They are one blob, and both get it."""
+    arches = ("gfx1100", "gfx942")
+    targets = tuple(dataclasses.replace(TARGET, arch=arch, backend="hip", file=f"code/{arch}.bin") for arch in arches)
+    with BundleWriter(tmp_path / "model.rfb") as writer:
+        for file, data in (("weights.bin", WEIGHTS), ("layout.msgpack", LAYOUT_DATA), ("tokenizer.json", b"{}")):
+            writer.add_bytes(file, data)
+        for target in targets:
+            writer.add_bytes(target.file, b"\x7fELF")
+        writer.finish(dataclasses.replace(MANIFEST, targets=targets))
+    name = pushed(tmp_path / "model.rfb", registry, cache, "equal")
+    copy = content(pulled(name, tmp_path / "copy.rfb", cache))
+    assert {file: data for file, data in copy.items() if file != "pulled.json"} == content(tmp_path / "model.rfb")
+
+
+@pytest.mark.timeout(60)
+def test_a_bundle_larger_than_the_cache_is_kept_while_it_is_used(
+    model: Path, registry: RunningRegistry, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = pushed(model, registry, cache, "large")
+    monkeypatch.setenv("ROCMFORGE_REGISTRY_CACHE", str(cache.root))
+    monkeypatch.setenv("ROCMFORGE_REGISTRY_GIB", "0")
+    result = CliRunner().invoke(main, ["pull", str(name)], catch_exceptions=False)
+    assert Path(result.stdout.split("  ")[0]).is_dir()
+    shutil.rmtree(cache.root)
+    started: list[Path] = []
+    monkeypatch.setattr("rocmforge.runtime.serve.serve_bundles", lambda options: started.extend(options.bundles))
+    assert CliRunner().invoke(main, ["serve", f"oci://{name}"], catch_exceptions=False).exit_code == 0
+    verify_bundle(started[0]).close()
 
 
 def login(folder: Path, host: str, password: str) -> dict[str, str]:

@@ -54,12 +54,19 @@ class Server(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that go away."""
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing."""
+
+
 def served() -> Iterator[type[Server]]:
     class Own(Server):
         answers: dict[str, Answer] = {}  # noqa: RUF012 - one for each test
         asked: list[tuple[str, str]] = []  # noqa: RUF012
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
+    with Quiet(("127.0.0.1", 0), Own) as server:
         Own.host = f"127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()

@@ -119,6 +119,7 @@ def test_an_artifact_is_what_was_made(document: dict[str, Any]) -> None:
         (lambda d: d["layers"][1].update(digest="sha512:00"), "manifest.layers[1].digest: expected"),
         (lambda d: d["layers"][1].update(size=-1), "manifest.layers[1].size: expected"),
         (lambda d: d["layers"][1].update(size=True), "manifest.layers[1].size: expected an integer"),
+        (lambda d: d["layers"][1].update(size=(1 << 30) + 1), "manifest.layers[1].size: expected 0 to 1073741824"),
         (lambda d: d["layers"][1].update(annotations=[1]), "manifest.layers[1].annotations: expected an object"),
         (lambda d: d["layers"][1]["annotations"].update({"org.cncf.model.filepath": 3}), "manifest.layers[1].annota"),
         (lambda d: d["layers"][1].pop("mediaType"), "manifest.layers[1].mediaType: expected"),
@@ -179,9 +180,29 @@ def archive(*members: tuple[str, bytes | None]) -> bytes:
     return out.getvalue()
 
 
+def odd_archive(headers: dict[str, str]) -> bytes:
+    """A tar archive of one file, with headers of PAX's."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as made:
+        member = tarfile.TarInfo("a")
+        member.pax_headers = headers
+        made.addfile(member)
+    return out.getvalue()
+
+
+def long_names(count: int) -> bytes:
+    """So many headers that say each that the next one has a long name."""
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 1
+    return (member.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * count
+
+
 @pytest.mark.parametrize(
     "path, data, problem",
     [
+        (".", odd_archive({"GNU.sparse.map": "0 1"}), "files: expected a tar archive"),
+        (".", odd_archive({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), "files: expected a tar archive"),
+        (".", long_names(5000), "files: expected a tar archive"),
         (".", b"no archive at all", "files: expected a tar archive"),
         (".", archive(("../outside", b"x")), "files: expected files of a bundle, each once, found ../outside"),
         (".", archive(("/etc/x", b"x")), "files: expected files of a bundle, each once, found /etc/x"),
@@ -253,7 +274,8 @@ def test_the_cache_keeps_what_is_used(tmp_path: Path) -> None:
     assert [path.exists() for path in paths] == [False, True, False, True]
     assert cache.trim() == []
     os.close(held[0])
-    assert Cache(tmp_path, 0).trim() == [paths[1].parent, paths[3].parent]
+    assert Cache(tmp_path, 0).trim(paths[3]) == [paths[1].parent]
+    assert Cache(tmp_path, 0).trim() == [paths[3].parent]
 
 
 def test_descriptors() -> None:
