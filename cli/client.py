@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..artifacts.errors import RocmforgeError, printable
+from .options import NumberRange
 
 _URL = click.option("--url", envvar="ROCMFORGE_URL", default="http://127.0.0.1:8080", show_default=True, help="Server.")
 
@@ -17,9 +18,9 @@ _URL = click.option("--url", envvar="ROCMFORGE_URL", default="http://127.0.0.1:8
 @click.argument("prompt")
 @_URL
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="0: most likely.")
+@click.option("--temperature", type=NumberRange(0, 2), default=1.0, show_default=True, help="0: most likely.")
 @click.option("--top-k", type=click.IntRange(0), default=50, show_default=True, help="0: off.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
+@click.option("--top-p", type=NumberRange(0, 1), default=0.9, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
 @click.option("--stream/--no-stream", default=True, show_default=True, help="Print the text as it comes.")
 @click.option("--json", "as_json", is_flag=True, help="The answer, or each event of the stream, as JSON.")
@@ -31,6 +32,8 @@ def generate(prompt: str, url: str, stream: bool, as_json: bool, **sampling: Any
     client = Client(url)
     events = client.generate_stream(body) if stream else iter([client.generate(body)])
     for event in events:
+        if not isinstance(event.get("text"), str) or "finish_reason" not in event:
+            raise RocmforgeError(f"{printable(url)}: expected text and finish_reason: not a rocmforge server?")
         click.echo(json.dumps(event) if as_json else event["text"], nl=as_json)
         sys.stdout.flush()
         if event["finish_reason"] == "failed":

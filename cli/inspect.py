@@ -73,7 +73,8 @@ def models(folder: Path, url: str | None, as_json: bool) -> None:
     if url is not None:
         served = Client(url).models()
         for model in served:
-            click.echo(json.dumps(model) if as_json else printable(model.get("path")))
+            path = model.get("path") if isinstance(model, dict) else model
+            click.echo(json.dumps(model) if as_json else printable(path))
         return
     rows = find_models(folder)
     if as_json:

@@ -10,7 +10,7 @@ import click
 
 from ..artifacts.errors import UsageError
 from .compile import compiled
-from .options import CACHE_DIR, MAX_CONTEXT, on_device, say
+from .options import CACHE_DIR, MAX_CONTEXT, NumberRange, on_device, say
 from .registry import fetched
 from .signing import trust_options
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="0: most likely.")
+@click.option("--temperature", type=NumberRange(0, 2), default=0.7, show_default=True, help="0: most likely.")
 @click.option("--top-k", type=click.IntRange(0), default=50, show_default=True, help="0: off.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.9, show_default=True)
+@click.option("--top-p", type=NumberRange(0, 1), default=0.9, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For the same text again.")
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME[:SCALE]", help="Of the bundle's; may be several.")
 @click.option(

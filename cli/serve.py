@@ -12,7 +12,7 @@ import click
 
 from ..artifacts.errors import UsageError, printable
 from .compile import compiled
-from .options import CACHE_DIR, MAX_CONTEXT, on_device
+from .options import CACHE_DIR, MAX_CONTEXT, NumberRange, on_device
 from .serve_options import (
     engine_limits,
     http_limits,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--idle-seconds",
-    type=click.FloatRange(0),
+    type=NumberRange(0),
     help="Unload a model that nobody has used for so long; 0: never. [default: 300 where there are several]",
 )
 @click.option("--max-loaded", type=click.IntRange(1), help="Models loaded at once. [default: all]")
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--drain-seconds",
-    type=click.FloatRange(0, 3600),
+    type=NumberRange(0, 3600),
     default=30.0,
     show_default=True,
     help="How long requests in flight may take once the server is to stop; /ready then says no, /live yes.",

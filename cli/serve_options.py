@@ -12,6 +12,7 @@ import click
 
 from ..artifacts.errors import UsageError, printable
 from .errors import require_address_space
+from .options import NumberRange
 
 
 def _known(given: dict[str, Any]) -> dict[str, Any]:
@@ -134,12 +135,12 @@ def engine_limits(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--max-queue", type=click.IntRange(1, 1 << 16), help="Requests that may wait. [default: 256]")
     @click.option(
         "--queue-seconds",
-        type=click.FloatRange(0, min_open=True),
+        type=NumberRange(0, min_open=True),
         help="Longest wait of a request; it fails then. [default: 600]",
     )
     @click.option(
         "--step-seconds",
-        type=click.FloatRange(0, min_open=True),
+        type=NumberRange(0, min_open=True),
         help="After which a step counts as hung: its requests fail, the model is loaded again. [default: 600]",
     )
     @click.option(
@@ -206,7 +207,7 @@ def logs_and_traces(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--trace-sample-rate",
         envvar=("ROCMFORGE_TRACE_SAMPLE_RATE", "ROCMORGE_TRACE_SAMPLE_RATE"),
-        type=click.FloatRange(0, 1),
+        type=NumberRange(0, 1),
         default=0.1,
         show_default=True,
         help="Part of the requests that are traced.",

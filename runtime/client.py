@@ -27,8 +27,7 @@ class Client:
         Raises:
             UsageError: it is no http URL.
         """
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
+        if not _is_http(url):
             raise UsageError(f"--url: expected a URL as {DEFAULT_URL}, found {printable(url)}")
         self._url = url.rstrip("/")
         self._timeout = timeout
@@ -81,7 +80,7 @@ class Client:
     def _parse(self, data: bytes) -> dict[str, Any]:
         try:
             value = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise RocmforgeError(f"{printable(self._url)}: expected JSON, found {printable(data[:60])}")
@@ -106,11 +105,19 @@ class Client:
         return RocmforgeError(f"{printable(self._url)}: {printable(why, 200)}; is `rfc serve` running there?")
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without end, or a port that is no number
+        return False
+
+
 def _refusal(error: urllib.error.HTTPError) -> str:
     """What the server says, in either shape of its errors, with the status."""
     try:
         said = json.loads(error.read(MAX_LINE_BYTES)).get("error")
-    except (OSError, ValueError, AttributeError, http.client.HTTPException):
+    except (OSError, ValueError, AttributeError, RecursionError, http.client.HTTPException):
         said = None
     message = said.get("message") if isinstance(said, dict) else said
     return printable(f"{error.code}: {message or error.reason}", 500)

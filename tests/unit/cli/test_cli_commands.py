@@ -240,3 +240,36 @@ def test_a_command_collects_less_while_it_starts_and_says_how_it_is_used() -> No
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Usage: ")
     assert gc.get_threshold()[0] == START_THRESHOLD
+
+
+@pytest.mark.parametrize("event", [{"token": {"text": "a"}}, {"text": 7, "finish_reason": None}, {"text": "a"}])
+def test_a_server_of_others_is_none_of_ours(event: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    caught(monkeypatch, "runtime.client.Client.generate_stream", iter([event]))
+    result = CliRunner().invoke(main, ["generate", "x", "--url", "http://a"], catch_exceptions=False)
+    line = "rfc: http://a: expected text and finish_reason: not a rocmforge server?\n"
+    assert (result.exit_code, result.output) == (1, line)
+
+
+def test_models_of_a_server_in_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    caught(monkeypatch, "runtime.client.Client.models", ["a\nb", {"path": "c"}])
+    assert rfc("models", "--url", "http://a").output == "a\\nb\nc\n"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "words",
+    [("serve", "x.rfb", "--idle-seconds"), ("serve", "x.rfb", "--drain-seconds"), ("pull", "h.x/a", "--cache-gib")],
+)
+def test_numbers_are_finite(words: tuple[str, ...], number: str) -> None:
+    result = CliRunner().invoke(main, [*words, number], catch_exceptions=False)
+    assert result.exit_code == 2, result.output
+    assert f"Invalid value for '{words[-1]}': " in result.output
+
+
+@pytest.mark.parametrize("number", ["nan", "many", "-1"])
+def test_a_limit_of_the_environment_is_a_number(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROCMFORGE_REGISTRY_GIB", number)
+    name = f"oci://h.x/a@sha256:{'0' * 64}"
+    result = CliRunner().invoke(main, ["run", name, "hi"], catch_exceptions=False)
+    line = f"rfc: ROCMFORGE_REGISTRY_GIB: expected a number of GiB, found {number}\n"
+    assert (result.exit_code, result.output) == (2, line)

@@ -98,7 +98,9 @@ def test_the_key_is_shown_to_no_other_server(server: Server, monkeypatch: pytest
     other.close()
 
 
-@pytest.mark.parametrize("url", ["", "ftp://a", "http:", "http://", "localhost:8080", "https:/a", "a\nb"])
+@pytest.mark.parametrize(
+    "url", ["", "ftp://a", "http:", "http://", "localhost:8080", "https:/a", "a\nb", "http://[::1", "http://a:b"]
+)
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(UsageError, match=r"^--url: expected a URL as http://127.0.0.1:8080, found ") as caught:
         Client(url)
@@ -121,7 +123,12 @@ def test_a_stream_ends_with_what_is_finished(server: Server) -> None:
 
 def test_answers_that_are_none(server: Server) -> None:
     client = Client(server.url)
-    for body, found in ((b"<html>" + b"x" * 99, "<html>" + "x" * 54), (b"[1]", "[1]"), (b"\xff", "\\ufffd")):
+    for body, found in (
+        (b"<html>" + b"x" * 99, "<html>" + "x" * 54),
+        (b"[1]", "[1]"),
+        (b"\xff", "\\ufffd"),
+        (b"[" * 100_000, "[" * 50),
+    ):
         server.body = body
         message = refused(lambda: client.status(1))
         assert message.startswith(f"{server.url}: expected JSON, found ")
@@ -142,6 +149,7 @@ def test_answers_that_are_none(server: Server) -> None:
         (b"{}", "404: Odd"),
         (b"[]", "404: Odd"),
         (b"nonsense", "404: Odd"),
+        (b"[" * 100_000, "404: Odd"),
         (b'{"error": "' + b"x" * 1000 + b'"}', "404: " + "x" * 495 + "…"),
     ],
 )
