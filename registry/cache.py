@@ -2,6 +2,7 @@
 
 downloads/<hex>                  a layer, as far as it came
 uploads/<hex>.json               where an upload goes on
+uploads/<hex>.lock               locked by whoever sends it
 bundles/<hex>-<arches>/in_use    locked, shared, by whoever serves what lies beside it
 bundles/<hex>-<arches>/NAME.rfb
 """

@@ -13,7 +13,7 @@ from .artifact import Blob, describe, make_blobs
 from .cache import Cache
 from .client import Client
 from .reference import Reference
-from .transfer import CHUNK_BYTES, Progress, has_blob, layer_name, upload
+from .transfer import CHUNK_BYTES, Progress, has_blob, layer_name, locked, upload
 
 
 def push_bundle(
@@ -48,11 +48,13 @@ def push_bundle(
 
 def _push(client: Client, bundle: Bundle, blob: Blob, cache: Cache, progress: Progress, chunk_bytes: int) -> None:
     what = blob.descriptor
-    if has_blob(client, what):
-        progress(layer_name(what), what.n_bytes)
-        return
-    with _opened(bundle, blob) as file:
-        upload(client, what, file, cache.upload(client.reference, what.digest), progress, chunk_bytes)
+    state = cache.upload(client.reference, what.digest)
+    with locked(state.with_suffix(".lock")):  # two that send parts of one upload destroy it
+        if has_blob(client, what):
+            progress(layer_name(what), what.n_bytes)
+            return
+        with _opened(bundle, blob) as file:
+            upload(client, what, file, state, progress, chunk_bytes)
 
 
 def _opened(bundle: Bundle, blob: Blob) -> BinaryIO:

@@ -37,8 +37,8 @@ def layer_name(blob: Descriptor) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[BinaryIO]:
-    """Open the file of a download, to go on with what is in it. One process at a time has it, until it has been moved
-    away; an empty one is removed.
+    """Open the file of a download, to go on with what is in it, or one that only stands for something. One process at a
+    time has it, until it has been moved away; an empty one is removed.
 
     Raises:
         RocmforgeError: it cannot be written.
@@ -295,7 +295,9 @@ def _send(
 def _remember(state: Path, location: str) -> None:
     try:
         state.parent.mkdir(parents=True, exist_ok=True)
-        state.write_text(json.dumps({"location": location}))
+        new = state.with_suffix(".new")
+        new.write_text(json.dumps({"location": location}))
+        new.replace(state)
     except OSError as error:
         raise RocmforgeError(f"cannot write {os_problem(error)}") from error
 

@@ -335,6 +335,26 @@ def test_pulls_at_once_take_nothing_from_each_other(
     assert not list(cache.root.glob("downloads/*"))
 
 
+def test_pushes_at_once_send_one_upload(registry: RunningRegistry, cache: Cache, tmp_path: Path) -> None:
+    """In chunks, under four tags."""
+    model = make_bundle(tmp_path / "model.rfb", random.Random(2).randbytes(2 << 20))
+    reference = parse_reference(f"{registry.host}/team/pushes")
+
+    def push(i: int) -> Reference:
+        return push_bundle(model, dataclasses.replace(reference, tag=f"v{i}"), cache, quiet, None, 64 << 10)
+
+    with ThreadPoolExecutor(4) as pool:
+        names = set(pool.map(push, range(4)))
+    verify_bundle(pulled(names.pop(), tmp_path / "copy.rfb", cache)).close()
+    assert not names
+    assert not list(cache.root.glob("uploads/*"))
+    mark = describe("", os.urandom(32))
+    assert not has_blob(Client(reference), mark)
+    wait_until(lambda: ("HEAD", f"/v2/team/pushes/blobs/{mark.digest}") in registry.requests, "the log")
+    chunks = sum(method == "PATCH" and "/team/pushes/" in path for method, path in registry.requests)
+    assert chunks == 32  # of the weights, each sent once
+
+
 def test_files_that_are_equal(registry: RunningRegistry, cache: Cache, tmp_path: Path) -> None:
     """They are one blob, and both get it."""
     arches = ("gfx1100", "gfx942")

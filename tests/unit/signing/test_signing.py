@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -242,6 +244,50 @@ def test_sigstore_without_a_network_is_said_in_a_line(
     (model / "model.sig").write_text("{}")
     with pytest.raises(RocmforgeError, match=r"cannot verify by Sigstore, which needs a network .*: no route"):
         check(model, Trust(identity="me@example.com", issuer="https://example.com"))
+
+
+def test_a_signature_elsewhere_needs_its_own_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one above, which is another's where it is that of all users, and another disk where a volume begins."""
+    seen: list[str] = []
+    real = os.replace
+
+    def replace(source: Path, goal: Path) -> None:
+        seen.append(os.path.dirname(source))
+        real(source, goal)
+
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for goal in (tmp_path / "here" / "model.sig", Path("bom.json")):
+        write_companion(goal, b"x")
+    assert seen == [str(tmp_path / "here")] * 2
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["bom.json", "model.sig"]
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EACCES, errno.EROFS])
+def test_a_bundle_that_is_a_volume_gets_its_signature(model: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside it lies another disk, or what is another's; and in it never a file that it does not have."""
+    real_open, listings = os.open, list[set[str]]()
+
+    def opened(path: Any, *arguments: Any, **named: Any) -> int:
+        if Path(path).parent == model.parent and str(path).endswith(".partial"):
+            raise OSError(code, os.strerror(code), str(path))
+        listings.append(set(os.listdir(model)))
+        return real_open(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    before = set(os.listdir(model))
+    for data in (b"first", b"second"):
+        write_companion(model / "model.sig", data)
+        assert (model / "model.sig").read_bytes() == data
+        assert (model / "model.sig").stat().st_mode & 0o777 == 0o644
+    assert all(names - {"model.sig"} == before for names in listings)
+    monkeypatch.undo()
+    with open_bundle(model) as bundle:
+        assert bundle.read_companion("model.sig") == b"second"
+    write_companion(model / "model.sig", b"third")
+    assert (model / "model.sig").read_bytes() == b"third"
+    assert not list(model.parent.glob(".*"))
 
 
 def test_files_of_signatures(model: Path, tmp_path: Path) -> None:
