@@ -84,7 +84,8 @@ class HipToolchain:
         """See `Toolchain`. Sources are named without their folder, which would enter the object.
 
         hipcc is a script that takes twice as long as the clang that it calls: the first time it says what it calls, and
-        from then on that is called, where all it does to the unit is to pass it on.
+        from then on that is called, where all it does to the unit is to pass it on. One that runs elsewhere, in a
+        container, names a clang that is not there, or is another one: it is called each time.
         """
         # clang would otherwise derive the id of the unit from the path of the source.
         unit = (f"-cuid={source.stem}", f"-I{include}", "-c", source.name, "-o", output.name)
@@ -92,7 +93,9 @@ class HipToolchain:
         command = self._commands.get(flags)
         if command is None:
             asked = (*self.hip, *flags)
-            self._commands[flags] = _called(run_compiler((*asked, *unit), source.parent), unit) or asked
+            called = _called(run_compiler((*asked, *unit), source.parent), unit) or asked
+            is_own = Path(os.path.realpath(called[0])) in self.programs
+            self._commands[flags] = called if is_own else asked
         else:
             run_compiler((*command, *unit), source.parent)
 

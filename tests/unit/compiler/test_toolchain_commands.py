@@ -176,7 +176,7 @@ def test_what_hipcc_calls_is_asked_for_once(said: str, called: tuple[str, ...] |
     unit = "-cuid=$3 -I/include -c a.hip -o a.o"
     text = f"cat <<EOF\n{spoken.replace('{unit}', unit)}\nEOF"
     hipcc = script(tmp_path / "hipcc", f"echo hipcc >>{ran}; set -- a b a\n{text}\necho code >a.o")
-    tool = HipToolchain("hipcc", (str(hipcc),), (), "HIP 6", frozenset({"gfx1100", "gfx906"}))
+    tool = HipToolchain("hipcc", (str(hipcc),), (), "HIP 6", frozenset({"gfx1100", "gfx906"}), (hipcc, other))
     for arch in ("gfx1100", "gfx1100", "gfx906"):
         variant = CodeVariant("", (f"--offload-arch={arch}",), (), f"code/{arch}.hsaco")
         tool.compile(tmp_path / "a.hip", tmp_path / "a.o", Path("/include"), variant)
@@ -184,6 +184,20 @@ def test_what_hipcc_calls_is_asked_for_once(said: str, called: tuple[str, ...] |
     assert (first, third) == ("hipcc", "hipcc")
     given = " ".join((*(called or ("",))[1:], "-cuid=a -I/include -c a.hip -o a.o"))
     assert second == (f"other {given}" if called else "hipcc")
+
+
+def test_a_clang_that_is_not_hipccs_own_is_not_called(tmp_path: Path) -> None:
+    """As of a hipcc in a container: its clang has the path of another one here, or of none."""
+    ran = tmp_path / "ran"
+    own = script(tmp_path / "own", "exit 0")
+    for other in (script(tmp_path / "other", f"echo other >>{ran}; echo code >a.o"), tmp_path / "none"):
+        said = f"hipcc-cmd: {other} -cuid=a -I/include -c a.hip -o a.o"
+        hipcc = script(tmp_path / "hipcc", f"echo hipcc >>{ran}; echo '{said}'; echo code >a.o")
+        tool = HipToolchain("hipcc", (str(hipcc),), (), "HIP 6", frozenset({"gfx1100"}), (hipcc, own))
+        for _ in range(2):
+            variant = CodeVariant("", ("--offload-arch=gfx1100",), (), "code/gfx1100.hsaco")
+            tool.compile(tmp_path / "a.hip", tmp_path / "a.o", Path("/include"), variant)
+    assert ran.read_text().split() == ["hipcc"] * 4
 
 
 def fake_hipcc(folder: Path, name: str = "clang-17") -> Path:
