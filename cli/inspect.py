@@ -47,7 +47,7 @@ def _print_kernels(table: list[dict[str, Any]], arch: str | None) -> None:
     from ..runtime.inspect import format_resources
 
     for row in table:
-        click.echo(f"{row['launches_per_step']:>5} x {row['symbol']}")
+        click.echo(f"{row['launches_per_step']:>5} x {printable(row['symbol'], 512)}")
         for found in row["resources"]:
             if arch in {None, found["arch"]}:
                 click.echo(f"        {format_resources(found)}")

@@ -142,7 +142,9 @@ def _bundles_in(path: Path) -> list[Path]:
 
     if not os.path.isdir(path) or (path / MANIFEST_NAME).exists():  # of a path that is too long: false
         return [path]
-    found = sorted(child for child in path.iterdir() if (child / MANIFEST_NAME).is_file())
+    # What a killed compile or pull left is no bundle, however whole it looks; nor is what we may not look into.
+    children = (child for child in path.iterdir() if not child.name.endswith(".partial"))
+    found = sorted(child for child in children if os.path.isfile(child / MANIFEST_NAME))
     return found or [path]  # what is wrong with it is said where it is opened
 
 

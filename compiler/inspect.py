@@ -16,6 +16,8 @@ from .model_tensors import unused_tensors
 from .read_config import read_config
 from .sources import open_source
 
+_MAX_SHOWN = 4000  # characters of a fact
+
 
 def inspect_gguf(path: Path) -> dict[str, object]:
     """Return facts of a GGUF file, as plain data; of an architecture that is not supported, what every such file says.
@@ -95,5 +97,5 @@ def format_facts(facts: dict[str, object]) -> Iterator[str]:
     """Write one line a fact."""
     width = max(map(len, facts)) + 2
     for key, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, int) else value
-        yield f"{key.replace('_', ' '):<{width}}{shown}"
+        shown = f"{value:,}" if isinstance(value, int) else printable(value, _MAX_SHOWN)
+        yield f"{printable(key.replace('_', ' ')):<{width}}{shown}"

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.bundle import open_bundle
+from ..artifacts.checker import Checker
 from ..artifacts.errors import InputError, RocmforgeError, UsageError, printable
 from ..artifacts.host import HOST_LEVELS
 from ..artifacts.manifest import LAYOUT_NAME, MANIFEST_NAME
 from ..artifacts.manifest_entries import PartEntry
 
 # The name of a part of a GGUF model in several files.
+_RESOURCES = {"arch", "vgprs", "sgprs", "spills", "scratch_bytes", "lds_bytes", "threads", "waves_per_simd"}
 _PART = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.ASCII | re.DOTALL)
 
 
@@ -39,7 +41,7 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
         "architecture": manifest.model.architecture,
         "parameters": manifest.model.parameters,
         "quantization": manifest.model.quantization,
-        **_changes(manifest.options),
+        **_changes(Checker(path / MANIFEST_NAME), manifest.options),
         "context": layout.max_seq_len,
         "code": ", ".join(
             f"{' '.join(filter(None, (t.arch, t.level)))} ({t.toolchain_version})" for t in manifest.targets
@@ -52,25 +54,41 @@ def inspect_bundle(path: Path, with_kernels: bool = False, arch: str | None = No
     if arch is not None and arch not in (have := [target.arch for target in manifest.targets]):
         raise UsageError(f"--arch {printable(arch)}: the bundle has code for {', '.join(dict.fromkeys(have))}")
     if with_kernels or arch is not None:
-        facts["kernels"] = [row for row in map(dict, manifest.kernels) if _is_for(row, arch)]
+        rows = [_kernel(Checker(path / MANIFEST_NAME), row, i) for i, row in enumerate(manifest.kernels)]
+        facts["kernels"] = [row for row in rows if _is_for(row, arch)]
     return facts
 
 
-def _changes(options: Mapping[str, Any]) -> dict[str, object]:
+def _changes(check: Checker, options: Mapping[str, Any]) -> dict[str, object]:
     """What was done to the model's weights before they were packed, or is kept beside them, where anything is."""
     facts: dict[str, object] = {}
     if "quantize" in options:
         facts["quantized_to"] = options["quantize"]
     if "imatrix" in options:
         facts["importance_matrix"] = f"sha256 {options['imatrix']}"
-    if "lora" in options:
-        facts["merged_adapters"] = ", ".join(f"sha256 {one['sha256']} times {one['scale']}" for one in options["lora"])
-    if "adapters" in options:
-        facts["adapters"] = ", ".join(
-            f"{one['name']} (rank {one['rank']}, sha256 {one['sha256']} times {one['scale']})"
-            for one in options["adapters"]
-        )
+    try:
+        if "lora" in options:
+            merged = (f"sha256 {one['sha256']} times {one['scale']}" for one in options["lora"])
+            facts["merged_adapters"] = ", ".join(merged)
+        if "adapters" in options:
+            facts["adapters"] = ", ".join(
+                f"{one['name']} (rank {one['rank']}, sha256 {one['sha256']} times {one['scale']})"
+                for one in options["adapters"]
+            )
+    except (KeyError, TypeError):
+        check.fail("options", "expected adapters as rocmforge writes them, found others")
     return facts
+
+
+def _kernel(check: Checker, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """A row of the kernel table, of which a manifest promises nothing."""
+    at = f"kernels[{index}]"
+    check.text(row.get("symbol"), f"{at}.symbol")
+    check.integer(row.get("launches_per_step"), f"{at}.launches_per_step")
+    for found in check.array(row.get("resources"), f"{at}.resources", 0, 256):
+        if not isinstance(found, Mapping) or not found.keys() >= _RESOURCES:
+            check.fail(f"{at}.resources", f"expected {', '.join(sorted(_RESOURCES))} of each, found otherwise")
+    return dict(row)
 
 
 def _parts(parts: Mapping[str, PartEntry]) -> dict[str, object]:
@@ -93,10 +111,11 @@ def _memory(contract: Mapping[str, Mapping[str, int]]) -> dict[str, object]:
 
 def format_resources(found: Mapping[str, Any]) -> str:
     """One line of what a kernel takes on one arch."""
-    return (
+    return printable(
         f"{found['arch']}: {found['vgprs']} VGPRs, {found['sgprs']} SGPRs, {found['spills']} spills, "
         f"{found['scratch_bytes']} B scratch, {found['lds_bytes']} B LDS, {found['threads']} threads, "
-        f"{found['waves_per_simd'] or '?'} waves a SIMD"
+        f"{found['waves_per_simd'] or '?'} waves a SIMD",
+        600,
     )
 
 
@@ -146,7 +165,7 @@ def _bundle_row(path: Path) -> dict[str, object]:
     try:
         with open_bundle(path) as bundle:
             size = sum(entry.n_bytes for entry in bundle.manifest.files.values())
-            about = f"{printable(bundle.manifest.model.name)} ({bundle.manifest.model.quantization})"
+            about = f"{printable(bundle.manifest.model.name)} ({printable(bundle.manifest.model.quantization)})"
     except RocmforgeError as error:
         about = f"unreadable: {error}"
     return {"kind": "bundle", "path": printable(path), "size_bytes": size, "about": about}

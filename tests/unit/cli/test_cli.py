@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import itertools
 import json
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,10 +224,31 @@ def test_of_a_folder_of_bundles_each_is_served_by_name(served: list[Any], tmp_pa
         if name != "none":
             (tmp_path / name / MANIFEST_NAME).write_bytes(b"")
     (tmp_path / "file").write_bytes(b"")
+    left = tmp_path / ".a.rfb.0123456789abcdef.partial"  # by a compile that was killed
+    left.mkdir()
+    (left / MANIFEST_NAME).write_bytes(b"")
     bundles = tuple(tmp_path / name for name in ("a.rfb", "b.rfb", "c.rfb"))
     assert serve(served, str(tmp_path)).bundles == bundles
     (tmp_path / MANIFEST_NAME).write_bytes(b"")
     assert serve(served, str(bundles[2]), str(tmp_path)).bundles == (bundles[2], tmp_path)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_bundle(
+    served: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the `lost+found` of a volume."""
+    for name in ("a.rfb", "lost+found"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST_NAME).write_bytes(b"")
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        if "lost+found/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert serve(served, str(tmp_path)).bundles == (tmp_path / "a.rfb",)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import BundleError, InputError, UsageError
+from rocmforge.compiler.inspect import format_facts
 from rocmforge.runtime import inspect
 from rocmforge.runtime.inspect import find_models, format_resources, inspect_bundle
 
 GPU = {"arch": "gfx1100", "vgprs": 1, "sgprs": 2, "spills": 3, "scratch_bytes": 4, "lds_bytes": 5, "threads": 6}
+GPU["waves_per_simd"] = 7
 KERNELS: list[dict[str, Any]] = [
-    {"symbol": "host", "resources": []},
-    {"symbol": "one", "resources": [{**GPU, "waves_per_simd": 7}]},
-    {"symbol": "both", "resources": [GPU, {**GPU, "arch": "gfx942"}]},
+    {"symbol": "host", "launches_per_step": 1, "resources": []},
+    {"symbol": "one", "launches_per_step": 2, "resources": [GPU]},
+    {"symbol": "both", "launches_per_step": 0, "resources": [GPU, {**GPU, "arch": "gfx942"}]},
 ]
 SAME = {"weights_bytes": 10, "arena_bytes": 20}
 
@@ -68,6 +70,43 @@ def test_all_facts_of_a_bundle(made: Any) -> None:
         ("kv_type", "f16"),
         *SAME.items(),
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"symbol": 7},
+        {"launches_per_step": None},
+        {"resources": 1.5},
+        {"resources": [3]},
+        {"resources": [{"arch": "host"}]},
+    ],
+)
+def test_a_table_of_kernels_in_no_form_is_refused(made: Any, change: dict[str, Any]) -> None:
+    made.manifest.kernels = (KERNELS[0], {**KERNELS[1], **change})
+    with pytest.raises(BundleError, match=rf"x/manifest\.json: kernels\[1\]\.{next(iter(change))}: expected "):
+        inspect_bundle(Path("x"), True)
+
+
+@pytest.mark.parametrize("rows", [7, [7], [{}], [{"sha256": "a"}]])
+@pytest.mark.parametrize("name", ["lora", "adapters"])
+def test_adapters_in_no_form_are_refused(made: Any, name: str, rows: object) -> None:
+    made.manifest.options = {name: rows}
+    with pytest.raises(BundleError, match=r"x/manifest\.json: options: expected adapters"):
+        inspect_bundle(Path("x"))
+
+
+def test_what_a_stranger_says_moves_no_cursor(made: Any, tmp_path: Path) -> None:
+    """Of a bundle any text may be of whoever made it."""
+    made.manifest.model.quantization = made.manifest.generator = made.manifest.targets[0].level = "\x1b[2J\n"
+    made.manifest.model.architecture = "\x9b"
+    made.manifest.options = {"quantize": "\x1b", "imatrix": "\x07"}
+    made.manifest.files = {}
+    assert all(line.isprintable() for line in format_facts(inspect_bundle(Path("x"))))
+    assert format_resources({**GPU, "threads": "\x1b"}).isprintable()
+    for name in ("layout.msgpack", "manifest.json"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_models(tmp_path)[0]["about"] == "a\\nb (\\x1b[2J\\n)"
 
 
 @pytest.mark.parametrize(
