@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,22 @@ def test_the_script_stops_at_what_fails(small_gguf: Path, small_cache: Path, tmp
     done = build(small_gguf, tmp_path / "goal.rfb", *options, BASELINE=str(tmp_path / "no bundle"))
     assert (done.returncode, "== done" in done.stdout) == (3, False)
     assert os.listdir(tmp_path / "goal.rfb")
+
+
+def test_a_rebuild_is_given_all_files_again(tmp_path: Path) -> None:
+    """However they were given: without names and scales of adapters, which are recorded."""
+    log, fake = tmp_path / "log", tmp_path / "fake.py"
+    fake.write_text(
+        "import json, sys\n"
+        f"open({str(log)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
+        "if sys.argv[1] == 'inspect': print('{\"digest\": \"sha256:0\"}')\n"
+    )
+    given = ["--arch", "host", "--lora", "a b:1c.gguf", "--lora=x.gguf:-.5", "--adapter", "n=p.gguf:2", "--jobs", "2"]
+    given += ["--adapter=m=q=1.gguf", "--mmproj", "v.gguf", "--draft-head=h.gguf", "--tokenizer", "t", "--imatrix=i"]
+    done = build("model.gguf", "goal.rfb", *given, RFC=f"{sys.executable} {fake}", REBUILD="1")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (rebuilt,) = (line for line in lines if line[0] == "rebuild")
+    files = ["--lora", "a b:1c.gguf", "--lora", "x.gguf", "--adapter", "p.gguf", "--adapter", "q=1.gguf"]
+    files += ["--mmproj", "v.gguf", "--draft-head", "h.gguf", "--tokenizer", "t", "--imatrix", "i"]
+    assert rebuilt == ["rebuild", "--check", "goal.rfb", "model.gguf", *files]
