@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)]
 CountOrZero = Annotated[int, Meta(ge=0, le=MAX_TOKENS_LIMIT)]
+CountOrAll = Annotated[int, Meta(ge=-1, le=MAX_TOKENS_LIMIT, description="-1: what the context leaves.")]
 # 64 bits, signed or not. JSON schema's validators need numbers that a double can hold, so the lower half is not named.
 Seed = int
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]

@@ -64,6 +64,15 @@ class Call:
     verbose: bool
 
 
+def _max_tokens(body: ChatRequest) -> int | None:
+    """Most tokens; None, which LM Studio's and llama.cpp's clients say as -1: what the context leaves."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        if getattr(body, name) == 0:
+            raise RequestError(name, "expected 1 or more, or -1 for what the context leaves, found 0")
+    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    return None if asked == -1 else asked
+
+
 def read_call(body: ChatRequest, vocab_size: int) -> Call:
     """Check what the schema cannot say.
 
@@ -72,8 +81,7 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
     """
     if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs", "expected logprobs to be true beside it")
-    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    params = read_params(body, max_tokens, vocab_size)
+    params = read_params(body, _max_tokens(body), vocab_size)
     if body.stream and body.prompt_logprobs is not None:
         raise UnsupportedError("prompt_logprobs", "not supported in a stream")
     params = replace(params, prompt_logprobs=body.prompt_logprobs)

@@ -39,7 +39,8 @@ class Call:
     """A request, checked; `prompts` are texts or token ids, each of which goes on `count` times.
 
     `prompt_logprobs` is what the request says of it; the parameters have what `echo` and `logprobs` ask for too. Where
-    there is a `suffix`, what stands between each text and it is asked for.
+    there is a `suffix`, what stands between each text and it is asked for. `default_max_tokens` counts where the
+    parameters have none; None: what the context leaves.
     """
 
     prompts: Prompts
@@ -51,6 +52,7 @@ class Call:
     prompt_logprobs: int | None
     parse_special: bool
     suffix: str = ""
+    default_max_tokens: int | None = DEFAULT_MAX_TOKENS
 
     @property
     def scored_echo(self) -> bool:
@@ -75,7 +77,7 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
     echo = body.echo or False
     scores = [number for number in (body.prompt_logprobs, body.logprobs if echo else None) if number is not None]
     params = replace(
-        read_params(body, body.max_tokens, vocab_size),
+        read_params(body, None if body.max_tokens == -1 else body.max_tokens, vocab_size),
         logprobs=body.logprobs,
         prompt_logprobs=max(scores, default=None),
     )
@@ -95,6 +97,7 @@ def read_call(body: CompletionRequest, vocab_size: int) -> Call:
         body.prompt_logprobs,
         body.parse_special is not False,
         body.suffix or "",
+        None if body.max_tokens == -1 else DEFAULT_MAX_TOKENS,
     )
 
 
@@ -155,7 +158,7 @@ def _requests(service: Service, call: Call, prompts: list[_Prompt], look: Look) 
         ids = _prompt_ids(service, call, prompt, look)
         echo = "" if not call.echo else prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
         prompts.append(_Prompt(echo, ids[0] if ids else 0))  # one without tokens is refused when it is submitted
-        made += service.requests(ids, call.params, DEFAULT_MAX_TOKENS, call.count)
+        made += service.requests(ids, call.params, call.default_max_tokens, call.count)
     return made
 
 
@@ -163,7 +166,7 @@ def _prompt_ids(service: Service, call: Call, prompt: str | tuple[int, ...], loo
     if not isinstance(prompt, str):
         return prompt
     if call.suffix:
-        most = DEFAULT_MAX_TOKENS if call.params.max_tokens is None else call.params.max_tokens
+        most = call.default_max_tokens if call.params.max_tokens is None else call.params.max_tokens
         return infill_ids(service, Gap(prompt, call.suffix), most, "suffix", look)
     return service.prompt_ids(prompt, look, call.parse_special)
 

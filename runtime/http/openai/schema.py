@@ -11,8 +11,7 @@ from ..core.schema import (
     UNSET,
     ChatLogprobs,
     Choices,
-    Count,
-    CountOrZero,
+    CountOrAll,
     EmbeddingFields,
     FinishReason,
     Json,
@@ -82,8 +81,8 @@ class ChatRequest(SamplingFields, kw_only=True):
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     model: str | None = None
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: CountOrAll | None = None  # but 0
+    max_completion_tokens: CountOrAll | None = None
     n: Choices | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -110,7 +109,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
     prompt: Any  # described by `Prompt`; JSON schema's union of arrays is not one that msgspec tells apart
     model: str | None = None
-    max_tokens: CountOrZero | None = None
+    max_tokens: CountOrAll | None = None
     n: Choices | None = None
     best_of: Choices | None = None
     echo: bool | None = None

@@ -313,6 +313,29 @@ def test_parameters_reach_the_engine(client: falcon.testing.TestClient, engine: 
     assert request.stop_token_ids == (9, 299)
 
 
+@pytest.mark.parametrize(
+    "asked", [{"max_tokens": -1}, {"max_completion_tokens": -1}, {"max_tokens": 3, "max_completion_tokens": -1}]
+)
+def test_minus_one_is_what_the_context_leaves(
+    client: falcon.testing.TestClient, engine: FakeEngine, asked: dict[str, int]
+) -> None:
+    """As the examples of LM Studio have it, and llama.cpp's server."""
+    assert chat(client).status_code == chat(client, **asked).status_code == 200
+    plain, other = (generation.request for generation in list(engine.generations)[-2:])
+    assert other.max_tokens == plain.max_tokens > 100
+    if "max_completion_tokens" not in asked:
+        assert complete(client, **asked).status_code == 200
+        request = engine.last.request
+        assert request.max_tokens == engine.max_context - len(request.prompt_token_ids)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("number", [0, -2])
+def test_other_numbers_below_one_are_refused(client: falcon.testing.TestClient, name: str, number: int) -> None:
+    answer = chat(client, **{name: number})
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, name)
+
+
 CONSTRAINTS = [
     ("response_format", {"type": "yaml"}, "response_format.type"),
     ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
