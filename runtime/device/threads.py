@@ -146,20 +146,33 @@ def try_more(program: Timed, choice: ThreadChoice, processors: Processors, memor
     blocks, of state and of the last step is lost.
     """
     try:
-        share = _time_of_more(program, choice)
-        count = choice.more if isinstance(share, float) and share < _WORTH else choice.count
+        trial = _try(program, choice)
+        count = choice.more if trial.share < _WORTH else choice.count
         program.set_threads(count)
     except DeviceError as error:  # more threads are not to be had: those that are there go on
         return ThreadChoice(program.threads, f"more are not to be had: {error}")
-    if isinstance(share, str):
-        return ThreadChoice(count, f"{choice.why}; {share}")
+    if trial.problem:
+        return ThreadChoice(count, f"{choice.why}; {trial.problem}")
     memory.write(count)
-    return ThreadChoice(count, f"{_reason(count, processors)} ({share:.2f} of the time)")
+    return ThreadChoice(count, f"{_reason(count, processors)} ({trial.share:.2f} of the time)")
 
 
-def _time_of_more(program: Timed, choice: ThreadChoice) -> float | str:
-    """Time with more threads by time without, of single tokens and of prompts: the geometric mean of both. Or why it is
-    not known: barriers are most of what a small model takes, or all takes so long that others must be using the CPUs.
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What came of trying more threads.
+
+    Attributes:
+        share: time with more threads by time without; infinite where it is not known.
+        problem: why it is not.
+    """
+
+    share: float = math.inf
+    problem: str = ""
+
+
+def _try(program: Timed, choice: ThreadChoice) -> _Trial:
+    """Try more threads on single tokens and on prompts: the geometric mean of both. It is not known where barriers are
+    most of what a small model takes, or all takes so long that others must be using the CPUs.
     """
     began = time.perf_counter()
     most = min(PROMPT_TOKENS, program.layout.max_batch_tokens, program.num_blocks * program.layout.kv.block_size)
@@ -169,7 +182,7 @@ def _time_of_more(program: Timed, choice: ThreadChoice) -> float | str:
         batch = Solo(program.layout).batch(ids, 0)
         end, seconds = _long_enough(program, batch, enough)
         if seconds < enough:
-            return f"the model is too small to tell whether {choice.more} are faster"
+            return _Trial(problem=f"the model is too small to tell whether {choice.more} are faster")
         works.append((batch, end))
         alone += seconds
     limit = max(MOST_SECONDS, MOST_TIMES * 2 * _ROUNDS * alone)
@@ -180,9 +193,9 @@ def _time_of_more(program: Timed, choice: ThreadChoice) -> float | str:
         for index, work in enumerate(works):
             least[count, index] = min(_seconds(program, *work), least.get((count, index), math.inf))
         if time.perf_counter() - began > limit:
-            return f"the machine is too busy to try {choice.more}"
+            return _Trial(problem=f"the machine is too busy to try {choice.more}")
     one, many = (least[choice.more, index] / least[choice.count, index] for index in range(len(works)))
-    return math.sqrt(one * many)
+    return _Trial(math.sqrt(one * many))
 
 
 def _long_enough(program: Timed, batch: Batch, enough: float) -> tuple[int, float]:
