@@ -22,7 +22,7 @@ from ..artifacts.vision import VISION_PART
 from .device.load import DeviceOptions
 from .engine.engine import Engine, EngineLimits
 from .engine.lifecycle import Observer
-from .engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer
+from .engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer, template_source
 from .http.app import create_app
 from .http.core.limits import HttpLimits
 from .http.core.service import ServedModel, Service
@@ -34,6 +34,7 @@ from .model_pool import NEVER, Load, ModelPool
 from .pictures.encode import vision_of
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import UNTRACED, TraceOptions, Tracer
+from .text.chat import CHATML
 from .text.constraints import ConstraintCompiler
 from .text.tokenizer import Tokenizer
 
@@ -103,6 +104,7 @@ def served_model(bundle: Bundle, aliases: Mapping[str, str]) -> ServedModel:
         weights_bytes=bundle.layout.weights_bytes,
         adapters=bundle.layout.adapters,
         sees=VISION_PART in bundle.manifest.parts,
+        template=template_source(bundle) or CHATML,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.dataclass import dataclass
-from ...artifacts.errors import BundleError, UsageError
+from ...artifacts.errors import BundleError, UsageError, printable
 from ...artifacts.manifest import RERANK_TEMPLATE
 from ...artifacts.merge_table import MERGES_NAME
 from ...artifacts.tokenizer_config import TokenizerConfig
@@ -34,6 +34,7 @@ from .lifecycle import EngineMetrics, Observer
 log = logging.getLogger(__name__)
 
 _TOKENIZER_NAME: Final = "tokenizer.json"
+_TEMPLATE_NAME: Final = "chat_template.jinja"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,22 @@ def _token_model(path: Path, data: bytes, size: int) -> TokenModel:
 
 def load_chat_template(bundle: Bundle) -> ChatTemplate:
     """The bundle's chat template, or ChatML."""
-    name, config = "chat_template.jinja", tokenizer_config(bundle)
-    source = bundle.read(name).decode() if name in bundle.manifest.files else None
-    return ChatTemplate(source, config.bos_token, config.eos_token)
+    config = tokenizer_config(bundle)
+    return ChatTemplate(template_source(bundle), config.bos_token, config.eos_token)
+
+
+def template_source(bundle: Bundle) -> str | None:
+    """The bundle's chat template, unparsed.
+
+    Raises:
+        BundleError: it is no text.
+    """
+    if _TEMPLATE_NAME not in bundle.manifest.files:
+        return None
+    try:
+        return bundle.read(_TEMPLATE_NAME).decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(bundle.path, _TEMPLATE_NAME, f"expected UTF-8, found {printable(error)}") from error
 
 
 def rerank_template(bundle: Bundle) -> str | None:

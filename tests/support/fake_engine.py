@@ -334,6 +334,7 @@ MODEL = ServedModel(
     tensor_count=272,
     vocab_size=VOCAB_SIZE,
     weights_bytes=4_000_000,
+    template="{{ messages }}{{ tools }}",
 )
 
 

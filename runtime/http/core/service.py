@@ -64,6 +64,7 @@ class ServedModel:
         adapter: the one of them that this name chooses; "": none.
         defaults: see `DefaultAdapters`.
         sees: images of a chat.
+        template: its chat template, as the model has it or as it is taken to be.
     """
 
     name: str
@@ -83,6 +84,7 @@ class ServedModel:
     adapter: str = ""
     defaults: DefaultAdapters = field(default_factory=DefaultAdapters, compare=False)
     sees: bool = False
+    template: str = ""
 
     @property
     def root(self) -> str:

@@ -118,11 +118,9 @@ class Show(Resource):
     """`POST /api/show`."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with what there is to know of a model."""
+        """Answer with what there is to know of a model, which need not be loaded for it."""
         body = self.read(req, ModelRequest)
-        with self.context.models.lease(_name(body)) as lease:
-            template = lease.service.chat_template.source
-            answer(resp, _show(lease.service.model, template))
+        answer(resp, _show(self.context.models.card(_name(body))))
 
 
 def _name(body: ModelRequest) -> str:
@@ -132,15 +130,15 @@ def _name(body: ModelRequest) -> str:
     return name
 
 
-def _show(model: ServedModel, template: str) -> ShowAnswer:
+def _show(model: ServedModel) -> ShowAnswer:
     license_name = model.metadata.get("general.license")
     return ShowAnswer(
         modelfile=f"# {model_card.display_name(model)}\nFROM {model.path}\n",
         parameters=f"num_ctx                        {model.context_length}",
-        template=template,
+        template=model.template,
         details=details_of(model),
         model_info=_model_info(model),
-        capabilities=capabilities(template, model.sees),
+        capabilities=capabilities(model.template, model.sees),
         modified_at=model_card.modified_at(model),
         license=license_name if isinstance(license_name, str) else UNSET,
     )

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from rocmforge.artifacts.errors import DeviceError, UsageError
+from rocmforge.artifacts.errors import BundleError, DeviceError, UsageError
 from rocmforge.artifacts.manifest import TENSOR_COUNT
 from rocmforge.runtime import serve
 from rocmforge.runtime.device.hip.placement import WeightPlaces
@@ -33,6 +33,7 @@ from rocmforge.runtime.model_pool import NEVER
 from rocmforge.runtime.serve import IDLE_SECONDS, MAX_ID, ServeOptions, Shared
 from rocmforge.runtime.telemetry.metrics import Metrics
 from rocmforge.runtime.telemetry.tracing import UNTRACED, Sampling, TraceOptions, Tracer
+from rocmforge.runtime.text.chat import CHATML
 
 LIMITS = EngineLimits(7)
 
@@ -76,9 +77,18 @@ def test_how_a_model_presents_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
         vocab_size=300,
         weights_bytes=990,
         adapters=("sql",),
+        template=CHATML,
     )
     counted = fake_bundle(Path("link.q4.rfb"), **{TENSOR_COUNT: 12})
     assert serve.served_model(counted, {}).tensor_count == 12
+
+
+def test_a_template_that_is_no_text_is_refused() -> None:
+    bundle = fake_bundle(Path("x"))
+    bundle.manifest.files["chat_template.jinja"] = SimpleNamespace(n_bytes=1)
+    bundle.read = lambda name: b"\xff"
+    with pytest.raises(BundleError, match=r"x: chat_template\.jinja: expected UTF-8, found "):
+        loading.template_source(bundle)
 
 
 @pytest.mark.parametrize("has_one", [True, False])

@@ -9,6 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge import __version__
+from rocmforge.runtime.http.core.registry import OneModel
 from rocmforge.runtime.http.ollama.models import capabilities
 from rocmforge.tests.support.fake_engine import MODEL, FakeEngine, fake_vector, make_app
 
@@ -86,6 +87,12 @@ def test_show(client: falcon.testing.TestClient, body: dict[str, object]) -> Non
     info = document["model_info"]
     assert (info["general.architecture"], info["general.parameter_count"]) == ("llama", 8_030_261_248)
     assert (info["llama.context_length"], info["llama.embedding_length"]) == (128, 4)  # of the bundle, not of the GGUF
+
+
+def test_show_loads_nothing(client: falcon.testing.TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients ask it of each model of a list; Ollama's own loads none either."""
+    monkeypatch.setattr(OneModel, "lease", lambda *_: pytest.fail("loaded"))
+    assert client.simulate_post("/api/show", json={"model": "org/tiny:q4"}).status_code == 200
 
 
 def test_show_needs_a_model_that_is_here(client: falcon.testing.TestClient) -> None:
