@@ -15,6 +15,7 @@
 #define THREADS 512
 #define WAVES (THREADS / WAVE_SIZE)
 #define COPIES 8 /* of the histogram: neighbouring lanes do not wait for each other */
+#define LOGIT_LOADS 8 /* of a thread in flight */
 #define LARGEST_FLOAT 3.402823466e38f
 #define ID_BITS 24
 #define WEIGHT_BITS 44 /* of the weight 1: 2^18 of them still fit in 64 bits, with room */
@@ -34,6 +35,7 @@ struct shared {
     uint64_t found_weight;
     uint32_t found_count, found_size;
     int32_t found;
+    float staged[LOGIT_LOADS][THREADS];
 };
 
 struct row {
@@ -46,10 +48,31 @@ struct row {
 };
 enum { BY_LOGIT, BY_ID, BY_DISTANCE };
 
-INLINE bool allowed(const GLOBAL_MEMORY uint32_t *mask, int32_t id)
+/* Hands on this thread's tokens with their logits: minus infinity for those that are masked, and for numbers past the
+ * last token; NaN and infinity stay. Loads are on their way together and then wait in LDS, where no other thread touches
+ * them: so a pass over the logits waits for memory once in LOGIT_LOADS tokens, and what it does with one is in the code
+ * once. */
+template <class Taker> INLINE void each_logit(const struct row *row, struct shared *lds, const Taker &take)
 {
-    return !mask || (mask[id / 32] >> (id % 32) & 1);
+    const int32_t own = thread_index(), last = VOCAB_SIZE - 1;
+    NO_UNROLL_FOR (int32_t first = 0; first < VOCAB_SIZE; first += LOGIT_LOADS * THREADS) {
+        float logits[LOGIT_LOADS];
+        uint32_t words[LOGIT_LOADS];
+        UNROLL_FOR (int n = 0; n < LOGIT_LOADS; n++) {
+            logits[n] = row->logits[int_min(first + n * THREADS + own, last)];
+            words[n] = ~0u;
+        }
+        if (row->mask)
+            UNROLL_FOR (int n = 0; n < LOGIT_LOADS; n++)
+                words[n] = row->mask[int_min(first + n * THREADS + own, last) / 32];
+        UNROLL_FOR (int n = 0; n < LOGIT_LOADS; n++) { /* THREADS is a multiple of 32 */
+            const bool allowed = first + n * THREADS + own < VOCAB_SIZE && words[n] >> (own % 32) & 1;
+            lds->staged[n][own] = allowed || !(logits[n] <= LARGEST_FLOAT) ? logits[n] : -__builtin_inff();
+        }
+        NO_UNROLL_FOR (int32_t n = 0; n < LOGIT_LOADS; n++) take(first + n * THREADS + own, lds->staged[n][own]);
+    }
 }
+#define EACH_LOGIT(row, lds, ...) each_logit(row, lds, [&] INLINE_MEMBER(int32_t id, float logit) __VA_ARGS__)
 
 INLINE float scaled(const struct row *row, float logit) { return (logit - row->largest) / row->temperature; }
 
@@ -61,7 +84,7 @@ INLINE uint64_t place_of(uint32_t key, int32_t id)
 /* Greater is earlier. No two tokens share a place; 0 is no place: the token is masked, -infinity or cut off. */
 INLINE uint64_t place(const struct row *row, int32_t id, float logit)
 {
-    if (!(logit >= -LARGEST_FLOAT) || !allowed(row->mask, id)) return 0;
+    if (!(logit >= -LARGEST_FLOAT)) return 0;
     if (row->order == BY_ID) return place_of(0, id);
     const uint32_t bits = (uint32_t)to_bits(logit + 0.0f); /* + 0: the zeros are equal */
     const uint64_t by_logit = place_of(bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u), id);
@@ -147,28 +170,27 @@ template <int MASK> INLINE uint64_t sum_of_lanes(uint64_t x)
 }
 
 /* The greatest logit of what is allowed, the lowest id of equals; -1 as said above. */
-INLINE int32_t most_likely(logits_pointer logits, const GLOBAL_MEMORY uint32_t *mask, struct shared *lds)
+INLINE int32_t most_likely(const struct row *row, struct shared *lds)
 {
     float best = -LARGEST_FLOAT;
-    int32_t id = VOCAB_SIZE; /* none yet; -1: never any */
-    for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
-        const float logit = logits[i];
-        if (!(logit <= LARGEST_FLOAT)) id = -1;
-        if (id >= 0 && allowed(mask, i) && (logit > best || (logit == best && i < id))) {
+    int32_t found = VOCAB_SIZE; /* none yet; -1: never any */
+    EACH_LOGIT(row, lds, {
+        if (!(logit <= LARGEST_FLOAT)) found = -1;
+        if (found >= 0 && (logit > best || (logit == best && id < found))) {
             best = logit;
-            id = i;
+            found = id;
         }
-    }
-    best_of_lanes<WAVE_SIZE / 2>(&best, &id);
+    });
+    best_of_lanes<WAVE_SIZE / 2>(&best, &found);
     if (lane_index() == 0) {
         lds->best[wave_index()] = best;
-        lds->ids[wave_index()] = id;
+        lds->ids[wave_index()] = found;
     }
     __syncthreads();
     best = lds->best[0];
-    id = lds->ids[0];
-    for (int32_t w = 1; w < WAVES; w++) take_better(&best, &id, lds->best[w], lds->ids[w]);
-    return id < VOCAB_SIZE ? id : -1;
+    found = lds->ids[0];
+    for (int32_t w = 1; w < WAVES; w++) take_better(&best, &found, lds->best[w], lds->ids[w]);
+    return found < VOCAB_SIZE ? found : -1;
 }
 
 enum { COUNTS, WEIGHTS, DISTANCES };
@@ -177,11 +199,10 @@ enum { COUNTS, WEIGHTS, DISTANCES };
 INLINE uint64_t total(const struct row *row, struct shared *lds, const int what)
 {
     uint64_t sum = 0;
-    for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
-        const float logit = row->logits[i];
-        if (!place(row, i, logit)) continue;
-        sum += what == COUNTS ? 1 : what == WEIGHTS ? weigh(row, logit) : weigh_distance(row, logit);
-    }
+    EACH_LOGIT(row, lds, {
+        if (place(row, id, logit))
+            sum += what == COUNTS ? 1 : what == WEIGHTS ? weigh(row, logit) : weigh_distance(row, logit);
+    });
     sum = sum_of_lanes<WAVE_SIZE / 2>(sum);
     __syncthreads();
     if (lane_index() == 0) lds->sums[wave_index()] = sum;
@@ -233,16 +254,15 @@ INLINE uint64_t find(const struct row *row, struct shared *lds, uint64_t goal, c
             lds->counts[i / COPIES][i % COPIES] = 0;
         }
         __syncthreads();
-        for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
-            const float logit = row->logits[i];
-            const uint64_t at = place(row, i, logit);
-            if (!at || at >> (shift + 8) != prefix) continue;
+        EACH_LOGIT(row, lds, {
+            const uint64_t at = place(row, id, logit);
+            if (!at || at >> (shift + 8) != prefix) return;
             const uint64_t weight = by_weight ? weigh(row, logit) : 1;
-            if (!weight) continue;
+            if (!weight) return;
             const int32_t bin = (int32_t)(at >> shift) & 255, copy = thread_index() % COPIES;
             lds_add(&lds->counts[bin][copy], (uint32_t)1);
             if (by_weight) lds_add(&lds->weights[bin][copy], weight);
-        }
+        });
         __syncthreads();
         sum_bins(lds);
         const int32_t bin = thread_index();
@@ -269,11 +289,10 @@ INLINE uint64_t find(const struct row *row, struct shared *lds, uint64_t goal, c
 INLINE int32_t token_at(const struct row *row, struct shared *lds, uint64_t lowest)
 {
     uint64_t nearest = ~(uint64_t)0;
-    for (int32_t i = thread_index(); i < VOCAB_SIZE; i += THREADS) {
-        const float logit = row->logits[i];
-        const uint64_t at = place(row, i, logit);
+    EACH_LOGIT(row, lds, {
+        const uint64_t at = place(row, id, logit);
         if (at && at >= lowest && at < nearest && weigh(row, logit)) nearest = at;
-    }
+    });
     if (thread_index() == 0) lds->found_weight = ~(uint64_t)0;
     __syncthreads();
     lds_minimum(&lds->found_weight, nearest);
@@ -348,7 +367,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     }
     adjust(row.logits, s);
     __syncthreads();
-    int32_t token = most_likely(row.logits, row.mask, &lds);
+    int32_t token = most_likely(&row, &lds);
     if (token >= 0 && row.temperature > 0) {
         row.largest = row.logits[token];
         token = draw(&row, &lds, s);

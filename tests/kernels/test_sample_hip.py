@@ -177,3 +177,20 @@ def test_a_large_vocabulary(arch: str, build_cache: BuildCache) -> None:
     sampling[3] = dataclasses.replace(sampling[3], top_p=0.95)
     for row, s, token in zip(logits, sampling, sampler(logits, sampling), strict=True):
         assert token in acceptable(row, s), s
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_passes_over_the_logits_wait_for_memory_once_in_eight_tokens(arch: str, build_cache: BuildCache) -> None:
+    """A row is one workgroup's, and each of its passes would wait as often as a thread has tokens. The emulator knows
+    no time: it is counted how often loads were begun that have no other next to them in the code."""
+    sampler = Sampler(arch, LARGE_VOCAB, build_cache)
+    sampler(rows_of(np.random.default_rng(6), 1, LARGE_VOCAB), [RowSampling(1.0, top_k=40, top_p=0.9)])
+    loads = waits = 0
+    end = -100
+    for offset, name, count in sampler.gpu.api.profile(sampler.launch[0].symbol):
+        if name.startswith("global_load"):
+            loads += count
+            waits += count if offset - end > 8 else 0
+            end = offset + (12 if arch.startswith("gfx12") else 8)
+    assert loads * (64 if arch == "gfx942" else 32) > 10 * LARGE_VOCAB  # passes
+    assert waits < 1.1 * loads / 8
