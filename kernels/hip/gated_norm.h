@@ -32,7 +32,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
 #endif
         squares = float_fma(normed, normed, squares);
     }
-    inverse = 1.0f / __builtin_sqrtf(sum_of_threads(squares, partial) / GROUP + EPSILON);
+    inverse = 1.0f / float_sqrt(sum_of_threads(squares, partial) / GROUP + EPSILON);
 #endif
     for (int32_t c = thread_index(); c < GROUP; c += THREADS) {
         const float factor = WEIGHT_COLUMNS ? inverse * weight[c] : inverse, value = x[c] * activation(z[c]) * factor;

@@ -16,7 +16,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) sum += x[c];
     const float mean = sum_of_threads(sum, partial) / COLUMNS;
     for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) squares = float_fma(x[c] - mean, x[c] - mean, squares);
-    const float deviation = __builtin_sqrtf(sum_of_threads(squares, partial_squares) / (COLUMNS - 1));
+    const float deviation = float_sqrt(sum_of_threads(squares, partial_squares) / (COLUMNS - 1));
     const float cut = mean + DEVIATIONS * deviation;
     for (int32_t c = thread_index(); c < COLUMNS; c += THREADS)
         out[c] = x[c] <= cut ? 0 : x[c] - cut; /* a NaN stays one */

@@ -21,7 +21,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     }
     const float mean = sum_of_threads(squares, partial) / COLUMNS;
     const float goal = sum_of_threads(squares_like, partial_like) / COLUMNS;
-    const float scale = __builtin_sqrtf(goal / (mean < LEAST ? LEAST : mean));
+    const float scale = float_sqrt(goal / (mean < LEAST ? LEAST : mean));
     for (int32_t c = thread_index(); c < COLUMNS; c += THREADS) {
         if (JOINED && group == 0) out[c] = like[c];
         out[(group + JOINED) * COLUMNS + c] = x[c] * scale;

@@ -45,7 +45,7 @@ KERNEL(THREADS) SYMBOL(KERNEL_ARGUMENTS)
     float squares = 0;
     for (int32_t c = thread_index(); c < GROUP; c += THREADS)
         squares = float_fma(CENTRED(x[c]), CENTRED(x[c]), squares);
-    const float inverse = 1.0f / __builtin_sqrtf(sum_of_threads(squares, partial) / GROUP + EPSILON);
+    const float inverse = 1.0f / float_sqrt(sum_of_threads(squares, partial) / GROUP + EPSILON);
     for (int32_t c = thread_index(); c < GROUP; c += THREADS) {
         float value = CENTRED(x[c]) * inverse;
         if (WEIGHT_COLUMNS) value *= weight[c];

@@ -44,6 +44,20 @@ INLINE float float_max(float a, float b) { return a > b ? a : b; }
 INLINE float float_abs(float x) { return __builtin_fabsf(x); }
 INLINE float from_bits(int32_t bits) { return __builtin_bit_cast(float, bits); }
 INLINE int32_t to_bits(float x) { return __builtin_bit_cast(int32_t, x); }
+/* The square root as IEEE 754 rounds it, which not all compilers make of their builtin: clang 15 takes the bare
+ * instruction, which may be off by one in the last place, and has 0 for what is subnormal. Of its result and the two
+ * neighbours, the one that the exact rests choose. */
+INLINE float float_sqrt(float x)
+{
+    const bool small = x < 0x1p-96f;
+    const float scaled = small ? x * 0x1p32f : x;
+    const float near = __builtin_amdgcn_sqrtf(scaled);
+    const float down = from_bits(to_bits(near) - 1), up = from_bits(to_bits(near) + 1);
+    float root = float_fma(-down, near, scaled) <= 0 ? down : near;
+    root = float_fma(-up, near, scaled) > 0 ? up : root;
+    root = small ? root * 0x1p-16f : root;
+    return scaled == 0 || scaled == __builtin_inff() ? scaled : root;
+}
 INLINE float from_f16(int32_t bits) { return (float)__builtin_bit_cast(_Float16, (uint16_t)bits); }
 INLINE f16x8 as_halves(i32x4 x) { return __builtin_bit_cast(f16x8, x); }
 

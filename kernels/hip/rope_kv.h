@@ -149,7 +149,7 @@ INLINE void measure(struct head &head, int32_t heads)
 {
     const float count = (float)(heads * HEAD_DIM);
     head.mean = NORM_LAYER ? wave_sum(sum_heads(head, heads, 0).sum) / count : 0.0f;
-    head.inverse = 1.0f / __builtin_sqrtf(wave_sum(sum_heads(head, heads, head.mean).squares) / count + EPSILON);
+    head.inverse = 1.0f / float_sqrt(wave_sum(sum_heads(head, heads, head.mean).squares) / count + EPSILON);
 }
 
 INLINE void place_head(const struct head &head, struct goal &goal)
@@ -206,7 +206,7 @@ INLINE float value_inverse(number_pointer x)
     float squares = 0;
     for (int32_t d = lane_index(); d < VALUE_DIM; d += WAVE_SIZE)
         squares = float_fma(element(x, d), element(x, d), squares);
-    return 1.0f / __builtin_sqrtf(wave_sum(squares) / VALUE_DIM + EPSILON);
+    return 1.0f / float_sqrt(wave_sum(squares) / VALUE_DIM + EPSILON);
 }
 
 INLINE void place_key(const struct head &head, element_pointer keys, int32_t position)

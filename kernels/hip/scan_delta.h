@@ -88,7 +88,7 @@ INLINE void make_unit(float unit[ROWS], const float x[ROWS], float scale)
 {
     float squares = 0;
     UNROLL_FOR (int r = 0; r < ROWS; r++) squares = float_fma(x[r], x[r], squares);
-    const float factor = scale / __builtin_sqrtf(sum_of_parts(squares) + EPSILON);
+    const float factor = scale / float_sqrt(sum_of_parts(squares) + EPSILON);
     UNROLL_FOR (int r = 0; r < ROWS; r++) unit[r] = x[r] * factor;
 }
 /* The state decays for a token. */
@@ -102,7 +102,7 @@ INLINE token_rows take_token(const raw_token &raw, float state[ROWS], const own_
     decay_rows(state, own, raw.decays, place.part);
 #endif
     make_unit(token.key, raw.key, 1.0f);
-    make_unit(token.query, raw.query, 1.0f / __builtin_sqrtf((float)STATE));
+    make_unit(token.query, raw.query, 1.0f / float_sqrt((float)STATE));
     token.value = raw.value;
     token.rate = sigmoid(raw.beta);
     token.added = 0;

@@ -167,6 +167,19 @@ def flushed(x: Any) -> Any:
     return np.copysign(np.float32(0), x) if abs(x) < np.finfo(np.float32).tiny else x
 
 
+def within_ulp(function: Callable[[Any], Any]) -> Oracle:
+    """Of what is flushed, itself or one of its neighbours, by the bits of the operand."""
+
+    def oracle(x: Any) -> Any:
+        bits = int(np.float32(flushed(np.float32(function(flushed(x))))).view(np.uint32))
+        operand = int(np.float32(x).view(np.uint32))
+        stays = operand + 1 & 0x7FFFFF < 2 or not 1 < bits >> 23 & 255 < 254
+        step = 0 if stays else (-1, 1, 0, 0)[(operand * 0x9E3779B1 & 0xFFFFFFFF) >> 30]
+        return np.uint32(bits + step).view(np.float32)
+
+    return oracle
+
+
 COMPARES: dict[str, Oracle] = {
     "lt": lambda a, b: a < b, "eq": lambda a, b: a == b, "le": lambda a, b: a <= b, "gt": lambda a, b: a > b,
     "ge": lambda a, b: a >= b, "f": lambda a, b: False,

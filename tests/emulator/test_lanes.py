@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rocmforge.tests.emulator.gpu_build import Gpu
+from rocmforge.tests.emulator.operation_cases import within_ulp
 
 ARCHES = ["gfx1100", "gfx1201", "gfx942"]
 RDNA = ["gfx1100", "gfx1201"]
@@ -257,14 +258,20 @@ def test_exchange_between_lanes(name: str, arch: str) -> None:
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("name", list(APPROXIMATE))
 def test_approximate_functions(name: str, arch: str) -> None:
-    """The emulator rounds a double result: half a unit in the last place, and the double function's own error."""
+    """The emulator rounds a double result: half a unit in the last place, and the double function's own error. Of
+    reciprocals and roots half are off by a unit, as the hardware's may be."""
     x = np.random.default_rng(5).uniform(0.01, 30, N).astype(np.float32)
     out = np.zeros(N, np.float32)
     gpu(arch).run(name, 2, N // 2, out, x)
     want = APPROXIMATE[name][1](x.astype(np.float64))
-    # Sine near its zeros: the argument's reduction is exact, the product with 2 pi is good to 2**-52 of up to 2 pi.
-    slack = 2e-15 if name == "sin" else 0
-    assert (np.abs(out - want) <= 0.5001 * np.spacing(np.abs(want).astype(np.float32)) + slack).all()
+    if name in ("rcp", "rsq", "sqrt"):
+        assert 0.4 < np.mean(out != want.astype(np.float32)) < 0.6
+        oracle = within_ulp(lambda one: APPROXIMATE[name][1](np.float64(one)))
+        assert out.tolist() == [oracle(one) for one in x]
+    else:
+        # Sine near its zeros: the argument's reduction is exact, the product with 2 pi is good to 2**-52 of up to 2 pi.
+        slack = 2e-15 if name == "sin" else 0
+        assert (np.abs(out - want) <= 0.5001 * np.spacing(np.abs(want).astype(np.float32)) + slack).all()
     special = np.array([0, np.inf, 1, 1e-40] * 32, np.float32)
     results = np.zeros(128, np.float32)
     gpu(arch).run(name, 1, 128, results, special)

@@ -28,6 +28,7 @@ from rocmforge.tests.emulator.operation_cases import (
     s8,
     same,
     wide,
+    within_ulp,
 )
 
 # The scalar ALU: (arch, assembly, types, oracle). It gives the result and SCC, or the result alone where SCC stays.
@@ -132,8 +133,8 @@ scalar(LAST, "u64 u64 u64", {
 })  # fmt: skip
 scalar(LAST, "f32 f32", {
     "s_ceil_f32": np.ceil, "s_floor_f32": np.floor, "s_trunc_f32": np.trunc, "s_rndne_f32": np.rint,
-    "v_s_rcp_f32": lambda x: flushed(1 / flushed(x)), "v_s_sqrt_f32": lambda x: np.sqrt(flushed(x)),
-    "v_s_rsq_f32": lambda x: np.float32(1 / np.sqrt(np.float64(flushed(x)))),
+    "v_s_rcp_f32": within_ulp(lambda x: 1 / x), "v_s_sqrt_f32": within_ulp(np.sqrt),
+    "v_s_rsq_f32": within_ulp(lambda x: 1 / np.sqrt(np.float64(x))),
     "v_s_exp_f32": lambda x: flushed(np.float32(np.exp2(np.float64(flushed(x))))),
     "v_s_log_f32": lambda x: np.float32(np.log2(np.float64(flushed(x)))),
 })  # fmt: skip

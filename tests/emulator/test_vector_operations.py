@@ -47,6 +47,7 @@ from rocmforge.tests.emulator.operation_cases import (
     same,
     turns,
     wide,
+    within_ulp,
 )
 
 N = 128
@@ -277,7 +278,8 @@ vector(OLD, "f64 f64", {"v_rcp_f64": lambda x: 1 / x, "v_sqrt_f64": np.sqrt, "v_
 
 
 vector(OLD, "f32 f32", {
-    "v_rcp_iflag_f32": lambda x: flushed(1 / flushed(x)),
+    "v_rcp_iflag_f32": within_ulp(lambda x: 1 / x), "v_rcp_f32": within_ulp(lambda x: 1 / x),
+    "v_sqrt_f32": within_ulp(np.sqrt), "v_rsq_f32": within_ulp(lambda x: 1 / np.sqrt(np.float64(x))),
     "v_cos_f32": lambda x: np.float32(np.cos(turns(np.float64(flushed(x))))),
 })  # fmt: skip
 

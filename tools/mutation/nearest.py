@@ -98,7 +98,12 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/hip/weights*": (GPU + "test_embedding", PRODUCTS + "test_gate_up", PRODUCTS + "test_matmul"),
     "kernels/hip/epilogue.h": (PRODUCTS + "test_gate_up", PRODUCTS + "test_matmul"),
     "kernels/hip/gem*": (PRODUCTS + "test_matmul", PRODUCTS + "test_gate_up"),
-    "kernels/hip/prelude.h": (GPU + "test_norm", "test_attention_hip.py", PRODUCTS + "test_matmul"),
+    "kernels/hip/prelude.h": (
+        "test_elementary_hip.py",
+        GPU + "test_norm",
+        "test_attention_hip.py",
+        PRODUCTS + "test_matmul",
+    ),
     "kernels/hip/device.h": (GPU + "test_norm", "test_attention_hip.py", PRODUCTS + "test_gate_up"),
     "tools/emulator/native/matrix.c": (EMULATOR + "test_matrix.py",),
     "tools/emulator/native/lds.c": tuple(

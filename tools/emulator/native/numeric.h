@@ -1,5 +1,6 @@
 // Arithmetic that C operators do not give. Results are correctly rounded where IEEE 754 defines them; exp2, log2, sin, cos
-// are the C library's double functions rounded to the type (the hardware's are within 1 ulp, so its bits may differ).
+// are the C library's double functions rounded to the type (the hardware's are within 1 ulp, so its bits may differ), and
+// rcp, rsq and sqrt of float are as far off as that.
 #pragma once
 #include "operands.h"
 
@@ -96,8 +97,18 @@ VIA_DOUBLE(sqrt, __builtin_sqrt(x))
 VIA_DOUBLE(sin, sin((x - floor(x)) * 6.283185307179586))
 VIA_DOUBLE(cos, cos((x - floor(x)) * 6.283185307179586))
 
-static inline V_f32 rcp_fast_f32(V_f32 x) { return flush(1.0f / flush(x)); }
-static inline V_f32 sqrt_fast_f32(V_f32 x) { return flush(__builtin_elementwise_sqrt(flush(x))); }
+// One ulp below or above a result, or the result, as the operand's bits have it: code that takes what the hardware makes
+// within 1 ulp for the rounded number is found out. What is next to infinity, to NaN and to what is flushed stays; so do
+// results of powers of two, and of a mantissa of ones, whose reciprocal compilers' divisions need rounded (Markstein's one
+// exception).
+static inline V_f32 within_ulp(V_f32 result, V_f32 operand) {
+  V_u32 bits = (V_u32)result, exponent = bits >> 23 & 255, turn = ((V_u32)operand * 0x9e3779b1u) >> 30;
+  V_u32 step = (V_u32)(turn == 0) | ((V_u32)(turn == 1) & 1), stays = (V_u32)((((V_u32)operand + 1) & 0x7fffff) < 2);
+  return (V_f32)(bits + (step & ~stays & (V_u32)((exponent > 1) & (exponent < 254))));
+}
+static inline V_f32 rcp_fast_f32(V_f32 x) { return within_ulp(flush(1.0f / flush(x)), x); }
+static inline V_f32 sqrt_fast_f32(V_f32 x) { return within_ulp(flush(__builtin_elementwise_sqrt(flush(x))), x); }
+static inline V_f32 rsq_fast_f32(V_f32 x) { return within_ulp(rsq_f32(x), x); }
 
 // Conversions saturate, and a NaN gives 0.
 static inline V_i32 float_to_int(V_f32 x) {

@@ -39,7 +39,7 @@ S1(s_cvt_hi_f32_f16, f32, u32, { u16 b = (u16)(a >> 16); f16 h; memcpy(&h, &b, 2
 S1(v_s_exp_f32, f32, f32, d = exp2_f32(ALL(f32, a))[0])
 S1(v_s_log_f32, f32, f32, d = log2_f32(ALL(f32, a))[0])
 S1(v_s_rcp_f32, f32, f32, d = rcp_fast_f32(ALL(f32, a))[0])
-S1(v_s_rsq_f32, f32, f32, d = rsq_f32(ALL(f32, a))[0])
+S1(v_s_rsq_f32, f32, f32, d = rsq_fast_f32(ALL(f32, a))[0])
 S1(v_s_sqrt_f32, f32, f32, d = sqrt_fast_f32(ALL(f32, a))[0])
 
 S2(s_add_u32, u32, u32, u32, d = a + b; w->scc = d < a)
