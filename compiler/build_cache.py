@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import filelock
+from ..artifacts.locked import locked
 
 _log = logging.getLogger(__name__)
 
@@ -115,20 +115,14 @@ class BuildCache:
         """
         if not _HEX.fullmatch(key):
             raise ValueError(f"cache key {key!r} is not hex")
-        held: filelock.BaseFileLock | None = None
-        try:
-            folder = self.root / "locks"
-            folder.mkdir(parents=True, exist_ok=True)
-            held = filelock.FileLock(folder / f"{key}.lock")
-            held.acquire()
-        except (OSError, NotImplementedError) as error:
-            held = None
-            self._warn(error)
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                folder = self.root / "locks"
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder / f"{key}.lock"))
+            except OSError as error:
+                self._warn(error)
             yield
-        finally:
-            if held is not None:
-                held.release()
 
     def _folder(self, kind: str, key: str) -> Path:
         if not _KIND.fullmatch(kind) or kind == "locks":

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
+from rocmforge.artifacts.locked import locked
 from rocmforge.tests.support.process import PATIENCE_SECONDS
 
 SOURCES = Path(__file__).parent / "node"
@@ -43,7 +43,7 @@ def install_packages() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rocmforge-tests"
     folder = Path(os.environ.get("ROCMFORGE_WORK") or cache).resolve() / f"node-{hashlib.sha256(lock).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    with locked(folder / "lock"):
         done = folder / "installed"
         if not done.exists():
             for name in ("package.json", "package-lock.json"):

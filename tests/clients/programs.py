@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
+from rocmforge.artifacts.locked import locked
 from rocmforge.tests.clients.node_packages import find_node
 
 NODE = "node@22.22.0"  # for programs that want a newer one than Debian has: installed beside them
@@ -23,7 +23,7 @@ def python_program(name: str, *requirements: str, without: tuple[str, ...] = ())
     Packages of `without` are left out, though others ask for them: gigabytes that what is tested never imports.
     """
     folder = _folder(name, (*requirements, *(f"without {package}" for package in without)))
-    with FileLock(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not (folder / "installed").exists():
             uv = [sys.executable, "-m", "uv"]  # resolves in seconds what takes pip minutes
             _run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
@@ -41,7 +41,7 @@ def node_program(name: str, *packages: str) -> Path:
     """Return the `node_modules/.bin` folder of an installation of npm packages, each pinned (`promptfoo@0.118.0`)."""
     find_node()
     folder = _folder(name, packages)
-    with FileLock(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not (folder / "installed").exists():
             folder.mkdir(exist_ok=True)
             _run(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", *packages])

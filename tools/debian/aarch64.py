@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from filelock import FileLock
 
 from rocmforge.artifacts.errors import RocmforgeError, ToolchainError, UsageError, printable
+from rocmforge.artifacts.locked import locked
 from rocmforge.tools.debian.amd_runtime import Launch, work_folder, write_program
 from rocmforge.tools.debian.root import fetch_root
 
@@ -50,7 +50,7 @@ def fetch_machine() -> Path:
     start = shlex.join([str(qemu), "-L", str(root)])
     key = hashlib.sha256(f"{ROOT} {start}".encode() + LOCKED.read_bytes()).hexdigest()[:12]
     home = folder / f"python-{key}"
-    with FileLock(folder / f".python-{key}.lock"):
+    with locked(folder / f".python-{key}.lock"):
         if not (home / "complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             _make(home, root / "usr/bin", start)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from filelock import FileLock
 
 from rocmforge.artifacts.errors import RocmforgeError, ToolchainError, UsageError, printable
+from rocmforge.artifacts.locked import locked
 from rocmforge.tools.debian.root import LIBRARIES, Root, fetch_root
 
 PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -124,7 +124,7 @@ def _programs(loader: Sequence[str]) -> Path:
     key = hashlib.sha256(f"{prefix} {start}".encode()).hexdigest()[:12]
     folder = work_folder() / f"python-{key}"
     programs = folder / "bin"
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
             programs.mkdir(parents=True)

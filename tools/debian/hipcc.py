@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from filelock import FileLock
 
 from rocmforge.artifacts.errors import RocmforgeError, ToolchainError
+from rocmforge.artifacts.locked import locked
 from rocmforge.tools.debian.amd_runtime import work_folder, write_program
 from rocmforge.tools.debian.root import Root, fetch_root, run_program
 
@@ -51,7 +51,7 @@ def fetch_hipcc(suite: str = SUITE, update: bool = False) -> Path:
     """
     root = fetch_root(work_folder() / f"hipcc-{suite}", suite, PACKAGES, update)
     folder = work_folder() / f"hipcc-{suite}-commands"
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         _write_commands(root, folder)
     return folder / "hipcc"
 

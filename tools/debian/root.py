@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
-
 from rocmforge.artifacts.errors import ToolchainError, printable
+from rocmforge.artifacts.locked import locked
 
 VERSIONS: Final = "versions.json"
 LIBRARIES: Final = Path("usr/lib/x86_64-linux-gnu")
@@ -59,7 +58,7 @@ def fetch_root(
         ToolchainError: they are unavailable.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         versions = {} if update else _versions(folder)
         if not versions.keys() >= set(packages):
             _replace(folder, suite, packages, architecture)

@@ -28,7 +28,7 @@ _NO_COMPILE: Final = re.compile(
 _BROKEN: Final = 100
 _SOUND_SECONDS: Final = 1800.0
 _LIBRARIES: Final = (
-    *("falcon.testing", "filelock", "gguf", "hypothesis", "jinja2", "llguidance", "msgpack", "msgspec", "numpy"),
+    *("falcon.testing", "gguf", "hypothesis", "jinja2", "llguidance", "msgpack", "msgspec", "numpy"),
     *("opentelemetry.sdk.trace", "prometheus_client", "regex", "requests", "rich.progress", "tokenizers", "waitress"),
 )
 _BUILDS: Final = re.compile(r"compiler/(build|toolchain|host_tool|hip_tool|guarded_folder)|tools/emulator/library")
