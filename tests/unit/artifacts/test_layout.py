@@ -80,11 +80,13 @@ def layouts(draw: st.DrawFn) -> Layout:
     )
 
 
+@pytest.mark.slow
 @given(layouts())
 def test_any_layout_round_trips(layout: Layout) -> None:
     assert decode_layout(PATH, encode_layout(layout), layout.weights_bytes) == layout
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(DATA) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_mutated_bytes_give_a_layout_or_a_bundle_error(changes: list[tuple[int, int]]) -> None:

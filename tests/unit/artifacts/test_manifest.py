@@ -76,6 +76,7 @@ tables = st.dictionaries(st.text(), json_values, max_size=4)
 contracts = st.dictionaries(st.text(), st.dictionaries(st.text(), st.integers(0, 2**60), max_size=3), max_size=3)
 
 
+@pytest.mark.slow
 @given(tables, tables, contracts, st.text(max_size=30))
 def test_any_manifest_round_trips(
     options: dict[str, object], row: dict[str, object], memory: dict[str, dict[str, int]], name: str
@@ -86,6 +87,7 @@ def test_any_manifest_round_trips(
     assert encode_manifest(decode_manifest(PATH, data)) == data
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(DATA) - 1), st.integers(0, 255)), min_size=1, max_size=3))
 def test_mutated_bytes_give_a_bundle_error(changes: list[tuple[int, int]]) -> None:

@@ -84,6 +84,7 @@ def test_two_cpus_of_sixty_four_are_two_threads(tmp_path: Path) -> None:
     assert (read_processors(range(64), root).whole, read_processors(range(64), root).most) == (2, 2)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_cores_part_the_mask(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever a system says: each CPU of the mask is of one core, and nothing else is."""

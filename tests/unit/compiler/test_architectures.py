@@ -35,6 +35,7 @@ ROWS = tuple(row for family in (decoder_rows, mixture_rows, hybrid_rows, hrm) fo
 IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 2 * WINDOW + 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["plain", "whole"])
 @pytest.mark.parametrize("name", [row.name for row in ROWS])
 def test_an_architecture(name: str, whole: bool, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_interruption_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pyte
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+@pytest.mark.slow
 def test_F65_processes_build_a_thing_once(tmp_path: Path) -> None:
     script = (
         "import os, sys, time; from pathlib import Path\n"

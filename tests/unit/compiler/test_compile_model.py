@@ -163,6 +163,7 @@ def test_the_stages_of_a_compile(tmp_path: Path, built: list[tuple[object, ...]]
         assert len(names) > len(kernel_headers(backend)) + count
 
 
+@pytest.mark.slow
 def test_each_kind_of_target_has_weights_of_its_own(tmp_path: Path, built: list[tuple[object, ...]]) -> None:
     """Equal to those of a bundle for this kind alone, which has one file."""
     compiled(tmp_path, Told(), Golden(), archs=("gfx1100", "host", "gfx942"))

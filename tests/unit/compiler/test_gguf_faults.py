@@ -268,6 +268,7 @@ def test_an_array_without_values_is_an_array_of_strings_too(tmp_path: Path) -> N
     assert read_gguf(path).get_str_list("merges") == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [70_000], ids=["F05-many-keys"])
 def test_a_file_of_tiny_keys_takes_little_memory(tmp_path: Path, count: int) -> None:
     path = tmp_path / "keys.gguf"
@@ -275,6 +276,7 @@ def test_a_file_of_tiny_keys_takes_little_memory(tmp_path: Path, count: int) -> 
     assert "expected metadata of at most" in refused(path)
 
 
+@pytest.mark.slow
 def test_strings_that_grow_when_decoded_take_little_memory_F07(tmp_path: Path) -> None:
     # One character past the basic plane makes Python store each of the others in four bytes.
     path = tmp_path / "strings.gguf"
@@ -311,6 +313,7 @@ def read_elsewhere(path: Path) -> tuple[str, int]:
     return said, int(peak)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind,count,size",
     [(STRING, 1_200_000, 0), (STRING, 900_000, 4), (STRING, 12, 4 << 20), (U8, 40 << 20, 1)],
@@ -342,6 +345,7 @@ def large_vocabulary(tokens: int = 262_144, merges: int = 514_906) -> Raw:
     )
 
 
+@pytest.mark.slow
 def test_the_largest_vocabulary_in_use_is_read(tmp_path: Path) -> None:
     path = tmp_path / "gemma4.gguf"
     path.write_bytes(large_vocabulary().build())
@@ -464,6 +468,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_model(folder / "model.gguf", num_layers=1, vocab_size=260).read_bytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_mutated_file_is_read_or_refused(small_model: bytes, tmp_path: Path, data: st.DataObject) -> None:

@@ -72,6 +72,7 @@ def plain(value: object) -> object:
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(pairs=_METADATA)
 def test_metadata_reads_back_equal(

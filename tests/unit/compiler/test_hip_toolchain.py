@@ -56,6 +56,7 @@ def section_kinds(code: bytes) -> dict[str, int]:
     return {strings[name : strings.index(b"\0", name)].decode(): kind for name, kind, *_ in headers}
 
 
+@pytest.mark.slow
 def test_the_tables_that_amds_loader_reads_are_in_the_linked_object(clang: HipToolchain, tmp_path: Path) -> None:
     """AMD's ELF reader takes the symbol table and its strings; without them hipModuleLoadData crashes or refuses."""
     for target in GPUS:
@@ -64,6 +65,7 @@ def test_the_tables_that_amds_loader_reads_are_in_the_linked_object(clang: HipTo
         assert not [name for name in kinds if name.startswith(".debug")]
 
 
+@pytest.mark.slow
 def test_hipcc_builds_what_it_knows(tmp_path: Path) -> None:
     if shutil.which("hipcc") is None:
         pytest.skip("hipcc is not installed: apt-get install hipcc")
@@ -81,6 +83,7 @@ def test_the_same_bytes_in_every_folder(clang: HipToolchain, tmp_path: Path) -> 
     assert str(tmp_path).encode() not in first
 
 
+@pytest.mark.slow
 def test_auto_takes_hipcc_where_it_knows_the_arch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIPCC", str(tmp_path / "missing"))
     assert find_hip_toolchain("auto", "gfx1201").name == "clang"  # a hipcc that is not there is not taken

@@ -87,6 +87,7 @@ def of_real(real: TokenizerArtifact) -> tuple[Tokenizer, Tokenizer]:
     return both(real, lambda: LibraryModel(real.json, real.config.vocab_size))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(TEXTS)
 def test_any_text(of_real: tuple[Tokenizer, Tokenizer], text: str) -> None:
@@ -174,6 +175,7 @@ DAMAGES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(DAMAGES)
 def test_a_damaged_table_is_refused_or_gives_ids_of_the_vocabulary(damage: tuple[int, int, bytes]) -> None:

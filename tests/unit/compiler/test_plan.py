@@ -200,6 +200,7 @@ print(t.plan_of(t.CONFIGS["qwen3"], t.TYPES["all-apart"]), assign_buffers(whole,
 """
 
 
+@pytest.mark.slow
 def test_the_plan_does_not_depend_on_hashes() -> None:
     plans = {
         subprocess.run(

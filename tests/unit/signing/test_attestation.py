@@ -68,6 +68,7 @@ def statement(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_provenance_says_how_it_was_made(model: Path, key: KeyPair) -> None:
     attest(model, key)
     check(model, key)

@@ -60,6 +60,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return digests
 
 
+@pytest.mark.slow
 def test_sign_and_verify(model: Path, key: KeyPair, verified: list[str], tmp_path: Path) -> None:
     with open_bundle(model) as bundle:
         digest = bundle.manifest.bundle_digest

@@ -79,6 +79,7 @@ def test_biases_are_kept(tmp_path: Path) -> None:
     assert found["blk.0.attn_q.bias"] == "F32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["F32", "F16", "BF16", "Q8_0"])
 def test_each_row_is_its_floats_rounded(tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantized_source, "ELEMENTS_AT_ONCE", 1000)

@@ -221,6 +221,7 @@ def _write_many(folder: Path, count: int) -> None:
         SpeedMemory(PAIRS, "v4", folder).write(count)
 
 
+@pytest.mark.slow
 def test_many_write_at_once(tmp_path: Path) -> None:
     memory = SpeedMemory(PAIRS, "v4", tmp_path)
     memory.write(4)

@@ -40,6 +40,7 @@ def loads(draw: st.DrawFn) -> Load:
     return Load(requests, draw(st.booleans()), draw(st.integers(largest, 3 * largest)), limits)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(loads())
 def test_every_request_ends_and_reads_only_what_it_or_its_like_wrote(load: Load) -> None:

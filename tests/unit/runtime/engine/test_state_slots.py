@@ -109,6 +109,7 @@ def loads(draw: st.DrawFn) -> Load:
     return Load(requests, draw(st.integers(2, 24)), blocks, limits, draw(st.sampled_from([0, 0, 7])))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(loads())
 def test_each_stream_is_what_it_is_alone(load: Load) -> None:

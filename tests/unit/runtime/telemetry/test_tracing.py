@@ -246,6 +246,7 @@ def test_an_engine_is_not_traced_outside_of_a_request(
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_importing_the_server_does_not_load_the_sdk() -> None:
     code = "import sys, rocmforge.cli, rocmforge.runtime.serve; print([m for m in sys.modules if 'opentelemetry' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -187,6 +187,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", BOMBS, ids=range(len(BOMBS)))
 def test_F23_a_bomb_is_defused(source: str) -> None:
     start = time.monotonic()

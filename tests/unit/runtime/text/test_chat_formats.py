@@ -92,6 +92,7 @@ def test_an_answer_of_each_family_whole_and_cut_anywhere(format_: ChatFormat, te
         assert isinstance(json.loads(call.arguments), dict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_, text, expected", CASES)
 def test_an_answer_that_is_broken_off_anywhere(format_: ChatFormat, text: str, expected: Parts) -> None:
     """What is said of it so far is a beginning of what is said of the whole, and its whole calls are whole."""
@@ -110,6 +111,7 @@ MARKS = sorted(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(list(FAMILIES.values())),

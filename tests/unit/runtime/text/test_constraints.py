@@ -78,6 +78,7 @@ def follow(matcher: Matcher, tokenizer: Tokenizer, text: str) -> bool:
     return bool(set(tokenizer.config.eos_token_ids) & set(allowed(matcher.mask())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -209,6 +210,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, source", HOSTILE)
 def test_hostile_constraints_are_bounded(compiler: ConstraintCompiler, kind: Kind, source: object) -> None:
     """Refused by name, or usable; in seconds of CPU and 300 MB at most, where some would take hours or all memory."""
@@ -254,6 +256,7 @@ def request(
     return GenerationRequest(prompt, 400, sampling, constraint=matcher, logprobs=logprobs)
 
 
+@pytest.mark.slow
 def test_structured_output_is_valid(engine: Engine, tokenizer: Tokenizer, compiler: ConstraintCompiler) -> None:
     """One of each schema at temperature 1; tools/bench/structured_output.py does a hundred."""
     for seed, schema in enumerate(SCHEMAS.values()):
@@ -262,6 +265,7 @@ def test_structured_output_is_valid(engine: Engine, tokenizer: Tokenizer, compil
         assert state.finish_reason in {"stop", "eos"}
 
 
+@pytest.mark.slow
 def test_constrained_output_is_the_same_alone_and_among_others(
     engine: Engine, tokenizer: Tokenizer, compiler: ConstraintCompiler
 ) -> None:

@@ -58,6 +58,7 @@ def tokens_of(source: str, contents: list[str], role: str = "user") -> tuple[lis
     return TINY.encode(text, False, mark=mark), shown(text, mark), template.render({"messages": messages})
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(CONTENTS, max_size=4))
 def test_F92_only_the_templates_own_are_control_tokens(contents: list[str]) -> None:
@@ -68,6 +69,7 @@ def test_F92_only_the_templates_own_are_control_tokens(contents: list[str]) -> N
     assert TINY.decode(ids, skip_special=False) == plain
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(CONTENTS, max_size=4))
 def test_F92_nor_do_messages_make_one_together(contents: list[str]) -> None:

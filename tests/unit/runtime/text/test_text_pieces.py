@@ -84,6 +84,7 @@ def holds(one: Tokenizer, monkeypatch: pytest.MonkeyPatch, examples: int = 400) 
 RULES = {rule.splits: name for name, rule in PRE_TOKENIZERS.items()}  # a name of each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", sorted(RULES.values()))
 def test_tokens_of_the_pieces_are_those_of_the_whole(pre: str, monkeypatch: pytest.MonkeyPatch) -> None:
     holds(made(pre), monkeypatch, 100)
@@ -114,6 +115,7 @@ UNCUT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", UNCUT.values(), ids=UNCUT.keys())
 def test_what_is_not_known_is_not_cut(changes: dict[str, Any]) -> None:
     other = changed(made("gpt-2"), **changes)
@@ -139,6 +141,7 @@ def test_a_word_of_any_length_stays_whole_and_is_refused_by_its_length() -> None
     assert caught.value.count > 300_000 // 32  # bytes of the longest token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", ["chameleon", "default", "llama-bpe", "qwen2", "smollm", "superbpe", "tekken"])
 def test_F91_no_more_is_tokenized_than_was_asked_for(pre: str) -> None:
     one = made(pre)
@@ -193,6 +196,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held >> 10)
 """
 
 
+@pytest.mark.slow
 def test_F91_megabytes_of_digits_for_eight_at_once_take_little_memory(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(library_of(made("smollm")).to_str())
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "tokenizer.json")]

@@ -62,6 +62,7 @@ def test_what_is_encoded_decodes_to_itself(name: str) -> None:
     holds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_stream_is_the_whole(name: str) -> None:
     tokenizer = ALL[name]
@@ -96,6 +97,7 @@ def test_F91_no_more_is_tokenized_than_was_asked_for(name: str) -> None:
     assert caught.value.count > 4000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["a" * 200_000, " " * 200_000, "字" * 100_000, "ab" * 100_000], ids=["a", "space", "ideograph", "ab"]
 )

@@ -117,6 +117,7 @@ def naive(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
     return (text[: min(found)], True) if found else (text, False)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(
     st.lists(st.text("abc", max_size=4), max_size=12),
@@ -146,6 +147,7 @@ def test_stop_matcher_holds_back_only_what_may_begin_a_stop() -> None:
     assert matcher.flush() == ""
 
 
+@pytest.mark.slow
 def test_F47_a_long_text_leaves_other_threads_running() -> None:
     """A server answers others while it tokenizes what one client sent."""
     turns, stop = [0], threading.Event()

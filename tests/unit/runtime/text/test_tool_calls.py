@@ -220,6 +220,7 @@ OTHERS = [" ", "[", "]", "x", "<", '"', "\\", "{", "}", ",", ";", HEAD, '"a": 1'
 PIECE = st.sampled_from([*MARKERS, *OTHERS, LLAMA, HERMES, f" {HERMES}"])
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(PIECE, max_size=10), st.booleans())
 @example(["<tool_call>", HEAD, '"', "\\", '"', "</tool_call>", '"', "}}", "</tool", "_call>", "x"], False)

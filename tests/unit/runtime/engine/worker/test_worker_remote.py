@@ -184,6 +184,7 @@ def test_a_worker_is_asked_how_it_is_once_it_has_answered(watched: Stage) -> Non
     wait_until(lambda: watched.engine.stats().problem == "a step hangs")
 
 
+@pytest.mark.slow
 def test_a_server_that_was_stopped_for_long_asks_before_it_ends_its_worker(
     watched: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
