@@ -8,6 +8,7 @@ import pytest
 
 from rocmforge.tests.support.adapters import DOWN, Q, pairs, write_gguf_adapter
 from rocmforge.tests.support.doc_examples import DOCS, check_answer, read_examples, run_example
+from rocmforge.tests.support.killed import one_of_many
 from rocmforge.tests.support.process import refused, rfc, serving
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -50,14 +51,14 @@ def test_run_and_inspect(adapted: Path) -> None:
 def test_what_is_refused(adapted: Path, tmp_path: Path) -> None:
     model = adapted.with_name("small.gguf")
     run = "run", adapted, "SELECT"
-    refused(rfc(*run, "--adapter", "other"), 1, "adapter: expected one of sql, style, found other")
-    refused(rfc(*run, "--adapter", "sql:x"), 2, "--adapter: expected NAME or NAME:SCALE, found sql:x")
+    refused(one_of_many(*run, "--adapter", "other"), 1, "adapter: expected one of sql, style, found other")
+    refused(one_of_many(*run, "--adapter", "sql:x"), 2, "--adapter: expected NAME or NAME:SCALE, found sql:x")
     goal = "-o", tmp_path / "new.rfb"
-    refused(rfc("compile", model, *goal, "--adapter", "sql"), 2, "--adapter: expected NAME=FILE[:SCALE]")
+    refused(one_of_many("compile", model, *goal, "--adapter", "sql"), 2, "--adapter: expected NAME=FILE[:SCALE]")
     broken = tmp_path / "broken.gguf"
     broken.write_bytes((adapted.parent / "sql.gguf").read_bytes()[:-100])
     refused(
-        rfc("compile", model, *goal, "--adapter", f"x={broken}"),
+        one_of_many("compile", model, *goal, "--adapter", f"x={broken}"),
         3,
         "broken.gguf: blk.1.ffn_down.weight.lora_b: expected",
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rocmforge.tests.support.process import Server, refused, rfc, serving
+from rocmforge.tests.support.killed import one_of_many
+from rocmforge.tests.support.process import Server, refused, serving
 
 MESSAGES = [{"role": "user", "content": "x"}]
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -59,4 +60,4 @@ def test_it_is_listed(server: Server) -> None:
 )
 def test_wrong_ones_are_refused(small_bundle: Path, aliases: list[str], named: list[str]) -> None:
     options = [part for alias in aliases for part in ("--alias", alias)]
-    refused(rfc("serve", small_bundle, *options), 2, "--alias", *named)
+    refused(one_of_many("serve", small_bundle, *options), 2, "--alias", *named)

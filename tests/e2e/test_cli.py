@@ -22,6 +22,7 @@ from rocmforge.artifacts.bundle import open_bundle
 from rocmforge.artifacts.manifest import decode_manifest, encode_manifest
 from rocmforge.artifacts.manifest_entries import FileEntry
 from rocmforge.artifacts.merge_table import MERGES_NAME
+from rocmforge.tests.support.killed import one_of_many
 from rocmforge.tests.support.process import COMMAND, digest_of, environment, files_of, refused, rfc, serving
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -118,7 +119,7 @@ def test_F27_flipped_byte_in_code(command: str, small_bundle: Path, tmp_path: Pa
     bundle = copy_of(small_bundle, tmp_path)
     for code in (bundle / "code").iterdir():
         flip(code, code.stat().st_size // 2)
-    refused(rfc(command, bundle, *(["hello"] if command == "run" else [])), 3, "code/host-", "sha256")
+    refused(one_of_many(command, bundle, *(["hello"] if command == "run" else [])), 3, "code/host-", "sha256")
 
 
 @pytest.mark.parametrize("command", ["verify", "run", "serve", "inspect"])
@@ -128,7 +129,7 @@ def test_F40_future_format_version(command: str, small_bundle: Path, tmp_path: P
     document = json.loads(manifest.read_bytes())
     document["format_version"] = "99.0"
     manifest.write_text(json.dumps(document))
-    refused(rfc(command, bundle, *(["hello"] if command == "run" else [])), 3, "format_version", "99.0")
+    refused(one_of_many(command, bundle, *(["hello"] if command == "run" else [])), 3, "format_version", "99.0")
 
 
 BAD_PROMPTS: tuple[object, ...] = ([10**6], [-1], [], [0] * 5000, ["a"], [True], None)
@@ -143,7 +144,7 @@ def test_verify_refuses_golden_records_that_are_not_safe_to_run(
         manifest = opened.manifest
     golden = ({**manifest.golden[0], "prompt": prompt}, *manifest.golden[1:])
     (bundle / "manifest.json").write_bytes(encode_manifest(dataclasses.replace(manifest, golden=golden)))
-    refused(rfc("verify", bundle), 3, "golden.prompt")
+    refused(one_of_many("verify", bundle), 3, "golden.prompt")
 
 
 @pytest.mark.parametrize("field, value", [("texts", 5), ("rules", "{}"), ("order", None)])
@@ -158,7 +159,7 @@ def test_run_refuses_tables_of_merges_that_are_none(
     manifest = decode_manifest(bundle, (bundle / "manifest.json").read_bytes())
     files = {**manifest.files, MERGES_NAME: FileEntry(len(data), hashlib.sha256(data).hexdigest())}
     (bundle / "manifest.json").write_bytes(encode_manifest(dataclasses.replace(manifest, files=files)))
-    refused(rfc("run", bundle, "hello"), 3, f"{bundle}/{MERGES_NAME}: {field}: expected ")
+    refused(one_of_many("run", bundle, "hello"), 3, f"{bundle}/{MERGES_NAME}: {field}: expected ")
 
 
 def test_run_continues_a_prompt_the_same_way_again(small_bundle: Path) -> None:
@@ -332,9 +333,9 @@ BAD_GGUF: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 def test_bad_gguf(damage: Callable[[bytes], bytes], named: str, small_gguf: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     model.write_bytes(damage(small_gguf.read_bytes()))
-    refused(rfc("compile", model), 3, str(model), named)
+    refused(one_of_many("compile", model), 3, str(model), named)
     assert list(tmp_path.iterdir()) == [model]
-    refused(rfc("inspect", model), 3, str(model), named)
+    refused(one_of_many("inspect", model), 3, str(model), named)
 
 
 def test_unknown_architecture(tmp_path: Path) -> None:
@@ -359,19 +360,19 @@ def test_F26_no_file_at_all(command: str, kind: str, tmp_path: Path) -> None:
         path.symlink_to("nowhere")
     before = sorted(tmp_path.iterdir())
     goal = ["-o", tmp_path / "goal.rfb"] if command == "compile" else []
-    refused(rfc(command, path, *goal), 3)
+    refused(one_of_many(command, path, *goal), 3)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_F24_escape_codes_in_names(tmp_path: Path, small_gguf: Path) -> None:
     name = "model\n\x1b[31mrfc: done\r\u202e.gguf"
     for command in ("compile", "inspect", "serve"):
-        refused(rfc(command, tmp_path / name), 3, r"model\n\x1b[31mrfc: done\r\u202e.gguf")
+        refused(one_of_many(command, tmp_path / name), 3, r"model\n\x1b[31mrfc: done\r\u202e.gguf")
     (tmp_path / name).write_bytes(b"GGUF")
-    refused(rfc("compile", tmp_path / name), 3, r"model\n\x1b[31m")
+    refused(one_of_many("compile", tmp_path / name), 3, r"model\n\x1b[31m")
     model = tmp_path / "key.gguf"
     model.write_bytes(small_gguf.read_bytes().replace(b"blk.0.attn_q.weight", b"blk.0.\n\x1b[31m.weight"))
-    assert refused(rfc("compile", model), 3).isascii()
+    assert refused(one_of_many("compile", model), 3).isascii()
 
 
 def test_a_chat_template_that_does_not_parse_and_another_in_its_place(
@@ -418,7 +419,7 @@ WRONG_USAGE: dict[str, list[str]] = {
 @pytest.mark.parametrize("arguments", WRONG_USAGE.values(), ids=WRONG_USAGE.keys())
 def test_wrong_usage(arguments: list[str], small_gguf: Path, small_bundle: Path, tmp_path: Path) -> None:
     places = {"{model}": str(small_gguf), "{bundle}": str(small_bundle), "{goal}": str(tmp_path / "goal.rfb")}
-    refused(rfc(*(places.get(argument, argument) for argument in arguments)), 2)
+    refused(one_of_many(*(places.get(argument, argument) for argument in arguments)), 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -428,13 +429,15 @@ def test_bad_tokenizer_file(content: bytes | None, small_gguf: Path, tmp_path: P
     if content is not None:
         tokenizer.write_bytes(content)
     before = list(tmp_path.iterdir())
-    refused(rfc("compile", small_gguf, "-o", tmp_path / "goal.rfb", "--tokenizer", tokenizer), 3, str(tokenizer))
+    refused(
+        one_of_many("compile", small_gguf, "-o", tmp_path / "goal.rfb", "--tokenizer", tokenizer), 3, str(tokenizer)
+    )
     assert list(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("kv_tokens", [10**12, 10**30])
 def test_more_memory_than_there_is(kv_tokens: int, small_bundle: Path) -> None:
-    refused(rfc("serve", small_bundle, "--kv-tokens", kv_tokens), 4, str(kv_tokens), "available", "--kv-tokens")
+    refused(one_of_many("serve", small_bundle, "--kv-tokens", kv_tokens), 4, str(kv_tokens), "available", "--kv-tokens")
 
 
 def test_arch_by_environment(small_gguf: Path, tmp_path: Path, small_cache: Path) -> None:

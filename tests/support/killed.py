@@ -1,5 +1,5 @@
-"""Commands that kill themselves with SIGKILL at a chosen step, forked by a small process that has all of `rfc` imported
-already: a process of its own would take a second for that, each time.
+"""Commands, also such that kill themselves with SIGKILL at a chosen step, forked by a small process that has all of
+`rfc` imported already: a process of its own would take a second for that, each time.
 
 python -m rocmforge.tests.support.killed reads a `_Run` in a line of JSON, and writes its exit code, again and again.
 """
@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,13 @@ from pathlib import Path
 from rocmforge.tests.support.process import PATIENCE_SECONDS, environment
 
 _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "shutil.rmtree", "ctypes.dlsym"}
-_IMPORTS = ("rocmforge.compiler.compile", "rocmforge.registry.pull", "rocmforge.registry.push", "oras.provider")
+_IMPORTS = (
+    "rocmforge.compiler.compile",
+    "rocmforge.registry.pull",
+    "rocmforge.registry.push",
+    "rocmforge.runtime.serve",
+    "oras.provider",
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,14 @@ def forked(folder: Path, *arguments: object, portable: bool = False) -> subproce
     """
     said = str(folder / "said.out"), str(folder / "said.err")
     return _finished(_Run([str(one) for one in arguments], said, portable=portable))
+
+
+def one_of_many(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run `rfc` to its end as `process.rfc` does, but for its start: for a case of what other cases of the same command
+    show in a process of their own. `changes`: of its environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = f"{folder}/said.out", f"{folder}/said.err"
+        return _finished(_Run([str(one) for one in arguments], said, settings=environment(**changes)))
 
 
 class Killed:
@@ -119,6 +134,7 @@ def _be_rfc(run: _Run) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(fd, number)
         os.close(fd)
+    sys.stdin = TextIOWrapper(FileIO(0, closefd=False))  # the other has been read from
     sys.stdout, sys.stderr = (TextIOWrapper(FileIO(number, "w", closefd=False)) for number in (1, 2))
     os.chdir(run.cwd)
     os.environ.clear()
