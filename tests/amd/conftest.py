@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rocmforge.compiler.progress import PlainProgress
 from rocmforge.library.compilation import make_golden
 from rocmforge.tests.amd.runtime import FIGURES, Compiled, Runtime
 from rocmforge.tests.support.once import made_once
+from rocmforge.tests.support.programs import LEVELS, building_levels
 from rocmforge.tools.debian.amd_runtime import describe, fetch_runtime
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.draft_models import agree, write_drafting
@@ -83,11 +85,19 @@ def experimental() -> Runtime:
 
 @pytest.fixture(scope="session")
 def compiled(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """Compiles a model for some arches."""
+    """Compiles a model for some arches; for the host, as `building_levels` takes them, at its last level."""
 
-    def make(model: Path, *arches: str, toolchain: str = "zig", name: str = "", goal: Path | None = None) -> Path:
+    def make(
+        model: Path,
+        *arches: str,
+        toolchain: str = "zig",
+        name: str = "",
+        goal: Path | None = None,
+        levels: tuple[str, ...] = LEVELS[-1:],
+        flags: Mapping[str, str] | None = None,
+    ) -> Path:
         goal = goal or tmp_path_factory.mktemp("bundle") / f"{name or model.stem}.rfb"
-        with PlainProgress() as progress:
+        with PlainProgress() as progress, building_levels(levels, flags):
             options = CompileOptions(model, goal, arches, toolchain=toolchain)
             compile_model(options, build_cache, progress, make_golden)
         return goal
@@ -116,7 +126,7 @@ def smollm2_gpu(compiled: Compiled, smollm2_gguf: Path, tmp_path_factory: pytest
     """SmolLM2 for the same."""
 
     def make(goal: Path) -> None:
-        compiled(smollm2_gguf, *BOTH, goal=goal)
+        compiled(smollm2_gguf, *BOTH, goal=goal, levels=LEVELS, flags={})  # others have built those too
 
     return made_once(tmp_path_factory, "gpu/smollm2.rfb", make)
 
@@ -140,6 +150,8 @@ def seeing(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) ->
     def make(goal: Path) -> None:
         folder = tmp_path_factory.mktemp("seeing")
         text = write_architecture(folder / "model.gguf", "qwen3vl", whole=True, num_layers=3)
-        compile_seeing(text, write_mmproj(folder / "eyes.gguf", "qwen3vl_merger"), goal, BOTH, build_cache)
+        eyes = write_mmproj(folder / "eyes.gguf", "qwen3vl_merger")
+        with building_levels(LEVELS[-1:]):
+            compile_seeing(text, eyes, goal, BOTH, build_cache)
 
     return made_once(tmp_path_factory, "gpu/seeing.rfb", make)

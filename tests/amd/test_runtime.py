@@ -17,6 +17,7 @@ from rocmforge.artifacts.targets import GENERIC_ARCHES, generic_arch
 from rocmforge.compiler.target import TARGETS
 from rocmforge.tests.amd.runtime import FIGURES, SECONDS, Compiled, Runtime
 from rocmforge.tests.support.process import environment, rfc
+from rocmforge.tests.support.programs import LEVELS
 
 SCENARIO = ("-m", "rocmforge.tests.amd.scenario")
 UNKNOWN = ("gfx1250",)
@@ -138,7 +139,7 @@ def test_newer_runtimes(
     runtime: Runtime = request.getfixturevalue(suite)
     bundle = compiled(small_gguf, arch)
     check_same(runtime, arch, bundle, SMALL, tmp_path)
-    real = compiled(smollm2_gguf, arch, "host", name="smollm2")
+    real = compiled(smollm2_gguf, arch, "host", name="smollm2", levels=LEVELS, flags={})
     check_same(runtime, arch, real, ("tokens",), tmp_path)
     family = generic_arch(arch)
     generic = compiled(small_gguf, family, name="generic")

@@ -29,7 +29,8 @@ def test_noise_is_measured_and_leaves_the_weights_alone(tmp_path: Path, build_ca
         assert weights.read_bytes() == before
         return [dict(record) for record in made[0]]
 
-    compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
+    with building_levels(("portable",)):
+        compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
     assert made[0] == made[1]
     assert all(0 < float(str(record["noise"])) < 0.2 for record in made[0])
     with open_bundle(tmp_path / "model.rfb") as bundle:
@@ -50,7 +51,8 @@ def test_a_model_that_rounds_a_small_nudge_away_gets_a_larger_one(
             found.extend(make_golden(layout, weights, code, prompts)[:1])
         return make_golden(layout, weights, code, prompts)
 
-    compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
+    with building_levels(("portable",)):
+        compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
     assert found[0]["noise"] == 0.0
     assert float(str(found[1]["noise"])) > 0
 

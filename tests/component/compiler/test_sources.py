@@ -21,13 +21,15 @@ from rocmforge.compiler.progress import Silent
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.inspect import inspect_bundle
 from rocmforge.tests.support.hugging_face import write_folder
+from rocmforge.tests.support.programs import building_levels
 from rocmforge.tools.generate.fixtures import write_model
 from rocmforge.tools.generate.gguf_writing import finish
 
 
 def compiled(path: Path, cache: BuildCache, changes: Changes = NO_CHANGES) -> Manifest:
     options = CompileOptions(path, path.with_name(f"{path.name}.rfb"), changes=changes)
-    return compile_model(options, cache, Silent(), make_golden)
+    with building_levels(("portable",)):
+        return compile_model(options, cache, Silent(), make_golden)
 
 
 def written_again(path: Path, source: ModelSource, goal: Path) -> Path:

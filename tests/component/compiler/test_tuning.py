@@ -21,7 +21,7 @@ from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.hip.open_program import load_hip_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.tests.oracles.reference import ReferenceModel
-from rocmforge.tests.support.programs import relative_tolerance, run
+from rocmforge.tests.support.programs import building_levels, relative_tolerance, run
 from rocmforge.tools.emulator import HipEmulator
 from rocmforge.tools.generate.fixtures import write_model
 from rocmforge.tools.generate.gpu_code import SHAPES, shape_graph
@@ -123,7 +123,7 @@ def test_the_plan_follows() -> None:
 def test_tuned_kernels_compute_the_same(tuning: Tuning, tmp_path: Path, build_cache: BuildCache) -> None:
     path = write_model(tmp_path / "model.gguf", quantization="Q4_0")
     options = CompileOptions(path, tmp_path / "m.rfb", ("gfx1100",), toolchain="zig", tuning=tuning)
-    with PlainProgress() as progress:
+    with PlainProgress() as progress, building_levels(("portable",)):  # of golden records
         manifest = compile_model(options, build_cache, progress, make_golden)
     assert manifest.options["tuning"] == tuning.to_json()
     ids = np.random.default_rng(5).integers(0, 320, 40).tolist()

@@ -25,7 +25,7 @@ from rocmforge.runtime.inspect import inspect_bundle
 from rocmforge.tests.oracles.reference import ReferenceModel
 from rocmforge.tests.support.emulated_programs import load as load_gpu
 from rocmforge.tests.support.engine_harness import assorted_requests, ended, load, serving
-from rocmforge.tests.support.programs import LEVELS, run
+from rocmforge.tests.support.programs import LEVELS, building_levels, run
 from rocmforge.tools.generate.fixtures import write_model
 
 ARCHES = ("gfx1100", "gfx942")
@@ -34,7 +34,7 @@ CONTEXT = 256
 
 def compiled(path: Path, cache: BuildCache, archs: tuple[str, ...] = ("host", *ARCHES)) -> Bundle:
     goal = path.with_suffix(".rfb")
-    with PlainProgress() as progress:
+    with PlainProgress() as progress, building_levels(LEVELS):
         compile_model(CompileOptions(path, goal, archs, toolchain="zig", kv_dtype="q8_0"), cache, progress, make_golden)
     return open_bundle(goal)
 
@@ -112,7 +112,7 @@ def test_the_bundle_says_so(model: tuple[Path, Bundle], build_cache: BuildCache,
     assert facts["host_kv_bytes_per_block"] == 2 * 2 * 2 * 16 * (32 + 2)  # keys and values, 2 layers, 2 heads
     assert bundle.manifest.options["kv_type"] == "q8_0"
     plain = tmp_path / "plain.rfb"
-    with PlainProgress() as progress:
+    with PlainProgress() as progress, building_levels(LEVELS[-1:]):
         manifest = compile_model(CompileOptions(path, plain), build_cache, progress, make_golden)
     assert manifest.options["kv_type"] == "f16"
     assert inspect_bundle(plain)["kv_bytes_per_block"] == 2 * 2 * 2 * 16 * 64
