@@ -1,4 +1,8 @@
-"""Libraries of Python's that build agents and typed answers on OpenAI's API, each in an environment of its own."""
+"""Libraries of Python's that build agents and typed answers on OpenAI's API, in environments of their own.
+
+Those that take the same version of OpenAI's client share one: to install it, and to compile and import its thousand
+modules, takes longer than all that is asked here.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,18 @@ from rocmforge.tests.clients.programs import python_program
 from rocmforge.tests.support.process import PATIENCE_SECONDS, Server
 
 SCRIPTS = Path(__file__).parent / "python"
+AGENTS = ("openai-agents==0.24.0", "pydantic-ai-slim[openai]==2.68.0")
+TYPED = ("dspy==3.4.1", "instructor==1.17.0", "smolagents[openai]==1.26.0")
+OLDER = ("llama-index-llms-openai-like==0.8.1",)
 
 
-def report(server: Server, script: str, tmp_path: Path, *requirements: str) -> dict[str, Any]:
+def report(server: Server, script: str, tmp_path: Path, libraries: tuple[str, ...]) -> dict[str, Any]:
     """What a script reports that drives a library against the server."""
     home = tmp_path / "home"
     home.mkdir()
     done = subprocess.run(
         [
-            python_program(script, *requirements) / "python",
+            python_program("libraries", *libraries) / "python",
             SCRIPTS / f"{script}.py",
             server.url,
             MODEL,
@@ -41,7 +48,7 @@ def report(server: Server, script: str, tmp_path: Path, *requirements: str) -> d
 
 
 def test_openai_agents(server: Server, tmp_path: Path) -> None:
-    found = report(server, "openai_agents_run", tmp_path, "openai-agents==0.24.0")
+    found = report(server, "openai_agents_run", tmp_path, AGENTS)
     assert found.keys() == {"chat", "responses"}
     for run in found.values():
         assert run["answer"] == ANSWER
@@ -53,7 +60,7 @@ def test_openai_agents(server: Server, tmp_path: Path) -> None:
 
 
 def test_pydantic_ai(server: Server, tmp_path: Path) -> None:
-    found = report(server, "pydantic_ai_run", tmp_path, "pydantic-ai-slim[openai]==2.68.0")
+    found = report(server, "pydantic_ai_run", tmp_path, AGENTS)
     assert found.keys() == {"chat", "responses"}
     for run in found.values():
         assert run["answer"] == "".join(run["pieces"]) == ANSWER
@@ -63,7 +70,7 @@ def test_pydantic_ai(server: Server, tmp_path: Path) -> None:
 
 
 def test_instructor(server: Server, tmp_path: Path) -> None:
-    found = report(server, "instructor_modes", tmp_path, "instructor==1.17.0")
+    found = report(server, "instructor_modes", tmp_path, TYPED)
     assert found.keys() == {"TOOLS", "TOOLS_STRICT", "JSON_SCHEMA"}
     for mode, run in found.items():
         assert run["made"]["city"] == run["partial"]["city"] == "Paris"
@@ -73,7 +80,7 @@ def test_instructor(server: Server, tmp_path: Path) -> None:
 
 
 def test_dspy(server: Server, tmp_path: Path) -> None:
-    found = report(server, "dspy_predict", tmp_path, "dspy==3.4.1")
+    found = report(server, "dspy_predict", tmp_path, TYPED)
     assert found["answer"] == [ANSWER]
     assert found["json"] == "Paris"
     assert found["tokens"] > 3
@@ -81,7 +88,7 @@ def test_dspy(server: Server, tmp_path: Path) -> None:
 
 
 def test_smolagents(server: Server, tmp_path: Path) -> None:
-    found = report(server, "smolagents_run", tmp_path, "smolagents[openai]==1.26.0")
+    found = report(server, "smolagents_run", tmp_path, TYPED)
     assert found["answer"] == ANSWER
     assert found["errors"] == []
     assert all(name in {"get_weather", "final_answer"} for step in found["calls"] for name in step)
@@ -90,7 +97,7 @@ def test_smolagents(server: Server, tmp_path: Path) -> None:
 
 
 def test_llama_index(server: Server, tmp_path: Path) -> None:
-    found = report(server, "llama_index_llm", tmp_path, "llama-index-llms-openai-like==0.8.1")
+    found = report(server, "llama_index_llm", tmp_path, OLDER)
     assert found["answer"] == "".join(found["pieces"]) == ANSWER
     assert found["text"] == "".join(found["text_pieces"])
     assert found["calls"] == [[["get_weather", {"city": "Paris"}]]] * 2
