@@ -107,6 +107,9 @@ def test_F90_too_many_stuck_renderings_make_others_wait_and_not_for_ever(monkeyp
         assert len(children() - before) <= MAX_PROCESSES
         with pytest.raises(EngineBusyError, match="busy with other requests"):
             ask(made)
+        assert all(thread.is_alive() for thread in stuck)
+        for pid in children() - before:  # others see them come to their limits
+            os.kill(pid, signal.SIGKILL)
         for thread in stuck:
             thread.join()
         assert ask(made) == "fine"
