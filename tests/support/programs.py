@@ -16,7 +16,7 @@ from rocmforge.compiler.changes import NO_CHANGES, Changes
 from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import PlainProgress
-from rocmforge.compiler.target import TARGETS
+from rocmforge.compiler.target import TARGETS, CodeVariant
 from rocmforge.library.compilation import make_golden
 from rocmforge.runtime.device.batch import Batch, Program, RowSampling
 from rocmforge.runtime.device.host import load_host_program
@@ -61,12 +61,15 @@ def building_levels(levels: tuple[str, ...], flags: Mapping[str, str] | None = N
     host = TARGETS["host"]
     with pytest.MonkeyPatch.context() as patch:
         kept = [variant for variant in host.variants if variant.level in levels]
-        with_flags = (
-            dataclasses.replace(one, flags=(*one.flags, flags[one.level])) if one.level in flags else one
-            for one in kept
-        )
+        with_flags = (_with_flag(one, flags[one.level]) if one.level in flags else one for one in kept)
         patch.setitem(TARGETS, "host", dataclasses.replace(host, variants=tuple(with_flags)))
         yield
+
+
+def _with_flag(variant: CodeVariant, flag: str) -> CodeVariant:
+    """With one more flag, also for what it shares with another level: else that would be built for it alone."""
+    plain = variant.plain_flags and (*variant.plain_flags, flag)
+    return dataclasses.replace(variant, flags=(*variant.flags, flag), plain_flags=plain)
 
 
 def compiled(
