@@ -12,8 +12,10 @@ import openai
 import pytest
 
 import rocmforge
+from rocmforge.compiler.build_cache import BuildCache
+from rocmforge.tests.support.killed import forked
 from rocmforge.tests.support.pictures import png
-from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, refused, rfc, serving
+from rocmforge.tests.support.process import PATIENCE_SECONDS, Server, digest_of, refused, rfc, serving
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.vision_models import write_mmproj
 
@@ -24,12 +26,12 @@ TEXT = "ab"
 
 
 @pytest.fixture(scope="module")
-def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seeing(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seeing")
     write_architecture(folder / "seeing.gguf", "qwen3vl", num_layers=3, keys={"context_length": 256})
     mmproj = write_mmproj(folder / "mmproj.gguf", "qwen3vl_merger")
-    done = rfc("compile", folder / "seeing.gguf", "--mmproj", mmproj, "--cache-dir", folder / "cache")
-    assert done.returncode == 0, done.stderr
+    options = "--mmproj", mmproj, "--cache-dir", build_cache.root
+    digest_of(forked(folder, "compile", folder / "seeing.gguf", *options, portable=True))
     return folder / "seeing.rfb"
 
 

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.support.adapters import DOWN, Q, pairs, write_gguf_adapter
 from rocmforge.tests.support.doc_examples import DOCS, check_answer, read_examples, run_example
-from rocmforge.tests.support.killed import one_of_many
-from rocmforge.tests.support.process import refused, rfc, serving
+from rocmforge.tests.support.killed import forked, one_of_many
+from rocmforge.tests.support.process import digest_of, refused, rfc, serving
 from rocmforge.tools.generate.fixtures import write_model
 
 
 @pytest.fixture(scope="module")
-def adapted(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapted(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with two adapters, as the page compiles it."""
     folder = tmp_path_factory.mktemp("adapted")
     write_model(folder / "small.gguf")
     write_gguf_adapter(folder / "sql.gguf", pairs(1, size=1.0))
     write_gguf_adapter(folder / "style.gguf", pairs(2, (DOWN, Q)))
     kept = "--adapter", f"sql={folder / 'sql.gguf'}", "--adapter", f"style={folder / 'style.gguf'}:0.8"
-    done = rfc("compile", folder / "small.gguf", *kept, "--cache-dir", small_cache)
-    assert done.returncode == 0, done.stderr
+    digest_of(forked(folder, "compile", folder / "small.gguf", *kept, "--cache-dir", build_cache.root, portable=True))
     return folder / "small.rfb"
 
 

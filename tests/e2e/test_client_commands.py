@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rocmforge.tests.support.killed import one_of_many
 from rocmforge.tests.support.process import Server, refused, rfc
 
 PROMPT = "The capital of France is"
@@ -38,7 +39,7 @@ def test_status_and_cancel(server: Server) -> None:
     for command in ("status", "cancel"):
         found = json.loads(rfc(command, made["request_id"], "--url", server.url).stdout)
         assert (found["request_id"], found["text"], found["finished"]) == (made["request_id"], made["text"], True)
-        refused(rfc(command, 10**9, "--url", server.url), 1, "404")
+        refused(one_of_many(command, 10**9, "--url", server.url), 1, "404")
 
 
 def test_models_of_a_server(server: Server) -> None:
@@ -48,13 +49,15 @@ def test_models_of_a_server(server: Server) -> None:
 
 
 def test_the_servers_refusal_is_told(server: Server) -> None:
-    refused(rfc("generate", "x", "--url", server.url, "-n", 10**6), 1, "400", "max_tokens")
+    refused(one_of_many("generate", "x", "--url", server.url, "-n", 10**6), 1, "400", "max_tokens")
 
 
 def test_what_is_no_server_is_one_line() -> None:
-    refused(rfc("generate", "x", "--url", "http://127.0.0.1:9"), 1, "127.0.0.1:9", "is `rfc serve` running there?")
+    refused(
+        one_of_many("generate", "x", "--url", "http://127.0.0.1:9"), 1, "127.0.0.1:9", "is `rfc serve` running there?"
+    )
     for url in ("localhost:8080", "ftp://x", "http://", ""):
-        refused(rfc("generate", "x", "--url", url), 2, "--url")
+        refused(one_of_many("generate", "x", "--url", url), 2, "--url")
 
 
 class Stranger(http.server.BaseHTTPRequestHandler):
@@ -84,8 +87,8 @@ def stranger() -> Iterator[str]:
 
 
 def test_another_kind_of_server_is_one_line(stranger: str) -> None:
-    refused(rfc("status", 1, "--url", stranger), 1, "expected JSON")
-    refused(rfc("models", "--url", stranger), 1, "expected a list of models")
+    refused(one_of_many("status", 1, "--url", stranger), 1, "expected JSON")
+    refused(one_of_many("models", "--url", stranger), 1, "expected a list of models")
     broken = rfc("generate", "x", "--url", stranger)
     assert (broken.returncode, broken.stdout) == (1, "a")
     assert broken.stderr.splitlines() == [line for line in broken.stderr.splitlines() if line.startswith("rfc: ")]

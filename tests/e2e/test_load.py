@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.compile import compile_model
-from rocmforge.compiler.model import CompileOptions
-from rocmforge.compiler.progress import PlainProgress
-from rocmforge.library.compilation import make_golden
+from rocmforge.tests.support.killed import forked
+from rocmforge.tests.support.process import digest_of
 from rocmforge.tools.bench.server_process import ServerProcess, free_port, rfc_serve
 from rocmforge.tools.bench.soak import Traffic, take_sample
 from rocmforge.tools.bench.traffic import make_bodies
@@ -23,13 +20,12 @@ from rocmforge.tools.generate.fixtures import write_model
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, build_cache: BuildCache) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory, small_cache: Path) -> Path:
     """A small model with a context that real text fits into."""
     folder = tmp_path_factory.mktemp("load")
     goal = folder / "small.rfb"
-    with PlainProgress() as progress:
-        model = write_model(folder / "small.gguf", context_length=4096)
-        compile_model(CompileOptions(model, goal), build_cache, progress, make_golden)
+    model = write_model(folder / "small.gguf", context_length=4096)
+    digest_of(forked(folder, "compile", model, "-o", goal, "--cache-dir", small_cache))
     return goal
 
 

@@ -12,7 +12,6 @@ from random import Random
 import pytest
 
 from rocmforge.artifacts.host import HOST_LEVELS
-from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.tests.support.process import PATIENCE_SECONDS, environment
 from rocmforge.tests.support.registries import program
 from rocmforge.tools.generate.fixtures import write_model
@@ -22,13 +21,12 @@ from rocmforge.tools.prove.machines import Machine, ProofError, Said
 from rocmforge.tools.prove.supply_chain import same
 
 
-def test_a_bundle_goes_to_another_machine(build_cache: BuildCache, tmp_path: Path) -> None:
+def test_a_bundle_goes_to_another_machine(small_cache: Path, tmp_path: Path) -> None:
     program("openssl")
     program("docker-registry")
     model = write_model(tmp_path / "tiny.gguf", num_layers=1)
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache/rocmforge").symlink_to(build_cache.root)  # kernels that other tests have built
-    build_cache.root.mkdir(exist_ok=True)
+    (tmp_path / "cache/rocmforge").symlink_to(small_cache)  # kernels that other tests have built
     command = [sys.executable, "-m", "rocmforge.tools.prove.supply_chain", str(model), "--bytes", "1", "--kills", "1"]
     done = subprocess.run(
         command,

@@ -37,7 +37,7 @@ _IMPORTS = (
 class _Run:
     """A command: its arguments, where what it says goes, and the step before which it is killed (0: none) of those that
     touch a folder (empty: nothing is counted), which are counted in a file. `portable`: the host has its last level
-    alone."""
+    alone, as `programs.building_levels` builds it."""
 
     arguments: list[str]
     said: tuple[str, str]
@@ -70,7 +70,7 @@ def forked(folder: Path, *arguments: object, portable: bool = False) -> subproce
 
     Args:
         folder: for what it says.
-        portable: it compiles for the host's last level alone.
+        portable: it compiles for the host's last level alone, as `programs.compiled` does: both use the same objects.
     """
     said = str(folder / "said.out"), str(folder / "said.err")
     return _finished(_Run([str(one) for one in arguments], said, portable=portable))
@@ -140,7 +140,8 @@ def _be_rfc(run: _Run) -> None:
     os.environ.clear()
     os.environ.update(run.settings)
     if run.portable:
-        TARGETS["host"] = replace(TARGETS["host"], variants=TARGETS["host"].variants[-1:])
+        last = TARGETS["host"].variants[-1]
+        TARGETS["host"] = replace(TARGETS["host"], variants=(replace(last, flags=(*last.flags, "-O1")),))
     if run.touched:
         sys.addaudithook(_counter(run))
     try:
