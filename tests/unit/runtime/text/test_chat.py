@@ -13,8 +13,9 @@ from typing import Any
 import jinja2.filters
 import pytest
 
+from rocmforge.runtime.text import template_budget
 from rocmforge.runtime.text.chat import CHATML, MAX_SOURCE_CHARS, ChatTemplate, check_template
-from rocmforge.runtime.text.template_budget import MAX_SECONDS, Budget, check_growth
+from rocmforge.runtime.text.template_budget import Budget, check_growth
 from rocmforge.runtime.text.template_process import ChatTemplateError
 from rocmforge.runtime.text.template_worker import SandboxedTemplate, describe
 
@@ -187,13 +188,14 @@ BOMBS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", BOMBS, ids=range(len(BOMBS)))
-def test_F23_a_bomb_is_defused(source: str) -> None:
+def test_F23_a_bomb_is_defused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some by their time alone, of which they get less here."""
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 0.5)
     start = time.monotonic()
     with pytest.raises(ChatTemplateError):
         render(source)
-    assert time.monotonic() - start < MAX_SECONDS + 3
+    assert time.monotonic() - start < 0.5 + 3
 
 
 def test_F23_a_source_that_is_too_long_is_refused() -> None:
