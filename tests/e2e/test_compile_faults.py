@@ -103,11 +103,18 @@ def after_stage(process: subprocess.Popen[str], stage: str) -> None:
     pytest.fail(f"the stage never ended: {stage}")
 
 
-def test_F61_kill_9_while_kernels_are_built(small_gguf: Path, small_bundle: Path, tmp_path: Path) -> None:
-    """With a cold cache, at random moments; what the killed ones left in the cache serves the last one."""
-    goal = tmp_path / "goals" / "model.rfb"
+def test_F61_kill_9_while_kernels_are_built(
+    small_gguf: Path, small_bundle: Path, made_small: Path, tmp_path: Path
+) -> None:
+    """With a cache that lacks every third kernel, at random moments; what the killed ones left in it serves the last
+    one."""
+    goal, cache = tmp_path / "goals" / "model.rfb", tmp_path / "cache"
     goal.parent.mkdir()
-    compile_again = ("compile", small_gguf, "-o", goal, "--cache-dir", tmp_path / "cache", "--json")
+    shutil.copytree(made_small / "cache/object", cache / "object")
+    kept = entries(cache, "object")
+    for path in kept[::3]:
+        path.unlink()
+    compile_again = ("compile", small_gguf, "-o", goal, "--cache-dir", cache, "--json")
     delays = random.Random(61)
     for _ in range(3):
         with started(*compile_again) as process:
@@ -121,6 +128,7 @@ def test_F61_kill_9_while_kernels_are_built(small_gguf: Path, small_bundle: Path
     done = rfc(*compile_again[:-1])
     assert digest_of(done) == digest_at(goal) == digest_at(small_bundle)
     assert leftovers(goal) == []
+    assert entries(cache, "object") == kept
 
 
 SLOW_COMPILER = """\
