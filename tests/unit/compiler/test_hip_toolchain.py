@@ -37,6 +37,7 @@ def clang() -> HipToolchain:
     return find_clang()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", GPUS, ids=lambda target: target.arch)
 def test_clang_builds_every_arch_and_the_header_says_so(clang: HipToolchain, target: Target, tmp_path: Path) -> None:
     facts = read_code_object(build(clang, target, tmp_path))

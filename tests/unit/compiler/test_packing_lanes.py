@@ -151,6 +151,7 @@ def same_bits(one: Floats, other: Floats) -> bool:
     return one.shape == other.shape and bool((both | (one.view(np.uint32) == other.view(np.uint32))).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WEIGHT_TYPES)
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 96])
 @pytest.mark.parametrize("blocks", [1, 2, 9, 16])
