@@ -156,7 +156,7 @@ def test_not_a_folder(path: str) -> None:
         open_bundle(Path(path))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["manifest.json", "layout.msgpack", "code/host.so"]), st.binary(max_size=64))
 def test_foreign_content_gives_a_bundle_error(model: Path, name: str, data: bytes) -> None:
     before = (model / name).read_bytes()

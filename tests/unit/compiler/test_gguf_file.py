@@ -73,7 +73,7 @@ def plain(value: object) -> object:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pairs=_METADATA)
 def test_metadata_reads_back_equal(
     tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, tuple[Kind, object]]

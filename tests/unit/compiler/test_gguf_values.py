@@ -47,7 +47,7 @@ def test_a_huge_length_among_many_short_ones_is_refused(tmp_path: Path, at: int)
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     texts=st.builds(list.__mul__, st.lists(_TEXTS, max_size=40), st.sampled_from([1, 20, 60])),
     cut=st.integers(0, 3),

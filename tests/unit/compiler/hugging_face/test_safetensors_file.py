@@ -61,7 +61,7 @@ def test_files_that_are_no_safetensors(tmp_path: Path, data: bytes) -> None:
         read_safetensors(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(place=st.integers(0, 400), byte=st.integers(0, 255))
 def test_any_byte_of_a_header_may_be_wrong(tmp_path_factory: pytest.TempPathFactory, place: int, byte: int) -> None:
     """A file with a changed byte is refused in a line, or each of its tensors still lies inside it."""

@@ -108,7 +108,7 @@ def test_what_is_none_is_refused_in_a_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.binary(max_size=200), place=st.integers(0, 80), byte=st.integers(0, 255))
 def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes, place: int, byte: int) -> None:
     path = tmp_path_factory.getbasetemp() / "any.dat"

@@ -125,7 +125,7 @@ def test_edges_give_numbers(name: str, edge: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.lists(st.floats(-1e4, 1e4, width=32), min_size=256, max_size=256), name=st.sampled_from(sorted(LLAMA_CPP))
 )

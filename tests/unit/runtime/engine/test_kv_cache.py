@@ -175,4 +175,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = pytest.mark.slow(PoolMachine.TestCase)
-TestPool.settings = settings(deadline=None, max_examples=200)
+TestPool.settings = settings(max_examples=200)

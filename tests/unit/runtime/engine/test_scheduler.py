@@ -41,7 +41,7 @@ def loads(draw: st.DrawFn) -> Load:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(loads())
 def test_every_request_ends_and_reads_only_what_it_or_its_like_wrote(load: Load) -> None:
     harness = Harness(BlockPool(load.num_blocks, BLOCK), load.limits)

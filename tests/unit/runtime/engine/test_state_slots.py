@@ -110,7 +110,7 @@ def loads(draw: st.DrawFn) -> Load:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(loads())
 def test_each_stream_is_what_it_is_alone(load: Load) -> None:
     run = Run(load.slots, load.blocks, load.limits)

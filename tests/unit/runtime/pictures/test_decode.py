@@ -114,7 +114,7 @@ def test_what_is_refused_F107(data: bytes, expected: str) -> None:
     assert refusal(data).startswith(expected)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(FORMATS), st.integers(0, 400), st.binary(min_size=1, max_size=8), st.integers(0, 400))
 def test_damaged_files_are_decoded_or_refused_F107(kind: str, at: int, change: bytes, cut: int) -> None:
     """Whatever the bytes: an image within the limits, or one line."""

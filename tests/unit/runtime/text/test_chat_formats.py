@@ -112,7 +112,7 @@ MARKS = sorted(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(list(FAMILIES.values())),
     st.lists(st.sampled_from(MARKS) | st.text(max_size=5), max_size=12).map("".join),

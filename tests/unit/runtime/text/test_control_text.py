@@ -59,7 +59,7 @@ def tokens_of(source: str, contents: list[str], role: str = "user") -> tuple[lis
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(CONTENTS, max_size=4))
 def test_F92_only_the_templates_own_are_control_tokens(contents: list[str]) -> None:
     ids, text, plain = tokens_of(CHATML, contents)
@@ -70,7 +70,7 @@ def test_F92_only_the_templates_own_are_control_tokens(contents: list[str]) -> N
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(CONTENTS, max_size=4))
 def test_F92_nor_do_messages_make_one_together(contents: list[str]) -> None:
     ids, text, plain = tokens_of(BARE, contents)

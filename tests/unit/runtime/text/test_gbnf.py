@@ -129,7 +129,7 @@ EXPRESSIONS = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(EXPRESSIONS, st.lists(st.text("abc", max_size=6), min_size=8, max_size=8))
 def test_a_grammar_without_recursion_takes_what_an_expression_takes(both: tuple[str, str], texts: list[str]) -> None:
     gbnf, expression = both

@@ -68,7 +68,7 @@ def holds(one: Tokenizer, monkeypatch: pytest.MonkeyPatch, examples: int = 400) 
     library = library_of(one)
     assert can_cut(library)
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(TEXTS, st.integers(5, 24))
     def equal(text: str, size: int) -> None:
         whole = library.encode(text, add_special_tokens=False).ids

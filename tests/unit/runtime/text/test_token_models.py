@@ -53,7 +53,7 @@ TEXTS = st.one_of(WORDS.map("".join), st.text(max_size=30))
 def test_what_is_encoded_decodes_to_itself(name: str) -> None:
     tokenizer = LOSSLESS[name]
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(TEXTS.map(lambda text: text.replace("\u2581", "").removeprefix("\ufeff")))
     def holds(text: str) -> None:
         ids = tokenizer.encode(text, add_special=False, parse_special=False)
@@ -67,7 +67,7 @@ def test_what_is_encoded_decodes_to_itself(name: str) -> None:
 def test_a_stream_is_the_whole(name: str) -> None:
     tokenizer = ALL[name]
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.lists(st.integers(-1, tokenizer.config.vocab_size), max_size=30), st.booleans())
     def holds(ids: list[int], skip_special: bool) -> None:
         stream = StreamDecoder(tokenizer, skip_special)
@@ -200,7 +200,7 @@ def test_a_map_of_characters() -> None:
     assert Charsmap(b"").apply("ﬁ") == "ﬁ"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=40).map(lambda raw: raw[: len(raw) // 4 * 4]), st.text(max_size=20))
 def test_a_hostile_map_of_characters_ends(array: bytes, text: str) -> None:
     Charsmap(len(array).to_bytes(4, "little") + array + b"ab\0c\0").apply(text)

@@ -221,7 +221,7 @@ PIECE = st.sampled_from([*MARKERS, *OTHERS, LLAMA, HERMES, f" {HERMES}"])
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.lists(PIECE, max_size=10), st.booleans())
 @example(["<tool_call>", HEAD, '"', "\\", '"', "</tool_call>", '"', "}}", "</tool", "_call>", "x"], False)
 def test_any_text_cut_in_any_way(pieces: list[str], forced: bool) -> None:
