@@ -99,17 +99,20 @@ class Encoder(Generic[Part]):
 class _Chunks:
     """The bytes of a stream's events as they are to be sent, and between them what says that it lives."""
 
-    def __init__(self, encoder: Encoder[Any], ping_seconds: float) -> None:
+    def __init__(self, job: Job, encoder: Encoder[Any], ping_seconds: float) -> None:
+        self._job = job
         self._encoder = encoder
         self._ping_seconds = ping_seconds
         self._last = time.monotonic()
 
     def __call__(self, event: TokenEvent | None) -> bytes:
-        """Of the next event, or of None having come for a while; may be empty."""
+        """Of the next event, which its job counts as read, or of None having come for a while; may be empty."""
         chunk = b""
         if event is not None:
             self._encoder.arrived(event)
             chunk = self._encoder.chunk(event)
+            if event.finished and self._job.ended:  # what ends the stream leaves with its last event
+                chunk += b"".join(self._encoder.closing())
         now = time.monotonic()
         if not chunk and now - self._last >= self._ping_seconds:
             chunk = self._encoder.ping
@@ -149,7 +152,7 @@ def _body(
 ) -> Iterator[bytes]:
     """What this thread sends of a stream; the server's `send_events` sends the tokens, where it has that."""
     limits, errors = context.limits, context.errors
-    chunks = _Chunks(encoder, limits.ping_seconds)
+    chunks = _Chunks(job, encoder, limits.ping_seconds)
     try:
         # The headers leave with the first chunk, and prefill may take long.
         if encoder.ping:
@@ -159,7 +162,6 @@ def _body(
             send_events(job, chunks)
         else:
             yield from filter(None, map(chunks, job.events(limits.poll_seconds)))
-        yield from encoder.closing()
     except ClientGoneError:
         return
     except RocmforgeError as error:

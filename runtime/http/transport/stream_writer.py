@@ -173,11 +173,11 @@ class _Stream:
             self.end(error)
 
     def _send(self, event: TokenEvent | None) -> None:
+        if event is not None and event.finished:
+            self._job.took(event)
         chunk = self._encode(event)
         if chunk:
             self._wrote = True
             self._connection.write(chunk)
-        if event is not None and event.finished:
-            self._job.took(event)
-            if self._job.ended:
-                self.end()
+        if self._job.ended:
+            self.end()

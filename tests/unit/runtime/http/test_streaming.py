@@ -1,12 +1,16 @@
-"""What a streamed answer is made of: lines that every client cuts alike."""
+"""What a streamed answer is made of: lines that every client cuts alike, and which of them leave together."""
 
 from __future__ import annotations
 
 import json
 
+import falcon.testing
 import pytest
 
 from rocmforge.runtime.http.core.encoding import TextFrame, named_sse, ndjson, sse
+from rocmforge.runtime.http.core.job import Job
+from rocmforge.runtime.http.core.streaming import DONE, SEND_EVENTS, Encode
+from rocmforge.tests.support.fake_engine import FakeEngine, make_app
 
 # All that str.splitlines takes for the end of a line, and characters that share their bytes.
 ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -46,3 +50,20 @@ def test_an_event_around_a_text_is_as_if_it_were_made_whole(text: str) -> None:
         return sse({"id": 'a "b"', "choices": [{"text": text, "index": 0}], "usage": None})
 
     assert TextFrame(whole).of(text) == whole(text)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_ends_a_stream_leaves_with_its_last_event(count: int) -> None:
+    """Of the last output that ends, where there are several."""
+    sent: list[bytes] = []
+
+    def send(job: Job, encode: Encode) -> None:
+        sent.extend(map(encode, job.events(1.0)))
+
+    client = falcon.testing.TestClient(make_app(FakeEngine()))
+    asked = {"prompt": "a", "stream": True, "n": count}
+    rest = client.simulate_post("/v1/completions", json=asked, extras={SEND_EVENTS: send}).content
+    assert [DONE in chunk for chunk in sent] == [False] * (len(sent) - 1) + [True]
+    assert sent[-1].endswith(DONE)
+    assert sum(b'"finish_reason":"' in chunk for chunk in sent) == count
+    assert DONE not in rest
