@@ -39,6 +39,7 @@ MAX_REFUSALS = 256
 # The kernel's buffer of what a client has not read. Left to itself it grows to megabytes, for each connection; and
 # whether a slow client reads at all would show only after most of that.
 SEND_BUFFER_BYTES = 128 << 10
+RECEIVE_BYTES = 64 << 10
 REFUSAL_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 WARNING_SECONDS = 10.0
@@ -50,6 +51,10 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _send: Final = ctypes.PyDLL(None).send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _send.restype = ctypes.c_ssize_t
+# And its `recv`: the thread that reads the requests of many clients would wait for the lock after each.
+_recv: Final = ctypes.PyDLL(None).recv
+_recv.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_recv.restype = ctypes.c_ssize_t
 _AT_ONCE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -122,6 +127,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         super().__init__(*args, **extra)
         self._sending = threading.RLock()
         self.outbuf_lock = threading.Condition(self._sending)
+
+    def recv(self, buffer_size: int) -> bytes:
+        """What the client has sent; empty at its end. On the loop's thread alone."""
+        room = self.server.room
+        count = _recv(self.socket.fileno(), room, min(buffer_size, len(room)), socket.MSG_DONTWAIT)
+        return ctypes.string_at(room, count) if count > 0 else bytes(super().recv(buffer_size))
 
     def received(self, data: bytes) -> None:
         """Take bytes of the client."""
@@ -255,6 +266,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         """
         self.errors = errors
         self.stream_writer = stream_writer
+        self.room = ctypes.create_string_buffer(RECEIVE_BYTES)  # for what a client sends, until it is taken
         self._limits = limits
         self._max_connections = max_connections
         self._urgent = urgent
