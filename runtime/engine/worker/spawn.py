@@ -65,15 +65,25 @@ class WorkerProcess:
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         arguments = f"{theirs.fileno()}, {self.bell}, {os.getpid()}, {MODULE!r}"
         command = f"from rocmforge.runtime.engine.worker.spawn import begin; begin({arguments})"
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[theirs.fileno(), self.bell],
-            process_group=0,  # Ctrl-C is not for it
-            env={name: value for name, value in os.environ.items() if name not in _HIDDEN},
-        )
+        # Popen would open these by itself, and in Python 3.11.2 lose what it has where there is no room for the next.
+        with open(os.devnull, "rb") as nothing, contextlib.ExitStack() as made:
+            ours, its = os.pipe()
+            output = made.enter_context(os.fdopen(ours, "rb"))
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", command],
+                    stdin=nothing,
+                    stdout=its,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno(), self.bell],
+                    process_group=0,  # Ctrl-C is not for it
+                    env={name: value for name, value in os.environ.items() if name not in _HIDDEN},
+                )
+            finally:
+                os.close(its)
+            made.pop_all()
+        process.stdout = output
+        return process
 
     @property
     def pid(self) -> int:
