@@ -48,13 +48,14 @@ def push_bundle(
 
 def _push(client: Client, bundle: Bundle, blob: Blob, cache: Cache, progress: Progress, chunk_bytes: int) -> None:
     what = blob.descriptor
-    state = cache.upload(client.reference, what.digest)
-    with locked(state.with_suffix(".lock")):  # two that send parts of one upload destroy it
-        if has_blob(client, what):
-            progress(layer_name(what), what.n_bytes)
-            return
-        with _opened(bundle, blob) as file:
-            upload(client, what, file, state, progress, chunk_bytes)
+    if not has_blob(client, what):
+        state = cache.upload(client.reference, what.digest)
+        with locked(state.with_suffix(".lock")):  # two that send parts of one upload destroy it
+            if not has_blob(client, what):  # nor has whoever we have waited for sent it
+                with _opened(bundle, blob) as file:
+                    upload(client, what, file, state, progress, chunk_bytes)
+                return
+    progress(layer_name(what), what.n_bytes)
 
 
 def _opened(bundle: Bundle, blob: Blob) -> BinaryIO:
