@@ -11,7 +11,7 @@ from rocmforge.artifacts.bundle import Bundle
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.cli import main
 from rocmforge.runtime import serve as serve_module
-from rocmforge.runtime.device.batch import Batch, Int32, Program
+from rocmforge.runtime.device.batch import Batch, DeviceFacts, Int32, Program
 from rocmforge.runtime.device.host import HostProgram
 from rocmforge.runtime.device.load import DeviceOptions, Report, load_program
 from rocmforge.runtime.device.memory import KvSize
@@ -69,11 +69,15 @@ def test_a_lost_gpu_is_not_replaced_by_the_cpu(
 ) -> None:
     asked: list[str] = []
 
+    class Gpu(ScriptedProgram):
+        def facts(self) -> DeviceFacts:
+            return DeviceFacts("HIP 6.4")
+
     def load(of: Bundle, device: DeviceOptions, size: KvSize, report: Report) -> Program:
         asked.append(device.device)
         if len(asked) > 1:
             raise DeviceError("no device")
-        return ScriptedProgram(fail)
+        return Gpu(fail)
 
     def fail(batch: Batch) -> list[int]:
         raise DeviceError("gone")
