@@ -155,12 +155,16 @@ def test_F74_what_a_kernel_failed_with_is_told_at_the_end_of_the_step(bundle: Bu
     assert api.held() == 0
 
 
-def test_F75_a_gpu_that_hangs_fails_the_step_and_all_after_it(bundle: Bundle) -> None:
-    api = FakeHip()
-    program = HipProgram(
-        api, GpuDevice(0, "x", "gfx1100", ""), LAYOUT, bundle.map_weights(), code_object("gfx1100"), KV, None, 0.05
-    )
+def hanging(bundle: Bundle) -> tuple[FakeHip, HipProgram]:
+    """A GPU that hangs once its program is loaded, which waits 0.05 s for a step."""
+    api, device = FakeHip(), GpuDevice(0, "x", "gfx1100", "")
+    program = HipProgram(api, device, LAYOUT, bundle.map_weights(), code_object("gfx1100"), KV, None, 0.05)
     api.hangs = True
+    return api, program
+
+
+def test_F75_a_gpu_that_hangs_fails_the_step_and_all_after_it(bundle: Bundle) -> None:
+    api, program = hanging(bundle)
     assert "did not end within 0.05 s" in refused(api, lambda: program.step(batch(4)))
     held = api.held()
     assert refused(api, lambda: program.step(batch(4))) == "GPU 0 (gfx1100, x): hangs since an earlier step"
@@ -209,11 +213,7 @@ def test_F74_a_step_that_ends_in_the_middle_leaves_nothing_at_work(bundle: Bundl
 
 
 def test_F75_a_launch_that_fails_on_a_gpu_that_hangs_does_not_hang_too(bundle: Bundle) -> None:
-    api = FakeHip()
-    program = HipProgram(
-        api, GpuDevice(0, "x", "gfx1100", ""), LAYOUT, bundle.map_weights(), code_object("gfx1100"), KV, None, 0.05
-    )
-    api.hangs = True
+    api, program = hanging(bundle)
     api.fail("hipModuleLaunchKernel", 3, LAUNCH_FAILURE)
     assert "launch of" in refused(api, lambda: program.step(batch(20, new=9)))  # the fake would not have a wait
     assert "hangs since an earlier step" in refused(api, lambda: program.step(batch(4)))
