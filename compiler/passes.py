@@ -132,7 +132,8 @@ def _fold_quantize(graph: Graph) -> Graph:
 
 def _can_write_q8(graph: Graph, value: str) -> bool:
     producer = next(node for node in graph.nodes if node.output == value)
-    return OPERATIONS[producer.op].writes_q8(graph, producer)
+    together = OPERATIONS[producer.op].together(graph, producer)
+    return together > 0 and together % BLOCK_COLUMNS == 0
 
 
 def _without_unused(graph: Graph) -> Graph:

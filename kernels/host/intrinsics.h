@@ -101,6 +101,10 @@ INTRINSIC(512) __m512i _mm512_dpbusd_epi32(__m512i sums, __m512i a, __m512i b)
 {
     return (__m512i)__builtin_ia32_vpdpbusd512((i32x16)sums, (u8x64)a, (s8x64)b);
 }
+INTRINSIC(512) __m512i _mm512_sllv_epi32(__m512i v, __m512i counts)
+{
+    return (__m512i)__builtin_ia32_psllv16si((i32x16)v, (i32x16)counts);
+}
 INTRINSIC(512) int32_t _mm512_reduce_add_epi32(__m512i v) { return __builtin_reduce_add((i32x16)v); }
 INTRINSIC(512) int32_t _mm512_reduce_max_epi32(__m512i v) { return __builtin_reduce_max((i32x16)v); }
 #endif

@@ -1,7 +1,7 @@
 /* Products of panels, 16 tokens by 16 rows of weights, by AMX's tiles. Part of vector.h.
  *
  * A tile of weights is what packings hold anyway: four columns of 16 rows in 64 bytes. Sums of products are exact, so they
- * are those of dot_unsigned; as that they are of 16 columns, for activations have a scale for so many.
+ * are those of dot_unsigned; as that they are of 16 columns, for activations have a shift for so many.
  */
 #define PANEL_TOKENS 16
 #define PANELS 8 /* of a tile of weights at once */

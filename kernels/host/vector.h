@@ -80,6 +80,14 @@ INLINE f32x16 load_e4m3(const void *p)
     const u16x16 half = __builtin_convertvector(load_u8(p), u16x16) << 7;
     return load_f16(&half) * 256.0f;
 }
+/* Keeps a value in a register from this line on, where compilers would load it again for each token or begin so many sums
+ * at once that registers run out. */
+#ifndef HOLD
+#define HOLD(v) (void)(v)
+#endif
+#ifndef HAS_LANE_SHIFTS
+INLINE i32x16 shift_lanes(i32x16 v, int32_t count) { return (i32x16)((u32x16)v << (uint32_t)count); }
+#endif
 INLINE f32x16 to_f32(i32x16 v) { return __builtin_convertvector(v, f32x16); }
 INLINE f32x16 vector_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
 /* mask lanes are all ones or all zeros */
@@ -129,14 +137,16 @@ INLINE int32_t horizontal_max_int(i32x16 v)
     return a[0];
 }
 #endif
-/* The largest |v|; NaN where one lane is: as integers, magnitudes are in order, infinity and then NaN last. */
-INLINE float horizontal_max_abs(f32x16 v)
+INLINE float float_of_bits(int32_t bits)
 {
-    const int32_t bits = horizontal_max_int((i32x16)vector_abs(v));
-    float largest;
-    __builtin_memcpy(&largest, &bits, sizeof largest);
-    return largest;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
 }
+/* The largest |v| as an integer: as such magnitudes are in order, infinity and then NaN last. */
+INLINE int32_t horizontal_max_magnitude(f32x16 v) { return horizontal_max_int((i32x16)vector_abs(v)); }
+/* The largest |v|; NaN where one lane is. */
+INLINE float horizontal_max_abs(f32x16 v) { return float_of_bits(horizontal_max_magnitude(v)); }
 /* e^v. v is clamped to [-87, 88]: e^-87 = 1.6e-38 stands for all below. exp(0) is exactly 1.
  * Cody-Waite reduction to r in [-ln2/2, ln2/2], degree-6 polynomial (its Taylor error there is
  * below 2^-25 relative to 1). */
@@ -184,24 +194,41 @@ INLINE f32x16 vector_softplus(f32x16 x)
     p = vector_fma(p, square, splat(1.0f));
     return vector_fma(2.0f * s, p, vector_select(x < splat(0), splat(0), x));
 }
-/* 16 floats to int8, scaled so that the largest becomes 127; returns their sum. What is not finite makes the scale so. */
-INLINE int32_t quantize_half(f32x16 x, float *scale, int8_t *quants)
+/* 16 floats to int8, by this factor; returns their sum. */
+INLINE int32_t quantize_half(f32x16 x, float factor, int8_t *quants)
 {
-    const float largest = horizontal_max_abs(x);
-    const i32x16 rounded = vector_round(x * (largest > 0 ? 127.0f / largest : 0));
+    const i32x16 rounded = vector_round(x * factor);
     const i8x16 narrow = __builtin_convertvector(rounded, i8x16);
-    *scale = largest / 127.0f;
     __builtin_memcpy(quants, &narrow, 16);
     return horizontal_sum_int(rounded);
 }
-/* 32 floats to one block of int8. */
-INLINE void quantize_block(const float *x, struct q8_block *block)
+/* 32 or 64 floats to blocks of int8 that share a unit, of which the largest float is 127 * 2^MAX_SHIFT. Shifts are as
+ * small as the 16 floats of a half allow. What is not finite makes the unit so; quants are 0 where the largest is below
+ * 2^-100, for the inverse of what is far smaller is no number. */
+INLINE void quantize_unit(const float *x, struct q8_block *blocks, const int columns)
 {
-    for (int half = 0; half < 2; half++) {
-        const int32_t sum = quantize_half(load_f32(x + 16 * half), block->scales + half, block->quants + 16 * half);
-        block->sums[half] = -128 * sum;
-        block->scaled_sums[half] = block->scales[half] * (float)sum;
+    int32_t magnitudes[4], largest = 0;
+    for (int h = 0; h < columns / 16; h++) {
+        magnitudes[h] = horizontal_max_magnitude(load_f32(x + 16 * h));
+        largest = largest > magnitudes[h] ? largest : magnitudes[h];
     }
-    block->scaled_sum = block->scaled_sums[0] + block->scaled_sums[1];
+    const float most = float_of_bits(largest), inverse = most >= 0x1p-100f ? 127.0f / most : 0;
+    const float unit = most / 127.0f * (1.0f / (1 << MAX_SHIFT));
+    for (int b = 0; b < columns / 32; b++) {
+        struct q8_block *block = blocks + b;
+        float shifted[2]; /* sums in units: exact, as that of both is, below 2^23 */
+        block->unit = unit;
+        for (int half = 0; half < 2; half++) {
+            /* The exponent of a quotient of floats, rounded down, is the difference of their bits without mantissas. */
+            const int32_t halvings = int_min((largest - magnitudes[2 * b + half]) >> 23, MAX_SHIFT);
+            const int32_t sum = quantize_half(load_f32(x + 32 * b + 16 * half), inverse * (float)(1 << halvings),
+                                              block->quants + 16 * half);
+            block->shifts[half] = MAX_SHIFT - halvings;
+            block->sums[half] = -128 * sum;
+            shifted[half] = (float)sum * (float)(1 << (MAX_SHIFT - halvings));
+        }
+        block->scaled_sums[0] = unit * shifted[0];
+        block->scaled_sums[1] = unit * (shifted[0] + shifted[1]);
+    }
 }
 #endif

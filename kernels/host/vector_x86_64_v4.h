@@ -45,6 +45,13 @@ INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
     __builtin_memcpy(&four, x, 4);
     return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
+#define HOLD(v) __asm__ volatile("" : "+v"(v))
+/* By counts as wide as lanes, which instructions read where they lie. */
+#define HAS_LANE_SHIFTS
+INLINE i32x16 shift_lanes(i32x16 v, int32_t count)
+{
+    return (i32x16)_mm512_sllv_epi32((__m512i)v, _mm512_set1_epi32(count));
+}
 /* Of loops over lanes compilers make many shuffles. */
 #define HAS_INTEGER_REDUCTIONS
 INLINE int32_t horizontal_sum_int(i32x16 v) { return _mm512_reduce_add_epi32((__m512i)v); }

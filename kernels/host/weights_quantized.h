@@ -123,6 +123,7 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #define PAIRED_TILES (TILE_TOKENS > 8 && !HAS_PANELS)
 #define GROUP_TOKENS (HAS_PANELS ? PANEL_TOKENS : 8)
 #define SPAN_BLOCKS 8
+#define UNIT_BLOCKS (UNIT_COLUMNS / 32)
 
 INLINE void unpack_quants(const uint8_t *p, u8x64 w[8], const int lift)
 {
@@ -171,6 +172,7 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
     unpack_quants(p + 16 * SCALE_BYTES, w, lift);
 #if NUM_MINIMA == 2
     const f32x16 d = load_f16(super), m = load_f16(super + 32);
+#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         const i32x16 both = load_u8(p + 16 * half);
         s->scale[half] = d * to_f32(both & 15);
@@ -216,27 +218,48 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 #if QUANTS_SCALED
 #include "weights_scaled.h"
 #else
-/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. */
-INLINE void multiply_block(const u8x64 w[8], const struct block_scales *s, const struct q8_block *x, const int tokens,
-                           f32x16 *sums)
+/* What a half's dot begins with, so that weights may be lifted. */
+INLINE i32x16 begin_dot(const struct q8_block *x, int half, const int lift)
 {
-    const int lift = LIFT_OF(tokens);
+    return splat_int(lift == 128 ? x->sums[half] : (x->sums[half] >> 7) * lift);
+}
+
+/* Products in units, added to those before them in the unit. */
+INLINE f32x16 scale_dot(i32x16 dot, f32x16 scale, f32x16 part, const int is_first)
+{
+    return is_first ? to_f32(dot) * scale : vector_fma(to_f32(dot), scale, part);
+}
+
+/* Those of a block. Args: dots: of its halves, shifted. */
+INLINE f32x16 scale_dots(const i32x16 dots[2], const struct block_scales *s, f32x16 part, const int is_first)
+{
+    if (NUM_SCALES == 1) return scale_dot(dots[0] + dots[1], s->scale[0], part, is_first);
+    return scale_dot(dots[1], s->scale[1], scale_dot(dots[0], s->scale[0], part, is_first), 0);
+}
+
+/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. Args: parts: those of a unit;
+ * at: which of the unit's it is. */
+INLINE void multiply_block(const u8x64 unpacked[8], const struct block_scales *s, const struct q8_block *x,
+                           const int tokens, const int at, f32x16 *parts, f32x16 *sums)
+{
+    u8x64 w[8];
+    for (int v = 0; v < 8; v++) {
+        w[v] = unpacked[v];
+        if (tokens == 8) HOLD(w[v]);
+    }
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; t++) {
         const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
-        f32x16 halves[2];
+        i32x16 dots[2];
+#pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            i32x16 dot = splat_int(lift == 128 ? a->sums[half] : (a->sums[half] >> 7) * lift);
-            for (int v = 4 * half; v < 4 * half + 4; v++) dot = DOT(dot, w[v], a->quants + 4 * v);
-            halves[half] = to_f32(dot) * a->scales[half];
+            dots[half] = begin_dot(a, half, LIFT_OF(tokens));
+            for (int v = 4 * half; v < 4 * half + 4; v++) dots[half] = DOT(dots[half], w[v], a->quants + 4 * v);
+            dots[half] = shift_lanes(dots[half], a->shifts[half]);
         }
-        if (NUM_SCALES == 2) {
-            sums[t] = vector_fma(halves[0], s->scale[0], sums[t]);
-            sums[t] = vector_fma(halves[1], s->scale[1], sums[t]);
-        } else {
-            sums[t] = vector_fma(halves[0] + halves[1], s->scale[0], sums[t]);
-        }
-        if (HAS_MINIMUM) sums[t] = vector_fma(s->minimum[0], splat(a->scaled_sum), sums[t]);
+        parts[t] = scale_dots(dots, s, parts[t], at == 0);
+        if (at == UNIT_BLOCKS - 1) sums[t] = vector_fma(parts[t], splat(a->unit), sums[t]);
+        if (HAS_MINIMUM) sums[t] = vector_fma(s->minimum[0], splat(a->scaled_sums[1]), sums[t]);
     }
 }
 
@@ -253,6 +276,26 @@ INLINE void prefetch_after(const uint8_t *block)
 #include "weights_pairs.h"
 #endif
 
+/* Adds a tile's products to the sums of some tokens, a block unpacked at a time. */
+INLINE void multiply_alone(const uint8_t *tile, const struct q8_block *x, const int tokens, f32x16 *sums)
+{
+    f32x16 parts[8];
+    for (int first = 0; first < COLUMNS / 32; first += UNIT_BLOCKS) {
+#pragma GCC unroll 2
+        for (int i = 0; i < UNIT_BLOCKS; i++) {
+            const int block = first + i;
+            u8x64 w[8];
+            struct block_scales s;
+            /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again
+             * with each, as that of a superblock is anyway: Zen 4 reads 1.6 times as fast. */
+            if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(block & ~7));
+            if (tokens > 1) prefetch_after(tile + block_offset(block));
+            unpack_block(tile, block, w, &s, LIFT_OF(tokens));
+            multiply_block(w, &s, x + block, tokens, i, parts, sums);
+        }
+    }
+}
+
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Column blocks in order,
  * one accumulator a row: the order of a sum depends neither on their number nor on `together`, the blocks that are
  * unpacked before they are multiplied: 1, or 8 that several groups share. */
@@ -268,18 +311,25 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
         return;
     }
 #endif
+    if (together == 1) {
+        multiply_alone(tile, x, tokens, sums);
+        return;
+    }
     for (int first = 0; first < blocks; first += together) {
         u8x64 w[SPAN_BLOCKS][8];
         struct block_scales s[SPAN_BLOCKS];
-        const int count = blocks % together ? int_min(together, blocks - first) : together;
-        /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again with
-         * each, as that of a superblock is anyway: Zen 4 reads 1.6 times as fast. */
-        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(first & ~7));
-        for (int b = 0; b < count && tokens > 1; b++) prefetch_after(tile + block_offset(first + b));
+        const int count = int_min(together, blocks - first);
+        for (int b = 0; b < count; b++) prefetch_after(tile + block_offset(first + b));
         for (int b = 0; b < count; b++) unpack_block(tile, first + b, w[b], s + b, LIFT_OF(tokens));
         for (int group = 0; group < groups; group++) {
             const struct q8_block *block = x + (size_t)(group * tokens) * (size_t)blocks + (size_t)first;
-            for (int b = 0; b < count; b++) multiply_block(w[b], s + b, block + b, tokens, sums + group * tokens);
+            f32x16 parts[8], own[8]; /* stay in registers */
+            for (int t = 0; t < tokens; t++) own[t] = sums[group * tokens + t];
+            for (int b = 0; b < count; b += UNIT_BLOCKS)
+#pragma GCC unroll 2
+                for (int i = 0; i < UNIT_BLOCKS; i++)
+                    multiply_block(w[b + i], s + b + i, block + b + i, tokens, i, parts, own);
+            for (int t = 0; t < tokens; t++) sums[group * tokens + t] = own[t];
         }
     }
 }

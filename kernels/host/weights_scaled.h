@@ -1,5 +1,5 @@
 /* Q2_K's products: a quant of 2 bits times the scale of its 16 columns fits a byte, so that floats are multiplied with
- * the activations' scales alone, and with the superblock's once for 256 columns. Part of weights_quantized.h.
+ * the activations' units alone, and with the superblock's scale once for 256 columns. Part of weights_quantized.h.
  */
 
 /* Weights without the superblock's scale and minimum. A row's four products are the bytes of its lane; a look-up stays
@@ -9,49 +9,76 @@ INLINE void unpack_scaled(const uint8_t *p, u8x64 w[8])
     const i32x16 lanes = { 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3 };
     const u8x64 rows = (u8x64)(lanes * 0x04040404);
     unpack_second(p + 16 * SCALE_BYTES, w);
+#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         const u8x64 products = (u8x64)((load_u8(p + 16 * half) & 15) * 0x03020100);
         for (int v = 4 * half; v < 4 * half + 4; v++) w[v] = look_up_rows(products, w[v] | rows);
     }
 }
 
-/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. */
-INLINE void multiply_block(const u8x64 w[8], const struct q8_block *x, const int tokens, f32x16 *sums)
+/* A block's products in units: 64 of at most 45 * 127, shifted, fit 32 bits. */
+INLINE i32x16 multiply_block(const u8x64 w[8], const struct q8_block *x)
+{
+    i32x16 dots[2];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        dots[half] = splat_int(0);
+        for (int v = 4 * half; v < 4 * half + 4; v++) dots[half] = dot_unsigned(dots[half], w[v], x->quants + 4 * v);
+        dots[half] = shift_lanes(dots[half], x->shifts[half]);
+    }
+    return dots[0] + dots[1];
+}
+
+/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. Args: parts: those of a unit;
+ * at: which of the unit's it is. */
+INLINE void add_block(const u8x64 w[8], const struct q8_block *x, const int tokens, const int at, i32x16 *parts,
+                      f32x16 *sums)
 {
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; t++) {
         const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
-        for (int half = 0; half < 2; half++) {
-            i32x16 dot = splat_int(0);
-            for (int v = 4 * half; v < 4 * half + 4; v++) dot = dot_unsigned(dot, w[v], a->quants + 4 * v);
-            sums[t] = vector_fma(to_f32(dot), splat(a->scales[half]), sums[t]);
-        }
+        parts[t] = at ? parts[t] + multiply_block(w, a) : multiply_block(w, a);
+        if (at == UNIT_BLOCKS - 1) sums[t] = vector_fma(to_f32(parts[t]), splat(a->unit), sums[t]);
     }
 }
 
 /* The same of two tiles and four tokens, as in weights_pairs.h. */
-INLINE void multiply_blocks(const u8x64 w[8], const u8x64 v[8], const struct q8_block *x, f32x16 *sums, f32x16 *others)
+INLINE void add_blocks(const u8x64 w[8], const u8x64 v[8], const struct q8_block *x, const int at, i32x16 parts[2][4],
+                       f32x16 sums[2][4])
 {
+    i32x16 units[2][4];
+#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
 #pragma GCC unroll 4
         for (int t = 0; t < 4; t++) {
             const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
-            i32x16 dot = splat_int(0), other = splat_int(0);
+            i32x16 dots[2] = { splat_int(0), splat_int(0) };
             for (int i = 4 * half; i < 4 * half + 4; i++) {
-                dot = dot_unsigned(dot, w[i], a->quants + 4 * i);
-                other = dot_unsigned(other, v[i], a->quants + 4 * i);
+                dots[0] = dot_unsigned(dots[0], w[i], a->quants + 4 * i);
+                dots[1] = dot_unsigned(dots[1], v[i], a->quants + 4 * i);
             }
-            sums[t] = vector_fma(to_f32(dot), splat(a->scales[half]), sums[t]);
-            others[t] = vector_fma(to_f32(other), splat(a->scales[half]), others[t]);
+            for (int i = 0; i < 2; i++) {
+                const i32x16 shifted = shift_lanes(dots[i], a->shifts[half]);
+                units[i][t] = half ? units[i][t] + shifted : shifted;
+            }
+        }
+    }
+    for (int t = 0; t < 4; t++) {
+        for (int i = 0; i < 2; i++) {
+            parts[i][t] = at ? parts[i][t] + units[i][t] : units[i][t];
+            if (at == UNIT_BLOCKS - 1)
+                sums[i][t] = vector_fma(to_f32(parts[i][t]), splat(x[(size_t)t * (COLUMNS / 32)].unit), sums[i][t]);
         }
     }
 }
 
-/* A superblock's minima, without its scale of them. */
-INLINE void unpack_minima(const uint8_t *super, f32x16 minima[2 * SPAN_BLOCKS])
+/* A block's minima, without the superblock's scale of them: of columns 0..15 less those of 16..31, which take the sum of
+ * the first half's activations, and of 16..31, which take that of all. */
+INLINE void unpack_minima(const uint8_t *p, f32x16 minima[2])
 {
-    for (int i = 0; i < 2 * SPAN_BLOCKS; i++)
-        minima[i] = to_f32(load_u8(super + 64 + i / 2 * BLOCK_BYTES + i % 2 * 16) >> 4);
+    const i32x16 second = load_u8(p + 16) >> 4;
+    minima[0] = to_f32((load_u8(p) >> 4) - second);
+    minima[1] = to_f32(second);
 }
 
 /* Takes a superblock's minima times activations from the sums; `scale` is that of the minima, negative. */
@@ -72,19 +99,26 @@ INLINE void subtract_minima(const f32x16 minima[2 * SPAN_BLOCKS], f32x16 scale, 
 INLINE f32x16 multiply_one(const uint8_t *super, const struct q8_block *x, f32x16 sums)
 {
     const uint8_t *p = super + 16 * SUPER_SCALE_BYTES;
-    f32x16 sum = splat(0), minima = splat(0);
+    f32x16 sum = splat(0), taken = splat(0);
+    i32x16 part = splat_int(0);
     for (int b = 0; b < SPAN_BLOCKS; b++, p += BLOCK_BYTES, x++) {
         u8x64 w[8];
+        f32x16 minima[2];
         unpack_second(p + 16 * SCALE_BYTES, w);
+        unpack_minima(p, minima);
+#pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            const i32x16 both = load_u8(p + 16 * half);
             i32x16 dot = splat_int(0);
             for (int v = 4 * half; v < 4 * half + 4; v++) dot = dot_unsigned(dot, w[v], x->quants + 4 * v);
-            sum = vector_fma(to_f32(dot * (both & 15)), splat(x->scales[half]), sum);
-            minima = vector_fma(to_f32(both >> 4), splat(x->scaled_sums[half]), minima);
+            part += shift_lanes(dot * (load_u8(p + 16 * half) & 15), x->shifts[half]);
+            taken = vector_fma(minima[half], splat(x->scaled_sums[half]), taken);
+        }
+        if (b % UNIT_BLOCKS == UNIT_BLOCKS - 1) {
+            sum = vector_fma(to_f32(part), splat(x->unit), sum);
+            part = splat_int(0);
         }
     }
-    return vector_fma(minima, -load_f16(super + 32), vector_fma(sum, load_f16(super), sums));
+    return vector_fma(taken, -load_f16(super + 32), vector_fma(sum, load_f16(super), sums));
 }
 
 /* As multiply_tile in weights_quantized.h; superblocks in order, within one its blocks, then its minima. */
@@ -106,15 +140,19 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
         for (int group = 0; group < groups; group++) {
             const struct q8_block *block = x + (size_t)(group * tokens) * (COLUMNS / 32);
             f32x16 parts[8]; /* stay in registers */
+            i32x16 units[8];
             for (int t = 0; t < tokens; t++) parts[t] = splat(0);
-            for (int b = 0; b < SPAN_BLOCKS; b++) {
-                const int at = together > 1 ? b : 0;
-                if (together == 1) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[at]);
-                multiply_block(w[at], block + b, tokens, parts);
+            for (int first = 0; first < SPAN_BLOCKS; first += UNIT_BLOCKS) {
+#pragma GCC unroll 2
+                for (int i = 0; i < UNIT_BLOCKS; i++) {
+                    const int b = first + i, at = together > 1 ? b : 0;
+                    if (together == 1) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[at]);
+                    add_block(w[at], block + b, tokens, i, units, parts);
+                }
             }
             for (int t = 0; t < tokens; t++)
                 sums[group * tokens + t] = vector_fma(parts[t], scale, sums[group * tokens + t]);
-            if (!group) unpack_minima(tile, minima);
+            for (int b = 0; b < SPAN_BLOCKS && !group; b++) unpack_minima(blocks + b * BLOCK_BYTES, minima + 2 * b);
             subtract_minima(minima, scale_of_minima, block, tokens, sums + group * tokens);
         }
     }
@@ -154,15 +192,21 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const vo
             const uint8_t *tile = tiles[i] + (size_t)super * SUPER_BYTES, *blocks = tile + 16 * SUPER_SCALE_BYTES;
             scales[i] = load_f16(tile);
             scales_of_minima[i] = -load_f16(tile + 32);
-            f32x16 own[2 * SPAN_BLOCKS];
-            unpack_minima(tile, own);
-            for (int m = 0; m < 2 * SPAN_BLOCKS; m++) minima[m][i] = own[m];
-            for (int b = 0; b < SPAN_BLOCKS; b++) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[i][b]);
+            for (int b = 0; b < SPAN_BLOCKS; b++) {
+                f32x16 own[2];
+                unpack_minima(blocks + b * BLOCK_BYTES, own);
+                for (int half = 0; half < 2; half++) minima[2 * b + half][i] = own[half];
+                unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[i][b]);
+            }
         }
         for (int t = 0; t < tokens; t += 4) {
             const struct q8_block *block = x + (size_t)t * (COLUMNS / 32);
             f32x16 parts[2][4] = { 0 }; /* stay in registers */
-            for (int b = 0; b < SPAN_BLOCKS; b++) multiply_blocks(w[0][b], w[1][b], block + b, parts[0], parts[1]);
+            i32x16 units[2][4];
+            for (int from = 0; from < SPAN_BLOCKS; from += UNIT_BLOCKS)
+#pragma GCC unroll 2
+                for (int i = 0; i < UNIT_BLOCKS; i++)
+                    add_blocks(w[0][from + i], w[1][from + i], block + from + i, i, units, parts);
             for (int i = 0; i < 4; i++) {
                 first_sums[t + i] = vector_fma(parts[0][i], scales[0], first_sums[t + i]);
                 second_sums[t + i] = vector_fma(parts[1][i], scales[1], second_sums[t + i]);

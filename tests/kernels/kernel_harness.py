@@ -57,11 +57,12 @@ LEVELS = tuple(
 
 Q8_BLOCK = np.dtype(
     [
-        *(("scales", "<f4", 2), ("sums", "<i4", 2), ("scaled_sums", "<f4", 2)),
-        *(("scaled_sum", "<f4"), ("quants", "i1", 32)),
+        *(("unit", "<f4"), ("shifts", "<i4", 2), ("sums", "<i4", 2)),
+        *(("scaled_sums", "<f4", 2), ("quants", "i1", 32)),
     ]
 )
 """struct q8_block."""
+MAX_SHIFT = 11
 
 _GUARD_BYTES = 256
 _GUARD = 0xA5
@@ -110,9 +111,10 @@ def spec(template: str, **parameters: Parameter) -> KernelSpec:
     return KernelSpec(template, tuple(sorted(parameters.items())))
 
 
-def weight_parameters(ggml_type: str, columns: int) -> dict[str, Parameter]:
-    """What kernels that read weights need beside their own."""
-    return {"columns": columns, "weight_type": ggml_type}
+def weight_parameters(ggml_type: str, columns: int, unit_columns: int = 32) -> dict[str, Parameter]:
+    """What kernels that read weights need beside their own, and where they read int8 the columns that share a unit."""
+    shared = {} if unit_columns == 32 or ggml_type in FLOAT_TYPES else {"unit_columns": unit_columns}
+    return {"columns": columns, "weight_type": ggml_type, **shared}
 
 
 def attention_records(heads: int, value_dim: int, length: int) -> Float32:
@@ -350,25 +352,32 @@ def as_stored(x: Array, dtype: str) -> Array:
     return quants * np.repeat(scales.astype(np.float32), 32, axis=-1)
 
 
-def quantize_rows(x: Float32) -> npt.NDArray[np.void]:
+def quantize_rows(x: Float32, unit_columns: int = 32) -> npt.NDArray[np.void]:
     """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], as kernels/host/vector.h says, to the bit."""
-    halves = x.reshape(len(x), -1, 2, 16)
+    halves = x.reshape(len(x), -1, unit_columns // 16, 16)
     largest = np.abs(halves).max(axis=-1)
+    most = largest.max(axis=-1, keepdims=True)
     with np.errstate(divide="ignore"):
-        factors = np.where(largest > 0, np.float32(127) / largest, np.float32(0)).astype(np.float32)
-    quants = np.rint(halves * factors[..., None]).astype(np.int8)
-    blocks = np.zeros(halves.shape[:2], Q8_BLOCK)
-    blocks["scales"] = largest / np.float32(127)
+        inverse = np.where(most >= 2.0**-100, np.float32(127) / most, np.float32(0)).astype(np.float32)
+    (parts, exponents), (most_part, most_exponent) = np.frexp(largest), np.frexp(most)
+    halvings = np.minimum(most_exponent - exponents - (most_part < parts), MAX_SHIFT)
+    halvings = np.where(largest > 0, halvings, np.where(most > 0, MAX_SHIFT, 0)).astype(np.int32)
+    quants = np.rint(halves * (inverse * np.exp2(halvings).astype(np.float32))[..., None]).astype(np.int8)
+    shifts = MAX_SHIFT - halvings
     sums = quants.sum(axis=-1, dtype=np.int32)
-    products = blocks["scales"] * sums.astype(np.float32)
-    blocks["sums"], blocks["scaled_sums"] = -128 * sums, products
-    blocks["scaled_sum"] = products[..., 0] + products[..., 1]
-    blocks["quants"] = quants.reshape(*halves.shape[:2], 32)
+    blocks = np.zeros((len(x), x.shape[1] // 32), Q8_BLOCK)
+    blocks["unit"] = np.repeat(
+        (most / np.float32(127) * np.float32(2.0**-MAX_SHIFT))[..., 0], unit_columns // 32, axis=1
+    )
+    blocks["shifts"], blocks["sums"] = shifts.reshape(*blocks.shape, 2), -128 * sums.reshape(*blocks.shape, 2)
+    in_units = (sums << shifts).reshape(*blocks.shape, 2).cumsum(axis=-1).astype(np.float32)
+    blocks["scaled_sums"] = blocks["unit"][..., None] * in_units
+    blocks["quants"] = quants.reshape(*blocks.shape, 32)
     return blocks
 
 
-def activations(blocks: npt.NDArray[np.void]) -> Float64:
+def q8_values(blocks: npt.NDArray[np.void]) -> Float64:
     """float64[rows, columns] that `Q8_BLOCK`s stand for, exactly."""
-    scales = np.repeat(blocks["scales"].astype(np.float64), 16, axis=-1)
+    scales = np.repeat(blocks["unit"][..., None].astype(np.float64) * 2.0 ** blocks["shifts"], 16, axis=-1)
     values: Float64 = (scales * blocks["quants"]).reshape(len(blocks), -1)
     return values

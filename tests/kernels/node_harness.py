@@ -92,11 +92,36 @@ class Case:
             )
             operation.hip(gpu, self.node)
             return gpu
-        host = HostPlanner(
-            graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCK_BYTES), _KV, 64
-        )
+        buffers = assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCK_BYTES)
+        host = HostPlanner(graph, TARGETS["host"], buffers, _KV, 64, self.together())
         operation.host(host, self.node)
         return host
+
+    def together(self) -> dict[str, int]:
+        """Columns of int8 values that come together: as the node makes or reads them, whoever else does."""
+        quantized = {value.name for value in self.values if value.dtype == "q8"}
+        columns = {value.name: value.columns for value in self.values}
+        read = {name: self.numbers(self.node.weights[0]).shape[-1] for name in quantized & {*self.node.inputs}}
+        made = {self.node.output: self.node.integer("group", columns[self.node.output])}
+        return {**read, **{name: number for name, number in made.items() if name in quantized}}
+
+    def unit_columns(self, value: str) -> int:
+        """Columns of an int8 value that share a unit on the host."""
+        return 32 if self.together().get(value, 32) % 64 else 64
+
+    def quantized(self, place: str, value: str, rows: Float32) -> Array:
+        """Rows of an int8 value as the kernels of a place read and write them."""
+        if place in LEVELS:
+            return kernel_harness.quantize_rows(rows, self.unit_columns(value))
+        return hip_harness.q8_rows(rows)
+
+    def read(self, place: str, value: str) -> Float64:
+        """An input as the kernels of a place have it."""
+        rows = self.inputs[value]
+        if next(one for one in self.values if one.name == value).dtype != "q8":
+            return rows.astype(np.float64)
+        blocks = self.quantized(place, value, rows)
+        return kernel_harness.q8_values(blocks) if place in LEVELS else hip_harness.q8_values(blocks)
 
     def packed(self, tensor: PackedTensor) -> Array:
         """A tensor of weights.bin."""
@@ -162,10 +187,10 @@ class Places:
         behind = 0 if place in LEVELS else 64  # the arena has rows there, of anything
         blocks: Array = given
         if value.dtype == "q8":
-            blocks = kernel_harness.quantize_rows(given) if place in LEVELS else hip_harness.q8_rows(given)
+            blocks = case.quantized(place, value.name, given)
         out = np.zeros((len(blocks) + behind, *blocks.shape[1:]), blocks.dtype)  # here of what would show
         if value.dtype == "q8":
-            out["scales"] = np.nan
+            out["unit" if place in LEVELS else "scales"] = np.nan
         else:
             out[:] = np.nan
         out[: len(blocks)] = blocks

@@ -13,9 +13,8 @@ import pytest
 
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Attribute, Node, Value
-from rocmforge.tests.kernels import hip_harness, kernel_harness
 from rocmforge.tests.kernels.kernel_harness import FLOAT_TYPES, ROUNDING, Array, Float32, Float64, Step, random_rows
-from rocmforge.tests.kernels.node_harness import ARCHES, PLACES, Case, Places
+from rocmforge.tests.kernels.node_harness import PLACES, Case, Places
 from rocmforge.tests.oracles.kernels import matmul_tolerance
 
 TOKENS = 5
@@ -25,11 +24,6 @@ EXP = 2.0**-21  # of a kernel's exponential, relative: tests/oracles/kernels.py
 
 def normal(*shape: int, size: float = 1.0, mean: float = 0.0) -> Float32:
     return RANDOM.normal(mean, size, shape).astype(np.float32)
-
-
-def q8_of(place: str, rows: Float32) -> bytes:
-    quantized = hip_harness.q8_rows(rows) if place in ARCHES else kernel_harness.quantize_rows(rows)
-    return quantized.tobytes()
 
 
 # Norms: columns, attributes, columns of weight and bias (0: none), rows of input and output.
@@ -144,7 +138,7 @@ def clamp_case() -> Case:
 OWN = {"xielu": xielu_case, "clamp": clamp_case}
 ACTIVATE = {name: OWN[name]() if name in OWN else activate_case(name) for name in ACTIVATIONS}
 LOGITS_ACTIVATE = activate_case("tanh", rows="R")
-Q8_ACTIVATE = activate_case("gelu", 96, "q8")
+Q8_ACTIVATE = activate_case("gelu", 192, "q8")
 FLOAT_ACTIVATE = replace(Q8_ACTIVATE, values=(Q8_ACTIVATE.values[0], replace(Q8_ACTIVATE.values[1], dtype="float32")))
 
 
@@ -284,7 +278,8 @@ def test_norm(places: Places, place: str, name: str) -> None:
     found = places.run(place, case, step)
     assert (np.abs(found - case.meaning()[asked]) <= norm_bound(case)[asked]).all()
     if name in Q8_NORMS:
-        assert places.run(place, Q8_NORMS[name], step).tobytes() == q8_of(place, found)
+        one = Q8_NORMS[name]
+        assert places.run(place, one, step).tobytes() == one.quantized(place, one.node.output, found).tobytes()
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -306,7 +301,8 @@ def test_activations(places: Places, place: str, name: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_activations_as_blocks_and_at_rows_of_logits(places: Places, place: str) -> None:
     found = places.run(place, FLOAT_ACTIVATE, Step(TOKENS))
-    assert places.run(place, Q8_ACTIVATE, Step(TOKENS)).tobytes() == q8_of(place, found)
+    one = Q8_ACTIVATE
+    assert places.run(place, one, Step(TOKENS)).tobytes() == one.quantized(place, one.node.output, found).tobytes()
     found = places.run(place, LOGITS_ACTIVATE, Step(99, logits_rows=range(3)))
     assert found.shape == (3, 37)
     assert (np.abs(found - LOGITS_ACTIVATE.meaning()[:3]) <= 2 * EXP + 8 * ROUNDING).all()
@@ -351,13 +347,11 @@ def test_token_logits(places: Places, place: str) -> None:
     assert np.array_equal(found, TOKEN_LOGITS.meaning().astype(np.float32))
 
 
-def products(case: Case) -> tuple[list[Float64], list[Float64]]:
+def products(place: str, case: Case) -> tuple[list[Float64], list[Float64]]:
     """x as the kernels have it times each matrix and its scale, and how far those may be off."""
     found, bounds = [], []
     kind = next(iter(case.types.values()))
-    x = case.inputs["x"].astype(np.float64)
-    if kind not in FLOAT_TYPES:
-        x = hip_harness.q8_values(hip_harness.q8_rows(case.inputs["x"]))
+    x = case.read(place, "x")
     for name in case.types:
         scale = case.numbers(f"{name}_scale")[0] if f"{name}_scale" in case.weights else 1
         bias = case.numbers(f"{name}_bias") if f"{name}_bias" in case.weights else 0
@@ -378,7 +372,7 @@ def check_batches(places: Places, place: str, case: Case, whole: Array) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_linear_with_scales(places: Places, place: str, name: str) -> None:
     case = LINEARS[name]
-    found, bounds = (np.concatenate(parts, axis=1) for parts in products(case))
+    found, bounds = (np.concatenate(parts, axis=1) for parts in products(place, case))
     mine, scale = slice(3, 3 + found.shape[1]), case.node.real("scale", 1)
     expected = found * scale
     bound = bounds * abs(scale) + 2 * ROUNDING * np.abs(expected)
@@ -394,7 +388,7 @@ def test_linear_with_scales(places: Places, place: str, name: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_gate_up_with_biases_and_scales(places: Places, place: str, name: str) -> None:
     case = GATES[name]
-    (gate, up), (gate_bound, up_bound) = products(case)
+    (gate, up), (gate_bound, up_bound) = products(place, case)
     activation = case.node.word("activation")
     gated = ACTIVATE[activation].meaning(gate)
     # A gelu is nowhere steeper than 1.13.

@@ -12,7 +12,6 @@ import pytest
 
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Attribute, Node, Value
-from rocmforge.tests.kernels import hip_harness
 from rocmforge.tests.kernels.kernel_harness import FLOAT_TYPES, ROUNDING, Array, Float32, Float64, Step, random_rows
 from rocmforge.tests.kernels.node_harness import PLACES, Case, Places
 from rocmforge.tests.oracles.kernels import matmul_tolerance
@@ -166,12 +165,10 @@ def test_of_equal_scores_the_first_is_chosen(places: Places, place: str) -> None
     assert all(len(set(row)) == used for row in chosen.tolist())
 
 
-def products(case: Case) -> tuple[Float64, Float64]:
+def products(place: str, case: Case) -> tuple[Float64, Float64]:
     """What the node means of x as the kernels have it, and how far they may be off."""
     kind, columns = case.types["w"], case.numbers("w").shape[1]
-    x = case.inputs["x"].astype(np.float64)
-    if kind not in FLOAT_TYPES:
-        x = hip_harness.q8_values(hip_harness.q8_rows(case.inputs["x"]))
+    x = case.read(place, "x")
     expected = case.meaning(x, case.inputs["r"])
     node = case.node
     used, experts = node.integer("used"), node.integer("experts")
@@ -200,7 +197,7 @@ def check_batches(places: Places, place: str, case: Case, whole: Array) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_expert_linear(places: Places, place: str, name: str) -> None:
     case = LINEARS[name]
-    expected, bound = products(case)
+    expected, bound = products(place, case)
     whole = places.run(place, case, Step(TOKENS))
     assert (np.abs(whole[:, 3:-2] - expected) <= bound).all()
     check_batches(places, place, case, whole)
@@ -210,9 +207,7 @@ def test_expert_linear(places: Places, place: str, name: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_head_linear(places: Places, place: str, name: str) -> None:
     case, kind = HEADS[name], HEADS[name].types["w"]
-    x = case.inputs["x"].astype(np.float64)
-    if kind not in FLOAT_TYPES:
-        x = hip_harness.q8_values(hip_harness.q8_rows(case.inputs["x"]))
+    x = case.read(place, "x")
     heads, matrices = case.node.integer("num_heads"), case.numbers("w")
     by_head = zip(np.split(x, heads, axis=1), np.split(matrices, heads), strict=True)
     expected = np.stack([columns @ matrix.T for columns, matrix in by_head], axis=1)
