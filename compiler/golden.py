@@ -29,9 +29,6 @@ MAX_ANSWER_TOKENS = 4  # a record's greedy tokens; runtime/device/golden.py
 NOISES: Final = 5
 """Times the noise that a logit may differ by: docs/gpu.md."""
 
-LARGE_TOLERANCE: Final = 2.0
-"""Logits; those of a position spread over some 2.6 to 4.1."""
-
 LEAST_OF_SPREAD: Final = 2.0**-6
 """Of what rows of an encoder of images spread over, as much as a number of them may differ by at least: keys and values
 are rounded to float16, 2^-11, in each of some 30 layers; and a factor of five."""
@@ -104,9 +101,11 @@ def take_tolerance(records: Sequence[dict[str, object]], model: Path) -> float:
     noise = math.sqrt(math.fsum(one * one for one in noises) / max(1, len(noises)))
     if NOISES * noise <= GOLDEN_TOLERANCE:
         return GOLDEN_TOLERANCE
-    if NOISES * noise > LARGE_TOLERANCE:
-        what = "rounding alone moves its logits by %.1f, so golden records prove little: too few bits for its weights?"
-        log.warning(f"%s: {what}", printable(model), noise)
+    log.warning(
+        "%s: rounding alone moves its logits by %.1f, so golden records prove little: too few bits for its weights?",
+        printable(model),
+        noise,
+    )
     return math.ceil(10 * NOISES * noise) / 10
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from ..artifacts.errors import UsageError
 from ..artifacts.layout import KV_GROUP, KvCache, KvLayout
 from . import lower_hip, lower_host
@@ -40,23 +38,10 @@ def make_plan(
         for node in graph.nodes:
             OPERATIONS[node.op].hip(gpu, node)
         return gpu.finish()
-    buffers = assign_buffers(graph, target, lower_host.Q8_BLOCK_BYTES)
-    host = HostPlanner(graph, target, buffers, kv, max_seq_len, columns_together(graph))
+    host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCK_BYTES), kv, max_seq_len)
     for node in graph.nodes:
         OPERATIONS[node.op].host(host, node)
     return host.finish()
-
-
-def columns_together(graph: Graph) -> dict[str, int]:
-    """Return of each int8 value the columns that all nodes which make or read it have together."""
-    found: dict[str, int] = {}
-    for node in graph.nodes:
-        if graph.values[node.output].dtype == "q8":
-            found[node.output] = OPERATIONS[node.op].together(graph, node)
-    for node in graph.nodes:
-        for name in found.keys() & node.inputs:
-            found[name] = math.gcd(found[name], graph.weights[node.weights[0]].shape[-1])
-    return found
 
 
 def kv_layout(graph: Graph, target: Target, kv_dtype: str) -> KvLayout:

@@ -17,8 +17,8 @@ from .lower_host import HostPlanner
 Float64 = npt.NDArray[np.float64]
 
 
-def _none(graph: Graph, node: Node) -> int:
-    return 0
+def _never(graph: Graph, node: Node) -> bool:
+    return False
 
 
 def _nothing_wrong(graph: Graph, node: Node) -> str:
@@ -41,8 +41,7 @@ class Operation:
         weights: least and most weights that it reads.
         problem: what is wrong with a node's shapes; "" where nothing is.
         takes_q8: its first input comes as int8 blocks where its first weight is quantized.
-        together: how many neighbouring columns of a node's output are made at once: where these are whole int8 blocks,
-            it can write such; 0: it writes none.
+        writes_q8: whether a node's output can be int8 blocks.
         in_place: its output lies where its first input does, if it has one.
         writes_kv: it leaves keys and values of the layer that its attribute `layer` counts; it has those of `Heads`.
         has_state: it reads and leaves state of each sequence, as `Planner.state` has it.
@@ -61,7 +60,7 @@ class Operation:
     weights: tuple[int, int] = (0, 0)
     problem: Callable[[Graph, Node], str] = _nothing_wrong
     takes_q8: bool = False
-    together: Callable[[Graph, Node], int] = _none
+    writes_q8: Callable[[Graph, Node], bool] = _never
     in_place: bool = False
     writes_kv: bool = False
     has_state: bool = False
@@ -78,9 +77,9 @@ def no_kernel(planner: HipPlanner | HostPlanner, node: Node) -> None:
     raise UsageError(f"{node.output}: {planner.target.backend} has no kernel for {node.op} like that")
 
 
-def whole_row(graph: Graph, node: Node) -> int:
-    """Return all columns of a node's output, for `Operation.together`."""
-    return graph.values[node.output].columns
+def always(graph: Graph, node: Node) -> bool:
+    """Say yes, for `Operation.writes_q8`."""
+    return True
 
 
 def columns_problem(graph: Graph, node: Node) -> str:

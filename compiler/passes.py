@@ -132,8 +132,7 @@ def _fold_quantize(graph: Graph) -> Graph:
 
 def _can_write_q8(graph: Graph, value: str) -> bool:
     producer = next(node for node in graph.nodes if node.output == value)
-    together = OPERATIONS[producer.op].together(graph, producer)
-    return together > 0 and together % BLOCK_COLUMNS == 0
+    return OPERATIONS[producer.op].writes_q8(graph, producer)
 
 
 def _without_unused(graph: Graph) -> Graph:

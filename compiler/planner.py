@@ -63,10 +63,6 @@ class Planner:
         """Return the argument for a value of the graph."""
         return BufferRef(self._buffer_of[name])
 
-    def output_parameters(self, name: str) -> dict[str, Parameter]:
-        """Return what a kernel is told of a value that it may write as int8 blocks."""
-        return {"out_q8": self.graph.values[name].dtype == "q8"}
-
     def tensor(self, sources: tuple[str, ...], packing: str) -> TensorRef:
         """Return the argument for weights, stacked where there are several; they are packed once."""
         shapes = [self.graph.weights[name].shape for name in sources]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..graph import LOGITS, Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, whole_row
+from ..operation import Float64, Operation, always
 from ..plan import Parameter
 from ..planner import Planner
 from .activations import ACTIVATIONS, activation_problem
@@ -46,7 +46,7 @@ def hip_launch(planner: HipPlanner, node: Node, activation: str, **numbers: Para
 
 def _parameters(planner: Planner, node: Node, activation: str) -> dict[str, Parameter]:
     out = planner.graph.values[node.output]
-    return {"activation": activation, "at_logits_rows": out.rows == LOGITS, **planner.output_parameters(node.output)}
+    return {"activation": activation, "out_q8": out.dtype == "q8", "at_logits_rows": out.rows == LOGITS}
 
 
-OPERATION = Operation("activate", compute, host, hip, {"activation": str}, problem=_problem, together=whole_row)
+OPERATION = Operation("activate", compute, host, hip, {"activation": str}, problem=_problem, writes_q8=always)

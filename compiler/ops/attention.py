@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...artifacts.arguments import Argument, BufferRef
+from ...artifacts.formats import BLOCK_COLUMNS
 from ...artifacts.layout import BufferEntry, GridEntry
 from ..graph import Attribute, Graph, Node
 from ..lower_hip import MANY, HipPlanner
@@ -122,7 +123,7 @@ def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
     whole = heads.query_columns + sum(heads.kv_columns)
     return {
         "scale": float_literal(node.real("scale")),
-        **planner.output_parameters(node.output),
+        "out_q8": planner.graph.values[node.output].dtype == "q8",
         **heads.parameters(planner.kv),
         **given(node, OPTIONAL),
         **({} if query.columns == whole else {"query_stride": query.columns}),
@@ -192,8 +193,8 @@ def _records(planner: Planner, elements: int) -> BufferRef:
     return BufferRef(name)
 
 
-def _together(graph: Graph, node: Node) -> int:
-    return Heads.of(node).value_dim
+def _writes_q8(graph: Graph, node: Node) -> bool:
+    return Heads.of(node).value_dim % BLOCK_COLUMNS == 0
 
 
 OPERATION = Operation(
@@ -205,5 +206,5 @@ OPERATION = Operation(
     optional={name: type(default) for name, default in OPTIONAL.items()},
     inputs=(1, 2),
     weights=(0, 1),
-    together=_together,
+    writes_q8=_writes_q8,
 )

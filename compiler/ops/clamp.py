@@ -9,7 +9,7 @@ import numpy as np
 from ..graph import Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, whole_row
+from ..operation import Float64, Operation, always
 from ..plan import Parameter, float_literal
 from .activate import hip_launch, host_launch
 
@@ -37,4 +37,4 @@ def _problem(graph: Graph, node: Node) -> str:
     return "" if node.real("low") <= node.real("high") else "expected a range that has numbers"
 
 
-OPERATION = Operation("clamp", compute, host, hip, {"low": float, "high": float}, problem=_problem, together=whole_row)
+OPERATION = Operation("clamp", compute, host, hip, {"low": float, "high": float}, problem=_problem, writes_q8=always)

@@ -11,7 +11,7 @@ from ...artifacts.arguments import Argument
 from ..graph import LOGITS, Graph, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, columns_problem, whole_row
+from ..operation import Float64, Operation, always, columns_problem
 from ..planner import Planner
 from .activations import ACTIVATIONS, activation_problem
 from .linear import products, scale_parameters, trimmed
@@ -37,10 +37,10 @@ def host(planner: HostPlanner, node: Node) -> None:
         _arguments(planner, node),
         rows=out.columns,
         activation=node.word("activation"),
+        out_q8=out.dtype == "q8",
         **({"has_bias": True} if node.parts()[1] else {}),
         **scale_parameters(node),
-        **planner.output_parameters(node.output),
-        **planner.product_parameters(node.weights[0], node.inputs[0]),
+        **planner.weight_parameters(node.weights[0]),
     )
 
 
@@ -77,5 +77,5 @@ OPERATION = Operation(
     weights=(2, 6),
     problem=_problem,
     takes_q8=True,
-    together=whole_row,
+    writes_q8=always,
 )

@@ -26,7 +26,7 @@ from ..operation import Float64, Operation
 from ..plan import Parameter, float_literal
 from ..planner import Planner
 from .activations import ACTIVATIONS, activation_problem
-from .norm import group_columns, normed
+from .norm import groups_fit_q8, normed
 
 NORMS: Final = ("before", "after", "none")
 
@@ -60,7 +60,7 @@ def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **mo
         weight_columns=weight_columns,
         gate_stride=values[node.inputs[1]].columns,
         gate_first=node.integer("gate_first", 0),
-        **planner.output_parameters(node.output),
+        out_q8=out.dtype == "q8",
         **more,
     )
 
@@ -104,5 +104,5 @@ OPERATION = Operation(
     inputs=(2, 2),
     weights=(0, 1),
     problem=_problem,
-    together=group_columns,
+    writes_q8=groups_fit_q8,
 )

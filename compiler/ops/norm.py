@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...artifacts.formats import BLOCK_COLUMNS
 from ...artifacts.layout import GridEntry
 from ..graph import LOGITS, Graph, Node
 from ..lower_hip import HipPlanner
@@ -61,8 +62,8 @@ def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **mo
         grid,
         columns=out.columns,
         epsilon=float_literal(node.real("epsilon")),
+        out_q8=out.dtype == "q8",
         at_logits_rows=out.rows == LOGITS,
-        **planner.output_parameters(node.output),
         **more,
     )
 
@@ -94,9 +95,9 @@ def _problem(graph: Graph, node: Node) -> str:
     return ""
 
 
-def group_columns(graph: Graph, node: Node) -> int:
-    """Return the columns of a node's groups, for `Operation.together`."""
-    return node.integer("group", graph.values[node.output].columns)
+def groups_fit_q8(graph: Graph, node: Node) -> bool:
+    """Return whether the groups of a node are of whole int8 blocks, for `Operation.writes_q8`."""
+    return node.integer("group", BLOCK_COLUMNS) % BLOCK_COLUMNS == 0
 
 
 OPERATION = Operation(
@@ -108,5 +109,5 @@ OPERATION = Operation(
     optional={"kind": str, "group": int},
     weights=(0, 2),
     problem=_problem,
-    together=group_columns,
+    writes_q8=groups_fit_q8,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..graph import LOGITS, Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, whole_row
+from ..operation import Float64, Operation
 from ..plan import Parameter
 from ..planner import Planner
 
@@ -20,8 +20,7 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     values = planner.value(node.inputs[0]), planner.value(node.output)
-    columns = planner.graph.values[node.output].columns
-    planner.launch("quantize", values, columns=columns, **planner.unit_parameters(node.output), **_rows(planner, node))
+    planner.launch("quantize", values, columns=planner.graph.values[node.output].columns, **_rows(planner, node))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:
@@ -33,4 +32,4 @@ def _rows(planner: Planner, node: Node) -> dict[str, Parameter]:
     return {"at_logits_rows": True} if planner.graph.values[node.output].rows == LOGITS else {}
 
 
-OPERATION = Operation("quantize", compute, host, hip, together=whole_row)
+OPERATION = Operation("quantize", compute, host, hip)

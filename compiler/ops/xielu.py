@@ -12,7 +12,7 @@ import numpy as np
 from ..graph import Node
 from ..lower_hip import HipPlanner
 from ..lower_host import HostPlanner
-from ..operation import Float64, Operation, whole_row
+from ..operation import Float64, Operation, always
 from ..plan import Parameter, float_literal
 from .activate import hip_launch, host_launch
 
@@ -44,4 +44,4 @@ def hip(planner: HipPlanner, node: Node) -> None:
     hip_launch(planner, node, "xielu", **_numbers(node))
 
 
-OPERATION = Operation("xielu", compute, host, hip, dict.fromkeys(PARAMETERS, float), together=whole_row)
+OPERATION = Operation("xielu", compute, host, hip, dict.fromkeys(PARAMETERS, float), writes_q8=always)

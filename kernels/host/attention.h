@@ -1,7 +1,7 @@
 /* Attention of each token over the KV blocks of its own sequence, grouped queries.
  *
- * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs VALUE_DIM a multiple of 32;
- * OUT_UNIT_COLUMNS: common.h), KV_Q8_0. Those of kv_blocks.h and attention_options.h.
+ * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs VALUE_DIM a multiple of 32), KV_Q8_0. Those of
+ * kv_blocks.h and attention_options.h.
  * Arguments: qkv float32[T, QUERY_STRIDE], queries first, key blocks, value blocks, out [T, NUM_HEADS * VALUE_DIM],
  * records: int32[SPLIT_TOKENS * NUM_HEADS], zeros, filled up to a multiple of 16, and struct attended[SPLIT_TOKENS,
  * NUM_HEADS, spans of a sequence]; where SINKS sinks float32[NUM_HEADS].
@@ -111,8 +111,8 @@ static void write_row(const struct attended *all, void *const *arguments, int32_
     for (int32_t d = 0; d < VALUE_WIDTH; d += 16) store_f32(values + d, load_f32(all->sums + d) * inverse);
     const size_t first = (size_t)token * NUM_HEADS * VALUE_DIM + (size_t)head * VALUE_DIM;
     if (OUT_Q8)
-        for (int32_t d = 0; d < VALUE_DIM; d += OUT_UNIT_COLUMNS)
-            quantize_unit(values + d, (struct q8_block *)arguments[3] + (first + d) / 32, OUT_UNIT_COLUMNS);
+        for (int32_t d = 0; d < VALUE_DIM; d += 32)
+            quantize_block(values + d, (struct q8_block *)arguments[3] + (first + d) / 32);
     else
         __builtin_memcpy((float *)arguments[3] + first, values, VALUE_DIM * sizeof *values);
 }

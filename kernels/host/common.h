@@ -23,26 +23,17 @@ struct kernel {
 /* Rows of what a kernel makes: of all tokens, or of those of which logits are asked. */
 #define COUNT(step) (AT_LOGITS_ROWS ? (step)->num_logits : (step)->num_tokens)
 
-/* 32 activations as int8: value = unit * 2^shifts[half] * quant, halves of 16. Neighbouring blocks share a unit, as
- * many as UNIT_COLUMNS says: their products add up before they are multiplied with it, for a shift of an integer takes
- * no product (docs/performance.md). Sums spare the kernels of weights with an offset or a minimum a second pass. */
+/* 32 activations as int8: value = unit * 2^shifts[half] * quant, halves of 16. That is nearly as good as a scale for each
+ * half, and spares a product of floats, for sums of products are shifted as integers (docs/performance.md). Sums spare the
+ * kernels of weights with an offset or a minimum a second pass. */
 struct q8_block {
     float unit;
-    int32_t shifts[2]; /* 0 to MAX_SHIFT */
+    int32_t shifts[2]; /* 0 to MAX_SHIFT; one of them is 0 */
     int32_t sums[2]; /* of a half's quants, times -128 */
     float scaled_sums[2]; /* sums of what quants stand for: of the first half's and of all */
     int8_t quants[32];
 };
 #define MAX_SHIFT 11 /* a block's sum fits 32 bits: 32 products of at most 128 * 127, 11 bits higher, are below 2^30 */
-
-/* Columns that share a unit, of the activations that a kernel reads and of those that it writes: 64 where a launch says
- * so. */
-#ifndef UNIT_COLUMNS
-#define UNIT_COLUMNS 32
-#endif
-#ifndef OUT_UNIT_COLUMNS
-#define OUT_UNIT_COLUMNS 32
-#endif
 
 INLINE int32_t int_min(int32_t a, int32_t b) { return a < b ? a : b; }
 

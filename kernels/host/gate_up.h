@@ -1,9 +1,9 @@
 /* out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]), each product times its scale, with its bias.
  *
- * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), UNIT_COLUMNS and OUT_UNIT_COLUMNS (common.h),
- * ACTIVATION_BYTES (of a token), ACTIVATION_<NAME>, and where there are some HAS_BIAS, HAS_SCALE.
- * Arguments: weights, activations, out, bias float32[2, ROWS], scales float32[2]. Of each 32 rows the weights hold two
- * tiles of the gate's, then the two of the same up rows. A work item is the outputs that share a unit, or 32, for all tokens.
+ * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token), ACTIVATION_<NAME>,
+ * and where there are some HAS_BIAS, HAS_SCALE.
+ * Arguments: weights, activations, out, bias float32[2, ROWS], scales float32[2]. The weights hold two tiles of gate rows, then the two tiles of the same
+ * up rows. A work item is 32 outputs, one int8 block, for all tokens.
  */
 #include "activation.h"
 #include "weights.h"
@@ -15,17 +15,15 @@
 #define HAS_SCALE 0
 #endif
 
-#define ITEM_ROWS (OUT_Q8 ? OUT_UNIT_COLUMNS : 32)
-
-static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / ITEM_ROWS : 0; }
+static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
 
 INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const float *bias, const float *scales,
                            const int tokens, int groups, const int together)
 {
-    float values[TILE_TOKENS][ITEM_ROWS] __attribute__((aligned(64)));
+    float values[TILE_TOKENS][32] __attribute__((aligned(64)));
     f32x16 gate[TILE_TOKENS], up[TILE_TOKENS];
-    for (int row = 0; row < ITEM_ROWS; row += 16) {
-        const uint8_t *tile = tiles + (size_t)(row / 32 * 4 + row / 16 % 2) * TILE_BYTES;
+    for (int half = 0; half < 2; half++) {
+        const uint8_t *tile = tiles + (size_t)half * TILE_BYTES;
         multiply_pair(tile, tile + 2 * TILE_BYTES, x, tokens, groups, together, gate, up);
         for (int t = 0; t < tokens * groups; t++) {
             if (HAS_SCALE) {
@@ -33,15 +31,15 @@ INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const
                 up[t] *= scales[1];
             }
             if (HAS_BIAS) {
-                gate[t] += load_f32(bias + row);
-                up[t] += load_f32(bias + ROWS + row);
+                gate[t] += load_f32(bias + 16 * half);
+                up[t] += load_f32(bias + ROWS + 16 * half);
             }
-            store_f32(values[t] + row, activation(gate[t]) * up[t]);
+            store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
         }
     }
     for (int t = 0; t < tokens * groups; t++) {
         if (OUT_Q8)
-            quantize_unit(values[t], (struct q8_block *)out + (size_t)t * (ROWS / 32), OUT_UNIT_COLUMNS);
+            quantize_block(values[t], (struct q8_block *)out + (size_t)t * (ROWS / 32));
         else
             __builtin_memcpy((float *)out + (size_t)t * ROWS, values[t], sizeof values[t]);
     }
@@ -49,15 +47,14 @@ INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const
 
 static void gate_up_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    const size_t out_bytes = ITEM_ROWS / 32 * (OUT_Q8 ? sizeof(struct q8_block) : 32 * sizeof(float));
-    const size_t stride = out_bytes * (ROWS / ITEM_ROWS);
+    const size_t out_bytes = OUT_Q8 ? sizeof(struct q8_block) : 32 * sizeof(float), stride = out_bytes * (ROWS / 32);
     const int32_t tokens = step->num_tokens;
     if (HAS_PANELS && tokens >= PANEL_TOKENS) begin_panels();
     for (int32_t item = begin; item < end; item++) {
-        const uint8_t *tiles = (const uint8_t *)arguments[0] + ITEM_ROWS / 8 * (size_t)item * TILE_BYTES;
+        const uint8_t *tiles = (const uint8_t *)arguments[0] + 4 * (size_t)item * TILE_BYTES;
         const char *x = (const char *)arguments[1];
         char *out = (char *)arguments[2] + item * out_bytes;
-        const float *bias = HAS_BIAS ? (const float *)arguments[3] + ITEM_ROWS * item : 0;
+        const float *bias = HAS_BIAS ? (const float *)arguments[3] + 32 * item : 0;
         const float *scales = (const float *)arguments[4];
         int32_t t = 0;
         while (TILE_TOKENS > 8 && tokens - t >= 16) {

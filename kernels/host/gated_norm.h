@@ -2,7 +2,7 @@
  *
  * Constants: COLUMNS, GROUP (elements normed together), NORM_BEFORE, NORM_AFTER or NORM_NONE, ACTIVATION_<NAME>, EPSILON,
  * WEIGHT_COLUMNS (COLUMNS, GROUP: all groups share them, or 0: there are none), GATE_STRIDE (columns of the gates' rows),
- * GATE_FIRST (the one that z begins with), OUT_Q8 (OUT_UNIT_COLUMNS: common.h).
+ * GATE_FIRST (the one that z begins with), OUT_Q8.
  * Arguments: x float32[T, COLUMNS], gates float32[T, GATE_STRIDE], out float32[T, COLUMNS] or int8 blocks, weight
  * float32[WEIGHT_COLUMNS]. A work item is one row.
  */
@@ -60,8 +60,7 @@ static void gated_norm_run(const struct step *step, void *const *arguments, int3
             gate_group(x + first, z + first, weight, values);
 #if OUT_Q8
             struct q8_block *out = (struct q8_block *)arguments[2] + (size_t)t * (COLUMNS / 32) + first / 32;
-            for (int32_t c = 0; c < GROUP; c += OUT_UNIT_COLUMNS)
-                quantize_unit(values + c, out + c / 32, OUT_UNIT_COLUMNS);
+            for (int32_t c = 0; c < GROUP; c += 32) quantize_block(values + c, out + c / 32);
 #else
             float *out = (float *)arguments[2] + (size_t)t * COLUMNS + first;
             for (int32_t c = 0; c < GROUP; c++) out[c] = values[c];

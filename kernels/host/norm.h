@@ -1,9 +1,8 @@
 /* out[i] = y / sqrt(mean(y^2) + EPSILON) * weight + bias, of y = x[row(i)], as int8 blocks or float32.
  *
- * Constants: COLUMNS, EPSILON, OUT_Q8 (OUT_UNIT_COLUMNS: common.h), AT_LOGITS_ROWS (1: only the rows of which logits are
- * asked, packed). Where it is not the usual also GROUP (elements normed together), KIND_LAYER (y is x less its mean),
- * WEIGHT_COLUMNS (GROUP: all groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the
- * rows of out already).
+ * Constants: COLUMNS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed). Where it is
+ * not the usual also GROUP (elements normed together), KIND_LAYER (y is x less its mean), WEIGHT_COLUMNS (GROUP: all
+ * groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
  * Arguments: x float32[T, COLUMNS], weight float32[WEIGHT_COLUMNS], out, bias. A work item is one row of out.
  */
 #include "vector.h"
@@ -58,14 +57,14 @@ static void norm_group(const float *x, const float *weight, const float *bias, c
 {
     const float mean = IS_LAYER ? group_mean(x) : 0, inverse = group_inverse(x, mean);
     if (OUT_Q8) {
-        float values[OUT_UNIT_COLUMNS] __attribute__((aligned(64)));
-        for (int32_t c = 0; c < GROUP; c += OUT_UNIT_COLUMNS) {
-            for (int i = 0; i < OUT_UNIT_COLUMNS; i += 16) {
+        float values[32] __attribute__((aligned(64)));
+        for (int32_t c = 0; c < GROUP; c += 32) {
+            for (int i = 0; i < 32; i += 16) {
                 f32x16 y = (IS_LAYER ? load_f32(x + c + i) - mean : load_f32(x + c + i)) * inverse;
                 if (WEIGHT_COLUMNS) y *= load_f32(weight + c + i);
                 store_f32(values + i, HAS_BIAS ? y + load_f32(bias + c + i) : y);
             }
-            quantize_unit(values, (struct q8_block *)out + c / 32, OUT_UNIT_COLUMNS);
+            quantize_block(values, (struct q8_block *)out + c / 32);
         }
         return;
     }

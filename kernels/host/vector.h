@@ -143,6 +143,13 @@ INLINE float float_of_bits(int32_t bits)
     __builtin_memcpy(&value, &bits, sizeof value);
     return value;
 }
+INLINE int32_t bits_of_float(float value)
+{
+    int32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+INLINE float power_of_two(int32_t exponent) { return float_of_bits((127 + exponent) << 23); }
 /* The largest |v| as an integer: as such magnitudes are in order, infinity and then NaN last. */
 INLINE int32_t horizontal_max_magnitude(f32x16 v) { return horizontal_max_int((i32x16)vector_abs(v)); }
 /* The largest |v|; NaN where one lane is. */
@@ -202,33 +209,33 @@ INLINE int32_t quantize_half(f32x16 x, float factor, int8_t *quants)
     __builtin_memcpy(quants, &narrow, 16);
     return horizontal_sum_int(rounded);
 }
-/* 32 or 64 floats to blocks of int8 that share a unit, of which the largest float is 127 * 2^MAX_SHIFT. Shifts are as
- * small as the 16 floats of a half allow. What is not finite makes the unit so; quants are 0 where the largest is below
- * 2^-100, for the inverse of what is far smaller is no number. */
-INLINE void quantize_unit(const float *x, struct q8_block *blocks, const int columns)
+/* 32 floats to one block of int8. The larger half's largest float becomes 127 quants and the other's more than 63; but
+ * where that is little smaller, its own becomes 127, and the larger half's more than 100: what both round away is least
+ * so. What is not finite makes the unit so; quants are 0 where the largest is below 2^-100, for the inverse of what is
+ * far smaller is no number. */
+INLINE void quantize_block(const float *x, struct q8_block *block)
 {
-    int32_t magnitudes[4], largest = 0;
-    for (int h = 0; h < columns / 16; h++) {
-        magnitudes[h] = horizontal_max_magnitude(load_f32(x + 16 * h));
-        largest = largest > magnitudes[h] ? largest : magnitudes[h];
+    /* Without branches: which half is the larger, nobody can foretell. */
+    const int32_t magnitudes[2] = { horizontal_max_magnitude(load_f32(x)), horizontal_max_magnitude(load_f32(x + 16)) };
+    const int32_t larger = magnitudes[0] > magnitudes[1] ? magnitudes[0] : magnitudes[1];
+    const int32_t smaller = int_min(magnitudes[0], magnitudes[1]);
+    const float other = float_of_bits(smaller), twice = 2 * other, top = float_of_bits(larger);
+    const int32_t is_near = (top < twice) & (2 * top * top > 5 * other * other);
+    const int32_t bits = larger + ((bits_of_float(twice) - larger) & -is_near);
+    const float most = float_of_bits(bits), inverse = most >= 0x1p-100f ? 127.0f / most : 0;
+    /* The exponent of a quotient of floats, rounded down, is the difference of their bits without mantissas. */
+    const int32_t halvings = int_min((bits - smaller) >> 23, MAX_SHIFT);
+    float shifted[2]; /* sums in units: exact, as that of both is, below 2^23 */
+    block->unit = most * (1.0f / 127) * power_of_two(-halvings);
+    for (int half = 0; half < 2; half++) {
+        const int32_t shift = halvings & -(magnitudes[half] == larger); /* 0 where both are as large */
+        const int32_t sum =
+            quantize_half(load_f32(x + 16 * half), inverse * power_of_two(halvings - shift), block->quants + 16 * half);
+        block->shifts[half] = shift;
+        block->sums[half] = -128 * sum;
+        shifted[half] = (float)sum * power_of_two(shift);
     }
-    const float most = float_of_bits(largest), inverse = most >= 0x1p-100f ? 127.0f / most : 0;
-    const float unit = most / 127.0f * (1.0f / (1 << MAX_SHIFT));
-    for (int b = 0; b < columns / 32; b++) {
-        struct q8_block *block = blocks + b;
-        float shifted[2]; /* sums in units: exact, as that of both is, below 2^23 */
-        block->unit = unit;
-        for (int half = 0; half < 2; half++) {
-            /* The exponent of a quotient of floats, rounded down, is the difference of their bits without mantissas. */
-            const int32_t halvings = int_min((largest - magnitudes[2 * b + half]) >> 23, MAX_SHIFT);
-            const int32_t sum = quantize_half(load_f32(x + 32 * b + 16 * half), inverse * (float)(1 << halvings),
-                                              block->quants + 16 * half);
-            block->shifts[half] = MAX_SHIFT - halvings;
-            block->sums[half] = -128 * sum;
-            shifted[half] = (float)sum * (float)(1 << (MAX_SHIFT - halvings));
-        }
-        block->scaled_sums[0] = unit * shifted[0];
-        block->scaled_sums[1] = unit * (shifted[0] + shifted[1]);
-    }
+    block->scaled_sums[0] = block->unit * shifted[0];
+    block->scaled_sums[1] = block->unit * (shifted[0] + shifted[1]);
 }
 #endif

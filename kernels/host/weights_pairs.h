@@ -6,10 +6,10 @@
 #endif
 
 /* As multiply_block, of two tiles and four tokens. */
-INLINE void multiply_blocks(const u8x64 w[2][8], const struct block_scales s[2], const struct q8_block *x, const int at,
-                            f32x16 parts[2][4], f32x16 sums[2][4])
+INLINE void multiply_blocks(const u8x64 w[2][8], const struct block_scales s[2], const struct q8_block *x,
+                            f32x16 sums[2][4])
 {
-    i32x16 dots[2][4];
+    i32x16 dots[2][4][2];
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         u8x64 held[2][4];
@@ -24,25 +24,14 @@ INLINE void multiply_blocks(const u8x64 w[2][8], const struct block_scales s[2],
             for (int v = 0; v < 4; v++)
                 for (int i = 0; i < 2; i++) own[i] = DOT(own[i], held[i][v], a->quants + 4 * v + 16 * half);
             for (int i = 0; i < 2; i++) {
-                own[i] = shift_lanes(own[i], a->shifts[half]);
-                if (NUM_SCALES == 2)
-                    parts[i][t] = scale_dot(own[i], s[i].scale[half], parts[i][t], at == 0 && half == 0);
-                else
-                    dots[i][t] = half ? dots[i][t] + own[i] : own[i];
-                if (NUM_SCALES == 2)
-                    HOLD(parts[i][t]);
-                else
-                    HOLD(dots[i][t]);
+                dots[i][t][half] = shift_lanes(own[i], a->shifts[half]);
+                HOLD(dots[i][t][half]);
             }
         }
     }
-    for (int t = 0; t < 4; t++) {
-        for (int i = 0; i < 2; i++) {
-            if (NUM_SCALES == 1) parts[i][t] = scale_dot(dots[i][t], s[i].scale[0], parts[i][t], at == 0);
-            if (at == UNIT_BLOCKS - 1)
-                sums[i][t] = vector_fma(parts[i][t], splat(x[(size_t)t * (COLUMNS / 32)].unit), sums[i][t]);
-        }
-    }
+    for (int t = 0; t < 4; t++)
+        for (int i = 0; i < 2; i++)
+            sums[i][t] = add_products(sums[i][t], dots[i][t], s + i, x + (size_t)t * (COLUMNS / 32));
 }
 
 /* As multiply_tile, of two tiles and a multiple of four tokens. */
@@ -66,10 +55,7 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const vo
             const struct q8_block *block = x + (size_t)t * (size_t)blocks + (size_t)at;
             f32x16 own[2][4]; /* stay in registers */
             for (int i = 0; i < 8; i++) own[i / 4][i % 4] = sums[i / 4][t + i % 4];
-            f32x16 parts[2][4];
-            for (int b = 0; b < count; b += UNIT_BLOCKS)
-#pragma GCC unroll 2
-                for (int i = 0; i < UNIT_BLOCKS; i++) multiply_blocks(w[b + i], s[b + i], block + b + i, i, parts, own);
+            for (int b = 0; b < count; b++) multiply_blocks(w[b], s[b], block + b, own);
             for (int i = 0; i < 8; i++) sums[i / 4][t + i % 4] = own[i / 4][i % 4];
         }
     }

@@ -13,51 +13,25 @@ INLINE void unpack_panel(const uint8_t *tile, int block, u8x64 w[PANEL_VECTORS],
     }
 }
 
-/* Dots of a panel with the blocks of a unit of its activations. */
-struct panel_dots {
-    i32x16 of[UNIT_BLOCKS][2][PANEL_TOKENS];
-};
-
-INLINE void dot_panel(u8x64 w[UNIT_BLOCKS][PANEL_VECTORS], const struct q8_block *x, size_t stride,
-                      struct panel_dots *dots)
-{
-#pragma GCC unroll 2
-    for (int i = 0; i < UNIT_BLOCKS; i++) multiply_panel(w[i], x[i].quants, stride, dots->of[i]);
-}
-
-/* Token t's sum and its products with the blocks of a unit: as multiply_block adds them. */
-INLINE f32x16 add_products(f32x16 sum, const struct panel_dots *dots, int t, const struct block_scales *s,
-                           const struct q8_block *x)
-{
-    f32x16 part = splat(0);
-#pragma GCC unroll 2
-    for (int i = 0; i < UNIT_BLOCKS; i++) {
-        i32x16 shifted[2];
-        for (int half = 0; half < 2; half++) shifted[half] = shift_lanes(dots->of[i][half][t], x[i].shifts[half]);
-        part = scale_dots(shifted, s + i, part, i == 0);
-        if (i == UNIT_BLOCKS - 1) sum = vector_fma(part, splat(x[i].unit), sum);
-        if (HAS_MINIMUM) sum = vector_fma(s[i].minimum[0], splat(x[i].scaled_sums[1]), sum);
-    }
-    return sum;
-}
-
-/* Adds the products of some blocks with a panel to its sums. One unit's dots are made while those of the one before are
- * scaled: tiles are computed beside vectors, and what they make takes the way over memory. Args: x: the first token's
- * first block. */
+/* Adds the products of some blocks with a panel to its sums. One block's dots are made while those of the one before are
+ * scaled: tiles have their own unit, and what it makes takes the way over memory. Args: x: the first token's first block. */
 INLINE void add_panel(u8x64 w[SPAN_BLOCKS][PANEL_VECTORS], const struct block_scales *s, int count,
                       const struct q8_block *x, f32x16 *sums)
 {
     const size_t stride = COLUMNS / 32 * sizeof *x;
-    struct panel_dots dots[2];
+    i32x16 dots[2][2][PANEL_TOKENS];
     f32x16 panel[PANEL_TOKENS]; /* stays in registers */
     for (int t = 0; t < PANEL_TOKENS; t++) panel[t] = sums[t];
-    dot_panel(w, x, stride, dots);
-    for (int b = 0; b < count; b += UNIT_BLOCKS) {
-        const int next = b + UNIT_BLOCKS, turn = b / UNIT_BLOCKS & 1;
-        if (next < count) dot_panel(w + next, x + next, stride, dots + !turn);
+    multiply_panel(w[0], x->quants, stride, dots[0]);
+    for (int b = 0; b < count; b++) {
+        if (b + 1 < count) multiply_panel(w[b + 1], x[b + 1].quants, stride, dots[(b + 1) & 1]);
 #pragma GCC unroll 16
-        for (int t = 0; t < PANEL_TOKENS; t++)
-            panel[t] = add_products(panel[t], dots + turn, t, s + b, x + b + (size_t)t * (COLUMNS / 32));
+        for (int t = 0; t < PANEL_TOKENS; t++) {
+            const struct q8_block *a = x + b + (size_t)t * (COLUMNS / 32);
+            i32x16 shifted[2];
+            for (int half = 0; half < 2; half++) shifted[half] = shift_lanes(dots[b & 1][half][t], a->shifts[half]);
+            panel[t] = add_products(panel[t], shifted, s + b, a);
+        }
     }
     for (int t = 0; t < PANEL_TOKENS; t++) sums[t] = panel[t];
 }

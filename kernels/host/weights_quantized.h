@@ -123,7 +123,6 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #define PAIRED_TILES (TILE_TOKENS > 8 && !HAS_PANELS)
 #define GROUP_TOKENS (HAS_PANELS ? PANEL_TOKENS : 8)
 #define SPAN_BLOCKS 8
-#define UNIT_BLOCKS (UNIT_COLUMNS / 32)
 
 INLINE void unpack_quants(const uint8_t *p, u8x64 w[8], const int lift)
 {
@@ -224,23 +223,21 @@ INLINE i32x16 begin_dot(const struct q8_block *x, int half, const int lift)
     return splat_int(lift == 128 ? x->sums[half] : (x->sums[half] >> 7) * lift);
 }
 
-/* Products in units, added to those before them in the unit. */
-INLINE f32x16 scale_dot(i32x16 dot, f32x16 scale, f32x16 part, const int is_first)
+/* A token's sums and its products with a block. Args: dots: of its halves, shifted. */
+INLINE f32x16 add_products(f32x16 sum, const i32x16 dots[2], const struct block_scales *s, const struct q8_block *x)
 {
-    return is_first ? to_f32(dot) * scale : vector_fma(to_f32(dot), scale, part);
+    f32x16 in_units;
+    if (NUM_SCALES == 2)
+        in_units = vector_fma(to_f32(dots[1]), s->scale[1], to_f32(dots[0]) * s->scale[0]);
+    else
+        in_units = to_f32(dots[0] + dots[1]) * s->scale[0];
+    sum = vector_fma(in_units, splat(x->unit), sum);
+    return HAS_MINIMUM ? vector_fma(s->minimum[0], splat(x->scaled_sums[1]), sum) : sum;
 }
 
-/* Those of a block. Args: dots: of its halves, shifted. */
-INLINE f32x16 scale_dots(const i32x16 dots[2], const struct block_scales *s, f32x16 part, const int is_first)
-{
-    if (NUM_SCALES == 1) return scale_dot(dots[0] + dots[1], s->scale[0], part, is_first);
-    return scale_dot(dots[1], s->scale[1], scale_dot(dots[0], s->scale[0], part, is_first), 0);
-}
-
-/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. Args: parts: those of a unit;
- * at: which of the unit's it is. */
+/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. */
 INLINE void multiply_block(const u8x64 unpacked[8], const struct block_scales *s, const struct q8_block *x,
-                           const int tokens, const int at, f32x16 *parts, f32x16 *sums)
+                           const int tokens, f32x16 *sums)
 {
     u8x64 w[8];
     for (int v = 0; v < 8; v++) {
@@ -257,9 +254,7 @@ INLINE void multiply_block(const u8x64 unpacked[8], const struct block_scales *s
             for (int v = 4 * half; v < 4 * half + 4; v++) dots[half] = DOT(dots[half], w[v], a->quants + 4 * v);
             dots[half] = shift_lanes(dots[half], a->shifts[half]);
         }
-        parts[t] = scale_dots(dots, s, parts[t], at == 0);
-        if (at == UNIT_BLOCKS - 1) sums[t] = vector_fma(parts[t], splat(a->unit), sums[t]);
-        if (HAS_MINIMUM) sums[t] = vector_fma(s->minimum[0], splat(a->scaled_sums[1]), sums[t]);
+        sums[t] = add_products(sums[t], dots, s, a);
     }
 }
 
@@ -276,26 +271,6 @@ INLINE void prefetch_after(const uint8_t *block)
 #include "weights_pairs.h"
 #endif
 
-/* Adds a tile's products to the sums of some tokens, a block unpacked at a time. */
-INLINE void multiply_alone(const uint8_t *tile, const struct q8_block *x, const int tokens, f32x16 *sums)
-{
-    f32x16 parts[8];
-    for (int first = 0; first < COLUMNS / 32; first += UNIT_BLOCKS) {
-#pragma GCC unroll 2
-        for (int i = 0; i < UNIT_BLOCKS; i++) {
-            const int block = first + i;
-            u8x64 w[8];
-            struct block_scales s;
-            /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again
-             * with each, as that of a superblock is anyway: Zen 4 reads 1.6 times as fast. */
-            if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(block & ~7));
-            if (tokens > 1) prefetch_after(tile + block_offset(block));
-            unpack_block(tile, block, w, &s, LIFT_OF(tokens));
-            multiply_block(w, &s, x + block, tokens, i, parts, sums);
-        }
-    }
-}
-
 /* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Column blocks in order,
  * one accumulator a row: the order of a sum depends neither on their number nor on `together`, the blocks that are
  * unpacked before they are multiplied: 1, or 8 that several groups share. */
@@ -311,25 +286,18 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
         return;
     }
 #endif
-    if (together == 1) {
-        multiply_alone(tile, x, tokens, sums);
-        return;
-    }
     for (int first = 0; first < blocks; first += together) {
         u8x64 w[SPAN_BLOCKS][8];
         struct block_scales s[SPAN_BLOCKS];
-        const int count = int_min(together, blocks - first);
-        for (int b = 0; b < count; b++) prefetch_after(tile + block_offset(first + b));
+        const int count = blocks % together ? int_min(together, blocks - first) : together;
+        /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again with
+         * each, as that of a superblock is anyway: Zen 4 reads 1.6 times as fast. */
+        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(first & ~7));
+        for (int b = 0; b < count && tokens > 1; b++) prefetch_after(tile + block_offset(first + b));
         for (int b = 0; b < count; b++) unpack_block(tile, first + b, w[b], s + b, LIFT_OF(tokens));
         for (int group = 0; group < groups; group++) {
             const struct q8_block *block = x + (size_t)(group * tokens) * (size_t)blocks + (size_t)first;
-            f32x16 parts[8], own[8]; /* stay in registers */
-            for (int t = 0; t < tokens; t++) own[t] = sums[group * tokens + t];
-            for (int b = 0; b < count; b += UNIT_BLOCKS)
-#pragma GCC unroll 2
-                for (int i = 0; i < UNIT_BLOCKS; i++)
-                    multiply_block(w[b + i], s + b + i, block + b + i, tokens, i, parts, own);
-            for (int t = 0; t < tokens; t++) sums[group * tokens + t] = own[t];
+            for (int b = 0; b < count; b++) multiply_block(w[b], s + b, block + b, tokens, sums + group * tokens);
         }
     }
 }

@@ -9,66 +9,54 @@ INLINE void unpack_scaled(const uint8_t *p, u8x64 w[8])
     const i32x16 lanes = { 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3 };
     const u8x64 rows = (u8x64)(lanes * 0x04040404);
     unpack_second(p + 16 * SCALE_BYTES, w);
-#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         const u8x64 products = (u8x64)((load_u8(p + 16 * half) & 15) * 0x03020100);
         for (int v = 4 * half; v < 4 * half + 4; v++) w[v] = look_up_rows(products, w[v] | rows);
     }
 }
 
-/* A block's products in units: 64 of at most 45 * 127, shifted, fit 32 bits. */
-INLINE i32x16 multiply_block(const u8x64 w[8], const struct q8_block *x)
-{
-    i32x16 dots[2];
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        dots[half] = splat_int(0);
-        for (int v = 4 * half; v < 4 * half + 4; v++) dots[half] = dot_unsigned(dots[half], w[v], x->quants + 4 * v);
-        dots[half] = shift_lanes(dots[half], x->shifts[half]);
-    }
-    return dots[0] + dots[1];
-}
-
-/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. Args: parts: those of a unit;
- * at: which of the unit's it is. */
-INLINE void add_block(const u8x64 w[8], const struct q8_block *x, const int tokens, const int at, i32x16 *parts,
-                      f32x16 *sums)
+/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. */
+INLINE void multiply_block(const u8x64 w[8], const struct q8_block *x, const int tokens, f32x16 *sums)
 {
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; t++) {
         const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
-        parts[t] = at ? parts[t] + multiply_block(w, a) : multiply_block(w, a);
-        if (at == UNIT_BLOCKS - 1) sums[t] = vector_fma(to_f32(parts[t]), splat(a->unit), sums[t]);
+        i32x16 dots[2];
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            dots[half] = splat_int(0);
+            for (int v = 4 * half; v < 4 * half + 4; v++)
+                dots[half] = dot_unsigned(dots[half], w[v], a->quants + 4 * v);
+            dots[half] = shift_lanes(dots[half], a->shifts[half]);
+        }
+        sums[t] = vector_fma(to_f32(dots[0] + dots[1]), splat(a->unit), sums[t]);
     }
 }
 
 /* The same of two tiles and four tokens, as in weights_pairs.h. */
-INLINE void add_blocks(const u8x64 w[8], const u8x64 v[8], const struct q8_block *x, const int at, i32x16 parts[2][4],
-                       f32x16 sums[2][4])
+INLINE void multiply_blocks(const u8x64 w[8], const u8x64 v[8], const struct q8_block *x, f32x16 *sums, f32x16 *others)
 {
-    i32x16 units[2][4];
+    i32x16 dots[2][4];
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
 #pragma GCC unroll 4
         for (int t = 0; t < 4; t++) {
             const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
-            i32x16 dots[2] = { splat_int(0), splat_int(0) };
+            i32x16 own[2] = { splat_int(0), splat_int(0) };
             for (int i = 4 * half; i < 4 * half + 4; i++) {
-                dots[0] = dot_unsigned(dots[0], w[i], a->quants + 4 * i);
-                dots[1] = dot_unsigned(dots[1], v[i], a->quants + 4 * i);
+                own[0] = dot_unsigned(own[0], w[i], a->quants + 4 * i);
+                own[1] = dot_unsigned(own[1], v[i], a->quants + 4 * i);
             }
             for (int i = 0; i < 2; i++) {
-                const i32x16 shifted = shift_lanes(dots[i], a->shifts[half]);
-                units[i][t] = half ? units[i][t] + shifted : shifted;
+                own[i] = shift_lanes(own[i], a->shifts[half]);
+                dots[i][t] = half ? dots[i][t] + own[i] : own[i];
             }
         }
     }
     for (int t = 0; t < 4; t++) {
-        for (int i = 0; i < 2; i++) {
-            parts[i][t] = at ? parts[i][t] + units[i][t] : units[i][t];
-            if (at == UNIT_BLOCKS - 1)
-                sums[i][t] = vector_fma(to_f32(parts[i][t]), splat(x[(size_t)t * (COLUMNS / 32)].unit), sums[i][t]);
-        }
+        const f32x16 unit = splat(x[(size_t)t * (COLUMNS / 32)].unit);
+        sums[t] = vector_fma(to_f32(dots[0][t]), unit, sums[t]);
+        others[t] = vector_fma(to_f32(dots[1][t]), unit, others[t]);
     }
 }
 
@@ -100,23 +88,21 @@ INLINE f32x16 multiply_one(const uint8_t *super, const struct q8_block *x, f32x1
 {
     const uint8_t *p = super + 16 * SUPER_SCALE_BYTES;
     f32x16 sum = splat(0), taken = splat(0);
-    i32x16 part = splat_int(0);
     for (int b = 0; b < SPAN_BLOCKS; b++, p += BLOCK_BYTES, x++) {
         u8x64 w[8];
         f32x16 minima[2];
+        i32x16 dots[2];
         unpack_second(p + 16 * SCALE_BYTES, w);
         unpack_minima(p, minima);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            i32x16 dot = splat_int(0);
-            for (int v = 4 * half; v < 4 * half + 4; v++) dot = dot_unsigned(dot, w[v], x->quants + 4 * v);
-            part += shift_lanes(dot * (load_u8(p + 16 * half) & 15), x->shifts[half]);
+            dots[half] = splat_int(0);
+            for (int v = 4 * half; v < 4 * half + 4; v++)
+                dots[half] = dot_unsigned(dots[half], w[v], x->quants + 4 * v);
+            dots[half] = shift_lanes(dots[half] * (load_u8(p + 16 * half) & 15), x->shifts[half]);
             taken = vector_fma(minima[half], splat(x->scaled_sums[half]), taken);
         }
-        if (b % UNIT_BLOCKS == UNIT_BLOCKS - 1) {
-            sum = vector_fma(to_f32(part), splat(x->unit), sum);
-            part = splat_int(0);
-        }
+        sum = vector_fma(to_f32(dots[0] + dots[1]), splat(x->unit), sum);
     }
     return vector_fma(taken, -load_f16(super + 32), vector_fma(sum, load_f16(super), sums));
 }
@@ -140,15 +126,11 @@ INLINE void multiply_tile(const uint8_t *tile, const void *activations, const in
         for (int group = 0; group < groups; group++) {
             const struct q8_block *block = x + (size_t)(group * tokens) * (COLUMNS / 32);
             f32x16 parts[8]; /* stay in registers */
-            i32x16 units[8];
             for (int t = 0; t < tokens; t++) parts[t] = splat(0);
-            for (int first = 0; first < SPAN_BLOCKS; first += UNIT_BLOCKS) {
-#pragma GCC unroll 2
-                for (int i = 0; i < UNIT_BLOCKS; i++) {
-                    const int b = first + i, at = together > 1 ? b : 0;
-                    if (together == 1) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[at]);
-                    add_block(w[at], block + b, tokens, i, units, parts);
-                }
+            for (int b = 0; b < SPAN_BLOCKS; b++) {
+                const int at = together > 1 ? b : 0;
+                if (together == 1) unpack_scaled(blocks + (size_t)b * BLOCK_BYTES, w[at]);
+                multiply_block(w[at], block + b, tokens, parts);
             }
             for (int t = 0; t < tokens; t++)
                 sums[group * tokens + t] = vector_fma(parts[t], scale, sums[group * tokens + t]);
@@ -202,11 +184,7 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const vo
         for (int t = 0; t < tokens; t += 4) {
             const struct q8_block *block = x + (size_t)t * (COLUMNS / 32);
             f32x16 parts[2][4] = { 0 }; /* stay in registers */
-            i32x16 units[2][4];
-            for (int from = 0; from < SPAN_BLOCKS; from += UNIT_BLOCKS)
-#pragma GCC unroll 2
-                for (int i = 0; i < UNIT_BLOCKS; i++)
-                    add_blocks(w[0][from + i], w[1][from + i], block + from + i, i, units, parts);
+            for (int b = 0; b < SPAN_BLOCKS; b++) multiply_blocks(w[0][b], w[1][b], block + b, parts[0], parts[1]);
             for (int i = 0; i < 4; i++) {
                 first_sums[t + i] = vector_fma(parts[0][i], scales[0], first_sums[t + i]);
                 second_sums[t + i] = vector_fma(parts[1][i], scales[1], second_sums[t + i]);

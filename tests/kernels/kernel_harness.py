@@ -111,10 +111,9 @@ def spec(template: str, **parameters: Parameter) -> KernelSpec:
     return KernelSpec(template, tuple(sorted(parameters.items())))
 
 
-def weight_parameters(ggml_type: str, columns: int, unit_columns: int = 32) -> dict[str, Parameter]:
-    """What kernels that read weights need beside their own, and where they read int8 the columns that share a unit."""
-    shared = {} if unit_columns == 32 or ggml_type in FLOAT_TYPES else {"unit_columns": unit_columns}
-    return {"columns": columns, "weight_type": ggml_type, **shared}
+def weight_parameters(ggml_type: str, columns: int) -> dict[str, Parameter]:
+    """What kernels that read weights need beside their own."""
+    return {"columns": columns, "weight_type": ggml_type}
 
 
 def attention_records(heads: int, value_dim: int, length: int) -> Float32:
@@ -352,27 +351,28 @@ def as_stored(x: Array, dtype: str) -> Array:
     return quants * np.repeat(scales.astype(np.float32), 32, axis=-1)
 
 
-def quantize_rows(x: Float32, unit_columns: int = 32) -> npt.NDArray[np.void]:
+def quantize_rows(x: Float32) -> npt.NDArray[np.void]:
     """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], as kernels/host/vector.h says, to the bit."""
-    halves = x.reshape(len(x), -1, unit_columns // 16, 16)
+    halves = x.reshape(len(x), -1, 2, 16)
     largest = np.abs(halves).max(axis=-1)
-    most = largest.max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
+    larger = np.arange(2) == (largest[..., 1] > largest[..., 0])[..., None]
+    most, other = largest.max(axis=-1), largest.min(axis=-1)
+    two, five = np.float32(2), np.float32(5)
+    with np.errstate(over="ignore", divide="ignore", under="ignore"):
+        most = np.where((most < two * other) & (two * most * most > five * other * other), two * other, most)
         inverse = np.where(most >= 2.0**-100, np.float32(127) / most, np.float32(0)).astype(np.float32)
-    (parts, exponents), (most_part, most_exponent) = np.frexp(largest), np.frexp(most)
-    halvings = np.minimum(most_exponent - exponents - (most_part < parts), MAX_SHIFT)
-    halvings = np.where(largest > 0, halvings, np.where(most > 0, MAX_SHIFT, 0)).astype(np.int32)
-    quants = np.rint(halves * (inverse * np.exp2(halvings).astype(np.float32))[..., None]).astype(np.int8)
-    shifts = MAX_SHIFT - halvings
+    (most_part, most_exponent), (part, exponent) = np.frexp(most), np.frexp(other)
+    halvings = np.minimum(most_exponent - exponent - (most_part < part), MAX_SHIFT)
+    halvings = np.where(other > 0, halvings, np.where(most > 0, MAX_SHIFT, 0)).astype(np.int32)
+    factors = inverse[..., None] * np.exp2(np.where(larger, 0, halvings[..., None])).astype(np.float32)
+    quants = np.rint(halves * factors[..., None]).astype(np.int8)
     sums = quants.sum(axis=-1, dtype=np.int32)
-    blocks = np.zeros((len(x), x.shape[1] // 32), Q8_BLOCK)
-    blocks["unit"] = np.repeat(
-        (most / np.float32(127) * np.float32(2.0**-MAX_SHIFT))[..., 0], unit_columns // 32, axis=1
-    )
-    blocks["shifts"], blocks["sums"] = shifts.reshape(*blocks.shape, 2), -128 * sums.reshape(*blocks.shape, 2)
-    in_units = (sums << shifts).reshape(*blocks.shape, 2).cumsum(axis=-1).astype(np.float32)
+    blocks = np.zeros(halves.shape[:2], Q8_BLOCK)
+    blocks["unit"] = most * np.float32(1 / 127) / np.exp2(halvings).astype(np.float32)
+    blocks["shifts"], blocks["sums"] = np.where(larger, halvings[..., None], 0), -128 * sums
+    in_units = (sums << blocks["shifts"]).cumsum(axis=-1).astype(np.float32)
     blocks["scaled_sums"] = blocks["unit"][..., None] * in_units
-    blocks["quants"] = quants.reshape(*blocks.shape, 32)
+    blocks["quants"] = quants.reshape(*halves.shape[:2], 32)
     return blocks
 
 

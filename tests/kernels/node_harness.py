@@ -92,35 +92,18 @@ class Case:
             )
             operation.hip(gpu, self.node)
             return gpu
-        buffers = assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCK_BYTES)
-        host = HostPlanner(graph, TARGETS["host"], buffers, _KV, 64, self.together())
+        host = HostPlanner(
+            graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCK_BYTES), _KV, 64
+        )
         operation.host(host, self.node)
         return host
-
-    def together(self) -> dict[str, int]:
-        """Columns of int8 values that come together: as the node makes or reads them, whoever else does."""
-        quantized = {value.name for value in self.values if value.dtype == "q8"}
-        columns = {value.name: value.columns for value in self.values}
-        read = {name: self.numbers(self.node.weights[0]).shape[-1] for name in quantized & {*self.node.inputs}}
-        made = {self.node.output: self.node.integer("group", columns[self.node.output])}
-        return {**read, **{name: number for name, number in made.items() if name in quantized}}
-
-    def unit_columns(self, value: str) -> int:
-        """Columns of an int8 value that share a unit on the host."""
-        return 32 if self.together().get(value, 32) % 64 else 64
-
-    def quantized(self, place: str, value: str, rows: Float32) -> Array:
-        """Rows of an int8 value as the kernels of a place read and write them."""
-        if place in LEVELS:
-            return kernel_harness.quantize_rows(rows, self.unit_columns(value))
-        return hip_harness.q8_rows(rows)
 
     def read(self, place: str, value: str) -> Float64:
         """An input as the kernels of a place have it."""
         rows = self.inputs[value]
         if next(one for one in self.values if one.name == value).dtype != "q8":
             return rows.astype(np.float64)
-        blocks = self.quantized(place, value, rows)
+        blocks = quantized(place, rows)
         return kernel_harness.q8_values(blocks) if place in LEVELS else hip_harness.q8_values(blocks)
 
     def packed(self, tensor: PackedTensor) -> Array:
@@ -135,6 +118,11 @@ class Case:
             gate, up = (pack(part, ggml_type, columns) for part in rows)
             return interleave(gate, up)
         return pack(np.concatenate(rows), ggml_type, columns)
+
+
+def quantized(place: str, rows: Float32) -> Array:
+    """Rows as int8 blocks, as the kernels of a place read and write them."""
+    return kernel_harness.quantize_rows(rows) if place in LEVELS else hip_harness.q8_rows(rows)
 
 
 class Places:
@@ -187,7 +175,7 @@ class Places:
         behind = 0 if place in LEVELS else 64  # the arena has rows there, of anything
         blocks: Array = given
         if value.dtype == "q8":
-            blocks = case.quantized(place, value.name, given)
+            blocks = quantized(place, given)
         out = np.zeros((len(blocks) + behind, *blocks.shape[1:]), blocks.dtype)  # here of what would show
         if value.dtype == "q8":
             out["unit" if place in LEVELS else "scales"] = np.nan

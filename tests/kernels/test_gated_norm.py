@@ -105,7 +105,7 @@ def test_int8_blocks_are_those_of_the_same_floats(places: Places, place: str, na
     values = hip_harness.q8_values(found) if place in ARCHES else kernel_harness.q8_values(found)
     steps = np.abs(one.meaning()).reshape(TOKENS, -1, 16).max(2) / 127
     if place not in ARCHES:
-        steps = 2 * steps + steps.max() / 2**MAX_SHIFT  # of a unit times a power of 2
+        steps = 2 * steps + steps.max() / 2**MAX_SHIFT  # powers of 2 of a block's unit
     assert (np.abs(values - one.meaning()).reshape(TOKENS, -1, 16) <= 0.501 * steps[..., None]).all()
 
 

@@ -50,12 +50,8 @@ GATED = ("Q8_0", "Q4_K", "Q6_K")
 
 
 def columns(kind: str) -> int:
-    """A span of blocks, and where blocks are of 32 columns a rest: of one, that has a unit of its own, or of two."""
-    return {"Q8_0": 288, "Q4_1": 288, "Q4_0": 320, "Q5_0": 320, "Q5_1": 320, "MXFP4": 320}.get(kind, 512)
-
-
-def unit(kind: str) -> int:
-    return 32 if columns(kind) % 64 else 64
+    """A span of blocks, and where blocks are of 32 columns a rest of one."""
+    return 288 if kind in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4") else 512
 
 
 def matmul(kind: str) -> KernelSpec:
@@ -64,13 +60,13 @@ def matmul(kind: str) -> KernelSpec:
         **{"rows": ROWS, "out_stride": STRIDE, "out_offset": OFFSET, "has_bias": True, "accumulate": True},
         at_logits_rows=False,
         activation_bytes=activation_bytes(kind, columns(kind)),
-        **weight_parameters(kind, columns(kind), unit(kind)),
+        **weight_parameters(kind, columns(kind)),
     )
 
 
 def gate_up(kind: str) -> KernelSpec:
     n_bytes = activation_bytes(kind, 256)
-    parameters = weight_parameters(kind, 256, 64)
+    parameters = weight_parameters(kind, 256)
     return spec("gate_up", rows=96, out_q8=True, activation="silu", activation_bytes=n_bytes, **parameters)
 
 
@@ -117,12 +113,12 @@ def skip_missing(built: tuple[Kernels, Kernels], kernel: KernelSpec) -> None:
         pytest.skip("at the best level alone")
 
 
-def activations(random: np.random.Generator, tokens: int, count: int, unit_columns: int) -> Array:
+def activations(random: np.random.Generator, tokens: int, count: int) -> Array:
     """Rows as int8 blocks; some are zeros, and of some the largest quants are many."""
     x = random.normal(0, 1, (tokens, count)).astype(np.float32)
     x[::7] = np.sign(x[::7])
     x[3, :40] = 0
-    return quantize_rows(x, unit_columns)
+    return quantize_rows(x)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,8 +128,7 @@ def test_products_have_the_bits_of_others(kind: str, built: tuple[Kernels, Kerne
     weights = pack_rows(random_rows(random, kind, ROWS, count), kind, count)
     bias = random.normal(0, 1, ROWS).astype(np.float32)
     for tokens in TOKENS:
-        x = activations(random, tokens, count, unit(kind))
-        before = random.normal(0, 1, (tokens, STRIDE)).astype(np.float32)
+        x, before = activations(random, tokens, count), random.normal(0, 1, (tokens, STRIDE)).astype(np.float32)
         found = []
         for kernels in built:
             out, memory = guarded((tokens, STRIDE), np.float32)
@@ -152,7 +147,7 @@ def test_gates_have_the_bits_of_others(kind: str, built: tuple[Kernels, Kernels]
     gate, up = (random_rows(random, kind, 96, 256) for _ in range(2))
     weights = pack_rows(interleave_pairs(gate, up), kind, 256)
     for tokens in TOKENS:
-        x, found = activations(random, tokens, 256, 64), []
+        x, found = activations(random, tokens, 256), []
         for kernels in built:
             out, memory = guarded((tokens, 3), Q8_BLOCK)
             kernels.run(gate_up(kind), Step(tokens), weights, x, out)
@@ -165,8 +160,8 @@ def test_infinite_and_undefined_activations_too(built: tuple[Kernels, Kernels]) 
     random = np.random.default_rng(5)
     weights = pack_rows(random_rows(random, "Q6_K", ROWS, 512), "Q6_K", 512)
     x = random.normal(0, 1, (16, 512)).astype(np.float32)
-    blocks = quantize_rows(x, 64)
-    blocks["unit"][3, 2:4], blocks["unit"][5, 4:6] = np.inf, np.nan
+    blocks = quantize_rows(x)
+    blocks["unit"][3, 1], blocks["unit"][5, 2] = np.inf, np.nan
     found = []
     for kernels in built:
         out = np.zeros((16, STRIDE), np.float32)

@@ -204,7 +204,7 @@ def host_spec(name: str) -> KernelSpec:
     values = {one: Value(one, "T", FORMS[name].columns) for one in "xy"}
     graph = Graph((Node("embedding", (), "x", ("source",)), c.node), values, table)
     kv = KvLayout(1, 1, 32, 16, FORMS[name].kv_dtype)
-    planner = HostPlanner(graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], Q8_BLOCK_BYTES), kv, 32, {})
+    planner = HostPlanner(graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], Q8_BLOCK_BYTES), kv, 32)
     OPERATIONS["rope_kv"].host(planner, c.node)
     return planner.kernels[planner.launches[0].kernel]
 

@@ -84,8 +84,7 @@ def test_F76_logits_that_are_not_finite_are_refused(logit: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "noises,tolerance",
-    [((), 1.0), ((0.1, 0.2), 1.0), ((0.2, 0.2), 1.0), ((0.3, 0.4), 1.8), ((0.6,), 3.0)],
+    "noises,tolerance", [((), 1.0), ((0.1, 0.2), 1.0), ((0.2, 0.2), 1.0), ((0.3, 0.4), 1.8), ((1.0,), 5.0)]
 )
 def test_the_tolerance_follows_from_what_roundings_change(
     noises: tuple[float, ...], tolerance: float, caplog: pytest.LogCaptureFixture
@@ -94,4 +93,4 @@ def test_the_tolerance_follows_from_what_roundings_change(
     records: list[dict[str, object]] = [{"top": [], "noise": noise} for noise in noises] or [{"top": []}]
     assert take_tolerance(records, Path("m.gguf")) == tolerance
     assert all(record == {"top": []} for record in records)
-    assert bool(caplog.records) == (tolerance > 2)
+    assert bool(caplog.records) == (tolerance > 1)

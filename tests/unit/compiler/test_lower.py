@@ -11,8 +11,8 @@ import pytest
 from rocmforge.artifacts.arguments import argument_text
 from rocmforge.artifacts.errors import UsageError
 from rocmforge.compiler.architectures import build_graph
-from rocmforge.compiler.graph import Graph, Node, Value, Weight
-from rocmforge.compiler.lower import columns_together, make_plan
+from rocmforge.compiler.graph import Graph
+from rocmforge.compiler.lower import make_plan
 from rocmforge.compiler.lower_hip import num_slices
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.passes import run_passes
@@ -108,44 +108,6 @@ def test_waves_share_columns_where_there_are_few_rows(
     rows: int, columns: int, unit: int, most: int, slices: int
 ) -> None:
     assert num_slices(rows, columns, unit, most) == slices
-
-
-def parameters(plan: Plan, template: str) -> list[dict[str, object]]:
-    return [dict(kernel.parameters) for kernel in plan.kernels if kernel.template == template]
-
-
-def test_64_activations_share_a_unit_on_the_host_where_all_have_them_together() -> None:
-    """Who makes a value and who reads it are told the same."""
-    config = replace(BASE, num_layers=1, hidden_size=128, num_heads=4, num_kv_heads=4, intermediate_size=192)
-    for head_dim, intermediate_size, of_attention, of_gate in ((64, 192, 64, 64), (32, 192, 32, 64), (64, 96, 64, 32)):
-        one = replace(config, head_dim=head_dim, rope_dim=8, intermediate_size=intermediate_size)
-        plan = make_plan(small(one, "one-type"), TARGETS["host"], 16)
-        (attention,), (gate,) = parameters(plan, "attention"), parameters(plan, "gate_up")
-        read = {
-            (made["columns"], made.get("unit_columns", 32))
-            for made in parameters(plan, "matmul")
-            if made["rows"] == 128
-        }
-        assert (attention["out_q8"], attention.get("out_unit_columns", 32)) == (True, of_attention)
-        assert (gate["unit_columns"], gate.get("out_unit_columns", 32)) == (64, of_gate)
-        assert {(4 * head_dim, of_attention), (intermediate_size, of_gate)} <= read
-        assert all(norm["out_unit_columns"] == 64 for norm in parameters(plan, "norm") if norm["out_q8"])
-        for arch in ("gfx1100", "gfx942"):
-            on_gpu = make_plan(small(one, "one-type"), TARGETS[arch], 16)
-            assert not any("unit_columns" in name for kernel in on_gpu.kernels for name, _ in kernel.parameters)
-
-
-def test_rows_of_experts_bound_a_unit_too() -> None:
-    """A token's rows for its experts lie side by side, as one value."""
-    weights = {"w": Weight("w", (4 * 16, 96), "Q4_0")}
-    nodes = (
-        Node("quantize", ("x",), "x.q8"),
-        Node("expert_linear", ("x.q8", "r"), "y", ("w",), {"experts": 4, "used": 2, "out_offset": 0, "each": True}),
-    )
-    columns = {"x": 192, "r": 4, "y": 32}
-    values = {name: Value(name, "T", count) for name, count in columns.items()}
-    values["x.q8"] = Value("x.q8", "T", 192, "q8")
-    assert columns_together(Graph(nodes, values, weights)) == {"x.q8": 96}
 
 
 @pytest.mark.parametrize(
