@@ -62,7 +62,7 @@ def test_structured_output(server: Server) -> None:
     answer = make_chat(server, num_predict=60).with_structured_output(schema, method="json_schema").invoke(QUESTION)
     assert isinstance(answer, dict)
     assert list(answer) == ["city"]
-    text = make_chat(server, num_predict=200, format="json", seed=1).invoke("An object with one key, a.").content
+    text = make_chat(server, num_predict=200, format="json", seed=1).invoke('Say {"a": 1} and nothing more.').content
     assert isinstance(json.loads(str(text)), dict)
 
 
