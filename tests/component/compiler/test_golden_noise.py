@@ -32,7 +32,9 @@ def test_noise_is_measured_and_leaves_the_weights_alone(tmp_path: Path, build_ca
     with building_levels(("portable",)):
         compile_model(CompileOptions(model, tmp_path / "model.rfb"), build_cache, Silent(), maker)
     assert made[0] == made[1]
-    assert all(0 < float(str(record["noise"])) < 0.2 for record in made[0])
+    noises = [float(str(record["noise"])) for record in made[0]]
+    assert max(noises) > 0  # of one prompt the nudge may change nothing
+    assert all(0 <= noise < 0.2 for noise in noises)
     with open_bundle(tmp_path / "model.rfb") as bundle:
         assert all("noise" not in record for record in bundle.manifest.golden)
         assert {target.golden_tolerance for target in bundle.manifest.targets} == {1.0}
