@@ -358,13 +358,16 @@ def test_quantize_is_exactly_what_its_header_says(built: Built, level: str) -> N
     assert (np.abs(q8_values(out) - x) <= tolerance).all()
 
 
-def test_blocks_round_away_the_least_that_powers_of_two_allow() -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_blocks_round_away_the_least_that_powers_of_two_allow(built: Built, level: str) -> None:
     """Either half may have its own 127 steps, the other then 127 to 64: the sum of both squares decides, but where the
     larger half is more than twice the other, where little depends on it."""
-    for ratio in np.linspace(1.01, 1.99, 50):
-        x = np.ones((1, 32), np.float32)
-        x[0, :16] = ratio
-        block = quantize_rows(x)[0, 0]
+    ratios = np.linspace(1.01, 1.99, 50)
+    x = np.ones((50, 96), np.float32)
+    x[:, :16] = ratios[:, None]
+    out, _ = guarded((50, 3), Q8_BLOCK)
+    built(level).run(QUANTIZE, Step(50), x, out)
+    for ratio, block in zip(ratios, out[:, 0], strict=True):
         steps = block["unit"] * 127 * 2.0 ** block["shifts"]
         choices = ((ratio, ratio), (2.0, 1.0))
         best = min(choices, key=lambda one: one[0] ** 2 + one[1] ** 2)
