@@ -22,6 +22,7 @@ from typing import Final
 from ..artifacts.cache_dir import default_cache_dir
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RocmforgeError, os_problem
+from ..artifacts.locked import open_locked
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES
 from .reference import Reference
 
@@ -62,15 +63,9 @@ class Cache:
             RocmforgeError: the cache cannot be written.
         """
         try:
-            while True:
-                bundle.parent.mkdir(parents=True, exist_ok=True)
-                place = bundle.parent / _IN_USE
-                fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                fcntl.flock(fd, fcntl.LOCK_SH)
-                if os.path.exists(place) and os.path.samestat(os.fstat(fd), os.stat(place)):
-                    os.utime(fd)
-                    return fd
-                os.close(fd)  # it was being removed
+            fd = open_locked(bundle.parent / _IN_USE, fcntl.LOCK_SH)  # anew where it was being removed
+            os.utime(fd)
+            return fd
         except OSError as error:
             raise RocmforgeError(f"cannot write {os_problem(error)}") from error
 

@@ -6,7 +6,6 @@ Source of the requests: https://github.com/opencontainers/distribution-spec/blob
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from ..artifacts.errors import BundleError, RocmforgeError, os_problem, printable
+from ..artifacts.locked import is_at, open_locked
 from .artifact import Descriptor
 from .client import Client
 from .errors import RegistryError
@@ -44,34 +44,17 @@ def locked(path: Path) -> Iterator[BinaryIO]:
         RocmforgeError: it cannot be written.
     """
     try:
-        file = _open_locked(path)
+        file = os.fdopen(open_locked(path), "r+b")
     except OSError as error:
         raise RocmforgeError(f"cannot write {os_problem(error)}") from error
     try:
         yield file
     finally:
         with contextlib.suppress(OSError):  # of a full disk, which has been told of
-            found = os.fstat(file.fileno())
-            if not found.st_size and os.path.samestat(found, os.stat(path)):
+            if not os.fstat(file.fileno()).st_size and is_at(file.fileno(), path):
                 path.unlink()
         with contextlib.suppress(OSError):
             file.close()
-
-
-def _open_locked(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        file = os.fdopen(fd, "r+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever had it before may have finished with it, and moved it away.
-            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()
 
 
 def download(client: Client, blob: Descriptor, file: BinaryIO, progress: Progress, near: Path | None = None) -> None:
