@@ -26,6 +26,7 @@ from .bundle import Bundle, check_replaceable, open_bundle
 from .bundle_files import PAGE_BYTES
 from .checker import Checker
 from .errors import BundleError, RocmforgeError, UsageError, printable
+from .locked import is_at
 from .manifest import MANIFEST_NAME, Manifest, check_file_name, decode_manifest, encode_manifest, oldest_version
 from .manifest_entries import FileEntry
 
@@ -287,7 +288,7 @@ def _make_staging(goal: Path) -> tuple[Path, int]:
             with contextlib.suppress(FileNotFoundError):
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 _lock(fd, fcntl.LOCK_EX)
-                if os.path.samestat(os.stat(path), os.fstat(fd)):
+                if is_at(fd, path):
                     return path, fd
         except BaseException:
             _remove(path)
