@@ -1,12 +1,14 @@
 """`dataclass` with the standard library's meaning, whose frozen classes are made in a fifth of the time.
 
 `rfc run` makes more than a hundred such classes before its first token. The standard library compiles six methods for
-each, which is a fifth of the start; here `__init__` alone is compiled, and the others are closures.
+each, which is a fifth of the start; here `__init__` alone is compiled, when a class has its first instance, which most
+never have, and the others are closures.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -32,7 +34,7 @@ def _frozen(cls: type, eq: bool, kw_only: bool) -> type:
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
     fields = dataclasses.fields(made)
     methods = {
-        "__init__": _init(made, fields),
+        "__init__": _late_init(made),
         "__repr__": _repr([field.name for field in fields if field.repr]),
         **(_comparisons([field.name for field in fields if field.compare]) if eq else {}),
         **_copies([field.name for field in fields]),
@@ -42,13 +44,42 @@ def _frozen(cls: type, eq: bool, kw_only: bool) -> type:
         if own.get(name) is None:  # a class with an __eq__ of its own has None for a hash
             method.__qualname__ = f"{cls.__qualname__}.{name}"
             setattr(made, name, method)
+    if "__init__" not in own:
+        made.__signature__ = _Signature(made)
     made.__setattr__, made.__delattr__ = _set, _delete
     result: type = made
     return result
 
 
-def _init(made: type, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
+def _late_init(made: Any) -> Callable[..., None]:
+    """Return an `__init__` that puts the compiled one in its place when it is first called."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init = _init(made)
+        init.__qualname__ = f"{made.__qualname__}.__init__"
+        made.__init__ = init
+        init(self, *args, **kwargs)
+
+    return __init__
+
+
+class _Signature:
+    """A class's signature as `inspect` asks for it, which an `__init__` that is yet to be compiled does not tell."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+
+    def __get__(self, instance: object, owner: Any) -> inspect.Signature:
+        if instance is not None:  # which has another where it can be called
+            raise AttributeError("__signature__")
+        init = _init(self._made) if owner.__init__ is self._made.__init__ else owner.__init__
+        _, *others = inspect.signature(init).parameters.values()
+        return inspect.Signature(others)
+
+
+def _init(made: type) -> Callable[..., None]:
     """Compile the method that sets each slot to an argument, a default or what a factory makes."""
+    fields = dataclasses.fields(made)
     values: dict[str, Any] = {"missing": dataclasses.MISSING}
     places: list[str] = []
     named: list[str] = []

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RequestError, os_problem, printable
-from ..artifacts.vision import Vision
-from ..runtime.engine.picture_prompt import picture_prompt
-from ..runtime.engine.pictures import PlacedPicture
-from ..runtime.pictures.read import GivenImage, read_images
+
+if TYPE_CHECKING:
+    from ..artifacts.vision import Vision
+    from ..runtime.engine.pictures import PlacedPicture
+    from ..runtime.pictures.read import GivenImage
+
+# ruff: noqa: PLC0415 - what reads images is imported where there are some
 
 Image = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -38,6 +42,8 @@ def given_images(images: object, name: str) -> list[GivenImage]:
     """
     if not isinstance(images, Sequence) or isinstance(images, bytes | str):
         raise RequestError(name, f"expected a list of paths or bytes, found {printable(repr(images), 60)}")
+    from ..runtime.pictures.read import GivenImage
+
     return [GivenImage(_bytes(one, f"{name}[{index}]"), f"{name}[{index}]") for index, one in enumerate(images)]
 
 
@@ -64,4 +70,7 @@ def seen_prompt(
         if images:
             raise RequestError(images[0].name, "the model reads text alone")
         return SeenPrompt(tuple(encode(text, True)), ())
+    from ..runtime.engine.picture_prompt import picture_prompt
+    from ..runtime.pictures.read import read_images
+
     return SeenPrompt(*picture_prompt(text, read_images(images, vision), vision, encode))

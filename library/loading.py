@@ -8,17 +8,18 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from ..artifacts.bundle import open_bundle
+from ..artifacts.bundle import Bundle, open_bundle
 from ..artifacts.merge_table import MERGES_NAME
-from ..artifacts.vision import VISION_PART
 from ..runtime.device.load import DeviceOptions, Report
 from ..runtime.engine.engine import EngineLimits
 from ..runtime.engine.lifecycle import EngineMetrics, NoMetrics
 from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer, rerank_template
-from ..runtime.pictures.encode import vision_of
 from .model import Model
+
+if TYPE_CHECKING:
+    from ..artifacts.vision import Vision
 
 log = logging.getLogger(__name__)
 
@@ -68,5 +69,15 @@ def load(
         engine = load_engine(opening, options, tokenizer, cast(EngineMetrics, NoMetrics()), report, draft=drafting)
         opened.callback(engine.stop, 0.0)
         engine.start()
-        vision = vision_of(opening) if VISION_PART in opening.manifest.parts else None
-        return Model(engine, tokenizer, template, opened.pop_all(), rerank_template(opening), vision)
+        return Model(engine, tokenizer, template, opened.pop_all(), rerank_template(opening), _vision_of(opening))
+
+
+def _vision_of(bundle: Bundle) -> Vision | None:
+    """What is to be known of the eyes of a bundle's model; None where it has none."""
+    if not bundle.manifest.parts:
+        return None
+    # ruff: noqa: PLC0415 - few models see
+    from ..artifacts.vision import VISION_PART
+    from ..runtime.pictures.encode import vision_of
+
+    return vision_of(bundle) if VISION_PART in bundle.manifest.parts else None

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifacts.errors import RequestError, printable
-from ..artifacts.vision import Vision
 from ..runtime.engine.embeddings import EmbeddingRequest, Pooling
 from ..runtime.engine.engine import Engine
 from ..runtime.engine.generation import (
@@ -24,20 +23,20 @@ from ..runtime.engine.generation import (
     TokenEvent,
 )
 from ..runtime.text.chat import ChatTemplate
-from ..runtime.text.constraints import ConstraintCompiler
-from ..runtime.text.rerank import rerank_ids
 from ..runtime.text.tokenizer import Tokenizer
 from .adapters import Adapters, scales_of
 from .answers import ChatAnswer, ChatPiece, Completion, Piece, Score
 from .events import check_event, completion_of, reason_of
 from .images import Image, SeenPrompt, given_images, seen_prompt
-from .params import GenerationParams, check_params, compiled_constraint, request_of
+from .params import GenerationParams, check_params, request_of
 
 if TYPE_CHECKING:
+    from ..artifacts.vision import Vision
     from ..runtime.text.answer_format import AnswerFormat
+    from ..runtime.text.constraints import ConstraintCompiler
     from .chat import ChatPrompt, Message, ToolChoice, Tools
 
-# ruff: noqa: PLC0415 - what only chats need is imported when one begins: 10 ms of the start
+# ruff: noqa: PLC0415 - what only chats, constraints and rankings need is imported with the first: 11 ms of the start
 
 Float32 = npt.NDArray[np.float32]
 Prompt = str | tuple[int, ...] | SeenPrompt
@@ -77,7 +76,12 @@ class Model:
         self._opened = opened
         self._rerank_template = rerank_template
         self._vision = vision
-        self._constraints = ConstraintCompiler(tokenizer)
+
+    @functools.cached_property
+    def _constraints(self) -> ConstraintCompiler:
+        from ..runtime.text.constraints import ConstraintCompiler
+
+        return ConstraintCompiler(self._tokenizer)
 
     @functools.cached_property
     def _answers(self) -> AnswerFormat:
@@ -308,6 +312,8 @@ class Model:
             query: text.
             documents: texts, in any order.
         """
+        from ..runtime.text.rerank import rerank_ids
+
         prompts = [rerank_ids(self._tokenizer, self._rerank_template, query, document) for document in documents]
         return [float(scores[0]) for scores in self._vectors([EmbeddingRequest(p, None, rank=True) for p in prompts])]
 
@@ -388,7 +394,7 @@ class Model:
                 request_of(
                     self._token_ids(prompt, "prompt"),
                     params,
-                    compiled_constraint(spec, self._constraints),
+                    None if spec is None else self._constraints.compile(spec),
                     self.max_context,
                     scales,
                 ),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RequestError, printable
 from ..artifacts.sampling import PARAMETERS, values_of
 from ..runtime.engine.embeddings import AdapterScales
 from ..runtime.engine.generation import Constraint, GenerationRequest, SamplingParams
-from ..runtime.text.constraints import ConstraintCompiler, ConstraintSpec
+
+if TYPE_CHECKING:
+    from ..runtime.text.constraints import ConstraintSpec, Kind
 
 _MAX_SEED: Final = 2**64 - 1
 
@@ -48,16 +50,16 @@ class GenerationParams(SamplingParams):
         Raises:
             RequestError: there is more than one.
         """
-        found = []
-        if self.json_schema is not None:
-            found.append(ConstraintSpec("json_schema", self.json_schema, "json_schema"))
-        if self.regex is not None:
-            found.append(ConstraintSpec("regex", self.regex, "regex"))
-        if self.grammar is not None:
-            found.append(ConstraintSpec("grammar", self.grammar, "grammar"))
-        if len(found) > 1:
-            raise RequestError(found[1].parameter, f"expected no other constraint beside {found[0].parameter}")
-        return found[0] if found else None
+        known: dict[Kind, Any] = {"json_schema": self.json_schema, "regex": self.regex, "grammar": self.grammar}
+        found = [(kind, value) for kind, value in known.items() if value is not None]
+        if not found:
+            return None
+        (kind, value), *others = found
+        if others:
+            raise RequestError(others[0][0], f"expected no other constraint beside {kind}")
+        from ..runtime.text.constraints import ConstraintSpec  # noqa: PLC0415 - few texts are held to something
+
+        return ConstraintSpec(kind, value, kind)
 
 
 def params_of(sampling: SamplingParams, max_tokens: int | None = None) -> GenerationParams:
@@ -122,12 +124,3 @@ def _check_number(name: str, value: object, low: float, high: float, whole: bool
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
         kind = "an integer" if whole else "a number"
         raise RequestError(name, f"expected {kind} from {low} to {high}, found {printable(repr(value))}")
-
-
-def compiled_constraint(spec: ConstraintSpec | None, compiler: ConstraintCompiler) -> Constraint | None:
-    """What holds the text to it, at the beginning of the text.
-
-    Raises:
-        RequestError: it is wrong, or beyond the limits.
-    """
-    return None if spec is None else compiler.compile(spec)

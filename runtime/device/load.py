@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.dataclass import dataclass
@@ -19,24 +19,34 @@ from ...artifacts.processors import read_processors
 from ...artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
 from .golden import check_shortest
-from .hip.api import HipApi, load_hip, runtime_version
-from .hip.open_program import open_program
 from .hip.placement import WeightPlaces
-from .hip.program import HipProgram
-from .hip.select import GpuDevice, asked_device, bundle_arches, choose_device, find_devices
 from .host import HostProgram, choose_variant, load_host_program
 from .memory import KvSize, available_memory, check_memory, describe_slots, host_state_slots, kv_blocks
 from .threads import SpeedMemory, choose_threads, try_more
 
+if TYPE_CHECKING:
+    from .hip.api import HipApi
+    from .hip.program import HipProgram
+    from .hip.select import GpuDevice
+
+# ruff: noqa: PLC0415 - what drives GPUs is imported where one is looked for: 8 ms, which a start on the CPU is spared
+
 log = logging.getLogger(__name__)
 
 Report = Callable[[str], object]
-EmulatorMaker = Callable[[str], HipApi]
+EmulatorMaker = Callable[[str], "HipApi"]
 """Makes an emulated GPU of an arch; raises a `RocmforgeError` where it cannot."""
 
 DEVICE_FORMS: Final = "auto, host, hip, hip:INDEX (or an arch, or a PCI address), emulated, emulated:ARCH"
 _KINDS: Final = ("auto", "host", "hip", "emulated")
 _UPLOAD_REPORTED_BYTES: Final = 1 << 30
+
+
+def load_hip() -> HipApi:
+    """Find HIP on this machine; see `hip.api.load_hip`."""
+    from .hip.api import load_hip as find
+
+    return find()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +117,8 @@ def load_program(bundle: Bundle, options: DeviceOptions, kv: KvSize, report: Rep
                 raise
             report(f"no GPU is used: {error}")
         else:
+            from .hip.open_program import open_program
+
             # From here on nothing falls back: a model that does not fit the GPU is not meant for the CPU.
             where = bundle, api, device, target
             program = open_program(*where, kv, report, _UploadReport(report), options.graphs, options.places)
@@ -158,6 +170,9 @@ def _tried(program: HipProgram) -> HipProgram:
 def _find_gpu(
     bundle: Bundle, options: DeviceOptions, which: str | None, report: Report
 ) -> tuple[HipApi, GpuDevice, TargetEntry]:
+    from .hip.api import runtime_version
+    from .hip.select import asked_device, choose_device, find_devices
+
     try:
         api = options.load_hip()
         devices = find_devices(api, options.nodes)
@@ -168,6 +183,8 @@ def _find_gpu(
 
 
 def _arches(bundle: Bundle) -> str:
+    from .hip.select import bundle_arches
+
     return bundle_arches(bundle.manifest.targets)
 
 
@@ -184,6 +201,10 @@ def load_target(bundle: Bundle, target: TargetEntry, options: DeviceOptions, kv:
         return None
     if kind == "emulated":
         return _load_emulated(bundle, options, [target], which, kv, log.info)
+    from .hip.api import runtime_version
+    from .hip.open_program import open_program
+    from .hip.select import asked_device, choose_device, find_devices
+
     api = options.load_hip()
     found, version = find_devices(api, options.nodes), runtime_version(api)
     device, _ = choose_device(found, [target], which or asked_device(), version=version)
@@ -221,6 +242,9 @@ def _load_emulated(
     """Load the first of the targets that the emulator has a GPU for, or the one of an arch."""
     if options.emulator is None:
         raise DeviceError("--device emulated: this program was started without an emulator")
+    from .hip.open_program import open_program
+    from .hip.select import GpuDevice
+
     wanted = [target for target in targets if which in {None, target.arch}]
     problem = f"the bundle has no code for {printable(which) if which else 'a GPU'}"
     for target in wanted:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ...artifacts.errors import RequestError, printable
 from ...artifacts.layout import Layout
-from ...artifacts.vision import Vision
 from .embeddings import AdapterScales, EmbeddingRequest
 from .generation import GenerationRequest
 from .kv_cache import BlockPool
+
+if TYPE_CHECKING:
+    from ...artifacts.vision import Vision
 
 MAX_SCALE: Final = 1e6
 """Of an adapter, either way: nothing sensible is near it, and no product with it leaves float32 by itself."""

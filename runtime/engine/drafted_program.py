@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..device.batch import Batch, DeviceFacts, Float32, Int32, Program, close_program
-from .draft_model import DraftModel
 from .drafts import DraftPolicy
 from .scheduler import Chunk
+
+if TYPE_CHECKING:
+    from .draft_model import DraftModel
 
 
 class DraftedProgram:

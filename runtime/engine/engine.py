@@ -6,12 +6,12 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import EngineBusyError, RequestError
 from ...artifacts.layout import Layout
 from ..device.batch import Program, close_program
-from ..device.head import EmbeddingHead
 from ..device.token_masks import TokenMasks
 from ..text.tokenizer import Tokenizer
 from .checks import check_embedding, check_generation, check_pictures, too_long
@@ -21,8 +21,6 @@ from .embeddings import EmbeddingRequest
 from .generation import EngineStats, GenerationRequest, Inbox
 from .kv_cache import BlockPool
 from .lifecycle import EngineMetrics, Lifecycle, Observer
-from .picture_encoder import PictureEncoder
-from .pictures import PromptPictures
 from .rate import Rate
 from .recovery import Recovery
 from .request_table import RequestTable
@@ -30,6 +28,11 @@ from .scheduler import Chunk, Scheduler, StepLimits
 from .sequence import ActiveSequence, seed_of
 from .state_slots import slots_for
 from .step import StepOutput, run_step
+
+if TYPE_CHECKING:
+    from ..device.head import EmbeddingHead
+    from .picture_encoder import PictureEncoder
+    from .pictures import PromptPictures
 
 log = logging.getLogger(__name__)
 

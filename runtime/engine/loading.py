@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.dataclass import dataclass
@@ -17,19 +17,21 @@ from ...artifacts.manifest import RERANK_TEMPLATE
 from ...artifacts.merge_table import MERGES_NAME
 from ...artifacts.tokenizer_config import TokenizerConfig
 from ..device.batch import Program
-from ..device.head import EmbeddingHead
 from ..device.load import DeviceOptions, Report, load_program
 from ..device.memory import KvSize
 from ..text.chat import ChatTemplate
-from ..text.token_models.choice import token_model
 from ..text.token_models.looked_up import looked_up
 from ..text.token_models.model import TokenModel
 from ..text.tokenizer import Tokenizer
-from .draft_loading import DraftLoader, HeadLoader, check_kinds, check_tokens
 from .drafts import DEFAULT_DRAFTS, EAGLE, MTP, DraftPolicy
 from .engine import Engine, EngineLimits
-from .eyes import eyes_loader
 from .lifecycle import EngineMetrics, Observer
+
+if TYPE_CHECKING:
+    from ..device.head import EmbeddingHead
+    from .draft_loading import DraftLoader, HeadLoader
+
+# ruff: noqa: PLC0415 - what a bundle may lack, and has to be read for it, is imported where it has it: 8 ms of a start
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ def load_tokenizer(bundle: Bundle, at_once: bool = False) -> Tokenizer:
 
 
 def _token_model(path: Path, data: bytes, size: int) -> TokenModel:
+    from ..text.token_models.choice import token_model
+
     try:
         return token_model(data.decode(), size)
     except ValueError as error:
@@ -121,9 +125,11 @@ def draft_loader(
     Raises:
         UsageError: it cannot draft for the bundle's model.
     """
+    if draft is None and not has_head(bundle, limits):
+        return None
+    from .draft_loading import DraftLoader, HeadLoader, check_kinds, check_tokens
+
     if draft is None:
-        if not has_head(bundle, limits):
-            return None
         part = EAGLE if EAGLE in bundle.manifest.parts else MTP
         return HeadLoader(bundle, DraftPolicy(part, limits.draft_tokens, part), limits.prefill_tokens)
     check_kinds(bundle, draft)
@@ -184,7 +190,12 @@ def load_engine(
     drafts, size = draft_loader(bundle, tokenizer, draft, limits), kv_size(bundle, options)
     if drafts is not None:
         size = drafts.size(size)
-    if (eyes := eyes_loader(bundle)) is not None:
+    eyes = None
+    if bundle.manifest.parts:
+        from .eyes import eyes_loader
+
+        eyes = eyes_loader(bundle)
+    if eyes is not None:
         size = eyes.size(size)
 
     def load(device: DeviceOptions) -> tuple[Program, DeviceOptions]:
@@ -222,5 +233,7 @@ def embedding_head(bundle: Bundle) -> EmbeddingHead | None:
     """Return the head of the bundle's model; None where it has none. All targets have the same."""
     if bundle.layout.head is None:
         return None
+    from ..device.head import EmbeddingHead
+
     with bundle.map_weights() as weights:
         return EmbeddingHead(bundle.layout.head, bundle.layout, weights)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import numpy as np
 
 from ...artifacts.dataclass import dataclass
 from ..device.batch import Float32, Int32
-from ..pictures.patches import Picture
+
+if TYPE_CHECKING:
+    from ..pictures.patches import Picture
 
 PICTURE_TOKEN: Final = 0
 """What stands in a prompt where a token is a row of a picture; Gemma 4 adds this token's own embeddings to it."""

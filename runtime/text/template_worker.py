@@ -18,8 +18,6 @@ import time
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from .template_budget import budgeted
-
 READY = b"r"
 DONE = b"+"
 FAILED = b"-"  # the template did; the process goes on
@@ -41,14 +39,16 @@ class SandboxedTemplate:
     """
 
     def __init__(self, source: str) -> None:
+        from .template_budget import budgeted  # noqa: PLC0415 - as Jinja, for the child alone
         from .template_sandbox import NoTools, template_environment  # noqa: PLC0415 - brings Jinja
 
         self._template = template_environment().from_string(source)
         self._no_tools = NoTools()
+        self._budgeted = budgeted
 
     def render(self, variables: Mapping[str, object]) -> str:
         """Return the text that it makes of its variables."""
-        with budgeted(variables):
+        with self._budgeted(variables):
             return "".join(self._template.generate({"tools": self._no_tools, **variables}))
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 from ...artifacts.tokenizer_config import TokenizerConfig
 from .control_text import ControlTexts, shown
-from .token_models.choice import token_model
 from .token_models.model import SpecialText, TokenModel
 
 # A piece of text beyond this is tokenized alone, and the memory that it took is given back.
@@ -45,7 +44,11 @@ class Tokenizer:
 
     def __init__(self, rule: str | TokenModel, config: TokenizerConfig):
         self.config = config
-        self._model = token_model(rule, config.vocab_size) if isinstance(rule, str) else rule
+        if isinstance(rule, str):
+            from .token_models.choice import token_model  # noqa: PLC0415 - of all kinds, of which tables need none
+
+            rule = token_model(rule, config.vocab_size)
+        self._model = rule
         # Longest first, in bytes, and by id among equals: the order in which llama.cpp looks for them.
         self._special = tuple(
             sorted(self._model.special, key=lambda special: (-len(special.text.encode()), special.token_id))

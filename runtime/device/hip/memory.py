@@ -21,19 +21,14 @@ from .api import (
     HipError,
     check,
 )
+from .placement import DEVICE_ALIGNMENT, aligned
 
 STAGING_BYTES: Final = 16 << 20
-DEVICE_ALIGNMENT: Final = 256  # of tensors and buffers: whole lines of 128 bytes, whatever lies before
 TILE_TOKENS: Final = 16
 """Rows behind the last token's that kernels read too (attention_tiled.h, gemv.h) end with a tile of so many at most."""
 
 Progress = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
-
-
-def aligned(n_bytes: int) -> int:
-    """Return the next multiple of `DEVICE_ALIGNMENT`."""
-    return -(-n_bytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
 
 
 class DeviceMemory:

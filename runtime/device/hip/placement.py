@@ -15,8 +15,8 @@ from ....artifacts.arguments import TensorRef
 from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import UsageError
 from ....artifacts.layout import Layout, TensorEntry
-from .memory import aligned
 
+DEVICE_ALIGNMENT: Final = 256  # of tensors and buffers: whole lines of 128 bytes, whatever lies before
 _LAYER: Final = re.compile(r"layers\.(\d+)\.")
 _EXPERTS: Final = re.compile(r"layers\.\d+\.\w+_experts\b")
 _LOOK_UP: Final = "embedding"  # the kernel that reads rows of tokens alone
@@ -57,6 +57,11 @@ class WeightPlaces:
         return frozenset(
             tensor.name for layer, tensor in matrices if layer < (experts_below if _is_experts(tensor) else below)
         )
+
+
+def aligned(n_bytes: int) -> int:
+    """Return the next multiple of `DEVICE_ALIGNMENT`."""
+    return -(-n_bytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
 
 
 def spill(layout: Layout, n_bytes: int) -> frozenset[str]:

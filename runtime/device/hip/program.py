@@ -25,8 +25,8 @@ from ..patience import Patience
 from .api import COPY_DEVICE_TO_HOST, NOT_READY, STREAM_NON_BLOCKING, HipApi, HipError, check, runtime_version
 from .capacity import fitting_blocks, fitting_slots, mebibytes, reserved_bytes
 from .launches import Graphs, StepShape, launch_all, resolve_launches, shape_of
-from .memory import DEVICE_ALIGNMENT, DeviceMemory, Progress, place_buffers, upload_weights
-from .placement import host_bytes
+from .memory import DeviceMemory, Progress, place_buffers, upload_weights
+from .placement import DEVICE_ALIGNMENT, host_bytes
 from .roctx import load_ranges
 from .select import GpuDevice
 from .self_test import self_test_batches

@@ -8,6 +8,7 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,7 +91,32 @@ def _classes(dataclass: Any) -> dict[str, Any]:
 
         a: int
 
-    return {cls.__name__: cls for cls in (Point, Named, Keys, Later, Itself, Own, Empty, Open)}
+    class Child(Point):
+        """It has another way to begin."""
+
+        def __init__(self, more: int) -> None:
+            super().__init__(more + 1)
+
+    @dataclass(frozen=True, slots=True)
+    class Called:
+        """It can be called."""
+
+        a: int
+
+        def __call__(self, b: int) -> int:
+            return self.a + b
+
+    @dataclass(frozen=True, slots=True)
+    class Given:
+        """It brings its own `__init__`."""
+
+        a: int
+
+        def __init__(self, b: int, c: int) -> None:
+            object.__setattr__(self, "a", b + c)
+
+    classes = Point, Named, Keys, Later, Itself, Own, Empty, Open, Child, Called, Given
+    return {cls.__name__: cls for cls in classes}
 
 
 OURS, THEIRS = _classes(ours), _classes(dataclasses.dataclass)
@@ -122,7 +148,14 @@ def _outcome(action: Callable[[], Any]) -> Any:
         ("Point", lambda c: repr(copy.deepcopy(c(1)))),
         ("Point", lambda c: repr(copy.copy(c(1)))),
         ("Point", lambda c: c(1).__getstate__()),
-        ("Point", lambda c: list(inspect.signature(c).parameters)),
+        ("Point", lambda c: [str(one) for one in inspect.signature(c).parameters.values()]),
+        ("Child", lambda c: [str(one) for one in inspect.signature(c).parameters.values()]),
+        ("Child", lambda c: repr(c(1))),
+        ("Called", lambda c: [str(one) for one in inspect.signature(c).parameters.values()]),
+        ("Called", lambda c: [str(one) for one in inspect.signature(c(1)).parameters.values()]),
+        ("Called", lambda c: c(1)(2)),
+        ("Given", lambda c: [str(one) for one in inspect.signature(c).parameters.values()]),
+        ("Given", lambda c: repr(c(3, 4))),
         ("Named", lambda c: repr(c(1, 2, ["a"], last=3))),
         ("Named", lambda c: c(1).names is not c(1).names),
         ("Named", lambda c: (c(1) == c(1, place="there"), c(1) == c(1, last=8), c(1) == c(1, names=["x"]))),
@@ -141,6 +174,15 @@ def _outcome(action: Callable[[], Any]) -> Any:
 )
 def test_the_standard_librarys_meaning(name: str, action: Callable[[Any], Any]) -> None:
     assert _outcome(lambda: action(OURS[name])) == _outcome(lambda: action(THEIRS[name]))
+
+
+def test_first_instances_of_threads_at_once() -> None:
+    """Each may find that the `__init__` is yet to be compiled, and all make the instance that they asked for."""
+    for _ in range(20):
+        made = _classes(ours)["Named"]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda number, made=made: made(number, last=number), range(16)))
+        assert [(one.x, one.last) for one in found] == [(number, number) for number in range(16)]
 
 
 @ours(frozen=True, slots=True)

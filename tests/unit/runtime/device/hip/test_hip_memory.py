@@ -11,7 +11,8 @@ import pytest
 from rocmforge.artifacts.errors import DeviceError
 from rocmforge.artifacts.layout import BufferEntry
 from rocmforge.runtime.device.hip.api import HipError
-from rocmforge.runtime.device.hip.memory import DeviceMemory, Uploader, aligned, place_buffers, place_tensors
+from rocmforge.runtime.device.hip.memory import DeviceMemory, Uploader, place_buffers, place_tensors
+from rocmforge.runtime.device.hip.placement import aligned
 from rocmforge.tests.support.fake_hip import LAUNCH_FAILURE, OUT_OF_MEMORY, FakeHip
 from rocmforge.tests.support.hip_bundle import LAYOUT
 
