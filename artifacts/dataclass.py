@@ -30,6 +30,8 @@ _KNOWN: Final = {"frozen", "slots", "eq", "kw_only"}
 
 
 def _frozen(cls: type, eq: bool, kw_only: bool) -> type:
+    # A class that says nothing of itself would get its signature for that, as a text, which takes 2 ms.
+    cls.__doc__ = cls.__doc__ or cls.__name__
     # Asked for none of its methods, the library finds the fields and makes the slots, and compiles nothing.
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
     fields = dataclasses.fields(made)

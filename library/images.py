@@ -42,6 +42,8 @@ def given_images(images: object, name: str) -> list[GivenImage]:
     """
     if not isinstance(images, Sequence) or isinstance(images, bytes | str):
         raise RequestError(name, f"expected a list of paths or bytes, found {printable(repr(images), 60)}")
+    if not images:
+        return []
     from ..runtime.pictures.read import GivenImage
 
     return [GivenImage(_bytes(one, f"{name}[{index}]"), f"{name}[{index}]") for index, one in enumerate(images)]
