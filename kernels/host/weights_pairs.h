@@ -47,15 +47,23 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const vo
         u8x64 w[SPAN_BLOCKS][2][8];
         struct block_scales s[SPAN_BLOCKS][2];
         const int count = int_min(SPAN_BLOCKS, blocks - at);
-        for (int i = 0; i < 2; i++) {
-            for (int b = 0; b < count; b++) prefetch_after(tiles[i] + block_offset(at + b));
+        /* What is read next is asked for a line at a time, beside products: a burst of requests would keep them waiting. */
+        const int lines = at + SPAN_BLOCKS < blocks ? (SPAN_BLOCKS * BLOCK_BYTES + 63) / 64 : 0;
+        const size_t next = block_offset(at + SPAN_BLOCKS);
+        int line = 0;
+        for (int i = 0; i < 2; i++)
             for (int b = 0; b < count; b++) unpack_block(tiles[i], at + b, w[b][i], s[b] + i, LIFT);
-        }
         for (int t = 0; t < tokens; t += 4) {
             const struct q8_block *block = x + (size_t)t * (size_t)blocks + (size_t)at;
             f32x16 own[2][4]; /* stay in registers */
             for (int i = 0; i < 8; i++) own[i / 4][i % 4] = sums[i / 4][t + i % 4];
-            for (int b = 0; b < count; b++) multiply_blocks(w[b], s[b], block + b, own);
+            for (int b = 0; b < count; b++) {
+                if (line < lines) {
+                    for (int i = 0; i < 2; i++) __builtin_prefetch(tiles[i] + next + 64 * line);
+                    line++;
+                }
+                multiply_blocks(w[b], s[b], block + b, own);
+            }
             for (int i = 0; i < 8; i++) sums[i / 4][t + i % 4] = own[i / 4][i % 4];
         }
     }
