@@ -15,6 +15,7 @@
  * of few in a long context for one span of it: who is the last to have made its record joins them.
  */
 #include "attention_tile.h"
+#include "quantize_blocks.h"
 
 #define SPLIT_TOKENS 8
 
@@ -111,8 +112,7 @@ static void write_row(const struct attended *all, void *const *arguments, int32_
     for (int32_t d = 0; d < VALUE_WIDTH; d += 16) store_f32(values + d, load_f32(all->sums + d) * inverse);
     const size_t first = (size_t)token * NUM_HEADS * VALUE_DIM + (size_t)head * VALUE_DIM;
     if (OUT_Q8)
-        for (int32_t d = 0; d < VALUE_DIM; d += 32)
-            quantize_block(values + d, (struct q8_block *)arguments[3] + (first + d) / 32);
+        quantize_row(values, (struct q8_block *)arguments[3] + first / 32, VALUE_DIM);
     else
         __builtin_memcpy((float *)arguments[3] + first, values, VALUE_DIM * sizeof *values);
 }

@@ -6,6 +6,7 @@
  * up rows. A work item is 32 outputs, one int8 block, for all tokens.
  */
 #include "activation.h"
+#include "quantize_blocks.h"
 #include "weights.h"
 
 #ifndef HAS_BIAS
@@ -37,12 +38,14 @@ INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const
             store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
         }
     }
-    for (int t = 0; t < tokens * groups; t++) {
-        if (OUT_Q8)
-            quantize_block(values[t], (struct q8_block *)out + (size_t)t * (ROWS / 32));
-        else
-            __builtin_memcpy((float *)out + (size_t)t * ROWS, values[t], sizeof values[t]);
+    if (OUT_Q8) {
+        const int count = int_min(tokens, BLOCKS_AT_ONCE);
+        for (int t = 0; t < tokens * groups; t += count)
+            quantize_blocks(values[t], (struct q8_block *)out + (size_t)t * (ROWS / 32), ROWS / 32, count);
+        return;
     }
+    for (int t = 0; t < tokens * groups; t++)
+        __builtin_memcpy((float *)out + (size_t)t * ROWS, values[t], sizeof values[t]);
 }
 
 static void gate_up_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)

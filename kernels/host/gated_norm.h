@@ -7,6 +7,7 @@
  * float32[WEIGHT_COLUMNS]. A work item is one row.
  */
 #include "activation.h"
+#include "quantize_blocks.h"
 
 #if defined(NORM_BEFORE)
 #define NORM_IS_BEFORE 1
@@ -60,7 +61,7 @@ static void gated_norm_run(const struct step *step, void *const *arguments, int3
             gate_group(x + first, z + first, weight, values);
 #if OUT_Q8
             struct q8_block *out = (struct q8_block *)arguments[2] + (size_t)t * (COLUMNS / 32) + first / 32;
-            for (int32_t c = 0; c < GROUP; c += 32) quantize_block(values + c, out + c / 32);
+            quantize_row(values, out, GROUP);
 #else
             float *out = (float *)arguments[2] + (size_t)t * COLUMNS + first;
             for (int32_t c = 0; c < GROUP; c++) out[c] = values[c];

@@ -105,7 +105,6 @@ INTRINSIC(512) __m512i _mm512_sllv_epi32(__m512i v, __m512i counts)
 {
     return (__m512i)__builtin_ia32_psllv16si((i32x16)v, (i32x16)counts);
 }
-INTRINSIC(512) int32_t _mm512_reduce_add_epi32(__m512i v) { return __builtin_reduce_add((i32x16)v); }
 INTRINSIC(512) int32_t _mm512_reduce_max_epi32(__m512i v) { return __builtin_reduce_max((i32x16)v); }
 #endif
 

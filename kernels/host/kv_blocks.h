@@ -55,15 +55,6 @@ INLINE f32x16 load_value(const uint8_t *head, int32_t position, int32_t d, const
     return to_f32(load_i8(head + position * VALUE_STRIDE + d)) * splat(scales[position]);
 }
 
-/* Elements d .. d+15 of `count`, those from there on 0. */
-INLINE f32x16 load_some(const float *x, int32_t d, int32_t count)
-{
-    if (d + 16 <= count) return load_f32(x + d);
-    float some[16] = { 0 };
-    for (int32_t i = d; i < count; i++) some[i - d] = x[i];
-    return load_f32(some);
-}
-
 /* Nearest integers, ties away from zero, for |v| < 2^31. */
 INLINE i32x16 round_away(f32x16 v)
 {

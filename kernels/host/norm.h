@@ -5,7 +5,7 @@
  * groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
  * Arguments: x float32[T, COLUMNS], weight float32[WEIGHT_COLUMNS], out, bias. A work item is one row of out.
  */
-#include "vector.h"
+#include "quantize_blocks.h"
 
 #ifndef GROUP
 #define GROUP COLUMNS
@@ -53,19 +53,28 @@ INLINE float group_inverse(const float *x, const float mean)
     return 1.0f / __builtin_sqrtf(sum / GROUP + EPSILON);
 }
 
+/* Columns from `first` on as int8 blocks, no more than are made at once. */
+INLINE void norm_blocks(const float *x, const float *weight, const float *bias, struct q8_block *out, const float mean,
+                        const float inverse, int32_t first, const int32_t columns)
+{
+    float values[32 * BLOCKS_AT_ONCE] __attribute__((aligned(64)));
+    for (int32_t i = 0; i < columns; i += 16) {
+        const int32_t c = first + i;
+        f32x16 y = (IS_LAYER ? load_f32(x + c) - mean : load_f32(x + c)) * inverse;
+        if (WEIGHT_COLUMNS) y *= load_f32(weight + c);
+        store_f32(values + i, HAS_BIAS ? y + load_f32(bias + c) : y);
+    }
+    quantize_row(values, out + first / 32, columns);
+}
+
 static void norm_group(const float *x, const float *weight, const float *bias, char *out)
 {
     const float mean = IS_LAYER ? group_mean(x) : 0, inverse = group_inverse(x, mean);
     if (OUT_Q8) {
-        float values[32] __attribute__((aligned(64)));
-        for (int32_t c = 0; c < GROUP; c += 32) {
-            for (int i = 0; i < 32; i += 16) {
-                f32x16 y = (IS_LAYER ? load_f32(x + c + i) - mean : load_f32(x + c + i)) * inverse;
-                if (WEIGHT_COLUMNS) y *= load_f32(weight + c + i);
-                store_f32(values + i, HAS_BIAS ? y + load_f32(bias + c + i) : y);
-            }
-            quantize_block(values, (struct q8_block *)out + c / 32);
-        }
+        struct q8_block *blocks = (struct q8_block *)out;
+        const int32_t step = 32 * BLOCKS_AT_ONCE, rest = GROUP % step, whole = GROUP - rest;
+        for (int32_t c = 0; c < whole; c += step) norm_blocks(x, weight, bias, blocks, mean, inverse, c, step);
+        if (rest) norm_blocks(x, weight, bias, blocks, mean, inverse, whole, rest);
         return;
     }
     for (int32_t c = 0; c < GROUP; c++) {

@@ -3,7 +3,7 @@
  * Constants: COLUMNS; AT_LOGITS_ROWS where rows are those of which logits are asked.
  * Arguments: x float32[T, COLUMNS], out. A work item is one token.
  */
-#include "vector.h"
+#include "quantize_blocks.h"
 
 #ifndef AT_LOGITS_ROWS
 #define AT_LOGITS_ROWS 0
@@ -14,8 +14,7 @@ static int32_t quantize_items(const struct step *step) { return COUNT(step); }
 static void quantize_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
     for (int32_t t = begin; t < end; t++)
-        for (int32_t b = 0; b < COLUMNS / 32; b++)
-            quantize_block((const float *)arguments[0] + (size_t)t * COLUMNS + 32 * b,
-                           (struct q8_block *)arguments[1] + (size_t)t * (COLUMNS / 32) + b);
+        quantize_row((const float *)arguments[0] + (size_t)t * COLUMNS,
+                     (struct q8_block *)arguments[1] + (size_t)t * (COLUMNS / 32), COLUMNS);
 }
 EXPORT const struct kernel SYMBOL = { quantize_items, quantize_run };

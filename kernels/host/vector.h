@@ -61,6 +61,14 @@ INLINE f32x16 load_f32(const void *p)
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
+/* Elements d .. d+15 of `count`, those from there on 0. */
+INLINE f32x16 load_some(const float *x, int32_t d, int32_t count)
+{
+    if (d + 16 <= count) return load_f32(x + d);
+    float some[16] = { 0 };
+    for (int32_t i = d; i < count; i++) some[i - d] = x[i];
+    return load_f32(some);
+}
 INLINE void store_f32(void *p, f32x16 v) { __builtin_memcpy(p, &v, sizeof v); }
 INLINE u8x64 load_bytes(const void *p)
 {
@@ -95,12 +103,8 @@ INLINE f32x16 vector_select(i32x16 mask, f32x16 yes, f32x16 no)
 {
     return (f32x16)((mask & (i32x16)yes) | (~mask & (i32x16)no));
 }
-/* Nearest integer, ties to even, for |v| < 2^22: the float adder rounds. */
-INLINE i32x16 vector_round(f32x16 v)
-{
-    const float magic = 12582912.0f; /* 1.5 * 2^23 */
-    return __builtin_convertvector((v + magic) - magic, i32x16);
-}
+/* A float plus this, where it is below 2^22, is rounded to the nearest integer, ties to even, and that is in the last bits. */
+#define ROUNDING 12582912.0f /* 1.5 * 2^23 */
 /* Horizontal reductions by halves: a fixed order. */
 INLINE float horizontal_sum(f32x16 v)
 {
@@ -118,16 +122,7 @@ INLINE float horizontal_max(f32x16 v)
         for (int i = 0; i < width; i++) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
     return a[0];
 }
-/* Of integers, in any order. */
-#ifndef HAS_INTEGER_REDUCTIONS
-INLINE int32_t horizontal_sum_int(i32x16 v)
-{
-    int32_t a[16];
-    __builtin_memcpy(a, &v, sizeof a);
-    for (int width = 8; width; width >>= 1)
-        for (int i = 0; i < width; i++) a[i] += a[i + width];
-    return a[0];
-}
+#ifndef HAS_INTEGER_MAXIMUM
 INLINE int32_t horizontal_max_int(i32x16 v)
 {
     int32_t a[16];
@@ -149,11 +144,8 @@ INLINE int32_t bits_of_float(float value)
     __builtin_memcpy(&bits, &value, sizeof bits);
     return bits;
 }
-INLINE float power_of_two(int32_t exponent) { return float_of_bits((127 + exponent) << 23); }
-/* The largest |v| as an integer: as such magnitudes are in order, infinity and then NaN last. */
-INLINE int32_t horizontal_max_magnitude(f32x16 v) { return horizontal_max_int((i32x16)vector_abs(v)); }
-/* The largest |v|; NaN where one lane is. */
-INLINE float horizontal_max_abs(f32x16 v) { return float_of_bits(horizontal_max_magnitude(v)); }
+/* The largest |v|; NaN where one lane is: as integers magnitudes are in order, infinity and then NaN last. */
+INLINE float horizontal_max_abs(f32x16 v) { return float_of_bits(horizontal_max_int((i32x16)vector_abs(v))); }
 /* e^v. v is clamped to [-87, 88]: e^-87 = 1.6e-38 stands for all below. exp(0) is exactly 1.
  * Cody-Waite reduction to r in [-ln2/2, ln2/2], degree-6 polynomial (its Taylor error there is
  * below 2^-25 relative to 1). */
@@ -161,9 +153,7 @@ INLINE f32x16 vector_exp(f32x16 v)
 {
     v = vector_max(v, splat(-87.0f));
     v = -vector_max(-v, splat(-88.0f));
-    /* As vector_round does it; its last 9 bits are those of the integer. */
-    const float magic = 12582912.0f;
-    const f32x16 shifted = v * 1.44269504f + magic, nf = shifted - magic;
+    const f32x16 shifted = v * 1.44269504f + ROUNDING, nf = shifted - ROUNDING;
     f32x16 r = vector_fma(nf, splat(-0.693359375f), v);
     r = vector_fma(nf, splat(2.12194440e-4f), r);
     f32x16 p = splat(1.0f / 720);
@@ -200,42 +190,5 @@ INLINE f32x16 vector_softplus(f32x16 x)
     p = vector_fma(p, square, splat(1.0f / 3));
     p = vector_fma(p, square, splat(1.0f));
     return vector_fma(2.0f * s, p, vector_select(x < splat(0), splat(0), x));
-}
-/* 16 floats to int8, by this factor; returns their sum. */
-INLINE int32_t quantize_half(f32x16 x, float factor, int8_t *quants)
-{
-    const i32x16 rounded = vector_round(x * factor);
-    const i8x16 narrow = __builtin_convertvector(rounded, i8x16);
-    __builtin_memcpy(quants, &narrow, 16);
-    return horizontal_sum_int(rounded);
-}
-/* 32 floats to one block of int8. The larger half's largest float becomes 127 quants and the other's more than 63; but
- * where that is little smaller, its own becomes 127, and the larger half's more than 100: what both round away is least
- * so. What is not finite makes the unit so; quants are 0 where the largest is below 2^-100, for the inverse of what is
- * far smaller is no number. */
-INLINE void quantize_block(const float *x, struct q8_block *block)
-{
-    /* Without branches: which half is the larger, nobody can foretell. */
-    const int32_t magnitudes[2] = { horizontal_max_magnitude(load_f32(x)), horizontal_max_magnitude(load_f32(x + 16)) };
-    const int32_t larger = magnitudes[0] > magnitudes[1] ? magnitudes[0] : magnitudes[1];
-    const int32_t smaller = int_min(magnitudes[0], magnitudes[1]);
-    const float other = float_of_bits(smaller), twice = 2 * other, top = float_of_bits(larger);
-    const int32_t is_near = (top < twice) & (2 * top * top > 5 * other * other);
-    const int32_t bits = larger + ((bits_of_float(twice) - larger) & -is_near);
-    const float most = float_of_bits(bits), inverse = most >= 0x1p-100f ? 127.0f / most : 0;
-    /* The exponent of a quotient of floats, rounded down, is the difference of their bits without mantissas. */
-    const int32_t halvings = int_min((bits - smaller) >> 23, MAX_SHIFT);
-    float shifted[2]; /* sums in units: exact, as that of both is, below 2^23 */
-    block->unit = most * (1.0f / 127) * power_of_two(-halvings);
-    for (int half = 0; half < 2; half++) {
-        const int32_t shift = halvings & -(magnitudes[half] == larger); /* 0 where both are as large */
-        const int32_t sum =
-            quantize_half(load_f32(x + 16 * half), inverse * power_of_two(halvings - shift), block->quants + 16 * half);
-        block->shifts[half] = shift;
-        block->sums[half] = -128 * sum;
-        shifted[half] = (float)sum * power_of_two(shift);
-    }
-    block->scaled_sums[0] = block->unit * shifted[0];
-    block->scaled_sums[1] = block->unit * (shifted[0] + shifted[1]);
 }
 #endif

@@ -5,7 +5,7 @@
 #define MORE_TOKENS 8
 #define ACCUMULATORS 5 /* vectors summed to at once: 20 of the 32 registers, the others hold operands */
 #define MORE_ACCUMULATORS ACCUMULATORS
-#define HAS_INTEGER_REDUCTIONS
+#define HAS_INTEGER_MAXIMUM
 
 typedef union {
     f32x16 whole;
@@ -93,11 +93,6 @@ INLINE u8x64 look_up_rows(u8x64 table, u8x64 codes)
     for (int q = 0; q < 4; q++)
         found.unsigned_quarter[q] = vqtbl1q_u8(tables.unsigned_quarter[q], found.unsigned_quarter[q]);
     return found.whole;
-}
-INLINE int32_t horizontal_sum_int(i32x16 v)
-{
-    const i32_quarters x = { v };
-    return vaddvq_s32(vaddq_s32(vaddq_s32(x.quarter[0], x.quarter[1]), vaddq_s32(x.quarter[2], x.quarter[3])));
 }
 INLINE int32_t horizontal_max_int(i32x16 v)
 {

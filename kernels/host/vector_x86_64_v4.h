@@ -53,8 +53,7 @@ INLINE i32x16 shift_lanes(i32x16 v, int32_t count)
     return (i32x16)_mm512_sllv_epi32((__m512i)v, _mm512_set1_epi32(count));
 }
 /* Of loops over lanes compilers make many shuffles. */
-#define HAS_INTEGER_REDUCTIONS
-INLINE int32_t horizontal_sum_int(i32x16 v) { return _mm512_reduce_add_epi32((__m512i)v); }
+#define HAS_INTEGER_MAXIMUM
 INLINE int32_t horizontal_max_int(i32x16 v) { return _mm512_reduce_max_epi32((__m512i)v); }
 INLINE u8x64 look_up(u8x16 table, u8x64 codes)
 {

@@ -352,7 +352,7 @@ def as_stored(x: Array, dtype: str) -> Array:
 
 
 def quantize_rows(x: Float32) -> npt.NDArray[np.void]:
-    """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], as kernels/host/vector.h says, to the bit."""
+    """float32[rows, columns] as `Q8_BLOCK`[rows, columns / 32], as kernels/host/quantize_blocks.h says, to the bit."""
     halves = x.reshape(len(x), -1, 2, 16)
     largest = np.abs(halves).max(axis=-1)
     larger = np.arange(2) == (largest[..., 1] > largest[..., 0])[..., None]

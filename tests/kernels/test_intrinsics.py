@@ -23,7 +23,6 @@ i32x16 i8_from(const void *p) { return load_i8(p); }
 i32x16 unsigned_dot(i32x16 sums, u8x64 w, const int8_t *x) { return dot_unsigned(sums, w, x); }
 u8x64 one_table(u8x16 table, u8x64 codes) { return look_up(table, codes); }
 u8x64 four_tables(u8x64 tables, u8x64 codes) { return look_up_rows(tables, codes); }
-int32_t sum_of(i32x16 v) { return horizontal_sum_int(v); }
 int32_t largest_of(i32x16 v) { return horizontal_max_int(v); }
 #ifdef __AMX_INT8__
 void panel_of(const u8x64 *w, const int8_t *x, size_t stride, i32x16 dots[2][PANEL_TOKENS])
@@ -60,4 +59,4 @@ def test_they_make_the_same_code(level: str, tmp_path: Path) -> None:
     ours = assembly(tmp_path / "ours", level, headers)
     theirs = {**headers, "intrinsics.h": "", "vector.h": "#include <immintrin.h>\n" + headers["vector.h"]}
     assert assembly(tmp_path / "theirs", level, theirs) == ours
-    assert ours.count("retq") >= 11
+    assert ours.count("retq") >= 10

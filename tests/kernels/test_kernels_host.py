@@ -157,6 +157,7 @@ ATTENTIONS = (
 )
 REAL_ATTENTIONS = tuple((9, 3, 64, kv_dtype) for kv_dtype in KV_DTYPES)
 QUANTIZE = spec("quantize", columns=96)
+OTHER_QUANTIZES = tuple(spec("quantize", columns=32 * blocks) for blocks in (1, 2, 8, 13))
 GATE = spec("gate", columns=37, activation="silu")
 
 
@@ -173,6 +174,7 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
         *(attention(*shape) for shape in ATTENTIONS),
         *(attention(*shape, out_q8=True) for shape in REAL_ATTENTIONS),
         QUANTIZE,
+        *OTHER_QUANTIZES,
         GATE,
     ]
     folder = tmp_path_factory.mktemp("kernels")
@@ -356,6 +358,13 @@ def test_quantize_is_exactly_what_its_header_says(built: Built, level: str) -> N
     steps = np.maximum(2 * halves / 127, units).reshape(64, 6).repeat(16, axis=-1)
     tolerance = steps * (0.5 + 127 * 4 * ROUNDING) + np.where(np.arange(64) == 6, 2.0**-101, 0)[:, None]
     assert (np.abs(q8_values(out) - x) <= tolerance).all()
+    for kernel in OTHER_QUANTIZES:  # a row is of another number of blocks, of which so many are made at once
+        columns = int(dict(kernel.parameters)["columns"])
+        rows = x.reshape(-1)[: x.size // columns * columns].reshape(-1, columns)
+        out, memory = guarded((len(rows), columns // 32), Q8_BLOCK)
+        built(level).run(kernel, Step(len(rows)), rows, out, by_item=True)
+        assert out.tobytes() == quantize_rows(rows).tobytes()
+        assert_guards_whole(memory)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -1,0 +1,116 @@
+/* Floats to int8 blocks, up to 8 at a time: what a block comes to is a few numbers, which are computed for all of them at
+ * once, in the lanes of a vector: two of each block, its halves'.
+ */
+#ifndef ROCMFORGE_QUANTIZE_BLOCKS_H
+#define ROCMFORGE_QUANTIZE_BLOCKS_H
+#include "vector.h"
+
+#define BLOCKS_AT_ONCE 8
+
+INLINE i32x16 larger_of(i32x16 a, i32x16 b)
+{
+    const i32x16 first = a > b;
+    return (first & a) | (~first & b);
+}
+INLINE i32x16 smaller_of(i32x16 a, i32x16 b)
+{
+    const i32x16 first = a < b;
+    return (first & a) | (~first & b);
+}
+INLINE i32x16 fold_two(i32x16 a, i32x16 b, const int adds)
+{
+    return adds ? (i32x16)((u32x16)a + (u32x16)b) : larger_of(a, b);
+}
+
+/* Lane i is the largest lane of v[i], or the sum of its lanes. Of each two vectors come halves of one, until it is one. */
+INLINE i32x16 fold_lanes(i32x16 v[16], const int adds)
+{
+#define OF_TWO(...) __builtin_shufflevector(v[2 * i], v[2 * i + 1], __VA_ARGS__)
+    for (int i = 0; i < 8; i++)
+        v[i] = fold_two(OF_TWO(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+                        OF_TWO(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31), adds);
+    for (int i = 0; i < 4; i++)
+        v[i] = fold_two(OF_TWO(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27),
+                        OF_TWO(4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31), adds);
+    for (int i = 0; i < 2; i++)
+        v[i] = fold_two(OF_TWO(0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29),
+                        OF_TWO(2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31), adds);
+    const int i = 0;
+    return fold_two(OF_TWO(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+                    OF_TWO(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), adds);
+#undef OF_TWO
+}
+
+/* The other half's. */
+INLINE i32x16 swap_halves(i32x16 v)
+{
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+}
+INLINE f32x16 powers_of_two(i32x16 exponents) { return (f32x16)((127 + exponents) << 23); }
+
+/* What quants of each half of 8 blocks are: a lane each, both halves the same in `unit`. */
+struct half_scales {
+    f32x16 unit, factor; /* of a block; what floats are multiplied with */
+    i32x16 shifts;
+};
+
+/* The larger half's largest float becomes 127 quants and the other's more than 63; but where that is little smaller, its
+ * own becomes 127, and the larger half's more than 100: what both round away is least so. What is not finite makes the unit
+ * so; quants are 0 where the largest is below 2^-100, for the inverse of what is far smaller is no number.
+ * Args: magnitudes: the bits of each half's largest |x|, which are in order as integers: infinity, then NaN last. */
+INLINE struct half_scales scales_of_halves(i32x16 magnitudes)
+{
+    const i32x16 others = swap_halves(magnitudes);
+    const i32x16 larger = larger_of(magnitudes, others), smaller = smaller_of(magnitudes, others);
+    const f32x16 other = (f32x16)smaller, twice = 2 * other, top = (f32x16)larger;
+    const f32x16 most = vector_select((top < twice) & (2 * top * top > 5 * other * other), twice, top);
+    const f32x16 inverse = vector_select(most >= splat(0x1p-100f), 127.0f / most, splat(0));
+    /* The exponent of a quotient of floats, rounded down, is the difference of their bits without mantissas. */
+    const i32x16 halvings = smaller_of(((i32x16)most - smaller) >> 23, splat_int(MAX_SHIFT));
+    const i32x16 shifts = halvings & (magnitudes == larger); /* 0 where both are as large */
+    return (struct half_scales){ most * (1.0f / 127) * powers_of_two(-halvings),
+                                 inverse * powers_of_two(halvings - shifts), shifts };
+}
+
+/* Args: x: 32 floats for each of `count` blocks. stride: blocks from one to the next. */
+INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_t stride, const int count)
+{
+    const i32x16 odd = { 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1 };
+    i32x16 v[16];
+    for (int i = 0; i < 16; i++) v[i] = i < 2 * count ? (i32x16)vector_abs(load_f32(x + 16 * i)) : splat_int(0);
+    const struct half_scales scales = scales_of_halves(fold_lanes(v, 0));
+    float factors[16] __attribute__((aligned(64)));
+    store_f32(factors, scales.factor);
+    for (int i = 0; i < 2 * count; i++) {
+        v[i] = (i32x16)(load_f32(x + 16 * i) * splat(factors[i]) + ROUNDING);
+        const i8x16 quants = __builtin_convertvector(v[i], i8x16);
+        __builtin_memcpy(blocks[(size_t)(i / 2) * stride].quants + 16 * (i % 2), &quants, 16);
+    }
+    const i32x16 sums = (i32x16)((u32x16)fold_lanes(v, 1) - 16 * (uint32_t)bits_of_float(ROUNDING));
+    /* Sums in units: exact, as that of both is, below 2^23. */
+    const f32x16 own = to_f32(sums) * powers_of_two(scales.shifts), both = own + (f32x16)swap_halves((i32x16)own);
+    struct {
+        float units[16], scaled_sums[16];
+        int32_t shifts[16], sums[16];
+    } all;
+    store_f32(all.units, scales.unit);
+    store_f32(all.scaled_sums, scales.unit * vector_select(odd, both, own));
+    store_f32(all.shifts, (f32x16)scales.shifts);
+    store_f32(all.sums, (f32x16)(-128 * sums));
+    for (int i = 0; i < count; i++) {
+        struct q8_block *block = blocks + (size_t)i * stride;
+        block->unit = all.units[2 * i];
+        __builtin_memcpy(block->shifts, all.shifts + 2 * i, sizeof block->shifts);
+        __builtin_memcpy(block->sums, all.sums + 2 * i, sizeof block->sums);
+        __builtin_memcpy(block->scaled_sums, all.scaled_sums + 2 * i, sizeof block->scaled_sums);
+    }
+}
+
+/* Neighbouring blocks. Args: columns: a multiple of 32. */
+INLINE void quantize_row(const float *x, struct q8_block *blocks, const int32_t columns)
+{
+    const int32_t rest = columns / 32 % BLOCKS_AT_ONCE, whole = columns / 32 - rest;
+    for (int32_t b = 0; b < whole; b += BLOCKS_AT_ONCE) quantize_blocks(x + 32 * b, blocks + b, 1, BLOCKS_AT_ONCE);
+    if (rest) quantize_blocks(x + 32 * whole, blocks + whole, 1, rest);
+}
+#endif
