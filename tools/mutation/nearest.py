@@ -44,7 +44,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/host/gate_up.h": (HOST + "test_gate_up", "test_host_program.py"),
     "kernels/host/norm.h": (HOST + "test_norm", "test_host_program.py"),
     "kernels/host/gate.h": (HOST + "test_gate", "test_host_program.py"),
-    "kernels/host/quantize.h": (
+    "kernels/host/quantize*.h": (
         HOST + "test_quantize_is_exactly_what_its_header_says",
         "test_host_program.py",
     ),
