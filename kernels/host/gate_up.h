@@ -18,24 +18,38 @@
 
 static int32_t gate_up_items(const struct step *step) { return step->num_tokens ? ROWS / 32 : 0; }
 
+/* Products of a half's 16 rows to outputs. */
+INLINE void activate_half(f32x16 gate[TILE_TOKENS], f32x16 up[TILE_TOKENS], const float *bias, const float *scales,
+                          int half, int tokens, float values[][32])
+{
+    for (int t = 0; t < tokens; t++) {
+        if (HAS_SCALE) {
+            gate[t] *= scales[0];
+            up[t] *= scales[1];
+        }
+        if (HAS_BIAS) {
+            gate[t] += load_f32(bias + 16 * half);
+            up[t] += load_f32(bias + ROWS + 16 * half);
+        }
+        store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
+    }
+}
+
 INLINE void gate_up_tokens(const uint8_t *tiles, const char *x, char *out, const float *bias, const float *scales,
                            const int tokens, int groups, const int together)
 {
     float values[TILE_TOKENS][32] __attribute__((aligned(64)));
-    f32x16 gate[TILE_TOKENS], up[TILE_TOKENS];
-    for (int half = 0; half < 2; half++) {
-        const uint8_t *tile = tiles + (size_t)half * TILE_BYTES;
-        multiply_pair(tile, tile + 2 * TILE_BYTES, x, tokens, groups, together, gate, up);
-        for (int t = 0; t < tokens * groups; t++) {
-            if (HAS_SCALE) {
-                gate[t] *= scales[0];
-                up[t] *= scales[1];
-            }
-            if (HAS_BIAS) {
-                gate[t] += load_f32(bias + 16 * half);
-                up[t] += load_f32(bias + ROWS + 16 * half);
-            }
-            store_f32(values[t] + 16 * half, activation(gate[t]) * up[t]);
+    if (tokens < 8) { /* in the order of memory, which is what few tokens wait for */
+        f32x16 sums[4][TILE_TOKENS];
+        for (int i = 0; i < 4; i++) multiply_tile(tiles + (size_t)i * TILE_BYTES, x, tokens, 1, 1, sums[i]);
+        for (int half = 0; half < 2; half++)
+            activate_half(sums[half], sums[2 + half], bias, scales, half, tokens, values);
+    } else {
+        f32x16 gate[TILE_TOKENS], up[TILE_TOKENS];
+        for (int half = 0; half < 2; half++) {
+            const uint8_t *tile = tiles + (size_t)half * TILE_BYTES;
+            multiply_pair(tile, tile + 2 * TILE_BYTES, x, tokens, groups, together, gate, up);
+            activate_half(gate, up, bias, scales, half, tokens * groups, values);
         }
     }
     if (OUT_Q8) {
