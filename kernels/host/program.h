@@ -2,8 +2,9 @@
  *
  * Threads take pieces of a launch, four for each and all of a size (the items of a launch read as many bytes each),
  * from a shared counter, so a thread that the system holds back does not hold the others; which thread does an item
- * never changes its result. Between launches they meet at a barrier: a short spin, then yielding. Between steps workers
- * sleep on a futex.
+ * never changes its result. Where items are left over, the first pieces have one more each, so that threads that are as
+ * fast end together; had every other piece one, one thread would get them all. Between launches they meet at a barrier: a
+ * short spin, then yielding. Between steps workers sleep on a futex.
  */
 #include "common.h"
 
@@ -65,12 +66,13 @@ static void run_launches(struct program *program)
     const int32_t first = program->first, end = program->end;
     for (int32_t l = first; l < end; l++) {
         const struct launch *launch = program->launches + l;
-        const int64_t items = launch->kernel->items(step), pieces = int_min((int32_t)items, program->num_threads * 4);
+        const int32_t items = launch->kernel->items(step), pieces = int_min(items, program->num_threads * 4);
+        const int32_t size = pieces ? items / pieces : 0, larger = items - size * pieces;
         for (;;) {
-            const int64_t piece = __atomic_fetch_add(&program->counters[l].next, 1, __ATOMIC_RELAXED);
+            const int32_t piece = __atomic_fetch_add(&program->counters[l].next, 1, __ATOMIC_RELAXED);
             if (piece >= pieces) break;
-            const int32_t begin = (int32_t)(items * piece / pieces), end_item = (int32_t)(items * (piece + 1) / pieces);
-            launch->kernel->run(step, launch->arguments, begin, end_item);
+            const int32_t begin = size * piece + int_min(piece, larger);
+            launch->kernel->run(step, launch->arguments, begin, begin + size + (piece < larger));
         }
         /* A thread may still look here when the next step has begun: hence no reset, and a difference. */
         const uint32_t goal = first_arrival + (uint32_t)(l - first + 1) * (uint32_t)program->num_threads;
