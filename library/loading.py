@@ -76,8 +76,7 @@ def _vision_of(bundle: Bundle) -> Vision | None:
     """What is to be known of the eyes of a bundle's model; None where it has none."""
     if not bundle.manifest.parts:
         return None
-    # ruff: noqa: PLC0415 - few models see
-    from ..artifacts.vision import VISION_PART
-    from ..runtime.pictures.encode import vision_of
+    from ..artifacts.vision import VISION_PART  # noqa: PLC0415 - few models see
+    from ..runtime.pictures.encode import vision_of  # noqa: PLC0415
 
     return vision_of(bundle) if VISION_PART in bundle.manifest.parts else None

@@ -139,6 +139,19 @@ def test_serving_loads_neither_compiler_nor_toolchain() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_prompt_on_the_cpu_loads_nothing_of_what_it_lacks() -> None:
+    """What drives GPUs, drafts, sees, or holds texts to a grammar is imported with the first that needs it."""
+    code = "import sys, rocmforge.cli.run, rocmforge.runtime.terminal; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    lacking = (
+        *("runtime.device.hip.api", "runtime.device.hip.program", "runtime.engine.draft_loading"),
+        *("runtime.pictures.read", "runtime.text.constraints", "runtime.text.template_sandbox", "registry.client"),
+    )
+    assert "rocmforge.runtime.engine.engine" in loaded
+    assert not loaded & {f"rocmforge.{name}" for name in lacking}
+
+
 def test_every_test_file_is_run() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
     found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
