@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from ..artifacts.formats import BLOCK_COLUMNS
+from collections.abc import Mapping
+
 from ..artifacts.layout import BufferEntry
 from .graph import LOGITS, TAPPED, Graph, Value
 from .operations import OPERATIONS
-from .planner import Buffers
+from .planner import Buffers, Q8Block
 from .target import Target
 
 
-def assign_buffers(graph: Graph, target: Target, q8_block_bytes: int) -> Buffers:
+def assign_buffers(graph: Graph, target: Target, blocks: Mapping[str, Q8Block]) -> Buffers:
     """Give each value a buffer; one whose last reader has run is taken again by a value of the same shape.
 
     Args:
         graph: that has been through all passes.
         target: whose limits on a step bound the buffers.
-        q8_block_bytes: of an int8 block, as the back end's struct has it.
+        blocks: of int8 activations, by dtype.
     """
     last_use: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
@@ -34,7 +35,7 @@ def assign_buffers(graph: Graph, target: Target, q8_block_bytes: int) -> Buffers
             value = graph.values[node.output]
             key = (value.rows, value.columns, value.dtype)
             name = free[key].pop() if free.get(key) else f"buffer{len(buffers)}"
-            buffers.setdefault(name, _buffer(name, value, target, q8_block_bytes))
+            buffers.setdefault(name, _buffer(name, value, target, blocks))
             buffer_of[node.output] = name
         for name in dict.fromkeys((*node.inputs, node.output)):  # in order: the plan must not depend on hashes
             if last_use.get(name) == index and graph.values[name].dtype != "int32":
@@ -43,12 +44,11 @@ def assign_buffers(graph: Graph, target: Target, q8_block_bytes: int) -> Buffers
     return Buffers(tuple(buffers.values()), buffer_of)
 
 
-def _buffer(name: str, value: Value, target: Target, q8_block_bytes: int) -> BufferEntry:
+def _buffer(name: str, value: Value, target: Target, blocks: Mapping[str, Q8Block]) -> BufferEntry:
+    dtype, elements = value.dtype, value.columns
+    if value.is_int8:
+        block = blocks[dtype]
+        dtype, elements = "uint8", elements // block.columns * block.n_bytes
     if value.rows == LOGITS:
-        elements = value.columns * target.max_sequences
-        if value.dtype == "q8":
-            return BufferEntry(name, "uint8", 0, elements // BLOCK_COLUMNS * q8_block_bytes)
-        return BufferEntry(name, value.dtype, 0, elements)
-    if value.dtype == "q8":
-        return BufferEntry(name, "uint8", value.columns // BLOCK_COLUMNS * q8_block_bytes, 0)
-    return BufferEntry(name, value.dtype, value.columns, 0)
+        return BufferEntry(name, dtype, 0, elements * target.max_sequences)
+    return BufferEntry(name, dtype, elements, 0)

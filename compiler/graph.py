@@ -9,6 +9,8 @@ from ..artifacts.dataclass import dataclass
 
 TOKENS = "T"  # symbolic extent: tokens of a step
 LOGITS = "R"  # symbolic extent: rows of which logits are asked
+Q8 = "q8"  # a dtype: int8 blocks of 32
+Q8_SUPER = "q8_super"  # a dtype: int8 superblocks of 256
 TAPPED = "tapped"
 """The value that a head which drafts tokens reads, where a graph has it: it is kept to the end of a step."""
 
@@ -21,12 +23,17 @@ class GraphError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An activation. `rows` is `TOKENS` or `LOGITS`; `dtype` float32, int32, or q8 (int8 blocks of 32)."""
+    """An activation. `rows` is `TOKENS` or `LOGITS`; `dtype` float32, int32, `Q8` or `Q8_SUPER`."""
 
     name: str
     rows: str
     columns: int
     dtype: str = "float32"
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether elements are int8, with scales."""
+        return self.dtype in (Q8, Q8_SUPER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from .lower_hip import HipPlanner
 from .lower_host import HostPlanner
 from .operations import OPERATIONS
 from .ops.heads import Heads
+from .passes import quantize_by_superblocks
 from .plan import Plan
 from .target import Target
 from .tuning import DEFAULT_TUNING, Tuning
@@ -33,12 +34,13 @@ def make_plan(
     """
     kv = kv_layout(graph, target, kv_dtype)
     if target.backend == "hip":
-        buffers = assign_buffers(graph, target, lower_hip.Q8_BLOCK_BYTES)
+        buffers = assign_buffers(graph, target, lower_hip.Q8_BLOCKS)
         gpu = HipPlanner(graph, target, buffers, kv, max_seq_len, tuning)
         for node in graph.nodes:
             OPERATIONS[node.op].hip(gpu, node)
         return gpu.finish()
-    host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCK_BYTES), kv, max_seq_len)
+    graph = quantize_by_superblocks(graph)
+    host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCKS), kv, max_seq_len)
     for node in graph.nodes:
         OPERATIONS[node.op].host(host, node)
     return host.finish()

@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Final
 
 from ..artifacts.arguments import Argument, StepRef
-from ..artifacts.formats import FORMATS, WeightFormat
+from ..artifacts.formats import BLOCK_COLUMNS, FORMATS, WeightFormat
 from ..artifacts.layout import GridEntry, KvLayout
 from ..artifacts.packing_sizes import LANE_ROWS
 from ..artifacts.targets import GpuFeatures
-from .graph import LOGITS, Graph, Node
+from .graph import LOGITS, Q8, Graph, Node
 from .plan import Parameter, Plan
-from .planner import Buffers, Planner
+from .planner import Buffers, Planner, Q8Block
 from .target import Target
 from .tuning import DEFAULT_TUNING, MOST_TOKENS, SLICE_LDS_BYTES, Tuning, check_tuning
 
-Q8_BLOCK_BYTES: Final = 48  # sizeof(struct q8_block) in kernels/hip/prelude.h
+Q8_BLOCKS: Final = {Q8: Q8Block(BLOCK_COLUMNS, 48)}  # sizeof(struct q8_block) in kernels/hip/prelude.h
 THREADS: Final = 256  # of the elementwise kernels
 FEW_TOKENS: Final = (1, 2, 4, MOST_TOKENS)  # a kernel for each, up to so many tokens; more take the tiled kernel
 TILED_TOKENS: Final = 64

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..artifacts.formats import BLOCK_COLUMNS, FORMATS
+from ..artifacts.formats import BLOCK_COLUMNS, SUPERBLOCK_COLUMNS
+from .graph import Q8, Q8_SUPER
 from .plan import Parameter
-from .planner import Planner
+from .planner import Planner, Q8Block
 
-Q8_BLOCK_BYTES: Final = 60  # sizeof(struct q8_block) in kernels/host/common.h
+# sizeof(struct q8_block) and sizeof(struct q8_superblock) in kernels/host/common.h
+Q8_BLOCKS: Final = {Q8: Q8Block(BLOCK_COLUMNS, 56), Q8_SUPER: Q8Block(SUPERBLOCK_COLUMNS, 468)}
 
 
 class HostPlanner(Planner):
@@ -16,13 +18,14 @@ class HostPlanner(Planner):
 
     packing = "rows16"
 
-    def weight_parameters(self, name: str) -> dict[str, Parameter]:
-        """Return what a kernel is told of a matrix and of the rows that it is multiplied with."""
+    def weight_parameters(self, name: str, rows: str = "") -> dict[str, Parameter]:
+        """Return what a kernel is told of a matrix, and of the value whose rows it is multiplied with, if it is."""
         weight = self.graph.weights[name]
-        is_float = FORMATS[weight.ggml_type].is_float
-        columns = weight.shape[1]
-        return {
-            "columns": columns,
-            "weight_type": weight.ggml_type,
-            "activation_bytes": 4 * columns if is_float else columns // BLOCK_COLUMNS * Q8_BLOCK_BYTES,
-        }
+        columns, dtype = weight.shape[1], self.graph.values[rows].dtype if rows else ""
+        parameters: dict[str, Parameter] = {"columns": columns, "weight_type": weight.ggml_type}
+        if dtype in Q8_BLOCKS:
+            block = Q8_BLOCKS[dtype]
+            parameters |= {"activation_bytes": columns // block.columns * block.n_bytes, "x_super": dtype == Q8_SUPER}
+        elif rows:
+            parameters["activation_bytes"] = 4 * columns
+        return parameters

@@ -40,8 +40,9 @@ class Operation:
         inputs: least and most values that it reads.
         weights: least and most weights that it reads.
         problem: what is wrong with a node's shapes; "" where nothing is.
-        takes_q8: its first input comes as int8 blocks where its first weight is quantized.
+        takes_q8: its first input comes as int8 blocks or superblocks where its first weight is quantized.
         writes_q8: whether a node's output can be int8 blocks.
+        writes_superblocks: whether it can be int8 superblocks, on the host.
         in_place: its output lies where its first input does, if it has one.
         writes_kv: it leaves keys and values of the layer that its attribute `layer` counts; it has those of `Heads`.
         has_state: it reads and leaves state of each sequence, as `Planner.state` has it.
@@ -61,6 +62,7 @@ class Operation:
     problem: Callable[[Graph, Node], str] = _nothing_wrong
     takes_q8: bool = False
     writes_q8: Callable[[Graph, Node], bool] = _never
+    writes_superblocks: Callable[[Graph, Node], bool] = _never
     in_place: bool = False
     writes_kv: bool = False
     has_state: bool = False

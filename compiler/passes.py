@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..artifacts.formats import BLOCK_COLUMNS, FORMATS
-from .graph import Graph, Node, Value
+from ..artifacts.formats import BLOCK_COLUMNS, FORMATS, SUPERBLOCK_COLUMNS
+from .graph import Q8, Q8_SUPER, Graph, Node, Value
 from .operations import OPERATIONS
 from .verify import verify
 
@@ -92,35 +92,72 @@ def _is_gate_and_up(graph: Graph, node: Node) -> bool:
     return len(heights) == 2 and heights[0] == heights[1]
 
 
-def quantize_activations(graph: Graph) -> Graph:
-    """Inputs of quantized weights become int8 blocks: made by their producer if it can, else by a node."""
+def quantize_activations(graph: Graph, superblocks: bool = False) -> Graph:
+    """Inputs of quantized weights become int8 blocks: made by their producer if it can, else by a node.
+
+    Args:
+        superblocks: inputs of matrices whose columns are whole superblocks become such.
+    """
     nodes: list[Node] = []
     values = dict(graph.values)
-    quantized: dict[str, str] = {}
+    quantized: dict[tuple[str, str], str] = {}
     for node in graph.nodes:
-        if _wants_q8(graph, node):
+        dtype = _wanted_dtype(graph, node, superblocks)
+        if dtype:
             source = node.inputs[0]
-            if source not in quantized:
-                quantized[source] = f"{source}.q8"
-                values[f"{source}.q8"] = replace(values[source], name=f"{source}.q8", dtype="q8")
-                nodes.append(Node("quantize", (source,), f"{source}.q8"))
-            nodes.append(replace(node, inputs=(quantized[source], *node.inputs[1:])))
+            if (source, dtype) not in quantized:
+                name = quantized[source, dtype] = f"{source}.{dtype}"
+                values[name] = replace(values[source], name=name, dtype=dtype)
+                nodes.append(Node("quantize", (source,), name))
+            nodes.append(replace(node, inputs=(quantized[source, dtype], *node.inputs[1:])))
         else:
             nodes.append(node)
-        quantized.pop(node.output, None)  # a linear may have added to it
+        for dtype in (Q8, Q8_SUPER):
+            quantized.pop((node.output, dtype), None)  # a linear may have added to it
     return _fold_quantize(replace(graph, nodes=tuple(nodes), values=values))
 
 
-def _wants_q8(graph: Graph, node: Node) -> bool:
-    return OPERATIONS[node.op].takes_q8 and not FORMATS[graph.weights[node.weights[0]].ggml_type].is_float
+def _wanted_dtype(graph: Graph, node: Node, superblocks: bool) -> str:
+    """Return of which int8 blocks a node's first input should be; "" where it should not.
+
+    What could be written as blocks by its producer, but not as superblocks, becomes these for weights that gain most by
+    them alone: to quantize it apart takes about what others gain.
+    """
+    if not OPERATIONS[node.op].takes_q8:
+        return ""
+    weight, source = graph.weights[node.weights[0]], node.inputs[0]
+    weights = FORMATS[weight.ggml_type]
+    if weights.is_float:
+        return ""
+    if not superblocks or weight.shape[-1] % SUPERBLOCK_COLUMNS:
+        return Q8
+    apart = _can_write(graph, source, Q8) and not _can_write(graph, source, Q8_SUPER)
+    return Q8 if apart and not weights.has_superblocks else Q8_SUPER
+
+
+def quantize_by_superblocks(graph: Graph) -> Graph:
+    """Quantize the activations of a graph that has been through all passes again, to superblocks where they fit."""
+    of_floats = {name: name.removesuffix(f".{Q8}") for name, value in graph.values.items() if value.dtype == Q8}
+    nodes = [
+        replace(
+            node,
+            inputs=tuple(of_floats.get(name, name) for name in node.inputs),
+            output=of_floats.get(node.output, node.output),
+        )
+        for node in graph.nodes
+        if node.op != "quantize"
+    ]
+    floats = {of_floats[name]: replace(graph.values[name], name=of_floats[name], dtype="float32") for name in of_floats}
+    plain = replace(graph, nodes=tuple(nodes), values={**graph.values, **floats})
+    return verify(quantize_activations(_without_unused(plain), superblocks=True))
 
 
 def _fold_quantize(graph: Graph) -> Graph:
     """Take out each quantize node whose source has no other reader, and whose producer can write int8 blocks."""
     folded: dict[str, str] = {}
     for node in graph.nodes:
-        source = node.inputs[0] if node.op == "quantize" else None
-        if source is not None and len(graph.consumers(source)) == 1 and _can_write_q8(graph, source):
+        source, dtype = node.inputs[0] if node.op == "quantize" else None, graph.values[node.output].dtype
+        if source is not None and len(graph.consumers(source)) == 1 and _can_write(graph, source, dtype):
             folded[source] = node.output
     nodes = tuple(
         replace(node, output=folded.get(node.output, node.output))
@@ -130,9 +167,11 @@ def _fold_quantize(graph: Graph) -> Graph:
     return _without_unused(replace(graph, nodes=nodes))
 
 
-def _can_write_q8(graph: Graph, value: str) -> bool:
+def _can_write(graph: Graph, value: str, dtype: str) -> bool:
+    """Return whether the producer of a value can write it as int8 blocks or superblocks."""
     producer = next(node for node in graph.nodes if node.output == value)
-    return OPERATIONS[producer.op].writes_q8(graph, producer)
+    operation = OPERATIONS[producer.op]
+    return (operation.writes_superblocks if dtype == Q8_SUPER else operation.writes_q8)(graph, producer)
 
 
 def _without_unused(graph: Graph) -> Graph:

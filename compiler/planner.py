@@ -18,7 +18,7 @@ from ..artifacts.layout import (
     StateEntry,
     Tap,
 )
-from .graph import LOGITS, TAPPED, Graph, Node
+from .graph import LOGITS, Q8_SUPER, TAPPED, Graph, Node
 from .plan import KernelSpec, PackedTensor, Parameter, Plan
 from .target import Target
 
@@ -29,6 +29,14 @@ class Buffers:
 
     entries: tuple[BufferEntry, ...]
     of: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Q8Block:
+    """Int8 activations with a scale, as a back end's struct has them: of how many columns, in how many bytes."""
+
+    columns: int
+    n_bytes: int
 
 
 class Planner:
@@ -62,6 +70,11 @@ class Planner:
     def value(self, name: str) -> BufferRef:
         """Return the argument for a value of the graph."""
         return BufferRef(self._buffer_of[name])
+
+    def q8_parameters(self, name: str) -> dict[str, Parameter]:
+        """Return what the kernel that writes a value is told of int8 blocks."""
+        value = self.graph.values[name]
+        return {"out_q8": value.is_int8, **({"out_super": True} if value.dtype == Q8_SUPER else {})}
 
     def tensor(self, sources: tuple[str, ...], packing: str) -> TensorRef:
         """Return the argument for weights, stacked where there are several; they are packed once."""

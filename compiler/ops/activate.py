@@ -46,7 +46,20 @@ def hip_launch(planner: HipPlanner, node: Node, activation: str, **numbers: Para
 
 def _parameters(planner: Planner, node: Node, activation: str) -> dict[str, Parameter]:
     out = planner.graph.values[node.output]
-    return {"activation": activation, "out_q8": out.dtype == "q8", "at_logits_rows": out.rows == LOGITS}
+    return {
+        "activation": activation,
+        "at_logits_rows": out.rows == LOGITS,
+        **planner.q8_parameters(node.output),
+    }
 
 
-OPERATION = Operation("activate", compute, host, hip, {"activation": str}, problem=_problem, writes_q8=always)
+OPERATION = Operation(
+    "activate",
+    compute,
+    host,
+    hip,
+    {"activation": str},
+    problem=_problem,
+    writes_q8=always,
+    writes_superblocks=always,
+)

@@ -123,7 +123,7 @@ def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
     whole = heads.query_columns + sum(heads.kv_columns)
     return {
         "scale": float_literal(node.real("scale")),
-        "out_q8": planner.graph.values[node.output].dtype == "q8",
+        **planner.q8_parameters(node.output),
         **heads.parameters(planner.kv),
         **given(node, OPTIONAL),
         **({} if query.columns == whole else {"query_stride": query.columns}),

@@ -37,4 +37,13 @@ def _problem(graph: Graph, node: Node) -> str:
     return "" if node.real("low") <= node.real("high") else "expected a range that has numbers"
 
 
-OPERATION = Operation("clamp", compute, host, hip, {"low": float, "high": float}, problem=_problem, writes_q8=always)
+OPERATION = Operation(
+    "clamp",
+    compute,
+    host,
+    hip,
+    {"low": float, "high": float},
+    problem=_problem,
+    writes_q8=always,
+    writes_superblocks=always,
+)

@@ -25,7 +25,6 @@ def _scale(node: Node) -> dict[str, Parameter]:
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     parameters = {**planner.weight_parameters(node.weights[0]), **_scale(node)}
-    del parameters["activation_bytes"]
     planner.launch("embedding", (planner.matrix(node.weights), planner.value(node.output)), **parameters)
 
 

@@ -58,7 +58,8 @@ def launch_stacked(planner: HostPlanner | HipPlanner, node: Node, **parameters: 
     if isinstance(planner, HipPlanner):
         planner.expert_matmul(arguments, matrices[0], **parameters)
     else:
-        planner.launch("expert_matmul", arguments, **parameters, **planner.weight_parameters(matrices[0]))
+        parameters |= planner.weight_parameters(matrices[0], node.inputs[0])
+        planner.launch("expert_matmul", arguments, **parameters)
 
 
 def stack_problem(graph: Graph, node: Node, count: int) -> str:

@@ -37,10 +37,10 @@ def host(planner: HostPlanner, node: Node) -> None:
         _arguments(planner, node),
         rows=out.columns,
         activation=node.word("activation"),
-        out_q8=out.dtype == "q8",
+        **planner.q8_parameters(node.output),
         **({"has_bias": True} if node.parts()[1] else {}),
         **scale_parameters(node),
-        **planner.weight_parameters(node.weights[0]),
+        **planner.weight_parameters(node.weights[0], node.inputs[0]),
     )
 
 
@@ -54,7 +54,7 @@ def hip(planner: HipPlanner, node: Node) -> None:
         rows=out.columns,
         activation=node.word("activation"),
         gate_up=True,
-        out_q8=out.dtype == "q8",
+        **planner.q8_parameters(node.output),
         out_stride=out.columns,
         out_offset=0,
         has_bias=bool(node.parts()[1]),

@@ -60,7 +60,7 @@ def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **mo
         weight_columns=weight_columns,
         gate_stride=values[node.inputs[1]].columns,
         gate_first=node.integer("gate_first", 0),
-        out_q8=out.dtype == "q8",
+        **planner.q8_parameters(node.output),
         **more,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...artifacts.formats import BLOCK_COLUMNS
+from ...artifacts.formats import BLOCK_COLUMNS, SUPERBLOCK_COLUMNS
 from ...artifacts.layout import GridEntry
 from ..graph import LOGITS, Graph, Node
 from ..lower_hip import HipPlanner
@@ -62,8 +62,8 @@ def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **mo
         grid,
         columns=out.columns,
         epsilon=float_literal(node.real("epsilon")),
-        out_q8=out.dtype == "q8",
         at_logits_rows=out.rows == LOGITS,
+        **planner.q8_parameters(node.output),
         **more,
     )
 
@@ -100,6 +100,11 @@ def groups_fit_q8(graph: Graph, node: Node) -> bool:
     return node.integer("group", BLOCK_COLUMNS) % BLOCK_COLUMNS == 0
 
 
+def groups_fit_superblocks(graph: Graph, node: Node) -> bool:
+    """Return whether they are of whole int8 superblocks, for `Operation.writes_superblocks`."""
+    return node.integer("group", SUPERBLOCK_COLUMNS) % SUPERBLOCK_COLUMNS == 0
+
+
 OPERATION = Operation(
     "norm",
     compute,
@@ -110,4 +115,5 @@ OPERATION = Operation(
     weights=(0, 2),
     problem=_problem,
     writes_q8=groups_fit_q8,
+    writes_superblocks=groups_fit_superblocks,
 )

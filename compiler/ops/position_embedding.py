@@ -21,7 +21,6 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     parameters = planner.weight_parameters(node.weights[0])
-    del parameters["activation_bytes"]
     planner.launch("position_embedding", _arguments(planner, node), **parameters)
 
 

@@ -1,4 +1,4 @@
-"""Floats to int8 blocks of 32, which stand for about the same numbers."""
+"""Floats to int8 blocks of 32 or superblocks of 256, which stand for about the same numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def compute(node: Node, inputs: Sequence[Float64], weights: Sequence[Float64]) -
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     values = planner.value(node.inputs[0]), planner.value(node.output)
-    planner.launch("quantize", values, columns=planner.graph.values[node.output].columns, **_rows(planner, node))
+    columns = planner.graph.values[node.output].columns
+    planner.launch("quantize", values, columns=columns, **planner.q8_parameters(node.output), **_rows(planner, node))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:

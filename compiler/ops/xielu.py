@@ -44,4 +44,6 @@ def hip(planner: HipPlanner, node: Node) -> None:
     hip_launch(planner, node, "xielu", **_numbers(node))
 
 
-OPERATION = Operation("xielu", compute, host, hip, dict.fromkeys(PARAMETERS, float), writes_q8=always)
+OPERATION = Operation(
+    "xielu", compute, host, hip, dict.fromkeys(PARAMETERS, float), writes_q8=always, writes_superblocks=always
+)

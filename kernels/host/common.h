@@ -30,9 +30,24 @@ struct q8_block {
     float unit;
     int32_t shifts[2]; /* 0 to MAX_SHIFT; one of them is 0 */
     int32_t sums[2]; /* of a half's quants, times -128 */
-    float scaled_sums[2]; /* sums of what quants stand for: of the first half's and of all */
+    float scaled_sum; /* of what all quants stand for */
     int8_t quants[32];
 };
+
+/* 256 activations as int8, of rows that are a multiple of as many: value = unit * 2^shifts[i] * quant, of the i-th 16 of
+ * them. That is a little less exact, and spares a product of floats for each 32 (docs/performance.md). */
+struct q8_superblock {
+    float unit;
+    int16_t part_twos[16], block_fours[8]; /* sums of what 16 quants stand for in two units, of 32 in four, rounded */
+    struct q8_part {
+        int32_t shifts[2]; /* 0 to SUPER_SHIFT, which that of the largest has */
+        int32_t sums[2]; /* of 16 quants, times -128 */
+        float sum; /* of what all 32 stand for, in units */
+        int8_t quants[32];
+    } blocks[8]; /* one behind the other, as processors read ahead */
+};
+#define SUPER_SHIFT                                                                                                    \
+    5 /* a sum of 32 products of at most 128 * 127, so much higher, is below 2^24, and exact as a float */
 #define MAX_SHIFT 11 /* a block's sum fits 32 bits: 32 products of at most 128 * 127, 11 bits higher, are below 2^30 */
 
 INLINE int32_t int_min(int32_t a, int32_t b) { return a < b ? a : b; }

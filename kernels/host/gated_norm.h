@@ -20,21 +20,12 @@
 
 static int32_t gated_norm_items(const struct step *step) { return step->num_tokens; }
 
-/* Elements [c, c + 16) of GROUP, those past its end 0. */
-INLINE f32x16 load_within(const float *x, int32_t c)
-{
-    if (c + 16 <= GROUP) return load_f32(x + c);
-    float some[16] = { 0 };
-    for (int32_t i = c; i < GROUP; i++) some[i - c] = x[i];
-    return load_f32(some);
-}
-
 /* values: of a group, filled up to a multiple of 32. */
 static void gate_group(const float *x, const float *z, const float *weight, float *values)
 {
     f32x16 squares = splat(0);
     for (int32_t c = 0; c < GROUP; c += 16) {
-        const f32x16 own = load_within(x, c), gated = own * activation(load_within(z, c));
+        const f32x16 own = load_some(x, c, GROUP), gated = own * activation(load_some(z, c, GROUP));
         store_f32(values + c, gated);
 #ifndef NORM_NONE
         const f32x16 normed = NORM_IS_BEFORE ? own : gated;

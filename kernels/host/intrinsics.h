@@ -101,6 +101,10 @@ INTRINSIC(512) __m512i _mm512_dpbusd_epi32(__m512i sums, __m512i a, __m512i b)
 {
     return (__m512i)__builtin_ia32_vpdpbusd512((i32x16)sums, (u8x64)a, (s8x64)b);
 }
+INTRINSIC(512) __m512i _mm512_dpwssd_epi32(__m512i sums, __m512i a, __m512i b)
+{
+    return (__m512i)__builtin_ia32_vpdpwssd512((i32x16)sums, (i32x16)a, (i32x16)b);
+}
 INTRINSIC(512) __m512i _mm512_sllv_epi32(__m512i v, __m512i counts)
 {
     return (__m512i)__builtin_ia32_psllv16si((i32x16)v, (i32x16)counts);

@@ -53,28 +53,25 @@ INLINE float group_inverse(const float *x, const float mean)
     return 1.0f / __builtin_sqrtf(sum / GROUP + EPSILON);
 }
 
-/* Columns from `first` on as int8 blocks, no more than are made at once. */
-INLINE void norm_blocks(const float *x, const float *weight, const float *bias, struct q8_block *out, const float mean,
-                        const float inverse, int32_t first, const int32_t columns)
+/* Columns from `first` on as int8, no more than are made at once. */
+INLINE void norm_columns(const float *x, const float *weight, const float *bias, char *out, const float mean,
+                         const float inverse, const int32_t first, const int32_t columns)
 {
-    float values[32 * BLOCKS_AT_ONCE] __attribute__((aligned(64)));
+    float values[COLUMNS_AT_ONCE] __attribute__((aligned(64)));
     for (int32_t i = 0; i < columns; i += 16) {
         const int32_t c = first + i;
         f32x16 y = (IS_LAYER ? load_f32(x + c) - mean : load_f32(x + c)) * inverse;
         if (WEIGHT_COLUMNS) y *= load_f32(weight + c);
         store_f32(values + i, HAS_BIAS ? y + load_f32(bias + c) : y);
     }
-    quantize_row(values, out + first / 32, columns);
+    quantize_columns(values, out, first, columns);
 }
 
 static void norm_group(const float *x, const float *weight, const float *bias, char *out)
 {
     const float mean = IS_LAYER ? group_mean(x) : 0, inverse = group_inverse(x, mean);
     if (OUT_Q8) {
-        struct q8_block *blocks = (struct q8_block *)out;
-        const int32_t step = 32 * BLOCKS_AT_ONCE, rest = GROUP % step, whole = GROUP - rest;
-        for (int32_t c = 0; c < whole; c += step) norm_blocks(x, weight, bias, blocks, mean, inverse, c, step);
-        if (rest) norm_blocks(x, weight, bias, blocks, mean, inverse, whole, rest);
+        FOR_COLUMNS(GROUP, first, count, norm_columns(x, weight, bias, out, mean, inverse, first, count));
         return;
     }
     for (int32_t c = 0; c < GROUP; c++) {
@@ -86,7 +83,7 @@ static void norm_group(const float *x, const float *weight, const float *bias, c
 
 static void norm_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    const size_t stride = OUT_Q8 ? COLUMNS / 32 * sizeof(struct q8_block) : COLUMNS * sizeof(float);
+    const size_t stride = OUT_Q8 ? Q8_BYTES(COLUMNS) : COLUMNS * sizeof(float);
     for (int32_t i = begin; i < end; i++) {
         const int32_t row = AT_LOGITS_ROWS && !PACKED ? step->logits_rows[i] : i;
         for (int32_t c = 0; c < COLUMNS; c += GROUP) {

@@ -1,6 +1,6 @@
-/* out[t] = x[t] as int8 blocks.
+/* out[t] = x[t] as int8 blocks or superblocks.
  *
- * Constants: COLUMNS; AT_LOGITS_ROWS where rows are those of which logits are asked.
+ * Constants: COLUMNS, OUT_SUPER; AT_LOGITS_ROWS where rows are those of which logits are asked.
  * Arguments: x float32[T, COLUMNS], out. A work item is one token.
  */
 #include "quantize_blocks.h"
@@ -15,6 +15,6 @@ static void quantize_run(const struct step *step, void *const *arguments, int32_
 {
     for (int32_t t = begin; t < end; t++)
         quantize_row((const float *)arguments[0] + (size_t)t * COLUMNS,
-                     (struct q8_block *)arguments[1] + (size_t)t * (COLUMNS / 32), COLUMNS);
+                     (char *)arguments[1] + (size_t)t * Q8_BYTES(COLUMNS), COLUMNS);
 }
 EXPORT const struct kernel SYMBOL = { quantize_items, quantize_run };

@@ -1,22 +1,22 @@
-/* Floats to int8 blocks, up to 8 at a time: what a block comes to is a few numbers, which are computed for all of them at
- * once, in the lanes of a vector: two of each block, its halves'.
+/* Floats to int8 blocks, up to 8 at a time, or to a superblock: what 16 floats come to is a few numbers, which are computed
+ * for 16 times as many at once, in the lanes of a vector.
  */
 #ifndef ROCMFORGE_QUANTIZE_BLOCKS_H
 #define ROCMFORGE_QUANTIZE_BLOCKS_H
 #include "vector.h"
 
 #define BLOCKS_AT_ONCE 8
+#define COLUMNS_AT_ONCE (32 * BLOCKS_AT_ONCE) /* as many as a superblock's */
 
-INLINE i32x16 larger_of(i32x16 a, i32x16 b)
-{
-    const i32x16 first = a > b;
-    return (first & a) | (~first & b);
-}
-INLINE i32x16 smaller_of(i32x16 a, i32x16 b)
-{
-    const i32x16 first = a < b;
-    return (first & a) | (~first & b);
-}
+/* Whether what is written as int8 are superblocks. */
+#ifndef OUT_SUPER
+#define OUT_SUPER 0
+#endif
+#define Q8_BYTES(columns)                                                                                              \
+    ((size_t)(columns) / (OUT_SUPER ? 256 : 32) * (OUT_SUPER ? sizeof(struct q8_superblock) : sizeof(struct q8_block)))
+
+INLINE i32x16 larger_of(i32x16 a, i32x16 b) { return select_int(a > b, a, b); }
+INLINE i32x16 smaller_of(i32x16 a, i32x16 b) { return select_int(a < b, a, b); }
 INLINE i32x16 fold_two(i32x16 a, i32x16 b, const int adds)
 {
     return adds ? (i32x16)((u32x16)a + (u32x16)b) : larger_of(a, b);
@@ -75,7 +75,6 @@ INLINE struct half_scales scales_of_halves(i32x16 magnitudes)
 /* Args: x: 32 floats for each of `count` blocks. stride: blocks from one to the next. */
 INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_t stride, const int count)
 {
-    const i32x16 odd = { 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1 };
     i32x16 v[16];
     for (int i = 0; i < 16; i++) v[i] = i < 2 * count ? (i32x16)vector_abs(load_f32(x + 16 * i)) : splat_int(0);
     const struct half_scales scales = scales_of_halves(fold_lanes(v, 0));
@@ -94,7 +93,7 @@ INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_
         int32_t shifts[16], sums[16];
     } all;
     store_f32(all.units, scales.unit);
-    store_f32(all.scaled_sums, scales.unit * vector_select(odd, both, own));
+    store_f32(all.scaled_sums, scales.unit * both);
     store_f32(all.shifts, (f32x16)scales.shifts);
     store_f32(all.sums, (f32x16)(-128 * sums));
     for (int i = 0; i < count; i++) {
@@ -102,15 +101,71 @@ INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_
         block->unit = all.units[2 * i];
         __builtin_memcpy(block->shifts, all.shifts + 2 * i, sizeof block->shifts);
         __builtin_memcpy(block->sums, all.sums + 2 * i, sizeof block->sums);
-        __builtin_memcpy(block->scaled_sums, all.scaled_sums + 2 * i, sizeof block->scaled_sums);
+        block->scaled_sum = all.scaled_sums[2 * i];
     }
 }
 
-/* Neighbouring blocks. Args: columns: a multiple of 32. */
-INLINE void quantize_row(const float *x, struct q8_block *blocks, const int32_t columns)
+/* Each 16's largest float becomes 64 to 127 quants, the superblock's largest 127, as far as SUPER_SHIFT allows. What is not
+ * finite makes the unit so; quants are 0 where the largest is below 2^-100. */
+INLINE void quantize_superblock(const float *x, struct q8_superblock *out)
 {
-    const int32_t rest = columns / 32 % BLOCKS_AT_ONCE, whole = columns / 32 - rest;
-    for (int32_t b = 0; b < whole; b += BLOCKS_AT_ONCE) quantize_blocks(x + 32 * b, blocks + b, 1, BLOCKS_AT_ONCE);
-    if (rest) quantize_blocks(x + 32 * whole, blocks + whole, 1, rest);
+    i32x16 v[16];
+    for (int i = 0; i < 16; i++) v[i] = (i32x16)vector_abs(load_f32(x + 16 * i));
+    const i32x16 magnitudes = fold_lanes(v, 0);
+    const int32_t largest = horizontal_max_int(magnitudes);
+    const float top = float_of_bits(largest), inverse = top >= 0x1p-100f ? 127.0f / top : 0;
+    const i32x16 halvings = smaller_of((largest - magnitudes) >> 23, splat_int(SUPER_SHIFT));
+    const i32x16 shifts = SUPER_SHIFT - halvings;
+    float factors[16] __attribute__((aligned(64)));
+    store_f32(factors, inverse * powers_of_two(halvings));
+    for (int i = 0; i < 16; i++) {
+        v[i] = (i32x16)(load_f32(x + 16 * i) * splat(factors[i]) + ROUNDING);
+        const i8x16 quants = __builtin_convertvector(v[i], i8x16);
+        __builtin_memcpy(out->blocks[i / 2].quants + 16 * (i % 2), &quants, 16);
+    }
+    const i32x16 sums = (i32x16)((u32x16)fold_lanes(v, 1) - 16 * (uint32_t)bits_of_float(ROUNDING));
+    const i32x16 in_units = (i32x16)((u32x16)sums << (u32x16)shifts), both = in_units + swap_halves(in_units);
+    const i16x16 twos = __builtin_convertvector((in_units + 1) >> 1, i16x16);
+    const i32x8 of_blocks = __builtin_shufflevector(both, both, 0, 2, 4, 6, 8, 10, 12, 14);
+    const i16x8 fours = __builtin_convertvector((of_blocks + 2) >> 2, i16x8);
+    out->unit = top * (1.0f / 127) * (1.0f / (1 << SUPER_SHIFT));
+    struct {
+        int32_t shifts[16], sums[16];
+        float of_blocks[16];
+    } all;
+    store_f32(all.shifts, (f32x16)shifts);
+    store_f32(all.sums, (f32x16)(-128 * sums));
+    store_f32(all.of_blocks, to_f32(both));
+    for (int b = 0; b < 8; b++) {
+        __builtin_memcpy(out->blocks[b].shifts, all.shifts + 2 * b, sizeof out->blocks[b].shifts);
+        __builtin_memcpy(out->blocks[b].sums, all.sums + 2 * b, sizeof out->blocks[b].sums);
+        out->blocks[b].sum = all.of_blocks[2 * b];
+    }
+    __builtin_memcpy(out->part_twos, &twos, sizeof out->part_twos);
+    __builtin_memcpy(out->block_fours, &fours, sizeof out->block_fours);
+}
+
+/* Columns from `first` on of a row, no more than COLUMNS_AT_ONCE. Args: columns: a multiple of 32, or of 256. */
+INLINE void quantize_columns(const float *x, void *row, const int32_t first, const int32_t columns)
+{
+    if (OUT_SUPER)
+        quantize_superblock(x, (struct q8_superblock *)row + first / 256);
+    else
+        quantize_blocks(x, (struct q8_block *)row + first / 32, 1, columns / 32);
+}
+
+/* Runs `body`, which uses `first` and `count`, for all columns in turn, COLUMNS_AT_ONCE of them and those that are left. */
+#define FOR_COLUMNS(columns, first, count, body)                                                                       \
+    do {                                                                                                               \
+        int32_t first = 0;                                                                                             \
+        for (const int32_t count = COLUMNS_AT_ONCE; first + count <= (columns); first += count) body;                  \
+        const int32_t count = (columns) % COLUMNS_AT_ONCE;                                                             \
+        if (count) body;                                                                                               \
+    } while (0)
+
+/* Args: columns: a multiple of 32, or of 256. */
+INLINE void quantize_row(const float *x, void *row, const int32_t columns)
+{
+    FOR_COLUMNS(columns, first, count, quantize_columns(x + first, row, first, count));
 }
 #endif

@@ -17,6 +17,9 @@ typedef uint16_t u16x32 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
+typedef int16_t i16x8 __attribute__((vector_size(16)));
+typedef int32_t i32x8 __attribute__((vector_size(32)));
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #include "vector_x86_64_v4.h"
@@ -96,12 +99,20 @@ INLINE f32x16 load_e4m3(const void *p)
 #ifndef HAS_LANE_SHIFTS
 INLINE i32x16 shift_lanes(i32x16 v, int32_t count) { return (i32x16)((u32x16)v << (uint32_t)count); }
 #endif
+#ifndef HAS_DOT_OF_TWO
+/* acc[r] += p * x[0] + q * x[1], of lanes that hold p, 0 or more, in their low half and q in the other. */
+INLINE i32x16 dot_of_two(i32x16 acc, i32x16 pairs, const int16_t *x)
+{
+    return acc + (pairs & 0xffff) * x[0] + (pairs >> 16) * x[1];
+}
+#endif
 INLINE f32x16 to_f32(i32x16 v) { return __builtin_convertvector(v, f32x16); }
 INLINE f32x16 vector_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
 /* mask lanes are all ones or all zeros */
+INLINE i32x16 select_int(i32x16 mask, i32x16 yes, i32x16 no) { return (mask & yes) | (~mask & no); }
 INLINE f32x16 vector_select(i32x16 mask, f32x16 yes, f32x16 no)
 {
-    return (f32x16)((mask & (i32x16)yes) | (~mask & (i32x16)no));
+    return (f32x16)select_int(mask, (i32x16)yes, (i32x16)no);
 }
 /* A float plus this, where it is below 2^22, is rounded to the nearest integer, ties to even, and that is in the last bits. */
 #define ROUNDING 12582912.0f /* 1.5 * 2^23 */

@@ -88,6 +88,17 @@ INLINE i32x16 dot_signed(i32x16 acc, u8x64 w, const int8_t *x)
     }
     return sum.whole;
 }
+#define HAS_DOT_OF_TWO
+INLINE i32x16 dot_of_two(i32x16 acc, i32x16 pairs, const int16_t *x)
+{
+    int32_t two;
+    __builtin_memcpy(&two, x, 4);
+    i32_halves sum = { acc };
+    const i32_halves both = { pairs };
+    for (int h = 0; h < 2; h++)
+        sum.half[h] = _mm256_add_epi32(sum.half[h], _mm256_madd_epi16(both.half[h], _mm256_set1_epi32(two)));
+    return sum.whole;
+}
 INLINE u8x64 look_up(u8x16 table, u8x64 codes)
 {
     const __m256i both = _mm256_broadcastsi128_si256((__m128i)table);

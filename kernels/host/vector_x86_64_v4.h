@@ -45,6 +45,13 @@ INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
     __builtin_memcpy(&four, x, 4);
     return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
+#define HAS_DOT_OF_TWO
+INLINE i32x16 dot_of_two(i32x16 acc, i32x16 pairs, const int16_t *x)
+{
+    int32_t two;
+    __builtin_memcpy(&two, x, 4);
+    return (i32x16)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)pairs, _mm512_set1_epi32(two));
+}
 #define HOLD(v) __asm__ volatile("" : "+v"(v))
 /* By counts as wide as lanes, which instructions read where they lie. */
 #define HAS_LANE_SHIFTS

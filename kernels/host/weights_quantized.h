@@ -20,6 +20,12 @@ struct block_scales {
     f32x16 minimum[NUM_MINIMA]; /* added: weight = scale * quant + minimum */
 };
 
+/* Where the numbers of 32 columns of a token lie. */
+struct activation_block {
+    const int8_t *quants;
+    const int32_t *shifts, *sums; /* of halves */
+};
+
 INLINE u8x64 shift_right(u8x64 v, int n) { return (u8x64)((u16x32)v >> n); }
 INLINE u8x64 shift_left(u8x64 v, int n) { return (u8x64)((u16x32)v << n); }
 
@@ -91,6 +97,10 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #ifndef SCALES_ODD_GROUPS
 #define SCALES_ODD_GROUPS 0
 #endif
+/* Whether activations are superblocks: with weights of superblocks they always are. */
+#ifndef X_SUPER
+#define X_SUPER (SUPER_SCALE_BYTES > 0)
+#endif
 #define QUANT_BYTES (64 * QUANT_BITS)
 #define BLOCK_BYTES (QUANT_BYTES + 16 * SCALE_BYTES)
 #define SUPER_BYTES (16 * SUPER_SCALE_BYTES + 8 * BLOCK_BYTES)
@@ -114,7 +124,7 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 /* Whether quants are so small that products with the scales of their 16 columns fit a byte too. */
 #define QUANTS_SCALED (QUANT_BITS == 2 && HAS_MINIMUM && NUM_SCALES == 2)
 /* Whether a tile alone is as fast as two: with a minimum, products of floats bind as soon as loads do. */
-#define QUANTS_ALONE (NUM_SCALES == 1 && HAS_MINIMUM)
+#define QUANTS_ALONE (NUM_SCALES == 1 && HAS_MINIMUM && !SUPER_SCALE_BYTES)
 /* Whether products are made of panels, where many tokens are multiplied. */
 #define HAS_PANELS (PANEL_TOKENS == 16 && !QUANTS_SCALED)
 /* Tokens that share blocks of weights that are unpacked, in groups of how many, and how many blocks at once. */
@@ -214,109 +224,6 @@ INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct bloc
 }
 #endif
 
-#if QUANTS_SCALED
-#include "weights_scaled.h"
-#else
-/* What a half's dot begins with, so that weights may be lifted. */
-INLINE i32x16 begin_dot(const struct q8_block *x, int half, const int lift)
-{
-    return splat_int(lift == 128 ? x->sums[half] : (x->sums[half] >> 7) * lift);
-}
-
-/* A token's sums and its products with a block. Args: dots: of its halves, shifted. */
-INLINE f32x16 add_products(f32x16 sum, const i32x16 dots[2], const struct block_scales *s, const struct q8_block *x)
-{
-    f32x16 in_units;
-    if (NUM_SCALES == 2)
-        in_units = vector_fma(to_f32(dots[1]), s->scale[1], to_f32(dots[0]) * s->scale[0]);
-    else
-        in_units = to_f32(dots[0] + dots[1]) * s->scale[0];
-    sum = vector_fma(in_units, splat(x->unit), sum);
-    return HAS_MINIMUM ? vector_fma(s->minimum[0], splat(x->scaled_sums[1]), sum) : sum;
-}
-
-/* Adds a block's products to the sums of `tokens` tokens; `x` is the first one's block. */
-INLINE void multiply_block(const u8x64 unpacked[8], const struct block_scales *s, const struct q8_block *x,
-                           const int tokens, f32x16 *sums)
-{
-    u8x64 w[8];
-    for (int v = 0; v < 8; v++) {
-        w[v] = unpacked[v];
-        if (tokens == 8) HOLD(w[v]);
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < tokens; t++) {
-        const struct q8_block *a = x + (size_t)t * (COLUMNS / 32);
-        i32x16 dots[2];
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            dots[half] = begin_dot(a, half, LIFT_OF(tokens));
-            for (int v = 4 * half; v < 4 * half + 4; v++) dots[half] = DOT(dots[half], w[v], a->quants + 4 * v);
-            dots[half] = shift_lanes(dots[half], a->shifts[half]);
-        }
-        sums[t] = add_products(sums[t], dots, s, a);
-    }
-}
-
-/* Asks for what is read 4 KiB after a block. Processors do that by themselves where little is computed between two lines;
- * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. */
-INLINE void prefetch_after(const uint8_t *block)
-{
-    for (int at = 0; at < BLOCK_BYTES; at += 64) __builtin_prefetch(block + 4096 + at);
-}
-
-#if HAS_PANELS
-#include "weights_panels.h"
-#elif PAIRED_TILES
-#include "weights_pairs.h"
-#endif
-
-/* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Column blocks in order,
- * one accumulator a row: the order of a sum depends neither on their number nor on `together`, the blocks that are
- * unpacked before they are multiplied: 1, or 8 that several groups share. */
-INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, int groups,
-                          const int together, f32x16 *sums)
-{
-    const int blocks = COLUMNS / 32;
-    const struct q8_block *x = (const struct q8_block *)activations;
-    for (int t = 0; t < tokens * groups; t++) sums[t] = splat(0);
-#if HAS_PANELS
-    if (tokens == PANEL_TOKENS) {
-        multiply_panels(tile, x, groups, sums);
-        return;
-    }
-#endif
-    for (int first = 0; first < blocks; first += together) {
-        u8x64 w[SPAN_BLOCKS][8];
-        struct block_scales s[SPAN_BLOCKS];
-        const int count = blocks % together ? int_min(together, blocks - first) : together;
-        /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again with
-         * each, as that of a superblock is anyway: Zen 4 reads 1.6 times as fast. */
-        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(first & ~7));
-        for (int b = 0; b < count && tokens > 1; b++) prefetch_after(tile + block_offset(first + b));
-        for (int b = 0; b < count; b++) unpack_block(tile, first + b, w[b], s + b, LIFT_OF(tokens));
-        for (int group = 0; group < groups; group++) {
-            const struct q8_block *block = x + (size_t)(group * tokens) * (size_t)blocks + (size_t)first;
-            for (int b = 0; b < count; b++) multiply_block(w[b], s + b, block + b, tokens, sums + group * tokens);
-        }
-    }
-}
-#endif
-
-/* Two tiles. */
-INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *activations, const int tokens,
-                          int groups, const int together, f32x16 *first_sums, f32x16 *second_sums)
-{
-#if PAIRED_TILES
-    if (together > 1) {
-        multiply_tiles(first, second, activations, tokens * groups, first_sums, second_sums);
-        return;
-    }
-#endif
-    multiply_tile(first, activations, tokens, groups, together, first_sums);
-    multiply_tile(second, activations, tokens, groups, together, second_sums);
-}
-
 /* One row as floats, for the embedding: exactly scale * quant + minimum, as GGUF defines it. */
 INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)
 {
@@ -332,3 +239,10 @@ INLINE void dequantize_row(const uint8_t *tile, const int lane, float *out)
         }
     }
 }
+
+#if X_SUPER
+#include "weights_superblocks.h"
+#else
+#include "weights_blocks.h"
+#endif
+#include "weights_products.h"

@@ -20,7 +20,7 @@ from rocmforge.compiler.build import build_variants, find_toolchain
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Graph, Node, Value, Weight
 from rocmforge.compiler.lower import make_plan
-from rocmforge.compiler.lower_hip import Q8_BLOCK_BYTES, HipPlanner
+from rocmforge.compiler.lower_hip import Q8_BLOCKS, HipPlanner
 from rocmforge.compiler.model_config import ModelConfig
 from rocmforge.compiler.operations import OPERATIONS
 from rocmforge.compiler.passes import run_passes
@@ -271,7 +271,7 @@ def lower(
     table = {weight.name: weight for weight in (*weights, Weight("source", (64, 64), "F32"))}
     sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(node.inputs))
     graph = Graph((*sources, node), {value.name: value for value in values}, table)
-    buffers = assign_buffers(graph, TARGETS[arch], Q8_BLOCK_BYTES)
+    buffers = assign_buffers(graph, TARGETS[arch], Q8_BLOCKS)
     kv = KvLayout(1, config.num_kv_heads, config.head_dim, 16, kv_dtype)
     planner = HipPlanner(graph, TARGETS[arch], buffers, kv, config.max_seq_len, tuning)
     OPERATIONS[node.op].hip(planner, node)

@@ -35,7 +35,7 @@ K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 IQ_TYPES = ("IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M")
 TERNARY_TYPES = ("TQ1_0", "TQ2_0")
 SUPER_TYPES = (*K_TYPES, *IQ_TYPES, *TERNARY_TYPES)
-"""Of blocks of 256 columns."""
+"""Of blocks of 256 columns, and multiplied with superblocks of activations alone."""
 FP4_TYPES = ("MXFP4", "NVFP4")
 WEIGHT_TYPES = (
     *FLOAT_TYPES,
@@ -58,11 +58,17 @@ LEVELS = tuple(
 Q8_BLOCK = np.dtype(
     [
         *(("unit", "<f4"), ("shifts", "<i4", 2), ("sums", "<i4", 2)),
-        *(("scaled_sums", "<f4", 2), ("quants", "i1", 32)),
+        *(("scaled_sum", "<f4"), ("quants", "i1", 32)),
     ]
 )
 """struct q8_block."""
 MAX_SHIFT = 11
+_Q8_PART = np.dtype([("shifts", "<i4", 2), ("sums", "<i4", 2), ("sum", "<f4"), ("quants", "i1", 32)])
+Q8_SUPERBLOCK = np.dtype(
+    [("unit", "<f4"), ("part_twos", "<i2", 16), ("block_fours", "<i2", 8), ("blocks", _Q8_PART, 8)]
+)
+"""struct q8_superblock."""
+SUPER_SHIFT = 5
 
 _GUARD_BYTES = 256
 _GUARD = 0xA5
@@ -116,16 +122,25 @@ def weight_parameters(ggml_type: str, columns: int) -> dict[str, Parameter]:
     return {"columns": columns, "weight_type": ggml_type}
 
 
+def product_parameters(ggml_type: str, columns: int, x_super: bool = False) -> dict[str, Parameter]:
+    """What kernels that multiply rows with weights need beside their own.
+
+    Args:
+        x_super: rows are superblocks, as they are anyway where the type wants it.
+    """
+    parameters = weight_parameters(ggml_type, columns)
+    if ggml_type in FLOAT_TYPES:
+        return {**parameters, "activation_bytes": 4 * columns}
+    x_super |= ggml_type in SUPER_TYPES
+    n_bytes = columns // 256 * Q8_SUPERBLOCK.itemsize if x_super else columns // 32 * Q8_BLOCK.itemsize
+    return {**parameters, "activation_bytes": n_bytes, "x_super": x_super}
+
+
 def attention_records(heads: int, value_dim: int, length: int) -> Float32:
     """What the host's attention shares spans in, for sequences of that length: counts of zero, and anything."""
     records = np.full(host_record_floats(heads, value_dim, -(-length // SPAN)), np.nan, np.float32)
     records[: host_record_floats(heads, value_dim, 0)] = 0
     return records
-
-
-def activation_bytes(ggml_type: str, columns: int) -> int:
-    """Of one row, as a kernel with weights of that type reads it."""
-    return 4 * columns if ggml_type in FLOAT_TYPES else columns // 32 * Q8_BLOCK.itemsize
 
 
 def guarded(shape: tuple[int, ...], dtype: npt.DTypeLike) -> tuple[Array, Array]:
@@ -370,14 +385,46 @@ def quantize_rows(x: Float32) -> npt.NDArray[np.void]:
     blocks = np.zeros(halves.shape[:2], Q8_BLOCK)
     blocks["unit"] = most * np.float32(1 / 127) / np.exp2(halvings).astype(np.float32)
     blocks["shifts"], blocks["sums"] = np.where(larger, halvings[..., None], 0), -128 * sums
-    in_units = (sums << blocks["shifts"]).cumsum(axis=-1).astype(np.float32)
-    blocks["scaled_sums"] = blocks["unit"][..., None] * in_units
+    blocks["scaled_sum"] = blocks["unit"] * (sums << blocks["shifts"]).sum(axis=-1).astype(np.float32)
     blocks["quants"] = quants.reshape(*halves.shape[:2], 32)
     return blocks
 
 
+def quantize_superblocks(x: Float32) -> npt.NDArray[np.void]:
+    """float32[rows, columns] as `Q8_SUPERBLOCK`[rows, columns / 256], as quantize_superblock says, to the bit."""
+    parts = x.reshape(len(x), -1, 16, 16)
+    largest = np.abs(parts).max(axis=-1)
+    top = largest.max(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(top >= 2.0**-100, np.float32(127) / top, np.float32(0)).astype(np.float32)
+    (top_part, top_exponent), (part, exponent) = np.frexp(top), np.frexp(largest)
+    halvings = np.minimum(top_exponent - exponent - (top_part < part), SUPER_SHIFT)
+    halvings = np.where(largest > 0, halvings, np.where(top > 0, SUPER_SHIFT, 0)).astype(np.int32)
+    quants = np.rint(parts * (inverse * np.exp2(halvings).astype(np.float32))[..., None]).astype(np.int8)
+    sums, shifts = quants.sum(axis=-1, dtype=np.int32), SUPER_SHIFT - halvings
+    of_parts = sums << shifts
+    of_blocks = of_parts.reshape(*of_parts.shape[:2], 8, 2).sum(axis=-1)
+    result = np.zeros(parts.shape[:2], Q8_SUPERBLOCK)
+    result["unit"] = top[..., 0] * np.float32(1 / 127) * np.float32(2.0**-SUPER_SHIFT)
+    result["part_twos"], result["block_fours"] = np.floor((of_parts + 1) / 2), np.floor((of_blocks + 2) / 4)
+    blocks = result["blocks"]
+    blocks["shifts"], blocks["sums"] = (n.reshape(*n.shape[:2], 8, 2) for n in (shifts, -128 * sums))
+    blocks["sum"], blocks["quants"] = of_blocks, quants.reshape(*quants.shape[:2], 8, 32)
+    return result
+
+
+def int8_rows(x: Float32, ggml_type: str, x_super: bool = False) -> npt.NDArray[np.void]:
+    """Rows as a kernel with weights of that type reads them, `product_parameters`."""
+    return quantize_superblocks(x) if x_super or ggml_type in SUPER_TYPES else quantize_rows(x)
+
+
 def q8_values(blocks: npt.NDArray[np.void]) -> Float64:
-    """float64[rows, columns] that `Q8_BLOCK`s stand for, exactly."""
+    """float64[rows, columns] that `Q8_BLOCK`s or `Q8_SUPERBLOCK`s stand for, exactly."""
+    if blocks.dtype == Q8_SUPERBLOCK:
+        parts = blocks["blocks"]
+        steps = blocks["unit"][..., None, None].astype(np.float64) * 2.0 ** parts["shifts"]
+        products: Float64 = (np.repeat(steps, 16, axis=-1) * parts["quants"]).reshape(len(blocks), -1)
+        return products
     scales = np.repeat(blocks["unit"][..., None].astype(np.float64) * 2.0 ** blocks["shifts"], 16, axis=-1)
     values: Float64 = (scales * blocks["quants"]).reshape(len(blocks), -1)
     return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from rocmforge.artifacts.layout import KvLayout, LaunchEntry
 from rocmforge.compiler import lower_hip, lower_host
 from rocmforge.compiler.buffers import assign_buffers
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.compiler.graph import Graph, Node, Value, Weight
+from rocmforge.compiler.graph import Q8, Q8_SUPER, Graph, Node, Value, Weight
 from rocmforge.compiler.lower_hip import HipPlanner
 from rocmforge.compiler.lower_host import HostPlanner
 from rocmforge.compiler.operations import OPERATIONS
@@ -76,6 +76,13 @@ class Case:
         weights = [self.numbers(name) for name in self.node.weights]
         return OPERATIONS[self.node.op].compute(self.node, [np.asarray(x, np.float64) for x in read], weights)
 
+    def values_at(self, place: str) -> dict[str, Value]:
+        """The values by name; on the host int8 blocks are superblocks where weights want such."""
+        wide = place in LEVELS and any(kind in kernel_harness.SUPER_TYPES for kind in self.types.values())
+        return {
+            value.name: replace(value, dtype=Q8_SUPER) if wide and value.dtype == Q8 else value for value in self.values
+        }
+
     def planner(self, place: str) -> Planner:
         """The planner of a place, with the node lowered."""
         table = {"source": Weight("source", (64, 64), "F32")}
@@ -83,17 +90,15 @@ class Case:
             shape = self.numbers(name).shape
             table[name] = Weight(name, shape, self.types.get(name, "F32"))
         sources = tuple(Node("embedding", (), name, ("source",)) for name in dict.fromkeys(self.node.inputs))
-        graph = Graph((*sources, self.node), {value.name: value for value in self.values}, table)
+        graph = Graph((*sources, self.node), self.values_at(place), table)
         operation = OPERATIONS[self.node.op]
         assert operation.problem(graph, self.node) == ""
         if place not in LEVELS:
-            gpu = HipPlanner(
-                graph, TARGETS[place], assign_buffers(graph, TARGETS[place], lower_hip.Q8_BLOCK_BYTES), _KV, 64
-            )
+            gpu = HipPlanner(graph, TARGETS[place], assign_buffers(graph, TARGETS[place], lower_hip.Q8_BLOCKS), _KV, 64)
             operation.hip(gpu, self.node)
             return gpu
         host = HostPlanner(
-            graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCK_BYTES), _KV, 64
+            graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], lower_host.Q8_BLOCKS), _KV, 64
         )
         operation.host(host, self.node)
         return host
@@ -101,9 +106,10 @@ class Case:
     def read(self, place: str, value: str) -> Float64:
         """An input as the kernels of a place have it."""
         rows = self.inputs[value]
-        if next(one for one in self.values if one.name == value).dtype != "q8":
+        dtype = self.values_at(place)[value].dtype
+        if dtype == "float32":
             return rows.astype(np.float64)
-        blocks = quantized(place, rows)
+        blocks = quantized(place, rows, dtype)
         return kernel_harness.q8_values(blocks) if place in LEVELS else hip_harness.q8_values(blocks)
 
     def packed(self, tensor: PackedTensor) -> Array:
@@ -120,8 +126,10 @@ class Case:
         return pack(np.concatenate(rows), ggml_type, columns)
 
 
-def quantized(place: str, rows: Float32) -> Array:
-    """Rows as int8 blocks, as the kernels of a place read and write them."""
+def quantized(place: str, rows: Float32, dtype: str = Q8) -> Array:
+    """Rows as int8 blocks or superblocks, as the kernels of a place read and write them."""
+    if dtype == Q8_SUPER:
+        return kernel_harness.quantize_superblocks(rows)
     return kernel_harness.quantize_rows(rows) if place in LEVELS else hip_harness.q8_rows(rows)
 
 
@@ -149,7 +157,7 @@ class Places:
         count = len(step.logits_rows) if case.values[-1].rows == "R" else step.num_tokens
         memory: dict[str, Array] = {}
         self._guards: list[Array] = []
-        for value in reversed(case.values):  # an input over the output that lies where it does
+        for value in reversed(case.values_at(place).values()):  # an input over the output that lies where it does
             memory[planner.value(value.name).name] = self._array(place, case, value, count, rows)
         for launch in planner.launches:
             arguments = [
@@ -165,23 +173,20 @@ class Places:
         harness = kernel_harness if place in LEVELS else hip_harness
         given = case.inputs.get(value.name)
         if given is None:
-            columns, dtype = (
-                (value.columns // 32, harness.Q8_BLOCK) if value.dtype == "q8" else (value.columns, np.float32)
-            )
-            out, guard = guarded((count, columns), dtype)
+            blocks = {Q8: (32, harness.Q8_BLOCK), Q8_SUPER: (256, kernel_harness.Q8_SUPERBLOCK)}
+            columns, dtype = blocks.get(value.dtype, (1, np.float32))
+            out, guard = guarded((count, value.columns // columns), dtype)
             self._guards.append(guard)
             return out
         given = given[:rows]
         behind = 0 if place in LEVELS else 64  # the arena has rows there, of anything
-        blocks: Array = given
-        if value.dtype == "q8":
-            blocks = quantized(place, given)
-        out = np.zeros((len(blocks) + behind, *blocks.shape[1:]), blocks.dtype)  # here of what would show
-        if value.dtype == "q8":
+        rows_there = quantized(place, given, value.dtype) if value.is_int8 else given
+        out = np.zeros((len(rows_there) + behind, *rows_there.shape[1:]), rows_there.dtype)  # here of what would show
+        if value.is_int8:
             out["unit" if place in LEVELS else "scales"] = np.nan
         else:
             out[:] = np.nan
-        out[: len(blocks)] = blocks
+        out[: len(rows_there)] = rows_there
         return out
 
     def _argument(self, case: Case, planner: Planner, memory: Mapping[str, Array], argument: Argument) -> Array | None:

@@ -24,24 +24,27 @@ from rocmforge.tests.kernels.kernel_harness import (
     LIKE_ANOTHER,
     MAX_SHIFT,
     Q8_BLOCK,
+    Q8_SUPERBLOCK,
     ROUNDING,
+    SUPER_SHIFT,
     WEIGHT_TYPES,
     Array,
     Float64,
     Kernels,
     Step,
-    activation_bytes,
     assert_guards_whole,
     attention_records,
     build,
     guarded,
+    int8_rows,
     kv_pages,
     page_masks,
+    product_parameters,
     q8_values,
     quantize_rows,
+    quantize_superblocks,
     random_rows,
     spec,
-    weight_parameters,
     whole_columns,
 )
 from rocmforge.tests.oracles.kernels import (
@@ -69,6 +72,7 @@ class Matmul:
     offset: int = 0
     stride: int = 0
     at_logits_rows: bool = False
+    x_super: bool = False
 
     def spec(self, kind: str) -> KernelSpec:
         return spec(
@@ -79,13 +83,15 @@ class Matmul:
             has_bias=self.bias,
             accumulate=self.accumulate,
             at_logits_rows=self.at_logits_rows,
-            activation_bytes=activation_bytes(kind, self.columns),
-            **weight_parameters(kind, self.columns),
+            **product_parameters(kind, self.columns, self.x_super),
         )
 
 
 # Tokens are taken 16, 8, 4 and up to 3 at a time; rows 16, or two tiles of these: the second of the last two is short.
 TAIL = Matmul(57, 256, (1, 2, 3, 4, 6, 7, 8, 29), bias=True, accumulate=True, offset=5, stride=76)
+OF_SUPERBLOCKS = replace(TAIL, columns=512, x_super=True)
+SUPER_TAILS = ("Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "NVFP4")
+"""Types that are multiplied with blocks or with superblocks: one of each kind of weights."""
 SMALLEST = Matmul(1, 256, (1,), at_logits_rows=True)
 
 
@@ -95,17 +101,16 @@ def real(kind: str) -> Matmul:
 
 
 def gate_up(kind: str, out_q8: bool) -> KernelSpec:
-    parameters = weight_parameters(kind, 256)
-    n_bytes = activation_bytes(kind, 256)
-    return spec("gate_up", rows=96, out_q8=out_q8, activation="silu", activation_bytes=n_bytes, **parameters)
+    return spec("gate_up", rows=96, out_q8=out_q8, activation="silu", **product_parameters(kind, 256))
 
 
 # Types whose gates come as blocks too: those are made of the finished values, whose type is not known there.
 BLOCKED = ("F16", "Q4_1")
 
 
-def norm(columns: int, out_q8: bool = False, at_logits_rows: bool = False) -> KernelSpec:
-    return spec("norm", columns=columns, epsilon="1e-5f", out_q8=out_q8, at_logits_rows=at_logits_rows)
+def norm(columns: int, out_q8: bool = False, at_logits_rows: bool = False, out_super: bool = False) -> KernelSpec:
+    flags = {"out_q8": out_q8, "at_logits_rows": at_logits_rows, **({"out_super": True} if out_super else {})}
+    return spec("norm", columns=columns, epsilon="1e-5f", **flags)
 
 
 NORMS = (
@@ -115,6 +120,8 @@ NORMS = (
     norm(576, True),
     norm(1088),
     norm(1088, True),
+    norm(768),
+    norm(768, True, out_super=True),
     norm(64, False, True),
     norm(64, True, True),
 )
@@ -157,6 +164,7 @@ ATTENTIONS = (
 )
 REAL_ATTENTIONS = tuple((9, 3, 64, kv_dtype) for kv_dtype in KV_DTYPES)
 QUANTIZE = spec("quantize", columns=96)
+QUANTIZE_SUPER = spec("quantize", columns=512, out_super=True)
 OTHER_QUANTIZES = tuple(spec("quantize", columns=32 * blocks) for blocks in (1, 2, 8, 13))
 GATE = spec("gate", columns=37, activation="silu")
 
@@ -167,6 +175,7 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
     shapes at the best level alone, the smallest at the last."""
     everywhere = [
         *(TAIL.spec(kind) for kind in WEIGHT_TYPES if kind not in LIKE_ANOTHER),
+        *(OF_SUPERBLOCKS.spec(kind) for kind in SUPER_TAILS),
         *(gate_up(kind, False) for kind in FAMILIES),
         *(gate_up(kind, True) for kind in BLOCKED),
         *NORMS,
@@ -174,6 +183,7 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
         *(attention(*shape) for shape in ATTENTIONS),
         *(attention(*shape, out_q8=True) for shape in REAL_ATTENTIONS),
         QUANTIZE,
+        QUANTIZE_SUPER,
         *OTHER_QUANTIZES,
         GATE,
     ]
@@ -190,13 +200,15 @@ def built(build_cache: BuildCache, tmp_path_factory: pytest.TempPathFactory) -> 
     return kernels.__getitem__
 
 
-def matmul_inputs(random: np.random.Generator, kind: str, columns: int, tokens: int) -> tuple[Array, Float64]:
+def matmul_inputs(
+    random: np.random.Generator, kind: str, columns: int, tokens: int, x_super: bool = False
+) -> tuple[Array, Float64]:
     """Activations as the kernel reads them, and what they stand for: of each 16 of another size."""
     sizes = 2.0 ** random.integers(-1, 2, (tokens, columns // 16))
     x = (random.normal(0, 1, (tokens, columns)) * np.repeat(sizes, 16, axis=1)).astype(np.float32)
     if kind in FLOAT_TYPES:
         return x, x.astype(np.float64)
-    blocks = quantize_rows(x)
+    blocks = int8_rows(x, kind, x_super)
     return blocks, q8_values(blocks)
 
 
@@ -206,7 +218,7 @@ def check_matmul(kernels: Kernels, kind: str, shape: Matmul, by_item: bool) -> N
     weights, bias = pack_rows(raw, kind, shape.columns), random.normal(0, 1, shape.rows).astype(np.float32)
     longer = np.append(bias, np.full(16, 1e9, np.float32))  # where a last short tile must not reach
     for tokens in shape.tokens:
-        inputs, x = matmul_inputs(random, kind, shape.columns, tokens)
+        inputs, x = matmul_inputs(random, kind, shape.columns, tokens, shape.x_super)
         out, memory = guarded((tokens, shape.stride or shape.rows), np.float32)
         mine = slice(shape.offset, shape.offset + shape.rows)
         before = out.copy()
@@ -243,6 +255,13 @@ def test_matmul_tails(built: Built, level: str, kind: str) -> None:
         check_matmul(built(level), kind, TAIL, by_item)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", SUPER_TAILS)
+def test_matmul_of_superblocks(built: Built, level: str, kind: str) -> None:
+    for by_item in (False, True):
+        check_matmul(built(level), kind, OF_SUPERBLOCKS, by_item)
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_matmul_of_one_row(built: Built, kind: str) -> None:
     check_matmul(built(LEVELS[-1]), kind, SMALLEST, False)
@@ -253,17 +272,23 @@ def test_matmul_of_a_real_shape(built: Built, kind: str) -> None:
     check_matmul(built(LEVELS[0]), kind, real(kind), False)
 
 
-@pytest.mark.parametrize(("level", "kind"), AT_LEVELS)
-def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("level", "kind", "shape"),
+    [
+        *((level, kind, TAIL) for level, kind in AT_LEVELS),
+        *((level, kind, OF_SUPERBLOCKS) for level in LEVELS for kind in SUPER_TAILS),
+    ],
+)
+def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: str, kind: str, shape: Matmul) -> None:
     random = np.random.default_rng(2)
-    weights = pack_rows(random_rows(random, kind, TAIL.rows, TAIL.columns), kind, TAIL.columns)
-    inputs, _ = matmul_inputs(random, kind, TAIL.columns, 150)  # more than are taken at once
-    bias = np.zeros(TAIL.rows, np.float32)
-    whole = np.zeros((150, TAIL.stride), np.float32)
-    built(level).run(TAIL.spec(kind), Step(150), weights, inputs, whole, bias)
+    weights = pack_rows(random_rows(random, kind, shape.rows, shape.columns), kind, shape.columns)
+    inputs, _ = matmul_inputs(random, kind, shape.columns, 150, shape.x_super)  # more than are taken at once
+    bias = np.zeros(shape.rows, np.float32)
+    whole = np.zeros((150, shape.stride), np.float32)
+    built(level).run(shape.spec(kind), Step(150), weights, inputs, whole, bias)
     for first, last in ((0, 1), (1, 5), (5, 14), (14, 15), (2, 4), (3, 6), (1, 7), (4, 11), (14, 20), (20, 150)):
-        part = np.zeros((last - first, TAIL.stride), np.float32)
-        built(level).run(TAIL.spec(kind), Step(last - first), weights, inputs[first:last], part, bias)
+        part = np.zeros((last - first, shape.stride), np.float32)
+        built(level).run(shape.spec(kind), Step(last - first), weights, inputs[first:last], part, bias)
         assert np.array_equal(part, whole[first:last])
 
 
@@ -368,6 +393,44 @@ def test_quantize_is_exactly_what_its_header_says(built: Built, level: str) -> N
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_quantizing_to_superblocks_is_exactly_what_its_header_says(built: Built, level: str) -> None:
+    random = np.random.default_rng(1)
+    of_parts = np.repeat(2.0 ** random.integers(-9, 1, (64, 32)), 16, axis=1)
+    x = (random.normal(0, 1, (64, 512)) * np.exp(random.uniform(-60, 60, (64, 1))) * of_parts).astype(np.float32)
+    x[0] = 0
+    x[1, ::2] = 0
+    x[2] = np.arange(512) % 97
+    x[3] = np.where(np.arange(512) % 2, 127, 0.5)  # halves of a quant round to even
+    x[4] = 2.0 ** -np.repeat(np.arange(32) % 16, 16)  # the larger by whole powers of two
+    x[5, 16:] = 0
+    x[6] = 2.0**-101
+    x[7] = np.where(np.arange(512) < 256, -1, 1)  # the largest sums
+    x[8] = np.float32(1) - np.repeat(np.arange(32) % 2, 16) * np.float32(2.0**-24)
+    out, memory = guarded((64, 2), Q8_SUPERBLOCK)
+    built(level).run(QUANTIZE_SUPER, Step(64), x, out, by_item=True)
+    assert out.tobytes() == quantize_superblocks(x).tobytes()
+    assert_guards_whole(memory)
+    assert not out["blocks"]["quants"][6].any()
+    # Half a step of int8, less than twice that of 127 steps to the largest of 16, or that of the unit; and roundings.
+    largest = np.abs(x).reshape(64, 2, 16, 16).max(axis=-1)
+    units = largest.max(axis=-1, keepdims=True) / 127 / 2**SUPER_SHIFT
+    steps = np.maximum(2 * largest / 127, units).reshape(64, 32).repeat(16, axis=-1)
+    tolerance = steps * (0.5 + 127 * 4 * ROUNDING) + np.where(np.arange(64) == 6, 2.0**-101, 0)[:, None]
+    assert (np.abs(q8_values(out) - x) <= tolerance).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_superblocks_do_not_hide_what_is_not_finite(built: Built, level: str, value: float) -> None:
+    for column in (0, 255, 256, 300):
+        x = np.ones((1, 512), np.float32)
+        x[0, column] = value
+        out, _ = guarded((1, 2), Q8_SUPERBLOCK)
+        built(level).run(QUANTIZE_SUPER, Step(1), x, out)
+        assert np.flatnonzero(~np.isfinite(out["unit"][0])).tolist() == [column // 256]
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_blocks_round_away_the_least_that_powers_of_two_allow(built: Built, level: str) -> None:
     """Either half may have its own 127 steps, the other then 127 to 64: the sum of both squares decides, but where the
     larger half is more than twice the other, where little depends on it."""
@@ -414,9 +477,10 @@ def test_norm(built: Built, level: str) -> None:
             floats = np.zeros((len(asked), columns), np.float32)
             as_floats = norm(columns, False, bool(parameters["at_logits_rows"]))
             built(level).run(as_floats, step, x, weight, floats)
-            blocks, memory = guarded((len(asked), columns // 32), Q8_BLOCK)
+            wanted = quantize_superblocks(floats) if "out_super" in parameters else quantize_rows(floats)
+            blocks, memory = guarded(wanted.shape, wanted.dtype)
             built(level).run(kernel, step, x, weight, blocks, by_item=True)
-            assert blocks.tobytes() == quantize_rows(floats).tobytes()
+            assert blocks.tobytes() == wanted.tobytes()
         else:
             out, memory = guarded((len(asked), columns), np.float32)
             built(level).run(kernel, step, x, weight, out, by_item=True)

@@ -31,13 +31,12 @@ from rocmforge.tests.kernels.kernel_harness import (
     Array,
     Kernels,
     Step,
-    activation_bytes,
     assert_guards_whole,
     guarded,
-    quantize_rows,
+    int8_rows,
+    product_parameters,
     random_rows,
     spec,
-    weight_parameters,
 )
 
 EMULATION = Path(__file__).with_name("emulated_tiles.h").read_text("utf-8")
@@ -49,28 +48,27 @@ KINDS = tuple(kind for kind in WEIGHT_TYPES if kind not in (*FLOAT_TYPES, *LIKE_
 GATED = ("Q8_0", "Q4_K", "Q6_K")
 
 
-def columns(kind: str) -> int:
-    """A span of blocks, and where blocks are of 32 columns a rest of one."""
-    return 288 if kind in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4") else 512
+def columns(kind: str, x_super: bool = False) -> int:
+    """A span of blocks, and where blocks are of 32 columns a rest of one; of superblocks two."""
+    return 288 if not x_super and kind in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4") else 512
 
 
-def matmul(kind: str) -> KernelSpec:
+def matmul(kind: str, x_super: bool = False) -> KernelSpec:
     return spec(
         "matmul",
         **{"rows": ROWS, "out_stride": STRIDE, "out_offset": OFFSET, "has_bias": True, "accumulate": True},
         at_logits_rows=False,
-        activation_bytes=activation_bytes(kind, columns(kind)),
-        **weight_parameters(kind, columns(kind)),
+        **product_parameters(kind, columns(kind, x_super), x_super),
     )
 
 
 def gate_up(kind: str) -> KernelSpec:
-    n_bytes = activation_bytes(kind, 256)
-    parameters = weight_parameters(kind, 256)
-    return spec("gate_up", rows=96, out_q8=True, activation="silu", activation_bytes=n_bytes, **parameters)
+    return spec("gate_up", rows=96, out_q8=True, activation="silu", **product_parameters(kind, 256))
 
 
-SPECS = (*map(matmul, KINDS), *map(gate_up, GATED))
+OF_SUPERBLOCKS = ("Q8_0", "Q4_1", "NVFP4")
+"""Types that are multiplied with blocks or with superblocks, which are tried with both."""
+SPECS = (*map(matmul, KINDS), *(matmul(kind, True) for kind in OF_SUPERBLOCKS), *map(gate_up, GATED))
 EMULATED = tuple(dict.fromkeys((LEVELS[0], LEVELS[-1])))
 FEW = (*map(matmul, GATED), gate_up("Q4_K"))
 """At another level than the best."""
@@ -113,27 +111,31 @@ def skip_missing(built: tuple[Kernels, Kernels], kernel: KernelSpec) -> None:
         pytest.skip("at the best level alone")
 
 
-def activations(random: np.random.Generator, tokens: int, count: int) -> Array:
-    """Rows as int8 blocks; some are zeros, and of some the largest quants are many."""
+def activations(random: np.random.Generator, kind: str, tokens: int, count: int, x_super: bool = False) -> Array:
+    """Rows as int8; some are zeros, and of some the largest quants are many."""
     x = random.normal(0, 1, (tokens, count)).astype(np.float32)
     x[::7] = np.sign(x[::7])
     x[3, :40] = 0
-    return quantize_rows(x)
+    return int8_rows(x, kind, x_super)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_products_have_the_bits_of_others(kind: str, built: tuple[Kernels, Kernels]) -> None:
-    skip_missing(built, matmul(kind))
-    random, count = np.random.default_rng(3), columns(kind)
+@pytest.mark.parametrize(
+    ("kind", "x_super"), [*((kind, False) for kind in KINDS), *((kind, True) for kind in OF_SUPERBLOCKS)]
+)
+def test_products_have_the_bits_of_others(kind: str, x_super: bool, built: tuple[Kernels, Kernels]) -> None:
+    kernel = matmul(kind, x_super)
+    skip_missing(built, kernel)
+    random, count = np.random.default_rng(3), columns(kind, x_super)
     weights = pack_rows(random_rows(random, kind, ROWS, count), kind, count)
     bias = random.normal(0, 1, ROWS).astype(np.float32)
     for tokens in TOKENS:
-        x, before = activations(random, tokens, count), random.normal(0, 1, (tokens, STRIDE)).astype(np.float32)
+        x = activations(random, kind, tokens, count, x_super)
+        before = random.normal(0, 1, (tokens, STRIDE)).astype(np.float32)
         found = []
         for kernels in built:
             out, memory = guarded((tokens, STRIDE), np.float32)
             out[:] = before
-            kernels.run(matmul(kind), Step(tokens), weights, x, out, bias, by_item=True)
+            kernels.run(kernel, Step(tokens), weights, x, out, bias, by_item=True)
             assert_guards_whole(memory)
             found.append(out.tobytes())
         assert found[0] == found[1], tokens
@@ -147,7 +149,7 @@ def test_gates_have_the_bits_of_others(kind: str, built: tuple[Kernels, Kernels]
     gate, up = (random_rows(random, kind, 96, 256) for _ in range(2))
     weights = pack_rows(interleave_pairs(gate, up), kind, 256)
     for tokens in TOKENS:
-        x, found = activations(random, tokens, 256), []
+        x, found = activations(random, kind, tokens, 256), []
         for kernels in built:
             out, memory = guarded((tokens, 3), Q8_BLOCK)
             kernels.run(gate_up(kind), Step(tokens), weights, x, out)
@@ -160,8 +162,8 @@ def test_infinite_and_undefined_activations_too(built: tuple[Kernels, Kernels]) 
     random = np.random.default_rng(5)
     weights = pack_rows(random_rows(random, "Q6_K", ROWS, 512), "Q6_K", 512)
     x = random.normal(0, 1, (16, 512)).astype(np.float32)
-    blocks = quantize_rows(x)
-    blocks["unit"][3, 1], blocks["unit"][5, 2] = np.inf, np.nan
+    blocks = int8_rows(x, "Q6_K")
+    blocks["unit"][3, 1], blocks["unit"][5, 0] = np.inf, np.nan
     found = []
     for kernels in built:
         out = np.zeros((16, STRIDE), np.float32)

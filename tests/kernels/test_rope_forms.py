@@ -14,7 +14,7 @@ from rocmforge.artifacts.layout import KvLayout
 from rocmforge.compiler.buffers import assign_buffers
 from rocmforge.compiler.build_cache import BuildCache
 from rocmforge.compiler.graph import Attribute, Graph, Node, Value, Weight
-from rocmforge.compiler.lower_host import Q8_BLOCK_BYTES, HostPlanner
+from rocmforge.compiler.lower_host import Q8_BLOCKS, HostPlanner
 from rocmforge.compiler.operations import OPERATIONS
 from rocmforge.compiler.ops.rope_kv import OPTIONAL, compute, section_axes
 from rocmforge.compiler.plan import KernelSpec
@@ -204,7 +204,7 @@ def host_spec(name: str) -> KernelSpec:
     values = {one: Value(one, "T", FORMS[name].columns) for one in "xy"}
     graph = Graph((Node("embedding", (), "x", ("source",)), c.node), values, table)
     kv = KvLayout(1, 1, 32, 16, FORMS[name].kv_dtype)
-    planner = HostPlanner(graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], Q8_BLOCK_BYTES), kv, 32)
+    planner = HostPlanner(graph, TARGETS["host"], assign_buffers(graph, TARGETS["host"], Q8_BLOCKS), kv, 32)
     OPERATIONS["rope_kv"].host(planner, c.node)
     return planner.kernels[planner.launches[0].kernel]
 

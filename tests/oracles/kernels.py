@@ -10,6 +10,8 @@ import numpy.typing as npt
 from rocmforge.tests.kernels.kernel_harness import (
     FLOAT_TYPES,
     ROUNDING,
+    SUPER_SHIFT,
+    SUPER_TYPES,
     Array,
     Float32,
     Float64,
@@ -39,15 +41,20 @@ WITH_MINIMA = {
 
 
 def term_magnitudes(raw: npt.NDArray[np.uint8], kind: str) -> Float64:
-    """|scale * quant| + |minimum| of each weight: with its quants zeroed, a block's weights are its minima."""
+    """|scale * quant| + |minimum| of each weight."""
     weights = weights_as_float64(raw, kind)
     if kind not in WITH_MINIMA:
         return np.abs(weights)
+    minima = minima_of(raw, kind)
+    return np.abs(weights - minima) + np.abs(minima)
+
+
+def minima_of(raw: npt.NDArray[np.uint8], kind: str) -> Float64:
+    """The minimum of each weight: what it is with its quants zeroed."""
     block_bytes, quants = WITH_MINIMA[kind]
     zeroed = raw.reshape(-1, block_bytes).copy()
     zeroed[:, quants] = 0
-    minima = weights_as_float64(zeroed.reshape(raw.shape), kind)
-    return np.abs(weights - minima) + np.abs(minima)
+    return weights_as_float64(zeroed.reshape(raw.shape), kind)
 
 
 def matmul_tolerance(raw: npt.NDArray[np.uint8], kind: str, x: Float64) -> Float64:
@@ -55,13 +62,19 @@ def matmul_tolerance(raw: npt.NDArray[np.uint8], kind: str, x: Float64) -> Float
 
     Float weights: each term is rounded once, and goes through at most `columns` additions. Quantized weights: a block
     of 32 makes two exact integers, each scaled (1 rounding), added (1), scaled again (1); its minimum's sum has 3 of
-    its own; then there are at most 2 additions a block, 4 where halves have minima of their own. `dequantize` itself
-    rounds a weight twice at most.
+    its own; then there are at most 2 additions a block. Of a superblock there are as many, and 3 more for all of its
+    blocks. `dequantize` itself rounds a weight twice at most. What minima of superblocks are multiplied with is rounded
+    to four units of the activations, of 16 columns to two; the largest of 256 is 127 * 2^SUPER_SHIFT units.
     """
     columns = x.shape[1]
-    additions = 4 if kind == "Q2_K" else 2
-    roundings = columns + 2 if kind in FLOAT_TYPES else additions * columns / 32 + 3 + 2
-    return np.asarray(2 * roundings * ROUNDING * (np.abs(x) @ term_magnitudes(raw, kind).T))
+    roundings = columns + 2 if kind in FLOAT_TYPES else 2 * columns / 32 + 3 * columns / 256 + 3 + 2
+    tolerance = np.asarray(2 * roundings * ROUNDING * (np.abs(x) @ term_magnitudes(raw, kind).T))
+    if kind in SUPER_TYPES and kind in WITH_MINIMA:
+        units = np.abs(x).reshape(len(x), -1, 256).max(axis=-1) / (127 << SUPER_SHIFT)
+        part, most = (16, 1) if kind == "Q2_K" else (32, 2)
+        parts = minima_of(raw, kind)[:, ::part]
+        tolerance += most * units @ np.abs(parts).reshape(len(raw), columns // 256, -1).sum(axis=-1).T
+    return tolerance
 
 
 def silu(x: Float64) -> Float64:

@@ -46,6 +46,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/host/gate.h": (HOST + "test_gate", "test_host_program.py"),
     "kernels/host/quantize*.h": (
         HOST + "test_quantize_is_exactly_what_its_header_says",
+        HOST + "test_quantizing_to_superblocks_is_exactly_what_its_header_says",
         "test_host_program.py",
     ),
     # Pairs of tiles, of 16 tokens and more.
@@ -57,6 +58,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         "test_packing.py::test_embedding_kernel",
         HOST + "test_matmul_of_one_row",
         HOST + "test_matmul_tails",
+        HOST + "test_matmul_of_superblocks",
     ),
     "kernels/host/lora*": ("kernels/test_lora.py",),
     "kernels/host/matmul.h": (HOST + "test_matmul_tails", "test_host_program.py"),

@@ -17,6 +17,7 @@ from rocmforge.compiler.passes import (
     fuse_residuals,
     merge_linears,
     quantize_activations,
+    quantize_by_superblocks,
     run_passes,
 )
 from rocmforge.compiler.verify import verify
@@ -152,6 +153,74 @@ def test_quantize_is_done_once_for_all_readers() -> None:
     quantizing = [node for node in graph.nodes if node.output == "layers.0.attention_normed.q8"]
     assert len(quantizing) == 1
     assert len(graph.consumers("layers.0.attention_normed.q8")) == 2
+
+
+# Rows of one superblock and of two.
+WIDE = replace(BASE, hidden_size=256, intermediate_size=512, num_heads=8)
+K_TYPES = dict.fromkeys(("attention_output", "ffn_down"), "Q4_K")
+
+
+def int8_values(graph: Graph) -> dict[str, str]:
+    """Of values of the first layer that are int8: by name what writes them."""
+    nodes = {node.output: node for node in graph.nodes if node.output.startswith("layers.0.")}
+    return {name: node.op for name, node in nodes.items() if graph.values[name].is_int8}
+
+
+def test_the_host_quantizes_to_superblocks_what_is_written_so_for_nothing() -> None:
+    graph = quantize_by_superblocks(run_passes(graph_of(WIDE)))
+    assert int8_values(graph) == {
+        "layers.0.attention_normed.q8_super": "norm",
+        "layers.0.attended.q8": "attention",
+        "layers.0.ffn_normed.q8_super": "norm",
+        "layers.0.activated.q8": "gate_up",
+    }
+
+
+def test_the_host_quantizes_to_superblocks_what_weights_of_superblocks_read() -> None:
+    graph = quantize_by_superblocks(run_passes(graph_of(WIDE, K_TYPES)))
+    assert int8_values(graph) == {
+        "layers.0.attention_normed.q8_super": "norm",
+        "layers.0.attended.q8_super": "quantize",
+        "layers.0.ffn_normed.q8_super": "norm",
+        "layers.0.activated.q8_super": "quantize",
+    }
+    assert graph.values["layers.0.activated"].dtype == "float32"
+
+
+def test_a_value_of_two_readers_comes_as_each_reads_it() -> None:
+    nodes = (
+        Node("embedding", (), "x", ("token_embedding",)),
+        Node("gate_up", ("x",), "g", ("gate", "up"), {"activation": "silu"}),
+        Node("linear", ("g",), "y", ("plain",), {"out_offset": 0}),
+        Node("linear", ("g",), "z", ("k",), {"out_offset": 0}),
+    )
+    shapes = {"gate": "F16", "up": "F16", "plain": "Q8_0", "k": "Q6_K"}
+    weights = {name: Weight(name, (256, 256), kind) for name, kind in shapes.items()}
+    weights["token_embedding"] = Weight("token_embedding", (9, 256), "F16")
+    values = {name: Value(name, "T", 256) for name in ("x", "g", "y", "z")}
+    graph = quantize_by_superblocks(quantize_activations(Graph(nodes, values, weights)))
+    assert [(node.op, node.output) for node in graph.nodes[2:]] == [
+        ("quantize", "g.q8"),
+        ("linear", "y"),
+        ("quantize", "g.q8_super"),
+        ("linear", "z"),
+    ]
+
+
+@pytest.mark.parametrize("types", TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_rows_of_no_whole_superblocks_are_quantized_as_they_were(config: ModelConfig, types: dict[str, str]) -> None:
+    graph = run_passes(graph_of(config, types))
+    assert quantize_by_superblocks(graph) == graph
+
+
+@pytest.mark.parametrize("types", [{}, K_TYPES, TYPES["all-apart"], TYPES["float-among-quantized"]])
+def test_superblocks_leave_what_is_computed_as_it_was(types: dict[str, str]) -> None:
+    graph = run_passes(graph_of(WIDE, types))
+    numbers, ids = random_values(graph.weights), [3, 1, 4]
+    other = quantize_by_superblocks(graph)
+    assert any(value.dtype == "q8_super" for value in other.values.values())
+    assert np.array_equal(Interpreter(other, numbers, ids).run(), Interpreter(graph, numbers, ids).run())
 
 
 def broken(change: str) -> Graph:

@@ -18,16 +18,17 @@ from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.buffers import assign_buffers
 from rocmforge.compiler.graph import Graph
 from rocmforge.compiler.lower import make_plan
-from rocmforge.compiler.lower_host import Q8_BLOCK_BYTES
+from rocmforge.compiler.lower_host import Q8_BLOCKS
 from rocmforge.compiler.model_config import ModelConfig
-from rocmforge.compiler.passes import run_passes
+from rocmforge.compiler.passes import quantize_by_superblocks, run_passes
 from rocmforge.compiler.plan import KernelSpec, Plan, float_literal
 from rocmforge.compiler.target import TARGETS, Target
-from rocmforge.tests.kernels.kernel_harness import Q8_BLOCK
+from rocmforge.tests.kernels.kernel_harness import Q8_BLOCK, Q8_SUPERBLOCK
 from rocmforge.tests.oracles.graph_interpreter import BASE, Interpreter, make_weights, random_values
 from rocmforge.tests.support.graphs import CONFIGS, TYPES
 
 HOST = TARGETS["host"]
+Q8_BYTES = {"q8": (32, Q8_BLOCK.itemsize), "q8_super": (256, Q8_SUPERBLOCK.itemsize)}
 
 
 def passed(config: ModelConfig = BASE, types: Mapping[str, str] | None = None) -> Graph:
@@ -44,7 +45,7 @@ def check_buffers(graph: Graph, config: ModelConfig) -> tuple[int, int]:
     Returns:
         how many values there are, and how many buffers.
     """
-    made = assign_buffers(graph, HOST, Q8_BLOCK_BYTES)
+    made = assign_buffers(graph, HOST, Q8_BLOCKS)
     buffers, buffer_of = made.entries, made.of
     numbers, ids = random_values(graph.weights), [7, 7, 2]
     expected = Interpreter(graph, numbers, ids).run()
@@ -53,7 +54,8 @@ def check_buffers(graph: Graph, config: ModelConfig) -> tuple[int, int]:
     assert len(by_name) == len(buffers)
     for name, value in graph.values.items():
         rows = HOST.max_batch_tokens if value.rows == "T" else HOST.max_sequences
-        row_bytes = value.columns // 32 * Q8_BLOCK.itemsize if value.dtype == "q8" else 4 * value.columns
+        columns, n_bytes = Q8_BYTES.get(value.dtype, (1, 4))
+        row_bytes = value.columns // columns * n_bytes
         assert by_name[buffer_of[name]].n_bytes(HOST.max_batch_tokens) >= rows * row_bytes, name
     return len(graph.values), len(buffers)
 
@@ -68,6 +70,14 @@ def test_buffers_never_alias_while_live(config: ModelConfig, types: dict[str, st
     assert more[1] == buffers  # and depth costs none
 
 
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K"])
+def test_buffers_of_superblocks(kind: str) -> None:
+    wide = replace(BASE, hidden_size=256, intermediate_size=512, num_heads=8)
+    graph = quantize_by_superblocks(passed(wide, {"attention_output": kind, "ffn_down": kind}))
+    assert any(value.dtype == "q8_super" for value in graph.values.values())
+    check_buffers(graph, wide)
+
+
 def test_buffers_of_a_graph_without_passes() -> None:
     """Adds that are nodes of their own: both operands end at once."""
     check_buffers(build_graph(BASE, make_weights(BASE)), BASE)
@@ -76,7 +86,7 @@ def test_buffers_of_a_graph_without_passes() -> None:
 def test_the_buffer_check_finds_an_alias() -> None:
     graph = passed(BASE, TYPES["floats"])
     numbers = random_values(graph.weights)
-    buffer_of = assign_buffers(graph, HOST, Q8_BLOCK_BYTES).of
+    buffer_of = assign_buffers(graph, HOST, Q8_BLOCKS).of
     # The residual stream is live throughout, and as wide as what a norm writes.
     bad = {**buffer_of, "layers.0.attention_normed": buffer_of["embedded"]}
     good, other = (Interpreter(graph, numbers, [1, 2], storage).run() for storage in (buffer_of, bad))
@@ -196,7 +206,7 @@ from rocmforge.compiler.architectures import build_graph
 from rocmforge.compiler.buffers import assign_buffers
 from rocmforge.tests.unit.compiler import test_plan as t
 whole = build_graph(t.BASE, t.make_weights(t.BASE))
-print(t.plan_of(t.CONFIGS["qwen3"], t.TYPES["all-apart"]), assign_buffers(whole, t.HOST, t.Q8_BLOCK_BYTES))
+print(t.plan_of(t.CONFIGS["qwen3"], t.TYPES["all-apart"]), assign_buffers(whole, t.HOST, t.Q8_BLOCKS))
 """
 
 
