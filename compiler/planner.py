@@ -73,8 +73,11 @@ class Planner:
 
     def q8_parameters(self, name: str) -> dict[str, Parameter]:
         """Return what the kernel that writes a value is told of int8 blocks."""
-        value = self.graph.values[name]
-        return {"out_q8": value.is_int8, **({"out_super": True} if value.dtype == Q8_SUPER else {})}
+        return {"out_q8": self.graph.values[name].is_int8, **self.super_parameters(name)}
+
+    def super_parameters(self, name: str) -> dict[str, Parameter]:
+        """Return what a kernel that writes int8 alone is told of it."""
+        return {"out_super": True} if self.graph.values[name].dtype == Q8_SUPER else {}
 
     def tensor(self, sources: tuple[str, ...], packing: str) -> TensorRef:
         """Return the argument for weights, stacked where there are several; they are packed once."""

@@ -1,6 +1,6 @@
-/* out[t] = activation(x[t]), as int8 blocks or float32.
+/* out[t] = activation(x[t]), as int8 blocks, int8 superblocks or float32.
  *
- * Constants: COLUMNS, ACTIVATION_<NAME> with its own, OUT_Q8, AT_LOGITS_ROWS (1: rows are those of which logits are asked).
+ * Constants: COLUMNS, ACTIVATION_<NAME> with its own, OUT_Q8, OUT_SUPER (1: superblocks), AT_LOGITS_ROWS (1: rows are those of which logits are asked).
  * Arguments: x float32[T, COLUMNS], out. A work item is one row.
  */
 #include "activation.h"

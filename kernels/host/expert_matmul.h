@@ -1,7 +1,7 @@
 /* out[t, OUT_OFFSET + j * ROWS + r] = sum over c of weight[e * ROWS + r, c] * x[c], e the number of the j-th expert that
  * token t goes to; times the expert's scale, times its weight for the token, plus its bias, where there are such.
  *
- * Constants: EXPERTS, USED, ROWS (of an expert), COLUMNS, ACTIVATION_BYTES (of COLUMNS), EACH (1: a token has a row of x
+ * Constants: EXPERTS, USED, ROWS (of an expert), COLUMNS, ACTIVATION_BYTES (of COLUMNS), X_SUPER (1: int8 superblocks, else blocks), EACH (1: a token has a row of x
  * for each of its experts), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, HAS_SCALE, WEIGHTED. BY_SLOT (where it is given): a token
  * goes to all experts, in their order, and nothing routes.
  * Arguments: weights, activations, routed float32[T, 2 * USED], out float32[T, OUT_STRIDE], bias

@@ -1,7 +1,7 @@
 /* out[t, r] = activation(gate[r] . x[t]) * (up[r] . x[t]), each product times its scale, with its bias.
  *
- * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token), ACTIVATION_<NAME>,
- * and where there are some HAS_BIAS, HAS_SCALE.
+ * Constants: ROWS (of each), COLUMNS, OUT_Q8 (1: int8 blocks, else float32), ACTIVATION_BYTES (of a token), X_SUPER (1: those are int8
+ * superblocks, else blocks), ACTIVATION_<NAME>, and where there are some HAS_BIAS, HAS_SCALE.
  * Arguments: weights, activations, out, bias float32[2, ROWS], scales float32[2]. The weights hold two tiles of gate rows, then the two tiles of the same
  * up rows. A work item is 32 outputs, one int8 block, for all tokens.
  */

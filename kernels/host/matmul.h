@@ -1,6 +1,6 @@
 /* out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * activation[t, c] (+ bias[r]).
  *
- * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS
+ * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), X_SUPER (1: int8 superblocks, else blocks), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS
  * (1: only the rows of which logits are asked). Where a product is scaled also HAS_SCALE (by a weight, before the bias)
  * and PRODUCT_SCALE (by a number, after it).
  * Arguments: weights, activations, out float32[T, OUT_STRIDE], bias float32[ROWS], scale float32[1].

@@ -1,6 +1,6 @@
-/* out[i] = y / sqrt(mean(y^2) + EPSILON) * weight + bias, of y = x[row(i)], as int8 blocks or float32.
+/* out[i] = y / sqrt(mean(y^2) + EPSILON) * weight + bias, of y = x[row(i)], as int8 blocks, int8 superblocks or float32.
  *
- * Constants: COLUMNS, EPSILON, OUT_Q8, AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed). Where it is
+ * Constants: COLUMNS, EPSILON, OUT_Q8, OUT_SUPER (1: superblocks), AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed). Where it is
  * not the usual also GROUP (elements normed together), KIND_LAYER (y is x less its mean), WEIGHT_COLUMNS (GROUP: all
  * groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
  * Arguments: x float32[T, COLUMNS], weight float32[WEIGHT_COLUMNS], out, bias. A work item is one row of out.

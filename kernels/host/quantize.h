@@ -1,6 +1,6 @@
 /* out[t] = x[t] as int8 blocks or superblocks.
  *
- * Constants: COLUMNS, OUT_SUPER; AT_LOGITS_ROWS where rows are those of which logits are asked.
+ * Constants: COLUMNS, OUT_SUPER (1: superblocks); AT_LOGITS_ROWS where rows are those of which logits are asked.
  * Arguments: x float32[T, COLUMNS], out. A work item is one token.
  */
 #include "quantize_blocks.h"
