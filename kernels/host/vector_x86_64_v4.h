@@ -2,7 +2,7 @@
 #include "intrinsics.h"
 
 #define SIGNED_DOT 0 /* there is none: weights that may be negative stand 128 too high */
-#define MORE_TOKENS 128 /* of a tile of weights at once, where making them takes much */
+#define MORE_TOKENS 256 /* of a tile of weights at once, where making them takes much */
 #define ACCUMULATORS 8 /* vectors summed to at once: as many as hide the latency of an addition */
 #define MORE_ACCUMULATORS 16 /* where operands are shared by so many */
 

@@ -282,11 +282,11 @@ def test_matmul_of_a_real_shape(built: Built, kind: str) -> None:
 def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: str, kind: str, shape: Matmul) -> None:
     random = np.random.default_rng(2)
     weights = pack_rows(random_rows(random, kind, shape.rows, shape.columns), kind, shape.columns)
-    inputs, _ = matmul_inputs(random, kind, shape.columns, 150, shape.x_super)  # more than are taken at once
+    inputs, _ = matmul_inputs(random, kind, shape.columns, 300, shape.x_super)  # more than are taken at once
     bias = np.zeros(shape.rows, np.float32)
-    whole = np.zeros((150, shape.stride), np.float32)
-    built(level).run(shape.spec(kind), Step(150), weights, inputs, whole, bias)
-    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15), (2, 4), (3, 6), (1, 7), (4, 11), (14, 20), (20, 150)):
+    whole = np.zeros((300, shape.stride), np.float32)
+    built(level).run(shape.spec(kind), Step(300), weights, inputs, whole, bias)
+    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15), (2, 4), (3, 6), (1, 7), (4, 11), (14, 20), (20, 300)):
         part = np.zeros((last - first, shape.stride), np.float32)
         built(level).run(shape.spec(kind), Step(last - first), weights, inputs[first:last], part, bias)
         assert np.array_equal(part, whole[first:last])
