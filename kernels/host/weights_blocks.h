@@ -5,6 +5,7 @@
 /* A token's row, as products are made with it. */
 typedef struct q8_block activations;
 #define ROW_ACTIVATIONS (COLUMNS / 32)
+#define FEW_BLOCKS ROW_ACTIVATIONS /* of a span of few tokens: all */
 #define SPAN_ACTIVATIONS SPAN_BLOCKS /* of SPAN_BLOCKS blocks */
 
 typedef f32x16 partial; /* what is summed within a span */

@@ -55,19 +55,19 @@ INLINE void multiply_few(const uint8_t *tile, const activations *x, const int to
     partial own[8]; /* stay in registers */
     struct span_scales all;
     for (int block = 0; block < blocks; block++) {
-        const int b = block % SPAN_BLOCKS;
+        const int b = block % FEW_BLOCKS;
         u8x64 w[8];
         struct block_scales s;
         if (b == 0) unpack_span(tile, block, &all);
         for (int t = 0; t < tokens && b == 0; t++) own[t] = begin_span(sums[t]);
         /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again with each:
          * Zen 4 reads 1.6 times as fast. */
-        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(block - b));
+        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(block & ~7));
         if (tokens > 1) prefetch_after(tile + block_offset(block));
         unpack_weights(tile, block, w, &s, tokens);
         unpack_minima(tile, block, &all);
         multiply_block(w, &s, x, b, tokens, own);
-        if (b + 1 < SPAN_BLOCKS && block + 1 < blocks) continue;
+        if (b + 1 < FEW_BLOCKS) continue;
         for (int t = 0; t < tokens; t++) sums[t] = end_span(own[t], sums[t], &all, x + (size_t)t * ROW_ACTIVATIONS);
         x += SPAN_ACTIVATIONS;
     }

@@ -5,6 +5,7 @@
 /* A token's row, as products are made with it. */
 typedef struct q8_superblock activations;
 #define ROW_ACTIVATIONS (COLUMNS / 256)
+#define FEW_BLOCKS SPAN_BLOCKS /* of a span of few tokens */
 #define SPAN_ACTIVATIONS 1 /* of SPAN_BLOCKS blocks */
 
 /* What is summed within a span, a superblock. Where quants times scales are bytes, as Q2_K's are, that is integers. */
