@@ -46,8 +46,8 @@ struct q8_superblock {
         int8_t quants[32];
     } blocks[8]; /* one behind the other, as processors read ahead */
 };
-#define SUPER_SHIFT                                                                                                    \
-    5 /* a sum of 32 products of at most 128 * 127, so much higher, is below 2^24, and exact as a float */
+/* A sum of 32 products of at most 128 * 127, so much higher, is below 2^24, and exact as a float. */
+#define SUPER_SHIFT 5
 #define MAX_SHIFT 11 /* a block's sum fits 32 bits: 32 products of at most 128 * 127, 11 bits higher, are below 2^30 */
 
 INLINE int32_t int_min(int32_t a, int32_t b) { return a < b ? a : b; }

@@ -72,20 +72,32 @@ INLINE struct half_scales scales_of_halves(i32x16 magnitudes)
                                  inverse * powers_of_two(halvings - shifts), shifts };
 }
 
+/* Each 16 floats' largest magnitude, as bits, a lane each. Args: count: of 16 floats. */
+INLINE i32x16 magnitudes_of(const float *x, const int count)
+{
+    i32x16 v[16];
+    for (int i = 0; i < 16; i++) v[i] = i < count ? (i32x16)vector_abs(load_f32(x + 16 * i)) : splat_int(0);
+    return fold_lanes(v, 0);
+}
+
+/* Rounds each 16 floats times their factor to quants. Returns the sums of these, a lane each, of `count` lanes. */
+INLINE i32x16 round_floats(const float *x, f32x16 factor, const int count, i8x16 quants[16])
+{
+    i32x16 v[16];
+    float factors[16] __attribute__((aligned(64)));
+    store_f32(factors, factor);
+    for (int i = 0; i < 16; i++)
+        v[i] = i < count ? (i32x16)(load_f32(x + 16 * i) * splat(factors[i]) + ROUNDING) : splat_int(0);
+    for (int i = 0; i < count; i++) quants[i] = __builtin_convertvector(v[i], i8x16);
+    return (i32x16)((u32x16)fold_lanes(v, 1) - 16 * (uint32_t)bits_of_float(ROUNDING));
+}
+
 /* Args: x: 32 floats for each of `count` blocks. stride: blocks from one to the next. */
 INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_t stride, const int count)
 {
-    i32x16 v[16];
-    for (int i = 0; i < 16; i++) v[i] = i < 2 * count ? (i32x16)vector_abs(load_f32(x + 16 * i)) : splat_int(0);
-    const struct half_scales scales = scales_of_halves(fold_lanes(v, 0));
-    float factors[16] __attribute__((aligned(64)));
-    store_f32(factors, scales.factor);
-    for (int i = 0; i < 2 * count; i++) {
-        v[i] = (i32x16)(load_f32(x + 16 * i) * splat(factors[i]) + ROUNDING);
-        const i8x16 quants = __builtin_convertvector(v[i], i8x16);
-        __builtin_memcpy(blocks[(size_t)(i / 2) * stride].quants + 16 * (i % 2), &quants, 16);
-    }
-    const i32x16 sums = (i32x16)((u32x16)fold_lanes(v, 1) - 16 * (uint32_t)bits_of_float(ROUNDING));
+    const struct half_scales scales = scales_of_halves(magnitudes_of(x, 2 * count));
+    i8x16 quants[16];
+    const i32x16 sums = round_floats(x, scales.factor, 2 * count, quants);
     /* Sums in units: exact, as that of both is, below 2^23. */
     const f32x16 own = to_f32(sums) * powers_of_two(scales.shifts), both = own + (f32x16)swap_halves((i32x16)own);
     struct {
@@ -98,6 +110,7 @@ INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_
     store_f32(all.sums, (f32x16)(-128 * sums));
     for (int i = 0; i < count; i++) {
         struct q8_block *block = blocks + (size_t)i * stride;
+        __builtin_memcpy(block->quants, quants + 2 * i, sizeof block->quants);
         block->unit = all.units[2 * i];
         __builtin_memcpy(block->shifts, all.shifts + 2 * i, sizeof block->shifts);
         __builtin_memcpy(block->sums, all.sums + 2 * i, sizeof block->sums);
@@ -109,21 +122,13 @@ INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_
  * finite makes the unit so; quants are 0 where the largest is below 2^-100. */
 INLINE void quantize_superblock(const float *x, struct q8_superblock *out)
 {
-    i32x16 v[16];
-    for (int i = 0; i < 16; i++) v[i] = (i32x16)vector_abs(load_f32(x + 16 * i));
-    const i32x16 magnitudes = fold_lanes(v, 0);
+    const i32x16 magnitudes = magnitudes_of(x, 16);
     const int32_t largest = horizontal_max_int(magnitudes);
     const float top = float_of_bits(largest), inverse = top >= 0x1p-100f ? 127.0f / top : 0;
     const i32x16 halvings = smaller_of((largest - magnitudes) >> 23, splat_int(SUPER_SHIFT));
     const i32x16 shifts = SUPER_SHIFT - halvings;
-    float factors[16] __attribute__((aligned(64)));
-    store_f32(factors, inverse * powers_of_two(halvings));
-    for (int i = 0; i < 16; i++) {
-        v[i] = (i32x16)(load_f32(x + 16 * i) * splat(factors[i]) + ROUNDING);
-        const i8x16 quants = __builtin_convertvector(v[i], i8x16);
-        __builtin_memcpy(out->blocks[i / 2].quants + 16 * (i % 2), &quants, 16);
-    }
-    const i32x16 sums = (i32x16)((u32x16)fold_lanes(v, 1) - 16 * (uint32_t)bits_of_float(ROUNDING));
+    i8x16 quants[16];
+    const i32x16 sums = round_floats(x, inverse * powers_of_two(halvings), 16, quants);
     const i32x16 in_units = (i32x16)((u32x16)sums << (u32x16)shifts), both = in_units + swap_halves(in_units);
     const i16x16 twos = __builtin_convertvector((in_units + 1) >> 1, i16x16);
     const i32x8 of_blocks = __builtin_shufflevector(both, both, 0, 2, 4, 6, 8, 10, 12, 14);
@@ -140,6 +145,7 @@ INLINE void quantize_superblock(const float *x, struct q8_superblock *out)
         __builtin_memcpy(out->blocks[b].shifts, all.shifts + 2 * b, sizeof out->blocks[b].shifts);
         __builtin_memcpy(out->blocks[b].sums, all.sums + 2 * b, sizeof out->blocks[b].sums);
         out->blocks[b].sum = all.of_blocks[2 * b];
+        __builtin_memcpy(out->blocks[b].quants, quants + 2 * b, sizeof out->blocks[b].quants);
     }
     __builtin_memcpy(out->part_twos, &twos, sizeof out->part_twos);
     __builtin_memcpy(out->block_fours, &fours, sizeof out->block_fours);
