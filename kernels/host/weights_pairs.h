@@ -31,6 +31,13 @@ INLINE void multiply_blocks(const u8x64 w[2][8], const struct block_scales s[2],
             sums[i][t] = add_products(sums[i][t], dots[i][t], s + i, x + (size_t)t * ROW_ACTIVATIONS, b, 4);
 }
 
+/* Asks for a line of each of four tokens' spans. A span of many tokens' rows is more than the second-level cache keeps beside
+ * the rest of them, and each of its rows lies on a page of its own, where processors read nothing ahead. */
+INLINE void prefetch_rows(const activations *span, int line)
+{
+    for (int t = 0; t < 4; t++) __builtin_prefetch((const char *)(span + (size_t)t * ROW_ACTIVATIONS) + 64 * line);
+}
+
 /* As multiply_tile, of two tiles and a multiple of four tokens. */
 INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const activations *x, int tokens,
                            f32x16 *first_sums, f32x16 *second_sums)
@@ -46,7 +53,7 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const ac
         const int count = int_min(SPAN_BLOCKS, blocks - at);
         /* What is read next is asked for a line at a time, beside products: a burst of requests would keep them waiting. */
         const int lines = at + SPAN_BLOCKS < blocks ? (SPAN_BLOCKS * BLOCK_BYTES + 63) / 64 : 0;
-        const size_t next = block_offset(at + SPAN_BLOCKS);
+        const size_t next_blocks = block_offset(at + SPAN_BLOCKS);
         int line = 0;
         for (int i = 0; i < 2; i++) {
             unpack_span(tiles[i], at, all + i);
@@ -57,11 +64,13 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const ac
         }
         for (int t = 0; t < tokens; t += 4) {
             const activations *span = x + (size_t)t * ROW_ACTIVATIONS;
+            const activations *next_span = t + 4 < tokens ? span + 4 * ROW_ACTIVATIONS : x + SPAN_ACTIVATIONS;
             partial own[2][4]; /* stay in registers */
             for (int i = 0; i < 8; i++) own[i / 4][i % 4] = begin_span(sums[i / 4][t + i % 4]);
             for (int b = 0; b < count; b++) {
+                prefetch_rows(next_span, b);
                 if (line < lines) {
-                    for (int i = 0; i < 2; i++) __builtin_prefetch(tiles[i] + next + 64 * line);
+                    for (int i = 0; i < 2; i++) __builtin_prefetch(tiles[i] + next_blocks + 64 * line);
                     line++;
                 }
                 multiply_blocks(w[b], s[b], span, b, own);
