@@ -15,8 +15,11 @@ from .dataclass import dataclass
 
 BACKENDS: Final = ("host", "hip")
 
-HOST_ABI_VERSION: Final = 3
+HOST_ABI_VERSION: Final = 4
 """Of kernels/host/common.h and program.h: raised with any change to a structure or signature there."""
+
+OLDEST_HOST_ABI_VERSION: Final = 3
+"""Of which code still runs, raised too where that of before would not: 3 makes outputs of all tokens."""
 
 HIP_ABI_VERSION: Final = 3
 """Of kernels/hip: raised with any change to the step, the sampling or the arguments of a kernel."""
@@ -43,7 +46,7 @@ class Field:
     backends: tuple[str, ...] = BACKENDS
 
 
-_CONSTANT, _GLOBAL, _GPU = "constant", "global", ("hip",)
+_CONSTANT, _GLOBAL, _GPU, _HOST = "constant", "global", ("hip",), ("host",)
 
 SAMPLING: Final = (
     Field("temperature", "float", "0: the most likely token"),
@@ -99,6 +102,14 @@ STEP: Final = (
         "[4, T] time, height, width, extra, by which it rotates; null: positions",
         _CONSTANT,
     ),
+    Field(
+        "output_rows",
+        "int32_t",
+        "[N] tokens of which outputs are read, ascending; null: all",
+        _CONSTANT,
+        backends=_HOST,
+    ),
+    Field("num_outputs", "int32_t", "N", backends=_HOST),
 )
 """One step over a batch of T tokens, S sequences and R rows of logits: `struct step`."""
 

@@ -41,9 +41,26 @@ def make_plan(
         return gpu.finish()
     graph = quantize_by_superblocks(graph)
     host = HostPlanner(graph, target, assign_buffers(graph, target, lower_host.Q8_BLOCKS), kv, max_seq_len)
-    for node in graph.nodes:
+    first = _first_of_outputs(graph)
+    for index, node in enumerate(graph.nodes):
+        host.of_outputs = index >= first
         OPERATIONS[node.op].host(host, node)
     return host.finish()
+
+
+def _first_of_outputs(graph: Graph) -> int:
+    """Return the index of the first node from which on nothing that is made of a token is read for another, or later.
+
+    That is the last attention, or what follows the last node that leaves state.
+    """
+    first = 0
+    for index, node in enumerate(graph.nodes):
+        operation = OPERATIONS[node.op]
+        if operation.mixes_tokens:
+            first = index
+        if operation.has_state or operation.writes_kv:
+            first = index + 1
+    return first
 
 
 def kv_layout(graph: Graph, target: Target, kv_dtype: str) -> KvLayout:

@@ -26,7 +26,7 @@ from .device.host import HostProgram
 from .device.load import DeviceOptions, load_program
 from .device.memory import LEAST_SLOTS, KvSize
 from .device.solo import Solo
-from .kernel_times import KernelTime, kernel_times, kernels_of_logits, token_ids
+from .kernel_times import KernelTime, kernel_times, kernels_of_outputs, token_ids
 
 PROMPTS: Final = (128, 512)
 CONTEXTS: Final = (4, 512)
@@ -196,13 +196,14 @@ def _runs(program: Program, options: BenchOptions) -> Mapping[_Key, Callable[[],
 
 def token_work(bundle: Bundle, layout: Layout) -> tuple[int, int]:
     """Return the bytes of weights that a step of one token reads, and the operations with weights for each token of a
-    prompt: the logits of its last one are not in them.
+    prompt: what is done for its last one alone, such as its logits, is not in them.
 
     The layout is one of the bundle's: there may be code for several targets.
     """
-    launched, of_logits = {entry.kernel for entry in layout.launches}, kernels_of_logits(layout)
+    launched = {entry.kernel for entry in layout.launches}
     rows = [row for row in bundle.manifest.kernels if row["symbol"] in launched]
-    done = sum(int(str(row["operations_per_token"])) for row in rows if row["symbol"] not in of_logits)
+    of_outputs = kernels_of_outputs(layout, rows)
+    done = sum(int(str(row["operations_per_token"])) for row in rows if row["symbol"] not in of_outputs)
     return sum(int(str(row["weight_bytes_per_step"])) for row in rows), done
 
 
@@ -238,7 +239,8 @@ def _prompt(program: Program, count: int) -> Solo:
     tokens, size = token_ids(count, program.layout.vocab_size), program.layout.max_batch_tokens
     solo = Solo(program.layout)
     for start in range(0, count, size):
-        program.step(solo.batch(tokens[start : start + size], start))
+        rows: list[int] | None = [] if start + size < count else None  # nothing is drawn before the last
+        program.step(solo.batch(tokens[start : start + size], start, logits_rows=rows, all_outputs=False))
     return solo
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..artifacts.arguments import BufferRef
@@ -69,19 +69,19 @@ def _step_times(
     tokens = token_ids(count, layout.vocab_size)
     for _ in range(rounds + 1):
         seconds: list[float] = []
-        program.step(Solo(layout).batch(tokens, 0), seconds)
+        program.step(Solo(layout).batch(tokens, 0, all_outputs=False), seconds)
         totals: dict[str, float] = defaultdict(float)
         for entry, one in zip(layout.launches, seconds, strict=True):
             totals[entry.kernel] += one
         for name, total in totals.items():
             samples[name].append(total)
     medians = {name: statistics.median(values[1:]) for name, values in samples.items()}  # the first touches pages
-    whole, of_logits = sum(medians.values()), kernels_of_logits(layout)
+    whole, of_outputs = sum(medians.values()), kernels_of_outputs(layout, rows.values())
     found = []
     for name, median in sorted(medians.items(), key=lambda one: -one[1]):
         row = rows.get(name, {})
         n_bytes = int(row.get("weight_bytes_per_step", 0)) if count == 1 else 0
-        operations = int(row.get("operations_per_token", 0)) * (1 if name in of_logits else count)
+        operations = int(row.get("operations_per_token", 0)) * (1 if name in of_outputs else count)
         found.append(
             KernelTime(
                 step,
@@ -97,7 +97,13 @@ def _step_times(
     return found
 
 
-def kernels_of_logits(layout: Layout) -> set[str]:
-    """Return those whose launches are for rows of logits, of which these steps have one."""
+def kernels_of_outputs(layout: Layout, rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return those whose launches are for tokens of which outputs are read, of which these steps have one.
+
+    Args:
+        layout: of the program.
+        rows: of the bundle's table of kernels.
+    """
     logits = BufferRef(layout.find_sampler().logits)
-    return {entry.kernel for entry in layout.launches if logits in entry.arguments}
+    behind_attention = {str(row["symbol"]) for row in rows if row["parameters"].get("at_output_rows")}
+    return behind_attention | {entry.kernel for entry in layout.launches if logits in entry.arguments}

@@ -36,7 +36,8 @@ def host_launch(planner: HostPlanner, node: Node, activation: str, **numbers: Pa
     """Append the launch of an activation on the host; `numbers` are the activation's own."""
     values = planner.value(node.inputs[0]), planner.value(node.output)
     columns = planner.graph.values[node.output].columns
-    planner.launch("activate", values, columns=columns, **_parameters(planner, node, activation), **numbers)
+    rows = planner.row_parameters(node)
+    planner.launch("activate", values, columns=columns, **_parameters(planner, node, activation), **rows, **numbers)
 
 
 def hip_launch(planner: HipPlanner, node: Node, activation: str, **numbers: Parameter) -> None:

@@ -141,7 +141,7 @@ def host(planner: HostPlanner, node: Node) -> None:
     heads, spans = Heads.of(node), -(-planner.max_seq_len // SPAN)
     records = _records(planner, host_record_floats(heads.num_heads, heads.value_dim, spans))
     arguments = (query, *planner.cache(node.integer("layer")), out, records, *_sinks(planner, node))
-    planner.launch("attention", arguments, **_parameters(planner, node))
+    planner.launch("attention", arguments, **_parameters(planner, node), **planner.row_parameters(node))
 
 
 def host_record_floats(num_heads: int, value_dim: int, spans: int) -> int:
@@ -207,4 +207,5 @@ OPERATION = Operation(
     inputs=(1, 2),
     weights=(0, 1),
     writes_q8=_writes_q8,
+    mixes_tokens=True,
 )

@@ -66,7 +66,8 @@ def _arguments(planner: Planner, node: Node) -> tuple[Argument, ...]:
 def host_launch(planner: HostPlanner, node: Node, combine: str) -> None:
     """Append the launch of a node on the host."""
     columns = planner.graph.values[node.output].columns
-    planner.launch("elementwise", _arguments(planner, node), columns=columns, **_parameters(planner, node, combine))
+    parameters = {**_parameters(planner, node, combine), **planner.row_parameters(node)}
+    planner.launch("elementwise", _arguments(planner, node), columns=columns, **parameters)
 
 
 def hip_launch(planner: HipPlanner, node: Node, combine: str) -> None:

@@ -42,6 +42,7 @@ def host(planner: HostPlanner, node: Node) -> None:
         (planner.value(node.inputs[0]), planner.value(node.output)),
         columns=planner.graph.values[node.output].columns,
         **_parameters(node),
+        **planner.row_parameters(node),
     )
 
 

@@ -40,6 +40,7 @@ def host(planner: HostPlanner, node: Node) -> None:
         **planner.q8_parameters(node.output),
         **({"has_bias": True} if node.parts()[1] else {}),
         **scale_parameters(node),
+        **planner.row_parameters(node),
         **planner.weight_parameters(node.weights[0], node.inputs[0]),
     )
 

@@ -76,7 +76,8 @@ def _launches(planner: Planner, node: Node) -> Iterator[tuple[str, tuple[Argumen
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     for matrix, arguments, parameters in _launches(planner, node):
-        planner.launch("matmul", arguments, **parameters, **planner.weight_parameters(matrix, node.inputs[0]))
+        rows = planner.row_parameters(node)
+        planner.launch("matmul", arguments, **parameters, **rows, **planner.weight_parameters(matrix, node.inputs[0]))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:

@@ -70,7 +70,7 @@ def _launch(planner: Planner, node: Node, grid: GridEntry | None = None, /, **mo
 
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
-    _launch(planner, node)
+    _launch(planner, node, **planner.row_parameters(node))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:

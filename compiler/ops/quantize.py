@@ -21,7 +21,8 @@ def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     values = planner.value(node.inputs[0]), planner.value(node.output)
     columns = planner.graph.values[node.output].columns
-    planner.launch("quantize", values, columns=columns, **planner.super_parameters(node.output), **_rows(planner, node))
+    rows = {**_rows(planner, node), **planner.row_parameters(node)}
+    planner.launch("quantize", values, columns=columns, **planner.super_parameters(node.output), **rows)
 
 
 def hip(planner: HipPlanner, node: Node) -> None:

@@ -1,7 +1,7 @@
 /* Attention of each token over the KV blocks of its own sequence, grouped queries.
  *
- * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs VALUE_DIM a multiple of 32), KV_Q8_0. Those of
- * kv_blocks.h and attention_options.h.
+ * Constants: NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, SCALE, OUT_Q8 (needs VALUE_DIM a multiple of 32), KV_Q8_0, AT_OUTPUT_ROWS
+ * where only tokens are needed of which outputs are read. Those of kv_blocks.h and attention_options.h.
  * Arguments: qkv float32[T, QUERY_STRIDE], queries first, key blocks, value blocks, out [T, NUM_HEADS * VALUE_DIM],
  * records: int32[SPLIT_TOKENS * NUM_HEADS], zeros, filled up to a multiple of 16, and struct attended[SPLIT_TOKENS,
  * NUM_HEADS, spans of a sequence]; where SINKS sinks float32[NUM_HEADS].
@@ -202,6 +202,15 @@ INLINE int32_t count_neighbours(const struct step *step, int32_t token, int32_t 
     return count;
 }
 
+/* Whether outputs are read of one of the tokens from `token` on, `last` excluded. */
+INLINE int are_read(const struct step *step, int32_t token, int32_t last)
+{
+    if (!CHOSEN_ROWS(step)) return 1;
+    int32_t i = 0;
+    while (i < step->num_outputs && step->output_rows[i] < token) i++;
+    return i < step->num_outputs && step->output_rows[i] < last;
+}
+
 static void attention_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
     struct work w = { .step = step, .arguments = arguments, .cut = cut_step(step) };
@@ -219,6 +228,7 @@ static void attention_run(const struct step *step, void *const *arguments, int32
         const int32_t heads = item / tiles, part = heads % PARTS, kv_head = heads / PARTS % NUM_KV_HEADS;
         w.tile.keys = (const uint8_t *)arguments[1] + (size_t)kv_head * KEY_BYTES;
         w.tile.values = (const uint8_t *)arguments[2] + (size_t)kv_head * VALUE_BYTES;
+        if (!w.cut.num_spans && !are_read(step, token, last)) continue;
         while (token < last) {
             w.tile.blocks = step->block_table + (size_t)step->rows[token] * step->blocks_per_row;
             if (w.cut.num_spans) {

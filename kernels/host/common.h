@@ -20,8 +20,25 @@ struct kernel {
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-/* Rows of what a kernel makes: of all tokens, or of those of which logits are asked. */
-#define COUNT(step) (AT_LOGITS_ROWS ? (step)->num_logits : (step)->num_tokens)
+/* Rows of what a kernel makes: of all tokens; or where AT_OUTPUT_ROWS is set, as in what follows the last attention, of those
+ * of which outputs are read, each where it lies among all tokens'; or of those of which logits are asked, packed. */
+#ifndef AT_OUTPUT_ROWS
+#define AT_OUTPUT_ROWS 0
+#endif
+#define CHOSEN_ROWS(step) (AT_OUTPUT_ROWS && (step)->output_rows)
+#define OUTPUT_COUNT(step) (CHOSEN_ROWS(step) ? (step)->num_outputs : (step)->num_tokens)
+#define COUNT(step) (AT_LOGITS_ROWS ? (step)->num_logits : OUTPUT_COUNT(step))
+
+/* Which row is made as the i-th of them. */
+INLINE int32_t made_row(const struct step *step, int32_t i) { return CHOSEN_ROWS(step) ? step->output_rows[i] : i; }
+
+/* How many of all `count` lie one behind another from the i-th on. */
+INLINE int32_t neighbours_at(const struct step *step, int32_t i, int32_t count)
+{
+    int32_t end = CHOSEN_ROWS(step) ? i + 1 : count;
+    while (end < count && step->output_rows[end] == step->output_rows[end - 1] + 1) end++;
+    return end - i;
+}
 
 /* 32 activations as int8: value = unit * 2^shifts[half] * quant, halves of 16. That is nearly as good as a scale for each
  * half, and spares a product of floats, for sums of products are shifted as integers (docs/performance.md). Sums spare the

@@ -1,7 +1,8 @@
 /* out[t, c] = x[t, c] + other[t, c], or times it.
  *
  * Constants: COLUMNS, COMBINE_ADD or COMBINE_MUL, OTHER_COLUMNS (COLUMNS, or 1 for all columns), OTHER_STRIDE (from a row
- * of other to the next; 0: all rows have one), OTHER_OFFSET where it begins within a row, AT_LOGITS_ROWS (1: rows are those of which logits are asked).
+ * of other to the next; 0: all rows have one), OTHER_OFFSET where it begins within a row, AT_LOGITS_ROWS (1: rows are those of which logits
+ * are asked); AT_OUTPUT_ROWS where they are those of which outputs are read.
  * Arguments: x float32[T, COLUMNS], other float32, out float32[T, COLUMNS]. A work item is one row.
  */
 #include "vector.h"
@@ -19,8 +20,8 @@ static int32_t elementwise_items(const struct step *step) { return COUNT(step); 
 
 static void elementwise_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    (void)step;
-    for (int32_t t = begin; t < end; t++) {
+    for (int32_t i = begin; i < end; i++) {
+        const int32_t t = made_row(step, i);
         const float *x = (const float *)arguments[0] + (size_t)t * COLUMNS;
         const float *other = (const float *)arguments[1] + (size_t)t * OTHER_STRIDE + OTHER_OFFSET;
         float *out = (float *)arguments[2] + (size_t)t * COLUMNS;

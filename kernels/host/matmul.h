@@ -1,8 +1,9 @@
 /* out[t, OUT_OFFSET + r] (= or +=) sum over c of weight[r, c] * activation[t, c] (+ bias[r]).
  *
- * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), X_SUPER (1: int8 superblocks, else blocks), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS
- * (1: only the rows of which logits are asked). Where a product is scaled also HAS_SCALE (by a weight, before the bias)
- * and PRODUCT_SCALE (by a number, after it).
+ * Constants: ROWS, COLUMNS, ACTIVATION_BYTES (of a token), X_SUPER (1: int8 superblocks, else blocks), OUT_STRIDE,
+ * OUT_OFFSET, HAS_BIAS, ACCUMULATE, AT_LOGITS_ROWS (1: only the rows of which logits are asked); AT_OUTPUT_ROWS where only
+ * those are made of which outputs are read. Where a product is scaled also HAS_SCALE (by a weight, before the bias) and
+ * PRODUCT_SCALE (by a number, after it).
  * Arguments: weights, activations, out float32[T, OUT_STRIDE], bias float32[ROWS], scale float32[1].
  * A work item is one tile of 16 rows, for all tokens.
  */
@@ -43,8 +44,8 @@ INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float 
     for (int t = 0; t < tokens * groups; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, scale, sums[t], valid);
 }
 
-/* Two tiles, of whole eights of tokens; returns how many these are. */
-INLINE int32_t multiply_two(void *const *arguments, int32_t item, int32_t tokens)
+/* Two tiles, of whole eights of the tokens from `t` on; returns the first that is left. */
+INLINE int32_t multiply_two(void *const *arguments, int32_t item, int32_t t, int32_t tokens)
 {
     const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
     const char *x = (const char *)arguments[1];
@@ -53,7 +54,6 @@ INLINE int32_t multiply_two(void *const *arguments, int32_t item, int32_t tokens
     const float *scale = (const float *)arguments[4];
     const int32_t valid = int_min(16, ROWS - 16 * (item + 1));
     const int32_t least = TILE_TOKENS > 8 ? 16 : 8;
-    int32_t t = 0;
     while (tokens - t >= least) {
         const int count = int_min(TILE_TOKENS, tokens - t) / 8 * 8;
         f32x16 first[TILE_TOKENS], second[TILE_TOKENS];
@@ -69,7 +69,7 @@ INLINE int32_t multiply_two(void *const *arguments, int32_t item, int32_t tokens
     return t;
 }
 
-/* A tile, of the tokens from `t` on. */
+/* A tile, of the tokens from `t` on, `tokens` excluded. */
 static void multiply_item(void *const *arguments, int32_t item, int32_t t, int32_t tokens)
 {
     const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
@@ -101,15 +101,17 @@ static void multiply_item(void *const *arguments, int32_t item, int32_t t, int32
 
 static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    const int32_t tokens = COUNT(step);
-    if (HAS_PANELS && tokens >= PANEL_TOKENS) begin_panels();
-    int32_t item = begin;
-    for (; PAIRED_TILES && PAIRS_PAY && item + 1 < end; item += 2) {
-        const int32_t done = multiply_two(arguments, item, tokens);
-        multiply_item(arguments, item, done, tokens);
-        multiply_item(arguments, item + 1, done, tokens);
+    const int32_t count = COUNT(step);
+    if (HAS_PANELS && count >= PANEL_TOKENS) begin_panels();
+    for (int32_t item = begin, tiles; item < end; item += tiles) {
+        tiles = PAIRED_TILES && PAIRS_PAY && item + 1 < end ? 2 : 1;
+        for (int32_t i = 0, neighbours; i < count; i += neighbours) { /* which find tiles in the cache but the first */
+            neighbours = neighbours_at(step, i, count);
+            const int32_t t = made_row(step, i), last = t + neighbours;
+            const int32_t rest = tiles == 2 ? multiply_two(arguments, item, t, last) : t;
+            for (int32_t tile = item; tile < item + tiles; tile++) multiply_item(arguments, tile, rest, last);
+        }
     }
-    for (; item < end; item++) multiply_item(arguments, item, 0, tokens);
-    if (HAS_PANELS && tokens >= PANEL_TOKENS) end_panels();
+    if (HAS_PANELS && count >= PANEL_TOKENS) end_panels();
 }
 EXPORT const struct kernel SYMBOL = { matmul_items, matmul_run };

@@ -1,8 +1,9 @@
 /* out[i] = y / sqrt(mean(y^2) + EPSILON) * weight + bias, of y = x[row(i)], as int8 blocks, int8 superblocks or float32.
  *
- * Constants: COLUMNS, EPSILON, OUT_Q8, OUT_SUPER (1: superblocks), AT_LOGITS_ROWS (1: only the rows of which logits are asked, packed). Where it is
- * not the usual also GROUP (elements normed together), KIND_LAYER (y is x less its mean), WEIGHT_COLUMNS (GROUP: all
- * groups share them; 0: there are none), HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
+ * Constants: COLUMNS, EPSILON, OUT_Q8, OUT_SUPER (1: superblocks), AT_LOGITS_ROWS (1: only the rows of which logits are
+ * asked, packed). Where it is not the usual also AT_OUTPUT_ROWS (1: only those of which outputs are read), GROUP (elements
+ * normed together), KIND_LAYER (y is x less its mean), WEIGHT_COLUMNS (GROUP: all groups share them; 0: there are none),
+ * HAS_BIAS (of as many columns), PACKED (1: x has the rows of out already).
  * Arguments: x float32[T, COLUMNS], weight float32[WEIGHT_COLUMNS], out, bias. A work item is one row of out.
  */
 #include "quantize_blocks.h"
@@ -85,13 +86,13 @@ static void norm_run(const struct step *step, void *const *arguments, int32_t be
 {
     const size_t stride = OUT_Q8 ? Q8_BYTES(COLUMNS) : COLUMNS * sizeof(float);
     for (int32_t i = begin; i < end; i++) {
-        const int32_t row = AT_LOGITS_ROWS && !PACKED ? step->logits_rows[i] : i;
+        const int32_t made = made_row(step, i), row = AT_LOGITS_ROWS && !PACKED ? step->logits_rows[i] : made;
         for (int32_t c = 0; c < COLUMNS; c += GROUP) {
             const int32_t at = WEIGHT_COLUMNS == COLUMNS ? c : 0;
             norm_group((const float *)arguments[0] + (size_t)row * COLUMNS + c,
                        WEIGHT_COLUMNS ? (const float *)arguments[1] + at : 0,
                        HAS_BIAS ? (const float *)arguments[3] + at : 0,
-                       (char *)arguments[2] + i * stride + (size_t)c / GROUP * (stride / (COLUMNS / GROUP)));
+                       (char *)arguments[2] + made * stride + (size_t)c / GROUP * (stride / (COLUMNS / GROUP)));
         }
     }
 }

@@ -67,6 +67,9 @@ class Batch:
         row_of: int32[T], which of these a token takes, -1: none; None: there are none.
         rope_positions: int32[4, T], by which queries and keys rotate where the model's rotation has sections: time,
             height, width and extra, each at least 0 and less than `max_seq_len`; None: by `positions`, all four.
+        output_rows: int32[N], ascending, the tokens of which outputs are read: all of `logits_rows`, and those of which
+            `Program.hidden` or `tapped` are asked. Of others, as most of a prompt are, a program need not compute what
+            follows the last layer's keys and values. None: all tokens.
     """
 
     token_ids: Int32
@@ -81,6 +84,7 @@ class Batch:
     input_rows: Float32 | None = None
     row_of: Int32 | None = None
     rope_positions: Int32 | None = None
+    output_rows: Int32 | None = None
 
     def sequence_starts(self) -> Int32:
         """Return int32[S + 1], the first token of each sequence, then T; rows count up then."""

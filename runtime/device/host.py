@@ -202,6 +202,8 @@ class HostProgram:
             _address_of(batch.state_to),
             *map(_address_of, given),
             rope_positions=_address_of(batch.rope_positions),
+            output_rows=_address_of(batch.output_rows),
+            num_outputs=0 if batch.output_rows is None else len(batch.output_rows),
         )
         first, end = 0, len(self._launches) if end is None else end
         while seconds is not None and first < end:

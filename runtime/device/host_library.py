@@ -9,7 +9,7 @@ import os
 import platform
 import struct
 
-from ...artifacts.abi import HOST_ABI_VERSION
+from ...artifacts.abi import HOST_ABI_VERSION, OLDEST_HOST_ABI_VERSION
 from ...artifacts.errors import DeviceError
 from .panels import panels_problem
 
@@ -120,5 +120,6 @@ def check_abi(version: int, name: str) -> None:
     Raises:
         DeviceError: it is such.
     """
-    if version != HOST_ABI_VERSION:
-        raise DeviceError(f"{name}: expected ABI version {HOST_ABI_VERSION}, found {version}: compile the model again")
+    if not OLDEST_HOST_ABI_VERSION <= version <= HOST_ABI_VERSION:
+        expected = f"{OLDEST_HOST_ABI_VERSION} or {HOST_ABI_VERSION}"
+        raise DeviceError(f"{name}: expected ABI version {expected}, found {version}: compile the model again")

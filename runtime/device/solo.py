@@ -28,6 +28,8 @@ class Solo:
         num_blocks: int | None = None,
         logits_rows: Sequence[int] | None = None,
         sampling: RowSampling | None = None,
+        *,
+        all_outputs: bool = True,
     ) -> Batch:
         """Return the step of tokens that go on from the step before.
 
@@ -37,6 +39,7 @@ class Solo:
             num_blocks: of the block table; None: as many as hold what there is.
             logits_rows: of which tokens logits are asked; None: of the last.
             sampling: of each row; None: the most likely token.
+            all_outputs: more than logits may be read of the step; see `Batch.output_rows`.
         """
         count, read = len(token_ids), self._slot if start else -1
         blocks = -(-(start + count) // self._layout.kv.block_size) if num_blocks is None else num_blocks
@@ -55,4 +58,5 @@ class Solo:
             sampling=[sampling or RowSampling()] * len(rows),
             state_from=state_from,
             state_to=state_to,
+            output_rows=None if all_outputs else np.unique(np.array(rows, np.int32)),
         )

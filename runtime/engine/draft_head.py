@@ -34,6 +34,8 @@ _MOST_STATES: Final = 1024  # of a sequence that were not yet read; the first of
 class DraftHead(DraftModel):
     """A served model's own block, on its device. One thread's, which runs the served model's steps too."""
 
+    reads_hidden = True
+
     @property
     def _skipped(self) -> int:
         """Tokens at the beginning of a text that it does not read."""

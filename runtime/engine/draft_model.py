@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import field, replace
 from itertools import accumulate
+from typing import ClassVar
 
 import numpy as np
 
@@ -75,7 +76,13 @@ class Part:
 
 
 class DraftModel:
-    """The draft model on its device. One thread's, which runs the served model's steps too."""
+    """The draft model on its device. One thread's, which runs the served model's steps too.
+
+    Attributes:
+        reads_hidden: of all tokens of the served model's steps, in `observe`.
+    """
+
+    reads_hidden: ClassVar[bool] = False
 
     def __init__(self, program: Program, policy: DraftPolicy, vocab_size: int, prefill_tokens: int) -> None:
         """Args: its program; what chooses; the served model's tokens; tokens of prompts in a step where others wait."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,8 @@ class DraftedProgram:
     def step(self, batch: Batch) -> Int32:
         """See `Program.step`."""
         began = time.perf_counter()
+        if self._drafts.reads_hidden:
+            batch = replace(batch, output_rows=None)
         sampled = self._program.step(batch)
         if self._decodes:
             self._policy.costs.observe_step(len(batch.token_ids), time.perf_counter() - began)

@@ -98,6 +98,11 @@ class EmbeddingSequence(ActiveSequence):
         return self._embedding
 
 
+def hidden_rows(chunk: Chunk) -> int:
+    """Return of how many tokens at the end of a chunk the hidden states are wanted; 0 where no embedding is made."""
+    return chunk.sequence.rows_of(chunk) if isinstance(chunk.sequence, EmbeddingSequence) else 0
+
+
 def hidden_states(program: Program, chunks: Sequence[Chunk]) -> list[tuple[Chunk, EmbeddingSequence, Float32]]:
     """Of the step's tokens, where embeddings are made of them: what `EmbeddingSequence.take` takes."""
     found: list[tuple[Chunk, EmbeddingSequence, Float32]] = []

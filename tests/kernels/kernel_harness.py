@@ -81,7 +81,8 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("sampling", "sampled", "adapter_scales")),
         ("num_sequences", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("sequence_starts", "state_from", "state_to")),
-        *((name, ctypes.c_void_p) for name in ("input_rows", "row_of", "rope_positions")),
+        *((name, ctypes.c_void_p) for name in ("input_rows", "row_of", "rope_positions", "output_rows")),
+        ("num_outputs", ctypes.c_int32),
     )
 
 
@@ -110,6 +111,7 @@ class Step:
     input_rows: Float32 | None = None
     row_of: Sequence[int] = ()
     rope_positions: Sequence[Sequence[int]] = ()
+    output_rows: Sequence[int] | None = None
 
 
 def spec(template: str, **parameters: Parameter) -> KernelSpec:
@@ -193,6 +195,9 @@ class Kernels:
         if step.rope_positions:
             state.append(np.array(step.rope_positions, np.int32))
             native.rope_positions = state[-1].ctypes.data
+        if step.output_rows is not None:
+            state.append(np.array(step.output_rows, np.int32))
+            native.output_rows, native.num_outputs = state[-1].ctypes.data, len(step.output_rows)
         assert all(array is None or array.flags.c_contiguous for array in arguments)
         pointers = (ctypes.c_void_p * 8)(*(None if array is None else array.ctypes.data for array in arguments))
         where = ctypes.addressof(native), ctypes.addressof(pointers)

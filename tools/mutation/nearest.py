@@ -14,6 +14,7 @@ HTTP: Final = "http/"
 GPU: Final = "test_kernels_hip.py::"
 PRODUCTS: Final = "test_products_hip.py::"
 HOST: Final = "test_kernels_host.py::"
+OUTPUTS: Final = ("kernels/test_output_rows.py",)
 EMULATOR: Final = "emulator/"
 RECORDED: Final = (HTTP + "test_recorded_answers.py",)  # whole answers of all APIs, in seconds
 # Minutes each: only for what the table gives them.
@@ -39,14 +40,15 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "kernels/host/sample.h": ("kernels/test_sampling.py", "test_token_masks.py"),
     "kernels/host/program.h": ("test_host_program.py", "test_host_device.py"),
     # Either file alone is minutes: the kernel's own test comes first.
-    "kernels/host/attention*.h": (HOST + "test_attention", "test_attention_forms.py", "test_host_program.py"),
+    "kernels/host/attention*.h": (HOST + "test_attention", *OUTPUTS, "test_attention_forms.py", "test_host_program.py"),
     "kernels/host/[kr]*.h": (HOST + "test_rope_kv", HOST + "test_attention", "test_host_program.py"),
-    "kernels/host/gate_up.h": (HOST + "test_gate_up", "test_host_program.py"),
-    "kernels/host/norm.h": (HOST + "test_norm", "test_host_program.py"),
-    "kernels/host/gate.h": (HOST + "test_gate", "test_host_program.py"),
+    "kernels/host/gate_up.h": (HOST + "test_gate_up", *OUTPUTS, "test_host_program.py"),
+    "kernels/host/norm.h": (HOST + "test_norm", *OUTPUTS, "test_host_program.py"),
+    "kernels/host/gate.h": (HOST + "test_gate", *OUTPUTS, "test_host_program.py"),
     "kernels/host/quantize*.h": (
         HOST + "test_quantize_is_exactly_what_its_header_says",
         HOST + "test_quantizing_to_superblocks_is_exactly_what_its_header_says",
+        *OUTPUTS,
         "test_host_program.py",
     ),
     # Pairs of tiles, of 16 tokens and more.
@@ -61,7 +63,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
         HOST + "test_matmul_of_superblocks",
     ),
     "kernels/host/lora*": ("kernels/test_lora.py",),
-    "kernels/host/matmul.h": (HOST + "test_matmul_tails", "test_host_program.py"),
+    "kernels/host/matmul.h": (HOST + "test_matmul_tails", *OUTPUTS, "test_host_program.py"),
     "kernels/host/*": ("test_kernels_host.py", "test_host_program.py"),
     "kernels/hip/sample.h": ("test_sample_hip.py",),
     "kernels/hip/attention*.h": ("test_attention_hip.py",),

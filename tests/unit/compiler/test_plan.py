@@ -224,3 +224,22 @@ def test_the_plan_does_not_depend_on_hashes() -> None:
     }
     assert len(plans) == 1
     assert b"matmul_q4_k" in plans.pop()
+
+
+@pytest.mark.parametrize("types", TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_outputs_alone_are_made_behind_the_last_attention_and_nowhere_else(
+    config: ModelConfig, types: dict[str, str]
+) -> None:
+    """What reads other tokens, or what later steps read, needs what all tokens come to."""
+    plan = plan_of(replace(config, num_layers=3), types)
+    parameters = {kernel.symbol: (kernel.template, dict(kernel.parameters)) for kernel in plan.kernels}
+    launches = [parameters[launch.kernel] for launch in plan.launches]
+    ends = [index for index, (name, _) in enumerate(launches) if name in ("attention", "scan", "short_conv", "rope_kv")]
+    at_outputs = [index for index, (_, own) in enumerate(launches) if own.get("at_output_rows")]
+    assert at_outputs
+    assert min(at_outputs) == ends[-1]  # the last attention itself
+    assert launches[ends[-1]][0] == "attention"
+    rows = ("matmul", "gate_up", "gate", "norm", "quantize", "activate", "elementwise")
+    behind = [own for name, own in launches[ends[-1] :] if name in rows]
+    assert all(own.get("at_output_rows", False) != own.get("at_logits_rows", False) for own in behind)

@@ -79,7 +79,8 @@ def test_a_sampling_parameter(tmp_path: Path) -> None:
     edit(
         package / "artifacts/abi.py",
         (IN_RECORD, IN_RECORD + '    Field("top_a", "float", "0: off"),\n'),
-        ("HOST_ABI_VERSION: Final = 3", "HOST_ABI_VERSION: Final = 4"),
+        ("\nHOST_ABI_VERSION: Final = 4", "\nHOST_ABI_VERSION: Final = 5"),
+        ("OLDEST_HOST_ABI_VERSION: Final = 3", "OLDEST_HOST_ABI_VERSION: Final = 5"),
         ("HIP_ABI_VERSION: Final = 3", "HIP_ABI_VERSION: Final = 4"),
     )
     edit(package / "kernels/host/sample.h", (HOST_KEPT, HOST + HOST_KEPT))

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocmforge.runtime.engine.embedding_sequence import EmbeddingSequence
+from rocmforge.runtime.engine.embeddings import EmbeddingRequest, Pooling
 from rocmforge.runtime.engine.fair_queue import FairQueue
 from rocmforge.runtime.engine.generation import GenerationRequest
 from rocmforge.runtime.engine.kv_cache import BlockPool
@@ -223,8 +225,17 @@ def test_batch_arrays() -> None:
     assert batch.rows.tolist() == [0, 1, 1, 1, 2, 2, 2, 2]
     assert batch.block_table.tolist() == [[7, 2, 4, 9], [1, 0, 0, 0], [5, 0, 0, 0]]
     assert batch.logits_rows.tolist() == [0, 3]  # the chunk of `second` stops before its prompt's end
+    assert batch.output_rows is not None
+    assert batch.output_rows.tolist() == [0, 3]
     assert [(row.seed, row.counter, row.temperature) for row in batch.sampling] == [(1000, 1, 1.0), (1002, 0, 0.5)]
-    for array in (batch.token_ids, batch.positions, batch.rows, batch.block_table, batch.logits_rows):
+    for array in (
+        batch.token_ids,
+        batch.positions,
+        batch.rows,
+        batch.block_table,
+        batch.logits_rows,
+        batch.output_rows,
+    ):
         assert array.dtype == np.int32
         assert array.flags.c_contiguous
 
@@ -234,6 +245,24 @@ def test_batch_without_logits() -> None:
     one.blocks = [0]
     batch = make_batch([Chunk(one, 0, 8)])
     assert (len(batch.token_ids), len(batch.logits_rows), list(batch.sampling)) == (8, 0, [])
+    assert batch.output_rows is not None
+    assert not len(batch.output_rows)  # none, and not all
+
+
+@pytest.mark.parametrize(("pooling", "rows"), [("mean", [0, 1, 2, 3, 4, 5]), ("last", [0, 5])])
+def test_outputs_are_asked_for_where_hidden_states_are_read(pooling: Pooling, rows: list[int]) -> None:
+    """Those of an embedding's tokens beside rows of logits; a token of both is there once, and all are None."""
+    decoding, reading = sequence(0, 5, 9), sequence(1, 9, 9)
+    embedding = EmbeddingSequence(2, EmbeddingRequest((1, 2, 3, 4, 5), pooling), TINY)
+    for one in (decoding, reading, embedding):
+        one.blocks = [0]
+    batch = make_batch([Chunk(decoding, 4, 1), Chunk(embedding, 0, 5), Chunk(reading, 0, 4)])
+    assert batch.output_rows is not None
+    assert batch.output_rows.tolist() == rows
+    scored = make_batch([Chunk(reading, 5, 4, (7,), range(7, 9))])
+    assert scored.output_rows is not None
+    assert scored.output_rows.tolist() == [2, 3, 4]
+    assert make_batch([Chunk(decoding, 4, 1, drafts=(7, 8))]).output_rows is None
 
 
 def test_what_a_chunk_computes_and_draws() -> None:
