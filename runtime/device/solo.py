@@ -58,5 +58,5 @@ class Solo:
             sampling=[sampling or RowSampling()] * len(rows),
             state_from=state_from,
             state_to=state_to,
-            output_rows=None if all_outputs else np.unique(np.array(rows, np.int32)),
+            output_rows=None if all_outputs else np.array(sorted(set(rows)), np.int32),
         )
