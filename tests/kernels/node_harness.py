@@ -40,7 +40,7 @@ ARCHES = ("gfx1100", "gfx942")
 HOST_LEVELS = tuple(dict.fromkeys((LEVELS[0], LEVELS[-1])))
 PLACES = (*HOST_LEVELS, *ARCHES)
 """Where a node is run: waves of 32 and of 64, and on the host the best level of this machine and the portable one. What
-another level has of its own, its header of vectors, test_kernels_host.py goes through."""
+another level has of its own, its header of vectors, test_kernels_host.py and test_products_host.py go through."""
 
 _KV = KvLayout(1, 1, 32, 16, "f16")
 _PACKERS = {"rows16": (pack_rows, interleave_pairs), "lanes32": (pack_lanes, interleave_lane_pairs)}

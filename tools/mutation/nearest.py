@@ -14,6 +14,7 @@ HTTP: Final = "http/"
 GPU: Final = "test_kernels_hip.py::"
 PRODUCTS: Final = "test_products_hip.py::"
 HOST: Final = "test_kernels_host.py::"
+HOST_PRODUCTS: Final = "test_products_host.py::"
 OUTPUTS: Final = ("kernels/test_output_rows.py",)
 EMULATOR: Final = "emulator/"
 RECORDED: Final = (HTTP + "test_recorded_answers.py",)  # whole answers of all APIs, in seconds
@@ -21,6 +22,7 @@ RECORDED: Final = (HTTP + "test_recorded_answers.py",)  # whole answers of all A
 SLOW: Final = (
     "test_kernels",
     "test_products_hip",
+    "test_products_host",
     "test_attention_hip",
     "test_sample_hip",
     "test_emulated",
@@ -42,7 +44,7 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     # Either file alone is minutes: the kernel's own test comes first.
     "kernels/host/attention*.h": (HOST + "test_attention", *OUTPUTS, "test_attention_forms.py", "test_host_program.py"),
     "kernels/host/[kr]*.h": (HOST + "test_rope_kv", HOST + "test_attention", "test_host_program.py"),
-    "kernels/host/gate_up.h": (HOST + "test_gate_up", *OUTPUTS, "test_host_program.py"),
+    "kernels/host/gate_up.h": (HOST_PRODUCTS + "test_gate_up", *OUTPUTS, "test_host_program.py"),
     "kernels/host/norm.h": (HOST + "test_norm", *OUTPUTS, "test_host_program.py"),
     "kernels/host/gate.h": (HOST + "test_gate", *OUTPUTS, "test_host_program.py"),
     "kernels/host/quantize*.h": (
@@ -53,18 +55,18 @@ TABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     # Pairs of tiles, of 16 tokens and more.
     "kernels/host/weights_pairs.h": (
-        HOST + "test_matmul_tails",
-        HOST + "test_a_row_of_a_matmul_has_the_same_bits_in_any_batch",
+        HOST_PRODUCTS + "test_matmul_tails",
+        HOST_PRODUCTS + "test_a_row_of_a_matmul_has_the_same_bits_in_any_batch",
     ),
     "kernels/host/weights*": (
         "test_packing.py::test_embedding_kernel",
-        HOST + "test_matmul_of_one_row",
-        HOST + "test_matmul_tails",
-        HOST + "test_matmul_of_superblocks",
+        HOST_PRODUCTS + "test_matmul_of_one_row",
+        HOST_PRODUCTS + "test_matmul_tails",
+        HOST_PRODUCTS + "test_matmul_of_superblocks",
     ),
     "kernels/host/lora*": ("kernels/test_lora.py",),
-    "kernels/host/matmul.h": (HOST + "test_matmul_tails", *OUTPUTS, "test_host_program.py"),
-    "kernels/host/*": ("test_kernels_host.py", "test_host_program.py"),
+    "kernels/host/matmul.h": (HOST_PRODUCTS + "test_matmul_tails", *OUTPUTS, "test_host_program.py"),
+    "kernels/host/*": ("test_kernels_host.py", "test_products_host.py", "test_host_program.py"),
     "kernels/hip/sample.h": ("test_sample_hip.py",),
     "kernels/hip/attention*.h": ("test_attention_hip.py",),
     "kernels/hip/matrix.h": (

@@ -71,7 +71,7 @@ def test_v3_and_v4_give_the_same_bits(smollm2: Bundle, prompt: list[int]) -> Non
 
 
 # A type of each family of code at all levels; others at the best and at the last: each kernel of each type is run alone
-# at each level by `test_kernels_host`, and the level between gives the bits of the best (above).
+# at each level by `test_products_host`, and the level between gives the bits of the best (above).
 FAMILIES = ("F16", "Q8_0", "Q4_1", "Q6_K")
 TYPES = (*FLOAT_TYPES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 

@@ -1,6 +1,6 @@
 """Models of many types of weights at once, whole, on the host and on an emulated GPU: every type is in one of them.
 
-The host's best level and its last: `test_kernels_host` runs each type's kernels at each."""
+The host's best level and its last: `test_products_host` runs each type's kernels at each."""
 
 from __future__ import annotations
 
