@@ -66,11 +66,17 @@ def gate_up(kind: str) -> KernelSpec:
     return spec("gate_up", rows=96, out_q8=True, activation="silu", **product_parameters(kind, 256))
 
 
+def of_outputs(kernel: KernelSpec) -> KernelSpec:
+    """The same kernel, of tokens of which outputs are read."""
+    return spec(kernel.template, **dict(kernel.parameters), at_output_rows=True)
+
+
 OF_SUPERBLOCKS = ("Q8_0", "Q4_1", "NVFP4")
 """Types that are multiplied with blocks or with superblocks, which are tried with both."""
-SPECS = (*map(matmul, KINDS), *(matmul(kind, True) for kind in OF_SUPERBLOCKS), *map(gate_up, GATED))
+OF_OUTPUTS = tuple(of_outputs(kernel) for kernel in (matmul("Q8_0"), matmul("Q4_K"), gate_up("Q4_K")))
+SPECS = (*map(matmul, KINDS), *(matmul(kind, True) for kind in OF_SUPERBLOCKS), *map(gate_up, GATED), *OF_OUTPUTS)
 EMULATED = tuple(dict.fromkeys((LEVELS[0], LEVELS[-1])))
-FEW = (*map(matmul, GATED), gate_up("Q4_K"))
+FEW = (*map(matmul, GATED), gate_up("Q4_K"), *OF_OUTPUTS)
 """At another level than the best."""
 
 
@@ -156,6 +162,28 @@ def test_gates_have_the_bits_of_others(kind: str, built: tuple[Kernels, Kernels]
             assert_guards_whole(memory)
             found.append(out.tobytes())
         assert found[0] == found[1], tokens
+
+
+@pytest.mark.parametrize("kernel", OF_OUTPUTS, ids=lambda kernel: kernel.symbol)
+def test_chosen_tokens_have_the_bits_of_others(kernel: KernelSpec, built: tuple[Kernels, Kernels]) -> None:
+    """Panels are of neighbours: of more than two panels, of one, and of none."""
+    skip_missing(built, kernel)
+    random, parameters = np.random.default_rng(6), dict(kernel.parameters)
+    kind, count, gated = str(parameters["weight_type"]), int(parameters["columns"]), kernel.template == "gate_up"
+    rows = 192 if gated else ROWS
+    weights = pack_rows(random_rows(random, kind, rows, count), kind, count)
+    bias = None if gated else random.normal(0, 1, ROWS).astype(np.float32)
+    x = activations(random, kind, 90, count)
+    found = []
+    for kernels in built:
+        for chosen in ((0, *range(3, 40), 44, *range(60, 76)), ()):
+            out, memory = guarded((90, 3), Q8_BLOCK) if gated else guarded((90, STRIDE), np.float32)
+            out.view(np.uint8)[:] = 1
+            kernels.run(kernel, Step(90, output_rows=chosen), weights, x, out, bias)
+            assert_guards_whole(memory)
+            found.append(out.tobytes())
+    assert found[:2] == found[2:]
+    assert found[0] != found[1]
 
 
 def test_infinite_and_undefined_activations_too(built: tuple[Kernels, Kernels]) -> None:
