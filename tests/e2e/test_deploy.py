@@ -88,6 +88,9 @@ def test_a_pod_that_pulls_is_the_same_but_for_that() -> None:
     (container,) = pod["containers"]
     assert pull["securityContext"] == container["securityContext"]
     assert pull["args"][1:] == ["--output", "/models/model.rfb", "--key", "/trust/key.pub", "--require-signature"]
+    # Without the GPU it would not see which one it is to pull for, and take the host's code alone.
+    assert pull["resources"]["limits"]["amd.com/gpu"] == container["resources"]["limits"]["amd.com/gpu"]
+    assert pod["securityContext"]["supplementalGroups"]
     chart = (CHART / "templates/deployment.yaml").read_text()
     assert '- --output\n            - {{ printf "/models/%s.rfb"' in chart
     services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
@@ -118,6 +121,8 @@ def test_the_chart_names_values_that_it_has() -> None:
 
 DIGEST = f"sha256:{'ab' * 32}"
 PULLED = ("models.reference=registry.example.com/team/model@" + DIGEST, "pull.trust=trust", "pull.credentials=secret")
+WITH_GROUPS = (*PULLED, "gpus=2", "supplementalGroups={105,44}")
+ON_CPU = ("gpus=0", "image.tag=host")
 
 
 def helm(*words: object) -> subprocess.CompletedProcess[str]:
@@ -126,7 +131,7 @@ def helm(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, timeout=300)
 
 
-@pytest.mark.parametrize("values", [(), ("gpus=0", "image.tag=host"), PULLED, ("image.digest=" + DIGEST,)])
+@pytest.mark.parametrize("values", [(), ON_CPU, PULLED, WITH_GROUPS, (*PULLED, *ON_CPU), ("image.digest=" + DIGEST,)])
 def test_helm_renders_what_kubernetes_takes(values: tuple[str, ...], tmp_path: Path) -> None:
     linted, settings = helm("lint", CHART), [word for value in values for word in ("--set", value)]
     assert "1 chart(s) linted, 0 chart(s) failed" in linted.stdout, linted.stdout
@@ -141,8 +146,12 @@ def test_helm_renders_what_kubernetes_takes(values: tuple[str, ...], tmp_path: P
     assert pod["terminationGracePeriodSeconds"] > 100 + 5
     assert ("amd.com/gpu" in container["resources"]["limits"], "tolerations" in pod) == (("gpus=0" not in values),) * 2
     mounted = {volume["name"] for volume in pod["volumes"]}
-    if values == PULLED:
+    assert pod["securityContext"].get("supplementalGroups") == ([105, 44] if values == WITH_GROUPS else None)
+    if values[: len(PULLED)] == PULLED:
         (pull,) = pod["initContainers"]
+        assert ("resources" in pull, "--arch" in pull["args"]) == (("gpus=0" not in values), ("gpus=0" in values))
+        gpus = container["resources"]["limits"].get("amd.com/gpu")
+        assert pull.get("resources", {}).get("limits", {}).get("amd.com/gpu") == gpus
         assert pull["args"][-3:] == ["--key", "/trust/key.pub", "--require-signature"]
         assert {mount["name"] for mount in pull["volumeMounts"]} == mounted == {"models", "tmp", "credentials", "trust"}
         assert pull["securityContext"] == container["securityContext"]
