@@ -51,14 +51,14 @@ def make_plan(
 def _first_of_outputs(graph: Graph) -> int:
     """Return the index of the first node from which on nothing that is made of a token is read for another, or later.
 
-    That is the last attention, or what follows the last node that leaves state.
+    Attention reads a row of its own token, and the cache: so that is what follows the last keys and values, or whatever
+    else other tokens or later steps need of all.
     """
     first = 0
     for index, node in enumerate(graph.nodes):
         operation = OPERATIONS[node.op]
-        if operation.mixes_tokens:
-            first = index
-        if operation.has_state or operation.writes_kv:
+        writes_kv = operation.writes_kv and node.integer("num_kv_heads") > 0
+        if operation.has_state or operation.mixes_tokens or writes_kv:
             first = index + 1
     return first
 

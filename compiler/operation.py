@@ -44,7 +44,7 @@ class Operation:
         writes_q8: whether a node's output can be int8 blocks.
         writes_superblocks: whether it can be int8 superblocks, on the host.
         in_place: its output lies where its first input does, if it has one.
-        mixes_tokens: it reads what was made of other tokens.
+        mixes_tokens: it reads other tokens' rows, which is more than the KV cache has of them.
         writes_kv: it leaves keys and values of the layer that its attribute `layer` counts; it has those of `Heads`.
         has_state: it reads and leaves state of each sequence, as `Planner.state` has it.
         reads_tokens: what it reads are token ids: `compute` gets them as its input.

@@ -240,7 +240,8 @@ def _prompt(program: Program, count: int) -> Solo:
     solo = Solo(program.layout)
     for start in range(0, count, size):
         rows: list[int] | None = [] if start + size < count else None  # nothing is drawn before the last
-        program.step(solo.batch(tokens[start : start + size], start, logits_rows=rows, all_outputs=False))
+        whole = program.layout.both_ways  # an encoder, whose hidden states are read
+        program.step(solo.batch(tokens[start : start + size], start, logits_rows=rows, all_outputs=whole))
     return solo
 
 

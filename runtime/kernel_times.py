@@ -69,7 +69,7 @@ def _step_times(
     tokens = token_ids(count, layout.vocab_size)
     for _ in range(rounds + 1):
         seconds: list[float] = []
-        program.step(Solo(layout).batch(tokens, 0, all_outputs=False), seconds)
+        program.step(Solo(layout).batch(tokens, 0, all_outputs=layout.both_ways), seconds)
         totals: dict[str, float] = defaultdict(float)
         for entry, one in zip(layout.launches, seconds, strict=True):
             totals[entry.kernel] += one
@@ -101,9 +101,11 @@ def kernels_of_outputs(layout: Layout, rows: Iterable[Mapping[str, Any]]) -> set
     """Return those whose launches are for tokens of which outputs are read, of which these steps have one.
 
     Args:
-        layout: of the program.
+        layout: of the program; of an encoder outputs of all tokens are.
         rows: of the bundle's table of kernels.
     """
     logits = BufferRef(layout.find_sampler().logits)
-    behind_attention = {str(row["symbol"]) for row in rows if row["parameters"].get("at_output_rows")}
-    return behind_attention | {entry.kernel for entry in layout.launches if logits in entry.arguments}
+    of_logits = {entry.kernel for entry in layout.launches if logits in entry.arguments}
+    if layout.both_ways:
+        return of_logits
+    return of_logits | {str(row["symbol"]) for row in rows if row["parameters"].get("at_output_rows")}

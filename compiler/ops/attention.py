@@ -207,5 +207,4 @@ OPERATION = Operation(
     inputs=(1, 2),
     weights=(0, 1),
     writes_q8=_writes_q8,
-    mixes_tokens=True,
 )

@@ -58,7 +58,7 @@ def launch_stacked(planner: HostPlanner | HipPlanner, node: Node, **parameters: 
     if isinstance(planner, HipPlanner):
         planner.expert_matmul(arguments, matrices[0], **parameters)
     else:
-        parameters |= planner.weight_parameters(matrices[0], node.inputs[0])
+        parameters |= planner.weight_parameters(matrices[0], node.inputs[0]) | planner.row_parameters(node)
         planner.launch("expert_matmul", arguments, **parameters)
 
 

@@ -35,7 +35,8 @@ def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     values = tuple(planner.value(name) for name in (*node.inputs, node.output))
     columns = planner.graph.values[node.output].columns
-    planner.launch("expert_sum", values, columns=columns, **_parameters(planner, node))
+    parameters = {**_parameters(planner, node), **planner.row_parameters(node)}
+    planner.launch("expert_sum", values, columns=columns, **parameters)
 
 
 def hip(planner: HipPlanner, node: Node) -> None:

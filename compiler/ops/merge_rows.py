@@ -59,4 +59,6 @@ def _problem(graph: Graph, node: Node) -> str:
     return "" if out.columns == columns else f"expected an output of {columns} columns, found {out.columns}"
 
 
-OPERATION = Operation("merge_rows", compute, host, hip, {"kind": str, "merged": int}, problem=_problem)
+OPERATION = Operation(
+    "merge_rows", compute, host, hip, {"kind": str, "merged": int}, problem=_problem, mixes_tokens=True
+)

@@ -93,7 +93,7 @@ def _parameters(planner: Planner, node: Node) -> dict[str, Parameter]:
 def host(planner: HostPlanner, node: Node) -> None:
     """See `Operation`."""
     values = planner.value(node.inputs[0]), planner.value(node.output), planner.floats(node.weights)
-    planner.launch("route", values, **_parameters(planner, node))
+    planner.launch("route", values, **_parameters(planner, node), **planner.row_parameters(node))
 
 
 def hip(planner: HipPlanner, node: Node) -> None:

@@ -1,9 +1,10 @@
 /* out[t, OUT_OFFSET + j * ROWS + r] = sum over c of weight[e * ROWS + r, c] * x[c], e the number of the j-th expert that
  * token t goes to; times the expert's scale, times its weight for the token, plus its bias, where there are such.
  *
- * Constants: EXPERTS, USED, ROWS (of an expert), COLUMNS, ACTIVATION_BYTES (of COLUMNS), X_SUPER (1: int8 superblocks, else blocks), EACH (1: a token has a row of x
- * for each of its experts), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, HAS_SCALE, WEIGHTED. BY_SLOT (where it is given): a token
- * goes to all experts, in their order, and nothing routes.
+ * Constants: EXPERTS, USED, ROWS (of an expert), COLUMNS, ACTIVATION_BYTES (of COLUMNS), X_SUPER (1: int8 superblocks,
+ * else blocks), EACH (1: a token has a row of x for each of its experts), OUT_STRIDE, OUT_OFFSET, HAS_BIAS, HAS_SCALE,
+ * WEIGHTED. BY_SLOT (where it is given): a token goes to all experts, in their order, and nothing routes. AT_OUTPUT_ROWS
+ * where only tokens are computed of which outputs are read.
  * Arguments: weights, activations, routed float32[T, 2 * USED], out float32[T, OUT_STRIDE], bias
  * float32[EXPERTS * ROWS], scale float32[EXPERTS].
  *
@@ -23,8 +24,11 @@
 
 static int32_t expert_matmul_items(const struct step *step)
 {
-    return int_min(step->num_tokens * USED, EXPERTS) * STRIPS;
+    return int_min(OUTPUT_COUNT(step) * USED, EXPERTS) * STRIPS;
 }
+
+/* The i-th pair of the tokens that are computed. */
+INLINE int32_t pair_at(const struct step *step, int32_t i) { return made_row(step, i / USED) * USED + i % USED; }
 
 INLINE int32_t expert_of(const float *routed, int32_t pair)
 {
@@ -42,13 +46,15 @@ INLINE const char *row_of(const char *x, int32_t pair)
     return x + (size_t)(EACH ? pair : pair / USED) * ACTIVATION_BYTES;
 }
 
-/* The next pairs of an expert from `from` on; returns where to go on. */
-INLINE int32_t gather(const float *routed, int32_t pairs, int32_t expert, int32_t from, const char *x, char *rows,
-                      struct gathered *next)
+/* The next pairs of an expert, of all `pairs` those from the one at `from` on; returns where to go on. */
+INLINE int32_t gather(const struct step *step, const float *routed, int32_t pairs, int32_t expert, int32_t from,
+                      const char *x, char *rows, struct gathered *next)
 {
     next->count = 0;
-    for (; from < pairs && next->count < TOKEN_TILE; from += BY_SLOT ? USED : 1)
-        if (expert_of(routed, from) == expert) next->pairs[next->count++] = from;
+    for (; from < pairs && next->count < TOKEN_TILE; from += BY_SLOT ? USED : 1) {
+        const int32_t pair = pair_at(step, from);
+        if (expert_of(routed, pair) == expert) next->pairs[next->count++] = pair;
+    }
     next->x = next->count ? row_of(x, next->pairs[0]) : rows;
     if (next->count > 1) {
         for (int i = 0; i < next->count; i++)
@@ -98,19 +104,19 @@ static void expert_matmul_run(const struct step *step, void *const *arguments, i
 {
     char rows[TOKEN_TILE * (size_t)ACTIVATION_BYTES] __attribute__((aligned(64)));
     const float *routed = (const float *)arguments[2];
-    const int32_t pairs = step->num_tokens * USED;
+    const int32_t pairs = OUTPUT_COUNT(step) * USED;
     for (int32_t item = begin; item < end; item++) {
         const int32_t group = item / STRIPS, strip = item % STRIPS;
-        const int32_t expert = pairs < EXPERTS ? expert_of(routed, group) : group;
+        const int32_t expert = pairs < EXPERTS ? expert_of(routed, pair_at(step, group)) : group;
         int32_t from = BY_SLOT ? expert : 0;
         if (pairs < EXPERTS) {
-            while (expert_of(routed, from) != expert) from++;
+            while (expert_of(routed, pair_at(step, from)) != expert) from++;
             if (from < group) continue; /* an earlier pair takes this one along */
         }
         const int32_t row = expert * ROWS, tile0 = row / 16, last = (row + ROWS - 1) / 16;
         while (from < pairs) {
             struct gathered next;
-            from = gather(routed, pairs, expert, from, (const char *)arguments[1], rows, &next);
+            from = gather(step, routed, pairs, expert, from, (const char *)arguments[1], rows, &next);
             for (int32_t t = tile0 + strip * STRIP; next.count && t <= int_min(last, tile0 + strip * STRIP + STRIP - 1);
                  t++)
                 multiply_gathered((const uint8_t *)arguments[0] + (size_t)t * TILE_BYTES, expert, 16 * t - row, &next,

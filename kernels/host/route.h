@@ -1,8 +1,9 @@
 /* The experts of a token: out[t, j] is the weight of the j-th one chosen, out[t, USED + j] its number.
  *
  * Constants: EXPERTS, USED, SCORING_SOFTMAX, SCORING_SIGMOID or SCORING_CHOSEN, HAS_BIAS, NORMALISE, SCALE, GROUPS,
- * GROUPS_USED, SHARED (where it is given: so many neighbours are one); see compiler/ops/route.py. Arguments: logits float32[T, EXPERTS], out float32[T, 2 * USED], bias float32[EXPERTS].
- * A work item is one token. Of equal scores the first is chosen; one that is not a number is below all others.
+ * GROUPS_USED, SHARED (where it is given: so many neighbours are one), AT_OUTPUT_ROWS where only tokens are routed of which
+ * outputs are read; see compiler/ops/route.py. Arguments: logits float32[T, EXPERTS], out float32[T, 2 * USED], bias
+ * float32[EXPERTS]. A work item is one token. Of equal scores the first is chosen; one that is not a number is below all others.
  */
 #include "vector.h"
 
@@ -16,7 +17,7 @@
 #define SHARED 1
 #endif
 
-static int32_t route_items(const struct step *step) { return step->num_tokens; }
+static int32_t route_items(const struct step *step) { return OUTPUT_COUNT(step); }
 
 /* The largest of [begin, end) that is not taken; the first of equals. */
 INLINE int32_t largest(const float *values, const uint8_t *taken, int32_t begin, int32_t end)
@@ -91,10 +92,10 @@ INLINE void route_token(const float *logits, const float *bias, float *out)
 
 static void route_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
 {
-    (void)step;
     const float *bias = (const float *)arguments[2];
-    for (int32_t t = begin; t < end; t++)
-        route_token((const float *)arguments[0] + (size_t)t * EXPERTS, bias,
-                    (float *)arguments[1] + (size_t)t * (2 * USED));
+    for (int32_t i = begin; i < end; i++) {
+        const size_t t = (size_t)made_row(step, i);
+        route_token((const float *)arguments[0] + t * EXPERTS, bias, (float *)arguments[1] + t * (2 * USED));
+    }
 }
 EXPORT const struct kernel SYMBOL = { route_items, route_run };

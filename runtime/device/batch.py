@@ -69,7 +69,7 @@ class Batch:
             height, width and extra, each at least 0 and less than `max_seq_len`; None: by `positions`, all four.
         output_rows: int32[N], ascending, the tokens of which outputs are read: all of `logits_rows`, and those of which
             `Program.hidden` or `tapped` are asked. Of others, as most of a prompt are, a program need not compute what
-            follows the last layer's keys and values. None: all tokens.
+            follows the last keys and values. None: all tokens.
     """
 
     token_ids: Int32
@@ -171,6 +171,8 @@ class Program(Protocol):
 
     def hidden(self, first: int, count: int) -> Float32:
         """Return float32[count, hidden_size] after the final norm, of the last step's tokens from `first` on; a copy.
+
+        They were among the step's `output_rows`.
 
         Raises:
             DeviceError: the device failed, or the bundle gives no hidden states.

@@ -34,18 +34,17 @@ _MOST_STATES: Final = 1024  # of a sequence that were not yet read; the first of
 class DraftHead(DraftModel):
     """A served model's own block, on its device. One thread's, which runs the served model's steps too."""
 
-    reads_hidden = True
-
     @property
     def _skipped(self) -> int:
         """Tokens at the beginning of a text that it does not read."""
         return 0 if self._program.layout.tap is None else 1
 
+    def observes(self, chunks: Sequence[Chunk]) -> bool:
+        """See `DraftModel`."""
+        return not self._policy.paused and any(chunk.sequence.max_drafts > 0 for chunk in chunks)
+
     def observe(self, program: Program, chunks: Sequence[Chunk]) -> None:
         """See `DraftModel`; keeps what the block will read. Raises nothing, as `fill`."""
-        wanted = [chunk.sequence.max_drafts > 0 for chunk in chunks]
-        if self._policy.paused or not any(wanted):
-            return
         try:
             read = program.tapped if self._skipped else program.hidden
             rows = read(0, sum(chunk.num_tokens for chunk in chunks))
@@ -53,8 +52,8 @@ class DraftHead(DraftModel):
             self._failed(error)
             return
         first = 0
-        for chunk, keeps in zip(chunks, wanted, strict=True):
-            if keeps:
+        for chunk in chunks:
+            if chunk.sequence.max_drafts > 0:
                 self._keep(self._known(chunk.sequence), chunk.start, rows[first : first + chunk.num_tokens])
             first += chunk.num_tokens
 
@@ -82,7 +81,7 @@ class DraftHead(DraftModel):
             for state in own:
                 row_of.append(-1 if state is None else len(found))
                 found += [] if state is None else [self._widened(state)]
-        batch = super()._batch(parts)
+        batch = replace(super()._batch(parts), output_rows=None)  # `_read` reads hidden states
         if not found:
             return batch
         return replace(batch, input_rows=np.stack(found), row_of=np.array(row_of, np.int32))

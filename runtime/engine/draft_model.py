@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import field, replace
 from itertools import accumulate
-from typing import ClassVar
 
 import numpy as np
 
@@ -76,13 +75,7 @@ class Part:
 
 
 class DraftModel:
-    """The draft model on its device. One thread's, which runs the served model's steps too.
-
-    Attributes:
-        reads_hidden: of all tokens of the served model's steps, in `observe`.
-    """
-
-    reads_hidden: ClassVar[bool] = False
+    """The draft model on its device. One thread's, which runs the served model's steps too."""
 
     def __init__(self, program: Program, policy: DraftPolicy, vocab_size: int, prefill_tokens: int) -> None:
         """Args: its program; what chooses; the served model's tokens; tokens of prompts in a step where others wait."""
@@ -150,8 +143,12 @@ class DraftModel:
         for sequence in [one for one in self._shadows if one.finished or not one.blocks]:
             self._drop(self._shadows.pop(sequence))
 
+    def observes(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether hidden states of all tokens of these chunks will be read, of the served model, in `observe`."""
+        return False
+
     def observe(self, program: Program, chunks: Sequence[Chunk]) -> None:
-        """The served model's program has computed these chunks."""
+        """The served model's program has computed these chunks, which it `observes`."""
 
     # What its first step computes.
 
@@ -298,12 +295,14 @@ class DraftModel:
             held = [(part.shadow.slots, part.start, len(part.token_ids)) for part in parts]
             state_from = np.array([read_from(slots, start) for slots, start, _ in held], np.int32)
             state_to = np.array([slot for one in held for slot in written_to(*one)], np.int32)
+        logits_rows = np.array([end - 1 for part, end in ends if part.draws], np.int32)
         return Batch(
             *token_arrays(token_ids, [part.start for part in parts], [part.shadow.blocks for part in parts]),
-            logits_rows=np.array([end - 1 for part, end in ends if part.draws], np.int32),
+            logits_rows=logits_rows,
             sampling=[self._sampling(part) for part in parts if part.draws],
             state_from=state_from,
             state_to=state_to,
+            output_rows=logits_rows,
         )
 
     def _sampling(self, part: Part) -> RowSampling:

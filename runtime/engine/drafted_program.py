@@ -40,12 +40,14 @@ class DraftedProgram:
     def step(self, batch: Batch) -> Int32:
         """See `Program.step`."""
         began = time.perf_counter()
-        if self._drafts.reads_hidden:
+        observes = self._drafts.observes(self._chunks)
+        if observes:
             batch = replace(batch, output_rows=None)
         sampled = self._program.step(batch)
         if self._decodes:
             self._policy.costs.observe_step(len(batch.token_ids), time.perf_counter() - began)
-        self._drafts.observe(self._program, self._chunks)
+        if observes:
+            self._drafts.observe(self._program, self._chunks)
         return sampled
 
     def check(self) -> None:

@@ -60,8 +60,9 @@ def test_F61_killed_pushes_and_pulls_go_on(registry: RunningRegistry, small_bund
     steps = pull.steps
     shutil.rmtree(goal)
     chosen = random.Random(15)
-    for step in (*(chosen.randrange(steps * i // 4, steps * (i + 1) // 4) for i in (1, 2, 3)), steps):
-        assert pull.dies(step), step
+    for step in (*(chosen.randrange(steps * i // 4, steps * (i + 1) // 4) for i in (1, 2, 3)), 0, steps):
+        # What one that was killed has left may spare the next a step: the last is killed after one that was not.
+        assert pull.dies(step) if step else pull.run(0) == 0, step
         if os.path.lexists(goal):
             assert without_origin(goal) == files_of(small_bundle)
             shutil.rmtree(goal)

@@ -105,12 +105,34 @@ def _attention() -> Case:
     return Case("attention", parameters, (queries, *pages, attention_records(4, 32, 96)), 3, "<f4", 128)
 
 
+def _routed(experts: int) -> Array:
+    """Weights and numbers of two experts for each token."""
+    random = np.random.default_rng(8)
+    chosen = [random.choice(experts, 2, replace=False) for _ in range(TOKENS)]
+    return np.concatenate([random.uniform(0, 1, (TOKENS, 2)), chosen], axis=1).astype(np.float32)
+
+
+def _experts(experts: int) -> Case:
+    random, rows = np.random.default_rng(9), 20
+    x = int8_rows(random.normal(0, 1, (TOKENS, COLUMNS)).astype(np.float32), "Q4_K")
+    weights = pack_rows(random_rows(random, "Q4_K", experts * rows, COLUMNS), "Q4_K", COLUMNS)
+    shape = {"experts": experts, "used": 2, "rows": rows, "out_stride": 2 * rows, "out_offset": 0}
+    flags = {"each": False, "has_bias": False, "has_scale": False, "weighted": True}
+    parameters = {**shape, **flags, **product_parameters("Q4_K", COLUMNS)}
+    return Case("expert_matmul", parameters, (weights, x, _routed(experts)), 3, "<f4", 2 * rows)
+
+
+ROUTED = _routed(9)
 WEIGHT = np.linspace(0.5, 1.5, COLUMNS, dtype=np.float32)
 OTHER = np.linspace(-1, 1, TOKENS * COLUMNS, dtype=np.float32).reshape(TOKENS, COLUMNS)
 NORM: Mapping[str, Parameter] = {"columns": COLUMNS, "epsilon": "1e-5f", "at_logits_rows": False}
 SUM: Mapping[str, Parameter] = {
     **{"columns": COLUMNS, "other_columns": COLUMNS, "other_stride": COLUMNS},
     "at_logits_rows": False,
+}
+ROUTE: Mapping[str, Parameter] = {
+    **{"scoring": "softmax", "has_bias": False, "normalise": True, "scale": "1.0f"},
+    **{"groups": 1, "groups_used": 1},
 }
 CASES: Mapping[str, Case] = {
     "blocks": _matmul("Q4_1", 96, False, True),
@@ -127,6 +149,10 @@ CASES: Mapping[str, Case] = {
     "activate": _of_rows("activate", 37, "<f4", 37, columns=37, activation="silu", out_q8=False, at_logits_rows=False),
     "gate": _of_rows("gate", 2 * 37, "<f4", 37, columns=37, activation="silu"),
     "elementwise": _of_rows("elementwise", COLUMNS, "<f4", COLUMNS, OTHER, combine="add", **SUM),
+    "route": _of_rows("route", 9, "<f4", 4, experts=9, used=2, **ROUTE),
+    "experts": _experts(9),
+    "more experts than tokens": _experts(200),
+    "expert_sum": _of_rows("expert_sum", 2 * 41, "<f4", 41, ROUTED, columns=41, used=2, weighted=False, scale="1.0f"),
     "attention": _attention(),
 }
 

@@ -116,3 +116,32 @@ def logits(bundle: Bundle, ids: list[int], level: str | None = None) -> np.ndarr
         parts.append(program.logits(count))
     program.close()
     return np.concatenate(parts)
+
+
+def check_outputs_alone(program: Program, token_ids: list[int], scales: list[list[float]] | None = None) -> None:
+    """Hold logits of tokens of which alone outputs are made against those where outputs are made of all: bit by bit.
+
+    Args:
+        program: to run.
+        token_ids: at least 19.
+        scales: of adapters.
+    """
+    whole, alone = (_some_logits(program, token_ids, scales, all_outputs) for all_outputs in (True, False))
+    assert whole.tobytes() == alone.tobytes()
+
+
+def _some_logits(
+    program: Program, token_ids: list[int], scales: list[list[float]] | None, all_outputs: bool
+) -> np.ndarray:
+    """float32[rows, vocab_size]; a text before leaves other numbers behind, and one step asks for none."""
+    adapters = None if scales is None else np.array(scales, np.float32)
+    solo, found = Solo(program.layout), []
+    steps = [(0, 6, []), (6, 18, [0, 5, 6, 11]), (18, 19, [0])]
+    program.step(dataclasses.replace(solo.batch(token_ids[::-1], 0), adapter_scales=adapters))
+    for first, last, rows in [(0, 19, [2, 3, 18])] if program.layout.both_ways else steps:
+        sampling = RowSampling(keep_logits=True)
+        batch = solo.batch(token_ids[first:last], first, None, rows, sampling, all_outputs=all_outputs)
+        assert (batch.output_rows is None) is all_outputs
+        program.step(dataclasses.replace(batch, adapter_scales=adapters))
+        found.append(program.logits(len(rows)))
+    return np.concatenate(found)

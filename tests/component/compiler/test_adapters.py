@@ -24,7 +24,7 @@ from rocmforge.runtime.device.host import load_host_program
 from rocmforge.tests.oracles.graph_interpreter import Interpreter
 from rocmforge.tests.support import emulated_programs
 from rocmforge.tests.support.adapters import DOWN, EMBEDDING, HEAD, OUT, UP, K, Q, pairs, write_gguf_adapter
-from rocmforge.tests.support.programs import LEVELS, compiled, relative_tolerance, run
+from rocmforge.tests.support.programs import LEVELS, check_outputs_alone, compiled, relative_tolerance, run
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 from rocmforge.tools.generate.fixtures import write_model
 
@@ -129,6 +129,14 @@ def test_without_an_adapter_the_bits_are_those_of_the_plain_bundle(made: Made, p
         found.append(run(program, [(0, 0, IDS)], scales).tobytes())
         program.close()
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("place", ["x86_64_v3", "portable"])
+def test_outputs_of_some_tokens_alone(made: Made, place: str) -> None:
+    program = host(made.bundle, place)
+    for scales in CHOICES:
+        check_outputs_alone(program, [*IDS, *IDS], [scales])
+    program.close()
 
 
 def test_an_adapter_is_what_it_is_merged(made: Made, build_cache: BuildCache, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from rocmforge.artifacts.bundle import open_bundle
@@ -15,13 +14,11 @@ from rocmforge.compiler.compile import compile_model
 from rocmforge.compiler.model import CompileOptions
 from rocmforge.compiler.progress import Silent
 from rocmforge.library.compilation import make_golden
-from rocmforge.runtime.device.batch import Program, RowSampling
-from rocmforge.runtime.device.solo import Solo
-from rocmforge.tests.support.programs import building_levels
+from rocmforge.tests.support.programs import building_levels, check_outputs_alone
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.architecture_oracle.judge import nmse
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
-from rocmforge.tools.generate.architecture_oracle.programs import NUM_BLOCKS, last_logits, load
+from rocmforge.tools.generate.architecture_oracle.programs import last_logits, load
 from rocmforge.tools.generate.architecture_oracle.table import MOST
 
 IDS = [int(one) for one in np.random.default_rng(3).integers(0, 96, 19)]
@@ -83,24 +80,6 @@ def test_the_host_computes_what_an_architecture_means(name: str, tmp_path: Path,
         assert bundle.layout.kv.num_layers == (1 if bundle.layout.both_ways else CACHES.get(name, MODELS[name]))
         program = load(bundle, "host")
         found = last_logits(program, IDS)
-        whole, alone = (rows_of(program, all_outputs) for all_outputs in (True, False))
+        check_outputs_alone(program, IDS)
         program.close()
     assert nmse(found, expected) < MOST  # keys and values are rounded to float16
-    assert np.array_equal(alone.view(np.uint32), whole.view(np.uint32))
-
-
-def rows_of(program: Program, all_outputs: bool) -> npt.NDArray[np.float32]:
-    """Return the logits of some tokens, where outputs are made of all tokens or of these alone.
-
-    A text before leaves other numbers behind, and one step asks for none.
-    """
-    program.step(Solo(program.layout).batch(IDS[::-1], 0, NUM_BLOCKS))
-    solo, found = Solo(program.layout), []
-    steps = [(0, 19, [2, 3, 18])] if program.layout.both_ways else [(0, 6, []), (6, 18, [0, 5, 6, 11]), (18, 19, [0])]
-    for first, last, rows in steps:
-        sampling = RowSampling(keep_logits=True)
-        batch = solo.batch(IDS[first:last], first, NUM_BLOCKS, rows, sampling, all_outputs=all_outputs)
-        assert (batch.output_rows is None) is all_outputs
-        program.step(batch)
-        found.append(program.logits(len(rows)))
-    return np.concatenate(found)

@@ -26,7 +26,7 @@ from rocmforge.compiler.position_tables import RopeTable
 from rocmforge.compiler.progress import Silent
 from rocmforge.compiler.read_config import read_config
 from rocmforge.library.compilation import make_golden
-from rocmforge.tests.support.programs import building_levels
+from rocmforge.tests.support.programs import building_levels, check_outputs_alone
 from rocmforge.tools.generate.architecture_oracle.judge import nmse
 from rocmforge.tools.generate.architecture_oracle.meaning import Meaning
 from rocmforge.tools.generate.architecture_oracle.programs import last_logits, load
@@ -115,5 +115,6 @@ def test_the_host_computes_what_the_graph_means(model: Path, tmp_path: Path, bui
         assert bundle.layout.kv.num_layers == LAYERS - SHARED
         program = load(bundle, "host")
         found = last_logits(program, IDS)
+        check_outputs_alone(program, IDS)
         program.close()
     assert nmse(found, expected) < MOST  # keys and values are rounded to float16
