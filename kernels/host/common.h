@@ -20,8 +20,9 @@ struct kernel {
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-/* Rows of what a kernel makes: of all tokens; or where AT_OUTPUT_ROWS is set, as in what follows the last attention, of those
- * of which outputs are read, each where it lies among all tokens'; or of those of which logits are asked, packed. */
+/* Rows of what a kernel makes: of all tokens; or where AT_OUTPUT_ROWS is set, as in what follows the last keys and values,
+ * of those of which outputs are read, each where it lies among all tokens'; or of those of which logits are asked, packed.
+ */
 #ifndef AT_OUTPUT_ROWS
 #define AT_OUTPUT_ROWS 0
 #endif

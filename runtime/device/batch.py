@@ -181,6 +181,8 @@ class Program(Protocol):
     def tapped(self, first: int, count: int) -> Float32:
         """Return float32[count, columns of the layout's tap], of the last step's tokens from `first` on; a copy.
 
+        They were among the step's `output_rows`.
+
         Raises:
             DeviceError: the device failed, or the bundle has no tap.
         """

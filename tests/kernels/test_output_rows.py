@@ -1,4 +1,4 @@
-"""Kernels behind the last attention, which make only those rows of which outputs are read, each where it lies.
+"""Kernels behind the last keys and values, which make only those rows of which outputs are read, each where it lies.
 
 What they make is what the same kernel makes of all rows, which other tests hold against NumPy; others stay as they
 were.

@@ -54,6 +54,9 @@ def test_operations_are_listed_by_their_names() -> None:
     in_place = {name for name, operation in OPERATIONS.items() if operation.in_place}
     writers = {name for name, operation in OPERATIONS.items() if operation.writes_kv}
     assert (in_place, writers) == ({"input_rows", "logits_map", "rope_kv"}, {"rope_kv"})
+    # Whose rows must all be there: of an operation that is not named here they need not be.
+    mixing = {name for name, operation in OPERATIONS.items() if operation.mixes_tokens or operation.has_state}
+    assert mixing == {"merge_rows", "scan", "short_conv"}
 
 
 @pytest.mark.parametrize(
