@@ -42,6 +42,11 @@ class TensorInfo:
         return math.prod(self.shape[:-1])
 
     @property
+    def matrices(self) -> int:
+        """Matrices that it is a stack of: as many as there are experts, and 1 where it is no stack."""
+        return math.prod(self.shape[:-2])
+
+    @property
     def row_bytes(self) -> int:
         """Bytes stored of a row."""
         block, block_bytes = BLOCKS[self.ggml_type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..floats import read_float_rows
 from ..ggml_types import BLOCKS
 from ..ggml_types import GgmlType as Quant
 from ..model_source import ModelSource, TensorInfo
-from .imatrix import Importance
+from .imatrix import Columns, Importance
 from .quantize import QUANTIZERS, quantize_rows
 
 ELEMENTS_AT_ONCE = 1 << 23  # that are floats at a time: 32 MiB
@@ -53,12 +53,11 @@ class QuantizedSource(DerivedSource):
     def __init__(self, base: ModelSource, kind: str, importance: Importance | None = None) -> None:
         if kind not in TYPES:
             raise UsageError(f"--quantize: expected one of {', '.join(TYPES)}, found {printable(kind)}")
-        self._importance: Mapping[str, npt.NDArray[np.float32]] = {} if importance is None else importance.columns
+        self._importance: Mapping[str, Columns] = {} if importance is None else importance.columns
         tensors = {name: _typed(info, Quant[kind], base) for name, info in base.tensors.items()}
         for name, columns in self._importance.items():
-            if name in tensors and columns.shape[-1] != tensors[name].shape[-1]:
-                problem = f"expected {tensors[name].shape[-1]} columns, found {columns.shape[-1]}: of another model?"
-                raise UsageError(f"--imatrix: {printable(name)}: {problem}")
+            if name in tensors:
+                _check_importance(columns, tensors[name])
         if importance is not None and not self._importance.keys() & tensors.keys():
             raise UsageError("--imatrix: expected tensors of the model, found none: of another model?")
         super().__init__(base, MappingProxyType(tensors))
@@ -68,18 +67,45 @@ class QuantizedSource(DerivedSource):
         info, kept = self.tensor(name), self.base.tensor(name)
         if info == kept or info.ggml_type is kept.ggml_type:
             return self.base.read_rows(name, first, count)
-        step = max(1, ELEMENTS_AT_ONCE // info.shape[-1])
         parts = []
-        for start in range(first, first + count, step):
-            values = read_float_rows(self.base, name, start, min(step, first + count - start))
+        for start, end, importance in self._chunks(info, first, first + count):
+            values = read_float_rows(self.base, name, start, end - start)
             if not np.isfinite(values).all():
                 raise self.error(name, "expected finite weights to quantize, found others")
-            parts.append(quantize_rows(values, info.ggml_type, self._weights(name, start)))
+            parts.append(quantize_rows(values, info.ggml_type, importance))
         return np.concatenate(parts)
 
-    def _weights(self, name: str, row: int) -> npt.NDArray[np.float32] | None:
-        columns = self._importance.get(name)
-        return None if columns is None or len(columns) != 1 else columns[0]
+    def _chunks(self, info: TensorInfo, first: int, end: int) -> Iterator[tuple[int, int, Columns | None]]:
+        """Yield what is quantized at a time of the rows from `first` to `end`.
+
+        Yields:
+            first row, end, and the importance of their columns, float32[columns]; None: all alike.
+        """
+        columns = self._importance.get(info.name)
+        # Where experts have importance of their own, no chunk is of two.
+        height = info.rows if columns is None or len(columns) == 1 else info.shape[-2]
+        step = max(1, ELEMENTS_AT_ONCE // info.shape[-1])
+        while first < end:
+            expert = first // height
+            stop = min(first + step, (expert + 1) * height, end)
+            yield first, stop, None if columns is None else columns[expert]
+            first = stop
+
+
+def _check_importance(columns: Columns, info: TensorInfo) -> None:
+    """Refuse importance, float32[matrices, columns], that cannot be of a tensor.
+
+    Raises:
+        UsageError: it has other columns, or its matrices are neither 1 nor as many as the tensor's.
+    """
+    problem = ""
+    if columns.shape[-1] != info.shape[-1]:
+        problem = f"expected {info.shape[-1]} columns, found {columns.shape[-1]}"
+    elif len(columns) not in (1, info.matrices):
+        expected = "1 matrix" if info.matrices == 1 else f"1 or {info.matrices} matrices"
+        problem = f"expected {expected}, found {len(columns)}"
+    if problem:
+        raise UsageError(f"--imatrix: {printable(info.name)}: {problem}: of another model?")
 
 
 def _typed(info: TensorInfo, kind: Quant, base: ModelSource) -> TensorInfo:

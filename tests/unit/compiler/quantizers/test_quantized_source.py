@@ -20,6 +20,13 @@ from rocmforge.compiler.read_config import read_config
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.fixtures import write_model
 
+EXPERTS = "blk.0.ffn_up_exps.weight"
+
+
+def write_experts(path: Path) -> Path:
+    """Write a model with a stack of 4 matrices of 24 rows beside its own tensors."""
+    return write_model(path, quantization="F32", hidden_size=256, further={EXPERTS: (4, 24, 256)})
+
 
 def types_of(path: Path, kind: str) -> dict[str, str]:
     source = QuantizedSource(read_gguf(path), kind)
@@ -109,6 +116,51 @@ def test_the_importance_of_columns(tmp_path: Path) -> None:
     values = read_gguf(path).read_tensor(name).view(np.float32).reshape(-1, 256)
     assert np.array_equal(source.read_tensor(name), quantize_rows(values, Quant.Q4_K, columns[0]).reshape(-1))
     assert not np.array_equal(source.read_tensor(name), quantize_rows(values, Quant.Q4_K).reshape(-1))
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("at_once", [1 << 23, 24 * 256, 2560, 1])
+def test_each_expert_is_quantized_with_its_own_importance(
+    tmp_path: Path, kind: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_source, "ELEMENTS_AT_ONCE", at_once)
+    base = read_gguf(write_experts(tmp_path / "m.gguf"))
+    columns = np.random.default_rng(1).uniform(0.01, 10, (4, 256)).astype(np.float32)
+    source = QuantizedSource(base, kind, Importance({EXPERTS: columns}, ""))
+    values = base.read_tensor(EXPERTS).view(np.float32).reshape(4, 24, 256)
+    alone = [quantize_rows(one, Quant[kind], weights) for one, weights in zip(values, columns, strict=True)]
+    expected = np.concatenate(alone)
+    assert np.array_equal(source.read_tensor(EXPERTS), expected.reshape(-1))
+    for first, count in ((0, 24), (7, 5), (7, 50), (24, 24), (47, 2), (71, 25), (95, 1)):
+        assert np.array_equal(source.read_rows(EXPERTS, first, count), expected[first : first + count])
+    if kind != "Q8_0":  # which passes importance over
+        for one, quantized in zip(values, alone, strict=True):
+            assert not np.array_equal(quantized, quantize_rows(one, Quant[kind]))
+
+
+def test_one_importance_may_be_of_all_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized_source, "ELEMENTS_AT_ONCE", 2560)
+    base = read_gguf(write_experts(tmp_path / "m.gguf"))
+    columns = np.linspace(0.1, 10, 256, dtype=np.float32).reshape(1, -1)
+    source = QuantizedSource(base, "Q4_0", Importance({EXPERTS: columns}, ""))
+    values = base.read_tensor(EXPERTS).view(np.float32).reshape(-1, 256)
+    assert np.array_equal(source.read_tensor(EXPERTS), quantize_rows(values, Quant.Q4_0, columns[0]).reshape(-1))
+
+
+@pytest.mark.parametrize(
+    "name, matrices, problem",
+    [
+        (EXPERTS, 3, "expected 1 or 4 matrices, found 3"),
+        (EXPERTS, 96, "expected 1 or 4 matrices, found 96"),
+        ("blk.0.ffn_up.weight", 4, "expected 1 matrix, found 4"),
+        ("output_norm.weight", 2, "expected 1 matrix, found 2"),
+    ],
+)
+def test_importance_of_another_number_of_experts(tmp_path: Path, name: str, matrices: int, problem: str) -> None:
+    base = read_gguf(write_experts(tmp_path / "m.gguf"))
+    with pytest.raises(UsageError) as caught:
+        QuantizedSource(base, "Q4_0", Importance({name: np.ones((matrices, 256), np.float32)}, ""))
+    assert str(caught.value) == f"--imatrix: {name}: {problem}: of another model?"
 
 
 def test_capitals_do_not_matter(tmp_path: Path) -> None:
