@@ -61,7 +61,7 @@ def changed_source(source: ModelSource, changes: Changes) -> tuple[ModelSource, 
             for adapter, lora in zip(adapters, changes.loras, strict=True)
         ]
     if changes.quantize is not None:
-        importance = None if changes.imatrix is None else read_importance(changes.imatrix)
+        importance = None if changes.imatrix is None else read_importance(changes.imatrix, source.tensors)
         kind = changes.quantize.upper()
         source = QuantizedSource(source, kind, importance)
         record["quantize"] = kind

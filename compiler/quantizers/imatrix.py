@@ -3,7 +3,8 @@
 What counts is how columns of one matrix compare, so that sums are as good as means.
 
 Source: llama.cpp `tools/imatrix` and its GGUF files (`NAME.in_sum2`); the older files are a count of entries, each a
-name, a number of calls, and sums.
+name, a number of calls, and sums: of stacked experts those of expert 0, then those of expert 1, and so on. A GGUF file
+made of such a one has them in one row, too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ...artifacts.errors import InputError, printable
 from ..gguf_cursor import opened
 from ..gguf_file import GgufFile, read_into
 from ..gguf_reader import MAGIC, read_gguf
+from ..model_source import TensorInfo
 
 MAX_OLD_BYTES = 256 << 20
 _MAX_NAME = 256
@@ -40,8 +42,12 @@ class Importance:
     sha256: str
 
 
-def read_importance(path: Path) -> Importance:
+def read_importance(path: Path, tensors: Mapping[str, TensorInfo]) -> Importance:
     """Read an importance matrix.
+
+    Args:
+        path: of its file.
+        tensors: of the model that it is for, by name: they say how many experts a row of sums is of.
 
     Raises:
         InputError: the file cannot be read, is none, or contradicts itself.
@@ -58,10 +64,25 @@ def read_importance(path: Path) -> Importance:
     for name, values in columns.items():
         if not (np.isfinite(values) & (values >= 0)).all():
             raise InputError(path, name, "expected finite sums of squares, found others")
-    columns = {name: _weights(values) for name, values in columns.items()}
+    columns = {name: _weights(_by_matrix(values, tensors.get(name))) for name, values in columns.items()}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Importance(MappingProxyType(columns), digest)
+
+
+def _by_matrix(values: Columns, info: TensorInfo | None) -> Columns:
+    """Return sums with a row for each expert where one row has those of all; others as they are.
+
+    Args:
+        values: float32[rows, columns].
+        info: the tensor that they are of; None: the model has none.
+
+    Returns:
+        float32[rows, columns], or float32[matrices, columns] of the tensor.
+    """
+    if info is None or values.shape != (1, info.matrices * info.shape[-1]):
+        return values
+    return values.reshape(info.matrices, -1)
 
 
 def _weights(values: Columns) -> Columns:

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.errors import InputError
+from rocmforge.compiler.ggml_types import GgmlType
+from rocmforge.compiler.model_source import TensorInfo
 from rocmforge.compiler.quantizers.imatrix import read_importance
 from rocmforge.tools.generate.gguf_writing import finish
 
@@ -46,7 +48,7 @@ def test_a_gguf(tmp_path: Path) -> None:
         "blk.0.ffn_up_exps.weight.counts": np.array([[3], [0]], np.float32),
     }
     path = write_gguf(tmp_path / "imatrix.gguf", tensors)
-    found = read_importance(path)
+    found = read_importance(path, {})
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert list(found.columns) == ["blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"]
     np.testing.assert_allclose(found.columns["blk.0.attn_q.weight"], [WEIGHTS], rtol=1e-6)
@@ -56,9 +58,35 @@ def test_a_gguf(tmp_path: Path) -> None:
 def test_an_old_file(tmp_path: Path) -> None:
     path = tmp_path / "imatrix.dat"
     path.write_bytes(old({"blk.0.attn_q.weight": (2, SUMS), "output.weight": (0, SUMS)}))
-    found = read_importance(path)
+    found = read_importance(path, {})
     assert list(found.columns) == ["blk.0.attn_q.weight", "output.weight"]
     np.testing.assert_allclose(found.columns["output.weight"], [WEIGHTS], rtol=1e-6)
+
+
+EXPERTS = "blk.0.ffn_up_exps.weight"
+TENSORS = {EXPERTS: TensorInfo(EXPERTS, (3, 2, 4), GgmlType.F32), "a": TensorInfo("a", (2, 4), GgmlType.F32)}
+OF_EXPERTS = np.concatenate([SUMS, 1000 * SUMS[:, ::-1], np.zeros_like(SUMS)]).reshape(1, -1)
+
+
+@pytest.mark.parametrize("is_gguf", [False, True])
+def test_a_row_of_all_experts(tmp_path: Path, is_gguf: bool) -> None:
+    """As older files have it, and GGUF files that are made of them: each expert is compared with itself alone."""
+    path = tmp_path / "imatrix"
+    if is_gguf:
+        write_gguf(path, {f"{EXPERTS}.in_sum2": OF_EXPERTS, "a.in_sum2": SUMS})
+    else:
+        path.write_bytes(old({EXPERTS: (2, OF_EXPERTS), "a": (2, SUMS)}))
+    found = read_importance(path, TENSORS)
+    assert found.columns[EXPERTS].dtype == np.float32
+    np.testing.assert_allclose(found.columns[EXPERTS], [WEIGHTS, WEIGHTS[::-1], [1.0] * 4], rtol=1e-6)
+    np.testing.assert_allclose(found.columns["a"], [WEIGHTS], rtol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [4, 8, 11, 16])
+def test_a_row_that_is_not_of_all_experts_stays_one(tmp_path: Path, columns: int) -> None:
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(old({EXPERTS: (2, np.ones((1, columns), np.float32))}))
+    assert read_importance(path, TENSORS).columns[EXPERTS].shape == (1, columns)
 
 
 COUNT = np.array([[2]], np.float32)
@@ -103,7 +131,7 @@ def test_what_is_none_is_refused_in_a_line(tmp_path: Path, case: str) -> None:
     path = tmp_path / "imatrix"
     make(path)
     with pytest.raises(InputError) as caught:
-        read_importance(path)
+        read_importance(path, {})
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -117,7 +145,7 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes, place:
     for content in (data, bytes(sound)):
         path.write_bytes(content)
         try:
-            found = read_importance(path)
+            found = read_importance(path, {})
         except InputError:
             continue
         assert all(np.isfinite(values).all() for values in found.columns.values())

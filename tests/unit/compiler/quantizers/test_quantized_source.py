@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -13,12 +14,13 @@ from rocmforge.compiler.changes import Changes, changed_source
 from rocmforge.compiler.ggml_types import GgmlType as Quant
 from rocmforge.compiler.gguf_reader import read_gguf
 from rocmforge.compiler.quantizers import quantized_source
-from rocmforge.compiler.quantizers.imatrix import Importance
+from rocmforge.compiler.quantizers.imatrix import Importance, read_importance
 from rocmforge.compiler.quantizers.quantize import quantize_rows
 from rocmforge.compiler.quantizers.quantized_source import TYPES, QuantizedSource
 from rocmforge.compiler.read_config import read_config
 from rocmforge.tools.generate.architecture_models import write_architecture
 from rocmforge.tools.generate.fixtures import write_model
+from rocmforge.tools.generate.gguf_writing import finish
 
 EXPERTS = "blk.0.ffn_up_exps.weight"
 
@@ -26,6 +28,12 @@ EXPERTS = "blk.0.ffn_up_exps.weight"
 def write_experts(path: Path) -> Path:
     """Write a model with a stack of 4 matrices of 24 rows beside its own tensors."""
     return write_model(path, quantization="F32", hidden_size=256, further={EXPERTS: (4, 24, 256)})
+
+
+def old_importance(sums: np.ndarray) -> bytes:
+    """Return the importance of the experts as llama.cpp wrote it before it had GGUF files of that."""
+    entry = struct.pack("<i", len(EXPERTS)) + EXPERTS.encode() + struct.pack("<ii", 7, sums.size)
+    return struct.pack("<i", 1) + entry + sums.astype("<f4").tobytes()
 
 
 def types_of(path: Path, kind: str) -> dict[str, str]:
@@ -145,6 +153,32 @@ def test_one_importance_may_be_of_all_experts(tmp_path: Path, monkeypatch: pytes
     source = QuantizedSource(base, "Q4_0", Importance({EXPERTS: columns}, ""))
     values = base.read_tensor(EXPERTS).view(np.float32).reshape(-1, 256)
     assert np.array_equal(source.read_tensor(EXPERTS), quantize_rows(values, Quant.Q4_0, columns[0]).reshape(-1))
+
+
+def test_an_old_file_of_experts(tmp_path: Path) -> None:
+    base = read_gguf(write_experts(tmp_path / "m.gguf"))
+    sums = np.random.default_rng(2).uniform(0, 10, (4, 256)).astype(np.float32) * [[1], [1000], [0.001], [0]]
+    old, new = tmp_path / "imatrix.dat", tmp_path / "imatrix.gguf"
+    old.write_bytes(old_importance(sums))
+    writer = gguf.GGUFWriter(new, "")
+    writer.add_type("imatrix")
+    writer.add_tensor(f"{EXPERTS}.in_sum2", sums.astype(np.float32))
+    finish(writer)
+    of_old, of_new = (changed_source(base, Changes(quantize="Q4_0", imatrix=path))[0] for path in (old, new))
+    importance = read_importance(new, base.tensors).columns[EXPERTS]
+    values = base.read_tensor(EXPERTS).view(np.float32).reshape(4, 24, 256)
+    alone = [quantize_rows(one, Quant.Q4_0, weights) for one, weights in zip(values, importance, strict=True)]
+    assert np.array_equal(of_old.read_tensor(EXPERTS), np.concatenate(alone).reshape(-1))
+    assert np.array_equal(of_old.read_tensor(EXPERTS), of_new.read_tensor(EXPERTS))
+    assert np.array_equal(alone[3], quantize_rows(values[3], Quant.Q4_0))  # was never chosen: all columns alike
+
+
+def test_an_old_file_of_another_number_of_experts(tmp_path: Path) -> None:
+    base = read_gguf(write_experts(tmp_path / "m.gguf"))
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(old_importance(np.ones((3, 256))))
+    with pytest.raises(UsageError, match=r"^--imatrix: blk\.0\.ffn_up_exps\.weight: expected 256 columns, found 768"):
+        changed_source(base, Changes(quantize="Q4_0", imatrix=path))
 
 
 @pytest.mark.parametrize(
