@@ -110,8 +110,8 @@ def _check_importance(columns: Columns, info: TensorInfo) -> None:
 
 def _typed(info: TensorInfo, kind: Quant, base: ModelSource) -> TensorInfo:
     """Return a tensor with the type that it is to have."""
-    parts = info.name.split(".")
-    if len(info.shape) < 2 or parts[-1] != "weight" or parts[-2] in _KEPT or parts[-2].endswith("norm"):
+    module, last = ("", *info.name.split("."))[-2:]  # none of a tensor that is named `weight` alone
+    if len(info.shape) < 2 or last != "weight" or module in ("", *_KEPT) or module.endswith("norm"):
         return info
     chosen = kind
     if info.name == ("output.weight" if "output.weight" in base.tensors else "token_embd.weight"):

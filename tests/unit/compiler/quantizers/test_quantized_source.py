@@ -94,6 +94,15 @@ def test_biases_are_kept(tmp_path: Path) -> None:
     assert found["blk.0.attn_q.bias"] == "F32"
 
 
+@pytest.mark.parametrize("name", ["weight", ".weight", "blk.0.weights", "ffn_up"])
+def test_a_matrix_that_is_of_no_module_is_kept(tmp_path: Path, name: str) -> None:
+    path = write_model(tmp_path / "m.gguf", quantization="F32", further={name: (4, 64)})
+    found = types_of(path, "Q8_0")
+    assert (found[name], found["blk.0.ffn_up.weight"]) == ("F32", "Q8_0")
+    base = read_gguf(path)
+    assert np.array_equal(QuantizedSource(base, "Q8_0").read_tensor(name), base.read_tensor(name))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", ["F32", "F16", "BF16", "Q8_0"])
 def test_each_row_is_its_floats_rounded(tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
