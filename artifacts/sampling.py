@@ -13,6 +13,10 @@ from typing import Annotated, Any, Final
 from .dataclass import dataclass
 
 MAX_TOP_K: Final = 2**31 - 1
+MAX_BIASES: Final = 1024
+"""Tokens of a request to whose logits something is added, each once."""
+MAX_BIAS: Final = 100.0
+"""What is added to one at most, either way."""
 
 
 @dataclass(frozen=True, slots=True)

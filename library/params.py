@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..artifacts.dataclass import dataclass
-from ..artifacts.errors import RequestError, printable
-from ..artifacts.sampling import PARAMETERS, values_of
+from ..artifacts.errors import RequestError
+from ..artifacts.sampling import MAX_BIAS, MAX_BIASES, PARAMETERS, values_of
 from ..runtime.engine.embeddings import AdapterScales
 from ..runtime.engine.generation import Constraint, GenerationRequest, SamplingParams
+from .checks import check_json, is_list, shown
 
 if TYPE_CHECKING:
     from ..runtime.text.constraints import ConstraintSpec, Kind
@@ -112,15 +113,37 @@ def check_params(params: GenerationParams, vocab_size: int) -> None:
         _check_number("max_tokens", params.max_tokens, 0, 2**31 - 1)
     if params.logprobs is not None:
         _check_number("logprobs", params.logprobs, 0, vocab_size)
-    for token in (*params.stop_token_ids, *(token for token, _ in params.logit_bias)):
-        name = "stop_token_ids" if token in params.stop_token_ids else "logit_bias"
-        _check_number(name, token, 0, vocab_size - 1)
+    if not is_list(params.stop_token_ids):
+        raise RequestError("stop_token_ids", f"expected token ids, found {shown(params.stop_token_ids)}")
+    for token in params.stop_token_ids:
+        _check_number("stop_token_ids", token, 0, vocab_size - 1)
+    _check_biases(params.logit_bias, vocab_size)
     stops = (params.stop,) if isinstance(params.stop, str) else params.stop
-    if not all(isinstance(text, str) and text for text in stops):
-        raise RequestError("stop", f"expected texts that are not empty, found {printable(repr(params.stop))}")
+    if not is_list(stops) or not all(isinstance(text, str) and text for text in stops):
+        raise RequestError("stop", f"expected texts that are not empty, found {shown(params.stop)}")
+    if params.json_schema is not None:
+        check_json("json_schema", params.json_schema)
+
+
+def _check_biases(biases: object, vocab_size: int) -> None:
+    name = "logit_bias"
+    if not is_list(biases):
+        raise RequestError(name, f"expected pairs of token and bias, found {shown(biases)}")
+    if len(biases) > MAX_BIASES:
+        raise RequestError(name, f"expected at most {MAX_BIASES} tokens, found {len(biases)}")
+    tokens = set()
+    for pair in biases:
+        if not is_list(pair) or len(pair) != 2:
+            raise RequestError(name, f"expected pairs of token and bias, found {shown(pair)}")
+        token, bias = pair
+        _check_number(name, token, 0, vocab_size - 1)
+        _check_number(name, bias, -MAX_BIAS, MAX_BIAS, whole=False)
+        if token in tokens:  # the kernel adds each by itself: no two threads may meet at one
+            raise RequestError(name, f"expected each token once, found {token} twice")
+        tokens.add(token)
 
 
 def _check_number(name: str, value: object, low: float, high: float, whole: bool = True) -> None:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
         kind = "an integer" if whole else "a number"
-        raise RequestError(name, f"expected {kind} from {low} to {high}, found {printable(repr(value))}")
+        raise RequestError(name, f"expected {kind} from {low} to {high}, found {shown(value)}")

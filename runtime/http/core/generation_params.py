@@ -8,13 +8,13 @@ from typing import Literal
 
 from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import RequestError
+from ....artifacts.sampling import MAX_BIASES
 from ...engine.generation import SamplingParams
 from ...text.constraints import ConstraintSpec
 from .body import kind_of
 from .sampling_schema import numbers_of
 from .schema import ResponseFormat, SamplingFields
 
-MAX_BIASES = 1024
 SEED_BITS = 64
 DEFAULT_SAMPLING = SamplingParams()
 

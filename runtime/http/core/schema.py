@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ....artifacts.layout import MAX_ADAPTERS
+from ....artifacts.sampling import MAX_BIAS
 from ...engine.checks import MAX_SCALE
 from .sampling_schema import RepetitionPenalty, with_numbers
 
@@ -78,7 +79,7 @@ class SamplingFields(_Numbers, kw_only=True):
     repeat_penalty: RepetitionPenalty | None = None
     repeat_last_n: int | None = None
     seed: Seed | None = None
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-MAX_BIAS, le=MAX_BIAS)]] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[TokenIds, Meta(max_length=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None

@@ -8,7 +8,7 @@ from dataclasses import replace
 import falcon
 
 from ....artifacts.dataclass import dataclass
-from ....artifacts.sampling import PARAMETERS
+from ....artifacts.sampling import MAX_BIAS, PARAMETERS
 from ...engine.generation import Generation, GenerationRequest, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ..core.answer_clock import AnswerClock
@@ -26,7 +26,7 @@ from ..core.service import Service, adapters_of
 from ..core.streaming import Encoder, respond
 from ..core.text_apis import TokenizerApi
 from ..core.timings import timings_of
-from .requests import MAX_BIAS, read_call
+from .requests import read_call
 from .schema import (
     LlamaChunk,
     LlamaCompletion,

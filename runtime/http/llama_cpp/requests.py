@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....artifacts.errors import RequestError
+from ....artifacts.sampling import MAX_BIAS
 from ...engine.generation import SamplingParams
 from ..core.errors import UnsupportedError
 from ..core.generation_params import GenerationParams, read_params
@@ -16,7 +17,6 @@ from .schema import LlamaCompletionRequest
 
 # Source: the README of llama.cpp's server; but for repeat_penalty, which there sees the last 64 tokens alone.
 DEFAULT_SAMPLING = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
-MAX_BIAS = 100.0
 MAX_DIGITS = 9
 RANDOM_SEEDS = (-1, 2**32 - 1)
 _OFF_UNLESS = ("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat", "post_sampling_probs")

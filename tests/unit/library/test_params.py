@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rocmforge.artifacts.errors import RequestError
-from rocmforge.artifacts.sampling import PARAMETERS
+from rocmforge.artifacts.sampling import MAX_BIAS, MAX_BIASES, PARAMETERS
 from rocmforge.library.params import GenerationParams, check_params, params_of, request_of
 from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams
 
@@ -54,12 +54,60 @@ def test_each_number_has_its_range(name: str) -> None:
         ({"logprobs": 11}, "logprobs: expected an integer from 0 to 10, found 11"),
         ({"max_tokens": -1}, "max_tokens: expected an integer from 0 to 2147483647, found -1"),
         ({"stop": ("a", "")}, "stop: expected texts that are not empty, found ('a', '')"),
+        ({"stop": 5}, "stop: expected texts that are not empty, found 5"),
+        ({"stop": None}, "stop: expected texts that are not empty, found None"),
+        ({"stop_token_ids": 5}, "stop_token_ids: expected token ids, found 5"),
+        ({"stop_token_ids": "5"}, "stop_token_ids: expected token ids, found '5'"),
+        ({"stop_token_ids": ([],)}, "stop_token_ids: expected an integer from 0 to 9, found []"),
+        ({"seed": 10**5000}, f"seed: expected an integer from 0 to {2**64 - 1}, found a value of type int"),
     ],
 )
 def test_the_rest_is_checked_too(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(RequestError) as caught:
         check_params(GenerationParams(**values), 10)
     assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("biases", "problem"),
+    [
+        (5, "expected pairs of token and bias, found 5"),
+        ("ab", "expected pairs of token and bias, found 'ab'"),
+        ({1: 2.0}, "expected pairs of token and bias, found {1: 2.0}"),
+        ((7, 1.0), "expected pairs of token and bias, found 7"),
+        ((("7",),), "expected pairs of token and bias, found ('7',)"),
+        ((("7", 1.0),), "expected an integer from 0 to 9, found '7'"),
+        ((([], 1.0),), "expected an integer from 0 to 9, found []"),
+        (((10, 1.0),), "expected an integer from 0 to 9, found 10"),
+        (((7, float("nan")),), "expected a number from -100.0 to 100.0, found nan"),
+        (((7, float("inf")),), "expected a number from -100.0 to 100.0, found inf"),
+        (((7, -1e39),), "expected a number from -100.0 to 100.0, found -1e+39"),
+        (((7, 100.5),), "expected a number from -100.0 to 100.0, found 100.5"),
+        (((7, "x"),), "expected a number from -100.0 to 100.0, found 'x'"),
+        (((7, True),), "expected a number from -100.0 to 100.0, found True"),
+        (((7, 1.0), (3, 1.0), (7, 2.0)), "expected each token once, found 7 twice"),
+        (((7, 1.0),) * (MAX_BIASES + 1), f"expected at most {MAX_BIASES} tokens, found {MAX_BIASES + 1}"),
+    ],
+)
+def test_biases_that_are_none(biases: Any, problem: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_params(GenerationParams(logit_bias=biases), 10)
+    assert (str(caught.value), caught.value.parameter) == (f"logit_bias: {problem}", "logit_bias")
+
+
+def test_biases_up_to_their_limits() -> None:
+    check_params(GenerationParams(logit_bias=((0, -MAX_BIAS), (9, MAX_BIAS), (3, 1))), 10)
+    check_params(GenerationParams(logit_bias=tuple((token, 0.5) for token in range(MAX_BIASES))), MAX_BIASES)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"a", [1, {"deep": 1j}], {(1, 2): 3}])
+def test_a_schema_is_json(value: Any) -> None:
+    with pytest.raises(RequestError, match=r"^json_schema: expected JSON, found \{'enum': .*\}: \w"):
+        check_params(GenerationParams(json_schema={"enum": value}), 10)
+    endless: dict[str, Any] = {}
+    endless["not"] = endless
+    with pytest.raises(RequestError, match=r"^json_schema: expected JSON, found \{'not': \{...\}\}: Circular"):
+        check_params(GenerationParams(json_schema=endless), 10)
 
 
 def test_one_constraint_at_most() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from rocmforge.artifacts.errors import RequestError
+from rocmforge.artifacts.sampling import MAX_BIASES
 from rocmforge.runtime.engine.generation import Failure, SamplingParams, TokenEvent
 from rocmforge.runtime.http.core.body import convert
 from rocmforge.runtime.http.core.chat_answer import AnswerReader, join_parts
@@ -19,7 +20,6 @@ from rocmforge.runtime.http.core.conversation import (
     thinking_variables,
 )
 from rocmforge.runtime.http.core.generation_params import (
-    MAX_BIASES,
     GenerationParams,
     check_token_ids,
     constraint_of_format,
