@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ..artifacts.dataclass import dataclass
-from ..artifacts.errors import RequestError, printable
+from ..artifacts.errors import RequestError
 from ..artifacts.vision import Vision
 from ..runtime.engine.generation import FINISH_LENGTH
 from ..runtime.engine.pictures import PlacedPicture
@@ -17,12 +17,13 @@ from ..runtime.text.answer_reader import AnswerStart
 from ..runtime.text.call_grammar import required_call
 from ..runtime.text.call_turns import ToolCall, Turn, join_calls
 from ..runtime.text.chat import ChatTemplate
-from ..runtime.text.chat_prompt import render_chat
+from ..runtime.text.chat_prompt import check_variables, render_chat
 from ..runtime.text.constraints import ConstraintSpec
 from ..runtime.text.continuation import continues
 from ..runtime.text.control_text import NoMarkError
 from ..runtime.text.tokenizer import Tokenizer
 from .answers import ChatAnswer, Completion
+from .checks import check_json, is_list, shown
 from .images import given_images, seen_prompt
 
 Message = Mapping[str, Any]
@@ -70,19 +71,31 @@ def read_tools(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> Tools:
     """Tools in OpenAI's form, or the function within it alone: `name`, `description`, `parameters` (a JSON schema).
 
     Raises:
-        RequestError: one has no name, or one is required and there is none.
+        RequestError: these are no tools, one has no name, or one is required and there is none.
     """
-    read = []
-    for index, tool in enumerate(tools):
-        function = tool.get("function", tool)
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise RequestError(f"tools[{index}]", "expected a function that has a name")
-        read.append(Tool(function["name"], function.get("description"), function.get("parameters")))
+    if not is_list(tools):
+        raise RequestError("tools", f"expected a list of tools, found {shown(tools)}")
+    read = [_read_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
     if choice not in ("auto", "none", "required"):
-        raise RequestError("tool_choice", f"expected auto, none or required, found {printable(repr(choice))}")
+        raise RequestError("tool_choice", f"expected auto, none or required, found {shown(choice)}")
     if choice == "required" and not read:
         raise RequestError("tool_choice", "expected tools beside it, found none")
     return Tools(() if choice == "none" else tuple(read), choice)
+
+
+def _read_tool(tool: object, name: str) -> Tool:
+    if not isinstance(tool, Mapping):
+        raise RequestError(name, f"expected a dict, found {shown(tool)}")
+    function = tool.get("function", tool)
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RequestError(name, "expected a function that has a name")
+    description, parameters = function.get("description"), function.get("parameters")
+    if not isinstance(description, str | None):
+        raise RequestError(f"{name}.description", f"expected a text, found {shown(description)}")
+    if not isinstance(parameters, dict | None):
+        raise RequestError(f"{name}.parameters", f"expected a JSON schema, found {shown(parameters)}")
+    check_json(f"{name}.parameters", parameters)
+    return Tool(function["name"], description, parameters)
 
 
 def read_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -91,19 +104,32 @@ def read_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     Raises:
         RequestError: names the message at fault.
     """
+    if not is_list(messages):
+        raise RequestError("messages", f"expected a list of messages, found {shown(messages)}")
     if not messages:
         raise RequestError("messages", "expected at least one message, found none")
     read = []
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise RequestError(f"messages[{index}]", f"expected a dict, found {printable(repr(message), 60)}")
+            raise RequestError(f"messages[{index}]", f"expected a dict, found {shown(message)}")
         content = message.get("content")
         if not isinstance(message.get("role"), str):
             raise RequestError(f"messages[{index}].role", "expected a text")
         if not isinstance(content, str | None):
             raise RequestError(f"messages[{index}].content", "expected a text")
+        if not _are_calls(calls := message.get("tool_calls")):
+            raise RequestError(f"messages[{index}].tool_calls", f"expected calls of functions, found {shown(calls)}")
         read.append({**message, "content": content or ""})
     return read
+
+
+def _are_calls(calls: object) -> bool:
+    """Whether calls have the form that `ChatAnswer.message` gives them, as far as a prompt is made of it."""
+    if calls is None:
+        return True
+    return isinstance(calls, list) and all(
+        isinstance(call, Mapping) and isinstance(call.get("function"), Mapping) for call in calls
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +162,15 @@ def chat_prompt(
     What reads as a control token in a message is text. A last message of the assistant's is gone on with.
 
     Raises:
-        RequestError: these are no messages.
+        RequestError: these are no messages, or no variables of a template.
         RocmforgeError: the model's template does not take them.
     """
     read = read_messages(messages)
     images = _take_images(read)
+    for index, message in enumerate(read):
+        check_json(f"messages[{index}]", message)
+    check_variables(variables, "template_variables")
+    check_json("template_variables", variables)
     begun = read.pop() if continues(read) else None
     try:
         chat = render_chat(read, tools.given, variables, template, tokenizer.control_texts, begun)

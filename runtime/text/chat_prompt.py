@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from ...artifacts.dataclass import dataclass
+from ...artifacts.errors import RequestError, printable
 from .chat_formats import format_of
 from .continuation import continue_prompt
 from .control_text import ControlTexts
 from .tool_prompt import Tool, spell_out_tools, tool_descriptions
 
 Message = Mapping[str, object]
+
+RESERVED: Final = frozenset({"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+"""Variables of a template that are what `Template.render` makes of a conversation and its model."""
 
 _THINKING = re.compile(r"\b(?:if|elif|not)\s+thinking\b")  # the variable, as templates ask for it
 
@@ -57,6 +61,24 @@ class RenderedChat:
         return not (bos and self.text.startswith(bos))
 
 
+def check_variables(variables: object, parameter: str) -> None:
+    """Hold further variables of a template against what `render_chat` takes.
+
+    Args:
+        variables: as a request has them.
+        parameter: that they came in.
+
+    Raises:
+        RequestError: they are no values by name, or one is not the request's to set.
+    """
+    if not isinstance(variables, Mapping):
+        raise RequestError(parameter, f"expected values by name, found {printable(repr(variables), 60)}")
+    if others := [name for name in variables if not isinstance(name, str)]:
+        raise RequestError(parameter, f"expected names that are texts, found {printable(repr(others[0]), 60)}")
+    if reserved := RESERVED & set(variables):
+        raise RequestError(parameter, f"expected other names than {min(reserved)}")
+
+
 def render_chat(
     messages: Sequence[Message],
     tools: Sequence[Tool],
@@ -71,7 +93,7 @@ def render_chat(
     Args:
         messages: as templates read them.
         tools: that the model may call; where the template takes none, it is told of them in plain text.
-        variables: further ones of the template.
+        variables: further ones of the template; see `check_variables`.
         template: of the model.
         control_texts: of its tokenizer.
         begun: a last message of the assistant's, to go on with.

@@ -13,6 +13,7 @@ from ....artifacts.errors import RequestError
 from ...engine.generation import TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ...text.call_turns import CallPiece
+from ...text.chat_prompt import check_variables
 from ..core.answer_clock import AnswerClock
 from ..core.answers import check_finish, new_call_id
 from ..core.chat_answer import AnswerReader
@@ -116,9 +117,6 @@ def read_call(body: ChatRequest, vocab_size: int) -> Call:
     )
 
 
-_RESERVED = {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
-
-
 def template_variables(body: ChatRequest) -> dict[str, object]:
     """Variables for the chat template: those of the request, and how much it is to think.
 
@@ -128,8 +126,7 @@ def template_variables(body: ChatRequest) -> dict[str, object]:
     if body.chat_template is not None:
         raise RequestError("chat_template", "expected none: only the model's own template is used")
     given = dict(body.chat_template_kwargs or {})
-    if reserved := _RESERVED & set(given):
-        raise RequestError("chat_template_kwargs", f"expected other names than {min(reserved)}")
+    check_variables(given, "chat_template_kwargs")
     return {**thinking_variables(body.reasoning_effort), **given}
 
 

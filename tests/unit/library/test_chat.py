@@ -68,11 +68,22 @@ def test_a_tool_is_required_by_a_constraint() -> None:
     ("tools", "choice", "problem"),
     [
         ([{"function": {}}], "auto", "tools[0]: expected a function that has a name"),
+        (5, "auto", "tools: expected a list of tools, found 5"),
+        ("go", "auto", "tools: expected a list of tools, found 'go'"),
+        ({"name": "go"}, "auto", "tools: expected a list of tools, found {'name': 'go'}"),
+        ([GO, "go"], "auto", "tools[1]: expected a dict, found 'go'"),
+        ([{"name": "go", "description": 5}], "auto", "tools[0].description: expected a text, found 5"),
+        ([{"name": "go", "parameters": "x"}], "auto", "tools[0].parameters: expected a JSON schema, found 'x'"),
+        (
+            [{"name": "go", "parameters": {"enum": {1}}}],
+            "auto",
+            "tools[0].parameters: expected JSON, found {'enum': {1}}: Object of type set is not JSON serializable",
+        ),
         ([GO], "maybe", "tool_choice: expected auto, none or required, found 'maybe'"),
         ([], "required", "tool_choice: expected tools beside it, found none"),
     ],
 )
-def test_tools_that_are_none(tools: list[dict[str, Any]], choice: Any, problem: str) -> None:
+def test_tools_that_are_none(tools: Any, choice: Any, problem: str) -> None:
     with pytest.raises(RequestError) as caught:
         read_tools(tools, choice)
     assert str(caught.value) == problem
@@ -83,13 +94,48 @@ def test_tools_that_are_none(tools: list[dict[str, Any]], choice: Any, problem: 
     [
         ([], "messages: expected at least one message, found none"),
         (["hi"], "messages[0]: expected a dict, found 'hi'"),
+        (5, "messages: expected a list of messages, found 5"),
+        ("hi", "messages: expected a list of messages, found 'hi'"),
+        ({"role": "user"}, "messages: expected a list of messages, found {'role': 'user'}"),
+        ([{**TALK[0], "tool_calls": "x"}], "messages[0].tool_calls: expected calls of functions, found 'x'"),
+        ([{**TALK[0], "tool_calls": ["x"]}], "messages[0].tool_calls: expected calls of functions, found ['x']"),
+        ([{**TALK[0], "tool_calls": [{}]}], "messages[0].tool_calls: expected calls of functions, found [{}]"),
         ([*TALK, {"content": "x"}], "messages[1].role: expected a text"),
         ([{"role": "user", "content": 3}], "messages[0].content: expected a text"),
     ],
 )
-def test_messages_that_are_none(messages: list[Any], problem: str) -> None:
+def test_messages_that_are_none(messages: Any, problem: str) -> None:
     with pytest.raises(RequestError) as caught:
         read_messages(messages)
+    assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("message", "variables", "problem"),
+    [
+        ({}, {"messages": []}, "template_variables: expected other names than messages"),
+        ({}, {"tools": 1, "self": 2}, "template_variables: expected other names than self"),
+        ({}, {"add_generation_prompt": False}, "template_variables: expected other names than add_generation_prompt"),
+        ({}, {"bos_token": "x"}, "template_variables: expected other names than bos_token"),
+        ({}, {"eos_token": "x"}, "template_variables: expected other names than eos_token"),
+        ({}, {1: "x"}, "template_variables: expected names that are texts, found 1"),
+        ({}, ["x"], "template_variables: expected values by name, found ['x']"),
+        (
+            {},
+            {"mood": {1}},
+            "template_variables: expected JSON, found {'mood': {1}}: Object of type set is not JSON serializable",
+        ),
+        (
+            {"name": b"x"},
+            {},
+            "messages[0]: expected JSON, found {'role': 'user', 'content': 'hi', 'name': b'x'}: Object of type bytes is"
+            " not JSON serializable",
+        ),
+    ],
+)
+def test_what_no_template_is_told(message: dict[str, Any], variables: Any, problem: str) -> None:
+    with contextlib.closing(ChatTemplate("x", "", "")) as template, pytest.raises(RequestError) as caught:
+        chat_prompt([{**TALK[0], **message}], NONE, variables, TINY, template)
     assert str(caught.value) == problem
 
 
