@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..artifacts.errors import RequestError, printable
+from ..artifacts.errors import RequestError
+from ..runtime.engine.checks import check_scale
 from ..runtime.engine.embeddings import AdapterScales
+from .checks import shown
 
 Adapter = str | Mapping[str, float] | None
 """The name of one, or several by name and what each is multiplied by; None: none."""
@@ -18,7 +20,7 @@ def scales_of(adapters: Adapters, count: int) -> list[AdapterScales]:
     """Return what each of `count` inputs has.
 
     Raises:
-        RequestError: it is none of the forms, or a list of another length.
+        RequestError: it is none of the forms, a list of another length, or a scale is out of range.
     """
     several = adapters if isinstance(adapters, list) else [adapters] * count
     if len(several) != count:
@@ -32,9 +34,10 @@ def _scales(adapter: Any) -> AdapterScales:
     if isinstance(adapter, str):
         return ((adapter, 1.0),)
     if isinstance(adapter, Mapping) and all(_is_pair(*pair) for pair in adapter.items()):
+        for scale in adapter.values():
+            check_scale(scale)  # here too: the engine is given float64, which some integers exceed
         return tuple((name, float(scale)) for name, scale in adapter.items())
-    found = printable(repr(adapter), 60)
-    raise RequestError("adapter", f"expected a name, or scales by name, found {found}")
+    raise RequestError("adapter", f"expected a name, or scales by name, found {shown(adapter)}")
 
 
 def _is_pair(name: object, scale: object) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import RequestError, os_problem, printable
+from .checks import is_list, shown
 
 if TYPE_CHECKING:
     from ..artifacts.vision import Vision
@@ -40,8 +41,8 @@ def given_images(images: object, name: str) -> list[GivenImage]:
     Raises:
         RequestError: they are none, or a file cannot be read.
     """
-    if not isinstance(images, Sequence) or isinstance(images, bytes | str):
-        raise RequestError(name, f"expected a list of paths or bytes, found {printable(repr(images), 60)}")
+    if not is_list(images):
+        raise RequestError(name, f"expected a list of paths or bytes, found {shown(images)}")
     if not images:
         return []
     from ..runtime.pictures.read import GivenImage
@@ -53,11 +54,13 @@ def _bytes(image: object, name: str) -> bytes:
     if isinstance(image, bytes):
         return image
     if not isinstance(image, str | os.PathLike):
-        raise RequestError(name, f"expected a path or bytes, found {printable(repr(image), 60)}")
+        raise RequestError(name, f"expected a path or bytes, found {shown(image)}")
     try:
         return Path(image).read_bytes()
     except OSError as error:
         raise RequestError(name, f"{printable(str(image))}: {os_problem(error)}") from None
+    except ValueError:  # of NUL, or half a surrogate pair
+        raise RequestError(name, f"expected a path that a file can have, found {shown(image)}") from None
 
 
 def seen_prompt(

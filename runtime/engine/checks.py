@@ -94,8 +94,22 @@ def check_adapters(adapters: AdapterScales, layout: Layout) -> None:
             raise RequestError("adapter", f"expected {have}, found {printable(name, 100)}")
         if names.count(name) > 1:
             raise RequestError("adapter", f"expected each adapter once, found {name} twice")
-        if not abs(scale) <= MAX_SCALE:
-            raise RequestError("adapter", f"expected a scale from {-MAX_SCALE:g} to {MAX_SCALE:g}, found {scale:g}")
+        check_scale(scale)
+
+
+def check_scale(scale: float) -> None:
+    """Hold what an adapter is multiplied by against its range.
+
+    Raises:
+        RequestError: it is beyond, or no number.
+    """
+    if abs(scale) <= MAX_SCALE:
+        return
+    try:
+        found = f"{scale:g}"
+    except OverflowError:  # of an integer, which a float64 does not hold
+        found = f"an integer of {int(scale).bit_length()} bits"
+    raise RequestError("adapter", f"expected a scale from {-MAX_SCALE:g} to {MAX_SCALE:g}, found {found}")
 
 
 def too_long(tokens: int, pool: BlockPool) -> str | None:
