@@ -96,10 +96,8 @@ def compile_command(
     from ..compiler.progress import choose_progress
 
     exit_cleanly_on_signals()
-    if not model.name:
-        if not (model / "config.json").is_file():
-            raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
-        model = model.resolve()  # `.`: the bundle is named after the folder
+    if not model.name and not (model / "config.json").is_file():
+        raise UsageError(f"MODEL: expected a GGUF file, found {printable(model)}")
     done = compile_bundle(
         model,
         output,

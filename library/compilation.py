@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.dataclass import dataclass
+from ..artifacts.errors import UsageError, printable
 from ..artifacts.processors import usable_cpus
+from .checks import check_count
 
 if TYPE_CHECKING:
     from ..artifacts.layout import Layout
@@ -90,6 +92,8 @@ def compile_bundle(
     from ..compiler.tuning import read_tuning
     from ..runtime.text.chat import check_template
 
+    for name, count in (("max_context", max_context), ("jobs", jobs)):
+        check_count(name, count)
     path = Path(model)
     options = CompileOptions(
         path,
@@ -119,10 +123,18 @@ def compile_bundle(
 
 
 def bundle_path(model: Path) -> Path:
-    """Return where a model's bundle is written unless something else is asked: beside it, with the ending .rfb."""
-    if os.path.isdir(model):  # its name may have dots, as Qwen3-0.6B
-        return model.with_name(f"{model.name}.rfb")
-    return model.with_suffix(".rfb")
+    """Return where a model's bundle is written unless something else is asked: beside it, with the ending .rfb.
+
+    Raises:
+        UsageError: it is the root, which has no name.
+    """
+    if not os.path.isdir(model):
+        return model.with_suffix(".rfb")
+    if model.name in ("", ".."):
+        model = model.resolve()
+    if not model.name:
+        raise UsageError(f"model: expected a GGUF file, or a folder that has a name, found {printable(model)}")
+    return model.with_name(f"{model.name}.rfb")  # which may have dots, as Qwen3-0.6B
 
 
 def make_golden(

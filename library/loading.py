@@ -16,6 +16,7 @@ from ..runtime.device.load import DeviceOptions, Report
 from ..runtime.engine.engine import EngineLimits
 from ..runtime.engine.lifecycle import EngineMetrics, NoMetrics
 from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer, rerank_template
+from .checks import check_count
 from .model import Model
 
 if TYPE_CHECKING:
@@ -54,9 +55,11 @@ def load(
     Raises:
         BundleError: it is no bundle, or a damaged one.
         DeviceError: there is no such device, or not enough memory.
-        UsageError: `device` is none of the forms, `max_context` is more than it was compiled for, or the draft model
-            has another tokenizer.
+        UsageError: `device` is none of the forms, a number is none of at least 1, `max_context` is more than it was
+            compiled for, or the draft model has another tokenizer.
     """
+    for name, count in (("threads", threads), ("max_context", max_context), ("contexts", contexts)):
+        check_count(name, count)
     if isinstance(device, str):
         device = DeviceOptions(device, threads)
     with contextlib.ExitStack() as opened:
