@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, get_args, ove
 import numpy as np
 import numpy.typing as npt
 
-from ..artifacts.errors import RequestError, printable
+from ..artifacts.errors import RequestError
 from ..runtime.engine.embeddings import EmbeddingRequest, Pooling
 from ..runtime.engine.engine import Engine
 from ..runtime.engine.generation import (
@@ -26,6 +26,7 @@ from ..runtime.text.chat import ChatTemplate
 from ..runtime.text.tokenizer import Tokenizer
 from .adapters import Adapters, scales_of
 from .answers import ChatAnswer, ChatPiece, Completion, Piece, Score
+from .checks import is_list, shown
 from .events import check_event, completion_of, reason_of
 from .images import Image, SeenPrompt, given_images, seen_prompt
 from .params import GenerationParams, check_params, request_of
@@ -246,9 +247,9 @@ class Model:
         """Answer a conversation, or each of a list, token by token; the last piece of each has the whole answer."""
         from .chat import AnswerReader, read_tools
 
-        read, variables = read_tools(tools, tool_choice), template_variables or {}
-        several = messages if _are_several(messages) else [messages]
-        prompts = [self._chat_prompt(one, read, variables) for one in cast("Sequence[Sequence[Message]]", several)]
+        read = read_tools(tools, tool_choice)
+        several = cast("Sequence[Sequence[Message]]", messages if _are_several(messages) else [messages])
+        prompts = [self._chat_prompt(one, read, template_variables) for one in several]
         spec = read.constraint(params.constraint(), self._answers)
         readers = [AnswerReader(self._answers, read, prompt, spec is not None) for prompt in prompts]
         requests = [
@@ -273,11 +274,14 @@ class Model:
         """Token ids of a conversation up to the opening of the assistant's turn; arguments as `chat` has them."""
         from .chat import read_tools
 
-        return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables or {}).token_ids
+        return self._chat_prompt(messages, read_tools(tools, "auto"), template_variables).token_ids
 
-    def _chat_prompt(self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, object]) -> ChatPrompt:
+    def _chat_prompt(
+        self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, object] | None
+    ) -> ChatPrompt:
         from .chat import chat_prompt
 
+        variables = {} if variables is None else variables
         return chat_prompt(messages, tools, variables, self._tokenizer, self._template, self._vision)
 
     # Vectors and likelihoods.
@@ -299,7 +303,7 @@ class Model:
             adapter: see `generate`.
         """
         if pooling not in (None, *get_args(Pooling)):
-            raise RequestError("pooling", f"expected mean, last or cls, found {printable(repr(pooling))}")
+            raise RequestError("pooling", f"expected mean, last or cls, found {shown(pooling)}")
         texts = [self._token_ids(one, "text") for one in _several(text, "text")]
         pairs = zip(texts, scales_of(adapter, len(texts)), strict=True)
         vectors = self._vectors([EmbeddingRequest(ids, pooling, adapters=scales) for ids, scales in pairs])
@@ -375,14 +379,21 @@ class Model:
 
     # What they share.
 
-    def _token_ids(self, prompt: Prompt, name: str, add_special: bool = True) -> tuple[int, ...]:
+    def _token_ids(self, prompt: Prompt, name: str, add_special: bool = True, sees: bool = False) -> tuple[int, ...]:
+        """Token ids of an input; `sees`: the caller takes the pictures of a `SeenPrompt` with them.
+
+        Raises:
+            RequestError: it is of no such type, or has pictures that would be left out.
+        """
         if isinstance(prompt, str):
             return self.encode(prompt, add_special)
         if isinstance(prompt, SeenPrompt):
+            if prompt.pictures and not sees:
+                raise RequestError(name, "expected no images")
             return prompt.token_ids
         if isinstance(prompt, tuple) and all(isinstance(token, int) for token in prompt):
             return prompt
-        raise RequestError(name, f"expected a text or a tuple of token ids, found {printable(repr(prompt), 60)}")
+        raise RequestError(name, f"expected a text or a tuple of token ids, found {shown(prompt)}")
 
     def _requests(
         self, prompts: Sequence[Prompt], params: GenerationParams, adapter: Adapters, tools: Tools | None = None
@@ -392,7 +403,7 @@ class Model:
         return [
             replace(
                 request_of(
-                    self._token_ids(prompt, "prompt"),
+                    self._token_ids(prompt, "prompt", sees=True),
                     params,
                     None if spec is None else self._constraints.compile(spec),
                     self.max_context,
@@ -432,4 +443,4 @@ def _several(value: _T | list[Any], name: str) -> list[Any]:
 
 
 def _are_several(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> bool:
-    return bool(messages) and not isinstance(messages[0], Mapping)
+    return is_list(messages) and bool(messages) and is_list(messages[0])

@@ -1,0 +1,81 @@
+"""What a model's methods make of an engine's events, and of inputs that are none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rocmforge.artifacts.errors import RequestError
+from rocmforge.library.images import SeenPrompt
+from rocmforge.library.model import Model
+from rocmforge.library.params import GenerationParams
+from rocmforge.runtime.engine.pictures import PlacedPicture
+from rocmforge.runtime.pictures.patches import Picture
+from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, FakeTokenizer
+
+TALK = [{"role": "user", "content": "hi"}]
+PICTURE = Picture(1, 1, bytes(3))
+PLACED = PlacedPicture(PICTURE, PICTURE.digest(), ((0, 1),), (1, 1))
+SEEN, BLIND = SeenPrompt((0, 65), (PLACED,)), SeenPrompt((66, 65), ())
+
+
+def model_of(engine: FakeEngine) -> Model:
+    fakes: tuple[Any, Any, Any] = engine, FakeTokenizer(), FakeTemplate()
+    return Model(*fakes, contextlib.ExitStack())
+
+
+Ask = Callable[[Model, Any], object]
+ASKS: list[tuple[str, Ask]] = [
+    ("text", lambda model, given: model.embed(given)),
+    ("text", lambda model, given: model.embed(["a", given])),
+    ("prompt", lambda model, given: model.score(given, "a")),
+    ("continuation", lambda model, given: model.score(["a", "b"], ["c", given])),
+]
+
+
+@pytest.mark.parametrize(("name", "ask"), ASKS)
+def test_images_are_never_left_out(name: str, ask: Ask) -> None:
+    engine = FakeEngine()
+    with pytest.raises(RequestError, match=rf"^{name}: expected no images$"):
+        ask(model_of(engine), SEEN)
+    assert (engine.generations, engine.embeddings) == ([], [])
+
+
+def test_what_generates_sees_images() -> None:
+    engine = FakeEngine()
+    model = model_of(engine)
+    model.generate([SEEN, BLIND])
+    list(model.stream(SEEN))
+    asked = [(one.request.prompt_token_ids, one.request.pictures) for one in engine.generations]
+    assert asked == [(SEEN.token_ids, (PLACED,)), (BLIND.token_ids, ()), (SEEN.token_ids, (PLACED,))]
+    model.embed(BLIND)  # has none to leave out
+    assert engine.embeddings[-1].request.prompt_token_ids == BLIND.token_ids
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        (TALK[0], "messages: expected a list of messages, found {'role': 'user', 'content': 'hi'}"),
+        ("hi", "messages: expected a list of messages, found 'hi'"),
+        (5, "messages: expected a list of messages, found 5"),
+        (["hi"], "messages[0]: expected a dict, found 'hi'"),
+        ([5], "messages[0]: expected a dict, found 5"),
+        ([TALK, 5], "messages: expected a list of messages, found 5"),
+        ([TALK, []], "messages: expected at least one message, found none"),
+        ([], "messages: expected at least one message, found none"),
+    ],
+)
+def test_chats_that_are_none(messages: Any, problem: str) -> None:
+    engine = FakeEngine()
+    with pytest.raises(RequestError) as caught:
+        model_of(engine).chat(messages)
+    assert (str(caught.value), engine.generations) == (problem, [])
+
+
+def test_one_chat_and_several() -> None:
+    model, params = model_of(FakeEngine()), GenerationParams()
+    assert model.chat(TALK, params).content == " Paris, in France."
+    assert [one.content for one in model.chat([TALK, TALK], params)] == [" Paris, in France."] * 2
