@@ -259,9 +259,10 @@ class Model:
             )
         ]
         for event, generation in self._run(requests):
-            reader = readers[event.index]
-            reasoning, content = reader.read(event.text, reason_of(event))
-            answer = reader.answer(completion_of(generation)) if event.finished else None
+            reader, reason = readers[event.index], reason_of(event)
+            reasoning, content = reader.read(event.text, reason)
+            # None of one that failed: `_run` raises what it did once this piece is taken.
+            answer = None if reason is None else reader.answer(completion_of(generation))
             yield ChatPiece(content, reasoning, event.index, answer)
 
     def chat_prompt(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
-from rocmforge.artifacts.errors import RequestError
+from rocmforge.artifacts.errors import RequestError, RocmforgeError
+from rocmforge.library.answers import ChatPiece
 from rocmforge.library.images import SeenPrompt
 from rocmforge.library.model import Model
 from rocmforge.library.params import GenerationParams
+from rocmforge.runtime.engine.generation import Failure
 from rocmforge.runtime.engine.pictures import PlacedPicture
 from rocmforge.runtime.pictures.patches import Picture
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, FakeTokenizer
@@ -53,6 +55,43 @@ def test_what_generates_sees_images() -> None:
     assert asked == [(SEEN.token_ids, (PLACED,)), (BLIND.token_ids, ()), (SEEN.token_ids, (PLACED,))]
     model.embed(BLIND)  # has none to leave out
     assert engine.embeddings[-1].request.prompt_token_ids == BLIND.token_ids
+
+
+def pieces_until(problem: str, stream: Iterable[ChatPiece]) -> list[ChatPiece]:
+    """All that come before it is raised."""
+    pieces: list[ChatPiece] = []
+    with pytest.raises(RocmforgeError, match=problem):
+        pieces.extend(stream)  # keeps what came before
+    return pieces
+
+
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [
+        (Failure("the device is lost"), r"^generation failed: the device is lost$"),
+        (Failure("regex: nothing can match it", "regex"), r"^regex: nothing can match it$"),
+    ],
+)
+def test_a_chat_that_fails_has_no_answer(failure: Failure, problem: str) -> None:
+    pieces = pieces_until(problem, model_of(FakeEngine(fail_after=2, failure=failure)).stream_chat(TALK))
+    assert ("".join(piece.content for piece in pieces), [piece.answer for piece in pieces]) == (" Paris,", [None] * 3)
+
+
+def test_a_chat_that_is_cancelled_has_no_answer() -> None:
+    engine = FakeEngine(token_seconds=0.01)
+    stream = model_of(engine).stream_chat(TALK)
+    next(stream)
+    engine.last.cancel()
+    pieces = pieces_until(r"^generation failed: the model was closed$", stream)
+    assert {piece.answer for piece in pieces} == {None}
+
+
+def test_a_chat_that_ends_has_its_answer_last() -> None:
+    for end in ("eos", "stop", "length"):
+        *pieces, last = model_of(FakeEngine(end=end)).stream_chat(TALK)
+        assert [piece.answer for piece in pieces] == [None] * 4
+        assert last.answer is not None
+        assert (last.answer.content, last.answer.finish_reason) == (" Paris, in France.", end)
 
 
 @pytest.mark.parametrize(
