@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -98,18 +98,18 @@ class EmbeddingSequence(ActiveSequence):
         return self._embedding
 
 
-def hidden_rows(chunk: Chunk) -> int:
-    """Return of how many tokens at the end of a chunk the hidden states are wanted; 0 where no embedding is made."""
-    return chunk.sequence.rows_of(chunk) if isinstance(chunk.sequence, EmbeddingSequence) else 0
-
-
-def hidden_states(program: Program, chunks: Sequence[Chunk]) -> list[tuple[Chunk, EmbeddingSequence, Float32]]:
-    """Of the step's tokens, where embeddings are made of them: what `EmbeddingSequence.take` takes."""
-    found: list[tuple[Chunk, EmbeddingSequence, Float32]] = []
+def tokens_read(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, EmbeddingSequence, range]]:
+    """Yield chunks of which embeddings are made, and of which of the step's tokens the hidden states are wanted."""
     end = 0
     for chunk in chunks:
         end += chunk.num_tokens
         sequence = chunk.sequence
         if isinstance(sequence, EmbeddingSequence) and (rows := sequence.rows_of(chunk)):
-            found.append((chunk, sequence, program.hidden(end - rows, rows)))
-    return found
+            yield chunk, sequence, range(end - rows, end)
+
+
+def hidden_states(program: Program, chunks: Sequence[Chunk]) -> list[tuple[Chunk, EmbeddingSequence, Float32]]:
+    """Of the step's tokens, where embeddings are made of them: what `EmbeddingSequence.take` takes."""
+    return [
+        (chunk, sequence, program.hidden(tokens.start, len(tokens))) for chunk, sequence, tokens in tokens_read(chunks)
+    ]

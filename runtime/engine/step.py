@@ -10,7 +10,7 @@ import numpy as np
 from ...artifacts.dataclass import dataclass
 from ..device.batch import Batch, Float32, Int32, Program, RowSampling, token_arrays
 from .drafted_program import DraftedProgram
-from .embedding_sequence import EmbeddingSequence, hidden_rows, hidden_states
+from .embedding_sequence import EmbeddingSequence, hidden_states, tokens_read
 from .logprobs import TokenLogprobs, token_logprobs
 from .pictures import picture_arrays
 from .scheduler import Chunk
@@ -63,11 +63,8 @@ def make_batch(chunks: list[Chunk], adapters: Sequence[str] = ()) -> Batch:
 
 def _output_rows(chunks: list[Chunk], logits_rows: list[int]) -> Int32 | None:
     """The tokens of which logits or hidden states are read, as `Batch` has them; None: all of the step."""
-    rows, end = set(logits_rows), 0
-    for chunk in chunks:
-        end += chunk.num_tokens
-        rows.update(range(end - hidden_rows(chunk), end))
-    return np.array(sorted(rows), np.int32) if len(rows) < end else None
+    rows = set(logits_rows).union(*(tokens for _, _, tokens in tokens_read(chunks)))
+    return np.array(sorted(rows), np.int32) if len(rows) < sum(chunk.num_tokens for chunk in chunks) else None
 
 
 def _state(chunks: list[Chunk]) -> tuple[Int32, Int32] | tuple[None, None]:
