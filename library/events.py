@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from ..artifacts.errors import RequestError, RocmforgeError
-from ..runtime.engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, Generation, TokenEvent
+from ..artifacts.errors import RocmforgeError
+from ..runtime.engine.failure import error_of
+from ..runtime.engine.generation import FINISH_CANCELLED, FINISH_FAILED, Generation, TokenEvent
 from .answers import Completion, FinishReason
 
 _RAISED: Final = (FINISH_FAILED, FINISH_CANCELLED)
@@ -25,10 +26,7 @@ def completion_of(generation: Generation) -> Completion:
 
 def check_event(event: TokenEvent) -> None:
     """Raise where a generation has failed, or was cancelled because the model was closed."""
-    failure: Failure | None = event.error
-    if failure is not None and failure.parameter is not None:
-        raise RequestError(failure.parameter, failure.message.removeprefix(f"{failure.parameter}: "))
-    if failure is not None:
-        raise RocmforgeError(f"generation failed: {failure}")
+    if event.error is not None:
+        raise error_of(event.error, "generation failed: " if event.error.parameter is None else "")
     if event.finish_reason == FINISH_CANCELLED:
         raise RocmforgeError("generation failed: the model was closed")

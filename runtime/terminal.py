@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field, replace
 from pathlib import Path
 
 from ..artifacts.dataclass import dataclass
@@ -16,6 +17,7 @@ from ..library.loading import load
 from ..library.model import Model
 from ..library.params import params_of
 from .device.load import DeviceOptions
+from .engine import recovery
 from .engine.engine import EngineLimits
 from .engine.generation import SamplingParams
 
@@ -67,6 +69,18 @@ def _generate(model: Model, prompt: SeenPrompt, options: RunOptions, emit: Calla
             emit(piece.text)
 
 
+@contextlib.contextmanager
+def _failures_told_once() -> Iterator[None]:
+    """The engine logs no step that failed: what it raises says so."""
+    level = recovery.log.level
+    recovery.log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        recovery.log.setLevel(level)
+
+
+@_failures_told_once()
 def run_bundle(options: RunOptions) -> None:
     """Continue a prompt, or hold a chat until the end of input.
 
@@ -78,7 +92,8 @@ def run_bundle(options: RunOptions) -> None:
             stream.reconfigure(errors="replace")  # no text that a model or a user writes ends in a traceback
     size = {"max_context": options.max_context, "contexts": 1}  # one sequence at a time
     limits = EngineLimits()
-    with load(options.bundle, device=options.device, **size, limits=limits, report=_say, draft=options.draft) as model:
+    device = replace(options.device, prove_with_first_step=options.prompt is not None and options.draft is None)
+    with load(options.bundle, device=device, **size, limits=limits, report=_say, draft=options.draft) as model:
         if options.prompt is None:
             _Chat(model, options).hold()
         else:

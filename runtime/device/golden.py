@@ -20,7 +20,7 @@ GREEDY_TOKENS = 4
 GOLDEN_BLOCKS = 4  # of the KV cache, enough for any record
 
 
-def _prompt_step(program: Program, batch: Batch) -> npt.NDArray[np.float32]:
+def prompt_step(program: Program, batch: Batch) -> npt.NDArray[np.float32]:
     """Return float32[vocab_size] after the last token of a step of one row of logits."""
     program.step(batch)
     logits: npt.NDArray[np.float32] = program.logits(1)[0]
@@ -29,7 +29,7 @@ def _prompt_step(program: Program, batch: Batch) -> npt.NDArray[np.float32]:
 
 def prompt_logits(program: Program, prompt: Sequence[int]) -> npt.NDArray[np.float32]:
     """Return float32[vocab_size] after a prompt, which a program of its own keeps."""
-    return _prompt_step(program, Solo(program.layout).batch(prompt, 0)).copy()
+    return prompt_step(program, Solo(program.layout).batch(prompt, 0)).copy()
 
 
 def record_golden(program: Program, prompts: Sequence[Sequence[int]]) -> list[dict[str, object]]:
@@ -55,9 +55,9 @@ def record_of(program: Program, prompt: Sequence[int], logits: npt.NDArray[np.fl
     for step in range(count):
         tokens.append(int(np.argmax(logits)))
         if step + 1 < count and program.layout.both_ways:  # a text is computed whole
-            logits = _prompt_step(program, solo.batch([*prompt, *tokens], 0))
+            logits = prompt_step(program, solo.batch([*prompt, *tokens], 0))
         elif step + 1 < count:
-            logits = _prompt_step(program, solo.batch(tokens[-1:], len(prompt) + step))
+            logits = prompt_step(program, solo.batch(tokens[-1:], len(prompt) + step))
     record["greedy"] = tokens
     return record
 
@@ -86,31 +86,6 @@ def checked_prompt(path: Path, record: object, layout: Layout) -> list[int]:
     if not all(type(token) is int and 0 <= token < layout.vocab_size for token in prompt):
         raise BundleError(path, "golden.prompt", f"expected token ids from 0 to {layout.vocab_size - 1}")
     return prompt
-
-
-def check_shortest(program: Program, path: Path, records: Sequence[Mapping[str, Any]], tolerance: float) -> None:
-    """Replay the shortest golden record as far as its first token, in one step: whether weights, code and device are at
-    all what they should be shows before anybody is served.
-
-    Args:
-        program: newly loaded.
-        path: the bundle, for messages.
-        records: of the bundle; where there are none, or none that fits the KV cache, nothing is done.
-        tolerance: in logits.
-
-    Raises:
-        BundleError: the program's answer is another, or a record is malformed.
-    """
-    prompts = [checked_prompt(path, record, program.layout) for record in records]
-    shortest = min(range(len(prompts)), key=lambda index: len(prompts[index]), default=None)
-    if shortest is None or len(prompts[shortest]) > program.num_blocks * program.layout.kv.block_size:
-        return
-    logits = _prompt_step(program, Solo(program.layout).batch(prompts[shortest], 0, all_outputs=False))
-    problems = compare_records(path, [records[shortest]], [{"top": top_of(logits)}], tolerance)
-    if not np.isfinite(logits).all():
-        problems = ["expected finite logits, found NaN or infinity"]
-    if problems:
-        raise BundleError(path, "golden", f"{problems[0]}: weights, code or device are spoiled; rfc verify says more")
 
 
 def compare_records(

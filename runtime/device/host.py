@@ -28,6 +28,7 @@ from .batch import Batch, DeviceFacts, Float32, Int32, RowSampling, UInt32, rows
 from .hidden import HiddenStates, place_tapped
 from .host_library import LevelError, Library, check_abi
 from .memory import LEAST_SLOTS
+from .proof import Proof
 from .token_masks import PendingMask
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class HostProgram:
         self._weights = weights
         self._hidden = HiddenStates(layout, weights)
         self._sampler = layout.find_sampler()
+        self._proof: Proof | None = None
         self._library = Library(code, name)
         try:
             self._arena = _anonymous(layout.arena_bytes(), "arena")
@@ -169,6 +171,18 @@ class HostProgram:
         self._library.destroy(self._handle)
         self._handle, self.threads = handle, count
 
+    def prove_with_first_step(self, proof: Proof | None) -> None:
+        """Have the first step replay a golden record too: until one has, there is no result."""
+        self._proof = proof
+
+    def _step_and_prove(self, batch: Batch, proof: Proof) -> Int32:
+        self._proof = None
+        try:
+            return proof.step_with(self, batch)
+        except BaseException:
+            self._proof = proof
+            raise
+
     def step(self, batch: Batch, seconds: list[float] | None = None, end: int | None = None) -> Int32:
         """See `Program.step`.
 
@@ -177,6 +191,8 @@ class HostProgram:
             seconds: where given, launches run one by one, and each one's are appended.
             end: run only the launches before this one, for what they take: what is returned means nothing.
         """
+        if self._proof is not None:
+            return self._step_and_prove(batch, self._proof)
         num_logits = len(batch.logits_rows)
         sampled = np.zeros(num_logits, np.int32)
         sampling = (_Sampling * num_logits)()

@@ -18,10 +18,10 @@ from ...artifacts.manifest_entries import TargetEntry
 from ...artifacts.processors import read_processors
 from ...artifacts.targets import GENERIC_ARCHES
 from .batch import Program, close_program
-from .golden import check_shortest
 from .hip.placement import WeightPlaces
 from .host import HostProgram, choose_variant, load_host_program
 from .memory import KvSize, available_memory, check_memory, describe_slots, host_state_slots, kv_blocks
+from .proof import check_shortest, shortest_proof
 from .threads import SpeedMemory, choose_threads, try_more
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class DeviceOptions:
         graphs: one of `artifacts.hip.GRAPH_MODES`.
         places: of weights, where it is a GPU.
         state_slots: of recurrent state, where the model has some; None: what fits and is of use.
+        prove_with_first_step: on the host, the golden record is replayed within the first step, for somebody who waits
+            for its result: weights are read once.
     """
 
     device: str = "auto"
@@ -72,6 +74,7 @@ class DeviceOptions:
     graphs: str = "auto"
     places: WeightPlaces = field(default_factory=WeightPlaces)
     state_slots: int | None = None
+    prove_with_first_step: bool = False
 
     def parsed(self) -> tuple[str, str | None]:
         """Return the kind of device and which one.
@@ -130,12 +133,13 @@ def _load_best_host(bundle: Bundle, options: DeviceOptions, kv: KvSize) -> Progr
     """Load the best of the host's programs, on as many threads as were asked for, or are fastest."""
     target = choose_variant(bundle.manifest.targets)
     if options.threads is not None:
-        return _checked(_load_host(bundle, options, target, kv, None), bundle, target)
+        return _proven(_load_host(bundle, options, target, kv, None), bundle, target, options)
     processors = read_processors()
     memory = SpeedMemory(processors, target.level)
     choice = choose_threads(processors, memory)
-    program = _load_host(bundle, replace(options, threads=choice.count), target, kv, None)
-    _checked(program, bundle, target)
+    later = options.prove_with_first_step and not choice.more  # what tries more threads takes steps
+    options = replace(options, threads=choice.count, prove_with_first_step=later)
+    program = _proven(_load_host(bundle, options, target, kv, None), bundle, target, options)
     if choice.more:
         with _closed_on_error(program):
             choice = try_more(program, choice, processors, memory)
@@ -157,6 +161,17 @@ def _checked(program: Program, bundle: Bundle, target: TargetEntry) -> Program:
     """Return the program, once it has given a known answer."""
     with _closed_on_error(program):
         check_shortest(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
+    return program
+
+
+def _proven(program: HostProgram, bundle: Bundle, target: TargetEntry, options: DeviceOptions) -> HostProgram:
+    """Return the program, once it has given a known answer, or is to give it with its first step."""
+    if not options.prove_with_first_step:
+        _checked(program, bundle, target)
+        return program
+    with _closed_on_error(program):
+        proof = shortest_proof(program, bundle.path, bundle.manifest.golden, target.golden_tolerance)
+        program.prove_with_first_step(proof)
     return program
 
 

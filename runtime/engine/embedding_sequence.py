@@ -11,7 +11,8 @@ from ..device.batch import Float32, Program
 from ..device.head import EmbeddingHead, unit
 from ..text.tokenizer import Tokenizer
 from .embeddings import EmbeddingError, EmbeddingRequest
-from .generation import FINISH_FAILED, FINISH_STOP, Failure, GenerationRequest
+from .failure import Failure
+from .generation import FINISH_FAILED, FINISH_STOP, GenerationRequest
 from .scheduler import Chunk
 from .sequence import ActiveSequence
 

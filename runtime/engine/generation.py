@@ -9,10 +9,10 @@ from dataclasses import field
 from typing import Final, Protocol
 
 from ...artifacts.dataclass import dataclass
-from ...artifacts.errors import RequestError, RocmforgeError, printable
 from ...artifacts.sampling import SamplingNumbers
 from ..device.batch import UInt32
 from .embeddings import AdapterScales, EmbeddingRequest, PendingEmbedding
+from .failure import Failure
 from .logprobs import TokenLogprobs
 from .pictures import PlacedPicture
 
@@ -21,30 +21,6 @@ FINISH_STOP = "stop"
 FINISH_EOS = "eos"
 FINISH_CANCELLED = "cancelled"
 FINISH_FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a generation failed, or was cancelled by a time limit: a value, for an exception would keep alive all that
-    lies on its way.
-
-    Attributes:
-        message: one line.
-        parameter: of the request, where that is at fault: asked again, it would fail again.
-    """
-
-    message: str
-    parameter: str | None = None
-
-    def __str__(self) -> str:
-        return self.message
-
-
-def failure_of(error: BaseException) -> Failure:
-    """What an exception says of the generation that it ended."""
-    if isinstance(error, RocmforgeError):
-        return Failure(str(error), error.parameter if isinstance(error, RequestError) else None)
-    return Failure(f"internal error: {printable(repr(error))}")
 
 
 @dataclass(frozen=True, slots=True)

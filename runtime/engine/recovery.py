@@ -13,7 +13,8 @@ from ...artifacts.errors import BundleError, DeviceError, RocmforgeError
 from ..device.batch import DeviceFacts, Program, changed_files, close_program, device_facts
 from ..device.patience import Patience
 from .checks import too_long
-from .generation import FINISH_FAILED, Failure, failure_of
+from .failure import Failure, failure_of
+from .generation import FINISH_FAILED
 from .kv_cache import BlockPool
 from .request_table import RequestTable
 from .scheduler import Chunk

@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Final
 
 from ..device.token_masks import TokenMasks
-from .generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure
+from .failure import Failure
+from .generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH
 from .lifecycle import FINISHED, FIRST_TOKEN, QUEUED, EngineMetrics, Lifecycle
 from .logprobs import TokenLogprobs
 from .scheduler import Chunk, Scheduler

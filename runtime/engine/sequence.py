@@ -17,19 +17,18 @@ from ..device.token_masks import PendingMask, TokenMasks
 from ..text.tokenizer import StopMatcher, StreamDecoder, Tokenizer
 from .draft_masks import DraftMasks
 from .drafts import DraftHistory
+from .failure import Failure, failure_of
 from .generation import (
     FINISH_CANCELLED,
     FINISH_EOS,
     FINISH_FAILED,
     FINISH_LENGTH,
     FINISH_STOP,
-    Failure,
     GenerationRequest,
     GenerationState,
     Inbox,
     TokenEvent,
     events_of,
-    failure_of,
 )
 from .kv_cache import add_block_keys, root_key
 from .logprobs import TokenLogprobs

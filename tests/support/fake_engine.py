@@ -13,9 +13,9 @@ from rocmforge.artifacts.errors import EngineBusyError, RequestError, RocmforgeE
 from rocmforge.artifacts.tokenizer_config import InfillTokens
 from rocmforge.runtime.device.batch import Float32
 from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest
+from rocmforge.runtime.engine.failure import Failure
 from rocmforge.runtime.engine.generation import (
     EngineStats,
-    Failure,
     GenerationRequest,
     GenerationState,
     Inbox,

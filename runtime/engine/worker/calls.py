@@ -11,11 +11,12 @@ from typing import cast
 
 from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import EngineBusyError, RocmforgeError
+from ..failure import error_of
 from ..generation import EngineStats
 from ..lifecycle import EngineMetrics, Observer, RequestEvent
 from .ledger import Ledger
 from .pending import Pending
-from .wire import STARTING, Answer, Embedded, Event, Generated, Logged, StepDone, error_of
+from .wire import STARTING, Answer, Embedded, Event, Generated, Logged, StepDone
 
 
 @dataclass(slots=True)

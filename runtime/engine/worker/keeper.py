@@ -12,10 +12,11 @@ from typing import Final
 
 from ....artifacts.errors import DeviceError, EngineBusyError, RocmforgeError, printable
 from ..engine import CANCEL_SECONDS
+from ..failure import error_of
 from .calls import Call, Calls
 from .channel import Channel
 from .spawn import WorkerProcess
-from .wire import Answer, AskStats, Heartbeat, Lost, Ping, Ready, Start, Stop, error_of
+from .wire import Answer, AskStats, Heartbeat, Lost, Ping, Ready, Start, Stop
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ...device.batch import Float32
 from ..embeddings import EmbeddingError, EmbeddingRequest
-from ..generation import FINISH_FAILED, Failure, GenerationRequest, GenerationState, Inbox, TokenEvent, events_of
+from ..failure import Failure
+from ..generation import FINISH_FAILED, GenerationRequest, GenerationState, Inbox, TokenEvent, events_of
 from ..logprobs import TokenLogprobs
 from .wire import Embedded, Event, Generated
 

@@ -27,6 +27,7 @@ from ..drafts import LOOKUP
 from ..embedding_sequence import EmbeddingSequence
 from ..embeddings import EmbeddingError, EmbeddingRequest
 from ..engine import Engine
+from ..failure import failure_of
 from ..generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest, TokenEvent
 from ..lifecycle import EngineMetrics, NoMetrics, RequestEvent
 from ..loading import EngineOptions, chosen_device, load_engine, load_tokenizer
@@ -50,7 +51,6 @@ from .wire import (
     StepDone,
     Stop,
     Submit,
-    fault_of,
 )
 
 log = logging.getLogger(__name__)
@@ -193,10 +193,10 @@ class Worker:
         try:
             groups = self._queue(message)
         except RocmforgeError as error:
-            self._put(Answer(message.call, fault=fault_of(error)))
+            self._put(Answer(message.call, fault=failure_of(error)))
         except Exception as error:
             log.exception("a request could not be queued")
-            self._put(Answer(message.call, fault=fault_of(RocmforgeError(f"internal error: {printable(repr(error))}"))))
+            self._put(Answer(message.call, fault=failure_of(error)))
         else:
             for group in groups:
                 self._live.update((one.request_id, one) for one in group)
@@ -305,7 +305,7 @@ def serve(ours: socket.socket, bell: int) -> None:
     try:
         worker.load(start)
     except Exception as error:
-        sender.put(Answer(STARTING, fault=fault_of(_problem(error))))
+        sender.put(Answer(STARTING, fault=failure_of(_problem(error))))
         sender.finish()
         os._exit(1)
     worker.serve()

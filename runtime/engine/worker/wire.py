@@ -18,12 +18,6 @@ import msgpack
 
 from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import (
-    BundleError,
-    DeviceError,
-    EngineBusyError,
-    RequestError,
-    RocmforgeError,
-    UsageError,
     printable,
 )
 from ...device.batch import UInt32
@@ -31,7 +25,8 @@ from ...pictures.patches import Picture
 from ...text.constraints import ConstraintSpec, Kind
 from ..embeddings import EmbeddingRequest
 from ..engine import EngineLimits
-from ..generation import DeviceStats, DraftStats, EngineStats, Failure, GenerationRequest, SamplingParams, TokenEvent
+from ..failure import Failure
+from ..generation import DeviceStats, DraftStats, EngineStats, GenerationRequest, SamplingParams, TokenEvent
 from ..lifecycle import RequestEvent
 from ..logprobs import TokenLogprobs
 from ..pictures import PlacedPicture
@@ -126,21 +121,12 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A `RocmforgeError` on its way."""
-
-    kind: str
-    message: str
-    parameter: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """Of a call, or of `Start`; `fault`: why it came to nothing."""
 
     call: int
     stats: EngineStats | None = None
-    fault: Fault | None = None
+    fault: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +221,6 @@ _KINDS: Final[tuple[Any, ...]] = (
     Ping,
     Heartbeat,
     Stop,
-    Fault,
     Answer,
     Lost,
     Generated,
@@ -268,25 +253,6 @@ def _reader_of(kind: Any) -> Callable[[object], tuple[object, ...]]:
 
 
 _WRITTEN: Final = {kind: (code, _reader_of(kind)) for code, kind in enumerate(_KINDS)}
-_ERRORS: Final[dict[str, type[RocmforgeError]]] = {
-    kind.__name__: kind
-    for kind in (RocmforgeError, UsageError, DeviceError, BundleError, EngineBusyError, RequestError)
-}
-
-
-def fault_of(error: RocmforgeError) -> Fault:
-    """The error, as the nearest kind that the other end tells apart."""
-    kind = next(one.__name__ for one in type(error).__mro__ if one.__name__ in _ERRORS)
-    return Fault(kind, str(error), error.parameter if isinstance(error, RequestError) else None)
-
-
-def error_of(fault: Fault) -> RocmforgeError:
-    """The error that a fault was: its text is that of the whole message, not an argument to make one of."""
-    kind = _ERRORS[fault.kind]
-    error = kind.__new__(kind, fault.message)
-    if isinstance(error, RequestError) and fault.parameter is not None:
-        error.parameter = fault.parameter
-    return error
 
 
 def encode(frame: object) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure
+from ...engine.failure import Failure
+from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH
 from .errors import CancelledError, generation_error
 from .schema import FinishReason
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....artifacts.dataclass import dataclass
-from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, Failure, TokenEvent
+from ...engine.failure import Failure
+from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, FINISH_LENGTH, TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ...text.answer_reader import AnswerReader as TextReader
 from ...text.answer_reader import AnswerStart

@@ -12,7 +12,7 @@ import falcon
 
 from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import EngineBusyError, RequestError, RocmforgeError, printable
-from ...engine.generation import Failure
+from ...engine.failure import Failure
 
 log = logging.getLogger(__name__)
 

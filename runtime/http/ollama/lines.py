@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from ....artifacts.dataclass import dataclass
-from ...engine.generation import Failure, TokenEvent
+from ...engine.failure import Failure
+from ...engine.generation import TokenEvent
 from ...engine.logprobs import TokenLogprobs
 from ...text.call_turns import ToolCall, WholeCalls
 from ..core.answer_clock import AnswerClock

@@ -14,7 +14,8 @@ import msgspec
 
 from ....artifacts.dataclass import dataclass
 from ....artifacts.errors import printable
-from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, TokenEvent
+from ...engine.failure import Failure
+from ...engine.generation import FINISH_CANCELLED, FINISH_FAILED, TokenEvent
 from ..core.access import client_of
 from ..core.answers import check_finish
 from ..core.chat_answer import AnswerPart, AnswerReader

@@ -13,7 +13,7 @@ from rocmforge.library.answers import ChatPiece
 from rocmforge.library.images import SeenPrompt
 from rocmforge.library.model import Model
 from rocmforge.library.params import GenerationParams
-from rocmforge.runtime.engine.generation import Failure
+from rocmforge.runtime.engine.failure import Failure
 from rocmforge.runtime.engine.pictures import PlacedPicture
 from rocmforge.runtime.pictures.patches import Picture
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, FakeTokenizer
@@ -69,7 +69,7 @@ def pieces_until(problem: str, stream: Iterable[ChatPiece]) -> list[ChatPiece]:
     ("failure", "problem"),
     [
         (Failure("the device is lost"), r"^generation failed: the device is lost$"),
-        (Failure("regex: nothing can match it", "regex"), r"^regex: nothing can match it$"),
+        (Failure("regex: nothing can match it", "regex", "RequestError"), r"^regex: nothing can match it$"),
     ],
 )
 def test_a_chat_that_fails_has_no_answer(failure: Failure, problem: str) -> None:

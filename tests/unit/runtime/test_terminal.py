@@ -16,7 +16,8 @@ import pytest
 from rocmforge.artifacts.errors import RocmforgeError, UsageError
 from rocmforge.library import loading
 from rocmforge.runtime.device.load import DeviceOptions
-from rocmforge.runtime.engine.generation import Failure, GenerationRequest, SamplingParams, TokenEvent
+from rocmforge.runtime.engine.failure import Failure
+from rocmforge.runtime.engine.generation import GenerationRequest, SamplingParams, TokenEvent
 from rocmforge.runtime.engine.loading import EngineOptions
 from rocmforge.runtime.terminal import RunOptions, run_bundle
 
@@ -121,7 +122,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         def load_engine(*arguments: Any, draft: Any) -> FakeEngine:
             of_bundle, options, of_tokenizer, _, say = arguments
             assert (of_bundle, of_tokenizer, draft) == (bundle, tokenizer, None)
-            assert options == EngineOptions(DeviceOptions("host"), max_context, max_context or 99)
+            device = DeviceOptions("host", prove_with_first_step=prompt is not None)
+            assert options == EngineOptions(device, max_context, max_context or 99)
             say("on the host")
             return engine
 

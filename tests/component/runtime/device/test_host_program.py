@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from rocmforge.artifacts.bundle import Bundle
+from rocmforge.artifacts.errors import BundleError
 from rocmforge.artifacts.processors import Processors
 from rocmforge.compiler.build_cache import BuildCache
-from rocmforge.runtime.device import load
+from rocmforge.runtime.device import load, proof
+from rocmforge.runtime.device.golden import record_golden
 from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.device.load import DeviceOptions
 from rocmforge.runtime.device.memory import KvSize
@@ -110,6 +112,36 @@ def test_threads_change_between_steps(smollm2: Bundle, prompt: list[int]) -> Non
         assert program.threads == count
         program.step(Solo(program.layout).batch(prompt[:5], 0), end=40)
         assert np.array_equal(run(program, [(0, 0, prompt)]), expected)
+    program.close()
+
+
+def test_the_first_step_proves_the_bundle(smollm2: Bundle, prompt: list[int]) -> None:
+    """Bits are those of a program that was proven before, and only the first step has one sequence more."""
+    programs = [
+        load.load_program(smollm2, DeviceOptions("host", 2, prove_with_first_step=later), KvSize(64, 512))
+        for later in (False, True)
+    ]
+    for chunks in ([(1, 0, prompt[:9]), (0, 0, prompt[:40])], [(1, 9, prompt[9:10]), (0, 40, prompt[40:])]):
+        before, later = (run(program, chunks) for program in programs)
+        assert np.array_equal(before, later)
+    for program in programs:
+        program.close()
+
+
+def test_a_bundle_that_is_not_proven_gives_nothing(smollm2: Bundle, prompt: list[int]) -> None:
+    program = load_host_program(smollm2, 64, 2)
+    *_, record = record_golden(program, [[5, 3, 9]])
+    right = proof.shortest_proof(program, smollm2.path, [record], 0.0)
+    wrong = [{**record, "top": [[0, 99.0]]}]
+    program.prove_with_first_step(proof.shortest_proof(program, smollm2.path, wrong, 1.0))
+    for _ in range(2):
+        with pytest.raises(
+            BundleError,
+            match=r"token 0: expected 99\.0000, found .*: weights, code",
+        ):
+            run(program, [(0, 0, prompt[:8])])
+    program.prove_with_first_step(right)
+    assert np.isfinite(run(program, [(0, 0, prompt[:8])])).all()
     program.close()
 
 

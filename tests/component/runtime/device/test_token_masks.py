@@ -21,7 +21,8 @@ from rocmforge.runtime.device.host import HostProgram, load_host_program
 from rocmforge.runtime.device.memory import KvSize
 from rocmforge.runtime.device.token_masks import TokenMasks
 from rocmforge.runtime.engine.engine import Engine, EngineLimits
-from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams, failure_of
+from rocmforge.runtime.engine.failure import failure_of
+from rocmforge.runtime.engine.generation import GenerationRequest, GenerationState, SamplingParams
 from rocmforge.runtime.text.constraints import ConstraintError
 from rocmforge.runtime.text.tokenizer import Tokenizer
 from rocmforge.tests.support.engine_harness import CONTEXT, SECONDS, CountingMetrics

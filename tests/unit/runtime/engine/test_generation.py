@@ -7,16 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rocmforge.artifacts.errors import DeviceError, RequestError
-from rocmforge.runtime.engine.generation import (
-    DeviceStats,
-    EngineStats,
-    Failure,
-    Inbox,
-    TokenEvent,
-    add_stats,
-    failure_of,
-)
+from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, Inbox, TokenEvent, add_stats
 
 ONE, TWO, THREE = (TokenEvent(number, letter) for number, letter in enumerate("abc"))
 
@@ -37,13 +28,6 @@ def test_events_wait_or_are_handed_on() -> None:
     assert taken == [TWO, THREE]
     with pytest.raises(queue.Empty):
         inbox.get(timeout=0)
-
-
-def test_what_a_failure_says() -> None:
-    assert failure_of(RequestError("top_k", "too large")) == Failure("top_k: too large", "top_k")
-    assert failure_of(DeviceError("lost")) == Failure("lost", None)
-    assert failure_of(ValueError("two\nlines")) == Failure(r"internal error: ValueError('two\nlines')")
-    assert str(Failure("words", "top_k")) == "words"
 
 
 DEVICES = [DeviceStats(name, 0, True, None, 0, 0, 0, 0, 0.0, 0, 0) for name in "ab"]

@@ -18,7 +18,8 @@ from rocmforge.artifacts.errors import RocmforgeError
 from rocmforge.runtime.device.batch import UInt32
 from rocmforge.runtime.device.token_masks import TokenMasks
 from rocmforge.runtime.engine import sequence as module
-from rocmforge.runtime.engine.generation import Failure, GenerationRequest, Inbox, SamplingParams, TokenEvent
+from rocmforge.runtime.engine.failure import Failure
+from rocmforge.runtime.engine.generation import GenerationRequest, Inbox, SamplingParams, TokenEvent
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.engine.sequence import ActiveSequence, seed_of
 from rocmforge.tests.support.engine_harness import ids_of, make_sequence

@@ -14,7 +14,8 @@ from rocmforge.artifacts.errors import DeviceError
 from rocmforge.runtime.device.batch import Batch, Int32
 from rocmforge.runtime.device.token_masks import TokenMasks
 from rocmforge.runtime.engine import recovery as recovery_module
-from rocmforge.runtime.engine.generation import FINISH_CANCELLED, FINISH_FAILED, Failure, GenerationRequest
+from rocmforge.runtime.engine.failure import Failure
+from rocmforge.runtime.engine.generation import FINISH_CANCELLED, FINISH_FAILED, GenerationRequest
 from rocmforge.runtime.engine.kv_cache import BlockPool
 from rocmforge.runtime.engine.lifecycle import Lifecycle
 from rocmforge.runtime.engine.request_table import RequestTable

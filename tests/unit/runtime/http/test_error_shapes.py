@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 
 from rocmforge.artifacts.errors import DeviceError, EngineBusyError, RequestError
-from rocmforge.runtime.engine.generation import Failure
+from rocmforge.runtime.engine.failure import Failure
 from rocmforge.runtime.http.app import ERRORS
 from rocmforge.runtime.http.core.errors import (
     CancelledError,

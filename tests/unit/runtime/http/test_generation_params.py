@@ -10,7 +10,8 @@ import pytest
 
 from rocmforge.artifacts.errors import RequestError
 from rocmforge.artifacts.sampling import MAX_BIASES
-from rocmforge.runtime.engine.generation import Failure, SamplingParams, TokenEvent
+from rocmforge.runtime.engine.failure import Failure
+from rocmforge.runtime.engine.generation import SamplingParams, TokenEvent
 from rocmforge.runtime.http.core.body import convert
 from rocmforge.runtime.http.core.chat_answer import AnswerReader, join_parts
 from rocmforge.runtime.http.core.conversation import (

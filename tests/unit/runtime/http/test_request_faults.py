@@ -10,7 +10,7 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from rocmforge.runtime.engine.generation import Failure
+from rocmforge.runtime.engine.failure import Failure
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, make_app
 
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rocmforge.artifacts.token_table import TokenTable, is_token_table
@@ -29,7 +29,8 @@ def made(metadata: Mapping[str, Any], **changes: Any) -> Tokenizer:
     return Tokenizer(artifact.json, artifact.config)
 
 
-# With all bytes as tokens nothing of a text is lost, but for a space that is put first and one that is U+2581.
+# With all bytes as tokens nothing of a text is lost, but for a space that is put first and one that is U+2581, and what
+# reads as the token of unknown characters, which PLaMo 2's rule takes for it.
 LOSSLESS = {
     "llama": made(scored("llama"), add_space_prefix=False),
     "plamo2": made(scored("plamo2")),
@@ -56,6 +57,7 @@ def test_what_is_encoded_decodes_to_itself(name: str) -> None:
     @settings(max_examples=150)
     @given(TEXTS.map(lambda text: text.replace("\u2581", "").removeprefix("\ufeff")))
     def holds(text: str) -> None:
+        assume("<unk>" not in text)
         ids = tokenizer.encode(text, add_special=False, parse_special=False)
         assert tokenizer.decode(ids) == text
 

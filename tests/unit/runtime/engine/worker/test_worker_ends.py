@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rocmforge.artifacts.errors import BundleError, DeviceError, EngineBusyError, RocmforgeError
-from rocmforge.runtime.engine.generation import Failure, GenerationState
+from rocmforge.runtime.engine.failure import Failure
+from rocmforge.runtime.engine.generation import GenerationState
 from rocmforge.runtime.engine.lifecycle import QUEUED, RequestEvent
 from rocmforge.runtime.engine.worker import keeper as keeper_module
 from rocmforge.runtime.engine.worker.remote import RemoteEngine
-from rocmforge.runtime.engine.worker.wire import STARTING, Answer, AskStats, Fault, Lost, Stop, Submit
+from rocmforge.runtime.engine.worker.wire import STARTING, Answer, AskStats, Lost, Stop, Submit
 from rocmforge.tests.support.engine_harness import SECONDS, ended, request, wait_until
 from rocmforge.tests.support.scripted_worker import READY, START, STATS, Stage, Worker
 
@@ -82,7 +83,7 @@ def test_one_that_cannot_load_again_says_why(stage: Stage, caplog: pytest.LogCap
     second = stage.worker()
     stage.next.put(second)
     second.heard()
-    second.says(Answer(STARTING, fault=Fault("BundleError", "model.rfb: torn")))
+    second.says(Answer(STARTING, fault=Failure("model.rfb: torn", kind="BundleError")))
     second.leave()
     wait_until(lambda: stage.engine.stats().problem == "model.rfb: torn")
     stage.next.put(RocmforgeError("cannot start a process"))
@@ -105,7 +106,7 @@ def test_the_first_that_cannot_load_is_the_last(stage: Stage, caplog: pytest.Log
     engine = stage.engine
     engine.start()
     assert stage.first.heard() == START
-    stage.first.says(Answer(STARTING, fault=Fault("BundleError", "model.rfb: torn")))
+    stage.first.says(Answer(STARTING, fault=Failure("model.rfb: torn", kind="BundleError")))
     stage.first.leave()
     with pytest.raises(BundleError) as caught:
         engine.wait()

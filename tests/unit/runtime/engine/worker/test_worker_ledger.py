@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rocmforge.runtime.engine.embeddings import EmbeddingError, EmbeddingRequest
-from rocmforge.runtime.engine.generation import Failure, Inbox, TokenEvent
+from rocmforge.runtime.engine.failure import Failure
+from rocmforge.runtime.engine.generation import Inbox, TokenEvent
 from rocmforge.runtime.engine.lifecycle import ADMITTED, FINISHED, FIRST_TOKEN, PREFIX_HIT, QUEUED, RequestEvent
 from rocmforge.runtime.engine.logprobs import TokenLogprobs
 from rocmforge.runtime.engine.worker import ledger as ledger_module

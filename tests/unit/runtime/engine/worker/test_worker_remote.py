@@ -11,6 +11,7 @@ import pytest
 
 from rocmforge.artifacts.errors import EngineBusyError, RequestError
 from rocmforge.runtime.engine.embeddings import EmbeddingRequest
+from rocmforge.runtime.engine.failure import Failure
 from rocmforge.runtime.engine.generation import DeviceStats, EngineStats, TokenEvent
 from rocmforge.runtime.engine.lifecycle import FINISHED, RequestEvent
 from rocmforge.runtime.engine.worker import keeper as keeper_module
@@ -20,7 +21,6 @@ from rocmforge.runtime.engine.worker.wire import (
     Answer,
     AskStats,
     Cancel,
-    Fault,
     Generated,
     Heartbeat,
     Logged,
@@ -101,7 +101,7 @@ def test_what_is_refused_is_forgotten(stage: Stage) -> None:
     worker, engine = stage.served(), stage.engine
     answer = stage.asks(lambda: engine.submit(request()))
     assert worker.heard() == Submit(1, (1,), (request(),))
-    worker.says(Answer(1, fault=Fault("RequestError", "max_tokens: too many", "max_tokens")))
+    worker.says(Answer(1, fault=Failure("max_tokens: too many", "max_tokens", "RequestError")))
     error = answer.get(timeout=SECONDS)
     assert (type(error), str(error), error.parameter) == (RequestError, "max_tokens: too many", "max_tokens")
     assert (engine.load, engine.find(1), stage.metrics.started) == (0, None, 0)
@@ -156,7 +156,7 @@ def test_figures_that_do_not_come_are_the_last_ones(stage: Stage, monkeypatch: p
     worker.says(Answer(4, STATS))
     wait_until(lambda: engine.stats().active == STATS.active)
     assert engine.stats().queued == STATS.queued
-    worker.says(Answer(1, fault=Fault("DeviceError", "it hangs")))
+    worker.says(Answer(1, fault=Failure("it hangs", kind="DeviceError")))
 
 
 # A watchdog.

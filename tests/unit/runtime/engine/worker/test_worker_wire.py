@@ -22,12 +22,13 @@ from rocmforge.artifacts.errors import (
     ToolchainError,
     UsageError,
 )
+from rocmforge.runtime.engine.failure import Failure, error_of, failure_of
 from rocmforge.runtime.engine.lifecycle import FINISHED, FIRST_TOKEN, RequestEvent
 from rocmforge.runtime.engine.worker import channel
 from rocmforge.runtime.engine.worker.channel import Channel
 from rocmforge.runtime.engine.worker.process import Worker
 from rocmforge.runtime.engine.worker.sender import EARLY_MESSAGES, Sender
-from rocmforge.runtime.engine.worker.wire import DeferredConstraints, Fault, decode, encode, error_of, fault_of
+from rocmforge.runtime.engine.worker.wire import DeferredConstraints, decode, encode
 from rocmforge.runtime.text.constraints import ConstraintError, ConstraintSpec
 
 SECONDS = 20.0
@@ -288,8 +289,8 @@ class OwnError(DeviceError):
     ],
 )
 def test_errors_travel_as_the_nearest_kind(error: RocmforgeError, kind: str, parameter: str | None) -> None:
-    fault = fault_of(error)
-    assert fault == Fault(kind, str(error), parameter)
+    fault = failure_of(error)
+    assert fault == Failure(str(error), parameter, kind)
     made = error_of(decode(encode(fault)))
     assert (type(made).__name__, str(made)) == (kind, str(error))
     assert getattr(made, "parameter", None) == parameter
