@@ -1,6 +1,7 @@
 /* 16-lane vectors in plain vector extensions, for any CPU. See vector.h. */
 
 typedef int16_t i16x32 __attribute__((vector_size(64)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
 
 #define SIGNED_DOT 1
 #define MORE_TOKENS 8
@@ -42,10 +43,28 @@ INLINE void store_f16(void *p, f32x16 v)
  * an unsigned w is above 128. */
 INLINE i32x16 dot_pairs(i32x16 acc, i16x32 even, i16x32 odd, const int8_t *x)
 {
-    const i32x16 x_even = (i32x16){ 0 } + (int32_t)((uint16_t)x[0] | (uint32_t)(uint16_t)x[2] << 16);
-    const i32x16 x_odd = (i32x16){ 0 } + (int32_t)((uint16_t)x[1] | (uint32_t)(uint16_t)x[3] << 16);
-    const i32x16 pairs = (i32x16)(even * (i16x32)x_even + odd * (i16x32)x_odd);
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof four);
+#ifdef __SSE2__
+    union {
+        i16x32 whole;
+        i16x8 quarter[4];
+    } w[2] = { { even }, { odd } };
+    union {
+        i32x16 whole;
+        i32x4 quarter[4];
+    } sums = { acc };
+    const i16x8 bytes = (i16x8)((i32x4){ 0 } + four), x_even = bytes << 8 >> 8, x_odd = bytes >> 8;
+    for (int i = 0; i < 4; i++) {
+        sums.quarter[i] += (i32x4)__builtin_ia32_pmaddwd128(w[0].quarter[i], x_even);
+        sums.quarter[i] += (i32x4)__builtin_ia32_pmaddwd128(w[1].quarter[i], x_odd);
+    }
+    return sums.whole;
+#else
+    const i16x32 bytes = (i16x32)((i32x16){ 0 } + four);
+    const i32x16 pairs = (i32x16)(even * (bytes << 8 >> 8) + odd * (bytes >> 8));
     return acc + (pairs << 16 >> 16) + (pairs >> 16);
+#endif
 }
 INLINE i32x16 dot_unsigned(i32x16 acc, u8x64 w, const int8_t *x)
 {
