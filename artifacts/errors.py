@@ -25,6 +25,14 @@ def printable(text: object, limit: int = 200) -> str:
     return escaped if len(escaped) <= limit else escaped[:limit] + "…"
 
 
+def shown(value: object, limit: int = 60) -> str:
+    """Return a program's value for a message, or its type where it cannot be written: an integer of too many digits."""
+    try:
+        return printable(repr(value), limit)
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__}"
+
+
 def os_problem(error: OSError) -> str:
     """What the system refused, in one line: the file, where there is one, and why."""
     place = f"{printable(error.filename)}: " if error.filename else ""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..artifacts.errors import RequestError
+from ..artifacts.errors import RequestError, shown
 from ..runtime.engine.checks import check_scale
 from ..runtime.engine.embeddings import AdapterScales
-from .checks import shown
 
 Adapter = str | Mapping[str, float] | None
 """The name of one, or several by name and what each is multiplied by; None: none."""

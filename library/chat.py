@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ..artifacts.dataclass import dataclass
-from ..artifacts.errors import RequestError
+from ..artifacts.errors import RequestError, shown
 from ..artifacts.vision import Vision
 from ..runtime.engine.generation import FINISH_LENGTH
 from ..runtime.engine.pictures import PlacedPicture
@@ -23,7 +23,7 @@ from ..runtime.text.continuation import continues
 from ..runtime.text.control_text import NoMarkError
 from ..runtime.text.tokenizer import Tokenizer
 from .answers import ChatAnswer, Completion
-from .checks import check_json, is_list, shown
+from .checks import check_json, is_list
 from .images import given_images, seen_prompt
 
 Message = Mapping[str, Any]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
-from typing import Any, TypeGuard
+import os
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Final, TypeGuard
 
-from ..artifacts.errors import RequestError, UsageError, printable
+from ..artifacts.errors import RequestError, UsageError, printable, shown
 
-
-def shown(value: object, limit: int = 60) -> str:
-    """Return a program's value for a message, or its type where it cannot be written: an integer of too many digits."""
-    try:
-        return printable(repr(value), limit)
-    except (ValueError, RecursionError):
-        return f"a value of type {type(value).__name__}"
+MAX_DEPTH: Final = 100
+"""Lists and dicts within one another, as in the body of an HTTP request: what walks such values recurses."""
 
 
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
@@ -38,7 +37,80 @@ def check_json(name: str, value: object) -> None:
     Raises:
         RequestError: there is no JSON for it, or it is nested too deep.
     """
+    too_deep = f"expected JSON nested at most {MAX_DEPTH} deep, found deeper"
     try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as error:
+        text = json.dumps(value)
+    except RecursionError:
+        raise RequestError(name, too_deep) from None
+    except (TypeError, ValueError) as error:
         raise RequestError(name, f"expected JSON, found {shown(value)}: {printable(error)}") from None
+    if text.count("{") + text.count("[") > MAX_DEPTH and _is_deep(value):
+        raise RequestError(name, too_deep)
+
+
+def _is_deep(value: object) -> bool:
+    """Walk level by level: a recursion could not tell."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        children = (child for item in level for child in (item.values() if isinstance(item, dict) else item))
+        level = [child for child in children if isinstance(child, dict | list | tuple)]
+        if not level:
+            return False
+    return True
+
+
+def check_text(name: str, value: object) -> None:
+    """Hold a field of a request against what is text.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if not isinstance(value, str):
+        raise RequestError(name, f"expected a text, found {shown(value)}")
+
+
+def checked_ids(name: str, value: object) -> list[int]:
+    """Return token ids, of which there may be any iterable.
+
+    Raises:
+        RequestError: they are none.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise RequestError(name, f"expected token ids, found {shown(value)}")
+    ids = list(value)
+    for one in ids:
+        if not isinstance(one, Integral):  # NumPy's are such too
+            raise RequestError(name, f"expected token ids, found {shown(one)}")
+    return ids
+
+
+def checked_path(name: str, value: object) -> Path:
+    """Return the path that an option of loading or compiling names.
+
+    Raises:
+        UsageError: it is none, or none that a file can have.
+    """
+    if isinstance(value, str | os.PathLike):
+        with contextlib.suppress(TypeError, ValueError):  # of bytes; half a surrogate pair
+            if b"\0" not in os.fsencode(path := Path(value)):
+                return path
+    raise UsageError(f"{name}: expected a path that a file can have, found {shown(value)}")
+
+
+def check_option(name: str, value: object, fits: bool, expected: str) -> None:
+    """Refuse an option of loading or compiling unless it fits.
+
+    Raises:
+        UsageError: says what was `expected`.
+    """
+    if not fits:
+        raise UsageError(f"{name}: expected {expected}, found {shown(value)}")
+
+
+def check_texts(name: str, value: object) -> None:
+    """Hold an option of compiling that takes several texts against that: one text is none.
+
+    Raises:
+        UsageError: it is anything else.
+    """
+    check_option(name, value, is_list(value) and all(isinstance(one, str) for one in value), "a list of texts")

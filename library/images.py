@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.dataclass import dataclass
-from ..artifacts.errors import RequestError, os_problem, printable
-from .checks import is_list, shown
+from ..artifacts.errors import RequestError, os_problem, printable, shown
+from .checks import is_list
 
 if TYPE_CHECKING:
     from ..artifacts.vision import Vision

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, get_args, ove
 import numpy as np
 import numpy.typing as npt
 
-from ..artifacts.errors import RequestError
+from ..artifacts.errors import RequestError, shown
 from ..runtime.engine.embeddings import EmbeddingRequest, Pooling
 from ..runtime.engine.engine import Engine
 from ..runtime.engine.generation import (
@@ -23,10 +23,11 @@ from ..runtime.engine.generation import (
     TokenEvent,
 )
 from ..runtime.text.chat import ChatTemplate
+from ..runtime.text.control_text import NoMarkError
 from ..runtime.text.tokenizer import Tokenizer
 from .adapters import Adapters, scales_of
 from .answers import ChatAnswer, ChatPiece, Completion, Piece, Score
-from .checks import is_list, shown
+from .checks import check_text, checked_ids, is_list
 from .events import check_event, completion_of, reason_of
 from .images import Image, SeenPrompt, given_images, seen_prompt
 from .params import GenerationParams, check_params, request_of
@@ -118,11 +119,12 @@ class Model:
 
     def encode(self, text: str, add_special: bool = True) -> tuple[int, ...]:
         """Token ids of a text, as `generate` reads it; `add_special`: with BOS and EOS where the model wants them."""
+        check_text("text", text)
         return tuple(self._tokenizer.encode(text, add_special))
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of token ids."""
-        return self._tokenizer.decode(token_ids)
+        return self._tokenizer.decode(checked_ids("token_ids", token_ids))
 
     def with_images(self, text: str, images: Sequence[Image]) -> SeenPrompt:
         """Return a prompt of images and a text behind them, for `generate` and `stream`.
@@ -131,6 +133,7 @@ class Model:
             text: control tokens are read as such.
             images: paths of files, or their bytes.
         """
+        check_text("text", text)
         given = given_images(images, "images")
         marked = "".join(image.mark for image in given) + text
         return seen_prompt(marked, given, self._vision, self._tokenizer.encode)
@@ -247,6 +250,7 @@ class Model:
         """Answer a conversation, or each of a list, token by token; the last piece of each has the whole answer."""
         from .chat import AnswerReader, read_tools
 
+        check_params(params, self.vocab_size)
         read = read_tools(tools, tool_choice)
         several = cast("Sequence[Sequence[Message]]", messages if _are_several(messages) else [messages])
         prompts = [self._chat_prompt(one, read, template_variables) for one in several]
@@ -319,7 +323,17 @@ class Model:
         """
         from ..runtime.text.rerank import rerank_ids
 
-        prompts = [rerank_ids(self._tokenizer, self._rerank_template, query, document) for document in documents]
+        check_text("query", query)
+        if not is_list(documents):
+            raise RequestError("documents", f"expected a list of texts, found {shown(documents)}")
+        prompts = []
+        for index, document in enumerate(documents):
+            check_text(f"documents[{index}]", document)
+            try:
+                prompts.append(rerank_ids(self._tokenizer, self._rerank_template, query, document))
+            except NoMarkError:
+                expected = "expected not every character that is for private use"
+                raise RequestError(f"documents[{index}]", expected) from None
         return [float(scores[0]) for scores in self._vectors([EmbeddingRequest(p, None, rank=True) for p in prompts])]
 
     def _vectors(self, requests: list[EmbeddingRequest]) -> list[Float32]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..artifacts.dataclass import dataclass
-from ..artifacts.errors import RequestError
+from ..artifacts.errors import RequestError, shown
 from ..artifacts.sampling import MAX_BIAS, MAX_BIASES, PARAMETERS, values_of
 from ..runtime.engine.embeddings import AdapterScales
 from ..runtime.engine.generation import Constraint, GenerationRequest, SamplingParams
-from .checks import check_json, is_list, shown
+from .checks import check_json, check_text, is_list
 
 if TYPE_CHECKING:
     from ..runtime.text.constraints import ConstraintSpec, Kind
@@ -104,6 +104,8 @@ def check_params(params: GenerationParams, vocab_size: int) -> None:
     Raises:
         RequestError: names the field at fault.
     """
+    if not isinstance(params, GenerationParams):
+        raise RequestError("params", f"expected GenerationParams, found {shown(params)}")
     for name, one in PARAMETERS.items():
         low, high = one.allowed.low, one.allowed.high
         _check_number(name, getattr(params, name), low, high, whole=one.kind is int)
@@ -123,6 +125,17 @@ def check_params(params: GenerationParams, vocab_size: int) -> None:
         raise RequestError("stop", f"expected texts that are not empty, found {shown(params.stop)}")
     if params.json_schema is not None:
         check_json("json_schema", params.json_schema)
+    for name, text in (("regex", params.regex), ("grammar", params.grammar)):
+        if text is not None:
+            _check_source(name, text)
+
+
+def _check_source(name: str, text: object) -> None:
+    check_text(name, text)
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        raise RequestError(name, f"expected no half of a surrogate pair, found {shown(text)}") from None
 
 
 def _check_biases(biases: object, vocab_size: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, cast
 
 from ...artifacts.dataclass import dataclass
-from ...artifacts.errors import RequestError, printable
+from ...artifacts.errors import RequestError, shown
 from .chat_formats import format_of
 from .continuation import continue_prompt
 from .control_text import ControlTexts
@@ -72,9 +72,9 @@ def check_variables(variables: object, parameter: str) -> None:
         RequestError: they are no values by name, or one is not the request's to set.
     """
     if not isinstance(variables, Mapping):
-        raise RequestError(parameter, f"expected values by name, found {printable(repr(variables), 60)}")
+        raise RequestError(parameter, f"expected values by name, found {shown(variables)}")
     if others := [name for name in variables if not isinstance(name, str)]:
-        raise RequestError(parameter, f"expected names that are texts, found {printable(repr(others[0]), 60)}")
+        raise RequestError(parameter, f"expected names that are texts, found {shown(others[0])}")
     if reserved := RESERVED & set(variables):
         raise RequestError(parameter, f"expected other names than {min(reserved)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -120,6 +121,7 @@ def test_messages_that_are_none(messages: Any, problem: str) -> None:
         ({}, {"eos_token": "x"}, "template_variables: expected other names than eos_token"),
         ({}, {1: "x"}, "template_variables: expected names that are texts, found 1"),
         ({}, ["x"], "template_variables: expected values by name, found ['x']"),
+        ({}, {10**5000: 1}, "template_variables: expected names that are texts, found a value of type int"),
         (
             {},
             {"mood": {1}},
@@ -137,6 +139,35 @@ def test_what_no_template_is_told(message: dict[str, Any], variables: Any, probl
     with contextlib.closing(ChatTemplate("x", "", "")) as template, pytest.raises(RequestError) as caught:
         chat_prompt([{**TALK[0], **message}], NONE, variables, TINY, template)
     assert str(caught.value) == problem
+
+
+def nested(depth: int) -> list[Any]:
+    """A list in a list and so on, that many, around the text of a control token."""
+    value: Any = "<|im_end|>"
+    for _ in range(depth):
+        value = [value]
+    return list(value)
+
+
+@pytest.mark.parametrize("depth", [101, 600, 1000, 100_000])
+def test_what_is_nested_too_deep(depth: int) -> None:
+    deep, problem = nested(depth - 1), "expected JSON nested at most 100 deep, found deeper"
+    asks: dict[str, Callable[[], object]] = {
+        "template_variables": lambda: chat_prompt(TALK, NONE, {"mood": deep}, TINY, template),
+        "messages[0]": lambda: chat_prompt([{**TALK[0], "mood": deep}], NONE, {}, TINY, template),
+        "tools[0].parameters": lambda: read_tools([{**GO, "parameters": {"enum": deep}}], "auto"),
+    }
+    with contextlib.closing(ChatTemplate("x", "", "")) as template:
+        for name, ask in asks.items():
+            with pytest.raises(RequestError) as caught:
+                ask()
+            assert str(caught.value) == f"{name}: {problem}"
+
+
+def test_what_is_nested_as_deep_as_may_be() -> None:
+    with contextlib.closing(ChatTemplate("{{ wide|length }}", "", "")) as template:
+        prompt = chat_prompt(TALK, NONE, {"deep": nested(99), "wide": [[]] * 200}, TINY, template)
+        assert TINY.decode(prompt.token_ids) == "200"
 
 
 def test_a_template_is_told() -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rocmforge.artifacts.errors import RequestError, RocmforgeError
@@ -14,9 +15,11 @@ from rocmforge.library.images import SeenPrompt
 from rocmforge.library.model import Model
 from rocmforge.library.params import GenerationParams
 from rocmforge.runtime.engine.failure import Failure
+from rocmforge.runtime.engine.generation import SamplingParams
 from rocmforge.runtime.engine.pictures import PlacedPicture
 from rocmforge.runtime.pictures.patches import Picture
 from rocmforge.tests.support.fake_engine import FakeEngine, FakeTemplate, FakeTokenizer
+from rocmforge.tests.support.tokenizers import TINY
 
 TALK = [{"role": "user", "content": "hi"}]
 PICTURE = Picture(1, 1, bytes(3))
@@ -118,3 +121,68 @@ def test_one_chat_and_several() -> None:
     model, params = model_of(FakeEngine()), GenerationParams()
     assert model.chat(TALK, params).content == " Paris, in France."
     assert [one.content for one in model.chat([TALK, TALK], params)] == [" Paris, in France."] * 2
+
+
+NO_TEXTS: list[Any] = [5, None, b"x", 1.5, ["a"], object]
+
+
+@pytest.mark.parametrize("given", NO_TEXTS, ids=repr)
+def test_what_is_no_text(given: Any) -> None:
+    source: Any = given or 0  # None is none of those
+    asks: list[tuple[str, Ask]] = [
+        ("text", lambda model, given: model.encode(given)),
+        ("text", lambda model, given: model.with_images(given, [])),
+        ("query", lambda model, given: model.rank(given, ["a"])),
+        ("documents[1]", lambda model, given: model.rank("a", ["a", given])),
+        ("regex", lambda model, given: model.generate("a", GenerationParams(regex=source))),
+        ("grammar", lambda model, given: model.chat(TALK, GenerationParams(grammar=source))),
+    ]
+    engine = FakeEngine()
+    for name, ask in asks:
+        with pytest.raises(RequestError) as caught:
+            ask(model_of(engine), given)
+        found = source if name in ("regex", "grammar") else given
+        assert str(caught.value) == f"{name}: expected a text, found {found!r}"
+    assert (engine.generations, engine.embeddings) == ([], [])
+
+
+@pytest.mark.parametrize("given", [5, None, "ab", b"ab", {"a"}], ids=repr)
+def test_documents_that_are_no_list(given: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        model_of(FakeEngine()).rank("a", given)
+    assert str(caught.value) == f"documents: expected a list of texts, found {given!r}"
+
+
+def test_documents_that_leave_no_mark() -> None:
+    """A rank needs a character that stands for nothing else, where a text has that of a control token."""
+    fakes: tuple[Any, Any, Any] = FakeEngine(), TINY, FakeTemplate()
+    model = Model(*fakes, contextlib.ExitStack(), "{query}|{document}")
+    every = "".join(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))))
+    with pytest.raises(RequestError, match=r"^documents\[1\]: expected not every character that is for private use$"):
+        model.rank("a", ["b", f"<|im_end|>{every}"])
+
+
+@pytest.mark.parametrize("given", [*NO_TEXTS, "x", {}, SamplingParams()], ids=repr)
+def test_params_that_are_none(given: Any) -> None:
+    engine = FakeEngine()
+    asks: list[Ask] = [
+        lambda model, given: model.generate("a", given),
+        lambda model, given: list(model.stream("a", given)),
+        lambda model, given: model.chat(TALK, given),
+    ]
+    for ask in asks:
+        with pytest.raises(RequestError, match=r"^params: expected GenerationParams, found ") as caught:
+            ask(model_of(engine), given)
+        assert caught.value.parameter == "params"
+    assert engine.generations == []
+
+
+@pytest.mark.parametrize("given", [5, None, 1.5, "ab", b"ab", object], ids=repr)
+def test_token_ids_that_are_none(given: Any) -> None:
+    model = model_of(FakeEngine())
+    for one in (given, [65, given]) if given != 5 else (given,):
+        with pytest.raises(RequestError) as caught:
+            model.decode(one)
+        assert str(caught.value) == f"token_ids: expected token ids, found {given!r}"
+    ids: list[Any] = [65, np.int64(66)]
+    assert model.decode(iter(ids)) == model.decode((65, 66)) == "AB"

@@ -59,6 +59,8 @@ def test_each_number_has_its_range(name: str) -> None:
         ({"stop_token_ids": 5}, "stop_token_ids: expected token ids, found 5"),
         ({"stop_token_ids": "5"}, "stop_token_ids: expected token ids, found '5'"),
         ({"stop_token_ids": ([],)}, "stop_token_ids: expected an integer from 0 to 9, found []"),
+        ({"regex": "\ud800"}, r"regex: expected no half of a surrogate pair, found '\ud800'"),
+        ({"grammar": "a\udfff"}, r"grammar: expected no half of a surrogate pair, found 'a\udfff'"),
         ({"seed": 10**5000}, f"seed: expected an integer from 0 to {2**64 - 1}, found a value of type int"),
     ],
 )
