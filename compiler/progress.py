@@ -6,9 +6,10 @@ import json
 import sys
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where a compile reports to."""
 

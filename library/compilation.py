@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..artifacts.dataclass import dataclass
 from ..artifacts.errors import UsageError, printable
 from ..artifacts.processors import usable_cpus
-from .checks import check_count
+from .checks import check_count, check_option, check_texts, checked_path
 
 if TYPE_CHECKING:
     from ..artifacts.layout import Layout
@@ -79,47 +79,58 @@ def compile_bundle(
 
     Raises:
         InputError: a file is not what it should be, or the model is not supported.
-        ToolchainError, UsageError: a compiler is missing, or failed; an option has no such value.
+        ToolchainError, UsageError: a compiler is missing, or failed; an option has no such value or type.
     """
     from ..artifacts.cache_dir import default_cache_dir
+    from ..artifacts.layout import KV_DTYPES
     from ..compiler.build_cache import BuildCache
     from ..compiler.changes import Changes
     from ..compiler.compile import compile_model
     from ..compiler.kept_adapters import parse_adapter
     from ..compiler.lora import parse_lora
     from ..compiler.model import CompileOptions
-    from ..compiler.progress import Silent
+    from ..compiler.progress import Progress, Silent
     from ..compiler.tuning import read_tuning
     from ..runtime.text.chat import check_template
 
     for name, count in (("max_context", max_context), ("jobs", jobs)):
         check_count(name, count)
-    path = Path(model)
+    for name, texts in (("archs", archs), ("loras", loras), ("adapters", adapters), ("tuning", tuning)):
+        check_texts(name, texts)
+    check_option("kv_dtype", kv_dtype, kv_dtype in KV_DTYPES, " or ".join(KV_DTYPES))
+    check_option("quantize", quantize, isinstance(quantize, str | None), "the name of a type")
+    check_option("toolchain", toolchain, isinstance(toolchain, str), "the name of a toolchain")
+    check_option("progress", progress, isinstance(progress, Progress | None), "a Progress")
+    path = checked_path("model", model)
     options = CompileOptions(
         path,
-        bundle_path(path) if output is None else Path(output),
+        bundle_path(path) if output is None else checked_path("output", output),
         tuple(archs) or default_archs(),
-        None if tokenizer is None else Path(tokenizer),
+        _optional_path("tokenizer", tokenizer),
         max_context,
         toolchain,
         jobs or usable_cpus(),
         read_tuning(tuning, os.environ),
         kv_dtype,
-        None if chat_template is None else Path(chat_template),
+        _optional_path("chat_template", chat_template),
         Changes(
             tuple(map(parse_lora, loras)),
             quantize,
-            None if imatrix is None else Path(imatrix),
+            _optional_path("imatrix", imatrix),
             tuple(map(parse_adapter, adapters)),
         ),
         mtp,
-        None if mmproj is None else Path(mmproj),
-        None if draft_head is None else Path(draft_head),
+        _optional_path("mmproj", mmproj),
+        _optional_path("draft_head", draft_head),
     )
-    cache = BuildCache(default_cache_dir() if cache_dir is None else Path(cache_dir))
+    cache = BuildCache(_optional_path("cache_dir", cache_dir) or default_cache_dir())
     with progress or Silent() as reported:
         manifest = compile_model(options, cache, reported, make_golden, check_template)
     return CompiledBundle(options.goal, manifest.bundle_digest)
+
+
+def _optional_path(name: str, value: str | os.PathLike[str] | None) -> Path | None:
+    return None if value is None else checked_path(name, value)
 
 
 def bundle_path(model: Path) -> Path:

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..artifacts.bundle import Bundle, open_bundle
@@ -16,7 +15,7 @@ from ..runtime.device.load import DeviceOptions, Report
 from ..runtime.engine.engine import EngineLimits
 from ..runtime.engine.lifecycle import EngineMetrics, NoMetrics
 from ..runtime.engine.loading import EngineOptions, load_chat_template, load_engine, load_tokenizer, rerank_template
-from .checks import check_count
+from .checks import check_count, check_option, checked_path
 from .model import Model
 
 if TYPE_CHECKING:
@@ -55,20 +54,24 @@ def load(
     Raises:
         BundleError: it is no bundle, or a damaged one.
         DeviceError: there is no such device, or not enough memory.
-        UsageError: `device` is none of the forms, a number is none of at least 1, `max_context` is more than it was
-            compiled for, or the draft model has another tokenizer.
+        UsageError: `device` is none of the forms, a number is none of at least 1, another option is not of its type,
+            `max_context` is more than it was compiled for, or the draft model has another tokenizer.
     """
     for name, count in (("threads", threads), ("max_context", max_context), ("contexts", contexts)):
         check_count(name, count)
+    check_option("device", device, isinstance(device, str | DeviceOptions), "a name such as auto, host or hip")
+    check_option("limits", limits, isinstance(limits, EngineLimits), "EngineLimits")
+    check_option("report", report, callable(report), "a function of a text")
+    place, draft_place = checked_path("bundle", bundle), None if draft is None else checked_path("draft", draft)
     if isinstance(device, str):
         device = DeviceOptions(device, threads)
     with contextlib.ExitStack() as opened:
-        opening = opened.enter_context(open_bundle(Path(bundle), keep=(MERGES_NAME,)))
+        opening = opened.enter_context(open_bundle(place, keep=(MERGES_NAME,)))
         template = opened.enter_context(contextlib.closing(load_chat_template(opening)))
         tokenizer = load_tokenizer(opening, at_once=True)
         length = max_context or opening.layout.max_seq_len
         options = EngineOptions(device, max_context, None if contexts is None else contexts * length, limits)
-        drafting = None if draft is None else opened.enter_context(open_bundle(Path(draft)))
+        drafting = None if draft_place is None else opened.enter_context(open_bundle(draft_place))
         engine = load_engine(opening, options, tokenizer, cast(EngineMetrics, NoMetrics()), report, draft=drafting)
         opened.callback(engine.stop, 0.0)
         engine.start()

@@ -33,6 +33,55 @@ def test_numbers_to_compile_with(tmp_path: Path, name: str, count: Any) -> None:
     assert str(caught.value) == f"{name}: expected an integer of at least 1, found {count!r}"
 
 
+NO_PATHS: list[Any] = [5, b"x", object, [], "a\0b", "\ud800.gguf"]
+PATHS = ("model", "output", "tokenizer", "chat_template", "imatrix", "mmproj", "draft_head", "cache_dir")
+
+
+@pytest.mark.parametrize("given", NO_PATHS, ids=repr)
+def test_paths_that_are_none(tmp_path: Path, given: Any) -> None:
+    problem = f"expected a path that a file can have, found {given!r}"
+    for name in ("bundle", "draft"):
+        with pytest.raises(UsageError) as caught:
+            load(**{"bundle": tmp_path / "nothing.rfb", name: given})
+        assert str(caught.value) == f"{name}: {problem}"
+    for name in PATHS:
+        with pytest.raises(UsageError) as caught:
+            rocmforge.compile(**{"model": tmp_path / "nothing.gguf", "archs": ["host"], name: given})
+        assert str(caught.value) == f"{name}: {problem}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [5, b"x", [1], object], ids=repr)
+def test_options_of_another_type(tmp_path: Path, given: Any) -> None:
+    to_load = {
+        "device": "a name such as auto, host or hip",
+        "limits": "EngineLimits",
+        "report": "a function of a text",
+    }
+    for name, expected in to_load.items():
+        if name == "report" and callable(given):
+            continue
+        with pytest.raises(UsageError) as caught:
+            load(tmp_path / "nothing.rfb", **{name: given})
+        assert str(caught.value) == f"{name}: expected {expected}, found {given!r}"
+    to_compile = {
+        **dict.fromkeys(("archs", "loras", "adapters", "tuning"), "a list of texts"),
+        "kv_dtype": "f16 or q8_0",
+        "quantize": "the name of a type",
+        "toolchain": "the name of a toolchain",
+        "progress": "a Progress",
+    }
+    for name, expected in to_compile.items():
+        with pytest.raises(UsageError) as caught:
+            rocmforge.compile(tmp_path / "nothing.gguf", **{name: given})
+        assert str(caught.value) == f"{name}: expected {expected}, found {given!r}"
+
+
+def test_one_text_is_no_list(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^archs: expected a list of texts, found 'host'$"):
+        rocmforge.compile(tmp_path / "nothing.gguf", archs="host")
+
+
 def test_a_bundle_is_named_after_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However that was said; a path that has its name stays as it was given."""
     inner = tmp_path / "Tiny-0.6B" / "inner"
