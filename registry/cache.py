@@ -75,7 +75,7 @@ class Cache:
             try:
                 files = json.loads(manifest.read_bytes())["files"]
                 digests = {name: f"sha256:{files[name]['sha256']}" for name in WEIGHTS_NAMES if name in files}
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
             for name, found in digests.items():
                 if found == digest and (manifest.parent / name).exists():  # and was not left out

@@ -123,7 +123,12 @@ class Client:
         # No token yet, or one for something else, or one that has expired.
         try:
             token_headers, found = auth.authenticate_request(answer, {}, refresh=True)
-        except (AttributeError, KeyError, TypeError) as error:  # a challenge or a token in no form that there is
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ) as error:  # a challenge or a token in no form that there is
             raise self._unauthorized() from error
         if not found:
             raise self._unauthorized()

@@ -294,7 +294,7 @@ def _known_upload(client: Client, blob: Descriptor, state: Path) -> tuple[str, i
     """Where an upload that was cut off goes on, and how many bytes the registry has of it; None where it has none."""
     try:
         location = json.loads(state.read_text())["location"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     state.unlink(missing_ok=True)
     if not isinstance(location, str) or not client.is_own(location):

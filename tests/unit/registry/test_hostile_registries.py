@@ -194,7 +194,7 @@ def test_a_challenge_in_no_form_is_refused(registry: type[Server], challenge: st
         mine.manifest()
 
 
-@pytest.mark.parametrize("body", [b"[]", b"7", b"", b"{", b'{"token": "a\\nb"}', b'{"token": {}}'])
+@pytest.mark.parametrize("body", [b"[]", b"7", b"", b"{", b'{"token": "a\\nb"}', b'{"token": {}}', b"[" * 100_000])
 def test_a_token_in_no_form_is_refused(registry: type[Server], body: bytes) -> None:
     mine = client(registry)
     realm = f'Bearer realm="http://{registry.host}/token"'

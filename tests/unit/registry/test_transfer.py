@@ -15,6 +15,7 @@ import pytest
 
 from rocmforge.artifacts.errors import BundleError
 from rocmforge.registry.artifact import WEIGHTS_TYPE, describe
+from rocmforge.registry.cache import Cache
 from rocmforge.registry.client import Client
 from rocmforge.registry.errors import RegistryError
 from rocmforge.registry.reference import Reference
@@ -239,6 +240,21 @@ def test_an_upload_goes_on_in_another_process(handler: type[Handler], tmp_path: 
     put(handler, tmp_path / "state")
     assert sent(handler)[0] == "PATCH 150000-550000"
     assert "POST" not in handler.asked
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"location": 5}', "[" * 100_000])
+def test_an_upload_whose_state_is_damaged_begins_anew(handler: type[Handler], tmp_path: Path, text: str) -> None:
+    (tmp_path / "state").write_text(text)
+    put(handler, tmp_path / "state")
+    assert handler.asked.count("POST") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": []}', '{"files": {"weights.bin": 5}}', "[" * 100_000])
+def test_weights_of_a_damaged_bundle_are_passed_over(tmp_path: Path, text: str) -> None:
+    bundle = tmp_path / "bundles/a/a.rfb"
+    bundle.mkdir(parents=True)
+    (bundle / "manifest.json").write_text(text)
+    assert Cache(tmp_path).find_weights(BLOB.digest) is None
 
 
 def test_a_registry_that_keeps_no_parts_gets_all_again(handler: type[Handler], tmp_path: Path) -> None:
