@@ -149,10 +149,10 @@ class BundleWriter:
         self._files: dict[str, FileEntry] = {}
 
     def __enter__(self) -> BundleWriter:
-        _refuse_other(self._goal)
+        check_goal(self._goal)
         with self._failing_in_one_line():
             _remove_abandoned(self._goal)
-            _refuse_other(self._goal)  # one that was moved aside may be back
+            check_goal(self._goal)  # one that was moved aside may be back
             self._staging, self._lock = _make_staging(self._goal)
         return self
 
@@ -241,7 +241,7 @@ class BundleWriter:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-            _refuse_other(self._goal)
+            check_goal(self._goal)
             try:
                 exchange(self._staging, self._goal)
                 break
@@ -265,8 +265,12 @@ class BundleWriter:
             raise RocmforgeError(f"cannot write {printable(self._goal)}: {reason}") from error
 
 
-def _refuse_other(goal: Path) -> None:
-    """Refuse to replace what is not a bundle, or holds more than one."""
+def check_goal(goal: Path) -> None:
+    """Refuse to replace what is not a bundle, or holds more than one.
+
+    Raises:
+        UsageError: it is there, and is no such bundle.
+    """
     if not os.path.lexists(goal):
         return
     try:

@@ -16,6 +16,7 @@ from ..artifacts.host import host_arch
 from ..artifacts.manifest import MANIFEST_NAME, WEIGHTS_NAMES, decode_manifest
 from ..artifacts.pulled import decode_pulled
 from ..artifacts.targets import generic_arch
+from ..artifacts.writer import check_goal
 from .artifact import check_config, choose_layers, code_arches, decode_artifact, describe
 from .assemble import assemble
 from .cache import Cache
@@ -53,8 +54,11 @@ def pull_bundle(
     Raises:
         BundleError: something is not what its digest says; names it.
         RegistryError: the registry cannot be reached, or has none.
+        UsageError: the goal exists, and is not a bundle that can be replaced.
         RocmforgeError: the bundle cannot be written.
     """
+    if goal is not None:
+        check_goal(Path(os.path.realpath(goal)))  # before all comes for nothing
     client = Client(reference, plain_http)
     data = client.manifest()
     digest = describe("", data).digest

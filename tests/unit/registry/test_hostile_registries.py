@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from rocmforge.artifacts.errors import InputError
+from rocmforge.artifacts.errors import InputError, UsageError
 from rocmforge.registry.artifact import WEIGHTS_TYPE, describe
+from rocmforge.registry.cache import Cache
 from rocmforge.registry.client import Client
 from rocmforge.registry.credentials import load_credentials
 from rocmforge.registry.errors import RegistryError
+from rocmforge.registry.pull import pull_bundle
 from rocmforge.registry.reference import Reference
 from rocmforge.registry.transfer import fetch, layer_name, upload
 
@@ -202,6 +204,23 @@ def test_a_token_in_no_form_is_refused(registry: type[Server], body: bytes) -> N
     registry.answers["GET /token"] = 200, {}, body
     with pytest.raises(RegistryError):
         mine.manifest()
+
+
+@pytest.mark.parametrize("name", ["folder", "file", "link"])
+def test_nothing_comes_for_a_goal_that_is_no_bundle(registry: type[Server], tmp_path: Path, name: str) -> None:
+    goal, kept = tmp_path / name, tmp_path / "folder/kept"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    if name == "file":
+        goal.write_text("mine")
+    elif name == "link":
+        goal.symlink_to(kept.parent)
+    reference, cache = Reference(registry.host, "a", "v1"), Cache(tmp_path / "cache")
+    with pytest.raises(
+        UsageError, match=r"what is not a bundle alone is not replaced: remove it or name another goal$"
+    ):
+        pull_bundle(reference, goal, cache, (), lambda name, n_bytes: None)
+    assert (registry.asked, kept.read_text(), goal.exists()) == ([], "mine", True)
 
 
 def test_an_answer_without_end_is_not_read(registry: type[Server]) -> None:
