@@ -152,4 +152,19 @@ def _host_and_port(addr: str) -> tuple[str, int]:
     host, _, port = addr.rpartition(":")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise UsageError(f"--addr: expected HOST:PORT, found {printable(addr)}")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    if set(host) & set("[]:"):
+        host = _without_brackets(host, addr)
+    return host or "127.0.0.1", int(port)
+
+
+def _without_brackets(host: str, addr: str) -> str:
+    """The IPv6 address of a host that is one."""
+    import ipaddress
+
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else ""
+    try:
+        ipaddress.IPv6Address(inner)
+    except ValueError:
+        expected = "expected HOST:PORT, or an IPv6 address as [ADDRESS]:PORT"
+        raise UsageError(f"--addr: {expected}, found {printable(addr)}") from None
+    return inner

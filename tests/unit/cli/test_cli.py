@@ -258,6 +258,7 @@ def test_a_folder_that_may_not_be_looked_into_is_no_bundle(
         ("8081", "127.0.0.1", 8081),
         ("0.0.0.0:65535", "0.0.0.0", 65535),
         ("[::]:00080", "::", 80),
+        ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
         ("llm.example:1", "llm.example", 1),
     ],
 )
@@ -266,11 +267,34 @@ def test_where_is_listened(served: list[Any], tmp_path: Path, address: str, host
     assert (options.host, options.port) == (host, port)
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "a:", "a:65536", "a:000080", "a:-1", "a:x", "a:\u0663"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "a:", "a:65536", "a:000080", "a:-1", "a:x", "a:\u0663", "[::1]8080", "[::1]"]
+)
 def test_where_nothing_can_listen(served: list[Any], tmp_path: Path, address: str) -> None:
     result = CliRunner().invoke(main, ["serve", str(tmp_path), "--addr", address])
     assert result.exit_code == 2
     assert result.output.startswith("rfc: --addr: expected HOST:PORT, found ")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "[::1:8080",
+        "::1]:80",
+        "::1:80",
+        "[]:80",
+        "[[::1]]:80",
+        "[::1]x:80",
+        "[::1]]:80",
+        "[a]:80",
+        "[1.2.3.4]:80",
+        "a]:1",
+    ],
+)
+def test_an_ipv6_address_stands_in_brackets(served: list[Any], tmp_path: Path, address: str) -> None:
+    result = CliRunner().invoke(main, ["serve", str(tmp_path), "--addr", address])
+    expected = f"expected HOST:PORT, or an IPv6 address as [ADDRESS]:PORT, found {address}"
+    assert (result.exit_code, result.output) == (2, f"rfc: --addr: {expected}\n")
 
 
 @pytest.mark.parametrize(
