@@ -122,6 +122,7 @@ class Client:
             raise self._unauthorized()
         # No token yet, or one for something else, or one that has expired.
         try:
+            self._check_realm(answer)
             token_headers, found = auth.authenticate_request(answer, {}, refresh=True)
         except (
             AttributeError,
@@ -191,6 +192,19 @@ class Client:
             if secret is None:
                 raise self._unauthorized()
             self._basic = {"Authorization": f"Basic {secret}"}
+
+    def _check_realm(self, answer: Any) -> None:
+        """Refuse to send a password in clear text, to where a registry that is spoken to by TLS has us get a token.
+
+        Raises:
+            RegistryError: the address is such a one.
+        """
+        import oras.auth.utils  # noqa: PLC0415 - only with the extra
+
+        realm = str(oras.auth.utils.parse_auth_header(answer.headers["Www-Authenticate"]).realm)
+        if self._remote.prefix == "https" and realm.lower().startswith("http:"):
+            expected = "expected an https:// address to get a token from, as the registry's"
+            raise RegistryError(f"{self.reference}: {expected}, found {printable(realm)}")
 
     def _unauthorized(self) -> RegistryError:
         host = printable(self.reference.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,20 @@ def write_key(folder: Path, name: str, key: Any, password: str = "") -> KeyPair:
     public = key.public_key().public_bytes(_PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     pair.public.write_bytes(public)
     return pair
+
+
+def make_certificate(folder: Path) -> Path:
+    """A PEM file of a key and of the certificate that it gave itself, for a server on this machine."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), _name("server")
+    first, last = (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (2000, 2200))
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = built.serial_number(x509.random_serial_number()).not_valid_before(first).not_valid_after(last)
+    signed = built.add_extension(here, critical=False).sign(key, hashes.SHA256())
+    path = folder / "server.pem"
+    private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(private + signed.public_bytes(_PEM))
+    return path
 
 
 @dataclass(frozen=True)

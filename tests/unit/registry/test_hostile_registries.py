@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from rocmforge.registry.errors import RegistryError
 from rocmforge.registry.pull import pull_bundle
 from rocmforge.registry.reference import Reference
 from rocmforge.registry.transfer import fetch, layer_name, upload
+from rocmforge.tests.support.keys import make_certificate
 
 DATA = bytes(range(256)) * 4
 BLOB = describe(WEIGHTS_TYPE, DATA, "weights.bin")
@@ -63,12 +65,18 @@ class Quiet(ThreadingHTTPServer):
         """Nothing."""
 
 
-def served() -> Iterator[type[Server]]:
+def served(certificate: Path | None = None) -> Iterator[type[Server]]:
+    """By TLS, where there is a certificate."""
+
     class Own(Server):
         answers: dict[str, Answer] = {}  # noqa: RUF012 - one for each test
         asked: list[tuple[str, str]] = []  # noqa: RUF012
 
     with Quiet(("127.0.0.1", 0), Own) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         Own.host = f"127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -85,6 +93,13 @@ def registry() -> Iterator[type[Server]]:
 @pytest.fixture
 def other() -> Iterator[type[Server]]:
     yield from served()
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    yield from served(certificate)
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +161,36 @@ def test_who_a_blob_is_redirected_to_gets_no_password(registry: type[Server], ot
     assert other.asked == [("GET /blob", "")]
     other.answers["GET /blob"] = 200, {}, DATA
     assert fetch(client(registry), BLOB, 1 << 20) == DATA
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_password_goes_by_tls_alone(
+    secure: type[Server], other: type[Server], home: Path, known: bool, scheme: str
+) -> None:
+    """Where the registry is spoken to so: whoever listens between would read it."""
+    if known:
+        login(home / ".docker/config.json", secure.host)
+    mine = Client(Reference(secure.host, "a"), plain_http=False)
+    challenge = f'Bearer realm="{scheme}://{other.host}/token"'
+    secure.answers["GET /v2/a/manifests/latest"] = 401, {"Www-Authenticate": challenge}, b""
+    with pytest.raises(RegistryError) as caught:
+        mine.manifest()
+    expected = "expected an https:// address to get a token from, as the registry's"
+    assert str(caught.value) == f"{secure.host}/a: {expected}, found {scheme}://{other.host}/token"
+    assert other.asked == []
+
+
+def test_a_password_by_tls_is_sent(secure: type[Server], home: Path) -> None:
+    login(home / ".docker/config.json", secure.host)
+    mine = Client(Reference(secure.host, "a"), plain_http=False)
+    challenge = {"Www-Authenticate": f'Bearer realm="https://{secure.host}/token"'}
+    secure.answers["GET /v2/a/manifests/latest"] = 401, challenge, b""
+    secure.answers["GET /token"] = 200, {}, b'{"token": "mine"}'
+    with pytest.raises(RegistryError, match="expected credentials for"):
+        mine.manifest()
+    asked = [("GET /token", f"Basic {SECRET}"), ("GET /v2/a/manifests/latest", "Bearer mine")]
+    assert secure.asked[-2:] == asked
 
 
 def test_the_file_that_was_named_counts(registry: type[Server], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
