@@ -22,7 +22,7 @@ from .assemble import assemble
 from .cache import Cache
 from .client import Client
 from .reference import Reference
-from .transfer import Progress, download, fetch, locked
+from .transfer import Progress, download, exclusive_file, fetch
 
 ALL: Final = "all"
 _MAX_CONFIG_BYTES: Final = 1 << 20
@@ -77,7 +77,7 @@ def pull_bundle(
             opened.callback(os.close, cache.hold(goal))
         # In one order, so that of two pulls none has what the other waits for; until all of it has been moved away.
         digests = sorted({layer.digest for layer in layers})
-        files = {digest: opened.enter_context(locked(cache.download(digest))) for digest in digests}
+        files = {digest: opened.enter_context(exclusive_file(cache.download(digest))) for digest in digests}
         made = cached_bundle(reference, cache, arches) if in_cache and is_new else None
         if made is not None:  # by whom we have waited for
             _check_made(made, check)

@@ -13,7 +13,7 @@ from .artifact import Blob, describe, make_blobs
 from .cache import Cache
 from .client import Client
 from .reference import Reference
-from .transfer import CHUNK_BYTES, Progress, has_blob, layer_name, locked, upload
+from .transfer import CHUNK_BYTES, Progress, exclusive_file, has_blob, layer_name, upload
 
 
 def push_bundle(
@@ -50,7 +50,7 @@ def _push(client: Client, bundle: Bundle, blob: Blob, cache: Cache, progress: Pr
     what = blob.descriptor
     if not has_blob(client, what):
         state = cache.upload(client.reference, what.digest)
-        with locked(state.with_suffix(".lock")):  # two that send parts of one upload destroy it
+        with exclusive_file(state.with_suffix(".lock")):  # two that send parts of one upload destroy it
             if not has_blob(client, what):  # nor has whoever we have waited for sent it
                 with _opened(bundle, blob) as file:
                     upload(client, what, file, state, progress, chunk_bytes)

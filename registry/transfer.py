@@ -36,7 +36,7 @@ def layer_name(blob: Descriptor) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[BinaryIO]:
+def exclusive_file(path: Path) -> Iterator[BinaryIO]:
     """Open the file of a download, to go on with what is in it, or one that only stands for something. One process at a
     time has it, until it has been moved away; an empty one is removed.
 
@@ -64,7 +64,8 @@ def download(client: Client, blob: Descriptor, file: BinaryIO, progress: Progres
     Args:
         client: its repository.
         blob: what to get.
-        file: as `locked` opens it; kept as far as it came where this fails, and emptied where its digest is wrong.
+        file: as `exclusive_file` opens it; kept as far as it came where this fails, and emptied where its digest is
+            wrong.
         progress: told of bytes as they come.
         near: a file that may have the same content, for an empty one.
 

@@ -19,7 +19,7 @@ from rocmforge.registry.cache import Cache
 from rocmforge.registry.client import Client
 from rocmforge.registry.errors import RegistryError
 from rocmforge.registry.reference import Reference
-from rocmforge.registry.transfer import download, fetch, locked, upload
+from rocmforge.registry.transfer import download, exclusive_file, fetch, upload
 
 DATA = hashlib.shake_256(b"weights").digest(1_200_000)
 BLOB = describe(WEIGHTS_TYPE, DATA, "weights.bin")
@@ -133,7 +133,7 @@ def client(handler: type[Handler]) -> Client:
 
 def get(handler: type[Handler], goal: Path) -> list[int]:
     told: list[int] = []
-    with locked(goal) as file:
+    with exclusive_file(goal) as file:
         download(client(handler), BLOB, file, lambda name, n_bytes: told.append(n_bytes))
     return told
 
