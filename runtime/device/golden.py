@@ -98,7 +98,7 @@ def compare_records(
     """
     try:
         return compare_golden(expected, found, tolerance)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last: a number that no float holds
         raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
 
 
@@ -114,7 +114,13 @@ def compare_golden(
 
 
 def compare_tops(expected: Sequence[Any], found: Sequence[Any], tolerance: float) -> list[str]:
-    """Return which of the largest of a row are not what they should be, `INDEX: expected X, found Y` each."""
+    """Return which of the largest of a row are not what they should be, `INDEX: expected X, found Y` each.
+
+    Raises:
+        ValueError: none are expected, which would be true of every row; others are raised by what is no row.
+    """
+    if not expected:
+        raise ValueError("no numbers")
     found_top = {int(index): float(number) for index, number in found}
     floor = min(found_top.values())
     problems = []

@@ -161,6 +161,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mtp", {"prompt": [True]}, "golden.prompt: expected token ids from 0 to 95"),
     ("mtp", {"rows": []}, "golden: expected records as rocmforge writes them"),
     ("mtp", {"rows": [{"row": 1, "top": []}] * 4}, "golden: expected records as rocmforge writes them"),
+    ("mtp", {"rows": [{"row": row, "top": []} for row in range(4)]}, "golden: expected records as rocmforge writes"),
+    ("mtp", {"rows": [{"row": row, "top": [[0, 10**400]]} for row in range(4)]}, "golden: expected records as rocm"),
     ("vision", {"picture": [2]}, "golden.picture: expected height and width of a picture of at most"),
     ("vision", {"picture": [3, 4]}, "golden.picture: expected height and width of a picture of at most"),
     ("vision", {"picture": [4, 1 << 20]}, "golden.picture: expected height and width of a picture of at most"),
