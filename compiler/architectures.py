@@ -49,6 +49,10 @@ def build_graph(config: ModelConfig, weights: Mapping[str, Weight]) -> Graph:
     graph = verify(row.graph(config, weights))
     if config.takes_images and not graph.input_width:
         raise UsageError(f"--mmproj: {row.name}: its tokens are not replaced by rows of pictures")
+    columns = (1 + config.deepstack) * config.hidden_size
+    if config.takes_images and graph.input_width != columns:
+        found = f"{config.deepstack} layers that pictures add to, found {graph.input_width // config.hidden_size - 1}"
+        raise UsageError(f"--mmproj: {row.name}: expected {found}")
     if config.sees_ahead and not any(node.attributes.get("sees_ahead") for node in graph.nodes):
         raise UsageError(f"--mmproj: {row.name}: its tokens of a picture do not see one another")
     if config.takes_images and row.sections and not any(config.rope_sections):

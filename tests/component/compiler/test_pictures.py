@@ -141,3 +141,13 @@ def test_who_takes_no_rows_of_pictures(tmp_path: Path, monkeypatch: pytest.Monke
     expected = "--mmproj: qwen2vl: expected the key qwen2vl.rope.dimension_sections in its file, found none"
     with pytest.raises(UsageError, match=re.escape(expected)):
         compile_model(CompileOptions(path, tmp_path / "model.rfb"), BuildCache(tmp_path), Silent(), make_golden)
+
+
+@pytest.mark.parametrize(("name", "layers", "found"), [("llama", 1, 1), ("gemma4", None, 0)])
+def test_pictures_that_add_to_layers_which_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, layers: int | None, found: int
+) -> None:
+    path = write_architecture(tmp_path / "model.gguf", name, num_layers=layers)
+    monkeypatch.setattr(model_module, "read_config", lambda source: replace(with_pictures(source), deepstack=2))
+    with pytest.raises(UsageError, match=f"^--mmproj: {name}: expected 2 layers that pictures add to, found {found}$"):
+        compile_model(CompileOptions(path, tmp_path / "model.rfb"), BuildCache(tmp_path), Silent(), make_golden)

@@ -64,8 +64,8 @@ def rows_of_llama_cpp(program: Path, mmproj: Path, kind: str, pixels: Float32, f
 
 
 def write_text_model(path: Path, width: int) -> Path:
-    """Write a small text model of that width; return `path`."""
-    write_model(path, quantization="F32", head_dim=16, num_layers=1, hidden_size=width, context_length=96)
+    """Write a small text model of that width, with as many layers as pictures add to; return `path`."""
+    write_model(path, quantization="F32", head_dim=16, num_layers=2, hidden_size=width, context_length=96)
     return path
 
 
