@@ -14,7 +14,7 @@ from .chat_styles import Literals, NamedCalls, Tagged
 from .closed_schema import closed
 from .constraints import JSON_OPTIONS, ConstraintSpec
 from .nested_tags import ITEM
-from .tool_prompt import Tool, call_schema
+from .tool_prompt import Tool, arguments_schema, call_schema
 
 NAME: Final = "{name}"
 ARGUMENTS: Final = "{arguments}"
@@ -58,7 +58,7 @@ class _Grammar:
         return "\n".join([f"start: {calls}", *self._rules])
 
     def _call(self, tool: Tool) -> str:
-        schema = tool.parameters or {"type": "object"}
+        schema = arguments_schema(tool)
         before, _, after = self._written.replace(NAME, json.dumps(tool.name)[1:-1]).partition(ARGUMENTS)
         if self._style is None:
             arguments = [self._json(schema)]

@@ -28,7 +28,7 @@ class Tool(Protocol):
 
     @property
     def parameters(self) -> dict[str, Any] | None:
-        """What it takes; None: any object."""
+        """What it takes; None: nothing."""
 
 
 def tool_descriptions(tools: Sequence[Tool]) -> list[dict[str, object]]:
@@ -70,6 +70,13 @@ def _spelled(message: Mapping[str, object]) -> Mapping[str, object]:
     return {"role": message["role"], "content": content}
 
 
+def arguments_schema(tool: Tool) -> dict[str, Any]:
+    """JSON schema of a tool's arguments: without `parameters` an empty object, as OpenAI's reference has it."""
+    if tool.parameters is None:
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    return tool.parameters or {"type": "object"}
+
+
 def call_schema(tools: Sequence[Tool]) -> dict[str, object]:
     """JSON schema of a call of one of the tools: `{"name": ..., "arguments": {...}}`."""
     if len(tools) == 1:
@@ -78,7 +85,7 @@ def call_schema(tools: Sequence[Tool]) -> dict[str, object]:
 
 
 def _one_call(tool: Tool, at: str) -> dict[str, object]:
-    arguments = _moved(tool.parameters or {"type": "object"}, f"{at}/properties/arguments")
+    arguments = _moved(arguments_schema(tool), f"{at}/properties/arguments")
     return {
         "type": "object",
         "properties": {"name": {"const": tool.name}, "arguments": arguments},

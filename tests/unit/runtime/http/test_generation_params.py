@@ -165,7 +165,9 @@ def test_references_of_a_tools_schema_hold_where_it_comes_to_lie() -> None:
         return {"type": "object", "properties": properties, "$defs": {"at": {"anyOf": [{"$ref": where}]}}}
 
     assert call_schema(TOOLS[:1]) == called("go", city("#"))
-    assert call_schema(TOOLS) == {"anyOf": [called("go", city("#/anyOf/0")), called("stay", {"type": "object"})]}
+    none = {"type": "object", "properties": {}, "additionalProperties": False}
+    assert call_schema(TOOLS) == {"anyOf": [called("go", city("#/anyOf/0")), called("stay", none)]}
+    assert call_schema([FunctionTool(name="go", parameters={})]) == called("go", {"type": "object"})
     elsewhere = FunctionTool(name="go", parameters={"$ref": "https://x/y", "properties": {"$ref": {"type": "null"}}})
     assert call_schema([elsewhere]) == called("go", elsewhere.parameters)
 

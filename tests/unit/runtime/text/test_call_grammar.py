@@ -90,9 +90,9 @@ def closing_text(form: AnswerFormat, text: str) -> str:
     return close or '<|"|>' * (form.format.family == "Gemma 4") or '"'
 
 
-def written(form: AnswerFormat, tokenizer: Tokenizer, seed: int) -> str:
+def written(form: AnswerFormat, tokenizer: Tokenizer, seed: int, tools: tuple[SomeTool, ...] = (GO, STAY)) -> str:
     """A text that the constraint allows, drawn; where anything goes, what ends it comes soon."""
-    matcher = ConstraintCompiler(tokenizer).compile(required_call(form, (GO, STAY)))
+    matcher = ConstraintCompiler(tokenizer).compile(required_call(form, tools))
     drawn, ids = random.Random(seed), list[int]()
     ends = set(tokenizer.config.eos_token_ids)
     digits = set(tokenizer.encode("0123456789-+.eE", add_special=False))
@@ -138,6 +138,15 @@ def test_what_is_allowed_is_a_call_and_nothing_else(row: ChatFormat, tokenizer: 
             assert isinstance(more.get("deep", ""), str)
             assert row.family == "Gemma 4" or isinstance(more.get("line", 0), int)  # there references bind nothing
     assert names <= {"go", "stay"}
+
+
+@pytest.mark.parametrize("row", IDS)
+def test_a_tool_without_parameters_takes_none(row: ChatFormat) -> None:
+    """As OpenAI's reference has it: "Omitting `parameters` defines a function with an empty parameter list"."""
+    form = answers(row, PLAIN)
+    for seed in range(4):
+        _, _, (call,) = read(form, written(form, PLAIN, seed, (STAY,)))
+        assert (call.name, json.loads(call.arguments)) == ("stay", {})
 
 
 def test_a_family_without_a_form_calls_in_json() -> None:
