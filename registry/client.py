@@ -124,12 +124,7 @@ class Client:
         try:
             self._check_realm(answer)
             token_headers, found = auth.authenticate_request(answer, {}, refresh=True)
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            RecursionError,
-        ) as error:  # a challenge or a token in no form that there is
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:  # no form of challenge or token
             raise self._unauthorized() from error
         if not found:
             raise self._unauthorized()
