@@ -213,7 +213,7 @@ def test_silence_is_measured_from_the_last_word(watched: Stage) -> None:
     assert worker.kills == 0
     watched.now += 0.5
     wait_until(lambda: watched.engine.stats().problem == "the device's process has not answered for 8 s")
-    assert worker.kills == 1
+    assert worker.kills >= 1  # at each look until it has ended
 
 
 @pytest.mark.parametrize(("took", "limit"), [(1.0, 60), (6.0, 60), (7.0, 70)])
