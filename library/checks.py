@@ -8,12 +8,10 @@ import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, TypeGuard
 
 from ..artifacts.errors import RequestError, UsageError, printable, shown
-
-MAX_DEPTH: Final = 100
-"""Lists and dicts within one another, as in the body of an HTTP request: what walks such values recurses."""
+from ..runtime.text.json_depth import MAX_DEPTH, too_deep
 
 
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
@@ -37,26 +35,15 @@ def check_json(name: str, value: object) -> None:
     Raises:
         RequestError: there is no JSON for it, or it is nested too deep.
     """
-    too_deep = f"expected JSON nested at most {MAX_DEPTH} deep, found deeper"
+    deeper = f"expected JSON nested at most {MAX_DEPTH} deep, found deeper"
     try:
         text = json.dumps(value)
     except RecursionError:
-        raise RequestError(name, too_deep) from None
+        raise RequestError(name, deeper) from None
     except (TypeError, ValueError) as error:
         raise RequestError(name, f"expected JSON, found {shown(value)}: {printable(error)}") from None
-    if text.count("{") + text.count("[") > MAX_DEPTH and _is_deep(value):
-        raise RequestError(name, too_deep)
-
-
-def _is_deep(value: object) -> bool:
-    """Walk level by level: a recursion could not tell."""
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        children = (child for item in level for child in (item.values() if isinstance(item, dict) else item))
-        level = [child for child in children if isinstance(child, dict | list | tuple)]
-        if not level:
-            return False
-    return True
+    if too_deep(value, text.count("{") + text.count("[")):
+        raise RequestError(name, deeper)
 
 
 def check_text(name: str, value: object) -> None:

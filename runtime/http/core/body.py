@@ -11,8 +11,7 @@ import falcon
 import msgspec
 
 from ....artifacts.errors import RequestError, printable
-
-MAX_DEPTH = 100
+from ...text.json_depth import MAX_DEPTH, too_deep
 
 T = TypeVar("T")
 
@@ -45,8 +44,8 @@ def read_value(req: falcon.Request, max_bytes: int) -> object:
     if raw is None:
         raw = req.context.body = _read_bytes(req, max_bytes)
     value = _parse(raw)
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:  # else it cannot be: token ids of a prompt are many to look at
-        _check_depth(value)
+    if too_deep(value, raw.count(b"{") + raw.count(b"[")):
+        raise RequestError("body", f"nested more than {MAX_DEPTH} deep")
     return _whole_text(value) if _ESCAPED_SURROGATE.search(raw) else value
 
 
@@ -91,20 +90,6 @@ def _finite(text: str) -> float:
 
 # `json.loads` would make one for each request.
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-
-
-def _check_depth(value: object) -> None:
-    """Walk level by level: code that recurses over the body may then rely on the bound."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[object] = []
-        for item in level:
-            children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-            inner += [child for child in children if isinstance(child, dict | list)]
-        if not inner:
-            return
-        level = inner
-    raise RequestError("body", f"nested more than {MAX_DEPTH} deep")
 
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from rocmforge.artifacts.errors import RequestError
-from rocmforge.runtime.http.core.body import MAX_DEPTH, convert, kind_of, read_json, wrong
+from rocmforge.runtime.http.core.body import convert, kind_of, read_json, wrong
+from rocmforge.runtime.text.json_depth import MAX_DEPTH
 
 DIGITS = "a number of more than 38 digits"
 
