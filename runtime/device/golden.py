@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,19 @@ def checked_prompt(path: Path, record: object, layout: Layout) -> list[int]:
     return prompt
 
 
+@contextlib.contextmanager
+def records_of(path: Path) -> Iterator[None]:
+    """Within it the records of a bundle are read.
+
+    Raises:
+        BundleError: they are malformed.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last: a number that no float holds
+        raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
+
+
 def compare_records(
     path: Path, expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], tolerance: float
 ) -> list[str]:
@@ -96,10 +110,8 @@ def compare_records(
     Raises:
         BundleError: its records are malformed.
     """
-    try:
+    with records_of(path):
         return compare_golden(expected, found, tolerance)
-    except (KeyError, TypeError, ValueError, OverflowError):  # the last: a number that no float holds
-        raise BundleError(path, "golden", "expected records as rocmforge writes them") from None
 
 
 def compare_golden(
