@@ -11,7 +11,7 @@ import numpy as np
 
 from ...artifacts.dataclass import dataclass
 from ...artifacts.errors import BundleError
-from .batch import Batch, Float32, Int32, Program, RowSampling
+from .batch import Batch, Float32, Int32, Program, RowSampling, token_arrays
 from .golden import checked_prompt, compare_records, prompt_step, top_of
 from .solo import Solo
 
@@ -111,14 +111,15 @@ def with_last_sequence(batch: Batch, token_ids: Sequence[int], program: Program)
     own = batch.state_to is not None or batch.input_rows is not None or batch.rope_positions is not None
     if own or not room:
         return None
+    own_ids, positions, _, _ = token_arrays([token_ids], [0], [blocks])
     num_sequences, width = batch.block_table.shape
     block_table = np.zeros((num_sequences + 1, max(width, needed)), np.int32)
     block_table[:-1, :width], block_table[-1, :needed] = batch.block_table, blocks
     scales, outputs = batch.adapter_scales, batch.output_rows
     return replace(
         batch,
-        token_ids=np.append(batch.token_ids, np.array(token_ids, np.int32)),
-        positions=np.append(batch.positions, np.arange(count, dtype=np.int32)),
+        token_ids=np.append(batch.token_ids, own_ids),
+        positions=np.append(batch.positions, positions),
         rows=np.append(batch.rows, np.full(count, num_sequences, np.int32)),
         block_table=block_table,
         logits_rows=np.append(batch.logits_rows, np.int32(end - 1)),

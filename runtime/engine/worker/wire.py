@@ -17,9 +17,7 @@ from typing import Any, Final
 import msgpack
 
 from ....artifacts.dataclass import dataclass
-from ....artifacts.errors import (
-    printable,
-)
+from ....artifacts.errors import printable
 from ...device.batch import UInt32
 from ...pictures.patches import Picture
 from ...text.constraints import ConstraintSpec, Kind
