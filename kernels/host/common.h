@@ -19,6 +19,7 @@ struct kernel {
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline, unused))
 
 /* Rows of what a kernel makes: of all tokens; or where AT_OUTPUT_ROWS is set, as in what follows the last keys and values,
  * of those of which outputs are read, each where it lies among all tokens'; or of those of which logits are asked, packed.

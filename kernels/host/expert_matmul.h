@@ -17,7 +17,7 @@
 #ifndef BY_SLOT
 #define BY_SLOT 0
 #endif
-#define TOKEN_TILE 8
+#define TOKEN_TILE (HAS_PANELS ? PANEL_TOKENS - 1 : TILE_TOKENS)
 #define STRIP 4 /* tiles of an item: what is gathered is read that often */
 #define TILES ((ROWS + 15) / 16 + (ROWS % 16 != 0)) /* an expert may begin within a tile */
 #define STRIPS ((TILES + STRIP - 1) / STRIP)
@@ -75,29 +75,12 @@ INLINE void store_tile(f32x16 sum, int32_t expert, int32_t pair, int32_t first, 
         out[first + r] = HAS_BIAS ? sum[r] + bias[first + r] : sum[r];
 }
 
-INLINE void multiply_pairs(const uint8_t *tile, int32_t expert, int32_t first, const struct gathered *taken, int from,
-                           void *const *arguments, const int count)
-{
-    f32x16 sums[TOKEN_TILE];
-    multiply_tile(tile, taken->x + (size_t)from * ACTIVATION_BYTES, count, 1, 1, sums);
-    for (int i = 0; i < count; i++) store_tile(sums[i], expert, taken->pairs[from + i], first, arguments);
-}
-
 INLINE void multiply_gathered(const uint8_t *tile, int32_t expert, int32_t first, const struct gathered *taken,
                               void *const *arguments)
 {
-    int i = 0;
-    if (taken->count == 8) {
-        multiply_pairs(tile, expert, first, taken, 0, arguments, 8);
-        return;
-    }
-    if (taken->count >= 4) {
-        multiply_pairs(tile, expert, first, taken, 0, arguments, 4);
-        i = 4;
-    }
-    if (taken->count - i == 3) multiply_pairs(tile, expert, first, taken, i, arguments, 3);
-    if (taken->count - i == 2) multiply_pairs(tile, expert, first, taken, i, arguments, 2);
-    if (taken->count - i == 1) multiply_pairs(tile, expert, first, taken, i, arguments, 1);
+    f32x16 sums[TOKEN_TILE];
+    multiply_tile(tile, taken->x, taken->count, sums);
+    for (int i = 0; i < taken->count; i++) store_tile(sums[i], expert, taken->pairs[i], first, arguments);
 }
 
 static void expert_matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)

@@ -36,67 +36,37 @@ INLINE void store_row(float *out, const float *bias, const float *scale, f32x16 
     }
 }
 
-INLINE void multiply_tokens(const uint8_t *tile, const char *activations, float *out, const float *bias,
-                            const float *scale, int32_t valid, const int tokens, int groups, const int together)
-{
-    f32x16 sums[TILE_TOKENS];
-    multiply_tile(tile, activations, tokens, groups, together, sums);
-    for (int t = 0; t < tokens * groups; t++) store_row(out + (size_t)t * OUT_STRIDE, bias, scale, sums[t], valid);
-}
-
-/* Two tiles, of whole eights of the tokens from `t` on; returns the first that is left. */
-INLINE int32_t multiply_two(void *const *arguments, int32_t item, int32_t t, int32_t tokens)
+/* Of tokens from `t` on, which are `count`: two tiles where `paired`, or one. */
+INLINE void multiply_tokens(void *const *arguments, int32_t item, int32_t t, int32_t count, const int paired)
 {
     const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
-    const char *x = (const char *)arguments[1];
-    float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
+    const char *x = (const char *)arguments[1] + t * (size_t)ACTIVATION_BYTES;
+    float *out = (float *)arguments[2] + (size_t)t * OUT_STRIDE + OUT_OFFSET + 16 * item;
     const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
     const float *scale = (const float *)arguments[4];
-    const int32_t valid = int_min(16, ROWS - 16 * (item + 1));
-    const int32_t least = TILE_TOKENS > 8 ? 16 : 8;
-    while (tokens - t >= least) {
-        const int count = int_min(TILE_TOKENS, tokens - t) / 8 * 8;
-        f32x16 first[TILE_TOKENS], second[TILE_TOKENS];
-        multiply_pair(tile, tile + TILE_BYTES, x + t * (size_t)ACTIVATION_BYTES, 8, count / 8, TILE_TOKENS > 8 ? 8 : 1,
-                      first, second);
-        for (int i = 0; i < count; i++) {
-            float *row = out + (size_t)(t + i) * OUT_STRIDE;
-            store_row(row, bias, scale, first[i], 16);
-            store_row(row + 16, HAS_BIAS ? bias + 16 : 0, scale, second[i], valid);
+    const int32_t valid = ROWS - 16 * item;
+    f32x16 first[MOST_TOKENS], second[MOST_TOKENS];
+    if (paired)
+        multiply_pair(tile, tile + TILE_BYTES, x, count, 2 * TILE_BYTES, first, second);
+    else
+        multiply_tile(tile, x, count, first);
+    for (int i = 0; i < count; i++) {
+        float *row = out + (size_t)i * OUT_STRIDE;
+        store_row(row, bias, scale, first[i], int_min(16, valid));
+        if (paired) store_row(row + 16, HAS_BIAS ? bias + 16 : 0, scale, second[i], int_min(16, valid - 16));
+    }
+}
+
+/* One tile or two, of the neighbouring tokens from `t` on, `end` excluded. */
+static void multiply_items(void *const *arguments, int32_t item, const int tiles, int32_t t, int32_t end)
+{
+    for (int32_t count; tiles == 2 && (count = paired_tokens(end - t)); t += count)
+        multiply_tokens(arguments, item, t, count, 1);
+    for (int32_t tile = item; tile < item + tiles; tile++)
+        for (int32_t next = t, count; next < end; next += count) {
+            count = tokens_at_once(end - next);
+            multiply_tokens(arguments, tile, next, count, 0);
         }
-        t += count;
-    }
-    return t;
-}
-
-/* A tile, of the tokens from `t` on, `tokens` excluded. */
-static void multiply_item(void *const *arguments, int32_t item, int32_t t, int32_t tokens)
-{
-    const uint8_t *tile = (const uint8_t *)arguments[0] + (size_t)item * TILE_BYTES;
-    const char *x = (const char *)arguments[1];
-    float *out = (float *)arguments[2] + OUT_OFFSET + 16 * item;
-    const float *bias = HAS_BIAS ? (const float *)arguments[3] + 16 * item : 0;
-    const float *scale = (const float *)arguments[4];
-    const int32_t valid = int_min(16, ROWS - 16 * item);
-    while (TILE_TOKENS > 8 && tokens - t >= 16) {
-        const int groups = int_min(TILE_TOKENS, tokens - t) / GROUP_TOKENS;
-        multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid,
-                        GROUP_TOKENS, groups, 8);
-        t += GROUP_TOKENS * groups;
-    }
-    for (; t + 8 <= tokens; t += 8)
-        multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 8, 1,
-                        1);
-    if (tokens - t >= 4) {
-        multiply_tokens(tile, x + t * (size_t)ACTIVATION_BYTES, out + (size_t)t * OUT_STRIDE, bias, scale, valid, 4, 1,
-                        1);
-        t += 4;
-    }
-    const char *rest = x + t * (size_t)ACTIVATION_BYTES;
-    out += (size_t)t * OUT_STRIDE;
-    if (tokens - t == 3) multiply_tokens(tile, rest, out, bias, scale, valid, 3, 1, 1);
-    if (tokens - t == 2) multiply_tokens(tile, rest, out, bias, scale, valid, 2, 1, 1);
-    if (tokens - t == 1) multiply_tokens(tile, rest, out, bias, scale, valid, 1, 1, 1);
 }
 
 static void matmul_run(const struct step *step, void *const *arguments, int32_t begin, int32_t end)
@@ -104,12 +74,11 @@ static void matmul_run(const struct step *step, void *const *arguments, int32_t 
     const int32_t count = COUNT(step);
     if (HAS_PANELS && count >= PANEL_TOKENS) begin_panels();
     for (int32_t item = begin, tiles; item < end; item += tiles) {
-        tiles = PAIRED_TILES && PAIRS_PAY && item + 1 < end ? 2 : 1;
+        tiles = paired_tokens(count) && item + 1 < end ? 2 : 1;
         for (int32_t i = 0, neighbours; i < count; i += neighbours) { /* which find tiles in the cache but the first */
             neighbours = neighbours_at(step, i, count);
-            const int32_t t = made_row(step, i), last = t + neighbours;
-            const int32_t rest = tiles == 2 ? multiply_two(arguments, item, t, last) : t;
-            for (int32_t tile = item; tile < item + tiles; tile++) multiply_item(arguments, tile, rest, last);
+            const int32_t t = made_row(step, i);
+            multiply_items(arguments, item, tiles, t, t + neighbours);
         }
     }
     if (HAS_PANELS && count >= PANEL_TOKENS) end_panels();

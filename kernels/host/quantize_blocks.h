@@ -118,6 +118,16 @@ INLINE void quantize_blocks(const float *x, struct q8_block *blocks, const size_
     }
 }
 
+/* Of any number of tokens, 32 floats each. */
+INLINE void quantize_tokens(const float values[][32], struct q8_block *blocks, const size_t stride, int32_t tokens)
+{
+    int32_t t = 0;
+    for (; t + BLOCKS_AT_ONCE <= tokens; t += BLOCKS_AT_ONCE)
+        quantize_blocks(values[t], blocks + (size_t)t * stride, stride, BLOCKS_AT_ONCE);
+    for (; t + 2 <= tokens; t += 2) quantize_blocks(values[t], blocks + (size_t)t * stride, stride, 2);
+    if (t < tokens) quantize_blocks(values[t], blocks + (size_t)t * stride, stride, 1);
+}
+
 /* Each 16's largest float becomes 64 to 127 quants, the superblock's largest 127, as far as SUPER_SHIFT allows. What is not
  * finite makes the unit so; quants are 0 where the largest is below 2^-100. */
 INLINE void quantize_superblock(const float *x, struct q8_superblock *out)

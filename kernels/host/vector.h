@@ -96,6 +96,12 @@ INLINE f32x16 load_e4m3(const void *p)
 #ifndef HOLD
 #define HOLD(v) (void)(v)
 #endif
+/* Where registers run out: compilers put what is left over anywhere on a stack that holds no vector. */
+#define ALIGN_STACK()                                                                                                  \
+    do {                                                                                                               \
+        u8x64 aligned;                                                                                                 \
+        __asm__ volatile("" : "=m"(aligned));                                                                          \
+    } while (0)
 #ifndef HAS_LANE_SHIFTS
 INLINE i32x16 shift_lanes(i32x16 v, int32_t count) { return (i32x16)((u32x16)v << (uint32_t)count); }
 #endif

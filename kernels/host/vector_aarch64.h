@@ -3,6 +3,7 @@
 
 #define SIGNED_DOT 1
 #define MORE_TOKENS 8
+#define FEW_FORMS 1
 #define ACCUMULATORS 5 /* vectors summed to at once: 20 of the 32 registers, the others hold operands */
 #define MORE_ACCUMULATORS ACCUMULATORS
 #define HAS_INTEGER_MAXIMUM

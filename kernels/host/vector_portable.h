@@ -5,6 +5,7 @@ typedef int32_t i32x4 __attribute__((vector_size(16)));
 
 #define SIGNED_DOT 1
 #define MORE_TOKENS 8
+#define FEW_FORMS 0 /* what they would gain is not worth half of the time that compiling takes */
 #define ACCUMULATORS 8 /* in memory; the more there are, the fewer conversions of operands */
 #define MORE_ACCUMULATORS ACCUMULATORS
 

@@ -3,6 +3,7 @@
 
 #define SIGNED_DOT 1
 #define MORE_TOKENS 8
+#define FEW_FORMS 1
 #define ACCUMULATORS 6 /* vectors summed to at once: 12 of the 16 registers, the others hold operands */
 #define MORE_ACCUMULATORS 4
 

@@ -2,7 +2,8 @@
 #include "intrinsics.h"
 
 #define SIGNED_DOT 0 /* there is none: weights that may be negative stand 128 too high */
-#define MORE_TOKENS 256 /* of a tile of weights at once, where making them takes much */
+#define MORE_TOKENS 256 /* that two tiles of weights are multiplied with at once */
+#define FEW_FORMS 1 /* whether products of few tokens are compiled for each number of them: up to an eighth faster */
 #define ACCUMULATORS 8 /* vectors summed to at once: as many as hide the latency of an addition */
 #define MORE_ACCUMULATORS 16 /* where operands are shared by so many */
 

@@ -5,7 +5,17 @@
 #include "weights_float.h"
 #endif
 
-/* Whether the processor is faster with two tiles at once, where they are multiplied so. */
-#ifndef PAIRS_PAY
-#define PAIRS_PAY 1
-#endif
+/* How many of `left` tokens are multiplied by a tile at once. Of more than fit once 8, whose sums stay in registers. */
+INLINE int32_t tokens_at_once(int32_t left)
+{
+    if (HAS_PANELS && left >= PANEL_TOKENS) return int_min(TILE_TOKENS, left) / PANEL_TOKENS * PANEL_TOKENS;
+    return left > TILE_TOKENS ? 8 : left;
+}
+
+/* How many of `left` tokens are multiplied by two tiles at once; 0: a tile alone is as fast. */
+INLINE int32_t paired_tokens(int32_t left)
+{
+    if (!PAIRED_TILES || left < LEAST_PAIR_TOKENS || !PAIRS_PAY) return 0;
+    return int_min(PAIR_TOKENS, left) / PAIR_UNIT * PAIR_UNIT;
+}
+#define MOST_TOKENS (PAIRED_TILES && PAIR_TOKENS > TILE_TOKENS ? PAIR_TOKENS : TILE_TOKENS)

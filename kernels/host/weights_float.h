@@ -10,7 +10,6 @@
 #endif
 #define HAS_PANELS 0
 #define TILE_TOKENS 8
-#define GROUP_TOKENS 8
 /* Whether two tiles are multiplied at once where there are enough tokens: as many sums as hide the latency of two fused
  * multiply-adds a cycle, and a load of an activation for both. */
 #define PAIRED_TILES (MORE_TOKENS > 8)
@@ -22,41 +21,84 @@
 #define PAIRS_PAY 0
 #endif
 #endif
+#define PAIR_TOKENS 8
+#define PAIR_UNIT 8
+#define LEAST_PAIR_TOKENS 8
 #define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
-/* As multiply_tile in weights_quantized.h; columns in order, one accumulator a row. */
-INLINE void multiply_tile(const uint8_t *tile, const void *activations, const int tokens, int groups,
-                          const int together, f32x16 *sums)
+/* Columns in order, one accumulator a row. */
+INLINE void multiply_columns(const uint8_t *tile, const float *x, const int tokens, f32x16 *sums)
 {
-    const float *x = (const float *)activations;
-    (void)groups, (void)together; /* one, for nothing is unpacked */
-    for (int t = 0; t < tokens; t++) sums[t] = splat(0);
+    f32x16 own[TILE_TOKENS]; /* stay in registers */
+    for (int t = 0; t < tokens; t++) own[t] = splat(0);
     for (int c = 0; c < COLUMNS; c++) {
         const f32x16 w = LOAD_ELEMENTS(tile + (size_t)c * 16 * ELEMENT_BYTES);
-        for (int t = 0; t < tokens; t++) sums[t] = vector_fma(w, splat(x[(size_t)t * COLUMNS + (size_t)c]), sums[t]);
+        for (int t = 0; t < tokens; t++) own[t] = vector_fma(w, splat(x[(size_t)t * COLUMNS + (size_t)c]), own[t]);
+    }
+    for (int t = 0; t < tokens; t++) sums[t] = own[t];
+}
+
+APART void multiply_1(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 1, sums); }
+APART void multiply_2(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 2, sums); }
+APART void multiply_3(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 3, sums); }
+APART void multiply_4(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 4, sums); }
+APART void multiply_5(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 5, sums); }
+APART void multiply_6(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 6, sums); }
+APART void multiply_7(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 7, sums); }
+APART void multiply_8(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 8, sums); }
+
+/* As multiply_tile in weights_products.h. */
+INLINE void multiply_tile(const uint8_t *tile, const void *activations, int tokens, f32x16 *sums)
+{
+    const float *x = (const float *)activations;
+    switch (tokens) {
+    case 1:
+        multiply_1(tile, x, sums);
+        return;
+    case 2:
+        multiply_2(tile, x, sums);
+        return;
+    case 3:
+        multiply_3(tile, x, sums);
+        return;
+    case 4:
+        multiply_4(tile, x, sums);
+        return;
+    case 5:
+        multiply_5(tile, x, sums);
+        return;
+    case 6:
+        multiply_6(tile, x, sums);
+        return;
+    case 7:
+        multiply_7(tile, x, sums);
+        return;
+    default:
+        multiply_8(tile, x, sums);
     }
 }
 
-/* As multiply_pair in weights_quantized.h. */
-INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *activations, const int tokens,
-                          int groups, const int together, f32x16 *first_sums, f32x16 *second_sums)
+/* As multiply_pair in weights_products.h, of 8 tokens. */
+INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *activations, int tokens,
+                          size_t after, f32x16 *first_sums, f32x16 *second_sums)
 {
     const float *x = (const float *)activations;
-    if (!PAIRED_TILES || tokens < 8 || !PAIRS_PAY) {
-        multiply_tile(first, activations, tokens, groups, together, first_sums);
-        multiply_tile(second, activations, tokens, groups, together, second_sums);
-        return;
-    }
-    for (int t = 0; t < tokens; t++) first_sums[t] = second_sums[t] = splat(0);
+    f32x16 sums[2][8]; /* stay in registers */
+    (void)tokens, (void)after;
+    for (int t = 0; t < 8; t++) sums[0][t] = sums[1][t] = splat(0);
     for (int c = 0; c < COLUMNS; c++) {
         const f32x16 w = LOAD_ELEMENTS(first + (size_t)c * 16 * ELEMENT_BYTES);
         const f32x16 v = LOAD_ELEMENTS(second + (size_t)c * 16 * ELEMENT_BYTES);
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; t++) {
+        for (int t = 0; t < 8; t++) {
             const f32x16 one = splat(x[(size_t)t * COLUMNS + (size_t)c]);
-            first_sums[t] = vector_fma(w, one, first_sums[t]);
-            second_sums[t] = vector_fma(v, one, second_sums[t]);
+            sums[0][t] = vector_fma(w, one, sums[0][t]);
+            sums[1][t] = vector_fma(v, one, sums[1][t]);
         }
+    }
+    for (int t = 0; t < 8; t++) {
+        first_sums[t] = sums[0][t];
+        second_sums[t] = sums[1][t];
     }
 }
 

@@ -28,7 +28,7 @@ INLINE void multiply_blocks(const u8x64 w[2][8], const struct block_scales s[2],
     }
     for (int t = 0; t < 4; t++)
         for (int i = 0; i < 2; i++)
-            sums[i][t] = add_products(sums[i][t], dots[i][t], s + i, x + (size_t)t * ROW_ACTIVATIONS, b, 4);
+            sums[i][t] = add_products(sums[i][t], dots[i][t], s + i, x + (size_t)t * ROW_ACTIVATIONS, b, 0);
 }
 
 /* Asks for a line of each of four tokens' spans. A span of many tokens' rows is more than the second-level cache keeps beside
@@ -38,8 +38,8 @@ INLINE void prefetch_rows(const activations *span, int line)
     for (int t = 0; t < 4; t++) __builtin_prefetch((const char *)(span + (size_t)t * ROW_ACTIVATIONS) + 64 * line);
 }
 
-/* As multiply_tile, of two tiles and a multiple of four tokens. */
-INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const activations *x, int tokens,
+/* As multiply_tile, of two tiles and a multiple of four tokens. Args: after: bytes from a tile to what is multiplied next. */
+INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const activations *x, int tokens, size_t after,
                            f32x16 *first_sums, f32x16 *second_sums)
 {
     const int blocks = COLUMNS / 32;
@@ -52,13 +52,13 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const ac
         struct span_scales all[2];
         const int count = int_min(SPAN_BLOCKS, blocks - at);
         /* What is read next is asked for a line at a time, beside products: a burst of requests would keep them waiting. */
-        const int lines = at + SPAN_BLOCKS < blocks ? (SPAN_BLOCKS * BLOCK_BYTES + 63) / 64 : 0;
-        const size_t next_blocks = block_offset(at + SPAN_BLOCKS);
+        const int lines = (SPAN_BYTES + 63) / 64, lines_at_once = (lines - 1) / (tokens / 4 * count) + 1;
+        const size_t next = at + SPAN_BLOCKS < blocks ? (size_t)(at / SPAN_BLOCKS + 1) * SPAN_BYTES : after;
         int line = 0;
         for (int i = 0; i < 2; i++) {
             unpack_span(tiles[i], at, all + i);
             for (int b = 0; b < count; b++) {
-                unpack_weights(tiles[i], at + b, w[b][i], s[b] + i, 4);
+                unpack_weights(tiles[i], at + b, w[b][i], s[b] + i, 0);
                 unpack_minima(tiles[i], at + b, all + i);
             }
         }
@@ -69,10 +69,8 @@ INLINE void multiply_tiles(const uint8_t *first, const uint8_t *second, const ac
             for (int i = 0; i < 8; i++) own[i / 4][i % 4] = begin_span(sums[i / 4][t + i % 4]);
             for (int b = 0; b < count; b++) {
                 prefetch_rows(next_span, b);
-                if (line < lines) {
-                    for (int i = 0; i < 2; i++) __builtin_prefetch(tiles[i] + next_blocks + 64 * line);
-                    line++;
-                }
+                for (const int end = int_min(line + lines_at_once, lines); line < end; line++)
+                    for (int i = 0; i < 2; i++) __builtin_prefetch(tiles[i] + next + 64 * line);
                 multiply_blocks(w[b], s[b], span, b, own);
             }
             for (int i = 0; i < 8; i++) {

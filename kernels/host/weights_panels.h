@@ -33,7 +33,7 @@ INLINE void add_panel(u8x64 w[SPAN_BLOCKS][PANEL_VECTORS], const struct block_sc
             i32x16 shifted[2];
             for (int half = 0; half < 2; half++)
                 shifted[half] = shift_lanes(dots[b & 1][half][t], block_of(own, b).shifts[half]);
-            panel[t] = add_products(panel[t], shifted, s + b, own, b, PANEL_TOKENS);
+            panel[t] = add_products(panel[t], shifted, s + b, own, b, 0);
         }
     }
     for (int t = 0; t < PANEL_TOKENS; t++) sums[t] = end_span(panel[t], sums[t], all, x + (size_t)t * ROW_ACTIVATIONS);
@@ -49,7 +49,7 @@ INLINE void multiply_panels(const uint8_t *tile, const activations *x, int panel
         struct span_scales all;
         const int count = int_min(SPAN_BLOCKS, blocks - first);
         unpack_span(tile, first, &all);
-        for (int b = 0; b < count; b++) prefetch_after(tile + block_offset(first + b));
+        for (int b = 0; b < count; b++) prefetch_after(tile + block_offset(first + b), PANEL_TOKENS);
         for (int b = 0; b < count; b++) unpack_panel(tile, first + b, w[b], s + b, &all);
         for (int panel = 0; panel < panels; panel++)
             add_panel(w, s, &all, count, x + (size_t)(panel * PANEL_TOKENS) * ROW_ACTIVATIONS,

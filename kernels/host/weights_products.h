@@ -11,15 +11,11 @@ INLINE i32x16 begin_dot(struct activation_block x, int half, const int lift)
     return splat_int(lift == 128 ? x.sums[half] : (x.sums[half] >> 7) * lift);
 }
 
-/* Adds a block's products to the sums of `tokens` tokens. Args: x: the first one's span. b: the block in it. */
-INLINE void multiply_block(const u8x64 unpacked[8], const struct block_scales *s, const activations *x, int b,
-                           const int tokens, partial *sums)
+/* Adds a block's products to the sums of `tokens` tokens. Args: x: the first one's span. b: the block in it. alone: whether
+ * the weights were unpacked for one token. */
+INLINE void multiply_block(const u8x64 w[8], const struct block_scales *s, const activations *x, int b,
+                           const int tokens, const int alone, partial *sums)
 {
-    u8x64 w[8];
-    for (int v = 0; v < 8; v++) {
-        w[v] = unpacked[v];
-        if (tokens == 8) HOLD(w[v]);
-    }
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; t++) {
         const activations *own = x + (size_t)t * ROW_ACTIVATIONS;
@@ -27,19 +23,24 @@ INLINE void multiply_block(const u8x64 unpacked[8], const struct block_scales *s
         i32x16 dots[2];
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            dots[half] = begin_dot(a, half, LIFT_OF(tokens));
+            dots[half] = begin_dot(a, half, LIFT_OF(alone));
             for (int v = 4 * half; v < 4 * half + 4; v++) dots[half] = DOT(dots[half], w[v], a.quants + 4 * v);
             dots[half] = shift_lanes(dots[half], a.shifts[half]);
         }
-        sums[t] = add_products(sums[t], dots, s, own, b, tokens);
+        sums[t] = add_products(sums[t], dots, s, own, b, alone);
     }
 }
 
-/* Asks for what is read 4 KiB after a block. Processors do that by themselves where little is computed between two lines;
- * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. */
-INLINE void prefetch_after(const uint8_t *block)
+/* Asks for what is read some KiB after a block. Processors do that by themselves where little is computed between two lines;
+ * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. Where activations take
+ * most of the first-level cache the second has to do, but what superblocks come to from there is slower by a fifth. */
+INLINE void prefetch_after(const uint8_t *block, const int tokens)
 {
-    for (int at = 0; at < BLOCK_BYTES; at += 64) __builtin_prefetch(block + 4096 + at);
+    for (int at = 0; at < BLOCK_BYTES; at += 64)
+        if (SUPER_SCALE_BYTES || tokens == 2)
+            __builtin_prefetch(block + 4096 + at, 0, 3);
+        else
+            __builtin_prefetch(block + 8192 + at, 0, 2);
 }
 
 #if HAS_PANELS
@@ -48,86 +49,115 @@ INLINE void prefetch_after(const uint8_t *block)
 #include "weights_pairs.h"
 #endif
 
-/* Adds one tile's products with a few tokens to their sums; a block is multiplied as it is read. */
+/* One tile's products with a few tokens; a block is multiplied as it is read. */
 INLINE void multiply_few(const uint8_t *tile, const activations *x, const int tokens, f32x16 *sums)
 {
     const int blocks = COLUMNS / 32;
-    partial own[8]; /* stay in registers */
+    f32x16 total[FEW_TOKENS]; /* like what it is made of, it stays in registers */
+    partial own[FEW_TOKENS];
     struct span_scales all;
+    ALIGN_STACK();
+    for (int t = 0; t < tokens; t++) total[t] = splat(0);
     for (int block = 0; block < blocks; block++) {
-        const int b = block % FEW_BLOCKS;
+        const int b = block % SUMMED_BLOCKS;
+        u8x64 w[8];
+        struct block_scales s;
+        if (b == 0) unpack_span(tile, block, &all);
+        for (int t = 0; t < tokens && b == 0; t++) own[t] = begin_span(total[t]);
+        /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again with each:
+         * Zen 4 reads 1.6 times as fast. */
+        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(block & ~7));
+        if (tokens > 1) prefetch_after(tile + block_offset(block), tokens);
+        unpack_weights(tile, block, w, &s, tokens == 1);
+        unpack_minima(tile, block, &all);
+        for (int v = 0; v < 8 && tokens == FEW_TOKENS; v++) HOLD(w[v]);
+        multiply_block(w, &s, x, b, tokens, tokens == 1, own);
+        if (b + 1 < SUMMED_BLOCKS) continue;
+        for (int t = 0; t < tokens; t++) total[t] = end_span(own[t], total[t], &all, x + (size_t)t * ROW_ACTIVATIONS);
+        x += SPAN_ACTIVATIONS;
+    }
+    for (int t = 0; t < tokens; t++) sums[t] = total[t];
+}
+
+/* Each a function of its own: compilers share registers out anew. */
+APART void multiply_1(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 1, sums); }
+#if FEW_FORMS
+APART void multiply_2(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 2, sums); }
+APART void multiply_3(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 3, sums); }
+APART void multiply_4(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 4, sums); }
+APART void multiply_8(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 8, sums); }
+#endif
+
+/* The same of several tokens, whose sums lie in memory: weights stay in registers, for all of them. */
+APART void multiply_several(const uint8_t *tile, const activations *x, int tokens, f32x16 *sums)
+{
+    const int blocks = COLUMNS / 32, fours = tokens / 4 * 4, rest = tokens - fours;
+    partial own[SEVERAL_TOKENS];
+    struct span_scales all;
+    for (int t = 0; t < tokens; t++) sums[t] = splat(0);
+    for (int block = 0; block < blocks; block++) {
+        const int b = block % SUMMED_BLOCKS;
         u8x64 w[8];
         struct block_scales s;
         if (b == 0) unpack_span(tile, block, &all);
         for (int t = 0; t < tokens && b == 0; t++) own[t] = begin_span(sums[t]);
-        /* AMD's processors read ahead over pages of 4 KiB where the first line of some blocks is asked for again with each:
-         * Zen 4 reads 1.6 times as fast. */
-        if (!SUPER_SCALE_BYTES) __builtin_prefetch(tile + block_offset(block & ~7));
-        if (tokens > 1) prefetch_after(tile + block_offset(block));
-        unpack_weights(tile, block, w, &s, tokens);
+        prefetch_after(tile + block_offset(block), SEVERAL_TOKENS);
+        unpack_weights(tile, block, w, &s, 0);
         unpack_minima(tile, block, &all);
-        multiply_block(w, &s, x, b, tokens, own);
-        if (b + 1 < FEW_BLOCKS) continue;
+        for (int v = 0; v < 8; v++) HOLD(w[v]);
+#pragma GCC unroll 1
+        for (int t = 0; t < fours; t += 4) multiply_block(w, &s, x + (size_t)t * ROW_ACTIVATIONS, b, 4, 0, own + t);
+        const activations *last = x + (size_t)fours * ROW_ACTIVATIONS;
+        if (rest == 1) multiply_block(w, &s, last, b, 1, 0, own + fours);
+        if (rest == 2) multiply_block(w, &s, last, b, 2, 0, own + fours);
+        if (rest == 3) multiply_block(w, &s, last, b, 3, 0, own + fours);
+        if (b + 1 < SUMMED_BLOCKS) continue;
         for (int t = 0; t < tokens; t++) sums[t] = end_span(own[t], sums[t], &all, x + (size_t)t * ROW_ACTIVATIONS);
         x += SPAN_ACTIVATIONS;
     }
 }
 
-/* The same of `groups` times 8 tokens: a span of blocks is unpacked once for all. */
-INLINE void multiply_groups(const uint8_t *tile, const activations *x, int groups, f32x16 *sums)
-{
-    const int blocks = COLUMNS / 32;
-    for (int first = 0; first < blocks; first += SPAN_BLOCKS, x += SPAN_ACTIVATIONS) {
-        const int count = int_min(SPAN_BLOCKS, blocks - first);
-        u8x64 w[SPAN_BLOCKS][8];
-        struct block_scales s[SPAN_BLOCKS];
-        struct span_scales all;
-        for (int b = 0; b < count; b++) prefetch_after(tile + block_offset(first + b));
-        unpack_span(tile, first, &all);
-        for (int b = 0; b < count; b++) {
-            unpack_weights(tile, first + b, w[b], s + b, 8);
-            unpack_minima(tile, first + b, &all);
-        }
-        for (int group = 0; group < groups; group++) {
-            const activations *span = x + (size_t)(8 * group) * ROW_ACTIVATIONS;
-            f32x16 *mine = sums + 8 * group;
-            partial own[8]; /* stay in registers */
-            for (int t = 0; t < 8; t++) own[t] = begin_span(mine[t]);
-            for (int b = 0; b < count; b++) multiply_block(w[b], s + b, span, b, 8, own);
-            for (int t = 0; t < 8; t++) mine[t] = end_span(own[t], mine[t], &all, span + (size_t)t * ROW_ACTIVATIONS);
-        }
-    }
-}
-
-/* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of groups * tokens tokens. Args: together: blocks
- * that are unpacked before they are multiplied: 1, or 8 that several groups share. */
-INLINE void multiply_tile(const uint8_t *tile, const void *rows, const int tokens, int groups, const int together,
-                          f32x16 *sums)
+/* One tile: sums[t][r] = sum over columns of weight[r] * activation[t], of as many tokens as `tokens_at_once` says. */
+INLINE void multiply_tile(const uint8_t *tile, const void *rows, int tokens, f32x16 *sums)
 {
     const activations *x = (const activations *)rows;
-    for (int t = 0; t < tokens * groups; t++) sums[t] = splat(0);
 #if HAS_PANELS
-    if (tokens == PANEL_TOKENS) {
-        multiply_panels(tile, x, groups, sums);
+    if (tokens >= PANEL_TOKENS) {
+        for (int t = 0; t < tokens; t++) sums[t] = splat(0);
+        multiply_panels(tile, x, tokens / PANEL_TOKENS, sums);
         return;
     }
 #endif
-    if (together == 1)
-        multiply_few(tile, x, tokens, sums);
-    else
-        multiply_groups(tile, x, groups, sums);
+    switch (tokens) {
+    case 1:
+        multiply_1(tile, x, sums);
+        return;
+#if FEW_FORMS
+    case 2:
+        multiply_2(tile, x, sums);
+        return;
+    case 3:
+        multiply_3(tile, x, sums);
+        return;
+    case 4:
+        multiply_4(tile, x, sums);
+        return;
+    case 8:
+        multiply_8(tile, x, sums);
+        return;
+#endif
+    default:
+        multiply_several(tile, x, tokens, sums);
+    }
 }
 
-/* Two tiles. */
-INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *rows, const int tokens, int groups,
-                          const int together, f32x16 *first_sums, f32x16 *second_sums)
+/* Two tiles, of as many tokens as `paired_tokens` says. Args: after: bytes from a tile to what is multiplied next. */
+INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *rows, int tokens, size_t after,
+                          f32x16 *first_sums, f32x16 *second_sums)
 {
 #if PAIRED_TILES
-    if (together > 1) {
-        multiply_tiles(first, second, (const activations *)rows, tokens * groups, first_sums, second_sums);
-        return;
-    }
+    multiply_tiles(first, second, (const activations *)rows, tokens, after, first_sums, second_sums);
+#else
+    (void)first, (void)second, (void)rows, (void)tokens, (void)after, (void)first_sums, (void)second_sums;
 #endif
-    multiply_tile(first, rows, tokens, groups, together, first_sums);
-    multiply_tile(second, rows, tokens, groups, together, second_sums);
 }

@@ -103,7 +103,7 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #endif
 #define QUANT_BYTES (64 * QUANT_BITS)
 #define BLOCK_BYTES (QUANT_BYTES + 16 * SCALE_BYTES)
-#define SUPER_BYTES (16 * SUPER_SCALE_BYTES + 8 * BLOCK_BYTES)
+#define SPAN_BYTES (16 * SUPER_SCALE_BYTES + 8 * BLOCK_BYTES) /* of SPAN_BLOCKS, or of a superblock */
 /* Weights are lifted, none is negative then: by 128 where there is no signed dot product, else by as much as they need,
  * but those of a wide codebook and of 8 bits, for there dot_unsigned takes nothing above 128. */
 #if !SIGNED_DOT && !HAS_MINIMUM
@@ -119,19 +119,24 @@ INLINE void unpack_third(const uint8_t *p, u8x64 w[8])
 #else
 #define DOT dot_unsigned
 #endif
-/* To lift weights that have an offset pays for several tokens. */
-#define LIFT_OF(tokens) ((tokens) == 1 && QUANT_OFFSET > 0 ? QUANT_OFFSET : LIFT)
+/* To lift weights that have an offset does not pay for one token alone. */
+#define LIFT_OF(alone) ((alone) && QUANT_OFFSET > 0 ? QUANT_OFFSET : LIFT)
 /* Whether quants are so small that products with the scales of their 16 columns fit a byte too. */
 #define QUANTS_SCALED (QUANT_BITS == 2 && HAS_MINIMUM && NUM_SCALES == 2)
 /* Whether a tile alone is as fast as two: with a minimum, products of floats bind as soon as loads do. */
 #define QUANTS_ALONE (NUM_SCALES == 1 && HAS_MINIMUM && !SUPER_SCALE_BYTES)
-/* Whether products are made of panels, where many tokens are multiplied. */
+/* Whether enough tokens are multiplied as panels, or else by two tiles at once. */
 #define HAS_PANELS (PANEL_TOKENS == 16 && !QUANTS_SCALED)
-/* Tokens that share blocks of weights that are unpacked, in groups of how many, and how many blocks at once. */
-#define TILE_TOKENS (HAS_PANELS ? PANELS * PANEL_TOKENS : QUANTS_ALONE ? 8 : MORE_TOKENS)
-/* Whether two tiles are multiplied at once where tokens share blocks that are unpacked. */
-#define PAIRED_TILES (TILE_TOKENS > 8 && !HAS_PANELS)
-#define GROUP_TOKENS (HAS_PANELS ? PANEL_TOKENS : 8)
+#define PAIRED_TILES (MORE_TOKENS > 8 && !HAS_PANELS && !QUANTS_ALONE)
+#define PAIRS_PAY 1
+/* Tokens that are multiplied at once: few or several by a tile as it is read, most as panels; by two tiles, for which weights
+ * are unpacked to memory, as many as make that worth it, in fours. */
+#define FEW_TOKENS 8
+#define SEVERAL_TOKENS 16
+#define TILE_TOKENS (HAS_PANELS ? PANELS * PANEL_TOKENS : SEVERAL_TOKENS)
+#define PAIR_TOKENS MORE_TOKENS
+#define PAIR_UNIT 4
+#define LEAST_PAIR_TOKENS (SEVERAL_TOKENS + PAIR_UNIT)
 #define SPAN_BLOCKS 8
 
 INLINE void unpack_quants(const uint8_t *p, u8x64 w[8], const int lift)
@@ -170,14 +175,14 @@ INLINE void look_up_quants(u8x64 w[8], i32x16 groups, const int lift)
 /* 256 columns: scale (and minimum) of the superblock, float16[16] each, then 8 times { scales; quants }. Scales are
  * u8[16] and minima u8[16]; or of columns 0..15 [16] and of columns 16..31 [16] the scale and the minimum in a byte's
  * low and high half, or an int8 scale; or one int8 scale; or none; or as `SCALES` of artifacts/formats.py says. */
-#define TILE_BYTES (COLUMNS / 256 * SUPER_BYTES)
+#define TILE_BYTES (COLUMNS / 256 * SPAN_BYTES)
 INLINE size_t block_offset(int block)
 {
-    return (size_t)(block >> 3) * SUPER_BYTES + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
+    return (size_t)(block >> 3) * SPAN_BYTES + 16 * SUPER_SCALE_BYTES + (size_t)(block & 7) * BLOCK_BYTES;
 }
 INLINE void unpack_block(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int lift)
 {
-    const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES, *p = tile + block_offset(block);
+    const uint8_t *super = tile + (size_t)(block >> 3) * SPAN_BYTES, *p = tile + block_offset(block);
     unpack_quants(p + 16 * SCALE_BYTES, w, lift);
 #if NUM_MINIMA == 2
     const f32x16 d = load_f16(super), m = load_f16(super + 32);

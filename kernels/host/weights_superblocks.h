@@ -5,7 +5,7 @@
 /* A token's row, as products are made with it. */
 typedef struct q8_superblock activations;
 #define ROW_ACTIVATIONS (COLUMNS / 256)
-#define FEW_BLOCKS SPAN_BLOCKS /* of a span of few tokens */
+#define SUMMED_BLOCKS SPAN_BLOCKS /* before they are added to a row's sum */
 #define SPAN_ACTIVATIONS 1 /* of SPAN_BLOCKS blocks */
 
 /* What is summed within a span, a superblock. Where quants times scales are bytes, as Q2_K's are, that is integers. */
@@ -32,8 +32,8 @@ INLINE struct activation_block block_of(const activations *x, int b)
 #if QUANTS_SCALED
 /* Weights without the superblock's scale and minimum: a quant of 2 bits times the scale of its 16 columns fits a byte. A
  * row's four products are the bytes of its lane; a look-up stays within 16 bytes, which are those of four rows. For one
- * token it takes less to multiply its sums: `s` has the scales then, as integers. */
-INLINE void unpack_weights(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int tokens)
+ * token alone it takes less to multiply its sums: `s` has the scales then, as integers. */
+INLINE void unpack_weights(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int alone)
 {
     const i32x16 lanes = { 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3 };
     const u8x64 rows = (u8x64)(lanes * 0x04040404);
@@ -43,13 +43,13 @@ INLINE void unpack_weights(const uint8_t *tile, int block, u8x64 w[8], struct bl
         const i32x16 scales = load_u8(p + 16 * half) & 15;
         const u8x64 products = (u8x64)(scales * 0x03020100);
         s->scale[half] = (f32x16)scales;
-        for (int v = 4 * half; v < 4 * half + 4 && tokens > 1; v++) w[v] = look_up_rows(products, w[v] | rows);
+        for (int v = 4 * half; v < 4 * half + 4 && !alone; v++) w[v] = look_up_rows(products, w[v] | rows);
     }
 }
 #else
-INLINE void unpack_weights(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int tokens)
+INLINE void unpack_weights(const uint8_t *tile, int block, u8x64 w[8], struct block_scales *s, const int alone)
 {
-    unpack_block(tile, block, w, s, LIFT_OF(tokens));
+    unpack_block(tile, block, w, s, LIFT_OF(alone));
 }
 #endif
 
@@ -68,18 +68,18 @@ INLINE void unpack_minima(const uint8_t *tile, int block, struct span_scales *s)
 /* Args: block: the first of a superblock. */
 INLINE void unpack_span(const uint8_t *tile, int block, struct span_scales *s)
 {
-    const uint8_t *super = tile + (size_t)(block >> 3) * SUPER_BYTES;
+    const uint8_t *super = tile + (size_t)(block >> 3) * SPAN_BYTES;
     if (QUANTS_SCALED) s->scale = load_f16(super);
     if (HAS_MINIMUM_PAIRS) s->of_minima = (NUM_MINIMA == 2 ? -2 : -4) * load_f16(super + 32);
 }
 
 /* Args: dots: of a block's halves, shifted. x, b: the token's span, and which of its blocks it is. */
 INLINE partial add_products(partial sum, const i32x16 dots[2], const struct block_scales *s, const activations *x,
-                            int b, const int tokens)
+                            int b, const int alone)
 {
-    (void)x, (void)b, (void)tokens;
+    (void)x, (void)b, (void)alone;
 #if QUANTS_SCALED
-    if (tokens == 1) return sum + dots[0] * (i32x16)s->scale[0] + dots[1] * (i32x16)s->scale[1];
+    if (alone) return sum + dots[0] * (i32x16)s->scale[0] + dots[1] * (i32x16)s->scale[1];
     return sum + dots[0] + dots[1];
 #else
     if (NUM_SCALES == 2)

@@ -71,8 +71,9 @@ class Matmul:
         )
 
 
-# Tokens are taken 16, 8, 4 and up to 3 at a time; rows 16, or two tiles of these: the second of the last two is short.
-TAIL = Matmul(57, 256, (1, 2, 3, 4, 6, 7, 8, 29), bias=True, accumulate=True, offset=5, stride=76)
+# Tokens are taken up to 16 at a time, in fours and what is left, or more, by two tiles in fours, else 8; rows
+# 16, or two tiles of these: the second of the last two is short.
+TAIL = Matmul(57, 256, (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 22, 29), bias=True, accumulate=True, offset=5, stride=76)
 OF_SUPERBLOCKS = replace(TAIL, columns=512, x_super=True)
 SUPER_TAILS = ("Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "NVFP4")
 """Types that are multiplied with blocks or with superblocks: one of each kind of weights."""
@@ -201,7 +202,20 @@ def test_a_row_of_a_matmul_has_the_same_bits_in_any_batch(built: Built, level: s
     bias = np.zeros(shape.rows, np.float32)
     whole = np.zeros((300, shape.stride), np.float32)
     built(level).run(shape.spec(kind), Step(300), weights, inputs, whole, bias)
-    for first, last in ((0, 1), (1, 5), (5, 14), (14, 15), (2, 4), (3, 6), (1, 7), (4, 11), (14, 20), (20, 300)):
+    for first, last in (
+        (0, 1),
+        (1, 5),
+        (5, 14),
+        (14, 15),
+        (2, 4),
+        (3, 6),
+        (1, 7),
+        (4, 11),
+        (14, 20),
+        (20, 36),
+        (36, 55),
+        (55, 300),
+    ):
         part = np.zeros((last - first, shape.stride), np.float32)
         built(level).run(shape.spec(kind), Step(last - first), weights, inputs[first:last], part, bias)
         assert np.array_equal(part, whole[first:last])
@@ -237,7 +251,7 @@ def test_gate_up(built: Built, level: str, kind: str) -> None:
     gate, up = random_rows(random, kind, 96, 256), random_rows(random, kind, 96, 256)
     # An odd number of pairs of tiles: 96 rows are 3 work items.
     weights = interleave_pairs(pack_rows(gate, kind, 256), pack_rows(up, kind, 256))
-    for tokens in (1, 2, 3, 5, 29):
+    for tokens in (1, 2, 3, 5, 8, 16, 29):
         inputs, x = matmul_inputs(random, kind, 256, tokens)
         if kind in FLOAT_TYPES:
             x, inputs = x / 8, (inputs / np.float32(8)).astype(np.float32)
