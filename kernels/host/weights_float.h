@@ -26,12 +26,20 @@
 #define LEAST_PAIR_TOKENS 8
 #define TILE_BYTES ((size_t)COLUMNS * 16 * ELEMENT_BYTES)
 
+/* As prefetch_after in weights_products.h: asks for a line with its first column. */
+INLINE void prefetch_after_column(const uint8_t *tile, int c)
+{
+    if (c % (4 / ELEMENT_BYTES) == 0) __builtin_prefetch(tile + (size_t)c * 16 * ELEMENT_BYTES + 8192, 0, 2);
+}
+
 /* Columns in order, one accumulator a row. */
 INLINE void multiply_columns(const uint8_t *tile, const float *x, const int tokens, f32x16 *sums)
 {
     f32x16 own[TILE_TOKENS]; /* stay in registers */
+    ALIGN_STACK();
     for (int t = 0; t < tokens; t++) own[t] = splat(0);
     for (int c = 0; c < COLUMNS; c++) {
+        if (tokens > 2) prefetch_after_column(tile, c);
         const f32x16 w = LOAD_ELEMENTS(tile + (size_t)c * 16 * ELEMENT_BYTES);
         for (int t = 0; t < tokens; t++) own[t] = vector_fma(w, splat(x[(size_t)t * COLUMNS + (size_t)c]), own[t]);
     }
@@ -87,6 +95,8 @@ INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const voi
     (void)tokens, (void)after;
     for (int t = 0; t < 8; t++) sums[0][t] = sums[1][t] = splat(0);
     for (int c = 0; c < COLUMNS; c++) {
+        prefetch_after_column(first, c);
+        prefetch_after_column(second, c);
         const f32x16 w = LOAD_ELEMENTS(first + (size_t)c * 16 * ELEMENT_BYTES);
         const f32x16 v = LOAD_ELEMENTS(second + (size_t)c * 16 * ELEMENT_BYTES);
 #pragma GCC unroll 8
