@@ -32,15 +32,18 @@ INLINE void multiply_block(const u8x64 w[8], const struct block_scales *s, const
 }
 
 /* Asks for what is read some KiB after a block. Processors do that by themselves where little is computed between two lines;
- * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. Where activations take
- * most of the first-level cache the second has to do, but what superblocks come to from there is slower by a fifth. */
+ * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. The second-level cache
+ * is asked to have it, for activations fill the first, whose own reading ahead keeps up but for superblocks. */
 INLINE void prefetch_after(const uint8_t *block, const int tokens)
 {
-    for (int at = 0; at < BLOCK_BYTES; at += 64)
-        if (SUPER_SCALE_BYTES || tokens == 2)
+    for (int at = 0; at < BLOCK_BYTES; at += 64) {
+        if (!SUPER_SCALE_BYTES && tokens == 2) {
             __builtin_prefetch(block + 4096 + at, 0, 3);
-        else
-            __builtin_prefetch(block + 8192 + at, 0, 2);
+            continue;
+        }
+        __builtin_prefetch(block + 8192 + at, 0, 2);
+        if (SUPER_SCALE_BYTES) __builtin_prefetch(block + 2048 + at, 0, 3);
+    }
 }
 
 #if HAS_PANELS
