@@ -33,11 +33,12 @@ INLINE void multiply_block(const u8x64 w[8], const struct block_scales *s, const
 
 /* Asks for what is read some KiB after a block. Processors do that by themselves where little is computed between two lines;
  * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. The second-level cache
- * is asked to have it, for activations fill the first, whose own reading ahead keeps up but for superblocks. */
+ * is asked, for activations fill the first, whose own reading ahead keeps up but for superblocks. Two tokens, and superblocks
+ * where vectors are narrow and products take longer, are faster with one request, of the first. */
 INLINE void prefetch_after(const uint8_t *block, const int tokens)
 {
     for (int at = 0; at < BLOCK_BYTES; at += 64) {
-        if (!SUPER_SCALE_BYTES && tokens == 2) {
+        if (SUPER_SCALE_BYTES ? MORE_TOKENS == 8 : tokens == 2) {
             __builtin_prefetch(block + 4096 + at, 0, 3);
             continue;
         }
@@ -59,7 +60,7 @@ INLINE void multiply_few(const uint8_t *tile, const activations *x, const int to
     f32x16 total[FEW_TOKENS]; /* like what it is made of, it stays in registers */
     partial own[FEW_TOKENS];
     struct span_scales all;
-    ALIGN_STACK();
+    if (tokens > 1) ALIGN_STACK();
     for (int t = 0; t < tokens; t++) total[t] = splat(0);
     for (int block = 0; block < blocks; block++) {
         const int b = block % SUMMED_BLOCKS;
