@@ -33,8 +33,8 @@ INLINE void multiply_block(const u8x64 w[8], const struct block_scales *s, const
 
 /* Asks for what is read some KiB after a block. Processors do that by themselves where little is computed between two lines;
  * for several tokens it takes as long to read a block as to multiply it, unless both go on at once. The second-level cache
- * is asked, for activations fill the first, whose own reading ahead keeps up but for superblocks. Two tokens, and superblocks
- * where vectors are narrow and products take longer, are faster with one request, of the first. */
+ * is asked, for activations fill the first, whose own reading ahead keeps up but for superblocks. Faster with one request,
+ * of the first, are two tokens, with other types, and superblocks where vectors are narrow and products take longer. */
 INLINE void prefetch_after(const uint8_t *block, const int tokens)
 {
     for (int at = 0; at < BLOCK_BYTES; at += 64) {
