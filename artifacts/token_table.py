@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Literal
 
 from .dataclass import dataclass
+from .decoded_types import learn
 
 # `tokenizer.ggml.token_type`. Source: GGUF specification.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -69,8 +70,10 @@ class TokenTable:
         """
         import msgspec  # noqa: PLC0415 - most vocabularies are no tables, and do not wait for it
 
+        kind = dict[str, TokenTable]
+        learn(kind)
         try:
-            table: TokenTable = msgspec.json.decode(text, type=dict[str, TokenTable])["token_table"]
+            table: TokenTable = msgspec.json.decode(text, type=kind)["token_table"]
         except (KeyError, msgspec.DecodeError) as error:
             raise ValueError(f"expected a table of tokens, found another document: {error}") from None
         count = len(table.texts)

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import falcon
 import msgspec
 
+from ....artifacts.decoded_types import learn
 from ....artifacts.errors import RequestError, printable
 from ...text.json_depth import MAX_DEPTH, too_deep
 
@@ -151,6 +152,7 @@ def convert(value: object, kind: type[T], where: str = "") -> T:
     Raises:
         RequestError: names the field at fault by its path, such as `messages[0].content`.
     """
+    learn(kind)
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
