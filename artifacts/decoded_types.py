@@ -1,8 +1,8 @@
 """Types that msgspec makes values of, taken apart one at a time.
 
 It takes a type apart when it first meets it, and keeps what it found with the class from before it is done: a second
-thread that meets it meanwhile reads a null pointer, which ends the process (in `convert` of msgspec 0.22). Requests that
-come together after a start are such threads.
+thread that meets it meanwhile reads a null pointer, which ends the process (in `convert` of msgspec 0.22). Requests
+that come together after a start are such threads.
 """
 
 from __future__ import annotations
