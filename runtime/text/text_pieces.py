@@ -101,7 +101,7 @@ def _is_known(stage: dict[str, Any]) -> bool:
     return _KNOWN.fullmatch(_expression(stage)) is not None
 
 
-def pieces(library: tokenizers.Tokenizer, text: str, cuts: Cuts = Cuts()) -> Iterator[str]:  # noqa: B008 (frozen)
+def pieces(library: tokenizers.Tokenizer, text: str, cuts: Cuts) -> Iterator[str]:
     """Cut a text where its tokenizer `can_cut`; what cannot be cut, a word of megabytes, stays one piece."""
     start = 0
     while len(text) - start > PIECE_CHARS:

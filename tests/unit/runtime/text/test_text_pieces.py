@@ -18,7 +18,7 @@ from rocmforge.artifacts.pre_tokenizers import PRE_TOKENIZERS
 from rocmforge.artifacts.token_table import NORMAL
 from rocmforge.compiler.tokenizer import build_tokenizer
 from rocmforge.runtime.text import text_pieces
-from rocmforge.runtime.text.text_pieces import can_cut, pieces
+from rocmforge.runtime.text.text_pieces import Cuts, can_cut, pieces
 from rocmforge.runtime.text.token_models.library import LibraryModel
 from rocmforge.runtime.text.tokenizer import Tokenizer, TooManyTokensError
 from rocmforge.tools.generate.fixtures import vocabulary
@@ -66,7 +66,8 @@ def real(smollm2_gguf: Path) -> Tokenizer:
 def holds(one: Tokenizer, monkeypatch: pytest.MonkeyPatch, examples: int = 400) -> None:
     """Tokens in pieces are those of the whole, whatever the size of a piece."""
     library = library_of(one)
-    assert can_cut(library)
+    cuts = can_cut(library)
+    assert cuts is not None
 
     @settings(max_examples=examples)
     @given(TEXTS, st.integers(5, 24))
@@ -74,7 +75,7 @@ def holds(one: Tokenizer, monkeypatch: pytest.MonkeyPatch, examples: int = 400) 
         whole = library.encode(text, add_special_tokens=False).ids
         with monkeypatch.context() as patch:
             patch.setattr(text_pieces, "PIECE_CHARS", size)
-            found = list(pieces(library, text))
+            found = list(pieces(library, text, cuts))
             assert "".join(found) == text
             assert [i for piece in found for i in library.encode(piece, add_special_tokens=False).ids] == whole
 
@@ -128,8 +129,8 @@ def test_plain_words_are_parted_without_the_library(monkeypatch: pytest.MonkeyPa
     """At the last space of the second half of a piece."""
     monkeypatch.setattr(text_pieces, "PIECE_CHARS", 10)
     none = cast(tokenizers.Tokenizer, None)
-    assert list(pieces(none, "ab cd ef gh ij kl mn")) == ["ab cd ef", " gh ij", " kl mn"]
-    assert list(pieces(none, "a b c d e f")) == ["a b c d", " e f"]
+    assert list(pieces(none, "ab cd ef gh ij kl mn", Cuts())) == ["ab cd ef", " gh ij", " kl mn"]
+    assert list(pieces(none, "a b c d e f", Cuts())) == ["a b c d", " e f"]
 
 
 def test_a_word_of_any_length_stays_whole_and_is_refused_by_its_length() -> None:
