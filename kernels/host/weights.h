@@ -1,4 +1,15 @@
 /* The packing of a matrix, by the macros of its format's row in artifacts/formats.py. */
+#include "vector.h"
+
+/* The products of a tile with a number of tokens as a function of its own, for compilers share registers out anew; and in a
+ * switch over how many there are, its call. */
+#define FORM_OF(n)                                                                                                     \
+    APART void multiply_##n(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, n, sums); }
+#define CASE_OF(n)                                                                                                     \
+    case n:                                                                                                            \
+        multiply_##n(tile, x, sums);                                                                                   \
+        return
+
 #ifdef QUANT_BITS
 #include "weights_quantized.h"
 #else

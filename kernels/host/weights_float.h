@@ -32,8 +32,11 @@ INLINE void prefetch_after_column(const uint8_t *tile, int c)
     if (c % (4 / ELEMENT_BYTES) == 0) __builtin_prefetch(tile + (size_t)c * 16 * ELEMENT_BYTES + 8192, 0, 2);
 }
 
-/* Columns in order, one accumulator a row. */
-INLINE void multiply_columns(const uint8_t *tile, const float *x, const int tokens, f32x16 *sums)
+/* A token's row, as products are made with it. */
+typedef float activations;
+
+/* One tile's products with a few tokens: columns in order, one accumulator a row. */
+INLINE void multiply_few(const uint8_t *tile, const activations *x, const int tokens, f32x16 *sums)
 {
     f32x16 own[TILE_TOKENS]; /* stay in registers */
     ALIGN_STACK();
@@ -46,51 +49,37 @@ INLINE void multiply_columns(const uint8_t *tile, const float *x, const int toke
     for (int t = 0; t < tokens; t++) sums[t] = own[t];
 }
 
-APART void multiply_1(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 1, sums); }
-APART void multiply_2(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 2, sums); }
-APART void multiply_3(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 3, sums); }
-APART void multiply_4(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 4, sums); }
-APART void multiply_5(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 5, sums); }
-APART void multiply_6(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 6, sums); }
-APART void multiply_7(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 7, sums); }
-APART void multiply_8(const uint8_t *tile, const float *x, f32x16 *sums) { multiply_columns(tile, x, 8, sums); }
+FORM_OF(1)
+FORM_OF(2)
+FORM_OF(3)
+FORM_OF(4)
+FORM_OF(5)
+FORM_OF(6)
+FORM_OF(7)
+FORM_OF(8)
 
 /* As multiply_tile in weights_products.h. */
-INLINE void multiply_tile(const uint8_t *tile, const void *activations, int tokens, f32x16 *sums)
+INLINE void multiply_tile(const uint8_t *tile, const void *rows, int tokens, f32x16 *sums)
 {
-    const float *x = (const float *)activations;
+    const activations *x = (const activations *)rows;
     switch (tokens) {
-    case 1:
-        multiply_1(tile, x, sums);
-        return;
-    case 2:
-        multiply_2(tile, x, sums);
-        return;
-    case 3:
-        multiply_3(tile, x, sums);
-        return;
-    case 4:
-        multiply_4(tile, x, sums);
-        return;
-    case 5:
-        multiply_5(tile, x, sums);
-        return;
-    case 6:
-        multiply_6(tile, x, sums);
-        return;
-    case 7:
-        multiply_7(tile, x, sums);
-        return;
+        CASE_OF(1);
+        CASE_OF(2);
+        CASE_OF(3);
+        CASE_OF(4);
+        CASE_OF(5);
+        CASE_OF(6);
+        CASE_OF(7);
     default:
         multiply_8(tile, x, sums);
     }
 }
 
 /* As multiply_pair in weights_products.h, of 8 tokens. */
-INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *activations, int tokens,
-                          size_t after, f32x16 *first_sums, f32x16 *second_sums)
+INLINE void multiply_pair(const uint8_t *first, const uint8_t *second, const void *rows, int tokens, size_t after,
+                          f32x16 *first_sums, f32x16 *second_sums)
 {
-    const float *x = (const float *)activations;
+    const activations *x = (const activations *)rows;
     f32x16 sums[2][8]; /* stay in registers */
     (void)tokens, (void)after;
     for (int t = 0; t < 8; t++) sums[0][t] = sums[1][t] = splat(0);

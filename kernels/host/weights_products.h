@@ -83,13 +83,12 @@ INLINE void multiply_few(const uint8_t *tile, const activations *x, const int to
     for (int t = 0; t < tokens; t++) sums[t] = total[t];
 }
 
-/* Each a function of its own: compilers share registers out anew. */
-APART void multiply_1(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 1, sums); }
+FORM_OF(1)
 #if FEW_FORMS
-APART void multiply_2(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 2, sums); }
-APART void multiply_3(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 3, sums); }
-APART void multiply_4(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 4, sums); }
-APART void multiply_8(const uint8_t *tile, const activations *x, f32x16 *sums) { multiply_few(tile, x, 8, sums); }
+FORM_OF(2)
+FORM_OF(3)
+FORM_OF(4)
+FORM_OF(8)
 #endif
 
 /* The same of several tokens, whose sums lie in memory: weights stay in registers, for all of them. */
@@ -133,22 +132,12 @@ INLINE void multiply_tile(const uint8_t *tile, const void *rows, int tokens, f32
     }
 #endif
     switch (tokens) {
-    case 1:
-        multiply_1(tile, x, sums);
-        return;
+        CASE_OF(1);
 #if FEW_FORMS
-    case 2:
-        multiply_2(tile, x, sums);
-        return;
-    case 3:
-        multiply_3(tile, x, sums);
-        return;
-    case 4:
-        multiply_4(tile, x, sums);
-        return;
-    case 8:
-        multiply_8(tile, x, sums);
-        return;
+        CASE_OF(2);
+        CASE_OF(3);
+        CASE_OF(4);
+        CASE_OF(8);
 #endif
     default:
         multiply_several(tile, x, tokens, sums);
